@@ -1,0 +1,1 @@
+//! The Podwire CNI plugin.

@@ -1,0 +1,1 @@
+//! The only crate of Podwire that talks to the Linux kernel.

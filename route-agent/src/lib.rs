@@ -1,0 +1,3 @@
+//! The Podwire node agent: source -> snapshot -> desired -> diff -> kernel.
+
+pub mod snapshot;

@@ -1,0 +1,28 @@
+//! Nodes: where they are and which pod addresses they own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use super::Invalid;
+
+/// A Node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The Node's name.
+    pub name: Arc<str>,
+    /// `status.addresses` of type InternalIP, in the order of the object.
+    pub internal_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs` (or `spec.podCIDR` alone), in the order of the object.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Labels that the proxy reads: zone, hostname and the like.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Keys of the Node's taints.
+    pub taints: Vec<Arc<str>>,
+    /// True if the object is being deleted.
+    pub deleting: bool,
+    /// What could not be used.
+    pub invalid: Vec<Invalid>,
+}

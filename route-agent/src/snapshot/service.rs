@@ -1,0 +1,157 @@
+//! Services, EndpointSlices and ServiceCIDRs: what the proxy reads of them.
+//!
+//! The source leaves out objects that the proxy must not see (labels
+//! `service.kubernetes.io/service-proxy-name` and `service.kubernetes.io/headless`).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use super::{Invalid, ObjectName};
+
+/// A transport protocol of a Service port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP, protocol number 6.
+    Tcp,
+    /// UDP, protocol number 17.
+    Udp,
+    /// SCTP, protocol number 132.
+    Sctp,
+}
+
+/// `spec.type` of a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// Reachable in the cluster only.
+    ClusterIp,
+    /// Also on a port of every node.
+    NodePort,
+    /// Also on load-balancer addresses.
+    LoadBalancer,
+    /// A DNS alias; never programmed, whatever its cluster IP says.
+    ExternalName,
+}
+
+/// A traffic policy: which endpoints may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Any endpoint of the cluster.
+    Cluster,
+    /// Endpoints on this node only.
+    Local,
+}
+
+/// How a Service spreads new connections over its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balancing {
+    /// Uniformly at random.
+    Random,
+    /// One after another.
+    RoundRobin,
+    /// By a hash of the source address.
+    SourceHash,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port's name; empty for the single unnamed port.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of the cluster IP, 1 to 65535.
+    pub port: u16,
+    /// The node port, if the Service has one.
+    pub node_port: Option<u16>,
+}
+
+/// A Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The Service's name.
+    pub name: ObjectName,
+    /// `spec.type`.
+    pub kind: ServiceKind,
+    /// `spec.clusterIPs`; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with ipMode VIP or none.
+    pub load_balancer_vips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`, trimmed.
+    pub source_ranges: Vec<IpNetwork>,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// Time-out of ClientIP affinity in seconds, if it is on.
+    pub affinity: Option<u32>,
+    /// `spec.healthCheckNodePort`, where it applies.
+    pub health_check_node_port: Option<u16>,
+    /// The balancing that an annotation asks for.
+    pub balancing: Option<Balancing>,
+    /// What could not be used.
+    pub invalid: Vec<Invalid>,
+}
+
+/// One port of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// The port's name; empty for the single unnamed port.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port on the endpoint, 1 to 65535.
+    pub port: u16,
+}
+
+/// One endpoint of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]`; the API promises that all are equivalent.
+    pub address: IpAddr,
+    /// `conditions.ready`; true if absent.
+    pub ready: bool,
+    /// `conditions.serving`; true if absent.
+    pub serving: bool,
+    /// `conditions.terminating`; false if absent.
+    pub terminating: bool,
+    /// The Node it runs on.
+    pub node: Option<Arc<str>>,
+    /// `hints.forZones`.
+    pub zone_hints: Box<[Arc<str>]>,
+    /// `hints.forNodes`.
+    pub node_hints: Box<[Arc<str>]>,
+}
+
+/// An EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// The slice's name.
+    pub name: ObjectName,
+    /// The Service it belongs to, from the label `kubernetes.io/service-name`.
+    pub service: ObjectName,
+    /// The ports that all endpoints share.
+    pub ports: Vec<EndpointPort>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`, milliseconds since 1970.
+    pub last_change: Option<u64>,
+    /// What could not be used.
+    pub invalid: Vec<Invalid>,
+}
+
+/// A ServiceCIDR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// The object's name.
+    pub name: Arc<str>,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<IpNetwork>,
+    /// What could not be used.
+    pub invalid: Vec<Invalid>,
+}
