@@ -1,0 +1,178 @@
+//! What can go wrong between us and the kernel: one sentence per failure.
+//!
+//! [`Error`] says what was attempted on which object; [`Cause`] says why it failed. The display of
+//! an [`Error`] is the whole sentence, so it has no `source()` and nothing is printed twice.
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+/// A result whose error names the operation, the object and the cause.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An operation on the kernel that failed: what, on what, why, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// What was attempted, as a verb phrase in lower case: `create link`, `add route`.
+    pub operation: &'static str,
+    /// The object of the operation, as a person would name it: `veth0a1b2c3d4e5`, `10.0.0.0/24`.
+    pub object: String,
+    /// Why it failed.
+    pub cause: Cause,
+}
+
+/// Why an operation on the kernel failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The kernel answered the netlink request with an error.
+    Refused {
+        /// The error number, positive (`EPERM` is 1).
+        errno: i32,
+        /// The kernel's own explanation (extended ACK), if it gave one.
+        explanation: Option<String>,
+    },
+    /// A system call failed: opening a file, entering a namespace, sending on a socket.
+    System {
+        /// The error number, positive.
+        errno: i32,
+    },
+    /// An answer did not fit into the receive buffer of the socket, so what happened is unknown.
+    AnswerLost,
+    /// No answer came within the time-out of the socket.
+    NoAnswer,
+    /// The state changed under every attempt to read it consistently.
+    Unstable,
+    /// The kernel's answer could not be understood.
+    Malformed(String),
+    /// The object does not exist.
+    NotFound,
+}
+
+impl Error {
+    /// An error of `operation` on `object`, because of `cause`.
+    pub fn new(operation: &'static str, object: impl fmt::Display, cause: Cause) -> Self {
+        Self {
+            operation,
+            object: object.to_string(),
+            cause,
+        }
+    }
+
+    /// The error number behind the failure, if the kernel gave one; positive, as in `errno.h`.
+    /// An object that was looked for and not found counts as `ENODEV`.
+    pub fn errno(&self) -> Option<i32> {
+        self.cause.errno()
+    }
+
+    /// Whether the object was not there: `ENOENT`, `ENODEV`, `ESRCH`, `EADDRNOTAVAIL`, `ENXIO`.
+    pub fn is_not_found(&self) -> bool {
+        use libc::{EADDRNOTAVAIL, ENODEV, ENOENT, ENXIO, ESRCH};
+        matches!(
+            self.errno(),
+            Some(ENOENT | ENODEV | ESRCH | EADDRNOTAVAIL | ENXIO)
+        )
+    }
+
+    /// Whether the object was there already: `EEXIST`.
+    pub fn is_exists(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
+    }
+}
+
+impl Cause {
+    /// The error number behind this cause, if there is one; see [`Error::errno`].
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { errno, .. } | Self::System { errno } => Some(*errno),
+            Self::NotFound => Some(libc::ENODEV),
+            Self::AnswerLost => Some(libc::ENOBUFS),
+            Self::NoAnswer => Some(libc::ETIMEDOUT),
+            Self::Unstable | Self::Malformed(_) => None,
+        }
+    }
+
+    /// Makes this cause the reason why `operation` on `object` failed.
+    pub fn during(self, operation: &'static str, object: impl fmt::Display) -> Error {
+        Error::new(operation, object, self)
+    }
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Self::System { errno },
+            None => Self::Malformed(error.to_string()),
+        }
+    }
+}
+
+impl From<Errno> for Cause {
+    fn from(errno: Errno) -> Self {
+        Self::System {
+            errno: errno as i32,
+        }
+    }
+}
+
+impl From<netlink_packet_core::DecodeError> for Cause {
+    fn from(error: netlink_packet_core::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cannot {} {}: {}",
+            self.operation, self.object, self.cause
+        )
+    }
+}
+
+impl std::error::Error for Cause {}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { errno, explanation } => {
+                write!(f, "{}", Errno::from_raw(*errno).desc())?;
+                if let Some(text) = explanation {
+                    write!(f, " ({text})")?;
+                }
+                f.write_str(advice(*errno))
+            }
+            Self::System { errno } => {
+                write!(f, "{}{}", Errno::from_raw(*errno).desc(), advice(*errno))
+            }
+            Self::AnswerLost => f.write_str(
+                "the kernel's answer did not fit into the socket's receive buffer; raise \
+                 net.core.rmem_max or give the process CAP_NET_ADMIN",
+            ),
+            Self::NoAnswer => f.write_str("the kernel gave no answer in time"),
+            Self::Unstable => {
+                f.write_str("the state kept changing while it was being read; try again")
+            }
+            Self::Malformed(what) => write!(f, "the kernel's answer is not understood: {what}"),
+            Self::NotFound => f.write_str("there is no such object"),
+        }
+    }
+}
+
+/// What to do about an error number, where there is something to do; starts with its separator.
+fn advice(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM | libc::EACCES => {
+            "; run as root or with CAP_NET_ADMIN (and CAP_SYS_ADMIN to enter namespaces)"
+        }
+        libc::EAFNOSUPPORT => "; this address family is switched off in the kernel",
+        libc::EPROTONOSUPPORT | libc::EOPNOTSUPP => {
+            "; the kernel lacks this feature, or its module cannot be loaded"
+        }
+        libc::EMFILE | libc::ENFILE => "; raise the limit of open files",
+        _ => "",
+    }
+}

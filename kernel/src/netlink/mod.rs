@@ -1,0 +1,12 @@
+//! Blocking netlink for any protocol: requests, dumps and batches.
+//!
+//! [`Socket`] knows the framing only: headers, sequence numbers, acknowledgements, multi-part
+//! answers, lost answers. What the messages say is up to the modules above it.
+
+mod batch;
+mod parse;
+mod socket;
+
+pub use batch::Batch;
+pub use parse::{Message, messages};
+pub use socket::{Outcome, Protocol, Refusal, Socket};
