@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 pub use node::Node;
 pub use service::{
-    Balancing, Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServiceCidr, ServiceKind,
-    ServicePort, TrafficPolicy,
+    Balancing, Endpoint, EndpointPort, EndpointSlice, Hints, Protocol, Service, ServiceCidr,
+    ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// The name of a namespaced object, printed as `namespace/name`.

@@ -72,6 +72,9 @@ pub struct ServicePort {
 pub struct Service {
     /// The Service's name.
     pub name: ObjectName,
+    /// `metadata.creationTimestamp` in seconds since 1970, if the object has one. Of two Services
+    /// that claim the same address and port the older keeps it.
+    pub created: Option<u64>,
     /// `spec.type`.
     pub kind: ServiceKind,
     /// `spec.clusterIPs`; empty for a headless Service.
@@ -122,10 +125,17 @@ pub struct Endpoint {
     pub terminating: bool,
     /// The Node it runs on.
     pub node: Option<Arc<str>>,
-    /// `hints.forZones`.
-    pub zone_hints: Box<[Arc<str>]>,
-    /// `hints.forNodes`.
-    pub node_hints: Box<[Arc<str>]>,
+    /// `hints`, if the endpoint has any; boxed because most endpoints have none.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Where an endpoint should be used from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `hints.forZones`: names of zones.
+    pub zones: Box<[Arc<str>]>,
+    /// `hints.forNodes`: names of Nodes.
+    pub nodes: Box<[Arc<str>]>,
 }
 
 /// An EndpointSlice.
