@@ -1,0 +1,5 @@
+//! What an operator sees and says: health and metrics over HTTP, `status`, `why`, `preflight`,
+//! `take-over`.
+//!
+//! Everything here reads values that the reconcile loop publishes; nothing here programs the
+//! kernel, but for `take-over`, which removes what a kube-proxy left behind.
