@@ -1,4 +1,11 @@
 //! The Podwire node agent: source -> snapshot -> desired -> diff -> kernel.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod config;
+pub mod features;
 pub mod operator;
+pub mod reconcile;
+pub mod report;
 pub mod snapshot;
+pub mod warnings;

@@ -4,12 +4,17 @@
 //! [`Snapshot`] and nothing else. A field that could not be parsed is left out of the value and
 //! recorded as an [`Invalid`], so that one bad field never stops the rest and the warning can
 //! still name it.
+//!
+//! [`Snapshot::apply`] is the only way in. It says what changed in a [`Dirty`], so that the cost
+//! of a change follows its size: an object that arrives again with the same value costs one
+//! comparison and marks nothing.
 
 mod node;
 mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 pub use node::Node;
@@ -44,6 +49,12 @@ pub struct Invalid {
     pub reason: &'static str,
 }
 
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\" {}", self.field, self.value, self.reason)
+    }
+}
+
 /// One cluster object.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
@@ -55,6 +66,18 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A ServiceCIDR.
     ServiceCidr(ServiceCidr),
+}
+
+impl Object {
+    /// The identity of the object.
+    pub fn key(&self) -> Key {
+        match self {
+            Object::Node(node) => Key::Node(node.name.clone()),
+            Object::Service(service) => Key::Service(service.name.clone()),
+            Object::EndpointSlice(slice) => Key::EndpointSlice(slice.name.clone()),
+            Object::ServiceCidr(cidr) => Key::ServiceCidr(cidr.name.clone()),
+        }
+    }
 }
 
 /// The identity of a cluster object.
@@ -70,6 +93,17 @@ pub enum Key {
     ServiceCidr(Arc<str>),
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Node(name) => write!(f, "Node {name}"),
+            Key::Service(name) => write!(f, "Service {name}"),
+            Key::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
+            Key::ServiceCidr(name) => write!(f, "ServiceCIDR {name}"),
+        }
+    }
+}
+
 /// What happened to one object.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
@@ -77,6 +111,30 @@ pub enum Change {
     Set(Object),
     /// The object is gone.
     Gone(Key),
+}
+
+/// What differs between two moments of a [`Snapshot`]: the names of everything that appeared,
+/// changed or went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Nodes, by name.
+    pub nodes: BTreeSet<Arc<str>>,
+    /// Services whose own value changed.
+    pub services: BTreeSet<ObjectName>,
+    /// Services (not slices) some EndpointSlice of which changed, came or went.
+    pub endpoints: BTreeSet<ObjectName>,
+    /// True if any ServiceCIDR changed.
+    pub service_cidrs: bool,
+}
+
+impl Dirty {
+    /// True if nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+            && self.services.is_empty()
+            && self.endpoints.is_empty()
+            && !self.service_cidrs
+    }
 }
 
 /// All cluster objects, sorted.
@@ -90,4 +148,102 @@ pub struct Snapshot {
     pub slices: BTreeMap<ObjectName, EndpointSlice>,
     /// ServiceCIDRs by name.
     pub service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
+    /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
+    by_service: BTreeSet<(ObjectName, ObjectName)>,
 }
+
+impl Snapshot {
+    /// Takes one change in and adds to `dirty` what it touched.
+    pub fn apply(&mut self, change: Change, dirty: &mut Dirty) {
+        match change {
+            Change::Set(Object::Node(node)) => {
+                let name = node.name.clone();
+                if set(&mut self.nodes, name.clone(), node) {
+                    dirty.nodes.insert(name);
+                }
+            }
+            Change::Set(Object::Service(service)) => {
+                let name = service.name.clone();
+                if set(&mut self.services, name.clone(), service) {
+                    dirty.services.insert(name);
+                }
+            }
+            Change::Set(Object::EndpointSlice(slice)) => self.set_slice(slice, dirty),
+            Change::Set(Object::ServiceCidr(cidr)) => {
+                dirty.service_cidrs |= set(&mut self.service_cidrs, cidr.name.clone(), cidr);
+            }
+            Change::Gone(Key::Node(name)) => {
+                if self.nodes.remove(&name).is_some() {
+                    dirty.nodes.insert(name);
+                }
+            }
+            Change::Gone(Key::Service(name)) => {
+                if self.services.remove(&name).is_some() {
+                    dirty.services.insert(name);
+                }
+            }
+            Change::Gone(Key::EndpointSlice(name)) => {
+                if let Some(old) = self.slices.remove(&name) {
+                    self.by_service.remove(&(old.service.clone(), name));
+                    dirty.endpoints.insert(old.service);
+                }
+            }
+            Change::Gone(Key::ServiceCidr(name)) => {
+                dirty.service_cidrs |= self.service_cidrs.remove(&name).is_some();
+            }
+        }
+    }
+
+    /// The EndpointSlices of a Service, sorted by name.
+    pub fn slices_of<'a>(
+        &'a self,
+        service: &'a ObjectName,
+    ) -> impl Iterator<Item = &'a EndpointSlice> {
+        let empty: Arc<str> = Arc::from("");
+        let first = ObjectName {
+            namespace: empty.clone(),
+            name: empty,
+        };
+        let from = Bound::Included((service.clone(), first));
+        self.by_service
+            .range((from, Bound::Unbounded))
+            .take_while(move |(owner, _)| owner == service)
+            .filter_map(|(_, slice)| self.slices.get(slice))
+    }
+
+    /// How many objects there are in all.
+    pub fn len(&self) -> usize {
+        self.nodes.len() + self.services.len() + self.slices.len() + self.service_cidrs.len()
+    }
+
+    /// True if there is no object at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) {
+        let (name, service) = (slice.name.clone(), slice.service.clone());
+        match self.slices.insert(name.clone(), slice) {
+            Some(old) if Some(&old) == self.slices.get(&name) => return,
+            Some(old) if old.service != service => {
+                self.by_service.remove(&(old.service.clone(), name.clone()));
+                dirty.endpoints.insert(old.service);
+            }
+            _ => {}
+        }
+        self.by_service.insert((service.clone(), name));
+        dirty.endpoints.insert(service);
+    }
+}
+
+/// Puts a value into a map; true if that changed anything.
+fn set<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    if map.get(&key) == Some(&value) {
+        return false;
+    }
+    map.insert(key, value);
+    true
+}
+
+#[cfg(test)]
+mod tests;

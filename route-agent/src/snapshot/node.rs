@@ -15,12 +15,15 @@ pub struct Node {
     pub name: Arc<str>,
     /// `status.addresses` of type InternalIP, in the order of the object.
     pub internal_ips: Vec<IpAddr>,
-    /// `spec.podCIDRs` (or `spec.podCIDR` alone), in the order of the object.
+    /// `spec.podCIDRs` (or `spec.podCIDR` alone), in the order of the object. No host bits.
     pub pod_cidrs: Vec<IpNetwork>,
     /// Labels that the proxy reads: zone, hostname and the like.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Keys of the Node's taints.
     pub taints: Vec<Arc<str>>,
+    /// `metadata.creationTimestamp` in seconds since 1970, if the object has one. Of two Nodes
+    /// that claim one podCIDR the older keeps it.
+    pub created: Option<u64>,
     /// True if the object is being deleted.
     pub deleting: bool,
     /// What could not be used.

@@ -1,0 +1,268 @@
+//! The flags of `podwire-agent run`, checked.
+//!
+//! Every flag has an environment variable and a default; `docs/configuration.md` explains each.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use ipnetwork::IpNetwork;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line per event.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// What the agent is told: the flags of `podwire-agent run`.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// The Node object that stands for this machine; the host name if not given.
+    #[arg(long, env = "NODE_NAME", value_parser = object_name, default_value_t = hostname())]
+    pub node_name: Arc<str>,
+
+    /// Read cluster objects from the Kubernetes manifests (YAML, JSON) in this directory.
+    #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    /// The interface to the other nodes; found from the default route if not given.
+    #[arg(long, env = "PODWIRE_UPLINK", value_name = "INTERFACE", value_parser = interface_name)]
+    pub uplink: Option<String>,
+
+    /// MTU of new pod links in bytes; follows the uplink if not given.
+    #[arg(long, env = "PODWIRE_MTU", value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: Option<u32>,
+
+    /// Write the CNI configuration for the container runtime.
+    #[arg(long, env = "PODWIRE_CNI_CONF", default_value_t = true, action = ArgAction::Set)]
+    pub cni_conf: bool,
+
+    /// Where the container runtime reads its CNI configuration.
+    #[arg(
+        long,
+        env = "PODWIRE_CNI_CONF_DIR",
+        default_value = "/etc/cni/net.d",
+        value_name = "DIR"
+    )]
+    pub cni_conf_dir: PathBuf,
+
+    /// State that need not outlive a reboot: leases, attachment records, the socket.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "DIR"
+    )]
+    pub run_dir: PathBuf,
+
+    /// How long the address of a pod whose link is gone stays reserved (for example 60s, 5m).
+    #[arg(long, env = "PODWIRE_LEASE_GRACE", default_value = "60s", value_name = "DURATION",
+          value_parser = duration)]
+    pub lease_grace: Duration,
+
+    /// Masquerade pod traffic that leaves the cluster.
+    #[arg(long, env = "PODWIRE_MASQUERADE", default_value_t = true, action = ArgAction::Set)]
+    pub masquerade: bool,
+
+    /// Destinations outside the cluster that see pod addresses as they are (comma-separated).
+    #[arg(long, env = "PODWIRE_NON_MASQUERADE_CIDRS", value_name = "CIDRS",
+          value_delimiter = ',', value_parser = cidr)]
+    pub non_masquerade_cidrs: Vec<IpNetwork>,
+
+    /// Drop packets from a pod whose source is not that pod's address.
+    #[arg(long, env = "PODWIRE_ANTI_SPOOF", default_value_t = true, action = ArgAction::Set)]
+    pub anti_spoof: bool,
+
+    /// Where /healthz, /livez and /metrics answer; empty for nowhere.
+    #[arg(long, env = "PODWIRE_HEALTHZ_BIND_ADDRESS", default_value = "[::]:10256",
+          value_name = "ADDRESS:PORT", value_parser = bind_address)]
+    pub healthz_bind_address: BindAddress,
+
+    /// A change that is not in the kernel after this time makes /livez and /healthz answer 503.
+    #[arg(long, env = "PODWIRE_HEALTH_TIMEOUT", default_value = "60s", value_name = "DURATION",
+          value_parser = duration)]
+    pub health_timeout: Duration,
+
+    /// How log lines are written.
+    #[arg(long, env = "PODWIRE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or per module (`podwire_agent=debug`).
+    #[arg(
+        long,
+        env = "PODWIRE_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+}
+
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BindAddress(pub Option<SocketAddr>);
+
+impl Config {
+    /// The directory of the IPAM's leases, as the CNI configuration names it.
+    pub fn lease_dir(&self) -> PathBuf {
+        self.run_dir.join("ipam")
+    }
+
+    /// The directory of the plugin's attachment records.
+    pub fn attachment_dir(&self) -> PathBuf {
+        self.run_dir.join("attachments")
+    }
+
+    /// The socket that answers the operator's commands.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+}
+
+/// Parses a duration such as `500ms`, `90s`, `5m` or `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a duration such as 500ms, 90s, 5m or 1h".to_owned())?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("give a unit: ms, s, m or h".to_owned()),
+    };
+    number
+        .checked_mul(milliseconds)
+        .filter(|total| *total <= 365 * 24 * 3_600_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "longer than a year".to_owned())
+}
+
+/// Parses a CIDR; an address without a prefix or with host bits is refused.
+pub fn cidr(text: &str) -> Result<IpNetwork, String> {
+    if !text.contains('/') {
+        return Err("not a CIDR such as 192.168.0.0/16".to_owned());
+    }
+    let network: IpNetwork = text
+        .trim()
+        .parse()
+        .map_err(|_| "not a CIDR such as 192.168.0.0/16".to_owned())?;
+    if network.network() != network.ip() {
+        return Err(format!(
+            "has host bits set; meant is {}/{}?",
+            network.network(),
+            network.prefix()
+        ));
+    }
+    Ok(network)
+}
+
+fn bind_address(text: &str) -> Result<BindAddress, String> {
+    if text.is_empty() {
+        return Ok(BindAddress(None));
+    }
+    text.parse()
+        .map(|address| BindAddress(Some(address)))
+        .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
+}
+
+/// The kernel's rules for interface names (dev_valid_name in net/core/dev.c).
+fn interface_name(text: &str) -> Result<String, String> {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
+        return Err("not the name of an interface".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A Kubernetes object name as a DNS subdomain (RFC 1123).
+fn object_name(text: &str) -> Result<Arc<str>, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if text.is_empty() || text.len() > 253 || !text.chars().all(good) {
+        return Err("not the name of a Node: lower-case letters, digits, `-` and `.`".to_owned());
+    }
+    Ok(Arc::from(text))
+}
+
+/// The host name in lower case, as the kubelet registers it.
+fn hostname() -> Arc<str> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Arc::from(name.trim().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        let all = ["podwire-agent", "--node-name=worker"]
+            .into_iter()
+            .chain(flags.iter().copied());
+        Flags::try_parse_from(all)
+            .map(|flags| flags.config)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.lease_grace, Duration::from_secs(60));
+        assert!(config.masquerade && config.anti_spoof && config.cni_conf);
+        assert_eq!(config.healthz_bind_address.0.unwrap().port(), 10256);
+        assert_eq!(config.socket(), PathBuf::from("/run/podwire/agent.sock"));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for flag in [
+            "--mtu=100",
+            "--mtu=70000",
+            "--uplink=a/b",
+            "--uplink=sixteen-letters-",
+            "--lease-grace=5",
+            "--lease-grace=-5s",
+            "--lease-grace=99999999999999999999s",
+            "--lease-grace=9999999999h",
+            "--non-masquerade-cidrs=10.0.0.1/8",
+            "--non-masquerade-cidrs=10.0.0.0",
+            "--non-masquerade-cidrs=10.0.0.0/33",
+            "--healthz-bind-address=10256",
+            "--node-name=Worker_1",
+            "--node-name=",
+            "--masquerade=maybe",
+            "--log-format=xml",
+        ] {
+            assert!(parse(&[flag]).is_err(), "{flag} was taken");
+        }
+    }
+
+    #[test]
+    fn lists_and_units_are_understood() {
+        let config = parse(&[
+            "--non-masquerade-cidrs=10.0.0.0/8,fd00::/8",
+            "--lease-grace=250ms",
+            "--healthz-bind-address=",
+        ])
+        .unwrap();
+        assert_eq!(config.non_masquerade_cidrs.len(), 2);
+        assert_eq!(config.lease_grace, Duration::from_millis(250));
+        assert_eq!(config.healthz_bind_address, BindAddress(None));
+    }
+}

@@ -1,0 +1,1 @@
+//! What the agent keeps right, one file or folder each. Features never call each other.

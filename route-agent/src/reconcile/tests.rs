@@ -1,0 +1,166 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+
+use clap::Parser;
+
+use super::*;
+use crate::snapshot::{Node, Object};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+fn config() -> Config {
+    Flags::parse_from(["podwire-agent", "--node-name=worker"]).config
+}
+
+/// A feature that fails a number of times, counts its syncs and dirty nodes.
+struct Fake {
+    name: &'static str,
+    failures: usize,
+    syncs: Arc<AtomicUsize>,
+    nodes: Arc<AtomicUsize>,
+    needed: bool,
+}
+
+impl Fake {
+    fn new(name: &'static str, failures: usize) -> (Self, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+        let (syncs, nodes) = (Arc::default(), Arc::default());
+        let fake = Self {
+            name,
+            failures,
+            syncs: Arc::clone(&syncs),
+            nodes: Arc::clone(&nodes),
+            needed: true,
+        };
+        (fake, syncs, nodes)
+    }
+}
+
+impl Feature for Fake {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+        if let Event::Objects(dirty) = event {
+            self.nodes.fetch_add(dirty.nodes.len(), Ordering::SeqCst);
+        }
+        true
+    }
+
+    fn sync(&mut self, _: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        let done = self.syncs.fetch_add(1, Ordering::SeqCst);
+        warn.replace([Warning::new("it", format!("tried {done}"))]);
+        if done < self.failures {
+            return Err("the kernel said no".into());
+        }
+        Ok(Synced {
+            writes: 1,
+            again: false,
+        })
+    }
+
+    fn needed_by_pods(&self) -> bool {
+        self.needed
+    }
+
+    fn report(&mut self, _: &World<'_>, _: &mut Report) {}
+
+    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+        Ok(Vec::new())
+    }
+}
+
+fn node(name: &str) -> Change {
+    Change::Set(Object::Node(Node {
+        name: Arc::from(name),
+        internal_ips: Vec::new(),
+        pod_cidrs: Vec::new(),
+        labels: Default::default(),
+        taints: Vec::new(),
+        created: None,
+        deleting: false,
+        invalid: Vec::new(),
+    }))
+}
+
+#[test]
+fn nothing_is_synced_before_everything_is_listed() {
+    let (fake, syncs, _) = Fake::new("fake", 0);
+    let mut reconcile = Reconcile::new(config(), vec![Box::new(fake)]);
+    reconcile.take(Input::Changes(vec![node("a")]));
+    reconcile.turn(Instant::now());
+    assert_eq!(syncs.load(Ordering::SeqCst), 0);
+    reconcile.take(Input::Listed);
+    reconcile.turn(Instant::now());
+    assert_eq!(syncs.load(Ordering::SeqCst), 1);
+    assert_eq!(reconcile.pause(Instant::now()), None);
+}
+
+#[test]
+fn many_changes_make_one_sync_and_no_change_makes_none() {
+    let (fake, syncs, nodes) = Fake::new("fake", 0);
+    let mut reconcile = Reconcile::new(config(), vec![Box::new(fake)]);
+    reconcile.take(Input::Listed);
+    reconcile.turn(Instant::now());
+    reconcile.take(Input::Changes(vec![node("a"), node("b")]));
+    reconcile.take(Input::Changes(vec![node("c"), node("a")]));
+    reconcile.turn(Instant::now());
+    assert_eq!(
+        (syncs.load(Ordering::SeqCst), nodes.load(Ordering::SeqCst)),
+        (2, 3)
+    );
+    reconcile.take(Input::Changes(vec![node("c")]));
+    reconcile.turn(Instant::now());
+    assert_eq!(syncs.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_failing_feature_is_tried_again_and_stops_no_other() {
+    let (bad, bad_syncs, _) = Fake::new("bad", 2);
+    let (good, good_syncs, _) = Fake::new("good", 0);
+    let mut reconcile = Reconcile::new(config(), vec![Box::new(bad), Box::new(good)]);
+    reconcile.take(Input::Listed);
+    let mut now = Instant::now();
+    reconcile.turn(now);
+    assert_eq!(good_syncs.load(Ordering::SeqCst), 1);
+    assert!(!reconcile.ready_for_pods());
+    let mut pauses = Vec::new();
+    while let Some(pause) = reconcile.pause(now) {
+        pauses.push(pause);
+        now += pause;
+        reconcile.turn(now);
+    }
+    assert_eq!(bad_syncs.load(Ordering::SeqCst), 3);
+    assert_eq!(good_syncs.load(Ordering::SeqCst), 1);
+    assert!(pauses.len() == 2 && pauses[1] > pauses[0], "{pauses:?}");
+    assert!(reconcile.ready_for_pods());
+}
+
+#[test]
+fn pauses_grow_up_to_a_limit() {
+    let mut backoff = Backoff::default();
+    let pauses: Vec<_> = (0..40).map(|_| backoff.pause()).collect();
+    assert_eq!(pauses[0], Backoff::FIRST);
+    assert_eq!(pauses[1], Backoff::FIRST * 2);
+    assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
+    assert_eq!(pauses[39], Backoff::LONGEST);
+    backoff.reset();
+    assert_eq!(backoff.pause(), Backoff::FIRST);
+}
+
+#[test]
+fn the_loop_answers_and_stops() {
+    let (fake, _, _) = Fake::new("fake", 0);
+    let reconcile = Reconcile::new(config(), vec![Box::new(fake)]);
+    let (sender, receiver) = mpsc::channel();
+    let (reply, mut answer) = tokio::sync::oneshot::channel();
+    sender.send(Input::Listed).unwrap();
+    sender.send(Input::Report(reply)).unwrap();
+    sender.send(Input::Stop).unwrap();
+    reconcile.run(&receiver);
+    assert_eq!(answer.try_recv().unwrap().features[0].name, "fake");
+}

@@ -1,0 +1,162 @@
+//! What is wrong but does not stop the agent.
+//!
+//! A warning is named once when it appears and once when it is mended, never in between; all that
+//! stand are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
+//! replaces all of its warnings at once, or those of one object.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// More than this many new warnings at a time are summed up in one line of the log.
+const NAMED_AT_ONCE: usize = 20;
+
+/// Something that is wrong, with the object it is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Warning {
+    /// The object, as a person would name it: `Node worker3`, `Service default/web`.
+    pub object: String,
+    /// One sentence without the object: what is wrong, what follows, what to do.
+    pub text: String,
+}
+
+impl Warning {
+    /// A warning about an object.
+    pub fn new(object: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            object: object.into(),
+            text: text.into(),
+        }
+    }
+}
+
+/// All warnings that stand now, by the feature or source that raised them.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    standing: BTreeMap<&'static str, BTreeSet<Warning>>,
+}
+
+impl Warnings {
+    /// The warnings of `origin` are exactly these from now on.
+    pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
+        let now: BTreeSet<Warning> = now.into_iter().collect();
+        let before = self.standing.remove(origin).unwrap_or_default();
+        log_difference(origin, &before, &now);
+        if !now.is_empty() {
+            self.standing.insert(origin, now);
+        }
+    }
+
+    /// The warnings of `origin` about one object are exactly these texts from now on.
+    pub fn replace_for(
+        &mut self,
+        origin: &'static str,
+        object: &str,
+        texts: impl IntoIterator<Item = String>,
+    ) {
+        let now: BTreeSet<Warning> = texts
+            .into_iter()
+            .map(|text| Warning::new(object, text))
+            .collect();
+        let all = self.standing.entry(origin).or_default();
+        let first = Warning::new(object, "");
+        let before: BTreeSet<Warning> = all
+            .range(first..)
+            .take_while(|w| w.object == object)
+            .cloned()
+            .collect();
+        log_difference(origin, &before, &now);
+        for mended in before.difference(&now) {
+            all.remove(mended);
+        }
+        all.extend(now);
+        if all.is_empty() {
+            self.standing.remove(origin);
+        }
+    }
+
+    /// All warnings with their origin, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Warning)> {
+        self.standing
+            .iter()
+            .flat_map(|(origin, set)| set.iter().map(|warning| (*origin, warning)))
+    }
+
+    /// How many warnings of `origin` stand.
+    pub fn count(&self, origin: &str) -> usize {
+        self.standing.get(origin).map_or(0, BTreeSet::len)
+    }
+
+    /// How many warnings stand in all.
+    pub fn len(&self) -> usize {
+        self.standing.values().map(BTreeSet::len).sum()
+    }
+
+    /// True if nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.standing.is_empty()
+    }
+}
+
+fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeSet<Warning>) {
+    for warning in now.difference(before).take(NAMED_AT_ONCE) {
+        tracing::warn!(feature = origin, object = %warning.object, "{}", warning.text);
+    }
+    let more = now.difference(before).count().saturating_sub(NAMED_AT_ONCE);
+    if more > 0 {
+        tracing::warn!(
+            feature = origin,
+            more,
+            "more warnings; `podwire-agent status` names all"
+        );
+    }
+    for warning in before.difference(now).take(NAMED_AT_ONCE) {
+        tracing::info!(feature = origin, object = %warning.object, "mended: {}", warning.text);
+    }
+    let more = before.difference(now).count().saturating_sub(NAMED_AT_ONCE);
+    if more > 0 {
+        tracing::info!(feature = origin, more, "more warnings are mended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_all_leaves_other_origins_alone() {
+        let mut warnings = Warnings::default();
+        warnings.replace(
+            "routes",
+            [Warning::new("Node a", "x"), Warning::new("Node b", "y")],
+        );
+        warnings.replace("source", [Warning::new("file f", "z")]);
+        warnings.replace("routes", [Warning::new("Node b", "y")]);
+        let standing: Vec<_> = warnings
+            .iter()
+            .map(|(o, w)| (o, w.object.as_str()))
+            .collect();
+        assert_eq!(standing, [("routes", "Node b"), ("source", "file f")]);
+        warnings.replace("routes", []);
+        warnings.replace("source", []);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn replacing_for_one_object_leaves_its_neighbours_alone() {
+        let mut warnings = Warnings::default();
+        warnings.replace("s", [Warning::new("a", "1"), Warning::new("ab", "2")]);
+        warnings.replace_for("s", "a", ["3".to_owned(), "4".to_owned()]);
+        assert_eq!(warnings.count("s"), 3);
+        warnings.replace_for("s", "a", []);
+        assert_eq!(
+            warnings
+                .iter()
+                .map(|(_, w)| w.text.as_str())
+                .collect::<Vec<_>>(),
+            ["2"]
+        );
+        warnings.replace_for("s", "ab", []);
+        assert!(warnings.is_empty());
+    }
+}
