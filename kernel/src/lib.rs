@@ -5,7 +5,16 @@
 //! conntrack. A socket stays in the network namespace it was opened in, whatever its thread does
 //! afterwards, so one thread can serve several namespaces.
 
+pub mod address;
 pub mod error;
+pub mod link;
 pub mod netlink;
+pub mod netns;
+pub mod request;
+pub mod route;
+pub mod scope;
+pub mod sysctl;
 
 pub use error::{Cause, Error, Result};
+pub use request::{Requests, RouteSocket};
+pub use scope::Scope;

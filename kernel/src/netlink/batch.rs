@@ -44,11 +44,7 @@ impl Batch {
 
     /// Appends a message whose body is a value of the netlink-packet family of crates.
     pub fn push_value(&mut self, kind: u16, flags: u16, value: &impl Emitable) {
-        self.push(kind, flags, |bytes| {
-            let start = bytes.len();
-            bytes.resize(start + value.buffer_len(), 0);
-            value.emit(&mut bytes[start..]);
-        });
+        self.push(kind, flags, |body| put(body, value));
     }
 
     /// How many messages there are.
@@ -94,4 +90,11 @@ impl Batch {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+}
+
+/// Appends a value of the netlink-packet family of crates to the body of a message.
+pub fn put(body: &mut Vec<u8>, value: &impl Emitable) {
+    let start = body.len();
+    body.resize(start + value.buffer_len(), 0);
+    value.emit(&mut body[start..]);
 }

@@ -116,7 +116,7 @@ fn split(datagram: &[u8]) -> Result<(Message<'_>, &[u8]), Cause> {
 }
 
 /// The attributes in `bytes` as (type without flags, value); stops at the first malformed one.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));

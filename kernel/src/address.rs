@@ -1,0 +1,175 @@
+//! Addresses of links.
+
+use std::fmt;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::Parseable;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+
+use crate::netlink::Message;
+use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
+use crate::scope::Scope;
+use crate::{Cause, Result};
+
+/// An address of a link, wanted or observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// The link that has it.
+    pub link: u32,
+    /// The address itself with the length of its prefix: host bits are kept.
+    pub network: IpNetwork,
+    /// Where the address is valid.
+    pub scope: Scope,
+    /// IPv6: no duplicate address detection, so the address is ready at once. Observed IPv4
+    /// addresses do not have it.
+    pub nodad: bool,
+    /// The kernel also adds a route to the network of the prefix. A full prefix (/32, /128) has
+    /// none for IPv4.
+    pub prefix_route: bool,
+}
+
+impl Address {
+    /// The address `network` on the link `link`, with the scope that goes with it: link-local and
+    /// loopback addresses do not reach far. IPv6 addresses come without duplicate address
+    /// detection.
+    pub fn new(link: u32, network: IpNetwork) -> Self {
+        let scope = match network {
+            IpNetwork::V4(v4) if v4.ip().is_loopback() => Scope::Host,
+            IpNetwork::V6(v6) if v6.ip().is_loopback() => Scope::Host,
+            IpNetwork::V4(v4) if v4.ip().is_link_local() => Scope::Link,
+            IpNetwork::V6(v6) if v6.ip().is_unicast_link_local() => Scope::Link,
+            _ => Scope::Universe,
+        };
+        Self {
+            link,
+            network,
+            scope,
+            nodad: network.is_ipv6(),
+            prefix_route: true,
+        }
+    }
+
+    fn message(&self) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.family = match self.network {
+            IpNetwork::V4(_) => AddressFamily::Inet,
+            IpNetwork::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.prefix_len = self.network.prefix();
+        message.header.scope = AddressScope::from(u8::from(self.scope));
+        message.header.index = self.link;
+        // IFA_LOCAL is the own address, IFA_ADDRESS that of the other end of a point-to-point
+        // link, or the own one again. IPv6 takes either (`inet6_rtm_newaddr`).
+        message
+            .attributes
+            .push(AddressAttribute::Local(self.network.ip()));
+        message
+            .attributes
+            .push(AddressAttribute::Address(self.network.ip()));
+        let mut flags = AddressFlags::empty();
+        flags.set(AddressFlags::Nodad, self.nodad && self.network.is_ipv6());
+        flags.set(AddressFlags::Noprefixroute, !self.prefix_route);
+        if !flags.is_empty() {
+            message.attributes.push(AddressAttribute::Flags(flags));
+        }
+        message
+    }
+
+    /// Reads the body of an `RTM_NEWADDR` or `RTM_DELADDR`; `None` if it is of another family.
+    pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
+        let message = AddressMessage::parse(payload)?;
+        let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+        let (mut local, mut address) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                AddressAttribute::Address(ip) => address = Some(*ip),
+                AddressAttribute::Flags(all) => flags = *all,
+                _ => {}
+            }
+        }
+        let Some(ip) = local.or(address) else {
+            return Ok(None);
+        };
+        let network = IpNetwork::new(ip, message.header.prefix_len)
+            .map_err(|error| Cause::Malformed(error.to_string()))?;
+        Ok(Some(Self {
+            link: message.header.index,
+            network,
+            scope: Scope::from(u8::from(message.header.scope)),
+            nodad: flags.contains(AddressFlags::Nodad),
+            prefix_route: !flags.contains(AddressFlags::Noprefixroute),
+        }))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on link {}", self.network, self.link)
+    }
+}
+
+impl Requests {
+    /// Adds an address; fails with `EEXIST` if the link has it.
+    pub fn add_address(&mut self, address: &Address) -> &mut Self {
+        let flags = CREATE;
+        self.push(
+            "add address",
+            address.to_string(),
+            libc::RTM_NEWADDR,
+            flags,
+            &address.message(),
+        )
+    }
+
+    /// Adds an address, or changes the one that is there.
+    pub fn replace_address(&mut self, address: &Address) -> &mut Self {
+        let flags = REPLACE;
+        self.push(
+            "set address",
+            address.to_string(),
+            libc::RTM_NEWADDR,
+            flags,
+            &address.message(),
+        )
+    }
+
+    /// Removes an address.
+    pub fn remove_address(&mut self, address: &Address) -> &mut Self {
+        self.push(
+            "remove address",
+            address.to_string(),
+            libc::RTM_DELADDR,
+            0,
+            &address.message(),
+        )
+    }
+}
+
+impl RouteSocket {
+    /// Adds an address; fails with `EEXIST` if the link has it.
+    pub fn add_address(&mut self, address: &Address) -> Result<()> {
+        self.run(Requests::new().add_address(address))
+    }
+
+    /// Removes an address.
+    pub fn remove_address(&mut self, address: &Address) -> Result<()> {
+        self.run(Requests::new().remove_address(address))
+    }
+
+    /// The addresses of the link `link`, or of all links; both families.
+    pub fn addresses(&mut self, link: Option<u32>) -> Result<Vec<Address>> {
+        let mut query = AddressMessage::default();
+        query.header.index = link.unwrap_or(0);
+        let wanted = |answer: Message<'_>| {
+            let address = Address::parse(answer.payload)?;
+            // Kernels without strict checking list all links.
+            Ok(address.filter(|address| link.is_none_or(|link| address.link == link)))
+        };
+        let put = |body: &mut Vec<u8>| crate::netlink::put(body, &query);
+        self.socket
+            .dump(libc::RTM_GETADDR, put, wanted)
+            .map_err(|cause| cause.during("list", "addresses"))
+    }
+}
