@@ -1,1 +1,3 @@
 //! What the agent keeps right, one file or folder each. Features never call each other.
+
+pub mod services;

@@ -1,0 +1,3 @@
+//! The Service proxy.
+pub mod config;
+pub mod endpoints;
