@@ -8,4 +8,5 @@ pub mod operator;
 pub mod reconcile;
 pub mod report;
 pub mod snapshot;
+pub mod source;
 pub mod warnings;

@@ -1,0 +1,149 @@
+//! Nodes.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+
+use super::{Checker, Metadata, Names, Text, Unnamed, nullable};
+use crate::snapshot;
+
+/// A Node.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Name, labels, times.
+    pub metadata: Metadata,
+    /// podCIDRs and taints.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: NodeSpec,
+    /// Addresses.
+    #[serde(deserialize_with = "nullable")]
+    pub status: NodeStatus,
+}
+
+/// What Podwire reads of a Node's spec.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// The first podCIDR.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Text,
+    /// All podCIDRs; the first is the same as `podCIDR`.
+    #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<Text>,
+    /// Taints.
+    #[serde(deserialize_with = "nullable")]
+    pub taints: Vec<Taint>,
+}
+
+/// A taint.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// The taint's key.
+    pub key: Text,
+}
+
+/// What Podwire reads of a Node's status.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// The Node's addresses.
+    #[serde(deserialize_with = "nullable")]
+    pub addresses: Vec<NodeAddress>,
+}
+
+/// An address of a Node.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    /// `InternalIP` is the type that counts.
+    #[serde(rename = "type")]
+    pub kind: Text,
+    /// The address.
+    pub address: Text,
+}
+
+/// Labels that the proxy reads. The others of a Node are many and would only cost memory.
+const LABELS: [&str; 3] = [
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "kubernetes.io/hostname",
+];
+
+impl Node {
+    /// The snapshot's value of this Node.
+    pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Node, Unnamed> {
+        let name = self.metadata.cluster_name(names)?;
+        let mut checker = Checker::default();
+        let labels = self
+            .metadata
+            .labels
+            .iter()
+            .filter(|(key, _)| LABELS.contains(&&***key))
+            .map(|(key, value)| (names.get(key), names.get(value.get().unwrap_or(""))))
+            .collect();
+        let taints = self.spec.taints.iter().filter_map(|taint| taint.key.get());
+        Ok(snapshot::Node {
+            name,
+            internal_ips: internal_ips(&self.status, &mut checker),
+            pod_cidrs: pod_cidrs(&self.spec, &mut checker),
+            labels,
+            taints: taints.map(|key| names.get(key)).collect(),
+            created: self.metadata.created(),
+            deleting: self.metadata.deletion_timestamp.get().is_some(),
+            invalid: checker.invalid,
+        })
+    }
+}
+
+fn internal_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for address in status
+        .addresses
+        .iter()
+        .filter(|a| a.kind.get() == Some("InternalIP"))
+    {
+        let field = "status.addresses[InternalIP]";
+        let Some(ip) = checker.address(field, &address.address) else {
+            continue;
+        };
+        let link_local = match ip {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local {
+            checker.bad(
+                field,
+                address.address.shown(),
+                "cannot be reached from another node",
+            );
+        } else if !found.contains(&ip) {
+            found.push(ip);
+        }
+    }
+    found
+}
+
+fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
+    let single = std::slice::from_ref(&spec.pod_cidr);
+    let (field, given) = match (spec.pod_cidrs.is_empty(), spec.pod_cidr.get()) {
+        (false, _) => ("spec.podCIDRs", &spec.pod_cidrs[..]),
+        (true, Some(text)) if !text.is_empty() => ("spec.podCIDR", single),
+        _ => return Vec::new(),
+    };
+    let mut found = Vec::new();
+    for text in given {
+        let Some(network) = checker.cidr(field, text, false) else {
+            continue;
+        };
+        let ip = network.ip();
+        if ip.is_loopback() || ip.is_multicast() || network.prefix() == 0 {
+            checker.bad(field, text.shown(), "is no network for pods");
+        } else if !found.contains(&network) {
+            found.push(network);
+        }
+    }
+    found
+}

@@ -1,0 +1,308 @@
+//! Services.
+
+use serde::Deserialize;
+
+use super::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
+use crate::snapshot::{self, Balancing, ServiceKind, ServicePort, TrafficPolicy};
+
+/// The annotation by which one Service chooses how its connections are spread.
+pub const BALANCING_ANNOTATION: &str = "podwire.dev/balancing";
+
+/// Kubernetes' default time-out of ClientIP affinity, in seconds.
+const AFFINITY_DEFAULT: u32 = 10_800;
+/// The longest that the API allows, in seconds: a day.
+const AFFINITY_LONGEST: i64 = 86_400;
+
+/// A Service.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// Name, labels, annotations.
+    pub metadata: Metadata,
+    /// What it wants.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceSpec,
+    /// What a load balancer gave it.
+    #[serde(deserialize_with = "nullable")]
+    pub status: ServiceStatus,
+}
+
+/// What Podwire reads of a Service's spec.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// ClusterIP, NodePort, LoadBalancer or ExternalName.
+    #[serde(rename = "type")]
+    pub kind: Text,
+    /// The first cluster IP; empty or `None` if there is none.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Text,
+    /// All cluster IPs.
+    #[serde(rename = "clusterIPs", deserialize_with = "nullable")]
+    pub cluster_ips: Vec<Text>,
+    /// Ports.
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<Port>,
+    /// Addresses of others that lead to this Service.
+    #[serde(rename = "externalIPs", deserialize_with = "nullable")]
+    pub external_ips: Vec<Text>,
+    /// Who may use the load balancer's addresses.
+    #[serde(deserialize_with = "nullable")]
+    pub load_balancer_source_ranges: Vec<Text>,
+    /// Cluster or Local.
+    pub external_traffic_policy: Text,
+    /// Cluster or Local.
+    pub internal_traffic_policy: Text,
+    /// None or ClientIP.
+    pub session_affinity: Text,
+    /// The time-out of ClientIP.
+    #[serde(deserialize_with = "nullable")]
+    pub session_affinity_config: AffinityConfig,
+    /// Where a load balancer asks how many endpoints are here.
+    pub health_check_node_port: Number,
+}
+
+/// `spec.sessionAffinityConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AffinityConfig {
+    /// ClientIP's settings.
+    #[serde(rename = "clientIP", deserialize_with = "nullable")]
+    pub client_ip: ClientIp,
+}
+
+/// `spec.sessionAffinityConfig.clientIP`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClientIp {
+    /// Seconds until a client that is quiet is forgotten.
+    pub timeout_seconds: Number,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Port {
+    /// Its name; may be empty if it is the only one.
+    pub name: Text,
+    /// TCP, UDP or SCTP.
+    pub protocol: Text,
+    /// The port of the cluster IP.
+    pub port: Number,
+    /// The port of every node.
+    pub node_port: Number,
+}
+
+/// What Podwire reads of a Service's status.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// What the load balancer reports.
+    #[serde(deserialize_with = "nullable")]
+    pub load_balancer: LoadBalancer,
+}
+
+/// `status.loadBalancer`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancer {
+    /// Where traffic comes in.
+    #[serde(deserialize_with = "nullable")]
+    pub ingress: Vec<Ingress>,
+}
+
+/// One address of a load balancer.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Ingress {
+    /// The address; absent for a load balancer that has a host name.
+    pub ip: Text,
+    /// VIP (or absent): packets arrive with this destination. Proxy: they do not.
+    pub ip_mode: Text,
+}
+
+impl Service {
+    /// The snapshot's value of this Service.
+    pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
+        let name = self.metadata.object_name(names)?;
+        let (spec, mut checker) = (&self.spec, Checker::default());
+        let kind = kind(spec, &mut checker);
+        Ok(snapshot::Service {
+            name,
+            created: self.metadata.created(),
+            kind,
+            cluster_ips: cluster_ips(spec, &mut checker),
+            ports: ports(spec, names, &mut checker),
+            external_ips: addresses("spec.externalIPs", &spec.external_ips, &mut checker),
+            load_balancer_vips: vips(&self.status, &mut checker),
+            source_ranges: spec
+                .load_balancer_source_ranges
+                .iter()
+                .filter_map(|text| checker.cidr("spec.loadBalancerSourceRanges", text, true))
+                .collect(),
+            external_policy: policy(
+                "spec.externalTrafficPolicy",
+                &spec.external_traffic_policy,
+                &mut checker,
+            ),
+            internal_policy: policy(
+                "spec.internalTrafficPolicy",
+                &spec.internal_traffic_policy,
+                &mut checker,
+            ),
+            affinity: affinity(spec, &mut checker),
+            health_check_node_port: checker
+                .port("spec.healthCheckNodePort", &spec.health_check_node_port),
+            balancing: balancing(&self.metadata, &mut checker),
+            invalid: checker.invalid,
+        })
+    }
+}
+
+fn kind(spec: &ServiceSpec, checker: &mut Checker) -> ServiceKind {
+    match spec.kind.get() {
+        None | Some("" | "ClusterIP") => ServiceKind::ClusterIp,
+        Some("NodePort") => ServiceKind::NodePort,
+        Some("LoadBalancer") => ServiceKind::LoadBalancer,
+        Some("ExternalName") => ServiceKind::ExternalName,
+        Some(other) => {
+            checker.bad(
+                "spec.type",
+                other,
+                "is not ClusterIP, NodePort, LoadBalancer or ExternalName; taken as ClusterIP",
+            );
+            ServiceKind::ClusterIp
+        }
+    }
+}
+
+fn cluster_ips(spec: &ServiceSpec, checker: &mut Checker) -> Vec<std::net::IpAddr> {
+    let single = std::slice::from_ref(&spec.cluster_ip);
+    let (field, given) = match (spec.cluster_ips.is_empty(), spec.cluster_ip.get()) {
+        (false, _) => ("spec.clusterIPs", &spec.cluster_ips[..]),
+        (true, Some(_)) => ("spec.clusterIP", single),
+        (true, None) => return Vec::new(),
+    };
+    let real = given
+        .iter()
+        .filter(|text| !matches!(text.get(), Some("" | "None")));
+    addresses(field, real, checker)
+}
+
+fn addresses<'a>(
+    field: &'static str,
+    given: impl IntoIterator<Item = &'a Text>,
+    checker: &mut Checker,
+) -> Vec<std::net::IpAddr> {
+    let mut found = Vec::new();
+    for text in given {
+        match checker.address(field, text) {
+            Some(ip) if found.contains(&ip) => checker.bad(field, text.shown(), "is given twice"),
+            Some(ip) => found.push(ip),
+            None => {}
+        }
+    }
+    found
+}
+
+fn ports(spec: &ServiceSpec, names: &mut Names, checker: &mut Checker) -> Vec<ServicePort> {
+    let mut found: Vec<ServicePort> = Vec::new();
+    for port in &spec.ports {
+        let Some(protocol) = checker.protocol("spec.ports[].protocol", &port.protocol) else {
+            continue;
+        };
+        let Some(number) = checker.port("spec.ports[].port", &port.port) else {
+            if matches!(port.port, Number::Absent | Number::Of(0)) {
+                checker.bad("spec.ports[].port", "0", "is not between 1 and 65535");
+            }
+            continue;
+        };
+        if found
+            .iter()
+            .any(|other| other.port == number && other.protocol == protocol)
+        {
+            checker.bad("spec.ports[].port", number.to_string(), "is given twice");
+            continue;
+        }
+        let name = names.get(port.name.get().unwrap_or(""));
+        if found.iter().any(|other| other.name == name) {
+            checker.bad("spec.ports[].name", &*name, "is given twice");
+            continue;
+        }
+        let node_port = checker.port("spec.ports[].nodePort", &port.node_port);
+        found.push(ServicePort {
+            name,
+            protocol,
+            port: number,
+            node_port,
+        });
+    }
+    found
+}
+
+fn vips(status: &ServiceStatus, checker: &mut Checker) -> Vec<std::net::IpAddr> {
+    let vip = |ingress: &&Ingress| matches!(ingress.ip_mode.get(), None | Some("" | "VIP"));
+    let given = status
+        .load_balancer
+        .ingress
+        .iter()
+        .filter(vip)
+        .map(|ingress| &ingress.ip);
+    let given = given.filter(|ip| !matches!(ip.get(), None | Some("")));
+    addresses("status.loadBalancer.ingress[].ip", given, checker)
+}
+
+fn policy(field: &'static str, text: &Text, checker: &mut Checker) -> TrafficPolicy {
+    match text.get() {
+        None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+        Some("Local") => TrafficPolicy::Local,
+        Some(other) => {
+            checker.bad(field, other, "is not Cluster or Local; taken as Cluster");
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
+fn affinity(spec: &ServiceSpec, checker: &mut Checker) -> Option<u32> {
+    match spec.session_affinity.get() {
+        None | Some("" | "None") => return None,
+        Some("ClientIP") => {}
+        Some(other) => {
+            checker.bad(
+                "spec.sessionAffinity",
+                other,
+                "is not None or ClientIP; taken as None",
+            );
+            return None;
+        }
+    }
+    let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+    match &spec.session_affinity_config.client_ip.timeout_seconds {
+        Number::Absent => Some(AFFINITY_DEFAULT),
+        Number::Of(seconds) => match u32::try_from(*seconds) {
+            Ok(valid) if (1..=AFFINITY_LONGEST).contains(seconds) => Some(valid),
+            _ => {
+                let reason = "is not between 1 and 86400; taken as 10800";
+                checker.bad(field, seconds.to_string(), reason);
+                Some(AFFINITY_DEFAULT)
+            }
+        },
+        Number::Bad(text) => {
+            checker.bad(field, text, "is not a number; taken as 10800");
+            Some(AFFINITY_DEFAULT)
+        }
+    }
+}
+
+fn balancing(metadata: &Metadata, checker: &mut Checker) -> Option<Balancing> {
+    match metadata.annotations.get(BALANCING_ANNOTATION)?.shown() {
+        "random" => Some(Balancing::Random),
+        "round-robin" => Some(Balancing::RoundRobin),
+        "source-hash" => Some(Balancing::SourceHash),
+        other => {
+            let reason = "is not random, round-robin or source-hash; the node's default is used";
+            checker.bad("metadata.annotations[podwire.dev/balancing]", other, reason);
+            None
+        }
+    }
+}

@@ -1,0 +1,283 @@
+use serde_json::json;
+
+use super::*;
+use crate::snapshot::{Balancing, ServiceKind, TrafficPolicy};
+
+fn node(value: serde_json::Value) -> crate::snapshot::Node {
+    serde_json::from_value::<Node>(value)
+        .unwrap()
+        .into_snapshot(&mut Names::default())
+        .unwrap()
+}
+
+fn service(value: serde_json::Value) -> crate::snapshot::Service {
+    serde_json::from_value::<Service>(value)
+        .unwrap()
+        .into_snapshot(&mut Names::default())
+        .unwrap()
+}
+
+fn slice(value: serde_json::Value) -> crate::snapshot::EndpointSlice {
+    let slice = serde_json::from_value::<EndpointSlice>(value).unwrap();
+    slice.into_snapshot(&mut Names::default()).unwrap().unwrap()
+}
+
+fn fields(invalid: &[Invalid]) -> Vec<&str> {
+    invalid.iter().map(|invalid| invalid.field).collect()
+}
+
+#[test]
+fn a_node_of_the_walkthrough_is_read() {
+    let worker = node(json!({
+        "metadata": {"name": "worker", "labels": {
+            "topology.kubernetes.io/zone": "a", "beta.kubernetes.io/os": "linux"},
+            "creationTimestamp": "2026-11-23T04:00:00Z"},
+        "spec": {"podCIDR": "10.10.1.0/24", "podCIDRs": ["10.10.1.0/24", "fd00:10:1::/64"],
+            "taints": [{"key": "x", "effect": "NoSchedule"}]},
+        "status": {"addresses": [
+            {"type": "InternalIP", "address": "172.18.0.2"},
+            {"type": "InternalIP", "address": "fc00::2"},
+            {"type": "Hostname", "address": "worker"}],
+            "capacity": {"cpu": "2"}}}));
+    assert_eq!(worker.internal_ips.len(), 2);
+    assert_eq!(worker.pod_cidrs.len(), 2);
+    assert_eq!(worker.labels.len(), 1);
+    assert_eq!(worker.created, Some(1_795_406_400));
+    assert_eq!(&*worker.taints[0], "x");
+    assert!(worker.invalid.is_empty() && !worker.deleting);
+}
+
+#[test]
+fn bad_fields_of_a_node_are_left_out_and_named() {
+    let worker = node(json!({
+        "metadata": {"name": "worker", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"podCIDRs": ["10.10.1.5/24", "10.10.2.0", 7, null, "0.0.0.0/0", "10.10.3.0/24"]},
+        "status": {"addresses": [
+            {"type": "InternalIP", "address": "172.18.0.256"},
+            {"type": "InternalIP", "address": "127.0.0.1"},
+            {"type": "InternalIP", "address": "fe80::1"},
+            {"type": "InternalIP"},
+            {"type": "InternalIP", "address": "172.18.0.2"}]}}));
+    assert_eq!(
+        worker.internal_ips,
+        ["172.18.0.2".parse::<IpAddr>().unwrap()]
+    );
+    assert_eq!(
+        worker.pod_cidrs,
+        ["10.10.3.0/24".parse::<IpNetwork>().unwrap()]
+    );
+    assert_eq!(worker.invalid.len(), 9);
+    assert_eq!(
+        worker.invalid[4].to_string(),
+        "spec.podCIDRs \"10.10.1.5/24\" has host bits set"
+    );
+    assert!(worker.deleting);
+}
+
+#[test]
+fn pod_cidr_alone_counts_when_pod_cidrs_is_missing_or_null() {
+    for spec in [
+        json!({"podCIDR": "10.10.1.0/24"}),
+        json!({"podCIDR": "10.10.1.0/24", "podCIDRs": null}),
+        json!({"podCIDRs": ["10.10.1.0/24"]}),
+    ] {
+        let worker = node(json!({"metadata": {"name": "w"}, "spec": spec}));
+        assert_eq!(worker.pod_cidrs.len(), 1);
+    }
+    assert!(
+        node(json!({"metadata": {"name": "w"}, "spec": {"podCIDR": ""}}))
+            .invalid
+            .is_empty()
+    );
+}
+
+#[test]
+fn an_object_without_a_name_is_refused() {
+    for metadata in [json!({}), json!({"name": ""}), json!({"name": null})] {
+        let node: Node = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
+        assert_eq!(node.into_snapshot(&mut Names::default()), Err(Unnamed));
+    }
+}
+
+#[test]
+fn a_service_takes_the_defaults_of_the_api() {
+    let web = service(json!({"metadata": {"name": "web"},
+        "spec": {"clusterIP": "10.200.1.63", "ports": [{"port": 9000, "targetPort": 80}]}}));
+    assert_eq!(web.name.to_string(), "default/web");
+    assert_eq!(web.kind, ServiceKind::ClusterIp);
+    assert_eq!(web.cluster_ips.len(), 1);
+    assert_eq!(
+        (web.ports[0].port, web.ports[0].protocol),
+        (9000, Protocol::Tcp)
+    );
+    assert_eq!(web.external_policy, TrafficPolicy::Cluster);
+    assert_eq!((web.affinity, web.balancing), (None, None));
+    assert!(web.invalid.is_empty());
+}
+
+#[test]
+fn every_field_of_a_service_is_read() {
+    let web = service(json!({"metadata": {"name": "web", "namespace": "shop",
+            "annotations": {"podwire.dev/balancing": "round-robin"}},
+        "spec": {"type": "LoadBalancer", "clusterIPs": ["10.200.1.63", "fd00::1"],
+            "ports": [{"name": "http", "protocol": "TCP", "port": 80, "nodePort": 30080},
+                {"name": "dns", "protocol": "UDP", "port": 80}],
+            "externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local",
+            "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}},
+            "loadBalancerSourceRanges": [" 192.0.2.7/24 "], "healthCheckNodePort": 32000},
+        "status": {"loadBalancer": {"ingress": [
+            {"ip": "198.51.100.1"}, {"ip": "198.51.100.2", "ipMode": "Proxy"},
+            {"ip": "198.51.100.3", "ipMode": "VIP"}, {"hostname": "lb.example"}]}}}));
+    assert_eq!(web.kind, ServiceKind::LoadBalancer);
+    assert_eq!(web.cluster_ips.len(), 2);
+    assert_eq!(web.ports.len(), 2);
+    assert_eq!(web.ports[0].node_port, Some(30080));
+    assert_eq!(web.load_balancer_vips.len(), 2);
+    assert_eq!(web.source_ranges[0].to_string(), "192.0.2.0/24");
+    assert_eq!(web.affinity, Some(5));
+    assert_eq!(web.health_check_node_port, Some(32000));
+    assert_eq!(web.balancing, Some(Balancing::RoundRobin));
+    assert_eq!(web.external_policy, TrafficPolicy::Local);
+    assert_eq!(web.internal_policy, TrafficPolicy::Local);
+    assert!(web.invalid.is_empty(), "{:?}", web.invalid);
+}
+
+#[test]
+fn bad_fields_of_a_service_are_left_out_and_named() {
+    let web = service(json!({"metadata": {"name": "web",
+            "annotations": {"podwire.dev/balancing": "best"}},
+        "spec": {"type": "Magic", "clusterIPs": ["10.200.1", "10.200.1.1", "10.200.1.1"],
+            "ports": [{"port": 0}, {"port": 70000}, {"port": "http"}, {"port": -1},
+                {"port": 80, "protocol": "ICMP"}, {"port": 80, "nodePort": 99999},
+                {"port": 80, "name": "b"}, {"port": 81}],
+            "externalIPs": [["x"]], "externalTrafficPolicy": "Near",
+            "internalTrafficPolicy": true, "sessionAffinity": "Cookie",
+            "loadBalancerSourceRanges": ["all"], "healthCheckNodePort": 65536},
+        "status": {"loadBalancer": {"ingress": [{"ip": "no"}]}}}));
+    assert_eq!(
+        fields(&web.invalid),
+        [
+            "spec.type",
+            "spec.clusterIPs",
+            "spec.clusterIPs",
+            "spec.ports[].port",
+            "spec.ports[].port",
+            "spec.ports[].port",
+            "spec.ports[].port",
+            "spec.ports[].protocol",
+            "spec.ports[].nodePort",
+            "spec.ports[].port",
+            "spec.ports[].name",
+            "spec.externalIPs",
+            "status.loadBalancer.ingress[].ip",
+            "spec.loadBalancerSourceRanges",
+            "spec.externalTrafficPolicy",
+            "spec.internalTrafficPolicy",
+            "spec.sessionAffinity",
+            "spec.healthCheckNodePort",
+            "metadata.annotations[podwire.dev/balancing]",
+        ]
+    );
+    assert_eq!(web.cluster_ips.len(), 1);
+    assert_eq!(web.ports.len(), 1);
+    assert_eq!(web.ports[0].node_port, None);
+}
+
+#[test]
+fn a_slice_takes_the_defaults_of_the_api() {
+    let web = slice(json!({"metadata": {"name": "web-1",
+            "labels": {"kubernetes.io/service-name": "web"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time":
+                "2026-11-23T04:00:00.123456Z"}},
+        "addressType": "IPv4", "ports": [{"name": "", "port": 80}],
+        "endpoints": [{"addresses": ["10.10.1.3", "10.10.1.4"], "nodeName": "worker",
+            "conditions": {}, "hints": {"forZones": [{"name": "a"}]}},
+            {"addresses": ["10.10.2.4"], "conditions": {"ready": false, "terminating": true}}]}));
+    assert_eq!(web.service.to_string(), "default/web");
+    assert_eq!(web.last_change, Some(1_795_406_400_123));
+    let first = &web.endpoints[0];
+    assert_eq!(first.address.to_string(), "10.10.1.3");
+    assert!(first.ready && first.serving && !first.terminating);
+    assert_eq!(&*first.hints.as_ref().unwrap().zones[0], "a");
+    let second = &web.endpoints[1];
+    assert!(!second.ready && second.serving && second.terminating && second.hints.is_none());
+}
+
+#[test]
+fn bad_fields_of_a_slice_are_left_out_and_named() {
+    let web = slice(json!({"metadata": {"name": "web-1",
+            "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"port": 80}, {"name": ""}, {"name": "a", "port": 0},
+            {"name": "b", "port": 65536}, {"name": "c", "port": 1, "protocol": "tcp"}],
+        "endpoints": [{"addresses": []}, {"addresses": ["fd00::1"]}, {"addresses": ["x"]},
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": "maybe"}}]}));
+    assert_eq!(
+        fields(&web.invalid),
+        [
+            "endpoints[].addresses",
+            "endpoints[].addresses[0]",
+            "endpoints[].addresses[0]",
+            "endpoints[].conditions.ready",
+            "ports[].name",
+            "ports[].port",
+            "ports[].protocol",
+        ]
+    );
+    assert_eq!((web.endpoints.len(), web.ports.len()), (1, 0));
+}
+
+#[test]
+fn slices_of_host_names_or_of_nobody_are_passed_over() {
+    for value in [
+        json!({"metadata": {"name": "a", "labels": {"kubernetes.io/service-name": "w"}},
+            "addressType": "FQDN", "endpoints": [{"addresses": ["example.com"]}]}),
+        json!({"metadata": {"name": "a"}, "addressType": "IPv4"}),
+    ] {
+        let slice: EndpointSlice = serde_json::from_value(value).unwrap();
+        assert_eq!(slice.into_snapshot(&mut Names::default()), Ok(None));
+    }
+}
+
+#[test]
+fn times_are_read_as_rfc_3339() {
+    assert_eq!(timestamp("1970-01-01T00:00:00Z"), Some(0));
+    assert_eq!(timestamp("2000-02-29T12:00:00.5Z"), Some(951_825_600_500));
+    assert_eq!(
+        timestamp("2000-02-29T14:00:00+02:00"),
+        Some(951_825_600_000)
+    );
+    assert_eq!(timestamp("2100-03-01T00:00:00Z"), Some(4_107_542_400_000));
+    for bad in [
+        "",
+        "2000-13-01T00:00:00Z",
+        "2000-01-01",
+        "2000-01-01T00:00:00",
+        "äöü",
+        "1969-12-31T23:59:59Z",
+    ] {
+        assert_eq!(timestamp(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn a_long_bad_value_is_cut_at_a_character() {
+    let mut checker = Checker::default();
+    checker.bad("f", "ä".repeat(300), "is long");
+    assert_eq!(checker.invalid[0].value.len(), 100);
+    checker.bad("f", format!("x{}", "ä".repeat(300)), "is long");
+    assert_eq!(checker.invalid[1].value.len(), 99);
+}
+
+#[test]
+fn names_are_shared_and_forgotten_when_nobody_uses_them() {
+    let mut names = Names::default();
+    let first = names.get("worker");
+    assert!(Arc::ptr_eq(&first, &names.get("worker")));
+    for number in 0..10_000 {
+        names.get(&format!("gone-{number}"));
+    }
+    assert!(names.known.len() <= 2048);
+    assert!(Arc::ptr_eq(&first, &names.get("worker")));
+}
