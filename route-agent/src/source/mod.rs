@@ -5,4 +5,5 @@
 //! [`Input::Listed`](crate::reconcile::Input) once when it has delivered everything there is, and
 //! [`Input::SourceWarnings`](crate::reconcile::Input) whenever what is wrong with it changes.
 
+pub mod kubernetes;
 pub mod objects;

@@ -105,7 +105,11 @@ pub fn select<'a>(
         local = pick(&|c| c.local && c.draining());
     }
     let any = candidates.values().any(|c| c.ready() || c.draining());
-    Selected { cluster, local, any }
+    Selected {
+        cluster,
+        local,
+        any,
+    }
 }
 
 /// How many distinct addresses of ready endpoints are on this node, over all ports and families.
@@ -138,7 +142,9 @@ pub fn warnings(slice: &EndpointSlice) -> Vec<String> {
     for endpoint in &slice.endpoints {
         if let Some(reason) = unusable(endpoint.address) {
             let address = endpoint.address;
-            texts.push(format!("endpoint {address} of EndpointSlice {name} is left out: {reason}"));
+            texts.push(format!(
+                "endpoint {address} of EndpointSlice {name} is left out: {reason}"
+            ));
         }
     }
     texts
@@ -197,9 +203,15 @@ fn merge<'a>(
                 if Family::of(address) != family || unusable(address).is_some() {
                     continue;
                 }
-                let new = Candidate { endpoint, local: is_local(endpoint, here) };
+                let new = Candidate {
+                    endpoint,
+                    local: is_local(endpoint, here),
+                };
                 merged
-                    .entry(Backend { address, port: port.port })
+                    .entry(Backend {
+                        address,
+                        port: port.port,
+                    })
                     .and_modify(|old| {
                         if new.rank() > old.rank() {
                             *old = new;
@@ -231,13 +243,19 @@ impl Scope {
         if ready().next().is_none() {
             return Scope::Anywhere;
         }
-        let all_hint_nodes =
-            ready().all(|e| e.hints.as_ref().is_some_and(|hints| !hints.nodes.is_empty()));
+        let all_hint_nodes = ready().all(|e| {
+            e.hints
+                .as_ref()
+                .is_some_and(|hints| !hints.nodes.is_empty())
+        });
         if all_hint_nodes && ready().any(|e| Scope::Node.admits(e, here)) {
             return Scope::Node;
         }
-        let all_hint_zones =
-            ready().all(|e| e.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty()));
+        let all_hint_zones = ready().all(|e| {
+            e.hints
+                .as_ref()
+                .is_some_and(|hints| !hints.zones.is_empty())
+        });
         if all_hint_zones && ready().any(|e| Scope::Zone.admits(e, here)) {
             return Scope::Zone;
         }

@@ -3,7 +3,10 @@ use std::sync::Arc;
 use super::*;
 use crate::snapshot::{EndpointPort, Hints, Invalid, ObjectName};
 
-const HERE: Here<'static> = Here { node: "worker", zone: Some("a") };
+const HERE: Here<'static> = Here {
+    node: "worker",
+    zone: Some("a"),
+};
 
 /// An endpoint from a short description: `10.10.1.3 here terminating node=worker,worker2 zone=a`.
 fn endpoint(text: &str) -> Endpoint {
@@ -43,11 +46,18 @@ fn endpoint(text: &str) -> Endpoint {
 }
 
 fn slice(name: &str, port: u16, endpoints: &[&str]) -> EndpointSlice {
-    let object = |name: &str| ObjectName { namespace: Arc::from("default"), name: Arc::from(name) };
+    let object = |name: &str| ObjectName {
+        namespace: Arc::from("default"),
+        name: Arc::from(name),
+    };
     EndpointSlice {
         name: object(name),
         service: object("web"),
-        ports: vec![EndpointPort { name: Arc::from("http"), protocol: Protocol::Tcp, port }],
+        ports: vec![EndpointPort {
+            name: Arc::from("http"),
+            protocol: Protocol::Tcp,
+            port,
+        }],
         endpoints: endpoints.iter().map(|text| endpoint(text)).collect(),
         last_change: None,
         invalid: Vec::new(),
@@ -81,7 +91,12 @@ fn check(endpoints: &[&str], cluster: &str, local: &str, any: bool) {
 
 #[test]
 fn ready_endpoints_answer_and_others_do_not() {
-    check(&["10.10.1.3 here", "10.10.2.4", "10.10.3.3 unready"], "10.10.1.3 10.10.2.4", "10.10.1.3", true);
+    check(
+        &["10.10.1.3 here", "10.10.2.4", "10.10.3.3 unready"],
+        "10.10.1.3 10.10.2.4",
+        "10.10.1.3",
+        true,
+    );
     check(&["10.10.1.3 here unready"], "", "", false);
     check(&["10.10.1.3 dead here"], "", "", false);
     check(&["10.10.1.3 nowhere"], "10.10.1.3", "", true);
@@ -90,56 +105,148 @@ fn ready_endpoints_answer_and_others_do_not() {
 
 #[test]
 fn draining_endpoints_answer_only_if_no_ready_one_is_left() {
-    check(&["10.10.1.3 here draining", "10.10.2.4"], "10.10.2.4", "10.10.1.3", true);
-    check(&["10.10.1.3 draining", "10.10.2.4 here"], "10.10.2.4", "10.10.2.4", true);
-    check(&["10.10.1.3 here draining", "10.10.2.4 draining"], "10.10.1.3 10.10.2.4", "10.10.1.3", true);
-    check(&["10.10.1.3 here draining", "10.10.1.4 here"], "10.10.1.4", "10.10.1.4", true);
+    check(
+        &["10.10.1.3 here draining", "10.10.2.4"],
+        "10.10.2.4",
+        "10.10.1.3",
+        true,
+    );
+    check(
+        &["10.10.1.3 draining", "10.10.2.4 here"],
+        "10.10.2.4",
+        "10.10.2.4",
+        true,
+    );
+    check(
+        &["10.10.1.3 here draining", "10.10.2.4 draining"],
+        "10.10.1.3 10.10.2.4",
+        "10.10.1.3",
+        true,
+    );
+    check(
+        &["10.10.1.3 here draining", "10.10.1.4 here"],
+        "10.10.1.4",
+        "10.10.1.4",
+        true,
+    );
     check(&["10.10.2.4 draining"], "10.10.2.4", "", true);
 }
 
 #[test]
 fn node_hints_keep_traffic_on_the_node_if_every_ready_endpoint_has_them() {
     let here = "10.10.1.3 here node=worker";
-    check(&[here, "10.10.2.4 node=worker2"], "10.10.1.3", "10.10.1.3", true);
-    check(&[here, "10.10.2.4"], "10.10.1.3 10.10.2.4", "10.10.1.3", true);
+    check(
+        &[here, "10.10.2.4 node=worker2"],
+        "10.10.1.3",
+        "10.10.1.3",
+        true,
+    );
+    check(
+        &[here, "10.10.2.4"],
+        "10.10.1.3 10.10.2.4",
+        "10.10.1.3",
+        true,
+    );
     check(&[here, "10.10.2.4 unready"], "10.10.1.3", "10.10.1.3", true);
-    check(&["10.10.2.4 node=worker2", "10.10.3.3 node=worker3"], "10.10.2.4 10.10.3.3", "", true);
+    check(
+        &["10.10.2.4 node=worker2", "10.10.3.3 node=worker3"],
+        "10.10.2.4 10.10.3.3",
+        "",
+        true,
+    );
 }
 
 #[test]
 fn zone_hints_keep_traffic_in_the_zone_if_every_ready_endpoint_has_them() {
-    check(&["10.10.1.3 zone=a", "10.10.2.4 zone=b"], "10.10.1.3", "", true);
-    check(&["10.10.1.3 zone=a,b", "10.10.2.4 zone=b,a"], "10.10.1.3 10.10.2.4", "", true);
-    check(&["10.10.1.3 zone=a", "10.10.2.4"], "10.10.1.3 10.10.2.4", "", true);
-    check(&["10.10.1.3 zone=b", "10.10.2.4 zone=c"], "10.10.1.3 10.10.2.4", "", true);
+    check(
+        &["10.10.1.3 zone=a", "10.10.2.4 zone=b"],
+        "10.10.1.3",
+        "",
+        true,
+    );
+    check(
+        &["10.10.1.3 zone=a,b", "10.10.2.4 zone=b,a"],
+        "10.10.1.3 10.10.2.4",
+        "",
+        true,
+    );
+    check(
+        &["10.10.1.3 zone=a", "10.10.2.4"],
+        "10.10.1.3 10.10.2.4",
+        "",
+        true,
+    );
+    check(
+        &["10.10.1.3 zone=b", "10.10.2.4 zone=c"],
+        "10.10.1.3 10.10.2.4",
+        "",
+        true,
+    );
 }
 
 #[test]
 fn node_hints_go_before_zone_hints_and_fall_back_to_them() {
     let near = "10.10.1.3 node=worker zone=a";
-    check(&[near, "10.10.2.4 node=worker2 zone=a", "10.10.3.3 node=worker3 zone=b"], "10.10.1.3", "", true);
-    let none_here = ["10.10.2.4 node=worker2 zone=a", "10.10.3.3 node=worker3 zone=b"];
+    check(
+        &[
+            near,
+            "10.10.2.4 node=worker2 zone=a",
+            "10.10.3.3 node=worker3 zone=b",
+        ],
+        "10.10.1.3",
+        "",
+        true,
+    );
+    let none_here = [
+        "10.10.2.4 node=worker2 zone=a",
+        "10.10.3.3 node=worker3 zone=b",
+    ];
     check(&none_here, "10.10.2.4", "", true);
 }
 
 #[test]
 fn topology_is_for_ready_endpoints_only() {
-    check(&["10.10.1.3 draining zone=a", "10.10.2.4 draining zone=b"], "10.10.1.3 10.10.2.4", "", true);
-    check(&["10.10.1.3 draining zone=a", "10.10.2.4 zone=b"], "10.10.2.4", "", true);
+    check(
+        &["10.10.1.3 draining zone=a", "10.10.2.4 draining zone=b"],
+        "10.10.1.3 10.10.2.4",
+        "",
+        true,
+    );
+    check(
+        &["10.10.1.3 draining zone=a", "10.10.2.4 zone=b"],
+        "10.10.2.4",
+        "",
+        true,
+    );
 }
 
 #[test]
 fn a_node_without_a_zone_ignores_zone_hints() {
-    let slices = [slice("web-1", 80, &["10.10.1.3 zone=a", "10.10.2.4 zone=b"])];
-    let nowhere = Here { node: "worker", zone: None };
+    let slices = [slice(
+        "web-1",
+        80,
+        &["10.10.1.3 zone=a", "10.10.2.4 zone=b"],
+    )];
+    let nowhere = Here {
+        node: "worker",
+        zone: None,
+    };
     let found = select(&slices, "http", Protocol::Tcp, Family::V4, nowhere);
     assert_eq!(show(&found.cluster), "10.10.1.3 10.10.2.4");
 }
 
 #[test]
 fn slices_are_merged_and_the_more_useful_copy_of_an_endpoint_counts() {
-    let one = slice("web-1", 80, &["10.10.1.3 unready", "10.10.2.4", "10.10.3.3"]);
-    let two = slice("web-2", 80, &["10.10.1.3 here", "10.10.2.4 unready", "10.10.3.3"]);
+    let one = slice(
+        "web-1",
+        80,
+        &["10.10.1.3 unready", "10.10.2.4", "10.10.3.3"],
+    );
+    let two = slice(
+        "web-2",
+        80,
+        &["10.10.1.3 here", "10.10.2.4 unready", "10.10.3.3"],
+    );
     for slices in [[one.clone(), two.clone()], [two, one]] {
         let found = selected(&slices);
         assert_eq!(show(&found.cluster), "10.10.1.3 10.10.2.4 10.10.3.3");
@@ -149,24 +256,38 @@ fn slices_are_merged_and_the_more_useful_copy_of_an_endpoint_counts() {
 
 #[test]
 fn the_port_is_the_slices_so_a_named_target_port_may_differ_per_pod() {
-    let found = selected(&[slice("web-1", 80, &["10.10.1.3"]), slice("web-2", 8080, &["10.10.2.4"])]);
+    let found = selected(&[
+        slice("web-1", 80, &["10.10.1.3"]),
+        slice("web-2", 8080, &["10.10.2.4"]),
+    ]);
     assert_eq!(show(&found.cluster), "10.10.1.3 10.10.2.4:8080");
 }
 
 #[test]
 fn name_and_protocol_of_the_port_must_match() {
     let slices = [slice("web-1", 80, &["10.10.1.3"])];
-    let none = |name, protocol| select(&slices, name, protocol, Family::V4, HERE).cluster.is_empty();
+    let none = |name, protocol| {
+        select(&slices, name, protocol, Family::V4, HERE)
+            .cluster
+            .is_empty()
+    };
     assert!(none("https", Protocol::Tcp));
     assert!(none("http", Protocol::Udp));
     assert!(none("", Protocol::Tcp));
     assert!(!none("http", Protocol::Tcp));
-    assert!(selected(&[slice("web-1", 0, &["10.10.1.3"])]).cluster.is_empty());
+    assert!(
+        selected(&[slice("web-1", 0, &["10.10.1.3"])])
+            .cluster
+            .is_empty()
+    );
 }
 
 #[test]
 fn families_are_kept_apart() {
-    let slices = [slice("web-4", 80, &["10.10.1.3"]), slice("web-6", 80, &["fd00:10:10:1::3"])];
+    let slices = [
+        slice("web-4", 80, &["10.10.1.3"]),
+        slice("web-6", 80, &["fd00:10:10:1::3"]),
+    ];
     let v6 = select(&slices, "http", Protocol::Tcp, Family::V6, HERE);
     assert_eq!(show(&v6.cluster), "fd00:10:10:1::3");
     assert_eq!(show(&selected(&slices).cluster), "10.10.1.3");
@@ -175,8 +296,17 @@ fn families_are_kept_apart() {
 #[test]
 fn addresses_that_lead_nowhere_are_left_out_and_named() {
     let bad = [
-        "127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "169.254.1.1", "::1",
-        "::", "ff02::1", "fe80::1", "::ffff:10.10.1.3",
+        "127.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "224.0.0.1",
+        "255.255.255.255",
+        "169.254.1.1",
+        "::1",
+        "::",
+        "ff02::1",
+        "fe80::1",
+        "::ffff:10.10.1.3",
     ];
     let mut endpoints = bad.to_vec();
     endpoints.push("10.10.1.3");
@@ -191,7 +321,10 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
     assert!(v6.cluster.is_empty() && !v6.any);
     let texts = warnings(&mixed);
     assert_eq!(texts.len(), bad.len() + 1);
-    assert_eq!(texts[0], "ports[].port `70000` of EndpointSlice web-1 is left out: is not a port");
+    assert_eq!(
+        texts[0],
+        "ports[].port `70000` of EndpointSlice web-1 is left out: is not a port"
+    );
     for (text, address) in texts[1..].iter().zip(bad) {
         assert!(text.contains(address) && text.contains("web-1"), "{text}");
     }
@@ -200,8 +333,16 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
 #[test]
 fn the_health_check_counts_distinct_ready_addresses_of_this_node() {
     let slices = [
-        slice("web-1", 80, &["10.10.1.3 here", "10.10.1.4 here draining", "10.10.2.4"]),
-        slice("web-2", 81, &["10.10.1.3 here", "10.10.1.5 here", "127.0.0.1 here"]),
+        slice(
+            "web-1",
+            80,
+            &["10.10.1.3 here", "10.10.1.4 here draining", "10.10.2.4"],
+        ),
+        slice(
+            "web-2",
+            81,
+            &["10.10.1.3 here", "10.10.1.5 here", "127.0.0.1 here"],
+        ),
     ];
     assert_eq!(ready_here(&slices, HERE), 2);
 }

@@ -1,0 +1,302 @@
+//! The way to the API server: which address, with which credentials, over what connection.
+//!
+//! Without a proxy that is not us, the `kubernetes` Service's ClusterIP works only after we have
+//! programmed it, and we program nothing before we have read the cluster. So the addresses are
+//! tried in this order: the ones of `--apiserver` and no others; else the one in the node's
+//! kubelet kubeconfig, which kubelet itself uses; and the ClusterIP last.
+//!
+//! Token and CA of the ServiceAccount are read again every minute by the client, so that both
+//! may be rotated; names are resolved again for every new connection.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, Client, ClientBuilder, ConfigExt};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use tower::{BoxError, ServiceExt};
+use tracing::{debug, info, warn};
+
+use super::complaints::Complaints;
+
+/// Where to look for the API server.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Addresses given by the user; if there are any, only these are used.
+    pub servers: Vec<Uri>,
+    /// A kubeconfig with address and credentials, instead of the ServiceAccount's.
+    pub kubeconfig: Option<PathBuf>,
+    /// The node's kubelet kubeconfig. Only its server's address is read.
+    pub kubelet_kubeconfig: PathBuf,
+}
+
+/// Why there is no way to the API server.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error(
+        "cannot use the pod's ServiceAccount to reach the API server; outside of a pod say --kubeconfig"
+    )]
+    InCluster {
+        #[source]
+        source: kube::config::InClusterError,
+    },
+    #[error("cannot use the kubeconfig {}", path.display())]
+    Kubeconfig {
+        path: PathBuf,
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    #[error("cannot set up a connection to the API server {server}")]
+    Client {
+        server: Uri,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+/// How long things may take.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// Until a TCP connection stands.
+    pub connect: Duration,
+    /// Until an answer begins, and between two parts of a list.
+    pub answer: Duration,
+    /// Without a word on a watch. The API server sends a bookmark about once a minute, so a
+    /// longer silence means that nobody is there any more.
+    pub silence: Duration,
+    /// Of a whole watch, after which the server ends it and another one begins.
+    pub watch: Duration,
+    /// The pause after the first failure.
+    pub first_pause: Duration,
+    /// The longest pause between two tries.
+    pub longest_pause: Duration,
+    /// Until an API that the cluster does not have is asked for again.
+    pub missing: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(30),
+            silence: Duration::from_secs(100),
+            watch: Duration::from_secs(290),
+            first_pause: Duration::from_millis(200),
+            longest_pause: Duration::from_secs(15),
+            missing: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The API server, with a client that is replaced when it no longer serves.
+pub struct ApiServer {
+    options: Options,
+    timing: Timing,
+    complaints: Arc<Complaints>,
+    state: Mutex<State>,
+}
+
+struct State {
+    client: Client,
+    server: Uri,
+    /// Counts the clients made: a report about an older one is out of date.
+    generation: u64,
+    /// True while it cannot be read.
+    lost: bool,
+}
+
+/// What a complaint about the API server is about.
+const API_SERVER: &str = "API server";
+
+impl ApiServer {
+    /// Finds the API server; does not talk to it yet.
+    pub async fn find(
+        options: Options,
+        timing: Timing,
+        complaints: Arc<Complaints>,
+    ) -> Result<Self, Error> {
+        let (client, server) = connect(&options, &timing, 0).await?;
+        info!(%server, "reading the cluster from the API server");
+        let state = Mutex::new(State {
+            client,
+            server,
+            generation: 0,
+            lost: false,
+        });
+        Ok(Self {
+            options,
+            timing,
+            complaints,
+            state,
+        })
+    }
+
+    /// The time-outs in force.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Where to tell what is wrong with an object.
+    pub fn complaints(&self) -> &Complaints {
+        &self.complaints
+    }
+
+    /// The present client and its generation.
+    pub fn client(&self) -> (Client, u64) {
+        let state = self.state();
+        (state.client.clone(), state.generation)
+    }
+
+    /// The API server gave what it was asked for.
+    pub fn reached(&self) {
+        if std::mem::take(&mut self.state().lost) {
+            self.complaints.settle(API_SERVER);
+        }
+    }
+
+    /// A request by the client of this generation failed: the next address is tried, with the
+    /// credentials as they are in the files now. Several watches fail together when the server
+    /// goes away; only the first of their reports counts.
+    pub async fn failed(&self, generation: u64, why: &str) {
+        {
+            let mut state = self.state();
+            if state.generation != generation {
+                return;
+            }
+            state.generation += 1;
+            debug!(server = %state.server, error = why, "cannot read from the API server");
+            if !std::mem::replace(&mut state.lost, true) {
+                let text = format!(
+                    "{} cannot be read ({why}): what was read stays in force until it can",
+                    state.server
+                );
+                self.complaints.raise(API_SERVER, text);
+            }
+        }
+        let turn = usize::try_from(generation + 1).unwrap_or(0);
+        match connect(&self.options, &self.timing, turn).await {
+            Ok((client, server)) => {
+                let mut state = self.state();
+                state.client = client;
+                state.server = server;
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                warn!(error, "keeping the old credentials for the API server");
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is only ever replaced by whole values, so it is good whoever panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client for the address whose turn it is.
+async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Client, Uri), Error> {
+    let mut config = credentials(options).await?;
+    let mut servers = options.servers.clone();
+    if servers.is_empty() {
+        if options.kubeconfig.is_none() {
+            servers.extend(kubelet_server(&options.kubelet_kubeconfig));
+        }
+        if !servers.contains(&config.cluster_url) {
+            servers.push(config.cluster_url);
+        }
+    }
+    let server = servers.swap_remove(turn % servers.len());
+    config.cluster_url = server.clone();
+    let client = client(&config, timing).map_err(|source| Error::Client {
+        server: server.clone(),
+        source: Box::new(source),
+    })?;
+    Ok((client, server))
+}
+
+async fn credentials(options: &Options) -> Result<Config, Error> {
+    let Some(path) = &options.kubeconfig else {
+        return Config::incluster().map_err(|source| Error::InCluster { source });
+    };
+    let failed = |source| Error::Kubeconfig {
+        path: path.clone(),
+        source: Box::new(source),
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(failed)
+}
+
+/// The server in the node's kubelet kubeconfig, if there is one that can be read.
+fn kubelet_server(path: &Path) -> Option<Uri> {
+    let kubeconfig = match Kubeconfig::read_from(path) {
+        Ok(kubeconfig) => kubeconfig,
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            debug!(path = %path.display(), error, "no server from the kubelet's kubeconfig");
+            return None;
+        }
+    };
+    let cluster = kubeconfig
+        .clusters
+        .into_iter()
+        .find_map(|named| named.cluster)?;
+    cluster.server?.parse().ok()
+}
+
+/// Our own stack instead of kube's default: TCP keep-alive, so that a connection whose other end
+/// vanished without a word is found dead, and no log lines of its own.
+fn client(config: &Config, timing: &Timing) -> kube::Result<Client> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(timing.connect));
+    tcp.set_keepalive(Some(Duration::from_secs(15)));
+    tcp.set_keepalive_interval(Some(Duration::from_secs(5)));
+    tcp.set_keepalive_retries(Some(3));
+    tcp.set_tcp_user_timeout(Some(Duration::from_secs(30)));
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(20))
+        .build::<_, Body>(tls)
+        .map_err(BoxError::from);
+    let builder = ClientBuilder::new(http, config.default_namespace.clone());
+    Ok(match config.auth_layer()? {
+        Some(auth) => builder
+            .with_layer(&auth)
+            .with_layer(&config.base_uri_layer())
+            .build(),
+        None => builder.with_layer(&config.base_uri_layer()).build(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn the_kubelets_server_is_found_in_its_kubeconfig() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(
+            b"apiVersion: v1\nkind: Config\nclusters:\n- name: k\n  cluster:\n    server: https://kind-control-plane:6443\n",
+        )
+        .unwrap();
+        let found = kubelet_server(file.path()).unwrap();
+        assert_eq!(found, "https://kind-control-plane:6443/");
+    }
+
+    #[test]
+    fn a_missing_or_broken_kubelet_kubeconfig_is_no_server() {
+        assert_eq!(kubelet_server(Path::new("/does/not/exist")), None);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"clusters: 7").unwrap();
+        assert_eq!(kubelet_server(file.path()), None);
+    }
+}

@@ -1,0 +1,436 @@
+//! One kind of object: list it, then watch it, for ever.
+//!
+//! What goes in is a [`Resource`]; what comes out are [`Change`]s and, once, word that the first
+//! list is complete. A watch is resumed where it ended; only when the API server no longer knows
+//! that place (410 Gone) is everything listed again, and the difference reported.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt;
+use hyper::http::{self, StatusCode};
+use kube::client::Body;
+use kube::core::Request;
+use kube::core::params::{ListParams, WatchParams};
+use serde_json::value::RawValue;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::backoff::{Backoff, random_fraction};
+use super::server::ApiServer;
+use super::wire::{Event, Lines, Page, Status, name_of, resource_version};
+use crate::snapshot::{Change, Key, Object};
+use crate::source::objects::{Names, Unnamed};
+
+/// Objects per page of a list: keeps what is in memory at a time small, on both sides.
+const PAGE: u32 = 500;
+
+/// A longer error text from a server is cut.
+const LONGEST_ERROR: usize = 64 * 1024;
+
+/// A kind of object, and how to read it.
+#[derive(Clone)]
+pub struct Resource {
+    /// Its kind, for messages.
+    pub kind: &'static str,
+    /// Its path under the server's address.
+    pub path: &'static str,
+    /// The label selector that says which objects are read.
+    pub labels: Option<&'static str>,
+    /// True if a cluster may be without this API.
+    pub optional: bool,
+    /// Turns one object's JSON into a snapshot value; `None` for one that is to be left out.
+    pub decode: Decode,
+}
+
+/// How an object's JSON becomes a snapshot value.
+pub type Decode = fn(&str, &mut Names) -> Result<Option<Object>, Unreadable>;
+
+/// Why an object cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is not the JSON that its kind asks for.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// It cannot be told from others.
+    #[error("{0}")]
+    Unnamed(#[from] Unnamed),
+}
+
+/// What a watch reports.
+#[derive(Debug, PartialEq)]
+pub enum Update {
+    /// These objects changed, in this order.
+    Changes(Vec<Change>),
+    /// The first list of this kind is complete.
+    Listed,
+}
+
+/// Why a list or a watch ended.
+enum Failure {
+    /// Nobody wants the updates any more.
+    Closed,
+    /// 410: the place where the watch should go on is no longer known.
+    Expired,
+    /// 404: the cluster does not have this API.
+    Missing,
+    /// The server is overloaded and says how long to wait.
+    Busy(Duration),
+    /// Anything else.
+    Failed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("nobody listens any more"),
+            Self::Expired => f.write_str("410 Gone"),
+            Self::Missing => f.write_str("404 Not Found"),
+            Self::Busy(_) => f.write_str("429 Too Many Requests"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Failure {
+    fn failed(error: impl fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Follows one kind of object until `out` breaks.
+pub async fn follow(
+    resource: &Resource,
+    server: &ApiServer,
+    out: impl FnMut(Update) -> ControlFlow<()>,
+) {
+    let timing = server.timing();
+    let mut watch = Watch {
+        resource,
+        server,
+        out,
+        names: Names::default(),
+        known: BTreeSet::new(),
+        listed: false,
+    };
+    let mut pauses = Backoff::new(timing.first_pause, timing.longest_pause);
+    let mut version: Option<String> = None;
+    loop {
+        let began = Instant::now();
+        let generation = server.client().1;
+        let mut progress = false;
+        let end = match &mut version {
+            None => watch.list().await.map(|found| {
+                version = Some(found);
+                progress = true;
+            }),
+            Some(version) => watch.watch(version, &mut progress).await,
+        };
+        progress |= end.is_ok() && began.elapsed() > timing.longest_pause;
+        if progress {
+            pauses.reset();
+        }
+        let pause = match end {
+            Ok(()) if progress => None,
+            // A watch that the server ends at once and without a word: not again at once.
+            Ok(()) => Some(pauses.next()),
+            Err(Failure::Closed) => return,
+            Err(Failure::Expired) => {
+                debug!(
+                    kind = resource.kind,
+                    "the watch is out of date: listing again"
+                );
+                version = None;
+                Some(pauses.next())
+            }
+            Err(Failure::Missing) if resource.optional => {
+                if watch.missing().is_break() {
+                    return;
+                }
+                version = None;
+                Some(timing.missing)
+            }
+            Err(Failure::Busy(least)) => Some(pauses.next().max(least.min(timing.longest_pause))),
+            Err(failure) => {
+                // A connection that breaks after it has served is what a restart of the server
+                // looks like; only if it cannot be made again is that worth a word.
+                if !progress {
+                    server
+                        .failed(generation, &format!("{}: {failure}", resource.path))
+                        .await;
+                }
+                Some(pauses.next())
+            }
+        };
+        if let Some(pause) = pause {
+            sleep(pause).await;
+        }
+    }
+}
+
+struct Watch<'a, F> {
+    resource: &'a Resource,
+    server: &'a ApiServer,
+    out: F,
+    names: Names,
+    /// What has been reported and is not gone: needed to find what vanished between two lists.
+    known: BTreeSet<Key>,
+    /// True once the first list was complete.
+    listed: bool,
+}
+
+impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
+    /// Reads all objects, page by page, and returns the version from which to watch.
+    async fn list(&mut self) -> Result<String, Failure> {
+        let timing = self.server.timing();
+        let mut seen = BTreeSet::new();
+        let mut next = String::new();
+        let mut text = Vec::new();
+        loop {
+            let params = ListParams {
+                label_selector: self.resource.labels.map(str::to_owned),
+                limit: Some(PAGE),
+                continue_token: (!next.is_empty()).then(|| next.clone()),
+                ..ListParams::default()
+            };
+            let request = Request::new(self.resource.path)
+                .list(&params)
+                .map_err(Failure::failed)?;
+            let mut body = self.ask(request).await?;
+            text.clear();
+            while let Some(frame) = timeout(timing.answer, body.frame()).await.map_err(silent)? {
+                if let Ok(data) = frame.map_err(Failure::failed)?.into_data() {
+                    text.extend_from_slice(&data);
+                }
+            }
+            let page: Page = serde_json::from_slice(&text).map_err(Failure::failed)?;
+            let mut changes = Vec::new();
+            for item in page.items.iter().flatten() {
+                if let Some(object) = self.decode(item) {
+                    seen.insert(object.key());
+                    changes.push(Change::Set(object));
+                }
+            }
+            self.send(Update::Changes(changes))?;
+            if page.metadata.next.is_empty() {
+                self.retire(seen)?;
+                return Ok(page.metadata.resource_version);
+            }
+            next = page.metadata.next;
+        }
+    }
+
+    /// After a complete list: what is known but was not seen is gone.
+    fn retire(&mut self, seen: BTreeSet<Key>) -> Result<(), Failure> {
+        let gone: Vec<_> = self
+            .known
+            .difference(&seen)
+            .cloned()
+            .map(Change::Gone)
+            .collect();
+        self.known = seen;
+        if !gone.is_empty() {
+            self.send(Update::Changes(gone))?;
+        }
+        if !self.listed {
+            self.listed = true;
+            self.send(Update::Listed)?;
+        }
+        Ok(())
+    }
+
+    /// The cluster does not have this kind of object.
+    fn missing(&mut self) -> ControlFlow<()> {
+        debug!(
+            kind = self.resource.kind,
+            "the cluster does not have this API"
+        );
+        match self.retire(BTreeSet::new()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// Watches from `version` on and keeps it up to date; `progress` turns true with the first
+    /// event.
+    async fn watch(&mut self, version: &mut String, progress: &mut bool) -> Result<(), Failure> {
+        let timing = self.server.timing();
+        // Not all watches of all agents end at the same moment.
+        let seconds = timing
+            .watch
+            .mul_f64(0.8 + 0.2 * random_fraction())
+            .as_secs()
+            .max(1);
+        let params = WatchParams {
+            label_selector: self.resource.labels.map(str::to_owned),
+            timeout: u32::try_from(seconds).ok(),
+            ..WatchParams::default()
+        };
+        let request = Request::new(self.resource.path)
+            .watch(&params, version)
+            .map_err(Failure::failed)?;
+        let mut body = self.ask(request).await?;
+        let mut lines = Lines::default();
+        while let Some(frame) = timeout(timing.silence, body.frame())
+            .await
+            .map_err(silent)?
+        {
+            let Ok(data) = frame.map_err(Failure::failed)?.into_data() else {
+                continue;
+            };
+            lines.push(&data);
+            let mut changes = Vec::new();
+            let read = lines.drain(|line| self.event(line, version, &mut changes));
+            if !changes.is_empty() {
+                self.send(Update::Changes(changes))?;
+            }
+            read?;
+            *progress = true;
+        }
+        if lines.pending() > 0 {
+            debug!(kind = self.resource.kind, "the watch ended within an event");
+        }
+        Ok(())
+    }
+
+    /// One line of a watch.
+    fn event(
+        &mut self,
+        line: &[u8],
+        version: &mut String,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Failure> {
+        let event: Event = serde_json::from_slice(line).map_err(Failure::failed)?;
+        match event.kind {
+            "ERROR" => {
+                let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
+                return Err(match status.code {
+                    410 => Failure::Expired,
+                    _ => Failure::Failed(status.message),
+                });
+            }
+            "ADDED" | "MODIFIED" => {
+                if let Some(object) = self.decode(event.object) {
+                    self.known.insert(object.key());
+                    changes.push(Change::Set(object));
+                }
+            }
+            "DELETED" => {
+                let gone = self.decode(event.object);
+                self.server.complaints().settle(&self.title(event.object));
+                if let Some(object) = gone {
+                    let key = object.key();
+                    self.known.remove(&key);
+                    changes.push(Change::Gone(key));
+                }
+            }
+            _ => {}
+        }
+        // Only after the event was taken: a watch that breaks here begins again with it.
+        if let Some(newer) = resource_version(event.object) {
+            *version = newer;
+        }
+        Ok(())
+    }
+
+    /// An object that cannot be read is left out and named; one that can be read again is no
+    /// longer complained about.
+    fn decode(&mut self, item: &RawValue) -> Option<Object> {
+        let complaints = self.server.complaints();
+        match (self.resource.decode)(item.get(), &mut self.names) {
+            Ok(object) => {
+                if !complaints.is_empty() {
+                    complaints.settle(&self.title(item));
+                }
+                object
+            }
+            Err(error) => {
+                let text = format!("cannot be read and is left out: {error}");
+                complaints.raise(&self.title(item), text);
+                None
+            }
+        }
+    }
+
+    fn title(&self, item: &RawValue) -> String {
+        format!("{} {}", self.resource.kind, name_of(item))
+    }
+
+    /// Sends a request and returns the answer's body if it is a good one.
+    async fn ask(&self, request: http::Request<Vec<u8>>) -> Result<Body, Failure> {
+        let (client, _) = self.server.client();
+        let answer = client.send(request.map(Body::from));
+        let answer = timeout(self.server.timing().answer, answer)
+            .await
+            .map_err(silent)?;
+        let answer = answer.map_err(|error| Failure::Failed(chain(&error)))?;
+        match answer.status() {
+            StatusCode::OK => {
+                self.server.reached();
+                Ok(answer.into_body())
+            }
+            StatusCode::GONE => Err(Failure::Expired),
+            StatusCode::NOT_FOUND => Err(Failure::Missing),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(retry_after(&answer))),
+            code => {
+                let text = self.refusal(answer.into_body()).await;
+                Err(Failure::Failed(format!("{code}: {text}")))
+            }
+        }
+    }
+
+    /// What the server says about a request it refuses.
+    async fn refusal(&self, mut body: Body) -> String {
+        let mut text = Vec::new();
+        while let Ok(Some(Ok(frame))) = timeout(self.server.timing().answer, body.frame()).await {
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            text.extend_from_slice(&data);
+            if text.len() > LONGEST_ERROR {
+                break;
+            }
+        }
+        let status: Status = serde_json::from_slice(&text).unwrap_or_default();
+        status.message
+    }
+
+    fn send(&mut self, update: Update) -> Result<(), Failure> {
+        match (self.out)(update) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Failure::Closed),
+        }
+    }
+}
+
+fn silent(_: tokio::time::error::Elapsed) -> Failure {
+    Failure::Failed("no answer in time".to_owned())
+}
+
+/// `Retry-After` in seconds; the API server uses no other form.
+fn retry_after(answer: &http::Response<Body>) -> Duration {
+    let header = answer.headers().get(http::header::RETRY_AFTER);
+    let seconds = header.and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(1))
+}
+
+/// An error and all its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -1,0 +1,205 @@
+//! The API server's JSON: list pages and watch events, cut into single objects.
+//!
+//! Objects stay text until each is decoded by itself, so that one that does not fit our types
+//! costs nothing but itself, and no page is ever held as anything larger than its own text.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// One page of a list.
+#[derive(Deserialize)]
+pub struct Page<'a> {
+    /// Where the list stands.
+    #[serde(default)]
+    pub metadata: ListMeta,
+    /// The objects; `null` for an empty list.
+    #[serde(borrow, default)]
+    pub items: Option<Vec<&'a RawValue>>,
+}
+
+/// `metadata` of a list.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListMeta {
+    /// The version of the whole list: a watch may start here.
+    pub resource_version: String,
+    /// The token of the next page; empty on the last one.
+    #[serde(rename = "continue")]
+    pub next: String,
+}
+
+/// One line of a watch.
+#[derive(Deserialize)]
+pub struct Event<'a> {
+    /// ADDED, MODIFIED, DELETED, BOOKMARK or ERROR.
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    /// The object; of a BOOKMARK only its version, of an ERROR a Status.
+    #[serde(borrow)]
+    pub object: &'a RawValue,
+}
+
+/// The part of an object that a watch needs to be resumed.
+#[derive(Deserialize)]
+struct Versioned {
+    metadata: Version,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    resource_version: String,
+}
+
+/// The resourceVersion of `object`.
+pub fn resource_version(object: &RawValue) -> Option<String> {
+    let object: Versioned = serde_json::from_str(object.get()).ok()?;
+    Some(object.metadata.resource_version)
+}
+
+/// The name of `object` for a message: `namespace/name`, `name`, or what can be said without one.
+pub fn name_of(object: &RawValue) -> String {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Named {
+        metadata: Name,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Name {
+        namespace: String,
+        name: String,
+    }
+    let Named { metadata } = serde_json::from_str(object.get()).unwrap_or_default();
+    match (metadata.namespace.as_str(), metadata.name.as_str()) {
+        (_, "") => "without a name".to_owned(),
+        ("", name) => name.to_owned(),
+        (namespace, name) => format!("{namespace}/{name}"),
+    }
+}
+
+/// The API server's answer when it refuses.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct Status {
+    /// The HTTP status code.
+    pub code: u16,
+    /// Why, for people.
+    pub message: String,
+}
+
+/// Bytes of a watch that have not made a whole line yet.
+#[derive(Default)]
+pub struct Lines {
+    pending: Vec<u8>,
+    /// How much of `pending` is known to hold no line end.
+    searched: usize,
+}
+
+/// More than this is given back to the allocator once a long line is done.
+const KEEP: usize = 64 * 1024;
+
+impl Lines {
+    /// Adds what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// Calls `each` with every whole line, without its end and without empty lines.
+    pub fn drain<E>(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut start = 0;
+        let mut from = self.searched;
+        while let Some(end) = self.pending[from..].iter().position(|&b| b == b'\n') {
+            let line = &self.pending[start..from + end];
+            if !line.is_empty() {
+                each(line)?;
+            }
+            start = from + end + 1;
+            from = start;
+        }
+        self.pending.drain(..start);
+        self.searched = self.pending.len();
+        if self.pending.is_empty() && self.pending.capacity() > KEEP {
+            self.pending = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// The number of bytes that wait for the rest of their line.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines_of(chunks: &[&[u8]]) -> Vec<String> {
+        let mut lines = Lines::default();
+        let mut found = Vec::new();
+        for chunk in chunks {
+            lines.push(chunk);
+            let Ok(()) = lines.drain(|line| {
+                found.push(String::from_utf8_lossy(line).into_owned());
+                Ok::<(), Infallible>(())
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn a_page_gives_its_objects_as_text() {
+        let text = r#"{"kind":"NodeList","metadata":{"resourceVersion":"7","continue":"tok"},
+            "items":[{"metadata":{"name":"a"}},{"metadata":{"name":3}}]}"#;
+        let page: Page = serde_json::from_str(text).unwrap();
+        assert_eq!(page.metadata.resource_version, "7");
+        assert_eq!(page.metadata.next, "tok");
+        let items = page.items.unwrap();
+        assert_eq!(items[0].get(), r#"{"metadata":{"name":"a"}}"#);
+        assert_eq!(name_of(items[0]), "a");
+        assert_eq!(name_of(items[1]), "without a name");
+    }
+
+    #[test]
+    fn an_empty_list_may_have_null_items() {
+        let page: Page =
+            serde_json::from_str(r#"{"metadata":{"resourceVersion":"1"},"items":null}"#).unwrap();
+        assert!(page.items.is_none());
+        assert_eq!(page.metadata.next, "");
+    }
+
+    #[test]
+    fn an_event_gives_kind_object_and_version() {
+        let text = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"99"}}}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(event.kind, "BOOKMARK");
+        assert_eq!(resource_version(event.object).as_deref(), Some("99"));
+    }
+
+    #[test]
+    fn a_line_cut_in_pieces_is_put_together() {
+        assert_eq!(lines_of(&[b"ab", b"c\nd", b"", b"\n\ne"]), ["abc", "d"]);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_the_text_is_cut(
+            words in prop::collection::vec("[a-z]{0,5}", 0..20),
+            cuts in prop::collection::vec(0_usize..120, 0..10),
+        ) {
+            let text: String = words.iter().flat_map(|w| [w.as_str(), "\n"]).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().filter(|&c| c <= text.len()).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> =
+                cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
+            let wanted: Vec<String> = words.into_iter().filter(|w| !w.is_empty()).collect();
+            prop_assert_eq!(lines_of(&chunks), wanted);
+        }
+    }
+}
