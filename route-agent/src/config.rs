@@ -10,6 +10,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
 
+use crate::source::kubernetes;
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -29,6 +31,10 @@ pub struct Config {
     /// Read cluster objects from the Kubernetes manifests (YAML, JSON) in this directory.
     #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+
+    /// Where the API server is, if there are no manifests.
+    #[command(flatten)]
+    pub kubernetes: kubernetes::Options,
 
     /// The interface to the other nodes; found from the default route if not given.
     #[arg(long, env = "PODWIRE_UPLINK", value_name = "INTERFACE", value_parser = interface_name)]
