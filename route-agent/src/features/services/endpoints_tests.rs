@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::snapshot::{EndpointPort, Hints, Invalid, ObjectName};
+use crate::snapshot::{EndpointPort, Invalid, ObjectName};
 
 const HERE: Here<'static> = Here {
     node: "worker",

@@ -1,3 +1,8 @@
 //! The Service proxy.
+pub mod claims;
 pub mod config;
 pub mod endpoints;
+pub mod plan;
+#[cfg(test)]
+mod samples;
+pub mod service;
