@@ -64,7 +64,7 @@ pub enum TrafficPolicy {
 }
 
 /// How a Service spreads new connections over its endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Balancing {
     /// Uniformly at random.
     Random,

@@ -2,6 +2,7 @@
 pub mod claims;
 pub mod config;
 pub mod endpoints;
+pub mod layout;
 pub mod plan;
 #[cfg(test)]
 mod samples;

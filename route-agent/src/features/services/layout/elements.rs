@@ -1,0 +1,426 @@
+//! Which elements and chains the plan of a Service needs.
+//!
+//! Pure. Keys are as the kernel compares them: each field in network byte order and padded to
+//! four bytes, but for the slot, which is a number in host byte order.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use super::names::{AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared};
+use crate::features::services::endpoints::Backend;
+use crate::features::services::plan::{Plan, PortPlan};
+use crate::features::services::service::Front;
+use crate::snapshot::{Balancing, ObjectName, Protocol, TrafficPolicy};
+
+/// The key of an element, up to 40 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    bytes: [u8; Key::LONGEST],
+    length: u8,
+}
+
+impl Key {
+    /// IPv6 address . protocol . port . IPv6 address.
+    const LONGEST: usize = 40;
+
+    /// An empty key.
+    pub const fn new() -> Key {
+        Key {
+            bytes: [0; Key::LONGEST],
+            length: 0,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// With one more field.
+    pub fn field(mut self, bytes: &[u8]) -> Key {
+        let start = usize::from(self.length);
+        self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len().next_multiple_of(4) as u8;
+        self
+    }
+
+    /// With an address.
+    pub fn address(self, address: IpAddr) -> Key {
+        match address {
+            IpAddr::V4(v4) => self.field(&v4.octets()),
+            IpAddr::V6(v6) => self.field(&v6.octets()),
+        }
+    }
+
+    /// With a transport protocol and a port.
+    pub fn transport(self, protocol: Protocol, port: u16) -> Key {
+        self.field(&[protocol.number()]).field(&port.to_be_bytes())
+    }
+
+    /// With a number as the kernel's generators make it.
+    pub fn number(self, number: u32) -> Key {
+        self.field(&number.to_ne_bytes())
+    }
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Key::new()
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_bytes()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What an element says about its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// Nothing: a set.
+    Member,
+    /// Nothing; the element is a range that ends here.
+    Until(Key),
+    /// Go to a chain.
+    Goto(Chain),
+    /// An endpoint.
+    Backend(Backend),
+    /// The number of an endpoint, host byte order.
+    Number(u32),
+}
+
+/// One element of a map or set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    /// Where it lies.
+    pub map: Map,
+    /// Its key.
+    pub key: Key,
+    /// Its value.
+    pub value: Value,
+    /// `namespace/name:port`.
+    pub comment: Arc<str>,
+}
+
+/// A chain of one Service port, with all that its rules depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnChain {
+    /// Which chain.
+    pub chain: Own,
+    /// The number of endpoints, at least 1.
+    pub count: u32,
+    /// How a new client is given an endpoint.
+    pub balancing: Balancing,
+    /// How long a client is remembered, in seconds; 0 without affinity.
+    pub timeout: u32,
+}
+
+/// Everything in the kernel that belongs to one Service, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Elements; no two have the same map and key.
+    pub elements: Vec<Element>,
+    /// Chains of its own.
+    pub chains: BTreeSet<OwnChain>,
+    /// Maps of its own.
+    pub maps: BTreeSet<AffinityMap>,
+    /// Chains that it shares with other Services.
+    pub shared: BTreeSet<Shared>,
+    /// Endpoints of this node, which may be shared with other Services.
+    pub local: BTreeSet<IpAddr>,
+}
+
+/// What the kernel must hold for a Service.
+pub fn objects(service: &ObjectName, plan: &Plan) -> Objects {
+    let mut objects = Objects::default();
+    let comment: Arc<str> = Arc::from(service.to_string());
+    for address in &plan.cluster_ips {
+        objects.elements.push(Element {
+            map: Map::ClusterIps,
+            key: Key::new().address(*address),
+            value: Value::Member,
+            comment: comment.clone(),
+        });
+    }
+    for port in &plan.ports {
+        Writer::new(service, port, &mut objects).write();
+        objects
+            .local
+            .extend(port.local.iter().map(|backend| backend.address));
+    }
+    objects.elements.sort_unstable();
+    objects
+}
+
+/// The comment of a Service port's elements.
+pub fn comment(service: &ObjectName, port: &PortPlan) -> String {
+    match &*port.name {
+        "" => format!("{service}:{}", port.port),
+        name => format!("{service}:{name}"),
+    }
+}
+
+/// A number for an endpoint that does not depend on its neighbours, so that a client that is
+/// remembered by it stays with its endpoint whatever else changes. FNV-1a, folded to 28 bits; the
+/// upper four are those by which postrouting knows that it has to clean up.
+pub fn endpoint_number(backend: &Backend) -> u32 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut take = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    match backend.address {
+        IpAddr::V4(v4) => take(&v4.octets()),
+        IpAddr::V6(v6) => take(&v6.octets()),
+    }
+    take(&backend.port.to_be_bytes());
+    let folded = (hash ^ (hash >> 32)) as u32;
+    SCRATCH | (folded & !SCRATCH_MASK)
+}
+
+/// The upper bits of every endpoint number.
+pub const SCRATCH: u32 = 0x7000_0000;
+/// The bits that tell an endpoint number from a real packet priority.
+pub const SCRATCH_MASK: u32 = 0xf000_0000;
+
+/// Which endpoints, and by which chains they are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Cluster,
+    Local,
+}
+
+struct Writer<'a> {
+    port: &'a PortPlan,
+    comment: Arc<str>,
+    objects: &'a mut Objects,
+}
+
+impl<'a> Writer<'a> {
+    fn new(service: &'a ObjectName, port: &'a PortPlan, objects: &'a mut Objects) -> Self {
+        Writer {
+            port,
+            comment: Arc::from(comment(service, port)),
+            objects,
+        }
+    }
+
+    fn write(&mut self) {
+        for front in self.port.fronts.iter().copied() {
+            match front {
+                Front::ClusterIp(address) => self.cluster_ip(address),
+                Front::ExternalIp(address) => self.external(address, None),
+                Front::LoadBalancer(address) => {
+                    self.external(address, self.port.sources.as_deref());
+                }
+                Front::NodePort(node_port) => self.node_port(node_port),
+            }
+        }
+    }
+
+    fn push(&mut self, map: Map, key: Key, value: Value) {
+        self.objects.elements.push(Element {
+            map,
+            key,
+            value,
+            comment: self.comment.clone(),
+        });
+    }
+
+    fn vip(&self, address: IpAddr) -> Key {
+        Key::new()
+            .address(address)
+            .transport(self.port.protocol, self.port.port)
+    }
+
+    fn cluster_ip(&mut self, address: IpAddr) {
+        let key = self.vip(address);
+        let who = match self.port.internal {
+            TrafficPolicy::Cluster => Who::Cluster,
+            TrafficPolicy::Local => Who::Local,
+        };
+        let chain = self.answer(who, Pool::Endpoints, key);
+        self.push(Map::Services, key, Value::Goto(chain));
+    }
+
+    fn external(&mut self, address: IpAddr, sources: Option<&[IpNetwork]>) {
+        let key = self.vip(address);
+        let pools = Pools {
+            inside: Map::Inside,
+            outside: Map::Outside,
+            all: Pool::Endpoints,
+            local: Pool::LocalEndpoints,
+            ask: Fixed::ExternalLocal,
+            masquerade: Map::MasqueradeVips,
+        };
+        let chain = self.by_policy(key, &pools);
+        let Some(sources) = sources else {
+            self.push(Map::Services, key, Value::Goto(chain));
+            return;
+        };
+        self.push(
+            Map::Services,
+            key,
+            Value::Goto(Chain::Fixed(Fixed::CheckSource)),
+        );
+        self.push(Map::Allowed, key, Value::Goto(chain));
+        for range in sources {
+            let until = key.address(range.broadcast());
+            self.push(
+                Map::AllowedSources,
+                key.address(range.network()),
+                Value::Until(until),
+            );
+        }
+    }
+
+    fn node_port(&mut self, node_port: u16) {
+        let key = Key::new().transport(self.port.protocol, node_port);
+        let pools = Pools {
+            inside: Map::NodePortsInside,
+            outside: Map::NodePortsOutside,
+            all: Pool::NodePortEndpoints,
+            local: Pool::NodePortLocalEndpoints,
+            ask: Fixed::NodePortLocal,
+            masquerade: Map::MasqueradeNodePorts,
+        };
+        let chain = self.by_policy(key, &pools);
+        self.push(Map::NodePorts, key, Value::Goto(chain));
+    }
+
+    /// Where a connection from outside the cluster goes, by `externalTrafficPolicy`.
+    fn by_policy(&mut self, key: Key, pools: &Pools) -> Chain {
+        let local = self.port.external == TrafficPolicy::Local;
+        let reason = if local {
+            Fixed::PolicyLocal
+        } else {
+            Fixed::PolicyCluster
+        };
+        self.push(pools.masquerade, key, Value::Goto(Chain::Fixed(reason)));
+        if !self.port.any {
+            return Chain::Fixed(Fixed::NoEndpoints);
+        }
+        if !local {
+            return self.answer(Who::Cluster, pools.all, key);
+        }
+        let inside = self.answer(Who::Cluster, pools.all, key);
+        let outside = self.answer(Who::Local, pools.local, key);
+        self.push(pools.inside, key, Value::Goto(inside));
+        self.push(pools.outside, key, Value::Goto(outside));
+        Chain::Fixed(pools.ask)
+    }
+
+    /// The chain that sends to the endpoints of `who`, and the elements that it needs.
+    fn answer(&mut self, who: Who, pool: Pool, key: Key) -> Chain {
+        let port = self.port;
+        let backends = match who {
+            Who::Cluster => &port.cluster,
+            Who::Local => &port.local,
+        };
+        let count = backends.len() as u32;
+        if backends.is_empty() {
+            let chain = if port.any {
+                Fixed::NoLocalEndpoints
+            } else {
+                Fixed::NoEndpoints
+            };
+            return Chain::Fixed(chain);
+        }
+        if let Some(timeout) = port.affinity {
+            return Chain::Own(self.affinity(who, backends, timeout));
+        }
+        for (slot, backend) in backends.iter().enumerate() {
+            self.push(
+                Map::Pool(pool),
+                key.number(slot as u32),
+                Value::Backend(*backend),
+            );
+        }
+        if port.balancing == Balancing::RoundRobin {
+            let chain = self.own(OwnKind::RoundRobin(pool));
+            let spec = OwnChain {
+                chain,
+                count,
+                balancing: port.balancing,
+                timeout: 0,
+            };
+            self.objects.chains.insert(spec);
+            return Chain::Own(chain);
+        }
+        let hash = port.balancing == Balancing::SourceHash;
+        let shared = Shared { pool, hash, count };
+        self.objects.shared.insert(shared);
+        Chain::Shared(shared)
+    }
+
+    fn own(&self, kind: OwnKind) -> Own {
+        Own {
+            protocol: self.port.protocol,
+            port: self.port.port,
+            kind,
+        }
+    }
+
+    /// The chain that remembers clients: one for all addresses of the port, written once.
+    fn affinity(&mut self, who: Who, backends: &[Backend], timeout: u32) -> Own {
+        let local = who == Who::Local;
+        let chain = self.own(if local {
+            OwnKind::AffinityLocal
+        } else {
+            OwnKind::Affinity
+        });
+        let count = backends.len() as u32;
+        let spec = OwnChain {
+            chain,
+            count,
+            balancing: self.port.balancing,
+            timeout,
+        };
+        if !self.objects.chains.insert(spec) {
+            return chain;
+        }
+        let map = |local, holds| AffinityMap {
+            protocol: self.port.protocol,
+            port: self.port.port,
+            local,
+            holds,
+        };
+        let choices = map(local, AffinityHolds::Choices);
+        let endpoints = map(local, AffinityHolds::Endpoints);
+        let clients = map(false, AffinityHolds::Clients);
+        self.objects.maps.extend([clients, choices, endpoints]);
+        let mut taken = BTreeSet::new();
+        for (slot, backend) in backends.iter().enumerate() {
+            let mut number = endpoint_number(backend);
+            while !taken.insert(number) {
+                number = SCRATCH | (number.wrapping_add(1) & !SCRATCH_MASK);
+            }
+            let slot = Key::new().number(slot as u32);
+            self.push(Map::Affinity(choices), slot, Value::Number(number));
+            let number = Key::new().number(number);
+            self.push(Map::Affinity(endpoints), number, Value::Backend(*backend));
+        }
+        chain
+    }
+}
+
+/// The maps for one way in from outside the cluster.
+struct Pools {
+    inside: Map,
+    outside: Map,
+    all: Pool,
+    local: Pool,
+    ask: Fixed,
+    masquerade: Map,
+}
+
+#[cfg(test)]
+#[path = "elements_tests.rs"]
+mod tests;
