@@ -3,3 +3,8 @@
 //!
 //! Everything here reads values that the reconcile loop publishes; nothing here programs the
 //! kernel, but for `take-over`, which removes what a kube-proxy left behind.
+
+pub mod health;
+pub mod health_ports;
+pub mod http;
+pub mod moment;

@@ -1,0 +1,339 @@
+//! A small HTTP/1 server over TCP or a Unix socket, for answers that fit into memory.
+//!
+//! Nobody can hold it up: requests have no body that is read, the header must come within
+//! [`HEADER_TIME`], a connection lives [`CONNECTION_TIME`] at most, and there are [`CONNECTIONS`]
+//! per listener at most. A [`Server`] that is dropped stops listening at once; answers that are on
+//! their way are finished.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+/// How long a client may take to send a request's header.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// How long a connection may be kept for further requests.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
+/// How long an answer that is on its way may still take after that.
+const FAREWELL_TIME: Duration = Duration::from_secs(10);
+/// Connections at a time, per listener; more wait in the kernel.
+const CONNECTIONS: usize = 64;
+/// The pause after the kernel refused to hand over a connection (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A request, as far as anybody here cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The path, for example `/healthz`.
+    pub path: String,
+    /// What follows the question mark; empty if there is none.
+    pub query: String,
+    /// The `Accept` header; empty if there is none.
+    pub accept: String,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// Headers beside the length and the date.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: String,
+}
+
+impl Reply {
+    /// An answer with a body of this content type.
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<String>) -> Self {
+        Self {
+            status,
+            headers: vec![(CONTENT_TYPE, HeaderValue::from_static(content_type))],
+            body: body.into(),
+        }
+    }
+
+    /// An answer of plain text.
+    pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", body)
+    }
+
+    /// An answer that is a JSON document.
+    pub fn json(status: StatusCode, body: impl Into<String>) -> Self {
+        Self::new(status, "application/json", body)
+    }
+
+    /// With one more header.
+    pub fn with(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {
+        self.headers
+            .push((HeaderName::from_static(name), value.into()));
+        self
+    }
+
+    /// There is no such page.
+    pub fn not_found(ask: &Ask) -> Self {
+        Self::text(StatusCode::NOT_FOUND, format!("there is no {}\n", ask.path))
+    }
+}
+
+/// Where requests come in.
+#[derive(Debug)]
+pub enum Listener {
+    /// From the network.
+    Tcp(TcpListener),
+    /// From this machine.
+    Unix(UnixListener),
+}
+
+/// Listens on a TCP address. `[::]` takes IPv4 as well, and becomes `0.0.0.0` on a machine without
+/// IPv6; any other IPv6 address takes IPv6 only.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_exactly(address) {
+        Err(error)
+            if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+                && address.ip().is_unspecified() =>
+        {
+            listen_exactly(SocketAddr::from(([0, 0, 0, 0], address.port())))
+        }
+        result => result,
+    }
+}
+
+fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv6() {
+        let socket = TcpSocket::new_v6()?;
+        setsockopt(
+            &socket,
+            sockopt::Ipv6V6Only,
+            &!address.ip().is_unspecified(),
+        )?;
+        socket
+    } else {
+        TcpSocket::new_v4()?
+    };
+    // A restart must not wait for connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTIONS as u32)
+}
+
+/// A running server; stops when dropped.
+#[derive(Debug)]
+pub struct Server {
+    _alive: watch::Sender<()>,
+}
+
+impl Server {
+    /// Starts to answer, on the runtime of the caller.
+    pub fn start<A, F>(listener: Listener, answer: A) -> Self
+    where
+        A: Fn(Ask) -> F + Send + Sync + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let (alive, stopped) = watch::channel(());
+        tokio::spawn(accept(listener, Arc::new(answer), stopped));
+        Self { _alive: alive }
+    }
+}
+
+async fn accept<A, F>(listener: Listener, answer: Arc<A>, mut stopped: watch::Receiver<()>)
+where
+    A: Fn(Ask) -> F + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // The semaphore is never closed; if it were, there would be nobody to serve.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let (answer, end) = (Arc::clone(&answer), stopped.clone());
+        let accepted = tokio::select! {
+            _ = stopped.changed() => return,
+            accepted = next(&listener) => accepted,
+        };
+        match accepted {
+            Ok(Stream::Tcp(stream)) => tokio::spawn(async move {
+                converse(stream, answer, end).await;
+                drop(place);
+            }),
+            Ok(Stream::Unix(stream)) => tokio::spawn(async move {
+                converse(stream, answer, end).await;
+                drop(place);
+            }),
+            Err(_) => {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+    }
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn next(listener: &Listener) -> io::Result<Stream> {
+    Ok(match listener {
+        Listener::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+        Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+    })
+}
+
+/// Answers the requests of one connection.
+async fn converse<S, A, F>(stream: S, answer: Arc<A>, mut stopped: watch::Receiver<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Ask) -> F + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    let service = service_fn(move |request| respond(request, Arc::clone(&answer)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // A client that breaks the protocol or goes away is its own affair.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stopped.changed() => {}
+        () = tokio::time::sleep(CONNECTION_TIME) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(FAREWELL_TIME, connection).await;
+}
+
+async fn respond<A, F>(
+    request: Request<Incoming>,
+    answer: Arc<A>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible>
+where
+    A: Fn(Ask) -> F,
+    F: Future<Output = Reply>,
+{
+    let reply = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let accept = request
+            .headers()
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok());
+        let ask = Ask {
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            accept: accept.unwrap_or_default().to_owned(),
+        };
+        answer(ask).await
+    } else {
+        let mut reply = Reply::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is possible here\n",
+        );
+        reply
+            .headers
+            .push((ALLOW, HeaderValue::from_static("GET, HEAD")));
+        reply
+    };
+    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
+    *response.status_mut() = reply.status;
+    response.headers_mut().extend(
+        reply
+            .headers
+            .into_iter()
+            .map(|(name, value)| (Some(name), value)),
+    );
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn echo(ask: Ask) -> Reply {
+        Reply::text(StatusCode::OK, format!("{} {}", ask.path, ask.query)).with("x-one", 1)
+    }
+
+    fn local() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    async fn send(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_and_only_get_is_allowed() {
+        let listener = listen(local()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _server = Server::start(Listener::Tcp(listener), echo);
+        let get = "GET /a?b=c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let text = send(address, get).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(
+            text.contains("x-one: 1\r\n") && text.ends_with("\r\n\r\n/a b=c"),
+            "{text}"
+        );
+        let text = send(address, &get.replace("GET", "POST")).await;
+        assert!(text.starts_with("HTTP/1.1 405 "), "{text}");
+        let text = send(address, &get.replace("GET", "HEAD")).await;
+        assert!(
+            text.contains("content-length: 6\r\n") && text.ends_with("\r\n\r\n"),
+            "{text}"
+        );
+        let text = send(address, "nonsense\r\n\r\n").await;
+        assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_server_closes_its_port_and_its_idle_connections() {
+        let listener = listen(local()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::start(Listener::Tcp(listener), echo);
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut first = [0; 15];
+        idle.read_exact(&mut first).await.unwrap();
+        drop(server);
+        let mut rest = Vec::new();
+        timeout(Duration::from_secs(5), idle.read_to_end(&mut rest))
+            .await
+            .unwrap()
+            .unwrap();
+        // The connection ended after the listener was told to; only then is the port free.
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        listen(address).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_is_shut_out() {
+        let (client, server) = tokio::io::duplex(64);
+        let (_alive, stopped) = watch::channel(());
+        let task = tokio::spawn(converse(server, Arc::new(echo), stopped));
+        task.await.unwrap();
+        drop(client);
+    }
+}
