@@ -5,11 +5,17 @@
 //! [`LinkChange::ipv4_conf`](crate::link::LinkChange::ipv4_conf).
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use crate::{Cause, Error, Result};
 
 const ROOT: &str = "/proc/sys";
+
+/// In a container that is not privileged `/proc/sys` is read-only. There the node's own is mounted
+/// here: network parameters belong to the network namespace, and NET_ADMIN is enough to write
+/// them.
+const MOUNTED_ROOT: &str = "/host/proc/sys";
 
 /// Reads a parameter, without the line end.
 pub fn read(key: &str) -> Result<String> {
@@ -23,7 +29,18 @@ pub fn read(key: &str) -> Result<String> {
 /// Writes a parameter.
 pub fn write(key: &str, value: &str) -> Result<()> {
     let path = path_of("write sysctl", key)?;
-    fs::write(path, value).map_err(|error| Cause::from(error).during("write sysctl", key))
+    let written = match fs::write(path, value) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+            let mounted = Path::new(MOUNTED_ROOT).join(key);
+            if mounted.exists() {
+                fs::write(mounted, value)
+            } else {
+                Err(error)
+            }
+        }
+        written => written,
+    };
+    written.map_err(|error| Cause::from(error).during("write sysctl", key))
 }
 
 /// Writes a parameter unless it has that value already; says whether it wrote. So it succeeds on a

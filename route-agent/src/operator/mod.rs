@@ -7,4 +7,7 @@
 pub mod health;
 pub mod health_ports;
 pub mod http;
+mod install;
 pub mod moment;
+
+pub use install::Install;
