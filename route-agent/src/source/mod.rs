@@ -5,5 +5,7 @@
 //! [`Input::Listed`](crate::reconcile::Input) once when it has delivered everything there is, and
 //! [`Input::SourceWarnings`](crate::reconcile::Input) whenever what is wrong with it changes.
 
+pub mod decode;
 pub mod kubernetes;
+pub mod manifests;
 pub mod objects;

@@ -1,0 +1,452 @@
+//! Reads a file of Kubernetes manifests: YAML or JSON, several documents, `List` kinds.
+//!
+//! One document at a time is in memory, and each is parsed straight into the slim types. Kinds
+//! that Podwire does not use are passed over without being parsed.
+
+use std::io::{self, BufRead};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::objects::{self, Metadata, Names, Unnamed};
+use crate::snapshot::{Key, Object, ObjectName};
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The objects, in the order of the file.
+    pub objects: Vec<Object>,
+    /// Objects that are in the file but cannot be used as they are.
+    pub spoilt: Vec<Key>,
+    /// What is wrong, one sentence each.
+    pub problems: Vec<String>,
+    /// True if some part could not be read at all, so that nobody knows which objects it meant.
+    pub unreadable: bool,
+    /// How many documents there were, of whatever kind.
+    pub documents: usize,
+}
+
+/// A kind of object, by `apiVersion` and `kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Node,
+    Service,
+    EndpointSlice,
+    ServiceCidr,
+    /// A list; the kind of its items if the list's own kind tells it.
+    List(Option<Item>),
+    /// Something that Podwire does not use.
+    Other,
+}
+
+/// What a list such as `NodeList` holds: apiVersion and kind.
+type Item = (&'static str, &'static str);
+
+/// The two fields that say what an object is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct TypeMeta {
+    api_version: objects::Text,
+    kind: objects::Text,
+}
+
+impl TypeMeta {
+    fn kind(&self) -> Option<Kind> {
+        Some(classify(self.api_version.get()?, self.kind.get()?))
+    }
+}
+
+fn classify(api_version: &str, kind: &str) -> Kind {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    match (group, kind) {
+        ("", "Node") => Kind::Node,
+        ("", "Service") => Kind::Service,
+        ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
+        ("networking.k8s.io", "ServiceCIDR") => Kind::ServiceCidr,
+        ("", "List") => Kind::List(None),
+        ("", "NodeList") => Kind::List(Some(("v1", "Node"))),
+        ("", "ServiceList") => Kind::List(Some(("v1", "Service"))),
+        ("discovery.k8s.io", "EndpointSliceList") => {
+            Kind::List(Some(("discovery.k8s.io/v1", "EndpointSlice")))
+        }
+        ("networking.k8s.io", "ServiceCIDRList") => {
+            Kind::List(Some(("networking.k8s.io/v1", "ServiceCIDR")))
+        }
+        _ => Kind::Other,
+    }
+}
+
+/// Reads all documents of a file.
+pub fn decode(mut input: impl BufRead, names: &mut Names) -> io::Result<Contents> {
+    let mut reader = Reader {
+        names,
+        contents: Contents::default(),
+    };
+    if starts_as_json(&mut input)? {
+        let mut text = String::new();
+        input.read_to_string(&mut text)?;
+        reader.json(&text);
+    } else {
+        let mut documents = Documents {
+            input,
+            line: 0,
+            pending: String::new(),
+        };
+        let mut text = String::new();
+        while let Some(first_line) = documents.next(&mut text)? {
+            reader.yaml(&text, first_line);
+        }
+    }
+    Ok(reader.contents)
+}
+
+/// True if the first character that is no white space opens a JSON object.
+///
+/// YAML may start so as well (flow style), but then it is JSON but for rare cases, in which the
+/// error says what is wrong.
+fn starts_as_json(input: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let buffer = input.fill_buf()?;
+        let Some(place) = buffer.iter().position(|byte| !byte.is_ascii_whitespace()) else {
+            let all = buffer.len();
+            if all == 0 {
+                return Ok(false);
+            }
+            input.consume(all);
+            continue;
+        };
+        return Ok(buffer[place] == b'{');
+    }
+}
+
+/// Splits a YAML stream at its document markers.
+struct Documents<R> {
+    input: R,
+    /// Lines read so far.
+    line: usize,
+    /// What stood behind the marker that began the document to come.
+    pending: String,
+}
+
+impl<R: BufRead> Documents<R> {
+    /// Puts the next document that is not empty into `text`; returns the number of its first line.
+    fn next(&mut self, text: &mut String) -> io::Result<Option<usize>> {
+        loop {
+            text.clear();
+            text.push_str(&self.pending);
+            self.pending.clear();
+            let first_line = self.line + usize::from(text.is_empty());
+            let more = self.read_until_marker(text)?;
+            if !is_blank(text) {
+                return Ok(Some(first_line));
+            }
+            if !more {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// True if a marker ended the document, false at the end of the input.
+    fn read_until_marker(&mut self, text: &mut String) -> io::Result<bool> {
+        loop {
+            let start = text.len();
+            if self.input.read_line(text)? == 0 {
+                return Ok(false);
+            }
+            self.line += 1;
+            let line = &text[start..];
+            let Some(rest) = line
+                .strip_prefix("---")
+                .or_else(|| line.strip_prefix("..."))
+            else {
+                continue;
+            };
+            if !rest.is_empty() && !rest.starts_with([' ', '\t', '\r', '\n']) {
+                continue;
+            }
+            self.pending = if is_blank(rest) {
+                String::new()
+            } else {
+                rest.to_owned()
+            };
+            text.truncate(start);
+            return Ok(true);
+        }
+    }
+}
+
+/// True if there is nothing but comments, directives and white space.
+fn is_blank(text: &str) -> bool {
+    text.trim_start_matches('\u{feff}').lines().all(|line| {
+        line.starts_with('%') || line.trim_start().is_empty() || line.trim_start().starts_with('#')
+    })
+}
+
+/// Finds `apiVersion:` and `kind:` at the start of a line, where every ordinary manifest has them.
+fn type_by_looks(text: &str) -> Option<Kind> {
+    let find = |key: &str| {
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
+        let value = values
+            .next()?
+            .split(" #")
+            .next()?
+            .trim()
+            .trim_matches(['"', '\'']);
+        (!value.is_empty() && values.next().is_none()).then_some(value)
+    };
+    Some(classify(find("apiVersion:")?, find("kind:")?))
+}
+
+/// Turns documents into objects.
+struct Reader<'a> {
+    names: &'a mut Names,
+    contents: Contents,
+}
+
+impl Reader<'_> {
+    fn yaml(&mut self, text: &str, first_line: usize) {
+        self.contents.documents += 1;
+        let kind = match type_by_looks(text) {
+            Some(kind) => kind,
+            None => match from_yaml::<TypeMeta>(text, first_line) {
+                Ok(meta) => match meta.kind() {
+                    Some(kind) => kind,
+                    None => return self.unreadable(no_kind(&format!("line {first_line}"))),
+                },
+                Err(problem) => return self.unreadable(problem),
+            },
+        };
+        match kind {
+            Kind::Other => {}
+            Kind::List(item) => match from_yaml::<ListOf<serde_json::Value>>(text, first_line) {
+                Ok(list) => {
+                    for (place, value) in list.items.into_iter().enumerate() {
+                        self.item(value, item, &format!("line {first_line}, item {place}"));
+                    }
+                }
+                Err(problem) => self.unreadable(problem),
+            },
+            single => {
+                if let Err(problem) = self.object(single, |kind| kind.read_yaml(text, first_line)) {
+                    self.spoilt(
+                        from_yaml::<serde_json::Value>(text, first_line),
+                        single,
+                        problem,
+                    );
+                }
+            }
+        }
+    }
+
+    fn json(&mut self, text: &str) {
+        for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
+            self.contents.documents += 1;
+            match document {
+                Ok(raw) => self.json_document(raw.get(), None, "document"),
+                Err(error) => return self.unreadable(error.to_string()),
+            }
+        }
+    }
+
+    /// `place` says in words where in the file the document stands.
+    fn json_document(&mut self, text: &str, item: Option<Item>, place: &str) {
+        let meta = serde_json::from_str::<TypeMeta>(text).unwrap_or_default();
+        let Some(kind) = meta
+            .kind()
+            .or(item.map(|(version, kind)| classify(version, kind)))
+        else {
+            return self.unreadable(no_kind(place));
+        };
+        match kind {
+            Kind::Other => {}
+            // A list in a list has no use, and would let a file choose how deep this recurses.
+            Kind::List(_) if place.starts_with("item") => {}
+            Kind::List(item) => match serde_json::from_str::<ListOf<&RawValue>>(text) {
+                Ok(list) => {
+                    for (number, raw) in list.items.into_iter().enumerate() {
+                        self.json_document(raw.get(), item, &format!("item {number}"));
+                    }
+                }
+                Err(error) => self.unreadable(format!("{place}: {error}")),
+            },
+            single => {
+                if let Err(problem) = self.object(single, |kind| kind.read_json(text)) {
+                    let value = serde_json::from_str(text).map_err(|error| error.to_string());
+                    self.spoilt(value, single, format!("{place}: {problem}"));
+                }
+            }
+        }
+    }
+
+    /// An item of a YAML list.
+    fn item(&mut self, value: serde_json::Value, item: Option<Item>, place: &str) {
+        let meta = TypeMeta::deserialize(&value).unwrap_or_default();
+        let Some(kind) = meta
+            .kind()
+            .or(item.map(|(version, kind)| classify(version, kind)))
+        else {
+            return self.unreadable(no_kind(place));
+        };
+        match kind {
+            Kind::Other | Kind::List(_) => {}
+            single => {
+                if let Err(problem) = self.object(single, |kind| kind.read_value(&value)) {
+                    self.spoilt(Ok(value), single, format!("{place}: {problem}"));
+                }
+            }
+        }
+    }
+
+    /// Takes one object in, read by `read`.
+    fn object(
+        &mut self,
+        kind: Kind,
+        read: impl FnOnce(Kind) -> Result<Slim, String>,
+    ) -> Result<(), String> {
+        let object = read(kind)?
+            .into_object(self.names)
+            .map_err(|error| error.to_string())?;
+        self.contents.objects.extend(object);
+        Ok(())
+    }
+
+    /// Notes an object that cannot be used, by its name if it has one.
+    fn spoilt(&mut self, value: Result<serde_json::Value, String>, kind: Kind, problem: String) {
+        let Ok(value) = value else {
+            return self.unreadable(problem);
+        };
+        match self.key(&value, kind) {
+            Some(key) => {
+                self.contents.problems.push(format!("{key}: {problem}"));
+                self.contents.spoilt.push(key);
+            }
+            None => self.unreadable(problem),
+        }
+    }
+
+    fn key(&mut self, value: &serde_json::Value, kind: Kind) -> Option<Key> {
+        let metadata = value.get("metadata")?;
+        let name = self.names.get(metadata.get("name")?.as_str()?);
+        let namespace = metadata.get("namespace").and_then(|value| value.as_str());
+        let namespace = self.names.get(namespace.unwrap_or("default"));
+        match kind {
+            Kind::Node => Some(Key::Node(name)),
+            Kind::Service => Some(Key::Service(ObjectName { namespace, name })),
+            Kind::EndpointSlice => Some(Key::EndpointSlice(ObjectName { namespace, name })),
+            Kind::ServiceCidr => Some(Key::ServiceCidr(name)),
+            Kind::List(_) | Kind::Other => None,
+        }
+    }
+
+    fn unreadable(&mut self, problem: String) {
+        self.contents.problems.push(problem);
+        self.contents.unreadable = true;
+    }
+}
+
+fn no_kind(place: &str) -> String {
+    format!("{place}: is no Kubernetes object, for it has no apiVersion and kind")
+}
+
+/// The items of a list.
+#[derive(Debug, Deserialize)]
+struct ListOf<T> {
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+/// One object of a kind that is used.
+enum Slim {
+    Node(Box<objects::Node>),
+    Service(Box<objects::Service>),
+    EndpointSlice(objects::EndpointSlice),
+    ServiceCidr(objects::ServiceCidr),
+}
+
+impl Slim {
+    fn metadata(&self) -> &Metadata {
+        match self {
+            Slim::Node(node) => &node.metadata,
+            Slim::Service(service) => &service.metadata,
+            Slim::EndpointSlice(slice) => &slice.metadata,
+            Slim::ServiceCidr(cidr) => &cidr.metadata,
+        }
+    }
+
+    /// `None` for an object that somebody else serves, or nobody.
+    fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
+        let proxied = matches!(self, Slim::Service(_) | Slim::EndpointSlice(_));
+        if proxied && self.metadata().is_foreign() {
+            return Ok(None);
+        }
+        Ok(match self {
+            Slim::Node(node) => Some(Object::Node(node.into_snapshot(names)?)),
+            Slim::Service(service) => Some(Object::Service(service.into_snapshot(names)?)),
+            Slim::EndpointSlice(slice) => slice.into_snapshot(names)?.map(Object::EndpointSlice),
+            Slim::ServiceCidr(cidr) => Some(Object::ServiceCidr(cidr.into_snapshot(names)?)),
+        })
+    }
+}
+
+impl Kind {
+    fn read_yaml(self, text: &str, first_line: usize) -> Result<Slim, String> {
+        Ok(match self {
+            Kind::Service => Slim::Service(Box::new(from_yaml(text, first_line)?)),
+            Kind::EndpointSlice => Slim::EndpointSlice(from_yaml(text, first_line)?),
+            Kind::ServiceCidr => Slim::ServiceCidr(from_yaml(text, first_line)?),
+            _ => Slim::Node(Box::new(from_yaml(text, first_line)?)),
+        })
+    }
+
+    fn read_json(self, text: &str) -> Result<Slim, String> {
+        Ok(match self {
+            Kind::Service => Slim::Service(Box::new(from_json(text)?)),
+            Kind::EndpointSlice => Slim::EndpointSlice(from_json(text)?),
+            Kind::ServiceCidr => Slim::ServiceCidr(from_json(text)?),
+            _ => Slim::Node(Box::new(from_json(text)?)),
+        })
+    }
+
+    fn read_value(self, value: &serde_json::Value) -> Result<Slim, String> {
+        Ok(match self {
+            Kind::Service => Slim::Service(Box::new(from_value(value)?)),
+            Kind::EndpointSlice => Slim::EndpointSlice(from_value(value)?),
+            Kind::ServiceCidr => Slim::ServiceCidr(from_value(value)?),
+            _ => Slim::Node(Box::new(from_value(value)?)),
+        })
+    }
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+fn from_value<T: DeserializeOwned>(value: &serde_json::Value) -> Result<T, String> {
+    T::deserialize(value).map_err(|error| error.to_string())
+}
+
+/// Parses one YAML document whose first line has this number in its file.
+fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, String> {
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        with_snippet: false,
+        // A List of 5,000 Nodes as `kubectl get -o yaml` prints it is a fair manifest. Aliases
+        // cannot be used to blow it up: their expansion is limited separately.
+        budget: serde_saphyr::budget! {
+            max_events: 50_000_000,
+            max_nodes: 50_000_000,
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let line = error
+            .location()
+            .map_or(0, |location| location.line() as usize);
+        let message = error.without_snippet().to_string();
+        let message = message.lines().next().unwrap_or("cannot be parsed");
+        format!("line {}: {message}", first_line + line.saturating_sub(1))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(text: &str) -> Contents {
+    decode(text.as_bytes(), &mut Names::default()).unwrap()
+}
+
+fn keys(contents: &Contents) -> Vec<String> {
+    contents
+        .objects
+        .iter()
+        .map(|object| object.key().to_string())
+        .collect()
+}
+
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata:\n  name: worker\n";
+const SERVICE: &str = "kind: \"Service\"   # ours\napiVersion: v1\nmetadata: {name: web}\n";
+
+#[test]
+fn several_yaml_documents_are_read_in_order() {
+    let text = format!("# first\n---\n{NODE}---\n---\n# empty\n...\n--- # comment\n{SERVICE}...\n");
+    let contents = read(&text);
+    assert_eq!(keys(&contents), ["Node worker", "Service default/web"]);
+    assert!(contents.problems.is_empty());
+    assert_eq!(contents.documents, 2);
+}
+
+#[test]
+fn a_document_may_begin_on_the_line_of_its_marker() {
+    let contents = read("--- {apiVersion: v1, kind: Node, metadata: {name: a}}\n--- {kind: 1}\n");
+    assert_eq!(keys(&contents), ["Node a"]);
+    assert_eq!(contents.problems.len(), 1);
+    assert!(
+        contents.problems[0].starts_with("line 2:"),
+        "{:?}",
+        contents.problems
+    );
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
+    let text = format!("\u{feff}---\r\n{}", NODE.replace('\n', "\r\n"));
+    assert_eq!(keys(&read(&text)), ["Node worker"]);
+    let text = format!("\u{feff}{NODE}");
+    assert_eq!(keys(&read(&text)), ["Node worker"]);
+}
+
+#[test]
+fn kinds_that_are_not_used_are_passed_over_even_if_they_would_not_parse() {
+    let text = "apiVersion: v1\nkind: ConfigMap\ndata: [\n---\n\
+        apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: other}\n---\n\
+        apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n";
+    let contents = read(text);
+    assert!(contents.objects.is_empty() && contents.problems.is_empty());
+    assert_eq!(contents.documents, 3);
+}
+
+#[test]
+fn lists_are_read_in_yaml_and_in_json() {
+    let yaml = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  \
+        metadata: {name: a}\n- {apiVersion: v1, kind: Pod, metadata: {name: p}}\n---\n\
+        apiVersion: v1\nkind: NodeList\nitems: [{metadata: {name: b}}]\n";
+    assert_eq!(keys(&read(yaml)), ["Node a", "Node b"]);
+    let json = r#" {"apiVersion":"v1","kind":"List","items":[
+        {"apiVersion":"v1","kind":"Node","metadata":{"name":"a"}},
+        {"apiVersion":"v1","kind":"List","items":[]},
+        {"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
+         "metadata":{"name":"s","labels":{"kubernetes.io/service-name":"web"}}}]}
+        {"apiVersion":"v1","kind":"ServiceList","items":[{"metadata":{"name":"web"}}]}"#;
+    let contents = read(json);
+    assert_eq!(
+        keys(&contents),
+        ["Node a", "EndpointSlice default/s", "Service default/web"]
+    );
+    assert!(contents.problems.is_empty());
+}
+
+#[test]
+fn objects_of_another_proxy_and_headless_ones_are_left_to_others() {
+    for label in objects::FOREIGN_LABELS {
+        let labels = format!("labels: {{{label}: x}}");
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, {labels}}}\n---\n\
+             apiVersion: v1\nkind: Node\nmetadata: {{name: a, {labels}}}\n"
+        );
+        assert_eq!(keys(&read(&text)), ["Node a"]);
+    }
+}
+
+#[test]
+fn a_document_that_cannot_be_parsed_is_named_by_its_line() {
+    let contents = read(&format!(
+        "{NODE}---\nkind: Node\napiVersion: v1\nmetadata: [\n"
+    ));
+    assert_eq!(keys(&contents), ["Node worker"]);
+    assert!(contents.unreadable);
+    assert!(
+        contents.problems[0].starts_with("line "),
+        "{:?}",
+        contents.problems
+    );
+    let line: usize = contents.problems[0][5..]
+        .split(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((6..=9).contains(&line), "{:?}", contents.problems);
+}
+
+#[test]
+fn a_document_without_a_kind_is_named() {
+    for text in [
+        "hello",
+        "- 1\n- 2\n",
+        "{}",
+        "{\"kind\": \"Node\"}",
+        "[1]",
+        "kind: Node\n",
+    ] {
+        let contents = read(text);
+        assert!(contents.unreadable, "{text}");
+        assert_eq!(contents.problems.len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn an_object_of_the_wrong_shape_is_spoilt_but_known_by_name() {
+    let yaml =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: x}\nspec: {ports: 1}\n";
+    let json = r#"{"apiVersion":"v1","kind":"Service",
+        "metadata":{"name":"web","namespace":"x"},"spec":{"ports":1}}"#;
+    let list = format!(r#"{{"apiVersion":"v1","kind":"List","items":[{json}]}}"#);
+    for text in [yaml, json, &list] {
+        let contents = read(text);
+        assert!(!contents.unreadable && contents.objects.is_empty());
+        assert_eq!(contents.spoilt[0].to_string(), "Service x/web");
+        assert_eq!(contents.problems.len(), 1, "{:?}", contents.problems);
+    }
+}
+
+#[test]
+fn a_nested_bomb_is_refused_without_a_panic() {
+    let deep = "[".repeat(100_000);
+    assert!(read(&format!("apiVersion: v1\nkind: Node\nmetadata: {deep}")).unreadable);
+    assert!(read(&format!("{{\"a\":{deep}")).unreadable);
+    let mut bomb = "apiVersion: v1\nkind: List\nitems:\n- &a0 [x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let before = level - 1;
+        bomb += &format!(
+            "- &a{level} [{}]\n",
+            vec![format!("*a{before}"); 10].join(", ")
+        );
+    }
+    assert!(read(&bomb).unreadable);
+}
+
+#[test]
+fn scalars_keep_their_spelling() {
+    let text =
+        "apiVersion: v1\nkind: Node\nmetadata: {name: on, labels: {kubernetes.io/hostname: 12}}\n";
+    let contents = read(text);
+    assert_eq!(keys(&contents), ["Node on"]);
+    let Object::Node(node) = &contents.objects[0] else {
+        panic!("no Node")
+    };
+    assert_eq!(
+        node.labels.values().next().map(|value| &**value),
+        Some("12")
+    );
+}
+
+/// Text that looks like YAML just enough to get far into the parser.
+fn yaml_like() -> impl Strategy<Value = String> {
+    let token = prop_oneof![
+        Just("apiVersion: v1\n".to_owned()),
+        Just("kind: Node\n".to_owned()),
+        Just("kind: Service\n".to_owned()),
+        Just("kind: List\n".to_owned()),
+        Just("items:\n".to_owned()),
+        Just("metadata:\n".to_owned()),
+        Just("  name: a\n".to_owned()),
+        Just("spec:\n".to_owned()),
+        Just("  ports:\n".to_owned()),
+        Just("---\n".to_owned()),
+        Just("- ".to_owned()),
+        Just("{".to_owned()),
+        Just("}".to_owned()),
+        Just("[".to_owned()),
+        Just("|\n".to_owned()),
+        Just("&a ".to_owned()),
+        Just("*a ".to_owned()),
+        Just("!!binary ".to_owned()),
+        Just("<<: ".to_owned()),
+        Just("? ".to_owned()),
+        "[ -~\n\t]{0,12}",
+        "\\PC{0,6}",
+    ];
+    proptest::collection::vec(token, 0..40).prop_map(|tokens| tokens.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode(&bytes[..], &mut Names::default());
+    }
+
+    #[test]
+    fn yaml_like_garbage_never_panics(text in yaml_like()) {
+        let contents = read(&text);
+        prop_assert!(!contents.unreadable || !contents.problems.is_empty());
+    }
+
+    #[test]
+    fn of_a_file_cut_anywhere_all_but_the_last_object_are_whole(cut in 0usize..=160) {
+        let whole = format!("{NODE}---\n{SERVICE}---\n{}", NODE.replace("worker", "last"));
+        let all = keys(&read(&whole));
+        prop_assert_eq!(all.len(), 3);
+        let cut = keys(&read(&whole[..cut.min(whole.len())]));
+        let complete = cut.len().saturating_sub(1);
+        prop_assert_eq!(&cut[..complete], &all[..complete]);
+    }
+}

@@ -1,0 +1,372 @@
+//! The manifests-directory source: ordinary Kubernetes manifests in one directory, watched.
+//!
+//! In: `*.yaml`, `*.yml` and `*.json` of the directory, no sub-directories, no hidden files. Out:
+//! changes for the snapshot. A file counts when its writer closes it or renames it in, so that a
+//! half-written file is not seen; one that goes is waited for a moment, because editors rename a
+//! file away before they write it anew. A directory that is a mounted ConfigMap works as well:
+//! its `..data` link is what changes.
+
+mod catalogue;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime};
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{RecursiveMode, Watcher};
+
+use self::catalogue::{Catalogue, Outcome};
+use super::decode::decode;
+use super::objects::Names;
+use crate::reconcile::Input;
+use crate::warnings::Warning;
+
+/// How long a file may be away before its objects go: an editor that saves by renaming the old
+/// file away writes the new one within a few milliseconds.
+const AWAY: Duration = Duration::from_millis(50);
+
+/// How often the directory is looked for, or read if it cannot be watched.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A larger file is refused: it is no manifest.
+const LARGEST: u64 = 256 << 20;
+
+/// What tells one state of a file from another without reading it.
+type Stamp = (SystemTime, u64, u64);
+
+/// Runs the source until nobody listens any more. To be called on a thread of its own.
+pub fn run(directory: &Path, output: &Sender<Input>) {
+    let mut source = Manifests {
+        directory: directory.to_owned(),
+        output,
+        names: Names::default(),
+        catalogue: Catalogue::default(),
+        stamps: BTreeMap::new(),
+        away: BTreeMap::new(),
+        trouble: None,
+        reported: Vec::new(),
+        listed: false,
+    };
+    while source.watch_until_lost().is_ok() {}
+}
+
+/// Nobody listens any more.
+struct Closed;
+
+struct Manifests<'a> {
+    directory: PathBuf,
+    output: &'a Sender<Input>,
+    names: Names,
+    catalogue: Catalogue,
+    stamps: BTreeMap<PathBuf, Stamp>,
+    /// Files that are gone, and when that is believed.
+    away: BTreeMap<PathBuf, Instant>,
+    /// What is wrong with the directory itself.
+    trouble: Option<String>,
+    reported: Vec<Warning>,
+    listed: bool,
+}
+
+impl Manifests<'_> {
+    /// Reads the directory and follows it until the watch or the directory is lost.
+    fn watch_until_lost(&mut self) -> Result<(), Closed> {
+        let (sender, events) = mpsc::channel();
+        let watcher = notify::recommended_watcher(sender).and_then(|mut watcher| {
+            watcher
+                .watch(&self.directory, RecursiveMode::NonRecursive)
+                .map(|()| watcher)
+        });
+        // The watch comes first, so that nothing is missed between the reading and the watching.
+        let found = self.rescan()?;
+        match watcher {
+            Ok(_watcher) if found => {
+                self.trouble = None;
+                self.send_warnings()?;
+                self.follow(&events)
+            }
+            Ok(_) => self.poll(),
+            Err(error) => {
+                if found {
+                    self.trouble = Some(format!(
+                        "cannot be watched ({error}); it is read every second instead; raise \
+                         fs.inotify.max_user_instances"
+                    ));
+                }
+                self.poll()
+            }
+        }
+    }
+
+    fn poll(&mut self) -> Result<(), Closed> {
+        self.send_warnings()?;
+        std::thread::sleep(POLL);
+        Ok(())
+    }
+
+    fn follow(&mut self, events: &Receiver<notify::Result<notify::Event>>) -> Result<(), Closed> {
+        loop {
+            let pause = self
+                .away
+                .values()
+                .min()
+                .map_or(Duration::from_secs(3600), |due| {
+                    due.saturating_duration_since(Instant::now())
+                });
+            match events.recv_timeout(pause) {
+                Ok(first) => {
+                    let mut written = BTreeSet::new();
+                    for event in std::iter::once(first).chain(events.try_iter()) {
+                        if !self.note(event, &mut written) {
+                            // The directory itself changed: start anew.
+                            return Ok(());
+                        }
+                    }
+                    self.read_all(written)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            self.believe_gone(Instant::now())?;
+            if self.away.is_empty() {
+                self.send_warnings()?;
+            }
+        }
+    }
+
+    /// Notes an event; false if everything must be read again.
+    fn note(
+        &mut self,
+        event: notify::Result<notify::Event>,
+        written: &mut BTreeSet<PathBuf>,
+    ) -> bool {
+        let Ok(event) = event else { return false };
+        if event.need_rescan() {
+            return false;
+        }
+        for path in event.paths {
+            if path == self.directory {
+                if matches!(
+                    event.kind,
+                    EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+                ) {
+                    return false;
+                }
+                continue;
+            }
+            if path.file_name() == Some(OsStr::new("..data")) {
+                return false;
+            }
+            if !is_manifest(&path) {
+                continue;
+            }
+            match event.kind {
+                EventKind::Access(AccessKind::Close(AccessMode::Write))
+                | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                    self.away.remove(&path);
+                    written.insert(path);
+                }
+                // An ordinary file that was just created is closed by its writer later. Links are
+                // complete when they appear.
+                EventKind::Create(_) if is_link(&path) => {
+                    self.away.remove(&path);
+                    written.insert(path);
+                }
+                EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => {
+                    written.remove(&path);
+                    self.away.insert(path, Instant::now() + AWAY);
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// Takes out the objects of files that have been away for long enough.
+    fn believe_gone(&mut self, now: Instant) -> Result<(), Closed> {
+        let due: Vec<PathBuf> = self
+            .away
+            .iter()
+            .filter(|(_, due)| **due <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in due {
+            self.away.remove(&path);
+            if path.exists() {
+                self.read_all([path].into())?;
+            } else {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every file that is new or changed and forgets those that are gone; false if the
+    /// directory cannot be read.
+    fn rescan(&mut self) -> Result<bool, Closed> {
+        let paths = match list(&self.directory) {
+            Ok(paths) => paths,
+            Err(error) => {
+                self.trouble = Some(format!(
+                    "cannot be read ({error}); what was read before is kept; create it or mend \
+                     --manifests"
+                ));
+                return Ok(false);
+            }
+        };
+        self.away.clear();
+        let changed = paths
+            .iter()
+            .filter(|path| stamp(path) != self.stamps.get(*path).copied());
+        let changed: BTreeSet<PathBuf> = changed.cloned().collect();
+        let gone: Vec<Arc<Path>> = self
+            .catalogue
+            .files()
+            .filter(|path| !paths.contains(&***path))
+            .cloned()
+            .collect();
+        let files = paths.len();
+        self.read_all(changed)?;
+        for path in gone {
+            self.remove(&path)?;
+        }
+        if !self.listed {
+            self.listed = true;
+            let objects = self.catalogue.objects();
+            tracing::info!(directory = %self.directory.display(), files, objects, "read manifests");
+            self.send_warnings()?;
+            self.send(Input::Listed)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads files, and then those that turn out to have been hidden by one of them.
+    fn read_all(&mut self, paths: BTreeSet<PathBuf>) -> Result<(), Closed> {
+        let mut hidden = BTreeSet::new();
+        for path in paths {
+            hidden.extend(self.read(&path)?);
+        }
+        for path in hidden {
+            self.read(&path)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, path: &Path) -> Result<BTreeSet<Arc<Path>>, Closed> {
+        let before = stamp(path);
+        match open(path).and_then(|file| decode(BufReader::new(file), &mut self.names)) {
+            // `> file` and then a second write: the moment between them must not remove anything.
+            Ok(_) if before.is_some_and(|(_, length, _)| length == 0) => {
+                if !self.catalogue.has_objects(path) {
+                    return Ok(BTreeSet::new());
+                }
+                let problem = "is empty; remove the file to remove its objects".to_owned();
+                self.catalogue.fail(path, problem);
+                self.stamps.remove(path);
+                Ok(BTreeSet::new())
+            }
+            Ok(contents) => {
+                if let Some(stamp) = before {
+                    self.stamps.insert(path.to_owned(), stamp);
+                }
+                let outcome = self.catalogue.load(path, contents);
+                self.send_changes(outcome)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.away.insert(path.to_owned(), Instant::now() + AWAY);
+                Ok(BTreeSet::new())
+            }
+            Err(error) => {
+                self.stamps.remove(path);
+                self.catalogue
+                    .fail(path, format!("cannot be read: {error}"));
+                Ok(BTreeSet::new())
+            }
+        }
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), Closed> {
+        self.stamps.remove(path);
+        let outcome = self.catalogue.remove(path);
+        for hidden in self.send_changes(outcome)? {
+            self.read(&hidden)?;
+        }
+        Ok(())
+    }
+
+    fn send_changes(&mut self, outcome: Outcome) -> Result<BTreeSet<Arc<Path>>, Closed> {
+        if !outcome.changes.is_empty() {
+            self.send(Input::Changes(outcome.changes))?;
+        }
+        Ok(outcome.reread)
+    }
+
+    fn send_warnings(&mut self) -> Result<(), Closed> {
+        let mut warnings = self.catalogue.warnings();
+        warnings.extend(
+            self.trouble
+                .as_ref()
+                .map(|text| Warning::new(format!("directory {}", self.directory.display()), text)),
+        );
+        if warnings != self.reported {
+            self.reported.clone_from(&warnings);
+            self.send(Input::SourceWarnings(warnings))?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, input: Input) -> Result<(), Closed> {
+        self.output.send(input).map_err(|_| Closed)
+    }
+}
+
+/// Manifests by their name; editors' temporary and hidden files are none.
+fn is_manifest(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(OsStr::to_string_lossy)
+        .unwrap_or_default();
+    let extension = path.extension().and_then(OsStr::to_str);
+    !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|metadata| metadata.file_type().is_symlink() || metadata.nlink() > 1)
+}
+
+fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if is_manifest(&path) && !path.is_dir() {
+            paths.insert(path);
+        }
+    }
+    Ok(paths)
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+}
+
+/// Opens an ordinary file; a pipe or device would block.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no ordinary file"));
+    }
+    if metadata.len() > LARGEST {
+        return Err(io::Error::other("it is larger than 256 MiB"));
+    }
+    fs::File::open(path)
+}
+
+#[cfg(test)]
+mod tests;

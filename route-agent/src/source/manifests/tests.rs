@@ -1,0 +1,284 @@
+use std::os::unix::fs::symlink;
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::snapshot::{Dirty, Snapshot};
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A directory with a source on it, and what the source has said so far.
+struct Watched {
+    directory: TempDir,
+    inputs: Receiver<Input>,
+    snapshot: Snapshot,
+    warnings: Vec<Warning>,
+    listed: bool,
+}
+
+impl Watched {
+    fn start(files: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let mut watched = Self::on(directory);
+        watched.until("the first list", |now| now.listed);
+        watched
+    }
+
+    fn on(directory: TempDir) -> Self {
+        let (sender, inputs) = mpsc::channel();
+        let path = directory.path().to_owned();
+        thread::spawn(move || run(&path, &sender));
+        let (snapshot, warnings) = (Snapshot::default(), Vec::new());
+        Self {
+            directory,
+            inputs,
+            snapshot,
+            warnings,
+            listed: false,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Takes in what the source says until the condition holds; returns how long that took.
+    fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Duration {
+        let start = Instant::now();
+        while !condition(self) {
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            let Ok(input) = self.inputs.recv_timeout(left) else {
+                panic!(
+                    "{what} did not happen: {:?} {:?}",
+                    self.nodes(),
+                    self.warnings
+                );
+            };
+            match input {
+                Input::Changes(changes) => {
+                    let mut dirty = Dirty::default();
+                    changes
+                        .into_iter()
+                        .for_each(|change| self.snapshot.apply(change, &mut dirty));
+                }
+                Input::Listed => self.listed = true,
+                Input::SourceWarnings(now) => self.warnings = now,
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        start.elapsed()
+    }
+
+    fn nodes(&self) -> Vec<String> {
+        let nodes = self.snapshot.nodes.values();
+        nodes
+            .map(|node| format!("{}={:?}", node.name, node.internal_ips))
+            .collect()
+    }
+}
+
+fn node(name: &str, address: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
+         status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n"
+    )
+}
+
+#[test]
+fn what_is_there_is_listed_before_the_list_is_said_to_be_complete() {
+    let json = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"j"}}"#;
+    let watched = Watched::start(&[
+        ("a.yaml", &node("a", "10.0.0.1")),
+        ("b.yml", &node("b", "10.0.0.2")),
+        ("c.json", json),
+        ("ignored.txt", &node("no", "10.0.0.3")),
+        (".hidden.yaml", &node("no", "10.0.0.3")),
+    ]);
+    assert_eq!(watched.nodes(), ["a=[10.0.0.1]", "b=[10.0.0.2]", "j=[]"]);
+    assert!(watched.warnings.is_empty());
+}
+
+#[test]
+fn a_write_arrives_within_100_milliseconds() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    let mut times = Vec::new();
+    for round in 2..22 {
+        watched.write("a.yaml", &node("a", &format!("10.0.0.{round}")));
+        let wanted = format!("a=[10.0.0.{round}]");
+        times.push(watched.until("the change", |now| now.nodes() == [wanted.clone()]));
+    }
+    times.sort();
+    assert!(
+        times[times.len() / 2] < Duration::from_millis(100),
+        "{times:?}"
+    );
+}
+
+#[test]
+fn a_file_that_is_removed_takes_its_objects_with_it() {
+    let mut watched = Watched::start(&[
+        ("a.yaml", &node("a", "10.0.0.1")),
+        ("b.yaml", &node("b", "10.0.0.2")),
+    ]);
+    fs::remove_file(watched.path("a.yaml")).unwrap();
+    watched.until("the removal", |now| now.nodes() == ["b=[10.0.0.2]"]);
+}
+
+#[test]
+fn an_editor_that_renames_the_old_file_away_does_not_remove_its_objects() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    fs::rename(watched.path("a.yaml"), watched.path("a.yaml~")).unwrap();
+    watched.write("a.yaml", &node("a", "10.0.0.2"));
+    fs::remove_file(watched.path("a.yaml~")).unwrap();
+    watched.until("the change", |now| {
+        assert_eq!(
+            now.snapshot.nodes.len(),
+            1,
+            "the Node was removed for a moment"
+        );
+        now.nodes() == ["a=[10.0.0.2]"]
+    });
+}
+
+#[test]
+fn a_file_renamed_over_another_counts_at_once() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    watched.write(".a.yaml.swp", &node("a", "10.0.0.2"));
+    fs::rename(watched.path(".a.yaml.swp"), watched.path("a.yaml")).unwrap();
+    watched.until("the change", |now| now.nodes() == ["a=[10.0.0.2]"]);
+}
+
+#[test]
+fn a_file_renamed_within_the_directory_keeps_its_objects() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    fs::rename(watched.path("a.yaml"), watched.path("z.yaml")).unwrap();
+    watched.write("b.yaml", &node("b", "10.0.0.2"));
+    watched.until("the other file", |now| now.nodes().len() == 2);
+    watched.write("z.yaml", &node("a", "10.0.0.3"));
+    watched.until("the new owner", |now| {
+        assert_eq!(
+            now.snapshot.nodes.len(),
+            2,
+            "the Node was removed for a moment"
+        );
+        now.nodes()[0] == "a=[10.0.0.3]"
+    });
+}
+
+#[test]
+fn a_half_written_file_is_not_seen_until_its_writer_closes_it() {
+    use std::io::Write;
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    let mut file = fs::File::create(watched.path("a.yaml")).unwrap();
+    let text = node("a", "10.0.0.2");
+    let (first, second) = text.split_at(text.len() / 2);
+    file.write_all(first.as_bytes()).unwrap();
+    file.flush().unwrap();
+    watched.write("b.yaml", &node("b", "10.0.0.3"));
+    watched.until("the other file", |now| now.nodes().len() == 2);
+    assert_eq!(watched.nodes()[0], "a=[10.0.0.1]");
+    assert!(watched.warnings.is_empty());
+    file.write_all(second.as_bytes()).unwrap();
+    drop(file);
+    watched.until("the rest", |now| now.nodes()[0] == "a=[10.0.0.2]");
+}
+
+#[test]
+fn a_broken_and_an_emptied_file_are_named_and_their_last_good_state_is_kept() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    for text in ["kind: [", "", "\u{0}\u{1}", "hello"] {
+        watched.write("a.yaml", text);
+        watched.until("the warning", |now| now.warnings.len() == 1);
+        assert!(watched.warnings[0].object.ends_with("a.yaml"));
+        assert_eq!(watched.nodes(), ["a=[10.0.0.1]"]);
+        watched.write("a.yaml", &node("a", "10.0.0.1"));
+        watched.until("the mending", |now| now.warnings.is_empty());
+    }
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_named() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    fs::write(watched.path("a.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    assert_eq!(watched.nodes(), ["a=[10.0.0.1]"]);
+}
+
+#[test]
+fn a_broken_file_at_the_start_stops_no_other() {
+    let mut watched = Watched::start(&[("a.yaml", "kind: ["), ("b.yaml", &node("b", "10.0.0.2"))]);
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    assert_eq!(watched.nodes(), ["b=[10.0.0.2]"]);
+    watched.write("a.yaml", &node("a", "10.0.0.1"));
+    watched.until("the mending", |now| {
+        now.nodes().len() == 2 && now.warnings.is_empty()
+    });
+}
+
+#[test]
+fn a_pipe_among_the_files_does_not_block() {
+    let directory = tempfile::tempdir().unwrap();
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&directory.path().join("pipe.yaml"), mode).unwrap();
+    fs::write(directory.path().join("a.yaml"), node("a", "10.0.0.1")).unwrap();
+    let mut watched = Watched::on(directory);
+    watched.until("the list", |now| now.listed && now.warnings.len() == 1);
+    assert_eq!(watched.nodes().len(), 1);
+}
+
+#[test]
+fn a_directory_that_appears_later_is_waited_for_and_one_that_goes_is_kept() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("later");
+    let (sender, inputs) = mpsc::channel();
+    let path = directory.clone();
+    thread::spawn(move || run(&path, &sender));
+    let (snapshot, warnings) = (Snapshot::default(), Vec::new());
+    let mut watched = Watched {
+        directory: parent,
+        inputs,
+        snapshot,
+        warnings,
+        listed: false,
+    };
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    assert!(!watched.listed);
+    fs::create_dir(&directory).unwrap();
+    watched.write("later/a.yaml", &node("a", "10.0.0.1"));
+    watched.until("the list", |now| now.listed && now.nodes().len() == 1);
+    watched.until("the mending", |now| now.warnings.is_empty());
+    fs::rename(&directory, watched.path("away")).unwrap();
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    assert_eq!(watched.nodes().len(), 1);
+    fs::create_dir(&directory).unwrap();
+    watched.write("later/b.yaml", &node("b", "10.0.0.2"));
+    watched.until("the new directory", |now| now.nodes() == ["b=[10.0.0.2]"]);
+}
+
+#[test]
+fn a_mounted_config_map_that_is_swapped_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for (version, address) in [("..1", "10.0.0.1"), ("..2", "10.0.0.2")] {
+        fs::create_dir(path(version)).unwrap();
+        fs::write(path(version).join("a.yaml"), node("a", address)).unwrap();
+    }
+    symlink("..1", path("..data")).unwrap();
+    symlink("..data/a.yaml", path("a.yaml")).unwrap();
+    let swap = (path("..data_tmp"), path("..data"));
+    let mut watched = Watched::on(directory);
+    watched.until("the list", |now| now.listed);
+    assert_eq!(watched.nodes(), ["a=[10.0.0.1]"]);
+    symlink("..2", &swap.0).unwrap();
+    fs::rename(&swap.0, &swap.1).unwrap();
+    watched.until("the swap", |now| now.nodes() == ["a=[10.0.0.2]"]);
+}
