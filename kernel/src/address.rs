@@ -78,7 +78,12 @@ impl Address {
 
     /// Reads the body of an `RTM_NEWADDR` or `RTM_DELADDR`; `None` if it is of another family.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        let message = AddressMessage::parse(payload)?;
+        Self::from_message(&AddressMessage::parse(payload)?)
+    }
+
+    pub(crate) fn from_message(
+        message: &AddressMessage,
+    ) -> std::result::Result<Option<Self>, Cause> {
         let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
         let (mut local, mut address) = (None, None);
         for attribute in &message.attributes {

@@ -8,12 +8,16 @@
 pub mod address;
 pub mod error;
 pub mod link;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod request;
 pub mod route;
 pub mod scope;
 pub mod sysctl;
+pub mod tc;
 
 pub use error::{Cause, Error, Result};
 pub use request::{Requests, RouteSocket};

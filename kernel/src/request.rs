@@ -6,7 +6,7 @@
 
 use netlink_packet_core::Emitable;
 
-use crate::netlink::{Batch, Message, Protocol, Socket};
+use crate::netlink::{Batch, Message, Protocol, Socket, put};
 use crate::netns::Netns;
 use crate::{Cause, Error, Result};
 
@@ -60,7 +60,19 @@ impl Requests {
         flags: u16,
         value: &impl Emitable,
     ) -> &mut Self {
-        self.datagram().push_value(kind, flags, value);
+        self.push_body(operation, object, kind, flags, |body| put(body, value))
+    }
+
+    /// As [`Requests::push`], with a body that `body` appends.
+    pub(crate) fn push_body(
+        &mut self,
+        operation: &'static str,
+        object: impl Into<String>,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> &mut Self {
+        self.datagram().push(kind, flags, body);
         self.purposes.push(Purpose {
             operation,
             object: object.into(),

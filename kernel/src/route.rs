@@ -150,7 +150,10 @@ impl Route {
     /// Reads the body of an `RTM_NEWROUTE` or `RTM_DELROUTE`; `None` for other families and for
     /// entries of the routing cache.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        let message = RouteMessage::parse(payload)?;
+        Self::from_message(&RouteMessage::parse(payload)?)
+    }
+
+    pub(crate) fn from_message(message: &RouteMessage) -> std::result::Result<Option<Self>, Cause> {
         let header = &message.header;
         let any = match header.address_family {
             AddressFamily::Inet => IpAddr::from([0u8; 4]),
@@ -346,11 +349,11 @@ impl RouteSocket {
             .dump(libc::RTM_GETROUTE, |body| put(body, &query), wanted)
         {
             Ok(routes) => Ok(routes),
-            // A table that was never written to, or IPv6 switched off: there are no routes.
-            Err(cause) if matches!(cause.errno(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => {
-                Ok(Vec::new())
-            }
-            Err(cause) => Err(cause.during("list", "routes")),
+            // A table that was never written to, a link that is gone, IPv6 switched off.
+            Err(cause) => match cause.errno() {
+                Some(libc::ENOENT | libc::ENODEV | libc::EAFNOSUPPORT) => Ok(Vec::new()),
+                _ => Err(cause.during("list", "routes")),
+            },
         }
     }
 
@@ -397,9 +400,7 @@ impl RouteSocket {
             let mut message = RouteMessage::parse(answer.payload)?;
             // The answer describes an entry of the routing cache.
             message.header.flags.remove(RouteFlags::Cloned);
-            let mut bytes = Vec::new();
-            put(&mut bytes, &message);
-            Route::parse(&bytes)?.ok_or_else(|| Cause::Malformed("not an IP route".into()))
+            Route::from_message(&message)?.ok_or_else(|| Cause::Malformed("not an IP route".into()))
         };
         self.socket
             .query(libc::RTM_GETROUTE, |body| put(body, &query), parse)

@@ -13,7 +13,7 @@ pub use mac::Mac;
 
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
-use crate::netlink::{Message, attributes, put};
+use crate::netlink::{Message, attributes, put, text};
 use crate::request::RouteSocket;
 use crate::{Cause, Error, Result};
 
@@ -119,15 +119,6 @@ impl Link {
             _ => {}
         }
     }
-}
-
-/// A string attribute without its terminating zero.
-fn text(value: &[u8]) -> String {
-    let end = value
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 impl RouteSocket {

@@ -98,3 +98,22 @@ pub fn put(body: &mut Vec<u8>, value: &impl Emitable) {
     body.resize(start + value.buffer_len(), 0);
     value.emit(&mut body[start..]);
 }
+
+/// Appends an attribute with the type `kind` and the value `value` to the body of a message.
+pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // Values are limited to 64 KiB by the format; ours are known to be small.
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    body.extend_from_slice(&length.to_ne_bytes());
+    body.extend_from_slice(&kind.to_ne_bytes());
+    body.extend_from_slice(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+/// Appends an attribute of the type `kind` that contains the attributes which `inner` appends.
+pub fn nest(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
+    let start = body.len();
+    attribute(body, kind | libc::NLA_F_NESTED as u16, &[]);
+    inner(body);
+    let length = u16::try_from(body.len() - start).unwrap_or(u16::MAX);
+    body[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+}

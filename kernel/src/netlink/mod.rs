@@ -7,6 +7,6 @@ mod batch;
 mod parse;
 mod socket;
 
-pub use batch::{Batch, put};
-pub use parse::{Message, attributes, messages};
+pub use batch::{Batch, attribute, nest, put};
+pub use parse::{Message, attributes, messages, text};
 pub use socket::{Outcome, Protocol, Refusal, Socket};

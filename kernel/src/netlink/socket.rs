@@ -235,6 +235,7 @@ impl Socket {
         batch.push(kind, libc::NLM_F_DUMP as u16, body);
         let first = self.send(&mut batch)?;
         let (mut found, mut consistent, mut finished) = (Vec::new(), true, false);
+        let mut failure = None;
         while !finished {
             self.receive(|message| {
                 if message.sequence != first {
@@ -249,11 +250,18 @@ impl Socket {
                         None => Ok(()),
                     };
                 }
-                found.extend(parse(message)?);
+                // The dump is read to its end even so, or the socket would stay busy with it.
+                match parse(message) {
+                    Ok(object) => found.extend(object),
+                    Err(cause) => failure = failure.take().or(Some(cause)),
+                }
                 Ok(())
             })?;
         }
-        Ok(consistent.then_some(found))
+        match failure {
+            Some(cause) => Err(cause),
+            None => Ok(consistent.then_some(found)),
+        }
     }
 
     /// Sends a batch as it is, in one datagram, and returns the sequence number of its first

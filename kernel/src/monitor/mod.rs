@@ -1,0 +1,132 @@
+//! Notifications about what changes in the kernel, for the self-healing of the agent.
+//!
+//! A [`Monitor`] tells what **others** did: changes that come from the sockets named with
+//! [`Monitor::ignore`] are dropped inside the kernel, so a process is not woken by its own work
+//! and does not overrun its receive buffer with it. Notifications can still be lost when very much
+//! changes at once; then [`Event::Lost`] comes and everything has to be read anew.
+
+mod filter;
+mod nftables;
+mod route;
+
+use std::os::fd::OwnedFd;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::address::Address;
+use crate::route::Route;
+use crate::{Cause, Result};
+
+/// So many events wait for a slow reader; the rest waits in the kernel, where it may be lost.
+const EVENTS: usize = 1024;
+
+/// Receive buffer of each socket in bytes; the kernel doubles it. A notification takes about
+/// 800 bytes with its overhead, so some 2,500 fit.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// Something that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A link came, changed or went.
+    Link {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// Whether it is set up.
+        up: bool,
+        /// Whether it was deleted.
+        gone: bool,
+    },
+    /// An address came, changed or went.
+    Address {
+        /// The address.
+        address: Address,
+        /// Whether it was removed.
+        gone: bool,
+    },
+    /// A route came, changed or went. The kernel says nothing about IPv4 routes that go because
+    /// their link goes down or vanishes: the event of the link stands for them
+    /// (`fib_sync_down_dev`, net/ipv4/fib_semantics.c).
+    Route {
+        /// The route.
+        route: Route,
+        /// Whether it was deleted.
+        gone: bool,
+    },
+    /// Something in an nftables table changed. One transaction gives one event per table.
+    Nftables {
+        /// The family of the table (`NFPROTO_*`, linux/netfilter.h): 1 inet, 2 ip, 10 ip6.
+        family: u8,
+        /// The name of the table.
+        table: String,
+        /// Whether the table itself was deleted.
+        gone: bool,
+        /// The port of the socket through which it was changed.
+        port: u32,
+        /// The process that changed it, as `name[PID]`, if the kernel told.
+        writer: Option<String>,
+    },
+    /// Notifications were lost: anything may have changed. It comes when listening is complete
+    /// again, so the state that is read after it misses nothing.
+    Lost,
+}
+
+/// Listens to the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Monitor {
+    events: mpsc::Receiver<Event>,
+    task: JoinHandle<()>,
+    sockets: [OwnedFd; 2],
+}
+
+impl Monitor {
+    /// Starts to listen in the network namespace of the calling thread. From here on no change
+    /// goes unnoticed, so read the state after this, not before. Must be called inside a tokio
+    /// runtime with I/O.
+    pub fn open() -> Result<Self> {
+        Self::try_open().map_err(|cause| cause.during("listen to", "kernel notifications"))
+    }
+
+    fn try_open() -> std::result::Result<Self, Cause> {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let (route_socket, route) = route::listen(sender.clone())?;
+        let (nftables_socket, nftables) = nftables::listen(sender)?;
+        let task = tokio::spawn(async move {
+            // When one of them cannot go on, the whole must be opened anew.
+            tokio::select! {
+                () = route => {}
+                () = nftables => {}
+            }
+        });
+        Ok(Self {
+            events,
+            task,
+            sockets: [route_socket, nftables_socket],
+        })
+    }
+
+    /// Leaves out what the sockets with these ports do; see
+    /// [`RouteSocket::port`](crate::RouteSocket::port). Replaces what was ignored before. At most
+    /// 250 ports.
+    pub fn ignore(&self, ports: &[u32]) -> Result<()> {
+        for socket in &self.sockets {
+            filter::leave_out(socket, ports)
+                .map_err(|cause| cause.during("filter", "kernel notifications"))?;
+        }
+        Ok(())
+    }
+
+    /// The next event. Can be dropped and called again without losing one. `None` if listening
+    /// has become impossible.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,165 @@
+//! nftables notifications: which tables a transaction touched, and whose it was.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::{Event, RECEIVE_BUFFER};
+use crate::Cause;
+use crate::netlink::{Message, attributes, messages, text};
+
+// linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
+const NFNLGRP_NFTABLES: u32 = 7;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_DELTABLE: u8 = 2;
+const NFT_MSG_NEWGEN: u8 = 15;
+/// The name of the table is the first attribute of every kind of object.
+const NFTA_TABLE: u16 = 1;
+const NFTA_GEN_PROC_PID: u16 = 2;
+const NFTA_GEN_PROC_NAME: u16 = 3;
+/// Size of `struct nfgenmsg` in bytes.
+const HEADER: usize = 4;
+
+/// The kernel puts the messages of a transaction together up to NLMSG_GOODSIZE, 8 KiB at most;
+/// a single larger message stays below this.
+const DATAGRAM_MAX: usize = 64 * 1024;
+
+/// Opens a socket in the namespace of the calling thread; returns its descriptor and the work of
+/// reading from it, which ends when the socket breaks or nobody takes the events any more.
+#[allow(unsafe_code)]
+pub(super) fn listen(
+    events: mpsc::Sender<Event>,
+) -> Result<(OwnedFd, impl Future<Output = ()>), Cause> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.set_non_blocking(true)?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
+    socket.bind(&SocketAddr::new(0, 0))?;
+    socket.add_membership(NFNLGRP_NFTABLES)?;
+    let descriptor = socket.as_fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor of a netlink socket stays the same and open until the socket is
+    // dropped, which is after the registration ends: `AsyncFd` owns it.
+    let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
+    Ok((descriptor, run(socket, events)))
+}
+
+async fn run(socket: AsyncFd<Socket>, events: mpsc::Sender<Event>) {
+    let mut buffer = vec![0; DATAGRAM_MAX];
+    let mut transaction = Transaction::default();
+    while let Ok(mut ready) = socket.readable().await {
+        let found = match ready.try_io(|socket| receive(socket.get_ref(), &mut buffer)) {
+            Err(_would_block) => continue,
+            Ok(Ok(Some(datagram))) => transaction.read(datagram),
+            Ok(Ok(None)) => {
+                transaction = Transaction::default();
+                vec![Event::Lost]
+            }
+            Ok(Err(_)) => return,
+        };
+        for event in found {
+            if events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads a datagram; `None` if some were lost.
+fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    let mut lost = false;
+    loop {
+        let mut space = &mut buffer[..];
+        match socket.recv(&mut space, 0) {
+            // After an overrun the kernel goes on dropping until its queue is empty
+            // (`netlink_rcv_wake`, net/netlink/af_netlink.c), so nothing in there counts.
+            Ok(_) if lost => {}
+            Ok(length) => return Ok(Some(&buffer[..length])),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => lost = true,
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) if lost && error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The tables that the transaction touched so far. Its end is the announcement of the new
+/// generation of rules, which also names the process (`nf_tables_commit`).
+#[derive(Debug, Default)]
+struct Transaction {
+    touched: Vec<Touched>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Touched {
+    family: u8,
+    table: String,
+    gone: bool,
+}
+
+impl Transaction {
+    /// Takes in one datagram; returns the events of the transactions that ended in it.
+    fn read(&mut self, datagram: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for message in messages(datagram) {
+            match message {
+                Ok(message) => self.take_in(message, &mut events),
+                // Cut off: what is missing may have been anything.
+                Err(_) => events.push(Event::Lost),
+            }
+        }
+        events
+    }
+
+    fn take_in(&mut self, message: Message<'_>, events: &mut Vec<Event>) {
+        let [kind, subsystem] = message.kind.to_le_bytes();
+        let Some((header, body)) = message.payload.split_at_checked(HEADER) else {
+            return;
+        };
+        if u16::from(subsystem) != NFNL_SUBSYS_NFTABLES {
+            return;
+        }
+        if kind == NFT_MSG_NEWGEN {
+            let writer = writer(body);
+            events.extend(self.touched.drain(..).map(|touched| Event::Nftables {
+                family: touched.family,
+                table: touched.table,
+                gone: touched.gone,
+                port: message.port,
+                writer: writer.clone(),
+            }));
+            return;
+        }
+        let Some((_, table)) = attributes(body).find(|(number, _)| *number == NFTA_TABLE) else {
+            return;
+        };
+        self.touch(header[0], text(table), kind == NFT_MSG_DELTABLE);
+    }
+
+    fn touch(&mut self, family: u8, table: String, deleted: bool) {
+        let known = self.touched.iter_mut().rev();
+        let mut known = known.filter(|known| known.family == family && known.table == table);
+        match known.next() {
+            // A table that is deleted and made again in one transaction is there in the end.
+            Some(known) => known.gone = deleted,
+            None => self.touched.push(Touched {
+                family,
+                table,
+                gone: deleted,
+            }),
+        }
+    }
+}
+
+/// Who wrote a generation, as `name[PID]`.
+fn writer(body: &[u8]) -> Option<String> {
+    let find = |wanted| attributes(body).find(|(number, _)| *number == wanted);
+    let pid = u32::from_be_bytes(*find(NFTA_GEN_PROC_PID)?.1.first_chunk::<4>()?);
+    let (_, name) = find(NFTA_GEN_PROC_NAME)?;
+    Some(format!("{}[{pid}]", text(name)))
+}

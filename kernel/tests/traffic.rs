@@ -1,0 +1,83 @@
+//! Traffic control against a real kernel, with the `tc` program as the oracle.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Pair, pair, run_in};
+use kernel::Requests;
+use kernel::tc::{self, Shaping};
+
+#[test]
+fn a_token_bucket_is_read_back_as_it_was_written() {
+    let Pair {
+        netns,
+        mut socket,
+        link,
+        ..
+    } = pair(&[]);
+    for rate in [1_000u64, 125_000, 1_250_000_000, 8_000_000_000] {
+        let shaping = Shaping::with_latency(rate, 100_000, Duration::from_millis(25));
+        socket.run(Requests::new().shape(link, &shaping)).unwrap();
+        let qdiscs = socket.qdiscs(link).unwrap();
+        let found = qdiscs.iter().find(|qdisc| qdisc.root).unwrap();
+        let observed = found.shaping.unwrap();
+        assert_eq!(found.kind, "tbf");
+        assert_eq!((observed.rate, observed.limit), (rate, shaping.limit));
+        // One tick of 64 ns at this rate, and one byte of rounding.
+        let coarse = rate * 64 / 1_000_000_000 + 1;
+        assert!(
+            u64::from(shaping.burst - observed.burst) <= coarse,
+            "{observed:?}"
+        );
+    }
+    let shown = run_in(&netns, "tc", &["qdisc", "show", "dev", "v0"]);
+    assert!(
+        shown.contains("qdisc tbf 1: root") && shown.contains("rate 64Gbit"),
+        "{shown}"
+    );
+    socket.run(Requests::new().unshape(link)).unwrap();
+    assert!(!run_in(&netns, "tc", &["qdisc", "show", "dev", "v0"]).contains("tbf"));
+}
+
+#[test]
+fn a_burst_and_a_limit_go_into_the_queue_length() {
+    let shaping = Shaping::with_latency(1_000_000, 50_000, Duration::from_millis(25));
+    assert_eq!(shaping.limit, 75_000);
+    let huge = Shaping::with_latency(u64::MAX, 1, Duration::from_secs(1));
+    assert_eq!(huge.limit, u32::MAX);
+}
+
+#[test]
+fn arrivals_are_redirected_to_an_ifb_link() {
+    let Pair {
+        netns,
+        mut socket,
+        link,
+        ..
+    } = pair(&["10.0.0.1/24"]);
+    let ifb = socket.create_ifb("bwp0").unwrap();
+    let mut requests = Requests::new();
+    requests.redirect_arriving(link, ifb);
+    socket.run(&mut requests).unwrap();
+    socket.set_up(ifb).unwrap();
+    let shown = run_in(&netns, "tc", &["filter", "show", "dev", "v0", "ingress"]);
+    assert!(
+        shown.contains("mirred (Egress Redirect to device bwp0)"),
+        "{shown}"
+    );
+    let queues = socket.qdiscs(link).unwrap();
+    assert!(
+        queues
+            .iter()
+            .any(|qdisc| qdisc.kind == "ingress" && !qdisc.root),
+        "{queues:?}"
+    );
+}
+
+#[test]
+fn the_probe_finds_that_this_kernel_can_limit_bandwidth() {
+    tc::probe().unwrap();
+}
