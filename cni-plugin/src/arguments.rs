@@ -1,0 +1,177 @@
+//! `CNI_ARGS`: requests that the runtime passes on as `KEY=VALUE;KEY=VALUE`.
+//!
+//! The order of the pairs carries no meaning (runtimes shuffle them). Keys that a plugin does not
+//! know are an error unless `IgnoreUnknown` is true, as with the reference plugins.
+
+use std::net::IpAddr;
+
+/// What `CNI_ARGS` asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// `IP`: an address the container should get.
+    pub ip: Option<IpAddr>,
+    /// `K8S_POD_NAMESPACE`.
+    pub pod_namespace: Option<String>,
+    /// `K8S_POD_NAME`.
+    pub pod_name: Option<String>,
+    /// The pairs with keys that mean nothing to us.
+    pub unknown: Vec<String>,
+    /// `IgnoreUnknown`: unknown keys are no error.
+    pub ignore_unknown: bool,
+}
+
+/// `CNI_ARGS` that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentsError {
+    /// A part has no `=`, or more than one.
+    #[error("ARGS: invalid pair {pair:?}: CNI_ARGS is a list of KEY=VALUE separated by \";\"")]
+    Pair {
+        /// The part.
+        pair: String,
+    },
+    /// The value does not fit the key.
+    #[error("ARGS: error parsing value of pair {pair:?}: {reason}")]
+    Value {
+        /// The pair.
+        pair: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// Keys that mean nothing to the plugin.
+    #[error(
+        "ARGS: unknown args {}: remove them from CNI_ARGS or add IgnoreUnknown=true",
+        quoted(pairs)
+    )]
+    Unknown {
+        /// The pairs with these keys.
+        pairs: Vec<String>,
+    },
+}
+
+impl Arguments {
+    /// Reads `CNI_ARGS`. Whether unknown keys matter is left to [`Arguments::refuse_unknown`].
+    pub fn parse(text: &str) -> Result<Self, ArgumentsError> {
+        let mut arguments = Self::default();
+        if text.is_empty() {
+            return Ok(arguments);
+        }
+        for pair in text.split(';') {
+            let (key, value) = match pair.split_once('=') {
+                Some((key, value)) if !value.contains('=') => (key, value),
+                _ => return Err(ArgumentsError::Pair { pair: pair.into() }),
+            };
+            let wrong = |reason| ArgumentsError::Value {
+                pair: pair.into(),
+                reason,
+            };
+            match key {
+                "IP" => arguments.ip = Some(address(value).map_err(wrong)?),
+                "IgnoreUnknown" => arguments.ignore_unknown = boolean(value).map_err(wrong)?,
+                "K8S_POD_NAMESPACE" => arguments.pod_namespace = Some(value.to_owned()),
+                "K8S_POD_NAME" => arguments.pod_name = Some(value.to_owned()),
+                _ => {}
+            }
+            // The names of the pod are for people; the rule about unknown keys holds for them too.
+            if !matches!(key, "IP" | "IgnoreUnknown") {
+                arguments.unknown.push(pair.to_owned());
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// Fails if there are unknown keys that nobody said to ignore.
+    pub fn refuse_unknown(&self) -> Result<(), ArgumentsError> {
+        if self.unknown.is_empty() || self.ignore_unknown {
+            return Ok(());
+        }
+        let pairs = self.unknown.clone();
+        Err(ArgumentsError::Unknown { pairs })
+    }
+
+    /// The pod's namespace and name, if both are there.
+    pub fn pod(&self) -> Option<(&str, &str)> {
+        Some((self.pod_namespace.as_deref()?, self.pod_name.as_deref()?))
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
+    match bare.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => Err(format!("invalid IP address {text}")),
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => Err(format!("boolean unmarshal error: invalid input {other}")),
+    }
+}
+
+/// The pairs as the reference plugins print a list of strings: `["A=1" "B=2"]`.
+fn quoted(pairs: &[String]) -> String {
+    let pairs: Vec<_> = pairs.iter().map(|pair| format!("{pair:?}")).collect();
+    format!("[{}]", pairs.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTAINERD: &str = "K8S_POD_INFRA_CONTAINER_ID=abc;K8S_POD_UID=1;IgnoreUnknown=1;\
+                              K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
+
+    fn error(text: &str) -> String {
+        let result = Arguments::parse(text).and_then(|arguments| arguments.refuse_unknown());
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_containerd_sends_names_the_pod() {
+        let arguments = Arguments::parse(CONTAINERD).unwrap();
+        assert_eq!(arguments.pod(), Some(("default", "web-0")));
+        arguments.refuse_unknown().unwrap();
+    }
+
+    #[test]
+    fn an_address_is_read_with_and_without_a_prefix() {
+        for text in ["IP=10.1.2.3", "IP=10.1.2.3/24", "IP=::ffff:10.1.2.3"] {
+            let arguments = Arguments::parse(text).unwrap();
+            assert_eq!(arguments.ip, Some("10.1.2.3".parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_an_error_unless_they_are_to_be_ignored() {
+        let text = error("IP=10.1.2.3;FOO=bar;X=");
+        assert!(
+            text.starts_with(r#"ARGS: unknown args ["FOO=bar" "X="]"#),
+            "{text}"
+        );
+        for text in ["FOO=bar;IgnoreUnknown=true", "IgnoreUnknown=TRUE;FOO=bar"] {
+            Arguments::parse(text).unwrap().refuse_unknown().unwrap();
+        }
+        error("FOO=bar;IgnoreUnknown=0");
+    }
+
+    #[test]
+    fn what_is_no_pair_is_an_error() {
+        for text in ["x", "IP=10.1.2.3;", ";", "A=b=c"] {
+            assert!(error(text).starts_with("ARGS: invalid pair"), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_errors() {
+        assert_eq!(
+            error("IP=bla"),
+            r#"ARGS: error parsing value of pair "IP=bla": invalid IP address bla"#
+        );
+        assert_eq!(
+            error("IgnoreUnknown=maybe"),
+            r#"ARGS: error parsing value of pair "IgnoreUnknown=maybe": boolean unmarshal error: invalid input maybe"#
+        );
+    }
+}

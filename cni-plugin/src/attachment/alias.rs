@@ -1,0 +1,127 @@
+//! The alias of a host link: whose it is, for people and for GC.
+
+use std::fmt;
+
+/// `IFALIASZ` of linux/if.h without the final zero, in bytes.
+const LONGEST: usize = 255;
+
+/// What the alias (`IFLA_IFALIAS`) of the host end of a link says, as `ip link` shows it:
+/// `containerID/ifname net=NETWORK pod=NAMESPACE/NAME`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Alias {
+    /// The container ID.
+    pub container_id: String,
+    /// The interface in the container.
+    pub ifname: String,
+    /// The network.
+    pub network: String,
+    /// The namespace and name of the pod, if the runtime told them.
+    pub pod: Option<(String, String)>,
+}
+
+impl Alias {
+    /// Reads an alias; `None` if it is not one of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (container_id, ifname) = words.next()?.split_once('/')?;
+        let mut alias = Self {
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+            ..Self::default()
+        };
+        for word in words {
+            match word.split_once('=') {
+                Some(("net", network)) => alias.network = network.to_owned(),
+                Some(("pod", pod)) => {
+                    let names = pod.split_once('/');
+                    alias.pod = names.map(|(space, name)| (space.to_owned(), name.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        (!alias.network.is_empty()).then_some(alias)
+    }
+
+    /// Whether this is the alias of that attachment. A container ID too long for an alias is cut
+    /// off, so its start has to do.
+    pub fn is_of(&self, container_id: &str, ifname: &str) -> bool {
+        let whole = Self {
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+            network: self.network.clone(),
+            pod: None,
+        };
+        let same = Self::parse(&whole.to_string());
+        same.is_some_and(|same| {
+            same.container_id == self.container_id && same.ifname == self.ifname
+        })
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rest = format!("/{} net={}", self.ifname, self.network);
+        let room = LONGEST.saturating_sub(rest.len());
+        let id = self.container_id.get(..room).unwrap_or(&self.container_id);
+        write!(f, "{id}{rest}")?;
+        if let Some((namespace, name)) = &self.pod {
+            let pod = format!(" pod={namespace}/{name}");
+            // The pod's name is a courtesy: it goes where it does not fit.
+            if id.len() + rest.len() + pod.len() <= LONGEST && !pod[1..].contains(' ') {
+                f.write_str(&pod)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn alias() -> Alias {
+        Alias {
+            container_id: "abc".into(),
+            ifname: "eth0".into(),
+            network: "podwire".into(),
+            pod: Some(("default".into(), "web-0".into())),
+        }
+    }
+
+    #[test]
+    fn an_alias_says_whose_link_it_is() {
+        assert_eq!(
+            alias().to_string(),
+            "abc/eth0 net=podwire pod=default/web-0"
+        );
+        assert_eq!(Alias::parse(&alias().to_string()), Some(alias()));
+    }
+
+    #[test]
+    fn what_others_write_is_not_ours() {
+        for text in ["", "uplink", "a b", "a/b", "a/b c=d", "rack 4/port 7"] {
+            assert_eq!(Alias::parse(text), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_alias_fits_and_is_recognised(
+            id in "[a-z0-9]{1,300}",
+            ifname in "[a-z0-9/=~-]{1,15}",
+            network in "[a-z0-9.]{1,200}",
+            name in "[a-z0-9 ]{1,253}",
+        ) {
+            let ifname = ifname.replace('/', "-");
+            let pod = Some(("default".to_owned(), name));
+            let alias = Alias { container_id: id.clone(), ifname: ifname.clone(), network, pod };
+            let text = alias.to_string();
+            prop_assert!(text.len() <= LONGEST);
+            let read = Alias::parse(&text).unwrap();
+            prop_assert!(read.is_of(&id, &ifname));
+            prop_assert_eq!(read.network, alias.network);
+        }
+    }
+}

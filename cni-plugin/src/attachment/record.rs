@@ -1,0 +1,464 @@
+//! Records of attachments: what has to be in nftables for them.
+//!
+//! A record is a JSON file `<host link name>.json`; one that the plugin wrote as a chained
+//! `portmap` is `<host link name>.portmap.json`. The plugin writes the record before it changes
+//! nftables and removes it afterwards, both under the shared lock; whoever rebuilds tables from
+//! records holds the exclusive lock, so that it never sees one without the other.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Map, Value, json};
+
+use super::host_link_name;
+use crate::json::{Fields, Node, WrongType};
+
+/// What has to be in nftables for one attachment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// The container ID.
+    pub container_id: String,
+    /// The interface in the container.
+    pub ifname: String,
+    /// The network.
+    pub network: String,
+    /// Whether the plugin was called as a chained `portmap`; then the link may be anybody's.
+    pub chained: bool,
+    /// The addresses of the container that host ports lead to, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The ports of the node that lead to the container.
+    pub host_ports: Vec<HostPort>,
+    /// Whether connections of the container to itself, and of the node from 127.0.0.1, get the
+    /// node's address as their source; without it they do not work.
+    pub snat: bool,
+    /// Whether all connections through host ports get the node's address as their source.
+    pub masquerade_all: bool,
+    /// Addresses of the container with the prefix length of their network: packets from them that
+    /// leave this network get the node's address as their source.
+    pub ip_masq: Vec<IpNetwork>,
+}
+
+/// A port of the node that leads to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The address of the node; `None` for all of them.
+    pub host_ip: Option<IpAddr>,
+    /// The port of the node.
+    pub host_port: u16,
+    /// The port of the container.
+    pub container_port: u16,
+}
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// The directory of records, locked as long as this value lives.
+#[derive(Debug)]
+pub struct Records {
+    directory: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// A record that cannot be read; the others can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read attachment record {}: {reason}", path.display())]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Something about the directory of records that did not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {action} {}: {}; the directory must be writable", path.display(), errno.desc())]
+pub struct RecordError {
+    /// What was attempted, as a verb phrase.
+    pub action: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub errno: Errno,
+}
+
+impl Records {
+    /// Opens the directory to write or remove a record; makes it if there is none. Waits while
+    /// somebody rebuilds tables.
+    pub fn open_to_write(directory: &Path) -> Result<Self, RecordError> {
+        let made = fs::create_dir_all(directory);
+        made.map_err(|error| failed("create directory", directory, &error))?;
+        Self::lock(directory, FlockArg::LockShared)
+    }
+
+    /// As [`Records::open_to_write`]; `None` if there is no directory, and so no record.
+    pub fn open(directory: &Path) -> Result<Option<Self>, RecordError> {
+        if !directory.is_dir() {
+            return Ok(None);
+        }
+        Self::lock(directory, FlockArg::LockShared).map(Some)
+    }
+
+    /// Opens the directory to rebuild tables from its records; makes it if there is none. Waits
+    /// until nobody else changes records or tables. Hold it until the tables are in the kernel.
+    pub fn open_to_rebuild(directory: &Path) -> Result<Self, RecordError> {
+        let made = fs::create_dir_all(directory);
+        made.map_err(|error| failed("create directory", directory, &error))?;
+        Self::lock(directory, FlockArg::LockExclusive)
+    }
+
+    fn lock(directory: &Path, kind: FlockArg) -> Result<Self, RecordError> {
+        let path = directory.join("lock");
+        let mut options = OpenOptions::new();
+        let options = options.create(true).append(true).mode(0o600);
+        let file = options.open(&path);
+        let mut file = file.map_err(|error| failed("open", &path, &error))?;
+        loop {
+            match Flock::lock(file, kind) {
+                Ok(lock) => {
+                    let directory = directory.to_owned();
+                    let _lock = lock;
+                    return Ok(Self { directory, _lock });
+                }
+                Err((again, Errno::EINTR)) => file = again,
+                Err((_, errno)) => return Err(failed("lock", &path, &errno.into())),
+            }
+        }
+    }
+
+    /// All records, sorted, and what could not be read.
+    pub fn read_all(&self) -> Result<(Vec<Record>, Vec<Unreadable>), RecordError> {
+        let mut records = Vec::new();
+        let mut unreadable = Vec::new();
+        let wrong = |error| failed("list", &self.directory, &error);
+        for entry in fs::read_dir(&self.directory).map_err(wrong)? {
+            let path = entry.map_err(wrong)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if !name.is_some_and(|name| name.ends_with(".json") && !name.starts_with('.')) {
+                continue;
+            }
+            match read(&path) {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => {}
+                Err(reason) => unreadable.push(Unreadable { path, reason }),
+            }
+        }
+        records.sort();
+        Ok((records, unreadable))
+    }
+
+    /// The record of one attachment, if there is one that can be read.
+    pub fn get(&self, container_id: &str, ifname: &str, chained: bool) -> Option<Record> {
+        let path = self.path(container_id, ifname, chained);
+        let record = read(&path).ok().flatten()?;
+        // Another container with the same hash is not this one.
+        (record.container_id == container_id && record.ifname == ifname).then_some(record)
+    }
+
+    /// Writes a record, in place of the one of the same attachment.
+    pub fn write(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.container_id, &record.ifname, record.chained);
+        let temporary = temporary(&path);
+        let write = || {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&temporary)?;
+            file.write_all(record.print().to_string().as_bytes())?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&temporary);
+            failed("write attachment record", &path, &error)
+        })
+    }
+
+    /// Removes the record of an attachment; says whether there was one.
+    pub fn remove(
+        &self,
+        container_id: &str,
+        ifname: &str,
+        chained: bool,
+    ) -> Result<bool, RecordError> {
+        let path = self.path(container_id, ifname, chained);
+        // Left over from a call that was killed; without a record nobody would look at it again.
+        let _ = fs::remove_file(temporary(&path));
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed("remove attachment record", &path, &error)),
+        }
+    }
+
+    fn path(&self, container_id: &str, ifname: &str, chained: bool) -> PathBuf {
+        let name = host_link_name(container_id, ifname);
+        let kind = if chained { ".portmap.json" } else { ".json" };
+        self.directory.join(format!("{name}{kind}"))
+    }
+}
+
+impl Record {
+    /// Whether nothing has to be in nftables.
+    pub fn is_empty(&self) -> bool {
+        self.host_ports.is_empty() && self.ip_masq.is_empty()
+    }
+
+    /// The address of the container in the family of IPv4 or of IPv6.
+    pub fn address(&self, v4: bool) -> Option<IpAddr> {
+        let mut addresses = self.addresses.iter();
+        addresses.find(|address| address.is_ipv4() == v4).copied()
+    }
+
+    fn print(&self) -> Value {
+        let texts = |addresses: &[IpAddr]| -> Vec<String> {
+            addresses.iter().map(IpAddr::to_string).collect()
+        };
+        let ports: Vec<Value> = self.host_ports.iter().map(HostPort::print).collect();
+        let masq: Vec<String> = self.ip_masq.iter().map(IpNetwork::to_string).collect();
+        json!({
+            "containerID": self.container_id,
+            "ifname": self.ifname,
+            "network": self.network,
+            "chained": self.chained,
+            "addresses": texts(&self.addresses),
+            "hostPorts": ports,
+            "snat": self.snat,
+            "masqAll": self.masquerade_all,
+            "ipMasq": masq,
+        })
+    }
+
+    fn parse(document: &Value) -> Result<Self, WrongType> {
+        let fields = Fields::of_document(document)?;
+        let addresses = fields.list("addresses")?;
+        let ports = fields.list("hostPorts")?;
+        let masq = fields.list("ipMasq")?;
+        Ok(Self {
+            container_id: fields.string("containerID")?.to_owned(),
+            ifname: fields.string("ifname")?.to_owned(),
+            network: fields.string("network")?.to_owned(),
+            chained: fields.boolean("chained")?.unwrap_or_default(),
+            addresses: addresses
+                .iter()
+                .map(Node::address)
+                .collect::<Result<_, _>>()?,
+            host_ports: ports
+                .iter()
+                .map(HostPort::parse)
+                .collect::<Result<_, _>>()?,
+            snat: fields.boolean("snat")?.unwrap_or_default(),
+            masquerade_all: fields.boolean("masqAll")?.unwrap_or_default(),
+            ip_masq: masq.iter().map(Node::network).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl HostPort {
+    fn print(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("protocol".into(), self.protocol.as_str().into());
+        if let Some(address) = self.host_ip {
+            object.insert("hostIP".into(), address.to_string().into());
+        }
+        object.insert("hostPort".into(), self.host_port.into());
+        object.insert("containerPort".into(), self.container_port.into());
+        Value::Object(object)
+    }
+
+    fn parse(node: &Node<'_>) -> Result<Self, WrongType> {
+        let fields = node.object()?;
+        let port = |key| {
+            let port = fields
+                .unsigned(key)?
+                .and_then(|port| u16::try_from(port).ok());
+            port.ok_or_else(|| node.wrong("a port mapping"))
+        };
+        let protocol = Protocol::parse(fields.string("protocol")?);
+        Ok(Self {
+            protocol: protocol.ok_or_else(|| node.wrong("a port mapping"))?,
+            host_ip: fields.address("hostIP")?,
+            host_port: port("hostPort")?,
+            container_port: port("containerPort")?,
+        })
+    }
+}
+
+impl Protocol {
+    /// All protocols.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The protocol with this name, in any case.
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|protocol| protocol.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// The name in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The number in the IP header.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The record in a file; `None` if there is no such file (any more).
+fn read(path: &Path) -> Result<Option<Record>, String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let record = Record::parse(&document).map_err(|error| error.to_string())?;
+    Ok(Some(record))
+}
+
+/// The name under which a record is written first.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.new"))
+}
+
+fn failed(action: &'static str, path: &Path, error: &io::Error) -> RecordError {
+    let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let path = path.to_owned();
+    RecordError {
+        action,
+        path,
+        errno,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            container_id: id.into(),
+            ifname: "eth0".into(),
+            network: "net".into(),
+            chained: false,
+            addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            host_ports: vec![HostPort {
+                protocol: Protocol::Udp,
+                host_ip: Some("192.0.2.1".parse().unwrap()),
+                host_port: 8080,
+                container_port: 80,
+            }],
+            snat: true,
+            masquerade_all: true,
+            ip_masq: vec!["10.0.0.2/24".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open_to_write(&folder.path().join("a/b")).unwrap();
+        records.write(&record("x")).unwrap();
+        records.write(&record("y")).unwrap();
+        assert_eq!(records.get("x", "eth0", false), Some(record("x")));
+        assert_eq!(records.get("x", "eth1", false), None);
+        let (all, unreadable) = records.read_all().unwrap();
+        assert_eq!(all, [record("x"), record("y")]);
+        assert_eq!(unreadable, []);
+    }
+
+    #[test]
+    fn a_chained_record_stands_beside_the_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open_to_write(folder.path()).unwrap();
+        let mut chained = record("x");
+        chained.chained = true;
+        records.write(&record("x")).unwrap();
+        records.write(&chained).unwrap();
+        assert!(records.remove("x", "eth0", false).unwrap());
+        assert_eq!(records.get("x", "eth0", true), Some(chained));
+    }
+
+    #[test]
+    fn removing_a_record_leaves_nothing_and_can_be_repeated() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open_to_write(folder.path()).unwrap();
+        records.write(&record("x")).unwrap();
+        let path = records.path("x", "eth0", false);
+        fs::write(temporary(&path), "half a rec").unwrap();
+        assert!(records.remove("x", "eth0", false).unwrap());
+        assert!(!records.remove("x", "eth0", false).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the lock");
+    }
+
+    #[test]
+    fn a_broken_record_is_named_and_does_not_hide_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open_to_write(folder.path()).unwrap();
+        records.write(&record("x")).unwrap();
+        for (name, content) in [("a.json", "{"), ("b.json", r#"{"hostPorts": [{}]}"#)] {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let (all, unreadable) = records.read_all().unwrap();
+        assert_eq!(all, [record("x")]);
+        assert_eq!(unreadable.len(), 2);
+        assert!(unreadable[0].to_string().contains(".json: "));
+    }
+
+    #[test]
+    fn who_rebuilds_keeps_writers_out_and_writers_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = Records::open_to_write(folder.path()).unwrap();
+        let two = Records::open_to_write(folder.path()).unwrap();
+        let try_lock = || {
+            let file = File::open(folder.path().join("lock")).unwrap();
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
+        };
+        assert!(!try_lock());
+        drop((one, two));
+        assert!(try_lock());
+        let rebuild = Records::open_to_rebuild(folder.path()).unwrap();
+        assert!(!try_lock());
+        drop(rebuild);
+    }
+
+    #[test]
+    fn without_a_directory_there_are_no_records() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(
+            Records::open(&folder.path().join("none"))
+                .unwrap()
+                .is_none()
+        );
+    }
+}

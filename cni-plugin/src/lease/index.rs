@@ -1,0 +1,106 @@
+//! The index from owners to addresses: symbolic links beside the leases.
+//!
+//! The link `.<container ID>~<ifname>~<n>` points to the lease number `n` of that owner, from 0
+//! without gaps; a lease of the old format has an empty interface name. Making a link is one atomic
+//! system call that also stores the address, and host-local removes a link together with its lease:
+//! it reads every file, follows the link, and finds the content it looks for. `~` is part of no
+//! container ID.
+
+use std::net::IpAddr;
+
+use super::Owner;
+use super::directory::Directory;
+use super::{StoreError, address_of};
+use crate::hash::fnv1a;
+
+/// The longest name of a file in bytes is 255 (`NAME_MAX`); this leaves room for the number.
+const LONGEST: usize = 235;
+
+/// The name of entry `number` of `owner`.
+fn entry(owner: &Owner, number: usize) -> String {
+    let ifname = owner.ifname.as_deref().unwrap_or_default();
+    let name = format!(".{}~{ifname}~", owner.container_id);
+    if name.len() <= LONGEST {
+        format!("{name}{number}")
+    } else {
+        // Two hashes of one text, read in both directions.
+        let (there, back) = (fnv1a(name.bytes()), fnv1a(name.bytes().rev()));
+        format!(".~{there:016x}{back:016x}~{number}")
+    }
+}
+
+/// Whether `name` is that of an entry.
+pub fn is_entry(name: &str) -> bool {
+    name.starts_with('.') && name.contains('~')
+}
+
+/// The addresses that the index has for `owner`, in the order of their numbers. What a lease
+/// really says has to be asked of the lease.
+pub fn addresses(directory: &Directory, owner: &Owner) -> Vec<IpAddr> {
+    let targets = (0..).map(|number| directory.link_target(&entry(owner, number)));
+    let targets = targets.take_while(Option::is_some).flatten();
+    targets.filter_map(|target| address_of(&target)).collect()
+}
+
+/// Adds an entry for `address` and returns its number, at least `number`.
+pub fn add(
+    directory: &Directory,
+    owner: &Owner,
+    address: IpAddr,
+    mut number: usize,
+) -> Result<usize, StoreError> {
+    while !directory.link(&address.to_string(), &entry(owner, number))? {
+        number += 1;
+    }
+    Ok(number)
+}
+
+/// Removes entry `number` of `owner`.
+pub fn remove(directory: &Directory, owner: &Owner, number: usize) -> Result<bool, StoreError> {
+    directory.remove(&entry(owner, number))
+}
+
+/// Removes all entries of `owner`; says how many there were.
+pub fn remove_all(directory: &Directory, owner: &Owner) -> Result<usize, StoreError> {
+    let exists = |number: &usize| directory.link_target(&entry(owner, *number)).is_some();
+    let count = (0..).take_while(exists).count();
+    // From the last one back: an entry behind a gap would not be found any more.
+    for number in (0..count).rev() {
+        remove(directory, owner, number)?;
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_different_owners_have_different_names() {
+        let pairs = [
+            ("a.b", "c"),
+            ("a", "b.c"),
+            ("a", "b~0"),
+            ("a~b", "0"),
+            ("a", "b"),
+        ];
+        let mut names: Vec<_> = pairs
+            .map(|(id, ifname)| entry(&Owner::new(id, ifname), 0))
+            .into();
+        names.push(entry(&Owner::new("a", "b").in_old_format(), 0));
+        // "a~b" is no container ID; it may share a name.
+        names.remove(3);
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_long_container_id_still_makes_a_name() {
+        let name = entry(&Owner::new(&"f".repeat(4000), "eth0"), 12);
+        assert!(name.len() <= 255 && is_entry(&name), "{name}");
+        let other = entry(&Owner::new(&"f".repeat(4001), "eth0"), 12);
+        assert_ne!(name, other);
+    }
+}

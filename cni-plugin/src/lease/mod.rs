@@ -1,0 +1,225 @@
+//! Leases: which container has which address.
+//!
+//! The files are those of host-local, so that a node can move between it and us: a directory per
+//! network with one file per leased address, `<dataDir>/<network>/<address>`, that holds
+//! `containerID\r\nifname`; `last_reserved_ip.<range set>`; and `lock`, on which everybody who
+//! changes something holds an exclusive `flock`. Files that hold a container ID alone are leases
+//! of a time before interface names were written; they count and are released like the others.
+//!
+//! host-local reads all files to find those of one container. We keep an index beside them, in
+//! hidden names that host-local ignores ([`index`], [`pool`]), so that the cost of ADD and DEL does
+//! not grow with the number of leases. The index is never needed for correctness: it is made anew
+//! when somebody else changed the directory ([`state`]).
+//!
+//! A lease appears complete or not at all: it is written without a name and then linked. Whoever
+//! is killed leaves at most an index entry without a lease, or a lease that the next DEL releases.
+
+mod directory;
+mod index;
+mod pool;
+mod state;
+mod store;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+
+pub use self::store::Store;
+
+/// The directory that host-local uses if the configuration names none.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// Whose lease it is: one interface of one container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// The container ID.
+    pub container_id: String,
+    /// The interface in the container; `None` in leases of the old format.
+    pub ifname: Option<String>,
+}
+
+/// A lease on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The leased address.
+    pub address: IpAddr,
+    /// Whose it is.
+    pub owner: Owner,
+    /// When it was written.
+    pub since: SystemTime,
+}
+
+/// Something about the lease directory that did not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {action} {}: {}{}", path.display(), errno.desc(), advice(*errno))]
+pub struct StoreError {
+    /// What was attempted, as a verb phrase: `create lease`.
+    pub action: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub errno: Errno,
+}
+
+/// All leases of the network whose directory is `directory`; none if there is no such directory.
+///
+/// Reads without the lock, so the leases are those of about now. What is no lease is left out.
+pub fn list(directory: &Path) -> Result<Vec<Lease>, StoreError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::new("list leases in", directory, &error)),
+    };
+    let mut leases = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| StoreError::new("list leases in", directory, &error))?;
+        let address = entry.file_name().to_str().and_then(address_of);
+        leases.extend(address.and_then(|address| lease_at(directory, address)));
+    }
+    leases.sort_by_key(|lease| lease.address);
+    Ok(leases)
+}
+
+/// Releases one lease of the network whose directory is `directory`, under the lock, if it is
+/// still the one that [`list`] found. Says whether it was.
+pub fn release(directory: &Path, lease: &Lease) -> Result<bool, StoreError> {
+    let Some(mut store) = Store::open(directory)? else {
+        return Ok(false);
+    };
+    let released = store.release_lease(lease)?;
+    store.finish();
+    Ok(released)
+}
+
+/// The lease of `address` in the directory of a network, if there is one.
+fn lease_at(directory: &Path, address: IpAddr) -> Option<Lease> {
+    let path = directory.join(address.to_string());
+    let since = std::fs::symlink_metadata(&path).ok()?.modified().ok()?;
+    let owner = Owner::parse(&std::fs::read(path).ok()?)?;
+    Some(Lease {
+        address,
+        owner,
+        since,
+    })
+}
+
+/// The address that the name of a lease file spells.
+fn address_of(name: &str) -> Option<IpAddr> {
+    name.parse().ok()
+}
+
+impl Owner {
+    /// The interface `ifname` of the container `container_id`.
+    pub fn new(container_id: &str, ifname: &str) -> Self {
+        Self {
+            container_id: container_id.to_owned(),
+            ifname: Some(ifname.to_owned()),
+        }
+    }
+
+    /// The same container in leases of the old format.
+    pub fn in_old_format(&self) -> Self {
+        Self {
+            container_id: self.container_id.clone(),
+            ifname: None,
+        }
+    }
+
+    /// What a lease of this owner holds.
+    fn content(&self) -> String {
+        match &self.ifname {
+            Some(ifname) => format!("{}\r\n{ifname}", self.container_id),
+            None => self.container_id.clone(),
+        }
+    }
+
+    /// Whose lease holds `content`; `None` if it names nobody: a file that a crash left empty or
+    /// full of zeros, which blocks an address and belongs to no one.
+    fn parse(content: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(content).ok()?.trim();
+        let (container_id, ifname) = match text.split_once("\r\n") {
+            Some((id, ifname)) => (id, Some(ifname.to_owned())),
+            None => (text, None),
+        };
+        let named = !container_id.is_empty() && !text.contains('\0');
+        named.then(|| Self {
+            container_id: container_id.to_owned(),
+            ifname,
+        })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.ifname {
+            Some(ifname) => write!(f, "{}/{ifname}", self.container_id),
+            None => f.write_str(&self.container_id),
+        }
+    }
+}
+
+impl StoreError {
+    fn new(action: &'static str, path: &Path, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        Self {
+            action,
+            path: path.to_owned(),
+            errno,
+        }
+    }
+}
+
+/// What to do about an error number; starts with its separator.
+fn advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EROFS => "; make the file system writable, or set ipam.dataDir to one that is",
+        Errno::ENOSPC | Errno::EDQUOT => "; free some space there",
+        Errno::EACCES | Errno::EPERM => "; run the plugin as root",
+        Errno::ENOTDIR | Errno::ENAMETOOLONG | Errno::ELOOP => {
+            "; set ipam.dataDir to a directory that can be made"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_owner_writes_names_the_owner() {
+        let owner = Owner::new("abc", "eth0");
+        assert_eq!(owner.content(), "abc\r\neth0");
+        assert_eq!(Owner::parse(b"abc\r\neth0"), Some(owner));
+    }
+
+    #[test]
+    fn a_file_of_the_old_format_names_a_container_alone() {
+        let owner = Owner::parse(b"abc\n").unwrap();
+        assert_eq!(owner, Owner::new("abc", "eth0").in_old_format());
+        assert_eq!(owner.content(), "abc");
+    }
+
+    #[test]
+    fn torn_files_name_nobody() {
+        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"\xff\xfe", b" \n"] {
+            assert_eq!(Owner::parse(content), None, "{content:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let error = StoreError {
+            action: "create lease",
+            path: "/run/x/10.0.0.1".into(),
+            errno: Errno::ENOSPC,
+        };
+        let text = "cannot create lease /run/x/10.0.0.1: No space left on device; free some space \
+                    there";
+        assert_eq!(error.to_string(), text);
+    }
+}

@@ -1,0 +1,329 @@
+//! What can be done with the leases of one network while its lock is held.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::directory::{Directory, Prepared};
+use super::pool::{Broken, Pool, Queue, free, spell};
+use super::state::{State, StateFile};
+use super::{Lease, Owner, StoreError, address_of, index, lease_at, list};
+use crate::range::RangeSet;
+
+/// The leases of one network, locked as long as this value lives.
+///
+/// A value that is dropped without [`Store::finish`] leaves the leases right and the index out of
+/// date, so that the next one makes it anew.
+#[derive(Debug)]
+pub struct Store {
+    directory: Directory,
+    file: Option<StateFile>,
+    pools: Vec<Pool>,
+    /// Whether the index has every lease.
+    indexed: bool,
+    /// Whether the state on disk is not that of the directory any more.
+    changed: bool,
+}
+
+impl Store {
+    /// Opens the lease directory at `path` and waits for its lock; `None` if there is none.
+    pub fn open(path: &Path) -> Result<Option<Self>, StoreError> {
+        match Directory::open(path)? {
+            Some(directory) => Self::of(directory).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Store::open`], and makes the directory if there is none.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        Self::of(Directory::create(path)?)
+    }
+
+    fn of(directory: Directory) -> Result<Self, StoreError> {
+        let file = StateFile::open(&directory);
+        let state = file.as_ref().and_then(StateFile::read);
+        let stamp = directory.stamp()?;
+        let state = state.filter(|state| state.stamp == stamp);
+        let indexed = state.is_some();
+        Ok(Self {
+            directory,
+            file,
+            pools: state.map_or_else(Vec::new, |state| state.pools),
+            indexed,
+            changed: false,
+        })
+    }
+
+    /// Writes down that the index is up to date, and gives the lock back.
+    pub fn finish(self) {
+        let Some(file) = self.file.filter(|_| self.changed && self.indexed) else {
+            return;
+        };
+        if let Ok(stamp) = self.directory.stamp() {
+            let pools = self.pools;
+            file.write(&State { stamp, pools });
+        }
+    }
+
+    /// The addresses leased to `owner`, in leases of both formats.
+    pub fn addresses_of(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        self.ensure_index()?;
+        let mut addresses = self.leases_of(owner)?;
+        addresses.extend(self.leases_of(&owner.in_old_format())?);
+        Ok(addresses)
+    }
+
+    /// Leases `address` of range set number `set` to `owner`; `false` if it is leased already.
+    pub fn take(&mut self, owner: &Owner, address: IpAddr, set: usize) -> Result<bool, StoreError> {
+        self.ensure_index()?;
+        let prepared = self.directory.prepare(owner)?;
+        let taken = self.publish(&prepared, owner, address);
+        self.directory.discard(prepared);
+        if taken == Ok(true) {
+            self.note_last(set, address);
+        }
+        taken
+    }
+
+    /// Leases the address of `sets[set]` that has been free for longest to `owner`; `None` if none
+    /// is free.
+    pub fn take_free(
+        &mut self,
+        owner: &Owner,
+        sets: &[RangeSet],
+        set: usize,
+    ) -> Result<Option<IpAddr>, StoreError> {
+        self.ensure_pools(sets)?;
+        let prepared = self.directory.prepare(owner)?;
+        let taken = self.publish_next(&prepared, owner, sets, set);
+        self.directory.discard(prepared);
+        if let Ok(Some(address)) = taken {
+            self.note_last(set, address);
+        }
+        taken
+    }
+
+    /// Whether an address of `sets[set]` is free.
+    pub fn has_free(&mut self, sets: &[RangeSet], set: usize) -> Result<bool, StoreError> {
+        self.ensure_pools(sets)?;
+        let mut looked_again = false;
+        loop {
+            while let Ok(Some(address)) = self.queue(set).peek() {
+                if !self.directory.is_leased(address) {
+                    return Ok(true);
+                }
+                self.changed = true;
+                self.queue(set).advance();
+            }
+            if looked_again {
+                return Ok(false);
+            }
+            looked_again = true;
+            self.rebuild_pools(sets)?;
+        }
+    }
+
+    /// Releases what is leased to `owner`, and returns the addresses. Leases of the old format are
+    /// released if there are no others, as host-local does.
+    pub fn release(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        self.ensure_index()?;
+        let mut released = self.release_all(owner)?;
+        if released.is_empty() && owner.ifname.is_some() {
+            released = self.release_all(&owner.in_old_format())?;
+        }
+        Ok(released)
+    }
+
+    /// Releases `lease` if it is still there as it was; says whether it was.
+    pub fn release_lease(&mut self, lease: &Lease) -> Result<bool, StoreError> {
+        self.ensure_index()?;
+        if lease_at(self.directory.path(), lease.address).as_ref() != Some(lease) {
+            return Ok(false);
+        }
+        let mut others = self.leases_of(&lease.owner)?;
+        others.retain(|address| *address != lease.address);
+        self.remove_lease(lease.address)?;
+        // The entries of the owner's other leases are numbered anew.
+        index::remove_all(&self.directory, &lease.owner)?;
+        for address in others {
+            index::add(&self.directory, &lease.owner, address, 0)?;
+        }
+        Ok(true)
+    }
+
+    /// All leases.
+    pub fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        list(self.directory.path())
+    }
+
+    /// Makes the index anew if it may be out of date. This is the one place that reads all leases.
+    fn ensure_index(&mut self) -> Result<(), StoreError> {
+        if self.indexed {
+            return Ok(());
+        }
+        self.changed = true;
+        self.pools.clear();
+        for address in self.scan(true)? {
+            match self.directory.owner(address)? {
+                Some(Some(owner)) => {
+                    index::add(&self.directory, &owner, address, 0)?;
+                }
+                // Empty or full of zeros: what a crash leaves. We hold the lock, so nobody is
+                // about to write it.
+                Some(None) => {
+                    self.directory.remove(&address.to_string())?;
+                }
+                None => {}
+            }
+        }
+        self.indexed = true;
+        Ok(())
+    }
+
+    /// Makes sure that the queues are those of `sets`.
+    fn ensure_pools(&mut self, sets: &[RangeSet]) -> Result<(), StoreError> {
+        self.ensure_index()?;
+        let known = self.pools.iter().map(|pool| &pool.ranges);
+        if known.eq(sets.iter().map(spell).collect::<Vec<_>>().iter()) {
+            return Ok(());
+        }
+        self.rebuild_pools(sets)
+    }
+
+    /// Fills the queues from what is leased now.
+    fn rebuild_pools(&mut self, sets: &[RangeSet]) -> Result<(), StoreError> {
+        self.changed = true;
+        let mut leased = self.scan(false)?;
+        leased.sort();
+        self.pools = sets.iter().map(Pool::new).collect();
+        for (number, set) in sets.iter().enumerate() {
+            let runs = free(set, &leased, self.last(number));
+            if self.queue(number).fill(&runs).is_err() {
+                // No room for the file: the first run is kept at least.
+                let first = runs.first().copied();
+                self.pools[number].front = first;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names that spell addresses; removes all index entries on the way if asked to.
+    fn scan(&self, remove_entries: bool) -> Result<Vec<IpAddr>, StoreError> {
+        let mut addresses = Vec::new();
+        let mut result = Ok(());
+        self.directory.names(|name| {
+            if let Some(address) = address_of(name) {
+                addresses.push(address);
+            } else if remove_entries && index::is_entry(name) && result.is_ok() {
+                result = self.directory.remove(name).map(drop);
+            }
+        })?;
+        result.map(|()| addresses)
+    }
+
+    /// Gives the next free address to a prepared lease.
+    fn publish_next(
+        &mut self,
+        prepared: &Prepared,
+        owner: &Owner,
+        sets: &[RangeSet],
+        set: usize,
+    ) -> Result<Option<IpAddr>, StoreError> {
+        let mut looked_again = false;
+        loop {
+            match self.queue(set).peek() {
+                Ok(Some(address)) => {
+                    let published = self.publish(prepared, owner, address)?;
+                    self.queue(set).advance();
+                    if published {
+                        return Ok(Some(address));
+                    }
+                }
+                Ok(None) | Err(Broken) if looked_again => return Ok(None),
+                Ok(None) | Err(Broken) => {
+                    looked_again = true;
+                    self.rebuild_pools(sets)?;
+                }
+            }
+        }
+    }
+
+    /// Gives a prepared lease its address. The index entry comes first, so that every lease of
+    /// ours has one, even if we are killed in between.
+    fn publish(
+        &mut self,
+        prepared: &Prepared,
+        owner: &Owner,
+        address: IpAddr,
+    ) -> Result<bool, StoreError> {
+        self.changed = true;
+        let number = index::add(&self.directory, owner, address, 0)?;
+        let published = self.directory.publish(prepared, address);
+        if published != Ok(true) {
+            index::remove(&self.directory, owner, number)?;
+        }
+        published
+    }
+
+    /// The leases of exactly this owner, by the index. Entries without a lease are left over from
+    /// somebody who was killed.
+    fn leases_of(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        let mut leases = Vec::new();
+        for address in index::addresses(&self.directory, owner) {
+            let found = self.directory.owner(address)?.flatten();
+            if found.as_ref() == Some(owner) && !leases.contains(&address) {
+                leases.push(address);
+            }
+        }
+        Ok(leases)
+    }
+
+    fn release_all(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        let leases = self.leases_of(owner)?;
+        for address in &leases {
+            self.remove_lease(*address)?;
+        }
+        if index::remove_all(&self.directory, owner)? > 0 {
+            self.changed = true;
+        }
+        Ok(leases)
+    }
+
+    /// Removes the lease of `address` and puts the address at the end of its queue.
+    fn remove_lease(&mut self, address: IpAddr) -> Result<(), StoreError> {
+        self.changed = true;
+        self.directory.remove(&address.to_string())?;
+        let position = self.pools.iter().position(|pool| pool.contains(address));
+        if let Some(number) = position
+            && self.queue(number).push(address).is_err()
+        {
+            // A queue that lacks an address is filled again when it has run dry.
+            self.pools[number].ranges.clear();
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, set: usize) -> Queue<'_> {
+        Queue::new(&mut self.pools[set], &self.directory, set)
+    }
+
+    /// The address of range set number `set` that was leased last.
+    fn last(&self, set: usize) -> Option<IpAddr> {
+        let content = self.directory.read(&last_name(set), 64).ok()?;
+        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+    }
+
+    /// Writes down which address was leased last, for host-local and for a queue made anew. If it
+    /// fails, the order of addresses starts from somewhere else; that is all.
+    fn note_last(&self, set: usize, address: IpAddr) {
+        let content = address.to_string();
+        let _ = self.directory.write(&last_name(set), content.as_bytes());
+    }
+}
+
+fn last_name(set: usize) -> String {
+    format!("last_reserved_ip.{set}")
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
