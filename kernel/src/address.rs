@@ -178,3 +178,59 @@ impl RouteSocket {
             .map_err(|cause| cause.during("list", "addresses"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::netlink::put;
+
+    fn address() -> impl Strategy<Value = Address> {
+        let v4 = (any::<u32>(), 0..=32u8)
+            .prop_map(|(bits, prefix)| (IpAddr::from(Ipv4Addr::from_bits(bits)), prefix));
+        let v6 = (any::<u128>(), 0..=128u8)
+            .prop_map(|(bits, prefix)| (IpAddr::from(Ipv6Addr::from_bits(bits)), prefix));
+        let flags = (any::<bool>(), any::<bool>());
+        (prop_oneof![v4, v6], any::<u32>(), any::<u8>(), flags).prop_map(
+            |((ip, prefix), link, scope, (nodad, prefix_route))| {
+                let network = IpNetwork::new(ip, prefix).expect("the prefix fits the family");
+                let nodad = nodad && ip.is_ipv6();
+                Address {
+                    link,
+                    network,
+                    scope: scope.into(),
+                    nodad,
+                    prefix_route,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_comes_back_from_its_message(address in address()) {
+            let mut bytes = Vec::new();
+            put(&mut bytes, &address.message());
+            prop_assert_eq!(Address::parse(&bytes).unwrap(), Some(address));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Address::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_scope_follows_from_the_address() {
+        let scope = |network: &str| Address::new(1, network.parse().unwrap()).scope;
+        assert_eq!(scope("127.0.0.1/8"), Scope::Host);
+        assert_eq!(scope("::1/128"), Scope::Host);
+        assert_eq!(scope("169.254.1.1/32"), Scope::Link);
+        assert_eq!(scope("fe80::1/64"), Scope::Link);
+        assert_eq!(scope("10.0.0.1/24"), Scope::Universe);
+        assert_eq!(scope("fd00::1/64"), Scope::Universe);
+    }
+}

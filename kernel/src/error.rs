@@ -176,3 +176,48 @@ fn advice(errno: i32) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_sentence_with_operation_object_reason_and_advice() {
+        let refused = Cause::Refused {
+            errno: libc::EPERM,
+            explanation: None,
+        };
+        assert_eq!(
+            refused.during("create veth", "veth0").to_string(),
+            "cannot create veth veth0: Operation not permitted; run as root or with \
+             CAP_NET_ADMIN (and CAP_SYS_ADMIN to enter namespaces)"
+        );
+        let explained = Cause::Refused {
+            errno: libc::EOPNOTSUPP,
+            explanation: Some("Unknown device type".into()),
+        };
+        assert_eq!(
+            explained.during("create link", "d0").to_string(),
+            "cannot create link d0: Operation not supported on transport endpoint (Unknown device \
+             type); the kernel lacks this feature, or its module cannot be loaded"
+        );
+    }
+
+    #[test]
+    fn absence_is_told_apart_from_other_failures() {
+        let with = |errno| Cause::System { errno }.during("read", "x");
+        for errno in [
+            libc::ENOENT,
+            libc::ENODEV,
+            libc::ESRCH,
+            libc::EADDRNOTAVAIL,
+            libc::ENXIO,
+        ] {
+            assert!(with(errno).is_not_found());
+        }
+        assert!(Cause::NotFound.during("find", "x").is_not_found());
+        assert!(!with(libc::EPERM).is_not_found());
+        assert!(with(libc::EEXIST).is_exists());
+        assert_eq!(Cause::Unstable.during("list", "x").errno(), None);
+    }
+}

@@ -5,6 +5,8 @@
 //! conntrack. A socket stays in the network namespace it was opened in, whatever its thread does
 //! afterwards, so one thread can serve several namespaces.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod address;
 pub mod error;
 pub mod link;

@@ -6,6 +6,8 @@
 mod batch;
 mod parse;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Batch, attribute, nest, put};
 pub use parse::{Message, attributes, messages, text};
