@@ -8,6 +8,7 @@ pub mod health;
 pub mod health_ports;
 pub mod http;
 mod install;
+pub mod metrics;
 pub mod moment;
 
 pub use install::Install;
