@@ -90,6 +90,11 @@ pub struct Config {
           value_name = "ADDRESS:PORT", value_parser = bind_address)]
     pub healthz_bind_address: BindAddress,
 
+    /// Where /metrics answers as well, as kube-proxy's does; empty for nowhere.
+    #[arg(long, env = "PODWIRE_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:10249",
+          value_name = "ADDRESS:PORT", value_parser = bind_address)]
+    pub metrics_bind_address: BindAddress,
+
     /// A change that is not in the kernel after this time makes /livez and /healthz answer 503.
     #[arg(long, env = "PODWIRE_HEALTH_TIMEOUT", default_value = "60s", value_name = "DURATION",
           value_parser = duration)]

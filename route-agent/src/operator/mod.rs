@@ -10,5 +10,7 @@ pub mod http;
 mod install;
 pub mod metrics;
 pub mod moment;
+pub mod site;
+pub mod socket;
 
 pub use install::Install;

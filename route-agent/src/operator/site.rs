@@ -71,7 +71,10 @@ impl Site {
     }
 
     /// Asks the loop.
-    async fn of_loop<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Reply> {
+    async fn of_loop<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Input,
+    ) -> Result<T, Reply> {
         let busy = |text: &str| Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
         let (sender, answer) = oneshot::channel();
         if self.inputs.send(question(sender)).is_err() {
@@ -117,7 +120,9 @@ pub async fn serve(
     let _socket = match socket::listen(&config.socket()) {
         Ok(listener) => {
             let site = site.clone();
-            Some(Server::start(Listener::Unix(listener), move |ask| site.clone().private(ask)))
+            Some(Server::start(Listener::Unix(listener), move |ask| {
+                site.clone().private(ask)
+            }))
         }
         Err(error) => {
             let text = crate::reconcile::chain(&error);
@@ -177,4 +182,147 @@ async fn serve_at(
         std::future::ready(site.public(&ask))
     });
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener as StdListener;
+
+    use clap::Parser;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::operator::health::Health;
+    use crate::reconcile::Reconcile;
+    use crate::report::Report;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn config(flags: &[String]) -> Config {
+        let all = ["podwire-agent", "--node-name=worker"].map(str::to_owned);
+        Flags::parse_from(all.iter().chain(flags)).config
+    }
+
+    fn site() -> (Site, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel();
+        let site = Site {
+            health: SharedHealth::new(Health::new(Duration::from_secs(60))),
+            metrics: Arc::default(),
+            inputs,
+        };
+        (site, receiver)
+    }
+
+    fn page(path: &str) -> Ask {
+        Ask {
+            path: path.to_owned(),
+            query: String::new(),
+            accept: String::new(),
+        }
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> Option<String> {
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        Some(text)
+    }
+
+    #[test]
+    fn the_public_pages_are_those_of_kube_proxy_and_count_their_answers() {
+        let (site, _inputs) = site();
+        site.health.with(|health| health.set_node(None));
+        assert_eq!(site.public(&page("/livez")).status, 200);
+        assert_eq!(site.public(&page("/healthz")).status, 503);
+        assert_eq!(site.public(&page("/proxyMode")).body, "nftables");
+        assert_eq!(site.public(&page("/status")).status, 404);
+        let metrics = site.public(&page("/metrics"));
+        assert_eq!(metrics.status, 200);
+        for line in [
+            "kubeproxy_proxy_healthz_total{code=\"503\"} 1\n",
+            "kubeproxy_proxy_livez_total{code=\"200\"} 1\n",
+        ] {
+            assert!(metrics.body.contains(line), "{}", metrics.body);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_is_gone_is_said() {
+        let (site, inputs) = site();
+        let stopped = tokio::spawn(site.clone().private(page("/status")));
+        // The question is taken and never answered.
+        tokio::task::spawn_blocking(move || drop(inputs.recv()))
+            .await
+            .unwrap();
+        assert_eq!(stopped.await.unwrap().body, "the agent is stopping\n");
+        assert_eq!(site.private(page("/status")).await.status, 503);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_does_not_answer_is_said() {
+        let (site, _inputs) = site();
+        let reply = site.private(page("/status")).await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.body.contains("busy"), "{}", reply.body);
+    }
+
+    /// Time runs on by itself as soon as everybody waits, so the tries for a taken port are soon.
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_served_and_a_taken_address_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let foreign = StdListener::bind(("127.0.0.1", 0)).unwrap();
+        let taken = foreign.local_addr().unwrap();
+        let config = config(&[
+            format!("--run-dir={}", directory.path().display()),
+            format!("--healthz-bind-address={taken}"),
+            "--metrics-bind-address=".to_owned(),
+        ]);
+        let (site, inputs) = site();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let socket = config.socket();
+        let reconcile = Reconcile::new(config.clone(), Vec::new());
+        let looping = std::thread::spawn(move || reconcile.run(&inputs));
+        let (_ports, wanted) = watch::channel(HealthPorts::default());
+        let to_loop = site.inputs.clone();
+        let serving = tokio::spawn(async move {
+            serve(site, &config, wanted, async { drop(stopped.await) }).await;
+        });
+        let warnings = || async {
+            let text = socket::ask(&socket, "/status").await?;
+            Ok::<_, socket::SocketError>(serde_json::from_str::<Report>(&text).unwrap().warnings)
+        };
+        // The loop is a real thread: with the clock running on, it may seem late.
+        let warning = loop {
+            match warnings().await {
+                Ok(mut all) if all.len() == 1 => break all.remove(0),
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(warning.feature, "healthz");
+        assert!(
+            warning.text.contains(&taken.to_string()),
+            "{}",
+            warning.text
+        );
+        drop(foreign);
+        while !warnings().await.is_ok_and(|all| all.is_empty()) {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            get(taken, "/healthz")
+                .await
+                .unwrap()
+                .starts_with("HTTP/1.1 200 ")
+        );
+        drop(stop);
+        serving.await.unwrap();
+        to_loop.send(Input::Stop).unwrap();
+        looping.join().unwrap();
+    }
 }

@@ -109,7 +109,9 @@ async fn ask_patiently(path: &Path, target: &str) -> Result<String, SocketError>
         path: path.to_owned(),
         source,
     };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     // What goes wrong with the connection, the request below reports.
     let carrier = tokio::spawn(async move {
         let _ = connection.await;
@@ -201,8 +203,14 @@ mod tests {
     async fn a_missing_agent_is_named_with_its_socket() {
         let path = Path::new("/nonexistent/agent.sock");
         let error = ask(path, "/status").await.unwrap_err().to_string();
-        assert!(error.contains("/nonexistent/agent.sock") && error.contains("run"), "{error}");
-        assert!(matches!(ask(path, "no url").await, Err(SocketError::Connect { .. })));
+        assert!(
+            error.contains("/nonexistent/agent.sock") && error.contains("run"),
+            "{error}"
+        );
+        assert!(matches!(
+            ask(path, "no url").await,
+            Err(SocketError::Connect { .. })
+        ));
         assert!(listen(Path::new("/proc/nowhere/agent.sock")).is_err());
     }
 

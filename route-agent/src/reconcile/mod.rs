@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use feature::{Backoff, Event, Feature, KernelEvent, SyncError, Synced, Uplink, Warn, World};
 use slot::Slot;
+pub(crate) use slot::chain;
 
 use crate::config::Config;
 use crate::report::Report;
@@ -31,6 +32,8 @@ pub enum Input {
     Listed,
     /// What is wrong with the source or with what it read, in full.
     SourceWarnings(Vec<Warning>),
+    /// What is wrong with a part of the agent that is not a feature, in full.
+    Warnings(&'static str, Vec<Warning>),
     /// A notification of the kernel.
     Kernel(KernelEvent),
     /// A file of ours, or beside ours, changed.
@@ -105,6 +108,7 @@ impl Reconcile {
                 self.tell(&Event::Resync);
             }
             Input::SourceWarnings(now) => self.warnings.replace("source", now),
+            Input::Warnings(origin, now) => self.warnings.replace(origin, now),
             Input::Kernel(event) => self.tell(&Event::Kernel(&event)),
             Input::Files => self.tell(&Event::Files),
             Input::Report(reply) => {
