@@ -62,6 +62,24 @@ impl Batch {
         self.bytes.len()
     }
 
+    /// The message number `index`, with its header and its padding.
+    pub(crate) fn message(&self, index: usize) -> Option<&[u8]> {
+        let start = *self.starts.get(index)?;
+        let end = self
+            .starts
+            .get(index + 1)
+            .copied()
+            .unwrap_or(self.bytes.len());
+        self.bytes.get(start..end)
+    }
+
+    /// Removes the last message.
+    pub(crate) fn pop(&mut self) {
+        if let Some(start) = self.starts.pop() {
+            self.bytes.truncate(start);
+        }
+    }
+
     /// Removes all messages and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

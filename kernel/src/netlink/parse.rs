@@ -6,6 +6,8 @@ use crate::Cause;
 
 /// Extended ACK attribute with the kernel's own words (linux/netlink.h).
 const NLMSGERR_ATTR_MSG: u16 = 1;
+/// Extended ACK attribute with the place in the request that the kernel objects to.
+const NLMSGERR_ATTR_OFFS: u16 = 2;
 /// `NLM_F_CAPPED`: the request is not repeated behind the error (linux/netlink.h).
 const NLM_F_CAPPED: u16 = 0x100;
 /// `NLM_F_ACK_TLVS`: attributes follow (linux/netlink.h).
@@ -29,7 +31,7 @@ pub struct Message<'a> {
 impl Message<'_> {
     /// What a message of type `NLMSG_ERROR` (or the status in a `NLMSG_DONE`) says: `None` is
     /// success. `index` is put into the refusal.
-    pub(super) fn refusal(&self, index: usize) -> Result<Option<Refusal>, Cause> {
+    pub(crate) fn refusal(&self, index: usize) -> Result<Option<Refusal>, Cause> {
         let Some(code) = self.payload.first_chunk::<4>() else {
             // The kernel may end a dump with an empty NLMSG_DONE.
             return if i32::from(self.kind) == libc::NLMSG_DONE {
@@ -46,27 +48,13 @@ impl Message<'_> {
             index,
             errno: -code,
             explanation: self.explanation(),
+            offset: self.offset(),
         }))
     }
 
     /// The text of the extended ACK, if there is one.
     fn explanation(&self) -> Option<String> {
-        if self.flags & NLM_F_ACK_TLVS == 0 {
-            return None;
-        }
-        let rest = if i32::from(self.kind) == libc::NLMSG_DONE {
-            self.payload.get(4..)?
-        } else {
-            let original = self.payload.get(4..)?;
-            let length = u32::from_ne_bytes(*original.first_chunk::<4>()?) as usize;
-            let skip = if self.flags & NLM_F_CAPPED != 0 {
-                HEADER
-            } else {
-                align(length)
-            };
-            original.get(skip..)?
-        };
-        attributes(rest)
+        attributes(self.extension()?)
             .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
             .map(|(_, text)| {
                 let end = text
@@ -75,6 +63,31 @@ impl Message<'_> {
                     .unwrap_or(text.len());
                 String::from_utf8_lossy(&text[..end]).into_owned()
             })
+    }
+
+    /// The place in the request that the extended ACK names, if it does.
+    fn offset(&self) -> Option<usize> {
+        let (_, value) =
+            attributes(self.extension()?).find(|(kind, _)| *kind == NLMSGERR_ATTR_OFFS)?;
+        Some(u32::from_ne_bytes(*value.first_chunk()?) as usize)
+    }
+
+    /// The attributes of the extended ACK.
+    fn extension(&self) -> Option<&[u8]> {
+        if self.flags & NLM_F_ACK_TLVS == 0 {
+            return None;
+        }
+        if i32::from(self.kind) == libc::NLMSG_DONE {
+            return self.payload.get(4..);
+        }
+        let original = self.payload.get(4..)?;
+        let length = u32::from_ne_bytes(*original.first_chunk::<4>()?) as usize;
+        let skip = if self.flags & NLM_F_CAPPED != 0 {
+            HEADER
+        } else {
+            align(length)
+        };
+        original.get(skip..)
     }
 }
 

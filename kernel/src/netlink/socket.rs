@@ -42,6 +42,8 @@ pub struct Refusal {
     pub errno: i32,
     /// The kernel's own explanation, if it gave one.
     pub explanation: Option<String>,
+    /// The place in the message that it objects to, in bytes from the header's start, if it said.
+    pub offset: Option<usize>,
 }
 
 impl From<Refusal> for Cause {
