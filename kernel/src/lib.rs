@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod neigh;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod request;
 pub mod route;
 pub mod scope;
