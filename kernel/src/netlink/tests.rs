@@ -103,12 +103,14 @@ fn the_words_of_the_kernel_are_found_behind_a_full_or_a_shortened_request() {
             index: 3,
             errno: libc::EPERM,
             explanation: None,
+            offset: None,
         };
         assert_eq!(refusal(&answer(-libc::EPERM, capped, None)), Some(silent));
         let told = Refusal {
             index: 3,
             errno: libc::EINVAL,
             explanation: Some("Invalid prefix".into()),
+            offset: None,
         };
         assert_eq!(
             refusal(&answer(-libc::EINVAL, capped, Some("Invalid prefix"))),
