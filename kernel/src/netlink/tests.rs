@@ -80,7 +80,7 @@ fn answer(code: i32, capped: bool, words: Option<&str>) -> Vec<u8> {
     }
     if let Some(words) = words {
         flags |= 0x200;
-        attribute(&mut body, 2, &[0; 4]);
+        attribute(&mut body, 2, &20u32.to_ne_bytes());
         attribute(&mut body, 1, format!("{words}\0").as_bytes());
     }
     let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
@@ -110,7 +110,7 @@ fn the_words_of_the_kernel_are_found_behind_a_full_or_a_shortened_request() {
             index: 3,
             errno: libc::EINVAL,
             explanation: Some("Invalid prefix".into()),
-            offset: None,
+            offset: Some(20),
         };
         assert_eq!(
             refusal(&answer(-libc::EINVAL, capped, Some("Invalid prefix"))),
