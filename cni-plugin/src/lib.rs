@@ -1,13 +1,22 @@
-//! The Podwire CNI plugin.
+//! The Podwire CNI plugin: one binary that is `podwire`, or by its name one of the reference
+//! plugins `ptp`, `host-local`, `portmap`, `loopback` and `bandwidth`.
+//!
+//! [`plugin`] takes a call apart and carries it out. What others need to know about what the
+//! plugin leaves behind is in [`attachment`] (links, records) and [`lease`] (addresses).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod arguments;
 pub mod attachment;
+pub mod config;
 pub mod environment;
+pub mod error;
 pub mod hash;
+pub mod ipam;
 pub mod json;
 pub mod lease;
+pub mod link;
+pub mod plugin;
 pub mod range;
 pub mod result;
 pub mod version;

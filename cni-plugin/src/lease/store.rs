@@ -150,6 +150,14 @@ impl Store {
         Ok(true)
     }
 
+    /// Takes one address away from `owner` again, after a later step failed.
+    pub fn give_back(&mut self, owner: &Owner, address: IpAddr) -> Result<(), StoreError> {
+        match lease_at(self.directory.path(), address) {
+            Some(lease) if lease.owner == *owner => self.release_lease(&lease).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// All leases.
     pub fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         list(self.directory.path())

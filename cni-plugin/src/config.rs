@@ -1,0 +1,218 @@
+//! The network configuration on standard input: what all plugins have in common, and what `podwire`
+//! and `ptp` read on top of it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::attachment::{HostPort, Protocol};
+use crate::environment::{Verb, is_identifier};
+use crate::error::Error;
+use crate::json::{Fields, Node};
+use crate::lease::Owner;
+use crate::result::{Attached, Dns};
+use crate::version::Version;
+
+/// The smallest MTU that IPv4 can work with (RFC 791).
+const SMALLEST_MTU: i64 = 68;
+
+/// What every network configuration has.
+#[derive(Debug, Clone)]
+pub struct Config<'a> {
+    /// All of it.
+    pub fields: Fields<'a>,
+    /// The name of the network.
+    pub name: &'a str,
+    /// The version of the result.
+    pub version: Version,
+}
+
+/// The part that `portMappings` need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortMappings {
+    /// The ports of the node that lead to the container.
+    pub ports: Vec<HostPort>,
+    /// See [`crate::attachment::Record::snat`].
+    pub snat: bool,
+    /// See [`crate::attachment::Record::masquerade_all`].
+    pub masquerade_all: bool,
+}
+
+/// Decodes standard input.
+pub fn decode(stdin: &[u8]) -> Result<Value, Error> {
+    serde_json::from_slice(stdin).map_err(|error| Error::NoJson {
+        reason: error.to_string(),
+    })
+}
+
+/// The version that `document` has, or the newest if that cannot be found out: for errors.
+pub fn version_for_errors(document: &Value) -> Version {
+    let text = document.get("cniVersion").and_then(Value::as_str);
+    text.and_then(Version::parse).unwrap_or(Version::NEWEST)
+}
+
+impl<'a> Config<'a> {
+    /// Reads name and version.
+    pub fn read(document: &'a Value, oldest: Version) -> Result<Self, Error> {
+        let fields = Fields::of_document(document)?;
+        let name = fields.string("name")?;
+        if name.is_empty() {
+            return Err(Error::NoName);
+        }
+        if !is_identifier(name) {
+            return Err(Error::BadName { name: name.into() });
+        }
+        let text = fields.string("cniVersion")?;
+        let version = Version::parse(text).filter(|version| *version >= oldest);
+        let Some(version) = version else {
+            let found = text.to_owned();
+            return Err(Error::Version { found, oldest });
+        };
+        Ok(Self {
+            fields,
+            name,
+            version,
+        })
+    }
+
+    /// Fails if the version of the configuration does not know `verb` yet.
+    pub fn allow(&self, verb: Verb) -> Result<(), Error> {
+        let since = match verb {
+            Verb::Check => Version::V0_4_0,
+            Verb::Status | Verb::Gc => Version::V1_1_0,
+            Verb::Add | Verb::Del | Verb::Version => Version::V0_1_0,
+        };
+        if self.version >= since {
+            return Ok(());
+        }
+        Err(Error::VerbTooNew {
+            verb,
+            version: self.version,
+            since,
+        })
+    }
+
+    /// The result of the plugins before this one, if there was one.
+    pub fn previous(&self) -> Result<Option<Attached>, Error> {
+        let node = self.fields.get("prevResult");
+        let read = |node: Node<'_>| Attached::read(&node, self.version);
+        Ok(node.map(read).transpose()?)
+    }
+
+    /// The MTU, if one is given; 0 is none.
+    pub fn mtu(&self) -> Result<Option<u32>, Error> {
+        match self.fields.integer("mtu")? {
+            None | Some(0) => Ok(None),
+            Some(mtu) if (SMALLEST_MTU..=65535).contains(&mtu) => Ok(u32::try_from(mtu).ok()),
+            Some(mtu) => Err(Error::config(format!(
+                "mtu is {mtu}, but an MTU is a number of bytes from {SMALLEST_MTU} to 65535"
+            ))),
+        }
+    }
+
+    /// Whether the addresses of containers are hidden from the outside.
+    pub fn ip_masq(&self) -> Result<bool, Error> {
+        Ok(self.fields.boolean("ipMasq")?.unwrap_or_default())
+    }
+
+    /// What the configuration itself says about names.
+    pub fn dns(&self) -> Result<Dns, Error> {
+        Ok(Dns::read_in(&self.fields)?)
+    }
+
+    /// The ports that lead to the container.
+    pub fn port_mappings(&self) -> Result<PortMappings, Error> {
+        let fields = &self.fields;
+        for key in ["conditionsV4", "conditionsV6"] {
+            if let Some(node) = fields.get(key) {
+                return Err(Error::Unsupported {
+                    key: key.into(),
+                    value: node.value().to_string(),
+                    reason: "host ports are elements of nftables maps, which have no conditions \
+                             of their own: remove the key",
+                });
+            }
+        }
+        check_mark(fields)?;
+        let mut ports = Vec::new();
+        if let Some(runtime) = fields.object("runtimeConfig")? {
+            for node in runtime.list("portMappings")? {
+                ports.push(read_port(&node)?);
+            }
+        }
+        Ok(PortMappings {
+            ports,
+            snat: fields.boolean("snat")?.unwrap_or(true),
+            masquerade_all: fields.boolean("masqAll")?.unwrap_or_default(),
+        })
+    }
+
+    /// The attachments that a GC keeps.
+    pub fn valid_attachments(&self) -> Result<BTreeSet<Owner>, Error> {
+        let mut valid = BTreeSet::new();
+        if self.fields.get("cni.dev/valid-attachments").is_none() {
+            // Without the list nobody said what to keep, and everything would go.
+            return Err(Error::config("GC needs the key cni.dev/valid-attachments"));
+        }
+        for node in self.fields.list("cni.dev/valid-attachments")? {
+            let fields = node.object()?;
+            let (id, ifname) = (fields.string("containerID")?, fields.string("ifname")?);
+            if id.is_empty() {
+                return Err(node
+                    .wrong("an attachment with containerID and ifname")
+                    .into());
+            }
+            valid.insert(Owner::new(id, ifname));
+        }
+        Ok(valid)
+    }
+}
+
+/// Checks the keys about packet marks. No mark is used, so they have no meaning, but what the
+/// reference plugin refuses is refused.
+fn check_mark(fields: &Fields<'_>) -> Result<(), Error> {
+    let bit = fields.integer("markMasqBit")?;
+    let chain = fields.string("externalSetMarkChain")?;
+    if bit.is_some() && !chain.is_empty() {
+        return Err(Error::config(
+            "Cannot specify externalSetMarkChain and markMasqBit",
+        ));
+    }
+    match bit {
+        Some(bit) if !(0..=31).contains(&bit) => {
+            Err(Error::config("MasqMarkBit must be between 0 and 31"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_port(node: &Node<'_>) -> Result<HostPort, Error> {
+    let fields = node.object()?;
+    let port = |key: &str, what: &str| {
+        let number = fields.integer(key)?.unwrap_or_default();
+        match u16::try_from(number) {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(Error::config(format!(
+                "Invalid {what} port number: {number}"
+            ))),
+        }
+    };
+    let container_port = port("containerPort", "container")?;
+    let host_port = port("hostPort", "host")?;
+    let protocol = match fields.string("protocol")? {
+        "" => Protocol::Tcp,
+        name => Protocol::parse(name).ok_or_else(|| Error::Unsupported {
+            key: format!("{}.protocol", node.place()),
+            value: format!("{name:?}"),
+            reason: "ports of tcp, udp and sctp can be mapped",
+        })?,
+    };
+    // Any address means all addresses, of its family: the container has the other one or not.
+    let host_ip = fields.address("hostIP")?;
+    Ok(HostPort {
+        protocol,
+        host_ip,
+        host_port,
+        container_port,
+    })
+}

@@ -1,0 +1,439 @@
+//! Leases from ranges of addresses, with host-local's configuration, results and words.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+
+use super::resolv_conf;
+use crate::arguments::Arguments;
+use crate::error::Error;
+use crate::json::{Fields, Node};
+use crate::lease::{DEFAULT_DATA_DIR, Owner, Store, StoreError};
+use crate::range::{Range, RangeSet};
+use crate::result::{Attached, Dns, Ip, Route};
+use crate::version::Version;
+
+/// Where the leases of a network are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The directory.
+    pub directory: PathBuf,
+}
+
+/// The `ipam` part of a network configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLocal {
+    location: Location,
+    sets: Vec<RangeSet>,
+    routes: Vec<Route>,
+    resolv_conf: Option<PathBuf>,
+    requested: Vec<IpAddr>,
+}
+
+/// Why no address can be leased. The words are host-local's; people search for them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AllocationError {
+    /// The container has an address of this set.
+    #[error(
+        "failed to allocate for range {set}: {address} has been allocated to {container_id}, \
+         duplicate allocation is not allowed"
+    )]
+    Duplicate {
+        /// The number of the range set.
+        set: usize,
+        /// The address.
+        address: IpAddr,
+        /// The container.
+        container_id: String,
+    },
+    /// All addresses are leased.
+    #[error("failed to allocate for range {set}: no IP addresses available in range set: {ranges}")]
+    Exhausted {
+        /// The number of the range set.
+        set: usize,
+        /// Its ranges.
+        ranges: String,
+    },
+    /// The gateway was asked for.
+    #[error("failed to allocate for range {set}: requested ip {address} is subnet's gateway")]
+    Gateway {
+        /// The number of the range set.
+        set: usize,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address that was asked for is leased.
+    #[error(
+        "failed to allocate for range {set}: requested IP address {address} is not available in \
+         range set {ranges}"
+    )]
+    Taken {
+        /// The number of the range set.
+        set: usize,
+        /// The address.
+        address: IpAddr,
+        /// The ranges of the set.
+        ranges: String,
+    },
+    /// Addresses that were asked for are in no range.
+    #[error("failed to allocate all requested IPs:{}", list(addresses))]
+    Unused {
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// The container of a CHECK has no address.
+    #[error("host-local: Failed to find address added by container {container_id}")]
+    NoLease {
+        /// The container.
+        container_id: String,
+    },
+}
+
+impl AllocationError {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Duplicate { .. } => "call DEL for this container first",
+            Self::Exhausted { .. } => {
+                "every address is leased: remove containers, use a larger range, or call GC if \
+                 there are leases of containers that are gone"
+            }
+            Self::Gateway { .. } => "ask for another address, or set another gateway",
+            Self::Taken { .. } => "ask for another address, or remove the container that has it",
+            Self::Unused { .. } => "ask for one address of each range set at most",
+            Self::NoLease { .. } => "its lease was removed: recreate the container",
+        }
+    }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses
+        .iter()
+        .map(|address| format!(" {address}"))
+        .collect()
+}
+
+impl Location {
+    /// Reads where the leases of `network` are.
+    pub fn read(fields: &Fields<'_>, network: &str) -> Result<Self, Error> {
+        let ipam = fields.object("ipam")?;
+        let configured = match &ipam {
+            Some(ipam) => ipam.string("dataDir")?,
+            None => "",
+        };
+        let data_dir = if configured.is_empty() {
+            DEFAULT_DATA_DIR
+        } else {
+            configured
+        };
+        let directory = PathBuf::from(data_dir).join(network);
+        Ok(Self { directory })
+    }
+
+    /// Releases what is leased to `owner`, if anything is.
+    pub fn release(&self, owner: &Owner) -> Result<(), Error> {
+        if let Some(mut store) = Store::open(&self.directory)? {
+            let released = store.release(owner);
+            store.finish();
+            released?;
+        }
+        Ok(())
+    }
+
+    /// Fails if nothing is leased to `owner`.
+    pub fn check(&self, owner: &Owner) -> Result<(), Error> {
+        let mut leased = Vec::new();
+        if let Some(mut store) = Store::open(&self.directory)? {
+            let found = store.addresses_of(owner);
+            store.finish();
+            leased = found?;
+        }
+        if leased.is_empty() {
+            let container_id = owner.container_id.clone();
+            return Err(AllocationError::NoLease { container_id }.into());
+        }
+        Ok(())
+    }
+
+    /// Releases every lease whose owner `keep` does not want kept; goes on after a failure.
+    pub fn collect(&self, keep: &dyn Fn(&Owner) -> bool) -> (Vec<Owner>, Result<(), Error>) {
+        let mut gone = Vec::new();
+        let result = self.collect_into(keep, &mut gone);
+        (gone, result)
+    }
+
+    fn collect_into(
+        &self,
+        keep: &dyn Fn(&Owner) -> bool,
+        gone: &mut Vec<Owner>,
+    ) -> Result<(), Error> {
+        let Some(mut store) = Store::open(&self.directory)? else {
+            return Ok(());
+        };
+        let leases = store.leases()?.into_iter();
+        *gone = leases
+            .map(|lease| lease.owner)
+            .filter(|owner| !keep(owner))
+            .collect();
+        gone.sort();
+        gone.dedup();
+        let mut failures = Vec::new();
+        for owner in gone.iter() {
+            failures.extend(store.release(owner).err().map(Error::from));
+        }
+        store.finish();
+        Error::collect(failures)
+    }
+}
+
+impl HostLocal {
+    /// Reads `ipam`, and from outside of it what the runtime asks for: ranges and addresses.
+    pub fn read(
+        fields: &Fields<'_>,
+        network: &str,
+        version: Version,
+        arguments: &Arguments,
+    ) -> Result<Self, Error> {
+        let Some(ipam) = fields.object("ipam")? else {
+            return Err(Error::config("IPAM config missing 'ipam' key"));
+        };
+        arguments.refuse_unknown()?;
+        let mut routes = Vec::new();
+        for node in ipam.list("routes")? {
+            routes.push(read_route(&node)?);
+        }
+        let resolv_conf = ipam.string("resolvConf")?;
+        let host_local = Self {
+            location: Location::read(fields, network)?,
+            sets: read_sets(fields, &ipam)?,
+            routes,
+            resolv_conf: (!resolv_conf.is_empty()).then(|| resolv_conf.into()),
+            requested: read_requests(fields, arguments)?,
+        };
+        host_local.check_sets(version)?;
+        Ok(host_local)
+    }
+
+    /// Where the leases are.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Leases an address of each range set to `owner`.
+    pub fn add(&self, owner: &Owner) -> Result<Attached, Error> {
+        let dns = match &self.resolv_conf {
+            None => Dns::default(),
+            Some(path) => resolv_conf::read(path)?,
+        };
+        let mut store = Store::create(&self.location.directory)?;
+        let mut taken = Vec::new();
+        let leased = self.lease_all(&mut store, owner, &mut taken);
+        if leased.is_err() {
+            // The error that stopped us is the one to tell.
+            for (address, _) in taken.drain(..) {
+                let _ = store.give_back(owner, address);
+            }
+        }
+        store.finish();
+        leased?;
+        let ips = taken.into_iter().map(|(address, range)| Ip {
+            interface: None,
+            address: with_prefix(address, range.subnet),
+            gateway: Some(range.gateway),
+        });
+        Ok(Attached {
+            ips: ips.collect(),
+            routes: self.routes.clone(),
+            dns,
+            ..Attached::default()
+        })
+    }
+
+    /// Fails if one of the range sets is used up.
+    pub fn status(&self) -> Result<(), Error> {
+        let Some(mut store) = Store::open(&self.location.directory)? else {
+            return Ok(());
+        };
+        let full = self.find_full(&mut store);
+        store.finish();
+        match full? {
+            None => Ok(()),
+            Some(set) => Err(Error::NotAvailable {
+                reason: format!("no IP addresses available in range set: {set}"),
+            }),
+        }
+    }
+
+    fn find_full(&self, store: &mut Store) -> Result<Option<&RangeSet>, StoreError> {
+        for (number, set) in self.sets.iter().enumerate() {
+            if !store.has_free(&self.sets, number)? {
+                return Ok(Some(set));
+            }
+        }
+        Ok(None)
+    }
+
+    fn lease_all<'a>(
+        &'a self,
+        store: &mut Store,
+        owner: &Owner,
+        taken: &mut Vec<(IpAddr, &'a Range)>,
+    ) -> Result<(), Error> {
+        let mut requested = self.requested.clone();
+        let before = store.addresses_of(owner)?;
+        for (number, set) in self.sets.iter().enumerate() {
+            let wanted = requested
+                .iter()
+                .position(|one| set.range_of(*one).is_some());
+            let address = match wanted.map(|position| requested.remove(position)) {
+                Some(address) => self.lease_requested(store, owner, number, address)?,
+                None => self.lease_free(store, owner, number, &before)?,
+            };
+            // It came out of this set.
+            taken.extend(set.range_of(address).map(|range| (address, range)));
+        }
+        if requested.is_empty() {
+            return Ok(());
+        }
+        let addresses = requested;
+        Err(AllocationError::Unused { addresses }.into())
+    }
+
+    fn lease_requested(
+        &self,
+        store: &mut Store,
+        owner: &Owner,
+        set: usize,
+        address: IpAddr,
+    ) -> Result<IpAddr, Error> {
+        let range = self.sets[set].range_of(address);
+        if range.is_some_and(|range| range.gateway == address) {
+            return Err(AllocationError::Gateway { set, address }.into());
+        }
+        if store.take(owner, address, set)? {
+            return Ok(address);
+        }
+        let ranges = self.sets[set].to_string();
+        Err(AllocationError::Taken {
+            set,
+            address,
+            ranges,
+        }
+        .into())
+    }
+
+    fn lease_free(
+        &self,
+        store: &mut Store,
+        owner: &Owner,
+        set: usize,
+        before: &[IpAddr],
+    ) -> Result<IpAddr, Error> {
+        let ranges = &self.sets[set];
+        let mut before = before.iter();
+        if let Some(address) = before.find(|address| ranges.range_of(**address).is_some()) {
+            return Err(AllocationError::Duplicate {
+                set,
+                address: *address,
+                container_id: owner.container_id.clone(),
+            }
+            .into());
+        }
+        let free = store.take_free(owner, &self.sets, set)?;
+        free.ok_or_else(|| {
+            let ranges = ranges.to_string();
+            AllocationError::Exhausted { set, ranges }.into()
+        })
+    }
+
+    /// Checks what the range sets must be to each other.
+    fn check_sets(&self, version: Version) -> Result<(), Error> {
+        let v4 = self.sets.iter().filter(|set| set.is_ipv4()).count();
+        if version < Version::V0_3_0 && (v4 > 1 || self.sets.len() - v4 > 1) {
+            return Err(Error::config(format!(
+                "CNI version {version} does not support more than 1 address per family"
+            )));
+        }
+        for (number, set) in self.sets.iter().enumerate() {
+            let mut later = self.sets[number + 1..].iter();
+            if let Some(position) = later.position(|other| set.overlaps(other)) {
+                let other = number + 1 + position;
+                let reason = format!("range set {number} overlaps with {other}");
+                return Err(Error::config(reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The range sets: those of the runtime first, then the single range, then the list.
+fn read_sets(fields: &Fields<'_>, ipam: &Fields<'_>) -> Result<Vec<RangeSet>, Error> {
+    let runtime = fields.object("runtimeConfig")?;
+    let mut lists = match &runtime {
+        Some(runtime) => runtime.list("ipRanges")?,
+        None => Vec::new(),
+    };
+    let mut sets = read_lists(&lists, 0)?;
+    if let Some(subnet) = ipam.network("subnet")? {
+        let set = sets.len();
+        let single = Range::read(ipam, subnet).and_then(|range| RangeSet::new(vec![range]));
+        sets.push(single.map_err(|source| Error::Range { set, source })?);
+    }
+    lists = ipam.list("ranges")?;
+    let more = read_lists(&lists, sets.len())?;
+    sets.extend(more);
+    if sets.is_empty() {
+        return Err(Error::config("no IP ranges specified"));
+    }
+    Ok(sets)
+}
+
+/// Reads range sets, of which the first has the number `first`.
+fn read_lists(lists: &[Node<'_>], first: usize) -> Result<Vec<RangeSet>, Error> {
+    let sets = lists.iter().enumerate().map(|(index, node)| {
+        let set = first + index;
+        RangeSet::read(node).map_err(|source| Error::Range { set, source })
+    });
+    sets.collect()
+}
+
+/// The addresses that the runtime asks for, by `CNI_ARGS`, `args.cni.ips` and `runtimeConfig.ips`.
+fn read_requests(fields: &Fields<'_>, arguments: &Arguments) -> Result<Vec<IpAddr>, Error> {
+    let mut requested: Vec<IpAddr> = arguments.ip.into_iter().collect();
+    let mut read = |outer: Option<Fields<'_>>| -> Result<(), Error> {
+        let Some(outer) = outer else { return Ok(()) };
+        for node in outer.list("ips")? {
+            let address = node.address_of_network()?;
+            if !requested.contains(&address) {
+                requested.push(address);
+            }
+        }
+        Ok(())
+    };
+    if let Some(args) = fields.object("args")? {
+        read(args.object("cni")?)?;
+    }
+    read(fields.object("runtimeConfig")?)?;
+    Ok(requested)
+}
+
+fn read_route(node: &Node<'_>) -> Result<Route, Error> {
+    let route = Route::read(node)?;
+    let destination = route.destination;
+    if destination.ip() != destination.network() {
+        return Err(Error::config(format!(
+            "{}.dst is {destination}, which has host bits set: the network is {}/{}",
+            node.place(),
+            destination.network(),
+            destination.prefix()
+        )));
+    }
+    Ok(route)
+}
+
+/// The address with the prefix length of its subnet.
+fn with_prefix(address: IpAddr, subnet: IpNetwork) -> IpNetwork {
+    // The prefix length fits: a range has addresses of its subnet only.
+    IpNetwork::new(address, subnet.prefix()).unwrap_or_else(|_| IpNetwork::from(address))
+}

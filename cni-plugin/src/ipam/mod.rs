@@ -1,0 +1,117 @@
+//! Addresses for containers: built in as host-local does it, or from another plugin.
+
+mod delegate;
+mod host_local;
+mod resolv_conf;
+
+pub use self::delegate::Delegate;
+pub use self::host_local::{AllocationError, HostLocal, Location};
+
+use crate::arguments::Arguments;
+use crate::environment::Call;
+use crate::error::Error;
+use crate::json::Fields;
+use crate::lease::Owner;
+use crate::result::Attached;
+use crate::version::Version;
+
+/// The type in `ipam.type` that is built in.
+pub const BUILT_IN: &str = "host-local";
+
+/// Who gives addresses.
+#[derive(Debug)]
+pub enum Ipam {
+    /// We do, with everything needed for it.
+    HostLocal(Box<HostLocal>),
+    /// We do, and only where the leases are matters.
+    Location(Location),
+    /// Another plugin.
+    Delegate(Delegate),
+}
+
+impl Ipam {
+    /// Reads who gives addresses, and with `complete` how. To release an address it is enough to
+    /// know where leases are, so a mistake elsewhere does not keep them from being released.
+    pub fn read(
+        fields: &Fields<'_>,
+        network: &str,
+        version: Version,
+        arguments: &Arguments,
+        complete: bool,
+    ) -> Result<Self, Error> {
+        let ipam = fields.object("ipam")?;
+        let kind = match &ipam {
+            Some(ipam) => ipam.string("type")?,
+            None => "",
+        };
+        if kind.is_empty() {
+            return Err(Error::config(
+                "ipam.type is missing: say which plugin gives addresses, such as host-local",
+            ));
+        }
+        if kind != BUILT_IN {
+            return Delegate::new(kind).map(Self::Delegate);
+        }
+        if complete {
+            let host_local = HostLocal::read(fields, network, version, arguments)?;
+            Ok(Self::HostLocal(Box::new(host_local)))
+        } else {
+            Location::read(fields, network).map(Self::Location)
+        }
+    }
+
+    /// Gets addresses for the container of `call`.
+    pub fn add(&self, call: &Call, stdin: &[u8], version: Version) -> Result<Attached, Error> {
+        match self {
+            Self::HostLocal(host_local) => host_local.add(&owner(call)),
+            Self::Delegate(delegate) => delegate.add(call, stdin, version),
+            Self::Location(_) => Err(Error::config("no IP ranges specified")),
+        }
+    }
+
+    /// Releases the addresses of the container of `call`.
+    pub fn release(&self, call: &Call, stdin: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::HostLocal(host_local) => host_local.location().release(&owner(call)),
+            Self::Location(location) => location.release(&owner(call)),
+            Self::Delegate(delegate) => delegate.release(call, stdin),
+        }
+    }
+
+    /// Fails if the container of `call` has no address.
+    pub fn check(&self, call: &Call, stdin: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::HostLocal(host_local) => host_local.location().check(&owner(call)),
+            Self::Location(location) => location.check(&owner(call)),
+            Self::Delegate(delegate) => delegate.run(call, stdin).map(drop),
+        }
+    }
+
+    /// Fails if no address can be given.
+    pub fn status(&self, call: &Call, stdin: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::HostLocal(host_local) => host_local.status(),
+            Self::Location(_) => Ok(()),
+            Self::Delegate(delegate) => delegate.run(call, stdin).map(drop),
+        }
+    }
+
+    /// Releases all addresses of containers that `keep` does not want kept, and returns whose they
+    /// were, if we know.
+    pub fn collect(
+        &self,
+        call: &Call,
+        stdin: &[u8],
+        keep: &dyn Fn(&Owner) -> bool,
+    ) -> (Vec<Owner>, Result<(), Error>) {
+        match self {
+            Self::HostLocal(host_local) => host_local.location().collect(keep),
+            Self::Location(location) => location.collect(keep),
+            Self::Delegate(delegate) => (Vec::new(), delegate.run(call, stdin).map(drop)),
+        }
+    }
+}
+
+fn owner(call: &Call) -> Owner {
+    Owner::new(&call.container_id, &call.ifname)
+}

@@ -1,0 +1,395 @@
+//! The point-to-point link of a container: a veth pair, its addresses and routes.
+//!
+//! In: the namespace, the addresses with their gateways, the routes. Out: the link, ready to use
+//! when the call returns. Must hold: a failure leaves no link behind; nothing waits for duplicate
+//! address detection.
+//!
+//! The host end has the gateway as its address (/32 or /128), the same on every link, and a host
+//! route to the container. The container has its address and a route to the gateway, through which
+//! everything else goes; so it never asks by ARP for anybody but the gateway.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use kernel::address::Address;
+use kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
+use kernel::netns::Netns;
+use kernel::route::Route;
+use kernel::{Requests, RouteSocket, Scope, sysctl};
+
+use crate::attachment::{Alias, LINK_GROUP};
+use crate::error::Error;
+use crate::result::{self, Attached, Interface};
+
+/// `RT_SCOPE_LINK` and everything nearer (linux/rtnetlink.h): such routes have no gateway.
+const NEAR_SCOPES: std::ops::RangeInclusive<u32> = 253..=255;
+
+/// How far the prefix of a container's address reaches on its interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefix {
+    /// Only to itself: /32 or /128.
+    Full,
+    /// As far as the subnet that the address comes from, as the reference `ptp` has it. There is
+    /// no route to the subnet all the same but through the gateway.
+    Subnet,
+}
+
+/// What a link is to be.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The name of the host end.
+    pub host_name: &'a str,
+    /// The name in the container.
+    pub ifname: &'a str,
+    /// The namespace of the container.
+    pub netns: &'a Netns,
+    /// The path of that namespace, for the result.
+    pub sandbox: &'a str,
+    /// The MTU in bytes; `None` for the kernel's.
+    pub mtu: Option<u32>,
+    /// Whose link it is.
+    pub alias: &'a Alias,
+    /// How far the prefix reaches.
+    pub prefix: Prefix,
+    /// Whether 127.0.0.1 of the node is to reach the container through host ports.
+    pub localhost: bool,
+}
+
+/// An address of the container and its gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pair {
+    address: IpNetwork,
+    gateway: IpAddr,
+}
+
+/// Makes the link for what IPAM gave, and completes `attached` with its interfaces.
+pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error> {
+    let pairs = pairs(attached)?;
+    allow_forwarding(&pairs)?;
+    let mut host = RouteSocket::open().map_err(Error::kernel("link"))?;
+    let veth = veth(wanted)?;
+    let ends = create_veth(&mut host, wanted, &veth)?;
+    let built = set_up_host(&mut host, wanted, &ends, veth.mac, &pairs)
+        .and_then(|()| set_up_container(wanted, &ends, veth.peer_mac, &pairs, &attached.routes));
+    if let Err(error) = built {
+        // The error that stopped us is the one to tell; DEL would remove the link as well.
+        let _ = host.delete_link(ends.index);
+        return Err(error);
+    }
+    complete(wanted, &veth, &pairs, attached);
+    Ok(())
+}
+
+/// Deletes the link with this host end; says whether there was one.
+pub fn delete(host_name: &str) -> Result<bool, Error> {
+    let mut socket = RouteSocket::open().map_err(Error::kernel("link"))?;
+    match socket.delete_link_named(host_name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(Error::kernel("link")(error)),
+    }
+}
+
+/// Deletes the interface `ifname` in a container if it is the end of a veth pair whose other end
+/// is elsewhere: a link that the reference plugin made, with another name on the host.
+pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {
+    let failed = Error::kernel("link in the container");
+    let found = RouteSocket::open_in(netns).and_then(|mut socket| {
+        let link = socket.link_by_name(ifname)?;
+        match link.filter(|link| link.kind.as_deref() == Some("veth")) {
+            Some(link) => socket.delete_link(link.index).map(|()| true),
+            None => Ok(false),
+        }
+    });
+    match found {
+        Ok(deleted) => Ok(deleted),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The MTU of the link that leads out of the node, if there is one.
+pub fn uplink_mtu(v4: bool) -> Option<u32> {
+    // Addresses for documentation (RFC 5737, RFC 3849): any that only a default route leads to.
+    let outside: IpAddr = if v4 {
+        IpAddr::from([192, 0, 2, 1])
+    } else {
+        IpAddr::from([0x2001, 0x0db8, 0, 0, 0, 0, 0, 1])
+    };
+    let mut socket = RouteSocket::open().ok()?;
+    let index = socket.route_get(outside).ok()?.link?;
+    let link = socket.link_by_index(index).ok()??;
+    (!link.loopback).then_some(link.mtu)
+}
+
+fn pairs(attached: &Attached) -> Result<Vec<Pair>, Error> {
+    let pairs = attached.ips.iter().map(|ip| {
+        let Some(gateway) = ip.gateway else {
+            let address = ip.address;
+            let reason = format!("IPAM gave {address} without a gateway, but a link needs one");
+            return Err(Error::config(reason));
+        };
+        let address = ip.address;
+        if gateway.is_ipv4() != address.is_ipv4() || gateway == address.ip() {
+            let reason =
+                format!("IPAM gave {address} with {gateway} as its gateway, which cannot be");
+            return Err(Error::config(reason));
+        }
+        Ok(Pair { address, gateway })
+    });
+    pairs.collect()
+}
+
+/// Switches forwarding on where it is off.
+fn allow_forwarding(pairs: &[Pair]) -> Result<(), Error> {
+    let keys = [
+        (true, "net/ipv4/ip_forward"),
+        (false, "net/ipv6/conf/all/forwarding"),
+    ];
+    for (v4, key) in keys {
+        if pairs.iter().any(|pair| pair.address.is_ipv4() == v4) {
+            sysctl::ensure(key, "1").map_err(Error::kernel("Could not enable IP forwarding"))?;
+        }
+    }
+    Ok(())
+}
+
+fn veth<'a>(wanted: &Wanted<'a>) -> Result<Veth<'a>, Error> {
+    let mut veth = Veth::new(wanted.host_name, wanted.ifname).map_err(Error::kernel("link"))?;
+    veth.peer_netns = Some(wanted.netns);
+    veth.mtu = wanted.mtu;
+    veth.group = LINK_GROUP;
+    veth.up = true;
+    Ok(veth)
+}
+
+fn create_veth(
+    host: &mut RouteSocket,
+    wanted: &Wanted<'_>,
+    veth: &Veth<'_>,
+) -> Result<VethEnds, Error> {
+    host.create_veth(veth).map_err(|error| {
+        if error.is_exists() {
+            Error::InterfaceExists {
+                ifname: wanted.ifname.to_owned(),
+                host: wanted.host_name.to_owned(),
+            }
+        } else {
+            Error::kernel("link")(error)
+        }
+    })
+}
+
+fn set_up_host(
+    host: &mut RouteSocket,
+    wanted: &Wanted<'_>,
+    ends: &VethEnds,
+    mac: Mac,
+    pairs: &[Pair],
+) -> Result<(), Error> {
+    // A container that sends router advertisements must not change the routes of the node
+    // (CVE-2020-10749). Where IPv6 is switched off there is no such parameter.
+    let key = format!("net/ipv6/conf/{}/accept_ra", wanted.host_name);
+    if let Err(error) = sysctl::write(&key, "0")
+        && !error.is_not_found()
+    {
+        eprintln!("podwire: {error}; router advertisements of containers may be accepted");
+    }
+    let alias = wanted.alias.to_string();
+    // Strict: a packet from the container with a source that is routed elsewhere is dropped.
+    let mut conf = vec![(Ipv4Conf::RpFilter, 1)];
+    if wanted.localhost {
+        conf.push((Ipv4Conf::RouteLocalnet, 1));
+    }
+    let mut requests = Requests::new();
+    requests.change_link(&LinkChange {
+        alias: Some(&alias),
+        ipv4_conf: &conf,
+        ipv6_address_mode: Some(Ipv6AddressMode::None),
+        ..LinkChange::of(ends.index)
+    });
+    add_link_local(&mut requests, ends.index, mac, pairs);
+    for pair in pairs {
+        requests.add_address(&Address::new(ends.index, IpNetwork::from(pair.gateway)));
+        let mut route = Route::to(IpNetwork::from(pair.address.ip()));
+        route.link = Some(ends.index);
+        if pair.address.is_ipv4() {
+            route.scope = Scope::Host;
+        }
+        // A route that is there already leads to a link that is going away, or to nowhere.
+        requests.replace_route(&route);
+    }
+    host.run(&mut requests)
+        .map_err(Error::kernel("host end of the link"))
+}
+
+fn set_up_container(
+    wanted: &Wanted<'_>,
+    ends: &VethEnds,
+    mac: Mac,
+    pairs: &[Pair],
+    routes: &[result::Route],
+) -> Result<(), Error> {
+    let failed = || Error::kernel("container end of the link");
+    let v6 = has_ipv6(pairs);
+    let opened = wanted.netns.enter(|| {
+        if v6 {
+            allow_ipv6(wanted.ifname)?;
+        }
+        RouteSocket::open()
+    });
+    let mut socket = opened.and_then(|socket| socket).map_err(failed())?;
+    let index = ends.peer_index;
+    let mut requests = Requests::new();
+    if v6 {
+        requests.change_link(&LinkChange {
+            ipv6_address_mode: Some(Ipv6AddressMode::None),
+            ..LinkChange::of(index)
+        });
+    }
+    requests.change_link(&LinkChange {
+        up: Some(true),
+        ..LinkChange::of(index)
+    });
+    add_link_local(&mut requests, index, mac, pairs);
+    for pair in pairs {
+        add_address(&mut requests, wanted.prefix, index, pair);
+    }
+    for pair in pairs {
+        add_gateway(&mut requests, wanted.prefix, index, pair, routes);
+    }
+    for route in routes {
+        requests.add_route(&container_route(route, index, pairs));
+    }
+    socket.run(&mut requests).map_err(failed())
+}
+
+/// Switches IPv6 on in a container where its runtime switched it off, and makes the container deaf
+/// to router advertisements: its routes are ours to make.
+fn allow_ipv6(ifname: &str) -> kernel::Result<()> {
+    for link in ["lo", ifname] {
+        sysctl::ensure(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")?;
+    }
+    if let Err(error) = sysctl::write(&format!("net/ipv6/conf/{ifname}/accept_ra"), "0") {
+        eprintln!("podwire: {error}; the container may accept router advertisements");
+    }
+    Ok(())
+}
+
+/// Adds the link-local address that the kernel would make, ready at once: made by the kernel it is
+/// tentative for a second. Without one the node could not ask for the container's hardware address
+/// on behalf of others (`ndisc_send_ns`, net/ipv6/ndisc.c).
+fn add_link_local(requests: &mut Requests, index: u32, mac: Mac, pairs: &[Pair]) {
+    if has_ipv6(pairs)
+        && let Ok(address) = IpNetwork::new(mac.link_local().into(), 64)
+    {
+        requests.add_address(&Address::new(index, address));
+    }
+}
+
+fn has_ipv6(pairs: &[Pair]) -> bool {
+    pairs.iter().any(|pair| pair.address.is_ipv6())
+}
+
+fn add_address(requests: &mut Requests, prefix: Prefix, index: u32, pair: &Pair) {
+    let mut address = Address::new(index, on_interface(prefix, pair));
+    address.prefix_route = false;
+    requests.add_address(&address);
+}
+
+/// The routes to the gateway, and through it to the subnet unless a route says so already.
+fn add_gateway(
+    requests: &mut Requests,
+    prefix: Prefix,
+    index: u32,
+    pair: &Pair,
+    routes: &[result::Route],
+) {
+    let mut route = Route::to(IpNetwork::from(pair.gateway));
+    route.link = Some(index);
+    route.source = Some(pair.address.ip());
+    if pair.address.is_ipv4() {
+        route.scope = Scope::Link;
+    }
+    requests.add_route(&route);
+
+    let covers = |route: &result::Route| {
+        let (destination, subnet) = (route.destination, pair.address);
+        destination.is_ipv4() == subnet.is_ipv4()
+            && destination.prefix() <= subnet.prefix()
+            && destination.contains(subnet.ip())
+            && route.table.is_none()
+    };
+    let full = IpNetwork::from(pair.address.ip()).prefix();
+    let covered = prefix == Prefix::Full && routes.iter().any(covers);
+    if pair.address.prefix() < full && !covered {
+        let mut route = Route::to(pair.address);
+        route.link = Some(index);
+        route.gateway = Some(pair.gateway);
+        route.source = Some(pair.address.ip());
+        requests.add_route(&route);
+    }
+}
+
+fn container_route(wanted: &result::Route, index: u32, pairs: &[Pair]) -> Route {
+    let mut route = Route::to(wanted.destination);
+    let near = wanted
+        .scope
+        .is_some_and(|scope| NEAR_SCOPES.contains(&scope));
+    let v4 = wanted.destination.is_ipv4();
+    let mut pairs = pairs.iter();
+    let pair = pairs.find(|pair| pair.address.is_ipv4() == v4);
+    route.link = Some(index);
+    route.gateway = wanted.gateway;
+    if route.gateway.is_none() && !near {
+        route.gateway = pair.map(|pair| pair.gateway);
+    }
+    route.mtu = wanted.mtu;
+    route.advmss = wanted.advmss;
+    if let Some(priority) = wanted.priority {
+        route.metric = priority;
+    }
+    if let Some(table) = wanted.table {
+        route.table = table;
+    }
+    if let Some(scope) = wanted.scope.and_then(|scope| u8::try_from(scope).ok())
+        && v4
+    {
+        route.scope = Scope::from(scope);
+    }
+    route
+}
+
+/// The address with the prefix length that it has on the interface.
+fn on_interface(prefix: Prefix, pair: &Pair) -> IpNetwork {
+    match prefix {
+        Prefix::Full => IpNetwork::from(pair.address.ip()),
+        Prefix::Subnet => pair.address,
+    }
+}
+
+/// Tells the interfaces and the addresses on them.
+fn complete(wanted: &Wanted<'_>, veth: &Veth<'_>, pairs: &[Pair], attached: &mut Attached) {
+    let interface = |name: &str, mac: Mac, sandbox: &str| Interface {
+        name: name.to_owned(),
+        mac: mac.to_string(),
+        sandbox: sandbox.to_owned(),
+        mtu: Some(wanted.mtu.unwrap_or(1500)),
+        ..Interface::default()
+    };
+    attached.interfaces = vec![
+        interface(wanted.host_name, veth.mac, ""),
+        interface(wanted.ifname, veth.peer_mac, wanted.sandbox),
+    ];
+    for (ip, pair) in attached.ips.iter_mut().zip(pairs) {
+        ip.interface = Some(1);
+        ip.address = on_interface(wanted.prefix, pair);
+    }
+}
+
+/// The link `ifname` of a container.
+pub fn find_in(socket: &mut RouteSocket, ifname: &str) -> Result<Option<Link>, Error> {
+    socket
+        .link_by_name(ifname)
+        .map_err(Error::kernel("link in the container"))
+}

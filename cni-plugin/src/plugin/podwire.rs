@@ -1,0 +1,282 @@
+//! `podwire` and `ptp`: a link with addresses for a container, and a way back to nothing.
+//!
+//! ADD validates everything first, then leases, makes the link and programs nftables, in this
+//! order, and undoes what it did if a later step fails. DEL goes the other way, goes on after a
+//! failure, and takes it for success if something is gone already. Who is killed in between leaves
+//! what the next DEL or GC removes: the names of all parts follow from the container.
+
+use kernel::RouteSocket;
+use kernel::netns::Netns;
+use serde_json::Value;
+
+use super::{Request, check, is_valid};
+use crate::arguments::Arguments;
+use crate::attachment::{Alias, LINK_GROUP, host_link_name};
+use crate::environment::{Call, Verb};
+use crate::error::Error;
+use crate::ipam::Ipam;
+use crate::link::{self, Prefix, Wanted};
+use crate::result::{Attached, Dns};
+
+/// Which of the two plugins it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Addresses are /32 and /128, the MTU follows the uplink, host ports are built in.
+    Podwire,
+    /// As the reference plugin does it.
+    Ptp,
+}
+
+/// Carries out one call.
+pub fn run(request: &Request<'_>, mode: Mode) -> Result<Option<Value>, Error> {
+    match request.call.verb {
+        Verb::Add => add(request, mode).map(Some),
+        Verb::Del => del(request).map(|()| None),
+        Verb::Check => check(request, mode).map(|()| None),
+        Verb::Status => status(request).map(|()| None),
+        Verb::Gc => gc(request).map(|()| None),
+        Verb::Version => Ok(None),
+    }
+}
+
+/// Everything that ADD needs from the configuration.
+struct Plan {
+    ipam: Ipam,
+    mtu: Option<u32>,
+    dns: Dns,
+    alias: Alias,
+    host_name: String,
+    prefix: Prefix,
+}
+
+impl Plan {
+    fn read(request: &Request<'_>, mode: Mode) -> Result<Self, Error> {
+        let Request { call, config, .. } = request;
+        let arguments = Arguments::parse(&call.arguments)?;
+        let pod = arguments.pod();
+        Ok(Self {
+            ipam: Ipam::read(
+                &config.fields,
+                config.name,
+                config.version,
+                &arguments,
+                true,
+            )?,
+            mtu: config.mtu()?,
+            dns: config.dns()?,
+            alias: Alias {
+                container_id: call.container_id.clone(),
+                ifname: call.ifname.clone(),
+                network: config.name.to_owned(),
+                pod: pod.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+            },
+            host_name: host_link_name(&call.container_id, &call.ifname),
+            prefix: match mode {
+                Mode::Podwire => Prefix::Full,
+                Mode::Ptp => Prefix::Subnet,
+            },
+        })
+    }
+}
+
+fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
+    let Request {
+        call,
+        stdin,
+        config,
+    } = request;
+    let mut plan = Plan::read(request, mode)?;
+    let netns = open_netns(call)?;
+    let mut attached = plan.ipam.add(call, stdin, config.version)?;
+    if mode == Mode::Podwire && plan.mtu.is_none() {
+        let v4 = attached.ips.iter().any(|ip| ip.address.is_ipv4());
+        plan.mtu = link::uplink_mtu(v4);
+    }
+    let added = attach(request, &plan, &netns, &mut attached);
+    if added.is_err() {
+        // The error that stopped us is the one to tell.
+        let _ = plan.ipam.release(call, stdin);
+    }
+    added
+}
+
+fn attach(
+    request: &Request<'_>,
+    plan: &Plan,
+    netns: &Netns,
+    attached: &mut Attached,
+) -> Result<Value, Error> {
+    let Request { call, config, .. } = request;
+    let wanted = Wanted {
+        host_name: &plan.host_name,
+        ifname: &call.ifname,
+        netns,
+        sandbox: &call.sandbox(),
+        mtu: plan.mtu,
+        alias: &plan.alias,
+        prefix: plan.prefix,
+        localhost: false,
+    };
+    link::create(&wanted, attached)?;
+    if plan.dns.is_set() {
+        attached.dns = plan.dns.clone();
+    }
+    let printed = attached.print(config.version).map_err(Error::from);
+    if printed.is_err() {
+        // As above.
+        let _ = link::delete(&plan.host_name);
+    }
+    printed
+}
+
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    let Request { call, stdin, .. } = request;
+    let mut failures = Vec::new();
+    failures.extend(del_link(call).err());
+    let released = location_of(request).and_then(|ipam| ipam.release(call, stdin));
+    failures.extend(released.err());
+    Error::collect(failures)
+}
+
+/// Deletes the link, by whatever end can be found.
+fn del_link(call: &Call) -> Result<(), Error> {
+    let deleted = link::delete(&host_link_name(&call.container_id, &call.ifname))?;
+    let Some(path) = &call.netns else {
+        return Ok(());
+    };
+    let Ok(netns) = Netns::open(path) else {
+        // The namespace is gone, and with it everything that was in it.
+        return Ok(());
+    };
+    if is_own(call, &netns)? {
+        return Err(Error::OwnNetns);
+    }
+    if !deleted {
+        link::delete_in_container(&netns, &call.ifname)?;
+    }
+    Ok(())
+}
+
+fn status(request: &Request<'_>) -> Result<(), Error> {
+    let Request {
+        call,
+        stdin,
+        config,
+    } = request;
+    let ipam = Ipam::read(
+        &config.fields,
+        config.name,
+        config.version,
+        &Arguments::default(),
+        true,
+    )?;
+    ipam.status(call, stdin)
+}
+
+/// Removes what belongs to attachments of this network that the runtime does not list. A link
+/// says by its alias to which network it belongs; networks of other names are left alone.
+fn gc(request: &Request<'_>) -> Result<(), Error> {
+    let Request {
+        call,
+        stdin,
+        config,
+    } = request;
+    let valid = config.valid_attachments()?;
+    let mut failures = Vec::new();
+    let is_stale = |alias: &Alias| {
+        let ours = alias.network == config.name;
+        let name = |ifname: &Option<String>| ifname.clone().unwrap_or_default();
+        let listed = valid
+            .iter()
+            .any(|one| alias.is_of(&one.container_id, &name(&one.ifname)));
+        ours && !listed
+    };
+    match stale_links(&is_stale) {
+        Ok(names) => {
+            let deleted = names.iter().map(|name| link::delete(name));
+            failures.extend(deleted.filter_map(Result::err));
+        }
+        Err(error) => failures.push(error),
+    }
+    match location_of(request) {
+        Ok(ipam) => {
+            let (gone, collected) = ipam.collect(call, stdin, &|owner| is_valid(&valid, owner));
+            failures.extend(collected.err());
+            // A link whose alias was taken away is still known by its name.
+            for owner in gone {
+                let ifname = owner.ifname.unwrap_or_default();
+                let deleted = link::delete(&host_link_name(&owner.container_id, &ifname));
+                failures.extend(deleted.err());
+            }
+        }
+        Err(error) => failures.push(error),
+    }
+    Error::collect(failures)
+}
+
+/// The host ends of links that nobody wants any more.
+fn stale_links(is_stale: &dyn Fn(&Alias) -> bool) -> Result<Vec<String>, Error> {
+    let links = RouteSocket::open().and_then(|mut socket| socket.links());
+    let links = links
+        .map_err(Error::kernel("links of the node"))?
+        .into_iter();
+    let ours = links.filter(|link| link.group == LINK_GROUP);
+    let stale = ours.filter(|link| {
+        let alias = link.alias.as_deref().and_then(Alias::parse);
+        alias.is_some_and(|alias| is_stale(&alias))
+    });
+    Ok(stale.map(|link| link.name).collect())
+}
+
+/// Who gives addresses, as far as it matters to release them.
+fn location_of(request: &Request<'_>) -> Result<Ipam, Error> {
+    let Request { config, .. } = request;
+    let arguments = Arguments::default();
+    Ipam::read(
+        &config.fields,
+        config.name,
+        config.version,
+        &arguments,
+        false,
+    )
+}
+
+fn check(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
+    let Request {
+        call,
+        stdin,
+        config,
+    } = request;
+    let netns = open_netns(call)?;
+    location_of(request)?.check(call, stdin)?;
+    let Some(previous) = config.previous()? else {
+        return Err(Error::config("ptp: Required prevResult missing"));
+    };
+    check::container(call, &netns, &previous)?;
+    if mode == Mode::Podwire {
+        check::host(call, &previous)?;
+    }
+    Ok(())
+}
+
+/// Opens the namespace of the container, which must not be that of the plugin.
+fn open_netns(call: &Call) -> Result<Netns, Error> {
+    let path = call.sandbox();
+    let opened = Netns::open(call.netns.clone().unwrap_or_default());
+    let netns = opened.map_err(|source| Error::Netns { path, source })?;
+    if is_own(call, &netns)? {
+        return Err(Error::OwnNetns);
+    }
+    Ok(netns)
+}
+
+/// Whether `netns` is the namespace of the plugin, where it must not be.
+fn is_own(call: &Call, netns: &Netns) -> Result<bool, Error> {
+    if call.netns_override {
+        return Ok(false);
+    }
+    let failed = || Error::kernel("network namespace of the plugin");
+    let own = Netns::current().map_err(failed())?;
+    let same = own.inode().and_then(|own| Ok(own == netns.inode()?));
+    same.map_err(failed())
+}
