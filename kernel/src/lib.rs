@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod address;
+pub mod conntrack;
 pub mod error;
 pub mod link;
 #[cfg(feature = "monitor")]

@@ -30,7 +30,7 @@ mod source;
 mod table;
 mod text;
 mod uapi;
-mod wire;
+pub(crate) mod wire;
 
 pub use basics::{ChainType, Counter, Family, Hook, Policy, Verdict, priority};
 pub use batch::{Batch, ElementWriter, TableWriter};

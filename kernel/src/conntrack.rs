@@ -1,0 +1,517 @@
+//! Connection tracking: listing entries and forgetting them.
+//!
+//! The kernel keeps one entry per connection with its addresses in both directions. An entry of UDP
+//! outlives the endpoint behind it: as long as packets come, they go where the first one went. So
+//! who takes an endpoint away deletes the entries that lead to it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::netlink::{Batch, Message, Protocol, Socket};
+use crate::nft::wire::{find, nest, put, u16_of, u32_of};
+use crate::{Cause, Error};
+
+/// `NFNL_SUBSYS_CTNETLINK` and its messages (linux/netfilter/nfnetlink_conntrack.h).
+const SUBSYSTEM: u16 = 1;
+const GET: u16 = SUBSYSTEM << 8 | 1;
+const DELETE: u16 = SUBSYSTEM << 8 | 2;
+
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const TIMEOUT: u16 = 7;
+const MARK: u16 = 8;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const IP_V4_SOURCE: u16 = 1;
+const IP_V4_DESTINATION: u16 = 2;
+const IP_V6_SOURCE: u16 = 3;
+const IP_V6_DESTINATION: u16 = 4;
+const PROTO_NUMBER: u16 = 1;
+const PROTO_SOURCE_PORT: u16 = 2;
+const PROTO_DESTINATION_PORT: u16 = 3;
+const FILTER_ORIGINAL: u16 = 1;
+const FILTER_REPLY: u16 = 2;
+
+/// Which parts of a tuple the kernel shall compare (`CTA_FILTER_F_*`, nf_conntrack_netlink.c).
+const COMPARE_SOURCE: u32 = 1 << 0;
+const COMPARE_DESTINATION: u32 = 1 << 1;
+const COMPARE_PROTOCOL: u32 = 1 << 3;
+const COMPARE_SOURCE_PORT: u32 = 1 << 4;
+const COMPARE_DESTINATION_PORT: u32 = 1 << 5;
+
+/// How many entries are deleted with one `sendmsg`.
+const DELETES_AT_ONCE: usize = 500;
+
+/// A listing that does not end because the table changes all the time is started again this often.
+const ATTEMPTS: usize = 10;
+
+/// The transport protocols that have ports.
+pub mod protocol {
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// One direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Where packets come from.
+    pub source: IpAddr,
+    /// Where they go.
+    pub destination: IpAddr,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// 0 for protocols without ports.
+    pub source_port: u16,
+    /// 0 for protocols without ports.
+    pub destination_port: u16,
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The way of the first packet, before NAT.
+    pub original: Tuple,
+    /// The way of the answers, which shows what NAT made of it: the source is the endpoint.
+    pub reply: Tuple,
+    /// `IPS_*` (linux/netfilter/nf_conntrack_common.h).
+    pub status: u32,
+    /// In seconds, until it is forgotten by itself.
+    pub timeout: u32,
+    /// Its mark.
+    pub mark: u32,
+    /// Its zone.
+    pub zone: u16,
+    /// The original tuple as the kernel wrote it: what identifies the entry.
+    identity: Box<[u8]>,
+}
+
+/// Which entries are meant. What is `None` does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Source of the first packet.
+    pub original_source: Option<IpAddr>,
+    /// Destination of the first packet: the address of a Service or a node.
+    pub original_destination: Option<IpAddr>,
+    /// Destination port of the first packet: the port of a Service, a node port, a host port.
+    pub original_port: Option<u16>,
+    /// Source of the answers: the endpoint.
+    pub reply_source: Option<IpAddr>,
+    /// Source port of the answers: the port of the endpoint.
+    pub reply_port: Option<u16>,
+    /// Destination of the answers: the client, or the address that it was masqueraded with.
+    pub reply_destination: Option<IpAddr>,
+    /// The transport protocol; needed if there are ports.
+    pub protocol: Option<u8>,
+    /// The address family, where no address tells it.
+    pub family: Option<AddressFamily>,
+}
+
+/// The families that are tracked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AddressFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl AddressFamily {
+    const fn number(self) -> u8 {
+        match self {
+            Self::V4 => libc::AF_INET as u8,
+            Self::V6 => libc::AF_INET6 as u8,
+        }
+    }
+
+    const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl Filter {
+    /// Entries of a transport protocol.
+    pub fn of_protocol(protocol: u8) -> Self {
+        Self {
+            protocol: Some(protocol),
+            ..Self::default()
+        }
+    }
+
+    /// Whether an entry is meant.
+    pub fn matches(&self, entry: &Entry) -> bool {
+        fn fits<T: PartialEq>(wanted: Option<T>, found: T) -> bool {
+            wanted.is_none_or(|wanted| wanted == found)
+        }
+        let (original, reply) = (&entry.original, &entry.reply);
+        fits(self.original_source, original.source)
+            && fits(self.original_destination, original.destination)
+            && fits(self.original_port, original.destination_port)
+            && fits(self.reply_source, reply.source)
+            && fits(self.reply_port, reply.source_port)
+            && fits(self.reply_destination, reply.destination)
+            && fits(self.protocol, original.protocol)
+            && fits(self.family, AddressFamily::of(original.source))
+    }
+
+    /// The family that the filter speaks of.
+    fn address_family(&self) -> Option<AddressFamily> {
+        let addresses = [
+            self.original_source,
+            self.original_destination,
+            self.reply_source,
+            self.reply_destination,
+        ];
+        let told = addresses.into_iter().flatten().next();
+        told.map(AddressFamily::of).or(self.family)
+    }
+
+    /// What the kernel shall compare, in the original and in the reply direction.
+    fn flags(&self) -> (u32, u32) {
+        let flag = |present: bool, flag: u32| if present { flag } else { 0 };
+        let original = flag(self.original_source.is_some(), COMPARE_SOURCE)
+            | flag(self.original_destination.is_some(), COMPARE_DESTINATION)
+            | flag(self.protocol.is_some(), COMPARE_PROTOCOL)
+            | flag(self.original_port.is_some(), COMPARE_DESTINATION_PORT);
+        let reply = flag(self.reply_source.is_some(), COMPARE_SOURCE)
+            | flag(self.reply_destination.is_some(), COMPARE_DESTINATION)
+            // Ports are read only with a protocol beside them.
+            | flag(self.reply_port.is_some(), COMPARE_PROTOCOL | COMPARE_SOURCE_PORT);
+        (original, reply)
+    }
+
+    /// Whether the kernel can compare it: it needs a family, a protocol where there are ports, and
+    /// something about the original direction. (Without that, a kernel that does not know filters
+    /// would take the request for "delete everything".)
+    fn suits_the_kernel(&self) -> bool {
+        let ports = self.original_port.is_some() || self.reply_port.is_some();
+        self.address_family().is_some() && (!ports || self.protocol.is_some())
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let (original, reply) = self.flags();
+        nest(out, TUPLE_ORIGINAL, |out| {
+            put_addresses(out, self.original_source, self.original_destination);
+            put_ports(out, self.protocol, None, self.original_port);
+        });
+        if reply != 0 {
+            nest(out, TUPLE_REPLY, |out| {
+                put_addresses(out, self.reply_source, self.reply_destination);
+                put_ports(out, self.protocol, self.reply_port, None);
+            });
+        }
+        nest(out, FILTER, |out| {
+            // The only numbers here in host byte order.
+            put(out, FILTER_ORIGINAL, &original.to_ne_bytes());
+            put(out, FILTER_REPLY, &reply.to_ne_bytes());
+        });
+    }
+}
+
+fn put_addresses(out: &mut Vec<u8>, source: Option<IpAddr>, destination: Option<IpAddr>) {
+    nest(out, TUPLE_IP, |out| {
+        let mut address = |v4: u16, v6: u16, address: Option<IpAddr>| match address {
+            Some(IpAddr::V4(address)) => put(out, v4, &address.octets()),
+            Some(IpAddr::V6(address)) => put(out, v6, &address.octets()),
+            None => {}
+        };
+        address(IP_V4_SOURCE, IP_V6_SOURCE, source);
+        address(IP_V4_DESTINATION, IP_V6_DESTINATION, destination);
+    });
+}
+
+fn put_ports(
+    out: &mut Vec<u8>,
+    protocol: Option<u8>,
+    source: Option<u16>,
+    destination: Option<u16>,
+) {
+    let Some(protocol) = protocol else { return };
+    nest(out, TUPLE_PROTO, |out| {
+        put(out, PROTO_NUMBER, &[protocol]);
+        for (kind, port) in [
+            (PROTO_SOURCE_PORT, source),
+            (PROTO_DESTINATION_PORT, destination),
+        ] {
+            if let Some(port) = port {
+                put(out, kind, &port.to_be_bytes());
+            }
+        }
+    });
+}
+
+/// A blocking socket for connection tracking, in the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: Socket,
+    /// Whether the kernel deletes by filter; false once it refused to.
+    filters_deletes: bool,
+}
+
+impl Conntrack {
+    /// Opens a socket in the network namespace of this thread.
+    pub fn open() -> Result<Self, Error> {
+        let during = |cause: Cause| cause.during("open a socket for", "connection tracking");
+        let socket = Socket::open(Protocol::Netfilter).map_err(during)?;
+        socket.set_buffers(1 << 20).map_err(during)?;
+        Ok(Self {
+            socket,
+            filters_deletes: true,
+        })
+    }
+
+    /// How many requests to delete were sent.
+    pub fn writes(&self) -> u64 {
+        self.socket.writes()
+    }
+
+    /// The entries that `filter` means.
+    pub fn entries(&mut self, filter: &Filter) -> Result<Vec<Entry>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut entries = Vec::new();
+            match self.list(filter, |entry| entries.push(entry)) {
+                Err(Cause::Unstable) => {}
+                outcome => {
+                    let during = |cause: Cause| cause.during("list connections", filter);
+                    return outcome.map(|()| entries).map_err(during);
+                }
+            }
+        }
+        Err(Cause::Unstable.during("list connections", filter))
+    }
+
+    /// How many entries `filter` means.
+    pub fn count(&mut self, filter: &Filter) -> Result<usize, Error> {
+        Ok(self.entries(filter)?.len())
+    }
+
+    /// Forgets the entries that `filter` means. The kernel looks for them, if it can; else they are
+    /// listed and deleted one by one. No entry is no error.
+    pub fn delete(&mut self, filter: &Filter) -> Result<(), Error> {
+        if self.filters_deletes && filter.suits_the_kernel() {
+            match self.delete_in_kernel(filter) {
+                // Kernels before 6.8 or so take the incomplete tuple for that of one entry.
+                Err(cause) if cannot_filter(&cause) => self.filters_deletes = false,
+                outcome => {
+                    return outcome.map_err(|cause| cause.during("delete connections", filter));
+                }
+            }
+        }
+        self.delete_where(filter, |_| true).map(drop)
+    }
+
+    /// Forgets the entries of an address, whatever its part in them: client, Service, endpoint.
+    pub fn delete_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        let none = Filter::default();
+        for filter in [
+            Filter {
+                original_source: Some(address),
+                ..none
+            },
+            Filter {
+                original_destination: Some(address),
+                ..none
+            },
+            Filter {
+                reply_source: Some(address),
+                ..none
+            },
+            Filter {
+                reply_destination: Some(address),
+                ..none
+            },
+        ] {
+            self.delete(&filter)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets those of the entries that `filter` means for which `stale` says so, and returns how
+    /// many there were.
+    pub fn delete_where(
+        &mut self,
+        filter: &Filter,
+        stale: impl Fn(&Entry) -> bool,
+    ) -> Result<usize, Error> {
+        let entries = self.entries(filter)?;
+        let stale: Vec<_> = entries.iter().filter(|entry| stale(entry)).collect();
+        for some in stale.chunks(DELETES_AT_ONCE) {
+            self.delete_entries(some)
+                .map_err(|cause| cause.during("delete connections", filter))?;
+        }
+        Ok(stale.len())
+    }
+
+    fn delete_in_kernel(&mut self, filter: &Filter) -> Result<(), Cause> {
+        // Version 1 makes the kernel heed the family (nf_conntrack_netlink.c).
+        self.socket.request(DELETE, 0, |out| {
+            put_header(out, filter.address_family(), 1);
+            filter.put(out);
+        })
+    }
+
+    fn delete_entries(&mut self, entries: &[&Entry]) -> Result<(), Cause> {
+        let mut batch = Batch::new();
+        for entry in entries {
+            batch.push(DELETE, 0, |out| {
+                put_header(out, Some(AddressFamily::of(entry.original.source)), 0);
+                put(out, TUPLE_ORIGINAL | 0x8000, &entry.identity);
+                if entry.zone != 0 {
+                    put(out, ZONE, &entry.zone.to_be_bytes());
+                }
+            });
+        }
+        let outcome = self.socket.transact(&mut batch)?;
+        // What ended by itself meanwhile is gone as well.
+        match outcome
+            .into_iter()
+            .find(|refusal| refusal.errno != libc::ENOENT)
+        {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands the entries that `filter` means to `each`.
+    fn list(&mut self, filter: &Filter, mut each: impl FnMut(Entry)) -> Result<(), Cause> {
+        let mut batch = Batch::new();
+        batch.push(GET, libc::NLM_F_DUMP as u16, |out| {
+            put_header(out, filter.address_family(), 0);
+            // Kernels before 5.9 do not filter; then the filter below does all the work.
+            if filter.suits_the_kernel() && filter.flags() != (0, 0) {
+                filter.put(out);
+            }
+        });
+        let first = self.socket.send(&mut batch)?;
+        let (mut finished, mut consistent) = (false, true);
+        while !finished {
+            self.socket.receive(|message| {
+                if message.sequence != first {
+                    return Ok(());
+                }
+                consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+                let kind = i32::from(message.kind);
+                if kind == libc::NLMSG_DONE || kind == libc::NLMSG_ERROR {
+                    finished = true;
+                    return message
+                        .refusal(0)?
+                        .map_or(Ok(()), |refusal| Err(refusal.into()));
+                }
+                if let Some(entry) = entry_of(message)?.filter(|entry| filter.matches(entry)) {
+                    each(entry);
+                }
+                Ok(())
+            })?;
+        }
+        if consistent {
+            Ok(())
+        } else {
+            Err(Cause::Unstable)
+        }
+    }
+}
+
+/// What kernels say that cannot delete by filter.
+fn cannot_filter(cause: &Cause) -> bool {
+    matches!(
+        cause.errno(),
+        Some(libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP)
+    )
+}
+
+/// `struct nfgenmsg`.
+fn put_header(out: &mut Vec<u8>, family: Option<AddressFamily>, version: u8) {
+    out.extend_from_slice(&[family.map_or(0, AddressFamily::number), version, 0, 0]);
+}
+
+/// The entry in a message; `None` for families other than IP.
+fn entry_of(message: Message<'_>) -> Result<Option<Entry>, Cause> {
+    let short = || Cause::Malformed("a connection without its addresses".into());
+    let bytes = message.payload.get(4..).ok_or_else(short)?;
+    let identity = find(bytes, TUPLE_ORIGINAL).ok_or_else(short)?;
+    let reply = find(bytes, TUPLE_REPLY).ok_or_else(short)?;
+    let (Some(original), Some(reply)) = (tuple_of(identity)?, tuple_of(reply)?) else {
+        return Ok(None);
+    };
+    let number = |kind| find(bytes, kind).map_or(Ok(0), u32_of);
+    Ok(Some(Entry {
+        original,
+        reply,
+        status: number(STATUS)?,
+        timeout: number(TIMEOUT)?,
+        mark: number(MARK)?,
+        zone: find(bytes, ZONE).map_or(Ok(0), u16_of)?,
+        identity: identity.into(),
+    }))
+}
+
+fn tuple_of(bytes: &[u8]) -> Result<Option<Tuple>, Cause> {
+    let ip = find(bytes, TUPLE_IP).unwrap_or(&[]);
+    let proto = find(bytes, TUPLE_PROTO).unwrap_or(&[]);
+    let address = |v4, v6| {
+        let four = find(ip, v4).and_then(|value| value.first_chunk::<4>().copied());
+        let sixteen = find(ip, v6).and_then(|value| value.first_chunk::<16>().copied());
+        let four = four.map(|octets| IpAddr::from(Ipv4Addr::from(octets)));
+        four.or(sixteen.map(|octets| IpAddr::from(Ipv6Addr::from(octets))))
+    };
+    let (Some(source), Some(destination)) = (
+        address(IP_V4_SOURCE, IP_V6_SOURCE),
+        address(IP_V4_DESTINATION, IP_V6_DESTINATION),
+    ) else {
+        return Ok(None);
+    };
+    let port = |kind| find(proto, kind).map_or(Ok(0), u16_of);
+    Ok(Some(Tuple {
+        source,
+        destination,
+        protocol: find(proto, PROTO_NUMBER)
+            .and_then(|value| value.first().copied())
+            .unwrap_or(0),
+        source_port: port(PROTO_SOURCE_PORT)?,
+        destination_port: port(PROTO_DESTINATION_PORT)?,
+    }))
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "with ";
+        let mut part = |name: &str, value: Option<String>| {
+            let Some(value) = value else { return Ok(()) };
+            write!(f, "{separator}{name} {value}")?;
+            separator = ", ";
+            Ok(())
+        };
+        part("source", self.original_source.map(|it| it.to_string()))?;
+        part(
+            "destination",
+            self.original_destination.map(|it| it.to_string()),
+        )?;
+        part("protocol", self.protocol.map(|it| it.to_string()))?;
+        part("port", self.original_port.map(|it| it.to_string()))?;
+        part("endpoint", self.reply_source.map(|it| it.to_string()))?;
+        part("endpoint port", self.reply_port.map(|it| it.to_string()))?;
+        part(
+            "answers to",
+            self.reply_destination.map(|it| it.to_string()),
+        )?;
+        let family = self.family.map(|family| match family {
+            AddressFamily::V4 => "IPv4",
+            AddressFamily::V6 => "IPv6",
+        });
+        part("family", family.map(str::to_owned))?;
+        if separator == "with " {
+            f.write_str("of every kind")
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Connection tracking against the real kernel, each test in a network namespace of its own.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
+use kernel::nft::{
+    Chain, ChainType, Family, Field, Hook, KeyBuf, NftSocket, Rule, Table, ct_state, diff, priority,
+};
+
+fn in_netns(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        kernel::netns::unshare_thread().expect("a network namespace; these tests must run as root");
+        let mut socket = kernel::RouteSocket::open().unwrap();
+        let lo = socket.index_of("lo").unwrap();
+        socket.set_up(lo).unwrap();
+        track();
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The kernel tracks connections of a family once a rule needs to know about them. UDP to
+/// 198.51.100.1:53 goes to 127.0.0.1:5353.
+fn track() {
+    let vip = KeyBuf::new().address(Ipv4Addr::new(198, 51, 100, 1));
+    let table = Table::new(Family::Inet, "track")
+        .with_chain(
+            "both",
+            Chain::base(ChainType::Filter, Hook::Output, priority::FILTER)
+                .with_rule(Rule::new().ct_state(ct_state::NEW).counter()),
+        )
+        .with_chain(
+            "output",
+            Chain::base(ChainType::Nat, Hook::Output, priority::DSTNAT).with_rule(
+                Rule::new()
+                    .nfproto(Family::Ip)
+                    .is(Field::IpDaddr, &vip)
+                    .l4proto(protocol::UDP)
+                    .dnat(Ipv4Addr::LOCALHOST.into(), Some(5353)),
+            ),
+        );
+    NftSocket::open()
+        .unwrap()
+        .commit(&mut diff(None, &table))
+        .unwrap();
+}
+
+fn send(to: impl Into<SocketAddr>) -> UdpSocket {
+    let to = to.into();
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).unwrap();
+    socket.send_to(b"x", to).unwrap();
+    socket
+}
+
+const UDP: Filter = Filter {
+    original_source: None,
+    original_destination: None,
+    original_port: None,
+    reply_source: None,
+    reply_port: None,
+    reply_destination: None,
+    protocol: Some(protocol::UDP),
+    family: None,
+};
+
+fn ports(conntrack: &mut Conntrack, filter: &Filter) -> BTreeSet<u16> {
+    let entries = conntrack.entries(filter).unwrap();
+    entries
+        .iter()
+        .map(|entry| entry.original.destination_port)
+        .collect()
+}
+
+#[test]
+fn entries_of_both_families_are_listed_with_both_directions() {
+    in_netns(|| {
+        let sockets = [
+            send((Ipv4Addr::LOCALHOST, 1001)),
+            send((Ipv6Addr::LOCALHOST, 1002)),
+        ];
+        let mut conntrack = Conntrack::open().unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1001, 1002].into());
+        let v6 = Filter {
+            family: Some(AddressFamily::V6),
+            ..UDP
+        };
+        let entries = conntrack.entries(&v6).unwrap();
+        assert_eq!(entries.len(), 1);
+        let local = sockets[1].local_addr().unwrap();
+        assert_eq!(entries[0].original.source_port, local.port());
+        assert_eq!(entries[0].reply.destination_port, local.port());
+        assert_eq!(entries[0].reply.source_port, 1002);
+        assert!(entries[0].timeout > 0);
+    });
+}
+
+#[test]
+fn only_what_the_filter_means_is_deleted() {
+    in_netns(|| {
+        for port in 1001..=1004 {
+            send((Ipv4Addr::LOCALHOST, port));
+            send((Ipv6Addr::LOCALHOST, port));
+        }
+        let mut conntrack = Conntrack::open().unwrap();
+        let here = Some(IpAddr::from(Ipv4Addr::LOCALHOST));
+        let to = |port| Filter {
+            original_destination: here,
+            original_port: Some(port),
+            ..UDP
+        };
+        conntrack.delete(&to(1001)).unwrap();
+        conntrack.delete(&to(4444)).unwrap();
+        let v4 = Filter {
+            family: Some(AddressFamily::V4),
+            ..UDP
+        };
+        let v6 = Filter {
+            family: Some(AddressFamily::V6),
+            ..UDP
+        };
+        assert_eq!(ports(&mut conntrack, &v4), [1002, 1003, 1004].into());
+        assert_eq!(ports(&mut conntrack, &v6), [1001, 1002, 1003, 1004].into());
+        let endpoint = Filter {
+            reply_source: here,
+            reply_port: Some(1003),
+            ..UDP
+        };
+        conntrack.delete(&endpoint).unwrap();
+        assert_eq!(ports(&mut conntrack, &v4), [1002, 1004].into());
+        let stale = |port| move |entry: &kernel::conntrack::Entry| entry.reply.source_port == port;
+        assert_eq!(conntrack.delete_where(&v4, stale(1004)).unwrap(), 1);
+        assert_eq!(ports(&mut conntrack, &v4), [1002].into());
+        assert_eq!(ports(&mut conntrack, &v6), [1001, 1002, 1003, 1004].into());
+        conntrack.delete(&v6).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1002].into());
+    });
+}
+
+#[test]
+fn an_entry_is_found_by_its_service_and_by_its_endpoint() {
+    in_netns(|| {
+        let vip = Ipv4Addr::new(198, 51, 100, 1);
+        let mut socket = kernel::RouteSocket::open().unwrap();
+        let lo = socket.index_of("lo").unwrap();
+        let route = kernel::address::Address::new(lo, "198.51.100.1/32".parse().unwrap());
+        socket.add_address(&route).unwrap();
+        let _service = send((vip, 53));
+        let _direct = send((Ipv4Addr::LOCALHOST, 5353));
+        let mut conntrack = Conntrack::open().unwrap();
+        let service = Filter {
+            original_destination: Some(vip.into()),
+            original_port: Some(53),
+            reply_source: Some(Ipv4Addr::LOCALHOST.into()),
+            reply_port: Some(5353),
+            ..UDP
+        };
+        let entries = conntrack.entries(&service).unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].original.destination, IpAddr::from(vip));
+        assert_eq!(entries[0].reply.source_port, 5353);
+        conntrack.delete(&service).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [5353].into());
+    });
+}
+
+#[test]
+fn an_address_is_forgotten_in_every_part_it_has() {
+    in_netns(|| {
+        send((Ipv4Addr::LOCALHOST, 1001));
+        send((Ipv6Addr::LOCALHOST, 1002));
+        let mut conntrack = Conntrack::open().unwrap();
+        conntrack
+            .delete_address(Ipv4Addr::LOCALHOST.into())
+            .unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1002].into());
+    });
+}
+
+#[test]
+fn hundreds_of_entries_are_deleted_one_by_one_where_the_kernel_cannot_filter() {
+    in_netns(|| {
+        let sockets: Vec<_> = (0..1200)
+            .map(|_| send((Ipv4Addr::LOCALHOST, 1001)))
+            .collect();
+        send((Ipv4Addr::LOCALHOST, 1002));
+        let mut conntrack = Conntrack::open().unwrap();
+        // Ports without a protocol are beyond the kernel's filter.
+        let filter = Filter {
+            original_port: Some(1001),
+            ..Filter::default()
+        };
+        assert_eq!(conntrack.count(&filter).unwrap(), sockets.len());
+        conntrack.delete(&filter).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1002].into());
+        assert_eq!(conntrack.writes(), 1200);
+    });
+}
