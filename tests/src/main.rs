@@ -1,3 +1,15 @@
-//! The lab binary.
+//! `podwire-lab`: raise a cluster of network namespaces, look around in it, take it down.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("podwire-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

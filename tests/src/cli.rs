@@ -1,0 +1,236 @@
+//! The commands that people type, and the few that the lab starts by itself.
+
+use std::io::{self, Write};
+use std::time::Instant;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use podwire_lab::error::{Error, Result};
+use podwire_lab::lab::{self, Lab};
+use podwire_lab::launch::{self, Launch};
+use podwire_lab::pod::PodSpec;
+use podwire_lab::registry::Entry;
+use podwire_lab::runtime::PortMapping;
+use podwire_lab::topology::{Families, Topology};
+use podwire_lab::{init, layout, load, serve, walkthrough};
+
+/// A cluster of network namespaces on this machine, with the real Podwire in it.
+#[derive(Parser)]
+#[command(name = "podwire-lab", version, max_term_width = 100)]
+struct Cli {
+    /// Which lab, if several are up.
+    #[arg(long, global = true, env = "PODWIRE_LAB", value_name = "NAME")]
+    lab: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Raise a lab: four nodes, mypc, and the pods of the walkthrough.
+    Up {
+        /// Which address families it speaks.
+        #[arg(long, value_enum, default_value_t = FamiliesArgument::V4)]
+        families: FamiliesArgument,
+        /// Without the pods.
+        #[arg(long)]
+        empty: bool,
+    },
+    /// Take a lab down. Nothing of it is left.
+    Down,
+    /// Open a shell on a node, on mypc, in a pod, or in the lab itself (`lab`).
+    Shell {
+        /// Where.
+        place: String,
+    },
+    /// Run a command in a pod or on a node.
+    Exec {
+        /// Where.
+        place: String,
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// List the pods.
+    Pods,
+    /// Start a pod on a node.
+    Run {
+        /// The node.
+        node: String,
+        /// The pod's name.
+        pod: String,
+        /// A hostPort, for example 8080:80 or 5353:53/udp.
+        #[arg(long = "port", value_name = "HOST:POD[/PROTOCOL]", value_parser = port)]
+        ports: Vec<PortMapping>,
+    },
+    /// Stop a pod.
+    Rm {
+        /// The pod's name.
+        pod: String,
+    },
+    /// Show what the agent of a node logged.
+    Logs {
+        /// The node.
+        node: String,
+    },
+    /// Show the machines, their agents and whether they are ready for pods.
+    Status,
+    /// PID 1 of a lab.
+    #[command(hide = true)]
+    Init,
+    /// Start a process that outlives us.
+    #[command(hide = true)]
+    Launch {
+        /// What, as JSON.
+        specification: String,
+    },
+    /// The process of a node, or of a pod that serves nothing.
+    #[command(hide = true)]
+    Pause,
+    /// The process of a pod that answers.
+    #[command(hide = true)]
+    Serve(serve::Ports),
+    /// Open connections one after another and count the answers.
+    Load(load::Plan),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FamiliesArgument {
+    V4,
+    V6,
+    Dual,
+}
+
+impl From<FamiliesArgument> for Families {
+    fn from(argument: FamiliesArgument) -> Families {
+        match argument {
+            FamiliesArgument::V4 => Families::V4,
+            FamiliesArgument::V6 => Families::V6,
+            FamiliesArgument::Dual => Families::Dual,
+        }
+    }
+}
+
+fn port(text: &str) -> std::result::Result<PortMapping, String> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (host, pod) = ports.split_once(':').ok_or("write it as HOST:POD, for example 8080:80")?;
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no port"));
+    if !["tcp", "udp", "sctp"].contains(&protocol) {
+        return Err(format!("{protocol:?} is none of tcp, udp, sctp"));
+    }
+    Ok(PortMapping::new(number(host)?, number(pod)?, protocol))
+}
+
+/// Runs the command of this process's arguments and answers with the exit status.
+pub fn run() -> Result<u8> {
+    let cli = Cli::parse();
+    let open = || Lab::open(cli.lab.as_deref());
+    match cli.command {
+        Command::Up { families, empty } => up(cli.lab.as_deref(), families.into(), empty)?,
+        Command::Down => {
+            let name = lab::down(cli.lab.as_deref())?;
+            println!("Lab {name} is down, and nothing of it is left.");
+        }
+        Command::Shell { place } => {
+            let place = open()?.place_of(&place)?;
+            return status(place.attach("bash", &[]).or_else(|_| place.attach("sh", &[]))?);
+        }
+        Command::Exec { place, command } => {
+            let place = open()?.place_of(&place)?;
+            return status(place.attach(&command[0], &command[1..])?);
+        }
+        Command::Pods => pods(&open()?)?,
+        Command::Run { node, pod, ports } => {
+            let pod = open()?.run(&node, &PodSpec { ports, ..PodSpec::web(&pod) })?;
+            let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
+            println!("{} runs on {node} at {}", pod.name(), addresses.join(" and "));
+        }
+        Command::Rm { pod } => open()?.remove(&pod)?,
+        Command::Logs { node } => print!("{}", open()?.machine(&node)?.agent_log()),
+        Command::Status => show(&open()?)?,
+        Command::Init => init::run()?,
+        Command::Launch { specification } => println!("{}", launch::run(&parse_launch(&specification)?)?),
+        Command::Pause => loop {
+            nix::unistd::pause();
+        },
+        Command::Serve(ports) => serve::run(&ports)?,
+        Command::Load(plan) => {
+            let summary = load::run(&plan)?;
+            println!("{}", serde_json::to_string(&summary).expect("a Summary is plain data"));
+            return Ok(u8::from(summary.failed > 0));
+        }
+    }
+    Ok(0)
+}
+
+fn status(code: i32) -> Result<u8> {
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+fn parse_launch(text: &str) -> Result<Launch> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::Unreadable { path: "launch".into(), reason: error.to_string() })
+}
+
+fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
+    let entry = match name {
+        Some(name) => Entry::claim(name)?,
+        None => Entry::claim_free("lab")?,
+    };
+    let name = entry.name().to_owned();
+    let start = Instant::now();
+    let lab = Lab::up(entry, &Topology::walkthrough(families), &progress)?;
+    if !empty {
+        progress("the pods");
+        walkthrough::start_pods(&lab)?;
+    }
+    println!("\rLab {name} is up after {:.1} s.{:20}", start.elapsed().as_secs_f64(), "");
+    println!();
+    print!("{}", walkthrough::invitation(&lab)?);
+    lab.stay()
+}
+
+/// Shows what is being worked on, on one line that the next word overwrites.
+fn progress(what: &str) {
+    print!("\rRaising {what} ...{:20}", "");
+    let _ = io::stdout().flush();
+}
+
+fn pods(lab: &Lab) -> Result<()> {
+    println!("{:<14} {:<14} {:<34} LINK ON THE NODE", "POD", "NODE", "ADDRESS");
+    for pod in lab.pods()? {
+        let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
+        let addresses = addresses.join(" ");
+        println!("{:<14} {:<14} {addresses:<34} {}", pod.name(), pod.node(), pod.host_link());
+    }
+    Ok(())
+}
+
+fn show(lab: &Lab) -> Result<()> {
+    println!("Lab {}", lab.name());
+    println!("{:<14} {:<22} {:<18} {:<5} {:<9} NETWORK", "MACHINE", "ADDRESS", "PODS", "RUN", "AGENT");
+    for machine in lab.machines()? {
+        let join = |networks: &[ipnetwork::IpNetwork]| {
+            networks.iter().map(|n| n.ip().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let cidrs: Vec<_> = machine.machine().pod_cidrs.iter().map(ToString::to_string).collect();
+        let (agent, network) = if machine.is_node() {
+            let agent = if machine.agent().is_some() { "running" } else { "stopped" };
+            let network = match machine.runtime().status() {
+                Ok(()) => "ready".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            (agent, network)
+        } else {
+            ("-", "-".to_owned())
+        };
+        println!(
+            "{:<14} {:<22} {:<18} {:<5} {agent:<9} {network}",
+            machine.name(),
+            join(&machine.machine().addresses),
+            cidrs.join(" "),
+            machine.pods()?.len(),
+        );
+    }
+    println!("\nManifests: {} in every node", layout::MANIFESTS);
+    Ok(())
+}

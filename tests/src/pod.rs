@@ -1,0 +1,221 @@
+//! Pods: a sandbox, a process that holds its namespaces, and what the plugins answered.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::launch::{self, Launch, Room};
+use crate::layout;
+use crate::node::Node;
+use crate::place::Place;
+use crate::runtime::{self, Attachment, PortMapping, Sandbox};
+use crate::topology::check_name;
+use crate::{binaries, wait};
+
+/// The longest name of a pod, as for any object that becomes a host name (RFC 1123).
+const LONGEST_NAME: usize = 63;
+
+/// A pod that shall run.
+#[derive(Debug, Clone)]
+pub struct PodSpec {
+    /// Its name, unique in the lab.
+    pub name: String,
+    /// Its Kubernetes namespace.
+    pub namespace: String,
+    /// The ports of its servers.
+    pub servers: Servers,
+    /// Its hostPorts.
+    pub ports: Vec<PortMapping>,
+}
+
+impl PodSpec {
+    /// A pod in the namespace `default` that serves nothing.
+    pub fn new(name: &str) -> PodSpec {
+        PodSpec {
+            name: name.into(),
+            namespace: "default".into(),
+            servers: Servers::default(),
+            ports: Vec::new(),
+        }
+    }
+
+    /// The same with a web server on port 80.
+    pub fn web(name: &str) -> PodSpec {
+        PodSpec { servers: Servers { http: vec![80], ..Servers::default() }, ..PodSpec::new(name) }
+    }
+}
+
+/// The ports on which a pod's process serves. Every answer names the pod and its client.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Servers {
+    /// HTTP.
+    pub http: Vec<u16>,
+    /// TCP, one answer for each line.
+    pub tcp: Vec<u16>,
+    /// UDP, one answer for each datagram.
+    pub udp: Vec<u16>,
+}
+
+impl Servers {
+    fn arguments(&self) -> Vec<String> {
+        let kinds = [("--http", &self.http), ("--tcp", &self.tcp), ("--udp", &self.udp)];
+        kinds
+            .into_iter()
+            .flat_map(|(option, ports)| ports.iter().map(move |port| format!("{option}={port}")))
+            .collect()
+    }
+}
+
+/// What the runtime keeps of a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Record {
+    node: String,
+    pid: i32,
+    sandbox: Sandbox,
+    attachment: Attachment,
+}
+
+/// A running pod.
+#[derive(Debug)]
+pub struct Pod {
+    record: Record,
+    place: Place,
+}
+
+impl Pod {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.record.sandbox.name
+    }
+
+    /// The node it runs on.
+    pub fn node(&self) -> &str {
+        &self.record.node
+    }
+
+    /// Where it lives.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The process that holds it, as the lab numbers it.
+    pub fn pid(&self) -> i32 {
+        self.record.pid
+    }
+
+    /// Its sandbox.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.record.sandbox
+    }
+
+    /// What the plugins answered.
+    pub fn attachment(&self) -> &Attachment {
+        &self.record.attachment
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        runtime::addresses(&self.record.attachment.result)
+    }
+
+    /// Its first address of a family.
+    pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
+        self.addresses().into_iter().find(|address| address.is_ipv6() == ipv6)
+    }
+
+    /// The name of the node's end of its link, from the plugin's result.
+    pub fn host_link(&self) -> String {
+        let interfaces = self.record.attachment.result["interfaces"].as_array();
+        let host = interfaces.into_iter().flatten().find(|one| {
+            // Only the pod's own end is in a sandbox.
+            one["sandbox"].as_str().is_none_or(str::is_empty)
+        });
+        host.and_then(|one| one["name"].as_str()).unwrap_or_default().to_owned()
+    }
+}
+
+/// Starts a pod on a node.
+pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
+    check_name("pod", &spec.name, LONGEST_NAME)?;
+    let mut sandbox = Sandbox::new(&spec.namespace, &spec.name);
+    sandbox.ports.clone_from(&spec.ports);
+    let own = binaries::own()?.display().to_string();
+    let servers = spec.servers.arguments();
+    let mut command = vec![own, if servers.is_empty() { "pause" } else { "serve" }.to_owned()];
+    command.extend(servers);
+    let pid = node.place().launch(&Launch {
+        room: Room::Pod { name: spec.name.clone() },
+        command,
+        environment: vec![("PODWIRE_PLACE".into(), spec.name.clone())],
+        log: Some(format!("/var/log/pod-{}.log", spec.name).into()),
+    })?;
+    let undo = |error| {
+        end_process(node.place(), pid);
+        let _ = node.place().inside(|| launch::forget(&spec.name));
+        error
+    };
+    let place = node.place().inside(|| Place::of_pid(pid, &spec.name))?.map_err(undo)?;
+    let attachment = node.runtime().add(&sandbox).map_err(undo)?;
+    let record = Record { node: node.name().into(), pid, sandbox, attachment };
+    let path = record_path(node.name(), &spec.name);
+    let text = serde_json::to_vec_pretty(&record).expect("a Record is plain data");
+    node.place().inside(|| write(&path, &text))?.map_err(undo)?;
+    Ok(Pod { record, place })
+}
+
+/// Stops a pod in the way containerd does: DEL, the namespace goes, DEL twice more.
+pub(crate) fn remove(node: &Node, pod: &Pod) -> Result<()> {
+    let result = node.runtime().delete(&pod.record.sandbox, Some(&pod.record.attachment), || {
+        end_process(node.place(), pod.record.pid);
+        let _ = node.place().inside(|| launch::forget(pod.name()));
+    });
+    let path = record_path(node.name(), pod.name());
+    node.place().inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
+    result
+}
+
+/// Ends a process of the lab and waits until it is gone.
+pub(crate) fn end_process(place: &Place, pid: i32) {
+    let _ = place.sh(&format!("kill -9 {pid}"));
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let _ = place.inside(|| wait::until("", Duration::from_secs(5), || !proc.exists()));
+}
+
+/// The pods recorded on a node, sorted by name. Reads the lab's own files: `lab` is any place
+/// that sees them.
+pub(crate) fn on(lab: &Place, node: &str) -> Result<Vec<Pod>> {
+    let directory = Path::new(layout::NODES).join(node).join("pods");
+    let mut pods = lab.inside(|| -> Result<Vec<Pod>> {
+        let Ok(entries) = fs::read_dir(&directory) else { return Ok(Vec::new()) };
+        let files = entries.flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "json")).map(|p| read(&p)).collect()
+    })??;
+    pods.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(pods)
+}
+
+fn read(path: &Path) -> Result<Pod> {
+    let text = fs::read(path).map_err(Error::file("read", path))?;
+    let record: Record = serde_json::from_slice(&text)
+        .map_err(|error| Error::Unreadable { path: path.into(), reason: error.to_string() })?;
+    let place = Place::of_pid(record.pid, &record.sandbox.name)?;
+    Ok(Pod { record, place })
+}
+
+fn record_path(node: &str, pod: &str) -> PathBuf {
+    Path::new(layout::NODES).join(node).join("pods").join(format!("{pod}.json"))
+}
+
+/// Writes a file so that nobody ever reads half of it.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
+    }
+    let beside = path.with_extension("new");
+    fs::write(&beside, content).map_err(Error::file("write", &beside))?;
+    fs::rename(&beside, path).map_err(Error::file("rename", path))
+}

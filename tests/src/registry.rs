@@ -1,0 +1,222 @@
+//! Which labs are up on this machine.
+//!
+//! Each lab has a directory `/run/podwire-lab/NAME` with one file that names the process which
+//! holds it. That is all a lab leaves on the host; the directory goes with `down`, and if that
+//! never ran, the next command that looks removes it, because its process is gone. The start
+//! time tells a process from a later one with the same PID.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The directory that holds a directory for each lab.
+const DIRECTORY: &str = "/run/podwire-lab";
+
+/// The longest name of a lab.
+const LONGEST_NAME: usize = 32;
+
+/// A process, told from later ones with the same PID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its PID.
+    pub pid: i32,
+    /// When it started, in clock ticks since the machine did.
+    started: u64,
+}
+
+impl Process {
+    /// The process with this PID, if it is alive.
+    pub fn find(pid: i32) -> Option<Process> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything, so count from the last one (proc(5)).
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let (state, started) = (fields.first()?, fields.get(19)?);
+        if matches!(*state, "Z" | "X") {
+            return None;
+        }
+        Some(Process { pid, started: started.parse().ok()? })
+    }
+
+    /// This process.
+    fn own() -> Result<Process> {
+        let pid = nix::unistd::getpid().as_raw();
+        Process::find(pid).ok_or_else(|| Error::Unreadable {
+            path: "/proc/self/stat".into(),
+            reason: "it does not describe this process".into(),
+        })
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(self) -> bool {
+        Process::find(self.pid) == Some(self)
+    }
+
+    /// Ends it with SIGKILL, if it still runs.
+    pub fn kill(self) {
+        if self.is_alive() {
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Where a lab is recorded, while it is being raised and while it is up.
+#[derive(Debug)]
+pub struct Entry {
+    name: String,
+}
+
+impl Entry {
+    /// Takes the name for a lab that is about to be raised.
+    pub fn claim(name: &str) -> Result<Entry> {
+        check_name(name)?;
+        let _lock = lock()?;
+        let directory = directory(name);
+        if holder(name).is_some() {
+            return Err(Error::AlreadyUp { name: name.into() });
+        }
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
+        let entry = Entry { name: name.into() };
+        // Until the lab's own process is known, this one holds the name.
+        entry.set_holder(Process::own()?)?;
+        Ok(entry)
+    }
+
+    /// Takes `stem`, or the first of `stem-2`, `stem-3` and so on that is free.
+    pub fn claim_free(stem: &str) -> Result<Entry> {
+        let mut number = 1;
+        loop {
+            let name = if number == 1 { stem.to_owned() } else { format!("{stem}-{number}") };
+            match Entry::claim(&name) {
+                Err(Error::AlreadyUp { .. }) => number += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Records which process holds the lab.
+    pub fn set_holder(&self, process: Process) -> Result<()> {
+        let path = record(&self.name);
+        let text = serde_json::to_vec(&process).expect("a Process is plain data");
+        let beside = path.with_extension("new");
+        fs::write(&beside, text).map_err(Error::file("write", &beside))?;
+        fs::rename(&beside, &path).map_err(Error::file("rename", path))
+    }
+
+    /// Where the lab's own process logs.
+    pub fn log(&self) -> PathBuf {
+        directory(&self.name).join("log")
+    }
+
+    /// Removes the record, and the common directory if it was the last one.
+    pub fn remove(self) {
+        remove(&self.name);
+    }
+}
+
+/// Removes what is recorded of a lab.
+pub fn remove(name: &str) {
+    let Ok(_lock) = lock() else { return };
+    let _ = fs::remove_dir_all(directory(name));
+    let _ = fs::remove_dir(DIRECTORY);
+}
+
+/// The process that holds the lab, if it is up.
+pub fn holder(name: &str) -> Option<Process> {
+    let text = fs::read(record(name)).ok()?;
+    let process: Process = serde_json::from_slice(&text).ok()?;
+    process.is_alive().then_some(process)
+}
+
+/// The names of all labs that are up, sorted. Removes what crashed ones left.
+pub fn all() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(DIRECTORY) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let (mut up, gone): (Vec<_>, Vec<_>) = names.partition(|name| holder(name).is_some());
+    for name in gone {
+        // Under the lock, and asked again: it may just be being raised.
+        if let Ok(_lock) = lock()
+            && holder(&name).is_none()
+        {
+            let _ = fs::remove_dir_all(directory(&name));
+            let _ = fs::remove_dir(DIRECTORY);
+        }
+    }
+    up.sort();
+    up
+}
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}
+
+fn record(name: &str) -> PathBuf {
+    directory(name).join("holder.json")
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let fits = (1..=LONGEST_NAME).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if fits { Ok(()) } else { Err(Error::BadLabName { name: name.into() }) }
+}
+
+/// One command at a time looks at the records and changes them. The lock is on the directory
+/// itself, so that no lock file is left behind.
+fn lock() -> Result<Flock<File>> {
+    let failed = |source: std::io::Error| Error::File {
+        action: "lock",
+        path: DIRECTORY.into(),
+        source,
+    };
+    loop {
+        fs::create_dir_all(DIRECTORY).map_err(failed)?;
+        let directory = match File::open(DIRECTORY) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        let lock = Flock::lock(directory, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| failed(errno.into()))?;
+        // The last lab may have taken the directory away while we waited.
+        let same = |a: fs::Metadata, b: fs::Metadata| {
+            use std::os::unix::fs::MetadataExt;
+            a.ino() == b.ino()
+        };
+        if let (Ok(held), Ok(named)) = (lock.metadata(), fs::metadata(DIRECTORY))
+            && same(held, named)
+        {
+            return Ok(lock);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_itself_and_not_another_one_with_its_pid() {
+        let own = Process::own().unwrap();
+        assert!(own.is_alive());
+        assert!(!Process { started: own.started + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn names_that_are_no_directory_names_are_refused() {
+        for bad in ["", "..", "a/b", "a b", &"x".repeat(33)] {
+            assert!(matches!(check_name(bad), Err(Error::BadLabName { .. })), "{bad:?}");
+        }
+        check_name("demo-2").unwrap();
+    }
+}
