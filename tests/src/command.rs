@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -60,20 +60,15 @@ pub fn search_path() -> String {
     parts.join(":")
 }
 
-/// Runs `command` to its end or to `limit`, feeding it `input`.
-pub fn run(
-    mut command: Command,
+/// Follows a program to its end or to `limit`, feeding it `input`.
+pub fn follow(
+    mut child: Child,
     line: &str,
     place: &str,
     input: Option<&[u8]>,
     limit: Duration,
 ) -> Result<Ran> {
     let start = Instant::now();
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    if input.is_some() {
-        command.stdin(Stdio::piped());
-    }
-    let mut child = spawn(&mut command, line, place)?;
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let fed = input.map(|bytes| (child.stdin.take(), bytes.to_vec())).map(|(pipe, bytes)| {
@@ -95,6 +90,14 @@ pub fn run(
         }
     };
     drop(fed);
+    // A grandchild that lives on may hold the pipes open.
+    let collected = || stdout.as_ref().is_none_or(JoinHandle::is_finished)
+        && stderr.as_ref().is_none_or(JoinHandle::is_finished);
+    wait::until(
+        &format!("the end of the output of `{line}` in {place}"),
+        limit.saturating_sub(start.elapsed()),
+        collected,
+    )?;
     Ok(Ran {
         command: line.into(),
         place: place.into(),
@@ -105,10 +108,8 @@ pub fn run(
     })
 }
 
-/// Runs `command` on the caller's terminal. Ctrl-C is for the program, not for us.
-pub fn attach(mut command: Command, line: &str, place: &str) -> Result<i32> {
-    command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
-    let mut child = spawn(&mut command, line, place)?;
+/// Waits for a program that has the caller's terminal. Ctrl-C is for the program, not for us.
+pub fn attend(mut child: Child, line: &str, place: &str) -> Result<i32> {
     let mut ours = SigSet::empty();
     ours.add(Signal::SIGINT);
     ours.add(Signal::SIGQUIT);
@@ -120,14 +121,6 @@ pub fn attach(mut command: Command, line: &str, place: &str) -> Result<i32> {
         source,
     })?;
     Ok(code(status))
-}
-
-fn spawn(command: &mut Command, line: &str, place: &str) -> Result<Child> {
-    command.spawn().map_err(|source| Error::Start {
-        program: line.into(),
-        place: place.into(),
-        source,
-    })
 }
 
 /// Waits for the end of `child` up to `limit`.
@@ -166,20 +159,16 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts the program.
-    pub fn start(mut command: Command, line: &str, place: &str) -> Result<Capture> {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(&mut command, line, place)?;
-        let output = lines(child.stdout.take());
-        let errors = lines(child.stderr.take());
-        Ok(Capture {
+    /// Collects what a program prints.
+    pub fn of(mut child: Child, line: &str, place: &str) -> Capture {
+        Capture {
+            output: lines(child.stdout.take()),
+            errors: lines(child.stderr.take()),
             child,
             line: line.into(),
             place: place.into(),
-            output,
-            errors,
             seen: Vec::new(),
-        })
+        }
     }
 
     /// Waits until the program has printed a line with `mark` to standard error.

@@ -301,8 +301,9 @@ impl Drop for Raised {
         // Without a life line the lab was told to stay.
         if self.life.take().is_some() {
             let _ = self.child.kill();
-            // PID 1 can be waited for once all others in its namespace are gone.
-            let _ = self.child.wait();
+            // PID 1 goes last of all in its namespace. It waits for our own children there, so
+            // this must not wait for ever: they may be ours to collect, further up the stack.
+            wait::until_some(END_LIMIT, || self.child.try_wait().ok().flatten());
             if let Some(entry) = self.entry.take() {
                 entry.remove();
             }

@@ -5,10 +5,11 @@
 //! namespace is not fit for anything else afterwards. Commands become children of the process
 //! that asked for them but live in the lab's PID namespace, so they end with the lab.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -100,11 +101,8 @@ impl Place {
 
     /// Like [`Place::sh`], with a time limit of its own.
     pub fn sh_within(&self, line: &str, limit: Duration) -> Result<Ran> {
-        self.inside(|| {
-            let mut sh = self.command("sh");
-            sh.args(["-c", line]);
-            command::run(sh, line, &self.name, None, limit)
-        })?
+        let child = self.spawn(line, self.piped("sh").args(["-c", line]))?;
+        command::follow(child, line, &self.name, None, limit)
     }
 
     /// Runs a command line of `sh` that must succeed, and answers with its standard output.
@@ -120,55 +118,66 @@ impl Place {
         input: &[u8],
         limit: Duration,
     ) -> Result<Ran> {
-        self.inside(|| {
-            let mut command = self.command(program);
-            command.envs(environment.iter().map(|(key, value)| (key, value)));
-            command::run(command, &program.display().to_string(), &self.name, Some(input), limit)
-        })?
+        let line = program.display().to_string();
+        let mut command = self.piped(program);
+        command.stdin(Stdio::piped());
+        command.envs(environment.iter().map(|(key, value)| (key, value)));
+        let child = self.spawn(&line, &mut command)?;
+        command::follow(child, &line, &self.name, Some(input), limit)
     }
 
     /// Starts a command line of `sh` whose output is collected while other things happen, and
     /// waits until it has printed `ready` to standard error.
     pub fn capture(&self, line: &str, ready: &str) -> Result<Capture> {
-        let mut sh = self.command("sh");
-        sh.args(["-c", &format!("exec {line}")]);
-        self.inside(|| Capture::start(sh, line, &self.name))?.and_then(|c| c.when_ready(ready))
+        let mut sh = self.piped("sh");
+        let child = self.spawn(line, sh.args(["-c", &format!("exec {line}")]))?;
+        Capture::of(child, line, &self.name).when_ready(ready)
     }
 
     /// Runs a program on the caller's terminal and answers with its exit status.
     pub fn attach(&self, program: &str, arguments: &[String]) -> Result<i32> {
-        self.inside(|| {
-            let mut command = self.command(program);
-            command.args(arguments);
-            command::attach(command, program, &self.name)
-        })?
+        let mut command = self.command(program);
+        // What is typed in the lab is not part of the person's own history.
+        let child = self.spawn(program, command.args(arguments).env("HISTFILE", "/dev/null"))?;
+        command::attend(child, program, &self.name)
     }
 
     /// Starts a process that goes on when the caller ends. Answers with its PID in the lab.
     pub fn launch(&self, launch: &Launch) -> Result<i32> {
-        let program = crate::binaries::own()?;
+        let line = "podwire-lab launch";
         let specification = serde_json::to_string(launch).expect("a Launch is plain data");
-        let ran = self.inside(|| {
-            let mut command = self.command(&program);
-            command.arg("launch").arg(specification);
-            command::run(command, "podwire-lab launch", &self.name, None, COMMAND_LIMIT)
-        })??;
-        let output = ran.success()?;
+        let mut command = self.piped(crate::binaries::own()?);
+        let child = self.spawn(line, command.arg("launch").arg(specification))?;
+        let output = command::follow(child, line, &self.name, None, COMMAND_LIMIT)?.success()?;
         output.trim().parse().map_err(|_| Error::Command {
-            command: "podwire-lab launch".into(),
+            command: line.into(),
             place: self.name.to_string(),
             reason: format!("answered {:?} instead of a PID", output.trim()),
         })
     }
 
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    /// Starts `command` in this place. Nothing else is done there: a thread that has entered
+    /// another PID namespace can make processes, but no threads (EINVAL, kernel/fork.c).
+    fn spawn(&self, line: &str, command: &mut Command) -> Result<Child> {
+        self.inside(|| command.spawn())?.map_err(|source| Error::Start {
+            program: line.into(),
+            place: self.name.to_string(),
+            source,
+        })
+    }
+
+    fn piped(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command(program);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
             .env("PATH", command::search_path())
             .env("PODWIRE_PLACE", &*self.name)
-            .env_remove("HISTFILE")
-            .current_dir("/")
-            .stdin(Stdio::null());
+            .current_dir("/");
         command
     }
 }

@@ -29,10 +29,10 @@ pub fn lay_switch(lab: &Place, router: &[IpNetwork]) -> Result<()> {
         // Where br_netfilter is loaded, it would send bridged packets through the lab's own
         // conntrack. A switch does not look into packets. Absent without the module.
         for family in ["iptables", "ip6tables", "arptables"] {
-            let _ = sysctl::write(&format!("net.bridge.bridge-nf-call-{family}"), "0");
+            let _ = sysctl::write(&format!("net/bridge/bridge-nf-call-{family}"), "0");
         }
-        sysctl::write("net.ipv4.ip_forward", "1")?;
-        sysctl::write("net.ipv6.conf.all.forwarding", "1")?;
+        sysctl::write("net/ipv4/ip_forward", "1")?;
+        sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
         address_up(&mut socket, SWITCH, switch, router)
     })
 }
@@ -111,10 +111,10 @@ fn cable(socket: &mut RouteSocket, name: &str, pid: i32) -> kernel::Result<u32> 
 fn start_network(machine: &Place, addresses: &[IpNetwork], router: &[IpNetwork]) -> Result<()> {
     machine.kernel(|| {
         for (key, value) in [
-            ("net.ipv4.ip_forward", "0"),
-            ("net.ipv4.conf.all.rp_filter", "0"),
-            ("net.ipv4.conf.default.rp_filter", "0"),
-            ("net.ipv4.conf.default.route_localnet", "0"),
+            ("net/ipv4/ip_forward", "0"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+            ("net/ipv4/conf/default/route_localnet", "0"),
         ] {
             sysctl::ensure(key, value)?;
         }
@@ -151,7 +151,7 @@ fn address_up(
 ) -> kernel::Result<()> {
     // Without waiting for duplicate address detection, link-local addresses included: nobody
     // else is on this network, and packets could not be forwarded until it is over.
-    sysctl::write(&format!("net.ipv6.conf.{name}.accept_dad"), "0")?;
+    sysctl::write(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
     socket.set_up(link)?;
     for address in addresses {
         socket.add_address(&Address::new(link, *address))?;
