@@ -9,7 +9,10 @@ use crate::error::{Error, Result};
 /// else one directory above it (where cargo keeps programs, seen from a test).
 pub fn find(name: &'static str) -> Result<PathBuf> {
     let directories = directories();
-    let found = directories.iter().map(|directory| directory.join(name)).find(|p| p.is_file());
+    let found = directories
+        .iter()
+        .map(|directory| directory.join(name))
+        .find(|p| p.is_file());
     found.ok_or_else(|| Error::NoProgram {
         program: name,
         searched: directories
@@ -31,6 +34,13 @@ fn directories() -> Vec<PathBuf> {
         // Absolute, because commands in the lab start in its root directory.
         return vec![std::path::absolute(&directory).unwrap_or(directory)];
     }
-    let Ok(running) = env::current_exe() else { return Vec::new() };
-    running.ancestors().skip(1).take(2).map(PathBuf::from).collect()
+    let Ok(running) = env::current_exe() else {
+        return Vec::new();
+    };
+    running
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(PathBuf::from)
+        .collect()
 }

@@ -13,6 +13,8 @@ use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{init, layout, load, serve, walkthrough};
 
+use crate::demo;
+
 /// A cluster of network namespaces on this machine, with the real Podwire in it.
 #[derive(Parser)]
 #[command(name = "podwire-lab", version, max_term_width = 100)]
@@ -72,6 +74,14 @@ enum Command {
         /// The node.
         node: String,
     },
+    /// Raise a lab, show the walkthrough in it, and take it down again.
+    Demo {
+        /// Let the lab stay up afterwards.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Show the walkthrough in a lab that is up, on IPv4 and with its pods.
+    Walkthrough,
     /// Show the machines, their agents and whether they are ready for pods.
     Status,
     /// PID 1 of a lab.
@@ -112,7 +122,9 @@ impl From<FamiliesArgument> for Families {
 
 fn port(text: &str) -> std::result::Result<PortMapping, String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let (host, pod) = ports.split_once(':').ok_or("write it as HOST:POD, for example 8080:80")?;
+    let (host, pod) = ports
+        .split_once(':')
+        .ok_or("write it as HOST:POD, for example 8080:80")?;
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no port"));
     if !["tcp", "udp", "sctp"].contains(&protocol) {
         return Err(format!("{protocol:?} is none of tcp, udp, sctp"));
@@ -132,7 +144,11 @@ pub fn run() -> Result<u8> {
         }
         Command::Shell { place } => {
             let place = open()?.place_of(&place)?;
-            return status(place.attach("bash", &[]).or_else(|_| place.attach("sh", &[]))?);
+            return status(
+                place
+                    .attach("bash", &[])
+                    .or_else(|_| place.attach("sh", &[]))?,
+            );
         }
         Command::Exec { place, command } => {
             let place = open()?.place_of(&place)?;
@@ -140,22 +156,39 @@ pub fn run() -> Result<u8> {
         }
         Command::Pods => pods(&open()?)?,
         Command::Run { node, pod, ports } => {
-            let pod = open()?.run(&node, &PodSpec { ports, ..PodSpec::web(&pod) })?;
+            let pod = open()?.run(
+                &node,
+                &PodSpec {
+                    ports,
+                    ..PodSpec::web(&pod)
+                },
+            )?;
             let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
-            println!("{} runs on {node} at {}", pod.name(), addresses.join(" and "));
+            println!(
+                "{} runs on {node} at {}",
+                pod.name(),
+                addresses.join(" and ")
+            );
         }
         Command::Rm { pod } => open()?.remove(&pod)?,
         Command::Logs { node } => print!("{}", open()?.machine(&node)?.agent_log()),
         Command::Status => show(&open()?)?,
+        Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
+        Command::Walkthrough => return demo::show(&open()?),
         Command::Init => init::run()?,
-        Command::Launch { specification } => println!("{}", launch::run(&parse_launch(&specification)?)?),
+        Command::Launch { specification } => {
+            println!("{}", launch::run(&parse_launch(&specification)?)?)
+        }
         Command::Pause => loop {
             nix::unistd::pause();
         },
         Command::Serve(ports) => serve::run(&ports)?,
         Command::Load(plan) => {
             let summary = load::run(&plan)?;
-            println!("{}", serde_json::to_string(&summary).expect("a Summary is plain data"));
+            println!(
+                "{}",
+                serde_json::to_string(&summary).expect("a Summary is plain data")
+            );
             return Ok(u8::from(summary.failed > 0));
         }
     }
@@ -167,15 +200,14 @@ fn status(code: i32) -> Result<u8> {
 }
 
 fn parse_launch(text: &str) -> Result<Launch> {
-    serde_json::from_str(text)
-        .map_err(|error| Error::Unreadable { path: "launch".into(), reason: error.to_string() })
+    serde_json::from_str(text).map_err(|error| Error::Unreadable {
+        path: "launch".into(),
+        reason: error.to_string(),
+    })
 }
 
 fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
-    let entry = match name {
-        Some(name) => Entry::claim(name)?,
-        None => Entry::claim_free("lab")?,
-    };
+    let entry = claim(name, "lab")?;
     let name = entry.name().to_owned();
     let start = Instant::now();
     let lab = Lab::up(entry, &Topology::walkthrough(families), &progress)?;
@@ -183,38 +215,74 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
         progress("the pods");
         walkthrough::start_pods(&lab)?;
     }
-    println!("\rLab {name} is up after {:.1} s.{:20}", start.elapsed().as_secs_f64(), "");
+    println!(
+        "\rLab {name} is up after {:.1} s.{:20}",
+        start.elapsed().as_secs_f64(),
+        ""
+    );
     println!();
     print!("{}", walkthrough::invitation(&lab)?);
     lab.stay()
 }
 
+/// Takes the name that was asked for, or the first that is free.
+pub fn claim(name: Option<&str>, stem: &str) -> Result<Entry> {
+    match name {
+        Some(name) => Entry::claim(name),
+        None => Entry::claim_free(stem),
+    }
+}
+
 /// Shows what is being worked on, on one line that the next word overwrites.
-fn progress(what: &str) {
+pub fn progress(what: &str) {
     print!("\rRaising {what} ...{:20}", "");
     let _ = io::stdout().flush();
 }
 
 fn pods(lab: &Lab) -> Result<()> {
-    println!("{:<14} {:<14} {:<34} LINK ON THE NODE", "POD", "NODE", "ADDRESS");
+    println!(
+        "{:<14} {:<14} {:<34} LINK ON THE NODE",
+        "POD", "NODE", "ADDRESS"
+    );
     for pod in lab.pods()? {
         let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
         let addresses = addresses.join(" ");
-        println!("{:<14} {:<14} {addresses:<34} {}", pod.name(), pod.node(), pod.host_link());
+        println!(
+            "{:<14} {:<14} {addresses:<34} {}",
+            pod.name(),
+            pod.node(),
+            pod.host_link()
+        );
     }
     Ok(())
 }
 
 fn show(lab: &Lab) -> Result<()> {
     println!("Lab {}", lab.name());
-    println!("{:<14} {:<22} {:<18} {:<5} {:<9} NETWORK", "MACHINE", "ADDRESS", "PODS", "RUN", "AGENT");
+    println!(
+        "{:<14} {:<22} {:<18} {:<5} {:<9} NETWORK",
+        "MACHINE", "ADDRESS", "PODS", "RUN", "AGENT"
+    );
     for machine in lab.machines()? {
         let join = |networks: &[ipnetwork::IpNetwork]| {
-            networks.iter().map(|n| n.ip().to_string()).collect::<Vec<_>>().join(" ")
+            networks
+                .iter()
+                .map(|n| n.ip().to_string())
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        let cidrs: Vec<_> = machine.machine().pod_cidrs.iter().map(ToString::to_string).collect();
+        let cidrs: Vec<_> = machine
+            .machine()
+            .pod_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         let (agent, network) = if machine.is_node() {
-            let agent = if machine.agent().is_some() { "running" } else { "stopped" };
+            let agent = if machine.agent().is_some() {
+                "running"
+            } else {
+                "stopped"
+            };
             let network = match machine.runtime().status() {
                 Ok(()) => "ready".to_owned(),
                 Err(error) => error.to_string(),

@@ -36,7 +36,11 @@ impl Ran {
         if self.status == 0 {
             return Ok(self.stdout);
         }
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
         Err(Error::Command {
             reason: match said.trim() {
                 "" => format!("exit status {}", self.status),
@@ -71,11 +75,13 @@ pub fn follow(
     let start = Instant::now();
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let fed = input.map(|bytes| (child.stdin.take(), bytes.to_vec())).map(|(pipe, bytes)| {
-        // A program may end without reading everything: then the pipe breaks, which is its
-        // right. Written from a thread because both sides may fill their pipes.
-        thread::spawn(move || pipe.map(|mut pipe| pipe.write_all(&bytes)))
-    });
+    let fed = input
+        .map(|bytes| (child.stdin.take(), bytes.to_vec()))
+        .map(|(pipe, bytes)| {
+            // A program may end without reading everything: then the pipe breaks, which is its
+            // right. Written from a thread because both sides may fill their pipes.
+            thread::spawn(move || pipe.map(|mut pipe| pipe.write_all(&bytes)))
+        });
     let status = match end(&mut child, limit) {
         Some(status) => status,
         None => {
@@ -91,8 +97,10 @@ pub fn follow(
     };
     drop(fed);
     // A grandchild that lives on may hold the pipes open.
-    let collected = || stdout.as_ref().is_none_or(JoinHandle::is_finished)
-        && stderr.as_ref().is_none_or(JoinHandle::is_finished);
+    let collected = || {
+        stdout.as_ref().is_none_or(JoinHandle::is_finished)
+            && stderr.as_ref().is_none_or(JoinHandle::is_finished)
+    };
     wait::until(
         &format!("the end of the output of `{line}` in {place}"),
         limit.saturating_sub(start.elapsed()),
@@ -129,7 +137,10 @@ fn end(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 }
 
 fn code(status: ExitStatus) -> i32 {
-    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
 }
 
 fn collect<R: Read + Send + 'static>(pipe: Option<R>) -> Option<JoinHandle<Vec<u8>>> {
@@ -143,7 +154,9 @@ fn collect<R: Read + Send + 'static>(pipe: Option<R>) -> Option<JoinHandle<Vec<u
 }
 
 fn text(reader: Option<JoinHandle<Vec<u8>>>) -> String {
-    let bytes = reader.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    let bytes = reader
+        .and_then(|thread| thread.join().ok())
+        .unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -177,14 +190,21 @@ impl Capture {
         let deadline = Instant::now() + limit;
         let mut said = String::new();
         loop {
-            match self.errors.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .errors
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) if line.contains(mark) => return Ok(self),
                 Ok(line) => said = line,
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(Error::TimedOut {
                         what: format!("`{}` in {} saying {mark:?}", self.line, self.place),
                         seconds: limit.as_secs_f64(),
-                        detail: if said.is_empty() { said } else { format!(": {said}") },
+                        detail: if said.is_empty() {
+                            said
+                        } else {
+                            format!(": {said}")
+                        },
                     });
                 }
                 Err(RecvTimeoutError::Disconnected) => {

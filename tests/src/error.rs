@@ -41,7 +41,9 @@ pub enum Error {
         name: String,
     },
     /// A name that cannot be a host name and an interface name.
-    #[error("{name:?} cannot name a {kind}: use up to {limit} lower-case letters, digits and dashes")]
+    #[error(
+        "{name:?} cannot name a {kind}: use up to {limit} lower-case letters, digits and dashes"
+    )]
     BadName {
         /// What was to be named.
         kind: &'static str,
@@ -211,6 +213,10 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |source| Error::File { action, path, source }
+        move |source| Error::File {
+            action,
+            path,
+            source,
+        }
     }
 }

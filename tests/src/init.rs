@@ -39,10 +39,19 @@ pub fn run() -> Result<()> {
         });
     }
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
         signals.add(signal);
     }
-    let waiting = |source| Error::Namespace { action: "make", place: "the lab".into(), source };
+    let waiting = |source| Error::Namespace {
+        action: "make",
+        place: "the lab".into(),
+        source,
+    };
     signals.thread_block().map_err(waiting)?;
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(waiting)?;
@@ -57,8 +66,20 @@ pub fn run() -> Result<()> {
 fn cover() -> Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount_on("nothing", None, Path::new("/"), None, private)?;
-    mount_on("proc", Some("proc"), Path::new("/proc"), Some("proc"), MsFlags::empty())?;
-    mount_on("tmpfs", Some("tmpfs"), Path::new("/run"), Some("tmpfs"), MsFlags::MS_NOSUID)?;
+    mount_on(
+        "proc",
+        Some("proc"),
+        Path::new("/proc"),
+        Some("proc"),
+        MsFlags::empty(),
+    )?;
+    mount_on(
+        "tmpfs",
+        Some("tmpfs"),
+        Path::new("/run"),
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID,
+    )?;
     for directory in [layout::MANIFESTS, layout::PROGRAMS, layout::NODES] {
         fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
     }

@@ -125,9 +125,16 @@ impl Lab {
         let place = Place::of_pid(pid, "lab")?;
         let path = topology_path();
         let text = place.inside(|| fs::read(&path).map_err(Error::file("read", &path)))??;
-        let topology = serde_json::from_slice(&text)
-            .map_err(|error| Error::Unreadable { path, reason: error.to_string() })?;
-        Ok(Lab { name: name.into(), place, topology, raised: None })
+        let topology = serde_json::from_slice(&text).map_err(|error| Error::Unreadable {
+            path,
+            reason: error.to_string(),
+        })?;
+        Ok(Lab {
+            name: name.into(),
+            place,
+            topology,
+            raised: None,
+        })
     }
 
     /// Its name.
@@ -147,9 +154,12 @@ impl Lab {
 
     /// Lets the lab live on when this process ends.
     pub fn stay(mut self) -> Result<()> {
-        let Some(raised) = &mut self.raised else { return Ok(()) };
+        let Some(raised) = &mut self.raised else {
+            return Ok(());
+        };
         if let Some(mut life) = raised.life.take() {
-            life.write_all(init::STAY).map_err(Error::file("write", "the lab's life line"))?;
+            life.write_all(init::STAY)
+                .map_err(Error::file("write", "the lab's life line"))?;
         }
         self.raised = None;
         Ok(())
@@ -174,7 +184,11 @@ impl Lab {
             Some(position) => Ok(machines.swap_remove(position)),
             None => Err(Error::NoSuchNode {
                 name: name.into(),
-                known: machines.iter().map(Node::name).collect::<Vec<_>>().join(", "),
+                known: machines
+                    .iter()
+                    .map(Node::name)
+                    .collect::<Vec<_>>()
+                    .join(", "),
             }),
         }
     }
@@ -182,7 +196,9 @@ impl Lab {
     /// Adds a machine while the lab is up; a node gets its manifest, but not yet an agent.
     pub fn add_machine(&self, machine: &Machine) -> Result<Node> {
         if self.machine(&machine.name).is_ok() {
-            return Err(Error::NodeExists { name: machine.name.clone() });
+            return Err(Error::NodeExists {
+                name: machine.name.clone(),
+            });
         }
         self.start_machine(machine)
     }
@@ -239,13 +255,17 @@ impl Lab {
     /// Takes a manifest away.
     pub fn remove_manifest(&self, name: &str) -> Result<()> {
         let path = manifest_path(name);
-        self.place.inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))?
+        self.place
+            .inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))?
     }
 
     /// Starts a pod on a node.
     pub fn run(&self, node: &str, spec: &PodSpec) -> Result<Pod> {
         if let Ok(pod) = self.pod(&spec.name) {
-            return Err(Error::PodExists { name: spec.name.clone(), node: pod.node().into() });
+            return Err(Error::PodExists {
+                name: spec.name.clone(),
+                node: pod.node().into(),
+            });
         }
         self.machine(node)?.run(spec)
     }
@@ -291,7 +311,9 @@ pub fn down(name: Option<&str>) -> Result<String> {
     };
     let process = registry::holder(&name).ok_or_else(|| Error::NoSuchLab { name: name.clone() })?;
     process.kill();
-    wait::until(&format!("the end of lab {name}"), END_LIMIT, || !process.is_alive())?;
+    wait::until(&format!("the end of lab {name}"), END_LIMIT, || {
+        !process.is_alive()
+    })?;
     registry::remove(&name);
     Ok(name)
 }
@@ -342,7 +364,10 @@ fn hold(entry: Entry, topology: &Topology) -> Result<Lab> {
                 source,
             })
         };
-        scope.spawn(start).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        scope
+            .spawn(start)
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     let mut child = match started {
         Ok(child) => child,
@@ -355,7 +380,11 @@ fn hold(entry: Entry, topology: &Topology) -> Result<Lab> {
     let stdout = child.stdout.take();
     let pid = i32::try_from(child.id()).unwrap_or(-1);
     let log = entry.log();
-    let raised = Raised { child, life, entry: Some(entry) };
+    let raised = Raised {
+        child,
+        life,
+        entry: Some(entry),
+    };
     let mut line = String::new();
     if let Some(stdout) = stdout {
         // End of file and an empty line if it fails, and then the log says why.
@@ -365,11 +394,19 @@ fn hold(entry: Entry, topology: &Topology) -> Result<Lab> {
         return Err(Error::Command {
             command: "podwire-lab init".into(),
             place: "new namespaces".into(),
-            reason: fs::read_to_string(log).unwrap_or_default().trim().to_owned(),
+            reason: fs::read_to_string(log)
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
         });
     }
-    let entry = raised.entry.as_ref().expect("it was put in a few lines above");
-    let process = Process::find(pid).ok_or_else(|| Error::NoSuchLab { name: entry.name().into() })?;
+    let entry = raised
+        .entry
+        .as_ref()
+        .expect("it was put in a few lines above");
+    let process = Process::find(pid).ok_or_else(|| Error::NoSuchLab {
+        name: entry.name().into(),
+    })?;
     entry.set_holder(process)?;
     Ok(Lab {
         name: entry.name().into(),
@@ -383,14 +420,20 @@ fn only(mut names: Vec<String>) -> Result<String> {
     match names.len() {
         0 => Err(Error::NoLab),
         1 => Ok(names.remove(0)),
-        _ => Err(Error::SeveralLabs { names: names.join(", ") }),
+        _ => Err(Error::SeveralLabs {
+            names: names.join(", "),
+        }),
     }
 }
 
 /// A name that no other test uses, in this process or another one.
 fn test_name() -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "test-{}-{}",
+        std::process::id(),
+        NUMBER.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 fn node_manifest(name: &str) -> String {

@@ -63,7 +63,9 @@ pub fn run(launch: &Launch) -> Result<u32> {
             node(name, hosts)?;
             start(launch)
         }
-        Room::Pod { name } => pod(name).and_then(|()| start(launch)).inspect_err(|_| forget(name)),
+        Room::Pod { name } => pod(name)
+            .and_then(|()| start(launch))
+            .inspect_err(|_| forget(name)),
     }
 }
 
@@ -88,7 +90,9 @@ fn start(launch: &Launch) -> Result<u32> {
         });
     };
     let output = || -> Result<Stdio> {
-        let Some(path) = &launch.log else { return Ok(Stdio::null()) };
+        let Some(path) = &launch.log else {
+            return Ok(Stdio::null());
+        };
         let file = File::options().create(true).append(true).open(path);
         Ok(file.map_err(Error::file("open", path))?.into())
     };
@@ -108,7 +112,11 @@ fn start(launch: &Launch) -> Result<u32> {
 }
 
 fn separate(flags: CloneFlags, name: &str) -> Result<()> {
-    unshare(flags).map_err(|source| Error::Namespace { action: "make", place: name.into(), source })
+    unshare(flags).map_err(|source| Error::Namespace {
+        action: "make",
+        place: name.into(),
+        source,
+    })
 }
 
 fn set_host_name(name: &str) -> Result<()> {
@@ -128,29 +136,59 @@ fn node(name: &str, hosts: &str) -> Result<()> {
     // with the lab has to be reachable until then.
     let stage = Path::new(layout::ROOT).join("stage");
     create(&stage)?;
-    mount_on("tmpfs", Some("tmpfs"), &stage, Some("tmpfs"), MsFlags::MS_NOSUID)?;
+    mount_on(
+        "tmpfs",
+        Some("tmpfs"),
+        &stage,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID,
+    )?;
     let lab = stage.join("podwire-lab");
     for shared in [layout::MANIFESTS, layout::PROGRAMS, layout::NODES] {
         let shared = Path::new(shared);
         let target = lab.join(shared.file_name().expect("the layout names directories"));
         create(&target)?;
-        mount(Some(shared), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|source| Error::Mount { what: "a shared directory", path: target, source })?;
+        mount(
+            Some(shared),
+            &target,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .map_err(|source| Error::Mount {
+            what: "a shared directory",
+            path: target,
+            source,
+        })?;
     }
     let inside = lab.join(".inside");
     fs::write(&inside, name).map_err(Error::file("write", inside))?;
     for directory in ["/etc", "/opt", "/var"] {
         overlay(directory, &lab.join("written"))?;
     }
-    mount_on("the node's /run", stage.to_str(), Path::new("/run"), None, MsFlags::MS_MOVE)?;
+    mount_on(
+        "the node's /run",
+        stage.to_str(),
+        Path::new("/run"),
+        None,
+        MsFlags::MS_MOVE,
+    )?;
     // The same name spaces as the node's network: /sys/class/net shows the node's links.
-    mount_on("sysfs", Some("sysfs"), Path::new("/sys"), Some("sysfs"), MsFlags::empty())?;
+    mount_on(
+        "sysfs",
+        Some("sysfs"),
+        Path::new("/sys"),
+        Some("sysfs"),
+        MsFlags::empty(),
+    )?;
     furnish(name, hosts)
 }
 
 /// Covers `directory` with an overlay: what the node writes there stays in its memory.
 fn overlay(directory: &str, written: &Path) -> Result<()> {
-    let upper = written.join(directory.trim_start_matches('/')).join("files");
+    let upper = written
+        .join(directory.trim_start_matches('/'))
+        .join("files");
     let work = upper.with_file_name("work");
     create(&upper)?;
     create(&work)?;
@@ -160,13 +198,29 @@ fn overlay(directory: &str, written: &Path) -> Result<()> {
         work.display()
     );
     let what = "an overlay file system";
-    mount(Some("overlay"), directory, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .map_err(|source| Error::Mount { what, path: directory.into(), source })
+    mount(
+        Some("overlay"),
+        directory,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .map_err(|source| Error::Mount {
+        what,
+        path: directory.into(),
+        source,
+    })
 }
 
 /// Gives a node the directories and files that every node has.
 fn furnish(name: &str, hosts: &str) -> Result<()> {
-    for directory in [layout::NETNS, layout::NET_D, layout::CNI_BIN, "/var/lib/cni", "/var/log"] {
+    for directory in [
+        layout::NETNS,
+        layout::NET_D,
+        layout::CNI_BIN,
+        "/var/lib/cni",
+        "/var/log",
+    ] {
         create(Path::new(directory))?;
     }
     // As `ip netns` does: a name that is removed goes from everybody's view at once.
@@ -175,13 +229,26 @@ fn furnish(name: &str, hosts: &str) -> Result<()> {
     mount_on("itself", None, netns, None, MsFlags::MS_SHARED)?;
     // A machine's own configuration and plugins are not the node's.
     for directory in [layout::NET_D, layout::CNI_BIN] {
-        mount_on("tmpfs", Some("tmpfs"), Path::new(directory), Some("tmpfs"), MsFlags::empty())?;
+        mount_on(
+            "tmpfs",
+            Some("tmpfs"),
+            Path::new(directory),
+            Some("tmpfs"),
+            MsFlags::empty(),
+        )?;
     }
     for (path, content) in [("/etc/hostname", name), ("/etc/hosts", hosts)] {
         fs::write(path, content).map_err(Error::file("write", path))?;
     }
     let plugin = Path::new(layout::PROGRAMS).join("podwire");
-    for role in ["podwire", "ptp", "host-local", "portmap", "bandwidth", "loopback"] {
+    for role in [
+        "podwire",
+        "ptp",
+        "host-local",
+        "portmap",
+        "bandwidth",
+        "loopback",
+    ] {
         let link = Path::new(layout::CNI_BIN).join(role);
         symlink(&plugin, &link).map_err(Error::file("create", link))?;
     }
@@ -192,20 +259,48 @@ fn furnish(name: &str, hosts: &str) -> Result<()> {
 fn pod(name: &str) -> Result<()> {
     let file = netns_file(name);
     File::create_new(&file).map_err(Error::file("create", &file))?;
-    separate(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC, name)?;
+    separate(
+        CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC,
+        name,
+    )?;
     set_host_name(name)?;
-    mount(Some("/proc/self/ns/net"), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|source| Error::Mount { what: "a network namespace", path: file, source })?;
+    mount(
+        Some("/proc/self/ns/net"),
+        &file,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .map_err(|source| Error::Mount {
+        what: "a network namespace",
+        path: file,
+        source,
+    })?;
     separate(CloneFlags::CLONE_NEWNS, name)?;
     // The node's names of network namespaces are not the pod's: a pod that held a copy would
     // keep its neighbours' namespaces alive.
     let netns = Path::new(layout::NETNS);
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount_on("nothing", None, Path::new("/"), None, private)?;
-    umount2(netns, MntFlags::MNT_DETACH)
-        .map_err(|source| Error::Mount { what: "nothing", path: netns.into(), source })?;
-    mount_on("tmpfs", Some("tmpfs"), Path::new("/run"), Some("tmpfs"), MsFlags::MS_NOSUID)?;
-    mount_on("sysfs", Some("sysfs"), Path::new("/sys"), Some("sysfs"), MsFlags::empty())
+    umount2(netns, MntFlags::MNT_DETACH).map_err(|source| Error::Mount {
+        what: "nothing",
+        path: netns.into(),
+        source,
+    })?;
+    mount_on(
+        "tmpfs",
+        Some("tmpfs"),
+        Path::new("/run"),
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID,
+    )?;
+    mount_on(
+        "sysfs",
+        Some("sysfs"),
+        Path::new("/sys"),
+        Some("sysfs"),
+        MsFlags::empty(),
+    )
 }
 
 fn create(directory: &Path) -> Result<()> {

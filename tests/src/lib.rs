@@ -25,6 +25,7 @@ pub mod pod;
 pub mod registry;
 pub mod runtime;
 pub mod serve;
+pub mod tools;
 pub mod topology;
 pub mod wait;
 pub mod walkthrough;

@@ -65,7 +65,9 @@ impl Summary {
                 *self.errors.entry(error.to_string()).or_default() += 1;
             }
         }
-        self.slowest_ms = self.slowest_ms.max(took.as_millis().try_into().unwrap_or(u64::MAX));
+        self.slowest_ms = self
+            .slowest_ms
+            .max(took.as_millis().try_into().unwrap_or(u64::MAX));
     }
 
     fn merge(&mut self, other: Summary) {
@@ -90,7 +92,11 @@ pub fn run(plan: &Plan) -> Result<Summary> {
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGINT);
     ends.add(Signal::SIGTERM);
-    let unable = |source| Error::Namespace { action: "watch", place: "this process".into(), source };
+    let unable = |source| Error::Namespace {
+        action: "watch",
+        place: "this process".into(),
+        source,
+    };
     // Before any thread starts, so that all of them leave the signals to the one that waits.
     ends.thread_block().map_err(unable)?;
     thread::spawn(move || {
@@ -99,7 +105,9 @@ pub fn run(plan: &Plan) -> Result<Summary> {
         }
     });
     let left = AtomicU64::new(plan.count.min(MOST_REQUESTS));
-    let limit = Duration::try_from_secs_f64(plan.seconds).unwrap_or(LONGEST_RUN).min(LONGEST_RUN);
+    let limit = Duration::try_from_secs_f64(plan.seconds)
+        .unwrap_or(LONGEST_RUN)
+        .min(LONGEST_RUN);
     let deadline = Instant::now() + limit;
     eprintln!("{STARTED}");
     let mut summary = Summary::default();
@@ -108,7 +116,11 @@ pub fn run(plan: &Plan) -> Result<Summary> {
             .map(|_| scope.spawn(|| client(plan, &left, deadline, &STOP)))
             .collect();
         for client in clients {
-            summary.merge(client.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+            summary.merge(
+                client
+                    .join()
+                    .unwrap_or_else(|p| std::panic::resume_unwind(p)),
+            );
         }
     });
     Ok(summary)
@@ -119,7 +131,9 @@ fn client(plan: &Plan, left: &AtomicU64, deadline: Instant, stop: &AtomicBool) -
     let take = |left: u64| left.checked_sub(1);
     while Instant::now() < deadline
         && !stop.load(Ordering::Relaxed)
-        && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        && left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_ok()
     {
         let start = Instant::now();
         let patience = Duration::from_millis(plan.patience.max(1));
@@ -172,7 +186,10 @@ mod tests {
         one.add(Ok("web-1".into()), Duration::from_millis(3));
         let mut two = Summary::default();
         two.add(Ok("web-1".into()), Duration::from_millis(9));
-        two.add(Err(io::ErrorKind::TimedOut.into()), Duration::from_millis(5));
+        two.add(
+            Err(io::ErrorKind::TimedOut.into()),
+            Duration::from_millis(5),
+        );
         one.merge(two);
         assert_eq!((one.requests, one.failed, one.slowest_ms), (3, 1, 9));
         assert_eq!(one.answers["web-1"], 2);

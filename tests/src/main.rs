@@ -1,6 +1,7 @@
 //! `podwire-lab`: raise a cluster of network namespaces, look around in it, take it down.
 
 mod cli;
+mod demo;
 
 use std::process::ExitCode;
 

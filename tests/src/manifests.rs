@@ -107,10 +107,16 @@ fn flow(value: &Value) -> String {
 /// A string without quotes where YAML cannot take it for anything else.
 fn scalar(string: &str) -> String {
     let plain = string.starts_with(|first: char| first.is_ascii_alphabetic())
-        && string.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+        && string
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
         && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
             .contains(&string.to_ascii_lowercase().as_str());
-    if plain { string.to_owned() } else { Value::from(string).to_string() }
+    if plain {
+        string.to_owned()
+    } else {
+        Value::from(string).to_string()
+    }
 }
 
 #[cfg(test)]
@@ -147,13 +153,20 @@ status:
 
     #[test]
     fn strings_that_yaml_takes_for_something_else_are_quoted() {
-        for (string, printed) in [("true", "\"true\""), ("1.2", "\"1.2\""), ("a: b", "\"a: b\"")] {
+        for (string, printed) in [
+            ("true", "\"true\""),
+            ("1.2", "\"1.2\""),
+            ("a: b", "\"a: b\""),
+        ] {
             assert_eq!(scalar(string), printed);
         }
     }
 
     #[test]
     fn empty_values_stay_on_their_line() {
-        assert_eq!(yaml(&json!({"spec": {}, "list": []})), "list: []\nspec: {}\n");
+        assert_eq!(
+            yaml(&json!({"spec": {}, "list": []})),
+            "list: []\nspec: {}\n"
+        );
     }
 }

@@ -39,12 +39,18 @@ impl Node {
         machine.check()?;
         let own = crate::binaries::own()?.display().to_string();
         let pid = lab.launch(&Launch {
-            room: Room::Node { name: machine.name.clone(), hosts: hosts.into() },
+            room: Room::Node {
+                name: machine.name.clone(),
+                hosts: hosts.into(),
+            },
             command: vec![own, "pause".into()],
             environment: vec![("PODWIRE_PLACE".into(), machine.name.clone())],
             log: None,
         })?;
-        let record = Record { machine: machine.clone(), pid };
+        let record = Record {
+            machine: machine.clone(),
+            pid,
+        };
         let text = serde_json::to_vec_pretty(&record).expect("a Record is plain data");
         let path = record_path(&machine.name);
         let place = lab.inside(|| -> Result<Place> {
@@ -59,8 +65,13 @@ impl Node {
         let mut nodes = lab.inside(|| -> Result<Vec<Node>> {
             let directory = Path::new(layout::NODES);
             let entries = fs::read_dir(directory).map_err(Error::file("read", directory))?;
-            let files = entries.flatten().map(|entry| entry.path().join("machine.json"));
-            files.filter(|path| path.exists()).map(|path| read(&path)).collect()
+            let files = entries
+                .flatten()
+                .map(|entry| entry.path().join("machine.json"));
+            files
+                .filter(|path| path.exists())
+                .map(|path| read(&path))
+                .collect()
         })??;
         nodes.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(nodes)
@@ -118,7 +129,10 @@ impl Node {
 
     /// Starts the agent with more arguments.
     pub fn start_agent_with(&self, arguments: &[&str]) -> Result<()> {
-        let program = Path::new(layout::PROGRAMS).join("podwire-agent").display().to_string();
+        let program = Path::new(layout::PROGRAMS)
+            .join("podwire-agent")
+            .display()
+            .to_string();
         let mut command: Vec<String> = vec![program, "run".into()];
         command.extend(["--node-name".into(), self.name().to_owned()]);
         command.extend(["--manifests".into(), layout::MANIFESTS.to_owned()]);
@@ -130,7 +144,8 @@ impl Node {
             log: Some(layout::AGENT_LOG.into()),
         })?;
         let path = agent_path(self.name());
-        self.place.inside(|| pod::write(&path, pid.to_string().as_bytes()))?
+        self.place
+            .inside(|| pod::write(&path, pid.to_string().as_bytes()))?
     }
 
     /// The agent's PID as the lab numbers it, if it runs.
@@ -145,11 +160,14 @@ impl Node {
 
     /// Ends the agent with a signal (`TERM`, `KILL`) and waits until it is gone.
     pub fn stop_agent(&self, signal: &str) -> Result<()> {
-        let Some(pid) = self.agent() else { return Ok(()) };
+        let Some(pid) = self.agent() else {
+            return Ok(());
+        };
         self.place.output(&format!("kill -{signal} {pid}"))?;
         let proc = PathBuf::from(format!("/proc/{pid}"));
         let what = format!("the end of the agent on {}", self.name());
-        self.place.inside(|| wait::until(&what, Duration::from_secs(10), || !proc.exists()))??;
+        self.place
+            .inside(|| wait::until(&what, Duration::from_secs(10), || !proc.exists()))??;
         Ok(())
     }
 
@@ -170,7 +188,11 @@ impl Node {
         let log = self.agent_log();
         let last: Vec<&str> = log.lines().rev().take(5).collect();
         let said = last.into_iter().rev().collect::<Vec<_>>().join(" | ");
-        let said = if said.is_empty() { "nothing".to_owned() } else { said };
+        let said = if said.is_empty() {
+            "nothing".to_owned()
+        } else {
+            said
+        };
         Err(match waited {
             Ok(_) => Error::Command {
                 command: "podwire-agent run".into(),
@@ -189,7 +211,11 @@ impl Node {
     pub(crate) fn end(&self, lab: &Place) -> Result<()> {
         let pods = self.pods()?;
         let agent = self.agent();
-        let pids = pods.iter().map(Pod::pid).chain(agent).chain([self.record.pid]);
+        let pids = pods
+            .iter()
+            .map(Pod::pid)
+            .chain(agent)
+            .chain([self.record.pid]);
         for pid in pids {
             pod::end_process(lab, pid);
         }
@@ -200,8 +226,10 @@ impl Node {
 
 fn read(path: &Path) -> Result<Node> {
     let text = fs::read(path).map_err(Error::file("read", path))?;
-    let record: Record = serde_json::from_slice(&text)
-        .map_err(|error| Error::Unreadable { path: path.into(), reason: error.to_string() })?;
+    let record: Record = serde_json::from_slice(&text).map_err(|error| Error::Unreadable {
+        path: path.into(),
+        reason: error.to_string(),
+    })?;
     let place = Place::of_pid(record.pid, &record.machine.name)?;
     Ok(Node { record, place })
 }

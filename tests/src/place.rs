@@ -48,7 +48,10 @@ impl Place {
             let path = format!("/proc/{pid}/ns/{kind}");
             namespaces.push((File::open(&path).map_err(Error::file("open", path))?, flag));
         }
-        Ok(Place { name: name.into(), namespaces: Arc::new(namespaces) })
+        Ok(Place {
+            name: name.into(),
+            namespaces: Arc::new(namespaces),
+        })
     }
 
     /// What people call this place: `lab`, or the name of a node or pod.
@@ -58,7 +61,10 @@ impl Place {
 
     /// The network namespace, for creating the far end of a link in it.
     pub fn network(&self) -> &File {
-        let net = self.namespaces.iter().find(|(_, flag)| *flag == CloneFlags::CLONE_NEWNET);
+        let net = self
+            .namespaces
+            .iter()
+            .find(|(_, flag)| *flag == CloneFlags::CLONE_NEWNET);
         &net.expect("every place is made with a network namespace").0
     }
 
@@ -66,7 +72,9 @@ impl Place {
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         thread::scope(|scope| {
             let thread = scope.spawn(|| self.enter().map(|()| work()));
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -75,7 +83,10 @@ impl Place {
         &self,
         work: impl FnOnce() -> std::result::Result<T, kernel::Error> + Send,
     ) -> Result<T> {
-        self.inside(work)?.map_err(|source| Error::Kernel { place: self.name.to_string(), source })
+        self.inside(work)?.map_err(|source| Error::Kernel {
+            place: self.name.to_string(),
+            source,
+        })
     }
 
     /// Takes the calling thread into this place. There is no way back.
@@ -138,7 +149,10 @@ impl Place {
     pub fn attach(&self, program: &str, arguments: &[String]) -> Result<i32> {
         let mut command = self.command(program);
         // What is typed in the lab is not part of the person's own history.
-        let child = self.spawn(program, command.args(arguments).env("HISTFILE", "/dev/null"))?;
+        let child = self.spawn(
+            program,
+            command.args(arguments).env("HISTFILE", "/dev/null"),
+        )?;
         command::attend(child, program, &self.name)
     }
 
@@ -159,16 +173,20 @@ impl Place {
     /// Starts `command` in this place. Nothing else is done there: a thread that has entered
     /// another PID namespace can make processes, but no threads (EINVAL, kernel/fork.c).
     fn spawn(&self, line: &str, command: &mut Command) -> Result<Child> {
-        self.inside(|| command.spawn())?.map_err(|source| Error::Start {
-            program: line.into(),
-            place: self.name.to_string(),
-            source,
-        })
+        self.inside(|| command.spawn())?
+            .map_err(|source| Error::Start {
+                program: line.into(),
+                place: self.name.to_string(),
+                source,
+            })
     }
 
     fn piped(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.command(program);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 

@@ -45,7 +45,13 @@ impl PodSpec {
 
     /// The same with a web server on port 80.
     pub fn web(name: &str) -> PodSpec {
-        PodSpec { servers: Servers { http: vec![80], ..Servers::default() }, ..PodSpec::new(name) }
+        PodSpec {
+            servers: Servers {
+                http: vec![80],
+                ..Servers::default()
+            },
+            ..PodSpec::new(name)
+        }
     }
 }
 
@@ -62,7 +68,11 @@ pub struct Servers {
 
 impl Servers {
     fn arguments(&self) -> Vec<String> {
-        let kinds = [("--http", &self.http), ("--tcp", &self.tcp), ("--udp", &self.udp)];
+        let kinds = [
+            ("--http", &self.http),
+            ("--tcp", &self.tcp),
+            ("--udp", &self.udp),
+        ];
         kinds
             .into_iter()
             .flat_map(|(option, ports)| ports.iter().map(move |port| format!("{option}={port}")))
@@ -124,7 +134,9 @@ impl Pod {
 
     /// Its first address of a family.
     pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
-        self.addresses().into_iter().find(|address| address.is_ipv6() == ipv6)
+        self.addresses()
+            .into_iter()
+            .find(|address| address.is_ipv6() == ipv6)
     }
 
     /// The name of the node's end of its link, from the plugin's result.
@@ -134,7 +146,9 @@ impl Pod {
             // Only the pod's own end is in a sandbox.
             one["sandbox"].as_str().is_none_or(str::is_empty)
         });
-        host.and_then(|one| one["name"].as_str()).unwrap_or_default().to_owned()
+        host.and_then(|one| one["name"].as_str())
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -145,10 +159,15 @@ pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
     sandbox.ports.clone_from(&spec.ports);
     let own = binaries::own()?.display().to_string();
     let servers = spec.servers.arguments();
-    let mut command = vec![own, if servers.is_empty() { "pause" } else { "serve" }.to_owned()];
+    let mut command = vec![
+        own,
+        if servers.is_empty() { "pause" } else { "serve" }.to_owned(),
+    ];
     command.extend(servers);
     let pid = node.place().launch(&Launch {
-        room: Room::Pod { name: spec.name.clone() },
+        room: Room::Pod {
+            name: spec.name.clone(),
+        },
         command,
         environment: vec![("PODWIRE_PLACE".into(), spec.name.clone())],
         log: Some(format!("/var/log/pod-{}.log", spec.name).into()),
@@ -158,9 +177,17 @@ pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
         let _ = node.place().inside(|| launch::forget(&spec.name));
         error
     };
-    let place = node.place().inside(|| Place::of_pid(pid, &spec.name))?.map_err(undo)?;
+    let place = node
+        .place()
+        .inside(|| Place::of_pid(pid, &spec.name))?
+        .map_err(undo)?;
     let attachment = node.runtime().add(&sandbox).map_err(undo)?;
-    let record = Record { node: node.name().into(), pid, sandbox, attachment };
+    let record = Record {
+        node: node.name().into(),
+        pid,
+        sandbox,
+        attachment,
+    };
     let path = record_path(node.name(), &spec.name);
     let text = serde_json::to_vec_pretty(&record).expect("a Record is plain data");
     node.place().inside(|| write(&path, &text))?.map_err(undo)?;
@@ -169,12 +196,15 @@ pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
 
 /// Stops a pod in the way containerd does: DEL, the namespace goes, DEL twice more.
 pub(crate) fn remove(node: &Node, pod: &Pod) -> Result<()> {
-    let result = node.runtime().delete(&pod.record.sandbox, Some(&pod.record.attachment), || {
-        end_process(node.place(), pod.record.pid);
-        let _ = node.place().inside(|| launch::forget(pod.name()));
-    });
+    let result = node
+        .runtime()
+        .delete(&pod.record.sandbox, Some(&pod.record.attachment), || {
+            end_process(node.place(), pod.record.pid);
+            let _ = node.place().inside(|| launch::forget(pod.name()));
+        });
     let path = record_path(node.name(), pod.name());
-    node.place().inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
+    node.place()
+        .inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
     result
 }
 
@@ -190,9 +220,14 @@ pub(crate) fn end_process(place: &Place, pid: i32) {
 pub(crate) fn on(lab: &Place, node: &str) -> Result<Vec<Pod>> {
     let directory = Path::new(layout::NODES).join(node).join("pods");
     let mut pods = lab.inside(|| -> Result<Vec<Pod>> {
-        let Ok(entries) = fs::read_dir(&directory) else { return Ok(Vec::new()) };
+        let Ok(entries) = fs::read_dir(&directory) else {
+            return Ok(Vec::new());
+        };
         let files = entries.flatten().map(|entry| entry.path());
-        files.filter(|path| path.extension().is_some_and(|e| e == "json")).map(|p| read(&p)).collect()
+        files
+            .filter(|path| path.extension().is_some_and(|e| e == "json"))
+            .map(|p| read(&p))
+            .collect()
     })??;
     pods.sort_by(|a, b| a.name().cmp(b.name()));
     Ok(pods)
@@ -200,14 +235,19 @@ pub(crate) fn on(lab: &Place, node: &str) -> Result<Vec<Pod>> {
 
 fn read(path: &Path) -> Result<Pod> {
     let text = fs::read(path).map_err(Error::file("read", path))?;
-    let record: Record = serde_json::from_slice(&text)
-        .map_err(|error| Error::Unreadable { path: path.into(), reason: error.to_string() })?;
+    let record: Record = serde_json::from_slice(&text).map_err(|error| Error::Unreadable {
+        path: path.into(),
+        reason: error.to_string(),
+    })?;
     let place = Place::of_pid(record.pid, &record.sandbox.name)?;
     Ok(Pod { record, place })
 }
 
 fn record_path(node: &str, pod: &str) -> PathBuf {
-    Path::new(layout::NODES).join(node).join("pods").join(format!("{pod}.json"))
+    Path::new(layout::NODES)
+        .join(node)
+        .join("pods")
+        .join(format!("{pod}.json"))
 }
 
 /// Writes a file so that nobody ever reads half of it.

@@ -40,7 +40,10 @@ impl Process {
         if matches!(*state, "Z" | "X") {
             return None;
         }
-        Some(Process { pid, started: started.parse().ok()? })
+        Some(Process {
+            pid,
+            started: started.parse().ok()?,
+        })
     }
 
     /// This process.
@@ -92,7 +95,11 @@ impl Entry {
     pub fn claim_free(stem: &str) -> Result<Entry> {
         let mut number = 1;
         loop {
-            let name = if number == 1 { stem.to_owned() } else { format!("{stem}-{number}") };
+            let name = if number == 1 {
+                stem.to_owned()
+            } else {
+                format!("{stem}-{number}")
+            };
             match Entry::claim(&name) {
                 Err(Error::AlreadyUp { .. }) => number += 1,
                 result => return result,
@@ -141,8 +148,12 @@ pub fn holder(name: &str) -> Option<Process> {
 
 /// The names of all labs that are up, sorted. Removes what crashed ones left.
 pub fn all() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(DIRECTORY) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let Ok(entries) = fs::read_dir(DIRECTORY) else {
+        return Vec::new();
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
     let (mut up, gone): (Vec<_>, Vec<_>) = names.partition(|name| holder(name).is_some());
     for name in gone {
         // Under the lock, and asked again: it may just be being raised.
@@ -167,8 +178,14 @@ fn record(name: &str) -> PathBuf {
 
 fn check_name(name: &str) -> Result<()> {
     let fits = (1..=LONGEST_NAME).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if fits { Ok(()) } else { Err(Error::BadLabName { name: name.into() }) }
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::BadLabName { name: name.into() })
+    }
 }
 
 /// One command at a time looks at the records and changes them. The lock is on the directory
@@ -209,13 +226,22 @@ mod tests {
     fn a_process_is_itself_and_not_another_one_with_its_pid() {
         let own = Process::own().unwrap();
         assert!(own.is_alive());
-        assert!(!Process { started: own.started + 1, ..own }.is_alive());
+        assert!(
+            !Process {
+                started: own.started + 1,
+                ..own
+            }
+            .is_alive()
+        );
     }
 
     #[test]
     fn names_that_are_no_directory_names_are_refused() {
         for bad in ["", "..", "a/b", "a b", &"x".repeat(33)] {
-            assert!(matches!(check_name(bad), Err(Error::BadLabName { .. })), "{bad:?}");
+            assert!(
+                matches!(check_name(bad), Err(Error::BadLabName { .. })),
+                "{bad:?}"
+            );
         }
         check_name("demo-2").unwrap();
     }

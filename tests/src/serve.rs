@@ -59,7 +59,10 @@ pub fn run(ports: &Ports) -> Result<()> {
 
 /// The pod's name.
 pub fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Both families: an IPv6 socket takes IPv4 as well unless told not to.
@@ -106,7 +109,9 @@ fn answer_http(mut stream: TcpStream, name: &str) -> io::Result<()> {
         line.clear();
     }
     let path = first.split_whitespace().nth(1).unwrap_or("/");
-    let bytes = path.strip_prefix("/bytes/").and_then(|number| number.parse::<u64>().ok());
+    let bytes = path
+        .strip_prefix("/bytes/")
+        .and_then(|number| number.parse::<u64>().ok());
     if let Some(length) = bytes.filter(|length| *length <= MOST_BYTES) {
         head(&mut stream, length)?;
         io::copy(&mut io::repeat(b'.').take(length), &mut stream)?;
@@ -143,7 +148,9 @@ fn answer_datagrams(socket: &UdpSocket, name: &str) {
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         // An error here is an ICMP message about an earlier answer.
-        let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
         let said = String::from_utf8_lossy(&buffer[..length]);
         let answer = format!("{name} answers {} {}\n", client(peer), said.trim_end());
         let _ = socket.send_to(answer.as_bytes(), peer);
@@ -173,7 +180,10 @@ mod tests {
     fn http_answers_name_the_pod_and_its_client() {
         let answer = talk(answer_http, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(answer.ends_with("\r\n\r\nweb-1 answers 127.0.0.1\n"), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nweb-1 answers 127.0.0.1\n"),
+            "{answer}"
+        );
     }
 
     #[test]
@@ -186,6 +196,9 @@ mod tests {
     #[test]
     fn every_line_gets_an_answer() {
         let answer = talk(answer_lines, "one\ntwo\n");
-        assert_eq!(answer, "web-1 answers 127.0.0.1 one\nweb-1 answers 127.0.0.1 two\n");
+        assert_eq!(
+            answer,
+            "web-1 answers 127.0.0.1 one\nweb-1 answers 127.0.0.1 two\n"
+        );
     }
 }

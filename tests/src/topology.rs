@@ -37,7 +37,10 @@ pub struct Machine {
 impl Machine {
     /// The first address of the family.
     pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
-        self.addresses.iter().map(IpNetwork::ip).find(|ip| ip.is_ipv6() == ipv6)
+        self.addresses
+            .iter()
+            .map(IpNetwork::ip)
+            .find(|ip| ip.is_ipv6() == ipv6)
     }
 
     /// An error if the name does not fit.
@@ -53,7 +56,15 @@ pub(crate) fn check_name(kind: &'static str, name: &str, limit: usize) -> Result
         && name.bytes().all(inner)
         && !name.starts_with('-')
         && !name.ends_with('-');
-    if fits { Ok(()) } else { Err(Error::BadName { kind, name: name.into(), limit }) }
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::BadName {
+            kind,
+            name: name.into(),
+            limit,
+        })
+    }
 }
 
 /// Which families a lab speaks.
@@ -125,9 +136,9 @@ impl Topology {
     /// A smaller cluster: `worker` and `worker2` of the walkthrough, `mypc` and `internet`.
     pub fn pair(families: Families) -> Topology {
         let mut topology = Topology::walkthrough(families);
-        topology.machines.retain(|machine| {
-            !matches!(machine.name.as_str(), "control-plane" | "worker3")
-        });
+        topology
+            .machines
+            .retain(|machine| !matches!(machine.name.as_str(), "control-plane" | "worker3"));
         topology
     }
 
@@ -147,16 +158,25 @@ fn cidr(text: &str) -> IpNetwork {
 }
 
 fn segment(host: u8) -> [IpNetwork; 2] {
-    [cidr(&format!("172.18.0.{host}/16")), cidr(&format!("fc00:f853:ccd:e793::{host}/64"))]
+    [
+        cidr(&format!("172.18.0.{host}/16")),
+        cidr(&format!("fc00:f853:ccd:e793::{host}/64")),
+    ]
 }
 
 fn border(host: u8) -> [IpNetwork; 2] {
     // Networks for documentation (RFC 5737, RFC 3849): nobody's.
-    [cidr(&format!("203.0.113.{host}/24")), cidr(&format!("2001:db8:113::{host}/64"))]
+    [
+        cidr(&format!("203.0.113.{host}/24")),
+        cidr(&format!("2001:db8:113::{host}/64")),
+    ]
 }
 
 fn pod_cidrs(number: u8) -> [IpNetwork; 2] {
-    [cidr(&format!("10.10.{number}.0/24")), cidr(&format!("fd00:10:10:{number}::/64"))]
+    [
+        cidr(&format!("10.10.{number}.0/24")),
+        cidr(&format!("fd00:10:10:{number}::/64")),
+    ]
 }
 
 #[cfg(test)]

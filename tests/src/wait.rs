@@ -26,11 +26,7 @@ pub fn until_some<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> O
 
 /// Waits until `condition` holds and answers how long that took; an error that names `what`
 /// if it does not hold within `limit`.
-pub fn until(
-    what: &str,
-    limit: Duration,
-    mut condition: impl FnMut() -> bool,
-) -> Result<Duration> {
+pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> Result<Duration> {
     let start = Instant::now();
     until_some(limit, || condition().then(|| start.elapsed())).ok_or_else(|| Error::TimedOut {
         what: what.to_owned(),

@@ -89,9 +89,10 @@ pub fn plug_in_beyond(
 fn node_networks(router: &[IpNetwork]) -> impl Iterator<Item = IpNetwork> + '_ {
     router.iter().map(|address| match address {
         IpNetwork::V4(_) => network(Ipv4Addr::new(172, 18, 0, 0).into(), 16),
-        IpNetwork::V6(_) => {
-            network(Ipv6Addr::new(0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 0).into(), 64)
-        }
+        IpNetwork::V6(_) => network(
+            Ipv6Addr::new(0xfc00, 0xf853, 0xccd, 0xe793, 0, 0, 0, 0).into(),
+            64,
+        ),
     })
 }
 
@@ -102,7 +103,10 @@ fn network(ip: IpAddr, prefix: u8) -> IpNetwork {
 /// Makes a cable from the lab to a machine; the near end has the machine's name.
 fn cable(socket: &mut RouteSocket, name: &str, pid: i32) -> kernel::Result<u32> {
     let far = Netns::of_pid(pid)?;
-    let veth = Veth { peer_netns: Some(&far), ..Veth::new(name, UPLINK)? };
+    let veth = Veth {
+        peer_netns: Some(&far),
+        ..Veth::new(name, UPLINK)?
+    };
     Ok(socket.create_veth(&veth)?.index)
 }
 

@@ -88,15 +88,25 @@ impl Call<'_> {
         link: &str,
         previous: Option<&Value>,
     ) -> Result<Option<Value>> {
-        let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+        let kind = plugin
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let input = self.input(network, plugin, previous).to_string();
         let program = Path::new(layout::CNI_BIN).join(kind);
-        let ran =
-            self.place.call(&program, &self.environment(link), input.as_bytes(), self.limit)?;
+        let ran = self.place.call(
+            &program,
+            &self.environment(link),
+            input.as_bytes(),
+            self.limit,
+        )?;
         let failed = |code, message| Error::Plugin {
             plugin: kind.into(),
             verb: self.verb.as_str(),
-            pod: self.sandbox.map_or("the node", |sandbox| &sandbox.name).into(),
+            pod: self
+                .sandbox
+                .map_or("the node", |sandbox| &sandbox.name)
+                .into(),
             node: self.place.name().into(),
             code,
             message,
@@ -105,7 +115,9 @@ impl Call<'_> {
         if ran.status != 0 {
             // Runtimes read the error from standard output and nothing else.
             let error = answer.unwrap_or_default();
-            let code = error["code"].as_u64().and_then(|code| u32::try_from(code).ok());
+            let code = error["code"]
+                .as_u64()
+                .and_then(|code| u32::try_from(code).ok());
             let message = match (error["msg"].as_str(), error["details"].as_str()) {
                 (Some(message), None | Some("")) => message.to_owned(),
                 (Some(message), Some(details)) => format!("{message}: {details}"),
@@ -118,7 +130,10 @@ impl Call<'_> {
                 .map(Some)
                 .ok_or_else(|| failed(0, format!("answered {:?}, which is no JSON", ran.stdout))),
             _ if ran.stdout.trim().is_empty() => Ok(None),
-            _ => Err(failed(0, format!("answered {:?} instead of nothing", ran.stdout))),
+            _ => Err(failed(
+                0,
+                format!("answered {:?} instead of nothing", ran.stdout),
+            )),
         }
     }
 
@@ -137,7 +152,9 @@ impl Call<'_> {
         if let Some(attachments) = &network.valid_attachments {
             input.insert("cni.dev/valid-attachments".into(), json!(attachments));
         }
-        let able = plugin.get("capabilities").is_some_and(|able| able["portMappings"] == true);
+        let able = plugin
+            .get("capabilities")
+            .is_some_and(|able| able["portMappings"] == true);
         let ports = self.sandbox.map_or(&[][..], |sandbox| &sandbox.ports);
         if able && !ports.is_empty() {
             input.insert("runtimeConfig".into(), json!({"portMappings": ports}));
@@ -150,7 +167,9 @@ impl Call<'_> {
             ("CNI_COMMAND".to_owned(), self.verb.as_str().to_owned()),
             ("CNI_PATH".to_owned(), layout::CNI_BIN.to_owned()),
         ];
-        let Some(sandbox) = self.sandbox else { return environment };
+        let Some(sandbox) = self.sandbox else {
+            return environment;
+        };
         let mut arguments = vec![
             ("K8S_POD_NAMESPACE", sandbox.namespace.as_str()),
             ("K8S_POD_NAME", &sandbox.name),
@@ -161,8 +180,10 @@ impl Call<'_> {
         // containerd keeps them in a Go map, so every call has another order.
         let turn = random_hex::<1>().as_bytes()[0] as usize % arguments.len();
         arguments.rotate_left(turn);
-        let arguments: Vec<String> =
-            arguments.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let arguments: Vec<String> = arguments
+            .into_iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         environment.extend([
             ("CNI_CONTAINERID".to_owned(), sandbox.id.clone()),
             ("CNI_NETNS".to_owned(), self.netns.to_owned()),

@@ -18,7 +18,9 @@ pub enum Dialect {
 }
 
 /// Versions that a current libcni knows, oldest first.
-const KNOWN: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+const KNOWN: [&str; 7] = [
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+];
 
 /// A list of plugins that make up one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,19 +51,30 @@ impl NetworkConfig {
     /// Reads the content of a `.conf`, `.conflist` or `.json` file.
     pub fn parse(text: &str, dialect: Dialect) -> Result<NetworkConfig, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let name = value["name"].as_str().filter(|name| !name.is_empty()).ok_or("it has no name")?;
+        let name = value["name"]
+            .as_str()
+            .filter(|name| !name.is_empty())
+            .ok_or("it has no name")?;
         let plugins = match &value["plugins"] {
             Value::Null => vec![value.as_object().cloned().ok_or("it is no JSON object")?],
             Value::Array(plugins) => plugins
                 .iter()
-                .map(|plugin| plugin.as_object().cloned().ok_or("a plugin is no JSON object"))
+                .map(|plugin| {
+                    plugin
+                        .as_object()
+                        .cloned()
+                        .ok_or("a plugin is no JSON object")
+                })
                 .collect::<Result<_, _>>()?,
             _ => return Err("plugins is no list".into()),
         };
         if plugins.is_empty() {
             return Err("it lists no plugin".into());
         }
-        if plugins.iter().any(|plugin| !plugin.get("type").is_some_and(Value::is_string)) {
+        if plugins
+            .iter()
+            .any(|plugin| !plugin.get("type").is_some_and(Value::is_string))
+        {
             return Err("a plugin has no type".into());
         }
         Ok(NetworkConfig {
@@ -120,7 +133,9 @@ pub fn first(directory: &Path) -> Result<PathBuf, String> {
         let suffix = path.extension().and_then(|suffix| suffix.to_str());
         matches!(suffix, Some("conf" | "conflist" | "json"))
     });
-    files.min().ok_or_else(|| "it holds no .conf, .conflist or .json file".into())
+    files
+        .min()
+        .ok_or_else(|| "it holds no .conf, .conflist or .json file".into())
 }
 
 #[cfg(test)]

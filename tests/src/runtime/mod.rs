@@ -101,7 +101,9 @@ impl Sandbox {
 
 /// `WORDS` times 16 random hexadecimal digits. Every [`RandomState`] is seeded by the system.
 fn random_hex<const WORDS: usize>() -> String {
-    (0..WORDS).map(|_| format!("{:016x}", RandomState::new().build_hasher().finish())).collect()
+    (0..WORDS)
+        .map(|_| format!("{:016x}", RandomState::new().build_hasher().finish()))
+        .collect()
 }
 
 /// The runtime of one node.
@@ -114,7 +116,10 @@ pub struct Runtime<'a> {
 impl<'a> Runtime<'a> {
     /// The runtime of the node whose place is `place`, which speaks like a current containerd.
     pub fn new(place: &'a Place) -> Runtime<'a> {
-        Runtime { place, dialect: Dialect::Current }
+        Runtime {
+            place,
+            dialect: Dialect::Current,
+        }
     }
 
     /// The same, of another age.
@@ -126,7 +131,10 @@ impl<'a> Runtime<'a> {
     pub fn network(&self) -> Result<NetworkConfig> {
         self.place
             .inside(|| config::load(self.dialect))?
-            .map_err(|reason| Error::NoNetwork { node: self.place.name().into(), reason })
+            .map_err(|reason| Error::NoNetwork {
+                node: self.place.name().into(),
+                reason,
+            })
     }
 
     /// Sets up a sandbox's networks. Answers with the configuration and the result of the pod
@@ -152,15 +160,21 @@ impl<'a> Runtime<'a> {
         let loopback = NetworkConfig::loopback();
         thread::scope(|scope| {
             let beside = scope.spawn(|| {
-                self.call(Verb::Add, sandbox, &sandbox.netns, limit).list(&loopback, "lo", None)
+                self.call(Verb::Add, sandbox, &sandbox.netns, limit)
+                    .list(&loopback, "lo", None)
             });
             let main = self
                 .call(Verb::Add, sandbox, &sandbox.netns, limit)
                 .list(network, POD_LINK, None);
-            let loopback = beside.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+            let loopback = beside
+                .join()
+                .unwrap_or_else(|p| std::panic::resume_unwind(p));
             let result = main?.ok_or_else(|| self.no_result(sandbox))?;
             loopback?;
-            Ok(Attachment { network: network.clone(), result })
+            Ok(Attachment {
+                network: network.clone(),
+                result,
+            })
         })
     }
 
@@ -206,7 +220,9 @@ impl<'a> Runtime<'a> {
 
     /// Asks the plugins whether they can serve pods.
     pub fn status(&self) -> Result<()> {
-        self.node_call(Verb::Status).list(&self.network()?, "", None).map(drop)
+        self.node_call(Verb::Status)
+            .list(&self.network()?, "", None)
+            .map(drop)
     }
 
     /// Tells the plugins which sandboxes exist, so that they free what belongs to others.
@@ -227,11 +243,23 @@ impl<'a> Runtime<'a> {
         netns: &'c str,
         limit: Duration,
     ) -> Call<'c> {
-        Call { place: self.place, verb, sandbox: Some(sandbox), netns, limit }
+        Call {
+            place: self.place,
+            verb,
+            sandbox: Some(sandbox),
+            netns,
+            limit,
+        }
     }
 
     fn node_call(&self, verb: Verb) -> Call<'_> {
-        Call { place: self.place, verb, sandbox: None, netns: "", limit: PLUGIN_LIMIT }
+        Call {
+            place: self.place,
+            verb,
+            sandbox: None,
+            netns: "",
+            limit: PLUGIN_LIMIT,
+        }
     }
 
     fn no_result(&self, sandbox: &Sandbox) -> Error {
@@ -248,8 +276,14 @@ impl<'a> Runtime<'a> {
 
 /// The addresses in a plugin's result, of every version of the specification.
 pub fn addresses(result: &Value) -> Vec<IpAddr> {
-    let new = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
-    let old = ["ip4", "ip6"].into_iter().map(|family| &result[family]["ip"]);
+    let new = result["ips"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|ip| &ip["address"]);
+    let old = ["ip4", "ip6"]
+        .into_iter()
+        .map(|family| &result[family]["ip"]);
     new.chain(old)
         .filter_map(|address| address.as_str()?.parse::<IpNetwork>().ok())
         .map(|network| network.ip())

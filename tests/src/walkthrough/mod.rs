@@ -1,5 +1,119 @@
 //! The walkthrough: what a learner sees, command by command, and whether it is so.
+//!
+//! An [`Observation`] is data: what is claimed, the commands that a person would type, and
+//! checks that decide from nothing but the commands' output. [`show`] runs the commands in a lab
+//! that is up, prints what happens and answers how many observations hold.
 
+mod checks;
+mod links;
+mod page;
+mod picture;
 mod pods;
+mod stage;
 
+use std::io::{self, Write};
+
+pub use page::Page;
+pub use picture::path;
 pub use pods::{invitation, start_pods};
+pub use stage::Outputs;
+
+use crate::error::Result;
+use crate::lab::Lab;
+
+/// One thing to see.
+#[derive(Debug)]
+pub struct Observation {
+    /// Its number in the walkthrough.
+    pub number: u8,
+    /// What is seen, in one sentence.
+    pub claim: &'static str,
+    /// Why it is so, for a learner.
+    pub reason: &'static str,
+    /// What a person types, in order.
+    pub steps: &'static [Step],
+    /// What must be seen.
+    pub checks: &'static [Check],
+}
+
+/// One command of an observation.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    /// It runs to its end.
+    Run {
+        /// On which machine, in which pod.
+        at: &'static str,
+        /// The command. `{veth:POD}` stands for the link of a pod on its node.
+        command: &'static str,
+    },
+    /// It watches while the following commands run: a tcpdump.
+    Watch {
+        /// On which machine, in which pod.
+        at: &'static str,
+        /// The command, as in [`Step::Run`].
+        command: &'static str,
+    },
+}
+
+/// Something that must be seen in the output.
+#[derive(Debug)]
+pub struct Check {
+    /// What it is, as it is printed beside the check mark.
+    pub says: &'static str,
+    /// Whether it is so. The outputs are in the order of the steps.
+    pub holds: fn(&Outputs) -> bool,
+}
+
+/// How many observations were shown, and how many of them held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// Shown.
+    pub shown: usize,
+    /// Held.
+    pub held: usize,
+}
+
+impl Verdict {
+    /// Whether all of them held.
+    pub fn is_good(self) -> bool {
+        self.shown > 0 && self.shown == self.held
+    }
+}
+
+/// All observations, in the order in which they are shown.
+pub fn observations() -> impl Iterator<Item = &'static Observation> {
+    links::OBSERVATIONS.iter()
+}
+
+/// Shows every observation in a lab that runs the walkthrough's pods.
+pub fn show<W: Write>(lab: &Lab, page: &mut Page<W>) -> Result<Verdict> {
+    let mut verdict = Verdict { shown: 0, held: 0 };
+    for observation in observations() {
+        verdict.shown += 1;
+        verdict.held += usize::from(show_one(lab, observation, page)?);
+    }
+    Ok(verdict)
+}
+
+/// Shows one observation and answers whether it holds. A command that cannot be run at all
+/// counts against it, and the walkthrough goes on.
+fn show_one<W: Write>(lab: &Lab, observation: &Observation, page: &mut Page<W>) -> Result<bool> {
+    let printed = |error: io::Error| crate::error::Error::file("write", "the terminal")(error);
+    page.claim(observation.number, observation.claim)
+        .map_err(printed)?;
+    let outputs = match stage::perform(lab, observation.steps, page) {
+        Ok(outputs) => outputs,
+        Err(error) => {
+            page.check(&error.to_string(), false).map_err(printed)?;
+            return Ok(false);
+        }
+    };
+    let mut good = true;
+    for check in observation.checks {
+        let holds = (check.holds)(&outputs);
+        page.check(check.says, holds).map_err(printed)?;
+        good &= holds;
+    }
+    page.reason(observation.reason).map_err(printed)?;
+    Ok(good)
+}

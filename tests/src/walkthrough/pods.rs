@@ -32,8 +32,17 @@ const PODS: [(&str, &str, Option<u16>); 19] = [
 /// Starts them.
 pub fn start_pods(lab: &Lab) -> Result<()> {
     for (node, name, port) in PODS {
-        let servers = Servers { http: port.into_iter().collect(), ..Servers::default() };
-        lab.run(node, &PodSpec { servers, ..PodSpec::new(name) })?;
+        let servers = Servers {
+            http: port.into_iter().collect(),
+            ..Servers::default()
+        };
+        lab.run(
+            node,
+            &PodSpec {
+                servers,
+                ..PodSpec::new(name)
+            },
+        )?;
     }
     Ok(())
 }

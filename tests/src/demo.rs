@@ -1,0 +1,60 @@
+//! `podwire-lab demo`: the walkthrough from nothing to nothing.
+
+use std::io;
+use std::time::Instant;
+
+use podwire_lab::error::{Error, Result};
+use podwire_lab::lab::Lab;
+use podwire_lab::topology::{Families, Topology};
+use podwire_lab::{tools, walkthrough};
+
+use crate::cli;
+
+/// Raises a lab, shows the walkthrough and takes the lab down, or lets it stay. Answers with the
+/// exit status: 0 only if every observation held.
+pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
+    tools::require()?;
+    let start = Instant::now();
+    let entry = cli::claim(name, "demo")?;
+    let lab = Lab::up(entry, &Topology::walkthrough(Families::V4), &cli::progress)?;
+    cli::progress("the pods");
+    walkthrough::start_pods(&lab)?;
+    println!(
+        "\rLab {} is up after {:.1} s.{:20}",
+        lab.name(),
+        start.elapsed().as_secs_f64(),
+        ""
+    );
+    let code = show(&lab)?;
+    println!("This took {:.1} s.", start.elapsed().as_secs_f64());
+    if keep {
+        println!("\nThe lab stays up. Try:");
+        print!("{}", walkthrough::invitation(&lab)?);
+        lab.stay()?;
+    } else {
+        println!("The lab is down again and the machine is as it was.\n");
+        println!("To look around by yourself, raise it once more, and it stays:\n");
+        println!("  make lab");
+        drop(lab);
+    }
+    Ok(code)
+}
+
+/// Shows the walkthrough in a lab that is up.
+pub fn show(lab: &Lab) -> Result<u8> {
+    tools::require()?;
+    let mut page = walkthrough::Page::terminal();
+    let printed = |result: io::Result<()>| result.map_err(Error::file("write", "the terminal"));
+    printed(page.text(INTRODUCTION))?;
+    let verdict = walkthrough::show(lab, &mut page)?;
+    printed(page.text("\nThe way of a packet from pod1 to pod2 and back:\n"))?;
+    printed(page.verbatim(&format!("\n{}\n", walkthrough::path(lab, "pod1", "pod2")?)))?;
+    println!("{} of {} observations hold.", verdict.held, verdict.shown);
+    Ok(u8::from(!verdict.is_good()))
+}
+
+const INTRODUCTION: &str = "\
+    Four nodes are up, each in network namespaces of its own, all on one network \
+    (172.18.0.0/16). On each runs podwire-agent; for each pod the plugin podwire was called, as a \
+    container runtime calls it. Below are real commands with their real output; a check mark \
+    stands for what was found in it.";

@@ -1,0 +1,72 @@
+//! Performing the commands of an observation in a lab.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::{Page, Step};
+use crate::command::Capture;
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+
+/// How long a watching command may go on after the last of the others has ended.
+const WATCH_LIMIT: Duration = Duration::from_secs(5);
+
+/// What tcpdump says when it has begun to listen.
+const LISTENING: &str = "listening on";
+
+/// What the steps of an observation printed, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outputs(pub Vec<String>);
+
+impl Outputs {
+    /// What step number `step` printed; the first is 0.
+    pub fn of(&self, step: usize) -> &str {
+        self.0.get(step).map_or("", String::as_str)
+    }
+}
+
+/// Runs the steps, printing each with its output.
+pub(super) fn perform<W: Write>(lab: &Lab, steps: &[Step], page: &mut Page<W>) -> Result<Outputs> {
+    let mut outputs = vec![String::new(); steps.len()];
+    let mut watching: Vec<(usize, &str, String, Capture)> = Vec::new();
+    let printed =
+        |result: std::io::Result<()>| result.map_err(Error::file("write", "the terminal"));
+    for (number, step) in steps.iter().enumerate() {
+        match *step {
+            Step::Run { at, command } => {
+                let command = fill(lab, command)?;
+                printed(page.command(at, &command))?;
+                let ran = lab.place_of(at)?.sh(&command)?;
+                outputs[number] = ran.stdout + &ran.stderr;
+                printed(page.output(&outputs[number]))?;
+            }
+            Step::Watch { at, command } => {
+                let command = fill(lab, command)?;
+                printed(page.command(at, &format!("{command} &")))?;
+                let capture = lab.place_of(at)?.capture(&command, LISTENING)?;
+                watching.push((number, at, command, capture));
+            }
+        }
+    }
+    for (number, at, command, mut capture) in watching {
+        // It is bound by its own -c; the limit is for the case that packets do not come.
+        capture.until(WATCH_LIMIT, |_| false);
+        outputs[number] = capture.finish().join("\n");
+        printed(page.watched(at, &command, &outputs[number]))?;
+    }
+    Ok(Outputs(outputs))
+}
+
+/// Replaces `{veth:POD}` by the name of the pod's link on its node.
+fn fill(lab: &Lab, command: &str) -> Result<String> {
+    let mut filled = String::new();
+    let mut rest = command;
+    while let Some((before, after)) = rest.split_once("{veth:") {
+        let (pod, after) = after.split_once('}').unwrap_or((after, ""));
+        filled.push_str(before);
+        filled.push_str(&lab.pod(pod)?.host_link());
+        rest = after;
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
