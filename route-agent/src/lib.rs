@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cidr;
 pub mod config;
 pub mod features;
 pub mod operator;
@@ -9,4 +10,5 @@ pub mod reconcile;
 pub mod report;
 pub mod snapshot;
 pub mod source;
+pub mod uplink;
 pub mod warnings;

@@ -33,6 +33,7 @@ impl Warning {
 /// All warnings that stand now, by the feature or source that raised them.
 #[derive(Debug, Default)]
 pub struct Warnings {
+    /// An origin that has ever raised one stays, so that its count goes back to 0.
     standing: BTreeMap<&'static str, BTreeSet<Warning>>,
 }
 
@@ -40,11 +41,9 @@ impl Warnings {
     /// The warnings of `origin` are exactly these from now on.
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
         let now: BTreeSet<Warning> = now.into_iter().collect();
-        let before = self.standing.remove(origin).unwrap_or_default();
-        log_difference(origin, &before, &now);
-        if !now.is_empty() {
-            self.standing.insert(origin, now);
-        }
+        let before = self.standing.entry(origin).or_default();
+        log_difference(origin, before, &now);
+        *before = now;
     }
 
     /// The warnings of `origin` about one object are exactly these texts from now on.
@@ -70,9 +69,6 @@ impl Warnings {
             all.remove(mended);
         }
         all.extend(now);
-        if all.is_empty() {
-            self.standing.remove(origin);
-        }
     }
 
     /// All warnings with their origin, sorted.
@@ -87,6 +83,13 @@ impl Warnings {
         self.standing.get(origin).map_or(0, BTreeSet::len)
     }
 
+    /// How many warnings stand, by origin.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.standing
+            .iter()
+            .map(|(origin, set)| (*origin, set.len()))
+    }
+
     /// How many warnings stand in all.
     pub fn len(&self) -> usize {
         self.standing.values().map(BTreeSet::len).sum()
@@ -94,7 +97,7 @@ impl Warnings {
 
     /// True if nothing is wrong.
     pub fn is_empty(&self) -> bool {
-        self.standing.is_empty()
+        self.len() == 0
     }
 }
 

@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::operator::health::Health;
-    use crate::reconcile::Reconcile;
+    use crate::reconcile::{Reconcile, Shared};
     use crate::report::Report;
 
     #[derive(Parser)]
@@ -272,6 +272,13 @@ mod tests {
         assert!(reply.body.contains("busy"), "{}", reply.body);
     }
 
+    fn shared(site: &Site) -> Shared {
+        Shared {
+            metrics: Arc::clone(&site.metrics),
+            health: site.health.clone(),
+        }
+    }
+
     /// Time runs on by itself as soon as everybody waits, so the tries for a taken port are soon.
     #[tokio::test(start_paused = true)]
     async fn everything_is_served_and_a_taken_address_is_tried_again() {
@@ -286,7 +293,7 @@ mod tests {
         let (site, inputs) = site();
         let (stop, stopped) = oneshot::channel::<()>();
         let socket = config.socket();
-        let reconcile = Reconcile::new(config.clone(), Vec::new());
+        let reconcile = Reconcile::new(config.clone(), shared(&site), None, Vec::new());
         let looping = std::thread::spawn(move || reconcile.run(&inputs));
         let (_ports, wanted) = watch::channel(HealthPorts::default());
         let to_loop = site.inputs.clone();

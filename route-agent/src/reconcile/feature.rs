@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+/// What the kernel tells of itself.
+pub use kernel::monitor::Event as KernelEvent;
 
 use crate::config::Config;
+use crate::operator::metrics::Metrics;
 use crate::report::Report;
 use crate::snapshot::{Dirty, Node, Snapshot};
 use crate::warnings::{Warning, Warnings};
@@ -20,6 +23,11 @@ use crate::warnings::{Warning, Warnings};
 pub trait Feature: Send {
     /// A short name for logs, metrics and status.
     fn name(&self) -> &'static str;
+
+    /// The netlink ports through which the feature writes to the kernel.
+    fn ports(&mut self) -> Vec<u32> {
+        Vec::new()
+    }
 
     /// Notes what happened; true if a [`sync`](Feature::sync) is needed. Costs no more than the
     /// size of the event.
@@ -64,7 +72,8 @@ pub struct Synced {
 pub enum Event<'a> {
     /// Cluster objects changed.
     Objects(&'a Dirty),
-    /// The kernel says that something changed, perhaps by our own hand.
+    /// The kernel says that somebody else changed something. What is done through the sockets of
+    /// [`Feature::ports`] is not announced.
     Kernel(&'a KernelEvent),
     /// The uplink changed: another interface, address, MTU, state, or set of on-link networks.
     Uplink,
@@ -75,20 +84,18 @@ pub enum Event<'a> {
     Resync,
 }
 
-/// What the kernel tells of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KernelEvent {}
-
 /// Everything a feature may know.
 #[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
+    /// Where to count what is done.
+    pub metrics: &'a Metrics,
     /// The flags.
     pub config: &'a Config,
     /// The cluster.
     pub snapshot: &'a Snapshot,
     /// The interface to the other nodes, once found.
     pub uplink: Option<&'a Uplink>,
-    /// True once everything that pods need has succeeded.
+    /// True once everything that pods need has succeeded: the CNI configuration waits for that.
     pub ready_for_pods: bool,
 }
 

@@ -8,6 +8,8 @@
 mod feature;
 mod slot;
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,12 @@ use slot::Slot;
 pub(crate) use slot::chain;
 
 use crate::config::Config;
-use crate::report::Report;
+use crate::operator::health::{IpFamily, SharedHealth};
+use crate::operator::metrics::Metrics;
+use crate::operator::moment::Moment;
+use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Change, Dirty, Snapshot};
+use crate::uplink::{self, Finder};
 use crate::warnings::{Warning, Warnings};
 
 /// At most this many inputs are taken in before the features are called.
@@ -44,32 +50,57 @@ pub enum Input {
     Stop,
 }
 
+/// What the loop shares with the rest of the agent.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The numbers that Prometheus reads.
+    pub metrics: Arc<Metrics>,
+    /// What `/livez` and `/healthz` answer.
+    pub health: SharedHealth,
+}
+
 /// The loop and all that it owns.
 pub struct Reconcile {
     config: Config,
+    shared: Shared,
     snapshot: Snapshot,
     uplink: Option<Uplink>,
+    /// Looks for the uplink; tests do without.
+    finder: Option<Finder>,
+    /// The uplink must be looked for again.
+    look: bool,
     warnings: Warnings,
     slots: Vec<Slot>,
     dirty: Dirty,
     /// When the last turn began.
     now: Instant,
     listed: bool,
+    /// The first sync has been logged.
+    announced: bool,
     stopping: bool,
 }
 
 impl Reconcile {
     /// A loop that has heard nothing yet.
-    pub fn new(config: Config, features: Vec<Box<dyn Feature>>) -> Self {
+    pub fn new(
+        config: Config,
+        shared: Shared,
+        finder: Option<Finder>,
+        features: Vec<Box<dyn Feature>>,
+    ) -> Self {
         Self {
             config,
+            shared,
             snapshot: Snapshot::default(),
             uplink: None,
+            finder,
+            look: true,
             warnings: Warnings::default(),
             slots: features.into_iter().map(Slot::new).collect(),
             dirty: Dirty::default(),
             now: Instant::now(),
             listed: false,
+            announced: false,
             stopping: false,
         }
     }
@@ -102,14 +133,27 @@ impl Reconcile {
                 for change in changes {
                     self.snapshot.apply(change, &mut self.dirty);
                 }
+                if !self.listed {
+                    // The first sync looks at everything anyway.
+                    self.dirty = Dirty::default();
+                }
             }
             Input::Listed => {
                 self.listed = true;
+                self.look = true;
+                self.note_own_node();
                 self.tell(&Event::Resync);
             }
             Input::SourceWarnings(now) => self.warnings.replace("source", now),
             Input::Warnings(origin, now) => self.warnings.replace(origin, now),
-            Input::Kernel(event) => self.tell(&Event::Kernel(&event)),
+            Input::Kernel(KernelEvent::Lost) => {
+                self.look = true;
+                self.tell(&Event::Resync);
+            }
+            Input::Kernel(event) => {
+                self.look |= uplink::is_concerned(&event, self.uplink.as_ref(), self.own_ips());
+                self.tell(&Event::Kernel(&event));
+            }
             Input::Files => self.tell(&Event::Files),
             Input::Report(reply) => {
                 let report = self.report();
@@ -124,40 +168,90 @@ impl Reconcile {
     fn turn(&mut self, now: Instant) {
         self.now = now;
         if self.stopping || !self.listed {
+            self.count();
             return;
         }
         let dirty = std::mem::take(&mut self.dirty);
+        if dirty.nodes.contains(&self.config.node_name) {
+            self.look = true;
+            self.note_own_node();
+        }
+        if self.look {
+            self.look_for_uplink();
+        }
         if !dirty.is_empty() {
             self.tell(&Event::Objects(&dirty));
         }
+        self.note_queued();
+        let mut worked = false;
         for place in 0..self.slots.len() {
-            let ready_for_pods = self.ready_for_pods();
-            let world = World {
-                config: &self.config,
-                snapshot: &self.snapshot,
-                uplink: self.uplink.as_ref(),
-                ready_for_pods,
-            };
-            self.slots[place].sync_if_due(&world, &mut self.warnings, now);
+            let (world, slots, warnings) = self.parts();
+            worked |= slots[place].sync_if_due(&world, warnings, now);
         }
+        self.note_updated();
+        if worked && !self.announced {
+            self.announce();
+        }
+        self.count();
     }
 
     /// Shows an event to every feature.
     fn tell(&mut self, event: &Event<'_>) {
-        let ready_for_pods = self.ready_for_pods();
+        let now = self.now;
+        let (world, slots, _) = self.parts();
+        for slot in slots {
+            slot.heed(event, &world, now);
+        }
+    }
+
+    /// What features are shown, and what calling them changes.
+    fn parts(&mut self) -> (World<'_>, &mut [Slot], &mut Warnings) {
+        let ready_for_pods = self.slots.iter().all(Slot::ready_for_pods);
         let world = World {
+            metrics: &self.shared.metrics,
             config: &self.config,
             snapshot: &self.snapshot,
             uplink: self.uplink.as_ref(),
             ready_for_pods,
         };
-        for slot in &mut self.slots {
-            slot.heed(event, &world, self.now);
-        }
+        (world, &mut self.slots, &mut self.warnings)
     }
 
-    fn ready_for_pods(&self) -> bool {
-        self.slots.iter().all(Slot::ready_for_pods)
+    fn own_ips(&self) -> &[IpAddr] {
+        let own = self.snapshot.nodes.get(&self.config.node_name);
+        own.map_or(&[], |node| &node.internal_ips)
+    }
+
+    fn look_for_uplink(&mut self) {
+        self.look = false;
+        let Some(mut finder) = self.finder.take() else {
+            return;
+        };
+        let found = finder.find(self.config.uplink.as_deref(), self.own_ips());
+        self.finder = Some(finder);
+        let (found, trouble) = match found {
+            Ok(Ok(uplink)) => (Some(uplink), None),
+            Ok(Err(text)) => (None, Some(text)),
+            Err(error) => {
+                // Not even looking worked: what was known before is the best guess.
+                let again = format!("{}; tried again", slot::chain(&error));
+                self.warnings
+                    .replace("uplink", [Warning::new("uplink", again)]);
+                self.look = true;
+                return;
+            }
+        };
+        self.warnings
+            .replace("uplink", trouble.map(|text| Warning::new("uplink", text)));
+        if found != self.uplink {
+            if let Some(uplink) = &found {
+                let Uplink { name, mtu, up, .. } = uplink;
+                tracing::info!(%name, mtu, up, addresses = ?texts(&uplink.addresses), "uplink");
+            }
+            self.uplink = found;
+        }
+        // The kernel may have dropped routes even if the uplink looks as it did before.
+        self.tell(&Event::Uplink);
     }
 
     /// How long the loop may sleep; `None` for ever.
@@ -165,35 +259,95 @@ impl Reconcile {
         if !self.listed {
             return None;
         }
-        let next = self.slots.iter().filter_map(Slot::due).min()?;
+        let look = self.look.then_some(self.now + Backoff::FIRST);
+        let next = self.slots.iter().filter_map(Slot::due).chain(look).min()?;
         Some(next.saturating_duration_since(now))
     }
 
     fn report(&mut self) -> Report {
-        let mut report = Report::default();
-        let ready_for_pods = self.ready_for_pods();
-        let world = World {
-            config: &self.config,
-            snapshot: &self.snapshot,
-            uplink: self.uplink.as_ref(),
-            ready_for_pods,
+        let mut report = Report {
+            node: self.config.node_name.to_string(),
+            uplink: self.uplink.as_ref().map(|uplink| UplinkReport {
+                name: uplink.name.clone(),
+                mtu: uplink.mtu,
+                up: uplink.up,
+                addresses: uplink.addresses.clone(),
+            }),
+            listed: self.listed,
+            ..Report::default()
         };
-        for slot in &mut self.slots {
+        let (world, slots, _) = self.parts();
+        for slot in slots {
             slot.report(&world, &mut report);
         }
         report
             .warnings
-            .extend(
-                self.warnings
-                    .iter()
-                    .map(|(origin, warning)| crate::report::WarningReport {
-                        feature: origin.to_owned(),
-                        object: warning.object.clone(),
-                        text: warning.text.clone(),
-                    }),
-            );
+            .extend(self.warnings.iter().map(|(origin, warning)| WarningReport {
+                feature: origin.to_owned(),
+                object: warning.object.clone(),
+                text: warning.text.clone(),
+            }));
         report
     }
+}
+
+/// Health, metrics and the one line that says what was found at the start.
+impl Reconcile {
+    fn note_own_node(&self) {
+        let own = self.snapshot.nodes.get(&self.config.node_name);
+        self.shared.health.with(|health| health.set_node(own));
+    }
+
+    /// Something that pods need is not done yet.
+    fn note_queued(&self) {
+        if self.slots.iter().any(Slot::is_behind) {
+            let now = Moment::now();
+            self.shared.health.with(|health| {
+                IpFamily::ALL
+                    .into_iter()
+                    .for_each(|family| health.queued(family, now));
+            });
+        }
+    }
+
+    /// Everything that pods need is done.
+    fn note_updated(&self) {
+        if !self.slots.iter().any(Slot::is_behind) {
+            let now = Moment::now();
+            self.shared.health.with(|health| {
+                IpFamily::ALL
+                    .into_iter()
+                    .for_each(|family| health.updated(family, now));
+            });
+        }
+    }
+
+    fn announce(&mut self) {
+        self.announced = true;
+        let snapshot = &self.snapshot;
+        tracing::info!(
+            nodes = snapshot.nodes.len(),
+            services = snapshot.services.len(),
+            endpoint_slices = snapshot.slices.len(),
+            writes = self.slots.iter().map(Slot::writes).sum::<u64>(),
+            warnings = self.warnings.len(),
+            failing = ?self.slots.iter().filter_map(Slot::failing).collect::<Vec<_>>(),
+            "first sync"
+        );
+    }
+
+    fn count(&self) {
+        for (origin, count) in self.warnings.counts() {
+            self.shared.metrics.node.set_warnings(origin, count);
+        }
+        for slot in &self.slots {
+            slot.count(&self.shared.metrics);
+        }
+    }
+}
+
+fn texts(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Backoff, Event, Feature, Warn, World};
+use crate::operator::metrics::Metrics;
 use crate::report::{FeatureReport, Report};
 use crate::warnings::Warnings;
 
@@ -11,10 +12,13 @@ pub(super) struct Slot {
     feature: Box<dyn Feature>,
     /// When the next sync is due because something happened or failed.
     wanted: Option<Instant>,
+    /// The sync that is due repairs what others changed.
+    repair: bool,
     backoff: Backoff,
     succeeded: bool,
     error: Option<String>,
     syncs: u64,
+    failures: u64,
     writes: u64,
 }
 
@@ -23,10 +27,12 @@ impl Slot {
         Self {
             feature,
             wanted: None,
+            repair: false,
             backoff: Backoff::default(),
             succeeded: false,
             error: None,
             syncs: 0,
+            failures: 0,
             writes: 0,
         }
     }
@@ -41,6 +47,7 @@ impl Slot {
         if !waiting || !matches!(event, Event::Kernel(_) | Event::Files) {
             self.wanted = Some(now);
         }
+        self.repair |= matches!(event, Event::Kernel(_) | Event::Files);
     }
 
     /// When the feature wants to be called.
@@ -56,17 +63,37 @@ impl Slot {
         self.succeeded || !self.feature.needed_by_pods()
     }
 
-    pub(super) fn sync_if_due(&mut self, world: &World<'_>, warnings: &mut Warnings, now: Instant) {
+    /// True while something that pods need is not done.
+    pub(super) fn is_behind(&self) -> bool {
+        self.feature.needed_by_pods() && (self.wanted.is_some() || self.error.is_some())
+    }
+
+    /// Syncs the feature if there is something to do; says whether there was.
+    pub(super) fn sync_if_due(
+        &mut self,
+        world: &World<'_>,
+        warnings: &mut Warnings,
+        now: Instant,
+    ) -> bool {
         if self.due().is_none_or(|due| due > now) {
-            return;
+            return false;
         }
         let name = self.feature.name();
+        let repair = std::mem::take(&mut self.repair);
         self.wanted = None;
         self.syncs += 1;
         match self.feature.sync(world, &mut Warn::new(name, warnings)) {
             Ok(done) => {
                 self.writes += done.writes;
                 self.succeeded = true;
+                if repair && done.writes > 0 {
+                    tracing::info!(
+                        feature = name,
+                        writes = done.writes,
+                        "put right what changed"
+                    );
+                    world.metrics.node.repaired(name);
+                }
                 if self.error.take().is_some() {
                     tracing::info!(feature = name, "works again");
                 }
@@ -82,9 +109,27 @@ impl Slot {
                     tracing::error!(feature = name, "{text}; trying again");
                 }
                 self.error = Some(text);
+                self.failures += 1;
                 self.wanted = Some(now + self.backoff.pause());
             }
         }
+        true
+    }
+
+    /// How many writes the feature has made.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// The feature's name if its last sync failed.
+    pub(super) fn failing(&self) -> Option<&'static str> {
+        self.error.as_ref().map(|_| self.feature.name())
+    }
+
+    pub(super) fn count(&self, metrics: &Metrics) {
+        metrics
+            .node
+            .set_feature(self.feature.name(), self.syncs, self.failures, self.writes);
     }
 
     pub(super) fn report(&mut self, world: &World<'_>, report: &mut Report) {

@@ -1,9 +1,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use clap::Parser;
 
 use super::*;
+use crate::operator::health::Health;
 use crate::snapshot::{Node, Object};
 
 #[derive(Parser)]
@@ -14,6 +15,15 @@ struct Flags {
 
 fn config() -> Config {
     Flags::parse_from(["podwire-agent", "--node-name=worker"]).config
+}
+
+fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
+    let health = SharedHealth::new(Health::new(Duration::from_secs(60)));
+    let shared = Shared {
+        metrics: Arc::default(),
+        health,
+    };
+    Reconcile::new(config(), shared, None, features)
 }
 
 /// A feature that fails a number of times, counts its syncs and dirty nodes.
@@ -90,31 +100,31 @@ fn node(name: &str) -> Change {
 #[test]
 fn nothing_is_synced_before_everything_is_listed() {
     let (fake, syncs, _) = Fake::new("fake", 0);
-    let mut reconcile = Reconcile::new(config(), vec![Box::new(fake)]);
-    reconcile.take(Input::Changes(vec![node("a")]));
-    reconcile.turn(Instant::now());
+    let mut it = reconcile(vec![Box::new(fake)]);
+    it.take(Input::Changes(vec![node("a")]));
+    it.turn(Instant::now());
     assert_eq!(syncs.load(Ordering::SeqCst), 0);
-    reconcile.take(Input::Listed);
-    reconcile.turn(Instant::now());
+    it.take(Input::Listed);
+    it.turn(Instant::now());
     assert_eq!(syncs.load(Ordering::SeqCst), 1);
-    assert_eq!(reconcile.pause(Instant::now()), None);
+    assert_eq!(it.pause(Instant::now()), None);
 }
 
 #[test]
 fn many_changes_make_one_sync_and_no_change_makes_none() {
     let (fake, syncs, nodes) = Fake::new("fake", 0);
-    let mut reconcile = Reconcile::new(config(), vec![Box::new(fake)]);
-    reconcile.take(Input::Listed);
-    reconcile.turn(Instant::now());
-    reconcile.take(Input::Changes(vec![node("a"), node("b")]));
-    reconcile.take(Input::Changes(vec![node("c"), node("a")]));
-    reconcile.turn(Instant::now());
+    let mut it = reconcile(vec![Box::new(fake)]);
+    it.take(Input::Listed);
+    it.turn(Instant::now());
+    it.take(Input::Changes(vec![node("a"), node("b")]));
+    it.take(Input::Changes(vec![node("c"), node("a")]));
+    it.turn(Instant::now());
     assert_eq!(
         (syncs.load(Ordering::SeqCst), nodes.load(Ordering::SeqCst)),
         (2, 3)
     );
-    reconcile.take(Input::Changes(vec![node("c")]));
-    reconcile.turn(Instant::now());
+    it.take(Input::Changes(vec![node("c")]));
+    it.turn(Instant::now());
     assert_eq!(syncs.load(Ordering::SeqCst), 2);
 }
 
@@ -122,22 +132,22 @@ fn many_changes_make_one_sync_and_no_change_makes_none() {
 fn a_failing_feature_is_tried_again_and_stops_no_other() {
     let (bad, bad_syncs, _) = Fake::new("bad", 2);
     let (good, good_syncs, _) = Fake::new("good", 0);
-    let mut reconcile = Reconcile::new(config(), vec![Box::new(bad), Box::new(good)]);
-    reconcile.take(Input::Listed);
+    let mut it = reconcile(vec![Box::new(bad), Box::new(good)]);
+    it.take(Input::Listed);
     let mut now = Instant::now();
-    reconcile.turn(now);
+    it.turn(now);
     assert_eq!(good_syncs.load(Ordering::SeqCst), 1);
-    assert!(!reconcile.ready_for_pods());
+    assert!(!it.parts().0.ready_for_pods);
     let mut pauses = Vec::new();
-    while let Some(pause) = reconcile.pause(now) {
+    while let Some(pause) = it.pause(now) {
         pauses.push(pause);
         now += pause;
-        reconcile.turn(now);
+        it.turn(now);
     }
     assert_eq!(bad_syncs.load(Ordering::SeqCst), 3);
     assert_eq!(good_syncs.load(Ordering::SeqCst), 1);
     assert!(pauses.len() == 2 && pauses[1] > pauses[0], "{pauses:?}");
-    assert!(reconcile.ready_for_pods());
+    assert!(it.parts().0.ready_for_pods);
 }
 
 #[test]
@@ -155,12 +165,12 @@ fn pauses_grow_up_to_a_limit() {
 #[test]
 fn the_loop_answers_and_stops() {
     let (fake, _, _) = Fake::new("fake", 0);
-    let reconcile = Reconcile::new(config(), vec![Box::new(fake)]);
+    let it = reconcile(vec![Box::new(fake)]);
     let (sender, receiver) = mpsc::channel();
     let (reply, mut answer) = tokio::sync::oneshot::channel();
     sender.send(Input::Listed).unwrap();
     sender.send(Input::Report(reply)).unwrap();
     sender.send(Input::Stop).unwrap();
-    reconcile.run(&receiver);
+    it.run(&receiver);
     assert_eq!(answer.try_recv().unwrap().features[0].name, "fake");
 }

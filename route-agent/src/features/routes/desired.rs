@@ -1,0 +1,296 @@
+//! The routes that should be there, and the Nodes that cannot be reached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use kernel::route::{Route, RouteKind};
+
+use crate::cidr;
+use crate::reconcile::Uplink;
+use crate::snapshot::{Node, Snapshot};
+use crate::warnings::Warning;
+
+/// The protocol number of every route of ours (`p`); nothing else in the kernel's or iproute2's
+/// lists uses it.
+pub const PROTOCOL: u8 = 112;
+
+/// The metric of routes to peers. It keeps them apart from routes of the same destination that
+/// somebody else made: neither overwrites the other (the kernel tells routes of one destination
+/// apart by metric alone).
+pub const METRIC: u32 = 112;
+
+/// The metric of the unreachable route for our own podCIDR: anything else to the same destination,
+/// such as a bridge's connected route, comes first.
+pub const UNREACHABLE_METRIC: u32 = 1_000_000;
+
+/// What should be there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Desired {
+    /// Routes by their destination.
+    pub routes: BTreeMap<IpNetwork, Wanted>,
+    /// Nodes, or parts of them, that are left out.
+    pub warnings: Vec<Warning>,
+}
+
+/// A route and the Node it is for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// The Node's name.
+    pub node: Arc<str>,
+    /// The route.
+    pub route: Route,
+}
+
+impl Desired {
+    /// True if there should be a route to exactly this destination.
+    pub fn wants(&self, destination: IpNetwork) -> bool {
+        self.routes.contains_key(&destination)
+    }
+
+    /// The Node that a destination belongs to.
+    pub fn owner(&self, destination: IpNetwork) -> Option<&Arc<str>> {
+        self.routes.get(&destination).map(|wanted| &wanted.node)
+    }
+
+    /// Warnings about routes of others that win over ours and lead elsewhere.
+    pub fn shadowed<'a>(
+        &'a self,
+        foreign: &'a BTreeSet<Route>,
+    ) -> impl Iterator<Item = Warning> + 'a {
+        foreign.iter().filter_map(|other| {
+            let wanted = self.routes.get(&other.destination)?;
+            let leads_elsewhere =
+                other.gateway != wanted.route.gateway || other.link != wanted.route.link;
+            (other.metric <= wanted.route.metric && leads_elsewhere).then(|| {
+                Warning::new(
+                    format!("Node {}", wanted.node),
+                    format!(
+                        "a route that is not ours ({other}, protocol {}) wins over ours to {}; \
+                         remove it unless it is meant",
+                        other.protocol, other.destination
+                    ),
+                )
+            })
+        })
+    }
+}
+
+/// A podCIDR that a Node has been given.
+struct Taken<'a> {
+    last: u128,
+    network: IpNetwork,
+    node: &'a Arc<str>,
+}
+
+/// The claims that hold, by family and first address. They never overlap.
+type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
+
+/// What should be there, or why nothing can be said: without an uplink that works, routes stay as
+/// they are.
+pub fn desired(
+    snapshot: &Snapshot,
+    own: &Arc<str>,
+    uplink: Option<&Uplink>,
+) -> Result<Desired, Warning> {
+    let uplink = usable(uplink)?;
+    let mut desired = Desired::default();
+    let mut claims = Claims::new();
+    if !snapshot.nodes.contains_key(own) {
+        desired.warnings.push(Warning::new(
+            format!("Node {own}"),
+            "does not exist, but this machine goes by that name; pods cannot start; mend \
+             --node-name or create the Node",
+        ));
+    }
+    for node in in_order(snapshot, own) {
+        let mut texts: Vec<String> = node.invalid.iter().map(ToString::to_string).collect();
+        if node.pod_cidrs.is_empty() {
+            texts.push(no_pod_cidr(node));
+        }
+        for network in &node.pod_cidrs {
+            let route = claim(*network, node, uplink, &mut claims)
+                .and_then(|()| route(*network, node, own, uplink, snapshot));
+            match route {
+                Ok(route) => {
+                    desired.routes.insert(
+                        *network,
+                        Wanted {
+                            node: node.name.clone(),
+                            route,
+                        },
+                    );
+                }
+                Err(text) => texts.push(text),
+            }
+        }
+        let object = format!("Node {}", node.name);
+        desired
+            .warnings
+            .extend(texts.into_iter().map(|text| Warning::new(&object, text)));
+    }
+    Ok(desired)
+}
+
+fn usable(uplink: Option<&Uplink>) -> Result<&Uplink, Warning> {
+    let Some(uplink) = uplink else {
+        return Err(Warning::new(
+            "uplink",
+            "is not known; routes stay as they are",
+        ));
+    };
+    let object = || format!("uplink {}", uplink.name);
+    if !uplink.up {
+        return Err(Warning::new(
+            object(),
+            "is down; routes stay as they are until it is up",
+        ));
+    }
+    if uplink.on_link.is_empty() {
+        return Err(Warning::new(
+            object(),
+            "has no address; routes stay as they are until it has",
+        ));
+    }
+    Ok(uplink)
+}
+
+/// Ourselves first, then the older before the newer: of two Nodes with one podCIDR that one keeps
+/// it, so that a Node that joins cannot take traffic away.
+fn in_order<'a>(snapshot: &'a Snapshot, own: &Arc<str>) -> Vec<&'a Node> {
+    let mut nodes: Vec<&Node> = snapshot.nodes.values().collect();
+    nodes.sort_by_key(|node| (node.name != *own, node.created.unwrap_or(u64::MAX)));
+    nodes
+}
+
+fn no_pod_cidr(node: &Node) -> String {
+    if node
+        .invalid
+        .iter()
+        .any(|invalid| invalid.field.starts_with("spec.podCIDR"))
+    {
+        "has no podCIDR that can be used; its pods cannot be reached".to_owned()
+    } else {
+        "has no podCIDR yet; its pods cannot be reached until it has (kube-controller-manager \
+         gives it one with --allocate-node-cidrs)"
+            .to_owned()
+    }
+}
+
+/// Notes that a Node has a podCIDR, unless it collides.
+fn claim<'a>(
+    network: IpNetwork,
+    node: &'a Node,
+    uplink: &Uplink,
+    claims: &mut Claims<'a>,
+) -> Result<(), String> {
+    if let Some(nodes) = uplink
+        .on_link
+        .iter()
+        .find(|nodes| cidr::overlap(**nodes, network))
+    {
+        return Err(format!(
+            "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
+            uplink.name
+        ));
+    }
+    let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
+    let before = claims
+        .range(..=(v6, last))
+        .next_back()
+        .map(|(_, taken)| taken);
+    if let Some(taken) = before.filter(|t| t.network.is_ipv6() == v6 && t.last >= first) {
+        return Err(format!(
+            "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
+            taken.network, taken.node
+        ));
+    }
+    claims.insert(
+        (v6, first),
+        Taken {
+            last,
+            network,
+            node: &node.name,
+        },
+    );
+    Ok(())
+}
+
+fn route(
+    network: IpNetwork,
+    node: &Node,
+    own: &Arc<str>,
+    uplink: &Uplink,
+    snapshot: &Snapshot,
+) -> Result<Route, String> {
+    let route = Route {
+        protocol: PROTOCOL,
+        metric: METRIC,
+        ..Route::to(network)
+    };
+    if node.name == *own {
+        let (kind, metric) = (RouteKind::Unreachable, UNREACHABLE_METRIC);
+        return Ok(Route {
+            kind,
+            metric,
+            ..route
+        });
+    }
+    let own_ips = snapshot
+        .nodes
+        .get(own)
+        .map_or(&[][..], |own| &own.internal_ips);
+    let gateway = next_hop(network, node, uplink, own_ips)?;
+    Ok(Route {
+        gateway: Some(gateway),
+        link: Some(uplink.index),
+        ..route
+    })
+}
+
+/// The InternalIP of the podCIDR's family that is on the uplink's network.
+fn next_hop(
+    network: IpNetwork,
+    node: &Node,
+    uplink: &Uplink,
+    own_ips: &[IpAddr],
+) -> Result<IpAddr, String> {
+    let family = if network.is_ipv6() { "IPv6" } else { "IPv4" };
+    let ips = node
+        .internal_ips
+        .iter()
+        .filter(|ip| ip.is_ipv6() == network.is_ipv6());
+    let ours = |ip: &IpAddr| {
+        own_ips.contains(ip) || uplink.addresses.iter().any(|address| address.ip() == *ip)
+    };
+    let on_link = |ip: &IpAddr| uplink.on_link.iter().any(|network| network.contains(*ip));
+    let Some(first) = ips.clone().next() else {
+        return Err(format!(
+            "has no InternalIP of {family}; {network} cannot be reached"
+        ));
+    };
+    match ips.clone().find(|ip| on_link(ip)) {
+        Some(ip) if ours(ip) => Err(format!(
+            "InternalIP {ip} is this node's own address; {network} cannot be reached"
+        )),
+        Some(ip) => Ok(*ip),
+        None => {
+            let networks = uplink
+                .on_link
+                .iter()
+                .filter(|n| n.is_ipv6() == network.is_ipv6());
+            let networks: Vec<String> = networks.map(ToString::to_string).collect();
+            Err(format!(
+                "InternalIP {first} is not on the network of {} ({}); {network} cannot be \
+                 reached: all nodes must be on one L2 network",
+                uplink.name,
+                if networks.is_empty() {
+                    "no address".to_owned()
+                } else {
+                    networks.join(", ")
+                }
+            ))
+        }
+    }
+}

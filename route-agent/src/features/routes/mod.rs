@@ -1,0 +1,266 @@
+//! A route to every peer's podCIDR, through the uplink, via that peer's InternalIP.
+//!
+//! In: Nodes and the uplink. Out: routes of protocol 112 in the main table, and nothing of anybody
+//! else. What must hold: the kernel's routes of protocol 112 are exactly the wanted ones, also
+//! those that an agent before this one left behind; a Node that cannot be routed to is a warning
+//! and the others go on. An `unreachable` route catches what is in our own podCIDR but belongs to
+//! no pod, which would otherwise leave by the default route and come back.
+
+mod desired;
+mod diff;
+
+use std::collections::BTreeSet;
+
+use kernel::RouteSocket;
+use kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
+
+pub use desired::{Desired, METRIC, PROTOCOL, UNREACHABLE_METRIC, desired};
+pub use diff::diff;
+
+use crate::config::Config;
+use crate::operator::health::IpFamily;
+use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::report::{Report, RouteReport};
+use crate::warnings::Warning;
+
+/// The feature.
+#[derive(Debug)]
+pub struct Routes {
+    socket: RouteSocket,
+    /// Our routes in the kernel; `None` if they must be read (again).
+    observed: Option<Observed>,
+    desired: Desired,
+    /// The desired routes must be computed again.
+    stale: bool,
+}
+
+/// What the kernel holds.
+#[derive(Debug, Default)]
+struct Observed {
+    /// Routes of our protocol, of whatever table.
+    ours: BTreeSet<Route>,
+    /// Routes of others in the main table. Those to single addresses are left out: they are the
+    /// pods' own and cannot get in the way of a podCIDR.
+    foreign: BTreeSet<Route>,
+}
+
+impl Routes {
+    /// Works in the network namespace of the calling thread.
+    pub fn open() -> kernel::Result<Self> {
+        let socket = RouteSocket::open()?;
+        Ok(Self {
+            socket,
+            observed: None,
+            desired: Desired::default(),
+            stale: true,
+        })
+    }
+
+    /// Writes to the kernel so far.
+    pub fn writes(&self) -> u64 {
+        self.socket.writes()
+    }
+
+    fn observe(&mut self) -> kernel::Result<Observed> {
+        let mut observed = Observed::default();
+        for route in self.socket.routes(RouteFilter::default())? {
+            let route = comparable(route);
+            if route.protocol == PROTOCOL {
+                observed.ours.insert(route);
+            } else if is_foreign(&route) {
+                observed.foreign.insert(route);
+            }
+        }
+        Ok(observed)
+    }
+
+    /// Carries the changes out and takes into `ours` what succeeded. Returns what did not.
+    fn apply(
+        &mut self,
+        changes: &[RouteChange],
+        ours: &mut BTreeSet<Route>,
+    ) -> kernel::Result<Vec<Warning>> {
+        let mut warnings = Vec::new();
+        for (change, result) in changes.iter().zip(self.socket.apply(changes)?) {
+            match (change, result) {
+                (RouteChange::Delete(route), Ok(())) => {
+                    ours.remove(route);
+                }
+                // Somebody else was faster.
+                (RouteChange::Delete(route), Err(error)) if error.is_not_found() => {
+                    ours.remove(route);
+                }
+                (RouteChange::Replace(route) | RouteChange::Add(route), Ok(())) => {
+                    ours.retain(|other| !diff::same_place(other, route));
+                    ours.insert(route.clone());
+                }
+                (
+                    RouteChange::Delete(route)
+                    | RouteChange::Replace(route)
+                    | RouteChange::Add(route),
+                    Err(error),
+                ) => {
+                    let object = self.desired.owner(route.destination).map_or_else(
+                        || format!("route {}", route.destination),
+                        |node| format!("Node {node}"),
+                    );
+                    warnings.push(Warning::new(object, format!("{error}; tried again")));
+                }
+            }
+        }
+        Ok(warnings)
+    }
+}
+
+impl Feature for Routes {
+    fn name(&self) -> &'static str {
+        "routes"
+    }
+
+    fn ports(&mut self) -> Vec<u32> {
+        self.socket.port().into_iter().collect()
+    }
+
+    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+        match event {
+            Event::Objects(dirty) => {
+                self.stale |= !dirty.nodes.is_empty();
+                self.stale
+            }
+            Event::Uplink | Event::Resync => {
+                // The kernel drops IPv4 routes silently when their link goes down.
+                self.stale = true;
+                self.observed = None;
+                true
+            }
+            Event::Kernel(KernelEvent::Route { route, gone }) => {
+                if route.protocol == PROTOCOL {
+                    // What we ourselves write is not announced to us, so somebody else did that.
+                    self.observed = None;
+                    return true;
+                }
+                if let Some(observed) = self.observed.as_mut().filter(|_| is_foreign(route)) {
+                    match gone {
+                        true => observed.foreign.remove(route),
+                        false => observed.foreign.insert(route.clone()),
+                    };
+                }
+                is_foreign(route) && self.desired.wants(route.destination)
+            }
+            Event::Kernel(_) | Event::Files => false,
+        }
+    }
+
+    fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        if self.stale {
+            match desired(world.snapshot, world.own_name(), world.uplink) {
+                Ok(desired) => {
+                    self.desired = desired;
+                    self.stale = false;
+                }
+                Err(warning) => {
+                    warn.replace([warning]);
+                    return Ok(Synced::default());
+                }
+            }
+        }
+        let mut observed = match self.observed.take() {
+            Some(observed) => observed,
+            None => self.observe()?,
+        };
+        let wanted: BTreeSet<Route> = self
+            .desired
+            .routes
+            .values()
+            .map(|w| w.route.clone())
+            .collect();
+        let changes = diff(&observed.ours, &wanted, &observed.foreign);
+        let mut failed = Vec::new();
+        if !changes.is_empty() {
+            failed = self.apply(&changes, &mut observed.ours)?;
+        }
+        let again = !failed.is_empty();
+        failed.extend(self.desired.warnings.iter().cloned());
+        failed.extend(self.desired.shadowed(&observed.foreign));
+        warn.replace(failed);
+        for (family, v6) in [(IpFamily::V4, false), (IpFamily::V6, true)] {
+            let count = observed
+                .ours
+                .iter()
+                .filter(|r| r.destination.is_ipv6() == v6)
+                .count();
+            world.metrics.node.set_routes(family, count);
+        }
+        self.observed = Some(observed);
+        Ok(Synced {
+            writes: changes.len() as u64,
+            again,
+        })
+    }
+
+    fn needed_by_pods(&self) -> bool {
+        true
+    }
+
+    fn report(&mut self, world: &World<'_>, report: &mut Report) {
+        let ours = match self.observe() {
+            Ok(observed) => observed.ours,
+            Err(error) => {
+                report.differences.push(error.to_string());
+                return;
+            }
+        };
+        for (destination, wanted) in &self.desired.routes {
+            let present = ours.contains(&wanted.route);
+            if !present {
+                report
+                    .differences
+                    .push(format!("the route {} is missing", wanted.route));
+            }
+            report.routes.push(RouteReport {
+                node: wanted.node.to_string(),
+                destination: *destination,
+                gateway: wanted.route.gateway,
+                link: world
+                    .uplink
+                    .filter(|_| wanted.route.link.is_some())
+                    .map(|u| u.name.clone()),
+                unreachable: wanted.route.kind == RouteKind::Unreachable,
+                present,
+            });
+        }
+        for route in &ours {
+            let wanted = self.desired.routes.get(&route.destination);
+            if wanted.is_none_or(|wanted| wanted.route != *route) {
+                report
+                    .differences
+                    .push(format!("the route {route} should not be there"));
+            }
+        }
+    }
+
+    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+        let ours = self.observe()?.ours;
+        let changes: Vec<RouteChange> = ours.into_iter().map(RouteChange::Delete).collect();
+        for result in self.socket.apply(&changes)? {
+            result?;
+        }
+        Ok(match changes.len() {
+            0 => Vec::new(),
+            count => vec![format!("{count} routes of protocol {PROTOCOL}")],
+        })
+    }
+}
+
+fn is_foreign(route: &Route) -> bool {
+    let single = if route.destination.is_ipv6() { 128 } else { 32 };
+    route.protocol != PROTOCOL && route.table == TABLE_MAIN && route.destination.prefix() < single
+}
+
+/// IPv6 shows an unreachable route on the loopback; nobody asked for that.
+fn comparable(mut route: Route) -> Route {
+    if route.kind == RouteKind::Unreachable {
+        route.link = None;
+    }
+    route
+}

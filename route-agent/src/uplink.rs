@@ -1,0 +1,323 @@
+//! Which interface leads to the other nodes, and what is reachable over it without a gateway.
+//!
+//! In: links, addresses and routes of this machine, the flag and the own Node. Out: the
+//! [`Uplink`], or why there is none. The flag decides; else the interface that holds the own
+//! InternalIP, because the other nodes' InternalIPs are on its network; else, before the own Node
+//! is known, the interface of the default route.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use kernel::RouteSocket;
+use kernel::address::Address;
+use kernel::link::Link;
+use kernel::monitor::Event;
+use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
+
+use crate::cidr;
+use crate::features::routes::PROTOCOL;
+use crate::reconcile::Uplink;
+
+/// Looks for the uplink.
+#[derive(Debug)]
+pub struct Finder {
+    socket: RouteSocket,
+}
+
+/// What the machine looks like.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// Its links.
+    pub links: Vec<Link>,
+    /// Their addresses.
+    pub addresses: Vec<Address>,
+    /// The routes of the main table.
+    pub routes: Vec<Route>,
+}
+
+impl Finder {
+    /// Looks in the network namespace of the calling thread.
+    pub fn open() -> kernel::Result<Self> {
+        Ok(Self {
+            socket: RouteSocket::open()?,
+        })
+    }
+
+    /// The uplink, or a sentence that says why there is none.
+    pub fn find(
+        &mut self,
+        flag: Option<&str>,
+        internal_ips: &[IpAddr],
+    ) -> kernel::Result<Result<Uplink, String>> {
+        let main = RouteFilter {
+            table: Some(TABLE_MAIN),
+            ..RouteFilter::default()
+        };
+        let machine = Machine {
+            links: self.socket.links()?,
+            addresses: self.socket.addresses(None)?,
+            routes: self.socket.routes(main)?,
+        };
+        Ok(choose(&machine, flag, internal_ips))
+    }
+}
+
+/// Chooses the uplink; see the head of this file.
+pub fn choose(
+    machine: &Machine,
+    flag: Option<&str>,
+    internal_ips: &[IpAddr],
+) -> Result<Uplink, String> {
+    let link = match flag {
+        Some(name) => machine.links.iter().find(|link| link.name == name).ok_or_else(|| {
+            format!("interface {name} does not exist; mend --uplink or bring it up")
+        })?,
+        None => holder(machine, internal_ips).or_else(|| by_default_route(machine)).ok_or(
+            "no interface holds the InternalIP of this Node and there is no default route; give \
+             --uplink",
+        )?,
+    };
+    Ok(describe(machine, link))
+}
+
+/// True if the event may change the uplink.
+pub fn is_concerned(event: &Event, uplink: Option<&Uplink>, internal_ips: &[IpAddr]) -> bool {
+    let is_uplink = |index: Option<u32>| uplink.is_some_and(|uplink| index == Some(uplink.index));
+    match event {
+        Event::Link { index, name, .. } => {
+            is_uplink(Some(*index))
+                || uplink.is_some_and(|uplink| uplink.name == *name)
+                || uplink.is_none()
+        }
+        Event::Address { address, .. } => {
+            is_uplink(Some(address.link))
+                || uplink.is_none()
+                || internal_ips.contains(&address.network.ip())
+        }
+        Event::Route { route, .. } => {
+            route.table == TABLE_MAIN
+                && route.protocol != PROTOCOL
+                && (is_uplink(route.link) || route.destination.prefix() == 0)
+        }
+        Event::Nftables { .. } => false,
+        Event::Lost => true,
+    }
+}
+
+fn holder<'a>(machine: &'a Machine, internal_ips: &[IpAddr]) -> Option<&'a Link> {
+    internal_ips.iter().find_map(|ip| {
+        let address = machine
+            .addresses
+            .iter()
+            .find(|address| address.network.ip() == *ip)?;
+        machine
+            .links
+            .iter()
+            .find(|link| link.index == address.link && !link.loopback)
+    })
+}
+
+fn by_default_route(machine: &Machine) -> Option<&Link> {
+    let usable = |route: &&Route| {
+        route.destination.prefix() == 0 && route.kind == RouteKind::Unicast && route.link.is_some()
+    };
+    let defaults = machine.routes.iter().filter(usable);
+    let best = defaults.min_by_key(|route| (route.destination.is_ipv6(), route.metric))?;
+    machine
+        .links
+        .iter()
+        .find(|link| Some(link.index) == best.link)
+}
+
+fn describe(machine: &Machine, link: &Link) -> Uplink {
+    let addresses = machine
+        .addresses
+        .iter()
+        .filter(|address| address.link == link.index);
+    let mut on_link: Vec<IpNetwork> = machine
+        .routes
+        .iter()
+        .filter(|route| {
+            route.link == Some(link.index)
+                && route.gateway.is_none()
+                && !route.multipath
+                && route.kind == RouteKind::Unicast
+                && route.protocol != PROTOCOL
+                && !cidr::is_link_local(route.destination.ip())
+                && !route.destination.ip().is_multicast()
+        })
+        .map(|route| route.destination)
+        .collect();
+    on_link.sort();
+    on_link.dedup();
+    let mut addresses: Vec<IpNetwork> = addresses.map(|address| address.network).collect();
+    addresses.sort();
+    Uplink {
+        index: link.index,
+        name: link.name.clone(),
+        mtu: link.mtu,
+        up: link.up,
+        addresses,
+        on_link,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: None,
+            alias: None,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            loopback: name == "lo",
+            group: 0,
+            master: None,
+            peer: None,
+            peer_netns: None,
+        }
+    }
+
+    fn address(link: u32, network: &str) -> Address {
+        Address::new(link, network.parse().unwrap())
+    }
+
+    fn route(destination: &str, gateway: Option<&str>, link: u32, metric: u32) -> Route {
+        Route {
+            gateway: gateway.map(|ip| ip.parse().unwrap()),
+            link: Some(link),
+            metric,
+            ..Route::to(destination.parse().unwrap())
+        }
+    }
+
+    /// eth0 on the node network with a default route, eth1 beside it.
+    fn machine() -> Machine {
+        Machine {
+            links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1")],
+            addresses: vec![
+                address(1, "127.0.0.1/8"),
+                address(2, "172.18.0.2/16"),
+                address(2, "fc00::2/64"),
+                address(3, "10.9.0.2/24"),
+            ],
+            routes: vec![
+                route("0.0.0.0/0", Some("172.18.0.1"), 2, 0),
+                route("172.18.0.0/16", None, 2, 0),
+                route("fc00::/64", None, 2, 256),
+                route("fe80::/64", None, 2, 256),
+                route("ff00::/8", None, 2, 256),
+                route("10.9.0.0/24", None, 3, 0),
+                route("10.10.1.0/24", Some("172.18.0.3"), 2, 0),
+            ],
+        }
+    }
+
+    fn name(result: Result<Uplink, String>) -> String {
+        result.unwrap().name
+    }
+
+    #[test]
+    fn the_flag_decides() {
+        assert_eq!(
+            name(choose(
+                &machine(),
+                Some("eth1"),
+                &["172.18.0.2".parse().unwrap()]
+            )),
+            "eth1"
+        );
+        assert!(
+            choose(&machine(), Some("eth9"), &[])
+                .unwrap_err()
+                .contains("eth9")
+        );
+    }
+
+    #[test]
+    fn the_holder_of_the_internal_ip_comes_before_the_default_route() {
+        assert_eq!(
+            name(choose(&machine(), None, &["10.9.0.2".parse().unwrap()])),
+            "eth1"
+        );
+        assert_eq!(
+            name(choose(&machine(), None, &["192.0.2.1".parse().unwrap()])),
+            "eth0"
+        );
+        assert_eq!(
+            name(choose(&machine(), None, &["127.0.0.1".parse().unwrap()])),
+            "eth0"
+        );
+        assert_eq!(name(choose(&machine(), None, &[])), "eth0");
+    }
+
+    #[test]
+    fn the_default_route_with_the_lowest_metric_counts() {
+        let mut machine = machine();
+        machine
+            .routes
+            .push(route("0.0.0.0/0", Some("10.9.0.1"), 3, 50));
+        assert_eq!(name(choose(&machine, None, &[])), "eth0");
+        machine.routes[0].metric = 100;
+        assert_eq!(name(choose(&machine, None, &[])), "eth1");
+        machine
+            .routes
+            .retain(|route| route.destination.prefix() != 0);
+        assert!(choose(&machine, None, &[]).is_err());
+    }
+
+    #[test]
+    fn what_is_on_the_link_are_its_networks_without_link_local_and_multicast() {
+        let uplink = choose(&machine(), None, &[]).unwrap();
+        let on_link: Vec<String> = uplink.on_link.iter().map(ToString::to_string).collect();
+        assert_eq!(on_link, ["172.18.0.0/16", "fc00::/64"]);
+        assert_eq!(uplink.addresses.len(), 2);
+        assert_eq!(uplink.mtu, 1500);
+    }
+
+    #[test]
+    fn only_events_about_the_uplink_make_the_agent_look_again() {
+        let uplink = choose(&machine(), None, &[]).unwrap();
+        let own: Vec<IpAddr> = vec!["172.18.0.2".parse().unwrap()];
+        let up = |index, name: &str| Event::Link {
+            index,
+            name: name.into(),
+            up: true,
+            gone: false,
+        };
+        let concerned = |event: &Event| is_concerned(event, Some(&uplink), &own);
+        assert!(concerned(&up(2, "eth0")));
+        assert!(concerned(&up(7, "eth0")));
+        assert!(!concerned(&up(9, "veth0123456789a")));
+        assert!(is_concerned(&up(9, "eth9"), None, &own));
+        assert!(!concerned(&Event::Address {
+            address: address(9, "10.10.1.1/32"),
+            gone: false
+        }));
+        assert!(concerned(&Event::Address {
+            address: address(9, "172.18.0.2/16"),
+            gone: false
+        }));
+        let changed = |route| Event::Route { route, gone: true };
+        assert!(concerned(&changed(route(
+            "0.0.0.0/0",
+            Some("10.9.0.1"),
+            3,
+            50
+        ))));
+        assert!(concerned(&changed(route("172.18.0.0/16", None, 2, 0))));
+        assert!(!concerned(&changed(route("10.10.1.7/32", None, 9, 0))));
+        let ours = Route {
+            protocol: PROTOCOL,
+            ..route("10.10.2.0/24", None, 2, 0)
+        };
+        assert!(!concerned(&changed(ours)));
+        assert!(concerned(&Event::Lost));
+    }
+}
