@@ -10,6 +10,7 @@
 pub mod address;
 pub mod conntrack;
 pub mod error;
+pub mod foreign;
 pub mod link;
 #[cfg(feature = "monitor")]
 pub mod monitor;
