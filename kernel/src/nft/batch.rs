@@ -277,6 +277,17 @@ impl TableWriter<'_> {
         self
     }
 
+    /// Deletes one rule of a chain by the handle that the kernel gave it.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) -> &mut Self {
+        let table = self.table;
+        self.batch.push(msg::DELRULE, 0, self.family, |out| {
+            put_str(out, rule::TABLE, table);
+            put_str(out, rule::CHAIN, chain);
+            put(out, rule::HANDLE, &handle.to_be_bytes());
+        });
+        self
+    }
+
     /// Deletes a chain. Nothing may lead to it any more (`EBUSY`).
     pub fn delete_chain(&mut self, name: &str) -> &mut Self {
         self.remove_named(msg::DELCHAIN, chain::TABLE, chain::NAME, name)

@@ -58,6 +58,7 @@ pub mod chain {
 pub mod rule {
     pub const TABLE: u16 = 1;
     pub const CHAIN: u16 = 2;
+    pub const HANDLE: u16 = 3;
     pub const EXPRESSIONS: u16 = 4;
     pub const USERDATA: u16 = 7;
 }

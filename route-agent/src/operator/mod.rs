@@ -12,5 +12,6 @@ pub mod metrics;
 pub mod moment;
 pub mod site;
 pub mod socket;
+pub mod takeover;
 
 pub use install::Install;
