@@ -1,3 +1,16 @@
 //! The agent binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use podwire_agent::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().execute() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("podwire-agent: {}", podwire_agent::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -103,7 +103,7 @@ impl Warnings {
 
 fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeSet<Warning>) {
     for warning in now.difference(before).take(NAMED_AT_ONCE) {
-        tracing::warn!(feature = origin, object = %warning.object, "{}", warning.text);
+        tracing::warn!(feature = origin, "{}: {}", warning.object, warning.text);
     }
     let more = now.difference(before).count().saturating_sub(NAMED_AT_ONCE);
     if more > 0 {
@@ -114,7 +114,12 @@ fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeS
         );
     }
     for warning in before.difference(now).take(NAMED_AT_ONCE) {
-        tracing::info!(feature = origin, object = %warning.object, "mended: {}", warning.text);
+        tracing::info!(
+            feature = origin,
+            "mended: {}: {}",
+            warning.object,
+            warning.text
+        );
     }
     let more = before.difference(now).count().saturating_sub(NAMED_AT_ONCE);
     if more > 0 {

@@ -2,3 +2,14 @@
 
 pub mod routes;
 pub mod services;
+
+use tokio::sync::watch;
+
+use crate::operator::health_ports::HealthPorts;
+use crate::reconcile::Feature;
+
+/// All features, in the order in which they are synced. Each opens its sockets in the network
+/// namespace of the calling thread.
+pub fn all(_health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<dyn Feature>>> {
+    Ok(vec![Box::new(routes::Routes::open()?)])
+}

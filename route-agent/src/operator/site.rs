@@ -125,7 +125,7 @@ pub async fn serve(
             }))
         }
         Err(error) => {
-            let text = crate::reconcile::chain(&error);
+            let text = crate::chain(&error);
             warn("socket", vec![Warning::new("the agent", text)]);
             None
         }

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 pub use feature::{Backoff, Event, Feature, KernelEvent, SyncError, Synced, Uplink, Warn, World};
 use slot::Slot;
-pub(crate) use slot::chain;
 
 use crate::config::Config;
 use crate::operator::health::{IpFamily, SharedHealth};
@@ -234,7 +233,7 @@ impl Reconcile {
             Ok(Err(text)) => (None, Some(text)),
             Err(error) => {
                 // Not even looking worked: what was known before is the best guess.
-                let again = format!("{}; tried again", slot::chain(&error));
+                let again = format!("{}; tried again", crate::chain(&error));
                 self.warnings
                     .replace("uplink", [Warning::new("uplink", again)]);
                 self.look = true;

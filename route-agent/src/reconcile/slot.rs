@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Backoff, Event, Feature, Warn, World};
+use crate::chain;
 use crate::operator::metrics::Metrics;
 use crate::report::{FeatureReport, Report};
 use crate::warnings::Warnings;
@@ -141,16 +142,4 @@ impl Slot {
         });
         self.feature.report(world, report);
     }
-}
-
-/// An error with all of its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

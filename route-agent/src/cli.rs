@@ -1,0 +1,80 @@
+//! The commands of `podwire-agent`.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::operator::Install;
+use crate::{run, uninstall};
+
+/// Routes, masquerade, Services and CNI configuration of a Kubernetes node.
+#[derive(Debug, Parser)]
+#[command(name = "podwire-agent", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep this node's network right until stopped. On exit everything stays in place.
+    Run(Box<Config>),
+    /// Put the CNI plugin where the container runtime looks for it.
+    Install(Install),
+    /// Remove everything of Podwire's from this node. Stop the agent first.
+    Uninstall(Box<uninstall::Uninstall>),
+}
+
+impl Cli {
+    /// Carries the command out.
+    pub fn execute(self) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
+        match self.command {
+            Command::Run(config) => {
+                run::start_logging(&config)?;
+                run::run(*config)?;
+            }
+            Command::Install(install) => {
+                run::log_to_stderr();
+                install.run()?;
+            }
+            Command::Uninstall(uninstall) => {
+                for removed in uninstall.run()? {
+                    println!("removed {removed}");
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_and_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_run_has_an_environment_variable_and_help() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
+            assert!(
+                flag.get_env().is_some(),
+                "{} has no variable",
+                flag.get_id()
+            );
+            assert!(
+                flag.get_help().is_some(),
+                "{} is not explained",
+                flag.get_id()
+            );
+        }
+    }
+}

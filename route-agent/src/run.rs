@@ -1,0 +1,243 @@
+//! `podwire-agent run`: puts the parts together and takes them apart again.
+//!
+//! The reconcile loop has a thread of its own and blocks on the kernel; everything that waits
+//! (signals, HTTP, kernel notifications, the Kubernetes API) shares the main thread. They talk
+//! through one channel.
+
+use std::io::{self, IsTerminal};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
+
+use kernel::monitor::Monitor;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::config::{Config, LogFormat};
+use crate::features;
+use crate::files;
+use crate::operator::health::{Health, SharedHealth};
+use crate::operator::health_ports::HealthPorts;
+use crate::operator::site::{Site, serve};
+use crate::reconcile::{Input, KernelEvent, Reconcile, Shared};
+use crate::source::kubernetes::{self, Kubernetes};
+use crate::source::manifests;
+use crate::uplink::Finder;
+use crate::warnings::Warning;
+
+/// The pause before kernel notifications are asked for again.
+const MONITOR_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The filter of log lines makes no sense.
+    #[error("--log \"{filter}\" is no filter such as info or podwire_agent=debug")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// The kernel refuses what every part needs.
+    #[error("cannot talk to the kernel; the agent needs the capability NET_ADMIN")]
+    Kernel(#[from] kernel::Error),
+    /// The operating system refuses a thread, a signal or the like.
+    #[error("cannot {operation}")]
+    System {
+        /// What was attempted.
+        operation: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The way to the API server is unknown.
+    #[error("cannot find the API server; or give --manifests DIR to do without one")]
+    Kubernetes(#[from] kubernetes::Error),
+    /// The reconcile loop ended by itself.
+    #[error("the reconcile loop has died; its last words are above")]
+    LoopDied,
+}
+
+/// Logs to stderr as the flags say.
+pub fn start_logging(config: &Config) -> Result<(), RunError> {
+    let filter = EnvFilter::try_new(&config.log).map_err(|source| RunError::Filter {
+        filter: config.log.clone(),
+        source,
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match config.log_format {
+        LogFormat::Text => lines.with_target(false).init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_target(false).init(),
+    }
+    Ok(())
+}
+
+/// Logs to stderr, for commands without flags about logging.
+pub fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
+}
+
+/// Runs until SIGTERM or SIGINT. Everything in the kernel and on disk stays.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| RunError::System {
+            operation: "start the runtime",
+            source,
+        })?;
+    runtime.block_on(run_all(config))
+}
+
+async fn run_all(config: Config) -> Result<(), RunError> {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, node = %config.node_name, "podwire-agent starts");
+    let (inputs, outputs) = mpsc::channel();
+    let shared = Shared {
+        metrics: Default::default(),
+        health: SharedHealth::new(Health::new(config.health_timeout)),
+    };
+    let (health_ports, wanted_ports) = watch::channel(HealthPorts::default());
+    let mut features = features::all(health_ports)?;
+    let ports: Vec<u32> = features
+        .iter_mut()
+        .flat_map(|feature| feature.ports())
+        .collect();
+    // Listening begins before the first look at the kernel, so that nothing falls between.
+    let monitor = listen(&ports)?;
+    let reconcile = Reconcile::new(
+        config.clone(),
+        shared.clone(),
+        Some(Finder::open()?),
+        features,
+    );
+    let (ended, mut end) = oneshot::channel::<()>();
+    let looping = spawn("reconcile", move || {
+        // Dropped at the end, also if that is a panic.
+        let _ended = ended;
+        reconcile.run(&outputs);
+    })?;
+    tokio::spawn(follow_kernel(monitor, ports, inputs.clone()));
+    start_source(&config, &inputs).await?;
+    if config.cni_conf {
+        let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
+        spawn("files", move || files::watch(&directory, &inputs))?;
+    }
+    let site = Site {
+        health: shared.health,
+        metrics: shared.metrics,
+        inputs: inputs.clone(),
+    };
+    let (stop_serving, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(async move {
+        serve(site, &config, wanted_ports, async { drop(stopped.await) }).await;
+    });
+    let died = tokio::select! {
+        name = stop_signal()? => {
+            tracing::info!(signal = name, "stops; everything stays in place");
+            false
+        }
+        _ = &mut end => true,
+    };
+    drop(stop_serving);
+    // The loop may be gone already.
+    let _ = inputs.send(Input::Stop);
+    let _ = serving.await;
+    match looping.join() {
+        Ok(()) if !died => Ok(()),
+        _ => Err(RunError::LoopDied),
+    }
+}
+
+fn spawn(
+    name: &'static str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, RunError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|source| RunError::System {
+            operation: "start a thread",
+            source,
+        })
+}
+
+/// Waits for a signal to stop; the wait begins at once.
+fn stop_signal() -> Result<impl Future<Output = &'static str>, RunError> {
+    let listen = |kind| {
+        signal(kind).map_err(|source| RunError::System {
+            operation: "listen to signals",
+            source,
+        })
+    };
+    let (mut terminate, mut interrupt) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn listen(ports: &[u32]) -> kernel::Result<Monitor> {
+    let monitor = Monitor::open()?;
+    monitor.ignore(ports)?;
+    Ok(monitor)
+}
+
+/// Passes kernel notifications on to the loop. If listening breaks it begins anew, and then the
+/// loop looks at everything again.
+async fn follow_kernel(mut monitor: Monitor, ports: Vec<u32>, inputs: Sender<Input>) {
+    loop {
+        while let Some(event) = monitor.next().await {
+            if inputs.send(Input::Kernel(event)).is_err() {
+                return;
+            }
+        }
+        monitor = loop {
+            tokio::time::sleep(MONITOR_PAUSE).await;
+            match listen(&ports) {
+                Ok(monitor) => break monitor,
+                Err(error) => {
+                    let text = format!("{error}; repairs wait until that works");
+                    let warning = Warning::new("kernel notifications", text);
+                    if inputs
+                        .send(Input::Warnings("monitor", vec![warning]))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+        };
+        let mended = Input::Warnings("monitor", Vec::new());
+        if inputs.send(mended).is_err() || inputs.send(Input::Kernel(KernelEvent::Lost)).is_err() {
+            return;
+        }
+    }
+}
+
+async fn start_source(config: &Config, inputs: &Sender<Input>) -> Result<(), RunError> {
+    let inputs = inputs.clone();
+    match config.manifests.clone() {
+        Some(directory) => {
+            spawn("manifests", move || manifests::run(&directory, &inputs))?;
+        }
+        None => {
+            let timing = kubernetes::Timing::default();
+            let source = Kubernetes::find(config.kubernetes.clone(), timing, inputs).await?;
+            tokio::spawn(source.run());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! `podwire-agent uninstall`: removes what the agent and the plugin have put on this node.
+//!
+//! Routes, tables, the CNI configuration, leases, records and the kernel settings that were
+//! changed go. Links of pods stay, so that pods that still run keep their network until the
+//! runtime takes them down; `--pods` removes them as well.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::Args;
+use kernel::RouteSocket;
+use podwire::attachment::LINK_GROUP;
+
+use crate::config::Config;
+use crate::features;
+
+/// The flags of `podwire-agent uninstall`.
+#[derive(Debug, Clone, Args)]
+pub struct Uninstall {
+    /// Remove the links of pods too: pods that still run lose their network.
+    #[arg(long, env = "PODWIRE_UNINSTALL_PODS")]
+    pub pods: bool,
+
+    /// The same flags as those of `run`: where things are.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// The agent would put everything back.
+#[derive(Debug, thiserror::Error)]
+#[error("an agent answers on {}; stop it first, or it puts everything back", socket.display())]
+pub struct StillRunning {
+    socket: PathBuf,
+}
+
+impl Uninstall {
+    /// Removes everything; returns what, in a few words each. Goes on after an error, and returns
+    /// the first one at the end.
+    pub fn run(&self) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        let socket = self.config.socket();
+        if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            return Err(Box::new(StillRunning { socket }));
+        }
+        let mut removed = Vec::new();
+        let mut first_error = None;
+        let mut note = |result: Result<Vec<String>, Box<dyn Error + Send + Sync>>| match result {
+            Ok(texts) => removed.extend(texts),
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        };
+        let (health_ports, _) = tokio::sync::watch::channel(Default::default());
+        for mut feature in features::all(health_ports)? {
+            note(feature.uninstall(&self.config));
+        }
+        if self.pods {
+            note(remove_links());
+        }
+        note(remove_run_dir(&self.config));
+        match first_error {
+            Some(error) => {
+                for text in removed {
+                    println!("removed {text}");
+                }
+                Err(error)
+            }
+            None => Ok(removed),
+        }
+    }
+}
+
+fn remove_links() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+    let mut socket = RouteSocket::open()?;
+    let mut removed = Vec::new();
+    for link in socket
+        .links()?
+        .into_iter()
+        .filter(|link| link.group == LINK_GROUP)
+    {
+        match socket.delete_link(link.index) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => removed.push(format!("link {}", link.name)),
+        }
+    }
+    Ok(removed)
+}
+
+fn remove_run_dir(config: &Config) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+    // A socket without an agent; the directory goes only if nothing of anybody else's is in it.
+    let _ = std::fs::remove_file(config.socket());
+    Ok(match std::fs::remove_dir(&config.run_dir) {
+        Ok(()) => vec![format!("directory {}", config.run_dir.display())],
+        Err(_) => Vec::new(),
+    })
+}
