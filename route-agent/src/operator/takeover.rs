@@ -313,7 +313,7 @@ pub fn run(dry_run: bool, out: &mut impl fmt::Write) -> Result<bool, TakeOverErr
             }
             Err(error) => {
                 all = false;
-                say(crate::reconcile::chain(&error));
+                say(crate::chain(&error));
             }
         }
     }

@@ -159,7 +159,8 @@ impl Feature for Routes {
                     self.stale = false;
                 }
                 Err(warning) => {
-                    warn.replace([warning]);
+                    let standing = self.desired.warnings.iter().cloned();
+                    warn.replace(standing.chain([warning]));
                     return Ok(Synced::default());
                 }
             }
