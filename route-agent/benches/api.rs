@@ -14,7 +14,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -41,9 +41,9 @@ struct Flags {
     /// How often each program is started.
     #[arg(long, default_value_t = 1)]
     runs: usize,
-    /// The agent.
+    /// The agent; left out if not given.
     #[arg(long)]
-    agent: PathBuf,
+    agent: Option<PathBuf>,
     /// kube-proxy; left out if not given.
     #[arg(long)]
     kube_proxy: Option<PathBuf>,
@@ -77,8 +77,10 @@ fn main() {
     );
     let mut fresh = 0;
     for _ in 0..flags.runs {
-        let agent = Subject::agent(&flags);
-        measure(&agent, &flags, flags.changes, &client, &runtime, &mut fresh);
+        if let Some(agent) = &flags.agent {
+            let agent = Subject::agent(agent, &flags);
+            measure(&agent, &flags, flags.changes, &client, &runtime, &mut fresh);
+        }
         if let Some(kube_proxy) = &flags.kube_proxy {
             let proxy = Subject::kube_proxy(kube_proxy, &flags);
             let changes = flags.proxy_changes;
@@ -96,13 +98,13 @@ struct Subject {
 }
 
 impl Subject {
-    fn agent(flags: &Flags) -> Self {
+    fn agent(path: &Path, flags: &Flags) -> Self {
         let directory = std::env::temp_dir().join("podwire-bench");
         std::fs::create_dir_all(&directory).unwrap();
         Self {
             name: "podwire-agent",
             command: vec![
-                flags.agent.display().to_string(),
+                path.display().to_string(),
                 "run".to_owned(),
                 format!("--kubeconfig={}", flags.kubeconfig.display()),
                 format!("--run-dir={}", directory.display()),
@@ -115,7 +117,7 @@ impl Subject {
         }
     }
 
-    fn kube_proxy(path: &std::path::Path, flags: &Flags) -> Self {
+    fn kube_proxy(path: &Path, flags: &Flags) -> Self {
         Self {
             name: "kube-proxy, nftables",
             command: vec![
@@ -269,6 +271,7 @@ fn endpoints_in_kernel(table: &str) -> usize {
 }
 
 /// `nft monitor`, each line with the moment at which it was printed.
+#[allow(clippy::zombie_processes, reason = "a panic ends the bench, and the caller waits")]
 fn monitor() -> (Child, Receiver<(Instant, String)>) {
     let mut child = Command::new("nft")
         .arg("monitor")
