@@ -271,7 +271,10 @@ fn endpoints_in_kernel(table: &str) -> usize {
 }
 
 /// `nft monitor`, each line with the moment at which it was printed.
-#[allow(clippy::zombie_processes, reason = "a panic ends the bench, and the caller waits")]
+#[allow(
+    clippy::zombie_processes,
+    reason = "a panic ends the bench, and the caller waits"
+)]
 fn monitor() -> (Child, Receiver<(Instant, String)>) {
     let mut child = Command::new("nft")
         .arg("monitor")

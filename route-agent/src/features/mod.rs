@@ -1,5 +1,7 @@
 //! What the agent keeps right, one file or folder each. Features never call each other.
 
+pub mod kept_table;
+pub mod masquerade;
 pub mod routes;
 pub mod services;
 
@@ -11,5 +13,8 @@ use crate::reconcile::Feature;
 /// All features, in the order in which they are synced. Each opens its sockets in the network
 /// namespace of the calling thread.
 pub fn all(_health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<dyn Feature>>> {
-    Ok(vec![Box::new(routes::Routes::open()?)])
+    Ok(vec![
+        Box::new(routes::Routes::open()?),
+        Box::new(masquerade::Masquerade::open()?),
+    ])
 }

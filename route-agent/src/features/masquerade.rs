@@ -1,0 +1,426 @@
+//! Masquerade of pod traffic that leaves the cluster, and the guard against forged sources.
+//!
+//! In: the podCIDRs and InternalIPs of all Nodes, and what the flags exempt. Out: the table `inet
+//! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
+//! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
+//! else. A packet that enters through a pod's link with the source of somebody else is dropped.
+//!
+//! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
+//! their own node.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnetwork::{IpNetwork, Ipv6Network};
+use kernel::nft::{
+    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Source, Table,
+    nat_flag, priority,
+};
+
+use super::kept_table::KeptTable;
+use crate::cidr::host;
+use crate::config::Config;
+use crate::reconcile::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::report::Report;
+use crate::snapshot::Snapshot;
+
+/// The table's name; its family is inet.
+pub const TABLE: &str = "podwire-masquerade";
+
+/// The group of the host ends of pod links (`IFLA_GROUP`), which the plugin sets.
+const POD_LINKS: u32 = podwire::attachment::LINK_GROUP;
+
+/// The feature.
+#[derive(Debug)]
+pub struct Masquerade {
+    table: KeptTable,
+    wanted: Table,
+    /// The wanted table must be computed again.
+    stale: bool,
+}
+
+impl Masquerade {
+    /// Works in the network namespace of the calling thread.
+    pub fn open() -> kernel::Result<Self> {
+        Ok(Self {
+            table: KeptTable::open(Family::Inet, TABLE)?,
+            wanted: Table::new(Family::Inet, TABLE),
+            stale: true,
+        })
+    }
+}
+
+impl Feature for Masquerade {
+    fn name(&self) -> &'static str {
+        "masquerade"
+    }
+
+    fn ports(&mut self) -> Vec<u32> {
+        self.table.port().into_iter().collect()
+    }
+
+    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+        match event {
+            Event::Objects(dirty) => {
+                self.stale |= !dirty.nodes.is_empty();
+                self.stale
+            }
+            Event::Resync => {
+                self.stale = true;
+                self.table.distrust();
+                true
+            }
+            Event::Kernel(event) => self.table.is_touched_by(event),
+            Event::Uplink | Event::Files => false,
+        }
+    }
+
+    fn sync(&mut self, world: &World<'_>, _: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        if self.stale {
+            self.wanted = desired(world.snapshot, world.config);
+            self.stale = false;
+        }
+        Ok(Synced {
+            writes: self.table.keep(&self.wanted)?,
+            again: false,
+        })
+    }
+
+    fn needed_by_pods(&self) -> bool {
+        true
+    }
+
+    fn report(&mut self, _: &World<'_>, report: &mut Report) {
+        report
+            .differences
+            .extend(self.table.differences(&self.wanted));
+    }
+
+    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+        let removed = self.table.remove()?;
+        Ok(removed
+            .then(|| format!("nftables table inet {TABLE}"))
+            .into_iter()
+            .collect())
+    }
+}
+
+/// The table that this node should have.
+pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
+    let mut table = Table::new(Family::Inet, TABLE)
+        .with_comment("podwire: pod traffic that leaves the cluster takes the node's address");
+    if config.masquerade {
+        let own = snapshot.nodes.get(&config.node_name);
+        let pods: Networks = own
+            .into_iter()
+            .flat_map(|node| &node.pod_cidrs)
+            .map(|cidr| (*cidr, "pods of this node".to_owned()))
+            .collect();
+        let cluster = inside(snapshot, config);
+        let mut entry = Chain::base(ChainType::Nat, Hook::Postrouting, priority::SRCNAT);
+        for side in SIDES {
+            table = table
+                .with_set(side.pods, side.set(side.source, &pods))
+                .with_set(side.cluster, side.set(side.destination, &cluster));
+            entry = entry.with_rule(
+                Rule::new()
+                    .nfproto(side.family)
+                    .in_set(&[side.source], side.pods)
+                    .goto(side.chain),
+            );
+        }
+        table = table.with_chain("postrouting", entry);
+        for side in SIDES {
+            table = table.with_chain(side.chain, side.from_pod());
+        }
+    }
+    if config.anti_spoof {
+        table = table.with_chain("pod-sources", pod_sources());
+    }
+    table
+}
+
+/// Networks with what they are.
+type Networks = BTreeMap<IpNetwork, String>;
+
+/// Every destination that sees the pod's own address.
+fn inside(snapshot: &Snapshot, config: &Config) -> Networks {
+    let mut all = Networks::new();
+    for node in snapshot.nodes.values() {
+        for cidr in &node.pod_cidrs {
+            all.entry(*cidr)
+                .or_insert_with(|| format!("pods of Node {}", node.name));
+        }
+        for ip in &node.internal_ips {
+            all.entry(host(*ip))
+                .or_insert_with(|| format!("Node {}", node.name));
+        }
+    }
+    for cidr in &config.non_masquerade_cidrs {
+        all.entry(*cidr)
+            .or_insert_with(|| "--non-masquerade-cidrs".to_owned());
+    }
+    without_contained(all)
+}
+
+/// The networks without those that lie within another: ranges of a set must not overlap.
+fn without_contained(networks: Networks) -> Networks {
+    let mut kept = Networks::new();
+    // Sorted by address, then prefix: what contains a network comes before it.
+    for (network, name) in networks {
+        let contained = kept.last_key_value().is_some_and(|(last, _)| {
+            last.is_ipv4() == network.is_ipv4()
+                && last.prefix() <= network.prefix()
+                && last.contains(network.network())
+        });
+        if !contained {
+            kept.insert(network, name);
+        }
+    }
+    kept
+}
+
+/// The names of one address family.
+struct Side {
+    family: Family,
+    source: Field,
+    destination: Field,
+    pods: &'static str,
+    cluster: &'static str,
+    chain: &'static str,
+}
+
+const SIDES: [Side; 2] = [
+    Side {
+        family: Family::Ip,
+        source: Field::IpSaddr,
+        destination: Field::IpDaddr,
+        pods: "pods-v4",
+        cluster: "cluster-v4",
+        chain: "from-pod-v4",
+    },
+    Side {
+        family: Family::Ip6,
+        source: Field::Ip6Saddr,
+        destination: Field::Ip6Daddr,
+        pods: "pods-v6",
+        cluster: "cluster-v6",
+        chain: "from-pod-v6",
+    },
+];
+
+impl Side {
+    /// A set with those of the networks that are of this family.
+    fn set(&self, key: Field, networks: &Networks) -> Set {
+        networks
+            .iter()
+            .filter(|(network, _)| network.is_ipv6() == (self.family == Family::Ip6))
+            .fold(Set::of(&[key]).with_intervals(), |set, (network, name)| {
+                let first = KeyBuf::new().address(network.network()).finish();
+                let last = KeyBuf::new().address(network.broadcast()).finish();
+                set.with_element(first, Element::member().up_to(last).comment(name))
+            })
+    }
+
+    /// What happens to a packet of a pod.
+    fn from_pod(&self) -> Chain {
+        Chain::regular()
+            .with_rule(
+                Rule::new()
+                    .in_set(&[self.destination], self.cluster)
+                    .counter()
+                    .returns()
+                    .comment("stays in the cluster: the pod's address is kept"),
+            )
+            .with_rule(
+                Rule::new()
+                    .counter()
+                    .masquerade(nat_flag::FULLY_RANDOM)
+                    .comment("leaves the cluster: takes the node's address"),
+            )
+    }
+}
+
+/// The guard: what comes out of a pod must have a source that is routed back into that pod.
+///
+/// IPv6 sources that are bound to the link (fe80::/10) or not there yet (`::`) belong to
+/// neighbour discovery and cannot leave the link.
+fn pod_sources() -> Chain {
+    let missing = |rule: Rule| {
+        rule.is(Source::reverse_path(), &[0])
+            .counter()
+            .drop()
+            .comment("the source is not this pod's address")
+    };
+    let link_local = Ipv6Network::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+    let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
+    let mut v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
+    if let Ok(network) = link_local {
+        v6 = v6.within(Field::Ip6Saddr, Comparison::Neq, network.into());
+    }
+    Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
+        .with_comment("pods cannot use the address of somebody else")
+        .with_rule(missing(from_pod(Family::Ip)))
+        .with_rule(missing(v6))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use kernel::nft::NftSocket;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::snapshot::Node;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn config(flags: &[&str]) -> Config {
+        let all = ["podwire-agent", "--node-name=worker"];
+        Flags::parse_from(all.iter().chain(flags)).config
+    }
+
+    fn node(name: &str, ips: &[&str], cidrs: &[&str]) -> Node {
+        Node {
+            internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            name: name.into(),
+            labels: Default::default(),
+            taints: Vec::new(),
+            created: None,
+            deleting: false,
+            invalid: Vec::new(),
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let nodes = [
+            node(
+                "worker",
+                &["172.18.0.2", "fc00::2"],
+                &["10.10.1.0/24", "fd00:10:10:1::/64"],
+            ),
+            node("worker2", &["172.18.0.4"], &["10.10.2.0/24"]),
+        ];
+        let mut snapshot = Snapshot::default();
+        snapshot
+            .nodes
+            .extend(nodes.map(|node| (node.name.clone(), node)));
+        snapshot
+    }
+
+    fn keys(table: &Table, set: &str) -> Vec<String> {
+        let set = table.sets.get(set).unwrap();
+        set.elements
+            .iter()
+            .map(|(key, element)| {
+                let end = element.key_end.clone().unwrap();
+                let (first, last) = (set.display_key(key), set.display_key(&end));
+                format!("{first}-{last}")
+            })
+            .collect()
+    }
+
+    #[test]
+    fn pods_and_nodes_of_the_cluster_see_the_pods_own_address() {
+        let table = desired(
+            &snapshot(),
+            &config(&["--non-masquerade-cidrs=192.168.0.0/16"]),
+        );
+        assert_eq!(keys(&table, "pods-v4"), ["10.10.1.0-10.10.1.255"]);
+        assert_eq!(
+            keys(&table, "cluster-v4"),
+            [
+                "10.10.1.0-10.10.1.255",
+                "10.10.2.0-10.10.2.255",
+                "172.18.0.2-172.18.0.2",
+                "172.18.0.4-172.18.0.4",
+                "192.168.0.0-192.168.255.255",
+            ]
+        );
+        assert_eq!(keys(&table, "cluster-v6").len(), 2);
+    }
+
+    #[test]
+    fn what_lies_within_another_network_is_not_listed_again() {
+        let mut snapshot = snapshot();
+        let twin = node("twin", &["10.10.2.7"], &["10.10.0.0/16"]);
+        snapshot.nodes.insert(twin.name.clone(), twin);
+        let table = desired(&snapshot, &config(&[]));
+        assert_eq!(
+            keys(&table, "cluster-v4"),
+            [
+                "10.10.0.0-10.10.255.255",
+                "172.18.0.2-172.18.0.2",
+                "172.18.0.4-172.18.0.4"
+            ]
+        );
+    }
+
+    #[test]
+    fn each_half_can_be_switched_off() {
+        let off = desired(
+            &snapshot(),
+            &config(&["--masquerade=false", "--anti-spoof=false"]),
+        );
+        assert!(off.chains.is_empty() && off.sets.is_empty());
+        let guard = desired(&snapshot(), &config(&["--masquerade=false"]));
+        assert_eq!(guard.chains.keys().collect::<Vec<_>>(), ["pod-sources"]);
+    }
+
+    #[test]
+    fn the_kernel_takes_the_table_and_a_second_sync_writes_nothing() {
+        kernel::netns::Netns::create_anonymous()
+            .unwrap()
+            .enter(|| {
+                let wanted = desired(&snapshot(), &config(&[]));
+                let mut table = KeptTable::open(Family::Inet, TABLE).unwrap();
+                assert!(table.keep(&wanted).unwrap() > 0);
+                // As after a restart: nothing is known of the kernel.
+                table.distrust();
+                assert_eq!(table.keep(&wanted).unwrap(), 0);
+                assert!(table.differences(&wanted).is_empty());
+
+                let mut other = NftSocket::open().unwrap();
+                let mut flush = kernel::nft::Batch::new();
+                flush.table(Family::Inet, TABLE).flush_chain("from-pod-v4");
+                other.commit(&mut flush).unwrap();
+                assert_eq!(table.differences(&wanted).len(), 1);
+                table.distrust();
+                assert!(table.keep(&wanted).unwrap() > 0);
+                assert!(table.differences(&wanted).is_empty());
+
+                assert!(table.remove().unwrap());
+                assert!(!table.remove().unwrap());
+            })
+            .unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_networks_of_a_set_overlap(raw in prop::collection::vec((any::<u32>(), 1u8..=32), 0..40)) {
+            let networks: Networks = raw
+                .into_iter()
+                .map(|(ip, prefix)| {
+                    let network = IpNetwork::new(IpAddr::from(ip.to_be_bytes()), prefix).unwrap();
+                    (IpNetwork::new(network.network(), prefix).unwrap(), String::new())
+                })
+                .collect();
+            let kept = without_contained(networks.clone());
+            let list: Vec<_> = kept.keys().collect();
+            for (place, one) in list.iter().enumerate() {
+                for other in &list[place + 1..] {
+                    prop_assert!(!crate::cidr::overlap(**one, **other));
+                }
+            }
+            for network in networks.keys() {
+                prop_assert!(list.iter().any(|k| k.contains(network.network()) && k.prefix() <= network.prefix()));
+            }
+        }
+    }
+}
