@@ -218,7 +218,12 @@ impl Side {
             .fold(Set::of(&[key]).with_intervals(), |set, (network, name)| {
                 let first = KeyBuf::new().address(network.network()).finish();
                 let last = KeyBuf::new().address(network.broadcast()).finish();
-                set.with_element(first, Element::member().up_to(last).comment(name))
+                let mut element = Element::member().comment(name);
+                // The kernel shows a range of one as a single key.
+                if first != last {
+                    element = element.up_to(last);
+                }
+                set.with_element(first, element)
             })
     }
 
@@ -319,8 +324,8 @@ mod tests {
         set.elements
             .iter()
             .map(|(key, element)| {
-                let end = element.key_end.clone().unwrap();
-                let (first, last) = (set.display_key(key), set.display_key(&end));
+                let end = element.key_end.as_ref().unwrap_or(key);
+                let (first, last) = (set.display_key(key), set.display_key(end));
                 format!("{first}-{last}")
             })
             .collect()
