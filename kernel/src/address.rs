@@ -2,15 +2,18 @@
 
 use std::fmt;
 
-use ipnetwork::IpNetwork;
-use netlink_packet_core::Parseable;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-
-use crate::netlink::Message;
+use crate::netlink::{self, Message, attributes, ip, number, word};
 use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
 use crate::scope::Scope;
 use crate::{Cause, Result};
+use ipnetwork::IpNetwork;
+
+// linux/if_addr.h
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+/// Size of `struct ifaddrmsg` in bytes.
+const HEADER: usize = 8;
 
 /// An address of a link, wanted or observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,61 +53,63 @@ impl Address {
         }
     }
 
-    fn message(&self) -> AddressMessage {
-        let mut message = AddressMessage::default();
-        message.header.family = match self.network {
-            IpNetwork::V4(_) => AddressFamily::Inet,
-            IpNetwork::V6(_) => AddressFamily::Inet6,
-        };
-        message.header.prefix_len = self.network.prefix();
-        message.header.scope = AddressScope::from(u8::from(self.scope));
-        message.header.index = self.link;
+    /// Appends the body of an `RTM_NEWADDR` or `RTM_DELADDR`.
+    fn put(&self, body: &mut Vec<u8>) {
+        let ip = self.network.ip();
+        let header = [
+            netlink::family(ip),
+            self.network.prefix(),
+            0,
+            self.scope.into(),
+        ];
+        body.extend_from_slice(&header);
+        body.extend_from_slice(&self.link.to_ne_bytes());
         // IFA_LOCAL is the own address, IFA_ADDRESS that of the other end of a point-to-point
         // link, or the own one again. IPv6 takes either (`inet6_rtm_newaddr`).
-        message
-            .attributes
-            .push(AddressAttribute::Local(self.network.ip()));
-        message
-            .attributes
-            .push(AddressAttribute::Address(self.network.ip()));
-        let mut flags = AddressFlags::empty();
-        flags.set(AddressFlags::Nodad, self.nodad && self.network.is_ipv6());
-        flags.set(AddressFlags::Noprefixroute, !self.prefix_route);
-        if !flags.is_empty() {
-            message.attributes.push(AddressAttribute::Flags(flags));
+        netlink::address(body, IFA_LOCAL, ip);
+        netlink::address(body, IFA_ADDRESS, ip);
+        let nodad = if self.nodad && ip.is_ipv6() {
+            libc::IFA_F_NODAD
+        } else {
+            0
+        };
+        let no_route = if self.prefix_route {
+            0
+        } else {
+            libc::IFA_F_NOPREFIXROUTE
+        };
+        if nodad | no_route != 0 {
+            number(body, IFA_FLAGS, nodad | no_route);
         }
-        message
     }
 
-    /// Reads the body of an `RTM_NEWADDR` or `RTM_DELADDR`; `None` if it is of another family.
+    /// Reads the body of an `RTM_NEWADDR` or `RTM_DELADDR`; `None` if it has no IP address.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        Self::from_message(&AddressMessage::parse(payload)?)
-    }
-
-    pub(crate) fn from_message(
-        message: &AddressMessage,
-    ) -> std::result::Result<Option<Self>, Cause> {
-        let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+        let (header, rest) = payload
+            .split_first_chunk::<HEADER>()
+            .ok_or_else(|| Cause::Malformed("an address without a header".into()))?;
+        let [_, prefix, flags, scope, link @ ..] = *header;
+        let mut flags = u32::from(flags);
         let (mut local, mut address) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(ip) => local = Some(*ip),
-                AddressAttribute::Address(ip) => address = Some(*ip),
-                AddressAttribute::Flags(all) => flags = *all,
+        for (kind, value) in attributes(rest) {
+            match kind {
+                IFA_LOCAL => local = ip(value),
+                IFA_ADDRESS => address = ip(value),
+                IFA_FLAGS => flags = word(value).unwrap_or(flags),
                 _ => {}
             }
         }
         let Some(ip) = local.or(address) else {
             return Ok(None);
         };
-        let network = IpNetwork::new(ip, message.header.prefix_len)
-            .map_err(|error| Cause::Malformed(error.to_string()))?;
+        let network =
+            IpNetwork::new(ip, prefix).map_err(|error| Cause::Malformed(error.to_string()))?;
         Ok(Some(Self {
-            link: message.header.index,
+            link: u32::from_ne_bytes(link),
             network,
-            scope: Scope::from(u8::from(message.header.scope)),
-            nodad: flags.contains(AddressFlags::Nodad),
-            prefix_route: !flags.contains(AddressFlags::Noprefixroute),
+            scope: scope.into(),
+            nodad: flags & libc::IFA_F_NODAD != 0,
+            prefix_route: flags & libc::IFA_F_NOPREFIXROUTE == 0,
         }))
     }
 }
@@ -124,7 +129,7 @@ impl Requests {
             address.to_string(),
             libc::RTM_NEWADDR,
             flags,
-            &address.message(),
+            |body| address.put(body),
         )
     }
 
@@ -136,7 +141,7 @@ impl Requests {
             address.to_string(),
             libc::RTM_NEWADDR,
             flags,
-            &address.message(),
+            |body| address.put(body),
         )
     }
 
@@ -147,7 +152,7 @@ impl Requests {
             address.to_string(),
             libc::RTM_DELADDR,
             0,
-            &address.message(),
+            |body| address.put(body),
         )
     }
 }
@@ -165,14 +170,15 @@ impl RouteSocket {
 
     /// The addresses of the link `link`, or of all links; both families.
     pub fn addresses(&mut self, link: Option<u32>) -> Result<Vec<Address>> {
-        let mut query = AddressMessage::default();
-        query.header.index = link.unwrap_or(0);
         let wanted = |answer: Message<'_>| {
             let address = Address::parse(answer.payload)?;
             // Kernels without strict checking list all links.
             Ok(address.filter(|address| link.is_none_or(|link| address.link == link)))
         };
-        let put = |body: &mut Vec<u8>| crate::netlink::put(body, &query);
+        let put = |body: &mut Vec<u8>| {
+            body.extend_from_slice(&[0; 4]);
+            body.extend_from_slice(&link.unwrap_or(0).to_ne_bytes());
+        };
         self.socket
             .dump(libc::RTM_GETADDR, put, wanted)
             .map_err(|cause| cause.during("list", "addresses"))
@@ -183,10 +189,11 @@ impl RouteSocket {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+    use netlink_packet_core::{Emitable, Parseable};
+    use netlink_packet_route::address::AddressMessage;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::netlink::put;
 
     fn address() -> impl Strategy<Value = Address> {
         let v4 = (any::<u32>(), 0..=32u8)
@@ -213,8 +220,19 @@ mod tests {
         #[test]
         fn an_address_comes_back_from_its_message(address in address()) {
             let mut bytes = Vec::new();
-            put(&mut bytes, &address.message());
+            address.put(&mut bytes);
             prop_assert_eq!(Address::parse(&bytes).unwrap(), Some(address));
+        }
+
+        #[test]
+        fn another_implementation_reads_the_same_address(address in address()) {
+            let mut bytes = Vec::new();
+            address.put(&mut bytes);
+            let message = AddressMessage::parse(&bytes[..]).unwrap();
+            prop_assert_eq!(message.header.index, address.link);
+            let mut theirs = vec![0; message.buffer_len()];
+            message.emit(&mut theirs);
+            prop_assert_eq!(Address::parse(&theirs).unwrap(), Some(address));
         }
 
         #[test]

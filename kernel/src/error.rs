@@ -115,12 +115,6 @@ impl From<Errno> for Cause {
     }
 }
 
-impl From<netlink_packet_core::DecodeError> for Cause {
-    fn from(error: netlink_packet_core::DecodeError) -> Self {
-        Self::Malformed(error.to_string())
-    }
-}
-
 impl std::error::Error for Error {}
 
 impl fmt::Display for Error {

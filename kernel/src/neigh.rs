@@ -2,16 +2,19 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::Parseable;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
-
 use crate::link::Mac;
-use crate::netlink::{Message, put};
+use crate::netlink::{self, Message, attribute, attributes, ip, number};
 use crate::request::{REPLACE, Requests, RouteSocket};
 use crate::{Cause, Result};
+
+// linux/neighbour.h
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NDA_IFINDEX: u16 = 8;
+const NUD_STALE: u16 = 0x04;
+const NUD_PERMANENT: u16 = 0x80;
+/// Size of `struct ndmsg` in bytes.
+const HEADER: usize = 12;
 
 /// An entry of the neighbour table, wanted or observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,51 +30,38 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    fn message(&self) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header.family = match self.address {
-            IpAddr::V4(_) => AddressFamily::Inet,
-            IpAddr::V6(_) => AddressFamily::Inet6,
-        };
-        message.header.ifindex = self.link;
-        message.header.state = if self.permanent {
-            NeighbourState::Permanent
+    /// Appends the body of an `RTM_NEWNEIGH` or `RTM_DELNEIGH`.
+    fn put(&self, body: &mut Vec<u8>) {
+        let state = if self.permanent {
+            NUD_PERMANENT
         } else {
-            NeighbourState::Stale
+            NUD_STALE
         };
-        message
-            .attributes
-            .push(NeighbourAttribute::Destination(match self.address {
-                IpAddr::V4(address) => NeighbourAddress::Inet(address),
-                IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-            }));
-        let mac = self
-            .mac
-            .map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
-        message.attributes.extend(mac);
-        message
+        body.extend_from_slice(&[netlink::family(self.address), 0, 0, 0]);
+        body.extend_from_slice(&self.link.to_ne_bytes());
+        body.extend_from_slice(&state.to_ne_bytes());
+        body.extend_from_slice(&[0; 2]);
+        netlink::address(body, NDA_DST, self.address);
+        if let Some(mac) = self.mac {
+            attribute(body, NDA_LLADDR, &mac.0);
+        }
     }
 
     /// Reads the body of an `RTM_NEWNEIGH`; `None` if it is not about an IP address.
     fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        let message = NeighbourMessage::parse(payload)?;
+        let (header, rest) = payload
+            .split_first_chunk::<HEADER>()
+            .ok_or_else(|| Cause::Malformed("a neighbour without a header".into()))?;
         let (mut address, mut mac) = (None, None);
-        for attribute in &message.attributes {
-            match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                    address = Some(IpAddr::V4(*v4));
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                    address = Some(IpAddr::V6(*v6));
-                }
-                NeighbourAttribute::LinkLayerAddress(bytes) => {
-                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
-                }
+        for (kind, value) in attributes(rest) {
+            match kind {
+                NDA_DST => address = ip(value),
+                NDA_LLADDR => mac = <[u8; 6]>::try_from(value).ok().map(Mac),
                 _ => {}
             }
         }
-        let permanent = message.header.state == NeighbourState::Permanent;
-        let link = message.header.ifindex;
+        let link = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+        let permanent = u16::from_ne_bytes([header[8], header[9]]) == NUD_PERMANENT;
         Ok(address.map(|address| Self {
             link,
             address,
@@ -90,7 +80,7 @@ impl Requests {
             object,
             libc::RTM_NEWNEIGH,
             REPLACE,
-            &neighbour.message(),
+            |body| neighbour.put(body),
         )
     }
 
@@ -103,13 +93,9 @@ impl Requests {
             permanent: false,
         };
         let object = address.to_string();
-        self.push(
-            "delete neighbour",
-            object,
-            libc::RTM_DELNEIGH,
-            0,
-            &entry.message(),
-        )
+        self.push("delete neighbour", object, libc::RTM_DELNEIGH, 0, |body| {
+            entry.put(body)
+        })
     }
 }
 
@@ -117,16 +103,18 @@ impl RouteSocket {
     /// The entries of the link `link`, or of all links; both families. Entries that the kernel
     /// needs none for (loopback, multicast) are left out.
     pub fn neighbours(&mut self, link: Option<u32>) -> Result<Vec<Neighbour>> {
-        let mut query = NeighbourMessage::default();
-        query
-            .attributes
-            .extend(link.map(NeighbourAttribute::IfIndex));
         let wanted = |answer: Message<'_>| {
             let entry = Neighbour::parse(answer.payload)?;
             Ok(entry.filter(|entry| link.is_none_or(|link| entry.link == link)))
         };
+        let put = |body: &mut Vec<u8>| {
+            body.extend_from_slice(&[0; HEADER]);
+            if let Some(link) = link {
+                number(body, NDA_IFINDEX, link);
+            }
+        };
         self.socket
-            .dump(libc::RTM_GETNEIGH, |body| put(body, &query), wanted)
+            .dump(libc::RTM_GETNEIGH, put, wanted)
             .map_err(|cause| cause.during("list", "neighbours"))
     }
 

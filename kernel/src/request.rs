@@ -4,9 +4,7 @@
 //! `route`, ...). A list is carried out in order by as few system calls as possible; a request
 //! that the kernel refuses does not stop the later ones.
 
-use netlink_packet_core::Emitable;
-
-use crate::netlink::{Batch, Message, Protocol, Socket, put};
+use crate::netlink::{Batch, Message, Protocol, Socket};
 use crate::netns::Netns;
 use crate::{Cause, Error, Result};
 
@@ -51,20 +49,8 @@ impl Requests {
         self.purposes.is_empty()
     }
 
-    /// Appends a request; `operation` and `object` name it in an error.
+    /// Appends a request whose body `body` appends; `operation` and `object` name it in an error.
     pub(crate) fn push(
-        &mut self,
-        operation: &'static str,
-        object: impl Into<String>,
-        kind: u16,
-        flags: u16,
-        value: &impl Emitable,
-    ) -> &mut Self {
-        self.push_body(operation, object, kind, flags, |body| put(body, value))
-    }
-
-    /// As [`Requests::push`], with a body that `body` appends.
-    pub(crate) fn push_body(
         &mut self,
         operation: &'static str,
         object: impl Into<String>,

@@ -152,7 +152,7 @@ impl Requests {
     /// Makes a token bucket the root queue of a link, in the place of what was there.
     pub fn shape(&mut self, link: u32, shaping: &Shaping) -> &mut Self {
         let object = format!("link number {link} to {} bytes/s", shaping.rate);
-        self.push_body("limit", object, libc::RTM_NEWQDISC, REPLACE, |body| {
+        self.push("limit", object, libc::RTM_NEWQDISC, REPLACE, |body| {
             put_header(body, link, ROOT_HANDLE, TC_H_ROOT, 0);
             attribute(body, TCA_KIND, b"tbf\0");
             nest(body, TCA_OPTIONS, |body| shaping.put_options(body));
@@ -162,7 +162,7 @@ impl Requests {
     /// Gives a link its default root queue back.
     pub fn unshape(&mut self, link: u32) -> &mut Self {
         let object = format!("link number {link}");
-        self.push_body("lift limit of", object, libc::RTM_DELQDISC, 0, |body| {
+        self.push("lift limit of", object, libc::RTM_DELQDISC, 0, |body| {
             put_header(body, link, 0, TC_H_ROOT, 0);
         })
     }
@@ -171,7 +171,7 @@ impl Requests {
     /// instead. The packets come back to `from` behind that queue, if `to` is an ifb link.
     pub fn redirect_arriving(&mut self, from: u32, to: u32) -> &mut Self {
         let object = format!("link number {from}");
-        self.push_body(
+        self.push(
             "queue arrivals of",
             object.clone(),
             libc::RTM_NEWQDISC,
@@ -181,7 +181,7 @@ impl Requests {
                 attribute(body, TCA_KIND, b"ingress\0");
             },
         );
-        self.push_body(
+        self.push(
             "redirect arrivals of",
             object,
             libc::RTM_NEWTFILTER,

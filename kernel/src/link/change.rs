@@ -2,17 +2,18 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
-use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+use super::{
+    IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU,
+    IFLA_NET_NS_FD, Mac, put_header,
 };
-
-use super::Mac;
 use crate::Result;
+use crate::netlink::{attribute, nest, number, string};
 use crate::netns::Netns;
 use crate::request::{Requests, RouteSocket};
 
+// linux/if_link.h
 const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 
 /// Per-interface IPv4 parameters that netlink can set; the numbers are `IPV4_DEVCONF_*` of
 /// linux/ip.h, the names those of `/proc/sys/net/ipv4/conf/IFACE/`.
@@ -48,10 +49,10 @@ pub enum Ipv4Conf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ipv6AddressMode {
     /// From the hardware address; it stays tentative for about a second.
-    Eui64,
+    Eui64 = 0,
     /// Not at all; one can be added with [`Address::nodad`](crate::address::Address::nodad),
     /// which is ready at once.
-    None,
+    None = 1,
 }
 
 /// What shall be different about a link; everything else stays as it is.
@@ -90,59 +91,51 @@ impl<'a> LinkChange<'a> {
         }
     }
 
-    /// The body of the `RTM_NEWLINK` that asks for the change.
-    fn message(&self) -> LinkMessage {
-        let mut message = LinkMessage::default();
-        message.header.index = self.index;
-        if let Some(up) = self.up {
-            message.header.change_mask = LinkFlags::Up;
-            message.header.flags = if up {
-                LinkFlags::Up
-            } else {
-                LinkFlags::empty()
-            };
+    /// Appends the body of the `RTM_NEWLINK` that asks for the change.
+    pub(super) fn put(&self, body: &mut Vec<u8>) {
+        put_header(body, self.index, self.up);
+        if let Some(name) = self.name {
+            string(body, IFLA_IFNAME, name);
         }
-        let attributes = &mut message.attributes;
-        attributes.extend(self.name.map(|name| LinkAttribute::IfName(name.to_owned())));
-        attributes.extend(
-            self.alias
-                .map(|alias| LinkAttribute::IfAlias(alias.to_owned())),
-        );
-        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
-        attributes.extend(self.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-        attributes.extend(self.group.map(LinkAttribute::Group));
-        attributes.extend(self.master.map(LinkAttribute::Controller));
-        let netns = self.netns.map(|netns| netns.as_fd().as_raw_fd());
-        attributes.extend(netns.map(LinkAttribute::NetNsFd));
-        let families = self.families();
-        if !families.is_empty() {
-            attributes.push(LinkAttribute::AfSpecUnspec(families));
+        if let Some(alias) = self.alias {
+            string(body, IFLA_IFALIAS, alias);
         }
-        message
+        if let Some(mac) = self.mac {
+            attribute(body, IFLA_ADDRESS, &mac.0);
+        }
+        let netns = self.netns.map(|netns| netns.as_fd().as_raw_fd() as u32);
+        let numbers = [
+            (IFLA_MTU, self.mtu),
+            (IFLA_GROUP, self.group),
+            (IFLA_MASTER, self.master),
+            (IFLA_NET_NS_FD, netns),
+        ];
+        for (kind, value) in numbers {
+            if let Some(value) = value {
+                number(body, kind, value);
+            }
+        }
+        if !self.ipv4_conf.is_empty() || self.ipv6_address_mode.is_some() {
+            nest(body, IFLA_AF_SPEC, |body| self.put_families(body));
+        }
     }
 
-    /// What is said to the address families.
-    fn families(&self) -> Vec<AfSpecUnspec> {
-        let mut families = Vec::new();
+    /// Appends what is said to the address families.
+    fn put_families(&self, body: &mut Vec<u8>) {
         if !self.ipv4_conf.is_empty() {
-            // AfSpecInet::DevConfRequest cannot ask for a zero, so the list is written here.
-            let mut list = Vec::with_capacity(8 * self.ipv4_conf.len());
-            for (parameter, value) in self.ipv4_conf {
-                list.extend_from_slice(&8u16.to_ne_bytes());
-                list.extend_from_slice(&(*parameter as u16).to_ne_bytes());
-                list.extend_from_slice(&value.to_ne_bytes());
-            }
-            let conf = DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, list);
-            families.push(AfSpecUnspec::Inet(vec![AfSpecInet::Other(conf)]));
+            nest(body, libc::AF_INET as u16, |body| {
+                nest(body, IFLA_INET_CONF, |body| {
+                    for (parameter, value) in self.ipv4_conf {
+                        number(body, *parameter as u16, *value);
+                    }
+                });
+            });
         }
-        families.extend(self.ipv6_address_mode.map(|mode| {
-            let mode = match mode {
-                Ipv6AddressMode::Eui64 => In6AddrGenMode::Eui64,
-                Ipv6AddressMode::None => In6AddrGenMode::None,
-            };
-            AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])
-        }));
-        families
+        if let Some(mode) = self.ipv6_address_mode {
+            nest(body, libc::AF_INET6 as u16, |body| {
+                attribute(body, IFLA_INET6_ADDR_GEN_MODE, &[mode as u8]);
+            });
+        }
     }
 }
 
@@ -150,36 +143,26 @@ impl Requests {
     /// Changes a link.
     pub fn change_link(&mut self, change: &LinkChange<'_>) -> &mut Self {
         let object = format!("number {}", change.index);
-        self.push(
-            "change link",
-            object,
-            libc::RTM_NEWLINK,
-            0,
-            &change.message(),
-        )
+        self.push("change link", object, libc::RTM_NEWLINK, 0, |body| {
+            change.put(body)
+        })
     }
 
     /// Deletes a link; the other end of a veth pair goes with it. Takes 5 to 35 ms, because the
     /// kernel waits until no processor uses the link any more.
     pub fn delete_link(&mut self, index: u32) -> &mut Self {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        self.push(
-            "delete link",
-            format!("number {index}"),
-            libc::RTM_DELLINK,
-            0,
-            &message,
-        )
+        let object = format!("number {index}");
+        self.push("delete link", object, libc::RTM_DELLINK, 0, |body| {
+            put_header(body, index, None);
+        })
     }
 
     /// Deletes the link with the name `name`.
     pub fn delete_link_named(&mut self, name: &str) -> &mut Self {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
-        self.push("delete link", name, libc::RTM_DELLINK, 0, &message)
+        self.push("delete link", name, libc::RTM_DELLINK, 0, |body| {
+            put_header(body, 0, None);
+            string(body, IFLA_IFNAME, name);
+        })
     }
 }
 

@@ -2,14 +2,17 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+use super::{
+    IFLA_ADDRESS, IFLA_GROUP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU,
+    IFLA_NET_NS_FD, Link, Mac, put_header,
 };
-
-use super::{Link, Mac};
+use crate::netlink::{attribute, nest, number, string};
 use crate::netns::Netns;
 use crate::request::{CREATE, Requests, RouteSocket};
 use crate::{Cause, Error, Result};
+
+/// The far end of a pair (linux/veth.h).
+const VETH_INFO_PEER: u16 = 1;
 
 /// A veth pair that shall be made. The near end comes into the namespace of the socket, the far
 /// end directly into another one, so nothing has to be moved afterwards.
@@ -56,39 +59,37 @@ impl<'a> Veth<'a> {
         })
     }
 
-    fn message(&self) -> LinkMessage {
-        let mut peer = end(self.peer_name, self.peer_mac, self.mtu, self.peer_index);
-        let netns = self.peer_netns.map(|netns| netns.as_fd().as_raw_fd());
-        peer.attributes.extend(netns.map(LinkAttribute::NetNsFd));
-
-        let mut message = end(self.name, self.mac, self.mtu, self.index);
+    /// Appends the body of the `RTM_NEWLINK` that makes the pair.
+    pub(super) fn put(&self, body: &mut Vec<u8>) {
+        put_header(body, self.index.unwrap_or(0), self.up.then_some(true));
+        self.put_end(body, self.name, self.mac);
         if self.group != 0 {
-            message.attributes.push(LinkAttribute::Group(self.group));
+            number(body, IFLA_GROUP, self.group);
         }
-        if self.up {
-            message.header.flags = LinkFlags::Up;
-            message.header.change_mask = LinkFlags::Up;
-        }
-        message.attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]));
-        message
+        nest(body, IFLA_LINKINFO, |body| {
+            string(body, IFLA_INFO_KIND, "veth");
+            nest(body, IFLA_INFO_DATA, |body| {
+                nest(body, VETH_INFO_PEER, |body| self.put_peer(body));
+            });
+        });
     }
-}
 
-/// What both ends of a pair have in common.
-fn end(name: &str, mac: Mac, mtu: Option<u32>, index: Option<u32>) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index.unwrap_or(0);
-    message
-        .attributes
-        .push(LinkAttribute::IfName(name.to_owned()));
-    message
-        .attributes
-        .push(LinkAttribute::Address(mac.0.to_vec()));
-    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
-    message
+    fn put_peer(&self, body: &mut Vec<u8>) {
+        put_header(body, self.peer_index.unwrap_or(0), None);
+        self.put_end(body, self.peer_name, self.peer_mac);
+        if let Some(netns) = self.peer_netns {
+            number(body, IFLA_NET_NS_FD, netns.as_fd().as_raw_fd() as u32);
+        }
+    }
+
+    /// Appends what both ends have.
+    fn put_end(&self, body: &mut Vec<u8>, name: &str, mac: Mac) {
+        string(body, IFLA_IFNAME, name);
+        attribute(body, IFLA_ADDRESS, &mac.0);
+        if let Some(mtu) = self.mtu {
+            number(body, IFLA_MTU, mtu);
+        }
+    }
 }
 
 /// The numbers of the two ends of a new pair, each in its own namespace.
@@ -103,25 +104,23 @@ pub struct VethEnds {
 impl Requests {
     /// Makes a veth pair. Its indexes can be used by later requests if they are chosen in `veth`.
     pub fn create_veth(&mut self, veth: &Veth<'_>) -> &mut Self {
-        let flags = CREATE;
         self.push(
             "create veth",
             veth.name,
             libc::RTM_NEWLINK,
-            flags,
-            &veth.message(),
+            CREATE,
+            |body| veth.put(body),
         )
     }
 
-    fn create_simple(&mut self, name: &str, kind: InfoKind) -> &mut Self {
-        let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
-        message
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
-        self.push("create link", name, libc::RTM_NEWLINK, CREATE, &message)
+    fn create_simple(&mut self, name: &str, kind: &str) -> &mut Self {
+        self.push("create link", name, libc::RTM_NEWLINK, CREATE, |body| {
+            put_header(body, 0, None);
+            string(body, IFLA_IFNAME, name);
+            nest(body, IFLA_LINKINFO, |body| {
+                string(body, IFLA_INFO_KIND, kind)
+            });
+        })
     }
 }
 
@@ -130,13 +129,9 @@ impl RouteSocket {
     pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<VethEnds> {
         let mut requests = Requests::new();
         let flags = CREATE | libc::NLM_F_ECHO as u16;
-        requests.push(
-            "create veth",
-            veth.name,
-            libc::RTM_NEWLINK,
-            flags,
-            &veth.message(),
-        );
+        requests.push("create veth", veth.name, libc::RTM_NEWLINK, flags, |body| {
+            veth.put(body)
+        });
         let link = self.create_echoed(veth.name, &mut requests)?;
         match link.peer {
             Some(peer_index) => Ok(VethEnds {
@@ -152,21 +147,21 @@ impl RouteSocket {
 
     /// Makes a bridge (802.1d, without spanning tree) and returns its index.
     pub fn create_bridge(&mut self, name: &str) -> Result<u32> {
-        self.create_simple(name, InfoKind::Bridge)
+        self.create_simple(name, "bridge")
     }
 
     /// Makes a dummy link, which swallows what is sent to it, and returns its index.
     pub fn create_dummy(&mut self, name: &str) -> Result<u32> {
-        self.create_simple(name, InfoKind::Dummy)
+        self.create_simple(name, "dummy")
     }
 
     /// Makes an intermediate functional block: a link whose queueing rules can shape what was
     /// redirected to it. Returns its index.
     pub fn create_ifb(&mut self, name: &str) -> Result<u32> {
-        self.create_simple(name, InfoKind::Ifb)
+        self.create_simple(name, "ifb")
     }
 
-    fn create_simple(&mut self, name: &str, kind: InfoKind) -> Result<u32> {
+    fn create_simple(&mut self, name: &str, kind: &str) -> Result<u32> {
         let mut requests = Requests::new();
         requests.create_simple(name, kind);
         Ok(self.create_echoed(name, &mut requests)?.index)

@@ -6,21 +6,21 @@
 mod change;
 mod create;
 mod mac;
+#[cfg(test)]
+mod tests;
 
 pub use change::{Ipv4Conf, Ipv6AddressMode, LinkChange};
 pub use create::{Veth, VethEnds};
 pub use mac::Mac;
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-
-use crate::netlink::{Message, attributes, put, text};
+use crate::netlink::{Message, attributes, number, string, text, word};
 use crate::request::RouteSocket;
 use crate::{Cause, Error, Result};
 
 /// The longest interface name in bytes (`IFNAMSIZ` - 1, linux/if.h).
 pub const NAME_MAX: usize = 15;
 
-// Attributes of linux/if_link.h.
+// linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -28,10 +28,13 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
+const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 /// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h): counters are the larger half of an answer.
 const SKIP_STATS: u32 = 1 << 3;
 /// Size of `struct ifinfomsg` in bytes.
@@ -98,9 +101,7 @@ impl Link {
     }
 
     fn set(&mut self, kind: u16, value: &[u8]) {
-        let number = value
-            .first_chunk::<4>()
-            .map(|bytes| u32::from_ne_bytes(*bytes));
+        let number = word(value);
         match kind {
             IFLA_ADDRESS => self.mac = <[u8; 6]>::try_from(value).ok().map(Mac),
             IFLA_IFNAME => self.name = text(value),
@@ -183,19 +184,19 @@ fn found(answer: std::result::Result<Link, Cause>) -> std::result::Result<Option
 
 /// Appends the body of an `RTM_GETLINK`.
 fn put_query(body: &mut Vec<u8>, index: u32, name: Option<&str>) {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
+    put_header(body, index, None);
     if let Some(name) = name {
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
+        string(body, IFLA_IFNAME, name);
     }
-    message
-        .attributes
-        .push(other(IFLA_EXT_MASK, SKIP_STATS.to_ne_bytes().to_vec()));
-    put(body, &message);
+    number(body, IFLA_EXT_MASK, SKIP_STATS);
 }
 
-fn other(kind: u16, value: Vec<u8>) -> LinkAttribute {
-    LinkAttribute::Other(netlink_packet_core::DefaultNla::new(kind, value))
+/// Appends a `struct ifinfomsg` that sets the link up or down, or leaves that as it is.
+fn put_header(body: &mut Vec<u8>, index: u32, up: Option<bool>) {
+    let up_flag = libc::IFF_UP as u32;
+    let flags = if up == Some(true) { up_flag } else { 0 };
+    let mask = if up.is_some() { up_flag } else { 0 };
+    for word in [0, index, flags, mask] {
+        body.extend_from_slice(&word.to_ne_bytes());
+    }
 }

@@ -1,20 +1,27 @@
-//! Links, addresses and routes, through rtnetlink.
+//! Links, addresses and routes, through rtnetlink's connection.
+//!
+//! The connection hands the messages over as bytes, which the values of this crate read
+//! themselves: an attribute of a newer kernel that `netlink-packet-route` does not know must not
+//! cost a notification.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::sys::AsyncSocket;
+use rtnetlink::packet_core::{
+    NetlinkDeserializable, NetlinkHeader, NetlinkPayload, NetlinkSerializable,
+};
+use rtnetlink::proto::new_connection;
+use rtnetlink::sys::{AsyncSocket, protocols::NETLINK_ROUTE};
 use tokio::sync::mpsc;
 
 use super::{Event, RECEIVE_BUFFER};
 use crate::Cause;
 use crate::address::Address;
+use crate::link::Link;
 use crate::route::Route;
 
 const GROUPS: [MulticastGroup; 5] = [
@@ -25,15 +32,51 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
+/// A notification that is not read yet.
+#[derive(Debug)]
+struct Unread {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl NetlinkDeserializable for Unread {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self {
+            kind: header.message_type,
+            body: payload.to_vec(),
+        })
+    }
+}
+
+impl NetlinkSerializable for Unread {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.body);
+    }
+}
+
 /// Opens a socket in the namespace of the calling thread; returns its descriptor and the work of
 /// reading from it, which ends when the socket breaks or nobody takes the events any more.
 pub(super) fn listen(
     events: mpsc::Sender<Event>,
 ) -> Result<(OwnedFd, impl Future<Output = ()>), Cause> {
-    let (mut connection, handle, mut messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
-    let socket = connection.socket_mut().socket_ref();
+    let (mut connection, handle, mut messages) = new_connection::<Unread>(NETLINK_ROUTE)?;
+    let socket = connection.socket_mut().socket_mut();
     if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
         setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
+    socket.bind_auto()?;
+    for group in GROUPS {
+        socket.add_membership(group as u32)?;
     }
     let descriptor = socket.as_fd().try_clone_to_owned()?;
     let raw = descriptor.try_clone()?;
@@ -42,11 +85,16 @@ pub(super) fn listen(
         let _handle = handle;
         let forward = async {
             while let Ok((message, _)) = messages.recv().await {
-                if matches!(message.payload, NetlinkPayload::Overrun(_)) {
-                    drain(&raw);
-                    while messages.try_recv().is_ok() {}
-                }
-                if let Some(event) = understand(message.payload)
+                let event = match message.payload {
+                    NetlinkPayload::InnerMessage(message) => understand(&message),
+                    NetlinkPayload::Overrun(_) => {
+                        drain(&raw);
+                        while messages.try_recv().is_ok() {}
+                        Some(Event::Lost)
+                    }
+                    _ => None,
+                };
+                if let Some(event) = event
                     && events.send(event).await.is_err()
                 {
                     break;
@@ -74,58 +122,43 @@ fn drain(socket: &OwnedFd) {
     }
 }
 
-fn understand(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
-    let message = match payload {
-        NetlinkPayload::InnerMessage(message) => message,
-        NetlinkPayload::Overrun(_) => return Some(Event::Lost),
-        _ => return None,
-    };
-    match message {
-        RouteNetlinkMessage::NewLink(link) => about_link(&link, false),
-        RouteNetlinkMessage::DelLink(link) => about_link(&link, true),
-        RouteNetlinkMessage::NewAddress(message) => {
-            Address::from_message(&message)
-                .ok()?
-                .map(|address| Event::Address {
-                    address,
-                    gone: false,
-                })
-        }
-        RouteNetlinkMessage::DelAddress(message) => {
-            Address::from_message(&message)
-                .ok()?
-                .map(|address| Event::Address {
-                    address,
-                    gone: true,
-                })
-        }
-        RouteNetlinkMessage::NewRoute(message) => Route::from_message(&message)
-            .ok()?
-            .map(|route| Event::Route { route, gone: false }),
-        RouteNetlinkMessage::DelRoute(message) => Route::from_message(&message)
-            .ok()?
-            .map(|route| Event::Route { route, gone: true }),
+fn understand(message: &Unread) -> Option<Event> {
+    let body = &message.body[..];
+    match message.kind {
+        libc::RTM_NEWLINK => about_link(body, false),
+        libc::RTM_DELLINK => about_link(body, true),
+        libc::RTM_NEWADDR => about_address(body, false),
+        libc::RTM_DELADDR => about_address(body, true),
+        libc::RTM_NEWROUTE => about_route(body, false),
+        libc::RTM_DELROUTE => about_route(body, true),
         _ => None,
     }
 }
 
-fn about_link(message: &LinkMessage, gone: bool) -> Option<Event> {
-    // Bridges report their ports with messages of their own, in which "deleted" means that the
-    // link left the bridge (`br_ifinfo_notify`, net/bridge/br_netlink.c).
-    if message.header.interface_family != AddressFamily::Unspec {
+fn about_address(body: &[u8], gone: bool) -> Option<Event> {
+    Address::parse(body)
+        .ok()?
+        .map(|address| Event::Address { address, gone })
+}
+
+fn about_route(body: &[u8], gone: bool) -> Option<Event> {
+    Route::parse(body)
+        .ok()?
+        .map(|route| Event::Route { route, gone })
+}
+
+fn about_link(body: &[u8], gone: bool) -> Option<Event> {
+    // The first byte is the family. Bridges report their ports with messages of their own
+    // (AF_BRIDGE), in which "deleted" means that the link left the bridge (`br_ifinfo_notify`,
+    // net/bridge/br_netlink.c).
+    if body.first() != Some(&(libc::AF_UNSPEC as u8)) {
         return None;
     }
-    let name = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        });
+    let link = Link::parse(body).ok()?;
     Some(Event::Link {
-        index: message.header.index,
-        name: name.unwrap_or_default(),
-        up: message.header.flags.contains(LinkFlags::Up),
+        index: link.index,
+        name: link.name,
+        up: link.up,
         gone,
     })
 }

@@ -1,7 +1,5 @@
 //! Messages written one after the other into one buffer, for one `sendmsg`.
 
-use netlink_packet_core::Emitable;
-
 /// Size of `struct nlmsghdr` in bytes (linux/netlink.h).
 pub(super) const HEADER: usize = 16;
 
@@ -40,11 +38,6 @@ impl Batch {
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
         self.bytes[start + 4..start + 6].copy_from_slice(&kind.to_ne_bytes());
         self.bytes[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
-    }
-
-    /// Appends a message whose body is a value of the netlink-packet family of crates.
-    pub fn push_value(&mut self, kind: u16, flags: u16, value: &impl Emitable) {
-        self.push(kind, flags, |body| put(body, value));
     }
 
     /// How many messages there are.
@@ -108,30 +101,4 @@ impl Batch {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// Appends a value of the netlink-packet family of crates to the body of a message.
-pub fn put(body: &mut Vec<u8>, value: &impl Emitable) {
-    let start = body.len();
-    body.resize(start + value.buffer_len(), 0);
-    value.emit(&mut body[start..]);
-}
-
-/// Appends an attribute with the type `kind` and the value `value` to the body of a message.
-pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // Values are limited to 64 KiB by the format; ours are known to be small.
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    body.extend_from_slice(&length.to_ne_bytes());
-    body.extend_from_slice(&kind.to_ne_bytes());
-    body.extend_from_slice(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-}
-
-/// Appends an attribute of the type `kind` that contains the attributes which `inner` appends.
-pub fn nest(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
-    let start = body.len();
-    attribute(body, kind | libc::NLA_F_NESTED as u16, &[]);
-    inner(body);
-    let length = u16::try_from(body.len() - start).unwrap_or(u16::MAX);
-    body[start..start + 2].copy_from_slice(&length.to_ne_bytes());
 }

@@ -8,7 +8,9 @@ mod parse;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod write;
 
-pub use batch::{Batch, attribute, nest, put};
-pub use parse::{Message, attributes, messages, text};
+pub use batch::Batch;
+pub use parse::{Message, attributes, ip, messages, text, word};
 pub use socket::{Outcome, Protocol, Refusal, Socket};
+pub use write::{address, attribute, family, nest, number, string};

@@ -1,5 +1,7 @@
 //! Splitting what the kernel sent into messages.
 
+use std::net::IpAddr;
+
 use super::Refusal;
 use super::batch::{HEADER, align};
 use crate::Cause;
@@ -56,13 +58,7 @@ impl Message<'_> {
     fn explanation(&self) -> Option<String> {
         attributes(self.extension()?)
             .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
-            .map(|(_, text)| {
-                let end = text
-                    .iter()
-                    .position(|byte| *byte == 0)
-                    .unwrap_or(text.len());
-                String::from_utf8_lossy(&text[..end]).into_owned()
-            })
+            .map(|(_, value)| text(value))
     }
 
     /// The place in the request that the extended ACK names, if it does.
@@ -148,4 +144,16 @@ pub fn text(value: &[u8]) -> String {
         .position(|byte| *byte == 0)
         .unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+/// A number attribute; `None` if it is too short.
+pub fn word(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// An address attribute; `None` if it has neither 4 nor 16 bytes.
+pub fn ip(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))
+        .ok()
 }

@@ -2,12 +2,8 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::Parseable;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol};
-
-use super::{Route, family};
-use crate::netlink::{Message, put};
+use super::{RTA_DST, RTA_OIF, RTA_TABLE, Route, put_header};
+use crate::netlink::{self, Message, number};
 use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
 use crate::{Cause, Result};
 
@@ -27,47 +23,30 @@ pub enum RouteChange {
 impl Requests {
     /// Adds a route; see [`RouteChange::Add`].
     pub fn add_route(&mut self, route: &Route) -> &mut Self {
-        let flags = CREATE;
-        self.push(
-            "add route",
-            route.to_string(),
-            libc::RTM_NEWROUTE,
-            flags,
-            &route.message(),
-        )
+        let object = route.to_string();
+        self.push("add route", object, libc::RTM_NEWROUTE, CREATE, |body| {
+            route.put(body)
+        })
     }
 
     /// Adds a route or puts it in the place of another; see [`RouteChange::Replace`].
     pub fn replace_route(&mut self, route: &Route) -> &mut Self {
-        let flags = REPLACE;
+        let object = route.to_string();
         self.push(
             "replace route",
-            route.to_string(),
+            object,
             libc::RTM_NEWROUTE,
-            flags,
-            &route.message(),
+            REPLACE,
+            |body| route.put(body),
         )
     }
 
     /// Deletes a route; see [`RouteChange::Delete`].
     pub fn delete_route(&mut self, route: &Route) -> &mut Self {
-        let mut message = route.message();
-        if route.multipath {
-            message.attributes.retain(|attribute| {
-                !matches!(
-                    attribute,
-                    RouteAttribute::Gateway(_) | RouteAttribute::Oif(_)
-                )
-            });
-        }
-        // IPv4 compares the scope unless it is RT_SCOPE_NOWHERE (`fib_table_delete`).
-        self.push(
-            "delete route",
-            route.to_string(),
-            libc::RTM_DELROUTE,
-            0,
-            &message,
-        )
+        let object = route.to_string();
+        self.push("delete route", object, libc::RTM_DELROUTE, 0, |body| {
+            route.put(body)
+        })
     }
 }
 
@@ -106,19 +85,23 @@ impl RouteFilter {
             && self.link.is_none_or(|wanted| route.link == Some(wanted))
     }
 
-    /// The body of the `RTM_GETROUTE`, so that the kernel leaves out what is not wanted
+    /// Appends the body of the `RTM_GETROUTE`, so that the kernel leaves out what is not wanted
     /// (`ip_valid_fib_dump_req`, net/ipv4/fib_frontend.c).
-    fn message(&self, family: AddressFamily) -> RouteMessage {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        message.header.protocol = RouteProtocol::from(self.protocol.unwrap_or(0));
-        message
-            .attributes
-            .extend(self.table.map(RouteAttribute::Table));
-        message
-            .attributes
-            .extend(self.link.map(RouteAttribute::Oif));
-        message
+    fn put(&self, body: &mut Vec<u8>, family: Family) {
+        let family = match family {
+            Family::V4 => libc::AF_INET,
+            Family::V6 => libc::AF_INET6,
+        };
+        put_header(
+            body,
+            [family as u8, 0, 0, 0, 0, self.protocol.unwrap_or(0), 0, 0],
+            0,
+        );
+        for (kind, value) in [(RTA_TABLE, self.table), (RTA_OIF, self.link)] {
+            if let Some(value) = value {
+                number(body, kind, value);
+            }
+        }
     }
 }
 
@@ -135,13 +118,12 @@ impl RouteSocket {
     }
 
     fn routes_of(&mut self, filter: RouteFilter, family: Family) -> Result<Vec<Route>> {
-        let query = filter.message(super::family(family == Family::V6));
         let wanted = |answer: Message<'_>| {
             Ok(Route::parse(answer.payload)?.filter(|route| filter.admits(route)))
         };
         match self
             .socket
-            .dump(libc::RTM_GETROUTE, |body| put(body, &query), wanted)
+            .dump(libc::RTM_GETROUTE, |body| filter.put(body, family), wanted)
         {
             Ok(routes) => Ok(routes),
             // A table that was never written to, a link that is gone, IPv6 switched off.
@@ -185,20 +167,22 @@ impl RouteSocket {
     /// with the prefix of the destination itself and the source that would be chosen. Fails with
     /// the error that the sender would get, such as `ENETUNREACH`.
     pub fn route_get(&mut self, destination: IpAddr) -> Result<Route> {
-        let mut query = RouteMessage::default();
-        query.header.address_family = family(destination.is_ipv6());
-        query.header.destination_prefix_length = if destination.is_ipv6() { 128 } else { 32 };
-        query
-            .attributes
-            .push(RouteAttribute::Destination(destination.into()));
+        let put = |body: &mut Vec<u8>| {
+            let length = if destination.is_ipv6() { 128 } else { 32 };
+            put_header(
+                body,
+                [netlink::family(destination), length, 0, 0, 0, 0, 0, 0],
+                0,
+            );
+            netlink::address(body, RTA_DST, destination);
+        };
         let parse = |answer: Message<'_>| {
-            let mut message = RouteMessage::parse(answer.payload)?;
             // The answer describes an entry of the routing cache.
-            message.header.flags.remove(RouteFlags::Cloned);
-            Route::from_message(&message)?.ok_or_else(|| Cause::Malformed("not an IP route".into()))
+            Route::parse_any(answer.payload)?
+                .ok_or_else(|| Cause::Malformed("not an IP route".into()))
         };
         self.socket
-            .query(libc::RTM_GETROUTE, |body| put(body, &query), parse)
+            .query(libc::RTM_GETROUTE, put, parse)
             .map_err(|cause| cause.during("find the route to", destination))
     }
 }

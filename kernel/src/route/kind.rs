@@ -28,6 +28,16 @@ pub enum RouteKind {
     Other(u8),
 }
 
+impl RouteKind {
+    /// Whether packets are dropped or passed to the next table, so that there is no link.
+    pub(super) fn leads_nowhere(self) -> bool {
+        matches!(
+            self,
+            Self::Blackhole | Self::Unreachable | Self::Prohibit | Self::Throw
+        )
+    }
+}
+
 impl From<u8> for RouteKind {
     fn from(number: u8) -> Self {
         match number {

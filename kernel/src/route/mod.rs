@@ -11,16 +11,31 @@ pub use kind::RouteKind;
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
-use netlink_packet_core::Parseable;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType,
-};
-
 use crate::Cause;
+use crate::netlink::{self, attributes, ip, nest, number, word};
 use crate::scope::Scope;
+use ipnetwork::IpNetwork;
+
+// linux/rtnetlink.h
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
+const RTNH_F_ONLINK: u32 = 4;
+const RTM_F_CLONED: u32 = 0x200;
+/// Stands in the header for tables above 255, which only RTA_TABLE can tell.
+const RT_TABLE_COMPAT: u8 = 252;
+/// Size of `struct rtmsg` in bytes.
+const HEADER: usize = 12;
+/// Size of `struct rtnexthop` in bytes.
+const HOP_HEADER: usize = 8;
 
 /// The main routing table (`RT_TABLE_MAIN`).
 pub const TABLE_MAIN: u32 = 254;
@@ -46,7 +61,7 @@ pub struct Route {
     pub kind: RouteKind,
     /// The next router; without it the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// The link they leave by. IPv6 observes the loopback for unreachable routes.
+    /// The link they leave by; none if they go nowhere.
     pub link: Option<u32>,
     /// How far away the destination is; IPv6 knows only [`Scope::Universe`].
     pub scope: Scope,
@@ -90,126 +105,165 @@ impl Route {
         }
     }
 
-    fn message(&self) -> RouteMessage {
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family(self.destination.is_ipv6()),
-            destination_prefix_length: self.destination.prefix(),
-            // Numbers above 255 stand in RTA_TABLE only; RT_TABLE_COMPAT here.
-            table: u8::try_from(self.table).unwrap_or(252),
-            protocol: RouteProtocol::from(self.protocol),
-            scope: RouteScope::from(u8::from(self.scope)),
-            kind: RouteType::from(u8::from(self.kind)),
-            ..RouteHeader::default()
-        };
-        message.header.flags.set(RouteFlags::Onlink, self.onlink);
-        let attributes = &mut message.attributes;
-        attributes.push(RouteAttribute::Destination(
-            self.destination.network().into(),
-        ));
-        attributes.extend(self.gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
-        attributes.extend(self.link.map(RouteAttribute::Oif));
-        attributes.extend(self.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+    /// Appends the body of an `RTM_NEWROUTE` or `RTM_DELROUTE`.
+    fn put(&self, body: &mut Vec<u8>) {
+        let destination = self.destination.network();
+        let header = [
+            netlink::family(destination),
+            self.destination.prefix(),
+            0,
+            0,
+            u8::try_from(self.table).unwrap_or(RT_TABLE_COMPAT),
+            self.protocol,
+            self.scope.into(),
+            self.kind.into(),
+        ];
+        put_header(body, header, if self.onlink { RTNH_F_ONLINK } else { 0 });
+        netlink::address(body, RTA_DST, destination);
+        // A route with several next hops can only be deleted, whatever they are.
+        if !self.multipath {
+            self.put_hop(body);
+        }
+        if let Some(source) = self.source {
+            netlink::address(body, RTA_PREFSRC, source);
+        }
         if self.metric != 0 {
-            attributes.push(RouteAttribute::Priority(self.metric));
+            number(body, RTA_PRIORITY, self.metric);
         }
         if self.table > 255 {
-            attributes.push(RouteAttribute::Table(self.table));
+            number(body, RTA_TABLE, self.table);
         }
-        let mtu = self.mtu.map(RouteMetric::Mtu);
-        let metrics: Vec<_> = mtu
-            .into_iter()
-            .chain(self.advmss.map(RouteMetric::Advmss))
-            .collect();
-        if !metrics.is_empty() {
-            attributes.push(RouteAttribute::Metrics(metrics));
+        if self.mtu.or(self.advmss).is_some() {
+            nest(body, RTA_METRICS, |body| {
+                for (kind, value) in [(RTAX_MTU, self.mtu), (RTAX_ADVMSS, self.advmss)] {
+                    if let Some(value) = value {
+                        number(body, kind, value);
+                    }
+                }
+            });
         }
-        message
+    }
+
+    fn put_hop(&self, body: &mut Vec<u8>) {
+        match self.gateway {
+            Some(gateway) if gateway.is_ipv4() == self.destination.is_ipv4() => {
+                netlink::address(body, RTA_GATEWAY, gateway);
+            }
+            // A gateway of the other family: struct rtvia, the family and the address.
+            Some(gateway) => {
+                let mut via = u16::from(netlink::family(gateway)).to_ne_bytes().to_vec();
+                match gateway {
+                    IpAddr::V4(v4) => via.extend_from_slice(&v4.octets()),
+                    IpAddr::V6(v6) => via.extend_from_slice(&v6.octets()),
+                }
+                netlink::attribute(body, RTA_VIA, &via);
+            }
+            None => {}
+        }
+        if let Some(link) = self.link {
+            number(body, RTA_OIF, link);
+        }
     }
 
     /// Reads the body of an `RTM_NEWROUTE` or `RTM_DELROUTE`; `None` for other families and for
     /// entries of the routing cache.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        Self::from_message(&RouteMessage::parse(payload)?)
-    }
-
-    pub(crate) fn from_message(message: &RouteMessage) -> std::result::Result<Option<Self>, Cause> {
-        let header = &message.header;
-        let any = match header.address_family {
-            AddressFamily::Inet => IpAddr::from([0u8; 4]),
-            AddressFamily::Inet6 => IpAddr::from([0u8; 16]),
-            _ => return Ok(None),
-        };
-        if header.flags.contains(RouteFlags::Cloned) {
+        let flags = payload.get(8..HEADER).and_then(word).unwrap_or(0);
+        if flags & RTM_F_CLONED != 0 {
             return Ok(None);
         }
-        let network = |ip: IpAddr| {
-            IpNetwork::new(ip, header.destination_prefix_length)
-                .map_err(|error| Cause::Malformed(error.to_string()))
+        Self::parse_any(payload)
+    }
+
+    /// As [`Route::parse`], also for entries of the routing cache.
+    fn parse_any(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
+        let (header, rest) = payload
+            .split_first_chunk::<HEADER>()
+            .ok_or_else(|| Cause::Malformed("a route without a header".into()))?;
+        let [
+            family,
+            prefix,
+            _,
+            _,
+            table,
+            protocol,
+            scope,
+            kind,
+            flags @ ..,
+        ] = *header;
+        let any = match i32::from(family) {
+            libc::AF_INET => IpAddr::from([0u8; 4]),
+            libc::AF_INET6 => IpAddr::from([0u8; 16]),
+            _ => return Ok(None),
         };
+        let destination = attributes(rest).find(|(kind, _)| *kind == RTA_DST);
+        let destination = destination.and_then(|(_, value)| ip(value)).unwrap_or(any);
+        let network = IpNetwork::new(destination, prefix)
+            .map_err(|error| Cause::Malformed(error.to_string()))?;
         let mut route = Self {
-            kind: RouteKind::from(u8::from(header.kind)),
-            scope: Scope::from(u8::from(header.scope)),
-            protocol: u8::from(header.protocol),
-            table: header.table.into(),
+            kind: kind.into(),
+            scope: scope.into(),
+            protocol,
+            table: table.into(),
             metric: 0,
-            onlink: header.flags.contains(RouteFlags::Onlink),
-            ..Self::to(network(any)?)
+            onlink: u32::from_ne_bytes(flags) & RTNH_F_ONLINK != 0,
+            ..Self::to(network)
         };
-        for attribute in &message.attributes {
-            if let RouteAttribute::Destination(address) = attribute {
-                route.destination = network(ip(address).unwrap_or(any))?;
-            } else {
-                route.set(attribute);
-            }
+        for (kind, value) in attributes(rest) {
+            route.set(kind, value);
+        }
+        // IPv6 shows the loopback as the link of routes that lead nowhere.
+        if route.kind.leads_nowhere() {
+            route.link = None;
         }
         Ok(Some(route))
     }
 
-    fn set(&mut self, attribute: &RouteAttribute) {
-        match attribute {
-            RouteAttribute::Gateway(address) => self.gateway = ip(address),
-            RouteAttribute::Oif(index) => self.link = Some(*index),
-            RouteAttribute::PrefSource(address) => self.source = ip(address),
-            RouteAttribute::Priority(metric) => self.metric = *metric,
-            RouteAttribute::Table(table) => self.table = *table,
-            RouteAttribute::Metrics(metrics) => {
-                for metric in metrics {
-                    match metric {
-                        RouteMetric::Mtu(mtu) => self.mtu = Some(*mtu),
-                        RouteMetric::Advmss(advmss) => self.advmss = Some(*advmss),
+    fn set(&mut self, kind: u16, value: &[u8]) {
+        match kind {
+            RTA_GATEWAY => self.gateway = ip(value),
+            RTA_VIA => self.gateway = value.get(2..).and_then(ip),
+            RTA_OIF => self.link = word(value),
+            RTA_PREFSRC => self.source = ip(value),
+            RTA_PRIORITY => self.metric = word(value).unwrap_or(0),
+            RTA_TABLE => self.table = word(value).unwrap_or(self.table),
+            RTA_METRICS => {
+                for (kind, value) in attributes(value) {
+                    match kind {
+                        RTAX_MTU => self.mtu = word(value),
+                        RTAX_ADVMSS => self.advmss = word(value),
                         _ => {}
                     }
                 }
             }
-            RouteAttribute::MultiPath(hops) => {
-                self.multipath = true;
-                if let Some(hop) = hops.first() {
-                    self.link = Some(hop.interface_index);
-                    hop.attributes
-                        .iter()
-                        .for_each(|attribute| self.set(attribute));
-                }
-            }
+            RTA_MULTIPATH => self.set_first_hop(value),
             _ => {}
+        }
+    }
+
+    /// Takes in the first of several next hops: a `struct rtnexthop` and its attributes.
+    fn set_first_hop(&mut self, value: &[u8]) {
+        self.multipath = true;
+        let Some((header, _)) = value.split_first_chunk::<HOP_HEADER>() else {
+            return;
+        };
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        self.link = word(&header[4..]);
+        for (kind, value) in attributes(value.get(HOP_HEADER..length).unwrap_or(&[])) {
+            match kind {
+                RTA_GATEWAY => self.gateway = ip(value),
+                RTA_VIA => self.gateway = value.get(2..).and_then(ip),
+                _ => {}
+            }
         }
     }
 }
 
-fn family(v6: bool) -> AddressFamily {
-    if v6 {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    }
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
+/// Appends a `struct rtmsg`: family, lengths of destination and source prefix, TOS, table,
+/// protocol, scope, type; flags.
+fn put_header(body: &mut Vec<u8>, bytes: [u8; 8], flags: u32) {
+    body.extend_from_slice(&bytes);
+    body.extend_from_slice(&flags.to_ne_bytes());
 }
 
 fn without_host_bits(network: IpNetwork) -> IpNetwork {

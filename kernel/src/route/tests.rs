@@ -2,10 +2,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_route::route::RouteMessage;
 use proptest::prelude::*;
 
 use super::*;
-use crate::netlink::put;
 
 fn v4() -> impl Strategy<Value = IpAddr> {
     any::<u32>().prop_map(|bits| Ipv4Addr::from_bits(bits).into())
@@ -38,8 +39,10 @@ where
             let (kind, scope, protocol, table, metric) = numbers;
             let (ip, prefix) = destination;
             let destination = IpNetwork::new(ip, prefix).expect("the prefix fits the family");
+            let kind = RouteKind::from(kind);
+            let link = link.filter(|_| !kind.leads_nowhere());
             Route {
-                kind: kind.into(),
+                kind,
                 scope: scope.into(),
                 protocol,
                 table,
@@ -60,8 +63,22 @@ proptest! {
     #[test]
     fn a_route_comes_back_from_its_message(route in prop_oneof![route(v4, 32), route(v6, 128)]) {
         let mut bytes = Vec::new();
-        put(&mut bytes, &route.message());
+        route.put(&mut bytes);
         prop_assert_eq!(Route::parse(&bytes).unwrap(), Some(route));
+    }
+
+    #[test]
+    fn another_implementation_reads_the_same_route(
+        route in prop_oneof![route(v4, 32), route(v6, 128)],
+    ) {
+        let mut bytes = Vec::new();
+        route.put(&mut bytes);
+        let message = RouteMessage::parse(&bytes[..]).unwrap();
+        prop_assert_eq!(message.header.destination_prefix_length, route.destination.prefix());
+        prop_assert_eq!(u8::from(message.header.protocol), route.protocol);
+        let mut theirs = vec![0; message.buffer_len()];
+        message.emit(&mut theirs);
+        prop_assert_eq!(Route::parse(&theirs).unwrap(), Some(route));
     }
 
     #[test]
@@ -77,7 +94,7 @@ proptest! {
         length in any::<prop::sample::Index>(),
     ) {
         let mut bytes = Vec::new();
-        put(&mut bytes, &route.message());
+        route.put(&mut bytes);
         let at = at.index(bytes.len());
         bytes[at] = value;
         bytes.truncate(length.index(bytes.len() + 1));
