@@ -28,6 +28,8 @@ mod set_wire;
 mod socket;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 mod uapi;
 pub(crate) mod wire;

@@ -267,6 +267,12 @@ impl Rule {
         })
     }
 
+    /// `fib saddr . iif oif missing`: go on only if the way back to the source does not lead through
+    /// the link that the packet came in on.
+    pub fn no_way_back(self) -> Self {
+        self.is(Source::reverse_path(), &KeyBuf::new().number(0))
+    }
+
     fn lookup(mut self, key: impl Sources, set: &str, into: LookupInto) -> Self {
         self.load(&key.sources(), FIRST);
         self.with(Expr::Lookup {

@@ -107,7 +107,8 @@ impl Source {
         }
     }
 
-    /// `fib saddr . iif oif exists`: 1 if the route back leads to the link it came from, else 0.
+    /// `fib saddr . iif oif exists`: 1 if the route back leads to the link it came from, else 0, as
+    /// a number of four bytes in host byte order.
     pub const fn reverse_path() -> Self {
         let flags = fib_flag::SADDR | fib_flag::IIF | fib_flag::PRESENT;
         Self::Fib {
@@ -137,7 +138,6 @@ impl Source {
                 result: FibResult::OifName,
                 ..
             } => 16,
-            Self::Fib { flags, .. } if flags & fib_flag::PRESENT != 0 => 1,
             Self::Fib { .. } => 4,
             Self::Payload { len, .. } => *len,
         }

@@ -62,9 +62,9 @@ pub fn list() -> String {
     nft(&["--stateless", "list", "ruleset"], "")
 }
 
-/// Checks that `nft` prints the tables as the file `golden/NAME.nft` says, and that this text loaded
-/// again is the same. With `UPDATE_GOLDEN=1` in the environment the file is written instead.
-pub fn check_listing(tables: &[Table], name: &str) {
+/// Checks that `nft` prints the tables as the file `golden/NAME.nft` says. With `UPDATE_GOLDEN=1` in
+/// the environment the file is written instead.
+pub fn check_printing(tables: &[Table], name: &str) -> String {
     let mut socket = NftSocket::open().unwrap();
     for table in tables {
         install(&mut socket, table);
@@ -79,11 +79,17 @@ pub fn check_listing(tables: &[Table], name: &str) {
         listed == golden,
         "nft prints:\n{listed}\n{file} says:\n{golden}"
     );
+    golden
+}
+
+/// As [`check_printing`], and checks that this text loaded again prints the same.
+pub fn check_listing(tables: &[Table], name: &str) {
+    let golden = check_printing(tables, name);
     nft(&["flush", "ruleset"], "");
-    nft(&["-f", "-"], &listed);
+    nft(&["-f", "-"], &golden);
     let again = list();
     assert!(
         again == golden,
-        "the text loaded again prints:\n{again}\n{file} says:\n{golden}"
+        "the text loaded again prints:\n{again}\nin place of:\n{golden}"
     );
 }

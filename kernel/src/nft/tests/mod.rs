@@ -1,0 +1,7 @@
+//! Properties: what is encoded is decoded again, no bytes make the decoder panic, and a difference
+//! that is applied leaves no difference, in a model and in the kernel.
+
+mod generate;
+mod kernel;
+mod model;
+mod wire;
