@@ -23,7 +23,15 @@ type SetSeed = (u8, u8, u8, u8);
 /// What a chain is made of: a variant of its declaration, and its rules by kind and target.
 type ChainSeed = (u8, Vec<(u8, u8)>);
 
-pub fn table() -> impl Strategy<Value = Table> {
+/// Everything that a table is made of.
+#[derive(Debug, Clone)]
+struct Seed {
+    sets: Vec<Option<SetSeed>>,
+    regular: Vec<Option<ChainSeed>>,
+    bases: Vec<Option<ChainSeed>>,
+}
+
+fn seed() -> impl Strategy<Value = Seed> {
     let set = (0..KINDS, 0..4u8, any::<u8>(), 0..4u8);
     let chain = || (0..6u8, vec((0..8u8, 0..4u8), 0..4));
     (
@@ -31,14 +39,52 @@ pub fn table() -> impl Strategy<Value = Table> {
         vec(option::weighted(0.7, chain()), REGULAR),
         vec(option::weighted(0.7, chain()), BASES),
     )
-        .prop_map(|(sets, regular, bases)| build(&sets, &regular, &bases))
+        .prop_map(|(sets, regular, bases)| Seed {
+            sets,
+            regular,
+            bases,
+        })
 }
 
-fn build(
-    sets: &[Option<SetSeed>],
-    regular: &[Option<ChainSeed>],
-    bases: &[Option<ChainSeed>],
-) -> Table {
+/// Two tables that have much in common, as the state of a node before and after a change.
+pub fn pair() -> impl Strategy<Value = (Table, Table)> {
+    (seed(), seed(), any::<u16>(), any::<u8>()).prop_map(|(before, other, from_other, variants)| {
+        let mut after = before.clone();
+        let changes = |index: usize| from_other & (1 << index) != 0;
+        for index in 0..SETS {
+            if changes(index) {
+                after.sets[index] = other.sets[index];
+            } else if variants & (1 << index) != 0
+                && let (Some(set), Some(other)) = (&mut after.sets[index], other.sets[index])
+            {
+                // The same set with another comment, or with other elements.
+                (set.1, set.2) = if variants & 16 == 0 {
+                    (other.1, set.2)
+                } else {
+                    (set.1, other.2)
+                };
+            }
+        }
+        for index in 0..REGULAR {
+            if changes(SETS + index) {
+                after.regular[index].clone_from(&other.regular[index]);
+            }
+        }
+        for index in 0..BASES {
+            if changes(SETS + REGULAR + index) {
+                after.bases[index].clone_from(&other.bases[index]);
+            }
+        }
+        (build(&before), build(&after))
+    })
+}
+
+fn build(seed: &Seed) -> Table {
+    let Seed {
+        sets,
+        regular,
+        bases,
+    } = seed;
     let mut table = Table::new(Family::Ip, "t");
     let chain_exists = |index: u8| regular[usize::from(index)].is_some();
     for (index, seed) in sets.iter().enumerate() {

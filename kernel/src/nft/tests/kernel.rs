@@ -46,13 +46,10 @@ fn what_is_committed_is_what_is_read_back() {
             ..Config::default()
         });
         runner
-            .run(
-                &(generate::table(), generate::table()),
-                |(before, after)| {
-                    check(&mut socket.borrow_mut(), &before, &after);
-                    Ok(())
-                },
-            )
+            .run(&generate::pair(), |(before, after)| {
+                check(&mut socket.borrow_mut(), &before, &after);
+                Ok(())
+            })
             .unwrap();
     });
     if let Err(panic) = thread.join() {
