@@ -2,5 +2,7 @@
 //! the oracle of what a person sees.
 #![allow(clippy::unwrap_used)]
 
+mod commit;
+mod foreign;
 mod golden;
 mod lab;

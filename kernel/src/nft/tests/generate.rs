@@ -99,7 +99,7 @@ fn build(seed: &Seed) -> Table {
             continue;
         };
         let mut chain = Chain::regular();
-        if variant % 3 == 0 {
+        if variant.is_multiple_of(3) {
             chain = chain.with_comment("regular");
         }
         // Jumps lead to later chains only, and verdict maps are for base chains: no loops.
@@ -127,17 +127,17 @@ fn build(seed: &Seed) -> Table {
 fn base(variant: u8) -> Chain {
     let base = Base {
         kind: ChainType::Filter,
-        hook: if variant % 2 == 0 {
+        hook: if variant.is_multiple_of(2) {
             Hook::Forward
         } else {
             Hook::Input
         },
-        priority: if variant % 3 == 0 {
+        priority: if variant.is_multiple_of(3) {
             priority::FILTER
         } else {
             priority::MANGLE
         },
-        policy: if variant % 5 == 0 {
+        policy: if variant.is_multiple_of(5) {
             Policy::Drop
         } else {
             Policy::Accept
@@ -190,7 +190,7 @@ fn element(kind: u8, number: u8, value: u8, chain_exists: &dyn Fn(u8) -> bool) -
     let address = |last: u8| KeyBuf::new().address(Ipv4Addr::new(10, 0, number, last));
     let port = || KeyBuf::new().port(80 + u16::from(number));
     // Some ranges touch, some are single keys, and the last one reaches the end.
-    let last = if number % 3 == 0 { 255 } else { 0 };
+    let last = if number.is_multiple_of(3) { 255 } else { 0 };
     let verdict = match value {
         0 => Verdict::Drop,
         target if chain_exists(target) => Verdict::goto(&format!("c{target}")),
@@ -235,7 +235,7 @@ fn element(kind: u8, number: u8, value: u8, chain_exists: &dyn Fn(u8) -> bool) -
             )
         }
     };
-    let element = if value % 2 == 0 {
+    let element = if value.is_multiple_of(2) {
         element
     } else {
         element.comment(&format!("no. {number}"))
