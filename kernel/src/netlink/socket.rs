@@ -55,6 +55,9 @@ impl From<Refusal> for Cause {
     }
 }
 
+/// Reads one message; one body of code serves all readers, which keeps the plugin small.
+type Reader<'a> = &'a mut dyn FnMut(Message<'_>) -> Result<(), Cause>;
+
 /// What became of a batch: the messages that the kernel refused, in the order of its answers.
 pub type Outcome = Vec<Refusal>;
 
@@ -188,25 +191,33 @@ impl Socket {
         let mut batch = Batch::new();
         // Without an acknowledgement the answer is the object or an error, one datagram.
         batch.push(kind, 0, body);
-        let first = self.send(&mut batch)?;
         let mut answer = None;
-        while answer.is_none() {
+        self.read_answer(&mut batch, &mut |message| {
+            answer = Some(parse(message)?);
+            Ok(())
+        })?;
+        answer.ok_or(Cause::NotFound)
+    }
+
+    /// Sends the only message of `batch` and hands its answer to `each`, unless it is an error.
+    fn read_answer(&mut self, batch: &mut Batch, each: Reader<'_>) -> Result<(), Cause> {
+        let first = self.send(batch)?;
+        let mut finished = false;
+        while !finished {
             self.receive(|message| {
                 if message.sequence != first {
                     return Ok(());
                 }
-                answer = Some(if i32::from(message.kind) != libc::NLMSG_ERROR {
-                    parse(message)
-                } else {
-                    match message.refusal(0)? {
-                        Some(refusal) => Err(refusal.into()),
-                        None => Err(Cause::NotFound),
-                    }
-                });
-                Ok(())
+                finished = true;
+                if i32::from(message.kind) != libc::NLMSG_ERROR {
+                    return each(message);
+                }
+                message
+                    .refusal(0)?
+                    .map_or(Ok(()), |refusal| Err(refusal.into()))
             })?;
         }
-        answer.unwrap_or(Err(Cause::NoAnswer))
+        Ok(())
     }
 
     /// Asks for all objects (`NLM_F_DUMP`) and collects what `parse` makes of them; `None` leaves
@@ -218,26 +229,26 @@ impl Socket {
         body: impl Fn(&mut Vec<u8>),
         mut parse: impl FnMut(Message<'_>) -> Result<Option<T>, Cause>,
     ) -> Result<Vec<T>, Cause> {
+        let mut batch = Batch::new();
+        batch.push(kind, libc::NLM_F_DUMP as u16, body);
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(found) = self.dump_once(kind, &body, &mut parse)? {
+            let mut found = Vec::new();
+            let consistent = self.read_dump(&mut batch, &mut |message| {
+                found.extend(parse(message)?);
+                Ok(())
+            })?;
+            if consistent {
                 return Ok(found);
             }
         }
         Err(Cause::Unstable)
     }
 
-    /// One dump; `None` if it was inconsistent.
-    fn dump_once<T>(
-        &mut self,
-        kind: u16,
-        body: impl FnOnce(&mut Vec<u8>),
-        mut parse: impl FnMut(Message<'_>) -> Result<Option<T>, Cause>,
-    ) -> Result<Option<Vec<T>>, Cause> {
-        let mut batch = Batch::new();
-        batch.push(kind, libc::NLM_F_DUMP as u16, body);
-        let first = self.send(&mut batch)?;
-        let (mut found, mut consistent, mut finished) = (Vec::new(), true, false);
-        let mut failure = None;
+    /// Sends the only message of `batch`, a dump, and hands all objects to `each`; says whether
+    /// they belong to one state.
+    fn read_dump(&mut self, batch: &mut Batch, each: Reader<'_>) -> Result<bool, Cause> {
+        let first = self.send(batch)?;
+        let (mut consistent, mut finished, mut failure) = (true, false, None);
         while !finished {
             self.receive(|message| {
                 if message.sequence != first {
@@ -247,23 +258,18 @@ impl Socket {
                 let kind = i32::from(message.kind);
                 if kind == libc::NLMSG_DONE || kind == libc::NLMSG_ERROR {
                     finished = true;
-                    return match message.refusal(0)? {
-                        Some(refusal) => Err(refusal.into()),
-                        None => Ok(()),
-                    };
+                    return message
+                        .refusal(0)?
+                        .map_or(Ok(()), |refusal| Err(refusal.into()));
                 }
                 // The dump is read to its end even so, or the socket would stay busy with it.
-                match parse(message) {
-                    Ok(object) => found.extend(object),
-                    Err(cause) => failure = failure.take().or(Some(cause)),
+                if let Err(cause) = each(message) {
+                    failure = failure.take().or(Some(cause));
                 }
                 Ok(())
             })?;
         }
-        match failure {
-            Some(cause) => Err(cause),
-            None => Ok(consistent.then_some(found)),
-        }
+        failure.map_or(Ok(consistent), Err)
     }
 
     /// Sends a batch as it is, in one datagram, and returns the sequence number of its first
