@@ -274,6 +274,11 @@ impl Conntrack {
         self.socket.writes()
     }
 
+    /// False once the kernel has refused to look for the entries to delete by itself.
+    pub fn filters_deletes(&self) -> bool {
+        self.filters_deletes
+    }
+
     /// The entries that `filter` means.
     pub fn entries(&mut self, filter: &Filter) -> Result<Vec<Entry>, Error> {
         for _ in 0..ATTEMPTS {

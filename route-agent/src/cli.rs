@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
-use crate::operator::Install;
+use crate::operator::{Install, preflight, takeover};
 use crate::{run, uninstall};
 
 /// Routes, masquerade, Services and CNI configuration of a Kubernetes node.
@@ -25,6 +25,32 @@ enum Command {
     Install(Install),
     /// Remove everything of Podwire's from this node. Stop the agent first.
     Uninstall(Box<uninstall::Uninstall>),
+    /// Try out what the kernel and the permissions of this process can do.
+    Preflight(Preflight),
+    /// Remove the rules that a kube-proxy left on this node, and nothing else.
+    TakeOver(TakeOver),
+}
+
+#[derive(Debug, Args)]
+struct Preflight {
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: PreflightOutput,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PreflightOutput {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct TakeOver {
+    /// Only name what would be removed.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Cli {
@@ -42,6 +68,24 @@ impl Cli {
             Command::Uninstall(uninstall) => {
                 for removed in uninstall.run()? {
                     println!("removed {removed}");
+                }
+            }
+            Command::Preflight(flags) => {
+                let preflight = preflight::run();
+                match flags.output {
+                    PreflightOutput::Table => println!("{preflight}"),
+                    PreflightOutput::Json => println!("{}", serde_json::to_string(&preflight)?),
+                }
+                if preflight.refuses() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Command::TakeOver(flags) => {
+                let mut said = String::new();
+                let worked = takeover::run(flags.dry_run, &mut said);
+                print!("{said}");
+                if !worked? {
+                    return Ok(ExitCode::FAILURE);
                 }
             }
         }

@@ -10,6 +10,7 @@ pub mod http;
 mod install;
 pub mod metrics;
 pub mod moment;
+pub mod preflight;
 pub mod site;
 pub mod socket;
 pub mod takeover;

@@ -1,0 +1,279 @@
+//! What the kernel and the permissions of this process can do, tried out before it matters.
+//!
+//! Each probe is a real try of what the agent will do. Where a network namespace of our own can be
+//! made, they happen there; else in place, with objects that the same transaction removes again
+//! or that carry a name of ours and are removed at once. A probe that fails has a consequence: the
+//! agent falls back to something else, or refuses a part of its work. Nothing fails in silence.
+
+mod probes;
+
+use std::fmt;
+use std::thread;
+
+use kernel::netns;
+use serde::Serialize;
+
+use crate::warnings::Warning;
+
+/// What happens without a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Without {
+    /// The agent goes on with less.
+    FallsBack,
+    /// The agent cannot do its work.
+    Refuses,
+}
+
+/// How a probe went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was tried, in a few words.
+    pub feature: &'static str,
+    /// What it is for.
+    pub needed_for: &'static str,
+    /// What fails, if it does.
+    #[serde(flatten)]
+    pub missing: Option<Missing>,
+}
+
+/// Something that does not work here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// What the kernel said.
+    pub error: String,
+    /// Does the agent go on?
+    pub then: Without,
+    /// What follows, and what to do: one sentence.
+    pub consequence: &'static str,
+}
+
+impl Finding {
+    /// `works`, `falls back` or `refuses`.
+    pub fn outcome(&self) -> &'static str {
+        match self.missing.as_ref().map(|missing| missing.then) {
+            None => "works",
+            Some(Without::FallsBack) => "falls back",
+            Some(Without::Refuses) => "refuses",
+        }
+    }
+}
+
+/// The permission that nearly all others need.
+const PERMISSION: &str = "NET_ADMIN";
+
+/// One try.
+struct Probe {
+    feature: &'static str,
+    needed_for: &'static str,
+    then: Without,
+    consequence: &'static str,
+    try_it: fn() -> Result<(), String>,
+    /// Tells of this very network namespace (its settings, its permissions), so it must not be
+    /// tried in another.
+    here: bool,
+}
+
+/// All findings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preflight {
+    /// True if the tries were made in a network namespace of their own.
+    pub apart: bool,
+    /// What was found, in the order of importance.
+    pub findings: Vec<Finding>,
+}
+
+/// Tries everything out.
+pub fn run() -> Preflight {
+    let try_here = |here: bool| {
+        move || -> Vec<(usize, Finding)> {
+            let wanted = |(_, probe): &(usize, Probe)| probe.here == here;
+            let probes = probes::all().into_iter().enumerate().filter(wanted);
+            probes
+                .map(|(place, probe)| (place, finding(&probe)))
+                .collect()
+        }
+    };
+    // A thread of its own, because it does not come back from its namespace.
+    let apart = thread::spawn(move || {
+        let apart = netns::unshare_thread().is_ok();
+        (apart, try_here(false)())
+    });
+    let mut findings = try_here(true)();
+    let (apart, others) = apart.join().unwrap_or_default();
+    findings.extend(others);
+    findings.sort_by_key(|(place, _)| *place);
+    Preflight {
+        apart,
+        findings: findings.into_iter().map(|(_, finding)| finding).collect(),
+    }
+}
+
+fn finding(probe: &Probe) -> Finding {
+    let missing = (probe.try_it)().err().map(|error| Missing {
+        error,
+        then: probe.then,
+        consequence: probe.consequence,
+    });
+    Finding {
+        feature: probe.feature,
+        needed_for: probe.needed_for,
+        missing,
+    }
+}
+
+impl Preflight {
+    /// True if some part of the agent's work is impossible.
+    pub fn refuses(&self) -> bool {
+        self.missing()
+            .any(|(_, missing)| missing.then == Without::Refuses)
+    }
+
+    /// What the agent says about it while it runs.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.missing()
+            .map(|(finding, missing)| {
+                let text = format!("{} ({})", missing.consequence, missing.error);
+                Warning::new(format!("kernel feature {}", finding.feature), text)
+            })
+            .collect()
+    }
+
+    fn missing(&self) -> impl Iterator<Item = (&Finding, &Missing)> {
+        self.findings
+            .iter()
+            .filter_map(|finding| Some((finding, finding.missing.as_ref()?)))
+    }
+}
+
+impl fmt::Display for Preflight {
+    /// A table for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |of: fn(&Finding) -> usize| self.findings.iter().map(of).max().unwrap_or(0);
+        let feature = width(|finding| finding.feature.len()).max("FEATURE".len());
+        let outcome = width(|finding| finding.outcome().len()).max("OUTCOME".len());
+        writeln!(
+            f,
+            "{:feature$}  {:outcome$}  NEEDED FOR",
+            "FEATURE", "OUTCOME"
+        )?;
+        for finding in &self.findings {
+            writeln!(
+                f,
+                "{:feature$}  {:outcome$}  {}",
+                finding.feature,
+                finding.outcome(),
+                finding.needed_for
+            )?;
+        }
+        // Without permission everything fails, for that one reason.
+        let powerless = self
+            .missing()
+            .any(|(finding, _)| finding.feature == PERMISSION);
+        for (finding, missing) in self.missing() {
+            if powerless && finding.feature != PERMISSION {
+                continue;
+            }
+            write!(f, "\n{}: {}\n", finding.feature, missing.error)?;
+            writeln!(f, "  so {}", missing.consequence)?;
+        }
+        let place = if self.apart {
+            "in a network namespace of its own"
+        } else {
+            "in place, with throw-away objects: another network namespace may not be made here"
+        };
+        let worst = if self.refuses() {
+            "Podwire cannot do its work here"
+        } else if self.missing().next().is_some() {
+            "Podwire works here, with less"
+        } else {
+            "Podwire works here"
+        };
+        write!(f, "\nEach was tried {place}. {worst}.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(missing: Option<Missing>) -> Preflight {
+        let works = Finding {
+            feature: "nat",
+            needed_for: "Services",
+            missing: None,
+        };
+        let other = Finding {
+            feature: "inotify on files",
+            needed_for: "noticing changes",
+            missing,
+        };
+        Preflight {
+            apart: true,
+            findings: vec![works, other],
+        }
+    }
+
+    fn missing(then: Without) -> Option<Missing> {
+        Some(Missing {
+            error: "Operation not permitted".into(),
+            then,
+            consequence: "files are looked at every second.",
+        })
+    }
+
+    #[test]
+    fn the_table_says_what_follows() {
+        assert_eq!(
+            example(missing(Without::FallsBack)).to_string(),
+            "FEATURE           OUTCOME     NEEDED FOR\n\
+             nat               works       Services\n\
+             inotify on files  falls back  noticing changes\n\
+             \n\
+             inotify on files: Operation not permitted\n  \
+             so files are looked at every second.\n\
+             \n\
+             Each was tried in a network namespace of its own. Podwire works here, with less."
+        );
+        assert!(example(None).to_string().ends_with("Podwire works here."));
+    }
+
+    #[test]
+    fn only_a_refusal_refuses_and_every_gap_is_a_warning() {
+        assert!(!example(None).refuses() && example(None).warnings().is_empty());
+        let less = example(missing(Without::FallsBack));
+        assert!(!less.refuses());
+        assert_eq!(less.warnings()[0].object, "kernel feature inotify on files");
+        assert!(example(missing(Without::Refuses)).refuses());
+    }
+
+    #[test]
+    fn every_probe_works_as_root_on_a_complete_kernel() {
+        let preflight = run();
+        assert!(preflight.apart, "this test needs root");
+        let gaps: Vec<_> = preflight.missing().collect();
+        assert!(gaps.is_empty(), "{gaps:?}");
+    }
+
+    #[test]
+    fn in_place_the_probes_work_as_well_and_leave_nothing_behind() {
+        // A namespace of this test stands for a node where no other can be made.
+        let list = || {
+            let output = std::process::Command::new("sh")
+                .args(["-c", "nft list ruleset; ip link; ip route show table all"])
+                .output()
+                .unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        thread::spawn(move || {
+            netns::unshare_thread().unwrap();
+            let before = list();
+            for probe in probes::all().into_iter().filter(|probe| !probe.here) {
+                assert_eq!((probe.try_it)(), Ok(()), "{}", probe.feature);
+            }
+            assert_eq!(list(), before);
+        })
+        .join()
+        .unwrap();
+    }
+}
