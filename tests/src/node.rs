@@ -177,6 +177,18 @@ impl Node {
         self.place.inside(read).unwrap_or_default()
     }
 
+    /// The sum of the agent's samples whose name begins so, for example
+    /// `podwire_kernel_writes_total`; 0 if it has none, an error if it does not answer.
+    pub fn agent_metric(&self, name: &str) -> Result<f64> {
+        let text = self
+            .place
+            .output("curl -sSf --max-time 5 http://127.0.0.1:10249/metrics")?;
+        let samples = text.lines().filter(|line| line.starts_with(name));
+        Ok(samples
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum())
+    }
+
     /// Waits until the agent has written the CNI configuration, which it does last of all.
     pub fn wait_ready(&self) -> Result<()> {
         let ready = || self.agent().is_none() || self.runtime().network().is_ok();

@@ -22,6 +22,9 @@ const MOST_BYTES: u64 = 1 << 30;
 /// How long a client may keep an HTTP connection without sending its request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Says that all ports are open, for whoever started us in the background.
+pub const SERVING: &str = "serving";
+
 /// What to serve.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Ports {
@@ -51,6 +54,7 @@ pub fn run(ports: &Ports) -> Result<()> {
         let name = name.clone();
         threads.push(thread::spawn(move || answer_datagrams(&socket, &name)));
     }
+    eprintln!("{SERVING}");
     for thread in threads {
         let _ = thread.join();
     }

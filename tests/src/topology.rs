@@ -120,7 +120,7 @@ impl Topology {
                 Machine {
                     name: "mypc".into(),
                     role: Role::Neighbour,
-                    addresses: families.keep(&segment(9)),
+                    addresses: families.keep(&segment(6)),
                     pod_cidrs: Vec::new(),
                 },
                 Machine {

@@ -1,0 +1,86 @@
+# Podwire: build it, see it work, test it. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+# A static program needs the target named, even if it is this machine's own: build scripts and
+# macros are compiled for the host and cannot be static.
+TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+OUT := $(CURDIR)/target/$(TRIPLE)/release
+RELEASE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target $(TRIPLE)
+
+# The lab makes namespaces, which only root may. Building needs no root.
+ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+DESTDIR ?=
+CNI_BIN ?= /opt/cni/bin
+SBIN ?= /usr/local/sbin
+
+.PHONY: help
+help: ## List the targets
+	@echo "Podwire wires pods. These are the targets:"
+	echo
+	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+.PHONY: demo
+demo: tools build ## Raise a cluster of network namespaces and show the walkthrough in it
+	@$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab demo
+
+.PHONY: lab
+lab: tools build ## Raise the same cluster and let it stay, to look around in
+	@$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab up
+
+.PHONY: build
+build: toolchain ## Build the release programs: static, stripped
+	@$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
+	    --bin podwire --bin podwire-agent --bin podwire-lab
+
+.PHONY: test
+test: root tools toolchain ## Format, lints, unit, property and golden tests, real packets in the lab
+	@cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo build --workspace --bins
+	cargo test --workspace
+
+.PHONY: lint
+lint: toolchain ## Check the format and the lints only
+	@cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: bench
+bench: root tools toolchain ## Measure ADD and DEL beside the reference plugins and a floor program
+	@tests/tools.sh /usr/lib/cni/ptp:containernetworking-plugins
+	$(RELEASE) --package podwire --package podwire-lab --bin podwire --bin podwire-bench
+	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench
+
+.PHONY: install
+install: build ## Install the plugin and the agent on this machine (DESTDIR, CNI_BIN, SBIN)
+	@install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(SBIN)
+	# By rename: a runtime that starts the plugin at this moment gets the old one or the new one.
+	install -m 755 $(OUT)/podwire $(DESTDIR)$(CNI_BIN)/.podwire.new
+	mv $(DESTDIR)$(CNI_BIN)/.podwire.new $(DESTDIR)$(CNI_BIN)/podwire
+	install -m 755 $(OUT)/podwire-agent $(DESTDIR)$(SBIN)/.podwire-agent.new
+	mv $(DESTDIR)$(SBIN)/.podwire-agent.new $(DESTDIR)$(SBIN)/podwire-agent
+	echo "Installed $(DESTDIR)$(CNI_BIN)/podwire and $(DESTDIR)$(SBIN)/podwire-agent."
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	@cargo clean
+
+.PHONY: tools
+tools:
+	@tests/tools.sh ip:iproute2 ping:iputils-ping tcpdump:tcpdump curl:curl nft:nftables \
+	    conntrack:conntrack
+
+.PHONY: toolchain
+toolchain:
+	@command -v cargo >/dev/null || {
+	    echo "cargo is missing: install Rust 1.89 or newer, see https://rustup.rs" >&2; exit 1; }
+	tests/tools.sh cc:gcc+libc6-dev
+
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || {
+	    echo "This makes network namespaces, which needs root: run it again as root." >&2; exit 1; }
