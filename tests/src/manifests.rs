@@ -3,6 +3,8 @@
 //! Objects are JSON values, which every YAML reader reads as well; the files that learners see
 //! are printed as YAML by [`yaml`].
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
@@ -30,6 +32,67 @@ pub fn node(machine: &Machine) -> Value {
         },
         "spec": spec,
         "status": {"addresses": addresses},
+    })
+}
+
+/// A ClusterIP Service of the namespace `default` with one TCP port. Tests change what they like
+/// in the value.
+pub fn service(name: &str, cluster_ip: &str, port: u16, target_port: u16) -> Value {
+    let ip: Option<IpAddr> = cluster_ip.parse().ok();
+    let family = if ip.is_some_and(|ip| ip.is_ipv6()) {
+        "IPv6"
+    } else {
+        "IPv4"
+    };
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": cluster_ip,
+            "clusterIPs": [cluster_ip],
+            "ipFamilies": [family],
+            "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None",
+            "internalTrafficPolicy": "Cluster",
+            "ports": [{"protocol": "TCP", "port": port, "targetPort": target_port}],
+        },
+    })
+}
+
+/// The EndpointSlice of a Service of the namespace `default`: one TCP port, and ready endpoints
+/// of one family, each with its node.
+pub fn endpoint_slice<'a>(
+    service: &str,
+    port: u16,
+    endpoints: impl IntoIterator<Item = (IpAddr, &'a str)>,
+) -> Value {
+    let mut family = "IPv4";
+    let endpoints: Vec<Value> = endpoints
+        .into_iter()
+        .map(|(address, node)| {
+            if address.is_ipv6() {
+                family = "IPv6";
+            }
+            json!({
+                "addresses": [address.to_string()],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": node,
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("{service}-{}", family.to_ascii_lowercase()),
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": family,
+        "ports": [{"name": "", "protocol": "TCP", "port": port}],
+        "endpoints": endpoints,
     })
 }
 
@@ -160,6 +223,14 @@ status:
         ] {
             assert_eq!(scalar(string), printed);
         }
+    }
+
+    #[test]
+    fn an_endpoint_slice_has_the_family_of_its_endpoints() {
+        let slice = endpoint_slice("web", 80, [("fd00::1".parse().unwrap(), "worker")]);
+        assert_eq!(slice["addressType"], "IPv6");
+        assert_eq!(slice["metadata"]["name"], "web-ipv6");
+        assert_eq!(slice["endpoints"][0]["nodeName"], "worker");
     }
 
     #[test]
