@@ -1,6 +1,5 @@
 //! The commands that people type, and the few that the lab starts by itself.
 
-use std::io::{self, Write};
 use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -14,6 +13,7 @@ use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{init, layout, load, serve, walkthrough};
 
 use crate::demo;
+use crate::say::say;
 
 /// A cluster of network namespaces on this machine, with the real Podwire in it.
 #[derive(Parser)]
@@ -140,7 +140,9 @@ pub fn run() -> Result<u8> {
         Command::Up { families, empty } => up(cli.lab.as_deref(), families.into(), empty)?,
         Command::Down => {
             let name = lab::down(cli.lab.as_deref())?;
-            println!("Lab {name} is down, and nothing of it is left.");
+            say(format_args!(
+                "Lab {name} is down, and nothing of it is left."
+            ));
         }
         Command::Shell { place } => {
             let place = open()?.place_of(&place)?;
@@ -164,31 +166,29 @@ pub fn run() -> Result<u8> {
                 },
             )?;
             let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
-            println!(
+            say(format_args!(
                 "{} runs on {node} at {}",
                 pod.name(),
                 addresses.join(" and ")
-            );
+            ));
         }
         Command::Rm { pod } => open()?.remove(&pod)?,
-        Command::Logs { node } => print!("{}", open()?.machine(&node)?.agent_log()),
+        Command::Logs { node } => say(open()?.machine(&node)?.agent_log().trim_end()),
         Command::Status => show(&open()?)?,
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
         Command::Walkthrough => return demo::show(&open()?),
         Command::Init => init::run()?,
-        Command::Launch { specification } => {
-            println!("{}", launch::run(&parse_launch(&specification)?)?)
-        }
+        Command::Launch { specification } => say(launch::run(&parse_launch(&specification)?)?),
         Command::Pause => loop {
             nix::unistd::pause();
         },
         Command::Serve(ports) => serve::run(&ports)?,
         Command::Load(plan) => {
             let summary = load::run(&plan)?;
-            println!(
+            say(format_args!(
                 "{}",
                 serde_json::to_string(&summary).expect("a Summary is plain data")
-            );
+            ));
             return Ok(u8::from(summary.failed > 0));
         }
     }
@@ -215,13 +215,12 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
         progress("the pods");
         walkthrough::start_pods(&lab)?;
     }
-    println!(
-        "\rLab {name} is up after {:.1} s.{:20}",
-        start.elapsed().as_secs_f64(),
-        ""
-    );
-    println!();
-    print!("{}", walkthrough::invitation(&lab)?);
+    say(format_args!(
+        "Lab {name} is up after {:.1} s.",
+        start.elapsed().as_secs_f64()
+    ));
+    say("");
+    say(walkthrough::invitation(&lab)?);
     lab.stay()
 }
 
@@ -233,36 +232,35 @@ pub fn claim(name: Option<&str>, stem: &str) -> Result<Entry> {
     }
 }
 
-/// Shows what is being worked on, on one line that the next word overwrites.
+/// Tells what is being worked on.
 pub fn progress(what: &str) {
-    print!("\rRaising {what} ...{:20}", "");
-    let _ = io::stdout().flush();
+    say(format_args!("Raising {what} ..."));
 }
 
 fn pods(lab: &Lab) -> Result<()> {
-    println!(
+    say(format_args!(
         "{:<14} {:<14} {:<34} LINK ON THE NODE",
         "POD", "NODE", "ADDRESS"
-    );
+    ));
     for pod in lab.pods()? {
         let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
         let addresses = addresses.join(" ");
-        println!(
+        say(format_args!(
             "{:<14} {:<14} {addresses:<34} {}",
             pod.name(),
             pod.node(),
             pod.host_link()
-        );
+        ));
     }
     Ok(())
 }
 
 fn show(lab: &Lab) -> Result<()> {
-    println!("Lab {}", lab.name());
-    println!(
+    say(format_args!("Lab {}", lab.name()));
+    say(format_args!(
         "{:<14} {:<22} {:<18} {:<5} {:<9} NETWORK",
         "MACHINE", "ADDRESS", "PODS", "RUN", "AGENT"
-    );
+    ));
     for machine in lab.machines()? {
         let join = |networks: &[ipnetwork::IpNetwork]| {
             networks
@@ -291,14 +289,17 @@ fn show(lab: &Lab) -> Result<()> {
         } else {
             ("-", "-".to_owned())
         };
-        println!(
+        say(format_args!(
             "{:<14} {:<22} {:<18} {:<5} {agent:<9} {network}",
             machine.name(),
             join(&machine.machine().addresses),
             cidrs.join(" "),
             machine.pods()?.len(),
-        );
+        ));
     }
-    println!("\nManifests: {} in every node", layout::MANIFESTS);
+    say(format_args!(
+        "\nManifests: {} in every node",
+        layout::MANIFESTS
+    ));
     Ok(())
 }

@@ -9,6 +9,7 @@ use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{tools, walkthrough};
 
 use crate::cli;
+use crate::say::say;
 
 /// Raises a lab, shows the walkthrough and takes the lab down, or lets it stay. Answers with the
 /// exit status: 0 only if every observation held.
@@ -19,22 +20,29 @@ pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
     let lab = Lab::up(entry, &Topology::walkthrough(Families::V4), &cli::progress)?;
     cli::progress("the pods");
     walkthrough::start_pods(&lab)?;
-    println!(
-        "\rLab {} is up after {:.1} s.{:20}",
+    say(format_args!(
+        "Lab {} is up after {:.1} s.
+",
         lab.name(),
-        start.elapsed().as_secs_f64(),
-        ""
-    );
+        start.elapsed().as_secs_f64()
+    ));
     let code = show(&lab)?;
-    println!("This took {:.1} s.", start.elapsed().as_secs_f64());
+    say(format_args!(
+        "This took {:.1} s.",
+        start.elapsed().as_secs_f64()
+    ));
     if keep {
-        println!("\nThe lab stays up. Try:");
-        print!("{}", walkthrough::invitation(&lab)?);
+        say(format_args!("\nThe lab stays up. Try:"));
+        say(walkthrough::invitation(&lab)?);
         lab.stay()?;
     } else {
-        println!("The lab is down again and the machine is as it was.\n");
-        println!("To look around by yourself, raise it once more, and it stays:\n");
-        println!("  make lab");
+        say(format_args!(
+            "The lab is down again and the machine is as it was.\n"
+        ));
+        say(format_args!(
+            "To look around by yourself, raise it once more, and it stays:\n"
+        ));
+        say(format_args!("  make lab"));
         drop(lab);
     }
     Ok(code)
@@ -49,7 +57,10 @@ pub fn show(lab: &Lab) -> Result<u8> {
     let verdict = walkthrough::show(lab, &mut page)?;
     printed(page.text("\nThe way of a packet from pod1 to pod2 and back:\n"))?;
     printed(page.verbatim(&format!("\n{}\n", walkthrough::path(lab, "pod1", "pod2")?)))?;
-    println!("{} of {} observations hold.", verdict.held, verdict.shown);
+    say(format_args!(
+        "{} of {} observations hold.",
+        verdict.held, verdict.shown
+    ));
     Ok(u8::from(!verdict.is_good()))
 }
 

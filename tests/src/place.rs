@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::command::{self, Capture, Ran};
 use crate::error::{Error, Result};
 use crate::launch::Launch;
+use crate::layout;
 
 /// How long a command may take if nothing else is said.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -193,7 +194,10 @@ impl Place {
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
-            .env("PATH", command::search_path())
+            .env(
+                "PATH",
+                format!("{}:{}", command::search_path(), layout::PROGRAMS),
+            )
             .env("PODWIRE_PLACE", &*self.name)
             .current_dir("/");
         command

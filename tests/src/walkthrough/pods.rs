@@ -1,5 +1,6 @@
 //! The pods of the walkthrough, with the addresses of the notes.
 
+use crate::binaries;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::pod::{PodSpec, Servers};
@@ -49,9 +50,34 @@ pub fn start_pods(lab: &Lab) -> Result<()> {
 
 /// What to try in a lab that is up, for a person.
 pub fn invitation(lab: &Lab) -> Result<String> {
-    let own = "podwire-lab";
-    let option = format!(" --lab {}", lab.name());
-    Ok(format!(
-        "  {own} pods{option}\n  {own} shell worker{option}\n  {own} exec pod1 ping 10.10.1.2{option}\n  {own} down{option}\n"
-    ))
+    let program = binaries::own()?.display().to_string();
+    let mut text = format!(
+        "Where you can go (the program is {program}):\n\n  \
+         alias podwire-lab='{program} --lab {}'\n",
+        lab.name()
+    );
+    for (command, note) in [
+        ("status", "machines, agents, addresses"),
+        ("pods", "pods, their addresses and links"),
+        (
+            "shell worker2",
+            "a shell on a node; also in pod1, mypc, lab",
+        ),
+        ("exec pod1 ping 10.10.1.2", "a command in a pod"),
+        ("exec worker2 ip route", "a command on a node"),
+        (
+            "exec worker2 nft list ruleset",
+            "the rules, in a node's own words",
+        ),
+        (
+            "run worker3 mine --port 8080:80",
+            "one more pod, with a port on its node",
+        ),
+        ("logs worker2", "what the agent did"),
+        ("walkthrough", "the walkthrough again"),
+        ("down", "the end: nothing is left"),
+    ] {
+        text.push_str(&format!("  podwire-lab {command:<34} # {note}\n"));
+    }
+    Ok(text)
 }
