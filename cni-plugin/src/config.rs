@@ -140,6 +140,7 @@ impl<'a> Config<'a> {
                 ports.push(read_port(&node)?);
             }
         }
+        check_unique(&mut ports)?;
         Ok(PortMappings {
             ports,
             snat: fields.boolean("snat")?.unwrap_or(true),
@@ -183,6 +184,22 @@ fn check_mark(fields: &Fields<'_>) -> Result<(), Error> {
             Err(Error::config("MasqMarkBit must be between 0 and 31"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Leaves out mappings that are given twice, and refuses two that contradict each other.
+fn check_unique(ports: &mut Vec<HostPort>) -> Result<(), Error> {
+    ports.sort();
+    ports.dedup();
+    let host_side = |port: &HostPort| (port.protocol, port.host_ip, port.host_port);
+    let mut pairs = ports.windows(2);
+    match pairs.find(|pair| host_side(&pair[0]) == host_side(&pair[1])) {
+        None => Ok(()),
+        Some(pair) => Err(Error::config(format!(
+            "runtimeConfig.portMappings maps {} port {} of the host to two ports of the container, \
+             {} and {}",
+            pair[0].protocol, pair[0].host_port, pair[0].container_port, pair[1].container_port
+        ))),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod attachment;
 pub mod config;
 pub mod environment;
 pub mod error;
+pub mod exposure;
 pub mod hash;
 pub mod ipam;
 pub mod json;

@@ -8,13 +8,13 @@
 //! route to the container. The container has its address and a route to the gateway, through which
 //! everything else goes; so it never asks by ARP for anybody but the gateway.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kernel::address::Address;
 use kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
 use kernel::netns::Netns;
-use kernel::route::Route;
+use kernel::route::{Route, RouteKind, TABLE_LOCAL};
 use kernel::{Requests, RouteSocket, Scope, sysctl};
 
 use crate::attachment::{Alias, LINK_GROUP};
@@ -51,8 +51,17 @@ pub struct Wanted<'a> {
     pub alias: &'a Alias,
     /// How far the prefix reaches.
     pub prefix: Prefix,
-    /// Whether 127.0.0.1 of the node is to reach the container through host ports.
-    pub localhost: bool,
+    /// Whether the node is to reach the container from 127.0.0.1 and from ::1.
+    pub loopback: Loopback,
+}
+
+/// From which of its loopback addresses the node reaches a container through host ports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loopback {
+    /// From 127.0.0.1.
+    pub v4: bool,
+    /// From ::1.
+    pub v6: bool,
 }
 
 /// An address of the container and its gateway.
@@ -198,9 +207,7 @@ fn set_up_host(
     let alias = wanted.alias.to_string();
     // Strict: a packet from the container with a source that is routed elsewhere is dropped.
     let mut conf = vec![(Ipv4Conf::RpFilter, 1)];
-    if wanted.localhost {
-        conf.push((Ipv4Conf::RouteLocalnet, 1));
-    }
+    conf.extend(wanted.loopback.ipv4_conf());
     let mut requests = Requests::new();
     requests.change_link(&LinkChange {
         alias: Some(&alias),
@@ -219,8 +226,46 @@ fn set_up_host(
         // A route that is there already leads to a link that is going away, or to nowhere.
         requests.replace_route(&route);
     }
+    wanted.loopback.add_route(&mut requests, ends.index);
     host.run(&mut requests)
         .map_err(Error::kernel("host end of the link"))
+}
+
+impl Loopback {
+    /// Opens the link `index`, whoever made it, for packets from the loopback.
+    pub fn open(self, socket: &mut RouteSocket, index: u32) -> kernel::Result<()> {
+        let mut requests = Requests::new();
+        if let Some(conf) = self.ipv4_conf() {
+            requests.change_link(&LinkChange {
+                ipv4_conf: &[conf],
+                ..LinkChange::of(index)
+            });
+        }
+        self.add_route(&mut requests, index);
+        socket.run(&mut requests)
+    }
+
+    /// Without it the kernel sends nothing from 127.0.0.1 on a link (`__mkroute_output`,
+    /// net/ipv4/route.c).
+    fn ipv4_conf(self) -> Option<(Ipv4Conf, u32)> {
+        self.v4.then_some((Ipv4Conf::RouteLocalnet, 1))
+    }
+
+    /// IPv6 has no `route_localnet`. Packets to the container go out, but the answers, back to ::1
+    /// after NAT, need a way in through this link, because ::1 is looked for on the link of
+    /// arrival alone (`rt6_need_strict`, net/ipv6/route.c). Nobody else gets in by it: packets
+    /// that arrive from or for ::1 are dropped before NAT (`ip6_rcv_core`, net/ipv6/ip6_input.c).
+    fn add_route(self, requests: &mut Requests, index: u32) {
+        if self.v6 {
+            let mut route = Route::to(IpNetwork::from(IpAddr::from(Ipv6Addr::LOCALHOST)));
+            route.kind = RouteKind::Local;
+            route.table = TABLE_LOCAL;
+            route.link = Some(index);
+            // Each link has its own, and only routes with different metrics stand side by side.
+            route.metric = index;
+            requests.replace_route(&route);
+        }
+    }
 }
 
 fn set_up_container(

@@ -5,10 +5,16 @@
 //! can be taken away by anybody: from the records they are made again.
 
 mod alias;
+mod hostports;
+mod ipmasq;
 mod record;
+mod tables;
 
 pub use self::alias::Alias;
+pub use self::hostports::hostports_table;
+pub use self::ipmasq::ipmasq_table;
 pub use self::record::{HostPort, Protocol, Record, RecordError, Records, Unreadable};
+pub use self::tables::{FAMILY, HOSTPORTS, IPMASQ, TableError, apply, has_all, remove};
 
 use crate::hash::fnv1a;
 

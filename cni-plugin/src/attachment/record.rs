@@ -1,9 +1,10 @@
 //! Records of attachments: what has to be in nftables for them.
 //!
 //! A record is a JSON file `<host link name>.json`; one that the plugin wrote as a chained
-//! `portmap` is `<host link name>.portmap.json`. The plugin writes the record before it changes
-//! nftables and removes it afterwards, both under the shared lock; whoever rebuilds tables from
-//! records holds the exclusive lock, so that it never sees one without the other.
+//! `portmap` is `<host link name>.portmap.json`. Whoever changes records or the tables that are
+//! made of them holds the lock of the directory, so nobody sees one without the other. The plugin
+//! writes the record before it changes nftables and removes it afterwards: if it is killed in
+//! between, the record is there, and the next DEL or the agent knows what to do.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +21,11 @@ use serde_json::{Map, Value, json};
 use super::host_link_name;
 use crate::json::{Fields, Node, WrongType};
 
+/// How much of a container ID and of the name of a pod a comment has, in bytes and characters. A
+/// comment of nftables has at most 128 bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl).
+const COMMENT_ID: usize = 32;
+const COMMENT_POD: usize = 70;
+
 /// What has to be in nftables for one attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
@@ -29,6 +35,11 @@ pub struct Record {
     pub ifname: String,
     /// The network.
     pub network: String,
+    /// The namespace and name of the pod, if the runtime told them.
+    pub pod: Option<(String, String)>,
+    /// When the attachment was made, in nanoseconds since 1970. Of two attachments with the same
+    /// host port, the younger one has it.
+    pub since: u64,
     /// Whether the plugin was called as a chained `portmap`; then the link may be anybody's.
     pub chained: bool,
     /// The addresses of the container that host ports lead to, at most one of each family.
@@ -99,38 +110,29 @@ pub struct RecordError {
 }
 
 impl Records {
-    /// Opens the directory to write or remove a record; makes it if there is none. Waits while
-    /// somebody rebuilds tables.
-    pub fn open_to_write(directory: &Path) -> Result<Self, RecordError> {
+    /// Opens the directory and waits for its lock; makes it if there is none.
+    pub fn create(directory: &Path) -> Result<Self, RecordError> {
         let made = fs::create_dir_all(directory);
         made.map_err(|error| failed("create directory", directory, &error))?;
-        Self::lock(directory, FlockArg::LockShared)
+        Self::lock(directory)
     }
 
-    /// As [`Records::open_to_write`]; `None` if there is no directory, and so no record.
+    /// Opens the directory and waits for its lock; `None` if there is none, and so no record.
     pub fn open(directory: &Path) -> Result<Option<Self>, RecordError> {
         if !directory.is_dir() {
             return Ok(None);
         }
-        Self::lock(directory, FlockArg::LockShared).map(Some)
+        Self::lock(directory).map(Some)
     }
 
-    /// Opens the directory to rebuild tables from its records; makes it if there is none. Waits
-    /// until nobody else changes records or tables. Hold it until the tables are in the kernel.
-    pub fn open_to_rebuild(directory: &Path) -> Result<Self, RecordError> {
-        let made = fs::create_dir_all(directory);
-        made.map_err(|error| failed("create directory", directory, &error))?;
-        Self::lock(directory, FlockArg::LockExclusive)
-    }
-
-    fn lock(directory: &Path, kind: FlockArg) -> Result<Self, RecordError> {
+    fn lock(directory: &Path) -> Result<Self, RecordError> {
         let path = directory.join("lock");
         let mut options = OpenOptions::new();
         let options = options.create(true).append(true).mode(0o600);
         let file = options.open(&path);
         let mut file = file.map_err(|error| failed("open", &path, &error))?;
         loop {
-            match Flock::lock(file, kind) {
+            match Flock::lock(file, FlockArg::LockExclusive) {
                 Ok(lock) => {
                     let directory = directory.to_owned();
                     let _lock = lock;
@@ -142,7 +144,7 @@ impl Records {
         }
     }
 
-    /// All records, sorted, and what could not be read.
+    /// All records, the oldest first, and what could not be read.
     pub fn read_all(&self) -> Result<(Vec<Record>, Vec<Unreadable>), RecordError> {
         let mut records = Vec::new();
         let mut unreadable = Vec::new();
@@ -150,7 +152,7 @@ impl Records {
         for entry in fs::read_dir(&self.directory).map_err(wrong)? {
             let path = entry.map_err(wrong)?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            if !name.is_some_and(|name| name.ends_with(".json") && !name.starts_with('.')) {
+            if !name.is_some_and(is_record) {
                 continue;
             }
             match read(&path) {
@@ -159,8 +161,16 @@ impl Records {
                 Err(reason) => unreadable.push(Unreadable { path, reason }),
             }
         }
-        records.sort();
+        records.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.cmp(b)));
         Ok((records, unreadable))
+    }
+
+    /// How many records there are, readable or not.
+    pub fn count(&self) -> Result<usize, RecordError> {
+        let wrong = |error| failed("list", &self.directory, &error);
+        let entries = fs::read_dir(&self.directory).map_err(wrong)?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| is_record(name)).count())
     }
 
     /// The record of one attachment, if there is one that can be read.
@@ -224,16 +234,46 @@ impl Record {
         addresses.find(|address| address.is_ipv4() == v4).copied()
     }
 
+    /// Whether the node reaches the container through a host port from its loopback, 127.0.0.1 or
+    /// ::1.
+    pub fn reaches_loopback(&self, v4: bool) -> bool {
+        let applies = |port: &HostPort| port.host_ip.is_none_or(|one| one.is_ipv4() == v4);
+        self.snat && self.address(v4).is_some() && self.host_ports.iter().any(applies)
+    }
+
+    /// What the nftables elements of this attachment have as their comment: the pod for people,
+    /// and whose they are, so that nobody removes what another attachment has taken over.
+    pub fn comment(&self) -> String {
+        let id = self
+            .container_id
+            .get(..COMMENT_ID)
+            .unwrap_or(&self.container_id);
+        let owner = format!("{id}/{}", self.ifname);
+        match &self.pod {
+            Some((namespace, name)) => {
+                let pod: String = format!("{namespace}/{name}")
+                    .chars()
+                    .take(COMMENT_POD)
+                    .collect();
+                format!("{pod} {owner}")
+            }
+            None => owner,
+        }
+    }
+
     fn print(&self) -> Value {
         let texts = |addresses: &[IpAddr]| -> Vec<String> {
             addresses.iter().map(IpAddr::to_string).collect()
         };
         let ports: Vec<Value> = self.host_ports.iter().map(HostPort::print).collect();
         let masq: Vec<String> = self.ip_masq.iter().map(IpNetwork::to_string).collect();
+        let pod = self.pod.as_ref().map(|(namespace, name)| [namespace, name]);
         json!({
             "containerID": self.container_id,
             "ifname": self.ifname,
             "network": self.network,
+            "pod": pod,
+            "since": self.since,
             "chained": self.chained,
             "addresses": texts(&self.addresses),
             "hostPorts": ports,
@@ -252,6 +292,11 @@ impl Record {
             container_id: fields.string("containerID")?.to_owned(),
             ifname: fields.string("ifname")?.to_owned(),
             network: fields.string("network")?.to_owned(),
+            pod: match fields.strings("pod")?.unwrap_or_default().as_slice() {
+                [namespace, name] => Some((namespace.clone(), name.clone())),
+                _ => None,
+            },
+            since: fields.unsigned("since")?.unwrap_or_default(),
             chained: fields.boolean("chained")?.unwrap_or_default(),
             addresses: addresses
                 .iter()
@@ -333,6 +378,11 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// Whether a file of this name is a record.
+fn is_record(name: &str) -> bool {
+    name.ends_with(".json") && !name.starts_with('.')
+}
+
 /// The record in a file; `None` if there is no such file (any more).
 fn read(path: &Path) -> Result<Option<Record>, String> {
     let bytes = match fs::read(path) {
@@ -370,6 +420,8 @@ mod tests {
             container_id: id.into(),
             ifname: "eth0".into(),
             network: "net".into(),
+            pod: Some(("default".into(), "web-0".into())),
+            since: 1,
             chained: false,
             addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             host_ports: vec![HostPort {
@@ -387,7 +439,7 @@ mod tests {
     #[test]
     fn a_record_reads_back_what_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open_to_write(&folder.path().join("a/b")).unwrap();
+        let records = Records::create(&folder.path().join("a/b")).unwrap();
         records.write(&record("x")).unwrap();
         records.write(&record("y")).unwrap();
         assert_eq!(records.get("x", "eth0", false), Some(record("x")));
@@ -400,7 +452,7 @@ mod tests {
     #[test]
     fn a_chained_record_stands_beside_the_other_one() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open_to_write(folder.path()).unwrap();
+        let records = Records::create(folder.path()).unwrap();
         let mut chained = record("x");
         chained.chained = true;
         records.write(&record("x")).unwrap();
@@ -412,7 +464,7 @@ mod tests {
     #[test]
     fn removing_a_record_leaves_nothing_and_can_be_repeated() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open_to_write(folder.path()).unwrap();
+        let records = Records::create(folder.path()).unwrap();
         records.write(&record("x")).unwrap();
         let path = records.path("x", "eth0", false);
         fs::write(temporary(&path), "half a rec").unwrap();
@@ -424,7 +476,7 @@ mod tests {
     #[test]
     fn a_broken_record_is_named_and_does_not_hide_the_others() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open_to_write(folder.path()).unwrap();
+        let records = Records::create(folder.path()).unwrap();
         records.write(&record("x")).unwrap();
         for (name, content) in [("a.json", "{"), ("b.json", r#"{"hostPorts": [{}]}"#)] {
             fs::write(folder.path().join(name), content).unwrap();
@@ -436,20 +488,32 @@ mod tests {
     }
 
     #[test]
-    fn who_rebuilds_keeps_writers_out_and_writers_do_not() {
+    fn one_at_a_time_works_on_the_records() {
         let folder = tempfile::tempdir().unwrap();
-        let one = Records::open_to_write(folder.path()).unwrap();
-        let two = Records::open_to_write(folder.path()).unwrap();
+        let records = Records::create(folder.path()).unwrap();
         let try_lock = || {
             let file = File::open(folder.path().join("lock")).unwrap();
             Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
         };
         assert!(!try_lock());
-        drop((one, two));
+        drop(records);
         assert!(try_lock());
-        let rebuild = Records::open_to_rebuild(folder.path()).unwrap();
-        assert!(!try_lock());
-        drop(rebuild);
+    }
+
+    #[test]
+    fn a_comment_fits_and_tells_attachments_apart() {
+        let mut record = record(&"f".repeat(64));
+        record.pod = Some(("n".repeat(63), "p".repeat(253)));
+        assert!(
+            record.comment().len() <= kernel::nft::COMMENT_MAX,
+            "{}",
+            record.comment()
+        );
+        let mut other = record.clone();
+        other.ifname = "net1".into();
+        assert_ne!(other.comment(), record.comment());
+        other.pod = None;
+        assert_eq!(other.comment(), format!("{}/net1", "f".repeat(32)));
     }
 
     #[test]

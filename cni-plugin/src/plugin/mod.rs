@@ -1,9 +1,11 @@
 //! The plugins that one binary can be, by the name it is called by.
 
+mod bandwidth;
 mod check;
 mod host_local;
 mod loopback;
 mod podwire;
+mod portmap;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -132,9 +134,8 @@ impl Plugin {
             Self::Ptp => podwire::run(&request, podwire::Mode::Ptp),
             Self::HostLocal => host_local::run(&request),
             Self::Loopback => loopback::run(&request),
-            Self::Portmap | Self::Bandwidth => {
-                Err(Error::config("this plugin is not part of the binary yet"))
-            }
+            Self::Portmap => portmap::run(&request),
+            Self::Bandwidth => bandwidth::run(&request),
         }
     }
 

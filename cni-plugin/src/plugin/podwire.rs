@@ -11,11 +11,14 @@ use serde_json::Value;
 
 use super::{Request, check, is_valid};
 use crate::arguments::Arguments;
-use crate::attachment::{Alias, LINK_GROUP, host_link_name};
+use crate::attachment::{Alias, LINK_GROUP, Record, host_link_name};
+use crate::config::PortMappings;
 use crate::environment::{Call, Verb};
 use crate::error::Error;
+use crate::exposure;
 use crate::ipam::Ipam;
-use crate::link::{self, Prefix, Wanted};
+use crate::lease::Owner;
+use crate::link::{self, Loopback, Prefix, Wanted};
 use crate::result::{Attached, Dns};
 
 /// Which of the two plugins it is.
@@ -47,6 +50,8 @@ struct Plan {
     alias: Alias,
     host_name: String,
     prefix: Prefix,
+    ip_masq: bool,
+    ports: Option<PortMappings>,
 }
 
 impl Plan {
@@ -75,7 +80,36 @@ impl Plan {
                 Mode::Podwire => Prefix::Full,
                 Mode::Ptp => Prefix::Subnet,
             },
+            ip_masq: config.ip_masq()?,
+            // The reference plugin leaves them to a later one in the list.
+            ports: match mode {
+                Mode::Podwire => Some(config.port_mappings()?),
+                Mode::Ptp => None,
+            },
         })
+    }
+
+    /// What has to be in nftables for these addresses.
+    fn record(&self, attached: &Attached) -> Record {
+        let ports = self.ports.as_ref();
+        let networks = attached.ips.iter().map(|ip| ip.address);
+        Record {
+            container_id: self.alias.container_id.clone(),
+            ifname: self.alias.ifname.clone(),
+            network: self.alias.network.clone(),
+            pod: self.alias.pod.clone(),
+            since: exposure::now(),
+            chained: false,
+            addresses: attached.ips.iter().map(|ip| ip.address.ip()).collect(),
+            host_ports: ports.map_or_else(Vec::new, |ports| ports.ports.clone()),
+            snat: ports.is_some_and(|ports| ports.snat),
+            masquerade_all: ports.is_some_and(|ports| ports.masquerade_all),
+            ip_masq: if self.ip_masq {
+                networks.collect()
+            } else {
+                Vec::new()
+            },
+        }
     }
 }
 
@@ -107,6 +141,7 @@ fn attach(
     attached: &mut Attached,
 ) -> Result<Value, Error> {
     let Request { call, config, .. } = request;
+    let record = plan.record(attached);
     let wanted = Wanted {
         host_name: &plan.host_name,
         ifname: &call.ifname,
@@ -115,15 +150,24 @@ fn attach(
         mtu: plan.mtu,
         alias: &plan.alias,
         prefix: plan.prefix,
-        localhost: false,
+        loopback: Loopback {
+            v4: record.reaches_loopback(true),
+            v6: record.reaches_loopback(false),
+        },
     };
     link::create(&wanted, attached)?;
     if plan.dns.is_set() {
         attached.dns = plan.dns.clone();
     }
-    let printed = attached.print(config.version).map_err(Error::from);
+    let exposed = if record.is_empty() {
+        Ok(())
+    } else {
+        exposure::expose(&record)
+    };
+    let printed = exposed.and_then(|()| Ok(attached.print(config.version)?));
     if printed.is_err() {
-        // As above.
+        // The error that stopped us is the one to tell.
+        let _ = exposure::withdraw(call, false);
         let _ = link::delete(&plan.host_name);
     }
     printed
@@ -132,6 +176,7 @@ fn attach(
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let Request { call, stdin, .. } = request;
     let mut failures = Vec::new();
+    failures.extend(exposure::withdraw(call, false).err());
     failures.extend(del_link(call).err());
     let released = location_of(request).and_then(|ipam| ipam.release(call, stdin));
     failures.extend(released.err());
@@ -183,6 +228,11 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
     } = request;
     let valid = config.valid_attachments()?;
     let mut failures = Vec::new();
+    let exposed = exposure::withdraw_all(&|record| {
+        let owner = Owner::new(&record.container_id, &record.ifname);
+        !record.chained && record.network == config.name && !valid.contains(&owner)
+    });
+    failures.extend(exposed.err());
     let is_stale = |alias: &Alias| {
         let ours = alias.network == config.name;
         let name = |ifname: &Option<String>| ifname.clone().unwrap_or_default();
@@ -256,7 +306,7 @@ fn check(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
     if mode == Mode::Podwire {
         check::host(call, &previous)?;
     }
-    Ok(())
+    exposure::check_recorded(call, false)
 }
 
 /// Opens the namespace of the container, which must not be that of the plugin.

@@ -1,0 +1,228 @@
+//! Writing what one attachment needs into the two tables, taking it out again, and looking whether
+//! it is there.
+//!
+//! Elements are added without looking first, so an attachment costs one transaction, whatever is
+//! in the tables. Only if the kernel refuses them, the tables are made, or what is in the way is
+//! replaced: of two attachments with the same host port, the later one has it. Elements are taken
+//! out only if they still are those of the attachment. The last attachment takes the tables along.
+
+use std::collections::BTreeMap;
+
+use kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff};
+use nix::errno::Errno;
+
+use super::record::Record;
+use super::{hostports, ipmasq};
+
+/// The family of both tables.
+pub const FAMILY: Family = Family::Inet;
+
+/// The name of the table of host ports.
+pub const HOSTPORTS: &str = "podwire-hostports";
+
+/// The name of the table of hidden containers.
+pub const IPMASQ: &str = "podwire-ipmasq";
+
+/// A dump that others disturb by changing some table is begun anew so often. Each attempt takes
+/// some microseconds, and a change some ten.
+const ATTEMPTS: usize = 1000;
+
+/// Why nftables do not say what they should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// They cannot be read, or no socket can be opened.
+    #[error(transparent)]
+    Read(#[from] kernel::Error),
+    /// They cannot be changed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// What an attachment has in one table: the set, the key and the element of each.
+type Elements = Vec<(&'static str, Key, Element)>;
+
+/// A table, and what an attachment has in it.
+struct Part {
+    skeleton: Table,
+    elements: Elements,
+}
+
+/// Adds what `record` needs.
+pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
+    for part in parts(record) {
+        part.apply(socket)?;
+    }
+    Ok(())
+}
+
+/// Takes out what `record` has; the tables as well if it is the `last` record. What is gone already
+/// is no error.
+pub fn remove(socket: &mut NftSocket, record: &Record, last: bool) -> Result<(), TableError> {
+    let mut batch = Batch::new();
+    if last {
+        for name in [HOSTPORTS, IPMASQ] {
+            batch.table(FAMILY, name).destroy();
+        }
+    } else {
+        for part in parts(record) {
+            part.remove(socket, &mut batch)?;
+        }
+    }
+    Ok(socket.commit(&mut batch)?)
+}
+
+/// Whether everything that `record` needs is there.
+pub fn has_all(socket: &mut NftSocket, record: &Record) -> Result<bool, TableError> {
+    for part in parts(record) {
+        for (set, wanted) in part.by_set() {
+            let found = part.read(socket, set)?;
+            let mut wanted = wanted.iter();
+            let same = |(key, element): &&(Key, Element)| {
+                found
+                    .get(key)
+                    .is_some_and(|found| found.value == element.value)
+            };
+            if !wanted.all(|one| same(&one)) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The tables in which `record` has something.
+fn parts(record: &Record) -> Vec<Part> {
+    let ports = Part {
+        skeleton: hostports::skeleton(),
+        elements: hostports::elements(record),
+    };
+    let hidden = Part {
+        skeleton: ipmasq::skeleton(std::slice::from_ref(record)),
+        elements: ipmasq::elements(record),
+    };
+    let mut parts = vec![ports, hidden];
+    parts.retain(|part| !part.elements.is_empty());
+    parts
+}
+
+impl Part {
+    fn apply(&self, socket: &mut NftSocket) -> Result<(), TableError> {
+        let mut batch = Batch::new();
+        self.write(&mut batch, false);
+        let Err(error) = socket.commit(&mut batch) else {
+            return Ok(());
+        };
+        match error.errno().map(Errno::from_raw) {
+            Some(Errno::ENOENT) => self.build(socket),
+            Some(Errno::EEXIST) => self.replace(socket),
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Writes the elements; with `replace` in the place of what has their keys.
+    fn write(&self, batch: &mut Batch, replace: bool) {
+        let mut table = batch.table(FAMILY, &self.skeleton.name);
+        for (name, key, element) in &self.elements {
+            let Some(set) = self.skeleton.sets.get(name) else {
+                continue;
+            };
+            let mut elements = table.elements(name, set);
+            if replace {
+                elements.destroy(key, None);
+            }
+            elements.add(&element.borrow(key));
+        }
+    }
+
+    fn replace(&self, socket: &mut NftSocket) -> Result<(), TableError> {
+        let mut batch = Batch::new();
+        self.write(&mut batch, true);
+        Ok(socket.commit(&mut batch)?)
+    }
+
+    /// Makes what is missing of the table, and keeps the elements of others.
+    fn build(&self, socket: &mut NftSocket) -> Result<(), TableError> {
+        let observed = socket.observe(FAMILY, &self.skeleton.name)?;
+        let mut desired = self.skeleton.clone();
+        if let Some(observed) = &observed {
+            for (name, chain) in observed.chains.iter() {
+                if !desired.chains.contains_key(name) {
+                    desired.chains.insert(name, chain.clone());
+                }
+            }
+            for (name, set) in observed.sets.iter() {
+                if let Some(wanted) = desired.sets.get_mut(name)
+                    && wanted.key == set.key
+                {
+                    wanted.elements = set.elements.clone();
+                }
+            }
+        }
+        for (name, key, element) in &self.elements {
+            if let Some(set) = desired.sets.get_mut(name) {
+                set.elements.insert(key.clone(), element.clone());
+            }
+        }
+        Ok(socket.commit(&mut diff(observed.as_ref(), &desired))?)
+    }
+
+    /// Deletes the elements that still are those of the attachment. An element that says what ours
+    /// says is ours, whatever its comment.
+    fn remove(&self, socket: &mut NftSocket, batch: &mut Batch) -> Result<(), TableError> {
+        for (name, ours) in self.by_set() {
+            let found = self.read(socket, name)?;
+            let Some(set) = self.skeleton.sets.get(name) else {
+                continue;
+            };
+            let mut table = batch.table(FAMILY, &self.skeleton.name);
+            let mut elements = table.elements(name, set);
+            for (key, element) in ours {
+                let is_ours = |found: &Element| {
+                    found.comment == element.comment || found.value == element.value
+                };
+                if found.get(&key).is_some_and(is_ours) {
+                    elements.delete(&key, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The elements by their sets.
+    fn by_set(&self) -> BTreeMap<&'static str, Vec<(Key, Element)>> {
+        let mut sets: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (set, key, element) in &self.elements {
+            sets.entry(*set)
+                .or_default()
+                .push((key.clone(), element.clone()));
+        }
+        sets
+    }
+
+    /// The elements that a set has; none if there is no such set.
+    fn read(
+        &self,
+        socket: &mut NftSocket,
+        name: &str,
+    ) -> Result<BTreeMap<Key, Element>, TableError> {
+        let Some(header) = self.skeleton.sets.get(name) else {
+            return Ok(BTreeMap::new());
+        };
+        let mut attempt = 0;
+        loop {
+            let mut found = BTreeMap::new();
+            let table = &self.skeleton.name;
+            let outcome = socket.each_element(FAMILY, table, name, header, |key, element| {
+                found.insert(key, element);
+            });
+            match outcome {
+                Ok(()) => return Ok(found),
+                Err(error) if error.is_not_found() => return Ok(BTreeMap::new()),
+                Err(error) if error.cause == kernel::Cause::Unstable && attempt < ATTEMPTS => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

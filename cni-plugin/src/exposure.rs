@@ -1,0 +1,161 @@
+//! Host ports and hidden addresses of an attachment: its record on disk, its elements in nftables
+//! and the connections that the kernel remembers, brought about and taken back together.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::SystemTime;
+
+use kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
+use kernel::nft::NftSocket;
+
+use crate::attachment::{self, DIRECTORY, HostPort, Protocol, Record, Records, TableError};
+use crate::environment::Call;
+use crate::error::Error;
+
+/// Brings about what `record` says. If that fails, nothing of it is left.
+pub fn expose(record: &Record) -> Result<(), Error> {
+    let records = Records::create(Path::new(DIRECTORY))?;
+    records.write(record)?;
+    let exposed = open().and_then(|mut socket| attachment::apply(&mut socket, record));
+    if let Err(error) = exposed {
+        // The transaction failed as a whole, so only the record is there.
+        let _ = records.remove(&record.container_id, &record.ifname, record.chained);
+        return Err(failed(error));
+    }
+    forget(record, |port, address| Filter {
+        original_destination: port.host_ip.filter(|one| !one.is_unspecified()),
+        original_port: Some(port.host_port),
+        family: Some(family(address)),
+        ..Filter::default()
+    });
+    Ok(())
+}
+
+/// Takes back what the attachment of `call` has, if it has something.
+pub fn withdraw(call: &Call, chained: bool) -> Result<(), Error> {
+    let Some(records) = Records::open(Path::new(DIRECTORY))? else {
+        return Ok(());
+    };
+    match records.get(&call.container_id, &call.ifname, chained) {
+        Some(record) => withdraw_record(&records, &record),
+        // There may be half a record all the same.
+        None => Ok(records
+            .remove(&call.container_id, &call.ifname, chained)
+            .map(drop)?),
+    }
+}
+
+/// Takes back what all attachments have that `is_stale` names; goes on after a failure.
+pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
+    let Some(records) = Records::open(Path::new(DIRECTORY))? else {
+        return Ok(());
+    };
+    // What cannot be read is of no known network.
+    let (all, _) = records.read_all()?;
+    let stale = all.iter().filter(|record| is_stale(record));
+    let failures = stale.filter_map(|record| withdraw_record(&records, record).err());
+    Error::collect(failures.collect())
+}
+
+/// Fails if something of what the attachment of `call` has on record is missing in nftables.
+pub fn check_recorded(call: &Call, chained: bool) -> Result<(), Error> {
+    let records = Records::open(Path::new(DIRECTORY))?;
+    let record = records.and_then(|all| all.get(&call.container_id, &call.ifname, chained));
+    record.map_or(Ok(()), |record| check(&record))
+}
+
+/// Fails if something that `record` says is missing in nftables.
+pub fn check(record: &Record) -> Result<(), Error> {
+    let found = open().and_then(|mut socket| attachment::has_all(&mut socket, record));
+    if found.map_err(failed)? {
+        return Ok(());
+    }
+    Err(Error::Changed {
+        difference: format!(
+            "nftables elements of {} are missing in the tables {} {} and {}",
+            record.comment(),
+            attachment::FAMILY,
+            attachment::HOSTPORTS,
+            attachment::IPMASQ,
+        ),
+    })
+}
+
+/// The time for [`Record::since`].
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    // Nanoseconds fit until the year 2554; a clock before 1970 makes the attachment the oldest.
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+fn withdraw_record(records: &Records, record: &Record) -> Result<(), Error> {
+    let last = records.count()? <= 1;
+    let removed = open().and_then(|mut socket| attachment::remove(&mut socket, record, last));
+    removed.map_err(failed)?;
+    forget(record, |port, address| Filter {
+        reply_source: Some(address),
+        reply_port: Some(port.container_port),
+        ..Filter::default()
+    });
+    records.remove(&record.container_id, &record.ifname, record.chained)?;
+    Ok(())
+}
+
+/// Makes the kernel forget UDP connections through the host ports of `record`: as long as packets
+/// come, a connection goes where its first packet went, to the node itself before there was a port,
+/// or to a container that is gone. Rules are in place by now, so what comes next takes the new way.
+fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
+    let udp = |port: &&HostPort| port.protocol == Protocol::Udp;
+    let ports: Vec<_> = record.host_ports.iter().filter(udp).collect();
+    if ports.is_empty() {
+        return;
+    }
+    let forgotten = Conntrack::open().and_then(|mut conntrack| {
+        for (port, address) in pairs(&ports, &record.addresses) {
+            conntrack.delete(&Filter {
+                protocol: Some(protocol::UDP),
+                ..filter(port, address)
+            })?;
+        }
+        Ok(())
+    });
+    if let Err(error) = forgotten {
+        // The port works for everybody who has not used it lately.
+        eprintln!("podwire: {error}; clients with a connection may have to wait for its end");
+    }
+}
+
+/// The ports with the addresses that they lead to.
+fn pairs<'a>(
+    ports: &'a [&'a HostPort],
+    addresses: &'a [IpAddr],
+) -> impl Iterator<Item = (&'a HostPort, IpAddr)> {
+    let both = ports
+        .iter()
+        .flat_map(|port| addresses.iter().map(|address| (*port, *address)));
+    both.filter(|(port, address)| {
+        port.host_ip
+            .is_none_or(|one| one.is_ipv4() == address.is_ipv4())
+    })
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() {
+        AddressFamily::V4
+    } else {
+        AddressFamily::V6
+    }
+}
+
+fn open() -> Result<NftSocket, TableError> {
+    Ok(NftSocket::open()?)
+}
+
+fn failed(error: TableError) -> Error {
+    Error::Nftables {
+        purpose: "host ports and ipMasq",
+        reason: error.to_string(),
+    }
+}

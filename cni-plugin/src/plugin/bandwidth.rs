@@ -1,0 +1,324 @@
+//! `bandwidth`: limits for what goes to and comes from a container whose link another plugin made.
+//!
+//! What goes to the container (ingress) leaves the host end of its link, whose queue is a token
+//! bucket. What comes from it (egress) arrives there, where nothing can wait, so it is sent through
+//! the token bucket of an ifb link first.
+
+use std::time::Duration;
+
+use kernel::RouteSocket;
+use kernel::link::{Link, LinkChange};
+use kernel::netns::Netns;
+use kernel::tc::Shaping;
+use kernel::{Error as KernelError, Requests};
+use serde_json::Value;
+use sha2::{Digest, Sha512};
+
+use super::Request;
+use crate::attachment::Alias;
+use crate::environment::Verb;
+use crate::error::Error;
+use crate::json::Fields;
+use crate::result::{Attached, Interface};
+
+/// How long a packet may wait in a token bucket, as with the reference plugin.
+const LATENCY: Duration = Duration::from_millis(25);
+
+/// What each part needs of the kernel, for the error that says that it is missing.
+const FOR_IFB: &str = "egress limit (it needs the kernel feature CONFIG_IFB)";
+const FOR_BUCKET: &str = "limit (it needs the kernel feature CONFIG_NET_SCH_TBF)";
+const FOR_REDIRECTION: &str = "egress limit (it needs the kernel features CONFIG_NET_SCH_INGRESS, \
+                               CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED)";
+const FOR_LINK: &str = "bandwidth";
+
+/// The limits of one container; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Limits {
+    ingress: Option<Shaping>,
+    egress: Option<Shaping>,
+}
+
+/// Carries out one call.
+pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
+    let Request { call, .. } = request;
+    match call.verb {
+        Verb::Add => return add(request).map(Some),
+        Verb::Del => del(request)?,
+        Verb::Check => check(request)?,
+        Verb::Gc => gc(request)?,
+        Verb::Status | Verb::Version => {}
+    }
+    Ok(None)
+}
+
+fn add(request: &Request<'_>) -> Result<Value, Error> {
+    let Request { config, .. } = request;
+    let limits = Limits::read(&config.fields)?;
+    let previous = config.previous()?;
+    let Some(mut attached) = previous else {
+        return Err(Error::config("must be called as chained plugin"));
+    };
+    if limits != Limits::default() {
+        let mut socket = RouteSocket::open().map_err(Error::kernel(FOR_LINK))?;
+        let host = find_host(request, &mut socket, &attached)?;
+        if let Err(error) = limit(request, &mut socket, &host, &limits, &mut attached) {
+            // The error that stopped us is the one to tell.
+            let _ = socket.delete_link_named(&ifb_name(request));
+            let _ = socket.run(Requests::new().unshape(host.index));
+            return Err(error);
+        }
+    }
+    Ok(attached.print(config.version)?)
+}
+
+fn limit(
+    request: &Request<'_>,
+    socket: &mut RouteSocket,
+    host: &Link,
+    limits: &Limits,
+    attached: &mut Attached,
+) -> Result<(), Error> {
+    if let Some(shaping) = &limits.ingress {
+        shape(socket, host.index, shaping)?;
+    }
+    let Some(shaping) = &limits.egress else {
+        return Ok(());
+    };
+    let name = ifb_name(request);
+    let index = socket.create_ifb(&name).map_err(Error::kernel(FOR_IFB))?;
+    let alias = Alias {
+        container_id: request.call.container_id.clone(),
+        ifname: request.call.ifname.clone(),
+        network: request.config.name.to_owned(),
+        pod: None,
+    };
+    let change = LinkChange {
+        mtu: Some(host.mtu),
+        alias: Some(&alias.to_string()),
+        up: Some(true),
+        ..LinkChange::of(index)
+    };
+    socket
+        .change_link(&change)
+        .map_err(Error::kernel(FOR_IFB))?;
+    shape(socket, index, shaping)?;
+    let redirected = socket.run(Requests::new().redirect_arriving(host.index, index));
+    redirected.map_err(Error::kernel(FOR_REDIRECTION))?;
+    let link = socket
+        .link_by_index(index)
+        .map_err(Error::kernel(FOR_IFB))?;
+    attached.interfaces.push(Interface {
+        name,
+        mac: link
+            .and_then(|link| link.mac)
+            .map_or_else(String::new, |mac| mac.to_string()),
+        ..Interface::default()
+    });
+    Ok(())
+}
+
+fn shape(socket: &mut RouteSocket, index: u32, shaping: &Shaping) -> Result<(), Error> {
+    let shaped = socket.run(Requests::new().shape(index, shaping));
+    shaped.map_err(Error::kernel(FOR_BUCKET))
+}
+
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    let mut socket = RouteSocket::open().map_err(Error::kernel(FOR_LINK))?;
+    match socket.delete_link_named(&ifb_name(request)) {
+        Err(error) if !error.is_not_found() => Err(Error::kernel(FOR_IFB)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    let Request { config, .. } = request;
+    let limits = Limits::read(&config.fields)?;
+    let Some(previous) = config.previous()? else {
+        return Err(Error::config("must be called as a chained plugin"));
+    };
+    let mut socket = RouteSocket::open().map_err(Error::kernel(FOR_LINK))?;
+    let host = find_host(request, &mut socket, &previous)?;
+    if let Some(shaping) = &limits.ingress {
+        check_shaping(&mut socket, &host, shaping)?;
+    }
+    if let Some(shaping) = &limits.egress {
+        let name = ifb_name(request);
+        let found = socket
+            .link_by_name(&name)
+            .map_err(Error::kernel(FOR_LINK))?;
+        let Some(ifb) = found else {
+            let difference = format!("get ifb device: {name} is gone");
+            return Err(Error::Changed { difference });
+        };
+        check_shaping(&mut socket, &ifb, shaping)?;
+    }
+    Ok(())
+}
+
+fn check_shaping(socket: &mut RouteSocket, link: &Link, wanted: &Shaping) -> Result<(), Error> {
+    let qdiscs = socket.qdiscs(link.index).map_err(Error::kernel(FOR_LINK))?;
+    let found = qdiscs
+        .iter()
+        .find(|qdisc| qdisc.root)
+        .and_then(|qdisc| qdisc.shaping);
+    let name = &link.name;
+    let difference = match found {
+        None => format!("Failed to find qdisc of {name}"),
+        Some(found) if found.rate != wanted.rate => {
+            format!(
+                "Rate doesn't match for {name}: {} bytes/s, not {}",
+                found.rate, wanted.rate
+            )
+        }
+        // The kernel rounds the burst down to what goes into a tick.
+        Some(found)
+            if found.burst > wanted.burst || found.burst < wanted.burst - wanted.burst / 8 =>
+        {
+            format!(
+                "Burst doesn't match for {name}: {} bytes, not {}",
+                found.burst, wanted.burst
+            )
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(Error::Changed { difference })
+}
+
+/// Removes the ifb links of containers that the runtime does not list. Links that the reference
+/// plugin made say not to which network they belong, so they are left alone.
+fn gc(request: &Request<'_>) -> Result<(), Error> {
+    let Request { config, .. } = request;
+    let valid = config.valid_attachments()?;
+    let mut socket = RouteSocket::open().map_err(Error::kernel(FOR_LINK))?;
+    let links = socket.links().map_err(Error::kernel(FOR_LINK))?;
+    let is_stale = |link: &&Link| {
+        let alias = link.alias.as_deref().and_then(Alias::parse);
+        link.kind.as_deref() == Some("ifb")
+            && alias.is_some_and(|alias| {
+                let listed = |one: &crate::lease::Owner| {
+                    alias.is_of(&one.container_id, one.ifname.as_deref().unwrap_or_default())
+                };
+                alias.network == config.name && !valid.iter().any(listed)
+            })
+    };
+    let stale = links.iter().filter(is_stale);
+    let failed = |error: KernelError| Error::kernel(FOR_IFB)(error);
+    let deleted = stale.map(|link| socket.delete_link(link.index).map_err(failed));
+    Error::collect(deleted.filter_map(Result::err).collect())
+}
+
+/// The host end of the container's link, which must be in the previous result.
+fn find_host(
+    request: &Request<'_>,
+    socket: &mut RouteSocket,
+    attached: &Attached,
+) -> Result<Link, Error> {
+    let Request { call, .. } = request;
+    let changed = |difference: String| Error::Changed { difference };
+    if attached.interfaces.is_empty() {
+        return Err(changed("no interfaces provided".to_owned()));
+    }
+    let path = call.netns.clone().unwrap_or_default();
+    let inside = Netns::open(path).and_then(|netns| RouteSocket::open_in(&netns));
+    let mut inside = inside.map_err(|source| Error::Netns {
+        path: call.sandbox(),
+        source,
+    })?;
+    let ifname = &call.ifname;
+    let link = inside
+        .link_by_name(ifname)
+        .map_err(Error::kernel(FOR_LINK))?;
+    let peer = link
+        .and_then(|link| link.peer)
+        .ok_or_else(|| changed(format!("container interface {ifname} has no veth peer")))?;
+    let host = socket
+        .link_by_index(peer)
+        .map_err(Error::kernel(FOR_LINK))?;
+    let host =
+        host.ok_or_else(|| changed(format!("veth peer with index {peer} is not in host ns")))?;
+    let mut interfaces = attached.interfaces.iter();
+    if interfaces.any(|one| one.sandbox.is_empty() && one.name == host.name) {
+        return Ok(host);
+    }
+    let text = "no veth peer of container interface found in host ns";
+    Err(changed(text.to_owned()))
+}
+
+/// The name of the ifb link, as the reference plugin makes it.
+fn ifb_name(request: &Request<'_>) -> String {
+    let Request { call, config, .. } = request;
+    let hash = Sha512::new()
+        .chain_update(config.name)
+        .chain_update(&call.container_id)
+        .finalize();
+    let digits: String = hash
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("bwp{digits}")
+}
+
+impl Limits {
+    /// Reads the limits of the configuration, or if it has none, those of the runtime.
+    fn read(fields: &Fields<'_>) -> Result<Self, Error> {
+        const KEYS: [&str; 6] = [
+            "ingressRate",
+            "ingressBurst",
+            "egressRate",
+            "egressBurst",
+            "shapedSubnets",
+            "unshapedSubnets",
+        ];
+        if KEYS.iter().any(|key| fields.get(key).is_some()) {
+            return Self::read_from(fields);
+        }
+        let runtime = fields.object("runtimeConfig")?;
+        let Some(runtime) = runtime else {
+            return Ok(Self::default());
+        };
+        match runtime.object("bandwidth")? {
+            Some(bandwidth) => Self::read_from(&bandwidth),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn read_from(fields: &Fields<'_>) -> Result<Self, Error> {
+        for key in ["shapedSubnets", "unshapedSubnets"] {
+            let subnets = fields.strings(key)?.unwrap_or_default();
+            if !subnets.is_empty() {
+                return Err(Error::Unsupported {
+                    key: key.to_owned(),
+                    value: format!("{subnets:?}"),
+                    reason: "all traffic of a container is limited alike: remove the key",
+                });
+            }
+        }
+        let shaping = |rate: &str, burst: &str| {
+            let rate = fields.unsigned(rate)?.unwrap_or_default();
+            shaping(rate, fields.unsigned(burst)?.unwrap_or_default())
+        };
+        Ok(Self {
+            ingress: shaping("ingressRate", "ingressBurst")?,
+            egress: shaping("egressRate", "egressBurst")?,
+        })
+    }
+}
+
+/// A token bucket for a rate in bits per second and a burst in bits.
+fn shaping(rate: u64, burst: u64) -> Result<Option<Shaping>, Error> {
+    let reason = match (rate, burst) {
+        (0, 0) => return Ok(None),
+        (_, 0) => "if rate is set, burst must also be set",
+        (0, _) => "if burst is set, rate must also be set",
+        (..8, _) => "rate must be at least 8 bits per second",
+        _ => match u32::try_from(burst / 8) {
+            Ok(bytes) if bytes > 0 && bytes < u32::MAX => {
+                return Ok(Some(Shaping::with_latency(rate / 8, bytes, LATENCY)));
+            }
+            Ok(0) => "burst must be at least 8 bits",
+            _ => "burst cannot be more than 4GB",
+        },
+    };
+    Err(Error::config(reason))
+}

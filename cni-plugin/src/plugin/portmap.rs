@@ -1,0 +1,119 @@
+//! `portmap`: ports of the node that lead to a container whose link another plugin made.
+
+use std::net::IpAddr;
+
+use kernel::RouteSocket;
+use serde_json::Value;
+
+use super::Request;
+use crate::arguments::Arguments;
+use crate::attachment::Record;
+use crate::environment::Verb;
+use crate::error::Error;
+use crate::exposure;
+use crate::lease::Owner;
+use crate::link::Loopback;
+use crate::result::Attached;
+
+/// Carries out one call.
+pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
+    let Request { call, config, .. } = request;
+    match call.verb {
+        Verb::Add => return add(request).map(Some),
+        Verb::Del => exposure::withdraw(call, true)?,
+        Verb::Check => check(request)?,
+        Verb::Gc => {
+            let valid = config.valid_attachments()?;
+            exposure::withdraw_all(&|record| {
+                let owner = Owner::new(&record.container_id, &record.ifname);
+                record.chained && record.network == config.name && !valid.contains(&owner)
+            })?;
+        }
+        Verb::Status | Verb::Version => {}
+    }
+    Ok(None)
+}
+
+fn add(request: &Request<'_>) -> Result<Value, Error> {
+    let Request { config, .. } = request;
+    let Some(previous) = config.previous()? else {
+        return Err(Error::config("must be called as chained plugin"));
+    };
+    let printed = previous.print(config.version)?;
+    let record = record(request, &previous).map_err(in_reading)?;
+    if !record.host_ports.is_empty() {
+        open_loopback(&record)?;
+        exposure::expose(&record)?;
+    }
+    Ok(printed)
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    let Some(previous) = request.config.previous()? else {
+        return Err(Error::config("Required prevResult missing"));
+    };
+    let record = record(request, &previous)?;
+    if record.host_ports.is_empty() {
+        return Ok(());
+    }
+    exposure::check(&record)
+}
+
+/// What has to be in nftables for the addresses of the previous result.
+fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
+    let Request { call, config, .. } = request;
+    let ports = config.port_mappings()?;
+    let arguments = Arguments::parse(&call.arguments)?;
+    let pod = arguments.pod();
+    let of_container = previous.ips.iter().filter(|ip| {
+        // An address of an interface that is known not to be the container's is not meant.
+        let interface = ip
+            .interface
+            .and_then(|index| previous.interfaces.get(index));
+        interface.is_none_or(|one| one.name == call.ifname && !one.sandbox.is_empty())
+    });
+    let addresses: Vec<IpAddr> = of_container.map(|ip| ip.address.ip()).collect();
+    let first = |v4| {
+        addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == v4)
+    };
+    Ok(Record {
+        container_id: call.container_id.clone(),
+        ifname: call.ifname.clone(),
+        network: config.name.to_owned(),
+        pod: pod.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+        since: exposure::now(),
+        chained: true,
+        addresses: [first(true), first(false)].into_iter().flatten().collect(),
+        host_ports: ports.ports,
+        snat: ports.snat,
+        masquerade_all: ports.masquerade_all,
+        ip_masq: Vec::new(),
+    })
+}
+
+/// Opens the links that lead to the container for packets from the node's loopback.
+fn open_loopback(record: &Record) -> Result<(), Error> {
+    let opened = RouteSocket::open().and_then(|mut socket| {
+        for v4 in [true, false] {
+            let address = record.address(v4).filter(|_| record.reaches_loopback(v4));
+            let Some(address) = address else { continue };
+            let Some(index) = socket.route_get(address)?.link else {
+                continue;
+            };
+            Loopback { v4, v6: !v4 }.open(&mut socket, index)?;
+        }
+        Ok(())
+    });
+    opened.map_err(Error::kernel("loopback through the container's link"))
+}
+
+/// The words of the reference plugin around a mistake in the configuration.
+fn in_reading(error: Error) -> Error {
+    match error {
+        Error::Config { reason } => Error::config(format!("failed to parse config: {reason}")),
+        other => other,
+    }
+}
