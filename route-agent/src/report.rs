@@ -1,6 +1,6 @@
 //! What `podwire-agent status` shows: the agent's answer on its socket, as plain values.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// The state of the node, as the agent sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// True if single endpoints were asked for; else Services only have their number, because with
+    /// 10,000 Services they take megabytes.
+    pub wide: bool,
     /// The Node that stands for this machine.
     pub node: String,
     /// True once the source has delivered everything; nothing is written before.
@@ -18,6 +21,8 @@ pub struct Report {
     pub routes: Vec<RouteReport>,
     /// Pods on this node, sorted by link.
     pub pods: Vec<PodReport>,
+    /// Services that the kernel has, sorted by name.
+    pub services: Vec<ServiceReport>,
     /// The features, in the order in which they are synced.
     pub features: Vec<FeatureReport>,
     /// Everything that is wrong.
@@ -95,4 +100,46 @@ pub struct PodReport {
     pub addresses: Vec<IpAddr>,
     /// True if the link is there; a lease without one is released after a while.
     pub present: bool,
+}
+
+/// A Service as the kernel has it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceReport {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its ports, in the order of the object, those of IPv4 before those of IPv6.
+    pub ports: Vec<ServicePortReport>,
+}
+
+/// One port of a Service, in one IP family.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServicePortReport {
+    /// The port's name; empty for a single unnamed port.
+    pub name: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Where it answers, as a person would type it: `10.200.1.63:9000`, `[fd00::1]:80`; a node
+    /// port as `*:31662`.
+    pub fronts: Vec<String>,
+    /// `random`, `round-robin` or `source-hash`.
+    pub balancing: String,
+    /// How long a client stays with its endpoint, in seconds, if it does.
+    pub affinity: Option<u32>,
+    /// How many endpoints may answer.
+    pub endpoint_count: usize,
+    /// The endpoints; empty unless asked for.
+    pub endpoints: Vec<EndpointReport>,
+    /// New connections since its elements were made, over all fronts; none if nobody counts.
+    pub connections: Option<u64>,
+}
+
+/// One endpoint of a Service port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndpointReport {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// True if it runs on this node.
+    pub here: bool,
+    /// New connections that it got; none if nobody counts.
+    pub connections: Option<u64>,
 }

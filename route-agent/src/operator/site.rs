@@ -62,10 +62,13 @@ impl Site {
     /// A page for the owner of the agent's socket.
     pub async fn private(self, ask: Ask) -> Reply {
         match ask.path.as_str() {
-            "/status" => match self.of_loop(Input::Report).await {
-                Ok(report) => json(&report),
-                Err(reply) => reply,
-            },
+            "/status" => {
+                let wide = socket::value(&ask.query, "wide").is_some();
+                match self.of_loop(|reply| Input::Report { wide, reply }).await {
+                    Ok(report) => json(&report),
+                    Err(reply) => reply,
+                }
+            }
             _ => self.public(&ask),
         }
     }

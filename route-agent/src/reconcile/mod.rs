@@ -44,7 +44,12 @@ pub enum Input {
     /// A file of ours, or beside ours, changed.
     Files,
     /// An operator wants to know.
-    Report(tokio::sync::oneshot::Sender<Report>),
+    Report {
+        /// With single endpoints.
+        wide: bool,
+        /// Where the answer goes.
+        reply: tokio::sync::oneshot::Sender<Report>,
+    },
     /// Finish. Everything stays as it is.
     Stop,
 }
@@ -154,8 +159,8 @@ impl Reconcile {
                 self.tell(&Event::Kernel(&event));
             }
             Input::Files => self.tell(&Event::Files),
-            Input::Report(reply) => {
-                let report = self.report();
+            Input::Report { wide, reply } => {
+                let report = self.report(wide);
                 // The operator may have hung up meanwhile.
                 let _ = reply.send(report);
             }
@@ -263,8 +268,9 @@ impl Reconcile {
         Some(next.saturating_duration_since(now))
     }
 
-    fn report(&mut self) -> Report {
+    fn report(&mut self, wide: bool) -> Report {
         let mut report = Report {
+            wide,
             node: self.config.node_name.to_string(),
             uplink: self.uplink.as_ref().map(|uplink| UplinkReport {
                 name: uplink.name.clone(),

@@ -169,7 +169,7 @@ fn the_loop_answers_and_stops() {
     let (sender, receiver) = mpsc::channel();
     let (reply, mut answer) = tokio::sync::oneshot::channel();
     sender.send(Input::Listed).unwrap();
-    sender.send(Input::Report(reply)).unwrap();
+    sender.send(Input::Report { wide: false, reply }).unwrap();
     sender.send(Input::Stop).unwrap();
     it.run(&receiver);
     assert_eq!(answer.try_recv().unwrap().features[0].name, "fake");
