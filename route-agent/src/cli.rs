@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
+use crate::operator::status::Status;
 use crate::operator::{Install, preflight, takeover};
 use crate::{run, uninstall};
 
@@ -25,6 +26,8 @@ enum Command {
     Install(Install),
     /// Remove everything of Podwire's from this node. Stop the agent first.
     Uninstall(Box<uninstall::Uninstall>),
+    /// Show what the agent on this node does: routes, pods, Services, what is wrong.
+    Status(Status),
     /// Try out what the kernel and the permissions of this process can do.
     Preflight(Preflight),
     /// Remove the rules that a kube-proxy left on this node, and nothing else.
@@ -70,6 +73,7 @@ impl Cli {
                     println!("removed {removed}");
                 }
             }
+            Command::Status(status) => print!("{}", run::runtime()?.block_on(status.run())?),
             Command::Preflight(flags) => {
                 let preflight = preflight::run();
                 match flags.output {

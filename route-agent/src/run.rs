@@ -86,14 +86,18 @@ pub fn log_to_stderr() {
 
 /// Runs until SIGTERM or SIGINT. Everything in the kernel and on disk stays.
 pub fn run(config: Config) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    runtime()?.block_on(run_all(config))
+}
+
+/// A runtime for the calling thread.
+pub fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| RunError::System {
             operation: "start the runtime",
             source,
-        })?;
-    runtime.block_on(run_all(config))
+        })
 }
 
 async fn run_all(config: Config) -> Result<(), RunError> {

@@ -13,6 +13,7 @@ pub mod moment;
 pub mod preflight;
 pub mod site;
 pub mod socket;
+pub mod status;
 pub mod takeover;
 
 pub use install::Install;

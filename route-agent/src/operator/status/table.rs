@@ -1,0 +1,56 @@
+//! Columns of text.
+
+use std::fmt::Write as _;
+
+/// Rows under headings, each column as wide as its widest cell.
+pub(super) struct Table {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(headings: &[&str]) -> Self {
+        Self {
+            headings: headings
+                .iter()
+                .map(|heading| (*heading).to_owned())
+                .collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The first `rows` rows, indented, and how many more there are.
+    pub fn text(&self, rows: usize) -> String {
+        let shown = || std::iter::once(&self.headings).chain(self.rows.iter().take(rows));
+        let width = |column: usize| {
+            shown()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
+        let mut text = String::new();
+        for row in shown() {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                let _ = write!(line, "  {cell:width$}");
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        let more = self.rows.len().saturating_sub(rows);
+        if more > 0 {
+            let _ = writeln!(text, "  ... and {more} more; -o wide shows all");
+        }
+        text
+    }
+}

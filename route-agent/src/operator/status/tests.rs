@@ -1,0 +1,180 @@
+use super::*;
+use crate::report::{
+    EndpointReport, FeatureReport, PodReport, RouteReport, ServiceReport, UplinkReport,
+    WarningReport,
+};
+
+fn report() -> Report {
+    let route = |node: &str, cidr: &str, gateway: Option<&str>, present| RouteReport {
+        node: node.into(),
+        destination: cidr.parse().unwrap(),
+        gateway: gateway.map(|ip| ip.parse().unwrap()),
+        link: gateway.map(|_| "eth0".to_owned()),
+        unreachable: gateway.is_none(),
+        present,
+    };
+    let pod = |pod: Option<&str>, address: &str, present| PodReport {
+        link: "veth0a1b2c3d4e5".into(),
+        pod: pod.map(str::to_owned),
+        container_id: "0123456789abcdef".into(),
+        ifname: "eth0".into(),
+        addresses: vec![address.parse().unwrap()],
+        present,
+    };
+    let endpoint = |address: &str, here, connections| EndpointReport {
+        address: address.parse().unwrap(),
+        here,
+        connections: Some(connections),
+    };
+    Report {
+        wide: true,
+        node: "worker2".into(),
+        listed: true,
+        uplink: Some(UplinkReport {
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            addresses: vec!["172.18.0.4/16".parse().unwrap()],
+        }),
+        routes: vec![
+            route("worker", "10.10.1.0/24", Some("172.18.0.2"), true),
+            route("worker2", "10.10.2.0/24", None, true),
+        ],
+        pods: vec![
+            pod(Some("default/web"), "10.10.2.4", true),
+            pod(None, "10.10.2.5", false),
+        ],
+        services: vec![ServiceReport {
+            name: "default/svc-clusterip".into(),
+            ports: vec![ServicePortReport {
+                name: "http".into(),
+                protocol: "tcp".into(),
+                fronts: vec!["10.200.1.63:9000".into(), "*:31662".into()],
+                balancing: "random".into(),
+                affinity: Some(10800),
+                endpoint_count: 2,
+                endpoints: vec![
+                    endpoint("10.10.1.3:80", false, 14),
+                    endpoint("10.10.2.4:80", true, 16),
+                ],
+                connections: Some(30),
+            }],
+        }],
+        features: vec![FeatureReport {
+            name: "routes".into(),
+            error: None,
+            syncs: 3,
+            writes: 4,
+        }],
+        warnings: Vec::new(),
+        differences: Vec::new(),
+    }
+}
+
+#[test]
+fn a_healthy_node_at_a_glance() {
+    assert_eq!(
+        render(&report(), Output::Short).unwrap(),
+        "\
+Node worker2: all is as it should be
+Uplink eth0: up, MTU 1500, 172.18.0.4/16
+
+Routes to the pods of other nodes
+  NODE     POD CIDR      NEXT HOP                    LINK  IN KERNEL
+  worker   10.10.1.0/24  172.18.0.2                  eth0  yes
+  worker2  10.10.2.0/24  none: unused pod addresses  -     yes
+
+Pods on this node
+  POD                     ADDRESSES  LINK             LINK THERE
+  default/web             10.10.2.4  veth0a1b2c3d4e5  yes
+  container 0123456789ab  10.10.2.5  veth0a1b2c3d4e5  NO
+
+Services
+  SERVICE                PORT      ANSWERS AT                ENDPOINTS  CONNECTIONS  HOW
+  default/svc-clusterip  http/tcp  10.200.1.63:9000 *:31662  2          30           random, clients stay for 10800 s
+"
+    );
+}
+
+#[test]
+fn the_wide_form_has_endpoints_and_parts() {
+    let text = render(&report(), Output::Wide).unwrap();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    for row in [
+        vec!["to", "10.10.1.3:80", "14"],
+        vec!["to", "10.10.2.4:80", "(this", "node)", "16"],
+        vec!["routes", "works", "3", "4"],
+    ] {
+        assert!(rows.contains(&row), "{row:?} in {text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_comes_with_its_number() {
+    let mut report = report();
+    report.features[0].error = Some("cannot add route: no".into());
+    report.warnings.push(WarningReport {
+        feature: "source".into(),
+        object: "Node a".into(),
+        text: "has no podCIDR".into(),
+    });
+    report.differences = (0..30)
+        .map(|number| format!("route {number} is missing"))
+        .collect();
+    report.uplink = None;
+    let text = render(&report, Output::Short).unwrap();
+    assert!(
+        text.starts_with(
+            "Node worker2: 1 part fails, 1 warning, 30 differences\nUplink: not found"
+        ),
+        "{text}"
+    );
+    for line in [
+        "\n  Node a  has no podCIDR\n",
+        "\nroutes fails and is tried again: cannot add route: no\n",
+        "\n  route 19 is missing\n  ... and 10 more; -o wide shows all\n",
+    ] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+    assert!(
+        render(&report, Output::Wide)
+            .unwrap()
+            .contains("route 29 is missing")
+    );
+    report.listed = false;
+    assert!(
+        render(&report, Output::Short)
+            .unwrap()
+            .contains("waiting for the first")
+    );
+}
+
+#[test]
+fn long_lists_are_cut_in_the_short_form_only() {
+    let mut report = report();
+    report.routes = vec![report.routes[0].clone(); 25];
+    let lines = |output| {
+        let text = render(&report, output).unwrap();
+        text.lines()
+            .filter(|line| line.contains("172.18.0.2"))
+            .count()
+    };
+    assert_eq!((lines(Output::Short), lines(Output::Wide)), (20, 25));
+    assert!(
+        render(&report, Output::Short)
+            .unwrap()
+            .contains("... and 5 more")
+    );
+}
+
+#[test]
+fn programs_get_all_of_it_back() {
+    let report = report();
+    let json = render(&report, Output::Json).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    let yaml = render(&report, Output::Yaml).unwrap();
+    assert_eq!(serde_saphyr::from_str::<Report>(&yaml).unwrap(), report);
+}
