@@ -1,0 +1,370 @@
+//! Everything of a table that is always there: sets, maps, chains and their rules.
+//!
+//! Pure; depends on the family and the settings only. All rules hang at hooks of type nat, which
+//! see the first packet of each connection and no other, so that established connections pay
+//! nothing; but for the guard of 127.0.0.0/8, which must see every packet.
+
+use ::kernel::nft::{
+    Chain, ChainType, Comparison, CtKey, Expr, Family, Field, Hook, KeyBuf, MetaKey, Reject, Rule,
+    Set, Source, fib_flag, fib_type, nat_flag, priority,
+};
+
+use super::elements::{SCRATCH, SCRATCH_MASK};
+use super::names::{Fixed, Map, Pool};
+use crate::features::services::config::{Config, NodePortAddresses};
+use crate::snapshot::Protocol;
+
+/// The order in which rejects of unallocated addresses run: after every destination NAT, also
+/// that of other proxies, which have their own Services in the same network.
+const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
+
+/// Names of the sets that hold networks.
+pub mod networks {
+    /// Pods of the whole cluster.
+    pub const PODS: &str = "pod-cidrs";
+    /// Pods of this node.
+    pub const OWN_PODS: &str = "node-pod-cidrs";
+    /// Addresses that Services may get.
+    pub const SERVICES: &str = "service-cidrs";
+    /// Where node ports answer, unless it is everywhere.
+    pub const NODE_PORTS: &str = "nodeport-addresses";
+}
+
+/// What is always there, in the order in which `nft list` is to show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skeleton {
+    /// Sets and maps by name, without elements.
+    pub sets: Vec<(&'static str, Set)>,
+    /// Chains by name.
+    pub chains: Vec<(&'static str, Chain)>,
+}
+
+/// The skeleton of a family's table.
+pub fn skeleton(family: Family, config: &Config) -> Skeleton {
+    let words = Words::of(family);
+    Skeleton { sets: words.sets(config), chains: words.chains(config) }
+}
+
+/// The set that a map lies in, without elements.
+pub fn set_of(map: Map, family: Family, config: &Config) -> Set {
+    let words = Words::of(family);
+    let counted = |set: Set| if config.counters { set.with_counters() } else { set };
+    let vip = words.vip();
+    let port = [Field::L4Proto, Field::ThDport];
+    let slot = |key: &[Field]| [key, &[Field::Slot]].concat();
+    let backend = [words.daddr, Field::ThDport];
+    match map {
+        Map::Services | Map::Allowed | Map::Inside | Map::Outside | Map::MasqueradeVips => {
+            counted(Set::verdict_map(&vip))
+        }
+        Map::NodePorts
+        | Map::NodePortsInside
+        | Map::NodePortsOutside
+        | Map::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
+        Map::Pool(pool) if pool.has_address() => counted(Set::map(&slot(&vip), &backend)),
+        Map::Pool(_) => counted(Set::map(&slot(&port), &backend)),
+        Map::AllowedSources => {
+            counted(Set::of(&[&vip[..], &[words.saddr]].concat()).with_intervals())
+        }
+        Map::ClusterIps => Set::of(&[words.daddr]),
+        Map::Hairpin => counted(Set::of(&[words.saddr, words.daddr])),
+        Map::Affinity(map) => words.affinity_set(map, config),
+    }
+}
+
+/// What the two families call the same thing.
+pub(super) struct Words {
+    pub family: Family,
+    pub saddr: Field,
+    pub daddr: Field,
+    original_daddr: CtKey,
+    icmp: u8,
+    echo_request: u8,
+    /// What a ping to a ClusterIP is answered with, so that a learner sees that the address lives
+    /// but does not do ICMP.
+    no_ping: Reject,
+    refused: Reject,
+}
+
+impl Words {
+    pub fn of(family: Family) -> Words {
+        match family {
+            Family::Ip6 => Words {
+                family,
+                saddr: Field::Ip6Saddr,
+                daddr: Field::Ip6Daddr,
+                original_daddr: CtKey::DstIp6,
+                icmp: 58,
+                echo_request: 128,
+                no_ping: Reject::Icmp(1), // administratively prohibited (RFC 4443)
+                refused: Reject::ICMP6_PORT_UNREACHABLE,
+            },
+            _ => Words {
+                family,
+                saddr: Field::IpSaddr,
+                daddr: Field::IpDaddr,
+                original_daddr: CtKey::DstIp,
+                icmp: 1,
+                echo_request: 8,
+                no_ping: Reject::Icmp(2), // protocol unreachable (RFC 792)
+                refused: Reject::ICMP_PORT_UNREACHABLE,
+            },
+        }
+    }
+
+    /// `ip daddr . meta l4proto . th dport`
+    pub fn vip(&self) -> [Field; 3] {
+        [self.daddr, Field::L4Proto, Field::ThDport]
+    }
+
+    fn sets(&self, config: &Config) -> Vec<(&'static str, Set)> {
+        let fixed = Map::FIXED.into_iter().filter_map(|map| {
+            Some((map.fixed_name()?, set_of(map, self.family, config)))
+        });
+        let network = |field| Set::of(&[field]).with_intervals();
+        let mut sets: Vec<(&'static str, Set)> = fixed.collect();
+        sets.push((networks::PODS, network(self.saddr)));
+        sets.push((networks::OWN_PODS, network(self.saddr)));
+        sets.push((networks::SERVICES, network(self.daddr)));
+        if config.node_port_addresses != NodePortAddresses::All {
+            sets.push((networks::NODE_PORTS, network(self.daddr)));
+        }
+        sets
+    }
+
+    fn chains(&self, config: &Config) -> Vec<(&'static str, Chain)> {
+        let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
+        let to_services = || {
+            nat(Hook::Prerouting, priority::DSTNAT).with_rule(Rule::new().jump("services"))
+        };
+        let output = Chain { base: nat(Hook::Output, priority::DSTNAT).base, ..to_services() };
+        let unallocated = |hook| nat(hook, AFTER_DSTNAT).with_rule(self.unallocated());
+        let mut chains = vec![
+            ("prerouting", to_services()),
+            ("output", output),
+            ("services", self.services(config)),
+            (Fixed::CheckSource.name(), self.check_source()),
+            (Fixed::ExternalLocal.name(), self.by_client(&self.vip(), Map::Inside, Map::Outside)),
+            (
+                Fixed::NodePortLocal.name(),
+                self.by_client(
+                    &[Field::L4Proto, Field::ThDport],
+                    Map::NodePortsInside,
+                    Map::NodePortsOutside,
+                ),
+            ),
+            (Fixed::NoEndpoints.name(), self.refuse("no endpoint of the Service is ready")),
+            (
+                Fixed::NoLocalEndpoints.name(),
+                drop("traffic policy Local, and no endpoint on this node is ready"),
+            ),
+            ("no-such-port", self.no_such_port()),
+            ("prerouting-unallocated", unallocated(Hook::Prerouting)),
+            ("output-unallocated", unallocated(Hook::Output)),
+        ];
+        if self.family == Family::Ip && config.localhost_node_ports {
+            chains.push(("guard-localhost", self.guard()));
+        }
+        chains.push(("postrouting", self.postrouting()));
+        chains.push(("why-masquerade", self.why_masquerade(config)));
+        chains.push((Fixed::PolicyCluster.name(), self.policy_cluster()));
+        chains.push((Fixed::PolicyLocal.name(), self.policy_local()));
+        chains
+    }
+
+    /// The portal: every new connection comes through here.
+    fn services(&self, config: &Config) -> Chain {
+        let portal = Rule::new().verdict_map(&self.vip(), "services");
+        let mut chain = Chain::regular()
+            .with_rule(portal.comment("address and port of a Service"))
+            .with_rule(self.node_ports(config));
+        if config.cluster_ip_echo {
+            let redirect = Expr::Redirect { flags: 0, port_min: None, port_max: None };
+            let rule = self.ping(Rule::new()).in_set(&[self.daddr], "cluster-ips").counter();
+            chain = chain
+                .with_rule(rule.with(redirect).comment("ping to a ClusterIP: the node answers"));
+        }
+        let unknown = Rule::new().in_set(&[self.daddr], "cluster-ips");
+        chain.with_rule(self.not_local(unknown).goto("no-such-port"))
+    }
+
+    fn node_ports(&self, config: &Config) -> Rule {
+        let mut rule = Rule::new();
+        if config.node_port_addresses != NodePortAddresses::All {
+            rule = rule.in_set(&[self.daddr], networks::NODE_PORTS);
+        } else if self.family == Family::Ip6 {
+            let localhost = std::net::Ipv6Addr::LOCALHOST;
+            rule = rule.is_not(self.daddr, &KeyBuf::new().address(localhost));
+        } else if !config.localhost_node_ports
+            && let Ok(localhost) = "127.0.0.0/8".parse()
+        {
+            rule = rule.within(self.daddr, Comparison::Neq, localhost);
+        }
+        rule.is(Source::address_type(fib_flag::DADDR), &KeyBuf::new().number(fib_type::LOCAL))
+            .verdict_map(&[Field::L4Proto, Field::ThDport], "nodeports")
+            .comment("node port")
+    }
+
+    /// Source ranges are checked before anything else is decided.
+    fn check_source(&self) -> Chain {
+        let key = [&self.vip()[..], &[self.saddr]].concat();
+        Chain::regular()
+            .with_rule(
+                Rule::new().in_set(&key[..], "allowed-sources").verdict_map(&self.vip(), "allowed"),
+            )
+            .with_rule(Rule::new().counter().drop().comment("not in loadBalancerSourceRanges"))
+    }
+
+    /// Policy Local: this node and its pods may use any endpoint, others those of this node.
+    fn by_client(&self, key: &[Field], inside: Map, outside: Map) -> Chain {
+        let name = |map: Map| map.fixed_name().unwrap_or_default();
+        Chain::regular()
+            .with_rule(
+                Rule::new()
+                    .in_set(&[self.saddr], networks::OWN_PODS)
+                    .verdict_map(key, name(inside))
+                    .comment("from a pod of this node: any endpoint"),
+            )
+            .with_rule(
+                self.from_node(Rule::new())
+                    .verdict_map(key, name(inside))
+                    .comment("from this node: any endpoint"),
+            )
+            .with_rule(
+                Rule::new()
+                    .verdict_map(key, name(outside))
+                    .comment("from anywhere else: endpoints of this node"),
+            )
+    }
+
+    fn refuse(&self, why: &str) -> Chain {
+        let tcp = Rule::new().l4proto(Protocol::Tcp.number()).counter().reject(Reject::TcpReset);
+        Chain::regular()
+            .with_rule(tcp.comment(why))
+            .with_rule(Rule::new().counter().reject(self.refused).comment(why))
+    }
+
+    fn no_such_port(&self) -> Chain {
+        let ping = self.ping(Rule::new()).counter().reject(self.no_ping);
+        let mut chain = Chain::regular()
+            .with_rule(ping.comment("a ClusterIP has ports and does not answer ping"));
+        chain.rules.extend(self.refuse("the Service has no such port").rules);
+        chain
+    }
+
+    fn unallocated(&self) -> Rule {
+        let rule = Rule::new().in_set(&[self.daddr], networks::SERVICES);
+        self.not_local(rule).counter().drop().comment("no Service has this address")
+    }
+
+    /// Nobody but the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
+    fn guard(&self) -> Chain {
+        let rule = match "127.0.0.0/8".parse() {
+            Ok(localhost) => Rule::new().within(self.daddr, Comparison::Eq, localhost),
+            Err(_) => Rule::new(),
+        };
+        let rule = rule.iifname_is_not("lo").counter().drop();
+        Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
+            .with_rule(rule.comment("127.0.0.0/8 is for this node alone"))
+    }
+
+    fn postrouting(&self) -> Chain {
+        let scratch = Rule::new().masked(
+            Source::Meta(MetaKey::Priority),
+            SCRATCH_MASK,
+            Comparison::Eq,
+            SCRATCH,
+        );
+        Chain::base(ChainType::Nat, Hook::Postrouting, priority::SRCNAT)
+            .with_rule(
+                scratch.set_meta_number(MetaKey::Priority, 0).comment("affinity left its number"),
+            )
+            .with_rule(
+                Rule::new()
+                    .ct_status(::kernel::nft::ct_status::DNAT)
+                    .goto("why-masquerade")
+                    .comment("sent to an endpoint"),
+            )
+    }
+
+    /// Every reason to masquerade a connection, or not, with a counter.
+    fn why_masquerade(&self, config: &Config) -> Chain {
+        let original = [Source::original(self.original_daddr)];
+        let to_cluster_ip = || Rule::new().in_set(&original, "cluster-ips");
+        let hairpin = Rule::new().in_set(&[self.saddr, self.daddr], "hairpin").counter();
+        let (from_outside, why) = if config.masquerade_all {
+            (to_cluster_ip(), "to a ClusterIP: all are masqueraded")
+        } else {
+            let rule = to_cluster_ip().not_in_set(&[self.saddr], networks::PODS);
+            (rule, "to a ClusterIP, not from a pod")
+        };
+        let mut chain = Chain::regular()
+            .with_rule(masquerade(hairpin).comment("a pod that reached itself"))
+            .with_rule(masquerade(from_outside.counter()).comment(why))
+            .with_rule(
+                to_cluster_ip()
+                    .counter()
+                    .returns()
+                    .comment("pod to ClusterIP: not masqueraded, the pod sees who asks"),
+            );
+        let by_protocol = |key: &[Source], map: Map| {
+            let name = map.fixed_name().unwrap_or_default();
+            // One rule for each protocol: nft knows the type of `ct original proto-dst` only then.
+            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+                .map(|protocol| Rule::new().l4proto(protocol.number()).verdict_map(key, name))
+        };
+        let port = [Source::Field(Field::L4Proto), Source::original(CtKey::ProtoDst)];
+        let vip = [&original[..], &port].concat();
+        chain.rules.extend(by_protocol(&vip, Map::MasqueradeVips));
+        chain.rules.extend(by_protocol(&port, Map::MasqueradeNodePorts));
+        chain
+    }
+
+    fn policy_cluster(&self) -> Chain {
+        let rule = masquerade(Rule::new().counter());
+        Chain::regular()
+            .with_rule(rule.comment("from outside: the answer must come back through this node"))
+    }
+
+    fn policy_local(&self) -> Chain {
+        let node = masquerade(self.from_node(Rule::new()).counter());
+        Chain::regular()
+            .with_rule(node.comment("from this node: the answer must come back"))
+            .with_rule(
+                Rule::new()
+                    .counter()
+                    .returns()
+                    .comment("traffic policy Local: not masqueraded, the pod sees who asks"),
+            )
+    }
+
+    fn from_node(&self, rule: Rule) -> Rule {
+        rule.is(Source::address_type(fib_flag::SADDR), &KeyBuf::new().number(fib_type::LOCAL))
+    }
+
+    /// An address of this node is never refused: somebody may listen there, a DNS cache for one.
+    fn not_local(&self, rule: Rule) -> Rule {
+        rule.is_not(Source::address_type(fib_flag::DADDR), &KeyBuf::new().number(fib_type::LOCAL))
+    }
+
+    fn ping(&self, rule: Rule) -> Rule {
+        let base = ::kernel::nft::PayloadBase::Transport;
+        rule.l4proto(self.icmp)
+            .is(Source::Payload { base, offset: 0, len: 1 }, &[self.echo_request])
+    }
+}
+
+fn masquerade(rule: Rule) -> Rule {
+    rule.masquerade(nat_flag::FULLY_RANDOM)
+}
+
+fn drop(why: &str) -> Chain {
+    Chain::regular().with_rule(Rule::new().counter().drop().comment(why))
+}
+
+/// The key that an endpoint map is asked with, but for the slot.
+pub(super) fn pool_key(words: &Words, pool: Pool) -> Vec<Source> {
+    let fields = words.vip();
+    let fields = if pool.has_address() { &fields[..] } else { &fields[1..] };
+    fields.iter().map(|field| Source::Field(*field)).collect()
+}
