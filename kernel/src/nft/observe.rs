@@ -30,10 +30,24 @@ impl NftSocket {
             .map_err(|cause| cause.during(OPERATION, format_args!("{family} {name}")))
     }
 
+    /// As [`NftSocket::observe`], without the elements of its sets: for tables with many.
+    pub fn observe_frame(&mut self, family: Family, name: &str) -> Result<Option<Table>, Error> {
+        self.consistently(|socket| socket.read_frame(family, name))
+            .map_err(|cause| cause.during(OPERATION, format_args!("{family} {name}")))
+    }
+
     fn try_observe(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
+        self.consistently(|socket| socket.read_table(family, name))
+    }
+
+    /// Reads until the rule set did not change meanwhile.
+    fn consistently(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<Option<Table>, Cause>,
+    ) -> Result<Option<Table>, Cause> {
         for _ in 0..ATTEMPTS {
             let before = self.generation()?;
-            let found = match self.read_table(family, name) {
+            let found = match read(self) {
                 // A set that was listed is gone when its elements are asked for.
                 Err(Cause::Refused {
                     errno: libc::ENOENT,
@@ -57,6 +71,16 @@ impl NftSocket {
     }
 
     fn read_table(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
+        let Some(mut table) = self.read_frame(family, name)? else {
+            return Ok(None);
+        };
+        for (set_name, set) in table.sets.iter_mut() {
+            self.read_elements(family, name, set_name, set)?;
+        }
+        Ok(Some(table))
+    }
+
+    fn read_frame(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
         let asked = |out: &mut Vec<u8>| {
             put_header(Some(family))(out);
             put_str(out, table::NAME, name);
@@ -78,10 +102,7 @@ impl NftSocket {
                 chain.rules.push(rule);
             }
         }
-        let mut sets = self.read_sets(family, name)?;
-        for (set_name, set) in sets.iter_mut() {
-            self.read_elements(family, name, set_name, set)?;
-        }
+        let sets = self.read_sets(family, name)?;
         Ok(Some(Table {
             family,
             name: name.to_owned(),

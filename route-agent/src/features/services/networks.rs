@@ -30,9 +30,21 @@ pub fn desired(
     let of_family = |list: &mut dyn Iterator<Item = IpNetwork>| {
         without_overlaps(list.filter(|network| Family::of(network.ip()) == family))
     };
-    let own_pods = own.map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
-    let node_pods = || snapshot.nodes.values().flat_map(|node| node.pod_cidrs.iter().copied());
-    let objects = || snapshot.service_cidrs.values().flat_map(|cidr| cidr.cidrs.iter().copied());
+    let own_pods = own
+        .map(|node| node.pod_cidrs.as_slice())
+        .unwrap_or_default();
+    let node_pods = || {
+        snapshot
+            .nodes
+            .values()
+            .flat_map(|node| node.pod_cidrs.iter().copied())
+    };
+    let objects = || {
+        snapshot
+            .service_cidrs
+            .values()
+            .flat_map(|cidr| cidr.cidrs.iter().copied())
+    };
     Networks {
         pods: match config.cluster_cidrs.as_slice() {
             [] => of_family(&mut node_pods()),
@@ -50,13 +62,12 @@ pub fn desired(
 fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
     let mut networks: Vec<IpNetwork> = match &config.node_port_addresses {
         NodePortAddresses::All => return Vec::new(),
-        NodePortAddresses::Primary => {
-            own.map(|node| node.internal_ips.as_slice())
-                .unwrap_or_default()
-                .iter()
-                .map(|address| IpNetwork::from(*address))
-                .collect()
-        }
+        NodePortAddresses::Primary => own
+            .map(|node| node.internal_ips.as_slice())
+            .unwrap_or_default()
+            .iter()
+            .map(|address| IpNetwork::from(*address))
+            .collect(),
         NodePortAddresses::Within(networks) => networks.clone(),
     };
     let localhost = "127.0.0.0/8".parse::<IpNetwork>().ok();
@@ -87,7 +98,11 @@ mod tests {
     fn snapshot() -> Snapshot {
         let mut snapshot = Snapshot::default();
         let nodes = [
-            node("worker", &["10.10.1.0/24", "fd00:10:10:1::/64"], "172.18.0.2"),
+            node(
+                "worker",
+                &["10.10.1.0/24", "fd00:10:10:1::/64"],
+                "172.18.0.2",
+            ),
             node("worker2", &["10.10.2.0/24"], "172.18.0.4"),
         ];
         for node in nodes {
@@ -104,7 +119,11 @@ mod tests {
     }
 
     fn shown(networks: &[IpNetwork]) -> String {
-        networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        networks
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]

@@ -18,7 +18,11 @@ const SEED: u32 = 0x7077;
 
 /// The chain that Services with the same number of endpoints share.
 pub fn shared(chain: Shared, family: Family) -> Chain {
-    let balancing = if chain.hash { Balancing::SourceHash } else { Balancing::Random };
+    let balancing = if chain.hash {
+        Balancing::SourceHash
+    } else {
+        Balancing::Random
+    };
     pick(chain.pool, balancing, chain.count, family)
 }
 
@@ -67,7 +71,13 @@ fn affinity(spec: &OwnChain, local: bool, service: &ObjectName, family: Family) 
     let words = Words::of(family);
     let name = |local, holds| {
         let (protocol, port) = (spec.chain.protocol, spec.chain.port);
-        AffinityMap { protocol, port, local, holds }.name(service)
+        AffinityMap {
+            protocol,
+            port,
+            local,
+            holds,
+        }
+        .name(service)
     };
     let clients = name(false, AffinityHolds::Clients);
     let choices = name(local, AffinityHolds::Choices);
@@ -111,13 +121,17 @@ fn forget(clients: &str, saddr: Field) -> Rule {
 impl Words {
     pub(super) fn affinity_set(&self, map: AffinityMap, config: &Config) -> Set {
         match map.holds {
-            AffinityHolds::Clients => {
-                Set::map(&[self.saddr], &[Field::Priority]).dynamic(CLIENTS).with_timeouts()
-            }
+            AffinityHolds::Clients => Set::map(&[self.saddr], &[Field::Priority])
+                .dynamic(CLIENTS)
+                .with_timeouts(),
             AffinityHolds::Choices => Set::map(&[Field::Slot], &[Field::Priority]),
             AffinityHolds::Endpoints => {
                 let set = Set::map(&[Field::Priority], &[self.daddr, Field::ThDport]);
-                if config.counters { set.with_counters() } else { set }
+                if config.counters {
+                    set.with_counters()
+                } else {
+                    set
+                }
             }
         }
     }

@@ -272,12 +272,13 @@ impl<'a> Writer<'a> {
         );
         self.push(Map::Allowed, key, Value::Goto(chain));
         for range in sources {
-            let until = key.address(range.broadcast());
-            self.push(
-                Map::AllowedSources,
-                key.address(range.network()),
-                Value::Until(until),
-            );
+            let (first, last) = (key.address(range.network()), key.address(range.broadcast()));
+            let value = if first == last {
+                Value::Member
+            } else {
+                Value::Until(last)
+            };
+            self.push(Map::AllowedSources, first, value);
         }
     }
 

@@ -4,5 +4,7 @@
 //! `chains` has the rules of the chains that come and go; `skeleton` has everything that is always
 //! there. `docs/services.md` shows it as `nft list` prints it.
 
+pub mod chains;
 pub mod elements;
 pub mod names;
+pub mod skeleton;

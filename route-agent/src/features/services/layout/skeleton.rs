@@ -42,13 +42,22 @@ pub struct Skeleton {
 /// The skeleton of a family's table.
 pub fn skeleton(family: Family, config: &Config) -> Skeleton {
     let words = Words::of(family);
-    Skeleton { sets: words.sets(config), chains: words.chains(config) }
+    Skeleton {
+        sets: words.sets(config),
+        chains: words.chains(config),
+    }
 }
 
 /// The set that a map lies in, without elements.
 pub fn set_of(map: Map, family: Family, config: &Config) -> Set {
     let words = Words::of(family);
-    let counted = |set: Set| if config.counters { set.with_counters() } else { set };
+    let counted = |set: Set| {
+        if config.counters {
+            set.with_counters()
+        } else {
+            set
+        }
+    };
     let vip = words.vip();
     let port = [Field::L4Proto, Field::ThDport];
     let slot = |key: &[Field]| [key, &[Field::Slot]].concat();
@@ -118,9 +127,9 @@ impl Words {
     }
 
     fn sets(&self, config: &Config) -> Vec<(&'static str, Set)> {
-        let fixed = Map::FIXED.into_iter().filter_map(|map| {
-            Some((map.fixed_name()?, set_of(map, self.family, config)))
-        });
+        let fixed = Map::FIXED
+            .into_iter()
+            .filter_map(|map| Some((map.fixed_name()?, set_of(map, self.family, config))));
         let network = |field| Set::of(&[field]).with_intervals();
         let mut sets: Vec<(&'static str, Set)> = fixed.collect();
         sets.push((networks::PODS, network(self.saddr)));
@@ -134,17 +143,22 @@ impl Words {
 
     fn chains(&self, config: &Config) -> Vec<(&'static str, Chain)> {
         let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
-        let to_services = || {
-            nat(Hook::Prerouting, priority::DSTNAT).with_rule(Rule::new().jump("services"))
+        let to_services =
+            || nat(Hook::Prerouting, priority::DSTNAT).with_rule(Rule::new().jump("services"));
+        let output = Chain {
+            base: nat(Hook::Output, priority::DSTNAT).base,
+            ..to_services()
         };
-        let output = Chain { base: nat(Hook::Output, priority::DSTNAT).base, ..to_services() };
         let unallocated = |hook| nat(hook, AFTER_DSTNAT).with_rule(self.unallocated());
         let mut chains = vec![
             ("prerouting", to_services()),
             ("output", output),
             ("services", self.services(config)),
             (Fixed::CheckSource.name(), self.check_source()),
-            (Fixed::ExternalLocal.name(), self.by_client(&self.vip(), Map::Inside, Map::Outside)),
+            (
+                Fixed::ExternalLocal.name(),
+                self.by_client(&self.vip(), Map::Inside, Map::Outside),
+            ),
             (
                 Fixed::NodePortLocal.name(),
                 self.by_client(
@@ -153,7 +167,10 @@ impl Words {
                     Map::NodePortsOutside,
                 ),
             ),
-            (Fixed::NoEndpoints.name(), self.refuse("no endpoint of the Service is ready")),
+            (
+                Fixed::NoEndpoints.name(),
+                self.refuse("no endpoint of the Service is ready"),
+            ),
             (
                 Fixed::NoLocalEndpoints.name(),
                 drop("traffic policy Local, and no endpoint on this node is ready"),
@@ -179,10 +196,19 @@ impl Words {
             .with_rule(portal.comment("address and port of a Service"))
             .with_rule(self.node_ports(config));
         if config.cluster_ip_echo {
-            let redirect = Expr::Redirect { flags: 0, port_min: None, port_max: None };
-            let rule = self.ping(Rule::new()).in_set(&[self.daddr], "cluster-ips").counter();
-            chain = chain
-                .with_rule(rule.with(redirect).comment("ping to a ClusterIP: the node answers"));
+            let redirect = Expr::Redirect {
+                flags: 0,
+                port_min: None,
+                port_max: None,
+            };
+            let rule = self
+                .ping(Rule::new())
+                .in_set(&[self.daddr], "cluster-ips")
+                .counter();
+            chain = chain.with_rule(
+                rule.with(redirect)
+                    .comment("ping to a ClusterIP: the node answers"),
+            );
         }
         let unknown = Rule::new().in_set(&[self.daddr], "cluster-ips");
         chain.with_rule(self.not_local(unknown).goto("no-such-port"))
@@ -200,9 +226,12 @@ impl Words {
         {
             rule = rule.within(self.daddr, Comparison::Neq, localhost);
         }
-        rule.is(Source::address_type(fib_flag::DADDR), &KeyBuf::new().number(fib_type::LOCAL))
-            .verdict_map(&[Field::L4Proto, Field::ThDport], "nodeports")
-            .comment("node port")
+        rule.is(
+            Source::address_type(fib_flag::DADDR),
+            &KeyBuf::new().number(fib_type::LOCAL),
+        )
+        .verdict_map(&[Field::L4Proto, Field::ThDport], "nodeports")
+        .comment("node port")
     }
 
     /// Source ranges are checked before anything else is decided.
@@ -210,9 +239,16 @@ impl Words {
         let key = [&self.vip()[..], &[self.saddr]].concat();
         Chain::regular()
             .with_rule(
-                Rule::new().in_set(&key[..], "allowed-sources").verdict_map(&self.vip(), "allowed"),
+                Rule::new()
+                    .in_set(&key[..], "allowed-sources")
+                    .verdict_map(&self.vip(), "allowed"),
             )
-            .with_rule(Rule::new().counter().drop().comment("not in loadBalancerSourceRanges"))
+            .with_rule(
+                Rule::new()
+                    .counter()
+                    .drop()
+                    .comment("not in loadBalancerSourceRanges"),
+            )
     }
 
     /// Policy Local: this node and its pods may use any endpoint, others those of this node.
@@ -238,7 +274,10 @@ impl Words {
     }
 
     fn refuse(&self, why: &str) -> Chain {
-        let tcp = Rule::new().l4proto(Protocol::Tcp.number()).counter().reject(Reject::TcpReset);
+        let tcp = Rule::new()
+            .l4proto(Protocol::Tcp.number())
+            .counter()
+            .reject(Reject::TcpReset);
         Chain::regular()
             .with_rule(tcp.comment(why))
             .with_rule(Rule::new().counter().reject(self.refused).comment(why))
@@ -248,13 +287,18 @@ impl Words {
         let ping = self.ping(Rule::new()).counter().reject(self.no_ping);
         let mut chain = Chain::regular()
             .with_rule(ping.comment("a ClusterIP has ports and does not answer ping"));
-        chain.rules.extend(self.refuse("the Service has no such port").rules);
+        chain
+            .rules
+            .extend(self.refuse("the Service has no such port").rules);
         chain
     }
 
     fn unallocated(&self) -> Rule {
         let rule = Rule::new().in_set(&[self.daddr], networks::SERVICES);
-        self.not_local(rule).counter().drop().comment("no Service has this address")
+        self.not_local(rule)
+            .counter()
+            .drop()
+            .comment("no Service has this address")
     }
 
     /// Nobody but the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
@@ -277,7 +321,9 @@ impl Words {
         );
         Chain::base(ChainType::Nat, Hook::Postrouting, priority::SRCNAT)
             .with_rule(
-                scratch.set_meta_number(MetaKey::Priority, 0).comment("affinity left its number"),
+                scratch
+                    .set_meta_number(MetaKey::Priority, 0)
+                    .comment("affinity left its number"),
             )
             .with_rule(
                 Rule::new()
@@ -291,7 +337,9 @@ impl Words {
     fn why_masquerade(&self, config: &Config) -> Chain {
         let original = [Source::original(self.original_daddr)];
         let to_cluster_ip = || Rule::new().in_set(&original, "cluster-ips");
-        let hairpin = Rule::new().in_set(&[self.saddr, self.daddr], "hairpin").counter();
+        let hairpin = Rule::new()
+            .in_set(&[self.saddr, self.daddr], "hairpin")
+            .counter();
         let (from_outside, why) = if config.masquerade_all {
             (to_cluster_ip(), "to a ClusterIP: all are masqueraded")
         } else {
@@ -310,13 +358,21 @@ impl Words {
         let by_protocol = |key: &[Source], map: Map| {
             let name = map.fixed_name().unwrap_or_default();
             // One rule for each protocol: nft knows the type of `ct original proto-dst` only then.
-            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-                .map(|protocol| Rule::new().l4proto(protocol.number()).verdict_map(key, name))
+            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| {
+                Rule::new()
+                    .l4proto(protocol.number())
+                    .verdict_map(key, name)
+            })
         };
-        let port = [Source::Field(Field::L4Proto), Source::original(CtKey::ProtoDst)];
+        let port = [
+            Source::Field(Field::L4Proto),
+            Source::original(CtKey::ProtoDst),
+        ];
         let vip = [&original[..], &port].concat();
         chain.rules.extend(by_protocol(&vip, Map::MasqueradeVips));
-        chain.rules.extend(by_protocol(&port, Map::MasqueradeNodePorts));
+        chain
+            .rules
+            .extend(by_protocol(&port, Map::MasqueradeNodePorts));
         chain
     }
 
@@ -339,18 +395,30 @@ impl Words {
     }
 
     fn from_node(&self, rule: Rule) -> Rule {
-        rule.is(Source::address_type(fib_flag::SADDR), &KeyBuf::new().number(fib_type::LOCAL))
+        rule.is(
+            Source::address_type(fib_flag::SADDR),
+            &KeyBuf::new().number(fib_type::LOCAL),
+        )
     }
 
     /// An address of this node is never refused: somebody may listen there, a DNS cache for one.
     fn not_local(&self, rule: Rule) -> Rule {
-        rule.is_not(Source::address_type(fib_flag::DADDR), &KeyBuf::new().number(fib_type::LOCAL))
+        rule.is_not(
+            Source::address_type(fib_flag::DADDR),
+            &KeyBuf::new().number(fib_type::LOCAL),
+        )
     }
 
     fn ping(&self, rule: Rule) -> Rule {
         let base = ::kernel::nft::PayloadBase::Transport;
-        rule.l4proto(self.icmp)
-            .is(Source::Payload { base, offset: 0, len: 1 }, &[self.echo_request])
+        rule.l4proto(self.icmp).is(
+            Source::Payload {
+                base,
+                offset: 0,
+                len: 1,
+            },
+            &[self.echo_request],
+        )
     }
 }
 
@@ -365,6 +433,10 @@ fn drop(why: &str) -> Chain {
 /// The key that an endpoint map is asked with, but for the slot.
 pub(super) fn pool_key(words: &Words, pool: Pool) -> Vec<Source> {
     let fields = words.vip();
-    let fields = if pool.has_address() { &fields[..] } else { &fields[1..] };
+    let fields = if pool.has_address() {
+        &fields[..]
+    } else {
+        &fields[1..]
+    };
     fields.iter().map(|field| Source::Field(*field)).collect()
 }

@@ -1,0 +1,307 @@
+//! Reading a table back and writing only what differs.
+//!
+//! For the start, for tables that somebody else touched, and after a failure. The Services are
+//! written in batches; one that the kernel refuses is found by halving, so that it never keeps the
+//! others out. Affinity lives in sets that are left alone.
+
+use std::collections::BTreeSet;
+
+use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
+
+use super::endpoints::Family;
+use super::frame;
+use super::held::{Found, Held, plain_member, plain_range};
+use super::layout::chains;
+use super::layout::elements::{Key, objects};
+use super::layout::names::{Map, TABLE};
+use super::layout::skeleton::{Skeleton, skeleton};
+use super::networks;
+use super::table::{Commit, Done, Failed, FamilyTable, TableError, View};
+use super::write::{Change, hairpin_key, kernel_family};
+use crate::snapshot::ObjectName;
+
+/// How often the table is read again because somebody changes it meanwhile.
+const ATTEMPTS: usize = 20;
+
+/// So many Services are refused one by one before the whole counts as refused.
+const SINGLES: usize = 32;
+
+impl FamilyTable {
+    /// Reads the table and writes what differs from what is wanted.
+    pub(super) fn resync(
+        &mut self,
+        kernel: &mut dyn Commit,
+        view: View<'_>,
+        done: &mut Done,
+    ) -> Result<(), TableError> {
+        let frame = self.repair_frame(kernel, view, done)?;
+        let mut held = self.observe(kernel, frame)?;
+        self.forget();
+        self.repair_networks(kernel, view, &mut held, done)?;
+        let names: BTreeSet<ObjectName> = view.snapshot.services.keys().cloned().collect();
+        self.reclaim(view, names);
+        let mut failures = 0;
+        let mut chunk = Vec::new();
+        let mut room = 0;
+        for name in view.snapshot.services.keys() {
+            done.looked_at.insert(name.clone());
+            let Some(change) = self.difference(view, name, &mut held) else {
+                continue;
+            };
+            room += change.delta.len();
+            chunk.push(change);
+            if room >= super::table::CHUNK {
+                room = 0;
+                self.write_or_isolate(kernel, std::mem::take(&mut chunk), done, &mut failures)?;
+            }
+        }
+        self.write_or_isolate(kernel, chunk, done, &mut failures)?;
+        self.note_leftovers(view, &held);
+        // Elements of a Service that was refused may be what it had before: they stay.
+        if self.refused().is_empty() {
+            self.remove_unclaimed(kernel, &held, done)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything that is always there, or mends it. Returns the table without elements.
+    fn repair_frame(
+        &mut self,
+        kernel: &mut dyn Commit,
+        view: View<'_>,
+        done: &mut Done,
+    ) -> Result<Table, TableError> {
+        let family = kernel_family(self.family);
+        let wanted = skeleton(family, view.config);
+        let found = kernel.socket().observe_frame(family, TABLE)?;
+        match found {
+            Some(table) if frame::is_whole(&table, &wanted) => return Ok(table),
+            Some(table) => {
+                let mut batch = diff(Some(&table), &mended(&table, wanted));
+                done.batches += 1;
+                if let Err(error) = kernel.commit(&mut batch) {
+                    tracing::warn!(%error, "table {family} {TABLE} cannot be mended: made anew");
+                    let batch = self.fresh_batch();
+                    batch.table(family, TABLE).delete();
+                    self.create(kernel, view, done)?;
+                }
+            }
+            None => {
+                self.fresh_batch();
+                self.create(kernel, view, done)?;
+            }
+        }
+        Ok(kernel
+            .socket()
+            .observe_frame(family, TABLE)?
+            .unwrap_or(Table::new(family, TABLE)))
+    }
+
+    fn create(
+        &mut self,
+        kernel: &mut dyn Commit,
+        view: View<'_>,
+        done: &mut Done,
+    ) -> Result<(), TableError> {
+        let family = self.family;
+        frame::create(self.batch_mut(), family, view.config);
+        self.commit_batch(kernel, done)
+            .map_err(|error| self.failed(error))
+    }
+
+    fn observe(&self, kernel: &mut dyn Commit, frame: Table) -> Result<Held, TableError> {
+        for _ in 1..ATTEMPTS {
+            if let Ok(held) = Held::observe(kernel.socket(), self.family, frame.clone()) {
+                return Ok(held);
+            }
+        }
+        Ok(Held::observe(kernel.socket(), self.family, frame)?)
+    }
+
+    fn repair_networks(
+        &mut self,
+        kernel: &mut dyn Commit,
+        view: View<'_>,
+        held: &mut Held,
+        done: &mut Done,
+    ) -> Result<(), TableError> {
+        let wanted = networks::desired(view.snapshot, view.own, view.config, self.family);
+        let family = kernel_family(self.family);
+        let headers = skeleton(family, view.config).sets;
+        let mut missing = Vec::new();
+        for (name, list) in frame::network_sets(&wanted, view.config) {
+            for network in list {
+                let (first, last) = frame::range(network);
+                let meaning = last.map_or_else(plain_member, |last| plain_range(last.as_bytes()));
+                let found = held.claim(name, first.as_bytes(), meaning);
+                if found != Found::Right {
+                    missing.push((name, first, last, found));
+                }
+            }
+        }
+        // What is there and not wanted goes first: ranges must never overlap.
+        let mut batch = std::mem::take(self.fresh_batch());
+        for (name, header) in &headers {
+            if frame::network_sets(&wanted, view.config)
+                .iter()
+                .any(|(set, _)| *set == *name)
+            {
+                remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, name, header)?;
+            }
+        }
+        for (name, first, last, found) in &missing {
+            let Some((_, header)) = headers.iter().find(|(set, _)| set == name) else {
+                continue;
+            };
+            let mut table = batch.table(family, TABLE);
+            let mut elements = table.elements(name, header);
+            if *found == Found::Wrong {
+                tracing::debug!(set = name, "a network has another size");
+            }
+            elements.add(&ElementRef {
+                key: first.as_bytes(),
+                key_end: last.as_ref().map(Key::as_bytes),
+                value: ValueRef::None,
+                timeout: None,
+                comment: None,
+            });
+        }
+        *self.batch_mut() = batch;
+        self.commit_batch(kernel, done)
+            .map_err(|error| self.failed(error))?;
+        self.networks = wanted;
+        Ok(())
+    }
+
+    /// What must be written for a Service, given what the kernel holds.
+    fn difference(&mut self, view: View<'_>, name: &ObjectName, held: &mut Held) -> Option<Change> {
+        let mut plan = self.plan(view, name)?;
+        held.settle(name, &mut plan);
+        let delta = held.diff(name, objects(name, &plan), &self.headers);
+        let family = kernel_family(self.family);
+        for chain in &delta.shared_gained {
+            let wanted = chain.name();
+            if !self.standing.shared.contains_key(chain)
+                && held.has_chain(&wanted, &chains::shared(*chain, family))
+            {
+                self.standing.shared.insert(*chain, 0);
+            }
+            held.wanted.insert(wanted);
+        }
+        let hairpin = Map::Hairpin.fixed_name().unwrap_or_default();
+        for address in &delta.local_gained {
+            let key = hairpin_key(*address);
+            if held.claim(hairpin, key.as_bytes(), plain_member()) == Found::Right {
+                self.standing.local.entry(*address).or_default();
+            }
+        }
+        Some(Change {
+            name: name.clone(),
+            delta,
+            plan: Some(plan),
+        })
+    }
+
+    /// Writes Services; if the kernel refuses the batch, finds those that it refuses.
+    fn write_or_isolate(
+        &mut self,
+        kernel: &mut dyn Commit,
+        changes: Vec<Change>,
+        done: &mut Done,
+        failures: &mut usize,
+    ) -> Result<(), TableError> {
+        let Err(Failed { error, mut changes }) = self.write(kernel, changes, done) else {
+            *failures = 0;
+            return Ok(());
+        };
+        if changes.len() <= 1 {
+            *failures += 1;
+            if *failures > SINGLES || changes.is_empty() {
+                return Err(self.failed(error));
+            }
+            for change in changes {
+                self.refuse(change.name, &error);
+            }
+            return Ok(());
+        }
+        let second = changes.split_off(changes.len() / 2);
+        self.write_or_isolate(kernel, changes, done, failures)?;
+        self.write_or_isolate(kernel, second, done, failures)
+    }
+
+    /// Chains and maps that nobody wants are deleted when the dust has settled.
+    fn note_leftovers(&mut self, view: View<'_>, held: &Held) {
+        let Skeleton { sets, chains } = skeleton(kernel_family(self.family), view.config);
+        let fixed = |name: &str| {
+            sets.iter().any(|(set, _)| *set == name) || chains.iter().any(|(c, _)| *c == name)
+        };
+        let leftover = |name: &&str| !fixed(name) && !held.wanted.contains(*name);
+        let frame = &held.frame;
+        self.standing
+            .old_chains
+            .extend(frame.chains.keys().filter(leftover).map(str::to_owned));
+        self.standing
+            .old_maps
+            .extend(frame.sets.keys().filter(leftover).map(str::to_owned));
+    }
+
+    /// Deletes elements that nobody wants.
+    fn remove_unclaimed(
+        &mut self,
+        kernel: &mut dyn Commit,
+        held: &Held,
+        done: &mut Done,
+    ) -> Result<(), TableError> {
+        if !held.has_unclaimed() {
+            return Ok(());
+        }
+        for (name, header) in held.frame.sets.iter().filter(|(_, set)| !set.dynamic) {
+            let mut batch = std::mem::take(self.fresh_batch());
+            remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, name, header)?;
+            *self.batch_mut() = batch;
+            self.commit_batch(kernel, done)
+                .map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, source: CommitError) -> TableError {
+        let family = match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        TableError::Commit { family, source }
+    }
+}
+
+/// Writes the deletion of all elements of a set that nobody has claimed.
+fn remove_unclaimed_of(
+    batch: &mut ::kernel::nft::Batch,
+    socket: &mut NftSocket,
+    family: Family,
+    held: &Held,
+    name: &str,
+    header: &::kernel::nft::Set,
+) -> Result<(), TableError> {
+    let family = kernel_family(family);
+    let mut table = batch.table(family, TABLE);
+    let mut elements = table.elements(name, header);
+    socket.each_element(family, TABLE, name, header, |key, element| {
+        if !held.is_claimed(name, &key) {
+            elements.delete(&key, element.key_end.as_deref());
+        }
+    })?;
+    Ok(())
+}
+
+/// The table with everything that is always there as it should be, and the rest as it is.
+fn mended(table: &Table, wanted: Skeleton) -> Table {
+    let mut mended = table.clone();
+    for (name, set) in wanted.sets {
+        mended.sets.insert(name, set);
+    }
+    for (name, chain) in wanted.chains {
+        mended.chains.insert(name, chain);
+    }
+    mended
+}
