@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
 
+use crate::features::services;
 use crate::source::kubernetes;
 
 /// How log lines are written.
@@ -84,6 +85,10 @@ pub struct Config {
     /// Drop packets from a pod whose source is not that pod's address.
     #[arg(long, env = "PODWIRE_ANTI_SPOOF", default_value_t = true, action = ArgAction::Set)]
     pub anti_spoof: bool,
+
+    /// The Service proxy.
+    #[command(flatten)]
+    pub services: services::config::Config,
 
     /// Where /healthz, /livez and /metrics answer; empty for nowhere.
     #[arg(long, env = "PODWIRE_HEALTHZ_BIND_ADDRESS", default_value = "[::]:10256",

@@ -12,9 +12,10 @@ use crate::reconcile::Feature;
 
 /// All features, in the order in which they are synced. Each opens its sockets in the network
 /// namespace of the calling thread.
-pub fn all(_health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<dyn Feature>>> {
+pub fn all(health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<dyn Feature>>> {
     Ok(vec![
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
+        Box::new(services::Services::open(health_ports)?),
     ])
 }

@@ -31,6 +31,15 @@ impl Family {
     }
 }
 
+impl From<Family> for crate::operator::health::IpFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4,
+            Family::V6 => Self::V6,
+        }
+    }
+}
+
 /// Where the agent runs, as far as endpoint selection cares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Here<'a> {

@@ -57,7 +57,6 @@ impl Held {
         })
     }
 
-
     /// True if there are elements that nobody has claimed.
     pub fn has_unclaimed(&self) -> bool {
         self.elements.iter().any(|(.., claimed)| !claimed)

@@ -1,7 +1,18 @@
-//! The Service proxy.
+//! The Service proxy: Services and their endpoints as nftables maps.
+//!
+//! In: Services, EndpointSlices, ServiceCIDRs, Nodes and the flags. Out: the tables
+//! `ip podwire-services` and `ip6 podwire-services`, the ports of health checks, forgotten UDP
+//! connections, and some kernel settings. What must hold: a Service or endpoint that cannot be
+//! used is named and never keeps another out; a change costs what it touches and nothing else; a
+//! start over the right rules writes nothing.
+//!
+//! On the way: `service` and `claims` say what a Service may have, `endpoints` which endpoints may
+//! answer, `plan` what follows for the kernel, `layout` how that lies there, `delta` and `held`
+//! what differs, `write`, `table` and `resync` bring it in. `docs/services.md` tells the whole.
 
 pub mod claims;
 pub mod config;
+mod conntrack;
 pub mod delta;
 pub mod endpoints;
 mod frame;
@@ -10,10 +21,280 @@ mod held;
 mod kernel_tests;
 pub mod layout;
 pub mod networks;
+mod notes;
 pub mod plan;
 mod resync;
 #[cfg(test)]
 mod samples;
 pub mod service;
+mod sysctls;
 pub mod table;
 mod write;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ::kernel::nft::{Batch, NftSocket};
+use tokio::sync::watch;
+
+use crate::config::Config as AgentConfig;
+use crate::operator::health_ports::HealthPorts;
+use crate::operator::moment::Moment;
+use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::report::Report;
+use crate::snapshot::ObjectName;
+use conntrack::{Sweeper, Work};
+use endpoints::{Family, Here};
+use layout::names::TABLE;
+use notes::Notes;
+use table::{Done, FamilyTable, View};
+
+/// Where a Node says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// The feature.
+pub struct Services {
+    socket: NftSocket,
+    tables: Vec<FamilyTable>,
+    sweeper: Option<Sweeper>,
+    notes: Notes,
+    /// Services that changed since the last sync.
+    dirty: BTreeSet<ObjectName>,
+    /// True if the networks may have changed.
+    networks: bool,
+    /// Where this node was at the last sync: if that changes, every Service is looked at again.
+    zone: Option<Arc<str>>,
+    /// What could not be set at the start.
+    settings: Option<Vec<String>>,
+}
+
+impl Services {
+    /// Works in the network namespace of the calling thread.
+    pub fn open(health_ports: watch::Sender<HealthPorts>) -> ::kernel::Result<Self> {
+        Ok(Services {
+            socket: NftSocket::open()?,
+            tables: Vec::new(),
+            sweeper: None,
+            notes: Notes::new(health_ports),
+            dirty: BTreeSet::new(),
+            networks: true,
+            zone: None,
+            settings: None,
+        })
+    }
+
+    /// What both families made of the Services, for the operator's commands.
+    pub fn tables(&self) -> &[FamilyTable] {
+        &self.tables
+    }
+
+    fn distrust(&mut self, family: Option<Family>) {
+        for table in &mut self.tables {
+            if family.is_none_or(|family| table.family() == family) {
+                table.distrust();
+            }
+        }
+    }
+
+    /// Syncs one family.
+    fn sync_family(
+        &mut self,
+        index: usize,
+        world: &World<'_>,
+        dirty: &BTreeSet<ObjectName>,
+        networks: bool,
+    ) -> Result<Done, SyncError> {
+        let table = &mut self.tables[index];
+        let label = table.family().into();
+        let (start, now) = (Instant::now(), Moment::now());
+        let outcome = table.sync(&mut self.socket, view(world), dirty, networks, start);
+        match outcome {
+            Ok(done) => {
+                world
+                    .metrics
+                    .proxy
+                    .synced(label, done.full, start.elapsed(), now);
+                Ok(done)
+            }
+            Err(error) => {
+                world.metrics.proxy.sync_failed(label);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn sweep(&mut self, family: Family, done: &mut Done, world: &World<'_>) {
+        if done.udp.is_empty() {
+            return;
+        }
+        if self.sweeper.is_none() {
+            match Sweeper::start(world.metrics.proxy.clone()) {
+                Ok(sweeper) => self.sweeper = Some(sweeper),
+                Err(error) => {
+                    tracing::warn!(%error, "old UDP connections may linger");
+                    return;
+                }
+            }
+        }
+        let node: Arc<[IpAddr]> = world
+            .own_node()
+            .map(|node| node.internal_ips.as_slice())
+            .unwrap_or_default()
+            .into();
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.sweep(Work {
+                family,
+                changes: std::mem::take(&mut done.udp),
+                node,
+            });
+        }
+    }
+}
+
+impl Feature for Services {
+    fn name(&self) -> &'static str {
+        "services"
+    }
+
+    fn ports(&mut self) -> Vec<u32> {
+        self.socket.port().into_iter().collect()
+    }
+
+    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+        if !world.config.services.enabled {
+            return false;
+        }
+        match event {
+            Event::Objects(dirty) => {
+                let before = self.dirty.len();
+                self.dirty
+                    .extend(dirty.services.iter().chain(&dirty.endpoints).cloned());
+                let networks = dirty.service_cidrs || !dirty.nodes.is_empty();
+                self.networks |= networks;
+                if self.dirty.len() > before {
+                    let now = Moment::now();
+                    for family in Family::BOTH {
+                        world.metrics.proxy.queued(family.into(), now);
+                    }
+                }
+                networks || self.dirty.len() > before
+            }
+            Event::Kernel(KernelEvent::Nftables { family, table, .. }) if table == TABLE => {
+                let family = match family {
+                    2 => Family::V4,
+                    10 => Family::V6,
+                    _ => return false,
+                };
+                self.distrust(Some(family));
+                true
+            }
+            Event::Kernel(KernelEvent::Lost) | Event::Resync => {
+                self.distrust(None);
+                true
+            }
+            Event::Kernel(_) | Event::Uplink | Event::Files => false,
+        }
+    }
+
+    fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        let config = &world.config.services;
+        if !config.enabled {
+            return Ok(Synced::default());
+        }
+        if self.tables.is_empty() {
+            self.tables = Family::BOTH
+                .map(|family| FamilyTable::new(family, config))
+                .into();
+        }
+        let before = self.socket.writes();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let networks = std::mem::take(&mut self.networks);
+        let zone = world
+            .own_node()
+            .and_then(|node| node.labels.get(ZONE))
+            .cloned();
+        if zone != self.zone {
+            self.zone = zone;
+            dirty.extend(world.snapshot.services.keys().cloned());
+        }
+        let mut failed = None;
+        let mut looked_at = dirty;
+        for index in 0..self.tables.len() {
+            let names = looked_at.clone();
+            match self.sync_family(index, world, &names, networks) {
+                Ok(mut done) => {
+                    let family = self.tables[index].family();
+                    self.sweep(family, &mut done, world);
+                    self.notes.programmed(family, &done, world);
+                    looked_at.extend(done.looked_at);
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        if self.settings.is_none() {
+            self.settings = Some(sysctls::apply(config));
+        }
+        self.notes.update(&looked_at, &self.tables, world, warn);
+        self.notes
+            .settings(config, self.settings.as_deref().unwrap_or_default(), warn);
+        if let Some(error) = failed {
+            // What was asked for is asked for again, with the rest of the table.
+            self.dirty = looked_at;
+            self.networks = true;
+            return Err(error);
+        }
+        Ok(Synced {
+            writes: self.socket.writes() - before,
+            again: self.tables.iter().any(|table| !table.refused().is_empty()),
+        })
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.tables.iter().filter_map(FamilyTable::due).min()
+    }
+
+    fn needed_by_pods(&self) -> bool {
+        true
+    }
+
+    fn report(&mut self, world: &World<'_>, report: &mut Report) {
+        for index in 0..self.tables.len() {
+            let differences = self.tables[index].differences(&mut self.socket, view(world));
+            report.differences.extend(differences);
+        }
+    }
+
+    fn uninstall(&mut self, _: &AgentConfig) -> Result<Vec<String>, SyncError> {
+        let mut removed = Vec::new();
+        for family in [::kernel::nft::Family::Ip, ::kernel::nft::Family::Ip6] {
+            if self.socket.observe_frame(family, TABLE)?.is_some() {
+                let mut batch = Batch::new();
+                batch.table(family, TABLE).destroy();
+                self.socket.commit(&mut batch)?;
+                removed.push(format!("table {family} {TABLE}"));
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// The world as the tables see it.
+fn view<'a>(world: &World<'a>) -> View<'a> {
+    let own = world.own_node();
+    let zone = own
+        .and_then(|node| node.labels.get(ZONE))
+        .map(|zone| &**zone);
+    View {
+        snapshot: world.snapshot,
+        own,
+        here: Here {
+            node: world.own_name(),
+            zone,
+        },
+        config: &world.config.services,
+    }
+}

@@ -117,6 +117,8 @@ pub struct FamilyTable {
     pub(super) networks: Networks,
     /// False if what the kernel holds must be read.
     trusted: bool,
+    /// True if there is no table because no Service is of this family.
+    pub(super) absent: bool,
     /// Services that the kernel refused, and why.
     refused: BTreeMap<ObjectName, String>,
     /// When chains that nothing refers to may be deleted.
@@ -136,15 +138,22 @@ impl FamilyTable {
             standing: Standing::default(),
             networks: Networks::default(),
             trusted: false,
+            absent: false,
             refused: BTreeMap::new(),
             tidy_at: None,
             batch: Batch::new(),
         }
     }
 
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
     /// What the kernel holds is unknown from now on.
     pub fn distrust(&mut self) {
         self.trusted = false;
+        self.absent = false;
     }
 
     /// When to sync even if nothing happens.
@@ -195,6 +204,11 @@ impl FamilyTable {
         now: Instant,
     ) -> Result<Done, TableError> {
         let mut done = Done::default();
+        if self.absent && !dirty.iter().any(|name| self.concerns(view, name)) {
+            done.looked_at = dirty.clone();
+            return Ok(done);
+        }
+        self.absent = false;
         if self.trusted {
             match self.update(kernel, view, dirty.clone(), networks_changed, &mut done) {
                 Ok(()) => {
@@ -211,11 +225,17 @@ impl FamilyTable {
         }
         done.full = true;
         self.resync(kernel, view, &mut done)?;
-        self.trusted = true;
+        self.trusted = !self.absent;
         if !self.standing.old_chains.is_empty() || !self.standing.old_maps.is_empty() {
             self.tidy_at.get_or_insert(now + REST);
         }
         Ok(done)
+    }
+
+    /// True if a Service has an address of this family.
+    pub(super) fn concerns(&self, view: View<'_>, name: &ObjectName) -> bool {
+        let service = view.snapshot.services.get(name);
+        service.is_some_and(|service| service::cluster_ips(service, self.family).next().is_some())
     }
 
     /// The usual case: some Services changed.
@@ -315,7 +335,7 @@ impl FamilyTable {
             slices.iter().copied(),
             self.family,
             view.here,
-            view.config.balancing,
+            view.config.balancing.balancing,
             |claim| self.claims.has(name, claim),
         )
     }

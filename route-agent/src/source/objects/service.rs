@@ -6,7 +6,7 @@ use super::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
 use crate::snapshot::{self, Balancing, ServiceKind, ServicePort, TrafficPolicy};
 
 /// The annotation by which one Service chooses how its connections are spread.
-pub const BALANCING_ANNOTATION: &str = "podwire.dev/balancing";
+pub const BALANCING_ANNOTATION: &str = "podwire.io/balancing";
 
 /// Kubernetes' default time-out of ClientIP affinity, in seconds.
 const AFFINITY_DEFAULT: u32 = 10_800;
@@ -301,7 +301,7 @@ fn balancing(metadata: &Metadata, checker: &mut Checker) -> Option<Balancing> {
         "source-hash" => Some(Balancing::SourceHash),
         other => {
             let reason = "is not random, round-robin or source-hash; the node's default is used";
-            checker.bad("metadata.annotations[podwire.dev/balancing]", other, reason);
+            checker.bad("metadata.annotations[podwire.io/balancing]", other, reason);
             None
         }
     }

@@ -118,7 +118,7 @@ fn a_service_takes_the_defaults_of_the_api() {
 #[test]
 fn every_field_of_a_service_is_read() {
     let web = service(json!({"metadata": {"name": "web", "namespace": "shop",
-            "annotations": {"podwire.dev/balancing": "round-robin"}},
+            "annotations": {"podwire.io/balancing": "round-robin"}},
         "spec": {"type": "LoadBalancer", "clusterIPs": ["10.200.1.63", "fd00::1"],
             "ports": [{"name": "http", "protocol": "TCP", "port": 80, "nodePort": 30080},
                 {"name": "dns", "protocol": "UDP", "port": 80}],
@@ -146,7 +146,7 @@ fn every_field_of_a_service_is_read() {
 #[test]
 fn bad_fields_of_a_service_are_left_out_and_named() {
     let web = service(json!({"metadata": {"name": "web",
-            "annotations": {"podwire.dev/balancing": "best"}},
+            "annotations": {"podwire.io/balancing": "best"}},
         "spec": {"type": "Magic", "clusterIPs": ["10.200.1", "10.200.1.1", "10.200.1.1"],
             "ports": [{"port": 0}, {"port": 70000}, {"port": "http"}, {"port": -1},
                 {"port": 80, "protocol": "ICMP"}, {"port": 80, "nodePort": 99999},
@@ -176,7 +176,7 @@ fn bad_fields_of_a_service_are_left_out_and_named() {
             "spec.internalTrafficPolicy",
             "spec.sessionAffinity",
             "spec.healthCheckNodePort",
-            "metadata.annotations[podwire.dev/balancing]",
+            "metadata.annotations[podwire.io/balancing]",
         ]
     );
     assert_eq!(web.cluster_ips.len(), 1);

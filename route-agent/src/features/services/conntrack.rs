@@ -1,0 +1,164 @@
+//! Forgetting UDP connections whose endpoint is gone.
+//!
+//! The kernel sends all packets of a UDP "connection" to the endpoint of the first one for as long
+//! as the client goes on sending. So after the endpoints of a UDP port have changed, entries that
+//! lead anywhere else are deleted, also when there is no endpoint left: the next packet is then
+//! refused, and the client learns of it. TCP and SCTP end such connections by themselves.
+//!
+//! A thread of its own does it, so that the reconcile loop never waits for a large table; changes
+//! that arrive meanwhile are taken together.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use ::kernel::conntrack::{AddressFamily, Conntrack, Entry, Filter, protocol};
+
+use super::endpoints::{Backend, Family};
+use super::service::Claim;
+use super::table::UdpChange;
+use crate::operator::metrics::ProxyMetrics;
+
+/// Up to so many ports are looked for one by one, with the kernel's help; for more the whole table
+/// is read once.
+const ONE_BY_ONE: usize = 4;
+
+/// `IPS_DST_NAT`: the destination was rewritten.
+const DST_NAT: u32 = 0x20;
+
+/// UDP ports of one family whose endpoints changed.
+#[derive(Debug)]
+pub struct Work {
+    /// The family.
+    pub family: Family,
+    /// The ports, and who may answer now.
+    pub changes: Vec<UdpChange>,
+    /// The node's own addresses: packets to node ports are for one of these.
+    pub node: Arc<[IpAddr]>,
+}
+
+/// Gives work to the thread.
+#[derive(Debug)]
+pub struct Sweeper {
+    work: Sender<Work>,
+}
+
+impl Sweeper {
+    /// Starts the thread in the network namespace of the calling thread.
+    pub fn start(metrics: ProxyMetrics) -> Result<Sweeper, ::kernel::Error> {
+        let conntrack = Conntrack::open()?;
+        let (work, orders) = channel();
+        let thread = std::thread::Builder::new().name("conntrack".to_owned());
+        thread
+            .spawn(move || run(conntrack, &orders, &metrics))
+            .map_err(|error| {
+                let cause = ::kernel::Cause::from(error);
+                ::kernel::Error::new("start the thread for", "connection tracking", cause)
+            })?;
+        Ok(Sweeper { work })
+    }
+
+    /// Forgets connections to endpoints that are gone, soon.
+    pub fn sweep(&self, work: Work) {
+        if !work.changes.is_empty() && self.work.send(work).is_err() {
+            tracing::error!("the thread that forgets connections is gone");
+        }
+    }
+}
+
+/// Who may answer on which port.
+type Serving = HashMap<Claim, Box<[Backend]>>;
+
+fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics) {
+    while let Ok(first) = orders.recv() {
+        let mut serving: [Serving; 2] = Default::default();
+        let mut node = first.node.clone();
+        for work in std::iter::once(first).chain(orders.try_iter()) {
+            node = work.node;
+            let claims = &mut serving[work.family as usize];
+            claims.extend(
+                work.changes
+                    .into_iter()
+                    .map(|change| (change.claim, change.serving)),
+            );
+        }
+        for family in Family::BOTH {
+            let serving = &serving[family as usize];
+            if serving.is_empty() {
+                continue;
+            }
+            let start = Instant::now();
+            match sweep(&mut conntrack, family, serving, &node) {
+                Ok(deleted) => note(family, deleted, start, metrics),
+                Err(error) => tracing::warn!(%error, "old UDP connections may linger"),
+            }
+        }
+    }
+}
+
+fn note(family: Family, deleted: usize, start: Instant, metrics: &ProxyMetrics) {
+    if deleted > 0 {
+        tracing::debug!(
+            ?family,
+            deleted,
+            "forgot UDP connections to endpoints that are gone"
+        );
+    }
+    metrics.conntrack_cleaned(family.into(), deleted as u64, start.elapsed());
+}
+
+fn sweep(
+    conntrack: &mut Conntrack,
+    family: Family,
+    serving: &Serving,
+    node: &[IpAddr],
+) -> Result<usize, ::kernel::Error> {
+    let of_family = Filter {
+        protocol: Some(protocol::UDP),
+        family: Some(match family {
+            Family::V4 => AddressFamily::V4,
+            Family::V6 => AddressFamily::V6,
+        }),
+        ..Filter::default()
+    };
+    let stale = |entry: &Entry| is_stale(entry, serving, node);
+    if serving.len() > ONE_BY_ONE {
+        return conntrack.delete_where(&of_family, stale);
+    }
+    let mut deleted = 0;
+    for claim in serving.keys() {
+        let filter = match claim {
+            Claim::Vip(address, _, port) => Filter {
+                original_destination: Some(*address),
+                original_port: Some(*port),
+                ..of_family
+            },
+            Claim::NodePort(_, port) => Filter {
+                original_port: Some(*port),
+                ..of_family
+            },
+            Claim::ClusterIp(_) => continue,
+        };
+        deleted += conntrack.delete_where(&filter, stale)?;
+    }
+    Ok(deleted)
+}
+
+/// True if the connection was sent to a Service port and is answered by nobody who may.
+fn is_stale(entry: &Entry, serving: &Serving, node: &[IpAddr]) -> bool {
+    use crate::snapshot::Protocol::Udp;
+    let (to, port) = (entry.original.destination, entry.original.destination_port);
+    let backend = Backend {
+        address: entry.reply.source,
+        port: entry.reply.source_port,
+    };
+    if let Some(serving) = serving.get(&Claim::Vip(to, Udp, port)) {
+        return !serving.contains(&backend);
+    }
+    // The number of a node port may be any other machine's port as well.
+    let for_node = entry.status & DST_NAT != 0 || to.is_loopback() || node.contains(&to);
+    let at_node_port = serving.get(&Claim::NodePort(Udp, port));
+    at_node_port.is_some_and(|serving| for_node && !serving.contains(&backend))
+}

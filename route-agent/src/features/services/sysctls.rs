@@ -1,0 +1,106 @@
+//! Kernel settings that Services need or that a busy node wants.
+//!
+//! None of them is fatal: in a container most of /proc/sys cannot be written, and Services work
+//! all the same.
+
+use std::time::Duration;
+
+use ::kernel::sysctl;
+
+use super::config::Config;
+
+/// No more connections than this, however many cores there are.
+const MAX: u64 = 1_048_576;
+
+/// Sets what the settings ask for; what could not be set and what follows, one sentence each.
+pub fn apply(config: &Config) -> Vec<String> {
+    let mut texts = Vec::new();
+    if config.localhost_node_ports {
+        let key = "net/ipv4/conf/all/route_localnet";
+        if let Err(error) = sysctl::ensure(key, "1") {
+            texts.push(format!("{error}: node ports do not answer on 127.0.0.1"));
+        }
+    }
+    let wanted = conntrack_max(config, cores());
+    if wanted > 0 {
+        texts.extend(raise("net/netfilter/nf_conntrack_max", wanted));
+    }
+    texts.extend(seconds(
+        "net/netfilter/nf_conntrack_tcp_timeout_established",
+        config.conntrack_tcp_timeout_established,
+    ));
+    texts.extend(seconds(
+        "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+        config.conntrack_tcp_timeout_close_wait,
+    ));
+    if config.conntrack_tcp_be_liberal {
+        texts.extend(set("net/netfilter/nf_conntrack_tcp_be_liberal", "1"));
+    }
+    texts
+}
+
+/// How many connections shall be tracked at most; 0 for as many as the kernel likes.
+fn conntrack_max(config: &Config, cores: u64) -> u64 {
+    match u64::from(config.conntrack_max_per_core) {
+        0 => 0,
+        per_core => (per_core * cores).max(config.conntrack_min.into()).min(MAX),
+    }
+}
+
+fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+}
+
+/// Raises a number; a higher one stays, because somebody will have wanted it.
+fn raise(key: &'static str, wanted: u64) -> Option<String> {
+    let now = sysctl::read(key).ok()?.parse::<u64>().ok()?;
+    if now >= wanted {
+        None
+    } else {
+        set(key, &wanted.to_string())
+    }
+}
+
+fn seconds(key: &'static str, duration: Duration) -> Option<String> {
+    if duration.is_zero() {
+        None
+    } else {
+        set(key, &duration.as_secs().to_string())
+    }
+}
+
+/// Sets a parameter. Not being allowed to is worth a line in the log, not a standing warning:
+/// the node's own value is then as the node's owner wants it.
+fn set(key: &'static str, value: &str) -> Option<String> {
+    match sysctl::ensure(key, value) {
+        Ok(_) => None,
+        Err(error) if matches!(error.errno(), Some(EACCES | EPERM | EROFS | ENOENT)) => {
+            tracing::info!(%error, value, "left as it is");
+            None
+        }
+        Err(error) => Some(format!("{error}: left as it is")),
+    }
+}
+
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
+const EROFS: i32 = 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_connections_grows_with_the_cores_within_limits() {
+        let config = Config::default();
+        assert_eq!(conntrack_max(&config, 1), 131_072);
+        assert_eq!(conntrack_max(&config, 8), 262_144);
+        assert_eq!(conntrack_max(&config, 1000), 1_048_576);
+        let off = Config {
+            conntrack_max_per_core: 0,
+            ..config
+        };
+        assert_eq!(conntrack_max(&off, 8), 0);
+    }
+}
