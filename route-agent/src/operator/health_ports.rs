@@ -105,7 +105,8 @@ pub async fn serve(
             () = tokio::time::sleep(RETRY), if failed => Ok(()),
         };
         if changed.is_err() {
-            return;
+            // Nobody asks for anything new; what is open stays open.
+            return std::future::pending().await;
         }
     }
 }

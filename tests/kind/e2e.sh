@@ -1,0 +1,67 @@
+#!/bin/bash
+# The upstream end-to-end tests of Kubernetes on the cluster:
+#
+#   e2e.sh [conformance|parallel|slow|serial|performance|dual|all|FOCUS]...
+#
+# Needs e2e.test and ginkgo of the cluster's version on the PATH. Reports go to target/e2e/.
+# Exit status 0 if nothing failed but what e2e-known.txt names.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib.sh"
+need docker kind e2e.test ginkgo kubectl
+cluster_exists || { echo "there is no cluster $CLUSTER: run make kind first" >&2; exit 1; }
+reports=$root/target/e2e
+mkdir -p "$reports"
+workers=$(($(nodes | wc -l) - 1))
+unexpected=0
+
+# run NAME PROCESSES FOCUS SKIP
+run() {
+  local name=$1 processes=$2 focus=$3 skip=$4 start=$SECONDS
+  echo "== $name"
+  ginkgo -procs="$processes" -no-color -timeout=4h -focus="$focus" ${skip:+-skip="$skip"} \
+    "$(command -v e2e.test)" -- --kubeconfig "$KUBECONFIG" --provider=local \
+    --num-nodes="$workers" --report-dir="$reports" --report-prefix="$name-" \
+    >"$reports/$name.log" 2>&1 || true
+  summary "$name" $((SECONDS - start))
+}
+
+# summary NAME SECONDS: every spec of the run with its result, from the log.
+summary() {
+  local results=$reports/$1.txt
+  # A finished spec is "• [3.2 seconds]", "• [FAILED] [...]" or "S [SKIPPED] [...]", then its name.
+  awk '
+    /^(•|S|\? |P) ?\[?/ && /seconds\]/ { state = /FAILED|PANICKED|TIMEDOUT|INTERRUPTED/ ? "failed" : /SKIPPED/ ? "skipped" : "passed"; next }
+    state && /^\[sig-network\]/ { sub(/ \[sig-network,.*| \[sig-network\]$/, ""); print state "\t" $0; state = "" }
+    /^\[sig-network\]/ { name = $0 }
+  ' "$reports/$1.log" | sort -u >"$results"
+  local passed failed skipped
+  passed=$(grep -c '^passed' "$results" || true)
+  failed=$(grep -c '^failed' "$results" || true)
+  skipped=$(grep -c '^skipped' "$results" || true)
+  printf '%s: %s passed, %s failed, %s skipped themselves, %s s\n' "$1" "$passed" "$failed" "$skipped" "$2"
+  while IFS=$'\t' read -r _ spec; do
+    local reason
+    reason=$(awk -F '\t' -v spec="$spec" '!/^#/ && index(spec, $1) { print $2; exit }' "$here/e2e-known.txt")
+    [[ $reason ]] || unexpected=$((unexpected + 1))
+    printf '  failed: %s%s\n' "$spec" "${reason:+ (known: $reason)}"
+  done < <(grep '^failed' "$results" || true)
+  ((passed + failed + skipped > 0)) || { echo "  no spec ran: see $reports/$1.log"; unexpected=$((unexpected + 1)); }
+}
+
+network='\[sig-network\]'
+feature='\[Feature:'
+alone='\[Serial\]|\[Disruptive\]'
+for what in "${@:-all}"; do
+  case $what in
+  conformance) run conformance 3 "$network.*\[Conformance\]" "$feature|$alone" ;;
+  parallel) run parallel 3 "$network" "$feature|$alone|\[Slow\]|\[Conformance\]" ;;
+  slow) run slow 2 "$network.*\[Slow\]" "$feature|$alone" ;;
+  serial) run serial 1 "$network.*(\[Serial\]|\[Disruptive\])" "$feature" ;;
+  performance) run performance 1 "IPerf2|maximum number of services per cluster" "" ;;
+  dual) run dual 2 "$network.*\[Feature:IPv6DualStack\]" "\[Feature:LoadBalancer\]" ;;
+  all) exec "$0" conformance parallel slow serial performance ;;
+  *) run focus 1 "$what" "" ;;
+  esac
+done
+((unexpected == 0))
