@@ -216,16 +216,24 @@ fn hostname() -> Arc<str> {
 }
 
 #[cfg(test)]
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// The configuration that these flags make.
+#[cfg(test)]
+pub(crate) fn test_config(flags: &[&str]) -> Config {
+    let all = ["podwire-agent"].into_iter().chain(flags.iter().copied());
+    <Flags as clap::Parser>::parse_from(all).config
+}
+
+#[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        config: Config,
-    }
 
     fn parse(flags: &[&str]) -> Result<Config, String> {
         let all = ["podwire-agent", "--node-name=worker"]

@@ -1,6 +1,7 @@
 //! What `podwire-agent status` shows: the agent's answer on its socket, as plain values.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ pub struct Report {
     pub uplink: Option<UplinkReport>,
     /// Routes to podCIDRs, sorted by destination.
     pub routes: Vec<RouteReport>,
+    /// The CNI configuration, if it is written.
+    pub cni_conf: Option<CniConfReport>,
     /// Pods on this node, sorted by link.
     pub pods: Vec<PodReport>,
     /// Services that the kernel has, sorted by name.
@@ -66,6 +69,15 @@ pub struct UplinkReport {
     pub up: bool,
     /// Its addresses.
     pub addresses: Vec<IpNetwork>,
+}
+
+/// The file that tells the container runtime to use the plugin.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CniConfReport {
+    /// Where it is.
+    pub path: PathBuf,
+    /// True if it is there. It appears when everything that pods need is in place.
+    pub present: bool,
 }
 
 /// A route to the pods of one Node.

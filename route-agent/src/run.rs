@@ -68,6 +68,7 @@ pub fn start_logging(config: &Config) -> Result<(), RunError> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     match config.log_format {
         LogFormat::Text => lines.with_target(false).init(),
@@ -79,6 +80,7 @@ pub fn start_logging(config: &Config) -> Result<(), RunError> {
 /// Logs to stderr, for commands without flags about logging.
 pub fn log_to_stderr() {
     tracing_subscriber::fmt()
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .with_target(false)
         .init();
@@ -109,7 +111,7 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         health: SharedHealth::new(Health::new(config.health_timeout)),
     };
     let (health_ports, wanted_ports) = watch::channel(HealthPorts::default());
-    let mut features = features::all(health_ports)?;
+    let mut features = features::all(health_ports.clone())?;
     let ports: Vec<u32> = features
         .iter_mut()
         .flat_map(|feature| feature.ports())
@@ -150,7 +152,7 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         }
         _ = &mut end => true,
     };
-    drop(stop_serving);
+    drop((stop_serving, health_ports));
     // The loop may be gone already.
     let _ = inputs.send(Input::Stop);
     let _ = serving.await;

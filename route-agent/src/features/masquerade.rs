@@ -71,7 +71,7 @@ impl Feature for Masquerade {
                 true
             }
             Event::Kernel(event) => self.table.is_touched_by(event),
-            Event::Uplink | Event::Files => false,
+            Event::Uplink | Event::Files | Event::Ready => false,
         }
     }
 
@@ -131,7 +131,7 @@ pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
         }
         table = table.with_chain("postrouting", entry);
         for side in SIDES {
-            table = table.with_chain(side.chain, side.from_pod());
+            table = table.with_chain(side.chain, side.pod_chain());
         }
     }
     if config.anti_spoof {
@@ -228,7 +228,7 @@ impl Side {
     }
 
     /// What happens to a packet of a pod.
-    fn from_pod(&self) -> Chain {
+    fn pod_chain(&self) -> Chain {
         Chain::regular()
             .with_rule(
                 Rule::new()

@@ -1,6 +1,9 @@
 //! What the agent keeps right, one file or folder each. Features never call each other.
 
+pub mod cniconf;
+pub mod forwarding;
 pub mod kept_table;
+pub mod leases;
 pub mod masquerade;
 pub mod routes;
 pub mod services;
@@ -14,8 +17,12 @@ use crate::reconcile::Feature;
 /// namespace of the calling thread.
 pub fn all(health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<dyn Feature>>> {
     Ok(vec![
+        Box::new(forwarding::Forwarding),
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
         Box::new(services::Services::open(health_ports)?),
+        Box::new(leases::Leases::open()?),
+        // Last: it appears when the others are done.
+        Box::new(cniconf::CniConf),
     ])
 }

@@ -80,6 +80,8 @@ pub enum Event<'a> {
     /// A file that belongs to a feature changed: somebody touched the CNI configuration or the
     /// plugin wrote a record.
     Files,
+    /// Everything that pods need has succeeded for the first time.
+    Ready,
     /// Nothing in memory can be trusted any longer: look at the kernel again.
     Resync,
 }

@@ -79,6 +79,8 @@ pub struct Reconcile {
     /// When the last turn began.
     now: Instant,
     listed: bool,
+    /// Everything that pods need has succeeded once.
+    was_ready: bool,
     /// The first sync has been logged.
     announced: bool,
     stopping: bool,
@@ -104,6 +106,7 @@ impl Reconcile {
             dirty: Dirty::default(),
             now: Instant::now(),
             listed: false,
+            was_ready: false,
             announced: false,
             stopping: false,
         }
@@ -189,6 +192,10 @@ impl Reconcile {
         self.note_queued();
         let mut worked = false;
         for place in 0..self.slots.len() {
+            if !self.was_ready && self.slots.iter().all(Slot::ready_for_pods) {
+                self.was_ready = true;
+                self.tell(&Event::Ready);
+            }
             let (world, slots, warnings) = self.parts();
             worked |= slots[place].sync_if_due(&world, warnings, now);
         }

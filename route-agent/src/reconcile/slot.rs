@@ -42,6 +42,8 @@ impl Slot {
     /// objects or the uplink: the kernel's echo of a failing write must not.
     pub(super) fn heed(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
         if !self.feature.heed(event, world) {
+            // A feature that is told to look at everything and has nothing to do is switched off.
+            self.succeeded |= matches!(event, Event::Resync);
             return;
         }
         let waiting = self.backoff.tries() > 0 && self.wanted.is_some();

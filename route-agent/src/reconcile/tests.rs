@@ -58,7 +58,7 @@ impl Feature for Fake {
         if let Event::Objects(dirty) = event {
             self.nodes.fetch_add(dirty.nodes.len(), Ordering::SeqCst);
         }
-        true
+        !matches!(event, Event::Ready)
     }
 
     fn sync(&mut self, _: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {

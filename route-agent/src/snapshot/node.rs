@@ -29,3 +29,19 @@ pub struct Node {
     /// What could not be used.
     pub invalid: Vec<Invalid>,
 }
+
+impl Node {
+    /// A Node of which nothing but the name is known.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: Arc::from(name),
+            internal_ips: Vec::new(),
+            pod_cidrs: Vec::new(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            created: None,
+            deleting: false,
+            invalid: Vec::new(),
+        }
+    }
+}

@@ -147,7 +147,7 @@ impl Feature for Routes {
                 }
                 is_foreign(route) && self.desired.wants(route.destination)
             }
-            Event::Kernel(_) | Event::Files => false,
+            Event::Kernel(_) | Event::Files | Event::Ready => false,
         }
     }
 

@@ -194,7 +194,7 @@ impl Feature for Services {
                 self.distrust(None);
                 true
             }
-            Event::Kernel(_) | Event::Uplink | Event::Files => false,
+            Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
         }
     }
 

@@ -40,6 +40,7 @@ fn report() -> Report {
             route("worker", "10.10.1.0/24", Some("172.18.0.2"), true),
             route("worker2", "10.10.2.0/24", None, true),
         ],
+        cni_conf: None,
         pods: vec![
             pod(Some("default/web"), "10.10.2.4", true),
             pod(None, "10.10.2.5", false),

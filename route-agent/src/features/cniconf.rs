@@ -1,0 +1,517 @@
+//! The CNI configuration that tells the container runtime to use the plugin.
+//!
+//! In: the own Node's podCIDRs and the uplink's MTU. Out: `00-podwire.conflist`. What must hold:
+//! it appears only when everything that pods need is in place; it appears whole, or not at all;
+//! it sorts first. Runtimes take the first file of the directory, so other configurations are
+//! named in a warning. It is never taken away while the agent runs or when it stops: without it
+//! running pods could not even be removed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+
+use crate::cidr;
+use crate::config::Config;
+use crate::reconcile::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::report::{CniConfReport, Report};
+use crate::warnings::Warning;
+
+/// The file's name. containerd, CRI-O and Docker's shim take the file that sorts first.
+pub const FILE: &str = "00-podwire.conflist";
+
+/// The name under which it is written before it is renamed: in the same directory, because
+/// containerd does not see what is renamed in from elsewhere, and with an ending that no runtime
+/// reads.
+const TEMPORARY: &str = "00-podwire.conflist.temp";
+
+/// The network's name: the leases are in a directory of this name.
+pub const NETWORK: &str = "podwire";
+
+/// Why the configuration is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}; pods cannot start until that works", path.display())]
+pub struct ConfError {
+    operation: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The feature.
+#[derive(Debug, Default)]
+pub struct CniConf;
+
+impl Feature for CniConf {
+    fn name(&self) -> &'static str {
+        "cniconf"
+    }
+
+    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+        let own = world.own_name();
+        world.config.cni_conf
+            && match event {
+                Event::Objects(dirty) => dirty.nodes.contains(own),
+                Event::Uplink | Event::Files | Event::Resync | Event::Ready => true,
+                Event::Kernel(_) => false,
+            }
+    }
+
+    fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        let directory = &world.config.cni_conf_dir;
+        let mut warnings = competitors(directory)?;
+        let mut writes = 0;
+        match desired(world) {
+            Ok(text) if world.ready_for_pods => writes = write(directory, &text)?,
+            // The features that are not ready say themselves what is wrong.
+            Ok(_) => {}
+            Err(reason) => warnings.push(Warning::new("CNI configuration", reason)),
+        }
+        warn.replace(warnings);
+        Ok(Synced {
+            writes,
+            again: false,
+        })
+    }
+
+    fn report(&mut self, world: &World<'_>, report: &mut Report) {
+        if !world.config.cni_conf {
+            return;
+        }
+        let path = world.config.cni_conf_dir.join(FILE);
+        let present = fs::read_to_string(&path).ok();
+        let wanted = desired(world).ok();
+        if wanted.is_some() && present != wanted {
+            let what = if present.is_some() {
+                "is not what is wanted"
+            } else {
+                "is missing"
+            };
+            report
+                .differences
+                .push(format!("the file {} {what}", path.display()));
+        }
+        report.cni_conf = Some(CniConfReport {
+            present: present.is_some(),
+            path,
+        });
+    }
+
+    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
+        let mut removed = Vec::new();
+        for name in [FILE, TEMPORARY] {
+            let path = config.cni_conf_dir.join(name);
+            match fs::remove_file(&path) {
+                Ok(()) => removed.push(format!("file {}", path.display())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("remove", &path)(error).into()),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// The text of the configuration, or what is missing for it.
+pub fn desired(world: &World<'_>) -> Result<String, String> {
+    let name = world.own_name();
+    let own = world
+        .own_node()
+        .ok_or_else(|| format!("waits for Node {name} to exist"))?;
+    let mtu = match (world.config.mtu, world.uplink) {
+        (Some(mtu), _) => mtu,
+        (None, Some(uplink)) => uplink.mtu,
+        (None, None) => return Err("waits for the uplink, whose MTU pods take".to_owned()),
+    };
+    let on_link = world.uplink.map_or(&[][..], |uplink| &uplink.on_link);
+    let usable =
+        |network: &&IpNetwork| !on_link.iter().any(|nodes| cidr::overlap(*nodes, **network));
+    let networks: Vec<IpNetwork> = own.pod_cidrs.iter().filter(usable).copied().collect();
+    if networks.is_empty() {
+        return Err(format!("waits for Node {name} to have a podCIDR"));
+    }
+    let lease_dir = world.config.lease_dir();
+    let value = conflist(&networks, mtu, &lease_dir);
+    let mut text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// The file, its fields in the order in which a person reads them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Conflist<'a> {
+    /// The newest version that old runtimes know; new ones choose from the list.
+    cni_version: &'static str,
+    cni_versions: [&'static str; 4],
+    name: &'static str,
+    plugins: [Plugin<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Plugin<'a> {
+    r#type: &'static str,
+    ip_masq: bool,
+    mtu: u32,
+    capabilities: Capabilities,
+    ipam: Ipam<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Capabilities {
+    port_mappings: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ipam<'a> {
+    r#type: &'static str,
+    data_dir: &'a Path,
+    /// One address for each outer list, from any of its networks that has a free one.
+    ranges: Vec<Vec<Range>>,
+    routes: Vec<Destination>,
+}
+
+#[derive(Serialize)]
+struct Range {
+    subnet: IpNetwork,
+}
+
+#[derive(Serialize)]
+struct Destination {
+    dst: &'static str,
+}
+
+fn conflist<'a>(networks: &[IpNetwork], mtu: u32, lease_dir: &'a Path) -> Conflist<'a> {
+    let (mut ranges, mut routes) = (Vec::new(), Vec::new());
+    for (v6, dst) in [(false, "0.0.0.0/0"), (true, "::/0")] {
+        let of_family = networks.iter().filter(|network| network.is_ipv6() == v6);
+        let pool: Vec<Range> = of_family
+            .map(|network| Range { subnet: *network })
+            .collect();
+        if !pool.is_empty() {
+            ranges.push(pool);
+            routes.push(Destination { dst });
+        }
+    }
+    let capabilities = Capabilities {
+        port_mappings: true,
+    };
+    let ipam = Ipam {
+        r#type: "host-local",
+        data_dir: lease_dir,
+        ranges,
+        routes,
+    };
+    Conflist {
+        cni_version: "1.0.0",
+        cni_versions: ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+        name: NETWORK,
+        plugins: [Plugin {
+            r#type: "podwire",
+            ip_masq: false,
+            mtu,
+            capabilities,
+            ipam,
+        }],
+    }
+}
+
+/// Puts the text in place unless it is there; returns the number of writes.
+fn write(directory: &Path, text: &str) -> Result<u64, ConfError> {
+    let (path, temporary) = (directory.join(FILE), directory.join(TEMPORARY));
+    if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+        return Ok(0);
+    }
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        // The rename itself must survive a power cut too.
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(failed("write", &path))?;
+    tracing::info!(path = %path.display(), "CNI configuration is in place");
+    Ok(1)
+}
+
+/// Other configurations in the directory, which is made if it does not exist.
+fn competitors(directory: &Path) -> Result<Vec<Warning>, ConfError> {
+    fs::create_dir_all(directory).map_err(failed("create", directory))?;
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
+        let path = entry.map_err(failed("list", directory))?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let is_conf = matches!(extension, Some("conf" | "conflist" | "json"));
+        if is_conf && name != FILE && !path.is_dir() {
+            names.insert(name.to_owned());
+        }
+    }
+    let warning = |name: String| {
+        let text = if name.as_str() < FILE {
+            format!("sorts before {FILE}, so the container runtime uses it; remove it")
+        } else {
+            format!("is not used, because {FILE} sorts before it; remove it if nobody needs it")
+        };
+        Warning::new(format!("file {}", directory.join(name).display()), text)
+    };
+    Ok(names.into_iter().map(warning).collect())
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConfError {
+    let path = path.to_owned();
+    move |source| ConfError {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reconcile::Uplink;
+    use crate::snapshot::{Node, Snapshot};
+    use crate::warnings::Warnings;
+
+    struct Machine {
+        directory: tempfile::TempDir,
+        config: Config,
+        snapshot: Snapshot,
+        uplink: Option<Uplink>,
+        ready: bool,
+        warnings: Warnings,
+    }
+
+    impl Machine {
+        fn new(pod_cidrs: &[&str]) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let mut config = crate::config::test_config(&["--node-name=worker"]);
+            config.cni_conf_dir = directory.path().join("net.d");
+            let mut snapshot = Snapshot::default();
+            let node = Node {
+                pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+                ..Node::named("worker")
+            };
+            snapshot.nodes.insert(Arc::from("worker"), node);
+            let uplink = Uplink {
+                index: 2,
+                name: "eth0".into(),
+                mtu: 1450,
+                up: true,
+                addresses: Vec::new(),
+                on_link: vec!["172.18.0.0/16".parse().unwrap()],
+            };
+            let warnings = Warnings::default();
+            Self {
+                directory,
+                config,
+                snapshot,
+                uplink: Some(uplink),
+                ready: true,
+                warnings,
+            }
+        }
+
+        fn sync(&mut self) -> Result<Synced, SyncError> {
+            let metrics = Default::default();
+            let world = World {
+                metrics: &metrics,
+                config: &self.config,
+                snapshot: &self.snapshot,
+                uplink: self.uplink.as_ref(),
+                ready_for_pods: self.ready,
+            };
+            CniConf.sync(&world, &mut Warn::new("cniconf", &mut self.warnings))
+        }
+
+        fn file(&self) -> PathBuf {
+            self.config.cni_conf_dir.join(FILE)
+        }
+
+        fn conf(&self) -> Value {
+            serde_json::from_str(&fs::read_to_string(self.file()).unwrap()).unwrap()
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            self.warnings
+                .iter()
+                .map(|(_, w)| format!("{}: {}", w.object, w.text))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn it_says_what_the_plugin_must_know() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        assert_eq!(machine.sync().unwrap().writes, 1);
+        let conf = machine.conf();
+        assert_eq!(conf["name"], "podwire");
+        let plugin = &conf["plugins"][0];
+        assert_eq!(plugin["type"], "podwire");
+        assert_eq!(plugin["mtu"], 1450);
+        assert_eq!(plugin["ipMasq"], false);
+        assert_eq!(plugin["ipam"]["dataDir"], "/run/podwire/ipam");
+        assert_eq!(
+            plugin["ipam"]["ranges"],
+            json!([[{"subnet": "10.10.2.0/24"}]])
+        );
+        assert_eq!(plugin["ipam"]["routes"], json!([{"dst": "0.0.0.0/0"}]));
+    }
+
+    #[test]
+    fn two_families_give_two_addresses_and_two_networks_of_one_family_one() {
+        let mut machine = Machine::new(&["10.10.2.0/24", "fd00:2::/64", "10.10.7.0/24"]);
+        machine.sync().unwrap();
+        let ipam = &machine.conf()["plugins"][0]["ipam"];
+        let v4 = json!([{"subnet": "10.10.2.0/24"}, {"subnet": "10.10.7.0/24"}]);
+        assert_eq!(ipam["ranges"], json!([v4, [{"subnet": "fd00:2::/64"}]]));
+        assert_eq!(
+            ipam["routes"],
+            json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
+        );
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written_again() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        machine.sync().unwrap();
+        assert_eq!(machine.sync().unwrap().writes, 0);
+        fs::remove_file(machine.file()).unwrap();
+        assert_eq!(machine.sync().unwrap().writes, 1);
+        fs::write(machine.file(), "{}").unwrap();
+        assert_eq!(machine.sync().unwrap().writes, 1);
+        assert_eq!(
+            fs::read_dir(&machine.config.cni_conf_dir).unwrap().count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_new_mtu_or_pod_cidr_rewrites_it() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        machine.sync().unwrap();
+        machine.uplink.as_mut().unwrap().mtu = 9000;
+        assert_eq!(machine.sync().unwrap().writes, 1);
+        assert_eq!(machine.conf()["plugins"][0]["mtu"], 9000);
+        let node = machine.snapshot.nodes.get_mut("worker").unwrap();
+        node.pod_cidrs = vec!["10.10.9.0/24".parse().unwrap()];
+        assert_eq!(machine.sync().unwrap().writes, 1);
+        machine.config.mtu = Some(1400);
+        assert_eq!(machine.sync().unwrap().writes, 1);
+        assert_eq!(machine.conf()["plugins"][0]["mtu"], 1400);
+    }
+
+    #[test]
+    fn it_waits_until_pods_can_start_and_says_why() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        machine.ready = false;
+        machine.sync().unwrap();
+        assert!(!machine.file().exists());
+        machine.ready = true;
+        machine.uplink = None;
+        machine.sync().unwrap();
+        assert!(!machine.file().exists());
+        assert_eq!(machine.warnings().len(), 1);
+        machine.uplink = Machine::new(&[]).uplink;
+        machine
+            .snapshot
+            .nodes
+            .get_mut("worker")
+            .unwrap()
+            .pod_cidrs
+            .clear();
+        machine.sync().unwrap();
+        assert!(
+            machine.warnings()[0].contains("podCIDR"),
+            "{:?}",
+            machine.warnings()
+        );
+        machine.snapshot.nodes.clear();
+        machine.sync().unwrap();
+        assert!(machine.warnings()[0].contains("Node worker to exist"));
+    }
+
+    #[test]
+    fn a_file_in_place_stays_when_its_reason_is_gone() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        machine.sync().unwrap();
+        machine.snapshot.nodes.clear();
+        machine.sync().unwrap();
+        assert!(machine.file().exists());
+    }
+
+    #[test]
+    fn competitors_are_named() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        fs::create_dir_all(&machine.config.cni_conf_dir).unwrap();
+        for name in [
+            "00-a.conf",
+            "10-kindnet.conflist",
+            "x.json",
+            "README.md",
+            TEMPORARY,
+        ] {
+            fs::write(machine.config.cni_conf_dir.join(name), "").unwrap();
+        }
+        machine.sync().unwrap();
+        let warnings = machine.warnings();
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(
+            warnings[0].contains("00-a.conf: sorts before"),
+            "{warnings:?}"
+        );
+        assert!(
+            warnings[1].contains("10-kindnet.conflist: is not used"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn an_own_network_among_the_nodes_is_not_given_to_pods() {
+        let mut machine = Machine::new(&["172.18.5.0/24"]);
+        machine.sync().unwrap();
+        assert!(!machine.file().exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        let blocked = machine.directory.path().join("file");
+        fs::write(&blocked, "").unwrap();
+        machine.config.cni_conf_dir = blocked.join("net.d");
+        let error = machine.sync().unwrap_err().to_string();
+        assert!(error.contains("file/net.d"), "{error}");
+    }
+
+    #[test]
+    fn everybody_may_read_it() {
+        let mut machine = Machine::new(&["10.10.2.0/24"]);
+        machine.sync().unwrap();
+        let mode = fs::metadata(machine.file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o444, 0o444);
+        let removed = CniConf.uninstall(&machine.config).unwrap();
+        assert_eq!(removed.len(), 1);
+        assert!(!machine.file().exists());
+    }
+}
