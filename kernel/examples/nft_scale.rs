@@ -1,6 +1,7 @@
 //! Measures what a large nftables table costs: `cargo run --release -p podwire-kernel --example
 //! nft_scale`, as root. Everything happens in a network namespace of its own, which goes with the
-//! process. Times are of the wall clock.
+//! process. Times are given twice: by the wall clock, and what this thread took of a processor, in the
+//! kernel too, which does not depend on what else the machine does.
 
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -50,8 +51,11 @@ impl Scale {
 fn main() -> Outcome<()> {
     kernel::netns::unshare_thread()?;
     let mut socket = NftSocket::open()?;
-    println!("one Service is one verdict element, each endpoint one more; medians of 5 runs\n");
-    println!("services endpoints counters comments    MB  encode ms  commit ms  kernel MB");
+    println!("one Service is one verdict element, each endpoint one more; medians of 5 runs;");
+    println!("times in ms of the wall clock / of a processor\n");
+    println!(
+        "services endpoints counters comments    MB          encode          commit  kernel MB"
+    );
     for (services, endpoints) in [(1_000, 10), (10_000, 10), (44_000, 2)] {
         measure_load(
             &mut socket,
@@ -84,25 +88,25 @@ fn measure_load(socket: &mut NftSocket, scale: &Scale) -> Outcome<()> {
         remove(socket)?;
         let before = kernel_memory()?;
         batch.clear();
-        let start = Instant::now();
+        let start = Watch::start()?;
         declare(&mut batch, &scale.sets());
         fill(&mut batch, scale);
-        encodes.push(start.elapsed());
-        let start = Instant::now();
+        encodes.push(start.read()?);
+        let start = Watch::start()?;
         socket.commit(&mut batch)?;
-        commits.push(start.elapsed());
+        commits.push(start.read()?);
         memory.push(kernel_memory()?.saturating_sub(before));
     }
     memory.sort();
     println!(
-        "{:8} {:9} {:8} {:8} {:5.1} {:10.1} {:10.1} {:10.1}",
+        "{:8} {:9} {:8} {:8} {:5.1} {:>15} {:>15} {:10.1}",
         scale.services,
         scale.endpoints,
         scale.counters,
         scale.comments,
         batch.byte_len() as f64 / 1e6,
-        millis(median(&mut encodes)),
-        millis(median(&mut commits)),
+        both(&mut encodes, 50, 1e3),
+        both(&mut commits, 50, 1e3),
         memory[memory.len() / 2] as f64 / 1024.0,
     );
     Ok(())
@@ -122,22 +126,22 @@ fn measure_changes(socket: &mut NftSocket) -> Outcome<()> {
     declare(&mut batch, &sets);
     fill(&mut batch, &scale);
     socket.commit(&mut batch)?;
-    println!("\none change among 10,000 Services x 10 endpoints, 500 times each: median, p99, us");
+    println!("\none change among 10,000 Services x 10 endpoints, 500 times each:");
+    println!(
+        "us of the wall clock / of a processor {:>20} {:>20}",
+        "median", "p99"
+    );
     let mut timed = |what: &str, write: &dyn Fn(&mut Batch, u32)| -> Outcome<()> {
         let mut times = Vec::new();
         for number in 0..500 {
-            let start = Instant::now();
+            let start = Watch::start()?;
             batch.clear();
             write(&mut batch, number);
             socket.commit(&mut batch)?;
-            times.push(start.elapsed());
+            times.push(start.read()?);
         }
-        times.sort();
-        println!(
-            "{what:40} {:8.1} {:8.1}",
-            micros(times[250]),
-            micros(times[495])
-        );
+        let (median, slow) = (both(&mut times, 50, 1e6), both(&mut times, 99, 1e6));
+        println!("{what:37} {median:>20} {slow:>20}");
         Ok(())
     };
     let mut data = KeyBuf::new();
@@ -151,19 +155,30 @@ fn measure_changes(socket: &mut NftSocket) -> Outcome<()> {
             .elements("endpoints", &sets.endpoints)
             .add(&element);
     })?;
-    timed("delete an element (waits for RCU)", &|batch, number| {
+    timed("delete an element", &|batch, number| {
         let mut writer = batch.table(Family::Ip, TABLE);
         writer
             .elements("endpoints", &sets.endpoints)
             .delete(&spare(number), None);
     })?;
-    timed("replace an element (waits for RCU)", &|batch, number| {
+    timed("replace an element", &|batch, number| {
         let key = service(number % 10_000).number(3);
         let element = element(&key, ValueRef::Data(&data));
         let mut writer = batch.table(Family::Ip, TABLE);
         let mut elements = writer.elements("endpoints", &sets.endpoints);
         elements.delete(&key, None).add(&element);
     })?;
+    let verdicts = [Verdict::goto("pick-2"), Verdict::goto("pick-10")];
+    timed(
+        "replace an element that leads to a chain",
+        &|batch, number| {
+            let key = service(number % 10_000);
+            let element = element(&key, ValueRef::Verdict(&verdicts[number as usize % 2]));
+            let mut writer = batch.table(Family::Ip, TABLE);
+            let mut elements = writer.elements("services", &sets.services);
+            elements.delete(&key, None).add(&element);
+        },
+    )?;
     timed("flush a chain and add 2 rules", &|batch, _| {
         let rule = Rule::new().counter().returns();
         let mut writer = batch.table(Family::Ip, TABLE);
@@ -172,15 +187,47 @@ fn measure_changes(socket: &mut NftSocket) -> Outcome<()> {
             .add_rule("pick-2", &rule)
             .add_rule("pick-2", &rule);
     })?;
-    let start = Instant::now();
-    let mut found = 0u64;
-    socket.each_element(Family::Ip, TABLE, "endpoints", &sets.endpoints, |_, _| {
-        found += 1
-    })?;
-    println!(
-        "list {found} elements one by one: {:.1} ms",
-        millis(start.elapsed())
+    for (name, header) in [("services", &sets.services), ("endpoints", &sets.endpoints)] {
+        let start = Watch::start()?;
+        let mut found = 0u64;
+        socket.each_element(Family::Ip, TABLE, name, header, |_, _| found += 1)?;
+        let time = both(&mut [start.read()?], 50, 1e3);
+        println!("list {found} elements: {time} ms");
+    }
+    measure_closing(&sets)
+}
+
+/// A process that deletes an element and ends, as the plugin does in DEL.
+fn measure_closing(sets: &Sets) -> Outcome<()> {
+    let (mut closed_at_once, mut closed_later) = (Vec::new(), Vec::new());
+    let mut batch = Batch::new();
+    for number in 0..60 {
+        let mut socket = NftSocket::open()?;
+        batch.clear();
+        let key = service(5_000 + number).number(7);
+        let mut writer = batch.table(Family::Ip, TABLE);
+        writer
+            .elements("endpoints", &sets.endpoints)
+            .delete(&key, None);
+        socket.commit(&mut batch)?;
+        let later = number % 2 == 1;
+        if later {
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        let start = Watch::start()?;
+        drop(socket);
+        if later {
+            &mut closed_later
+        } else {
+            &mut closed_at_once
+        }
+        .push(start.read()?);
+    }
+    let (at_once, later) = (
+        both(&mut closed_at_once, 50, 1e3),
+        both(&mut closed_later, 50, 1e3),
     );
+    println!("close the socket after a deletion: at once {at_once} ms, after 40 ms {later} ms");
     Ok(())
 }
 
@@ -313,15 +360,37 @@ fn status(name: &str) -> Outcome<String> {
     Ok(line.split_whitespace().next().unwrap_or("?").to_owned())
 }
 
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+/// Wall clock and time of a processor.
+struct Watch {
+    wall: Instant,
+    processor: Duration,
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+impl Watch {
+    fn start() -> Outcome<Self> {
+        let processor = processor_time()?;
+        Ok(Self {
+            wall: Instant::now(),
+            processor,
+        })
+    }
+
+    fn read(&self) -> Outcome<(Duration, Duration)> {
+        Ok((self.wall.elapsed(), processor_time()? - self.processor))
+    }
 }
 
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
+/// What this thread took of a processor so far, in user space and in the kernel.
+fn processor_time() -> Outcome<Duration> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    Ok(Duration::from(time))
+}
+
+/// The percentile of both, each for itself, times `unit` (1e3: milliseconds).
+fn both(times: &mut [(Duration, Duration)], percentile: usize, unit: f64) -> String {
+    let mut one = |part: fn(&(Duration, Duration)) -> Duration| {
+        times.sort_by_key(part);
+        part(&times[(times.len() * percentile / 100).min(times.len() - 1)]).as_secs_f64() * unit
+    };
+    format!("{:.1} / {:.1}", one(|time| time.0), one(|time| time.1))
 }

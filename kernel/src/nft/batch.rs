@@ -27,8 +27,9 @@ const APPEND: u16 = libc::NLM_F_APPEND as u16;
 /// to must exist, what is deleted must not be referred to any more. So: delete elements that lead
 /// to a chain, then flush the chain, then delete it.
 ///
-/// Deleting an element makes the kernel wait for all processors (an RCU grace period, 16 ms or so)
-/// after the batch, however many elements it deletes.
+/// What is deleted is freed after a grace period of the kernel (16 ms or so), however much it is.
+/// The commit does not wait for that, but closing the socket does: who deletes and ends, as the
+/// plugin in DEL, should commit early, in one batch, and close late.
 #[derive(Debug, Clone)]
 pub struct Batch {
     messages: netlink::Batch,

@@ -163,23 +163,26 @@ impl fmt::Display for Change {
             return f.write_str("carry out the whole transaction");
         }
         f.write_str(if self.adds { "add " } else { "delete " })?;
+        let to = if self.adds { "to" } else { "from" };
         match &self.object {
             Object::Transaction => Ok(()),
             Object::Table => Ok(()),
-            Object::Chain(name) => write!(f, "chain {name} in "),
-            Object::Rule { chain, .. } if !self.adds => write!(f, "all rules of chain {chain} in "),
+            Object::Chain(name) => write!(f, "chain {name} {to} "),
+            Object::Rule { chain, .. } if !self.adds => {
+                write!(f, "all rules of chain {chain} from ")
+            }
             Object::Rule { chain, comment } => {
                 f.write_str("a rule")?;
                 commented(f, comment)?;
-                write!(f, " in chain {chain} of ")
+                write!(f, " {to} chain {chain} of ")
             }
-            Object::Set(name) => write!(f, "set {name} in "),
+            Object::Set(name) => write!(f, "set {name} {to} "),
             Object::Element { set, key, comment } => {
                 write!(f, "element {key:?}")?;
                 commented(f, comment)?;
-                write!(f, " in set {set} of ")
+                write!(f, " {to} set {set} of ")
             }
-            Object::Elements { set, count } => write!(f, "{count} elements in set {set} of "),
+            Object::Elements { set, count } => write!(f, "{count} elements {to} set {set} of "),
         }?;
         match self.family {
             Some(family) => write!(f, "table {family} {}", self.table),

@@ -178,7 +178,8 @@ impl Rule {
         self.is_not(Field::Iifgroup, &KeyBuf::new().number(group))
     }
 
-    /// Go on only if an address field is within `network` (or not, with `Comparison::Neq`).
+    /// Go on only if an address field is within `network` (or not, with `Comparison::Neq`). Both
+    /// must be of one family.
     pub fn within(mut self, field: Field, op: Comparison, network: IpNetwork) -> Self {
         let (mask, start) = (
             address_bytes(network.mask()),
@@ -186,16 +187,12 @@ impl Rule {
         );
         let whole = usize::from(network.prefix()) / 8;
         // Prefixes of whole bytes need no mask: as nft writes them.
-        if usize::from(network.prefix()) == whole * 8 && whole > 0 {
-            let Origin::Payload { base, offset, .. } = field.facts().origin else {
-                return self;
-            };
-            let source = Source::Payload {
-                base,
-                offset,
-                len: whole as u32,
-            };
-            return self.compare(source, op, &start[..whole]);
+        if let Origin::Payload { base, offset, .. } = field.facts().origin
+            && usize::from(network.prefix()) == whole * 8
+            && whole > 0
+        {
+            let len = whole as u32;
+            return self.compare(Source::Payload { base, offset, len }, op, &start[..whole]);
         }
         self.load(&[field.into()], FIRST);
         let xor = vec![0; mask.len()].into();

@@ -126,7 +126,8 @@ impl Set {
         }
     }
 
-    /// Whose keys may be ranges.
+    /// Whose keys may be ranges. Only fields in network byte order (addresses, ports) have ranges
+    /// that mean something: the kernel compares bytes.
     pub fn with_intervals(mut self) -> Self {
         self.interval = true;
         self

@@ -432,7 +432,7 @@ mod tests {
             let error = socket.commit(&mut batch).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "cannot delete set missing in table ip t: No such file or directory"
+                "cannot delete set missing from table ip t: No such file or directory"
             );
             assert_eq!(socket.observe(Family::Ip, "t").unwrap(), None);
         });

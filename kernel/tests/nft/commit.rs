@@ -53,7 +53,7 @@ fn one_bad_element_among_thousands_is_named_and_nothing_is_changed() {
         assert!(
             error
                 .to_string()
-                .ends_with("(default/web:1777) in set ports of table ip t: File exists"),
+                .ends_with("(default/web:1777) to set ports of table ip t: File exists"),
             "{error}"
         );
         assert_eq!(observe(&mut socket, Family::Ip, "t").normalised(), before);
@@ -81,7 +81,7 @@ fn more_refusals_than_the_socket_can_hold_do_not_block() {
         assert_eq!(error.errno(), Some(libc::ENOENT));
         assert_eq!(
             error.culprits()[0].change.to_string(),
-            "delete chain absent-0 in table ip t"
+            "delete chain absent-0 from table ip t"
         );
         // The answers of the refused batch are not taken for those of the next one.
         let mut batch = Batch::new();
