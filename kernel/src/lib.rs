@@ -18,6 +18,7 @@ pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod process;
 pub mod request;
 pub mod route;
 pub mod scope;

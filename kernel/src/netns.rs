@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::fstat;
 
-use crate::{Cause, Error, Result};
+use crate::{Cause, Result};
 
 /// Where the kernel shows the network namespace of the calling thread.
 const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
@@ -42,19 +42,12 @@ impl Netns {
         Self::open(format!("/proc/{pid}/ns/net"))
     }
 
-    /// Makes a new, empty namespace that has no name. The calling thread stays where it is.
+    /// Makes a new, empty namespace that has no name. The calling thread is in it for a moment.
     pub fn create_anonymous() -> Result<Self> {
-        let made = std::thread::spawn(|| {
-            unshare_thread()?;
-            Self::current()
-        });
-        made.join().unwrap_or_else(|_| {
-            Err(Error::new(
-                "create",
-                "network namespace",
-                Cause::Malformed("thread died".into()),
-            ))
-        })
+        let home = Self::current()?;
+        unshare_thread()?;
+        let _back = ComeBack { home };
+        Self::current()
     }
 
     /// The number that identifies the namespace on this machine, as in `readlink

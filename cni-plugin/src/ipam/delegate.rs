@@ -1,10 +1,12 @@
 //! Another plugin that gives addresses: found in `CNI_PATH`, called with our environment and the
 //! whole of our standard input.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 
 use crate::environment::{Call, Verb};
@@ -83,17 +85,9 @@ impl Delegate {
         };
         let mut command = Command::new(program);
         command.env("CNI_COMMAND", verb.to_string());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(failed)?;
-        let pipe = child.stdin.take();
-        // Written from a thread of its own: the plugin may fill its output before it reads on.
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                // A plugin that does not read its input says what is wrong by its exit status.
-                pipe.map(|mut pipe| pipe.write_all(stdin))
-            });
-            child.wait_with_output().map_err(failed)
-        })
+        // A file in memory, not a pipe: the plugin may fill its output before it reads on.
+        command.stdin(in_memory(stdin).map_err(failed)?);
+        command.stderr(Stdio::inherit()).output().map_err(failed)
     }
 
     fn understand(&self, output: &[u8], version: Version) -> Result<Attached, Error> {
@@ -138,4 +132,12 @@ impl Delegate {
             details,
         }
     }
+}
+
+/// A file without a name that contains `content`, to be read from its start.
+fn in_memory(content: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(memfd_create("stdin", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
 }
