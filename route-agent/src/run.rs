@@ -21,6 +21,7 @@ use crate::files;
 use crate::operator::health::{Health, SharedHealth};
 use crate::operator::health_ports::HealthPorts;
 use crate::operator::site::{Site, serve};
+use crate::operator::{preflight, takeover};
 use crate::reconcile::{Input, KernelEvent, Reconcile, Shared};
 use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::manifests;
@@ -131,6 +132,8 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         reconcile.run(&outputs);
     })?;
     tokio::spawn(follow_kernel(monitor, ports, inputs.clone()));
+    let look_around = inputs.clone();
+    spawn("preflight", move || look_around_once(&look_around))?;
     start_source(&config, &inputs).await?;
     if config.cni_conf {
         let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
@@ -193,6 +196,19 @@ fn stop_signal() -> Result<impl Future<Output = &'static str>, RunError> {
             _ = interrupt.recv() => "SIGINT",
         }
     })
+}
+
+/// Says what this machine cannot do, and what a kube-proxy left on it.
+fn look_around_once(inputs: &Sender<Input>) {
+    let leftovers = takeover::find().map_or_else(
+        |error| vec![Warning::new("take-over", crate::chain(&error))],
+        |found| takeover::warnings(&found),
+    );
+    let missing = preflight::run().warnings();
+    for (origin, warnings) in [("take-over", leftovers), ("preflight", missing)] {
+        // Without the loop the agent is stopping.
+        let _ = inputs.send(Input::Warnings(origin, warnings));
+    }
 }
 
 fn listen(ports: &[u32]) -> kernel::Result<Monitor> {

@@ -20,6 +20,8 @@ use super::Without::{FallsBack, Refuses};
 const TABLE: &str = "podwire-preflight";
 /// Bit of the capability NET_ADMIN (linux/capability.h).
 const CAP_NET_ADMIN: u64 = 12;
+/// A protocol number that nobody uses; not the agent's own, whose routes it looks after.
+const PROTOCOL: u8 = crate::features::routes::PROTOCOL + 1;
 /// A routing table that no rule leads to.
 const NOWHERE: u32 = 112_112;
 /// An address for documentation (RFC 5737), where nobody is.
@@ -132,15 +134,15 @@ fn route_protocol() -> Result<(), String> {
     let mut socket = RouteSocket::open().map_err(text)?;
     let mut route = Route::to(IpAddr::V4(NOBODY).into());
     route.kind = RouteKind::Unreachable;
-    route.protocol = crate::features::routes::PROTOCOL;
+    route.protocol = PROTOCOL;
     route.table = NOWHERE;
     socket.add_route(&route).map_err(text)?;
     let found = socket
         .routes(kernel::route::RouteFilter::default())
         .map(|routes| {
-            routes.iter().any(|found| {
-                found.table == NOWHERE && found.protocol == crate::features::routes::PROTOCOL
-            })
+            routes
+                .iter()
+                .any(|found| found.table == NOWHERE && found.protocol == PROTOCOL)
         });
     socket.delete_route(&route).map_err(text)?;
     match found.map_err(text)? {
