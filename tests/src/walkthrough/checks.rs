@@ -33,6 +33,22 @@ pub fn word_after<'a>(output: &'a str, word: &str) -> Option<&'a str> {
     })
 }
 
+/// Whether a web server of the pod answered this client.
+pub fn answers(output: &str, pod: &str, client: &str) -> bool {
+    let answer = format!("{pod} answers {client}");
+    output.lines().any(|line| line.trim() == answer)
+}
+
+/// The count that `uniq -c` printed before the answers of a pod; 0 if there are none.
+pub fn count_of(output: &str, pod: &str) -> u32 {
+    let counts = output.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let count = words.next()?.parse::<u32>().ok()?;
+        (words.next()? == pod).then_some(count)
+    });
+    counts.sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +60,13 @@ mod tests {
         assert!(!has_words(output, "via 10.10.2.1 src 10.10.2.3"));
         assert!(!has_words(output, "via 10.10.2.10"));
         assert!(!has_words("a\nb", "a b"));
+    }
+
+    #[test]
+    fn an_answer_names_the_pod_and_the_client_exactly() {
+        assert!(answers("web-1 answers 10.10.0.6\n", "web-1", "10.10.0.6"));
+        assert!(!answers("web-1 answers 10.10.0.60\n", "web-1", "10.10.0.6"));
+        assert!(!answers("curl: (7) Failed\n", "web-1", "10.10.0.6"));
     }
 
     #[test]

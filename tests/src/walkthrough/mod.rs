@@ -5,7 +5,9 @@
 //! that is up, prints what happens and answers how many observations hold.
 
 mod checks;
+mod clusterip;
 mod links;
+mod nodeport;
 mod page;
 mod picture;
 mod pods;
@@ -15,7 +17,7 @@ use std::io::{self, Write};
 
 pub use page::Page;
 pub use picture::path;
-pub use pods::{invitation, start_pods};
+pub use pods::{invitation, start_pods, start_services};
 pub use stage::Outputs;
 
 use crate::error::Result;
@@ -53,6 +55,15 @@ pub enum Step {
         /// The command, as in [`Step::Run`].
         command: &'static str,
     },
+    /// It is repeated in silence until its output is as it should be.
+    Until {
+        /// On which machine, in which pod.
+        at: &'static str,
+        /// The command, as in [`Step::Run`].
+        command: &'static str,
+        /// Whether the output is as it should be.
+        holds: fn(&str) -> bool,
+    },
 }
 
 /// Something that must be seen in the output.
@@ -82,7 +93,10 @@ impl Verdict {
 
 /// All observations, in the order in which they are shown.
 pub fn observations() -> impl Iterator<Item = &'static Observation> {
-    links::OBSERVATIONS.iter()
+    links::OBSERVATIONS
+        .iter()
+        .chain(&clusterip::OBSERVATIONS)
+        .chain(&nodeport::OBSERVATIONS)
 }
 
 /// Shows every observation in a lab that runs the walkthrough's pods.

@@ -1,9 +1,13 @@
 //! The pods of the walkthrough, with the addresses of the notes.
 
-use crate::binaries;
+use std::time::Duration;
+
+use serde_json::json;
+
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::pod::{PodSpec, Servers};
+use crate::{binaries, manifests, wait};
 
 /// Node, pod, and the port of its web server, in the order in which they start. Addresses are
 /// given out one after another, so the order decides them; pods without a port stand for those
@@ -43,6 +47,48 @@ pub fn start_pods(lab: &Lab) -> Result<()> {
                 servers,
                 ..PodSpec::new(name)
             },
+        )?;
+    }
+    Ok(())
+}
+
+/// How long the agents may take to see the Services.
+const SERVICES_LIMIT: Duration = Duration::from_secs(10);
+
+/// Writes the walkthrough's two Services and waits until every node serves them.
+pub fn start_services(lab: &Lab) -> Result<()> {
+    let clusterip = manifests::service("svc-clusterip", "10.200.1.63", 9000, 80);
+    let mut nodeport = manifests::service("svc-nodeport", "10.200.1.217", 9000, 8080);
+    nodeport["spec"]["type"] = json!("NodePort");
+    nodeport["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    nodeport["spec"]["ports"][0]["nodePort"] = json!(31662);
+    let pods = lab.pods()?;
+    for (service, stem, port) in [(clusterip, "web-", 80), (nodeport, "echo-", 8080)] {
+        let name = service["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let endpoints = pods
+            .iter()
+            .filter(|pod| pod.name().starts_with(stem))
+            .filter_map(|pod| Some((pod.address(false)?, pod.node())));
+        let slice = manifests::endpoint_slice(&name, port, endpoints);
+        lab.write_manifest(&format!("{name}-endpoints"), &slice)?;
+        lab.write_manifest(&name, &service)?;
+    }
+    for node in lab.cluster()? {
+        let served = || {
+            ["10.200.1.63:9000", "10.200.1.217:9000"]
+                .iter()
+                .all(|target| {
+                    let line = format!("curl -sf -o /dev/null --max-time 1 {target}");
+                    node.place().sh(&line).is_ok_and(|ran| ran.status == 0)
+                })
+        };
+        wait::until(
+            &format!("Services on {}", node.name()),
+            SERVICES_LIMIT,
+            served,
         )?;
     }
     Ok(())

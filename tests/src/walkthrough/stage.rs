@@ -7,9 +7,13 @@ use super::{Page, Step};
 use crate::command::Capture;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::wait;
 
 /// How long a watching command may go on after the last of the others has ended.
 const WATCH_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a change may take until it is seen.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What tcpdump says when it has begun to listen.
 const LISTENING: &str = "listening on";
@@ -39,6 +43,11 @@ pub(super) fn perform<W: Write>(lab: &Lab, steps: &[Step], page: &mut Page<W>) -
                 let ran = lab.place_of(at)?.sh(&command)?;
                 outputs[number] = ran.stdout + &ran.stderr;
                 printed(page.output(&outputs[number]))?;
+            }
+            Step::Until { at, command, holds } => {
+                let (place, command) = (lab.place_of(at)?, fill(lab, command)?);
+                let seen = || place.sh(&command).is_ok_and(|ran| holds(&ran.stdout));
+                wait::until(&format!("`{command}` on {at}"), CHANGE_LIMIT, seen)?;
             }
             Step::Watch { at, command } => {
                 let command = fill(lab, command)?;
