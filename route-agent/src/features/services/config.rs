@@ -12,6 +12,8 @@ use crate::snapshot::Balancing;
 /// Settings of the Service proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Services")]
+// The default group name is that of the type, and two flattened types are called Config.
+#[group(skip)]
 pub struct Config {
     /// Program Services. Off if another proxy does it.
     #[arg(long = "services", env = "PODWIRE_SERVICES", default_value_t = true,
