@@ -214,6 +214,8 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     if !empty {
         progress("the pods");
         walkthrough::start_pods(&lab)?;
+        progress("the Services");
+        walkthrough::start_services(&lab)?;
     }
     say(format_args!(
         "Lab {name} is up after {:.1} s.",

@@ -20,6 +20,8 @@ pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
     let lab = Lab::up(entry, &Topology::walkthrough(Families::V4), &cli::progress)?;
     cli::progress("the pods");
     walkthrough::start_pods(&lab)?;
+    cli::progress("the Services");
+    walkthrough::start_services(&lab)?;
     say(format_args!(
         "Lab {} is up after {:.1} s.
 ",
