@@ -7,10 +7,15 @@ use super::{Check, Observation, Step};
 const HUNDRED: &str =
     "for i in $(seq 100); do curl -sS --max-time 2 10.200.1.63:9000; done | sort | uniq -c";
 
+/// What the rules have counted: the Service, its endpoints, and the two rules that decide about
+/// masquerade for ClusterIPs.
+const COUNTERS: &str = "nft list table ip podwire-services | \
+                        grep -E 'default/svc-clusterip:9000|ct original ip daddr @cluster-ips'";
+
 /// The names of the web pods.
 const WEB: [&str; 3] = ["web-1", "web-2", "web-3"];
 
-pub(super) const OBSERVATIONS: [Observation; 5] = [
+pub(super) const OBSERVATIONS: [Observation; 6] = [
     Observation {
         number: 7,
         claim: "A Service has one address for several pods, and pods have theirs.",
@@ -94,6 +99,71 @@ pub(super) const OBSERVATIONS: [Observation; 5] = [
         ],
     },
     Observation {
+        number: 10,
+        claim: "The rules can be followed by eye: portal, Service, endpoint, and why nothing was \
+                masqueraded; and they count.",
+        reason: "services is the portal: it looks the packet's address and port up in a map and \
+                 goes to the chain for so many endpoints. pick-3 draws one of three slots and \
+                 looks the endpoint up in another map. Only the first packet of a connection comes \
+                 here, so each number is a number of connections. In why-masquerade the client \
+                 is found to be a pod: its address is kept.",
+        steps: &[
+            Step::Run {
+                at: "control-plane",
+                command: "nft list chain ip podwire-services services",
+            },
+            Step::Run {
+                at: "control-plane",
+                command: "nft list chain ip podwire-services pick-3",
+            },
+            Step::Run {
+                at: "control-plane",
+                command: COUNTERS,
+            },
+            Step::Run {
+                at: "client",
+                command: "for i in $(seq 10); do \
+                          curl -sS --max-time 2 10.200.1.63:9000; done | wc -l",
+            },
+            Step::Run {
+                at: "control-plane",
+                command: COUNTERS,
+            },
+        ],
+        checks: &[
+            Check {
+                says: "the portal leads by a map to pick-3, and pick-3 by a map to an endpoint",
+                holds: |seen| {
+                    has_words(seen.of(0), "vmap @services")
+                        && has_words(seen.of(1), "numgen random mod 3 map @endpoints")
+                        && elements(seen.of(2))
+                            .iter()
+                            .any(|(_, target)| *target == "goto")
+                },
+            },
+            Check {
+                says: "10 answers, and the Service counted 10 more",
+                holds: |seen| {
+                    seen.of(3).trim() == "10"
+                        && moved(seen.of(2), seen.of(4), service_count) == Some(10)
+                },
+            },
+            Check {
+                says: "its three endpoints together counted 10 more",
+                holds: |seen| moved(seen.of(2), seen.of(4), endpoint_count) == Some(10),
+            },
+            Check {
+                says: "10 more were not masqueraded, and none was",
+                holds: |seen| {
+                    moved(seen.of(2), seen.of(4), |text| rule_count(text, "return")) == Some(10)
+                        && moved(seen.of(2), seen.of(4), |text| {
+                            rule_count(text, "masquerade")
+                        }) == Some(0)
+                },
+            },
+        ],
+    },
+    Observation {
         number: 11,
         claim: "A hundred connections spread about evenly.",
         reason: "Each connection draws a pod at random, so the counts differ a little from run to \
@@ -148,6 +218,57 @@ pub(super) const OBSERVATIONS: [Observation; 5] = [
     },
 ];
 
+/// What the elements of svc-clusterip have counted, each with the first word of its data: `goto`
+/// for the Service itself, an address for an endpoint.
+fn elements(output: &str) -> Vec<(u64, &str)> {
+    let mark = "comment \"default/svc-clusterip:9000\" : ";
+    output
+        .match_indices(mark)
+        .filter_map(|(position, _)| {
+            let (_, counter) = output[..position].rsplit_once("packets ")?;
+            let count = counter.split_whitespace().next()?.parse().ok()?;
+            let target = output[position + mark.len()..].split_whitespace().next()?;
+            Some((count, target))
+        })
+        .collect()
+}
+
+fn service_count(output: &str) -> Option<u64> {
+    elements(output)
+        .into_iter()
+        .find(|(_, target)| *target == "goto")
+        .map(|(count, _)| count)
+}
+
+fn endpoint_count(output: &str) -> Option<u64> {
+    let endpoints: Vec<_> = elements(output)
+        .into_iter()
+        .filter(|(_, target)| target.starts_with("10.10."))
+        .collect();
+    (endpoints.len() == 3).then(|| endpoints.iter().map(|(count, _)| count).sum())
+}
+
+/// What the rule about ClusterIPs with this verdict has counted.
+fn rule_count(output: &str, verdict: &str) -> Option<u64> {
+    output
+        .lines()
+        .filter(|line| line.contains("@cluster-ips"))
+        .find_map(|line| {
+            let mut words = line
+                .split_whitespace()
+                .skip_while(|word| *word != "packets")
+                .skip(1);
+            let count = words.next()?.parse().ok()?;
+            // Behind the counter: bytes, their number, the verdict.
+            (words.nth(2)? == verdict).then_some(count)
+        })
+}
+
+/// By how much a count has moved between two outputs.
+fn moved(before: &str, after: &str, count: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+    count(after)?.checked_sub(count(before)?)
+}
+
 /// How many answers each web pod gave, in the output of `uniq -c`.
 fn counts(output: &str) -> [u32; 3] {
     WEB.map(|pod| count_of(output, pod))
@@ -172,6 +293,36 @@ mod tests {
         assert!(chi_square([20, 40, 40]) < 18.42);
         assert!(chi_square([60, 20, 20]) > 18.42);
         assert!(chi_square([0, 50, 50]) > 18.42);
+    }
+
+    const LISTED: &str = r#"
+elements = { 10.200.1.63 . tcp . 9000 counter packets 11 bytes 660 comment "default/svc-clusterip:9000" : goto pick-3,
+elements = { 10.200.1.63 . tcp . 9000 . 0 counter packets 3 bytes 180 comment "default/svc-clusterip:9000" : 10.10.1.3 . 80,
+   10.200.1.63 . tcp . 9000 . 1 counter packets 2 bytes 120 comment "default/svc-clusterip:9000" : 10.10.2.4 . 80, 10.200.1.63 . tcp . 9000 . 2 counter packets 6 bytes 360 comment "default/svc-clusterip:9000" : 10.10.3.3 . 80 }
+  ct original ip daddr @cluster-ips ip saddr != @pod-cidrs counter packets 2 bytes 120 masquerade fully-random comment "to a ClusterIP"
+  ct original ip daddr @cluster-ips counter packets 10 bytes 600 return comment "pod to ClusterIP: not masqueraded, the pod sees who asks"
+"#;
+
+    #[test]
+    fn counters_are_read_from_what_nft_lists() {
+        assert_eq!(service_count(LISTED), Some(11));
+        assert_eq!(endpoint_count(LISTED), Some(11));
+        assert_eq!(rule_count(LISTED, "return"), Some(10));
+        assert_eq!(rule_count(LISTED, "masquerade"), Some(2));
+        assert_eq!(service_count(""), None);
+        assert_eq!(
+            endpoint_count(&LISTED.replace("10.10.3.3", "10.9.3.3")),
+            None
+        );
+    }
+
+    #[test]
+    fn a_counter_that_stands_still_or_moves_too_far_is_noticed() {
+        let after = LISTED.replace("packets 11", "packets 21");
+        assert_eq!(moved(LISTED, &after, service_count), Some(10));
+        assert_eq!(moved(LISTED, LISTED, service_count), Some(0));
+        assert_eq!(moved(LISTED, "", service_count), None);
+        assert_eq!(moved(&after, LISTED, service_count), None);
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub(super) const OBSERVATIONS: [Observation; 3] = [
         number: 14,
         claim: "A NodePort answers on every node, also where none of its pods runs.",
         reason: "The two echo pods are on worker2 and worker3. Every node takes connections on \
-                 port 31662 and passes them on to one of the two.",
+                 port 31662 and passes them on to one of the two. The address in the answer is \
+                 whom the pod saw: the node that took the connection, by its node address, or by \
+                 its gateway address if the pod is its own.",
         steps: &[Step::Run {
             at: "mypc",
             command: "for node in control-plane worker worker2 worker3; do \
