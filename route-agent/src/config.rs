@@ -59,7 +59,7 @@ pub struct Config {
     )]
     pub cni_conf_dir: PathBuf,
 
-    /// State that need not outlive a reboot: leases, attachment records, the socket.
+    /// State that need not outlive a reboot: leases, changed settings, the socket.
     #[arg(
         long,
         env = "PODWIRE_RUN_DIR",
@@ -127,11 +127,6 @@ impl Config {
     /// The directory of the IPAM's leases, as the CNI configuration names it.
     pub fn lease_dir(&self) -> PathBuf {
         self.run_dir.join("ipam")
-    }
-
-    /// The directory of the plugin's attachment records.
-    pub fn attachment_dir(&self) -> PathBuf {
-        self.run_dir.join("attachments")
     }
 
     /// The socket that answers the operator's commands.

@@ -114,7 +114,18 @@ impl Records {
     pub fn create(directory: &Path) -> Result<Self, RecordError> {
         let made = fs::create_dir_all(directory);
         made.map_err(|error| failed("create directory", directory, &error))?;
-        Self::lock(directory)
+        Self::lock(directory, FlockArg::LockExclusive)
+    }
+
+    /// Opens the directory unless somebody has its lock; `None` if so, or if there is none.
+    pub fn try_open(directory: &Path) -> Result<Option<Self>, RecordError> {
+        if !directory.is_dir() {
+            return Ok(None);
+        }
+        match Self::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Err(error) if error.errno == Errno::EWOULDBLOCK => Ok(None),
+            locked => locked.map(Some),
+        }
     }
 
     /// Opens the directory and waits for its lock; `None` if there is none, and so no record.
@@ -122,17 +133,17 @@ impl Records {
         if !directory.is_dir() {
             return Ok(None);
         }
-        Self::lock(directory).map(Some)
+        Self::lock(directory, FlockArg::LockExclusive).map(Some)
     }
 
-    fn lock(directory: &Path) -> Result<Self, RecordError> {
+    fn lock(directory: &Path, kind: FlockArg) -> Result<Self, RecordError> {
         let path = directory.join("lock");
         let mut options = OpenOptions::new();
         let options = options.create(true).append(true).mode(0o600);
         let file = options.open(&path);
         let mut file = file.map_err(|error| failed("open", &path, &error))?;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
+            match Flock::lock(file, kind) {
                 Ok(lock) => {
                     let directory = directory.to_owned();
                     let _lock = lock;

@@ -2,6 +2,7 @@
 
 pub mod cniconf;
 pub mod forwarding;
+pub mod hostports;
 pub mod kept_table;
 pub mod leases;
 pub mod masquerade;
@@ -21,6 +22,7 @@ pub fn all(health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<d
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
         Box::new(services::Services::open(health_ports)?),
+        Box::new(hostports::HostPorts::open()?),
         Box::new(leases::Leases::open()?),
         // Last: it appears when the others are done.
         Box::new(cniconf::CniConf),
