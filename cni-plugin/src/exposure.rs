@@ -50,6 +50,7 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(());
     };
+    records.tidy();
     // What cannot be read is of no known network.
     let (all, _) = records.read_all()?;
     let stale = all.iter().filter(|record| is_stale(record));

@@ -74,6 +74,7 @@ struct Pair {
 /// Makes the link for what IPAM gave, and completes `attached` with its interfaces.
 pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error> {
     let pairs = pairs(attached)?;
+    check_mtu(wanted.mtu, &pairs)?;
     allow_forwarding(&pairs)?;
     let mut host = RouteSocket::open().map_err(Error::kernel("link"))?;
     let veth = veth(wanted)?;
@@ -121,9 +122,9 @@ pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {
 pub fn uplink_mtu(v4: bool) -> Option<u32> {
     // Addresses for documentation (RFC 5737, RFC 3849): any that only a default route leads to.
     let outside: IpAddr = if v4 {
-        IpAddr::from([192, 0, 2, 1])
+        IpAddr::from([203, 0, 113, 1])
     } else {
-        IpAddr::from([0x2001, 0x0db8, 0, 0, 0, 0, 0, 1])
+        IpAddr::from([0x2001, 0x0db8, 0xffff, 0xffff, 0, 0, 0, 1])
     };
     let mut socket = RouteSocket::open().ok()?;
     let index = socket.route_get(outside).ok()?.link?;
@@ -147,6 +148,16 @@ fn pairs(attached: &Attached) -> Result<Vec<Pair>, Error> {
         Ok(Pair { address, gateway })
     });
     pairs.collect()
+}
+
+/// A link with a smaller MTU has no IPv6 (RFC 8200, section 5).
+fn check_mtu(mtu: Option<u32>, pairs: &[Pair]) -> Result<(), Error> {
+    match mtu {
+        Some(mtu) if mtu < 1280 && has_ipv6(pairs) => Err(Error::config(format!(
+            "mtu is {mtu}, but IPv6 needs 1280 bytes at least"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Switches forwarding on where it is off.
@@ -183,6 +194,10 @@ fn create_veth(
                 ifname: wanted.ifname.to_owned(),
                 host: wanted.host_name.to_owned(),
             }
+        } else if let Err(source) = wanted.netns.enter(|| ()) {
+            // The kernel only says that something about the request is invalid.
+            let path = wanted.sandbox.to_owned();
+            Error::Netns { path, source }
         } else {
             Error::kernel("link")(error)
         }
@@ -209,10 +224,14 @@ fn set_up_host(
     let mut conf = vec![(Ipv4Conf::RpFilter, 1)];
     conf.extend(wanted.loopback.ipv4_conf());
     let mut requests = Requests::new();
+    // The kernel's own link-local address would only make noise, and wait to be ready.
+    requests.change_link(&LinkChange {
+        ipv6_address_mode: Some(Ipv6AddressMode::None),
+        ..LinkChange::of(ends.index)
+    });
     requests.change_link(&LinkChange {
         alias: Some(&alias),
         ipv4_conf: &conf,
-        ipv6_address_mode: Some(Ipv6AddressMode::None),
         ..LinkChange::of(ends.index)
     });
     add_link_local(&mut requests, ends.index, mac, pairs);
@@ -227,8 +246,12 @@ fn set_up_host(
         requests.replace_route(&route);
     }
     wanted.loopback.add_route(&mut requests, ends.index);
-    host.run(&mut requests)
-        .map_err(Error::kernel("host end of the link"))
+    let failed = || Error::kernel("host end of the link");
+    let outcomes = host.run_each(&mut requests).map_err(failed())?;
+    // A link without IPv6, because the MTU is too small or the kernel has none, has no such mode.
+    let needed = if has_ipv6(pairs) { 0 } else { 1 };
+    let mut outcomes = outcomes.into_iter().skip(needed);
+    outcomes.try_for_each(|outcome| outcome.map_err(failed()))
 }
 
 impl Loopback {

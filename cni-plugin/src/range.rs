@@ -63,24 +63,18 @@ pub enum RangeError {
         /// The subnet.
         subnet: IpNetwork,
     },
-    /// IPv4 and IPv6 mixed up.
-    #[error("IP {address} is not the same protocol as subnet {subnet}")]
-    Family {
-        /// The address.
-        address: IpAddr,
-        /// The subnet.
-        subnet: IpNetwork,
-    },
-    /// An end of the range is outside of the subnet.
-    #[error("{address} not in network {subnet}")]
+    /// The range starts or ends outside of the subnet.
+    #[error("{end} {address} not in network {subnet}")]
     Outside {
+        /// Which end: `RangeStart` or `RangeEnd`.
+        end: &'static str,
         /// The address.
         address: IpAddr,
         /// The subnet.
         subnet: IpNetwork,
     },
     /// The range ends before it starts.
-    #[error("{address} is in network {subnet} but before start {start}")]
+    #[error("RangeEnd {address} not in network {subnet} behind RangeStart {start}")]
     BeforeStart {
         /// The end of the range.
         address: IpAddr,
@@ -120,10 +114,10 @@ impl Range {
             return Err(RangeError::Gateway { gateway, subnet });
         }
         let start = fields.address("rangeStart")?.unwrap_or(first);
-        check_inside(start, subnet)?;
+        check_inside("RangeStart", start, subnet)?;
         let end = fields.address("rangeEnd")?;
         let end = end.unwrap_or_else(|| last_of(subnet));
-        check_inside(end, subnet)?;
+        check_inside("RangeEnd", end, subnet)?;
         if end < start {
             return Err(RangeError::BeforeStart {
                 address: end,
@@ -260,14 +254,15 @@ fn last_of(subnet: IpNetwork) -> IpAddr {
     }
 }
 
-fn check_inside(address: IpAddr, subnet: IpNetwork) -> Result<(), RangeError> {
-    if address.is_ipv4() != subnet.is_ipv4() {
-        Err(RangeError::Family { address, subnet })
-    } else if !subnet.contains(address) {
-        Err(RangeError::Outside { address, subnet })
-    } else {
-        Ok(())
+fn check_inside(end: &'static str, address: IpAddr, subnet: IpNetwork) -> Result<(), RangeError> {
+    if subnet.contains(address) {
+        return Ok(());
     }
+    Err(RangeError::Outside {
+        end,
+        address,
+        subnet,
+    })
 }
 
 #[cfg(test)]
@@ -345,15 +340,15 @@ mod tests {
         );
         check_error(
             json!([{"subnet": "10.1.2.0/24", "rangeStart": "10.1.3.1"}]),
-            "10.1.3.1 not in network 10.1.2.0/24",
+            "RangeStart 10.1.3.1 not in network 10.1.2.0/24",
         );
         check_error(
             json!([{"subnet": "10.1.2.0/24", "rangeEnd": "fd00::1"}]),
-            "IP fd00::1 is not the same protocol as subnet 10.1.2.0/24",
+            "RangeEnd fd00::1 not in network 10.1.2.0/24",
         );
         check_error(
             json!([{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.8"}]),
-            "10.1.2.8 is in network 10.1.2.0/24 but before start 10.1.2.9",
+            "RangeEnd 10.1.2.8 not in network 10.1.2.0/24 behind RangeStart 10.1.2.9",
         );
         check_error(
             json!([{"subnet": "10.1.2.0/24"}, {"subnet": "fd00::/64"}]),

@@ -21,6 +21,9 @@ use serde_json::{Map, Value, json};
 use super::host_link_name;
 use crate::json::{Fields, Node, WrongType};
 
+/// The name under which a record is written first. Whoever writes holds the lock.
+const TEMPORARY: &str = ".new";
+
 /// How much of a container ID and of the name of a pod a comment has, in bytes and characters. A
 /// comment of nftables has at most 128 bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl).
 const COMMENT_ID: usize = 32;
@@ -195,7 +198,7 @@ impl Records {
     /// Writes a record, in place of the one of the same attachment.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.container_id, &record.ifname, record.chained);
-        let temporary = temporary(&path);
+        let temporary = self.directory.join(TEMPORARY);
         let write = || {
             let mut options = OpenOptions::new();
             let options = options.write(true).create(true).truncate(true).mode(0o600);
@@ -217,13 +220,18 @@ impl Records {
         chained: bool,
     ) -> Result<bool, RecordError> {
         let path = self.path(container_id, ifname, chained);
-        // Left over from a call that was killed; without a record nobody would look at it again.
-        let _ = fs::remove_file(temporary(&path));
+        self.tidy();
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(failed("remove attachment record", &path, &error)),
         }
+    }
+
+    /// Removes what a call that was killed may have left half-written.
+    pub fn tidy(&self) {
+        // Not being there is how it should be.
+        let _ = fs::remove_file(self.directory.join(TEMPORARY));
     }
 
     fn path(&self, container_id: &str, ifname: &str, chained: bool) -> PathBuf {
@@ -406,12 +414,6 @@ fn read(path: &Path) -> Result<Option<Record>, String> {
     Ok(Some(record))
 }
 
-/// The name under which a record is written first.
-fn temporary(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.new"))
-}
-
 fn failed(action: &'static str, path: &Path, error: &io::Error) -> RecordError {
     let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let path = path.to_owned();
@@ -477,8 +479,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::create(folder.path()).unwrap();
         records.write(&record("x")).unwrap();
-        let path = records.path("x", "eth0", false);
-        fs::write(temporary(&path), "half a rec").unwrap();
+        fs::write(folder.path().join(TEMPORARY), "half a rec").unwrap();
         assert!(records.remove("x", "eth0", false).unwrap());
         assert!(!records.remove("x", "eth0", false).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the lock");

@@ -171,6 +171,7 @@ impl Location {
         let Some(mut store) = Store::open(&self.directory)? else {
             return Ok(());
         };
+        store.refresh()?;
         let leases = store.leases()?.into_iter();
         *gone = leases
             .map(|lease| lease.owner)

@@ -252,7 +252,15 @@ fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
 fn lock(directory: &OwnedFd) -> Result<Flock<File>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let mut file = File::from(openat(directory.as_fd(), "lock", flags, mode)?);
+    let mut file = match openat(directory.as_fd(), "lock", flags, mode) {
+        Ok(file) => File::from(file),
+        // Where nobody can make the file, nobody waits for it: the directory itself will do.
+        Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            File::from(openat(directory.as_fd(), ".", flags, Mode::empty())?)
+        }
+        Err(errno) => return Err(errno),
+    };
     loop {
         match Flock::lock(file, FlockArg::LockExclusive) {
             Ok(lock) => return Ok(lock),

@@ -3,11 +3,24 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::directory::{Directory, Prepared};
 use super::pool::{Broken, Pool, Queue, free, spell};
 use super::state::{State, StateFile};
 use super::{Lease, Owner, StoreError, address_of, index, lease_at, list};
 use crate::range::RangeSet;
+
+/// What the index is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    /// It has every lease.
+    Complete,
+    /// It may lack some.
+    Stale,
+    /// It cannot be written, on a full disk for one: then all leases are read, as host-local does.
+    Unusable,
+}
 
 /// The leases of one network, locked as long as this value lives.
 ///
@@ -18,8 +31,7 @@ pub struct Store {
     directory: Directory,
     file: Option<StateFile>,
     pools: Vec<Pool>,
-    /// Whether the index has every lease.
-    indexed: bool,
+    index: Index,
     /// Whether the state on disk is not that of the directory any more.
     changed: bool,
 }
@@ -43,19 +55,26 @@ impl Store {
         let state = file.as_ref().and_then(StateFile::read);
         let stamp = directory.stamp()?;
         let state = state.filter(|state| state.stamp == stamp);
-        let indexed = state.is_some();
+        let index = if state.is_some() {
+            Index::Complete
+        } else {
+            Index::Stale
+        };
         Ok(Self {
             directory,
             file,
             pools: state.map_or_else(Vec::new, |state| state.pools),
-            indexed,
+            index,
             changed: false,
         })
     }
 
     /// Writes down that the index is up to date, and gives the lock back.
     pub fn finish(self) {
-        let Some(file) = self.file.filter(|_| self.changed && self.indexed) else {
+        let Some(file) = self
+            .file
+            .filter(|_| self.changed && self.index == Index::Complete)
+        else {
             return;
         };
         if let Ok(stamp) = self.directory.stamp() {
@@ -158,6 +177,11 @@ impl Store {
         }
     }
 
+    /// Brings the index up to date. That also removes what somebody who was killed left in it.
+    pub fn refresh(&mut self) -> Result<(), StoreError> {
+        self.ensure_index()
+    }
+
     /// All leases.
     pub fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         list(self.directory.path())
@@ -165,11 +189,22 @@ impl Store {
 
     /// Makes the index anew if it may be out of date. This is the one place that reads all leases.
     fn ensure_index(&mut self) -> Result<(), StoreError> {
-        if self.indexed {
+        if self.index != Index::Stale {
             return Ok(());
         }
         self.changed = true;
         self.pools.clear();
+        self.index = match self.rebuild_index() {
+            Ok(()) => Index::Complete,
+            Err(error) if matches!(error.errno, Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
+                Index::Unusable
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    fn rebuild_index(&self) -> Result<(), StoreError> {
         for address in self.scan(true)? {
             match self.directory.owner(address)? {
                 Some(Some(owner)) => {
@@ -183,7 +218,6 @@ impl Store {
                 None => {}
             }
         }
-        self.indexed = true;
         Ok(())
     }
 
@@ -275,6 +309,11 @@ impl Store {
     /// The leases of exactly this owner, by the index. Entries without a lease are left over from
     /// somebody who was killed.
     fn leases_of(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        if self.index == Index::Unusable {
+            let leases = self.leases()?.into_iter();
+            let theirs = leases.filter(|lease| lease.owner == *owner);
+            return Ok(theirs.map(|lease| lease.address).collect());
+        }
         let mut leases = Vec::new();
         for address in index::addresses(&self.directory, owner) {
             let found = self.directory.owner(address)?.flatten();

@@ -66,7 +66,7 @@ impl Fixture {
 
     /// Whether the next call can rely on the index.
     fn is_indexed(&self) -> bool {
-        Store::create(&self.path()).unwrap().indexed
+        Store::create(&self.path()).unwrap().index == Index::Complete
     }
 
     fn write(&self, name: &str, content: &str) {

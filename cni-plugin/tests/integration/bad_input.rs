@@ -1,0 +1,553 @@
+//! Bad input: an error in JSON with its code and one sentence, and nothing left behind.
+
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Cases, TestRunner};
+use serde_json::{Value, json};
+
+use super::node::{Call, Container, Node, config, names, on_a_node};
+
+const SUBNETS: [&str; 2] = ["10.1.2.0/24", "fd00:1::/64"];
+
+fn add(container: &Container, config: &Value) -> Call {
+    Call::new("podwire", "ADD", container, config)
+}
+
+/// Runs a call that must fail, and checks what is said and left.
+#[track_caller]
+fn check(node: &Node, call: &Call, code: u32, expected: &str) {
+    let answer = call.run();
+    assert!(!answer.success);
+    assert_eq!(answer.stdout["code"], code, "{answer:?}");
+    let message = answer.stdout["msg"].as_str().unwrap();
+    assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    assert!(answer.stdout["cniVersion"].is_string());
+    assert!(
+        !message.contains('\n'),
+        "more than one sentence: {message:?}"
+    );
+    node.assert_clean();
+}
+
+#[test]
+fn every_prefix_of_a_configuration_is_refused() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let whole = add(&container, &config("podwire", &["10.1.2.0/24"]));
+        for length in (0..whole.stdin.len()).step_by(9) {
+            let mut call = whole.clone();
+            call.stdin.truncate(length);
+            check(node, &call, 6, "cannot decode the network configuration");
+        }
+    });
+}
+
+#[test]
+fn wrong_types_are_named_with_their_place() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        for (path, value, expected) in [
+            ("/cniVersion", json!(1), "cniVersion must be a string"),
+            ("/name", json!([]), "name must be a string"),
+            ("/mtu", json!("1500"), "mtu must be a whole number"),
+            ("/mtu", json!(1.5), "mtu must be a whole number"),
+            ("/ipMasq", json!("yes"), "ipMasq must be true or false"),
+            ("/dns", json!([]), "dns must be an object"),
+            ("/ipam", json!("host-local"), "ipam must be an object"),
+            ("/ipam/type", json!(3), "ipam.type must be a string"),
+            ("/ipam/dataDir", json!({}), "ipam.dataDir must be a string"),
+            ("/ipam/routes", json!({}), "ipam.routes must be a list"),
+            (
+                "/ipam/routes/0",
+                json!("0.0.0.0/0"),
+                "ipam.routes[0] must be an object",
+            ),
+            (
+                "/ipam/routes/0/dst",
+                json!("0.0.0.0"),
+                "ipam.routes[0].dst must be an address with",
+            ),
+            (
+                "/ipam/routes/0/gw",
+                json!("x"),
+                "ipam.routes[0].gw must be an IP address",
+            ),
+            ("/ipam/ranges", json!({}), "ipam.ranges must be a list"),
+            ("/ipam/ranges/0", json!({}), "ipam.ranges[0] must be a list"),
+            (
+                "/ipam/ranges/0/0/subnet",
+                json!("10.0.0.0"),
+                "ipam.ranges[0][0].subnet must be",
+            ),
+            (
+                "/ipam/ranges/0/0/subnet",
+                json!("10.0.0.0/64"),
+                "ipam.ranges[0][0].subnet must be",
+            ),
+        ] {
+            let mut config = config("podwire", &["10.1.2.0/24"]);
+            *config.pointer_mut(path).unwrap_or(&mut Value::Null) = Value::Null;
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            match config.pointer_mut(parent).unwrap() {
+                Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
+                object => object[key] = value,
+            }
+            check(node, &add(&container, &config), 6, expected);
+        }
+        for (document, expected) in [
+            ("[]", "not a list"),
+            ("3", "not the number 3"),
+            ("null", "null"),
+        ] {
+            let mut call = add(&container, &json!({}));
+            call.stdin = document.into();
+            check(node, &call, 6, expected);
+        }
+    });
+}
+
+#[test]
+fn values_that_make_no_sense_are_named() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        for (path, value, code, expected) in [
+            (
+                "/cniVersion",
+                json!("2.0.0"),
+                1,
+                "incompatible CNI versions",
+            ),
+            ("/name", json!(""), 7, "missing network name"),
+            (
+                "/name",
+                json!("../escape"),
+                7,
+                "invalid characters found in network name",
+            ),
+            (
+                "/name",
+                json!(".hidden"),
+                7,
+                "invalid characters found in network name",
+            ),
+            ("/mtu", json!(67), 7, "mtu is 67"),
+            ("/mtu", json!(-1), 7, "mtu is -1"),
+            ("/mtu", json!(65536), 7, "mtu is 65536"),
+            (
+                "/ipam/routes/0/dst",
+                json!("10.0.0.1/8"),
+                7,
+                "the network is 10.0.0.0/8",
+            ),
+            (
+                "/ipam/ranges/0/0/subnet",
+                json!("10.1.2.3/24"),
+                7,
+                "Network has host bits set",
+            ),
+            ("/ipam/resolvConf", json!("/not/there"), 5, "/not/there"),
+        ] {
+            let mut config = config("podwire", &["10.1.2.0/24"]);
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            config.pointer_mut(parent).unwrap()[key] = value;
+            check(node, &add(&container, &config), code, expected);
+        }
+    });
+}
+
+#[test]
+fn unknown_keys_are_no_mistake() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = config("podwire", &["10.1.2.0/24"]);
+        config["someday"] = json!({"deep": [1, {"er": null}]});
+        config["ipam"]["also"] = json!("x");
+        add(&container, &config).succeed();
+    });
+}
+
+#[test]
+fn an_environment_that_makes_no_sense_is_named() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let config = config("podwire", &SUBNETS);
+        let call = add(&container, &config);
+        for (name, value, code, expected) in [
+            ("CNI_COMMAND", "ADDD", 4, "unknown CNI_COMMAND: ADDD"),
+            (
+                "CNI_CONTAINERID",
+                "",
+                4,
+                "required env variables [CNI_CONTAINERID] missing",
+            ),
+            (
+                "CNI_CONTAINERID",
+                "a/b",
+                4,
+                "invalid characters in containerID",
+            ),
+            (
+                "CNI_CONTAINERID",
+                "..",
+                4,
+                "invalid characters in containerID",
+            ),
+            ("CNI_IFNAME", "a/b", 4, "contains / or : or whitespace"),
+            ("CNI_IFNAME", "sixteen-bytes-xy", 4, "too long"),
+            ("CNI_IFNAME", "..", 4, ". or .."),
+            ("CNI_NETNS", "/run/netns/gone", 8, "/run/netns/gone"),
+            ("CNI_NETNS", "/etc/passwd", 8, "/etc/passwd"),
+            ("CNI_NETNS", "/run", 8, "/run"),
+            (
+                "CNI_NETNS",
+                "/proc/thread-self/ns/net",
+                8,
+                "should not be the same",
+            ),
+            ("CNI_NETNS", "/proc/self/ns/pid", 8, "/proc/self/ns/pid"),
+            ("CNI_ARGS", "IP", 4, "ARGS: invalid pair"),
+            ("CNI_ARGS", "IP=x", 4, "invalid IP address x"),
+            ("CNI_ARGS", "A=b", 4, "unknown args"),
+        ] {
+            let call = if name == "CNI_COMMAND" {
+                Call {
+                    verb: value.into(),
+                    ..call.clone()
+                }
+            } else {
+                call.clone().with(name, value)
+            };
+            check(node, &call, code, expected);
+        }
+        let bytes = std::ffi::OsString::from_vec(vec![0xff, 0xfe, b'x']);
+        check(
+            node,
+            &call.clone().with("CNI_CONTAINERID", bytes.clone()),
+            4,
+            "containerID",
+        );
+        check(
+            node,
+            &call.clone().with("CNI_NETNS", bytes),
+            8,
+            "open network namespace",
+        );
+        let long = "f".repeat(100_000);
+        Call::new("podwire", "DEL", &container, &config)
+            .with("CNI_CONTAINERID", long)
+            .succeed();
+    });
+}
+
+#[test]
+fn a_configuration_of_a_megabyte_is_taken_and_one_of_seventeen_is_refused() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut large = config("podwire", &["10.1.2.0/24"]);
+        large["padding"] = "x".repeat(1 << 20).into();
+        add(&container, &large).succeed();
+        Call::new("podwire", "DEL", &container, &large).succeed();
+        large["padding"] = "x".repeat(17 << 20).into();
+        check(node, &add(&container, &large), 5, "longer than 16 MiB");
+        let mut deep = add(&container, &json!({}));
+        deep.stdin = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
+        check(node, &deep, 6, "recursion limit");
+    });
+}
+
+#[test]
+fn many_ranges_take_no_unreasonable_time() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = config("podwire", &[]);
+        let subnet = |number: u32| {
+            let [a, b, c, _] = (number << 8).to_be_bytes();
+            json!({"subnet": format!("{}.{b}.{c}.0/24", a | 16)})
+        };
+        config["ipam"]["ranges"] = json!([(0..5000).map(subnet).collect::<Vec<_>>()]);
+        add(&container, &config).succeed();
+    });
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_named() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = config("podwire", &SUBNETS);
+        let none: Option<&str> = None;
+        fs::create_dir_all("/run/read-only").unwrap();
+        mount(
+            none,
+            "/run/read-only",
+            Some("tmpfs"),
+            MsFlags::MS_RDONLY,
+            none,
+        )
+        .unwrap();
+        for (directory, expected) in [
+            ("/run/read-only", "Read-only file system"),
+            ("/run/read-only/deeper", "Read-only file system"),
+            ("/proc/no", "No such file or directory"),
+            ("/dev/null/x", "Not a directory"),
+            ("\0", ""),
+        ] {
+            config["ipam"]["dataDir"] = directory.into();
+            check(node, &add(&container, &config), 5, expected);
+        }
+        // A DEL where nothing can have been leased succeeds.
+        config["ipam"]["dataDir"] = "/run/read-only".into();
+        Call::new("podwire", "DEL", &container, &config).succeed();
+    });
+}
+
+#[test]
+fn a_data_directory_that_turned_read_only_fails_add_and_del_but_not_the_link() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let config = config("podwire", &SUBNETS);
+        let none: Option<&str> = None;
+        fs::create_dir_all("/run/ipam").unwrap();
+        mount(none, "/run/ipam", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let remount =
+            |flags| mount(none, "/run/ipam", none, MsFlags::MS_REMOUNT | flags, none).unwrap();
+        let del = Call::new("podwire", "DEL", &container, &config);
+        add(&container, &config).succeed();
+        remount(MsFlags::MS_RDONLY);
+        let other = node.container("b");
+        assert!(
+            add(&other, &config)
+                .fail(5)
+                .contains("Read-only file system")
+        );
+        assert!(del.fail(5).contains("Read-only file system"));
+        assert_eq!(node.links(), ["lo"]);
+        remount(MsFlags::empty());
+        del.succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let config = config("podwire", &SUBNETS);
+        let none: Option<&str> = None;
+        fs::create_dir_all("/run/ipam").unwrap();
+        // So few files fit that the plugin runs out of them at every possible place.
+        for inodes in 2..14 {
+            let options = format!("nr_inodes={inodes}");
+            mount(
+                none,
+                "/run/ipam",
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some(options.as_str()),
+            )
+            .unwrap();
+            let call = add(&container, &config);
+            let answer = call.run();
+            if !answer.success {
+                assert_eq!(answer.stdout["code"], 5, "{answer:?}");
+                let message = answer.stdout["msg"].as_str().unwrap();
+                assert!(
+                    message.contains("No space left on device; free some space"),
+                    "{message}"
+                );
+            }
+            let left = names("/run/ipam/net")
+                .into_iter()
+                .filter(|name| name.contains("::") || name.contains("10."));
+            assert_eq!(
+                left.count(),
+                if answer.success { 2 } else { 0 },
+                "{inodes} files"
+            );
+            Call::new("podwire", "DEL", &container, &config).succeed();
+            node.assert_clean();
+            nix::mount::umount(Path::new("/run/ipam")).unwrap();
+        }
+    });
+}
+
+#[test]
+fn del_does_what_it_can_with_a_configuration_that_is_broken_since() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let good = config("podwire", &SUBNETS);
+        let broken = |change: &dyn Fn(&mut Value)| {
+            add(&container, &good).succeed();
+            let mut config = good.clone();
+            change(&mut config);
+            Call::new("podwire", "DEL", &container, &config)
+        };
+        // What does not matter to DEL is not looked at.
+        broken(&|config| config["ipam"]["ranges"] = json!("broken")).succeed();
+        node.assert_clean();
+        broken(&|config| config["mtu"] = json!("broken")).succeed();
+        node.assert_clean();
+        // Without IPAM nobody knows where the lease is, but the link goes.
+        broken(&|config| config["ipam"] = Value::Null).fail(7);
+        assert_eq!(node.links(), ["lo"]);
+        Call::new("podwire", "DEL", &container, &good).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn del_never_touches_the_node_itself() {
+    on_a_node(|node| {
+        node.ask(
+            "ip",
+            &["link", "add", "eth0", "type", "veth", "peer", "name", "far"],
+        );
+        let container = node.container("a");
+        let config = config("podwire", &SUBNETS);
+        let call = Call::new("podwire", "DEL", &container, &config);
+        call.with("CNI_NETNS", "/proc/self/ns/net").fail(8);
+        assert!(node.links().contains(&"eth0".to_owned()));
+    });
+}
+
+/// JSON that looks like a configuration, more or less.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,20}".prop_map(Value::from),
+        proptest::sample::select(vec![
+            "1.1.0",
+            "0.2.0",
+            "net",
+            "host-local",
+            "10.0.0.0/29",
+            "fd00::/120",
+            "10.0.0.3",
+            "::",
+            "0.0.0.0/0",
+            "/run/ipam",
+            "tcp",
+            "eth0",
+        ])
+        .prop_map(Value::from),
+    ];
+    let key = proptest::sample::select(vec![
+        "cniVersion",
+        "name",
+        "ipam",
+        "type",
+        "ranges",
+        "subnet",
+        "rangeStart",
+        "rangeEnd",
+        "gateway",
+        "routes",
+        "dst",
+        "gw",
+        "mtu",
+        "dataDir",
+        "prevResult",
+        "ips",
+        "address",
+        "interfaces",
+        "interface",
+        "runtimeConfig",
+        "portMappings",
+        "hostPort",
+        "ContainerPort",
+        "bandwidth",
+        "ingressRate",
+        "ingressBurst",
+        "args",
+        "cni",
+        "dns",
+        "ipMasq",
+        "sandbox",
+        "cni.dev/valid-attachments",
+        "containerID",
+        "ifname",
+    ]);
+    leaf.prop_recursive(5, 60, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::hash_map(key.clone().prop_map(str::to_owned), inner, 0..8)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// Some of a good configuration, and some of anything.
+fn mixed() -> impl Strategy<Value = Value> {
+    (any_json(), any::<[bool; 6]>()).prop_map(|(mut value, keep)| {
+        let mut good = config("podwire", &["10.1.2.0/28"]);
+        good["prevResult"] = json!({
+            "cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/24", "interface": 0}],
+            "interfaces": [{"name": "eth0", "sandbox": "/run/netns/a"}],
+        });
+        good["cni.dev/valid-attachments"] = json!([]);
+        if let Value::Object(object) = &mut value {
+            let keys = [
+                "cniVersion",
+                "name",
+                "type",
+                "ipam",
+                "prevResult",
+                "cni.dev/valid-attachments",
+            ];
+            for (key, keep) in keys.into_iter().zip(keep) {
+                if keep {
+                    object.insert(key.into(), good[key].clone());
+                }
+            }
+        }
+        value
+    })
+}
+
+#[test]
+fn no_input_makes_any_plugin_panic_or_print_anything_but_json() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let plugins = [
+            "podwire",
+            "ptp",
+            "host-local",
+            "portmap",
+            "loopback",
+            "bandwidth",
+        ];
+        let verbs = ["ADD", "DEL", "CHECK", "STATUS", "GC", "VERSION"];
+        let input = prop_oneof![
+            4 => mixed().prop_map(|value| value.to_string().into_bytes()),
+            1 => proptest::collection::vec(any::<u8>(), 0..200),
+        ];
+        let strategy = (
+            proptest::sample::select(plugins.to_vec()),
+            proptest::sample::select(verbs.to_vec()),
+            input,
+            proptest::option::of(".{0,30}"),
+        );
+        let mut runner = TestRunner::new(Cases::with_cases(400));
+        let outcome = runner.run(&strategy, |(plugin, verb, stdin, arguments)| {
+            let mut call = Call::new(plugin, verb, &container, &json!({}));
+            call.stdin = stdin;
+            if let Some(arguments) = arguments {
+                call = call.with("CNI_ARGS", arguments.replace('\0', ""));
+            }
+            // Fails if the output is no JSON or there was a panic.
+            let answer = call.run();
+            if !answer.success {
+                prop_assert!(answer.stdout["code"].as_u64().unwrap() > 0);
+                prop_assert!(!answer.stdout["msg"].as_str().unwrap().is_empty());
+            }
+            Ok(())
+        });
+        outcome.unwrap();
+    });
+}

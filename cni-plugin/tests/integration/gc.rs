@@ -1,0 +1,157 @@
+//! GC: what the runtime does not list goes, what it lists stays, what is not ours is left alone.
+
+use serde_json::{Value, json};
+
+use super::net::{serve, tcp};
+use super::node::{Call, config, on_a_node};
+
+fn with_everything(network: &str) -> Value {
+    let mut config = config("podwire", &["10.1.2.0/24", "fd00:1::/64"]);
+    config["name"] = network.into();
+    config["ipam"]["dataDir"] = "/run/ipam".into();
+    config["ipMasq"] = true.into();
+    config["runtimeConfig"] = json!({"portMappings": [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+    ]});
+    config
+}
+
+fn keeping(config: &Value, ids: &[&str]) -> Value {
+    let mut config = config.clone();
+    let valid: Vec<_> = ids
+        .iter()
+        .map(|id| json!({"containerID": id, "ifname": "eth0"}))
+        .collect();
+    config["cni.dev/valid-attachments"] = valid.into();
+    config
+}
+
+#[test]
+fn what_is_listed_stays_and_the_rest_goes() {
+    on_a_node(|node| {
+        let config = with_everything("net");
+        let containers = ["a", "b", "c"].map(|id| node.container(id));
+        for container in &containers {
+            Call::new("podwire", "ADD", container, &config).succeed();
+        }
+        serve(&containers[2].netns, "c", "10.1.2.4:80", false);
+        Call::new("podwire", "GC", &containers[0], &keeping(&config, &["c"])).succeed();
+        assert_eq!(node.links().len(), 2);
+        assert_eq!(tcp("127.0.0.1:8080").unwrap(), "c 10.1.2.1");
+        let ruleset = node.ruleset();
+        assert!(
+            !ruleset.contains("10.1.2.2") && !ruleset.contains("10.1.2.3 "),
+            "{ruleset}"
+        );
+        Call::new("podwire", "GC", &containers[0], &keeping(&config, &[])).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn other_networks_and_foreign_links_are_left_alone() {
+    on_a_node(|node| {
+        let (one, two) = (with_everything("one"), with_everything("two"));
+        let mut two = two;
+        two["ipam"]["ranges"] = json!([[{"subnet": "10.5.0.0/24"}]]);
+        two["ipam"]["routes"] = json!([]);
+        two["runtimeConfig"] = Value::Null;
+        let (a, b) = (node.container("a"), node.container("b"));
+        Call::new("podwire", "ADD", &a, &one).succeed();
+        let result = Call::new("podwire", "ADD", &b, &two).succeed();
+        node.ask(
+            "ip",
+            &["link", "add", "foreign", "group", "112", "type", "bridge"],
+        );
+        node.ask("ip", &["link", "set", "foreign", "alias", "a/eth0"]);
+        Call::new("podwire", "GC", &a, &keeping(&one, &[])).succeed();
+        Call::new("podwire", "CHECK", &b, &two)
+            .after(&result)
+            .succeed();
+        assert!(node.links().contains(&"foreign".to_owned()));
+        assert_eq!(node.links().len(), 3);
+        Call::new("podwire", "DEL", &b, &two).succeed();
+        node.ask("ip", &["link", "del", "foreign"]);
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_link_without_a_lease_and_a_lease_without_a_link_go() {
+    on_a_node(|node| {
+        let config = with_everything("net");
+        let (a, b) = (node.container("a"), node.container("b"));
+        for container in [&a, &b] {
+            Call::new("podwire", "ADD", container, &config).succeed();
+        }
+        std::fs::remove_dir_all("/run/ipam").unwrap();
+        let link = podwire::attachment::host_link_name("b", "eth0");
+        node.ask("ip", &["link", "del", &link]);
+        Call::new("podwire", "GC", &a, &keeping(&config, &[])).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_chained_portmap_and_bandwidth_collect_their_own() {
+    on_a_node(|node| {
+        let mut link = config("ptp", &["10.1.2.0/24"]);
+        link["name"] = "net".into();
+        let (a, b) = (node.container("a"), node.container("b"));
+        let mut ports = json!({
+            "cniVersion": "1.1.0", "name": "net", "type": "portmap",
+            "runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 80}]},
+        });
+        let limits = json!({
+            "cniVersion": "1.1.0", "name": "net", "type": "bandwidth",
+            "egressRate": 800000, "egressBurst": 800000,
+        });
+        for (number, container) in [&a, &b].into_iter().enumerate() {
+            let result = Call::new("ptp", "ADD", container, &link).succeed();
+            ports["runtimeConfig"]["portMappings"][0]["hostPort"] = (8080 + number).into();
+            Call::new("portmap", "ADD", container, &ports)
+                .after(&result)
+                .succeed();
+            Call::new("bandwidth", "ADD", container, &limits)
+                .after(&result)
+                .succeed();
+        }
+        Call::new("portmap", "GC", &a, &keeping(&ports, &["b"])).succeed();
+        Call::new("bandwidth", "GC", &a, &keeping(&limits, &["b"])).succeed();
+        let ruleset = node.ruleset();
+        assert!(
+            ruleset.contains("tcp . 8081") && !ruleset.contains("tcp . 8080"),
+            "{ruleset}"
+        );
+        let ifbs = node
+            .links()
+            .into_iter()
+            .filter(|name| name.starts_with("bwp"))
+            .count();
+        assert_eq!(ifbs, 1);
+        for (plugin, config) in [("portmap", &ports), ("bandwidth", &limits), ("ptp", &link)] {
+            Call::new(plugin, "GC", &a, &keeping(config, &[])).succeed();
+        }
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn gc_asks_the_plugin_that_gives_the_addresses() {
+    use std::os::unix::fs::PermissionsExt;
+    on_a_node(|node| {
+        let path = format!("{}/other-ipam", super::node::OURS);
+        std::fs::write(&path, "#!/bin/sh\ncat > /run/stdin.$CNI_COMMAND\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut config = config("podwire", &[]);
+        config["ipam"] = json!({"type": "other-ipam"});
+        let config = keeping(&config, &["x"]);
+        let container = node.container("a");
+        Call::new("podwire", "GC", &container, &config).succeed();
+        let passed: Value =
+            serde_json::from_slice(&std::fs::read("/run/stdin.GC").unwrap()).unwrap();
+        assert_eq!(passed, config);
+        let call = Call::new("podwire", "GC", &container, &config).with("CNI_PATH", "/nowhere");
+        assert!(call.fail(7).contains("other-ipam"));
+    });
+}

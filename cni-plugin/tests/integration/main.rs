@@ -1,0 +1,22 @@
+//! The plugin as runtimes call it: the built binary, in network and mount namespaces of its own,
+//! with real packets. Needs root; a test that may not make namespaces fails.
+//!
+//! `nft`, `ip` and the reference plugins in /usr/lib/cni (Debian: nftables, iproute2,
+//! containernetworking-plugins) are asked for a second opinion.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bad_input;
+mod bandwidth;
+mod concurrency;
+mod crash;
+mod gc;
+mod host_local;
+mod loopback;
+mod net;
+mod node;
+mod podwire;
+mod portmap;
+mod ptp;
+mod reference;
+mod trace;

@@ -1,0 +1,360 @@
+//! `portmap`, chained behind the plugin that makes the link: ours, and the reference one.
+
+use serde_json::{Value, json};
+
+use super::net::{Outside, inside, serve, tcp, udp};
+use super::node::{Call, Container, Node, config, in_version, on_a_node};
+
+fn portmap(ports: Value) -> Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "net",
+        "type": "portmap",
+        "snat": true,
+        "capabilities": {"portMappings": true},
+        "runtimeConfig": {"portMappings": ports},
+    })
+}
+
+/// Makes a link with the plugin `link`, and returns its result.
+fn attach(link: Call) -> Value {
+    let mut result = link.succeed();
+    // The reference plugins print it even if there is nothing to it.
+    if result["dns"] == json!({}) {
+        result.as_object_mut().unwrap().remove("dns");
+    }
+    result
+}
+
+fn ptp(container: &Container) -> Call {
+    let config = in_version(&config("ptp", &["10.1.2.0/24", "fd00:1::/64"]), "1.0.0");
+    Call::new("ptp", "ADD", container, &config)
+}
+
+fn tcp_is_forwarded(node: &mut Node, link: impl Fn(&Container) -> Call) {
+    let outside = Outside::new(node);
+    outside.route_back();
+    let container = node.container("a");
+    let previous = attach(link(&container));
+    let config = portmap(json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 8081, "containerPort": 80, "protocol": "tcp"},
+    ]));
+    let call = |verb| Call::new("portmap", verb, &container, &config).after(&previous);
+    assert_eq!(call("ADD").succeed(), previous);
+    call("CHECK").succeed();
+    serve(&container.netns, "a", "10.1.2.2:80", false);
+    serve(&container.netns, "a", "[fd00:1::2]:80", false);
+    for port in [8080, 8081] {
+        assert_eq!(tcp(&format!("127.0.0.1:{port}")).unwrap(), "a 10.1.2.1");
+        // By the kernel's rules for choosing a source it is one of the node's addresses.
+        let from_loopback = tcp(&format!("[::1]:{port}")).unwrap();
+        assert!(["a fd00:1::1", "a 2001:db8::1"].contains(&from_loopback.as_str()));
+        assert_eq!(tcp(&format!("192.0.2.1:{port}")).unwrap(), "a 192.0.2.1");
+        let from_outside = inside(&outside.netns, || tcp(&format!("192.0.2.1:{port}")));
+        assert_eq!(from_outside.unwrap(), "a 192.0.2.9");
+        let hairpin = inside(&container.netns, || tcp(&format!("192.0.2.1:{port}")));
+        assert_eq!(hairpin.unwrap(), "a 10.1.2.1");
+    }
+    for _ in 0..2 {
+        Call::new("portmap", "DEL", &container, &config)
+            .without_netns()
+            .succeed();
+    }
+    assert!(tcp("127.0.0.1:8080").is_err());
+    call("CHECK").fail(999);
+}
+
+#[test]
+fn tcp_is_forwarded_from_outside_from_localhost_and_from_itself() {
+    on_a_node(|node| tcp_is_forwarded(node, ptp));
+}
+
+#[test]
+fn the_link_may_be_that_of_the_reference_plugin() {
+    on_a_node(|node| tcp_is_forwarded(node, |container| ptp(container).of_reference()));
+}
+
+#[test]
+fn a_client_of_udp_that_goes_on_sending_reaches_the_second_container_on_the_port() {
+    on_a_node(|node| {
+        let outside = Outside::new(node);
+        outside.route_back();
+        let config = portmap(json!([
+            {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+        ]));
+        let ask = || inside(&outside.netns, || udp(40001, "192.0.2.1:5353"));
+        // Before there is a port, the node itself is asked, and the kernel remembers that.
+        assert!(ask().is_err());
+        let a = node.container("a");
+        let previous = attach(ptp(&a));
+        serve(&a.netns, "a", "10.1.2.2:53", true);
+        Call::new("portmap", "ADD", &a, &config)
+            .after(&previous)
+            .succeed();
+        assert_eq!(ask().unwrap(), "a 192.0.2.9");
+
+        let b = node.container("b");
+        let previous = attach(ptp(&b));
+        serve(&b.netns, "b", "10.1.2.3:53", true);
+        Call::new("portmap", "DEL", &a, &config).succeed();
+        Call::new("portmap", "ADD", &b, &config)
+            .after(&previous)
+            .succeed();
+        assert_eq!(ask().unwrap(), "b 192.0.2.9");
+        Call::new("portmap", "DEL", &b, &config).succeed();
+        assert!(ask().is_err());
+    });
+}
+
+#[test]
+fn of_two_containers_with_one_port_the_later_one_has_it_and_keeps_it() {
+    on_a_node(|node| {
+        let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));
+        let (a, b) = (node.container("a"), node.container("b"));
+        for container in [&a, &b] {
+            let previous = attach(ptp(container));
+            Call::new("portmap", "ADD", container, &config)
+                .after(&previous)
+                .succeed();
+        }
+        serve(&a.netns, "a", "10.1.2.2:80", false);
+        serve(&b.netns, "b", "10.1.2.3:80", false);
+        assert_eq!(tcp("127.0.0.1:8080").unwrap(), "b 10.1.2.1");
+        Call::new("portmap", "DEL", &a, &config).succeed();
+        assert_eq!(tcp("127.0.0.1:8080").unwrap(), "b 10.1.2.1");
+        Call::new("portmap", "DEL", &b, &config).succeed();
+        assert_eq!(node.ruleset(), "");
+    });
+}
+
+#[test]
+fn nothing_from_outside_gets_in_by_the_name_of_localhost() {
+    on_a_node(|node| {
+        let outside = Outside::new(node);
+        outside.route_back();
+        let container = node.container("a");
+        let previous = attach(ptp(&container));
+        let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));
+        Call::new("portmap", "ADD", &container, &config)
+            .after(&previous)
+            .succeed();
+        // A service of the node that trusts its loopback, and an administrator who opened it.
+        let node_netns = kernel::netns::Netns::current().unwrap();
+        serve(&node_netns, "secret", "127.0.0.1:9999", true);
+        for link in ["uplink", &veth(node)] {
+            let key = format!("net/ipv4/conf/{link}/route_localnet");
+            kernel::sysctl::write(&key, "1").unwrap();
+        }
+        for netns in [&outside.netns, &container.netns] {
+            let (link, gateway) = if std::ptr::eq(netns, &outside.netns) {
+                ("uplink", "192.0.2.1")
+            } else {
+                ("eth0", "10.1.2.1")
+            };
+            let answer = inside(netns, || {
+                let key = format!("net/ipv4/conf/{link}/route_localnet");
+                kernel::sysctl::write(&key, "1").unwrap();
+                let mut socket = kernel::RouteSocket::open().unwrap();
+                let index = socket.index_of(link).unwrap();
+                let to = "127.0.0.1/32".parse().unwrap();
+                let mut local = kernel::route::Route::to(to);
+                local.kind = kernel::route::RouteKind::Local;
+                local.table = kernel::route::TABLE_LOCAL;
+                local.scope = kernel::Scope::Host;
+                local.link = Some(socket.index_of("lo").unwrap());
+                let _ = socket.delete_route(&local);
+                let mut route = kernel::route::Route::to(to);
+                route.gateway = Some(gateway.parse().unwrap());
+                route.link = Some(index);
+                socket.add_route(&route).unwrap();
+                udp(0, "127.0.0.1:9999")
+            });
+            assert!(answer.is_err(), "{answer:?} through {link}");
+        }
+        let guard = node.ask(
+            "nft",
+            &["list", "chain", "inet", "podwire-hostports", "guard"],
+        );
+        assert!(guard.contains("counter packets 2 "), "{guard}");
+        assert_eq!(udp(0, "127.0.0.1:9999").unwrap(), "secret 127.0.0.1");
+    });
+}
+
+fn veth(node: &Node) -> String {
+    let mut links = node.links().into_iter();
+    links.find(|name| name.starts_with("veth")).unwrap()
+}
+
+#[test]
+fn without_ports_the_previous_result_is_passed_through() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let previous = attach(ptp(&container));
+        for config in [portmap(json!([])), portmap(Value::Null)] {
+            let call = |verb| Call::new("portmap", verb, &container, &config).after(&previous);
+            assert_eq!(call("ADD").succeed(), previous);
+            call("CHECK").succeed();
+            call("DEL").succeed();
+        }
+        assert_eq!(node.ruleset(), "");
+    });
+}
+
+#[test]
+fn without_snat_the_container_does_not_reach_itself_and_localhost_is_closed() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let previous = attach(ptp(&container));
+        let mut config = portmap(json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        ]));
+        config["snat"] = false.into();
+        Call::new("portmap", "ADD", &container, &config)
+            .after(&previous)
+            .succeed();
+        let ruleset = node.ruleset();
+        assert!(!ruleset.contains("10.1.2.2 . 10.1.2.2"), "{ruleset}");
+        let key = format!("net/ipv4/conf/{}/route_localnet", veth(node));
+        assert_eq!(kernel::sysctl::read(&key).unwrap(), "0");
+    });
+}
+
+#[test]
+fn with_masq_all_every_client_is_hidden() {
+    on_a_node(|node| {
+        let outside = Outside::new(node);
+        outside.route_back();
+        let container = node.container("a");
+        let previous = attach(ptp(&container));
+        let mut config = portmap(json!([
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        ]));
+        config["masqAll"] = true.into();
+        Call::new("portmap", "ADD", &container, &config)
+            .after(&previous)
+            .succeed();
+        serve(&container.netns, "a", "10.1.2.2:80", false);
+        let answer = inside(&outside.netns, || tcp("192.0.2.1:8080"));
+        assert_eq!(answer.unwrap(), "a 10.1.2.1");
+        // Not through a host port: as it is.
+        let answer = inside(&outside.netns, || tcp("10.1.2.2:80"));
+        assert_eq!(answer.unwrap(), "a 192.0.2.9");
+    });
+}
+
+#[test]
+fn addresses_of_other_interfaces_are_not_meant() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let previous = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [
+                {"name": "br0"},
+                {"name": "eth0", "sandbox": container.path},
+                {"name": "eth1", "sandbox": container.path},
+            ],
+            "ips": [
+                {"address": "10.9.9.1/24", "interface": 0},
+                {"address": "10.9.9.3/24", "interface": 2},
+                {"address": "10.9.9.2/24", "interface": 1},
+                {"address": "10.9.9.4/24", "interface": 1},
+            ],
+        });
+        let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "sctp"}]));
+        node.ask("ip", &["link", "add", "br0", "type", "bridge"]);
+        node.ask("ip", &["addr", "add", "10.9.9.100/24", "dev", "br0"]);
+        node.ask("ip", &["link", "set", "br0", "up"]);
+        Call::new("portmap", "ADD", &container, &config)
+            .after(&previous)
+            .succeed();
+        let map = node.ask(
+            "nft",
+            &["list", "map", "inet", "podwire-hostports", "hostports-v4"],
+        );
+        assert!(
+            map.contains("sctp . 8080") && map.contains(": 10.9.9.2 . 80"),
+            "{map}"
+        );
+    });
+}
+
+#[test]
+fn mistakes_are_told_in_the_words_of_the_reference_plugin() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let previous = attach(ptp(&container));
+        let good = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));
+        let message = Call::new("portmap", "ADD", &container, &good).fail(7);
+        assert_eq!(message, "must be called as chained plugin");
+        let check = |config: Value, code, expected: &str| {
+            let message = Call::new("portmap", "ADD", &container, &config)
+                .after(&previous)
+                .fail(code);
+            assert!(message.contains(expected), "{message}");
+        };
+        for (ports, code, expected) in [
+            (
+                json!([{"hostPort": 0, "containerPort": 80}]),
+                7,
+                "failed to parse config: Invalid host port number: 0",
+            ),
+            (
+                json!([{"hostPort": 80, "containerPort": -1}]),
+                7,
+                "Invalid container port number: -1",
+            ),
+            (
+                json!([{"hostPort": 65536, "containerPort": 80}]),
+                7,
+                "Invalid host port number: 65536",
+            ),
+            (
+                json!([{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}]),
+                2,
+                "\"icmp\"",
+            ),
+            (
+                json!([{"hostPort": 80, "containerPort": 80, "hostIP": "x"}]),
+                6,
+                "hostIP",
+            ),
+            (
+                json!([{"hostPort": "80", "containerPort": 80}]),
+                6,
+                "hostPort must be a whole number",
+            ),
+            (json!({}), 6, "portMappings must be a list"),
+        ] {
+            check(portmap(ports), code, expected);
+        }
+        let with = |key: &str, value: Value| {
+            let mut config = good.clone();
+            config[key] = value;
+            config
+        };
+        check(
+            with("markMasqBit", json!(32)),
+            7,
+            "MasqMarkBit must be between 0 and 31",
+        );
+        check(
+            with("conditionsV4", json!(["-d", "192.0.2.0/24"])),
+            2,
+            "conditionsV4",
+        );
+        let mut both = with("markMasqBit", json!(3));
+        both["externalSetMarkChain"] = "KUBE-MARK-MASQ".into();
+        check(
+            both,
+            7,
+            "Cannot specify externalSetMarkChain and markMasqBit",
+        );
+        assert_eq!(node.ruleset(), "");
+        // Keys of other backends are taken and mean nothing.
+        let fine = with("externalSetMarkChain", json!("KUBE-MARK-MASQ"));
+        Call::new("portmap", "ADD", &container, &fine)
+            .after(&previous)
+            .succeed();
+    });
+}
