@@ -281,22 +281,42 @@ impl Conntrack {
 
     /// The entries that `filter` means.
     pub fn entries(&mut self, filter: &Filter) -> Result<Vec<Entry>, Error> {
+        self.entries_where(filter, |_| true)
+    }
+
+    /// Those of the entries that `filter` means for which `keep` says so.
+    fn entries_where(
+        &mut self,
+        filter: &Filter,
+        keep: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>, Error> {
+        let during = |cause: Cause| cause.during("list connections", filter);
         for _ in 0..ATTEMPTS {
             let mut entries = Vec::new();
-            match self.list(filter, |entry| entries.push(entry)) {
-                Err(Cause::Unstable) => {}
-                outcome => {
-                    let during = |cause: Cause| cause.during("list connections", filter);
-                    return outcome.map(|()| entries).map_err(during);
+            let outcome = self.list(filter, |entry| {
+                if keep(&entry) {
+                    entries.push(entry);
                 }
+            });
+            match outcome {
+                Err(Cause::Unstable) => {}
+                outcome => return outcome.map(|()| entries).map_err(during),
             }
         }
-        Err(Cause::Unstable.during("list connections", filter))
+        Err(during(Cause::Unstable))
     }
 
     /// How many entries `filter` means.
     pub fn count(&mut self, filter: &Filter) -> Result<usize, Error> {
-        Ok(self.entries(filter)?.len())
+        let during = |cause: Cause| cause.during("count connections", filter);
+        for _ in 0..ATTEMPTS {
+            let mut count = 0;
+            match self.list(filter, |_| count += 1) {
+                Err(Cause::Unstable) => {}
+                outcome => return outcome.map(|()| count).map_err(during),
+            }
+        }
+        Err(during(Cause::Unstable))
     }
 
     /// Forgets the entries that `filter` means. The kernel looks for them, if it can; else they are
@@ -347,8 +367,7 @@ impl Conntrack {
         filter: &Filter,
         stale: impl Fn(&Entry) -> bool,
     ) -> Result<usize, Error> {
-        let entries = self.entries(filter)?;
-        let stale: Vec<_> = entries.iter().filter(|entry| stale(entry)).collect();
+        let stale = self.entries_where(filter, stale)?;
         for some in stale.chunks(DELETES_AT_ONCE) {
             self.delete_entries(some)
                 .map_err(|cause| cause.during("delete connections", filter))?;
@@ -364,7 +383,7 @@ impl Conntrack {
         })
     }
 
-    fn delete_entries(&mut self, entries: &[&Entry]) -> Result<(), Cause> {
+    fn delete_entries(&mut self, entries: &[Entry]) -> Result<(), Cause> {
         let mut batch = Batch::new();
         for entry in entries {
             batch.push(DELETE, 0, |out| {

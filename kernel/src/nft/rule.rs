@@ -109,15 +109,22 @@ impl Rule {
 
     // Conditions.
 
-    /// Go on only if the comparison holds. `value` is one field, written with [`KeyBuf`].
-    pub fn compare(mut self, source: impl Into<Source>, op: Comparison, value: &[u8]) -> Self {
+    /// Go on only if the comparison holds. `value` is one field, written with [`KeyBuf`]; zeros are
+    /// added if it is too short, and what is too long is cut.
+    pub fn compare(self, source: impl Into<Source>, op: Comparison, value: &[u8]) -> Self {
         let source = source.into();
-        let len = self.load(std::slice::from_ref(&source), FIRST) as usize;
-        let data = value[..len.min(value.len())].into();
+        let mut data = value.to_vec();
+        data.resize(source.byte_len() as usize, 0);
+        self.compare_start(source, op, data)
+    }
+
+    /// As [`Rule::compare`], with the first bytes of the source only.
+    fn compare_start(mut self, source: Source, op: Comparison, data: Vec<u8>) -> Self {
+        self.load(&[source], FIRST);
         self.with(Expr::Compare {
             sreg: FIRST,
             op,
-            data,
+            data: data.into(),
         })
     }
 
@@ -163,7 +170,10 @@ impl Rule {
 
     fn link_name(self, field: Field, op: Comparison, name: &str) -> Self {
         match name.strip_suffix('*') {
-            Some(start) => self.compare(field, op, &start.as_bytes()[..start.len().min(15)]),
+            Some(start) => {
+                let start = start.as_bytes()[..start.len().min(15)].to_vec();
+                self.compare_start(field.into(), op, start)
+            }
             None => self.compare(field, op, &KeyBuf::new().link_name(name)),
         }
     }

@@ -6,3 +6,4 @@ mod commit;
 mod foreign;
 mod golden;
 mod lab;
+mod packets;
