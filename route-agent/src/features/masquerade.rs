@@ -13,8 +13,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
 use kernel::nft::{
-    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Source, Table,
-    nat_flag, priority,
+    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
+    priority,
 };
 
 use super::kept_table::KeptTable;
@@ -252,7 +252,7 @@ impl Side {
 /// neighbour discovery and cannot leave the link.
 fn pod_sources() -> Chain {
     let missing = |rule: Rule| {
-        rule.is(Source::reverse_path(), &[0])
+        rule.no_way_back()
             .counter()
             .drop()
             .comment("the source is not this pod's address")

@@ -243,7 +243,7 @@ fn fib() -> Result<(), String> {
                 Source::address_type(fib_flag::DADDR),
                 &KeyBuf::new().number(nft::fib_type::LOCAL),
             )
-            .is(Source::reverse_path(), &[0])
+            .no_way_back()
             .drop()
     })
 }
