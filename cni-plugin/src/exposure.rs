@@ -31,17 +31,28 @@ pub fn expose(record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
+/// What was taken back may still be on its way out of the kernel while this value lives. Dropping
+/// it waits for the end of that, some 20 milliseconds (`nft_rcv_nl_event`,
+/// net/netfilter/nf_tables_api.c); so it is dropped when there is nothing else left to do.
+#[derive(Debug)]
+#[must_use]
+pub struct Withdrawn {
+    _socket: Option<NftSocket>,
+}
+
 /// Takes back what the attachment of `call` has, if it has something.
-pub fn withdraw(call: &Call, chained: bool) -> Result<(), Error> {
+pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
+    let nothing = Withdrawn { _socket: None };
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
-        return Ok(());
+        return Ok(nothing);
     };
     match records.get(&call.container_id, &call.ifname, chained) {
         Some(record) => withdraw_record(&records, &record),
-        // There may be half a record all the same.
-        None => Ok(records
-            .remove(&call.container_id, &call.ifname, chained)
-            .map(drop)?),
+        None => {
+            // There may be half a record all the same.
+            records.remove(&call.container_id, &call.ifname, chained)?;
+            Ok(nothing)
+        }
     }
 }
 
@@ -91,17 +102,19 @@ pub fn now() -> u64 {
     })
 }
 
-fn withdraw_record(records: &Records, record: &Record) -> Result<(), Error> {
+fn withdraw_record(records: &Records, record: &Record) -> Result<Withdrawn, Error> {
     let last = records.count()? <= 1;
-    let removed = open().and_then(|mut socket| attachment::remove(&mut socket, record, last));
-    removed.map_err(failed)?;
+    let mut socket = open().map_err(failed)?;
+    attachment::remove(&mut socket, record, last).map_err(failed)?;
     forget(record, |port, address| Filter {
         reply_source: Some(address),
         reply_port: Some(port.container_port),
         ..Filter::default()
     });
     records.remove(&record.container_id, &record.ifname, record.chained)?;
-    Ok(())
+    Ok(Withdrawn {
+        _socket: Some(socket),
+    })
 }
 
 /// Makes the kernel forget UDP connections through the host ports of `record`: as long as packets

@@ -176,10 +176,11 @@ fn attach(
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let Request { call, stdin, .. } = request;
     let mut failures = Vec::new();
-    failures.extend(exposure::withdraw(call, false).err());
+    let withdrawn = exposure::withdraw(call, false);
     failures.extend(del_link(call).err());
     let released = location_of(request).and_then(|ipam| ipam.release(call, stdin));
     failures.extend(released.err());
+    failures.extend(withdrawn.err());
     Error::collect(failures)
 }
 

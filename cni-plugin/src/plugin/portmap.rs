@@ -20,7 +20,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
     let Request { call, config, .. } = request;
     match call.verb {
         Verb::Add => return add(request).map(Some),
-        Verb::Del => exposure::withdraw(call, true)?,
+        Verb::Del => drop(exposure::withdraw(call, true)?),
         Verb::Check => check(request)?,
         Verb::Gc => {
             let valid = config.valid_attachments()?;

@@ -11,7 +11,7 @@ use super::set::{Element, Layout, Ranges, Set};
 use super::set_wire::set_of;
 use super::socket::NftSocket;
 use super::table::{Base, Chain, Table};
-use super::text::comment_of;
+use super::text::{Comment, comment_of};
 use super::uapi::{self, chain, elem, msg, rule, set, table, udata};
 use super::wire::{attributes, find, missing, put_str, str_of, u32_of};
 use crate::netlink::{Batch, Message};
@@ -34,6 +34,14 @@ impl NftSocket {
     pub fn observe_frame(&mut self, family: Family, name: &str) -> Result<Option<Table>, Error> {
         self.consistently(|socket| socket.read_frame(family, name))
             .map_err(|cause| cause.during(OPERATION, format_args!("{family} {name}")))
+    }
+
+    /// Whether there is a table with this name: one question, whatever is in it.
+    pub fn has_table(&mut self, family: Family, name: &str) -> Result<bool, Error> {
+        match self.table_comment(family, name) {
+            Ok(found) => Ok(found.is_some()),
+            Err(cause) => Err(cause.during(OPERATION, format_args!("{family} {name}"))),
+        }
     }
 
     fn try_observe(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
@@ -80,7 +88,12 @@ impl NftSocket {
         Ok(Some(table))
     }
 
-    fn read_frame(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
+    /// The comment of a table, if it has one; `None` if there is no table.
+    fn table_comment(
+        &mut self,
+        family: Family,
+        name: &str,
+    ) -> Result<Option<Option<Comment>>, Cause> {
         let asked = |out: &mut Vec<u8>| {
             put_header(Some(family))(out);
             put_str(out, table::NAME, name);
@@ -89,12 +102,18 @@ impl NftSocket {
             let udata = find(body(message)?, table::USERDATA).unwrap_or(&[]);
             Ok(comment_of(udata, udata::TABLE_COMMENT))
         });
-        let comment = match comment {
+        match comment {
             Err(Cause::Refused {
                 errno: libc::ENOENT,
                 ..
-            }) => return Ok(None),
-            other => other?,
+            }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn read_frame(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
+        let Some(comment) = self.table_comment(family, name)? else {
+            return Ok(None);
         };
         let mut chains = self.read_chains(family, name)?;
         for (chain, rule) in self.read_rules(family, name)? {
