@@ -18,6 +18,7 @@ unexpected=0
 # run NAME PROCESSES FOCUS SKIP
 run() {
   local name=$1 processes=$2 focus=$3 skip=$4 start=$SECONDS
+  rm -f "$reports/junit_$name-"*.xml
   echo "== $name"
   ginkgo -procs="$processes" -no-color -timeout=4h -focus="$focus" ${skip:+-skip="$skip"} \
     "$(command -v e2e.test)" -- --kubeconfig "$KUBECONFIG" --provider=local \
@@ -26,15 +27,20 @@ run() {
   summary "$name" $((SECONDS - start))
 }
 
-# summary NAME SECONDS: every spec of the run with its result, from the log.
+# summary NAME SECONDS: every spec of the run with its result, from the JUnit report. What was not
+# asked for is in there too, skipped without a reason.
 summary() {
   local results=$reports/$1.txt
-  # A finished spec is "• [3.2 seconds]", "• [FAILED] [...]" or "S [SKIPPED] [...]", then its name.
-  awk '
-    /^(•|S|\? |P) ?\[?/ && /seconds\]/ { state = /FAILED|PANICKED|TIMEDOUT|INTERRUPTED/ ? "failed" : /SKIPPED/ ? "skipped" : "passed"; next }
-    state && /^\[sig-network\]/ { sub(/ \[sig-network,.*| \[sig-network\]$/, ""); print state "\t" $0; state = "" }
-    /^\[sig-network\]/ { name = $0 }
-  ' "$reports/$1.log" | sort -u >"$results"
+  cat "$reports/junit_$1-"*.xml | awk '
+    /<testcase name="\[It\]/ {
+      name = $0; sub(/.*name="\[It\] /, "", name); sub(/" classname=.*/, "", name); sub(/ \[sig-network,? ?[^]]*\]$/, "", name)
+      gsub(/&lt;/, "<", name); gsub(/&gt;/, ">", name); gsub(/&#34;/, "\"", name); gsub(/&#39;/, "\x27", name); gsub(/&amp;/, "\\&", name)
+      status = $0; sub(/.*status="/, "", status); sub(/".*/, "", status)
+      if (status == "passed") print status "\t" name
+      else if (status != "skipped") print "failed\t" name
+    }
+    status == "skipped" && /<skipped message="skipped - / { print status "\t" name; status = "" }
+  ' | sort -u >"$results"
   local passed failed skipped
   passed=$(grep -c '^passed' "$results" || true)
   failed=$(grep -c '^failed' "$results" || true)

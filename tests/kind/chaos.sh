@@ -1,0 +1,179 @@
+#!/bin/bash
+# What clients notice while something breaks. Each scenario runs two clients in pods on different
+# nodes: one opens a new connection to a Service for every request, the other sends request after
+# request over one connection. Prints one line of a Markdown table per scenario: requests, failed
+# ones, the longest time without an answer, and how often the one connection had to be made anew.
+#
+#   chaos.sh [agent-kill|upgrade|flush|api-stop|pods-deleted|node-restart|node-rejoin]...
+#
+# AGENT names the DaemonSet under test (podwire); for kube-proxy say AGENT=kube-proxy.
+set -euo pipefail
+source "$(dirname "$0")/lib.sh"
+need docker kind kubectl
+cluster_exists || { echo "there is no cluster $CLUSTER: run make kind first" >&2; exit 1; }
+image=${TEST_IMAGE:-registry.k8s.io/e2e-test-images/agnhost:2.55}
+agent=${AGENT:-podwire}
+namespace=podwire-chaos
+cp=$CLUSTER-control-plane w1=$CLUSTER-worker w2=$CLUSTER-worker2 w3=$CLUSTER-worker3
+trap 'kubectl delete namespace $namespace --wait=false >/dev/null 2>&1 || true' EXIT
+
+kubectl delete namespace $namespace --ignore-not-found --wait >/dev/null 2>&1
+# The servers are on worker2 and worker3, the clients on worker and the control plane, which no
+# scenario restarts. Readiness is asked every second, so that a dead server leaves the Service soon.
+kubectl apply -f - >/dev/null <<END
+apiVersion: v1
+kind: Namespace
+metadata: {name: $namespace}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: $namespace}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 5
+      affinity:
+        nodeAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+            nodeSelectorTerms:
+              - matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$w2, $w3]}]
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}
+      containers:
+        - name: main
+          image: $image
+          args: [netexec, --http-port=80, --udp-port=-1, --delay-shutdown=4]
+          readinessProbe: {httpGet: {path: /hostname, port: 80}, periodSeconds: 1, failureThreshold: 2}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: $namespace}
+spec:
+  selector: {app: web}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: $namespace}
+spec: {nodeName: $w1, terminationGracePeriodSeconds: 0, containers: [{name: main, image: $image, args: [pause]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper, namespace: $namespace}
+spec:
+  nodeName: $cp
+  terminationGracePeriodSeconds: 0
+  tolerations: [{operator: Exists}]
+  containers: [{name: main, image: $image, args: [pause]}]
+END
+kubectl -n $namespace rollout status deployment/web --timeout=120s >/dev/null
+kubectl -n $namespace wait --for=condition=Ready pod/client pod/keeper --timeout=60s >/dev/null
+service=$(kubectl -n $namespace get service web -o 'jsonpath={.spec.clusterIP}')
+
+# The clients run by docker exec in their node, in the pod's network: no API server is between.
+# client_pid NODE POD: the pod's first process as the node sees it.
+client_pid() {
+  docker exec "$1" bash -c "crictl inspectp -o go-template --template '{{.info.pid}}' \
+    \$(crictl pods -q --state ready --namespace $namespace --name '^$2\$')"
+}
+
+# start_clients: both append to files in their node.
+start_clients() {
+  local pid
+  pid=$(client_pid "$w1" client)
+  docker exec -d "$w1" nsenter -t "$pid" -n bash -c "
+    rm -f /tmp/chaos.stop; exec >/tmp/chaos.new
+    while [ ! -e /tmp/chaos.stop ]; do
+      curl -s -o /dev/null --max-time 2 -w '%{http_code}' http://$service/hostname || true
+      echo \" \$EPOCHREALTIME\"
+    done"
+  pid=$(client_pid "$cp" keeper)
+  docker exec -d "$cp" nsenter -t "$pid" -n bash -c "
+    exec curl -s -o /dev/null --max-time 600 --rate 20/s --retry 1000 --retry-all-errors --retry-delay 1 \
+      -w '%{num_connects}\n' 'http://$service/hostname?[1-1000000]' >/tmp/chaos.kept"
+  wait_for 20 "the client that makes new connections" docker exec "$w1" bash -c '[ $(wc -l </tmp/chaos.new) -gt 20 ]'
+}
+
+stop_clients() {
+  docker exec "$w1" touch /tmp/chaos.stop
+  docker exec "$cp" pkill -x curl || true
+  wait_for 20 "the client's end" docker exec "$w1" bash -c '! pgrep -f chaos.new >/dev/null'
+}
+
+# result NAME: the line of the table.
+result() {
+  local new kept
+  new=$(docker exec "$w1" awk '
+    { n++; if ($1 != 200) { failed++; next } if (last && $2 - last > gap) gap = $2 - last; last = $2 }
+    END { printf "%d | %d | %.2f s", n, failed, gap }' /tmp/chaos.new)
+  kept=$(docker exec "$cp" awk '{ n++; c += $1 } END { printf "%d | %d", n, (c > 1 ? c - 1 : 0) }' /tmp/chaos.kept)
+  printf '| %s | %s | %s |\n' "$1" "$new" "$kept"
+}
+
+agents_ready() { kubectl -n kube-system rollout status "daemonset/$agent" --timeout=180s >/dev/null; }
+web_ready() { kubectl -n $namespace rollout status deployment/web --timeout=180s >/dev/null; }
+node_ready() { kubectl wait --for=condition=Ready "node/$1" --timeout=180s >/dev/null; }
+
+scenario_agent_kill() {
+  local node
+  for node in $(nodes); do docker exec "$node" pkill -9 -x "${agent:0:15}" || docker exec "$node" pkill -9 podwire-agent || true; done
+  sleep 3
+  agents_ready
+}
+scenario_upgrade() {
+  kubectl -n kube-system rollout restart "daemonset/$agent" >/dev/null
+  agents_ready
+}
+scenario_flush() {
+  local node
+  # The engine's own rules for the nodes' name server are put back: they are not the subject.
+  for node in $(nodes); do docker exec "$node" bash -c 'iptables-save -t nat | grep -E "DOCKER|^\*|^COMMIT" >/tmp/engine.rules'; done
+  for node in $(nodes); do docker exec "$node" bash -c 'nft flush ruleset; iptables-restore --noflush </tmp/engine.rules'; done
+  sleep 40
+}
+scenario_api_stop() {
+  docker exec "$cp" mv /etc/kubernetes/manifests/kube-apiserver.yaml /root/
+  sleep "${API_DOWN:-180}"
+  docker exec "$cp" mv /root/kube-apiserver.yaml /etc/kubernetes/manifests/
+  wait_for 120 "the API server" kubectl get --raw /readyz
+  # Endpoints change as soon as it is back.
+  kubectl -n $namespace rollout restart deployment/web >/dev/null
+  web_ready
+}
+scenario_pods_deleted() {
+  kubectl -n $namespace delete pod -l app=web --field-selector "spec.nodeName=$w3" --wait=false >/dev/null
+  web_ready
+  sleep 5
+}
+scenario_node_restart() {
+  docker stop -t 5 "$w3" >/dev/null
+  sleep 10
+  docker start "$w3" >/dev/null
+  sleep 10
+  node_ready "$w3"
+  web_ready
+  sleep 10
+}
+scenario_node_rejoin() {
+  kubectl delete node "$w3" >/dev/null
+  sleep 5
+  docker exec "$w3" systemctl restart kubelet
+  wait_for 60 "the Node" kubectl get node "$w3"
+  node_ready "$w3"
+  web_ready
+  sleep 10
+}
+
+printf '| what happens | new connections | failed | longest without an answer | requests on one connection | made anew |\n| --- | --- | --- | --- | --- | --- |\n'
+for what in "${@:-agent-kill upgrade flush pods-deleted api-stop node-restart node-rejoin}"; do
+  for name in $what; do
+    web_ready
+    start_clients
+    "scenario_${name//-/_}"
+    stop_clients
+    result "$name"
+  done
+done
