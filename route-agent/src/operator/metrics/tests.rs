@@ -191,3 +191,35 @@ fn readers_get_the_format_they_ask_for() {
         assert_eq!(TextFormat::accepted(accept), format, "{accept}");
     }
 }
+
+/// Everything in `text` that looks like a metric of ours, without the parts of a histogram.
+fn metrics_in(text: &str) -> std::collections::BTreeSet<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| {
+            ["podwire_", "kubeproxy_", "process_"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix))
+        })
+        .map(|word| word.trim_end_matches("_bucket"))
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_metrics_that_are_served() {
+    let text = filled().text(TextFormat::Classic);
+    let served = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/monitoring");
+    for (file, at_least) in [("dashboard.json", 15), ("alerts.yaml", 8)] {
+        let asked = std::fs::read_to_string(folder.join(file)).unwrap();
+        let asked = metrics_in(&asked);
+        assert!(asked.len() >= at_least, "only {asked:?} in {file}");
+        let missing: Vec<_> = asked.difference(&served).collect();
+        assert!(
+            missing.is_empty(),
+            "{file} asks for {missing:?}, which is not served"
+        );
+    }
+}
