@@ -22,7 +22,7 @@ SBIN ?= /usr/local/sbin
 help: ## List the targets
 	@echo "Podwire wires pods. These are the targets:"
 	echo
-	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+	grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 14
 
 .PHONY: demo
 demo: tools build ## Raise a cluster of network namespaces and show the walkthrough in it
@@ -54,6 +54,34 @@ bench: root tools toolchain ## Measure ADD and DEL beside the reference plugins 
 	@tests/tools.sh /usr/lib/cni/ptp:containernetworking-plugins
 	$(RELEASE) --package podwire --package podwire-lab --bin podwire --bin podwire-bench
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench
+
+.PHONY: image
+image: toolchain ## Build the container image: two static programs and nothing else
+	@tests/kind/image.sh
+
+.PHONY: kind
+kind: toolchain ## Create a real kind cluster on Podwire alone (KIND_CONFIG, CLUSTER)
+	@tests/kind/up.sh
+
+.PHONY: kind-demo
+kind-demo: ## Show the walkthrough on the kind cluster
+	@tests/kind/demo.sh
+
+.PHONY: kind-down
+kind-down: ## Delete the kind cluster
+	@tests/kind/down.sh
+
+.PHONY: e2e
+e2e: ## Run the upstream end-to-end tests of Kubernetes on the kind cluster
+	@tests/kind/e2e.sh all
+
+.PHONY: chaos
+chaos: ## Break things on the kind cluster and count what clients notice
+	@tests/kind/chaos.sh
+
+.PHONY: bench-api
+bench-api: toolchain ## Measure the way from the API server to the kernel beside kube-proxy
+	@tests/kind/bench-api.sh
 
 .PHONY: install
 install: build ## Install the plugin and the agent on this machine (DESTDIR, CNI_BIN, SBIN)
