@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
 /// The verbs that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -37,6 +40,9 @@ pub struct Call {
 pub struct Answer {
     /// From before the program was started until it had ended.
     pub time: Duration,
+    /// How long processors worked for it and the programs that it ran itself; only if nothing else
+    /// was called meanwhile.
+    pub cpu: Duration,
     /// What it printed.
     pub output: String,
 }
@@ -105,13 +111,16 @@ impl Call {
     /// Makes the call. The standard library starts programs with `posix_spawn`, which does not
     /// copy this process.
     pub fn make(mut self) -> Result<Answer, String> {
+        let before = work_of_children();
         let start = Instant::now();
         let child = self.start()?;
-        self.finish(child, start)
+        let (time, output) = self.finish(child, start)?;
+        let cpu = work_of_children().saturating_sub(before);
+        Ok(Answer { time, cpu, output })
     }
 
     /// Starts the program and gives it its input.
-    pub fn start(&mut self) -> Result<Child, String> {
+    fn start(&mut self) -> Result<Child, String> {
         let failed = |error| format!("cannot run {}: {error}", self.name);
         let mut child = self.command.spawn().map_err(failed)?;
         if let Some(mut input) = child.stdin.take() {
@@ -121,7 +130,7 @@ impl Call {
     }
 
     /// Waits for the end of the program.
-    pub fn finish(&self, mut child: Child, start: Instant) -> Result<Answer, String> {
+    fn finish(&self, mut child: Child, start: Instant) -> Result<(Duration, String), String> {
         let failed = |error| format!("cannot read from {}: {error}", self.name);
         let mut output = String::new();
         if let Some(mut stdout) = child.stdout.take() {
@@ -130,7 +139,7 @@ impl Call {
         let status = child.wait().map_err(failed)?;
         let time = start.elapsed();
         if status.success() {
-            Ok(Answer { time, output })
+            Ok((time, output))
         } else {
             Err(format!(
                 "{} failed ({status}): {}",
@@ -139,4 +148,15 @@ impl Call {
             ))
         }
     }
+}
+
+/// How long processors worked for all children that have ended.
+fn work_of_children() -> Duration {
+    let duration = |time: TimeVal| {
+        let (seconds, micros) = (time.tv_sec().max(0), time.tv_usec().max(0));
+        Duration::from_secs(seconds as u64) + Duration::from_micros(micros as u64)
+    };
+    getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |usage| {
+        duration(usage.user_time()) + duration(usage.system_time())
+    })
 }

@@ -1,8 +1,15 @@
 //! The cases and their targets.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use kernel::RouteSocket;
+use kernel::address::Address;
+use kernel::link::Veth;
+use kernel::route::{Route, RouteChange, RouteFilter};
 
 use crate::Options;
 use crate::call::{Attachment, Verb};
@@ -17,6 +24,9 @@ const PARALLEL: usize = 20;
 /// So many namespaces are used in turn by the cases that run one at a time.
 const PODS: usize = 8;
 
+/// Nodes of the cluster in the case of the routes.
+const NODES: u32 = 5000;
+
 /// Largest peak of memory in MB and largest binary in MB (10^6 bytes).
 const MEMORY_LIMIT: f64 = 3.0;
 const SIZE_LIMIT: f64 = 1.5;
@@ -24,13 +34,14 @@ const SIZE_LIMIT: f64 = 1.5;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 6] = [
+    let cases: [(&str, Case); 7] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
         ("leases", leases),
         ("parallel", parallel),
         ("size", size),
+        ("routes", routes),
     ];
     for (name, case) in cases {
         if options
@@ -116,7 +127,7 @@ fn leases(options: &Options, world: &World, report: &mut Report) -> Result<(), S
 fn fill(directory: &Path, count: u32) -> Result<(), String> {
     progress(&format!("writing {count} leases"));
     let failed = |error| format!("cannot write leases to {}: {error}", directory.display());
-    let address = |number: u32| std::net::Ipv4Addr::from(0x0a58_0001 + number);
+    let address = |number: u32| Ipv4Addr::from(0x0a58_0001 + number);
     for number in 1..=count {
         let lease = format!("lease{number:059}\r\neth0");
         fs::write(directory.join(address(number).to_string()), lease).map_err(failed)?;
@@ -145,8 +156,8 @@ fn parallel(options: &Options, world: &World, report: &mut Report) -> Result<(),
     }
     let [ours, theirs] = times;
     let slower = ratio(&ours, &theirs);
-    report.line(&podwire.name, ours, None);
-    report.line(&chain.name, theirs, None);
+    report.line(&podwire.name, ours, None, None);
+    report.line(&chain.name, theirs, None, None);
     report.at_most("podwire / reference chain, 20 ADDs at once", slower, 1.0);
     Ok(())
 }
@@ -165,8 +176,8 @@ fn burst(world: &World, side: &Side, pods: &[PathBuf]) -> Result<Duration, Strin
     });
     let time = start.elapsed();
     for (attachment, result) in attachments.iter().zip(results) {
-        let (_, result) = result.map_err(|_| "a thread of the bench died")??;
-        side.del(world, attachment, &result)?;
+        let result = result.map_err(|_| "a thread of the bench died")??;
+        side.del(world, attachment, &result.output)?;
     }
     Ok(time)
 }
@@ -195,6 +206,78 @@ fn size(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     Ok(())
 }
 
+/// What the agent asks of the kernel when a cluster of 5,000 nodes comes up, and when one changes.
+fn routes(options: &Options, _: &World, report: &mut Report) -> Result<(), String> {
+    progress("routes to 5000 nodes");
+    let failed = |error: kernel::Error| error.to_string();
+    let mut socket = RouteSocket::open().map_err(failed)?;
+    let veth = Veth::new("bench0", "bench1").map_err(failed)?;
+    let ends = socket.create_veth(&veth).map_err(failed)?;
+    let uplink = Ipv4Addr::new(192, 168, 112, 1);
+    let on_link = IpNetwork::new(uplink.into(), 24).map_err(|error| error.to_string())?;
+    for index in [ends.peer_index, ends.index] {
+        socket.set_up(index).map_err(failed)?;
+    }
+    socket
+        .add_address(&Address::new(ends.index, on_link))
+        .map_err(failed)?;
+    let routes = (0..NODES)
+        .map(|node| route_to(node, ends.index))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (mut all, mut one, mut list) = (Times::default(), Times::default(), Times::default());
+    for _ in 0..options.rounds {
+        all.add(apply(&mut socket, &routes, RouteChange::Add)?);
+        let start = Instant::now();
+        let ours = RouteFilter {
+            protocol: Some(112),
+            ..RouteFilter::default()
+        };
+        let observed = socket.routes(ours).map_err(failed)?.len();
+        list.add(start.elapsed());
+        if observed != routes.len() {
+            return Err(format!("{observed} of {} routes are there", routes.len()));
+        }
+        one.add(apply(&mut socket, &routes[..1], RouteChange::Replace)?);
+        apply(&mut socket, &routes, RouteChange::Delete)?;
+    }
+    socket.delete_link(ends.index).map_err(failed)?;
+    let milliseconds = |times: &Times| times.median().as_secs_f64() * 1000.0;
+    report.at_most("5,000 routes written, in ms", milliseconds(&all), 150.0);
+    report.at_most("5,000 routes listed, in ms", milliseconds(&list), 150.0);
+    report.at_most(
+        "one route changed among 5,000, in ms",
+        milliseconds(&one),
+        1.0,
+    );
+    Ok(())
+}
+
+/// The route to the pods of a node.
+fn route_to(node: u32, link: u32) -> Result<Route, String> {
+    let pods = Ipv4Addr::from(0x0a40_0000 + (node << 8));
+    let pods = IpNetwork::new(pods.into(), 24).map_err(|error| error.to_string())?;
+    Ok(Route {
+        gateway: Some(Ipv4Addr::new(192, 168, 112, 2).into()),
+        link: Some(link),
+        protocol: 112,
+        ..Route::to(pods)
+    })
+}
+
+/// Carries out one change for each route; returns the time, or the first refusal.
+fn apply(
+    socket: &mut RouteSocket,
+    routes: &[Route],
+    change: fn(Route) -> RouteChange,
+) -> Result<Duration, String> {
+    let changes: Vec<_> = routes.iter().cloned().map(change).collect();
+    let start = Instant::now();
+    let results = socket.apply(&changes).map_err(|error| error.to_string())?;
+    let time = start.elapsed();
+    let refused = results.into_iter().find_map(Result::err);
+    refused.map_or(Ok(time), |error| Err(error.to_string()))
+}
+
 /// The peak of the resident memory of one ADD in MB.
 fn memory(world: &World, side: &Side, pod: &Path) -> Result<f64, String> {
     let file = world.directory("memory")?.join("peak");
@@ -218,6 +301,7 @@ fn alternate<const N: usize>(
 ) -> Result<[Times; N], String> {
     let pods = world.pods(&unique("pods"), PODS)?;
     let mut adds = std::array::from_fn(|_| Times::default());
+    let mut cpus: [Times; N] = std::array::from_fn(|_| Times::default());
     let mut dels: [Times; N] = std::array::from_fn(|_| Times::default());
     // The first rounds load programs and fill caches.
     let warm_up = options.count.div_ceil(20);
@@ -236,12 +320,13 @@ fn alternate<const N: usize>(
             let pair = sides[which].cycle(world, &attachment(pod))?;
             if round >= warm_up {
                 adds[which].add(pair.add);
+                cpus[which].add(pair.cpu);
                 dels[which].add(pair.del);
             }
         }
     }
-    for ((side, add), del) in sides.iter().zip(&adds).zip(dels) {
-        report.line(&side.name, add.clone(), Some(del));
+    for (((side, add), cpu), del) in sides.iter().zip(&adds).zip(cpus).zip(dels) {
+        report.line(&side.name, add.clone(), Some(cpu), Some(del));
     }
     Ok(adds)
 }

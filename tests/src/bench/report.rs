@@ -9,6 +9,7 @@ use crate::world::World;
 struct Line {
     name: String,
     add: Times,
+    cpu: Option<Times>,
     del: Option<Times>,
 }
 
@@ -42,11 +43,12 @@ impl Report {
     }
 
     /// Adds a line to the section.
-    pub fn line(&mut self, name: &str, add: Times, del: Option<Times>) {
+    pub fn line(&mut self, name: &str, add: Times, cpu: Option<Times>, del: Option<Times>) {
         if let Some((_, lines)) = self.sections.last_mut() {
             lines.push(Line {
                 name: name.to_owned(),
                 add,
+                cpu,
                 del,
             });
         }
@@ -79,10 +81,9 @@ impl Report {
         println!("{}\n", self.machine);
         for (title, lines) in &self.sections {
             println!("{title}");
-            let head = ["", "n", "ADD median", "p90", "DEL median", "p90"];
             println!(
-                "  {:<44}{:>5}{:>12}{:>9}{:>12}{:>9}",
-                head[0], head[1], head[2], head[3], head[4], head[5]
+                "  {:<40}{:>5}{:>13}{:>10}{:>10}{:>13}{:>10}",
+                "", "n", "ADD median", "p90", "CPU", "DEL median", "p90"
             );
             lines.iter().for_each(print_line);
             println!();
@@ -97,18 +98,20 @@ impl Report {
 }
 
 fn print_line(line: &Line) {
-    let milliseconds =
-        |times: &Times, share| format!("{:.2} ms", times.quantile(share).as_secs_f64() * 1000.0);
-    let (add, add90) = (milliseconds(&line.add, 0.5), milliseconds(&line.add, 0.9));
-    let del = line
-        .del
-        .as_ref()
-        .map(|del| (milliseconds(del, 0.5), milliseconds(del, 0.9)));
-    let (del, del90) = del.unwrap_or_default();
+    let cell = |times: Option<&Times>, share| {
+        times.map_or(String::new(), |times| {
+            format!("{:.2} ms", times.quantile(share).as_secs_f64() * 1000.0)
+        })
+    };
     println!(
-        "  {:<44}{:>5}{add:>12}{add90:>9}{del:>12}{del90:>9}",
+        "  {:<40}{:>5}{:>13}{:>10}{:>10}{:>13}{:>10}",
         line.name,
-        line.add.count()
+        line.add.count(),
+        cell(Some(&line.add), 0.5),
+        cell(Some(&line.add), 0.9),
+        cell(line.cpu.as_ref(), 0.5),
+        cell(line.del.as_ref(), 0.5),
+        cell(line.del.as_ref(), 0.9),
     );
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::call::{Attachment, Call, Verb};
+use crate::call::{Answer, Attachment, Call, Verb};
 use crate::world::World;
 
 /// Which programs are called.
@@ -48,6 +48,8 @@ pub struct Side {
 pub struct Pair {
     /// ADD.
     pub add: Duration,
+    /// How long processors worked for the ADD.
+    pub cpu: Duration,
     /// DEL.
     pub del: Duration,
 }
@@ -78,19 +80,24 @@ impl Side {
 
     /// ADD, then DEL.
     pub fn cycle(&self, world: &World, attachment: &Attachment) -> Result<Pair, String> {
-        let (add, result) = self.add(world, attachment)?;
-        let del = self.del(world, attachment, &result)?;
-        Ok(Pair { add, del })
+        let added = self.add(world, attachment)?;
+        let del = self.del(world, attachment, &added.output)?;
+        let (add, cpu) = (added.time, added.cpu);
+        Ok(Pair { add, cpu, del })
     }
 
-    /// ADD: its time, and the result for later DELs.
-    pub fn add(&self, world: &World, at: &Attachment) -> Result<(Duration, String), String> {
+    /// ADD: what it took, and its result for later DELs.
+    pub fn add(&self, world: &World, at: &Attachment) -> Result<Answer, String> {
         let first = self.first_call(world, Verb::Add, at, None).make()?;
         let Some(second) = self.portmap_call(world, Verb::Add, at, &first.output) else {
-            return Ok((first.time, first.output));
+            return Ok(first);
         };
         let second = second.make()?;
-        Ok((first.time + second.time, second.output))
+        Ok(Answer {
+            time: first.time + second.time,
+            cpu: first.cpu + second.cpu,
+            output: second.output,
+        })
     }
 
     /// DEL: its time.
@@ -186,7 +193,7 @@ impl Side {
             format!(r#","prevResult":{}"#, result.trim())
         });
         format!(
-            r#"{{"cniVersion":"1.0.0","name":"{network}","type":"{kind}","capabilities":{{"portMappings":true}}{ipam}{mappings}{previous}}}"#
+            r#"{{"cniVersion":"1.0.0","name":"{network}","type":"{kind}","mtu":1500,"capabilities":{{"portMappings":true}}{ipam}{mappings}{previous}}}"#
         )
     }
 }
