@@ -56,7 +56,8 @@ pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
     }
 }
 
-/// Takes back what all attachments have that `is_stale` names; goes on after a failure.
+/// Takes back what all attachments have that `is_stale` names; goes on after a failure. When no
+/// attachment is left, the tables go as well.
 pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(());
@@ -65,8 +66,13 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     // What cannot be read is of no known network.
     let (all, _) = records.read_all()?;
     let stale = all.iter().filter(|record| is_stale(record));
-    let failures = stale.filter_map(|record| withdraw_record(&records, record).err());
-    Error::collect(failures.collect())
+    let failed_records = stale.filter_map(|record| withdraw_record(&records, record).err());
+    let mut failures: Vec<_> = failed_records.collect();
+    if records.count()? == 0 {
+        let removed = open().and_then(|mut socket| attachment::remove_tables(&mut socket));
+        failures.extend(removed.map_err(failed).err());
+    }
+    Error::collect(failures)
 }
 
 /// Fails if something of what the attachment of `call` has on record is missing in nftables.
@@ -103,9 +109,8 @@ pub fn now() -> u64 {
 }
 
 fn withdraw_record(records: &Records, record: &Record) -> Result<Withdrawn, Error> {
-    let last = records.count()? <= 1;
     let mut socket = open().map_err(failed)?;
-    attachment::remove(&mut socket, record, last).map_err(failed)?;
+    attachment::remove(&mut socket, record).map_err(failed)?;
     forget(record, |port, address| Filter {
         reply_source: Some(address),
         reply_port: Some(port.container_port),

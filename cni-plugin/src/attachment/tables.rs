@@ -4,8 +4,10 @@
 //! Elements are added without looking at those of others, so an attachment costs one question and
 //! one transaction, whatever is in the tables. Only if the kernel refuses them, the tables are
 //! mended, or what is in the way is replaced: of two attachments with the same host port, the later
-//! one has it. Elements are taken out only if they still are those of the attachment. The last
-//! attachment takes the tables along.
+//! one has it. Elements are taken out only if they still are those of the attachment.
+//!
+//! The tables stay when the last attachment goes: without elements their rules match nothing, and
+//! the next container finds them ready. GC takes them away.
 
 use std::collections::BTreeMap;
 
@@ -56,18 +58,20 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
     Ok(())
 }
 
-/// Takes out what `record` has; the tables as well if it is the `last` record. What is gone already
-/// is no error.
-pub fn remove(socket: &mut NftSocket, record: &Record, last: bool) -> Result<(), TableError> {
+/// Takes out what `record` has. What is gone already is no error.
+pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
     let mut batch = Batch::new();
-    if last {
-        for name in [HOSTPORTS, IPMASQ] {
-            batch.table(FAMILY, name).destroy();
-        }
-    } else {
-        for part in parts(record) {
-            part.remove(socket, &mut batch)?;
-        }
+    for part in parts(record) {
+        part.remove(socket, &mut batch)?;
+    }
+    Ok(socket.commit(&mut batch)?)
+}
+
+/// Takes both tables away, with everything in them.
+pub fn remove_tables(socket: &mut NftSocket) -> Result<(), TableError> {
+    let mut batch = Batch::new();
+    for name in [HOSTPORTS, IPMASQ] {
+        batch.table(FAMILY, name).destroy();
     }
     Ok(socket.commit(&mut batch)?)
 }

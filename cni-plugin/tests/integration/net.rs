@@ -14,10 +14,10 @@ use kernel::route::Route;
 
 use super::node::Node;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a packet that must not come is waited for.
-const SILENCE: Duration = Duration::from_millis(300);
+pub const SILENCE: Duration = Duration::from_millis(300);
 
 /// Starts a server in `netns` that tells every client its name and the client's address. It ends
 /// with the process.
@@ -60,8 +60,9 @@ pub fn tcp(to: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// What the server at `to` says to a UDP client with the port `from` (0 is any).
-pub fn udp(from: u16, to: &str) -> Result<String, String> {
+/// What the server at `to` says to a UDP client with the port `from` (0 is any) that has so much
+/// `patience`.
+pub fn udp(from: u16, to: &str, patience: Duration) -> Result<String, String> {
     let to: SocketAddr = to.parse().unwrap();
     let any: IpAddr = if to.is_ipv4() {
         [0; 4].into()
@@ -69,7 +70,7 @@ pub fn udp(from: u16, to: &str) -> Result<String, String> {
         [0u16; 8].into()
     };
     let socket = UdpSocket::bind((any, from)).map_err(|error| error.kind().to_string())?;
-    socket.set_read_timeout(Some(SILENCE)).unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
     socket
         .connect(to)
         .map_err(|error| error.kind().to_string())?;

@@ -144,10 +144,18 @@ impl Node {
         links[0].clone()
     }
 
+    /// Fails if there is anything in nftables but our tables, or anything of an attachment in them.
+    pub fn assert_nothing_mapped(&self) {
+        let ruleset = self.ruleset();
+        assert!(!ruleset.contains("elements"), "{ruleset}");
+        let foreign = |line: &&str| line.starts_with("table ") && !line.contains("inet podwire-");
+        assert_eq!(ruleset.lines().find(foreign), None);
+    }
+
     /// Fails unless nothing of any attachment is left.
     pub fn assert_clean(&self) {
         assert_eq!(self.links(), ["lo"], "links");
-        assert_eq!(self.ruleset(), "", "nftables");
+        self.assert_nothing_mapped();
         assert_eq!(
             left_in("/run/podwire/attachments"),
             Vec::<String>::new(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::net::{Outside, inside, serve, tcp, udp};
+use super::net::{Outside, SILENCE, TIMEOUT, inside, serve, tcp, udp};
 use super::node::{Call, Container, Node, config, in_version, on_a_node};
 
 fn portmap(ports: Value) -> Value {
@@ -83,7 +83,7 @@ fn a_client_of_udp_that_goes_on_sending_reaches_the_second_container_on_the_port
         let config = portmap(json!([
             {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
         ]));
-        let ask = || inside(&outside.netns, || udp(40001, "192.0.2.1:5353"));
+        let ask = || inside(&outside.netns, || udp(40001, "192.0.2.1:5353", TIMEOUT));
         // Before there is a port, the node itself is asked, and the kernel remembers that.
         assert!(ask().is_err());
         let a = node.container("a");
@@ -124,7 +124,7 @@ fn of_two_containers_with_one_port_the_later_one_has_it_and_keeps_it() {
         Call::new("portmap", "DEL", &a, &config).succeed();
         assert_eq!(tcp("127.0.0.1:8080").unwrap(), "b 10.1.2.1");
         Call::new("portmap", "DEL", &b, &config).succeed();
-        assert_eq!(node.ruleset(), "");
+        node.assert_nothing_mapped();
     });
 }
 
@@ -168,7 +168,7 @@ fn nothing_from_outside_gets_in_by_the_name_of_localhost() {
                 route.gateway = Some(gateway.parse().unwrap());
                 route.link = Some(index);
                 socket.add_route(&route).unwrap();
-                udp(0, "127.0.0.1:9999")
+                udp(0, "127.0.0.1:9999", SILENCE)
             });
             assert!(answer.is_err(), "{answer:?} through {link}");
         }
@@ -177,7 +177,10 @@ fn nothing_from_outside_gets_in_by_the_name_of_localhost() {
             &["list", "chain", "inet", "podwire-hostports", "guard"],
         );
         assert!(guard.contains("counter packets 2 "), "{guard}");
-        assert_eq!(udp(0, "127.0.0.1:9999").unwrap(), "secret 127.0.0.1");
+        assert_eq!(
+            udp(0, "127.0.0.1:9999", TIMEOUT).unwrap(),
+            "secret 127.0.0.1"
+        );
     });
 }
 
