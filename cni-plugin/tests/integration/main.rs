@@ -10,6 +10,7 @@ mod bad_input;
 mod bandwidth;
 mod concurrency;
 mod crash;
+mod examples;
 mod gc;
 mod host_local;
 mod loopback;
