@@ -6,15 +6,10 @@ use ipnetwork::IpNetwork;
 use kernel::route::{Route, RouteChange};
 
 /// What the kernel tells routes apart by: table, destination and metric.
-type Place = (u32, IpNetwork, u32);
+pub(super) type Place = (u32, IpNetwork, u32);
 
-fn place(route: &Route) -> Place {
+pub(super) fn place(route: &Route) -> Place {
     (route.table, route.destination, route.metric)
-}
-
-/// True if one of the routes would take the place of the other.
-pub(super) fn same_place(one: &Route, other: &Route) -> bool {
-    place(one) == place(other)
 }
 
 /// The fewest changes that turn `observed` into `wanted`. A changed route is replaced in one step,
@@ -68,13 +63,13 @@ mod tests {
                 RouteChange::Delete(route) => assert!(routes.remove(route), "{route} is not there"),
                 RouteChange::Add(route) => {
                     assert!(
-                        !routes.iter().any(|other| same_place(other, route)),
+                        !routes.iter().any(|other| place(other) == place(route)),
                         "EEXIST"
                     );
                     routes.insert(route.clone());
                 }
                 RouteChange::Replace(route) => {
-                    routes.retain(|other| !same_place(other, route));
+                    routes.retain(|other| place(other) != place(route));
                     routes.insert(route.clone());
                 }
             }

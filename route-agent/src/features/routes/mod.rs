@@ -8,6 +8,8 @@
 
 mod desired;
 mod diff;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
@@ -81,6 +83,7 @@ impl Routes {
         ours: &mut BTreeSet<Route>,
     ) -> kernel::Result<Vec<Warning>> {
         let mut warnings = Vec::new();
+        let (mut written, mut places) = (Vec::new(), BTreeSet::new());
         for (change, result) in changes.iter().zip(self.socket.apply(changes)?) {
             match (change, result) {
                 (RouteChange::Delete(route), Ok(())) => {
@@ -91,8 +94,8 @@ impl Routes {
                     ours.remove(route);
                 }
                 (RouteChange::Replace(route) | RouteChange::Add(route), Ok(())) => {
-                    ours.retain(|other| !diff::same_place(other, route));
-                    ours.insert(route.clone());
+                    places.insert(diff::place(route));
+                    written.push(route.clone());
                 }
                 (
                     RouteChange::Delete(route)
@@ -108,6 +111,8 @@ impl Routes {
                 }
             }
         }
+        ours.retain(|route| !places.contains(&diff::place(route)));
+        ours.extend(written);
         Ok(warnings)
     }
 }
@@ -192,7 +197,8 @@ impl Feature for Routes {
                 .count();
             world.metrics.node.set_routes(family, count);
         }
-        self.observed = Some(observed);
+        // After a failure the kernel is asked again: memory may be wrong.
+        self.observed = (!again).then_some(observed);
         Ok(Synced {
             writes: changes.len() as u64,
             again,

@@ -1,0 +1,551 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use kernel::address::Address;
+use kernel::link::Veth;
+use kernel::netns::unshare_thread;
+use nix::time::ClockId;
+
+use super::*;
+use crate::config::{Config, test_config};
+use crate::operator::metrics::Metrics;
+use crate::reconcile::Uplink;
+use crate::snapshot::{Change, Dirty, Key, Node, Object, Snapshot};
+use crate::uplink::Finder;
+use crate::warnings::Warnings;
+
+fn node(name: &str, ips: &[&str], cidrs: &[&str]) -> Node {
+    Node {
+        internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        ..Node::named(name)
+    }
+}
+
+fn snapshot(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot
+        .nodes
+        .extend(nodes.into_iter().map(|node| (node.name.clone(), node)));
+    snapshot
+}
+
+fn uplink() -> Uplink {
+    Uplink {
+        index: 2,
+        name: "eth0".into(),
+        mtu: 1500,
+        up: true,
+        addresses: vec![
+            "172.18.0.2/16".parse().unwrap(),
+            "fc00::2/64".parse().unwrap(),
+        ],
+        on_link: vec![
+            "172.18.0.0/16".parse().unwrap(),
+            "fc00::/64".parse().unwrap(),
+        ],
+    }
+}
+
+/// Routes as `destination via gateway`, and warnings as `object: text`.
+fn plan(nodes: impl IntoIterator<Item = Node>) -> (Vec<String>, Vec<String>) {
+    let desired = desired(&snapshot(nodes), &Arc::from("worker"), Some(&uplink())).unwrap();
+    let routes = desired
+        .routes
+        .values()
+        .map(|wanted| match wanted.route.gateway {
+            Some(gateway) => format!("{} via {gateway}", wanted.route.destination),
+            None => format!("{} {:?}", wanted.route.destination, wanted.route.kind),
+        });
+    let warnings = desired
+        .warnings
+        .iter()
+        .map(|w| format!("{}: {}", w.object, w.text));
+    (routes.collect(), warnings.collect())
+}
+
+fn own() -> Node {
+    node("worker", &["172.18.0.2", "fc00::2"], &["10.10.1.0/24"])
+}
+
+/// The warning that exactly one Node gets while the others are routed to.
+fn only_warning(bad: Node) -> String {
+    let (routes, warnings) = plan([own(), bad, node("z", &["172.18.0.9"], &["10.10.9.0/24"])]);
+    assert!(
+        routes.contains(&"10.10.9.0/24 via 172.18.0.9".to_owned()),
+        "{routes:?}"
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    warnings.into_iter().next().unwrap()
+}
+
+#[test]
+fn every_peer_gets_a_route_per_pod_cidr_and_ours_is_unreachable() {
+    let peers = [
+        own(),
+        node("a", &["172.18.0.4"], &["10.10.2.0/24", "10.20.2.0/24"]),
+        node(
+            "b",
+            &["172.18.0.3", "fc00::3"],
+            &["10.10.3.0/24", "fd00:3::/64"],
+        ),
+    ];
+    let (routes, warnings) = plan(peers);
+    assert_eq!(
+        routes,
+        [
+            "10.10.1.0/24 Unreachable",
+            "10.10.2.0/24 via 172.18.0.4",
+            "10.10.3.0/24 via 172.18.0.3",
+            "10.20.2.0/24 via 172.18.0.4",
+            "fd00:3::/64 via fc00::3",
+        ]
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_node_off_the_link_is_named() {
+    let warning = only_warning(node("far", &["192.168.0.2"], &["10.10.5.0/24"]));
+    assert!(warning.starts_with("Node far: InternalIP 192.168.0.2 is not on the network of eth0"));
+}
+
+#[test]
+fn a_second_internal_ip_on_the_link_will_do() {
+    let (routes, warnings) = plan([
+        own(),
+        node("a", &["192.168.0.2", "172.18.0.4"], &["10.10.2.0/24"]),
+    ]);
+    assert!(routes.contains(&"10.10.2.0/24 via 172.18.0.4".to_owned()));
+    assert!(warnings.is_empty());
+}
+
+#[test]
+fn a_node_without_pod_cidr_or_address_is_named() {
+    assert!(only_warning(node("new", &["172.18.0.4"], &[])).contains("has no podCIDR yet"));
+    let warning = only_warning(node("mute", &[], &["10.10.5.0/24"]));
+    assert!(warning.contains("has no InternalIP of IPv4"), "{warning}");
+    let warning = only_warning(node("half", &["172.18.0.4"], &["fd00:5::/64"]));
+    assert!(warning.contains("has no InternalIP of IPv6"), "{warning}");
+}
+
+#[test]
+fn a_malformed_field_is_named_and_the_rest_of_the_node_is_used() {
+    let mut bad = node("bad", &["172.18.0.4"], &["10.10.2.0/24"]);
+    bad.invalid.push(crate::snapshot::Invalid {
+        field: "spec.podCIDRs",
+        value: "10.10.5.1/24".into(),
+        reason: "has host bits set",
+    });
+    let (routes, warnings) = plan([own(), bad]);
+    assert_eq!(routes.len(), 2);
+    assert!(warnings[0].contains("10.10.5.1/24"), "{warnings:?}");
+}
+
+#[test]
+fn an_overlap_with_ours_or_anothers_is_named_and_the_older_node_keeps_it() {
+    let warning = only_warning(node("thief", &["172.18.0.4"], &["10.10.0.0/16"]));
+    assert!(
+        warning.contains("overlaps 10.10.1.0/24 of Node worker"),
+        "{warning}"
+    );
+    let warning = only_warning(node("zz", &["172.18.0.4"], &["10.10.9.128/25"]));
+    assert!(
+        warning.starts_with("Node zz: podCIDR 10.10.9.128/25 overlaps"),
+        "{warning}"
+    );
+    let warning = only_warning(node("inside", &["172.18.0.4"], &["172.18.7.0/24"]));
+    assert!(warning.contains("the nodes' own network"), "{warning}");
+    let old = Node {
+        created: Some(1),
+        ..node("z-old", &["172.18.0.4"], &["10.10.2.0/24"])
+    };
+    let new = Node {
+        created: Some(2),
+        ..node("a-new", &["172.18.0.5"], &["10.10.2.0/24"])
+    };
+    let (routes, warnings) = plan([own(), old, new]);
+    assert!(
+        routes.contains(&"10.10.2.0/24 via 172.18.0.4".to_owned()),
+        "{routes:?}"
+    );
+    assert!(warnings[0].starts_with("Node a-new"), "{warnings:?}");
+}
+
+#[test]
+fn a_peer_with_our_own_address_is_named() {
+    let warning = only_warning(node("twin", &["172.18.0.2"], &["10.10.5.0/24"]));
+    assert!(warning.contains("this node's own address"), "{warning}");
+}
+
+#[test]
+fn without_an_uplink_that_works_nothing_is_said_about_routes() {
+    let (nodes, own) = (snapshot([own()]), Arc::from("worker"));
+    assert!(desired(&nodes, &own, None).is_err());
+    assert!(
+        desired(
+            &nodes,
+            &own,
+            Some(&Uplink {
+                up: false,
+                ..uplink()
+            })
+        )
+        .is_err()
+    );
+    assert!(
+        desired(
+            &nodes,
+            &own,
+            Some(&Uplink {
+                on_link: Vec::new(),
+                ..uplink()
+            })
+        )
+        .is_err()
+    );
+}
+
+/// A namespace of its own with eth0 on 172.18.0.0/16, and the feature at work in it.
+struct Machine {
+    socket: RouteSocket,
+    routes: Routes,
+    config: Config,
+    snapshot: Snapshot,
+    warnings: Warnings,
+    metrics: Metrics,
+    uplink: Uplink,
+}
+
+impl Machine {
+    fn new() -> Self {
+        unshare_thread().expect("needs root: it makes a network namespace");
+        let mut socket = RouteSocket::open().unwrap();
+        let veth = Veth {
+            up: true,
+            ..Veth::new("eth0", "peer0").unwrap()
+        };
+        let ends = socket.create_veth(&veth).unwrap();
+        socket.set_up(ends.peer_index).unwrap();
+        for address in ["172.18.0.2/16", "fc00::2/64"] {
+            let network = address.parse().unwrap();
+            socket
+                .add_address(&Address {
+                    nodad: true,
+                    ..Address::new(ends.index, network)
+                })
+                .unwrap();
+        }
+        let config = test_config(&["--node-name=worker", "--uplink=eth0"]);
+        let uplink = Finder::open()
+            .unwrap()
+            .find(Some("eth0"), &[])
+            .unwrap()
+            .unwrap();
+        Self {
+            socket,
+            routes: Routes::open().unwrap(),
+            config,
+            snapshot: snapshot([own()]),
+            warnings: Warnings::default(),
+            metrics: Metrics::default(),
+            uplink,
+        }
+    }
+
+    fn heed(&mut self, event: &Event<'_>) -> bool {
+        let world = World {
+            metrics: &self.metrics,
+            config: &self.config,
+            snapshot: &self.snapshot,
+            uplink: Some(&self.uplink),
+            ready_for_pods: false,
+        };
+        self.routes.heed(event, &world)
+    }
+
+    /// Syncs; returns the number of writes that reached the kernel.
+    fn sync(&mut self) -> u64 {
+        let before = self.routes.writes();
+        let world = World {
+            metrics: &self.metrics,
+            config: &self.config,
+            snapshot: &self.snapshot,
+            uplink: Some(&self.uplink),
+            ready_for_pods: false,
+        };
+        let synced = self
+            .routes
+            .sync(&world, &mut Warn::new("routes", &mut self.warnings))
+            .unwrap();
+        let writes = self.routes.writes() - before;
+        assert_eq!(synced.writes, writes);
+        writes
+    }
+
+    fn change(&mut self, change: Change) -> u64 {
+        let mut dirty = Dirty::default();
+        self.snapshot.apply(change, &mut dirty);
+        assert!(self.heed(&Event::Objects(&dirty)));
+        self.sync()
+    }
+
+    fn set(&mut self, node: Node) -> u64 {
+        self.change(Change::Set(Object::Node(node)))
+    }
+
+    /// Routes of our protocol as `destination via gateway`.
+    fn kernel(&mut self) -> Vec<String> {
+        let filter = RouteFilter {
+            protocol: Some(PROTOCOL),
+            ..RouteFilter::default()
+        };
+        let mut routes: Vec<String> = self
+            .socket
+            .routes(filter)
+            .unwrap()
+            .into_iter()
+            .map(|route| match route.gateway {
+                Some(gateway) => format!("{} via {gateway}", route.destination),
+                None => format!("{} {:?}", route.destination, route.kind),
+            })
+            .collect();
+        routes.sort();
+        routes
+    }
+}
+
+#[test]
+fn a_restart_over_the_right_routes_writes_nothing() {
+    let mut machine = Machine::new();
+    machine.set(node(
+        "a",
+        &["172.18.0.4", "fc00::4"],
+        &["10.10.2.0/24", "fd00:2::/64"],
+    ));
+    assert_eq!(
+        machine.kernel(),
+        [
+            "10.10.1.0/24 Unreachable",
+            "10.10.2.0/24 via 172.18.0.4",
+            "fd00:2::/64 via fc00::4",
+        ]
+    );
+    assert!(machine.warnings.is_empty(), "{:?}", machine.warnings);
+    machine.routes = Routes::open().unwrap();
+    assert_eq!(machine.sync(), 0);
+}
+
+#[test]
+fn an_own_ipv6_network_is_refused_and_found_right_again() {
+    let mut machine = Machine::new();
+    machine.set(node(
+        "worker",
+        &["172.18.0.2"],
+        &["10.10.1.0/24", "fd00:1::/64"],
+    ));
+    assert_eq!(
+        machine.kernel(),
+        ["10.10.1.0/24 Unreachable", "fd00:1::/64 Unreachable"]
+    );
+    machine.routes = Routes::open().unwrap();
+    assert_eq!(machine.sync(), 0);
+}
+
+#[test]
+fn routes_of_nodes_that_went_while_the_agent_was_down_are_removed() {
+    let mut machine = Machine::new();
+    machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
+    machine.set(node("b", &["172.18.0.5"], &["10.10.3.0/24"]));
+    machine.routes = Routes::open().unwrap();
+    machine.snapshot.nodes.remove("a");
+    assert_eq!(machine.sync(), 1);
+    assert_eq!(
+        machine.kernel(),
+        ["10.10.1.0/24 Unreachable", "10.10.3.0/24 via 172.18.0.5"]
+    );
+}
+
+#[test]
+fn a_changed_address_is_one_replacement_and_a_moved_pod_cidr_follows() {
+    let mut machine = Machine::new();
+    machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
+    assert_eq!(
+        machine.set(node("a", &["172.18.0.14"], &["10.10.2.0/24"])),
+        1
+    );
+    assert_eq!(machine.kernel()[1], "10.10.2.0/24 via 172.18.0.14");
+    assert_eq!(
+        machine.set(node("a", &["172.18.0.14"], &["10.10.7.0/24"])),
+        2
+    );
+    assert_eq!(machine.kernel()[1], "10.10.7.0/24 via 172.18.0.14");
+    machine.change(Change::Gone(Key::Node(Arc::from("a"))));
+    assert_eq!(
+        machine.set(node("b", &["172.18.0.5"], &["10.10.7.0/24"])),
+        1
+    );
+    assert_eq!(machine.kernel()[1], "10.10.7.0/24 via 172.18.0.5");
+}
+
+#[test]
+fn routes_of_others_are_never_touched() {
+    let mut machine = Machine::new();
+    let index = machine.uplink.index;
+    let foreign = |to: &str, metric| Route {
+        gateway: Some(IpAddr::from([172, 18, 0, 99])),
+        link: Some(index),
+        metric,
+        protocol: 4,
+        ..Route::to(to.parse::<IpNetwork>().unwrap())
+    };
+    let theirs = [
+        foreign("10.10.2.0/24", 0),
+        foreign("10.10.3.0/24", METRIC),
+        foreign("10.99.0.0/16", 0),
+    ];
+    for route in &theirs {
+        machine.socket.add_route(route).unwrap();
+    }
+    machine.routes.observed = None;
+    machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
+    machine.set(node("b", &["172.18.0.5"], &["10.10.3.0/24"]));
+    let all = machine.socket.routes(RouteFilter::default()).unwrap();
+    assert!(theirs.iter().all(|route| all.contains(route)), "{all:?}");
+    let texts: Vec<String> = machine
+        .warnings
+        .iter()
+        .map(|(_, w)| format!("{}: {}", w.object, w.text))
+        .collect();
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.starts_with("Node a: a route that is not ours")),
+        "{texts:?}"
+    );
+    assert!(
+        texts.iter().any(|text| text.starts_with("Node b: ")),
+        "{texts:?}"
+    );
+    machine.routes.uninstall(&machine.config.clone()).unwrap();
+    assert!(machine.kernel().is_empty());
+    let all = machine.socket.routes(RouteFilter::default()).unwrap();
+    assert!(theirs.iter().all(|route| all.contains(route)), "{all:?}");
+}
+
+#[test]
+fn a_route_that_somebody_deletes_or_adds_is_put_right() {
+    let mut machine = Machine::new();
+    machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
+    let ours = Route {
+        gateway: Some([172, 18, 0, 4].into()),
+        link: Some(machine.uplink.index),
+        protocol: PROTOCOL,
+        metric: METRIC,
+        ..Route::to("10.10.2.0/24".parse().unwrap())
+    };
+    let stray = Route {
+        destination: "10.77.0.0/16".parse().unwrap(),
+        ..ours.clone()
+    };
+    machine.socket.delete_route(&ours).unwrap();
+    machine.socket.add_route(&stray).unwrap();
+    assert_eq!(machine.sync(), 0, "nobody has told the feature yet");
+    let gone = KernelEvent::Route {
+        route: ours,
+        gone: true,
+    };
+    assert!(machine.heed(&Event::Kernel(&gone)));
+    assert_eq!(machine.sync(), 2);
+    assert_eq!(
+        machine.kernel(),
+        ["10.10.1.0/24 Unreachable", "10.10.2.0/24 via 172.18.0.4"]
+    );
+}
+
+#[test]
+fn one_node_that_the_kernel_refuses_stops_no_other_and_is_tried_again() {
+    let mut machine = Machine::new();
+    // The uplink seems to reach more than the kernel believes.
+    machine
+        .uplink
+        .on_link
+        .push("192.168.0.0/16".parse().unwrap());
+    let mut dirty = Dirty::default();
+    for node in [
+        node("bad", &["192.168.0.7"], &["10.10.5.0/24"]),
+        node("good", &["172.18.0.4"], &["10.10.2.0/24"]),
+    ] {
+        machine
+            .snapshot
+            .apply(Change::Set(Object::Node(node)), &mut dirty);
+    }
+    machine.heed(&Event::Objects(&dirty));
+    let world = World {
+        metrics: &machine.metrics,
+        config: &machine.config,
+        snapshot: &machine.snapshot,
+        uplink: Some(&machine.uplink),
+        ready_for_pods: false,
+    };
+    let mut warn = Warn::new("routes", &mut machine.warnings);
+    assert!(machine.routes.sync(&world, &mut warn).unwrap().again);
+    let tried_again = machine.routes.sync(&world, &mut warn).unwrap();
+    assert_eq!(tried_again.writes, 1, "only the bad one");
+    let bad = machine
+        .warnings
+        .iter()
+        .find(|(_, w)| w.object == "Node bad");
+    assert!(bad.is_some());
+    assert_eq!(machine.kernel()[1], "10.10.2.0/24 via 172.18.0.4");
+}
+
+/// What this thread has worked since it began, in the kernel as well. On an idle machine it is the
+/// time that passes; on a busy one it still tells what the work costs.
+fn worked() -> Duration {
+    nix::time::clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .unwrap()
+        .into()
+}
+
+/// The limit holds for release builds; without optimisation it only shows that nothing is
+/// quadratic.
+#[test]
+fn five_thousand_nodes_are_routed_in_150_milliseconds_and_one_change_is_one_write() {
+    let mut machine = Machine::new();
+    let peer = |number: usize| {
+        let (high, low) = (number / 250, number % 250 + 1);
+        let ip = format!("172.18.{}.{low}", high + 10);
+        node(
+            &format!("node-{number}"),
+            &[&ip],
+            &[&format!("10.{}.{low}.0/24", high + 20)],
+        )
+    };
+    let nodes = (0..5000).map(peer).map(|node| (node.name.clone(), node));
+    machine.snapshot.nodes.extend(nodes);
+    machine.heed(&Event::Resync);
+    let start = (Instant::now(), worked());
+    assert_eq!(machine.sync(), 5001);
+    let took = worked() - start.1;
+    println!(
+        "5,000 Nodes routed in {:?}, {took:?} of it work",
+        start.0.elapsed()
+    );
+    let limit = if cfg!(debug_assertions) { 1500 } else { 150 };
+    assert!(took.as_millis() <= limit, "{took:?}");
+    assert_eq!(machine.kernel().len(), 5001);
+    let mut changed = peer(4321);
+    changed.internal_ips = vec!["172.18.200.1".parse().unwrap()];
+    let start = (Instant::now(), worked());
+    assert_eq!(machine.set(changed), 1);
+    let took = worked() - start.1;
+    println!(
+        "one changed Node of 5,000 in {:?}, {took:?} of it work",
+        start.0.elapsed()
+    );
+    machine.routes = Routes::open().unwrap();
+    assert_eq!(machine.sync(), 0);
+}
