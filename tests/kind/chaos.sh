@@ -13,6 +13,7 @@ need docker kind kubectl
 cluster_exists || { echo "there is no cluster $CLUSTER: run make kind first" >&2; exit 1; }
 image=${TEST_IMAGE:-registry.k8s.io/e2e-test-images/agnhost:2.55}
 agent=${AGENT:-podwire}
+program=${agent/#podwire/podwire-agent}
 namespace=podwire-chaos
 cp=$CLUSTER-control-plane w1=$CLUSTER-worker w2=$CLUSTER-worker2 w3=$CLUSTER-worker3
 trap 'kubectl delete namespace $namespace --wait=false >/dev/null 2>&1 || true' EXIT
@@ -74,33 +75,36 @@ kubectl -n $namespace wait --for=condition=Ready pod/client pod/keeper --timeout
 service=$(kubectl -n $namespace get service web -o 'jsonpath={.spec.clusterIP}')
 
 # The clients run by docker exec in their node, in the pod's network: no API server is between.
-# client_pid NODE POD: the pod's first process as the node sees it.
-client_pid() {
-  docker exec "$1" bash -c "crictl inspectp -o go-template --template '{{.info.pid}}' \
-    \$(crictl pods -q --state ready --namespace $namespace --name '^$2\$')"
+# netns NODE POD: the name of the pod's network namespace in its node.
+netns() {
+  local address
+  address=$(kubectl -n $namespace get pod "$2" -o 'jsonpath={.status.podIP}')
+  docker exec "$1" bash -c "for name in \$(ip netns list | cut -d' ' -f1); do
+    ip -n \$name -o addr show eth0 | grep -q ' $address/' && echo \$name; done; true" 2>/dev/null
 }
 
 # start_clients: both append to files in their node.
 start_clients() {
-  local pid
-  pid=$(client_pid "$w1" client)
-  docker exec -d "$w1" nsenter -t "$pid" -n bash -c "
-    rm -f /tmp/chaos.stop; exec >/tmp/chaos.new
+  local name
+  name=$(netns "$w1" client)
+  docker exec -d "$w1" ip netns exec "$name" bash -c "
+    rm -f /tmp/chaos.stop /tmp/chaos.done; exec >/tmp/chaos.new
     while [ ! -e /tmp/chaos.stop ]; do
       curl -s -o /dev/null --max-time 2 -w '%{http_code}' http://$service/hostname || true
       echo \" \$EPOCHREALTIME\"
-    done"
-  pid=$(client_pid "$cp" keeper)
-  docker exec -d "$cp" nsenter -t "$pid" -n bash -c "
+    done
+    touch /tmp/chaos.done"
+  name=$(netns "$cp" keeper)
+  docker exec -d "$cp" ip netns exec "$name" bash -c "
     exec curl -s -o /dev/null --max-time 600 --rate 20/s --retry 1000 --retry-all-errors --retry-delay 1 \
-      -w '%{num_connects}\n' 'http://$service/hostname?[1-1000000]' >/tmp/chaos.kept"
+      -w '%{stderr}%{num_connects}\n' 'http://$service/hostname?[1-1000000]' 2>/tmp/chaos.kept"
   wait_for 20 "the client that makes new connections" docker exec "$w1" bash -c '[ $(wc -l </tmp/chaos.new) -gt 20 ]'
 }
 
 stop_clients() {
   docker exec "$w1" touch /tmp/chaos.stop
   docker exec "$cp" pkill -x curl || true
-  wait_for 20 "the client's end" docker exec "$w1" bash -c '! pgrep -f chaos.new >/dev/null'
+  wait_for 20 "the client's end" docker exec "$w1" test -e /tmp/chaos.done
 }
 
 # result NAME: the line of the table.
@@ -119,7 +123,7 @@ node_ready() { kubectl wait --for=condition=Ready "node/$1" --timeout=180s >/dev
 
 scenario_agent_kill() {
   local node
-  for node in $(nodes); do docker exec "$node" pkill -9 -x "${agent:0:15}" || docker exec "$node" pkill -9 podwire-agent || true; done
+  for node in $(nodes); do docker exec "$node" pkill -9 -x "$program"; done
   sleep 3
   agents_ready
 }
