@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::operator::status::Status;
+use crate::operator::why::Why;
 use crate::operator::{Install, preflight, takeover};
 use crate::{run, uninstall};
 
@@ -28,6 +29,8 @@ enum Command {
     Uninstall(Box<uninstall::Uninstall>),
     /// Show what the agent on this node does: routes, pods, Services, what is wrong.
     Status(Status),
+    /// Show the way of a packet hop by hop, with what decides at each.
+    Why(Why),
     /// Try out what the kernel and the permissions of this process can do.
     Preflight(Preflight),
     /// Remove the rules that a kube-proxy left on this node, and nothing else.
@@ -74,6 +77,7 @@ impl Cli {
                 }
             }
             Command::Status(status) => print!("{}", run::runtime()?.block_on(status.run())?),
+            Command::Why(why) => print!("{}", run::runtime()?.block_on(why.run())?),
             Command::Preflight(flags) => {
                 let preflight = preflight::run();
                 match flags.output {

@@ -21,6 +21,9 @@ pub(super) const HOOKS: usize = 5;
 /// The names of built-in chains, by hook.
 const BUILTIN: [&str; HOOKS] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
+/// The verdict that drops: `-NF_DROP - 1`.
+const DROP: i32 = -1;
+
 /// `XT_EXTENSION_MAXNAMELEN`: a target's name with its terminator.
 const TARGET_NAME: usize = 29;
 /// Where a standard target keeps its verdict and an error target its name: behind the head.
@@ -138,6 +141,8 @@ impl Blob {
         let chain = |span: &Span<'_>| Chain {
             name: span.name.to_owned(),
             builtin: span.builtin,
+            hook: span.builtin.then(|| hook_of(span.name)).flatten(),
+            drops: span.builtin && entries[span.rules.end - 1].target == Target::Standard(DROP),
             rules: span
                 .rules
                 .clone()
@@ -290,6 +295,14 @@ impl Blob {
         }
         Ok(spans)
     }
+}
+
+/// The number of the hook of a built-in chain.
+fn hook_of(name: &str) -> Option<u32> {
+    (0..)
+        .zip(BUILTIN)
+        .find(|(_, builtin)| *builtin == name)
+        .map(|(hook, _)| hook)
 }
 
 /// The name of each chain that can be jumped to, by the offset of its first entry.

@@ -16,6 +16,11 @@ pub struct Chain {
     pub name: String,
     /// True if the kernel sends packets there by itself (`PREROUTING`, `FORWARD`, ...).
     pub builtin: bool,
+    /// Where, as `NF_INET_*` counts hooks: 0 prerouting, 1 input, 2 forward, 3 output,
+    /// 4 postrouting.
+    pub hook: Option<u32>,
+    /// True if its policy is to drop what no rule decides on.
+    pub drops: bool,
     /// Its rules, in order.
     pub rules: Vec<Rule>,
 }

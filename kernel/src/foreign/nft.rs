@@ -23,6 +23,11 @@ const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+/// `NFTA_HOOK_HOOKNUM`.
+const HOOK_NUMBER: u16 = 1;
+/// `NF_DROP` (linux/netfilter.h).
+const POLICY_DROP: u32 = 0;
 /// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`,
 /// `NFTA_VERDICT_CHAIN`.
 const EXPR_NAME: u16 = 1;
@@ -58,8 +63,14 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<Chain>> {
     let read = || {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         let chains = dump(&mut socket, GETCHAIN, family, Some(table), |bytes| {
-            let builtin = find(bytes, CHAIN_HOOK).is_some();
-            Some((text(bytes, CHAIN_NAME)?, builtin))
+            let hook = find(bytes, CHAIN_HOOK);
+            Some(Chain {
+                name: text(bytes, CHAIN_NAME)?,
+                builtin: hook.is_some(),
+                hook: hook.and_then(|hook| number(hook, HOOK_NUMBER)),
+                drops: number(bytes, CHAIN_POLICY) == Some(POLICY_DROP),
+                rules: Vec::new(),
+            })
         })?;
         let rules = dump(&mut socket, GETRULE, family, Some(table), |bytes| {
             let id = u64::from_be_bytes(*find(bytes, RULE_HANDLE)?.first_chunk()?);
@@ -70,10 +81,9 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<Chain>> {
         for (chain, rule) in rules {
             rules_of.entry(chain).or_default().push(rule);
         }
-        let chain = |(name, builtin): (String, bool)| Chain {
-            rules: rules_of.remove(&name).unwrap_or_default(),
-            name,
-            builtin,
+        let chain = |chain: Chain| Chain {
+            rules: rules_of.remove(&chain.name).unwrap_or_default(),
+            ..chain
         };
         Ok::<_, Cause>(chains.into_iter().map(chain).collect())
     };
@@ -148,6 +158,13 @@ fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes)
         .find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)
+}
+
+/// A number in network byte order.
+fn number(bytes: &[u8], wanted: u16) -> Option<u32> {
+    find(bytes, wanted)?
+        .first_chunk()
+        .map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 /// A text attribute, up to its terminator.

@@ -15,5 +15,6 @@ pub mod site;
 pub mod socket;
 pub mod status;
 pub mod takeover;
+pub mod why;
 
 pub use install::Install;

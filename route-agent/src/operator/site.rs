@@ -13,7 +13,7 @@ use super::health_ports::{self, HealthPorts, nosniff};
 use super::http::{Ask, Listener, Reply, Server, listen};
 use super::metrics::{Metrics, TextFormat};
 use super::moment::Moment;
-use super::socket;
+use super::{socket, why};
 use crate::config::Config;
 use crate::reconcile::Input;
 use crate::warnings::Warning;
@@ -69,8 +69,48 @@ impl Site {
                     Err(reply) => reply,
                 }
             }
+            "/why" => match self.why(&ask).await {
+                Ok(reply) | Err(reply) => reply,
+            },
             _ => self.public(&ask),
         }
+    }
+
+    /// The way of a packet: what the kernel knows of pods, then the walk in the loop, then again
+    /// the kernel about each hop. The kernel is asked on a thread of its own.
+    async fn why(&self, ask: &Ask) -> Result<Reply, Reply> {
+        let bad = |text: String| Reply::text(StatusCode::BAD_REQUEST, text + "\n");
+        let failed = |text: String| Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
+        let [from, to] = ["from", "to"].map(|name| socket::value(&ask.query, name));
+        let (Some(from), Some(to)) = (from, to) else {
+            return Err(bad("give ?from=...&to=...".into()));
+        };
+        let question = why::Question::parse(&from, &to).map_err(|error| bad(error.to_string()))?;
+        let (mut live, pods, own) = on_thread(|| {
+            let mut live = why::Live::open()?;
+            let (pods, own) = (live.pods()?, live.own()?);
+            Ok::<_, kernel::Error>((live, pods, own))
+        })
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+        let ask_loop = |reply| Input::Why {
+            question,
+            pods,
+            own,
+            reply,
+        };
+        let mut trace = self
+            .of_loop(ask_loop)
+            .await?
+            .map_err(|error| bad(error.to_string()))?;
+        let trace = on_thread(move || {
+            why::check(&mut trace, &mut live);
+            trace
+        })
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+        Ok(json(&trace))
     }
 
     /// Asks the loop.
@@ -89,6 +129,13 @@ impl Site {
             Err(_) => busy("the agent is busy with a sync and has not answered in 20 s\n"),
         }
     }
+}
+
+/// Runs what blocks on another thread.
+fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
 }
 
 fn verdict(verdict: Verdict) -> Reply {

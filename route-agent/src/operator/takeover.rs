@@ -362,6 +362,8 @@ mod tests {
                 Chain {
                     name: name.trim_start_matches('*').to_owned(),
                     builtin: name.starts_with('*'),
+                    hook: None,
+                    drops: false,
                     rules: rules.split_whitespace().map(&mut rule).collect(),
                 }
             })

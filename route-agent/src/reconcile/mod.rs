@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::operator::health::{IpFamily, SharedHealth};
 use crate::operator::metrics::Metrics;
 use crate::operator::moment::Moment;
+use crate::operator::why;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Change, Dirty, Snapshot};
 use crate::uplink::{self, Finder};
@@ -49,6 +50,17 @@ pub enum Input {
         wide: bool,
         /// Where the answer goes.
         reply: tokio::sync::oneshot::Sender<Report>,
+    },
+    /// An operator asks for the way of a packet.
+    Why {
+        /// From where to where.
+        question: why::Question,
+        /// The pods on this node.
+        pods: Vec<why::Pod>,
+        /// The addresses of this node.
+        own: Vec<std::net::IpAddr>,
+        /// Where the answer goes.
+        reply: tokio::sync::oneshot::Sender<Result<why::Trace, why::QuestionError>>,
     },
     /// Finish. Everything stays as it is.
     Stop,
@@ -166,6 +178,21 @@ impl Reconcile {
                 let report = self.report(wide);
                 // The operator may have hung up meanwhile.
                 let _ = reply.send(report);
+            }
+            Input::Why {
+                question,
+                pods,
+                own,
+                reply,
+            } => {
+                let facts = why::Facts {
+                    snapshot: &self.snapshot,
+                    config: &self.config,
+                    uplink: self.uplink.as_ref(),
+                    pods: &pods,
+                    own: &own,
+                };
+                let _ = reply.send(why::walk(&facts, &question));
             }
             Input::Stop => self.stopping = true,
         }

@@ -192,6 +192,23 @@ fn an_edit_takes_out_what_it_names_and_moves_the_rest() {
 }
 
 #[test]
+fn hooks_and_policies_are_read() {
+    let mut blob = builder(V4).build();
+    let policy = |blob: &Blob, chain: usize| {
+        let chain = &blob.chains().unwrap()[chain];
+        (chain.hook, chain.drops)
+    };
+    assert_eq!(
+        (policy(&blob, 0), policy(&blob, 1)),
+        ((Some(0), false), (Some(4), false))
+    );
+    let at = blob.underflow[4] as usize + blob.layout.size + TARGET_HEAD;
+    blob.bytes[at..at + 4].copy_from_slice(&DROP.to_ne_bytes());
+    assert_eq!(policy(&blob, 1), (Some(4), true));
+    assert_eq!(policy(&blob, 3), (None, false));
+}
+
+#[test]
 fn an_empty_edit_changes_nothing() {
     let blob = builder(V4).build();
     let (same, kept) = blob.without(&Edit::default()).unwrap();

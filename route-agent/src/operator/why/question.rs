@@ -1,0 +1,251 @@
+//! What is asked: who sends, where to.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::Protocol;
+
+/// What a packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// An echo request: ping.
+    Ping,
+    /// A transport protocol and the port that it is sent to.
+    Port(Protocol, u16),
+}
+
+/// A name or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Host {
+    /// An address.
+    Ip(IpAddr),
+    /// `name` or `namespace/name`.
+    Name(String),
+}
+
+/// Who sends what where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Who sends.
+    pub source: Host,
+    /// Where to.
+    pub destination: Host,
+    /// What.
+    pub transport: Transport,
+}
+
+/// A question that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// The port is not one.
+    #[error("\"{port}\" in \"{given}\" is not a port (1 to 65535)")]
+    Port {
+        /// What was given as the port.
+        port: String,
+        /// The whole destination.
+        given: String,
+    },
+    /// The protocol is not one.
+    #[error("\"{protocol}\" in \"{given}\" is not a protocol: tcp, udp or sctp")]
+    Protocol {
+        /// What was given as the protocol.
+        protocol: String,
+        /// The whole destination.
+        given: String,
+    },
+    /// Neither a name nor an address.
+    #[error("\"{given}\" is neither an address nor the name of a pod, Service or Node")]
+    Host {
+        /// What was given.
+        given: String,
+    },
+    /// A protocol with ports, without a port.
+    #[error("\"{given}\" has a protocol but no port: write it as ADDRESS:PORT/PROTOCOL")]
+    NoPort {
+        /// The whole destination.
+        given: String,
+    },
+    /// Nobody has this name.
+    #[error("{given} is not known on this node: {hint}")]
+    Unknown {
+        /// What was given.
+        given: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Several have this name.
+    #[error("\"{given}\" could be {first} or {second}: give its namespace as well")]
+    Ambiguous {
+        /// What was given.
+        given: String,
+        /// One of them.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// The two ends cannot talk to each other.
+    #[error("{source_text} has no {family} address, so it cannot send to {destination}")]
+    Families {
+        /// Who sends.
+        source_text: String,
+        /// The family of the destination.
+        family: &'static str,
+        /// Where to.
+        destination: String,
+    },
+}
+
+impl Question {
+    /// Reads what a person wrote.
+    pub fn parse(source: &str, destination: &str) -> Result<Self, QuestionError> {
+        let (host, port, protocol) = split(destination);
+        let transport = match (port, protocol) {
+            (None, None | Some("icmp")) => Transport::Ping,
+            (None, Some(_)) => {
+                return Err(QuestionError::NoPort {
+                    given: destination.to_owned(),
+                });
+            }
+            (Some(port), protocol) => {
+                let number = port.parse().ok().filter(|number| *number != 0);
+                let number = number.ok_or_else(|| QuestionError::Port {
+                    port: port.to_owned(),
+                    given: destination.to_owned(),
+                })?;
+                Transport::Port(transport_protocol(protocol, destination)?, number)
+            }
+        };
+        Ok(Self {
+            source: host_of(source)?,
+            destination: host_of(host)?,
+            transport,
+        })
+    }
+}
+
+/// Splits `HOST[:PORT][/PROTO]`. The last part behind a slash is a protocol if there is a port
+/// before it or if it is the name of one.
+fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (rest, protocol) = match text.rsplit_once('/') {
+        Some((rest, last)) if is_protocol(last) || port_of(rest).1.is_some() => (rest, Some(last)),
+        _ => (text, None),
+    };
+    let (host, port) = port_of(rest);
+    (host, port, protocol)
+}
+
+/// Splits `HOST[:PORT]`; an IPv6 address with a port is in brackets.
+fn port_of(text: &str) -> (&str, Option<&str>) {
+    if let Some(inside) = text.strip_prefix('[') {
+        return match inside.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or(port))),
+            None => (text, None),
+        };
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => (host, Some(port)),
+        _ => (text, None),
+    }
+}
+
+fn is_protocol(text: &str) -> bool {
+    ["tcp", "udp", "sctp", "icmp"].contains(&text.to_ascii_lowercase().as_str())
+}
+
+fn transport_protocol(text: Option<&str>, given: &str) -> Result<Protocol, QuestionError> {
+    match text.unwrap_or("tcp").to_ascii_lowercase().as_str() {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "sctp" => Ok(Protocol::Sctp),
+        other => Err(QuestionError::Protocol {
+            protocol: other.to_owned(),
+            given: given.to_owned(),
+        }),
+    }
+}
+
+fn host_of(text: &str) -> Result<Host, QuestionError> {
+    if let Ok(ip) = text.parse() {
+        return Ok(Host::Ip(ip));
+    }
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-./".contains(c);
+    if text.is_empty() || !text.chars().all(good) || text.matches('/').count() > 1 {
+        return Err(QuestionError::Host {
+            given: text.to_owned(),
+        });
+    }
+    Ok(Host::Name(text.to_owned()))
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ping => f.write_str("ping"),
+            Self::Port(protocol, port) => write!(f, "{port}/{}", protocol.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write_is_understood() {
+        let ip = |text: &str| Host::Ip(text.parse().unwrap());
+        let name = |text: &str| Host::Name(text.to_owned());
+        let tcp = |port| Transport::Port(Protocol::Tcp, port);
+        for (text, host, transport) in [
+            ("10.200.1.63:9000", ip("10.200.1.63"), tcp(9000)),
+            (
+                "10.200.1.63:53/udp",
+                ip("10.200.1.63"),
+                Transport::Port(Protocol::Udp, 53),
+            ),
+            ("10.10.1.2", ip("10.10.1.2"), Transport::Ping),
+            ("10.10.1.2/icmp", ip("10.10.1.2"), Transport::Ping),
+            ("fd00::1", ip("fd00::1"), Transport::Ping),
+            ("[fd00::1]", ip("fd00::1"), Transport::Ping),
+            (
+                "[fd00::1]:80/SCTP",
+                ip("fd00::1"),
+                Transport::Port(Protocol::Sctp, 80),
+            ),
+            ("default/web:80", name("default/web"), tcp(80)),
+            ("default/web:80/tcp", name("default/web"), tcp(80)),
+            ("default/web", name("default/web"), Transport::Ping),
+            ("web:80", name("web"), tcp(80)),
+        ] {
+            let question = Question::parse("pod1", text).unwrap();
+            assert_eq!(
+                (question.destination, question.transport),
+                (host, transport),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_one_sentence() {
+        for (destination, part) in [
+            ("10.0.0.1:0", "\"0\""),
+            ("10.0.0.1:http", "\"http\""),
+            ("10.0.0.1:70000", "\"70000\""),
+            ("10.0.0.1:80/quic", "\"quic\""),
+            ("10.0.0.1/udp", "no port"),
+            ("", "neither"),
+            ("[fd00::1", "neither"),
+            ("a/b/c:80", "neither"),
+            ("Web:80", "neither"),
+        ] {
+            let error = Question::parse("pod1", destination)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{destination}: {error}");
+        }
+        assert!(Question::parse("a b", "10.0.0.1").is_err());
+    }
+}

@@ -1,0 +1,209 @@
+//! What is said of a kernel, be it right or wrong.
+
+use super::*;
+
+/// A kernel that answers what it is told to.
+#[derive(Default)]
+struct Fake {
+    ways: BTreeMap<IpAddr, Way>,
+    maps: BTreeMap<String, Vec<Entry>>,
+    droppers: Vec<String>,
+}
+
+impl Kernel for Fake {
+    fn way(&mut self, to: IpAddr) -> Result<Way, String> {
+        self.ways
+            .get(&to)
+            .cloned()
+            .ok_or_else(|| format!("nobody asked about {to}"))
+    }
+
+    fn map(&mut self, _: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {
+        Ok(self.maps.get(map).cloned())
+    }
+
+    fn droppers(&mut self, _: bool, _: u32) -> Result<Vec<String>, String> {
+        Ok(self.droppers.clone())
+    }
+}
+
+/// A kernel that is as it should be for `svc-clusterip`.
+fn right() -> Fake {
+    let via = |gateway: &str| Way {
+        gateway: Some(ip(gateway)),
+        link: Some("eth0".into()),
+        ..Way::default()
+    };
+    let through = |link: &str| Way {
+        link: Some(link.into()),
+        ..Way::default()
+    };
+    let portal = vec![10, 200, 1, 63, 6, 0, 0, 0, 0x23, 0x28, 0, 0];
+    let endpoint = |slot: u32, address: [u8; 4], packets| Entry {
+        key: [&portal[..], &slot.to_ne_bytes()].concat(),
+        data: [&address[..], &[0, 80, 0, 0]].concat(),
+        packets: Some(packets),
+        ..Entry::default()
+    };
+    let services = Entry {
+        key: portal.clone(),
+        chain: Some("pick-3".into()),
+        packets: Some(30),
+        ..Entry::default()
+    };
+    let endpoints = vec![
+        endpoint(0, [10, 10, 3, 3], 9),
+        endpoint(1, [10, 10, 1, 3], 1),
+        endpoint(2, [10, 10, 2, 4], 20),
+    ];
+    Fake {
+        ways: [
+            (ip("10.10.2.3"), through("vethpod1")),
+            (ip("10.10.2.4"), through("vethweb")),
+            (ip("10.10.1.3"), via("172.18.0.2")),
+            (ip("10.10.3.3"), via("172.18.0.3")),
+        ]
+        .into(),
+        maps: [
+            ("services".to_owned(), vec![services]),
+            ("endpoints".to_owned(), endpoints),
+        ]
+        .into(),
+        droppers: Vec::new(),
+    }
+}
+
+fn checked(kernel: &mut Fake) -> Trace {
+    let mut trace = World::new(&[]).walk("pod1", "10.200.1.63:9000");
+    check(&mut trace, kernel);
+    trace
+}
+
+#[test]
+fn a_kernel_that_is_right_adds_its_counters_and_no_difference() {
+    let trace = checked(&mut right());
+    expect(
+        &trace,
+        End::Leaves,
+        &[
+            "kernel: 10.10.2.3 dev vethpod1",
+            "kernel: services: goto pick-3, 30 connections so far",
+            "kernel: endpoints: 10.10.3.3:80, 9 connections so far",
+            "kernel: endpoints: 10.10.1.3:80, 1 connection so far",
+            "kernel: 10.10.1.3 via 172.18.0.2 dev eth0",
+        ],
+    );
+    assert_eq!(trace.differences, Vec::<String>::new());
+    assert!(trace.hops.iter().all(|hop| hop.checks.is_empty()));
+}
+
+#[test]
+fn each_difference_is_named() {
+    let cases: [(&str, fn(&mut Fake)); 7] = [
+        (
+            "route: 10.10.1.3 via 172.18.0.9 dev eth0, but wanted is via 172.18.0.2",
+            |fake| {
+                fake.ways.get_mut(&ip("10.10.1.3")).unwrap().gateway = Some(ip("172.18.0.9"));
+            },
+        ),
+        (
+            "route: 10.10.2.3 unreachable, but wanted is dev vethpod1",
+            |fake| {
+                fake.ways.get_mut(&ip("10.10.2.3")).unwrap().unreachable = true;
+                fake.ways.get_mut(&ip("10.10.2.3")).unwrap().link = None;
+            },
+        ),
+        ("172.18.0.3 does not answer to ARP", |fake| {
+            fake.ways.get_mut(&ip("10.10.3.3")).unwrap().silent = true;
+        }),
+        (
+            "map `services` of table ip podwire-services does not have it",
+            |fake| {
+                fake.maps.get_mut("services").unwrap().clear();
+            },
+        ),
+        (
+            "map `services` of table ip podwire-services is not there",
+            |fake| {
+                fake.maps.clear();
+            },
+        ),
+        (
+            "endpoint 10.10.2.4:80 is wanted, and not in map `endpoints`",
+            |fake| {
+                fake.maps.get_mut("endpoints").unwrap().pop();
+            },
+        ),
+        (
+            "endpoint 10.10.9.9:80 is in map `endpoints`, and not wanted",
+            |fake| {
+                fake.maps.get_mut("endpoints").unwrap()[0].data[2..4].copy_from_slice(&[9, 9]);
+            },
+        ),
+    ];
+    for (difference, spoil) in cases {
+        let mut kernel = right();
+        spoil(&mut kernel);
+        let trace = checked(&mut kernel);
+        let found = trace
+            .differences
+            .iter()
+            .any(|text| text.contains(difference));
+        assert!(found, "{difference} in {trace}");
+        assert!(
+            trace
+                .to_string()
+                .contains("The kernel differs from what is wanted")
+        );
+    }
+}
+
+#[test]
+fn drop_policies_of_others_are_named_but_are_no_difference() {
+    let mut kernel = right();
+    kernel
+        .droppers
+        .push("nftables chain ip filter FORWARD".into());
+    let trace = checked(&mut kernel);
+    expect(
+        &trace,
+        End::Leaves,
+        &["nftables chain ip filter FORWARD drops what none of its rules"],
+    );
+    assert!(trace.differences.is_empty());
+}
+
+#[test]
+fn a_remembered_client_is_told_its_endpoint() {
+    let world = World::new(&[]).with("svc-clusterip", |service| service.affinity = Some(60));
+    let mut trace = world.walk("pod1", "10.200.1.63:9000");
+    let numbers: Vec<(u32, SocketAddr)> = trace
+        .hops
+        .iter()
+        .flat_map(|hop| &hop.checks)
+        .find_map(|check| match check {
+            Check::Client { endpoints, .. } => Some(endpoints.clone()),
+            _ => None,
+        })
+        .unwrap();
+    let clients = |number: u32| Entry {
+        key: vec![10, 10, 2, 3],
+        data: number.to_ne_bytes().to_vec(),
+        ..Entry::default()
+    };
+    let map = "affinity/default/svc-clusterip/tcp-9000/clients".to_owned();
+    let mut kernel = right();
+    kernel.maps.insert(map.clone(), vec![clients(numbers[1].0)]);
+    check(&mut trace, &mut kernel);
+    let words = format!("10.10.2.3 is remembered: it gets {}", numbers[1].1);
+    expect(&trace, End::Leaves, &[&words]);
+    for (entries, words) in [
+        (vec![clients(1)], "with an endpoint that is gone"),
+        (Vec::new(), "10.10.2.3 is not remembered"),
+    ] {
+        kernel.maps.insert(map.clone(), entries);
+        let mut trace = world.walk("pod1", "10.200.1.63:9000");
+        check(&mut trace, &mut kernel);
+        expect(&trace, End::Leaves, &[words]);
+    }
+}
