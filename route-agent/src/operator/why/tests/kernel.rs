@@ -99,7 +99,9 @@ fn a_kernel_that_is_right_adds_its_counters_and_no_difference() {
 
 #[test]
 fn each_difference_is_named() {
-    let cases: [(&str, fn(&mut Fake)); 7] = [
+    /// Makes a right kernel wrong.
+    type Spoil = fn(&mut Fake);
+    let cases: [(&str, Spoil); 7] = [
         (
             "route: 10.10.1.3 via 172.18.0.9 dev eth0, but wanted is via 172.18.0.2",
             |fake| {
