@@ -1,0 +1,342 @@
+//! A lab with pods and Services, for the tests of the Service proxy.
+
+#![allow(dead_code, reason = "not every test file needs all of it")]
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use podwire_lab::load::Summary;
+use podwire_lab::node::Node;
+use podwire_lab::place::Place;
+use podwire_lab::pod::{Pod, PodSpec, Servers};
+use podwire_lab::topology::{Families, Topology};
+use podwire_lab::{Lab, layout, wait};
+use serde_json::{Value, json};
+
+/// How long the agents may take to carry a change out.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A lab with Services.
+pub struct Cluster {
+    pub lab: Lab,
+    /// The last marker; held while one is under way.
+    marker: Mutex<u16>,
+}
+
+/// Who answered, and whom it saw asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub pod: String,
+    pub client: IpAddr,
+}
+
+impl Cluster {
+    /// The four nodes of the walkthrough.
+    pub fn walkthrough() -> Cluster {
+        Cluster::of(&Topology::walkthrough(Families::V4))
+    }
+
+    /// Two nodes.
+    pub fn pair(families: Families) -> Cluster {
+        Cluster::of(&Topology::pair(families))
+    }
+
+    fn of(topology: &Topology) -> Cluster {
+        let cluster = Cluster {
+            lab: Lab::for_test(topology).unwrap(),
+            marker: Mutex::new(0),
+        };
+        cluster.apply(&[json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": ["10.200.1.0/24", "fd00:10:200::/112"]},
+        })]);
+        cluster
+    }
+
+    pub fn node(&self, name: &str) -> Node {
+        self.lab.machine(name).unwrap()
+    }
+
+    /// A place by the name of its node or pod.
+    pub fn at(&self, name: &str) -> Place {
+        self.lab.place_of(name).unwrap()
+    }
+
+    /// A pod that serves HTTP on 80 and 8080, lines on TCP 7, and datagrams on UDP 53.
+    pub fn web(&self, node: &str, name: &str) -> Pod {
+        let servers = Servers {
+            http: vec![80, 8080],
+            tcp: vec![7],
+            udp: vec![53],
+        };
+        self.lab
+            .run(
+                node,
+                &PodSpec {
+                    servers,
+                    ..PodSpec::new(name)
+                },
+            )
+            .unwrap()
+    }
+
+    pub fn client(&self, node: &str, name: &str) -> Pod {
+        self.lab.run(node, &PodSpec::new(name)).unwrap()
+    }
+
+    /// Writes manifests and waits until every agent has carried them out.
+    pub fn apply(&self, objects: &[Value]) {
+        for object in objects {
+            self.lab.write_manifest(&file(object), object).unwrap();
+        }
+        self.settle();
+    }
+
+    /// Removes manifests and waits until every agent has carried that out.
+    pub fn delete(&self, objects: &[Value]) {
+        for object in objects {
+            self.lab.remove_manifest(&file(object)).unwrap();
+        }
+        self.settle();
+    }
+
+    /// Waits until every agent that runs has carried out everything that was written before: a
+    /// marker that is written last is then in the kernel.
+    pub fn settle(&self) {
+        let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        *marker += 1;
+        let number = *marker;
+        let object = service(
+            "marker",
+            json!({
+                "clusterIPs": marker_addresses(self.lab.topology().families),
+                "ports": [{"port": number}],
+            }),
+        );
+        self.lab.write_manifest("marker.json", &object).unwrap();
+        for node in self.lab.cluster().unwrap() {
+            if node.agent().is_none() {
+                continue;
+            }
+            for (family, address) in marker_keys(self.lab.topology().families) {
+                let element = format!("{address} . tcp . {number}");
+                let line =
+                    format!("nft get element {family} podwire-services services '{{ {element} }}'");
+                let found = || node.place().sh(&line).is_ok_and(|ran| ran.status == 0);
+                let what = format!("the Services of {}:\n{}", node.name(), node.agent_log());
+                wait::until(&what, LIMIT, found).unwrap();
+            }
+        }
+    }
+}
+
+fn marker_addresses(families: Families) -> Vec<&'static str> {
+    marker_keys(families)
+        .into_iter()
+        .map(|(_, address)| address)
+        .collect()
+}
+
+fn marker_keys(families: Families) -> Vec<(&'static str, &'static str)> {
+    let (v4, v6) = (("ip", "10.200.1.254"), ("ip6", "fd00:10:200::fffe"));
+    match families {
+        Families::V4 => vec![v4],
+        Families::V6 => vec![v6],
+        Families::Dual => vec![v4, v6],
+    }
+}
+
+fn file(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_ascii_lowercase();
+    format!(
+        "{}-{}.json",
+        text(&object["kind"]),
+        text(&object["metadata"]["name"])
+    )
+}
+
+/// A Service of the namespace `default`. `spec` is what differs from the usual.
+pub fn service(name: &str, spec: Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"type": "ClusterIP", "sessionAffinity": "None"},
+    });
+    merge(&mut object["spec"], spec);
+    if let Some(first) = object["spec"].get("clusterIPs").map(|ips| ips[0].clone()) {
+        object["spec"]["clusterIP"] = first;
+    } else if let Some(ip) = object["spec"].get("clusterIP").cloned() {
+        object["spec"]["clusterIPs"] = json!([ip]);
+    }
+    for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        if port.get("protocol").is_none() {
+            port["protocol"] = json!("TCP");
+        }
+    }
+    object
+}
+
+/// The same object with something else in it.
+pub fn with(mut object: Value, patch: Value) -> Value {
+    merge(&mut object, patch);
+    object
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+/// The EndpointSlice of a Service: `ports` as in the API, and endpoints of one family.
+pub fn slice(service: &str, ports: Value, endpoints: &[Value]) -> Value {
+    named_slice(&format!("{service}-1"), service, ports, endpoints)
+}
+
+/// As [`slice`], with a name of its own.
+pub fn named_slice(name: &str, service: &str, ports: Value, endpoints: &[Value]) -> Value {
+    let v6 = endpoints
+        .first()
+        .is_some_and(|e| e["addresses"][0].to_string().contains(':'));
+    let mut ports = ports;
+    for port in ports.as_array_mut().into_iter().flatten() {
+        merge(
+            port,
+            with(json!({"name": "", "protocol": "TCP"}), port.clone()),
+        );
+    }
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": if v6 { "IPv6" } else { "IPv4" },
+        "ports": ports,
+        "endpoints": endpoints,
+    })
+}
+
+/// A slice of the Service's one TCP port, at port 80 of the pods.
+pub fn http(service: &str, pods: &[&Pod]) -> Value {
+    let endpoints: Vec<Value> = pods.iter().map(|pod| ready(pod)).collect();
+    slice(service, json!([{"port": 80}]), &endpoints)
+}
+
+/// A pod as a ready endpoint.
+pub fn ready(pod: &Pod) -> Value {
+    endpoint(pod, true, true, false)
+}
+
+/// A pod that is being deleted and still serves.
+pub fn draining(pod: &Pod) -> Value {
+    endpoint(pod, false, true, true)
+}
+
+/// A pod that is not ready.
+pub fn unready(pod: &Pod) -> Value {
+    endpoint(pod, false, false, false)
+}
+
+fn endpoint(pod: &Pod, ready: bool, serving: bool, terminating: bool) -> Value {
+    json!({
+        "addresses": [pod.addresses()[0].to_string()],
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+        "nodeName": pod.node(),
+    })
+}
+
+/// Asks an HTTP server once; what went wrong if nobody answered, as curl's exit status: 7 for
+/// refused, 28 for no answer in time.
+pub fn ask(from: &Place, target: &str) -> Result<Answer, i32> {
+    let ran = from
+        .sh(&format!("curl -sS --max-time 2 http://{target}/"))
+        .unwrap();
+    if ran.status != 0 {
+        return Err(ran.status);
+    }
+    Ok(parse(&ran.stdout))
+}
+
+/// Refused at once.
+pub const REFUSED: Result<Answer, i32> = Err(7);
+/// No answer in time.
+pub const SILENCE: Result<Answer, i32> = Err(28);
+
+/// Sends one datagram from a new socket.
+pub fn ask_udp(from: &Place, address: &str, port: u16) -> Option<Answer> {
+    let line = format!(
+        "bash -c 'exec 3<>/dev/udp/{address}/{port}; echo hello >&3; read -t 2 -r line <&3; echo \"$line\"'"
+    );
+    let ran = from.sh(&line).unwrap();
+    ran.stdout.contains(" answers ").then(|| parse(&ran.stdout))
+}
+
+fn parse(text: &str) -> Answer {
+    let mut words = text.split_whitespace();
+    let pod = words.next().unwrap_or_default().to_owned();
+    let client = words
+        .nth(1)
+        .unwrap_or_default()
+        .parse()
+        .unwrap_or_else(|_| panic!("{text:?}"));
+    Answer { pod, client }
+}
+
+/// Opens so many new connections, one after another.
+pub fn load(from: &Place, target: &str, count: u32) -> Summary {
+    let program = format!("{}/podwire-lab", layout::PROGRAMS);
+    let text = from
+        .output(&format!(
+            "{program} load {target} --count {count} --seconds 60"
+        ))
+        .unwrap();
+    serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The packets that an element of a map or set counted.
+pub fn counted(node: &Node, set: &str, key: &str) -> u64 {
+    let line = format!("nft get element ip podwire-services {set} '{{ {key} }}'");
+    let text = node.place().output(&line).unwrap();
+    packets(&text).unwrap_or_else(|| panic!("no counter in {text}"))
+}
+
+/// The packets that the rule with this comment counted.
+pub fn counted_by(node: &Node, comment: &str) -> u64 {
+    let text = node
+        .place()
+        .output("nft list table ip podwire-services")
+        .unwrap();
+    let rules = text
+        .lines()
+        .filter(|line| line.contains(&format!("comment \"{comment}\"")));
+    rules.filter_map(packets).sum()
+}
+
+fn packets(text: &str) -> Option<u64> {
+    text.split_once("packets ")?
+        .1
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// True if the text is in the node's table.
+pub fn listed(node: &Node, text: &str) -> bool {
+    node.place()
+        .output("nft list table ip podwire-services")
+        .unwrap()
+        .contains(text)
+}

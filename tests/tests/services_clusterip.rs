@@ -1,0 +1,580 @@
+//! Rows of the Service table that are about ClusterIPs: each with real packets in a lab.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use std::sync::LazyLock;
+
+use cluster::*;
+use podwire_lab::load::Summary;
+use podwire_lab::pod::Pod;
+use serde_json::{Value, json};
+
+/// One lab for all tests of this file; every test has Services of its own.
+static CLUSTER: LazyLock<Shared> = LazyLock::new(|| {
+    let cluster = Cluster::walkthrough();
+    let client = cluster.client("control-plane", "client");
+    let web =
+        ["worker", "worker2", "worker3"].map(|node| cluster.web(node, &format!("web-{node}")));
+    Shared {
+        cluster,
+        client,
+        web,
+    }
+});
+
+struct Shared {
+    cluster: Cluster,
+    client: Pod,
+    web: [Pod; 3],
+}
+
+impl Shared {
+    fn all(&self) -> [&Pod; 3] {
+        let [a, b, c] = &self.web;
+        [a, b, c]
+    }
+}
+
+fn pods(summary: &Summary) -> Vec<&str> {
+    summary.answers.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn row_01_services_for_another_proxy_and_headless_ones_are_left_alone() {
+    let s = &*CLUSTER;
+    let other = with(
+        service(
+            "row01-other",
+            json!({"clusterIP": "10.200.1.1", "ports": [{"port": 80}]}),
+        ),
+        json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}}),
+    );
+    let headless = with(
+        service(
+            "row01-headless",
+            json!({"clusterIP": "10.200.1.2", "ports": [{"port": 80}]}),
+        ),
+        json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}),
+    );
+    let slices = [
+        http("row01-other", &s.all()),
+        http("row01-headless", &s.all()),
+    ];
+    s.cluster.apply(&[other.clone(), headless]);
+    s.cluster.apply(&slices);
+    assert_eq!(ask(s.client.place(), "10.200.1.1"), SILENCE);
+    assert_eq!(ask(s.client.place(), "10.200.1.2"), SILENCE);
+    assert!(!listed(&s.cluster.node("control-plane"), "row01"));
+    // Without the label it is ours.
+    let mut ours = other;
+    ours["metadata"]["labels"] = json!({});
+    s.cluster.apply(&[ours]);
+    assert!(ask(s.client.place(), "10.200.1.1").is_ok());
+}
+
+#[test]
+fn row_02_a_change_of_type_adds_and_removes_rules() {
+    let s = &*CLUSTER;
+    let cluster_ip = service(
+        "row02",
+        json!({"clusterIP": "10.200.1.3", "ports": [{"port": 80}]}),
+    );
+    let alias = with(
+        cluster_ip.clone(),
+        json!({"spec": {"type": "ExternalName", "externalName": "example.com"}}),
+    );
+    let none = service(
+        "row02",
+        json!({"clusterIP": "None", "ports": [{"port": 80}]}),
+    );
+    s.cluster.apply(&[http("row02", &s.all()), alias.clone()]);
+    assert_eq!(ask(s.client.place(), "10.200.1.3"), SILENCE);
+    s.cluster.apply(&[cluster_ip.clone()]);
+    assert!(ask(s.client.place(), "10.200.1.3").is_ok());
+    s.cluster.apply(&[alias]);
+    assert_eq!(ask(s.client.place(), "10.200.1.3"), SILENCE);
+    s.cluster.apply(&[cluster_ip]);
+    assert!(ask(s.client.place(), "10.200.1.3").is_ok());
+    s.cluster.apply(&[none]);
+    assert_eq!(ask(s.client.place(), "10.200.1.3"), SILENCE);
+}
+
+#[test]
+fn row_03_one_port_number_may_be_tcp_and_udp_with_different_endpoints() {
+    let s = &*CLUSTER;
+    let [one, two, _] = &s.web;
+    let ports = json!([
+        {"name": "t", "port": 5353, "protocol": "TCP"},
+        {"name": "u", "port": 5353, "protocol": "UDP"},
+    ]);
+    s.cluster.apply(&[
+        service("row03", json!({"clusterIP": "10.200.1.4", "ports": ports})),
+        named_slice(
+            "row03-tcp",
+            "row03",
+            json!([{"name": "t", "port": 80}]),
+            &[ready(one)],
+        ),
+        named_slice(
+            "row03-udp",
+            "row03",
+            json!([{"name": "u", "port": 53, "protocol": "UDP"}]),
+            &[ready(two)],
+        ),
+    ]);
+    assert_eq!(
+        ask(s.client.place(), "10.200.1.4:5353").unwrap().pod,
+        one.name()
+    );
+    let answer = ask_udp(s.client.place(), "10.200.1.4", 5353).unwrap();
+    assert_eq!(answer.pod, two.name());
+    // A port that is taken out of the object is taken out of the kernel.
+    let ports = json!([{"name": "u", "port": 5353, "protocol": "UDP"}]);
+    s.cluster.apply(&[service(
+        "row03",
+        json!({"clusterIP": "10.200.1.4", "ports": ports}),
+    )]);
+    assert_eq!(ask(s.client.place(), "10.200.1.4:5353"), REFUSED);
+    assert!(ask_udp(s.client.place(), "10.200.1.4", 5353).is_some());
+}
+
+#[test]
+fn row_04_slices_are_merged_each_with_its_own_port_and_only_what_is_usable() {
+    let s = &*CLUSTER;
+    let [one, two, three] = &s.web;
+    let mut absent = ready(two);
+    absent["conditions"] = json!({});
+    let names = with(
+        named_slice("row04-names", "row04", json!([{"port": 80}]), &[]),
+        json!({"addressType": "FQDN", "endpoints": [{"addresses": ["example.com"]}]}),
+    );
+    s.cluster.apply(&[
+        service(
+            "row04",
+            json!({"clusterIP": "10.200.1.5", "ports": [{"port": 80}]}),
+        ),
+        named_slice(
+            "row04-a",
+            "row04",
+            json!([{"port": 80}]),
+            &[ready(one), unready(three)],
+        ),
+        named_slice("row04-b", "row04", json!([{"port": 8080}]), &[absent]),
+        // The same endpoint again, and a port without a number, which means nothing.
+        named_slice("row04-c", "row04", json!([{"port": 80}]), &[ready(one)]),
+        named_slice("row04-d", "row04", json!([{}]), &[ready(three)]),
+        names,
+    ]);
+    let summary = load(s.client.place(), "10.200.1.5:80", 40);
+    assert_eq!(pods(&summary), [one.name(), two.name()], "{summary:?}");
+    assert_eq!(summary.failed, 0, "{summary:?}");
+    let node = s.cluster.node("control-plane");
+    assert!(listed(&node, "10.200.1.5 . tcp . 80 . 1"));
+    assert!(
+        !listed(&node, "10.200.1.5 . tcp . 80 . 2"),
+        "an endpoint counts twice"
+    );
+}
+
+#[test]
+fn row_05_draining_endpoints_answer_only_when_no_ready_one_is_left() {
+    let s = &*CLUSTER;
+    let [one, two, three] = &s.web;
+    let all = |endpoints: &[Value]| slice("row05", json!([{"port": 80}]), endpoints);
+    s.cluster.apply(&[
+        service(
+            "row05",
+            json!({"clusterIP": "10.200.1.6", "ports": [{"port": 80}]}),
+        ),
+        all(&[ready(one), draining(two), unready(three)]),
+    ]);
+    let summary = load(s.client.place(), "10.200.1.6:80", 20);
+    assert_eq!(pods(&summary), [one.name()]);
+    s.cluster
+        .apply(&[all(&[unready(one), draining(two), unready(three)])]);
+    let summary = load(s.client.place(), "10.200.1.6:80", 20);
+    assert_eq!(pods(&summary), [two.name()]);
+}
+
+#[test]
+fn row_06_hints_keep_traffic_in_the_zone_and_on_the_node() {
+    let s = &*CLUSTER;
+    let zones = [
+        ("control-plane", "a"),
+        ("worker", "a"),
+        ("worker2", "b"),
+        ("worker3", "b"),
+    ];
+    for (name, zone) in zones {
+        let node = podwire_lab::manifests::node(s.cluster.node(name).machine());
+        let label = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+        s.cluster
+            .lab
+            .write_manifest(&format!("node-{name}.yaml"), &with(node, label))
+            .unwrap();
+    }
+    let [one, two, three] = &s.web;
+    let hint = |pod: &Pod, hints| with(ready(pod), json!({"hints": hints}));
+    let in_zone = |pod, zone| hint(pod, json!({"forZones": [{"name": zone}]}));
+    s.cluster.apply(&[
+        service(
+            "row06",
+            json!({"clusterIP": "10.200.1.7", "ports": [{"port": 80}]}),
+        ),
+        slice(
+            "row06",
+            json!([{"port": 80}]),
+            &[in_zone(one, "a"), in_zone(two, "b"), in_zone(three, "b")],
+        ),
+    ]);
+    // The client's node is in zone a.
+    let summary = load(s.client.place(), "10.200.1.7:80", 20);
+    assert_eq!(pods(&summary), [one.name()]);
+    let summary = load(s.cluster.node("worker3").place(), "10.200.1.7:80", 40);
+    assert_eq!(pods(&summary), [two.name(), three.name()]);
+    // One endpoint without a hint: hints are off.
+    s.cluster.apply(&[slice(
+        "row06",
+        json!([{"port": 80}]),
+        &[in_zone(one, "a"), in_zone(two, "b"), ready(three)],
+    )]);
+    let summary = load(s.client.place(), "10.200.1.7:80", 60);
+    assert_eq!(pods(&summary).len(), 3, "{summary:?}");
+    let on_node = |pod: &Pod| hint(pod, json!({"forNodes": [{"name": pod.node()}]}));
+    s.cluster.apply(&[slice(
+        "row06",
+        json!([{"port": 80}]),
+        &[on_node(one), on_node(two), on_node(three)],
+    )]);
+    let summary = load(s.cluster.node("worker2").place(), "10.200.1.7:80", 20);
+    assert_eq!(pods(&summary), [two.name()]);
+    // No endpoint is hinted for the client's own node: any.
+    let summary = load(s.client.place(), "10.200.1.7:80", 60);
+    assert_eq!(pods(&summary).len(), 3, "{summary:?}");
+}
+
+#[test]
+fn row_07_a_cluster_ip_spreads_connections_evenly_and_says_how_many() {
+    let s = &*CLUSTER;
+    let ports = json!([{"name": "http", "port": 9000}]);
+    s.cluster.apply(&[
+        service("row07", json!({"clusterIP": "10.200.1.63", "ports": ports})),
+        slice(
+            "row07",
+            json!([{"name": "http", "port": 80}]),
+            &s.all().map(ready),
+        ),
+    ]);
+    let node = s.cluster.node("control-plane");
+    let summary = load(s.client.place(), "10.200.1.63:9000", 300);
+    assert_eq!((summary.requests, summary.failed), (300, 0), "{summary:?}");
+    // Chi-square with two degrees of freedom: 18.4 is exceeded once in 10,000 runs.
+    let square = |count: &u64| (*count as f64 - 100.0).powi(2) / 100.0;
+    let chi_square: f64 = summary.answers.values().map(square).sum();
+    assert_eq!(summary.answers.len(), 3, "{summary:?}");
+    assert!(chi_square < 18.4, "{chi_square}: {summary:?}");
+    // The counters of the Service and of its endpoints moved by exactly the requests sent.
+    assert_eq!(counted(&node, "services", "10.200.1.63 . tcp . 9000"), 300);
+    let slots = (0..3).map(|slot| {
+        counted(
+            &node,
+            "endpoints",
+            &format!("10.200.1.63 . tcp . 9000 . {slot}"),
+        )
+    });
+    let mut slots: Vec<u64> = slots.collect();
+    let mut answers: Vec<u64> = summary.answers.values().copied().collect();
+    slots.sort_unstable();
+    answers.sort_unstable();
+    assert_eq!(slots, answers);
+    // The node itself reaches it as well, and large answers come through whole.
+    let line = "curl -sS --max-time 20 http://10.200.1.63:9000/bytes/5000000 | wc -c";
+    for place in [s.client.place(), node.place()] {
+        assert_eq!(place.output(line).unwrap().trim(), "5000000");
+    }
+}
+
+#[test]
+fn row_08_internal_policy_local_uses_endpoints_of_the_node_or_none() {
+    let s = &*CLUSTER;
+    let spec = json!({
+        "clusterIP": "10.200.1.8",
+        "internalTrafficPolicy": "Local",
+        "ports": [{"port": 80}],
+    });
+    s.cluster
+        .apply(&[service("row08", spec), http("row08", &s.all())]);
+    let summary = load(s.cluster.node("worker2").place(), "10.200.1.8:80", 20);
+    assert_eq!(pods(&summary), ["web-worker2"]);
+    let node = s.cluster.node("control-plane");
+    let why = "traffic policy Local, and no endpoint on this node is ready";
+    let before = counted_by(&node, why);
+    assert_eq!(ask(s.client.place(), "10.200.1.8"), SILENCE);
+    assert!(counted_by(&node, why) > before);
+    // With no endpoint anywhere it is refused, not dropped.
+    s.cluster
+        .apply(&[slice("row08", json!([{"port": 80}]), &[])]);
+    assert_eq!(ask(s.client.place(), "10.200.1.8"), REFUSED);
+}
+
+#[test]
+fn row_09_without_any_endpoint_new_connections_are_refused() {
+    let s = &*CLUSTER;
+    let ports = json!([
+        {"name": "t", "port": 80, "nodePort": 30009},
+        {"name": "u", "port": 53, "protocol": "UDP"},
+    ]);
+    let spec = json!({
+        "type": "NodePort",
+        "clusterIP": "10.200.1.9",
+        "externalIPs": ["192.0.2.9"],
+        "ports": ports,
+    });
+    s.cluster.apply(&[service("row09", spec)]);
+    let node = s.cluster.node("worker");
+    for target in ["10.200.1.9:80", "192.0.2.9:80", "172.18.0.2:30009"] {
+        assert_eq!(
+            ask(s.client.place(), target),
+            REFUSED,
+            "{target} from a pod"
+        );
+        assert_eq!(ask(node.place(), target), REFUSED, "{target} from a node");
+    }
+    assert_eq!(ask(&s.cluster.at("mypc"), "172.18.0.2:30009"), REFUSED);
+    // A datagram is answered with "port unreachable".
+    let line =
+        "bash -c 'exec 3<>/dev/udp/10.200.1.9/53; echo x >&3; read -t 2 -r l <&3; echo x >&3' 2>&1";
+    let ran = s.client.place().sh(line).unwrap();
+    assert!(ran.stdout.contains("refused"), "{}", ran.stdout);
+    assert_eq!(counted(&node, "nodeports", "tcp . 30009"), 3);
+}
+
+#[test]
+fn row_16_a_pod_that_reaches_itself_is_masqueraded() {
+    let s = &*CLUSTER;
+    let one = &s.web[0];
+    s.cluster.apply(&[
+        service(
+            "row16",
+            json!({"clusterIP": "10.200.1.16", "ports": [{"port": 80}]}),
+        ),
+        http("row16", &[one]),
+    ]);
+    let node = s.cluster.node("worker");
+    let why = "a pod that reached itself";
+    let before = counted_by(&node, why);
+    let answer = ask(one.place(), "10.200.1.16").unwrap();
+    assert_eq!(answer.pod, one.name());
+    assert_eq!(answer.client.to_string(), "10.10.1.1", "the pod's gateway");
+    assert_eq!(counted_by(&node, why) - before, 1);
+}
+
+#[test]
+fn row_17_with_affinity_a_client_stays_with_its_endpoint_until_that_is_gone() {
+    let s = &*CLUSTER;
+    let spec = json!({
+        "clusterIP": "10.200.1.17",
+        "sessionAffinity": "ClientIP",
+        "externalIPs": ["192.0.2.17"],
+        "ports": [{"port": 80}],
+    });
+    let all = s.all();
+    s.cluster
+        .apply(&[service("row17", spec.clone()), http("row17", &all)]);
+    let first = ask(s.client.place(), "10.200.1.17").unwrap();
+    let summary = load(s.client.place(), "10.200.1.17:80", 100);
+    assert_eq!(pods(&summary), [first.pod.as_str()]);
+    // All addresses of the port share the memory.
+    let summary = load(s.client.place(), "192.0.2.17:80", 20);
+    assert_eq!(pods(&summary), [first.pod.as_str()]);
+    // Many clients: not all at one endpoint.
+    let clients: Vec<Pod> = (0..12)
+        .map(|n| s.cluster.client("control-plane", &format!("client-{n}")))
+        .collect();
+    let chosen: Vec<String> = clients
+        .iter()
+        .map(|pod| ask(pod.place(), "10.200.1.17").unwrap().pod)
+        .collect();
+    let distinct: std::collections::BTreeSet<&String> = chosen.iter().collect();
+    assert!(distinct.len() > 1, "{chosen:?}");
+    // The endpoint goes: only its own clients move.
+    let rest: Vec<&Pod> = all
+        .into_iter()
+        .filter(|pod| pod.name() != first.pod)
+        .collect();
+    s.cluster.apply(&[http("row17", &rest)]);
+    let after = ask(s.client.place(), "10.200.1.17").unwrap();
+    assert_ne!(after.pod, first.pod);
+    let summary = load(s.client.place(), "10.200.1.17:80", 30);
+    assert_eq!(pods(&summary), [after.pod.as_str()]);
+    for (pod, before) in clients
+        .iter()
+        .zip(&chosen)
+        .filter(|(_, before)| **before != first.pod)
+    {
+        assert_eq!(ask(pod.place(), "10.200.1.17").unwrap().pod, *before);
+    }
+}
+
+#[test]
+fn row_17_a_client_is_forgotten_after_the_time_out_and_not_before() {
+    let s = &*CLUSTER;
+    let spec = json!({
+        "clusterIP": "10.200.1.18",
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 3}},
+        "ports": [{"port": 80}],
+    });
+    s.cluster.apply(&[
+        service("row17-timeout", spec),
+        http("row17-timeout", &s.all()),
+    ]);
+    let place = s.client.place();
+    let map = "affinity/default/row17-timeout/tcp-80/clients";
+    let remembered = || {
+        let text = s
+            .cluster
+            .node("control-plane")
+            .place()
+            .output(&format!("nft list map ip podwire-services {map}"));
+        text.unwrap().contains("expires")
+    };
+    assert!(!remembered());
+    // Each new connection starts the time anew: six seconds of them, never a change.
+    let summary: Summary = {
+        let program = format!("{}/podwire-lab", podwire_lab::layout::PROGRAMS);
+        let line = format!("{program} load 10.200.1.18:80 --seconds 6");
+        serde_json::from_str(place.output(&line).unwrap().trim()).unwrap()
+    };
+    assert_eq!(pods(&summary).len(), 1, "{summary:?}");
+    assert!(remembered());
+    let waited =
+        podwire_lab::wait::until("the time-out", std::time::Duration::from_secs(10), || {
+            !remembered()
+        });
+    assert!(waited.unwrap().as_secs_f64() > 1.5);
+}
+
+#[test]
+fn row_18_an_unknown_port_is_refused_an_unallocated_address_dropped_and_ping_explained() {
+    let s = &*CLUSTER;
+    s.cluster.apply(&[
+        service(
+            "row18",
+            json!({"clusterIP": "10.200.1.20", "ports": [{"port": 80}]}),
+        ),
+        http("row18", &s.all()),
+    ]);
+    let node = s.cluster.node("control-plane");
+    for place in [s.client.place(), node.place()] {
+        assert!(ask(place, "10.200.1.20:80").is_ok());
+        assert_eq!(ask(place, "10.200.1.20:81"), REFUSED);
+        let why = "no Service has this address";
+        let before = counted_by(&node, why);
+        assert_eq!(ask(place, "10.200.1.200:80"), SILENCE);
+        assert!(counted_by(&node, why) > before);
+        let ping = place.sh("ping -c1 -W2 10.200.1.20").unwrap();
+        assert!(
+            ping.stdout.contains("Protocol Unreachable"),
+            "{}",
+            ping.stdout
+        );
+    }
+}
+
+#[test]
+fn row_27_one_bad_object_never_stops_the_rest_and_comes_in_when_it_is_mended() {
+    let s = &*CLUSTER;
+    let [one, two, _] = &s.web;
+    let good = service(
+        "row27",
+        json!({"clusterIP": "10.200.1.27", "ports": [{"port": 80}]}),
+    );
+    let second = json!({
+        "type": "NodePort",
+        "clusterIP": "10.200.1.28",
+        "ports": [{"port": 80, "nodePort": 30027}],
+    });
+    let mut loopback = ready(two);
+    loopback["addresses"] = json!(["127.0.0.1"]);
+    let long = "x".repeat(300);
+    let bad = [
+        service(
+            "row27-port",
+            json!({"clusterIP": "10.200.1.29", "ports": [{"port": 70000}]}),
+        ),
+        service(
+            "row27-ip",
+            json!({"clusterIP": "10.200.1.300", "ports": [{"port": 80}]}),
+        ),
+        service("row27-text", json!({"clusterIP": 5, "ports": "none"})),
+        with(
+            service(
+                "row27-long",
+                json!({"clusterIP": "10.200.1.30", "ports": [{"port": 80}]}),
+            ),
+            json!({"metadata": {"name": long}}),
+        ),
+    ];
+    for (number, object) in bad.iter().enumerate() {
+        s.cluster
+            .lab
+            .write_manifest(&format!("row27-bad-{number}.json"), object)
+            .unwrap();
+    }
+    s.cluster.apply(&[
+        good,
+        slice(
+            "row27",
+            json!([{"port": 80}]),
+            &[loopback.clone(), ready(one)],
+        ),
+        service("row27-first", second.clone()),
+        service(
+            "row27-second",
+            with(second, json!({"clusterIP": "10.200.1.31"})),
+        ),
+        http("row27-first", &[one]),
+        http("row27-second", &[two]),
+    ]);
+    let summary = load(s.client.place(), "10.200.1.27:80", 20);
+    assert_eq!((pods(&summary), summary.failed), (vec![one.name()], 0));
+    let node = s.cluster.node("control-plane");
+    let log = node.agent_log();
+    for named in [
+        "127.0.0.1",
+        "30027",
+        "70000",
+        "10.200.1.300",
+        "row27-text",
+        "300 characters",
+    ] {
+        assert!(log.contains(named), "{named} is not named in\n{log}");
+    }
+    // The first by name has the node port; the second gets it when it is free.
+    let mypc = s.cluster.at("mypc");
+    assert_eq!(ask(&mypc, "172.18.0.5:30027").unwrap().pod, one.name());
+    assert_eq!(
+        ask(s.client.place(), "10.200.1.31:80").unwrap().pod,
+        two.name()
+    );
+    s.cluster.delete(&[service("row27-first", json!({}))]);
+    assert_eq!(ask(&mypc, "172.18.0.5:30027").unwrap().pod, two.name());
+    // Mended.
+    let mended = service(
+        "row27-port",
+        json!({"clusterIP": "10.200.1.29", "ports": [{"port": 80}]}),
+    );
+    s.cluster
+        .lab
+        .write_manifest("row27-bad-0.json", &mended)
+        .unwrap();
+    s.cluster.apply(&[
+        http("row27-port", &[one]),
+        slice("row27", json!([{"port": 80}]), &[ready(two), ready(one)]),
+    ]);
+    assert!(ask(s.client.place(), "10.200.1.29").is_ok());
+    assert_eq!(pods(&load(s.client.place(), "10.200.1.27:80", 40)).len(), 2);
+}
