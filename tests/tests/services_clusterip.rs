@@ -444,7 +444,7 @@ fn row_17_a_client_is_forgotten_after_the_time_out_and_not_before() {
     assert!(!remembered());
     // Each new connection starts the time anew: six seconds of them, never a change.
     let summary: Summary = {
-        let program = format!("{}/podwire-lab", podwire_lab::layout::PROGRAMS);
+        let program = program();
         let line = format!("{program} load 10.200.1.18:80 --seconds 6");
         serde_json::from_str(place.output(&line).unwrap().trim()).unwrap()
     };

@@ -11,7 +11,7 @@ use podwire_lab::node::Node;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec, Servers};
 use podwire_lab::topology::{Families, Topology};
-use podwire_lab::{Lab, layout, wait};
+use podwire_lab::{Lab, binaries, wait};
 use serde_json::{Value, json};
 
 /// How long the agents may take to carry a change out.
@@ -277,7 +277,7 @@ pub const SILENCE: Result<Answer, i32> = Err(28);
 /// Sends one datagram from a new socket.
 pub fn ask_udp(from: &Place, address: &str, port: u16) -> Option<Answer> {
     let line = format!(
-        "bash -c 'exec 3<>/dev/udp/{address}/{port}; echo hello >&3; read -t 2 -r line <&3; echo \"$line\"'"
+        "bash -c 'exec 3<>/dev/udp/{address}/{port}; echo hello >&3; timeout 2 head -n1 <&3'"
     );
     let ran = from.sh(&line).unwrap();
     ran.stdout.contains(" answers ").then(|| parse(&ran.stdout))
@@ -294,9 +294,14 @@ fn parse(text: &str) -> Answer {
     Answer { pod, client }
 }
 
+/// The lab's own program, which pods can run as well.
+pub fn program() -> String {
+    binaries::find("podwire-lab").unwrap().display().to_string()
+}
+
 /// Opens so many new connections, one after another.
 pub fn load(from: &Place, target: &str, count: u32) -> Summary {
-    let program = format!("{}/podwire-lab", layout::PROGRAMS);
+    let program = program();
     let text = from
         .output(&format!(
             "{program} load {target} --count {count} --seconds 60"

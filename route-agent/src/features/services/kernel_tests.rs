@@ -484,3 +484,59 @@ fn affinity_outlives_a_restart_and_unrelated_changes() {
         assert!(nft(&format!("list map {clients}")).contains("9.9.9.9"));
     });
 }
+
+#[test]
+fn no_connection_fails_or_waits_during_a_thousand_changes() {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    in_namespace(|| {
+        let run = |line: &str| {
+            let status = Command::new("sh").args(["-c", line]).status().unwrap();
+            assert!(status.success(), "{line}");
+        };
+        run("ip link set lo up; for n in 1 2 3 4; do ip addr add 10.10.1.$n/32 dev lo; done");
+        run("ip route add 10.200.0.0/16 dev lo src 10.10.1.1");
+        for number in 1..=4 {
+            let listener = TcpListener::bind((format!("10.10.1.{number}"), 80)).unwrap();
+            std::thread::spawn(move || listener.incoming().flatten().for_each(drop));
+        }
+        let mut bench = Bench::new(Family::V4);
+        bench.service("web", WEB);
+        bench.endpoints("web", "10.10.1.1 10.10.1.2 10.10.1.3");
+        bench.sync();
+        static STOP: AtomicBool = AtomicBool::new(false);
+        static CONNECTED: AtomicU32 = AtomicU32::new(0);
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    while !STOP.load(Ordering::Relaxed) {
+                        let start = Instant::now();
+                        TcpStream::connect("10.200.1.63:9000").unwrap();
+                        // A lost SYN is sent again after a second.
+                        assert!(start.elapsed() < Duration::from_millis(900));
+                        CONNECTED.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let states = [
+            "10.10.1.1",
+            "10.10.1.2 10.10.1.3 10.10.1.4",
+            "10.10.1.4",
+            "10.10.1.1 10.10.1.3",
+        ];
+        let mut batches = 0;
+        for round in 0..1000 {
+            bench.endpoints("web", states[round % states.len()]);
+            batches += bench.sync_later().batches;
+        }
+        STOP.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().unwrap();
+        }
+        assert!(batches >= 1000, "{batches}");
+        let connected = CONNECTED.load(Ordering::Relaxed);
+        assert!(connected > 1000, "{connected}");
+    });
+}

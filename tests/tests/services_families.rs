@@ -1,0 +1,132 @@
+//! Rows of the Service table about IPv6 and SCTP.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use cluster::*;
+use podwire_lab::topology::Families;
+use serde_json::{Value, json};
+
+/// A pod as an endpoint by its IPv6 address.
+fn ready6(pod: &podwire_lab::pod::Pod) -> Value {
+    let mut endpoint = ready(pod);
+    endpoint["addresses"] = json!([pod.address(true).unwrap().to_string()]);
+    endpoint
+}
+
+fn ready4(pod: &podwire_lab::pod::Pod) -> Value {
+    let mut endpoint = ready(pod);
+    endpoint["addresses"] = json!([pod.address(false).unwrap().to_string()]);
+    endpoint
+}
+
+#[test]
+fn row_24_both_families_work_and_neither_depends_on_the_other() {
+    let cluster = Cluster::pair(Families::Dual);
+    let one = cluster.web("worker", "web-1");
+    let two = cluster.web("worker2", "web-2");
+    let client = cluster.client("worker2", "client");
+    let mypc = cluster.at("mypc");
+    let spec = json!({
+        "type": "NodePort",
+        "clusterIPs": ["10.200.1.24", "fd00:10:200::24"],
+        "ipFamilies": ["IPv4", "IPv6"],
+        "ports": [{"port": 80, "nodePort": 31024}],
+    });
+    let ports = json!([{"port": 80}]);
+    // Different endpoints per family, to tell them apart.
+    cluster.apply(&[
+        service("row24", spec),
+        named_slice("row24-v4", "row24", ports.clone(), &[ready4(&one)]),
+        named_slice("row24-v6", "row24", ports.clone(), &[ready6(&two)]),
+    ]);
+    assert_eq!(ask(client.place(), "10.200.1.24").unwrap().pod, "web-1");
+    let answer = ask(client.place(), "[fd00:10:200::24]").unwrap();
+    assert_eq!(
+        (answer.pod.as_str(), answer.client),
+        ("web-2", client.address(true).unwrap())
+    );
+    assert_eq!(ask(&mypc, "172.18.0.4:31024").unwrap().pod, "web-1");
+    let worker = cluster.node("worker");
+    let node6 = worker.machine().address(true).unwrap();
+    let answer = ask(&mypc, &format!("[{node6}]:31024")).unwrap();
+    assert_eq!((answer.pod.as_str(), answer.client), ("web-2", node6));
+    // Hairpin, an unknown port, an unallocated address, no endpoints, ping: as in IPv4.
+    assert_eq!(ask(two.place(), "[fd00:10:200::24]").unwrap().pod, "web-2");
+    assert_eq!(ask(client.place(), "[fd00:10:200::24]:81"), REFUSED);
+    assert_eq!(ask(client.place(), "[fd00:10:200::99]"), SILENCE);
+    let ping = client.place().sh("ping -c1 -W2 fd00:10:200::24").unwrap();
+    assert!(
+        ping.stdout.to_lowercase().contains("prohibited"),
+        "{}",
+        ping.stdout
+    );
+    // One family loses its endpoints; the other goes on.
+    cluster.apply(&[named_slice("row24-v6", "row24", ports, &[])]);
+    assert_eq!(ask(client.place(), "[fd00:10:200::24]"), REFUSED);
+    assert!(ask(client.place(), "10.200.1.24").is_ok());
+}
+
+#[test]
+fn row_24_affinity_and_policy_local_work_in_ipv6() {
+    let cluster = Cluster::pair(Families::V6);
+    let one = cluster.web("worker", "web-1");
+    let two = cluster.web("worker2", "web-2");
+    let client = cluster.client("worker2", "client");
+    let sticky = json!({
+        "clusterIP": "fd00:10:200::25", "sessionAffinity": "ClientIP", "ports": [{"port": 80}],
+    });
+    let local = json!({
+        "type": "NodePort",
+        "clusterIP": "fd00:10:200::26",
+        "externalTrafficPolicy": "Local",
+        "ports": [{"port": 80, "nodePort": 31026}],
+    });
+    cluster.apply(&[
+        service("sticky", sticky),
+        http("sticky", &[&one, &two]),
+        service("local", local),
+        http("local", &[&one]),
+    ]);
+    let summary = load(client.place(), "[fd00:10:200::25]:80", 30);
+    assert_eq!(summary.answers.len(), 1, "{summary:?}");
+    let mypc = cluster.at("mypc");
+    let at = |name: &str| cluster.node(name).machine().address(true).unwrap();
+    let answer = ask(&mypc, &format!("[{}]:31026", at("worker"))).unwrap();
+    let mypc6 = cluster.node("mypc").machine().address(true).unwrap();
+    assert_eq!((answer.pod.as_str(), answer.client), ("web-1", mypc6));
+    assert_eq!(ask(&mypc, &format!("[{}]:31026", at("worker2"))), SILENCE);
+}
+
+#[test]
+fn row_25_sctp_services_are_programmed_like_others_and_load_no_module() {
+    let cluster = Cluster::pair(Families::V4);
+    let one = cluster.web("worker", "web-1");
+    let ports = json!([{"port": 36412, "protocol": "SCTP", "nodePort": 31025}]);
+    let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.25", "ports": ports});
+    cluster.apply(&[
+        service("row25", spec),
+        slice(
+            "row25",
+            json!([{"port": 36412, "protocol": "SCTP"}]),
+            &[ready(&one)],
+        ),
+    ]);
+    let node = cluster.node("worker2");
+    for element in [
+        "10.200.1.25 . sctp . 36412",
+        "10.200.1.25 . sctp . 36412 . 0",
+        "sctp . 31025",
+        "meta l4proto sctp ct original ip daddr",
+    ] {
+        assert!(listed(&node, element), "{element}");
+    }
+    // A raw SCTP packet (an INIT chunk without a valid checksum is enough for the first rule) is
+    // counted by the Service's element.
+    let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    assert!(
+        !modules.lines().any(|line| line.starts_with("sctp ")),
+        "the module was loaded"
+    );
+}

@@ -1,0 +1,403 @@
+//! Rows of the Service table that are about ways in from outside the cluster: node ports,
+//! load-balancer addresses, external IPs, traffic policies and masquerade.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use std::sync::LazyLock;
+
+use cluster::*;
+use podwire_lab::pod::Pod;
+use serde_json::json;
+
+/// One lab for all tests of this file; every test has Services of its own.
+static CLUSTER: LazyLock<Shared> = LazyLock::new(|| {
+    let cluster = Cluster::walkthrough();
+    let client = cluster.client("control-plane", "client");
+    let web = ["worker", "worker2"].map(|node| cluster.web(node, &format!("web-{node}")));
+    // External addresses are on no machine: mypc sends them to the node `worker`.
+    cluster
+        .at("mypc")
+        .output(
+            "ip route add 192.0.2.0/24 via 172.18.0.2; ip route add 198.51.100.0/24 via 172.18.0.4",
+        )
+        .unwrap();
+    Shared {
+        cluster,
+        client,
+        web,
+    }
+});
+
+struct Shared {
+    cluster: Cluster,
+    client: Pod,
+    web: [Pod; 2],
+}
+
+const NODES: [(&str, &str); 4] = [
+    ("control-plane", "172.18.0.5"),
+    ("worker", "172.18.0.2"),
+    ("worker2", "172.18.0.4"),
+    ("worker3", "172.18.0.3"),
+];
+
+impl Shared {
+    fn all(&self) -> [&Pod; 2] {
+        let [a, b] = &self.web;
+        [a, b]
+    }
+}
+
+#[test]
+fn row_10_a_node_port_answers_on_every_local_address_of_every_node_and_on_localhost() {
+    let s = &*CLUSTER;
+    let ports = json!([{"port": 9000, "nodePort": 31662}]);
+    let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.217", "ports": ports});
+    s.cluster
+        .apply(&[service("row10", spec), http("row10", &s.all())]);
+    let mypc = s.cluster.at("mypc");
+    for (name, address) in NODES {
+        let answer = ask(&mypc, &format!("{address}:31662")).unwrap();
+        // From outside it is masqueraded, so that the answer comes back through this node: to the
+        // node's address, or to its end of the pod's link if the pod is here.
+        let node = s.cluster.node(name);
+        let here = s
+            .web
+            .iter()
+            .any(|pod| pod.name() == answer.pod && pod.node() == name);
+        let pods = node.machine().pod_cidrs[0].ip().to_string();
+        let gateway = pods.replace(".0", ".1").replace("10.10.1.1", "10.10.1.1");
+        let seen = answer.client.to_string();
+        if here {
+            assert!(
+                seen.starts_with("10.10.") && seen.ends_with(".1"),
+                "{seen}, not {gateway}"
+            );
+        } else {
+            assert_eq!(seen, address);
+        }
+        for local in ["127.0.0.1", "127.0.0.9", address] {
+            assert!(
+                ask(node.place(), &format!("{local}:31662")).is_ok(),
+                "{local} on {name}"
+            );
+        }
+    }
+    // The ClusterIP is for the cluster alone.
+    assert_eq!(ask(&mypc, "10.200.1.217:9000"), SILENCE);
+    // Nothing from outside reaches 127.0.0.0/8.
+    let worker = s.cluster.node("worker");
+    let why = "127.0.0.0/8 is for this node alone";
+    let before = counted_by(&worker, why);
+    mypc.output("ip route add 127.0.0.9/32 via 172.18.0.2 table 9; ip rule add pref 0 to 127.0.0.9 table 9; sysctl -qw net.ipv4.conf.eth0.route_localnet=1").unwrap();
+    assert!(ask(&mypc, "127.0.0.9:31662").is_err());
+    assert!(counted_by(&worker, why) > before, "no packet came that far");
+}
+
+#[test]
+fn row_10_node_ports_can_be_kept_to_some_addresses() {
+    let s = &*CLUSTER;
+    let ports = json!([{"port": 80, "nodePort": 31010}]);
+    let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.10", "ports": ports});
+    s.cluster
+        .apply(&[service("row10-some", spec), http("row10-some", &s.all())]);
+    let node = s.cluster.node("worker3");
+    node.place()
+        .output("ip addr add 172.18.77.3/32 dev lo")
+        .unwrap();
+    let mypc = s.cluster.at("mypc");
+    mypc.output("ip route add 172.18.77.3/32 via 172.18.0.3")
+        .unwrap();
+    let at = |address: &str| ask(&mypc, &format!("{address}:31010")).is_ok();
+    assert!(at("172.18.0.3") && at("172.18.77.3"));
+    let restart = |flags: &[&str]| {
+        node.stop_agent("TERM").unwrap();
+        node.start_agent_with(flags).unwrap();
+        node.wait_ready().unwrap();
+        s.cluster.settle();
+    };
+    restart(&[
+        "--nodeport-addresses=primary",
+        "--localhost-nodeports=false",
+    ]);
+    assert!(at("172.18.0.3") && !at("172.18.77.3"));
+    assert!(ask(node.place(), "127.0.0.1:31010").is_err());
+    restart(&["--nodeport-addresses=172.18.77.0/24"]);
+    assert!(!at("172.18.0.3") && at("172.18.77.3"));
+    assert!(ask(node.place(), "127.0.0.1:31010").is_ok());
+    restart(&[]);
+    assert!(at("172.18.0.3") && at("172.18.77.3"));
+}
+
+#[test]
+fn row_11_a_load_balancer_address_is_served_unless_it_is_a_proxys() {
+    let s = &*CLUSTER;
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIP": "10.200.1.11", "ports": [{"port": 80}],
+    });
+    let balanced = |ingress| {
+        with(
+            service("row11", spec.clone()),
+            json!({"status": {"loadBalancer": {"ingress": ingress}}}),
+        )
+    };
+    let mypc = s.cluster.at("mypc");
+    s.cluster.apply(&[
+        balanced(json!([{"ip": "192.0.2.11"}, {"hostname": "lb.example.com"}])),
+        http("row11", &s.all()),
+    ]);
+    assert!(ask(&mypc, "192.0.2.11").is_ok());
+    s.cluster
+        .apply(&[balanced(json!([{"ip": "192.0.2.11", "ipMode": "VIP"}]))]);
+    assert!(ask(&mypc, "192.0.2.11").is_ok());
+    s.cluster
+        .apply(&[balanced(json!([{"ip": "192.0.2.11", "ipMode": "Proxy"}]))]);
+    assert_eq!(ask(&mypc, "192.0.2.11"), SILENCE);
+}
+
+#[test]
+fn row_12_source_ranges_let_in_who_is_in_them() {
+    let s = &*CLUSTER;
+    let mypc = s.cluster.at("mypc");
+    let restricted = |ranges| {
+        let spec = json!({
+            "type": "LoadBalancer",
+            "clusterIP": "10.200.1.12",
+            "externalIPs": ["192.0.2.112"],
+            "loadBalancerSourceRanges": ranges,
+            "ports": [{"port": 80}],
+        });
+        with(
+            service("row12", spec),
+            json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.12"}]}}}),
+        )
+    };
+    let node = s.cluster.node("worker");
+    let why = "not in loadBalancerSourceRanges";
+    s.cluster.apply(&[
+        restricted(json!([" 10.0.0.0/8 ", "fd00::/8"])),
+        http("row12", &s.all()),
+    ]);
+    let before = counted_by(&node, why);
+    assert_eq!(ask(&mypc, "192.0.2.12"), SILENCE);
+    assert!(counted_by(&node, why) > before);
+    // A pod is in the range, and other addresses of the Service are not restricted.
+    assert!(ask(s.client.place(), "192.0.2.12").is_ok());
+    assert!(ask(&mypc, "192.0.2.112").is_ok());
+    // mypc itself, and a range within another.
+    s.cluster.apply(&[restricted(json!([
+        "172.18.0.6/32",
+        "10.0.0.0/8",
+        "10.1.0.0/16"
+    ]))]);
+    assert!(ask(&mypc, "192.0.2.12").is_ok());
+    assert!(ask(s.client.place(), "192.0.2.12").is_ok());
+    assert_eq!(ask(node.place(), "192.0.2.12"), SILENCE);
+    // An unreadable range lets nobody in, and does not open the Service.
+    s.cluster.apply(&[restricted(json!(["everybody"]))]);
+    assert_eq!(ask(&mypc, "192.0.2.12"), SILENCE);
+    // The node's address is in the range: then the address itself may be the source.
+    s.cluster.apply(&[restricted(json!(["172.18.0.0/16"]))]);
+    node.place()
+        .output("ip addr add 192.0.2.12/32 dev lo")
+        .unwrap();
+    let line = "curl -sS --max-time 2 --interface 192.0.2.12 http://192.0.2.12/";
+    let answered = node.place().sh(line).unwrap();
+    node.place()
+        .output("ip addr del 192.0.2.12/32 dev lo")
+        .unwrap();
+    assert_eq!(answered.status, 0, "{}", answered.stderr);
+}
+
+#[test]
+fn row_13_an_external_ip_is_served_from_outside_from_pods_and_from_nodes() {
+    let s = &*CLUSTER;
+    let spec = json!({
+        "clusterIP": "10.200.1.13", "externalIPs": ["192.0.2.13"], "ports": [{"port": 80}],
+    });
+    s.cluster
+        .apply(&[service("row13", spec), http("row13", &s.all())]);
+    for name in ["mypc", "client", "control-plane"] {
+        assert!(
+            ask(&s.cluster.at(name), "192.0.2.13").is_ok(),
+            "from {name}"
+        );
+    }
+}
+
+#[test]
+fn row_14_external_policy_local_keeps_the_clients_address_and_uses_this_nodes_endpoints() {
+    let s = &*CLUSTER;
+    let spec = json!({
+        "type": "LoadBalancer",
+        "clusterIP": "10.200.1.14",
+        "externalTrafficPolicy": "Local",
+        "ports": [{"port": 80, "nodePort": 31014}],
+    });
+    // 192.0.2.0/24 leads to worker, 198.51.100.0/24 to worker2.
+    let ingress = json!([{"ip": "192.0.2.14"}, {"ip": "198.51.100.14"}]);
+    let [one, _] = &s.web;
+    s.cluster.apply(&[
+        with(
+            service("row14", spec),
+            json!({"status": {"loadBalancer": {"ingress": ingress}}}),
+        ),
+        http("row14", &[one]),
+    ]);
+    let mypc = s.cluster.at("mypc");
+    let worker = s.cluster.node("worker");
+    let worker2 = s.cluster.node("worker2");
+    // Anybody else: endpoints of this node, and the address is kept.
+    for target in ["172.18.0.2:31014", "192.0.2.14:80"] {
+        let answer = ask(&mypc, target).unwrap();
+        assert_eq!(
+            (answer.pod.as_str(), answer.client.to_string().as_str()),
+            (one.name(), "172.18.0.6")
+        );
+    }
+    // None on this node: dropped.
+    let why = "traffic policy Local, and no endpoint on this node is ready";
+    let before = counted_by(&worker2, why);
+    for target in ["172.18.0.4:31014", "198.51.100.14:80"] {
+        assert_eq!(ask(&mypc, target), SILENCE, "{target}");
+    }
+    assert!(counted_by(&worker2, why) > before);
+    // A pod of this node: any endpoint, and its address is kept.
+    let answer = ask(s.web[1].place(), "198.51.100.14:80").unwrap();
+    assert_eq!(
+        (answer.pod.as_str(), answer.client),
+        (one.name(), s.web[1].addresses()[0])
+    );
+    let answer = ask(s.client.place(), "172.18.0.5:31014").unwrap();
+    assert_eq!(
+        (answer.pod.as_str(), answer.client),
+        (one.name(), s.client.addresses()[0])
+    );
+    // The node itself: any endpoint, masqueraded.
+    for target in ["198.51.100.14:80", "172.18.0.4:31014", "127.0.0.1:31014"] {
+        let answer = ask(worker2.place(), target).unwrap();
+        assert_eq!(
+            (answer.pod.as_str(), answer.client.to_string().as_str()),
+            (one.name(), "172.18.0.4"),
+            "{target}"
+        );
+    }
+    // No endpoint anywhere: refused.
+    s.cluster
+        .apply(&[slice("row14", json!([{"port": 80}]), &[])]);
+    for target in ["172.18.0.2:31014", "192.0.2.14:80", "198.51.100.14:80"] {
+        assert_eq!(ask(&mypc, target), REFUSED, "{target}");
+    }
+    let _ = worker;
+}
+
+#[test]
+fn row_15_what_is_masqueraded_and_what_is_not() {
+    let s = &*CLUSTER;
+    let [one, _] = &s.web;
+    let spec = json!({
+        "type": "NodePort",
+        "clusterIP": "10.200.1.15",
+        "externalIPs": ["192.0.2.15"],
+        "ports": [{"port": 80, "nodePort": 31015}],
+    });
+    s.cluster
+        .apply(&[service("row15", spec), http("row15", &[one])]);
+    let node = s.cluster.node("control-plane");
+    let kept = "pod to ClusterIP: not masqueraded, the pod sees who asks";
+    let before = counted_by(&node, kept);
+    // A pod to a ClusterIP: its own address.
+    let seen = |place: &podwire_lab::place::Place, target: &str| {
+        ask(place, target).unwrap().client.to_string()
+    };
+    assert_eq!(
+        seen(s.client.place(), "10.200.1.15"),
+        s.client.addresses()[0].to_string()
+    );
+    assert_eq!(counted_by(&node, kept) - before, 1);
+    // A node to a ClusterIP.
+    let why = "to a ClusterIP, not from a pod";
+    let before = counted_by(&node, why);
+    assert_eq!(seen(node.place(), "10.200.1.15"), "172.18.0.5");
+    assert_eq!(counted_by(&node, why) - before, 1);
+    // External traffic with policy Cluster, also that of pods.
+    let why = "from outside: the answer must come back through this node";
+    let before = counted_by(&node, why);
+    for (target, count) in [("192.0.2.15", 1), ("172.18.0.5:31015", 2)] {
+        assert_eq!(seen(s.client.place(), target), "172.18.0.5");
+        assert_eq!(counted_by(&node, why) - before, count, "{target}");
+    }
+    // mypc through the node's own address to a ClusterIP, if it has a route there.
+    let mypc = s.cluster.at("mypc");
+    mypc.output("ip route add 10.200.1.15/32 via 172.18.0.5")
+        .unwrap();
+    assert_eq!(seen(&mypc, "10.200.1.15"), "172.18.0.5");
+    // With --masquerade-all, pods as well.
+    let worker3 = s.cluster.node("worker3");
+    let pod = s.cluster.client("worker3", "client-all");
+    assert_eq!(
+        seen(pod.place(), "10.200.1.15"),
+        pod.addresses()[0].to_string()
+    );
+    worker3.stop_agent("TERM").unwrap();
+    worker3
+        .start_agent_with(&["--masquerade-all=true"])
+        .unwrap();
+    worker3.wait_ready().unwrap();
+    s.cluster.settle();
+    assert_eq!(seen(pod.place(), "10.200.1.15"), "172.18.0.3");
+    worker3.stop_agent("TERM").unwrap();
+    worker3.start_agent().unwrap();
+    worker3.wait_ready().unwrap();
+    s.cluster.settle();
+}
+
+#[test]
+fn row_22_the_health_check_node_port_counts_ready_endpoints_of_this_node() {
+    let s = &*CLUSTER;
+    let [one, two] = &s.web;
+    let spec = json!({
+        "type": "LoadBalancer",
+        "clusterIP": "10.200.1.22",
+        "externalTrafficPolicy": "Local",
+        "healthCheckNodePort": 32022,
+        "ports": [{"port": 80}],
+    });
+    s.cluster.apply(&[
+        service("row22", spec),
+        slice("row22", json!([{"port": 80}]), &[ready(one), draining(two)]),
+    ]);
+    let mypc = s.cluster.at("mypc");
+    let check = |address: &str| {
+        let line = format!("curl -sS -i --max-time 2 http://{address}:32022/");
+        let mut text = String::new();
+        let answered = || {
+            let ran = mypc.sh(&line).unwrap();
+            text = ran.stdout.to_ascii_lowercase();
+            ran.status == 0
+        };
+        let limit = std::time::Duration::from_secs(10);
+        podwire_lab::wait::until("the health check", limit, answered).unwrap();
+        text
+    };
+    let good = check("172.18.0.2");
+    assert!(good.starts_with("http/1.1 200"), "{good}");
+    assert!(
+        good.contains("x-load-balancing-endpoint-weight: 1"),
+        "{good}"
+    );
+    assert!(good.contains("x-content-type-options: nosniff"), "{good}");
+    assert!(good.contains("\"localendpoints\":1"), "{good}");
+    assert!(
+        good.contains("\"service\":{\"namespace\":\"default\",\"name\":\"row22\"}"),
+        "{good}"
+    );
+    // Only draining endpoints here, and none at all there.
+    for address in ["172.18.0.4", "172.18.0.3"] {
+        let bad = check(address);
+        assert!(bad.starts_with("http/1.1 503"), "{bad}");
+        assert!(bad.contains("x-load-balancing-endpoint-weight: 0"), "{bad}");
+    }
+}
