@@ -212,7 +212,7 @@ fn row_06_hints_keep_traffic_in_the_zone_and_on_the_node() {
         let label = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
         s.cluster
             .lab
-            .write_manifest(&format!("node-{name}.yaml"), &with(node, label))
+            .write_manifest(&format!("node-{name}"), &with(node, label))
             .unwrap();
     }
     let [one, two, three] = &s.web;

@@ -167,10 +167,7 @@ fn row_23_livez_and_healthz_answer_and_a_node_that_goes_is_not_eligible() {
         {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"},
     ]}});
     let object = with(podwire_lab::manifests::node(node.machine()), taint);
-    cluster
-        .lab
-        .write_manifest("node-worker.yaml", &object)
-        .unwrap();
+    cluster.lab.write_manifest("node-worker", &object).unwrap();
     let ineligible = || get("/healthz").ends_with("503");
     wait::until("the verdict", Duration::from_secs(10), ineligible).unwrap();
     assert!(get("/livez").ends_with("200"));

@@ -62,10 +62,11 @@ impl Held {
         self.elements.iter().any(|(.., claimed)| !claimed)
     }
 
-    /// True if somebody wants the element of this set with this key.
-    pub fn is_claimed(&self, set: &str, key: &[u8]) -> bool {
+    /// True if the element was there when the table was read and nobody wants it. One that came
+    /// later is ours, or will be announced.
+    pub fn is_stale(&self, set: &str, key: &[u8]) -> bool {
         self.find(place(set, key))
-            .is_some_and(|at| self.elements[at].2)
+            .is_some_and(|at| !self.elements[at].2)
     }
 
     /// Marks an element as wanted; says whether it is there, and whether it is as it should be.
@@ -199,7 +200,7 @@ pub fn same_chain(a: &nft::Chain, b: &nft::Chain) -> bool {
 }
 
 /// The maps that may hold the slots of a list of endpoints, with the key but for the slot.
-fn where_slots_are(
+pub fn where_slots_are(
     name: &ObjectName,
     port: &PortPlan,
     local: bool,
@@ -248,7 +249,8 @@ fn where_slots_are(
     port.fronts.iter().filter_map(at).collect()
 }
 
-fn place(set: &str, key: &[u8]) -> u64 {
+/// Where an element lies, as a number.
+pub fn place(set: &str, key: &[u8]) -> u64 {
     hash(&(set, key))
 }
 

@@ -280,6 +280,39 @@ fn whatever_is_broken_by_hand_comes_back_and_nothing_else_is_written() {
 }
 
 #[test]
+fn a_start_over_old_rules_sends_the_difference() {
+    in_namespace(|| {
+        let mut bench = Bench::new(Family::V4);
+        everything(&mut bench);
+        bench.sync();
+        // While no agent runs: endpoints and ports change, Services come and go.
+        bench.endpoints("web", "10.10.1.4@worker 10.10.2.4");
+        bench.service("turns", "cluster-ip 10.200.1.65; port tcp 81; round-robin");
+        bench.service("new", "cluster-ip 10.200.1.70; port tcp 80");
+        bench.endpoints("new", "10.10.1.5@worker");
+        bench.gone("hash");
+        bench.node("worker2", "10.10.4.0/24", "172.18.0.4");
+        bench.restart();
+        bench.sync_later();
+        let over_old = listed();
+        nft("flush ruleset");
+        bench.restart();
+        bench.sync_later();
+        // Slots may differ; the Services, their endpoints and everything else may not.
+        let without_slots = |text: &str| -> BTreeSet<String> {
+            let lines = text.lines().flat_map(|line| line.split(", "));
+            let lines = lines.map(|line| line.replace(" . 0 ", " . N ").replace(" . 1 ", " . N "));
+            lines
+                .map(|line| line.trim().trim_end_matches([',', '}', ' ']).to_owned())
+                .collect()
+        };
+        assert_eq!(without_slots(&over_old), without_slots(&listed()));
+        assert!(over_old.contains("10.200.1.70 . tcp . 80") && !over_old.contains("10.200.1.66"));
+        assert_eq!(bench.restart(), 0);
+    });
+}
+
+#[test]
 fn foreign_tables_stay_as_they_are() {
     in_namespace(|| {
         nft("add table ip foreign");

@@ -29,6 +29,7 @@ mod samples;
 pub mod service;
 mod sysctls;
 pub mod table;
+mod view;
 mod write;
 
 use std::collections::BTreeSet;
@@ -265,6 +266,7 @@ impl Feature for Services {
         for index in 0..self.tables.len() {
             let differences = self.tables[index].differences(&mut self.socket, view(world));
             report.differences.extend(differences);
+            view::report(&self.tables[index], &mut self.socket, report);
         }
     }
 

@@ -336,7 +336,7 @@ fn remove_unclaimed_of(
     let mut table = batch.table(family, TABLE);
     let mut elements = table.elements(name, header);
     socket.each_element(family, TABLE, name, header, |key, element| {
-        if !held.is_claimed(name, &key) {
+        if held.is_stale(name, &key) {
             elements.delete(&key, element.key_end.as_deref());
         }
     })?;
