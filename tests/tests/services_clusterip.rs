@@ -91,7 +91,7 @@ fn row_02_a_change_of_type_adds_and_removes_rules() {
     );
     s.cluster.apply(&[http("row02", &s.all()), alias.clone()]);
     assert_eq!(ask(s.client.place(), "10.200.1.3"), SILENCE);
-    s.cluster.apply(&[cluster_ip.clone()]);
+    s.cluster.apply(std::slice::from_ref(&cluster_ip));
     assert!(ask(s.client.place(), "10.200.1.3").is_ok());
     s.cluster.apply(&[alias]);
     assert_eq!(ask(s.client.place(), "10.200.1.3"), SILENCE);

@@ -21,13 +21,13 @@ pub fn is_whole(table: &Table, wanted: &Skeleton) -> bool {
     let set = |(name, set): &(&str, Set)| {
         table
             .sets
-            .get(*name)
+            .get(name)
             .is_some_and(|there| there.same_header(set))
     };
     let chain = |(name, chain): &(&str, ::kernel::nft::Chain)| {
         table
             .chains
-            .get(*name)
+            .get(name)
             .is_some_and(|there| same_chain(there, chain))
     };
     wanted.sets.iter().all(set) && wanted.chains.iter().all(chain)

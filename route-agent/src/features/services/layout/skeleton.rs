@@ -262,7 +262,7 @@ impl Words {
                     .comment("from a pod of this node: any endpoint"),
             )
             .with_rule(
-                self.from_node(Rule::new())
+                self.of_this_node(Rule::new())
                     .verdict_map(key, name(inside))
                     .comment("from this node: any endpoint"),
             )
@@ -383,7 +383,7 @@ impl Words {
     }
 
     fn policy_local(&self) -> Chain {
-        let node = masquerade(self.from_node(Rule::new()).counter());
+        let node = masquerade(self.of_this_node(Rule::new()).counter());
         Chain::regular()
             .with_rule(node.comment("from this node: the answer must come back"))
             .with_rule(
@@ -394,7 +394,7 @@ impl Words {
             )
     }
 
-    fn from_node(&self, rule: Rule) -> Rule {
+    fn of_this_node(&self, rule: Rule) -> Rule {
         rule.is(
             Source::address_type(fib_flag::SADDR),
             &KeyBuf::new().number(fib_type::LOCAL),
