@@ -82,8 +82,8 @@ pub(super) fn nosniff() -> hyper::header::HeaderValue {
     hyper::header::HeaderValue::from_static("nosniff")
 }
 
-/// Serves the ports that `wanted` names, until its sender is gone. All that is wrong is sent to
-/// `warnings`, whole, whenever it changes.
+/// Serves the ports that `wanted` names, for ever: when its sender is gone, what is open stays
+/// open. All that is wrong is sent to `warnings`, whole, whenever it changes.
 pub async fn serve(
     mut wanted: watch::Receiver<HealthPorts>,
     health: SharedHealth,
@@ -361,6 +361,8 @@ mod tests {
         assert_eq!(warnings.recv().await.unwrap(), []);
         assert!(get((ip, taken)).await.is_some());
         drop(sender);
-        serving.await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(get((ip, taken)).await.is_some(), "what is open stays open");
+        serving.abort();
     }
 }
