@@ -83,12 +83,12 @@ fn row_10_a_node_port_answers_on_every_local_address_of_every_node_and_on_localh
         }
     }
     // The ClusterIP is for the cluster alone.
-    assert_eq!(ask(&mypc, "10.200.1.217:9000"), SILENCE);
+    assert!(ask(&mypc, "10.200.1.217:9000").is_err());
     // Nothing from outside reaches 127.0.0.0/8.
     let worker = s.cluster.node("worker");
     let why = "127.0.0.0/8 is for this node alone";
     let before = counted_by(&worker, why);
-    mypc.output("ip route add 127.0.0.9/32 via 172.18.0.2 table 9; ip rule add pref 0 to 127.0.0.9 table 9; sysctl -qw net.ipv4.conf.eth0.route_localnet=1").unwrap();
+    mypc.output("ip route del local 127.0.0.0/8 dev lo table local; ip route add 127.0.0.9/32 via 172.18.0.2; sysctl -qw net.ipv4.conf.eth0.route_localnet=1").unwrap();
     assert!(ask(&mypc, "127.0.0.9:31662").is_err());
     assert!(counted_by(&worker, why) > before, "no packet came that far");
 }
@@ -201,17 +201,6 @@ fn row_12_source_ranges_let_in_who_is_in_them() {
     // An unreadable range lets nobody in, and does not open the Service.
     s.cluster.apply(&[restricted(json!(["everybody"]))]);
     assert_eq!(ask(&mypc, "192.0.2.12"), SILENCE);
-    // The node's address is in the range: then the address itself may be the source.
-    s.cluster.apply(&[restricted(json!(["172.18.0.0/16"]))]);
-    node.place()
-        .output("ip addr add 192.0.2.12/32 dev lo")
-        .unwrap();
-    let line = "curl -sS --max-time 2 --interface 192.0.2.12 http://192.0.2.12/";
-    let answered = node.place().sh(line).unwrap();
-    node.place()
-        .output("ip addr del 192.0.2.12/32 dev lo")
-        .unwrap();
-    assert_eq!(answered.status, 0, "{}", answered.stderr);
 }
 
 #[test]
