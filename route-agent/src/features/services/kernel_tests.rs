@@ -522,6 +522,7 @@ fn affinity_outlives_a_restart_and_unrelated_changes() {
 fn no_connection_fails_during_a_thousand_changes() {
     use std::net::{TcpListener, TcpStream};
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::thread::JoinHandle;
 
     in_namespace(|| {
         let run = |line: &str| {
@@ -556,17 +557,18 @@ fn no_connection_fails_during_a_thousand_changes() {
             "10.10.1.4",
             "10.10.1.1 10.10.1.3",
         ];
-        let mut batches = 0;
-        for round in 0..1000 {
-            bench.endpoints("web", states[round % states.len()]);
+        let (mut batches, mut rounds) = (0, 0);
+        // A client only ends early because a connection failed.
+        let going = || !clients.iter().any(JoinHandle::is_finished);
+        while going() && (rounds < 1000 || CONNECTED.load(Ordering::Relaxed) < 1000) {
+            bench.endpoints("web", states[rounds % states.len()]);
             batches += bench.sync_later().batches;
+            rounds += 1;
         }
         STOP.store(true, Ordering::Relaxed);
         for client in clients {
             client.join().unwrap();
         }
         assert!(batches >= 1000, "{batches}");
-        let connected = CONNECTED.load(Ordering::Relaxed);
-        assert!(connected > 1000, "{connected}");
     });
 }
