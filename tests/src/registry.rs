@@ -78,6 +78,7 @@ impl Entry {
     /// Takes the name for a lab that is about to be raised.
     pub fn claim(name: &str) -> Result<Entry> {
         check_name(name)?;
+        forget_the_dead();
         let _lock = lock()?;
         let directory = directory(name);
         if holder(name).is_some() {
@@ -148,14 +149,16 @@ pub fn holder(name: &str) -> Option<Process> {
 
 /// The names of all labs that are up, sorted. Removes what crashed ones left.
 pub fn all() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(DIRECTORY) else {
-        return Vec::new();
-    };
-    let names = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    let (mut up, gone): (Vec<_>, Vec<_>) = names.partition(|name| holder(name).is_some());
-    for name in gone {
+    forget_the_dead();
+    let mut names = recorded();
+    names.retain(|name| holder(name).is_some());
+    names.sort();
+    names
+}
+
+/// Removes what crashed labs left.
+fn forget_the_dead() {
+    for name in recorded().into_iter().filter(|name| holder(name).is_none()) {
         // Under the lock, and asked again: it may just be being raised.
         if let Ok(_lock) = lock()
             && holder(&name).is_none()
@@ -164,8 +167,16 @@ pub fn all() -> Vec<String> {
             let _ = fs::remove_dir(DIRECTORY);
         }
     }
-    up.sort();
-    up
+}
+
+fn recorded() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(DIRECTORY) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 fn directory(name: &str) -> PathBuf {
