@@ -415,27 +415,12 @@ impl Conntrack {
                 filter.put(out);
             }
         });
-        let first = self.socket.send(&mut batch)?;
-        let (mut finished, mut consistent) = (false, true);
-        while !finished {
-            self.socket.receive(|message| {
-                if message.sequence != first {
-                    return Ok(());
-                }
-                consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
-                let kind = i32::from(message.kind);
-                if kind == libc::NLMSG_DONE || kind == libc::NLMSG_ERROR {
-                    finished = true;
-                    return message
-                        .refusal(0)?
-                        .map_or(Ok(()), |refusal| Err(refusal.into()));
-                }
-                if let Some(entry) = entry_of(message)?.filter(|entry| filter.matches(entry)) {
-                    each(entry);
-                }
-                Ok(())
-            })?;
-        }
+        let consistent = self.socket.read_dump(&mut batch, &mut |message| {
+            if let Some(entry) = entry_of(message)?.filter(|entry| filter.matches(entry)) {
+                each(entry);
+            }
+            Ok(())
+        })?;
         if consistent {
             Ok(())
         } else {

@@ -246,7 +246,7 @@ impl Socket {
 
     /// Sends the only message of `batch`, a dump, and hands all objects to `each`; says whether
     /// they belong to one state.
-    fn read_dump(&mut self, batch: &mut Batch, each: Reader<'_>) -> Result<bool, Cause> {
+    pub(crate) fn read_dump(&mut self, batch: &mut Batch, each: Reader<'_>) -> Result<bool, Cause> {
         let first = self.send(batch)?;
         let (mut consistent, mut finished, mut failure) = (true, false, None);
         while !finished {

@@ -245,28 +245,13 @@ impl NftSocket {
             put_str(out, elem::LIST_TABLE, table);
             put_str(out, elem::LIST_SET, name);
         });
-        let first = self.socket.send(&mut batch)?;
-        let (mut finished, mut consistent) = (false, true);
-        while !finished {
-            self.socket.receive(|message| {
-                if message.sequence != first {
-                    return Ok(());
-                }
-                consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
-                let kind = i32::from(message.kind);
-                if kind == libc::NLMSG_DONE || kind == libc::NLMSG_ERROR {
-                    finished = true;
-                    return message
-                        .refusal(0)?
-                        .map_or(Ok(()), |refusal| Err(refusal.into()));
-                }
-                let elements = find(body(message)?, elem::LIST_ELEMENTS).unwrap_or(&[]);
-                for (_, element) in attributes(elements) {
-                    each(element_of(element)?);
-                }
-                Ok(())
-            })?;
-        }
+        let consistent = self.socket.read_dump(&mut batch, &mut |message| {
+            let elements = find(body(message)?, elem::LIST_ELEMENTS).unwrap_or(&[]);
+            for (_, element) in attributes(elements) {
+                each(element_of(element)?);
+            }
+            Ok(())
+        })?;
         if consistent {
             Ok(())
         } else {
