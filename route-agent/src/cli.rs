@@ -72,8 +72,12 @@ impl Cli {
                 install.run()?;
             }
             Command::Uninstall(uninstall) => {
+                run::log_to_stderr();
                 for removed in uninstall.run()? {
                     println!("removed {removed}");
+                }
+                if uninstall.stay {
+                    run::runtime()?.block_on(run::stopped())?;
                 }
             }
             Command::Status(status) => print!("{}", run::runtime()?.block_on(status.run())?),

@@ -8,6 +8,7 @@ pub mod config;
 pub mod features;
 pub mod files;
 pub mod operator;
+pub mod originals;
 pub mod reconcile;
 pub mod report;
 pub mod run;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use kernel::monitor::Monitor;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -125,6 +126,9 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         Some(Finder::open()?),
         features,
     );
+    let (news, told) = kubernetes::events();
+    let news = config.manifests.is_none().then_some(news);
+    let reconcile = reconcile.telling(news);
     let (ended, mut end) = oneshot::channel::<()>();
     let looping = spawn("reconcile", move || {
         // Dropped at the end, also if that is a panic.
@@ -134,7 +138,7 @@ async fn run_all(config: Config) -> Result<(), RunError> {
     tokio::spawn(follow_kernel(monitor, ports, inputs.clone()));
     let look_around = inputs.clone();
     spawn("preflight", move || look_around_once(&look_around))?;
-    start_source(&config, &inputs).await?;
+    start_source(&config, &inputs, told).await?;
     if config.cni_conf {
         let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
         spawn("files", move || files::watch(&directory, &inputs))?;
@@ -198,6 +202,12 @@ fn stop_signal() -> Result<impl Future<Output = &'static str>, RunError> {
     })
 }
 
+/// Waits until somebody wants this process to end.
+pub async fn stopped() -> Result<(), RunError> {
+    stop_signal()?.await;
+    Ok(())
+}
+
 /// Says what this machine cannot do, and what a kube-proxy left on it.
 fn look_around_once(inputs: &Sender<Input>) {
     let leftovers = takeover::find().map_or_else(
@@ -249,7 +259,11 @@ async fn follow_kernel(mut monitor: Monitor, ports: Vec<u32>, inputs: Sender<Inp
     }
 }
 
-async fn start_source(config: &Config, inputs: &Sender<Input>) -> Result<(), RunError> {
+async fn start_source(
+    config: &Config,
+    inputs: &Sender<Input>,
+    told: Receiver<Warning>,
+) -> Result<(), RunError> {
     let inputs = inputs.clone();
     match config.manifests.clone() {
         Some(directory) => {
@@ -257,8 +271,10 @@ async fn start_source(config: &Config, inputs: &Sender<Input>) -> Result<(), Run
         }
         None => {
             let timing = kubernetes::Timing::default();
-            let source = Kubernetes::find(config.kubernetes.clone(), timing, inputs).await?;
-            tokio::spawn(source.run());
+            let options = config.kubernetes.clone();
+            let source = Kubernetes::find(options, timing, inputs, told).await?;
+            let node = config.node_name.clone();
+            tokio::spawn(async move { source.run(&node).await });
         }
     }
     Ok(())

@@ -2,10 +2,11 @@
 //!
 //! Routes, tables, the CNI configuration, leases, records and the kernel settings that were
 //! changed go. Links of pods stay, so that pods that still run keep their network until the
-//! runtime takes them down; `--pods` removes them as well.
+//! runtime takes them down; `--pods` removes them as well. The plugin itself stays as long as there
+//! are links of its making: the runtime calls it to take their pods down.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kernel::RouteSocket;
@@ -13,6 +14,7 @@ use podwire::attachment::LINK_GROUP;
 
 use crate::config::Config;
 use crate::features;
+use crate::operator::Install;
 
 /// The flags of `podwire-agent uninstall`.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +22,19 @@ pub struct Uninstall {
     /// Remove the links of pods too: pods that still run lose their network.
     #[arg(long, env = "PODWIRE_UNINSTALL_PODS")]
     pub pods: bool,
+
+    /// Stay until stopped after everything is removed: for a DaemonSet, which knows no end.
+    #[arg(long, env = "PODWIRE_UNINSTALL_STAY")]
+    pub stay: bool,
+
+    /// Where the plugin was installed.
+    #[arg(
+        long,
+        env = "PODWIRE_CNI_BIN_DIR",
+        default_value = "/opt/cni/bin",
+        value_name = "DIR"
+    )]
+    pub bin_dir: PathBuf,
 
     /// The same flags as those of `run`: where things are.
     #[command(flatten)]
@@ -56,6 +71,7 @@ impl Uninstall {
         if self.pods {
             note(remove_links());
         }
+        note(remove_plugin(&self.bin_dir));
         note(remove_run_dir(&self.config));
         match first_error {
             Some(error) => {
@@ -83,6 +99,18 @@ fn remove_links() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
         }
     }
     Ok(removed)
+}
+
+fn remove_plugin(bin_dir: &Path) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+    let mut links = RouteSocket::open()?.links()?.into_iter();
+    if links.any(|link| link.group == LINK_GROUP) {
+        tracing::info!("the plugin stays for the pods that still have a link of its making");
+        return Ok(Vec::new());
+    }
+    Ok(Install::remove(bin_dir)?
+        .into_iter()
+        .map(|path| format!("file {}", path.display()))
+        .collect())
 }
 
 fn remove_run_dir(config: &Config) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {

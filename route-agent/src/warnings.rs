@@ -30,19 +30,34 @@ impl Warning {
     }
 }
 
+/// Is shown every new warning, from the reconcile loop: must not wait for anything.
+pub type News = Box<dyn FnMut(&Warning) + Send>;
+
 /// All warnings that stand now, by the feature or source that raised them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Warnings {
     /// An origin that has ever raised one stays, so that its count goes back to 0.
     standing: BTreeMap<&'static str, BTreeSet<Warning>>,
+    news: Option<News>,
 }
 
 impl Warnings {
+    /// None yet; each new one is shown to `news`.
+    pub fn told_to(news: Option<News>) -> Self {
+        Self {
+            news,
+            ..Self::default()
+        }
+    }
+
     /// The warnings of `origin` are exactly these from now on.
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
         let now: BTreeSet<Warning> = now.into_iter().collect();
         let before = self.standing.entry(origin).or_default();
         log_difference(origin, before, &now);
+        if let Some(news) = &mut self.news {
+            now.difference(before).for_each(news);
+        }
         *before = now;
     }
 
@@ -65,6 +80,9 @@ impl Warnings {
             .cloned()
             .collect();
         log_difference(origin, &before, &now);
+        if let Some(news) = &mut self.news {
+            now.difference(&before).for_each(news);
+        }
         for mended in before.difference(&now) {
             all.remove(mended);
         }
@@ -148,6 +166,24 @@ mod tests {
         warnings.replace("routes", []);
         warnings.replace("source", []);
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_warning_is_news_only_when_it_appears() {
+        let (told, news) = std::sync::mpsc::channel();
+        let tell: News = Box::new(move |warning| told.send(warning.object.clone()).unwrap());
+        let mut warnings = Warnings::told_to(Some(tell));
+        warnings.replace("routes", [Warning::new("Node a", "x")]);
+        warnings.replace(
+            "routes",
+            [Warning::new("Node a", "x"), Warning::new("Node b", "y")],
+        );
+        warnings.replace_for("services", "Service c", ["z".to_owned()]);
+        warnings.replace_for("services", "Service c", ["z".to_owned()]);
+        warnings.replace_for("services", "Service c", []);
+        warnings.replace_for("services", "Service c", ["z".to_owned()]);
+        let objects: Vec<_> = news.try_iter().collect();
+        assert_eq!(objects, ["Node a", "Node b", "Service c", "Service c"]);
     }
 
     #[test]

@@ -5,8 +5,11 @@
 # ones, the longest time without an answer, and how often the one connection had to be made anew.
 #
 #   chaos.sh [agent-kill|upgrade|flush|api-stop|pods-deleted|node-restart|node-rejoin]...
+#   chaos.sh move-in        # a cluster with another network and kube-proxy, to Podwire (docs/migrate.md)
 #
-# AGENT names the DaemonSet under test (podwire); for kube-proxy say AGENT=kube-proxy.
+# AGENT names the DaemonSet under test (podwire); for kube-proxy say AGENT=kube-proxy. NETWORK is a
+# command that sets up the routes between nodes, run after a node came back, for a network that has
+# no agent of its own to do that.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need docker kind kubectl
@@ -16,7 +19,11 @@ agent=${AGENT:-podwire}
 program=${agent/#podwire/podwire-agent}
 namespace=podwire-chaos
 cp=$CLUSTER-control-plane w1=$CLUSTER-worker w2=$CLUSTER-worker2 w3=$CLUSTER-worker3
-trap 'kubectl delete namespace $namespace --wait=false >/dev/null 2>&1 || true' EXIT
+finish() {
+  docker rm -f "$CLUSTER-squatter" >/dev/null 2>&1 || true
+  kubectl delete namespace $namespace --wait=false >/dev/null 2>&1 || true
+}
+trap finish EXIT
 
 kubectl delete namespace $namespace --ignore-not-found --wait >/dev/null 2>&1
 # The servers are on worker2 and worker3, the clients on worker and the control plane, which no
@@ -111,8 +118,8 @@ stop_clients() {
 result() {
   local new kept
   new=$(docker exec "$w1" awk '
-    { n++; if ($1 != 200) { failed++; next } if (last && $2 - last > gap) gap = $2 - last; last = $2 }
-    END { printf "%d | %d | %.2f s", n, failed, gap }' /tmp/chaos.new)
+    { n++; end = $2; if ($1 != 200) { failed++; next } if (last && $2 - last > gap) gap = $2 - last; last = $2 }
+    END { if (end - last > gap) gap = end - last; printf "%d | %d | %.2f s", n, failed, gap }' /tmp/chaos.new)
   kept=$(docker exec "$cp" awk '{ n++; c += $1 } END { printf "%d | %d", n, (c > 1 ? c - 1 : 0) }' /tmp/chaos.kept)
   printf '| %s | %s | %s |\n' "$1" "$new" "$kept"
 }
@@ -152,24 +159,74 @@ scenario_pods_deleted() {
   web_ready
   sleep 5
 }
+answers() { docker exec "$cp" curl -s -o /dev/null --max-time 2 "http://$service/hostname"; }
+network() { [[ -z ${NETWORK:-} ]] || bash -c "$NETWORK" >/dev/null; }
 scenario_node_restart() {
   docker stop -t 5 "$w3" >/dev/null
   sleep 10
   docker start "$w3" >/dev/null
-  sleep 10
-  node_ready "$w3"
+  came_back "$w3"
+}
+# came_back NODE: the kubelet has spoken since the start, all pods are there, and a while has passed.
+came_back() {
+  local started
+  started=$(docker inspect -f '{{.State.StartedAt}}' "$1")
+  wait_for 120 "the kubelet of $1" heard_since "$1" "$started"
+  network
+  node_ready "$1"
   web_ready
   sleep 10
 }
+heard_since() { # NODE TIME
+  local heard
+  heard=$(kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}')
+  [[ $heard && $(date -d "$heard" +%s) -ge $(date -d "$2" +%s) ]]
+}
+# Another machine takes the place of a node that is gone: the same name and podCIDR, another address.
 scenario_node_rejoin() {
+  local before after object
+  before=$(node_address "$w3")
+  object=$(kubectl get node "$w3" -o 'jsonpath={"{"}"apiVersion":"v1","kind":"Node","metadata":{"{"}"name":"{.metadata.name}","labels":{.metadata.labels}{"}"},"spec":{"{"}"podCIDR":"{.spec.podCIDR}","podCIDRs":{.spec.podCIDRs}{"}}"}')
+  docker kill "$w3" >/dev/null
   kubectl delete node "$w3" >/dev/null
-  sleep 5
-  docker exec "$w3" systemctl restart kubelet
-  wait_for 60 "the Node" kubectl get node "$w3"
-  node_ready "$w3"
-  web_ready
+  # A container that starts now gets the address that is free.
+  docker run -d --name "$CLUSTER-squatter" --network kind --entrypoint sleep \
+    "$(docker inspect -f '{{.Config.Image}}' "$cp")" infinity >/dev/null
   sleep 10
+  kubectl create -f - >/dev/null <<<"$object"
+  docker start "$w3" >/dev/null
+  came_back "$w3"
+  after=$(node_address "$w3")
+  docker rm -f "$CLUSTER-squatter" >/dev/null
+  [[ $before != "$after" ]] || echo "the node kept its address $before" >&2
 }
+# The way of docs/migrate.md, and then as many new pods as there were, none with an address that
+# another one has. The image must be in the nodes.
+scenario_move_in() {
+  local node old doubles
+  agent=podwire
+  old=$(kubectl -n $namespace get pods -o name | sort)
+  sed -e "s#image: podwire:.*#image: $IMAGE#" "$root/conf/install.yaml" | kubectl apply -f - >/dev/null
+  agents_ready
+  kubectl -n kube-system delete daemonset kindnet kube-proxy --ignore-not-found --wait >/dev/null
+  wait_for 60 "the end of kube-proxy" no_pods kube-system k8s-app=kube-proxy
+  for node in $(nodes); do
+    kubectl -n kube-system exec "$(agent_on "$node")" -c agent -- podwire-agent take-over |
+      sed "s/^/$node: /" >&2
+  done
+  kubectl -n $namespace scale deployment/web --replicas=12 >/dev/null
+  web_ready
+  sleep 5
+  doubles=$(kubectl get pods -A -o 'jsonpath={range .items[?(@.spec.hostNetwork!=true)]}{.status.podIP}{"\n"}{end}' | sort | uniq -d)
+  [[ -z $doubles ]] || echo "addresses given out twice: $doubles" >&2
+  [[ -z $(comm -23 <(echo "$old") <(kubectl -n $namespace get pods -o name | sort)) ]] ||
+    echo "some pods were created anew" >&2
+}
+no_pods() { [[ -z $(kubectl -n "$1" get pods -l "$2" -o name) ]]; }
+agent_on() {
+  kubectl -n kube-system get pods -l app.kubernetes.io/name=podwire --field-selector "spec.nodeName=$1" -o name
+}
+node_address() { kubectl get node "$1" -o 'jsonpath={.status.addresses[?(@.type=="InternalIP")].address}'; }
 
 printf '| what happens | new connections | failed | longest without an answer | requests on one connection | made anew |\n| --- | --- | --- | --- | --- | --- |\n'
 for what in "${@:-agent-kill upgrade flush pods-deleted api-stop node-restart node-rejoin}"; do
@@ -179,5 +236,10 @@ for what in "${@:-agent-kill upgrade flush pods-deleted api-stop node-restart no
     "scenario_${name//-/_}"
     stop_clients
     result "$name"
+    wait_for 10 "the Service after $name" answers || {
+      echo "restarting $agent, which did not mend this by itself" >&2
+      scenario_upgrade
+      network
+    }
   done
 done

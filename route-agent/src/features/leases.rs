@@ -5,17 +5,22 @@
 //! end of the attachment's link, or a route to exactly that address: pods of a plugin that names
 //! its links otherwise are safe as well. This is for what the runtime forgets: a plugin that was
 //! killed, a DEL that never came.
+//!
+//! On a node where another plugin gave out addresses before, those that a pod still has are leased
+//! before the first pod of ours starts, so that nobody gets them a second time. They are given back
+//! like every lease without a sign of life.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnetwork::IpNetwork;
 use kernel::RouteSocket;
 use kernel::link::Link;
-use kernel::route::RouteFilter;
+use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
-use podwire::lease::{self, Lease, Owner};
+use podwire::lease::{self, Lease, Owner, Store};
 
 use super::cniconf::NETWORK;
 use crate::config::Config;
@@ -25,6 +30,9 @@ use crate::report::{PodReport, Report};
 /// Links come and go in bursts; they are looked at once when this has passed.
 const CALM: Duration = Duration::from_secs(1);
 
+/// With this begins the container ID in a lease for a pod of an earlier plugin.
+const ADOPTED: &str = "adopted-";
+
 /// The feature.
 #[derive(Debug)]
 pub struct Leases {
@@ -32,6 +40,8 @@ pub struct Leases {
     /// Leases without a sign of life, and since when that is known.
     missing: BTreeMap<(IpAddr, Owner), Instant>,
     due: Option<Instant>,
+    /// Addresses given out by an earlier plugin have been looked for.
+    adopted: bool,
 }
 
 /// What shows that a lease is in use.
@@ -48,23 +58,68 @@ impl Leases {
             socket: RouteSocket::open()?,
             missing: BTreeMap::new(),
             due: None,
+            adopted: false,
         })
+    }
+
+    /// Leases the addresses that pods of an earlier plugin have; the number of them. Only if there
+    /// is no lease directory: where there is one, the plugin has been at work already.
+    fn adopt(&mut self, world: &World<'_>, directory: &Path) -> Result<usize, SyncError> {
+        let Some(own) = world.own_node().filter(|own| !own.pod_cidrs.is_empty()) else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        if !self.adopted && !directory.exists() {
+            let routes = self.socket.routes(RouteFilter::default())?;
+            let found = in_use(&routes, &own.pod_cidrs);
+            if !found.is_empty() {
+                let mut store = Store::create(directory)?;
+                for (address, set) in found {
+                    // A container ID has no colons.
+                    let name = format!("{ADOPTED}{address}").replace(':', "-");
+                    count += usize::from(store.take(&Owner::new(&name, "eth0"), address, set)?);
+                }
+                store.finish();
+                tracing::info!(count, "addresses of pods of an earlier plugin are taken");
+            }
+        }
+        self.adopted = true;
+        Ok(count)
     }
 
     fn signs_of_life(&mut self, links: &[Link]) -> kernel::Result<SignsOfLife> {
         let routes = self.socket.routes(RouteFilter::default())?;
-        let single =
-            |network: &IpNetwork| network.prefix() == if network.is_ipv6() { 128 } else { 32 };
         Ok(SignsOfLife {
             links: links.iter().map(|link| link.name.clone()).collect(),
             routes: routes
                 .iter()
                 .map(|r| r.destination)
-                .filter(single)
+                .filter(is_single)
                 .map(|n| n.ip())
                 .collect(),
         })
     }
+}
+
+/// Addresses in these networks that have a route of their own to a link, with the number of the
+/// network: how ptp and its like attach a pod.
+fn in_use(routes: &[Route], pod_cidrs: &[IpNetwork]) -> Vec<(IpAddr, usize)> {
+    let attached = |route: &&Route| {
+        is_single(&route.destination)
+            && route.table == TABLE_MAIN
+            && route.kind == RouteKind::Unicast
+            && route.link.is_some()
+            && route.gateway.is_none()
+    };
+    let place = |address| pod_cidrs.iter().position(|cidr| cidr.contains(address));
+    let addresses = routes.iter().filter(attached).map(|r| r.destination.ip());
+    addresses
+        .filter_map(|address| Some((address, place(address)?)))
+        .collect()
+}
+
+fn is_single(network: &IpNetwork) -> bool {
+    network.prefix() == if network.is_ipv6() { 128 } else { 32 }
 }
 
 impl SignsOfLife {
@@ -82,9 +137,16 @@ impl Feature for Leases {
         "leases"
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    /// The first pod of ours must not get an address that another one has.
+    fn needed_by_pods(&self) -> bool {
+        true
+    }
+
+    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Resync => true,
+            // The podCIDR may be known now.
+            Event::Objects(dirty) => !self.adopted && dirty.nodes.contains(world.own_name()),
             Event::Kernel(KernelEvent::Link { name, .. }) if name.starts_with("veth") => {
                 let soon = Instant::now() + CALM;
                 self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
@@ -101,6 +163,7 @@ impl Feature for Leases {
     fn sync(&mut self, world: &World<'_>, _: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let (now, grace) = (Instant::now(), world.config.lease_grace);
         let directory = world.config.lease_dir().join(NETWORK);
+        let adopted = self.adopt(world, &directory)?;
         // Leases first: a lease that is taken after this is not in the list, one that was taken
         // before may have its link by now.
         let leases = lease::list(&directory)?;
@@ -131,7 +194,7 @@ impl Feature for Leases {
             .set(count(leases.len()) - count(released));
         world.metrics.node.attachments.set(count(pods));
         Ok(Synced {
-            writes: released as u64,
+            writes: released as u64 + adopted as u64,
             again: false,
         })
     }
@@ -192,14 +255,19 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
             ifname,
         } = &lease.owner;
         let ifname = ifname.as_deref().unwrap_or("eth0");
-        let link = host_link_name(container_id, ifname);
+        // Its link has another name; the lease goes once its route is gone.
+        let is_adopted = container_id.starts_with(ADOPTED);
+        let link = match is_adopted {
+            true => format!("of {}", lease.address),
+            false => host_link_name(container_id, ifname),
+        };
         let pod = pods.entry(link.clone()).or_insert_with(|| PodReport {
             link,
-            pod: None,
+            pod: is_adopted.then(|| "of an earlier plugin".to_owned()),
             container_id: container_id.clone(),
             ifname: ifname.to_owned(),
             addresses: Vec::new(),
-            present: false,
+            present: is_adopted,
         });
         pod.addresses.push(lease.address);
     }

@@ -13,6 +13,8 @@ use tracing::info;
 
 /// The name under which the plugin is installed.
 const PLUGIN: &str = "podwire";
+/// One fixed name: what an interrupted run left is overwritten by the next.
+const TEMPORARY: &str = ".podwire.temp";
 
 /// The flags of `podwire-agent install`.
 #[derive(Debug, Clone, Args)]
@@ -68,9 +70,25 @@ impl Install {
         }
     }
 
+    /// Removes what [`run`](Self::run) has installed in this directory; returns which files.
+    pub fn remove(bin_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        let mut removed = Vec::new();
+        let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|to| to == Path::new(PLUGIN));
+        let loopback = bin_dir.join("loopback");
+        let mut paths = vec![bin_dir.join(PLUGIN), bin_dir.join(TEMPORARY)];
+        paths.extend(Some(loopback).filter(|path| is_ours(path)));
+        for path in paths {
+            match fs::remove_file(&path) {
+                Ok(()) => removed.push(path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("remove", &path)(error)),
+            }
+        }
+        Ok(removed)
+    }
+
     fn replace(&self, target: &Path, content: &[u8]) -> Result<(), Error> {
-        // One fixed name: what an interrupted run left is overwritten by the next.
-        let temporary = self.bin_dir.join(".podwire.temp");
+        let temporary = self.bin_dir.join(TEMPORARY);
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -176,6 +194,19 @@ mod tests {
             fs::read(install.bin_dir.join("loopback")).unwrap(),
             b"the node's own"
         );
+    }
+
+    #[test]
+    fn what_was_installed_can_be_removed_and_nothing_else() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        fs::write(install.bin_dir.join("bridge"), "another").unwrap();
+        let removed = Install::remove(&install.bin_dir).unwrap();
+        assert_eq!(removed.len(), 2, "{removed:?}");
+        assert_eq!(names(&install.bin_dir), ["bridge"]);
+        assert_eq!(Install::remove(&install.bin_dir).unwrap().len(), 0);
+        fs::write(install.bin_dir.join("loopback"), "the node's own").unwrap();
+        assert_eq!(Install::remove(&install.bin_dir).unwrap().len(), 0);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::operator::why;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Change, Dirty, Snapshot};
 use crate::uplink::{self, Finder};
-use crate::warnings::{Warning, Warnings};
+use crate::warnings::{News, Warning, Warnings};
 
 /// At most this many inputs are taken in before the features are called.
 const DRAIN: usize = 20_000;
@@ -122,6 +122,12 @@ impl Reconcile {
             announced: false,
             stopping: false,
         }
+    }
+
+    /// Shows every new warning to `news`.
+    pub fn telling(mut self, news: Option<News>) -> Self {
+        self.warnings = Warnings::told_to(news);
+        self
     }
 
     /// Runs until told to stop or until nobody can send any more.

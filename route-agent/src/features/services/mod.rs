@@ -237,7 +237,7 @@ impl Feature for Services {
             }
         }
         if self.settings.is_none() {
-            self.settings = Some(sysctls::apply(config));
+            self.settings = Some(sysctls::apply(config, &world.config.run_dir));
         }
         self.notes.update(&looked_at, &self.tables, world, warn);
         self.notes

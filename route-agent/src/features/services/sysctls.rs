@@ -3,38 +3,46 @@
 //! None of them is fatal: in a container most of /proc/sys cannot be written, and Services work
 //! all the same.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ::kernel::sysctl;
 
 use super::config::Config;
+use crate::originals;
 
 /// No more connections than this, however many cores there are.
 const MAX: u64 = 1_048_576;
 
 /// Sets what the settings ask for; what could not be set and what follows, one sentence each.
-pub fn apply(config: &Config) -> Vec<String> {
+pub fn apply(config: &Config, run_dir: &Path) -> Vec<String> {
     let mut texts = Vec::new();
     if config.localhost_node_ports {
         let key = "net/ipv4/conf/all/route_localnet";
-        if let Err(error) = sysctl::ensure(key, "1") {
+        if let Err(error) = originals::ensure(key, "1", run_dir) {
             texts.push(format!("{error}: node ports do not answer on 127.0.0.1"));
         }
     }
     let wanted = conntrack_max(config, cores());
     if wanted > 0 {
-        texts.extend(raise("net/netfilter/nf_conntrack_max", wanted));
+        texts.extend(raise("net/netfilter/nf_conntrack_max", wanted, run_dir));
     }
     texts.extend(seconds(
         "net/netfilter/nf_conntrack_tcp_timeout_established",
         config.conntrack_tcp_timeout_established,
+        run_dir,
     ));
     texts.extend(seconds(
         "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
         config.conntrack_tcp_timeout_close_wait,
+        run_dir,
     ));
     if config.conntrack_tcp_be_liberal {
-        texts.extend(set("net/netfilter/nf_conntrack_tcp_be_liberal", "1"));
+        texts.extend(set(
+            "net/netfilter/nf_conntrack_tcp_be_liberal",
+            "1",
+            run_dir,
+        ));
     }
     texts
 }
@@ -52,33 +60,35 @@ fn cores() -> u64 {
 }
 
 /// Raises a number; a higher one stays, because somebody will have wanted it.
-fn raise(key: &'static str, wanted: u64) -> Option<String> {
+fn raise(key: &str, wanted: u64, run_dir: &Path) -> Option<String> {
     let now = sysctl::read(key).ok()?.parse::<u64>().ok()?;
     if now >= wanted {
         None
     } else {
-        set(key, &wanted.to_string())
+        set(key, &wanted.to_string(), run_dir)
     }
 }
 
-fn seconds(key: &'static str, duration: Duration) -> Option<String> {
+fn seconds(key: &str, duration: Duration, run_dir: &Path) -> Option<String> {
     if duration.is_zero() {
         None
     } else {
-        set(key, &duration.as_secs().to_string())
+        set(key, &duration.as_secs().to_string(), run_dir)
     }
 }
 
 /// Sets a parameter. Not being allowed to is worth a line in the log, not a standing warning:
 /// the node's own value is then as the node's owner wants it.
-fn set(key: &'static str, value: &str) -> Option<String> {
-    match sysctl::ensure(key, value) {
+fn set(key: &str, value: &str, run_dir: &Path) -> Option<String> {
+    match originals::ensure(key, value, run_dir) {
         Ok(_) => None,
-        Err(error) if matches!(error.errno(), Some(EACCES | EPERM | EROFS | ENOENT)) => {
+        Err(originals::Error::Kernel(error))
+            if matches!(error.errno(), Some(EACCES | EPERM | EROFS | ENOENT)) =>
+        {
             tracing::info!(%error, value, "left as it is");
             None
         }
-        Err(error) => Some(format!("{error}: left as it is")),
+        Err(error) => Some(format!("{}: left as it is", crate::chain(&error))),
     }
 }
 

@@ -6,6 +6,9 @@
 
 mod backoff;
 mod complaints;
+mod events;
+#[cfg(test)]
+mod fake;
 mod server;
 mod watch;
 mod wire;
@@ -15,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
+use tokio::sync::mpsc as async_mpsc;
 use tracing::info;
 
 pub use server::{Error, Options, Timing};
@@ -25,6 +29,7 @@ use self::watch::{Resource, Unreadable, Update, follow};
 use super::objects::{self, LABEL_SELECTOR, Names};
 use crate::reconcile::Input;
 use crate::snapshot::Object;
+use crate::warnings::{News, Warning};
 
 /// What is read of the cluster.
 const RESOURCES: [Resource; 4] = [
@@ -64,6 +69,18 @@ const RESOURCES: [Resource; 4] = [
 pub struct Kubernetes {
     server: ApiServer,
     inputs: Sender<Input>,
+    /// What becomes Events.
+    told: async_mpsc::Receiver<Warning>,
+}
+
+/// A queue of warnings that shall become Events: where they go in, and where they come out.
+pub fn events() -> (News, async_mpsc::Receiver<Warning>) {
+    let (told, queue) = async_mpsc::channel(events::QUEUE);
+    // What does not fit is not told as an Event.
+    (
+        Box::new(move |warning| drop(told.try_send(warning.clone()))),
+        queue,
+    )
 }
 
 impl Kubernetes {
@@ -72,19 +89,28 @@ impl Kubernetes {
         options: Options,
         timing: Timing,
         inputs: Sender<Input>,
+        told: async_mpsc::Receiver<Warning>,
     ) -> Result<Self, Error> {
         let complaints = Arc::new(Complaints::new(inputs.clone()));
         let server = ApiServer::find(options, timing, complaints).await?;
-        Ok(Self { server, inputs })
+        Ok(Self {
+            server,
+            inputs,
+            told,
+        })
     }
 
-    /// Sends what the cluster holds, and then what changes, until the loop has finished.
-    pub async fn run(self) {
+    /// Sends what the cluster holds, and then what changes, until the loop has finished. `node` is
+    /// the name under which Events are created.
+    pub async fn run(mut self, node: &str) {
+        let (_, none) = async_mpsc::channel(1);
+        let told = std::mem::replace(&mut self.told, none);
         let waiting = AtomicUsize::new(RESOURCES.len());
         let [nodes, services, slices, service_cidrs] = RESOURCES
             .each_ref()
             .map(|resource| self.follow(resource, &waiting));
-        tokio::join!(nodes, services, slices, service_cidrs);
+        let events = events::publish(&self.server, node, told);
+        tokio::join!(nodes, services, slices, service_cidrs, events);
     }
 
     async fn follow(&self, resource: &Resource, waiting: &AtomicUsize) {

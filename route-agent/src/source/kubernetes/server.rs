@@ -99,6 +99,8 @@ pub struct Timing {
     pub longest_pause: Duration,
     /// Until an API that the cluster does not have is asked for again.
     pub missing: Duration,
+    /// The longest pause before an Event is created.
+    pub event_pause: Duration,
 }
 
 impl Default for Timing {
@@ -111,6 +113,7 @@ impl Default for Timing {
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(15),
             missing: Duration::from_secs(600),
+            event_pause: Duration::from_secs(1),
         }
     }
 }

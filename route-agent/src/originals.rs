@@ -1,0 +1,128 @@
+//! Kernel settings before ours.
+//!
+//! Whoever changes a setting does it through here: the value that was found goes into a file in
+//! the run directory first, so that `uninstall` can put it back. The file lives as long as the
+//! settings do: both are gone after a reboot.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kernel::sysctl;
+
+const FILE: &str = "sysctl.json";
+
+/// A setting could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refuses.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// The record of changed settings cannot be read or written.
+    #[error("cannot {operation} {}", path.display())]
+    Record {
+        /// What was attempted.
+        operation: &'static str,
+        /// The record.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Sets a value unless it is set, and keeps the one before; says whether it had to be changed.
+pub fn ensure(key: &str, value: &str, run_dir: &Path) -> Result<bool, Error> {
+    let before = sysctl::read(key)?;
+    if before == value {
+        return Ok(false);
+    }
+    remember(run_dir, key, &before)?;
+    sysctl::write(key, value)?;
+    tracing::info!(key, value, "kernel setting changed");
+    Ok(true)
+}
+
+/// Puts everything back and forgets it; returns what, in a few words each.
+pub fn restore(run_dir: &Path) -> Result<Vec<String>, Error> {
+    let path = run_dir.join(FILE);
+    let mut restored = Vec::new();
+    for (key, value) in read(&path)? {
+        match sysctl::ensure(&key, &value) {
+            // An interface that is gone took its settings with it.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+            Ok(false) => {}
+            Ok(true) => restored.push(format!("our value of sysctl {key}: it is {value} again")),
+        }
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", &path)(error))
+        }
+        _ => Ok(restored),
+    }
+}
+
+/// The first value found is the one to keep.
+fn remember(run_dir: &Path, key: &str, before: &str) -> Result<(), Error> {
+    let path = run_dir.join(FILE);
+    let mut originals = read(&path)?;
+    if originals.contains_key(key) {
+        return Ok(());
+    }
+    originals.insert(key.to_owned(), before.to_owned());
+    let write = || {
+        fs::create_dir_all(run_dir)?;
+        let temporary = path.with_extension("temp");
+        fs::write(&temporary, serde_json::to_vec_pretty(&originals)?)?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(failed("write", &path))
+}
+
+fn read(path: &Path) -> Result<BTreeMap<String, String>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|error| failed("read", path)(error.into()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Record {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_found_is_kept_however_often_it_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().join("run");
+        remember(&run_dir, "net/a", "1").unwrap();
+        remember(&run_dir, "net/b", "2").unwrap();
+        remember(&run_dir, "net/a", "3").unwrap();
+        let kept = read(&run_dir.join(FILE)).unwrap();
+        let pairs: Vec<_> = kept.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(pairs, [("net/a", "1"), ("net/b", "2")]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_named_and_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        fs::write(&path, "[").unwrap();
+        let error = remember(directory.path(), "net/a", "1").unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot read {}", path.display()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[");
+    }
+}

@@ -1,0 +1,211 @@
+//! Kubernetes Events about objects that are wrong, so that `kubectl describe` tells it where people
+//! look first.
+//!
+//! Every node sees the same bad object. The Event's name is made of the object and the text, so the
+//! API server keeps the first of them and refuses the others: one Event per object and trouble, in
+//! a cluster of any size. Events are told once and never insisted on: the log, `podwire-agent
+//! status` and `podwire_warnings` hold everything in any case.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::http::{Method, Request, StatusCode};
+use kube::client::Body;
+use podwire::hash::fnv1a;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use super::backoff::random_fraction;
+use super::server::ApiServer;
+use crate::operator::moment::rfc3339;
+use crate::warnings::Warning;
+
+/// Warnings that wait to be told; more than that at a time are not told as Events.
+pub const QUEUE: usize = 64;
+/// The API server takes no longer message.
+const LONGEST_MESSAGE: usize = 1024;
+/// A name may have 253 bytes; a dot and sixteen digits follow the object's.
+const LONGEST_NAME: usize = 236;
+
+/// An object that Events can be about.
+#[derive(Debug, PartialEq)]
+struct Subject<'a> {
+    kind: &'a str,
+    api_version: &'static str,
+    /// Where objects of this kind and namespace are listed.
+    path: String,
+    namespace: Option<&'a str>,
+    name: &'a str,
+}
+
+impl<'a> Subject<'a> {
+    /// The object that a warning names: `Node worker`, `Service default/web`. `None` for what is
+    /// no object of the cluster.
+    fn of(object: &'a str) -> Option<Self> {
+        let (kind, name) = object.split_once(' ')?;
+        let (api_version, prefix, plural) = match kind {
+            "Node" => ("v1", "/api/v1", "nodes"),
+            "Service" => ("v1", "/api/v1", "services"),
+            "EndpointSlice" => (
+                "discovery.k8s.io/v1",
+                "/apis/discovery.k8s.io/v1",
+                "endpointslices",
+            ),
+            "ServiceCIDR" => (
+                "networking.k8s.io/v1",
+                "/apis/networking.k8s.io/v1",
+                "servicecidrs",
+            ),
+            _ => return None,
+        };
+        let (namespace, name) = match name.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, name),
+        };
+        let is_name = |text: &str| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
+        };
+        if !is_name(name) || !namespace.is_none_or(is_name) {
+            return None;
+        }
+        let path = match namespace {
+            Some(namespace) => format!("{prefix}/namespaces/{namespace}/{plural}"),
+            None => format!("{prefix}/{plural}"),
+        };
+        Some(Self {
+            kind,
+            api_version,
+            path,
+            namespace,
+            name,
+        })
+    }
+
+    /// The same on every node, and another for another trouble.
+    fn event_name(&self, text: &str) -> String {
+        let whole = [self.kind, self.namespace.unwrap_or(""), self.name, text].join("\0");
+        let stem = &self.name[..self.name.len().min(LONGEST_NAME)];
+        let stem = stem.trim_end_matches(['-', '.']);
+        format!("{stem}.{:016x}", fnv1a(whole.bytes()))
+    }
+}
+
+/// Creates an Event for every warning about an object, until nobody sends any more. `node` is the
+/// name under which this agent reports.
+pub async fn publish(server: &ApiServer, node: &str, mut warnings: Receiver<Warning>) {
+    while let Some(warning) = warnings.recv().await {
+        let Some(subject) = Subject::of(&warning.object) else {
+            continue;
+        };
+        // All nodes see the same object at the same moment; the first to tell spares the others
+        // nothing, but the API server is not asked by all at once.
+        sleep(server.timing().event_pause.mul_f64(random_fraction())).await;
+        if let Err(why) = tell(server, node, &subject, &warning.text).await {
+            debug!(object = warning.object, why, "no Event");
+        }
+    }
+}
+
+async fn tell(
+    server: &ApiServer,
+    node: &str,
+    subject: &Subject<'_>,
+    text: &str,
+) -> Result<(), String> {
+    let Some(uid) = uid(server, subject).await? else {
+        return Ok(());
+    };
+    let namespace = subject.namespace.unwrap_or("default");
+    let now = rfc3339(SystemTime::now());
+    let end = (0..=text.len().min(LONGEST_MESSAGE)).rev();
+    let end = end.into_iter().find(|end| text.is_char_boundary(*end));
+    let mut involved = json!({
+        "apiVersion": subject.api_version,
+        "kind": subject.kind,
+        "name": subject.name,
+        "uid": uid,
+    });
+    if let Some(namespace) = subject.namespace {
+        involved["namespace"] = namespace.into();
+    }
+    let event = json!({
+        "metadata": {"name": subject.event_name(text), "namespace": namespace},
+        "involvedObject": involved,
+        "reason": "PodwireWarning",
+        "message": &text[..end.unwrap_or(0)],
+        "type": "Warning",
+        "source": {"component": "podwire", "host": node},
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    });
+    let path = format!("/api/v1/namespaces/{namespace}/events");
+    let (status, _) = ask(server, Method::POST, &path, event.to_string()).await?;
+    match status {
+        // Another node, or this agent before its restart, has told it.
+        StatusCode::CONFLICT => Ok(()),
+        status if status.is_success() => Ok(()),
+        status => Err(format!("{path}: {status}")),
+    }
+}
+
+/// The object's uid, by which `kubectl describe` finds its Events; `None` if it is gone. Asked as
+/// a list of one, so that the right to list is enough.
+async fn uid(server: &ApiServer, subject: &Subject<'_>) -> Result<Option<String>, String> {
+    #[derive(Deserialize)]
+    struct List {
+        items: Vec<Item>,
+    }
+    #[derive(Deserialize)]
+    struct Item {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        uid: String,
+    }
+    let path = format!(
+        "{}?fieldSelector=metadata.name%3D{}",
+        subject.path, subject.name
+    );
+    let (status, body) = ask(server, Method::GET, &path, String::new()).await?;
+    if status != StatusCode::OK {
+        return Err(format!("{path}: {status}"));
+    }
+    let list: List = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    Ok(list.items.into_iter().next().map(|item| item.metadata.uid))
+}
+
+async fn ask(
+    server: &ApiServer,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<(StatusCode, Vec<u8>), String> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(Body::from(body.into_bytes()))
+        .map_err(|error| error.to_string())?;
+    let (client, _) = server.client();
+    let answer = async {
+        let answer = client.send(request).await.map_err(|e| e.to_string())?;
+        let status = answer.status();
+        let body = answer.into_body().collect_bytes().await;
+        Ok((status, body.map_err(|e| e.to_string())?.to_vec()))
+    };
+    let limit: Duration = server.timing().answer;
+    timeout(limit, answer)
+        .await
+        .map_err(|_| "no answer in time".to_owned())?
+}
+
+#[cfg(test)]
+#[path = "events_tests.rs"]
+mod tests;
