@@ -5,6 +5,7 @@
 //! replaces all of its warnings at once, or those of one object.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,12 @@ pub struct Warnings {
     /// An origin that has ever raised one stays, so that its count goes back to 0.
     standing: BTreeMap<&'static str, BTreeSet<Warning>>,
     news: Option<News>,
+}
+
+impl fmt::Debug for Warnings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
 }
 
 impl Warnings {

@@ -284,3 +284,49 @@ impl ElapsedOrZero for SystemTime {
         self.elapsed().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kernel::Scope;
+
+    use super::*;
+
+    fn route(destination: &str) -> Route {
+        let mut route = Route::to(destination.parse().unwrap());
+        route.link = Some(7);
+        route.scope = Scope::Link;
+        route
+    }
+
+    #[test]
+    fn only_addresses_with_a_route_of_their_own_in_our_networks_are_in_use() {
+        let local = Route {
+            kind: RouteKind::Local,
+            table: 255,
+            ..route("10.10.1.1/32")
+        };
+        let through = Route {
+            gateway: Some("172.18.0.3".parse().unwrap()),
+            ..route("10.10.1.9/32")
+        };
+        let routes = [
+            local,
+            through,
+            route("10.10.1.0/24"),
+            route("10.10.1.5/32"),
+            route("10.10.2.6/32"),
+            route("fd00:10:10:1::7/128"),
+        ];
+        let networks = [
+            "10.10.1.0/24".parse().unwrap(),
+            "fd00:10:10:1::/64".parse().unwrap(),
+        ];
+        assert_eq!(
+            in_use(&routes, &networks),
+            [
+                ("10.10.1.5".parse().unwrap(), 0),
+                ("fd00:10:10:1::7".parse().unwrap(), 1)
+            ]
+        );
+    }
+}

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, mpsc};
 
 use serde::Deserialize;
+use tokio::net::TcpListener;
 
 use super::super::complaints::Complaints;
 use super::super::fake::{End, Fake, Reply, fast};
