@@ -76,7 +76,7 @@ END
     run dns-performance 1 "$network.*maximum number of services per cluster" ""
     kubectl delete servicecidr podwire-e2e --wait=false >/dev/null
     ;;
-  dual) run dual 2 "$network.*\[Feature:IPv6DualStack\]" "\[Feature:LoadBalancer\]" ;;
+  dual) run dual 2 "$network.*\[Feature:IPv6DualStack\]" "\[Feature:(LoadBalancer|SCTPConnectivity)\]" ;;
   all) exec "$0" conformance parallel slow serial performance dns-performance ;;
   *) run focus 1 "$what" "" ;;
   esac
