@@ -24,29 +24,24 @@ pub fn diff(
         going.entry(place(route)).or_default().push(route);
     }
     let theirs: BTreeSet<Place> = foreign.iter().map(place).collect();
-    let (mut deletes, mut sets) = (Vec::new(), Vec::new());
+    let mut changes = Vec::new();
     for route in wanted.difference(observed) {
         let at = place(route);
         match going.remove(&at) {
             Some(old) if old.len() == 1 && !theirs.contains(&at) && !old[0].multipath => {
-                sets.push(RouteChange::Replace(route.clone()));
+                changes.push(RouteChange::Replace(route.clone()));
             }
             Some(old) => {
-                deletes.extend(old.into_iter().cloned().map(RouteChange::Delete));
-                sets.push(RouteChange::Add(route.clone()));
+                changes.extend(old.into_iter().cloned().map(RouteChange::Delete));
+                changes.push(RouteChange::Add(route.clone()));
             }
-            None => sets.push(RouteChange::Add(route.clone())),
+            None => changes.push(RouteChange::Add(route.clone())),
         }
     }
-    deletes.extend(
-        going
-            .into_values()
-            .flatten()
-            .cloned()
-            .map(RouteChange::Delete),
-    );
-    deletes.extend(sets);
-    deletes
+    // Last, so that a route that only changes its metric is never missing.
+    let gone = going.into_values().flatten().cloned();
+    changes.extend(gone.map(RouteChange::Delete));
+    changes
 }
 
 #[cfg(test)]

@@ -107,6 +107,31 @@ fn every_peer_gets_a_route_per_pod_cidr_and_ours_is_unreachable() {
 }
 
 #[test]
+fn routes_have_one_metric_until_there_are_more_than_256() {
+    let peer = |number: u32| {
+        let ip = IpAddr::from((0xac12_0100 + number).to_be_bytes());
+        let first = IpAddr::from((0x0a0a_0000 + (number << 6)).to_be_bytes());
+        let cidr = format!("{first}/26");
+        node(
+            &format!("node-{number}"),
+            &[&ip.to_string()],
+            &[cidr.as_str()],
+        )
+    };
+    let own = node("worker", &["172.18.0.2"], &["10.10.4.64/26"]);
+    let nodes = (0..2000).filter(|n| *n != 17).map(peer).chain([own]);
+    let desired = desired(&snapshot(nodes), &Arc::from("worker"), Some(&uplink())).unwrap();
+    let mut routes_by_metric = std::collections::BTreeMap::new();
+    for wanted in desired.routes.values() {
+        *routes_by_metric.entry(wanted.route.metric).or_insert(0) += 1;
+    }
+    assert_eq!(routes_by_metric.remove(&UNREACHABLE_METRIC), Some(1));
+    assert_eq!(routes_by_metric.len(), 8, "2,000 podCIDRs in blocks of 256");
+    assert_eq!(routes_by_metric[&METRIC], 255);
+    assert!(routes_by_metric.values().all(|count| *count <= 256));
+}
+
+#[test]
 fn a_node_off_the_link_is_named() {
     let warning = only_warning(node("far", &["192.168.0.2"], &["10.10.5.0/24"]));
     assert!(warning.starts_with("Node far: InternalIP 192.168.0.2 is not on the network of eth0"));
