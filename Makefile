@@ -79,6 +79,10 @@ e2e: ## Run the upstream end-to-end tests of Kubernetes on the kind cluster
 chaos: ## Break things on the kind cluster and count what clients notice
 	@tests/kind/chaos.sh
 
+.PHONY: leave
+leave: toolchain ## Show on a cluster of its own that uninstall leaves nothing on a node
+	@tests/kind/leave.sh
+
 .PHONY: bench-api
 bench-api: toolchain ## Measure the way from the API server to the kernel beside kube-proxy
 	@tests/kind/bench-api.sh

@@ -7,7 +7,8 @@ source "$here/lib.sh"
 need docker kind kubectl
 mkdir -p "$(dirname "$KUBECONFIG")"
 
-"$here/image.sh"
+# SKIP_IMAGE=1 takes the image that is there.
+[[ ${SKIP_IMAGE:-} ]] || "$here/image.sh"
 start=$SECONDS
 
 if cluster_exists; then
