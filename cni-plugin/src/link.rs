@@ -15,7 +15,7 @@ use kernel::address::Address;
 use kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
 use kernel::netns::Netns;
 use kernel::route::{Route, RouteKind, TABLE_LOCAL};
-use kernel::{Requests, RouteSocket, Scope, sysctl};
+use kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
 
 use crate::attachment::{Alias, LINK_GROUP};
 use crate::error::Error;
@@ -113,6 +113,8 @@ pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {
     });
     match found {
         Ok(deleted) => Ok(deleted),
+        // A file that is a namespace no more: it is gone, and with it everything that was in it.
+        Err(error) if matches!(error.cause, Cause::Unsuitable(_)) => Ok(false),
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(failed(error)),
     }

@@ -45,6 +45,8 @@ pub enum Cause {
     Unstable,
     /// The kernel's answer could not be understood.
     Malformed(String),
+    /// The object is not of the kind that the operation works on.
+    Unsuitable(&'static str),
     /// The object does not exist.
     NotFound,
 }
@@ -88,7 +90,7 @@ impl Cause {
             Self::NotFound => Some(libc::ENODEV),
             Self::AnswerLost => Some(libc::ENOBUFS),
             Self::NoAnswer => Some(libc::ETIMEDOUT),
-            Self::Unstable | Self::Malformed(_) => None,
+            Self::Unstable | Self::Malformed(_) | Self::Unsuitable(_) => None,
         }
     }
 
@@ -151,6 +153,7 @@ impl fmt::Display for Cause {
                 f.write_str("the state kept changing while it was being read; try again")
             }
             Self::Malformed(what) => write!(f, "the kernel's answer is not understood: {what}"),
+            Self::Unsuitable(why) => f.write_str(why),
             Self::NotFound => f.write_str("there is no such object"),
         }
     }

@@ -80,7 +80,7 @@ impl Netns {
         setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
             let mut cause = Cause::from(errno);
             if errno == nix::Error::EINVAL {
-                cause = Cause::Malformed("it is not a network namespace".into());
+                cause = Cause::Unsuitable("it is not a network namespace");
             }
             cause.during("enter network namespace", self.path.display())
         })

@@ -60,7 +60,7 @@ fn path_of(operation: &'static str, key: &str) -> Result<PathBuf> {
     if inside && !key.is_empty() {
         Ok(Path::new(ROOT).join(key))
     } else {
-        let cause = Cause::Malformed("a key is a relative path such as net/ipv4/ip_forward".into());
+        let cause = Cause::Unsuitable("a key is a relative path such as net/ipv4/ip_forward");
         Err(Error::new(operation, format!("{key:?}"), cause))
     }
 }

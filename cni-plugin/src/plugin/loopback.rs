@@ -1,10 +1,9 @@
 //! `loopback`: the interface `lo` of a container, set up and down.
 
 use kernel::RouteSocket;
-use kernel::netns::Netns;
 use serde_json::Value;
 
-use super::Request;
+use super::{Request, sandbox};
 use crate::environment::{Call, Verb};
 use crate::error::Error;
 use crate::result::{Attached, Interface, Ip};
@@ -84,9 +83,11 @@ fn check(call: &Call) -> Result<(), Error> {
     Err(Error::Changed { difference })
 }
 
-/// A socket in the namespace of the container.
+/// A socket in the namespace of the container. Without the `lo` of the node nothing there works.
 fn open(call: &Call) -> Result<RouteSocket, Error> {
-    let path = call.sandbox();
-    let opened = Netns::open(&path).and_then(|netns| RouteSocket::open_in(&netns));
-    opened.map_err(|source| Error::Netns { path, source })
+    let netns = sandbox::open(call)?;
+    RouteSocket::open_in(&netns).map_err(|source| Error::Netns {
+        path: call.sandbox(),
+        source,
+    })
 }

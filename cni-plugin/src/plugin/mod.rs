@@ -6,6 +6,7 @@ mod host_local;
 mod loopback;
 mod podwire;
 mod portmap;
+mod sandbox;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};

@@ -9,6 +9,7 @@ use kernel::RouteSocket;
 use kernel::netns::Netns;
 use serde_json::Value;
 
+use super::sandbox::{self, is_own};
 use super::{Request, check, is_valid};
 use crate::arguments::Arguments;
 use crate::attachment::{Alias, LINK_GROUP, Record, host_link_name};
@@ -120,7 +121,7 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
         config,
     } = request;
     let mut plan = Plan::read(request, mode)?;
-    let netns = open_netns(call)?;
+    let netns = sandbox::open(call)?;
     let mut attached = plan.ipam.add(call, stdin, config.version)?;
     if mode == Mode::Podwire && plan.mtu.is_none() {
         let v4 = attached.ips.iter().any(|ip| ip.address.is_ipv4());
@@ -298,7 +299,7 @@ fn check(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
         stdin,
         config,
     } = request;
-    let netns = open_netns(call)?;
+    let netns = sandbox::open(call)?;
     location_of(request)?.check(call, stdin)?;
     let Some(previous) = config.previous()? else {
         return Err(Error::config("ptp: Required prevResult missing"));
@@ -308,26 +309,4 @@ fn check(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
         check::host(call, &previous)?;
     }
     exposure::check_recorded(call, false)
-}
-
-/// Opens the namespace of the container, which must not be that of the plugin.
-fn open_netns(call: &Call) -> Result<Netns, Error> {
-    let path = call.sandbox();
-    let opened = Netns::open(call.netns.clone().unwrap_or_default());
-    let netns = opened.map_err(|source| Error::Netns { path, source })?;
-    if is_own(call, &netns)? {
-        return Err(Error::OwnNetns);
-    }
-    Ok(netns)
-}
-
-/// Whether `netns` is the namespace of the plugin, where it must not be.
-fn is_own(call: &Call, netns: &Netns) -> Result<bool, Error> {
-    if call.netns_override {
-        return Ok(false);
-    }
-    let failed = || Error::kernel("network namespace of the plugin");
-    let own = Netns::current().map_err(failed())?;
-    let same = own.inode().and_then(|own| Ok(own == netns.inode()?));
-    same.map_err(failed())
 }

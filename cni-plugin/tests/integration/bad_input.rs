@@ -413,6 +413,22 @@ fn del_never_touches_the_node_itself() {
     });
 }
 
+#[test]
+fn del_takes_a_name_that_is_no_namespace_any_more_for_one_that_is_gone() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let config = config("podwire", &SUBNETS);
+        add(&container, &config).succeed();
+        // A runtime that was killed between unmounting the namespace and removing its file.
+        nix::mount::umount2(&*container.path, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        assert!(Path::new(&container.path).is_file());
+        for _ in 0..2 {
+            Call::new("podwire", "DEL", &container, &config).succeed();
+            node.assert_clean();
+        }
+    });
+}
+
 /// JSON that looks like a configuration, more or less.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

@@ -252,6 +252,8 @@ impl Call {
     pub fn command(&self) -> Command {
         let mut command = Command::new(Path::new(&self.directory).join(&self.plugin));
         command
+            // A relative path in a configuration leads to where the node's own files are.
+            .current_dir("/run")
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         if !self.verb.is_empty() {

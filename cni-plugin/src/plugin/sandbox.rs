@@ -1,0 +1,28 @@
+//! The network namespace of a container, which is never that of the plugin.
+
+use kernel::netns::Netns;
+
+use crate::environment::Call;
+use crate::error::Error;
+
+/// Opens the namespace of the container, which must not be that of the plugin.
+pub fn open(call: &Call) -> Result<Netns, Error> {
+    let path = call.sandbox();
+    let opened = Netns::open(call.netns.clone().unwrap_or_default());
+    let netns = opened.map_err(|source| Error::Netns { path, source })?;
+    if is_own(call, &netns)? {
+        return Err(Error::OwnNetns);
+    }
+    Ok(netns)
+}
+
+/// Whether `netns` is the namespace of the plugin, where it must not be.
+pub fn is_own(call: &Call, netns: &Netns) -> Result<bool, Error> {
+    if call.netns_override {
+        return Ok(false);
+    }
+    let failed = || Error::kernel("network namespace of the plugin");
+    let own = Netns::current().map_err(failed())?;
+    let same = own.inode().and_then(|own| Ok(own == netns.inode()?));
+    same.map_err(failed())
+}
