@@ -47,7 +47,7 @@ pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
         return Ok(nothing);
     };
     match records.get(&call.container_id, &call.ifname, chained) {
-        Some(record) => withdraw_record(&records, &record),
+        Some(record) => take_back(&records, &record),
         None => {
             // There may be half a record all the same.
             records.remove(&call.container_id, &call.ifname, chained)?;
@@ -66,13 +66,28 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     // What cannot be read is of no known network.
     let (all, _) = records.read_all()?;
     let stale = all.iter().filter(|record| is_stale(record));
-    let failed_records = stale.filter_map(|record| withdraw_record(&records, record).err());
+    let failed_records = stale.filter_map(|record| take_back(&records, record).err());
     let mut failures: Vec<_> = failed_records.collect();
     if records.count()? == 0 {
         let removed = open().and_then(|mut socket| attachment::remove_tables(&mut socket));
         failures.extend(removed.map_err(failed).err());
     }
     Error::collect(failures)
+}
+
+/// Takes back what `record` says, and the record.
+pub fn take_back(records: &Records, record: &Record) -> Result<Withdrawn, Error> {
+    let mut socket = open().map_err(failed)?;
+    attachment::remove(&mut socket, record).map_err(failed)?;
+    forget(record, |port, address| Filter {
+        reply_source: Some(address),
+        reply_port: Some(port.container_port),
+        ..Filter::default()
+    });
+    records.remove(&record.container_id, &record.ifname, record.chained)?;
+    Ok(Withdrawn {
+        _socket: Some(socket),
+    })
 }
 
 /// Fails if something of what the attachment of `call` has on record is missing in nftables.
@@ -105,20 +120,6 @@ pub fn now() -> u64 {
     // Nanoseconds fit until the year 2554; a clock before 1970 makes the attachment the oldest.
     since.map_or(0, |since| {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
-}
-
-fn withdraw_record(records: &Records, record: &Record) -> Result<Withdrawn, Error> {
-    let mut socket = open().map_err(failed)?;
-    attachment::remove(&mut socket, record).map_err(failed)?;
-    forget(record, |port, address| Filter {
-        reply_source: Some(address),
-        reply_port: Some(port.container_port),
-        ..Filter::default()
-    });
-    records.remove(&record.container_id, &record.ifname, record.chained)?;
-    Ok(Withdrawn {
-        _socket: Some(socket),
     })
 }
 

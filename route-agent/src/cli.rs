@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::operator::status::Status;
@@ -59,7 +59,29 @@ struct TakeOver {
     dry_run: bool,
 }
 
+/// The flags of `uninstall` that are shown: it takes all flags of `run`, so that it can be called in
+/// the same way, but only reads where things are.
+const UNINSTALL: [&str; 5] = ["pods", "stay", "bin_dir", "cni_conf_dir", "run_dir"];
+
 impl Cli {
+    /// The command of this process's arguments. If they make no sense, or help was asked for, the
+    /// process ends.
+    pub fn read() -> Self {
+        let matches = Self::described().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn described() -> clap::Command {
+        Self::command().mut_subcommand("uninstall", |uninstall| {
+            uninstall
+                .mut_args(|flag| {
+                    let shown = UNINSTALL.contains(&flag.get_id().as_str());
+                    flag.hide(!shown)
+                })
+                .after_help("All flags of `run` are taken as well, and have no further meaning.")
+        })
+    }
+
     /// Carries the command out.
     pub fn execute(self) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
         match self.command {
@@ -107,13 +129,24 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_commands_and_flags_are_consistent() {
-        Cli::command().debug_assert();
+        Cli::described().debug_assert();
+    }
+
+    #[test]
+    fn uninstall_takes_the_flags_of_run_and_shows_those_that_matter() {
+        let mut command = Cli::described();
+        let uninstall = command.find_subcommand_mut("uninstall").unwrap();
+        let help = uninstall.render_help().to_string();
+        for flag in ["--pods", "--cni-conf-dir", "--run-dir"] {
+            assert!(help.contains(flag), "{help}");
+        }
+        assert!(!help.contains("--mtu"), "{help}");
+        let words = ["podwire-agent", "uninstall", "--mtu=1400", "--pods"];
+        assert!(Cli::described().try_get_matches_from(words).is_ok());
     }
 
     #[test]

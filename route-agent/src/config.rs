@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
 
 use crate::features::services;
+use crate::operator::socket;
 use crate::source::kubernetes;
 
 /// How log lines are written.
@@ -68,7 +69,7 @@ pub struct Config {
     )]
     pub run_dir: PathBuf,
 
-    /// How long the address of a pod whose link is gone stays reserved (for example 60s, 5m).
+    /// How long address and host ports of a pod whose link is gone stay reserved (for example 60s).
     #[arg(long, env = "PODWIRE_LEASE_GRACE", default_value = "60s", value_name = "DURATION",
           value_parser = duration)]
     pub lease_grace: Duration,
@@ -131,7 +132,7 @@ impl Config {
 
     /// The socket that answers the operator's commands.
     pub fn socket(&self) -> PathBuf {
-        self.run_dir.join("agent.sock")
+        self.run_dir.join(socket::NAME)
     }
 }
 

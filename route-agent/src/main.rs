@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use podwire_agent::cli::Cli;
 
 fn main() -> ExitCode {
-    match Cli::parse().execute() {
+    match Cli::read().execute() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("podwire-agent: {}", podwire_agent::chain(error.as_ref()));

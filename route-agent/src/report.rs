@@ -22,7 +22,7 @@ pub struct Report {
     pub routes: Vec<RouteReport>,
     /// The CNI configuration, if it is written.
     pub cni_conf: Option<CniConfReport>,
-    /// Pods on this node, sorted by link.
+    /// Pods on this node, sorted by address.
     pub pods: Vec<PodReport>,
     /// Services that the kernel has, sorted by name.
     pub services: Vec<ServiceReport>,
@@ -78,6 +78,14 @@ pub struct CniConfReport {
     pub path: PathBuf,
     /// True if it is there. It appears when everything that pods need is in place.
     pub present: bool,
+    /// True if it says what the agent wants it to say.
+    pub current: bool,
+    /// What the agent waits for before it writes the file anew.
+    pub waits: Option<String>,
+    /// Other configurations that sort before it: the container runtime takes the first of them.
+    pub before: Vec<String>,
+    /// Other configurations that sort after it: the container runtime does not use them.
+    pub after: Vec<String>,
 }
 
 /// A route to the pods of one Node.

@@ -55,7 +55,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// The way to the API server is unknown.
-    #[error("cannot find the API server; or give --manifests DIR to do without one")]
+    #[error("cannot find the API server (with --manifests DIR none is needed)")]
     Kubernetes(#[from] kubernetes::Error),
     /// The reconcile loop ended by itself.
     #[error("the reconcile loop has died; its last words are above")]

@@ -48,13 +48,26 @@ pub struct Stamp {
 impl Directory {
     /// Opens the directory at `path` and waits for its lock; `None` if there is no directory.
     pub fn open(path: &Path) -> Result<Option<Self>, StoreError> {
+        Self::lock(path, FlockArg::LockExclusive)
+    }
+
+    /// Opens the directory at `path` unless somebody has its lock; `None` if so, or if there is no
+    /// directory.
+    pub fn try_open(path: &Path) -> Result<Option<Self>, StoreError> {
+        match Self::lock(path, FlockArg::LockExclusiveNonblock) {
+            Err(error) if error.errno == Errno::EWOULDBLOCK => Ok(None),
+            locked => locked,
+        }
+    }
+
+    fn lock(path: &Path, kind: FlockArg) -> Result<Option<Self>, StoreError> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = match open(path, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(error("open lease directory", path, errno)),
         };
-        let lock = lock(&fd).map_err(|errno| error("lock", &path.join("lock"), errno))?;
+        let lock = lock(&fd, kind).map_err(|errno| error("lock", &path.join("lock"), errno))?;
         let path = path.to_owned();
         Ok(Some(Self {
             fd,
@@ -247,9 +260,9 @@ fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
     }
 }
 
-/// Waits for the exclusive lock on `lock`, as host-local does. The file is opened for reading, so
-/// that a directory on a read-only file system can be looked at.
-fn lock(directory: &OwnedFd) -> Result<Flock<File>, Errno> {
+/// Takes the exclusive lock on `lock`, as host-local does. The file is opened for reading, so that a
+/// directory on a read-only file system can be looked at.
+fn lock(directory: &OwnedFd, kind: FlockArg) -> Result<Flock<File>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let mut file = match openat(directory.as_fd(), "lock", flags, mode) {
@@ -262,7 +275,7 @@ fn lock(directory: &OwnedFd) -> Result<Flock<File>, Errno> {
         Err(errno) => return Err(errno),
     };
     loop {
-        match Flock::lock(file, FlockArg::LockExclusive) {
+        match Flock::lock(file, kind) {
             Ok(lock) => return Ok(lock),
             Err((again, Errno::EINTR)) => file = again,
             Err((_, errno)) => return Err(errno),

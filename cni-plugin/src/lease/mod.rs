@@ -84,15 +84,24 @@ pub fn list(directory: &Path) -> Result<Vec<Lease>, StoreError> {
     Ok(leases)
 }
 
-/// Releases one lease of the network whose directory is `directory`, under the lock, if it is
-/// still the one that [`list`] found. Says whether it was.
-pub fn release(directory: &Path, lease: &Lease) -> Result<bool, StoreError> {
-    let Some(mut store) = Store::open(directory)? else {
-        return Ok(false);
+/// Releases those of `leases` that still are as [`list`] found them in the directory of a network,
+/// and returns them. `None` if somebody else is at work there: nothing is done then, and nobody had
+/// to wait.
+pub fn try_release<'a>(
+    directory: &Path,
+    leases: &[&'a Lease],
+) -> Result<Option<Vec<&'a Lease>>, StoreError> {
+    let Some(mut store) = Store::try_open(directory)? else {
+        return Ok(None);
     };
-    let released = store.release_lease(lease)?;
+    let mut released = Vec::new();
+    for lease in leases {
+        if store.release_lease(lease)? {
+            released.push(*lease);
+        }
+    }
     store.finish();
-    Ok(released)
+    Ok(Some(released))
 }
 
 /// The lease of `address` in the directory of a network, if there is one.

@@ -45,6 +45,15 @@ impl Store {
         }
     }
 
+    /// Opens the lease directory at `path` unless somebody has its lock; `None` if so, or if there
+    /// is none.
+    pub fn try_open(path: &Path) -> Result<Option<Self>, StoreError> {
+        match Directory::try_open(path)? {
+            Some(directory) => Self::of(directory).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// As [`Store::open`], and makes the directory if there is none.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         Self::of(Directory::create(path)?)

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::json::Node;
-use crate::lease::release;
+use crate::lease::try_release;
 
 /// A lease directory, and the range sets to lease from.
 struct Fixture {
@@ -325,12 +325,26 @@ fn one_lease_is_released_only_as_long_as_it_is_the_same() {
     fixture.add("a").unwrap();
     let leases = list(&fixture.path()).unwrap();
     assert_eq!(leases.len(), 2);
-    assert!(release(&fixture.path(), &leases[0]).unwrap());
-    assert!(!release(&fixture.path(), &leases[0]).unwrap());
+    let release = |lease| try_release(&fixture.path(), &[lease]).unwrap();
+    assert_eq!(release(&leases[0]), Some(vec![&leases[0]]));
+    assert_eq!(release(&leases[0]), Some(vec![]));
     assert!(fixture.is_indexed());
     assert_eq!(fixture.addresses_of("a"), ["fd00::2"]);
     fixture.write("fd00::2", "b\r\neth0");
-    assert!(!release(&fixture.path(), &leases[1]).unwrap());
+    assert_eq!(release(&leases[1]), Some(vec![]));
+}
+
+#[test]
+fn leases_are_not_released_while_somebody_else_works_on_them() {
+    let fixture = Fixture::new(&["10.0.0.0/24"]);
+    fixture.add("a").unwrap();
+    let leases = list(&fixture.path()).unwrap();
+    let store = Store::open(&fixture.path()).unwrap();
+    assert_eq!(try_release(&fixture.path(), &[&leases[0]]).unwrap(), None);
+    drop(store);
+    assert_eq!(list(&fixture.path()).unwrap(), leases);
+    let released = try_release(&fixture.path(), &[&leases[0]]).unwrap();
+    assert_eq!(released, Some(vec![&leases[0]]));
 }
 
 #[test]

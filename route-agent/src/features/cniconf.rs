@@ -62,7 +62,9 @@ impl Feature for CniConf {
 
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let directory = &world.config.cni_conf_dir;
-        let mut warnings = competitors(directory)?;
+        fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        let others = others(directory)?.into_iter();
+        let mut warnings: Vec<_> = others.map(|name| competitor(directory, &name)).collect();
         let mut writes = 0;
         match desired(world) {
             Ok(text) if world.ready_for_pods => writes = write(directory, &text)?,
@@ -83,20 +85,26 @@ impl Feature for CniConf {
         }
         let path = world.config.cni_conf_dir.join(FILE);
         let present = fs::read_to_string(&path).ok();
-        let wanted = desired(world).ok();
-        if wanted.is_some() && present != wanted {
-            let what = if present.is_some() {
-                "is not what is wanted"
-            } else {
-                "is missing"
+        let wanted = desired(world);
+        let current = wanted.as_ref().ok() == present.as_ref();
+        if wanted.is_ok() && !current {
+            let what = match present {
+                Some(_) => "is not what is wanted",
+                None => "is missing",
             };
-            report
-                .differences
-                .push(format!("the file {} {what}", path.display()));
+            let path = path.display();
+            report.differences.push(format!("the file {path} {what}"));
         }
+        // A directory that cannot be read has failed the last sync too.
+        let others = others(&world.config.cni_conf_dir).unwrap_or_default();
+        let (before, after) = others.into_iter().partition(|name| name.as_str() < FILE);
         report.cni_conf = Some(CniConfReport {
-            present: present.is_some(),
             path,
+            present: present.is_some(),
+            current,
+            waits: wanted.err(),
+            before,
+            after,
         });
     }
 
@@ -246,31 +254,29 @@ fn write(directory: &Path, text: &str) -> Result<u64, ConfError> {
     Ok(1)
 }
 
-/// Other configurations in the directory, which is made if it does not exist.
-fn competitors(directory: &Path) -> Result<Vec<Warning>, ConfError> {
-    fs::create_dir_all(directory).map_err(failed("create", directory))?;
+/// The names of other configurations in the directory.
+fn others(directory: &Path) -> Result<BTreeSet<String>, ConfError> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let path = entry.map_err(failed("list", directory))?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.unwrap_or_default();
         let is_conf = matches!(extension, Some("conf" | "conflist" | "json"));
         if is_conf && name != FILE && !path.is_dir() {
             names.insert(name.to_owned());
         }
     }
-    let warning = |name: String| {
-        let text = if name.as_str() < FILE {
-            format!("sorts before {FILE}, so the container runtime uses it; remove it")
-        } else {
-            format!("is not used, because {FILE} sorts before it; remove it if nobody needs it")
-        };
-        Warning::new(format!("file {}", directory.join(name).display()), text)
+    Ok(names)
+}
+
+fn competitor(directory: &Path, name: &str) -> Warning {
+    let text = if name < FILE {
+        format!("sorts before {FILE}, so the container runtime uses it; remove it")
+    } else {
+        format!("is not used, because {FILE} sorts before it; remove it if nobody needs it")
     };
-    Ok(names.into_iter().map(warning).collect())
+    Warning::new(format!("file {}", directory.join(name).display()), text)
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConfError {
@@ -283,235 +289,4 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Con
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::sync::Arc;
-
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::reconcile::Uplink;
-    use crate::snapshot::{Node, Snapshot};
-    use crate::warnings::Warnings;
-
-    struct Machine {
-        directory: tempfile::TempDir,
-        config: Config,
-        snapshot: Snapshot,
-        uplink: Option<Uplink>,
-        ready: bool,
-        warnings: Warnings,
-    }
-
-    impl Machine {
-        fn new(pod_cidrs: &[&str]) -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let mut config = crate::config::test_config(&["--node-name=worker"]);
-            config.cni_conf_dir = directory.path().join("net.d");
-            let mut snapshot = Snapshot::default();
-            let node = Node {
-                pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-                ..Node::named("worker")
-            };
-            snapshot.nodes.insert(Arc::from("worker"), node);
-            let uplink = Uplink {
-                index: 2,
-                name: "eth0".into(),
-                mtu: 1450,
-                up: true,
-                addresses: Vec::new(),
-                on_link: vec!["172.18.0.0/16".parse().unwrap()],
-            };
-            let warnings = Warnings::default();
-            Self {
-                directory,
-                config,
-                snapshot,
-                uplink: Some(uplink),
-                ready: true,
-                warnings,
-            }
-        }
-
-        fn sync(&mut self) -> Result<Synced, SyncError> {
-            let metrics = Default::default();
-            let world = World {
-                metrics: &metrics,
-                config: &self.config,
-                snapshot: &self.snapshot,
-                uplink: self.uplink.as_ref(),
-                ready_for_pods: self.ready,
-            };
-            CniConf.sync(&world, &mut Warn::new("cniconf", &mut self.warnings))
-        }
-
-        fn file(&self) -> PathBuf {
-            self.config.cni_conf_dir.join(FILE)
-        }
-
-        fn conf(&self) -> Value {
-            serde_json::from_str(&fs::read_to_string(self.file()).unwrap()).unwrap()
-        }
-
-        fn warnings(&self) -> Vec<String> {
-            self.warnings
-                .iter()
-                .map(|(_, w)| format!("{}: {}", w.object, w.text))
-                .collect()
-        }
-    }
-
-    #[test]
-    fn it_says_what_the_plugin_must_know() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        assert_eq!(machine.sync().unwrap().writes, 1);
-        let conf = machine.conf();
-        assert_eq!(conf["name"], "podwire");
-        let plugin = &conf["plugins"][0];
-        assert_eq!(plugin["type"], "podwire");
-        assert_eq!(plugin["mtu"], 1450);
-        assert_eq!(plugin["ipMasq"], false);
-        assert_eq!(plugin["ipam"]["dataDir"], "/run/podwire/ipam");
-        assert_eq!(
-            plugin["ipam"]["ranges"],
-            json!([[{"subnet": "10.10.2.0/24"}]])
-        );
-        assert_eq!(plugin["ipam"]["routes"], json!([{"dst": "0.0.0.0/0"}]));
-    }
-
-    #[test]
-    fn two_families_give_two_addresses_and_two_networks_of_one_family_one() {
-        let mut machine = Machine::new(&["10.10.2.0/24", "fd00:2::/64", "10.10.7.0/24"]);
-        machine.sync().unwrap();
-        let ipam = &machine.conf()["plugins"][0]["ipam"];
-        let v4 = json!([{"subnet": "10.10.2.0/24"}, {"subnet": "10.10.7.0/24"}]);
-        assert_eq!(ipam["ranges"], json!([v4, [{"subnet": "fd00:2::/64"}]]));
-        assert_eq!(
-            ipam["routes"],
-            json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
-        );
-    }
-
-    #[test]
-    fn what_is_there_already_is_not_written_again() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        machine.sync().unwrap();
-        assert_eq!(machine.sync().unwrap().writes, 0);
-        fs::remove_file(machine.file()).unwrap();
-        assert_eq!(machine.sync().unwrap().writes, 1);
-        fs::write(machine.file(), "{}").unwrap();
-        assert_eq!(machine.sync().unwrap().writes, 1);
-        assert_eq!(
-            fs::read_dir(&machine.config.cni_conf_dir).unwrap().count(),
-            1
-        );
-    }
-
-    #[test]
-    fn a_new_mtu_or_pod_cidr_rewrites_it() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        machine.sync().unwrap();
-        machine.uplink.as_mut().unwrap().mtu = 9000;
-        assert_eq!(machine.sync().unwrap().writes, 1);
-        assert_eq!(machine.conf()["plugins"][0]["mtu"], 9000);
-        let node = machine.snapshot.nodes.get_mut("worker").unwrap();
-        node.pod_cidrs = vec!["10.10.9.0/24".parse().unwrap()];
-        assert_eq!(machine.sync().unwrap().writes, 1);
-        machine.config.mtu = Some(1400);
-        assert_eq!(machine.sync().unwrap().writes, 1);
-        assert_eq!(machine.conf()["plugins"][0]["mtu"], 1400);
-    }
-
-    #[test]
-    fn it_waits_until_pods_can_start_and_says_why() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        machine.ready = false;
-        machine.sync().unwrap();
-        assert!(!machine.file().exists());
-        machine.ready = true;
-        machine.uplink = None;
-        machine.sync().unwrap();
-        assert!(!machine.file().exists());
-        assert_eq!(machine.warnings().len(), 1);
-        machine.uplink = Machine::new(&[]).uplink;
-        machine
-            .snapshot
-            .nodes
-            .get_mut("worker")
-            .unwrap()
-            .pod_cidrs
-            .clear();
-        machine.sync().unwrap();
-        assert!(
-            machine.warnings()[0].contains("podCIDR"),
-            "{:?}",
-            machine.warnings()
-        );
-        machine.snapshot.nodes.clear();
-        machine.sync().unwrap();
-        assert!(machine.warnings()[0].contains("Node worker to exist"));
-    }
-
-    #[test]
-    fn a_file_in_place_stays_when_its_reason_is_gone() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        machine.sync().unwrap();
-        machine.snapshot.nodes.clear();
-        machine.sync().unwrap();
-        assert!(machine.file().exists());
-    }
-
-    #[test]
-    fn competitors_are_named() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        fs::create_dir_all(&machine.config.cni_conf_dir).unwrap();
-        for name in [
-            "00-a.conf",
-            "10-kindnet.conflist",
-            "x.json",
-            "README.md",
-            TEMPORARY,
-        ] {
-            fs::write(machine.config.cni_conf_dir.join(name), "").unwrap();
-        }
-        machine.sync().unwrap();
-        let warnings = machine.warnings();
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
-        assert!(
-            warnings[0].contains("00-a.conf: sorts before"),
-            "{warnings:?}"
-        );
-        assert!(
-            warnings[1].contains("10-kindnet.conflist: is not used"),
-            "{warnings:?}"
-        );
-    }
-
-    #[test]
-    fn an_own_network_among_the_nodes_is_not_given_to_pods() {
-        let mut machine = Machine::new(&["172.18.5.0/24"]);
-        machine.sync().unwrap();
-        assert!(!machine.file().exists());
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        let blocked = machine.directory.path().join("file");
-        fs::write(&blocked, "").unwrap();
-        machine.config.cni_conf_dir = blocked.join("net.d");
-        let error = machine.sync().unwrap_err().to_string();
-        assert!(error.contains("file/net.d"), "{error}");
-    }
-
-    #[test]
-    fn everybody_may_read_it() {
-        let mut machine = Machine::new(&["10.10.2.0/24"]);
-        machine.sync().unwrap();
-        let mode = fs::metadata(machine.file()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o444, 0o444);
-        let removed = CniConf.uninstall(&machine.config).unwrap();
-        assert_eq!(removed.len(), 1);
-        assert!(!machine.file().exists());
-    }
-}
+mod tests;

@@ -88,3 +88,102 @@ fn desired(uplink: Option<&str>) -> Vec<(String, &'static str, &'static str)> {
     all.push((IPV6.to_owned(), "1", consequence));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::IpAddr;
+
+    use kernel::RouteSocket;
+    use kernel::link::Veth;
+
+    use super::super::test_node::TestNode;
+    use super::*;
+    use crate::reconcile::Uplink;
+
+    const ACCEPT_RA: &str = "net/ipv6/conf/eth0/accept_ra";
+
+    /// A node that forwards nothing and learns routes from router advertisements.
+    fn node() -> TestNode {
+        let mut node = TestNode::apart();
+        let veth = Veth::new("eth0", "peer").unwrap();
+        let index = RouteSocket::open().unwrap().create_veth(&veth).unwrap();
+        for (key, value) in [(IPV4, "0"), (IPV6, "0"), (ACCEPT_RA, "1")] {
+            sysctl::write(key, value).unwrap();
+        }
+        node.uplink = Some(Uplink {
+            index: index.index,
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            addresses: vec![IpAddr::from([172, 18, 0, 2]).into()],
+            on_link: Vec::new(),
+        });
+        node
+    }
+
+    fn settings() -> [String; 3] {
+        [IPV4, IPV6, ACCEPT_RA].map(|key| sysctl::read(key).unwrap())
+    }
+
+    #[test]
+    fn a_node_forwards_and_its_uplink_still_hears_routers() {
+        let mut node = node();
+        assert_eq!(node.writes(&mut Forwarding), 3);
+        assert_eq!(settings(), ["1", "1", "2"]);
+        assert_eq!(node.writes(&mut Forwarding), 0);
+        assert_eq!(node.report(&mut Forwarding).differences, [""; 0]);
+        sysctl::write(IPV4, "0").unwrap();
+        assert_eq!(
+            node.report(&mut Forwarding).differences,
+            ["sysctl net/ipv4/ip_forward is 0, not 1"]
+        );
+    }
+
+    #[test]
+    fn an_uplink_that_is_deaf_on_purpose_stays_deaf() {
+        let mut node = node();
+        sysctl::write(ACCEPT_RA, "0").unwrap();
+        assert_eq!(node.writes(&mut Forwarding), 2);
+        assert_eq!(settings(), ["1", "1", "0"]);
+    }
+
+    #[test]
+    fn uninstall_puts_back_what_was_before_the_first_change() {
+        let mut node = node();
+        node.writes(&mut Forwarding);
+        // Somebody changes it, and the agent changes it back: the first value counts.
+        sysctl::write(IPV4, "0").unwrap();
+        node.writes(&mut Forwarding);
+        assert_eq!(Forwarding.uninstall(&node.config).unwrap().len(), 3);
+        assert_eq!(settings(), ["0", "0", "1"]);
+        assert_eq!(Forwarding.uninstall(&node.config).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn settings_of_an_uplink_that_is_gone_do_not_stop_an_uninstall() {
+        let mut node = node();
+        node.writes(&mut Forwarding);
+        let mut socket = RouteSocket::open().unwrap();
+        socket.delete_link_named("eth0").unwrap();
+        Forwarding.uninstall(&node.config).unwrap();
+        assert_eq!(sysctl::read(IPV4).unwrap(), "0");
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_written_down_is_not_made_and_named() {
+        let mut node = node();
+        fs::write(&node.config.run_dir, "no directory").unwrap();
+        assert_eq!(node.writes(&mut Forwarding), 0);
+        assert_eq!(settings(), ["0", "0", "1"]);
+        let warnings = node.warnings();
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(
+            warnings.iter().any(
+                |warning| warning.starts_with("sysctl net/ipv4/ip_forward: ")
+                    && warning.contains("IPv4 pods reach nothing beyond this node")
+            ),
+            "{warnings:?}"
+        );
+    }
+}

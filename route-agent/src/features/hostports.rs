@@ -1,22 +1,30 @@
-//! The plugin's tables are rebuilt if somebody takes them away.
+//! The plugin's tables are rebuilt if somebody takes them away, and lose what the runtime forgot.
 //!
-//! In: the plugin's attachment records. Out: `inet podwire-hostports` and `inet podwire-ipmasq`
-//! hold what the records say. The plugin writes both the records and the tables itself, under a
-//! lock; this feature holds the same lock while it reads the one and repairs the
-//! other, so that neither ever undoes what the other is doing. If the plugin is at work it does
-//! not wait but comes back.
+//! In: the plugin's attachment records, the links and routes of this node. Out: `inet
+//! podwire-hostports` and `inet podwire-ipmasq` hold what the records say; a record whose link has
+//! been gone for the grace period of leases is taken back as DEL would do it. A record that the
+//! plugin made as a chained `portmap` says nothing about links, so only DEL and GC end it.
+//!
+//! The plugin writes both the records and the tables itself, under a lock; this feature holds the
+//! same lock while it reads the one and repairs the other, so that neither ever undoes what the
+//! other is doing. If the plugin is at work it does not wait but comes back.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kernel::nft::Table;
+use kernel::RouteSocket;
+use kernel::nft::{NftSocket, Table};
 use podwire::attachment::{
-    DIRECTORY, FAMILY, HOSTPORTS, IPMASQ, Record, Records, hostports_table, ipmasq_table,
+    DIRECTORY, FAMILY, HOSTPORTS, IPMASQ, Record, Records, Unreadable, apply, has_all,
+    host_link_name, hostports_table, ipmasq_table,
 };
+use podwire::exposure;
 
 use super::kept_table::KeptTable;
+use super::signs_of_life::{self, Attachment, Missing, lifeless};
 use crate::config::Config;
-use crate::reconcile::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::report::Report;
 use crate::warnings::Warning;
 
@@ -26,8 +34,15 @@ const CALM: Duration = Duration::from_millis(200);
 /// The feature.
 #[derive(Debug)]
 pub struct HostPorts {
+    directory: PathBuf,
     hostports: KeptTable,
     ipmasq: KeptTable,
+    /// For what is put back element by element.
+    elements: NftSocket,
+    routes: RouteSocket,
+    /// The links of the attachments that have a record.
+    links: BTreeSet<String>,
+    missing: Missing<(String, String)>,
     due: Option<Instant>,
 }
 
@@ -35,20 +50,87 @@ impl HostPorts {
     /// Works in the network namespace of the calling thread.
     pub fn open() -> kernel::Result<Self> {
         Ok(Self {
+            directory: DIRECTORY.into(),
             hostports: KeptTable::open(FAMILY, HOSTPORTS)?,
             ipmasq: KeptTable::open(FAMILY, IPMASQ)?,
+            elements: NftSocket::open()?,
+            routes: RouteSocket::open()?,
+            links: BTreeSet::new(),
+            missing: Missing::default(),
             due: None,
         })
     }
 
-    fn distrust(&mut self) {
-        self.hostports.distrust();
-        self.ipmasq.distrust();
+    /// To be called after `pause`, or sooner if that was wanted before.
+    fn come_back(&mut self, pause: Duration) {
+        let then = Instant::now() + pause;
+        self.due = Some(self.due.map_or(then, |due| due.min(then)));
     }
 
+    /// Brings tables and records together, and says what could not be read.
+    fn keep(
+        &mut self,
+        records: &Records,
+        grace: Duration,
+    ) -> Result<(u64, Vec<Unreadable>), SyncError> {
+        let (all, unreadable) = records.read_all()?;
+        self.links = all.iter().map(link).collect();
+        let lost = self.lost(&all, grace)?;
+        let is_lost = |record: &Record| !record.chained && lost.contains(&key(record));
+        let (lost, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_lost);
+        for record in &lost {
+            let _withdrawn = exposure::take_back(records, record)?;
+            let (attachment, container_id) = (record.comment(), &record.container_id);
+            tracing::info!(
+                attachment,
+                container_id,
+                "took back what a lost attachment had"
+            );
+        }
+        let writes = if unreadable.is_empty() {
+            self.repair(&kept)?
+        } else {
+            // What cannot be read may be in the tables: nothing is taken out then.
+            self.complete(&kept)?
+        };
+        Ok((lost.len() as u64 + writes, unreadable))
+    }
+
+    /// The records of attachments that have shown no sign of life for the grace period.
+    fn lost(
+        &mut self,
+        records: &[Record],
+        grace: Duration,
+    ) -> kernel::Result<BTreeSet<(String, String)>> {
+        let own = records.iter().filter(|record| !record.chained);
+        let mut own = own.map(attachment).peekable();
+        let now = Instant::now();
+        let missing = if own.peek().is_none() {
+            Vec::new()
+        } else {
+            let links = self.routes.links()?;
+            lifeless(&mut self.routes, &links, own)?
+        };
+        let lost = self.missing.update(missing, now, grace);
+        self.due = self.missing.due(now, grace);
+        Ok(lost)
+    }
+
+    /// Makes the tables what the records say.
     fn repair(&mut self, records: &[Record]) -> Result<u64, SyncError> {
         Ok(keep(&mut self.hostports, hostports_table(records))?
             + keep(&mut self.ipmasq, ipmasq_table(records))?)
+    }
+
+    /// Puts back what the tables lack of these records.
+    fn complete(&mut self, records: &[Record]) -> Result<u64, SyncError> {
+        let before = self.elements.writes();
+        for record in records {
+            if !has_all(&mut self.elements, record)? {
+                apply(&mut self.elements, record)?;
+            }
+        }
+        Ok(self.elements.writes() - before)
     }
 }
 
@@ -58,17 +140,25 @@ impl Feature for HostPorts {
     }
 
     fn ports(&mut self) -> Vec<u32> {
-        [self.hostports.port(), self.ipmasq.port()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let ports = [
+            self.hostports.port(),
+            self.ipmasq.port(),
+            self.elements.port().ok(),
+        ];
+        ports.into_iter().flatten().collect()
     }
 
     fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
+            Event::Kernel(KernelEvent::Link { name, gone, .. }) => {
+                if *gone && self.links.contains(name) {
+                    self.come_back(signs_of_life::CALM);
+                }
+                false
+            }
             Event::Kernel(event) => {
                 if self.hostports.is_touched_by(event) || self.ipmasq.is_touched_by(event) {
-                    self.due.get_or_insert(Instant::now() + CALM);
+                    self.come_back(CALM);
                 }
                 false
             }
@@ -81,22 +171,22 @@ impl Feature for HostPorts {
         self.due
     }
 
-    fn sync(&mut self, _: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+    fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         self.due = None;
         // Whatever was known, the plugin may have changed since.
-        self.distrust();
-        let directory = Path::new(DIRECTORY);
-        if !directory.is_dir() {
-            return Ok(Synced {
-                writes: self.repair(&[])?,
-                again: false,
-            });
+        self.hostports.distrust();
+        self.ipmasq.distrust();
+        let mut done = Synced::default();
+        if !self.directory.is_dir() {
+            done.writes = self.repair(&[])?;
+            return Ok(done);
         }
-        let Some(locked) = Records::try_open(directory)? else {
-            self.due = Some(Instant::now() + CALM);
-            return Ok(Synced::default());
+        let Some(records) = Records::try_open(&self.directory)? else {
+            self.come_back(CALM);
+            return Ok(done);
         };
-        let (records, unreadable) = locked.read_all()?;
+        let (writes, unreadable) = self.keep(&records, world.config.lease_grace)?;
+        done.writes = writes;
         warn.replace(unreadable.iter().map(|one| {
             let text = format!(
                 "{}; its hostPorts cannot be put back if they get lost",
@@ -104,20 +194,11 @@ impl Feature for HostPorts {
             );
             Warning::new(format!("file {}", one.path.display()), text)
         }));
-        // What cannot be read may be in the tables: take nothing out then.
-        if !unreadable.is_empty() {
-            return Ok(Synced::default());
-        }
-        let writes = self.repair(&records)?;
-        drop(locked);
-        Ok(Synced {
-            writes,
-            again: false,
-        })
+        Ok(done)
     }
 
     fn report(&mut self, _: &World<'_>, report: &mut Report) {
-        let locked = match Records::try_open(Path::new(DIRECTORY)) {
+        let locked = match Records::try_open(&self.directory) {
             Ok(Some(locked)) => locked,
             // The plugin is at work: what differs now is no difference.
             Ok(None) => return,
@@ -143,10 +224,11 @@ impl Feature for HostPorts {
                 removed.push(format!("nftables table {FAMILY} {name}"));
             }
         }
-        match std::fs::remove_dir_all(DIRECTORY) {
-            Ok(()) => removed.push(format!("attachment records in {DIRECTORY}")),
+        let directory = self.directory.display();
+        match std::fs::remove_dir_all(&self.directory) {
+            Ok(()) => removed.push(format!("attachment records in {directory}")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("cannot remove {DIRECTORY}: {error}").into()),
+            Err(error) => return Err(format!("cannot remove {directory}: {error}").into()),
         }
         Ok(removed)
     }
@@ -158,3 +240,25 @@ fn keep(table: &mut KeptTable, wanted: Option<Table>) -> Result<u64, SyncError> 
         None => u64::from(table.remove()?),
     })
 }
+
+/// The host end of the link that a record is about.
+fn link(record: &Record) -> String {
+    host_link_name(&record.container_id, &record.ifname)
+}
+
+/// What tells attachments apart.
+fn key(record: &Record) -> (String, String) {
+    (record.container_id.clone(), record.ifname.clone())
+}
+
+fn attachment(record: &Record) -> ((String, String), Attachment<'_>) {
+    let attachment = Attachment {
+        container_id: &record.container_id,
+        ifname: &record.ifname,
+        addresses: &record.addresses,
+    };
+    (key(record), attachment)
+}
+
+#[cfg(test)]
+mod tests;

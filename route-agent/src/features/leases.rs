@@ -1,54 +1,42 @@
 //! Addresses of pods whose link is gone are given back.
 //!
 //! In: the plugin's lease files, the links and routes of this node. Out: leases without a sign of
-//! life are released, under the plugin's lock, after a grace period. A sign of life is the host
-//! end of the attachment's link, or a route to exactly that address: pods of a plugin that names
-//! its links otherwise are safe as well. This is for what the runtime forgets: a plugin that was
-//! killed, a DEL that never came.
+//! life ([`signs_of_life`]) are released after a grace period, under the plugin's lock. If the
+//! plugin is at work the loop does not wait but comes back.
 //!
 //! On a node where another plugin gave out addresses before, those that a pod still has are leased
-//! before the first pod of ours starts, so that nobody gets them a second time. They are given back
-//! like every lease without a sign of life.
+//! before the first pod of ours starts ([`adopted`]), so that nobody gets them a second time. They
+//! are given back like every lease without a sign of life.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod adopted;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use ipnetwork::IpNetwork;
 use kernel::RouteSocket;
 use kernel::link::Link;
-use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
-use podwire::lease::{self, Lease, Owner, Store};
+use podwire::lease::{self, Lease, Owner};
 
 use super::cniconf::NETWORK;
+use super::signs_of_life::{Attachment, CALM, Missing, lifeless};
 use crate::config::Config;
 use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::report::{PodReport, Report};
 
-/// Links come and go in bursts; they are looked at once when this has passed.
-const CALM: Duration = Duration::from_secs(1);
-
-/// With this begins the container ID in a lease for a pod of an earlier plugin.
-const ADOPTED: &str = "adopted-";
+/// The interface of a lease in the old format, which names none: the one that runtimes ask for.
+const USUAL_IFNAME: &str = "eth0";
 
 /// The feature.
 #[derive(Debug)]
 pub struct Leases {
     socket: RouteSocket,
-    /// Leases without a sign of life, and since when that is known.
-    missing: BTreeMap<(IpAddr, Owner), Instant>,
+    missing: Missing<(IpAddr, Owner)>,
     due: Option<Instant>,
     /// Addresses given out by an earlier plugin have been looked for.
     adopted: bool,
-}
-
-/// What shows that a lease is in use.
-#[derive(Debug, Default)]
-struct SignsOfLife {
-    links: BTreeSet<String>,
-    routes: BTreeSet<IpAddr>,
 }
 
 impl Leases {
@@ -56,79 +44,42 @@ impl Leases {
     pub fn open() -> kernel::Result<Self> {
         Ok(Self {
             socket: RouteSocket::open()?,
-            missing: BTreeMap::new(),
+            missing: Missing::default(),
             due: None,
             adopted: false,
         })
     }
 
-    /// Leases the addresses that pods of an earlier plugin have; the number of them. Only if there
-    /// is no lease directory: where there is one, the plugin has been at work already.
+    /// Leases the addresses that pods of an earlier plugin have; the number of them.
     fn adopt(&mut self, world: &World<'_>, directory: &Path) -> Result<usize, SyncError> {
-        let Some(own) = world.own_node().filter(|own| !own.pod_cidrs.is_empty()) else {
+        let own = world.own_node().filter(|own| !own.pod_cidrs.is_empty());
+        let Some(own) = own.filter(|_| !self.adopted) else {
             return Ok(0);
         };
-        let mut count = 0;
-        if !self.adopted && !directory.exists() {
-            let routes = self.socket.routes(RouteFilter::default())?;
-            let found = in_use(&routes, &own.pod_cidrs);
-            if !found.is_empty() {
-                let mut store = Store::create(directory)?;
-                for (address, set) in found {
-                    // A container ID has no colons.
-                    let name = format!("{ADOPTED}{address}").replace(':', "-");
-                    count += usize::from(store.take(&Owner::new(&name, "eth0"), address, set)?);
-                }
-                store.finish();
-                tracing::info!(count, "addresses of pods of an earlier plugin are taken");
-            }
-        }
+        let count = adopted::adopt(&mut self.socket, &own.pod_cidrs, directory)?;
         self.adopted = true;
         Ok(count)
     }
 
-    fn signs_of_life(&mut self, links: &[Link]) -> kernel::Result<SignsOfLife> {
-        let routes = self.socket.routes(RouteFilter::default())?;
-        Ok(SignsOfLife {
-            links: links.iter().map(|link| link.name.clone()).collect(),
-            routes: routes
-                .iter()
-                .map(|r| r.destination)
-                .filter(is_single)
-                .map(|n| n.ip())
-                .collect(),
-        })
-    }
-}
-
-/// Addresses in these networks that have a route of their own to a link, with the number of the
-/// network: how ptp and its like attach a pod.
-fn in_use(routes: &[Route], pod_cidrs: &[IpNetwork]) -> Vec<(IpAddr, usize)> {
-    let attached = |route: &&Route| {
-        is_single(&route.destination)
-            && route.table == TABLE_MAIN
-            && route.kind == RouteKind::Unicast
-            && route.link.is_some()
-            && route.gateway.is_none()
-    };
-    let place = |address| pod_cidrs.iter().position(|cidr| cidr.contains(address));
-    let addresses = routes.iter().filter(attached).map(|r| r.destination.ip());
-    addresses
-        .filter_map(|address| Some((address, place(address)?)))
-        .collect()
-}
-
-fn is_single(network: &IpNetwork) -> bool {
-    network.prefix() == if network.is_ipv6() { 128 } else { 32 }
-}
-
-impl SignsOfLife {
-    fn has(&self, lease: &Lease) -> bool {
-        // The old format says nothing about the interface; the first is what runtimes ask for.
-        let ifname = lease.owner.ifname.as_deref().unwrap_or("eth0");
-        self.links
-            .contains(&host_link_name(&lease.owner.container_id, ifname))
-            || self.routes.contains(&lease.address)
+    /// Those of `leases` that have shown no sign of life for the grace period.
+    fn lost<'a>(
+        &mut self,
+        leases: &'a [Lease],
+        links: &[Link],
+        grace: Duration,
+    ) -> kernel::Result<Vec<&'a Lease>> {
+        let attachments = leases.iter().map(|lease| {
+            let attachment = Attachment {
+                container_id: &lease.owner.container_id,
+                ifname: lease.owner.ifname.as_deref().unwrap_or(USUAL_IFNAME),
+                addresses: std::slice::from_ref(&lease.address),
+            };
+            (key(lease), attachment)
+        });
+        let missing = lifeless(&mut self.socket, links, attachments)?;
+        let lost = self.missing.update(missing, Instant::now(), grace);
+        let is_lost = |lease: &&Lease| lost.contains(&key(lease)) && elapsed(lease.since) >= grace;
+        Ok(leases.iter().filter(is_lost).collect())
     }
 }
 
@@ -161,40 +112,29 @@ impl Feature for Leases {
     }
 
     fn sync(&mut self, world: &World<'_>, _: &mut Warn<'_>) -> Result<Synced, SyncError> {
-        let (now, grace) = (Instant::now(), world.config.lease_grace);
+        self.due = None;
+        let grace = world.config.lease_grace;
         let directory = world.config.lease_dir().join(NETWORK);
         let adopted = self.adopt(world, &directory)?;
-        // Leases first: a lease that is taken after this is not in the list, one that was taken
-        // before may have its link by now.
         let leases = lease::list(&directory)?;
         let links = self.socket.links()?;
-        let alive = self.signs_of_life(&links)?;
-        let (mut released, mut kept) = (0, BTreeMap::new());
-        for lease in leases.iter().filter(|lease| !alive.has(lease)) {
-            let key = (lease.address, lease.owner.clone());
-            let since = self.missing.get(&key).copied().unwrap_or(now);
-            let is_old = lease.since.elapsed_or_zero() >= grace;
-            if now.saturating_duration_since(since) < grace || !is_old {
-                kept.insert(key, since);
-            } else if lease::release(&directory, lease)? {
-                released += 1;
-                let container_id = &lease.owner.container_id;
-                tracing::info!(address = %lease.address, container_id, "released a lost lease");
-            }
+        let lost = self.lost(&leases, &links, grace)?;
+        self.due = self.missing.due(Instant::now(), grace);
+        let released = if lost.is_empty() {
+            Vec::new()
+        } else {
+            lease::try_release(&directory, &lost)?.unwrap_or_default()
+        };
+        for lease in &released {
+            let container_id = &lease.owner.container_id;
+            tracing::info!(address = %lease.address, container_id, "released a lost lease");
         }
-        self.due = kept.values().map(|since| *since + grace.max(CALM)).min();
-        self.due = self.due.map(|due| due.max(now + CALM));
-        self.missing = kept;
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let pods = links.iter().filter(|link| link.group == LINK_GROUP).count();
-        world
-            .metrics
-            .node
-            .leases
-            .set(count(leases.len()) - count(released));
-        world.metrics.node.attachments.set(count(pods));
+        let node = &world.metrics.node;
+        node.leases.set(count(leases.len() - released.len()));
+        node.attachments.set(count(pods));
         Ok(Synced {
-            writes: released as u64 + adopted as u64,
+            writes: (adopted + released.len()) as u64,
             again: false,
         })
     }
@@ -226,7 +166,7 @@ impl Feature for Leases {
     }
 }
 
-/// Links and leases, put together by attachment.
+/// Links and leases, put together by attachment and sorted by address.
 fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
     let mut pods: BTreeMap<String, PodReport> = BTreeMap::new();
     for link in links.iter().filter(|link| link.group == LINK_GROUP) {
@@ -254,9 +194,9 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
             container_id,
             ifname,
         } = &lease.owner;
-        let ifname = ifname.as_deref().unwrap_or("eth0");
+        let ifname = ifname.as_deref().unwrap_or(USUAL_IFNAME);
         // Its link has another name; the lease goes once its route is gone.
-        let is_adopted = container_id.starts_with(ADOPTED);
+        let is_adopted = adopted::is_adopted(container_id);
         let link = match is_adopted {
             true => format!("of {}", lease.address),
             false => host_link_name(container_id, ifname),
@@ -269,64 +209,32 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
             addresses: Vec::new(),
             present: is_adopted,
         });
+        // A link whose alias was taken away does not say whose it is.
+        if pod.container_id.is_empty() {
+            pod.container_id.clone_from(container_id);
+            ifname.clone_into(&mut pod.ifname);
+        }
         pod.addresses.push(lease.address);
     }
-    pods.into_values().collect()
+    let mut pods: Vec<_> = pods.into_values().collect();
+    pods.sort_by(|one, other| one.addresses.cmp(&other.addresses));
+    pods
 }
 
-/// A clock that was set back makes a file seem to be of the future.
-trait ElapsedOrZero {
-    fn elapsed_or_zero(&self) -> Duration;
+/// What tells leases apart.
+fn key(lease: &Lease) -> (IpAddr, Owner) {
+    (lease.address, lease.owner.clone())
 }
 
-impl ElapsedOrZero for SystemTime {
-    fn elapsed_or_zero(&self) -> Duration {
-        self.elapsed().unwrap_or_default()
-    }
+/// How old a file is. A clock that was set back makes it seem to be of the future.
+fn elapsed(since: SystemTime) -> Duration {
+    since.elapsed().unwrap_or_default()
+}
+
+/// A number for a gauge.
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use kernel::Scope;
-
-    use super::*;
-
-    fn route(destination: &str) -> Route {
-        let mut route = Route::to(destination.parse().unwrap());
-        route.link = Some(7);
-        route.scope = Scope::Link;
-        route
-    }
-
-    #[test]
-    fn only_addresses_with_a_route_of_their_own_in_our_networks_are_in_use() {
-        let local = Route {
-            kind: RouteKind::Local,
-            table: 255,
-            ..route("10.10.1.1/32")
-        };
-        let through = Route {
-            gateway: Some("172.18.0.3".parse().unwrap()),
-            ..route("10.10.1.9/32")
-        };
-        let routes = [
-            local,
-            through,
-            route("10.10.1.0/24"),
-            route("10.10.1.5/32"),
-            route("10.10.2.6/32"),
-            route("fd00:10:10:1::7/128"),
-        ];
-        let networks = [
-            "10.10.1.0/24".parse().unwrap(),
-            "fd00:10:10:1::/64".parse().unwrap(),
-        ];
-        assert_eq!(
-            in_use(&routes, &networks),
-            [
-                ("10.10.1.5".parse().unwrap(), 0),
-                ("fd00:10:10:1::7".parse().unwrap(), 1)
-            ]
-        );
-    }
-}
+mod tests;

@@ -8,6 +8,9 @@ pub mod leases;
 pub mod masquerade;
 pub mod routes;
 pub mod services;
+pub mod signs_of_life;
+#[cfg(test)]
+mod test_node;
 
 use tokio::sync::watch;
 

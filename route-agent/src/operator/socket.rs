@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -16,6 +17,22 @@ use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
+
+/// The name of the socket in the run directory.
+pub const NAME: &str = "agent.sock";
+
+/// Where the agent answers, for the commands that ask it.
+#[derive(Debug, Clone, Args)]
+pub struct Agent {
+    /// The run directory of the agent.
+    #[arg(
+        long,
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "DIR"
+    )]
+    pub run_dir: PathBuf,
+}
 
 /// Longer than the loop may be busy with a full sync.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -32,7 +49,7 @@ pub enum SocketError {
         source: io::Error,
     },
     /// Nobody answers.
-    #[error("cannot reach the agent on {path}; is `podwire-agent run` running on this node?")]
+    #[error("no agent answers on {path}; start `podwire-agent run`, or name its --run-dir")]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -59,6 +76,13 @@ pub enum SocketError {
         /// The agent's words.
         text: String,
     },
+}
+
+impl Agent {
+    /// Asks for `target` (a path and perhaps a query) and returns the body of the answer.
+    pub async fn ask(&self, target: &str) -> Result<String, SocketError> {
+        ask(&self.run_dir.join(NAME), target).await
+    }
 }
 
 /// Listens on the socket `path`, in place of whoever listened there before.

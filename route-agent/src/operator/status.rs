@@ -6,12 +6,11 @@
 mod table;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::socket::{self, SocketError};
-use crate::report::{Report, ServicePortReport};
+use super::socket::{Agent, SocketError};
+use crate::report::{CniConfReport, Report, ServicePortReport};
 use table::Table;
 
 /// The short form shows so many rows of each list.
@@ -24,14 +23,9 @@ pub struct Status {
     #[arg(short, long, value_enum, default_value = "short")]
     pub output: Output,
 
-    /// The run directory of the agent.
-    #[arg(
-        long,
-        env = "PODWIRE_RUN_DIR",
-        default_value = "/run/podwire",
-        value_name = "DIR"
-    )]
-    pub run_dir: PathBuf,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// How to write the status.
@@ -71,7 +65,7 @@ impl Status {
             Output::Short => "/status",
             Output::Wide | Output::Json | Output::Yaml => "/status?wide=1",
         };
-        let answer = socket::ask(&self.run_dir.join("agent.sock"), target).await?;
+        let answer = self.agent.ask(target).await?;
         let report: Report = serde_json::from_str(&answer)?;
         render(&report, self.output)
     }
@@ -125,7 +119,7 @@ fn people(report: &Report, rows: usize) -> String {
     text
 }
 
-/// What can be said in two lines.
+/// What can be said in three lines.
 fn head(report: &Report) -> String {
     let mut text = format!("Node {}: {}\n", report.node, summary(report));
     match &report.uplink {
@@ -142,7 +136,34 @@ fn head(report: &Report) -> String {
         }
         None => text.push_str("Uplink: not found yet\n"),
     }
+    if let Some(conf) = &report.cni_conf {
+        let _ = writeln!(text, "{}", cni_conf(conf));
+    }
     text
+}
+
+/// Whether the container runtime uses the plugin, and if not, why.
+fn cni_conf(conf: &CniConfReport) -> String {
+    let mut state = match (conf.present, conf.current, &conf.waits) {
+        (false, _, Some(what)) => format!("not there yet ({what})"),
+        (false, _, None) => "not there yet".into(),
+        (true, true, _) => "in place".into(),
+        (true, false, Some(what)) => format!("as it was before ({what})"),
+        (true, false, None) => "not what is wanted".into(),
+    };
+    if !conf.before.is_empty() {
+        let _ = write!(
+            state,
+            "; NOT USED, {} sorts before it",
+            conf.before.join(", ")
+        );
+    } else if conf.present {
+        state.push_str(", first in its directory");
+    }
+    if !conf.after.is_empty() {
+        let _ = write!(state, "; not used: {}", conf.after.join(", "));
+    }
+    format!("CNI configuration {}: {state}", conf.path.display())
 }
 
 /// The whole state in one sentence.

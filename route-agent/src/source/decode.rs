@@ -444,8 +444,22 @@ fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, St
             .map_or(0, |location| location.line() as usize);
         let message = error.without_snippet().to_string();
         let message = message.lines().next().unwrap_or("cannot be parsed");
+        let message = without_place(message);
         format!("line {}: {message}", first_line + line.saturating_sub(1))
     })
+}
+
+/// A message of the parser without `at line 1, column 7` at its end: it counts from the start of
+/// the document, and a file may have several.
+fn without_place(message: &str) -> &str {
+    let place = |text: &str| {
+        let mut words = text.split(", column ");
+        words.clone().count() == 2 && words.all(|word| word.parse::<u64>().is_ok())
+    };
+    match message.rsplit_once(" at line ") {
+        Some((start, end)) if place(end) => start,
+        _ => message,
+    }
 }
 
 #[cfg(test)]

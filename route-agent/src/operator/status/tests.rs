@@ -40,7 +40,12 @@ fn report() -> Report {
             route("worker", "10.10.1.0/24", Some("172.18.0.2"), true),
             route("worker2", "10.10.2.0/24", None, true),
         ],
-        cni_conf: None,
+        cni_conf: Some(CniConfReport {
+            path: "/etc/cni/net.d/00-podwire.conflist".into(),
+            present: true,
+            current: true,
+            ..CniConfReport::default()
+        }),
         pods: vec![
             pod(Some("default/web"), "10.10.2.4", true),
             pod(None, "10.10.2.5", false),
@@ -79,6 +84,7 @@ fn a_healthy_node_at_a_glance() {
         "\
 Node worker2: all is as it should be
 Uplink eth0: up, MTU 1500, 172.18.0.4/16
+CNI configuration /etc/cni/net.d/00-podwire.conflist: in place, first in its directory
 
 Routes to the pods of other nodes
   NODE     POD CIDR      NEXT HOP                    LINK  IN KERNEL
@@ -95,6 +101,64 @@ Services
   default/svc-clusterip  http/tcp  10.200.1.63:9000 *:31662  2          30           random, clients stay for 10800 s
 "
     );
+}
+
+#[test]
+fn the_state_of_the_cni_configuration_is_one_sentence() {
+    let waits = || Some("waits for Node worker2 to exist".to_owned());
+    let others = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    for (present, current, waits, before, after, expected) in [
+        (
+            false,
+            false,
+            waits(),
+            &[][..],
+            &[][..],
+            "not there yet (waits for Node worker2 to exist)",
+        ),
+        (
+            true,
+            false,
+            waits(),
+            &[],
+            &[],
+            "as it was before (waits for Node worker2 to exist), first in its directory",
+        ),
+        (
+            true,
+            true,
+            None,
+            &["00-a.conf"],
+            &["10-b.conflist"],
+            "in place; NOT USED, 00-a.conf sorts before it; not used: 10-b.conflist",
+        ),
+        (
+            true,
+            true,
+            None,
+            &[],
+            &["10-b.conflist", "99-c.json"],
+            "in place, first in its directory; not used: 10-b.conflist, 99-c.json",
+        ),
+        (
+            true,
+            false,
+            None,
+            &[],
+            &[],
+            "not what is wanted, first in its directory",
+        ),
+    ] {
+        let conf = CniConfReport {
+            path: "/x".into(),
+            present,
+            current,
+            waits,
+            before: others(before),
+            after: others(after),
+        };
+        assert_eq!(cni_conf(&conf), format!("CNI configuration /x: {expected}"));
+    }
 }
 
 #[test]

@@ -16,12 +16,11 @@ mod walk;
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::socket::{self, SocketError};
+use super::socket::{self, Agent, SocketError};
 
 pub use check::{Entry, Kernel, Way, check};
 pub use facts::Facts;
@@ -237,14 +236,9 @@ pub struct Why {
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
 
-    /// The run directory of the agent.
-    #[arg(
-        long,
-        env = "PODWIRE_RUN_DIR",
-        default_value = "/run/podwire",
-        value_name = "DIR"
-    )]
-    pub run_dir: PathBuf,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// How to write a trace.
@@ -279,7 +273,7 @@ impl Why {
             socket::encode(&self.source),
             socket::encode(&self.destination)
         );
-        let answer = socket::ask(&self.run_dir.join("agent.sock"), &target).await?;
+        let answer = self.agent.ask(&target).await?;
         let trace: Trace = serde_json::from_str(&answer)?;
         let mut text = String::new();
         // Writing into a string cannot fail.

@@ -96,6 +96,11 @@ fn a_document_that_cannot_be_parsed_is_named_by_its_line() {
     assert_eq!(keys(&contents), ["Node worker"]);
     assert!(contents.unreadable);
     assert!(
+        !contents.problems[0].contains(" at line "),
+        "twice, and once counted from the document: {:?}",
+        contents.problems
+    );
+    assert!(
         contents.problems[0].starts_with("line "),
         "{:?}",
         contents.problems

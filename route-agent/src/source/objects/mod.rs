@@ -273,7 +273,8 @@ fn zone_offset(zone: &str) -> Option<i64> {
         _ => return None,
     };
     let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
+    let number = |text: &str| text.parse::<u8>().ok().map(i64::from);
+    Some(sign * (number(hours)? * 3600 + number(minutes)? * 60))
 }
 
 /// Days from 1970-01-01 in the Gregorian calendar, counting years from March so that the leap day

@@ -1,0 +1,217 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::super::test_node::TestNode;
+use super::*;
+use crate::reconcile::Uplink;
+use crate::snapshot::Node;
+
+/// A node that is ready for pods, with these podCIDRs.
+fn ready_node(pod_cidrs: &[&str]) -> TestNode {
+    let mut node = TestNode::new();
+    let own = Node {
+        pod_cidrs: pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        ..Node::named("worker")
+    };
+    node.snapshot.nodes.insert(Arc::from("worker"), own);
+    node.uplink = Some(Uplink {
+        index: 2,
+        name: "eth0".into(),
+        mtu: 1450,
+        up: true,
+        addresses: Vec::new(),
+        on_link: vec!["172.18.0.0/16".parse().unwrap()],
+    });
+    node
+}
+
+fn file(node: &TestNode) -> PathBuf {
+    node.config.cni_conf_dir.join(FILE)
+}
+
+fn conf(node: &TestNode) -> Value {
+    serde_json::from_str(&fs::read_to_string(file(node)).unwrap()).unwrap()
+}
+
+#[test]
+fn it_says_what_the_plugin_must_know() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    assert_eq!(node.writes(&mut CniConf), 1);
+    let conf = conf(&node);
+    assert_eq!(conf["name"], "podwire");
+    let plugin = &conf["plugins"][0];
+    assert_eq!(plugin["type"], "podwire");
+    assert_eq!(plugin["mtu"], 1450);
+    assert_eq!(plugin["ipMasq"], false);
+    assert_eq!(
+        plugin["ipam"]["dataDir"],
+        node.config.lease_dir().to_str().unwrap()
+    );
+    assert_eq!(
+        plugin["ipam"]["ranges"],
+        json!([[{"subnet": "10.10.2.0/24"}]])
+    );
+    assert_eq!(plugin["ipam"]["routes"], json!([{"dst": "0.0.0.0/0"}]));
+}
+
+#[test]
+fn two_families_give_two_addresses_and_two_networks_of_one_family_one() {
+    let mut node = ready_node(&["10.10.2.0/24", "fd00:2::/64", "10.10.7.0/24"]);
+    node.writes(&mut CniConf);
+    let ipam = &conf(&node)["plugins"][0]["ipam"];
+    let v4 = json!([{"subnet": "10.10.2.0/24"}, {"subnet": "10.10.7.0/24"}]);
+    assert_eq!(ipam["ranges"], json!([v4, [{"subnet": "fd00:2::/64"}]]));
+    assert_eq!(
+        ipam["routes"],
+        json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
+    );
+}
+
+#[test]
+fn what_is_there_already_is_not_written_again() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    node.writes(&mut CniConf);
+    assert_eq!(node.writes(&mut CniConf), 0);
+    fs::remove_file(file(&node)).unwrap();
+    assert_eq!(node.writes(&mut CniConf), 1);
+    fs::write(file(&node), "{}").unwrap();
+    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(fs::read_dir(&node.config.cni_conf_dir).unwrap().count(), 1);
+}
+
+#[test]
+fn a_new_mtu_or_pod_cidr_rewrites_it() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    node.writes(&mut CniConf);
+    node.uplink.as_mut().unwrap().mtu = 9000;
+    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(conf(&node)["plugins"][0]["mtu"], 9000);
+    let own = node.snapshot.nodes.get_mut("worker").unwrap();
+    own.pod_cidrs = vec!["10.10.9.0/24".parse().unwrap()];
+    assert_eq!(node.writes(&mut CniConf), 1);
+    node.config.mtu = Some(1400);
+    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(conf(&node)["plugins"][0]["mtu"], 1400);
+}
+
+#[test]
+fn it_waits_until_pods_can_start_and_says_why() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    node.ready_for_pods = false;
+    node.writes(&mut CniConf);
+    assert!(!file(&node).exists());
+    node.ready_for_pods = true;
+    node.uplink = None;
+    node.writes(&mut CniConf);
+    assert!(!file(&node).exists());
+    assert_eq!(node.warnings().len(), 1);
+    node.uplink = ready_node(&[]).uplink;
+    node.snapshot
+        .nodes
+        .get_mut("worker")
+        .unwrap()
+        .pod_cidrs
+        .clear();
+    node.writes(&mut CniConf);
+    assert!(
+        node.warnings()[0].contains("podCIDR"),
+        "{:?}",
+        node.warnings()
+    );
+    node.snapshot.nodes.clear();
+    node.writes(&mut CniConf);
+    assert!(node.warnings()[0].contains("Node worker to exist"));
+}
+
+#[test]
+fn a_file_in_place_stays_when_its_reason_is_gone() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    node.writes(&mut CniConf);
+    node.snapshot.nodes.clear();
+    node.writes(&mut CniConf);
+    assert!(file(&node).exists());
+}
+
+#[test]
+fn competitors_are_named() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    fs::create_dir_all(&node.config.cni_conf_dir).unwrap();
+    for name in [
+        "00-a.conf",
+        "10-kindnet.conflist",
+        "x.json",
+        "README.md",
+        TEMPORARY,
+    ] {
+        fs::write(node.config.cni_conf_dir.join(name), "").unwrap();
+    }
+    node.writes(&mut CniConf);
+    let warnings = node.warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(
+        warnings[0].contains("00-a.conf: sorts before"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[1].contains("10-kindnet.conflist: is not used"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn an_own_network_among_the_nodes_is_not_given_to_pods() {
+    let mut node = ready_node(&["172.18.5.0/24"]);
+    node.writes(&mut CniConf);
+    assert!(!file(&node).exists());
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    let blocked = node.path("file");
+    fs::write(&blocked, "").unwrap();
+    node.config.cni_conf_dir = blocked.join("net.d");
+    let error = node.sync(&mut CniConf).unwrap_err().to_string();
+    assert!(error.contains("file/net.d"), "{error}");
+}
+
+#[test]
+fn everybody_may_read_it() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    node.writes(&mut CniConf);
+    let mode = fs::metadata(file(&node)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o444, 0o444);
+    let removed = CniConf.uninstall(&node.config).unwrap();
+    assert_eq!(removed.len(), 1);
+    assert!(!file(&node).exists());
+}
+
+#[test]
+fn status_says_whether_the_runtime_uses_it() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    let report = node.report(&mut CniConf);
+    let conf = report.cni_conf.unwrap();
+    assert!(!conf.present && !conf.current && conf.waits.is_none());
+    assert_eq!(report.differences.len(), 1, "it should be there");
+
+    node.writes(&mut CniConf);
+    for name in ["00-a.conf", "10-kindnet.conflist"] {
+        fs::write(node.config.cni_conf_dir.join(name), "").unwrap();
+    }
+    let report = node.report(&mut CniConf);
+    let conf = report.cni_conf.unwrap();
+    assert!(conf.present && conf.current);
+    assert_eq!(conf.before, ["00-a.conf"]);
+    assert_eq!(conf.after, ["10-kindnet.conflist"]);
+    assert_eq!(report.differences, [""; 0]);
+
+    fs::write(file(&node), "{}").unwrap();
+    assert!(!node.report(&mut CniConf).cni_conf.unwrap().current);
+    node.snapshot.nodes.clear();
+    let waits = node.report(&mut CniConf).cni_conf.unwrap().waits.unwrap();
+    assert!(waits.contains("Node worker to exist"), "{waits}");
+    node.config.cni_conf = false;
+    assert_eq!(node.report(&mut CniConf).cni_conf, None);
+}

@@ -1,0 +1,184 @@
+//! With real tables and links, and records as the plugin writes them.
+
+use std::fs;
+use std::net::IpAddr;
+
+use kernel::nft::Batch;
+use podwire::attachment::{HostPort, Protocol};
+
+use super::super::test_node::{TestNode, delete_pod_link, make_pod_link};
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn node() -> (TestNode, HostPorts) {
+    let mut node = TestNode::apart();
+    node.config.lease_grace = HOUR;
+    let feature = open(&node);
+    (node, feature)
+}
+
+/// The feature as a new agent has it.
+fn open(node: &TestNode) -> HostPorts {
+    HostPorts {
+        directory: node.path("attachments"),
+        ..HostPorts::open().unwrap()
+    }
+}
+
+/// A container with a host port of its own, and hidden addresses.
+fn record(container_id: &str, number: u8) -> Record {
+    let address = IpAddr::from([10, 10, 1, number]);
+    Record {
+        container_id: container_id.to_owned(),
+        ifname: "eth0".to_owned(),
+        network: "podwire".to_owned(),
+        since: number.into(),
+        addresses: vec![address],
+        host_ports: vec![HostPort {
+            protocol: Protocol::Tcp,
+            host_ip: None,
+            host_port: 8000 + u16::from(number),
+            container_port: 80,
+        }],
+        snat: true,
+        ip_masq: vec![ipnetwork::IpNetwork::new(address, 24).unwrap()],
+        ..Record::default()
+    }
+}
+
+/// Writes down and programs what the plugin would for `record`, its link included.
+fn attach(feature: &HostPorts, record: &Record) {
+    if !record.chained {
+        make_pod_link(&record.container_id);
+    }
+    let records = Records::create(&feature.directory).unwrap();
+    records.write(record).unwrap();
+    apply(&mut NftSocket::open().unwrap(), record).unwrap();
+}
+
+fn is_programmed(record: &Record) -> bool {
+    has_all(&mut NftSocket::open().unwrap(), record).unwrap()
+}
+
+fn delete_tables() {
+    let mut batch = Batch::new();
+    for name in [HOSTPORTS, IPMASQ] {
+        batch.table(FAMILY, name).delete();
+    }
+    NftSocket::open().unwrap().commit(&mut batch).unwrap();
+}
+
+#[test]
+fn deleted_tables_are_made_again_from_the_records_and_nothing_is_written_twice() {
+    let (mut node, mut feature) = node();
+    let (a, b) = (record("a", 2), record("b", 3));
+    attach(&feature, &a);
+    attach(&feature, &b);
+    assert_eq!(node.writes(&mut feature), 0, "the plugin did it all");
+    delete_tables();
+    assert_eq!(node.report(&mut feature).differences.len(), 2);
+    assert!(node.writes(&mut feature) > 0);
+    assert!(is_programmed(&a) && is_programmed(&b));
+    assert_eq!(node.report(&mut feature).differences, [""; 0]);
+    assert_eq!(node.writes(&mut open(&node)), 0, "after a restart");
+}
+
+#[test]
+fn the_loop_does_not_wait_for_a_plugin_at_work_but_comes_back() {
+    let (mut node, mut feature) = node();
+    let a = record("a", 2);
+    attach(&feature, &a);
+    delete_tables();
+    let plugin = Records::open(&feature.directory).unwrap();
+    assert_eq!(node.writes(&mut feature), 0);
+    assert!(feature.due().unwrap() <= Instant::now() + CALM);
+    assert_eq!(node.report(&mut feature).differences, [""; 0], "not yet");
+    drop(plugin);
+    assert!(node.writes(&mut feature) > 0);
+    assert!(is_programmed(&a));
+}
+
+#[test]
+fn what_a_lost_attachment_had_is_taken_back_after_the_grace_period() {
+    let (mut node, mut feature) = node();
+    let (lost, kept) = (record("lost", 2), record("kept", 3));
+    attach(&feature, &lost);
+    attach(&feature, &kept);
+    assert_eq!(node.writes(&mut feature), 0);
+    assert_eq!(feature.due(), None, "nothing is missing");
+
+    delete_pod_link("lost");
+    node.tell_of_lost_link(&mut feature, "veth00000000000");
+    assert_eq!(feature.due(), None, "no record is about that link");
+    node.tell_of_lost_link(&mut feature, &link(&lost));
+    assert!(feature.due().unwrap() <= Instant::now() + signs_of_life::CALM);
+    assert_eq!(node.writes(&mut feature), 0);
+    assert!(is_programmed(&lost), "within the grace period");
+
+    node.config.lease_grace = Duration::ZERO;
+    assert_eq!(node.writes(&mut feature), 1);
+    assert!(!is_programmed(&lost) && is_programmed(&kept));
+    let records = Records::open(&feature.directory).unwrap().unwrap();
+    assert_eq!(records.read_all().unwrap().0, [kept]);
+}
+
+#[test]
+fn a_record_of_a_chained_plugin_says_nothing_about_links() {
+    let (mut node, mut feature) = node();
+    node.config.lease_grace = Duration::ZERO;
+    let chained = Record {
+        chained: true,
+        ..record("a", 2)
+    };
+    attach(&feature, &chained);
+    assert_eq!(node.writes(&mut feature), 0);
+    assert!(is_programmed(&chained));
+    assert_eq!(feature.due(), None);
+}
+
+#[test]
+fn beside_a_broken_record_the_others_are_still_kept_right_and_nothing_is_taken_out() {
+    let (mut node, mut feature) = node();
+    let (broken, good) = (record("broken", 2), record("good", 3));
+    attach(&feature, &broken);
+    attach(&feature, &good);
+    let file = feature.directory.join(format!("{}.json", link(&broken)));
+    fs::write(&file, "{").unwrap();
+    assert_eq!(node.writes(&mut feature), 0);
+    assert!(is_programmed(&broken), "whose it is cannot be known");
+    let warnings = node.warnings();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains(file.to_str().unwrap()),
+        "{warnings:?}"
+    );
+
+    delete_tables();
+    assert!(node.writes(&mut feature) > 0);
+    assert!(is_programmed(&good) && !is_programmed(&broken));
+
+    fs::remove_file(&file).unwrap();
+    node.writes(&mut feature);
+    assert_eq!(node.warnings(), [""; 0]);
+}
+
+#[test]
+fn without_records_there_are_no_tables() {
+    let (mut node, mut feature) = node();
+    let a = record("a", 2);
+    attach(&feature, &a);
+    fs::remove_dir_all(&feature.directory).unwrap();
+    assert_eq!(node.writes(&mut feature), 2);
+    let found = NftSocket::open().unwrap().has_table(FAMILY, HOSTPORTS);
+    assert!(!found.unwrap());
+    assert_eq!(node.writes(&mut feature), 0);
+}
+
+#[test]
+fn uninstall_removes_tables_and_records_once() {
+    let (node, mut feature) = node();
+    attach(&feature, &record("a", 2));
+    assert_eq!(feature.uninstall(&node.config).unwrap().len(), 3);
+    assert!(!feature.directory.exists());
+    assert_eq!(feature.uninstall(&node.config).unwrap(), [""; 0]);
+}

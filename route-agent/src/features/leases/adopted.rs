@@ -1,0 +1,111 @@
+//! Addresses of pods that an earlier plugin attached: they are leased, so that no new pod gets one.
+//!
+//! In: the routes of the node and its podCIDRs. Out: a lease for each address that has a route of
+//! its own, if the plugin has never been at work here.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+use kernel::RouteSocket;
+use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
+use podwire::lease::{Owner, Store};
+
+use crate::reconcile::SyncError;
+
+/// With this begins the container ID in such a lease.
+const PREFIX: &str = "adopted-";
+
+/// Leases what is in use; returns how many addresses. Only if there is no lease directory: where
+/// there is one, the plugin has been at work already.
+pub fn adopt(
+    socket: &mut RouteSocket,
+    pod_cidrs: &[IpNetwork],
+    directory: &Path,
+) -> Result<usize, SyncError> {
+    if directory.exists() {
+        return Ok(0);
+    }
+    let found = in_use(&socket.routes(RouteFilter::default())?, pod_cidrs);
+    if found.is_empty() {
+        return Ok(0);
+    }
+    let mut count = 0;
+    let mut store = Store::create(directory)?;
+    for (address, set) in found {
+        // A container ID has no colons.
+        let name = format!("{PREFIX}{address}").replace(':', "-");
+        count += usize::from(store.take(&Owner::new(&name, "eth0"), address, set)?);
+    }
+    store.finish();
+    tracing::info!(count, "addresses of pods of an earlier plugin are taken");
+    Ok(count)
+}
+
+/// Whether a lease of this container is one of these.
+pub fn is_adopted(container_id: &str) -> bool {
+    container_id.starts_with(PREFIX)
+}
+
+/// Addresses in these networks that have a route of their own to a link, with the number of the
+/// network: how ptp and its like attach a pod.
+fn in_use(routes: &[Route], pod_cidrs: &[IpNetwork]) -> Vec<(IpAddr, usize)> {
+    let attached = |route: &&Route| {
+        route.destination == IpNetwork::from(route.destination.ip())
+            && route.table == TABLE_MAIN
+            && route.kind == RouteKind::Unicast
+            && route.link.is_some()
+            && route.gateway.is_none()
+    };
+    let place = |address| pod_cidrs.iter().position(|cidr| cidr.contains(address));
+    let addresses = routes.iter().filter(attached).map(|r| r.destination.ip());
+    addresses
+        .filter_map(|address| Some((address, place(address)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::Scope;
+
+    use super::*;
+
+    fn route(destination: &str) -> Route {
+        let mut route = Route::to(destination.parse().unwrap());
+        route.link = Some(7);
+        route.scope = Scope::Link;
+        route
+    }
+
+    #[test]
+    fn only_addresses_with_a_route_of_their_own_in_our_networks_are_in_use() {
+        let local = Route {
+            kind: RouteKind::Local,
+            table: 255,
+            ..route("10.10.1.1/32")
+        };
+        let through = Route {
+            gateway: Some("172.18.0.3".parse().unwrap()),
+            ..route("10.10.1.9/32")
+        };
+        let routes = [
+            local,
+            through,
+            route("10.10.1.0/24"),
+            route("10.10.1.5/32"),
+            route("10.10.2.6/32"),
+            route("fd00:10:10:1::7/128"),
+        ];
+        let networks = [
+            "10.10.1.0/24".parse().unwrap(),
+            "fd00:10:10:1::/64".parse().unwrap(),
+        ];
+        assert_eq!(
+            in_use(&routes, &networks),
+            [
+                ("10.10.1.5".parse().unwrap(), 0),
+                ("fd00:10:10:1::7".parse().unwrap(), 1)
+            ]
+        );
+    }
+}

@@ -1,0 +1,145 @@
+//! With real links and routes, and lease files as host-local writes them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use kernel::route::Route;
+use podwire::lease::Store;
+
+use super::super::test_node::{TestNode, delete_pod_link, make_pod_link};
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A node with these leases, as pairs of address and container.
+fn node(leases: &[(&str, &str)]) -> (TestNode, Leases) {
+    let node = TestNode::apart();
+    fs::create_dir_all(directory(&node)).unwrap();
+    for (address, container_id) in leases {
+        let content = format!("{container_id}\r\neth0");
+        fs::write(directory(&node).join(address), content).unwrap();
+    }
+    (node, Leases::open().unwrap())
+}
+
+fn directory(node: &TestNode) -> PathBuf {
+    node.config.lease_dir().join(NETWORK)
+}
+
+fn leased(node: &TestNode) -> Vec<String> {
+    let leases = lease::list(&directory(node)).unwrap();
+    let addresses = leases.iter().map(|lease| lease.address.to_string());
+    addresses.collect()
+}
+
+#[test]
+fn a_lease_without_link_and_route_goes_after_the_grace_period() {
+    let (mut node, mut leases) = node(&[
+        ("10.10.1.2", "linked"),
+        ("10.10.1.3", "routed"),
+        ("10.10.1.4", "lost"),
+        ("fd00::4", "lost"),
+    ]);
+    let index = make_pod_link("linked");
+    let mut route = Route::to(IpNetwork::from(IpAddr::from([10, 10, 1, 3])));
+    route.link = Some(index);
+    RouteSocket::open().unwrap().add_route(&route).unwrap();
+
+    node.config.lease_grace = HOUR;
+    assert_eq!(node.writes(&mut leases), 0);
+    assert_eq!(leased(&node).len(), 4);
+    let due = leases.due().expect("the lost leases are looked at again");
+    assert!(due > Instant::now() + HOUR / 2, "but not before it is time");
+
+    node.config.lease_grace = Duration::ZERO;
+    assert_eq!(node.writes(&mut leases), 2);
+    assert_eq!(leased(&node), ["10.10.1.2", "10.10.1.3"]);
+}
+
+#[test]
+fn a_lease_that_was_written_anew_starts_its_grace_period_anew() {
+    let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
+    // Known to be missing for long, but the file is young: the plugin is about to make the link.
+    let key = ("10.10.1.4".parse().unwrap(), Owner::new("lost", "eth0"));
+    let long_ago = Instant::now() - Duration::from_secs(60);
+    leases.missing.update([key], long_ago, HOUR);
+    node.config.lease_grace = Duration::from_secs(30);
+    assert_eq!(node.writes(&mut leases), 0);
+    assert_eq!(leased(&node), ["10.10.1.4"]);
+}
+
+#[test]
+fn the_loop_does_not_wait_for_a_plugin_at_work_but_comes_back() {
+    let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
+    node.config.lease_grace = Duration::ZERO;
+    let plugin = Store::open(&directory(&node)).unwrap();
+    assert_eq!(node.writes(&mut leases), 0);
+    assert_eq!(leased(&node), ["10.10.1.4"]);
+    assert!(leases.due().is_some());
+    drop(plugin);
+    assert_eq!(node.writes(&mut leases), 1);
+    assert_eq!(leased(&node), [""; 0]);
+}
+
+#[test]
+fn a_link_that_goes_is_a_reason_to_look_soon() {
+    let (mut node, mut leases) = node(&[]);
+    assert_eq!(node.writes(&mut leases), 0);
+    assert_eq!(leases.due(), None);
+    node.tell_of_lost_link(&mut leases, "eth1");
+    assert_eq!(leases.due(), None);
+    node.tell_of_lost_link(&mut leases, "veth0a1b2c3d4e5");
+    assert!(leases.due().unwrap() <= Instant::now() + CALM);
+}
+
+#[test]
+fn leases_that_cannot_be_read_are_an_error_and_not_a_busy_loop() {
+    let mut node = TestNode::apart();
+    fs::create_dir_all(node.config.lease_dir()).unwrap();
+    fs::write(directory(&node), "no directory").unwrap();
+    let mut leases = Leases::open().unwrap();
+    node.tell_of_lost_link(&mut leases, "veth0a1b2c3d4e5");
+    let error = node.sync(&mut leases).unwrap_err();
+    assert!(error.to_string().contains("ipam/podwire"), "{error}");
+    assert_eq!(leases.due(), None, "the pauses between tries count");
+}
+
+#[test]
+fn status_puts_links_and_leases_together() {
+    let (node, mut leases) = node(&[
+        ("10.10.1.9", "there"),
+        ("10.10.1.2", "gone"),
+        ("fd00::2", "gone"),
+    ]);
+    make_pod_link("there");
+    make_pod_link("unleased");
+    let report = node.report(&mut leases);
+    let pods = report.pods.iter().map(|pod| {
+        let addresses: Vec<_> = pod.addresses.iter().map(IpAddr::to_string).collect();
+        (pod.container_id.as_str(), addresses.join(" "), pod.present)
+    });
+    // Without an alias a link does not say whose it is, but its lease does.
+    let expected = [
+        ("", String::new(), true),
+        ("gone", "10.10.1.2 fd00::2".to_owned(), false),
+        ("there", "10.10.1.9".to_owned(), true),
+    ];
+    assert_eq!(pods.collect::<Vec<_>>(), expected);
+    delete_pod_link("there");
+    assert!(
+        !node
+            .report(&mut leases)
+            .pods
+            .iter()
+            .any(|pod| pod.container_id == "there" && pod.present)
+    );
+}
+
+#[test]
+fn uninstall_takes_all_leases_away_once() {
+    let (node, mut leases) = node(&[("10.10.1.2", "a")]);
+    assert_eq!(leases.uninstall(&node.config).unwrap().len(), 1);
+    assert!(!node.config.lease_dir().exists());
+    assert_eq!(leases.uninstall(&node.config).unwrap(), [""; 0]);
+}
