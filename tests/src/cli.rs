@@ -13,6 +13,7 @@ use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{init, layout, load, serve, walkthrough};
 
 use crate::demo;
+use crate::interrupt;
 use crate::say::say;
 
 /// A cluster of network namespaces on this machine, with the real Podwire in it.
@@ -209,6 +210,7 @@ fn parse_launch(text: &str) -> Result<Launch> {
 fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     let entry = claim(name, "lab")?;
     let name = entry.name().to_owned();
+    interrupt::takes_down(&name)?;
     let start = Instant::now();
     let lab = Lab::up(entry, &Topology::walkthrough(families), &progress)?;
     if !empty {
@@ -261,7 +263,7 @@ fn show(lab: &Lab) -> Result<()> {
     say(format_args!("Lab {}", lab.name()));
     say(format_args!(
         "{:<14} {:<22} {:<18} {:<5} {:<9} NETWORK",
-        "MACHINE", "ADDRESS", "PODS", "RUN", "AGENT"
+        "MACHINE", "ADDRESS", "POD CIDR", "PODS", "AGENT"
     ));
     for machine in lab.machines()? {
         let join = |networks: &[ipnetwork::IpNetwork]| {

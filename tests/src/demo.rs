@@ -9,6 +9,7 @@ use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{tools, walkthrough};
 
 use crate::cli;
+use crate::interrupt;
 use crate::say::say;
 
 /// Raises a lab, shows the walkthrough and takes the lab down, or lets it stay. Answers with the
@@ -17,14 +18,14 @@ pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
     tools::require()?;
     let start = Instant::now();
     let entry = cli::claim(name, "demo")?;
+    interrupt::takes_down(entry.name())?;
     let lab = Lab::up(entry, &Topology::walkthrough(Families::V4), &cli::progress)?;
     cli::progress("the pods");
     walkthrough::start_pods(&lab)?;
     cli::progress("the Services");
     walkthrough::start_services(&lab)?;
     say(format_args!(
-        "Lab {} is up after {:.1} s.
-",
+        "Lab {} is up after {:.1} s.\n",
         lab.name(),
         start.elapsed().as_secs_f64()
     ));
@@ -57,8 +58,9 @@ pub fn show(lab: &Lab) -> Result<u8> {
     let printed = |result: io::Result<()>| result.map_err(Error::file("write", "the terminal"));
     printed(page.text(INTRODUCTION))?;
     let verdict = walkthrough::show(lab, &mut page)?;
-    printed(page.text("\nThe way of a packet from pod1 to pod2 and back:\n"))?;
-    printed(page.verbatim(&format!("\n{}\n", walkthrough::path(lab, "pod1", "pod2")?)))?;
+    let path = walkthrough::path(lab, "pod1", "pod2")?;
+    let way = format!("\nThe way of a packet from pod1 to pod2 and back:\n\n{path}\n");
+    printed(page.verbatim(&way))?;
     say(format_args!(
         "{} of {} observations hold.",
         verdict.held, verdict.shown

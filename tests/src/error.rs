@@ -60,6 +60,17 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// The lab has neither a machine nor a pod of that name.
+    #[error(
+        "the lab has no machine or pod named {name}; its machines are {known}, and `podwire-lab \
+         pods` lists the pods"
+    )]
+    NoSuchPlace {
+        /// The name asked for.
+        name: String,
+        /// The machines there are.
+        known: String,
+    },
     /// The lab has a node of that name already.
     #[error("the lab has a node named {name} already")]
     NodeExists {

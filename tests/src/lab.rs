@@ -296,9 +296,13 @@ impl Lab {
         if name == "lab" {
             return Ok(self.place.clone());
         }
-        match self.pod(name) {
-            Ok(pod) => Ok(pod.place().clone()),
-            Err(_) => self.machine(name).map(|machine| machine.place().clone()),
+        if let Ok(pod) = self.pod(name) {
+            return Ok(pod.place().clone());
+        }
+        match self.machine(name) {
+            Ok(machine) => Ok(machine.place().clone()),
+            Err(Error::NoSuchNode { name, known }) => Err(Error::NoSuchPlace { name, known }),
+            Err(error) => Err(error),
         }
     }
 }
@@ -316,6 +320,17 @@ pub fn down(name: Option<&str>) -> Result<String> {
     })?;
     registry::remove(&name);
     Ok(name)
+}
+
+/// Takes down the lab `name`, which this process is raising or has raised.
+pub fn abandon(name: &str) -> Result<()> {
+    match registry::holder(name) {
+        // Its own process is not there yet, or ends with this one.
+        Some(process) if process.is_this_one() => registry::remove(name),
+        Some(_) => down(Some(name)).map(drop)?,
+        None => {}
+    }
+    Ok(())
 }
 
 impl Drop for Raised {

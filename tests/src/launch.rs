@@ -145,21 +145,11 @@ fn node(name: &str, hosts: &str) -> Result<()> {
     )?;
     let lab = stage.join("podwire-lab");
     for shared in [layout::MANIFESTS, layout::PROGRAMS, layout::NODES] {
-        let shared = Path::new(shared);
-        let target = lab.join(shared.file_name().expect("the layout names directories"));
+        let name = Path::new(shared).file_name();
+        let target = lab.join(name.expect("the layout names directories"));
         create(&target)?;
-        mount(
-            Some(shared),
-            &target,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .map_err(|source| Error::Mount {
-            what: "a shared directory",
-            path: target,
-            source,
-        })?;
+        let bind = MsFlags::MS_BIND;
+        mount_on("a shared directory", Some(shared), &target, None, bind)?;
     }
     let inside = lab.join(".inside");
     fs::write(&inside, name).map_err(Error::file("write", inside))?;
@@ -264,18 +254,8 @@ fn pod(name: &str) -> Result<()> {
         name,
     )?;
     set_host_name(name)?;
-    mount(
-        Some("/proc/self/ns/net"),
-        &file,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .map_err(|source| Error::Mount {
-        what: "a network namespace",
-        path: file,
-        source,
-    })?;
+    let own = Some("/proc/self/ns/net");
+    mount_on("a network namespace", own, &file, None, MsFlags::MS_BIND)?;
     separate(CloneFlags::CLONE_NEWNS, name)?;
     // The node's names of network namespaces are not the pod's: a pod that held a copy would
     // keep its neighbours' namespaces alive.

@@ -2,6 +2,7 @@
 
 mod cli;
 mod demo;
+mod interrupt;
 mod say;
 
 use std::process::ExitCode;

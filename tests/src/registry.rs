@@ -55,6 +55,11 @@ impl Process {
         })
     }
 
+    /// Whether it is the one that asks.
+    pub fn is_this_one(self) -> bool {
+        self.pid == nix::unistd::getpid().as_raw()
+    }
+
     /// Whether it still runs.
     pub fn is_alive(self) -> bool {
         Process::find(self.pid) == Some(self)

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use podwire_lab::node::Node;
-use podwire_lab::pod::PodSpec;
+use podwire_lab::pod::{Pod, PodSpec};
+use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Machine, Topology};
 use podwire_lab::{Lab, manifests, wait};
 use serde_json::{Value, json};
@@ -370,25 +371,39 @@ fn a_configuration_that_would_win_over_ours_is_named() {
 }
 
 #[test]
-fn the_lease_of_a_pod_whose_link_is_gone_is_reclaimed_after_the_grace_period() {
+fn what_a_pod_had_is_taken_back_when_its_link_is_gone_and_nobody_calls_del() {
     let lab = Lab::for_test_without_agents(&Topology::pair(Families::V4)).unwrap();
     let node = lab.machine("worker").unwrap();
     node.start_agent_with(&["--lease-grace", "1s"]).unwrap();
     node.wait_ready().unwrap();
-    let stays = node.run(&PodSpec::new("stays")).unwrap();
-    let goes = node.run(&PodSpec::new("goes")).unwrap();
-    let lease = |pod: &podwire_lab::pod::Pod| {
+    let with_port = |name: &str, port| PodSpec {
+        ports: vec![PortMapping::new(port, 80, "tcp")],
+        ..PodSpec::web(name)
+    };
+    let stays = node.run(&with_port("stays", 8080)).unwrap();
+    let goes = node.run(&with_port("goes", 8081)).unwrap();
+    let has_lease = |pod: &Pod| {
         let file = format!("/run/podwire/ipam/podwire/{}", pod.address(false).unwrap());
         node.place().sh(&format!("test -e {file}")).unwrap().status == 0
     };
-    assert!(lease(&stays) && lease(&goes));
-    // As after a crash of the node's runtime: nobody calls DEL.
+    let host_ports = || {
+        let table = "nft list table inet podwire-hostports; ls /run/podwire/attachments";
+        node.place().output(table).unwrap()
+    };
+    let has_port = |pod: &Pod, port: &str| {
+        let all = host_ports();
+        all.contains(port) && all.contains(&pod.host_link())
+    };
+    assert!(has_lease(&stays) && has_lease(&goes));
+    assert!(has_port(&stays, "tcp . 8080") && has_port(&goes, "tcp . 8081"));
+    // As after a crash of the node's runtime.
     node.place()
         .output(&format!("ip link del {}", goes.host_link()))
         .unwrap();
-    wait::until("the end of the lease", Duration::from_secs(10), || {
-        !lease(&goes)
+    wait::until("the end of the attachment", Duration::from_secs(20), || {
+        !has_lease(&goes) && !host_ports().contains("tcp . 8081")
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", node.agent_log()));
-    assert!(lease(&stays));
+    assert!(!host_ports().contains(&goes.host_link()), "its record");
+    assert!(has_lease(&stays) && has_port(&stays, "tcp . 8080"));
 }

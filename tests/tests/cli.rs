@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use podwire_lab::binaries;
 
 /// A lab of this test that is taken down whatever happens.
@@ -14,13 +17,14 @@ impl Named {
         Named(format!("cli-{purpose}-{}", std::process::id()))
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binaries::own().unwrap());
+        command.args(arguments).env("PODWIRE_LAB", &self.0);
         command
-            .args(arguments)
-            .env("PODWIRE_LAB", &self.0)
-            .output()
-            .unwrap()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     /// Runs a command that must succeed and answers with what it printed.
@@ -98,9 +102,27 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
     );
     assert!(
         lab.bad(&["shell", "nowhere"])
-            .contains("the lab has no node named nowhere")
+            .contains("the lab has no machine or pod named nowhere")
     );
     assert!(lab.good(&["down"]).contains("is down"));
+    assert!(lab.bad(&["pods"]).contains("no lab named"));
+}
+
+#[test]
+fn ctrl_c_gives_the_prompt_back_when_the_lab_is_gone() {
+    let lab = Named::new("interrupted");
+    let mut demo = lab
+        .command(&["demo"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut raised = said.by_ref().map(Result::unwrap);
+    assert!(raised.any(|line| line.contains("Raising the pods")));
+    kill(Pid::from_raw(demo.id().cast_signed()), Signal::SIGINT).unwrap();
+    let last = said.map(Result::unwrap).last();
+    assert_eq!(last.as_deref(), Some("Nothing of it is left."));
+    assert_eq!(demo.wait().unwrap().code(), Some(130), "as a shell has it");
     assert!(lab.bad(&["pods"]).contains("no lab named"));
 }
 

@@ -112,8 +112,16 @@ pub fn invitation(lab: &Lab) -> Result<String> {
         ("exec pod1 ping 10.10.1.2", "a command in a pod"),
         ("exec worker2 ip route", "a command on a node"),
         (
+            "exec worker2 podwire-agent status",
+            "what the agent keeps right",
+        ),
+        (
+            "exec worker2 podwire-agent why pod1 10.200.1.63:9000",
+            "the way of a packet, hop by hop",
+        ),
+        (
             "exec worker2 nft list ruleset",
-            "the rules, in a node's own words",
+            "the rules, in the kernel's own words",
         ),
         (
             "run worker3 mine --port 8080:80",
@@ -123,7 +131,7 @@ pub fn invitation(lab: &Lab) -> Result<String> {
         ("walkthrough", "the walkthrough again"),
         ("down", "the end: nothing is left"),
     ] {
-        text.push_str(&format!("  podwire-lab {command:<34} # {note}\n"));
+        text.push_str(&format!("  podwire-lab {command:<53} # {note}\n"));
     }
     Ok(text)
 }
