@@ -14,6 +14,9 @@ RELEASE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --tar
 # The lab makes namespaces, which only root may. Building needs no root.
 ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
+# A workspace of its own, see docs/ARCHITECTURE.md.
+FUZZ := cni-plugin/fuzz
+
 DESTDIR ?=
 CNI_BIN ?= /opt/cni/bin
 SBIN ?= /usr/local/sbin
@@ -40,6 +43,7 @@ build: toolchain ## Build the release programs: static, stripped
 .PHONY: test
 test: root tools toolchain ## Format, lints, unit, property and golden tests, real packets in the lab
 	@cargo fmt --all --check
+	cargo fmt --check --manifest-path $(FUZZ)/Cargo.toml
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo build --workspace --bins
 	cargo test --workspace
@@ -47,6 +51,7 @@ test: root tools toolchain ## Format, lints, unit, property and golden tests, re
 .PHONY: lint
 lint: toolchain ## Check the format and the lints only
 	@cargo fmt --all --check
+	cargo fmt --check --manifest-path $(FUZZ)/Cargo.toml
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
@@ -54,6 +59,22 @@ bench: root tools toolchain ## Measure ADD and DEL beside the reference plugins 
 	@tests/tools.sh /usr/lib/cni/ptp:containernetworking-plugins
 	$(RELEASE) --package podwire --package podwire-lab --bin podwire --bin podwire-bench
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench
+
+# What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
+COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \
+    level=4 inline-8bit-counters pc-table trace-compares)
+SECONDS_TO_FUZZ ?= 60
+
+.PHONY: fuzz
+fuzz: root toolchain ## Look for input that breaks the plugin, for SECONDS_TO_FUZZ (60)
+	@tests/tools.sh c++:g++
+	RUSTFLAGS="$(COVERAGE)" cargo build --release --target $(TRIPLE) \
+	    --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz
+	mkdir -p $(FUZZ)/corpus/call $(FUZZ)/artifacts/call
+	target/fuzz/$(TRIPLE)/release/call -max_total_time=$(SECONDS_TO_FUZZ) -timeout=10 \
+	    -max_len=8192 -dict=$(CURDIR)/$(FUZZ)/dictionary.txt -print_final_stats=1 \
+	    -artifact_prefix=$(CURDIR)/$(FUZZ)/artifacts/call/ \
+	    $(CURDIR)/$(FUZZ)/corpus/call $(CURDIR)/$(FUZZ)/seeds
 
 .PHONY: image
 image: toolchain ## Build the container image: two static programs and nothing else
