@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use common::{Pair, ip, net, netns, pair, run_in};
 use kernel::address::Address;
 use kernel::link::{Ipv4Conf, Ipv6AddressMode, LinkChange, Mac, Veth};
@@ -410,7 +408,7 @@ fn a_route_with_several_next_hops_is_seen_as_such_and_can_be_deleted() {
 }
 
 #[test]
-fn five_thousand_routes_are_written_in_few_system_calls_and_listed_again() {
+fn five_thousand_routes_are_written_and_listed_again() {
     let Pair {
         mut socket, link, ..
     } = pair(&["10.0.0.1/24"]);
@@ -425,17 +423,13 @@ fn five_thousand_routes_are_written_in_few_system_calls_and_listed_again() {
             })
         })
         .collect();
-    let start = Instant::now();
     let results = socket.apply(&changes).unwrap();
-    let elapsed = start.elapsed();
     assert!(results.iter().all(Result::is_ok));
     let ours = RouteFilter {
         protocol: Some(112),
         ..RouteFilter::default()
     };
     assert_eq!(socket.routes(ours).unwrap().len(), 5000);
-    // A debug build on a busy machine; a release build takes about 20 ms.
-    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Batches: what is refused, what is counted, what survives.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kernel::nft::{
     Batch, Chain, ChainType, CommitError, Element, Family, Field, Hook, KeyBuf, NftSocket, Object,
@@ -71,13 +71,8 @@ fn more_refusals_than_the_socket_can_hold_do_not_block() {
                 .table(Family::Ip, "t")
                 .delete_chain(&format!("absent-{number}"));
         }
-        let start = Instant::now();
+        // A socket that is full would end this with the time-out of the socket.
         let error = socket.commit(&mut batch).unwrap_err();
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            start.elapsed()
-        );
         assert_eq!(error.errno(), Some(libc::ENOENT));
         assert_eq!(
             error.culprits()[0].change.to_string(),
