@@ -32,6 +32,9 @@ use crate::warnings::Warning;
 /// The pause before kernel notifications are asked for again.
 const MONITOR_PAUSE: Duration = Duration::from_secs(1);
 
+/// The pause before rules of a kube-proxy are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -136,8 +139,8 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         reconcile.run(&outputs);
     })?;
     tokio::spawn(follow_kernel(monitor, ports, inputs.clone()));
-    let look_around = inputs.clone();
-    spawn("preflight", move || look_around_once(&look_around))?;
+    let looking = inputs.clone();
+    spawn("preflight", move || look_around(&looking))?;
     start_source(&config, &inputs, told).await?;
     if config.cni_conf {
         let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
@@ -208,16 +211,23 @@ pub async fn stopped() -> Result<(), RunError> {
     Ok(())
 }
 
-/// Says what this machine cannot do, and what a kube-proxy left on it.
-fn look_around_once(inputs: &Sender<Input>) {
-    let leftovers = takeover::find().map_or_else(
-        |error| vec![Warning::new("take-over", crate::chain(&error))],
-        |found| takeover::warnings(&found),
-    );
+/// Says what this machine cannot do, and what a kube-proxy left on it. Looks for the latter again
+/// as long as there is something, so that the warning goes when somebody has cleaned up.
+fn look_around(inputs: &Sender<Input>) {
     let missing = preflight::run().warnings();
-    for (origin, warnings) in [("take-over", leftovers), ("preflight", missing)] {
-        // Without the loop the agent is stopping.
-        let _ = inputs.send(Input::Warnings(origin, warnings));
+    // Without the loop the agent is stopping, here and below.
+    let _ = inputs.send(Input::Warnings("preflight", missing));
+    loop {
+        let leftovers = takeover::find().map_or_else(
+            |error| vec![Warning::new("take-over", crate::chain(&error))],
+            |found| takeover::warnings(&found),
+        );
+        let clean = leftovers.is_empty();
+        let told = inputs.send(Input::Warnings("take-over", leftovers));
+        if clean || told.is_err() {
+            return;
+        }
+        thread::sleep(LOOK_AGAIN);
     }
 }
 
