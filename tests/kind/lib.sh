@@ -53,7 +53,9 @@ node_image() {
 # kubernetes Service. Needs nothing in the node but bash.
 answers_dns() {
   docker exec "$CLUSTER-control-plane" timeout 5 bash -c '
-    query="\0\1\1\0\0\1\0\0\0\0\0\0\12kubernetes\7default\3svc\7cluster\5local\0\0\1\0\1"
+    kind=1
+    [[ $1 != *:* ]] || kind=34 # AAAA, in octal
+    query="\0\1\1\0\0\1\0\0\0\0\0\0\12kubernetes\7default\3svc\7cluster\5local\0\0\\$kind\0\1"
     exec 3<>"/dev/tcp/$1/53"
     printf "\0\66$query" >&3
     head -c 14 <&3 | od -An -tu1 | {
