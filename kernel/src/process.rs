@@ -56,3 +56,88 @@ extern "C" fn note(signal: libc::c_int) {
         );
     }
 }
+
+/// Makes the allocator keep less memory for itself, in a process that holds much for long and
+/// allocates little at a time: one arena for all threads, and large buffers in mappings of their
+/// own, so that they leave no holes between small things when they go. To be called first.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+pub fn keep_little_memory() {
+    /// Buffers from this size on, in bytes, are mapped.
+    const LARGE: libc::c_int = 16 * 1024;
+    // SAFETY: mallopt only changes settings of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
+/// Other allocators are left as they are.
+#[cfg(not(target_env = "gnu"))]
+pub fn keep_little_memory() {}
+
+/// Gives memory back that will not be needed again: what the allocator has free, and code of the
+/// start. The kernel maps the code again from its cache, page by page, as far as it is used.
+#[allow(unsafe_code)]
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim gives free pages back, under the allocator's own lock.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (start, length) in maps.lines().filter_map(code_in) {
+        // SAFETY: these are pages of a file, mapped privately, that cannot be written and never
+        // could: code has no relocations. What is dropped is read from the file again.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+/// Start and length of a mapping of code from a file, if the line of `/proc/PID/maps` is one.
+fn code_in(line: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, permissions) = (words.next()?, words.next()?);
+    let file = words.nth(3)?;
+    if permissions != "r-xp" || !file.starts_with('/') {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    Some((start, end.checked_sub(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_of_files_is_given_back() {
+        let line = "55d0c000-55d0e000 r-xp 00002000 fe:01 12 /usr/bin/agent";
+        assert_eq!(code_in(line), Some((0x55d0_c000, 0x2000)));
+        for other in [
+            "55d0c000-55d0e000 r--p 00002000 fe:01 12 /usr/bin/agent",
+            "55d0c000-55d0e000 rw-p 00002000 fe:01 12 /usr/bin/agent",
+            "7ffd000-7ffe000 r-xp 00000000 00:00 0 [vdso]",
+            "7ffd000-7ffe000 r-xp 00000000 00:00 0",
+            "",
+        ] {
+            assert_eq!(code_in(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_process_goes_on_after_it_has_given_memory_back() {
+        keep_little_memory();
+        let kept: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+        drop(vec![1u8; 1 << 20]);
+        release_memory();
+        assert!(
+            kept.iter()
+                .enumerate()
+                .all(|(n, text)| *text == n.to_string())
+        );
+    }
+}

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::address::Address;
+use crate::nft::Key;
 use crate::route::Route;
 use crate::{Cause, Result};
 
@@ -67,10 +68,29 @@ pub enum Event {
         port: u32,
         /// The process that changed it, as `name[PID]`, if the kernel told.
         writer: Option<String>,
+        /// What of it was changed.
+        touched: Touched,
     },
     /// Notifications were lost: anything may have changed. It comes when listening is complete
     /// again, so the state that is read after it misses nothing.
     Lost,
+}
+
+/// What a transaction changed in an nftables table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Chains or their rules came, changed or went.
+    pub rules: bool,
+    /// Anything may have changed: the table, sets as a whole, or more elements than are named.
+    pub anything: bool,
+    /// Elements that came or went, by the names of their sets and their keys; at most
+    /// [`Touched::ELEMENTS_MAX`], and incomplete if `anything` is true.
+    pub elements: Vec<(String, Key)>,
+}
+
+impl Touched {
+    /// So many elements are named; after more it is quicker to read all of them.
+    pub const ELEMENTS_MAX: usize = 1024;
 }
 
 /// Listens to the network namespace in which it was opened.

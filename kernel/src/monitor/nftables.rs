@@ -9,17 +9,28 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::{Event, RECEIVE_BUFFER};
+use super::{Event, RECEIVE_BUFFER, Touched};
 use crate::Cause;
 use crate::netlink::{Message, attributes, messages, text};
+use crate::nft::Key;
 
 // linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 const NFNLGRP_NFTABLES: u32 = 7;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_DELTABLE: u8 = 2;
+const NFT_MSG_NEWCHAIN: u8 = 3;
+const NFT_MSG_DELCHAIN: u8 = 5;
+const NFT_MSG_NEWRULE: u8 = 6;
+const NFT_MSG_DELRULE: u8 = 8;
+const NFT_MSG_NEWSETELEM: u8 = 12;
+const NFT_MSG_DELSETELEM: u8 = 14;
 const NFT_MSG_NEWGEN: u8 = 15;
 /// The name of the table is the first attribute of every kind of object.
 const NFTA_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_GEN_PROC_PID: u16 = 2;
 const NFTA_GEN_PROC_NAME: u16 = 3;
 /// Size of `struct nfgenmsg` in bytes.
@@ -92,14 +103,15 @@ fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> io::Result<Option<&'a [
 /// generation of rules, which also names the process (`nf_tables_commit`).
 #[derive(Debug, Default)]
 struct Transaction {
-    touched: Vec<Touched>,
+    tables: Vec<TouchedTable>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Touched {
+struct TouchedTable {
     family: u8,
     table: String,
     gone: bool,
+    touched: Touched,
 }
 
 impl Transaction {
@@ -126,32 +138,77 @@ impl Transaction {
         }
         if kind == NFT_MSG_NEWGEN {
             let writer = writer(body);
-            events.extend(self.touched.drain(..).map(|touched| Event::Nftables {
-                family: touched.family,
-                table: touched.table,
-                gone: touched.gone,
+            events.extend(self.tables.drain(..).map(|table| Event::Nftables {
+                family: table.family,
+                table: table.table,
+                gone: table.gone,
                 port: message.port,
                 writer: writer.clone(),
+                touched: table.touched,
             }));
             return;
         }
         let Some((_, table)) = attributes(body).find(|(number, _)| *number == NFTA_TABLE) else {
             return;
         };
-        self.touch(header[0], text(table), kind == NFT_MSG_DELTABLE);
+        let table = self.table(header[0], &text(table));
+        // A table that is deleted and made again in one transaction is there in the end.
+        table.gone = kind == NFT_MSG_DELTABLE;
+        table.touched.take_in(kind, body);
     }
 
-    fn touch(&mut self, family: u8, table: String, deleted: bool) {
-        let known = self.touched.iter_mut().rev();
-        let mut known = known.filter(|known| known.family == family && known.table == table);
-        match known.next() {
-            // A table that is deleted and made again in one transaction is there in the end.
-            Some(known) => known.gone = deleted,
-            None => self.touched.push(Touched {
+    fn table(&mut self, family: u8, name: &str) -> &mut TouchedTable {
+        let known = |table: &TouchedTable| table.family == family && table.table == name;
+        let at = self.tables.iter().rposition(known).unwrap_or_else(|| {
+            self.tables.push(TouchedTable {
                 family,
-                table,
-                gone: deleted,
-            }),
+                table: name.to_owned(),
+                gone: false,
+                touched: Touched::default(),
+            });
+            self.tables.len() - 1
+        });
+        &mut self.tables[at]
+    }
+}
+
+impl Touched {
+    fn take_in(&mut self, kind: u8, body: &[u8]) {
+        match kind {
+            NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN | NFT_MSG_NEWRULE | NFT_MSG_DELRULE => {
+                self.rules = true;
+            }
+            NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM => self.take_in_elements(body),
+            _ => self.anything = true,
+        }
+    }
+
+    fn take_in_elements(&mut self, body: &[u8]) {
+        if self.anything {
+            return;
+        }
+        let find = |bytes, wanted| attributes(bytes).find(|(number, _)| *number == wanted);
+        let (set, elements) = (
+            find(body, NFTA_SET_ELEM_LIST_SET),
+            find(body, NFTA_SET_ELEM_LIST_ELEMENTS),
+        );
+        let (Some((_, set)), Some((_, elements))) = (set, elements) else {
+            self.anything = true;
+            return;
+        };
+        for (_, element) in attributes(elements) {
+            let key =
+                find(element, NFTA_SET_ELEM_KEY).and_then(|(_, key)| find(key, NFTA_DATA_VALUE));
+            match key {
+                Some((_, key)) if self.elements.len() < Touched::ELEMENTS_MAX => {
+                    self.elements.push((text(set), Key::from_bytes(key)));
+                }
+                // A catch-all element has no key.
+                _ => {
+                    self.anything = true;
+                    return;
+                }
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use super::socket::NftSocket;
 use super::table::{Base, Chain, Table};
 use super::text::{Comment, comment_of};
 use super::uapi::{self, chain, elem, msg, rule, set, table, udata};
-use super::wire::{attributes, find, missing, put_str, str_of, u32_of};
+use super::wire::{attributes, find, missing, nest, put_str, str_of, u32_of};
 use crate::netlink::{Batch, Message};
 use crate::{Cause, Error};
 
@@ -230,6 +230,44 @@ impl NftSocket {
             each(entry.key, entry.element);
         }
         Ok(())
+    }
+
+    /// One element of a set, without reading the others; `None` if it is not there, or the set is
+    /// not. Not for sets of intervals, whose elements have no single key.
+    pub fn element(
+        &mut self,
+        family: Family,
+        table: &str,
+        name: &str,
+        header: &Set,
+        key: &[u8],
+    ) -> Result<Option<Element>, Error> {
+        let asked = |out: &mut Vec<u8>| {
+            put_header(Some(family))(out);
+            put_str(out, elem::LIST_TABLE, table);
+            put_str(out, elem::LIST_SET, name);
+            nest(out, elem::LIST_ELEMENTS, |out| {
+                elem_wire::put_element_key(out, header.layout(), key, None);
+            });
+        };
+        let found = self.socket.query(kind(msg::GETSETELEM), asked, |message| {
+            let elements = find(body(message)?, elem::LIST_ELEMENTS).unwrap_or(&[]);
+            let first = attributes(elements).next();
+            let (_, element) = first.ok_or_else(|| missing("the element"))?;
+            Ok(element_of(element)?.element)
+        });
+        match found {
+            Err(Cause::Refused {
+                errno: libc::ENOENT,
+                ..
+            }) => Ok(None),
+            other => other.map(Some).map_err(|cause| {
+                cause.during(
+                    "read an element of set",
+                    format_args!("{family} {table} {name}"),
+                )
+            }),
+        }
     }
 
     fn list_elements(

@@ -165,6 +165,8 @@ impl Reconcile {
             }
             Input::Listed => {
                 self.listed = true;
+                self.snapshot.compact();
+                kernel::process::release_memory();
                 self.look = true;
                 self.note_own_node();
                 self.tell(&Event::Resync);
@@ -369,6 +371,8 @@ impl Reconcile {
 
     fn announce(&mut self) {
         self.announced = true;
+        // The first sync is the largest.
+        kernel::process::release_memory();
         let snapshot = &self.snapshot;
         tracing::info!(
             nodes = snapshot.nodes.len(),

@@ -9,6 +9,8 @@
 //! of a change follows its size: an object that arrives again with the same value costs one
 //! comparison and marks nothing.
 
+mod endpoints;
+mod few;
 mod node;
 mod service;
 
@@ -17,6 +19,8 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
+pub use endpoints::{EndpointRef, Endpoints};
+pub use few::Few;
 pub use node::Node;
 pub use service::{
     Balancing, Endpoint, EndpointPort, EndpointSlice, Hints, Protocol, Service, ServiceCidr,
@@ -211,6 +215,15 @@ impl Snapshot {
             .filter_map(|(_, slice)| self.slices.get(slice))
     }
 
+    /// Gives back memory after everything has been listed: a map into which sorted names were put one
+    /// by one is half empty.
+    pub fn compact(&mut self) {
+        rebuild(&mut self.nodes);
+        rebuild(&mut self.services);
+        rebuild(&mut self.slices);
+        self.by_service = std::mem::take(&mut self.by_service).into_iter().collect();
+    }
+
     /// How many objects there are in all.
     pub fn len(&self) -> usize {
         self.nodes.len() + self.services.len() + self.slices.len() + self.service_cidrs.len()
@@ -234,6 +247,11 @@ impl Snapshot {
         self.by_service.insert((service.clone(), name));
         dirty.endpoints.insert(service);
     }
+}
+
+/// The same map in as few nodes as possible.
+fn rebuild<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
 }
 
 /// Puts a value into a map; true if that changed anything.

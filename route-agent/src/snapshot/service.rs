@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::{Invalid, ObjectName};
+use super::{Endpoints, Few, Invalid, ObjectName};
 
 /// A transport protocol of a Service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,15 +98,15 @@ pub struct Service {
     /// `spec.type`.
     pub kind: ServiceKind,
     /// `spec.clusterIPs`; empty for a headless Service.
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Box<[IpAddr]>,
     /// `spec.ports`.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// `spec.externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub external_ips: Few<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` with ipMode VIP or none.
-    pub load_balancer_vips: Vec<IpAddr>,
+    pub load_balancer_vips: Few<IpAddr>,
     /// `spec.loadBalancerSourceRanges`, trimmed.
-    pub source_ranges: Vec<IpNetwork>,
+    pub source_ranges: Few<IpNetwork>,
     /// `spec.externalTrafficPolicy`.
     pub external_policy: TrafficPolicy,
     /// `spec.internalTrafficPolicy`.
@@ -118,7 +118,7 @@ pub struct Service {
     /// The balancing that an annotation asks for.
     pub balancing: Option<Balancing>,
     /// What could not be used.
-    pub invalid: Vec<Invalid>,
+    pub invalid: Few<Invalid>,
 }
 
 /// One port of an EndpointSlice.
@@ -132,7 +132,7 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// One endpoint of an EndpointSlice.
+/// One endpoint of an EndpointSlice, as [`Endpoints`] take it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses[0]`; the API promises that all are equivalent.
@@ -166,13 +166,13 @@ pub struct EndpointSlice {
     /// The Service it belongs to, from the label `kubernetes.io/service-name`.
     pub service: ObjectName,
     /// The ports that all endpoints share.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
     /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`, milliseconds since 1970.
     pub last_change: Option<u64>,
     /// What could not be used.
-    pub invalid: Vec<Invalid>,
+    pub invalid: Few<Invalid>,
 }
 
 /// A ServiceCIDR.

@@ -11,10 +11,10 @@ fn slice(slice_name: &str, service: &str) -> EndpointSlice {
     EndpointSlice {
         name: name("default", slice_name),
         service: name("default", service),
-        ports: Vec::new(),
-        endpoints: Vec::new(),
+        ports: Box::default(),
+        endpoints: Endpoints::default(),
         last_change: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     }
 }
 

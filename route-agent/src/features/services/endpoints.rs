@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::snapshot::{Endpoint, EndpointSlice, Protocol};
+use crate::snapshot::{EndpointRef, EndpointSlice, Protocol};
 
 /// An address family. Each has a table of its own; neither depends on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,7 +72,7 @@ pub struct Selected {
 /// One endpoint after slices have been merged.
 #[derive(Debug, Clone, Copy)]
 struct Candidate<'a> {
-    endpoint: &'a Endpoint,
+    endpoint: EndpointRef<'a>,
     local: bool,
 }
 
@@ -189,8 +189,8 @@ pub fn no_destination(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn is_local(endpoint: &Endpoint, here: Here<'_>) -> bool {
-    endpoint.node.as_deref() == Some(here.node)
+fn is_local(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {
+    endpoint.node.is_some_and(|node| **node == *here.node)
 }
 
 /// Merges slices: one candidate per address and port.
@@ -214,7 +214,7 @@ fn merge<'a>(
                 }
                 let new = Candidate {
                     endpoint,
-                    local: is_local(endpoint, here),
+                    local: is_local(&endpoint, here),
                 };
                 merged
                     .entry(Backend {
@@ -252,27 +252,19 @@ impl Scope {
         if ready().next().is_none() {
             return Scope::Anywhere;
         }
-        let all_hint_nodes = ready().all(|e| {
-            e.hints
-                .as_ref()
-                .is_some_and(|hints| !hints.nodes.is_empty())
-        });
+        let all_hint_nodes = ready().all(|e| e.hints.is_some_and(|hints| !hints.nodes.is_empty()));
         if all_hint_nodes && ready().any(|e| Scope::Node.admits(e, here)) {
             return Scope::Node;
         }
-        let all_hint_zones = ready().all(|e| {
-            e.hints
-                .as_ref()
-                .is_some_and(|hints| !hints.zones.is_empty())
-        });
+        let all_hint_zones = ready().all(|e| e.hints.is_some_and(|hints| !hints.zones.is_empty()));
         if all_hint_zones && ready().any(|e| Scope::Zone.admits(e, here)) {
             return Scope::Zone;
         }
         Scope::Anywhere
     }
 
-    fn admits(self, endpoint: &Endpoint, here: Here<'_>) -> bool {
-        let hints = endpoint.hints.as_deref();
+    fn admits(self, endpoint: EndpointRef<'_>, here: Here<'_>) -> bool {
+        let hints = endpoint.hints;
         match self {
             Scope::Node => hints.is_some_and(|h| h.nodes.iter().any(|node| **node == *here.node)),
             Scope::Zone => hints.is_some_and(|h| h.zones.iter().any(|z| Some(&**z) == here.zone)),

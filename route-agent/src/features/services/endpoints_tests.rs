@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::snapshot::{EndpointPort, Invalid, ObjectName};
+use crate::snapshot::{Endpoint, EndpointPort, Few, Invalid, ObjectName};
 
 const HERE: Here<'static> = Here {
     node: "worker",
@@ -53,14 +53,14 @@ fn slice(name: &str, port: u16, endpoints: &[&str]) -> EndpointSlice {
     EndpointSlice {
         name: object(name),
         service: object("web"),
-        ports: vec![EndpointPort {
+        ports: Box::new([EndpointPort {
             name: Arc::from("http"),
             protocol: Protocol::Tcp,
             port,
-        }],
+        }]),
         endpoints: endpoints.iter().map(|text| endpoint(text)).collect(),
         last_change: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     }
 }
 

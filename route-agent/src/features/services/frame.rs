@@ -18,19 +18,24 @@ pub const COMMENT: &str = "Kubernetes Services, by podwire-agent";
 
 /// True if the kernel has everything that is always there, as it should be.
 pub fn is_whole(table: &Table, wanted: &Skeleton) -> bool {
-    let set = |(name, set): &(&str, Set)| {
-        table
-            .sets
-            .get(name)
-            .is_some_and(|there| there.same_header(set))
-    };
     let chain = |(name, chain): &(&str, ::kernel::nft::Chain)| {
         table
             .chains
             .get(name)
             .is_some_and(|there| same_chain(there, chain))
     };
-    wanted.sets.iter().all(set) && wanted.chains.iter().all(chain)
+    has_sets(table, wanted) && wanted.chains.iter().all(chain)
+}
+
+/// True if the kernel has all sets that are always there, declared as they should be.
+pub fn has_sets(table: &Table, wanted: &Skeleton) -> bool {
+    let set = |(name, set): &(&str, Set)| {
+        table
+            .sets
+            .get(name)
+            .is_some_and(|there| there.same_header(set))
+    };
+    wanted.sets.iter().all(set)
 }
 
 /// Writes everything that is always there, without elements, in the order in which it is read.

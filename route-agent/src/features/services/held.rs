@@ -272,7 +272,7 @@ fn meaning_of_value(name: &ObjectName, value: &Value, comment: &str) -> u64 {
 }
 
 /// The same number for what the kernel has.
-fn meaning_of(element: &nft::Element) -> u64 {
+pub fn meaning_of(element: &nft::Element) -> u64 {
     let comment = element.comment.as_ref().map(nft::Comment::as_str);
     match (&element.value, &element.key_end) {
         (nft::Value::None, None) => hash_meaning(0, &[], comment),

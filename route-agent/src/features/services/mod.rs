@@ -10,6 +10,7 @@
 //! answer, `plan` what follows for the kernel, `layout` how that lies there, `delta` and `held`
 //! what differs, `write`, `table` and `resync` bring it in. `docs/services.md` tells the whole.
 
+mod check;
 pub mod claims;
 pub mod config;
 mod conntrack;
@@ -89,14 +90,6 @@ impl Services {
     /// What both families made of the Services, for the operator's commands.
     pub fn tables(&self) -> &[FamilyTable] {
         &self.tables
-    }
-
-    fn distrust(&mut self, family: Option<Family>) {
-        for table in &mut self.tables {
-            if family.is_none_or(|family| table.family() == family) {
-                table.distrust();
-            }
-        }
     }
 
     /// Syncs one family.
@@ -182,17 +175,26 @@ impl Feature for Services {
                 }
                 networks || self.dirty.len() > before
             }
-            Event::Kernel(KernelEvent::Nftables { family, table, .. }) if table == TABLE => {
+            Event::Kernel(KernelEvent::Nftables {
+                family,
+                table,
+                touched,
+                ..
+            }) if table == TABLE => {
                 let family = match family {
                     2 => Family::V4,
                     10 => Family::V6,
                     _ => return false,
                 };
-                self.distrust(Some(family));
+                for table in &mut self.tables {
+                    if table.family() == family {
+                        table.doubt(touched);
+                    }
+                }
                 true
             }
             Event::Kernel(KernelEvent::Lost) | Event::Resync => {
-                self.distrust(None);
+                self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,

@@ -38,13 +38,13 @@ impl FamilyTable {
         let found = kernel.socket().observe_frame(family, TABLE)?;
         let names = view.snapshot.services.keys();
         if found.is_none() && !names.into_iter().any(|name| self.concerns(view, name)) {
-            self.forget();
+            self.forget(0);
             self.absent = true;
             return Ok(());
         }
         let frame = self.repair_frame(kernel, found, view, done)?;
         let mut held = self.observe(kernel, frame)?;
-        self.forget();
+        self.forget(view.snapshot.services.len());
         self.repair_networks(kernel, view, &mut held, done)?;
         let names: BTreeSet<ObjectName> = view.snapshot.services.keys().cloned().collect();
         self.reclaim(view, names);
@@ -69,6 +69,7 @@ impl FamilyTable {
         if self.refused().is_empty() {
             self.remove_unclaimed(kernel, &held, done)?;
         }
+        self.forget_batch();
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::endpoints::Here;
 use crate::snapshot::{
-    Balancing, Endpoint, EndpointPort, EndpointSlice, ObjectName, Protocol, Service, ServiceKind,
-    ServicePort, TrafficPolicy,
+    Balancing, Endpoint, EndpointPort, EndpointSlice, Few, ObjectName, Protocol, Service,
+    ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// Where the tests are.
@@ -47,29 +47,26 @@ pub fn named_service(name: &str, text: &str) -> Service {
         name: object(name),
         created: None,
         kind: ServiceKind::ClusterIp,
-        cluster_ips: Vec::new(),
-        ports: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer_vips: Vec::new(),
-        source_ranges: Vec::new(),
+        cluster_ips: Box::default(),
+        ports: Box::default(),
+        external_ips: Few::new(),
+        load_balancer_vips: Few::new(),
+        source_ranges: Few::new(),
         external_policy: TrafficPolicy::Cluster,
         internal_policy: TrafficPolicy::Cluster,
         affinity: None,
         health_check_node_port: None,
         balancing: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     };
+    let mut ports = Vec::new();
     for part in text
         .split(';')
         .map(str::trim)
         .filter(|part| !part.is_empty())
     {
         let (word, rest) = part.split_once(' ').unwrap_or((part, ""));
-        let addresses = || {
-            rest.split_whitespace()
-                .map(|a| a.parse().unwrap())
-                .collect()
-        };
+        let addresses = || rest.split_whitespace().map(|a| a.parse().unwrap());
         match word {
             "kind" => {
                 service.kind = match rest {
@@ -79,9 +76,9 @@ pub fn named_service(name: &str, text: &str) -> Service {
                     _ => ServiceKind::ClusterIp,
                 }
             }
-            "cluster-ip" => service.cluster_ips = addresses(),
-            "external-ip" => service.external_ips = addresses(),
-            "vip" => service.load_balancer_vips = addresses(),
+            "cluster-ip" => service.cluster_ips = addresses().collect(),
+            "external-ip" => service.external_ips = addresses().collect(),
+            "vip" => service.load_balancer_vips = addresses().collect(),
             "source" => {
                 let ranges = rest.split_whitespace().map(|a| a.parse().unwrap());
                 service.source_ranges = ranges.collect();
@@ -93,10 +90,11 @@ pub fn named_service(name: &str, text: &str) -> Service {
             "round-robin" => service.balancing = Some(Balancing::RoundRobin),
             "source-hash" => service.balancing = Some(Balancing::SourceHash),
             "created" => service.created = Some(rest.parse().unwrap()),
-            "port" => service.ports.push(service_port(rest)),
+            "port" => ports.push(service_port(rest)),
             _ => panic!("{part}?"),
         }
     }
+    service.ports = ports.into();
     service
 }
 
@@ -143,7 +141,7 @@ pub fn slice_of(
         ports: ports.iter().map(port).collect(),
         endpoints: endpoints.split_whitespace().map(endpoint).collect(),
         last_change: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     }
 }
 

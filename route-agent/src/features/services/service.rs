@@ -196,7 +196,7 @@ pub fn warnings(service: &Service) -> Vec<String> {
         texts.push(fault);
         return texts;
     }
-    let lists = [
+    let lists: [(&str, &[IpAddr]); 3] = [
         ("spec.clusterIPs", &service.cluster_ips),
         ("spec.externalIPs", &service.external_ips),
         (

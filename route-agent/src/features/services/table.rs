@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use super::check::Doubts;
 use super::claims::{Claimed, Claims};
 use super::config::Config;
 use super::delta::diff;
@@ -21,7 +22,7 @@ use crate::snapshot::{Node, ObjectName, Protocol, Snapshot};
 use ::kernel::nft::{Batch, CommitError};
 
 /// Elements of one transaction, about. More Services take several, each with whole Services.
-pub(super) const CHUNK: usize = 8192;
+pub(super) const CHUNK: usize = 4096;
 
 /// Chains that nothing refers to are deleted this long after.
 const REST: Duration = Duration::from_secs(1);
@@ -111,12 +112,13 @@ pub struct FamilyTable {
     pub(super) family: Family,
     pub(super) headers: Headers,
     claims: Claims,
-    claimed: HashMap<ObjectName, Claimed>,
     pub(super) applied: HashMap<ObjectName, Plan>,
     pub(super) standing: Standing,
     pub(super) networks: Networks,
     /// False if what the kernel holds must be read.
     trusted: bool,
+    /// What somebody else touched since.
+    doubts: Doubts,
     /// True if there is no table because no Service is of this family.
     pub(super) absent: bool,
     /// Services that the kernel refused, and why.
@@ -133,11 +135,11 @@ impl FamilyTable {
             family,
             headers: Headers::new(family, config),
             claims: Claims::default(),
-            claimed: HashMap::new(),
             applied: HashMap::new(),
             standing: Standing::default(),
             networks: Networks::default(),
             trusted: false,
+            doubts: Doubts::default(),
             absent: false,
             refused: BTreeMap::new(),
             tidy_at: None,
@@ -153,6 +155,14 @@ impl FamilyTable {
     /// What the kernel holds is unknown from now on.
     pub fn distrust(&mut self) {
         self.trusted = false;
+        self.absent = false;
+    }
+
+    /// Somebody else changed the table.
+    pub fn doubt(&mut self, touched: &::kernel::monitor::Touched) {
+        if self.trusted && !self.doubts.take_in(touched) {
+            self.distrust();
+        }
         self.absent = false;
     }
 
@@ -178,18 +188,9 @@ impl FamilyTable {
 
     /// Who has what the Service claims in vain, one sentence each.
     pub fn conflicts(&self, name: &ObjectName) -> Vec<String> {
-        let Some(claimed) = self.claimed.get(name) else {
-            return Vec::new();
-        };
-        let lost = claimed
-            .all
-            .iter()
-            .filter(|claim| !self.claims.has(name, claim));
-        lost.filter_map(|claim| {
-            let owner = self.claims.owner(claim)?;
-            Some(format!(
-                "{claim} is left out: Service {owner} has it; free it there, or choose another"
-            ))
+        let lost = self.claims.lost(name);
+        lost.map(|(claim, owner)| {
+            format!("{claim} is left out: Service {owner} has it; free it there, or choose another")
         })
         .collect()
     }
@@ -209,6 +210,14 @@ impl FamilyTable {
             return Ok(done);
         }
         self.absent = false;
+        let doubts = std::mem::take(&mut self.doubts);
+        if self.trusted && !doubts.is_empty() {
+            let mended = self.mend(kernel, view, &doubts, &mut done);
+            self.trusted = mended.unwrap_or_else(|error| {
+                tracing::debug!(family = ?self.family, %error, "the table is read back");
+                false
+            });
+        }
         if self.trusted {
             match self.update(kernel, view, dirty.clone(), networks_changed, &mut done) {
                 Ok(()) => {
@@ -305,20 +314,11 @@ impl FamilyTable {
                 .get(name)
                 .map(|service| claimed(service, self.family))
                 .unwrap_or_default();
-            let nothing = Claimed::default();
-            let before = self.claimed.get(name).unwrap_or(&nothing);
-            if now != *before {
-                let others = self.claims.replace(name, before, &now);
-                if !others.is_empty() {
-                    knotted.insert(name.clone());
-                    knotted.extend(others.iter().cloned());
-                    touched.extend(others);
-                }
-            }
-            if now.all.is_empty() {
-                self.claimed.remove(name);
-            } else if now != *before {
-                self.claimed.insert(name.clone(), now);
+            let others = self.claims.replace(name, now);
+            if !others.is_empty() {
+                knotted.insert(name.clone());
+                knotted.extend(others.iter().cloned());
+                touched.extend(others);
             }
         }
         names.extend(touched);
@@ -399,6 +399,16 @@ impl FamilyTable {
         &mut self.batch
     }
 
+    /// Whose address, port or node port something is.
+    pub(super) fn owner(&self, claim: &Claim) -> Option<&ObjectName> {
+        self.claims.owner(claim)
+    }
+
+    /// How the sets are declared, and the batch to write into, as it is.
+    pub(super) fn headers_and_batch(&mut self) -> (&Headers, &mut Batch) {
+        (&self.headers, &mut self.batch)
+    }
+
     /// The batch to write into, as it is.
     pub(super) fn batch_mut(&mut self) -> &mut Batch {
         &mut self.batch
@@ -415,14 +425,19 @@ impl FamilyTable {
         done.written.push(change.name);
     }
 
-    /// Forgets everything that was written, before the table is read back.
-    pub(super) fn forget(&mut self) -> HashMap<ObjectName, Plan> {
-        self.claims = Claims::default();
-        self.claimed = HashMap::new();
+    /// Forgets everything that was written, before the table is read back. There will be so many
+    /// Services: a map that grows needs twice its memory while it does.
+    pub(super) fn forget(&mut self, services: usize) {
+        self.claims = Claims::with_room(services);
         self.standing = Standing::default();
         self.refused.clear();
         self.tidy_at = None;
-        std::mem::take(&mut self.applied)
+        self.applied = HashMap::with_capacity(services);
+    }
+
+    /// Gives back the memory of the largest batch.
+    pub(super) fn forget_batch(&mut self) {
+        self.batch = Batch::new();
     }
 
     /// A Service that the kernel does not take. It keeps what it had.
@@ -481,8 +496,7 @@ pub(super) fn chunks(changes: Vec<Change>) -> Vec<Vec<Change>> {
 
 fn claimed(service: &crate::snapshot::Service, family: Family) -> Claimed {
     Claimed {
-        all: service::claims(service, family),
-        own: service::cluster_ips(service, family).collect(),
+        all: service::claims(service, family).into_iter().collect(),
         created: service.created,
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ::kernel::nft::{Batch, ElementRef, Set, TableWriter, ValueRef, Verdict};
+use ::kernel::nft::{Batch, ElementRef, ElementWriter, Set, TableWriter, ValueRef, Verdict};
 
 use super::config::Config;
 use super::delta::Delta;
@@ -166,7 +166,7 @@ fn lose<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
 }
 
 /// Creates and fills a chain, also one that is there with other rules.
-fn write_chain(table: &mut TableWriter<'_>, name: &str, chain: &::kernel::nft::Chain) {
+pub fn write_chain(table: &mut TableWriter<'_>, name: &str, chain: &::kernel::nft::Chain) {
     table.add_chain(name, chain).flush_chain(name);
     for rule in &chain.rules {
         table.add_rule(name, rule);
@@ -217,7 +217,8 @@ fn remove(table: &mut TableWriter<'_>, headers: &Headers, name: &ObjectName, ele
         .delete(element.key.as_bytes(), until);
 }
 
-fn add(table: &mut TableWriter<'_>, headers: &Headers, name: &ObjectName, element: &Element) {
+/// Writes an element of a Service.
+pub fn add(table: &mut TableWriter<'_>, headers: &Headers, name: &ObjectName, element: &Element) {
     let map = element.map.name(name);
     let header = headers.of(element.map);
     let (verdict, data, number);
@@ -273,14 +274,19 @@ fn hairpin(table: &mut TableWriter<'_>, headers: &Headers, before: &Standing, af
         .keys()
         .filter(|address| !before.local.contains_key(address))
     {
-        elements.add(&ElementRef {
-            key: hairpin_key(*address).as_bytes(),
-            key_end: None,
-            value: ValueRef::None,
-            timeout: None,
-            comment: None,
-        });
+        add_member(&mut elements, hairpin_key(*address).as_bytes());
     }
+}
+
+/// Writes an element that says nothing but its key.
+pub fn add_member(elements: &mut ElementWriter<'_>, key: &[u8]) {
+    elements.add(&ElementRef {
+        key,
+        key_end: None,
+        value: ValueRef::None,
+        timeout: None,
+        comment: None,
+    });
 }
 
 /// From an endpoint to itself.

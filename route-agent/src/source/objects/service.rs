@@ -131,10 +131,10 @@ impl Service {
             name,
             created: self.metadata.created(),
             kind,
-            cluster_ips: cluster_ips(spec, &mut checker),
-            ports: ports(spec, names, &mut checker),
-            external_ips: addresses("spec.externalIPs", &spec.external_ips, &mut checker),
-            load_balancer_vips: vips(&self.status, &mut checker),
+            cluster_ips: cluster_ips(spec, &mut checker).into(),
+            ports: ports(spec, names, &mut checker).into(),
+            external_ips: addresses("spec.externalIPs", &spec.external_ips, &mut checker).into(),
+            load_balancer_vips: vips(&self.status, &mut checker).into(),
             source_ranges: spec
                 .load_balancer_source_ranges
                 .iter()
@@ -154,7 +154,7 @@ impl Service {
             health_check_node_port: checker
                 .port("spec.healthCheckNodePort", &spec.health_check_node_port),
             balancing: balancing(&self.metadata, &mut checker),
-            invalid: checker.invalid,
+            invalid: checker.invalid.into(),
         })
     }
 }

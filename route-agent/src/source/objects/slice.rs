@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::{Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, timestamp};
-use crate::snapshot::{self, EndpointPort, Hints, ObjectName};
+use crate::snapshot::{self, EndpointPort, Endpoints, Hints, ObjectName};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -124,7 +124,7 @@ impl EndpointSlice {
             .get(LAST_CHANGE)
             .and_then(Text::get);
         Ok(Some(snapshot::EndpointSlice {
-            ports,
+            ports: ports.into(),
             endpoints,
             last_change: last_change.and_then(timestamp),
             ..empty(name, service, names, checker)
@@ -144,10 +144,10 @@ fn empty(
             name: names.get(service),
         },
         name,
-        ports: Vec::new(),
-        endpoints: Vec::new(),
+        ports: Box::default(),
+        endpoints: Endpoints::default(),
         last_change: None,
-        invalid: checker.invalid,
+        invalid: checker.invalid.into(),
     }
 }
 

@@ -196,11 +196,12 @@ fn a_slice_takes_the_defaults_of_the_api() {
             {"addresses": ["10.10.2.4"], "conditions": {"ready": false, "terminating": true}}]}));
     assert_eq!(web.service.to_string(), "default/web");
     assert_eq!(web.last_change, Some(1_795_406_400_123));
-    let first = &web.endpoints[0];
+    let mut endpoints = web.endpoints.iter();
+    let first = endpoints.next().unwrap();
     assert_eq!(first.address.to_string(), "10.10.1.3");
     assert!(first.ready && first.serving && !first.terminating);
     assert_eq!(&*first.hints.as_ref().unwrap().zones[0], "a");
-    let second = &web.endpoints[1];
+    let second = endpoints.next().unwrap();
     assert!(!second.ready && second.serving && second.terminating && second.hints.is_none());
 }
 

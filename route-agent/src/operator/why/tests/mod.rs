@@ -11,7 +11,7 @@ use super::*;
 use crate::config::Config;
 use crate::reconcile::Uplink;
 use crate::snapshot::{
-    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Node, Object, ObjectName, Protocol,
+    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Node, Object, ObjectName, Protocol,
     Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
 
@@ -63,22 +63,22 @@ fn service(of: &str, address: &str, node_port: Option<u16>) -> Service {
         } else {
             ServiceKind::ClusterIp
         },
-        cluster_ips: vec![ip(address)],
-        ports: vec![ServicePort {
+        cluster_ips: Box::new([ip(address)]),
+        ports: Box::new([ServicePort {
             name: Arc::from("http"),
             protocol: Protocol::Tcp,
             port: 9000,
             node_port,
-        }],
-        external_ips: Vec::new(),
-        load_balancer_vips: Vec::new(),
-        source_ranges: Vec::new(),
+        }]),
+        external_ips: Few::new(),
+        load_balancer_vips: Few::new(),
+        source_ranges: Few::new(),
         external_policy: TrafficPolicy::Cluster,
         internal_policy: TrafficPolicy::Cluster,
         affinity: None,
         health_check_node_port: None,
         balancing: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     }
 }
 
@@ -87,11 +87,11 @@ fn slice(of: &str, port: u16, endpoints: &[(&str, &str)]) -> Object {
     Object::EndpointSlice(EndpointSlice {
         name: name(&format!("{of}-1")),
         service: name(of),
-        ports: vec![EndpointPort {
+        ports: Box::new([EndpointPort {
             name: Arc::from("http"),
             protocol: Protocol::Tcp,
             port,
-        }],
+        }]),
         endpoints: endpoints
             .iter()
             .map(|(address, node)| Endpoint {
@@ -104,7 +104,7 @@ fn slice(of: &str, port: u16, endpoints: &[(&str, &str)]) -> Object {
             })
             .collect(),
         last_change: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     })
 }
 
@@ -344,8 +344,8 @@ fn local_policies_tell_who_may_answer() {
 fn source_ranges_drop_others() {
     let world = World::new(&[]).with("svc-clusterip", |service| {
         service.kind = ServiceKind::LoadBalancer;
-        service.load_balancer_vips = vec![ip("192.0.2.7")];
-        service.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+        service.load_balancer_vips = vec![ip("192.0.2.7")].into();
+        service.source_ranges = vec!["198.51.100.0/24".parse().unwrap()].into();
     });
     let trace = world.walk("198.51.100.9", "192.0.2.7:9000");
     expect(
