@@ -55,10 +55,16 @@ lint: toolchain ## Check the format and the lints only
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: root tools toolchain ## Measure ADD and DEL beside the reference plugins and a floor program
+bench: root tools toolchain ## Measure the plugin, the routes and the Service proxy, beside targets
 	@tests/tools.sh /usr/lib/cni/ptp:containernetworking-plugins
-	$(RELEASE) --package podwire --package podwire-lab --bin podwire --bin podwire-bench
-	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench
+	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
+	    --bin podwire --bin podwire-agent --bin podwire-bench
+	cargo bench --package podwire-agent --bench services --no-run
+	# Both, whatever the first says; and nothing is compiled while something is measured.
+	missed=0
+	cargo bench --quiet --package podwire-agent --bench services || missed=1
+	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
+	exit $$missed
 
 # What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \

@@ -1,107 +1,294 @@
-//! The Service proxy from snapshot to kernel: time and memory, in a network namespace of its own.
+//! The Service proxy from snapshot to kernel, in a network namespace of its own.
 //!
-//! `cargo bench -p podwire-agent --bench services -- [SERVICES ENDPOINTS]`
+//! A part of `make bench`. Kernel notifications are listened to as the agent does, because the
+//! kernel makes them only if somebody listens. Prints each figure beside its target and fails if one
+//! is missed. "Processor" is what the thread worked, its system calls included: on a machine that has
+//! nothing else to do, the two are the same. `cargo bench -p podwire-agent --bench services -- [SERVICES ENDPOINTS]`
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench stops at the first surprise"
+)]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernel::nft::NftSocket;
+use kernel::monitor::Monitor;
+use kernel::nft::{Batch, CommitError, NftSocket};
+use nix::time::{ClockId, clock_gettime};
 use podwire_agent::features::services::config::Config;
 use podwire_agent::features::services::endpoints::{Family, Here};
-use podwire_agent::features::services::table::{FamilyTable, View};
+use podwire_agent::features::services::table::{Commit, Done, FamilyTable, View};
 use podwire_agent::snapshot::{
-    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Object, ObjectName, Protocol, Service,
-    ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
+    Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
 
-fn main() {
+/// Services, endpoints of each, and the longest time of a first sync.
+const CASES: [(u32, u32, Duration); 2] = [
+    (10_000, 10, Duration::from_secs(1)),
+    (44_000, 2, Duration::from_secs(3)),
+];
+
+/// So often one endpoint is changed.
+const CHANGES: u32 = 1000;
+
+/// How often the whole is done; the median counts.
+const ROUNDS: usize = 5;
+
+fn main() -> ExitCode {
     let numbers: Vec<u32> = std::env::args()
         .skip(1)
         .filter_map(|argument| argument.parse().ok())
         .collect();
     let cases = match numbers[..] {
-        [services, endpoints, ..] => vec![(services, endpoints)],
-        _ => vec![(10_000, 10), (44_000, 2)],
+        [services, endpoints, ..] => vec![(services, endpoints, CASES[0].2)],
+        _ => CASES.to_vec(),
     };
-    for (services, endpoints) in cases {
-        // A child for each, so that peak memory is that of the case alone.
-        let thread = std::thread::spawn(move || run(services, endpoints));
-        if thread.join().is_err() {
-            std::process::exit(1);
-        }
+    println!("The Service proxy, from snapshot to kernel");
+    println!("{:52}{:>14}{:>14}", "", "time", "processor");
+    let mut met = true;
+    for (services, endpoints, limit) in cases {
+        // A thread for each: it stays in its network namespace.
+        let thread = std::thread::spawn(move || run(services, endpoints, limit));
+        met &= thread.join().unwrap();
+    }
+    if met {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
-fn run(services: u32, endpoints: u32) {
-    kernel::netns::unshare_thread().expect("this needs root");
-    let nodes: Vec<Arc<str>> = (0..100).map(|n| Arc::from(format!("node-{n}"))).collect();
-    let mut snapshot = Snapshot::default();
-    let mut dirty = Dirty::default();
-    let empty = rss("VmRSS");
-    for number in 0..services {
-        snapshot.apply(Change::Set(Object::Service(service(number))), &mut dirty);
-        let slice = slice(number, endpoints, 0, &nodes);
-        snapshot.apply(Change::Set(Object::EndpointSlice(slice)), &mut dirty);
+/// How long something took by the clock, and how long this thread worked for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    wall: Duration,
+    processor: Duration,
+}
+
+/// Does something and takes its cost.
+fn cost_of<T>(work: impl FnOnce() -> T) -> (T, Cost) {
+    let worked = || {
+        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+        Duration::new(time.tv_sec() as u64, time.tv_nsec() as u32)
+    };
+    let (start, before) = (Instant::now(), worked());
+    let done = work();
+    let cost = Cost {
+        wall: start.elapsed(),
+        processor: worked() - before,
+    };
+    (done, cost)
+}
+
+/// The cost that a share of all, in percent, does not exceed; each column by itself.
+fn quantile(costs: &[Cost], percent: usize) -> Cost {
+    let at = |of: fn(&Cost) -> Duration| {
+        let mut times: Vec<Duration> = costs.iter().map(of).collect();
+        times.sort_unstable();
+        times[(times.len() - 1) * percent / 100]
+    };
+    Cost {
+        wall: at(|cost| cost.wall),
+        processor: at(|cost| cost.processor),
     }
-    dirty = Dirty::default();
-    let loaded = rss("VmRSS");
-    let config = Config::default();
-    let mut table = FamilyTable::new(Family::V4, &config);
-    let mut socket = NftSocket::open().expect("an nftables socket");
-    let sync =
-        |table: &mut FamilyTable, snapshot: &Snapshot, socket: &mut NftSocket, dirty: &Dirty| {
-            let here = Here {
+}
+
+/// Prints a figure beside its target; true if it is met.
+fn figure(what: &str, cost: Cost, limit: Option<Duration>) -> bool {
+    let milliseconds = |time: Duration| format!("{:.3} ms", time.as_secs_f64() * 1000.0);
+    let met = limit.is_none_or(|limit| cost.wall <= limit);
+    let mark = match limit {
+        None => " ",
+        Some(_) if met => "✓",
+        Some(_) => "✗",
+    };
+    let limit = limit.map_or(String::new(), |limit| {
+        format!("at most {}", milliseconds(limit))
+    });
+    let (wall, processor) = (milliseconds(cost.wall), milliseconds(cost.processor));
+    println!("  {mark} {what:<48}{wall:>14}{processor:>14}  {limit}");
+    met
+}
+
+/// The kernel, with the time that it took for what it was given last.
+struct Timed {
+    socket: NftSocket,
+    committing: Cost,
+}
+
+impl Commit for Timed {
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
+        let (outcome, cost) = cost_of(|| self.socket.commit(batch));
+        self.committing.wall += cost.wall;
+        self.committing.processor += cost.processor;
+        outcome
+    }
+
+    fn socket(&mut self) -> &mut NftSocket {
+        &mut self.socket
+    }
+}
+
+/// A cluster, and its table in the kernel.
+struct Bench {
+    snapshot: Snapshot,
+    dirty: Dirty,
+    config: Config,
+    table: FamilyTable,
+    kernel: Timed,
+    services: u32,
+    endpoints: u32,
+    nodes: Vec<Arc<str>>,
+}
+
+impl Bench {
+    fn new(services: u32, endpoints: u32) -> Bench {
+        let config = Config::default();
+        let nodes: Vec<Arc<str>> = (0..100).map(|n| Arc::from(format!("node-{n}"))).collect();
+        let mut bench = Bench {
+            snapshot: Snapshot::default(),
+            dirty: Dirty::default(),
+            table: FamilyTable::new(Family::V4, &config),
+            config,
+            kernel: Timed {
+                socket: NftSocket::open().expect("an nftables socket"),
+                committing: Cost::default(),
+            },
+            services,
+            endpoints,
+            nodes,
+        };
+        for number in 0..services {
+            bench.set(Object::Service(service(number)));
+            bench.set_slice(number, endpoints, 0);
+        }
+        bench.dirty = Dirty::default();
+        bench
+    }
+
+    fn set(&mut self, object: Object) {
+        self.snapshot.apply(Change::Set(object), &mut self.dirty);
+    }
+
+    fn set_slice(&mut self, number: u32, endpoints: u32, round: u32) {
+        let slice = slice(number, endpoints, round, &self.nodes);
+        self.set(Object::EndpointSlice(slice));
+    }
+
+    /// Brings the kernel in line; how long it took in all.
+    fn sync(&mut self) -> (Done, Cost) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let names: BTreeSet<ObjectName> = dirty.services.union(&dirty.endpoints).cloned().collect();
+        let view = View {
+            snapshot: &self.snapshot,
+            own: None,
+            here: Here {
                 node: "node-1",
                 zone: None,
-            };
-            let view = View {
-                snapshot,
-                own: None,
-                here,
-                config: &config,
-            };
-            let names: BTreeSet<ObjectName> =
-                dirty.services.union(&dirty.endpoints).cloned().collect();
-            let start = Instant::now();
-            let done = table
-                .sync(socket, view, &names, false, start)
-                .expect("a sync");
-            (start.elapsed(), done.batches)
+            },
+            config: &self.config,
         };
-    let (cold, batches) = sync(&mut table, &snapshot, &mut socket, &dirty);
-    println!(
-        "{services} x {endpoints}: cold {cold:.0?} in {batches} batches; RSS {empty} -> {loaded} -> {} KiB, peak {} KiB",
-        rss("VmRSS"),
-        rss("VmHWM")
-    );
-    let mut times: Vec<Duration> = Vec::new();
-    for round in 1..=1000 {
-        let number = round * 7 % services;
-        let slice = slice(number, endpoints, round, &nodes);
-        snapshot.apply(Change::Set(Object::EndpointSlice(slice)), &mut dirty);
-        times.push(
-            sync(
-                &mut table,
-                &snapshot,
-                &mut socket,
-                &std::mem::take(&mut dirty),
-            )
-            .0,
-        );
+        self.kernel.committing = Cost::default();
+        let (table, kernel) = (&mut self.table, &mut self.kernel);
+        let (done, cost) = cost_of(|| table.sync(kernel, view, &names, false, Instant::now()));
+        (done.expect("a sync"), cost)
     }
-    times.sort_unstable();
-    println!(
-        "  one endpoint replaced: p50 {:.0?}, p99 {:.0?}",
-        times[500], times[990]
+
+    /// A start without anything in the kernel.
+    fn cold(&mut self) -> (Done, Cost) {
+        let mut batch = Batch::new();
+        let family = kernel::nft::Family::Ip;
+        batch.table(family, "podwire-services").destroy();
+        // Closing a socket waits until what was deleted is freed.
+        let mut socket = NftSocket::open().expect("an nftables socket");
+        socket.commit(&mut batch).unwrap();
+        drop(socket);
+        self.table = FamilyTable::new(Family::V4, &self.config);
+        self.sync()
+    }
+
+    /// Changes slices of many Services one after the other; costs in all and in commits.
+    fn changes(&mut self, mut slice_of: impl FnMut(&mut Bench, u32)) -> [Vec<Cost>; 2] {
+        let mut costs = [Vec::new(), Vec::new()];
+        for round in 1..=CHANGES {
+            slice_of(self, round);
+            costs[0].push(self.sync().1);
+            costs[1].push(self.kernel.committing);
+        }
+        costs
+    }
+}
+
+fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
+    kernel::netns::unshare_thread().expect("this needs root");
+    let mut bench = Bench::new(services, endpoints);
+    let _listening = listen(&mut bench.kernel.socket);
+    println!("  {services} Services x {endpoints} endpoints");
+    let (mut colds, mut commits, mut batches) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        let (done, cost) = bench.cold();
+        batches = done.batches;
+        colds.push(cost);
+        commits.push(bench.kernel.committing);
+    }
+    let name = format!("cold sync, median of {ROUNDS} ({batches} batches)");
+    let mut met = figure(&name, quantile(&colds, 50), Some(limit));
+    figure("of that in the kernel", quantile(&commits, 50), None);
+    let at_most = |milliseconds| Some(Duration::from_millis(milliseconds));
+    let replaced = bench.changes(|bench, round| {
+        bench.set_slice(round * 7 % bench.services, bench.endpoints, round);
+    });
+    let scaled = bench.changes(|bench, round| {
+        let number = round / 2 * 11 % bench.services;
+        bench.set_slice(number, bench.endpoints + round % 2, 0);
+    });
+    let sides = [
+        ("one endpoint replaced", replaced),
+        ("one endpoint more or less", scaled),
+    ];
+    for (what, [all, commits]) in sides {
+        figure(&format!("{what}, in all, median"), quantile(&all, 50), None);
+        figure(&format!("{what}, in all, p99"), quantile(&all, 99), None);
+        let p99 = quantile(&commits, 99);
+        met &= figure(&format!("{what}, kernel commit, p99"), p99, at_most(1));
+    }
+    bench.table = FamilyTable::new(Family::V4, &bench.config);
+    let (done, warm) = bench.sync();
+    figure("a new start over the right rules", warm, None);
+    assert_eq!(
+        done.batches, 0,
+        "a start over the right rules wrote something"
     );
-    let mut fresh = FamilyTable::new(Family::V4, &config);
-    let (warm, batches) = sync(&mut fresh, &snapshot, &mut socket, &Dirty::default());
-    println!(
-        "  restart over the right rules: {warm:.0?}, {batches} batches; peak {} KiB",
-        rss("VmHWM")
-    );
+    met
+}
+
+/// Listens as the agent does, on a thread of its own, until the bench ends.
+fn listen(socket: &mut NftSocket) -> std::thread::JoinHandle<()> {
+    let port = socket.port().unwrap();
+    let netns = kernel::netns::Netns::current().unwrap();
+    let (ready, listening) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        netns.switch().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut monitor = Monitor::open().unwrap();
+            monitor.ignore(&[port]).unwrap();
+            ready.send(()).unwrap();
+            while monitor.next().await.is_some() {}
+        });
+    });
+    listening.recv().unwrap();
+    thread
 }
 
 fn name(number: u32) -> ObjectName {
@@ -116,22 +303,22 @@ fn service(number: u32) -> Service {
         name: name(number),
         created: Some(1_700_000_000),
         kind: ServiceKind::ClusterIp,
-        cluster_ips: vec![IpAddr::V4(Ipv4Addr::from(0x0a60_0000 + number))],
-        ports: vec![ServicePort {
+        cluster_ips: Box::new([IpAddr::V4(Ipv4Addr::from(0x0a60_0000 + number))]),
+        ports: Box::new([ServicePort {
             name: Arc::from("http"),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
-        }],
-        external_ips: Vec::new(),
-        load_balancer_vips: Vec::new(),
-        source_ranges: Vec::new(),
+        }]),
+        external_ips: Few::new(),
+        load_balancer_vips: Few::new(),
+        source_ranges: Few::new(),
         external_policy: TrafficPolicy::Cluster,
         internal_policy: TrafficPolicy::Cluster,
         affinity: None,
         health_check_node_port: None,
         balancing: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     }
 }
 
@@ -155,26 +342,13 @@ fn slice(number: u32, endpoints: u32, round: u32, nodes: &[Arc<str>]) -> Endpoin
             ..name(number)
         },
         service: name(number),
-        ports: vec![EndpointPort {
+        ports: Box::new([EndpointPort {
             name: Arc::from("http"),
             protocol: Protocol::Tcp,
             port: 8080,
-        }],
+        }]),
         endpoints: (0..endpoints).map(endpoint).collect(),
         last_change: None,
-        invalid: Vec::new(),
+        invalid: Few::new(),
     }
-}
-
-/// A line of /proc/self/status, in KiB.
-fn rss(field: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with(field))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_default()
 }

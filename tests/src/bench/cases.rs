@@ -14,6 +14,7 @@ use kernel::route::{Route, RouteChange, RouteFilter};
 use crate::Options;
 use crate::call::{Attachment, Verb};
 use crate::report::Report;
+use crate::services;
 use crate::sides::{Programs, Side};
 use crate::statistics::{Times, ratio};
 use crate::world::World;
@@ -34,7 +35,7 @@ const SIZE_LIMIT: f64 = 1.5;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 7] = [
+    let cases: [(&str, Case); 10] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
@@ -42,6 +43,9 @@ pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), 
         ("parallel", parallel),
         ("size", size),
         ("routes", routes),
+        ("services-idle", services::idle),
+        ("services-large", services::large),
+        ("services-traffic", services::traffic),
     ];
     for (name, case) in cases {
         if options
@@ -351,7 +355,7 @@ fn unique(prefix: &str) -> String {
 }
 
 /// Says on the terminal what goes on.
-fn progress(text: &str) {
+pub fn progress(text: &str) {
     use std::io::IsTerminal;
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K{text}");

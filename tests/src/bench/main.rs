@@ -7,6 +7,7 @@
 mod call;
 mod cases;
 mod report;
+mod services;
 mod sides;
 mod statistics;
 mod world;

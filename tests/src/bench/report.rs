@@ -20,10 +20,18 @@ struct Target {
     met: bool,
 }
 
+/// What a section shows.
+enum Content {
+    /// ADDs and DELs of several sides.
+    Lines(Vec<Line>),
+    /// Any figures: the heads of the columns, then rows; the first cell of each is its name.
+    Table(Vec<Vec<String>>),
+}
+
 /// Everything that was measured.
 pub struct Report {
     machine: String,
-    sections: Vec<(String, Vec<Line>)>,
+    sections: Vec<(String, Content)>,
     targets: Vec<Target>,
 }
 
@@ -37,14 +45,29 @@ impl Report {
         }
     }
 
-    /// Begins a section.
+    /// Begins a section about ADDs and DELs.
     pub fn section(&mut self, title: &str) {
-        self.sections.push((title.to_owned(), Vec::new()));
+        self.sections
+            .push((title.to_owned(), Content::Lines(Vec::new())));
+    }
+
+    /// Begins a section with columns of any kind.
+    pub fn table(&mut self, title: &str, heads: &[&str]) {
+        let heads = heads.iter().map(|head| (*head).to_owned()).collect();
+        self.sections
+            .push((title.to_owned(), Content::Table(vec![heads])));
+    }
+
+    /// Adds a row to the table.
+    pub fn row<const N: usize>(&mut self, cells: [&str; N]) {
+        if let Some((_, Content::Table(rows))) = self.sections.last_mut() {
+            rows.push(cells.map(str::to_owned).to_vec());
+        }
     }
 
     /// Adds a line to the section.
     pub fn line(&mut self, name: &str, add: Times, cpu: Option<Times>, del: Option<Times>) {
-        if let Some((_, lines)) = self.sections.last_mut() {
+        if let Some((_, Content::Lines(lines))) = self.sections.last_mut() {
             lines.push(Line {
                 name: name.to_owned(),
                 add,
@@ -79,13 +102,18 @@ impl Report {
     /// Prints all; says whether every target was met.
     pub fn print(&self) -> bool {
         println!("{}\n", self.machine);
-        for (title, lines) in &self.sections {
+        for (title, content) in &self.sections {
             println!("{title}");
-            println!(
-                "  {:<40}{:>5}{:>13}{:>10}{:>10}{:>13}{:>10}",
-                "", "n", "ADD median", "p90", "CPU", "DEL median", "p90"
-            );
-            lines.iter().for_each(print_line);
+            match content {
+                Content::Lines(lines) => {
+                    println!(
+                        "  {:<40}{:>5}{:>13}{:>10}{:>10}{:>13}{:>10}",
+                        "", "n", "ADD median", "p90", "CPU", "DEL median", "p90"
+                    );
+                    lines.iter().for_each(print_line);
+                }
+                Content::Table(rows) => rows.iter().for_each(|row| print_row(row)),
+            }
             println!();
         }
         println!("Targets");
@@ -95,6 +123,14 @@ impl Report {
         }
         self.targets.iter().all(|target| target.met)
     }
+}
+
+fn print_row(row: &[String]) {
+    let (name, cells) = row
+        .split_first()
+        .map_or(("", row), |(name, cells)| (name, cells));
+    let cells: String = cells.iter().map(|cell| format!("{cell:>14}")).collect();
+    println!("  {name:<58}{cells}");
 }
 
 fn print_line(line: &Line) {

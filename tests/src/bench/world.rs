@@ -21,6 +21,8 @@ const ROOT: &str = "/run";
 pub struct World {
     /// The plugin under test.
     pub podwire: PathBuf,
+    /// The agent under test.
+    pub agent: PathBuf,
     /// Directory of the reference plugins.
     pub reference: PathBuf,
     /// The floor program.
@@ -30,7 +32,8 @@ pub struct World {
 impl World {
     /// Moves this process into namespaces of its own and prepares the programs.
     pub fn create(options: &Options) -> Result<Self, String> {
-        let podwire = binary(options)?;
+        let podwire = binary(options, "podwire")?;
+        let agent = binary(options, "podwire-agent")?;
         for plugin in ["ptp", "host-local", "portmap"] {
             let path = options.reference.join(plugin);
             if !path.exists() {
@@ -54,6 +57,7 @@ impl World {
         let floor = compile_floor()?;
         Ok(Self {
             podwire,
+            agent,
             reference: options.reference.clone(),
             floor,
         })
@@ -82,7 +86,7 @@ impl World {
     }
 }
 
-fn binary(options: &Options) -> Result<PathBuf, String> {
+fn binary(options: &Options, name: &str) -> Result<PathBuf, String> {
     let directory = match &options.binaries {
         Some(directory) => directory.clone(),
         None => std::env::current_exe()
@@ -90,7 +94,7 @@ fn binary(options: &Options) -> Result<PathBuf, String> {
             .and_then(|path| path.parent().map(Path::to_owned))
             .ok_or("cannot find the directory of this program; use --binaries")?,
     };
-    let path = directory.join("podwire");
+    let path = directory.join(name);
     if path.exists() {
         return Ok(path);
     }

@@ -1,0 +1,372 @@
+//! What a connection through a ClusterIP costs: the first packet, connections, bytes.
+//!
+//! A lab is a node with the agent and two pods on it: a client, and a server with two addresses
+//! that is the endpoint of all Services. The client is pinned to one processor and the server to
+//! another, and all sides take turns of a few milliseconds, so that the machine's moods hit all.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use kernel::RouteSocket;
+use kernel::address::Address;
+use kernel::link::Veth;
+use kernel::netns::Netns;
+use kernel::route::Route;
+use kernel::sysctl;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
+
+use super::agent::{self, Agent};
+use super::cluster::{Cluster, Endpoints, PORT, TARGET, cluster_ip};
+use crate::Options;
+use crate::cases::progress;
+use crate::report::Report;
+use crate::statistics::{Times, ratio};
+use crate::world::World;
+
+/// Services of the small and of the large cluster.
+const FEW: u32 = 10;
+const MANY: u32 = 30_000;
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 88, 0, 3), Ipv4Addr::new(10, 88, 0, 4)];
+
+/// Where the servers answer those who do not go through a Service. Not the endpoints' port, so
+/// that no connection's addresses collide with those of a translated one.
+const DIRECT: u16 = TARGET + 1;
+
+/// Links of pods, for which the agent has rules.
+const POD_GROUP: u32 = 112;
+
+/// Turns of each side, and connections in one turn where connections are timed one by one.
+const TURNS: usize = 200;
+const CONNECTIONS: usize = 100;
+
+/// The length of a turn in which as much as possible is done.
+const TURN: Duration = Duration::from_millis(100);
+
+/// First packets among few and among many Services; connections and bytes beside direct ones.
+pub fn traffic(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
+    let few = Lab::raise(world, "few", FEW)?;
+    let many = Lab::raise(world, "many", MANY)?;
+    report.table(
+        "Connections from a pod to a pod of the same node",
+        &["", "p50", "p90", "p99"],
+    );
+    first_packets(&few, &many, report)?;
+    report.table(
+        &format!("Through a ClusterIP among {MANY} Services, beside direct"),
+        &["", "direct", "ClusterIP", "ratio"],
+    );
+    connections(&many, report)?;
+    throughput(&many, report)
+}
+
+fn first_packets(few: &Lab, many: &Lab, report: &mut Report) -> Result<(), String> {
+    progress("first packets");
+    let (mut direct, mut of_few, mut of_many) =
+        (Times::default(), Times::default(), Times::default());
+    let mut random = Random(1);
+    for turn in 0..TURNS + 10 {
+        // The first turns fill caches.
+        let counts = turn >= 10;
+        let sides: [(&Lab, &mut Times, Option<u32>); 3] = [
+            (few, &mut of_few, Some(FEW)),
+            (many, &mut of_many, Some(MANY)),
+            (many, &mut direct, None),
+        ];
+        for (lab, times, services) in sides {
+            lab.in_client(|| {
+                for _ in 0..CONNECTIONS {
+                    let target = match services {
+                        Some(count) => via_service(random.below(count)),
+                        None => directly(random.below(2)),
+                    };
+                    let (stream, time) = connect(target)?;
+                    wait_for_end(stream)?;
+                    if counts {
+                        times.add(time);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    let microseconds = |time: Duration| format!("{:.1} us", time.as_secs_f64() * 1e6);
+    let sides = [
+        ("direct, no Service".to_owned(), &direct),
+        (format!("one of {FEW} Services"), &of_few),
+        (
+            format!("one of {MANY} Services, another each time"),
+            &of_many,
+        ),
+    ];
+    for (name, times) in sides {
+        let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| microseconds(times.quantile(share)));
+        report.row([&name, &p50, &p90, &p99]);
+    }
+    report.at_most(
+        "first packet, one of 30,000 Services / one of 10, median",
+        ratio(&of_many, &of_few),
+        1.05,
+    );
+    Ok(())
+}
+
+fn connections(lab: &Lab, report: &mut Report) -> Result<(), String> {
+    progress("new connections per second");
+    let mut random = Random(2);
+    let mut one_turn = |through_service: bool| {
+        lab.in_client(|| {
+            let start = Instant::now();
+            let mut done = 0u32;
+            while start.elapsed() < TURN {
+                let target = if through_service {
+                    via_service(random.below(MANY))
+                } else {
+                    directly(random.below(2))
+                };
+                wait_for_end(connect(target)?.0)?;
+                done += 1;
+            }
+            Ok(f64::from(done) / start.elapsed().as_secs_f64())
+        })
+    };
+    let [direct, service] = take_turns(&mut one_turn)?;
+    let share = service / direct;
+    report.row([
+        "new connections per second, one client",
+        &format!("{direct:.0}"),
+        &format!("{service:.0}"),
+        &format!("{share:.3}"),
+    ]);
+    report.at_least(
+        "new connections per second, ClusterIP / direct",
+        share,
+        0.98,
+    );
+    Ok(())
+}
+
+fn throughput(lab: &Lab, report: &mut Report) -> Result<(), String> {
+    progress("throughput");
+    lab.sink.store(true, Ordering::SeqCst);
+    let bytes = vec![0u8; 256 << 10];
+    let mut random = Random(3);
+    let mut one_turn = |through_service: bool| {
+        lab.in_client(|| {
+            let target = if through_service {
+                via_service(random.below(MANY))
+            } else {
+                directly(random.below(2))
+            };
+            let (mut stream, _) = connect(target)?;
+            let start = Instant::now();
+            let mut sent = 0;
+            while start.elapsed() < TURN {
+                stream.write_all(&bytes)?;
+                sent += bytes.len();
+            }
+            let rate = sent as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
+            stream.shutdown(Shutdown::Write)?;
+            wait_for_end(stream)?;
+            Ok(rate)
+        })
+    };
+    let [direct, service] = take_turns(&mut one_turn)?;
+    lab.sink.store(false, Ordering::SeqCst);
+    let share = service / direct;
+    report.row([
+        "throughput of one connection, Gbit/s",
+        &format!("{direct:.1}"),
+        &format!("{service:.1}"),
+        &format!("{share:.3}"),
+    ]);
+    report.at_least("throughput, ClusterIP / direct", share, 0.98);
+    Ok(())
+}
+
+/// The median of what a turn yields, direct and through a Service.
+fn take_turns(one_turn: &mut dyn FnMut(bool) -> Result<f64, String>) -> Result<[f64; 2], String> {
+    let mut rates = [Vec::new(), Vec::new()];
+    for turn in 0..TURNS {
+        // Whoever comes first in one round comes last in the next.
+        for place in 0..2 {
+            let side = (turn + place) % 2;
+            rates[side].push(one_turn(side == 1)?);
+        }
+    }
+    Ok(rates.map(|mut rates| {
+        rates.sort_unstable_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    }))
+}
+
+fn via_service(number: u32) -> SocketAddr {
+    SocketAddrV4::new(cluster_ip(number), PORT).into()
+}
+
+fn directly(server: u32) -> SocketAddr {
+    SocketAddrV4::new(SERVERS[server as usize % 2], DIRECT).into()
+}
+
+/// A new connection, and how long the first packet and its answer took.
+fn connect(target: SocketAddr) -> std::io::Result<(TcpStream, Duration)> {
+    let start = Instant::now();
+    let stream = TcpStream::connect(target)?;
+    Ok((stream, start.elapsed()))
+}
+
+/// The server ends a connection with a reset, so that nothing of it is left at either end.
+fn wait_for_end(mut stream: TcpStream) -> std::io::Result<()> {
+    match stream.read(&mut [0; 16]) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A node with an agent, a client and a server.
+struct Lab {
+    client: Netns,
+    /// Servers read until the client has no more, instead of ending the connection at once.
+    sink: Arc<AtomicBool>,
+    _agent: Agent,
+}
+
+impl Lab {
+    fn raise(world: &World, name: &str, services: u32) -> Result<Self, String> {
+        progress(&format!("a node with {services} Services"));
+        let failed = |error: kernel::Error| error.to_string();
+        let directory = world.directory(&format!("traffic-{name}"))?;
+        let cluster = Cluster::write(directory, services, Endpoints::Here(SERVERS))?;
+        let node = agent::node()?;
+        let client = pod(&node, "vethclient", &[CLIENT]).map_err(failed)?;
+        let server = pod(&node, "vethserver", &SERVERS).map_err(failed)?;
+        let mut agent = Agent::start(world, &node, &cluster)?;
+        agent.await_ready()?;
+        agent.await_idle()?;
+        // Ended connections are forgotten before their number fills the table.
+        node.enter(|| sysctl::write("net/netfilter/nf_conntrack_tcp_timeout_close", "1"))
+            .map_err(failed)?
+            .map_err(failed)?;
+        let sink = Arc::new(AtomicBool::new(false));
+        for port in [TARGET, DIRECT] {
+            serve(&server, port, sink.clone())?;
+        }
+        Ok(Self {
+            client,
+            sink,
+            _agent: agent,
+        })
+    }
+
+    /// Runs `work` in the client's namespace, on the first processor.
+    fn in_client<T>(&self, work: impl FnOnce() -> std::io::Result<T>) -> Result<T, String> {
+        pin(0);
+        self.client
+            .enter(work)
+            .map_err(|error| error.to_string())?
+            .map_err(|error| format!("a connection of the bench failed: {error}"))
+    }
+}
+
+/// A pod as the plugin makes it: a link of its own, and the node as its gateway.
+fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> kernel::Result<Netns> {
+    let netns = Netns::create_anonymous()?;
+    let host = |address: Ipv4Addr| IpNetwork::from(std::net::IpAddr::from(address));
+    node.enter(|| {
+        let mut socket = RouteSocket::open()?;
+        let ends = socket.create_veth(&Veth {
+            peer_netns: Some(&netns),
+            group: POD_GROUP,
+            ..Veth::new(link, "eth0")?
+        })?;
+        netns.enter(|| {
+            let mut inside = RouteSocket::open()?;
+            inside.set_up(1)?;
+            inside.set_up(ends.peer_index)?;
+            for address in addresses {
+                inside.add_address(&Address::new(ends.peer_index, host(*address)))?;
+            }
+            inside.add_route(&Route {
+                link: Some(ends.peer_index),
+                ..Route::to(host(GATEWAY))
+            })
+        })??;
+        socket.set_up(ends.index)?;
+        socket.add_address(&Address::new(ends.index, host(GATEWAY)))?;
+        for address in addresses {
+            socket.add_route(&Route {
+                link: Some(ends.index),
+                ..Route::to(host(*address))
+            })?;
+        }
+        kernel::Result::Ok(())
+    })??;
+    netns.enter(|| {
+        let mut inside = RouteSocket::open()?;
+        let everything = IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let to = everything.expect("every address has a network of no bits");
+        inside.add_route(&Route {
+            gateway: Some(GATEWAY.into()),
+            ..Route::to(to)
+        })
+    })??;
+    Ok(netns)
+}
+
+/// Takes connections at a port until the bench ends.
+fn serve(netns: &Netns, port: u16, sink: Arc<AtomicBool>) -> Result<(), String> {
+    let listen = || -> std::io::Result<TcpListener> {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+        // Accepted connections inherit it: closing one resets it.
+        let linger = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        setsockopt(&listener, sockopt::Linger, &linger)?;
+        Ok(listener)
+    };
+    let listener = netns
+        .enter(listen)
+        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("cannot listen at port {port}: {error}"))?;
+    std::thread::spawn(move || {
+        pin(1);
+        let mut buffer = vec![0; 256 << 10];
+        for mut stream in listener.incoming().flatten() {
+            if sink.load(Ordering::Relaxed) {
+                while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Keeps the calling thread on one processor. With fewer processors it stays where it is.
+fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    if set.set(processor).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// Numbers without a pattern that a cache could learn, the same in each run (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        (number % u64::from(bound)) as u32
+    }
+}
