@@ -12,7 +12,7 @@ mod proxy;
 use std::fmt::Write as _;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 pub use node::NodeMetrics;
 pub use proxy::{LocalPolicy, ProxyMetrics};
@@ -54,6 +54,12 @@ impl Default for Metrics {
             registry,
         }
     }
+}
+
+/// Registers a metric and returns it.
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 /// How metrics are written down.

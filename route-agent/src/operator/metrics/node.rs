@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::FamilyLabel;
+use super::{FamilyLabel, add};
 use crate::operator::health::IpFamily;
 
 /// What only Podwire has. Clones share their values.
@@ -40,31 +40,25 @@ struct KindLabel {
 impl NodeMetrics {
     #[rustfmt::skip]
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let all = Self {
-            routes: Family::default(),
-            leases: Gauge::default(),
-            attachments: Gauge::default(),
-            repairs: Family::default(),
-            warnings: Family::default(),
-            syncs: Family::default(),
-            failures: Family::default(),
-            writes: Family::default(),
-        };
         let r = registry.sub_registry_with_prefix("podwire");
         r.register("build", "The version that runs",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        r.register("routes", "Routes to podCIDRs that are in the kernel", all.routes.clone());
-        r.register("leases", "Pod addresses that are taken", all.leases.clone());
-        r.register("attachments", "Pod links on this node", all.attachments.clone());
-        r.register("repairs", "Times that something of ours was changed by others and put right",
-            all.repairs.clone());
-        r.register("warnings", "What is wrong now, by who noticed; `podwire-agent status` names all",
-            all.warnings.clone());
-        r.register("syncs", "Times that a feature compared what is wanted with what is",
-            all.syncs.clone());
-        r.register("sync_failures", "Syncs that failed", all.failures.clone());
-        r.register("kernel_writes", "Writes to the kernel or to disk", all.writes.clone());
-        all
+        Self {
+            routes: add(r, "routes", "Routes to podCIDRs that are in the kernel",
+                Family::default()),
+            leases: add(r, "leases", "Pod addresses that are taken", Gauge::default()),
+            attachments: add(r, "attachments", "Pod links on this node", Gauge::default()),
+            repairs: add(r, "repairs",
+                "Times that something of ours was changed by others and put right",
+                Family::default()),
+            warnings: add(r, "warnings",
+                "What is wrong now, by who noticed; `podwire-agent status` names all",
+                Family::default()),
+            syncs: add(r, "syncs", "Times that a feature compared what is wanted with what is",
+                Family::default()),
+            failures: add(r, "sync_failures", "Syncs that failed", Family::default()),
+            writes: add(r, "kernel_writes", "Writes to the kernel or to disk", Family::default()),
+        }
     }
 
     /// So many routes of this family are in the kernel.

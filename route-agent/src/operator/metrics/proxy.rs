@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
 use prometheus_client::registry::Registry;
 
-use super::FamilyLabel;
+use super::{FamilyLabel, add};
 use crate::operator::health::IpFamily;
 use crate::operator::moment::Moment;
 
@@ -90,60 +90,42 @@ impl ProxyMetrics {
     #[rustfmt::skip]
     pub(super) fn register(registry: &mut Registry) -> Self {
         let durations = || Durations::new_with_constructor(sync_histogram);
-        let all = Self {
-            sync: durations(),
-            sync_full: durations(),
-            sync_partial: durations(),
-            programming: Durations::new_with_constructor(programming_histogram),
-            last_queued: Family::default(),
-            last_synced: Family::default(),
-            failures: Family::default(),
-            no_local_endpoints: Family::default(),
-            endpoint_changes_pending: Gauge::default(),
-            endpoint_changes: Counter::default(),
-            service_changes_pending: Gauge::default(),
-            service_changes: Counter::default(),
-            healthz: Family::default(),
-            livez: Family::default(),
-            conntrack_deleted: Family::default(),
-            conntrack_duration: durations(),
-        };
         let r = registry.sub_registry_with_prefix("kubeproxy");
-        r.register("sync_proxy_rules_duration_seconds",
-            "Time from the start of a sync to the end of its commit", all.sync.clone());
-        r.register("sync_full_proxy_rules_duration_seconds",
-            "Duration of the syncs that looked at everything", all.sync_full.clone());
-        r.register("sync_partial_proxy_rules_duration_seconds",
-            "Duration of the syncs that looked at what had changed", all.sync_partial.clone());
-        r.register("network_programming_duration_seconds",
-            "Time from the change of a pod or Service until this node had it in the kernel",
-            all.programming.clone());
-        r.register("sync_proxy_rules_last_queued_timestamp_seconds",
-            "When a change last arrived", all.last_queued.clone());
-        r.register("sync_proxy_rules_last_timestamp_seconds",
-            "When a sync last succeeded", all.last_synced.clone());
-        r.register("sync_proxy_rules_nftables_sync_failures",
-            "Syncs that the kernel refused", all.failures.clone());
-        r.register("sync_proxy_rules_no_local_endpoints_total",
-            "Services with a traffic policy Local and no endpoint on this node",
-            all.no_local_endpoints.clone());
-        r.register("sync_proxy_rules_endpoint_changes_pending",
-            "EndpointSlice changes that are not in the kernel yet",
-            all.endpoint_changes_pending.clone());
-        r.register("sync_proxy_rules_endpoint_changes",
-            "EndpointSlice changes that have arrived", all.endpoint_changes.clone());
-        r.register("sync_proxy_rules_service_changes_pending",
-            "Service changes that are not in the kernel yet", all.service_changes_pending.clone());
-        r.register("sync_proxy_rules_service_changes",
-            "Service changes that have arrived", all.service_changes.clone());
-        r.register("proxy_healthz", "Answers of /healthz by status", all.healthz.clone());
-        r.register("proxy_livez", "Answers of /livez by status", all.livez.clone());
-        r.register("conntrack_reconciler_deleted_entries",
-            "Connections of UDP Services whose endpoint is gone that were forgotten",
-            all.conntrack_deleted.clone());
-        r.register("conntrack_reconciler_sync_duration_seconds",
-            "Duration of the clean-ups of conntrack", all.conntrack_duration.clone());
-        all
+        Self {
+            sync: add(r, "sync_proxy_rules_duration_seconds",
+                "Time from the start of a sync to the end of its commit", durations()),
+            sync_full: add(r, "sync_full_proxy_rules_duration_seconds",
+                "Duration of the syncs that looked at everything", durations()),
+            sync_partial: add(r, "sync_partial_proxy_rules_duration_seconds",
+                "Duration of the syncs that looked at what had changed", durations()),
+            programming: add(r, "network_programming_duration_seconds",
+                "Time from the change of a pod or Service until this node had it in the kernel",
+                Durations::new_with_constructor(programming_histogram)),
+            last_queued: add(r, "sync_proxy_rules_last_queued_timestamp_seconds",
+                "When a change last arrived", Family::default()),
+            last_synced: add(r, "sync_proxy_rules_last_timestamp_seconds",
+                "When a sync last succeeded", Family::default()),
+            failures: add(r, "sync_proxy_rules_nftables_sync_failures",
+                "Syncs that the kernel refused", Family::default()),
+            no_local_endpoints: add(r, "sync_proxy_rules_no_local_endpoints_total",
+                "Services with a traffic policy Local and no endpoint on this node",
+                Family::default()),
+            endpoint_changes_pending: add(r, "sync_proxy_rules_endpoint_changes_pending",
+                "EndpointSlice changes that are not in the kernel yet", Gauge::default()),
+            endpoint_changes: add(r, "sync_proxy_rules_endpoint_changes",
+                "EndpointSlice changes that have arrived", Counter::default()),
+            service_changes_pending: add(r, "sync_proxy_rules_service_changes_pending",
+                "Service changes that are not in the kernel yet", Gauge::default()),
+            service_changes: add(r, "sync_proxy_rules_service_changes",
+                "Service changes that have arrived", Counter::default()),
+            healthz: add(r, "proxy_healthz", "Answers of /healthz by status", Family::default()),
+            livez: add(r, "proxy_livez", "Answers of /livez by status", Family::default()),
+            conntrack_deleted: add(r, "conntrack_reconciler_deleted_entries",
+                "Connections of UDP Services whose endpoint is gone that were forgotten",
+                Family::default()),
+            conntrack_duration: add(r, "conntrack_reconciler_sync_duration_seconds",
+                "Duration of the clean-ups of conntrack", durations()),
+        }
     }
 
     /// A change that this family must carry out has arrived.
