@@ -191,7 +191,7 @@ impl Bench {
             own: None,
             here: Here {
                 node: "node-1",
-                zone: None,
+                ..Here::default()
             },
             config: &self.config,
         };

@@ -11,31 +11,8 @@ use podwire_lab::load::Summary;
 use podwire_lab::pod::Pod;
 use serde_json::{Value, json};
 
-/// One lab for all tests of this file; every test has Services of its own.
-static CLUSTER: LazyLock<Shared> = LazyLock::new(|| {
-    let cluster = Cluster::walkthrough();
-    let client = cluster.client("control-plane", "client");
-    let web =
-        ["worker", "worker2", "worker3"].map(|node| cluster.web(node, &format!("web-{node}")));
-    Shared {
-        cluster,
-        client,
-        web,
-    }
-});
-
-struct Shared {
-    cluster: Cluster,
-    client: Pod,
-    web: [Pod; 3],
-}
-
-impl Shared {
-    fn all(&self) -> [&Pod; 3] {
-        let [a, b, c] = &self.web;
-        [a, b, c]
-    }
-}
+static CLUSTER: LazyLock<Shared<3>> =
+    LazyLock::new(|| Shared::with_web_on(["worker", "worker2", "worker3"]));
 
 fn pods(summary: &Summary) -> Vec<&str> {
     summary.answers.keys().map(String::as_str).collect()
@@ -143,9 +120,13 @@ fn row_03_one_port_number_may_be_tcp_and_udp_with_different_endpoints() {
 #[test]
 fn row_04_slices_are_merged_each_with_its_own_port_and_only_what_is_usable() {
     let s = &*CLUSTER;
-    let [one, two, three] = &s.web;
-    let mut absent = ready(two);
+    let [one, _, three] = &s.web;
+    // Nothing listens at port 80 of this one.
+    let two = s.cluster.web_at("worker2", "web-8080", vec![8080]);
+    let mut absent = ready(&two);
     absent["conditions"] = json!({});
+    // Only the first address of an endpoint counts; nobody has the second.
+    absent["addresses"] = json!([two.addresses()[0].to_string(), "10.10.2.250"]);
     let names = with(
         named_slice("row04-names", "row04", json!([{"port": 80}]), &[]),
         json!({"addressType": "FQDN", "endpoints": [{"addresses": ["example.com"]}]}),
@@ -168,7 +149,7 @@ fn row_04_slices_are_merged_each_with_its_own_port_and_only_what_is_usable() {
         names,
     ]);
     let summary = load(s.client.place(), "10.200.1.5:80", 40);
-    assert_eq!(pods(&summary), [one.name(), two.name()], "{summary:?}");
+    assert_eq!(pods(&summary), [two.name(), one.name()], "{summary:?}");
     assert_eq!(summary.failed, 0, "{summary:?}");
     let node = s.cluster.node("control-plane");
     assert!(listed(&node, "10.200.1.5 . tcp . 80 . 1"));
@@ -196,6 +177,28 @@ fn row_05_draining_endpoints_answer_only_when_no_ready_one_is_left() {
         .apply(&[all(&[unready(one), draining(two), unready(three)])]);
     let summary = load(s.client.place(), "10.200.1.6:80", 20);
     assert_eq!(pods(&summary), [two.name()]);
+    // With policy Local the fallback asks about this node alone: others may be ready elsewhere.
+    let local = json!({
+        "clusterIP": "10.200.1.60", "internalTrafficPolicy": "Local", "ports": [{"port": 80}],
+    });
+    s.cluster.apply(&[
+        service("row05-local", local),
+        slice(
+            "row05-local",
+            json!([{"port": 80}]),
+            &[ready(one), draining(two)],
+        ),
+    ]);
+    let on = |name: &str| s.cluster.node(name).place().clone();
+    assert_eq!(
+        pods(&load(&on("worker"), "10.200.1.60:80", 10)),
+        [one.name()]
+    );
+    assert_eq!(
+        pods(&load(&on("worker2"), "10.200.1.60:80", 10)),
+        [two.name()]
+    );
+    assert_eq!(ask(&on("worker3"), "10.200.1.60"), SILENCE);
 }
 
 #[test]
@@ -234,11 +237,29 @@ fn row_06_hints_keep_traffic_in_the_zone_and_on_the_node() {
     assert_eq!(pods(&summary), [one.name()]);
     let summary = load(s.cluster.node("worker3").place(), "10.200.1.7:80", 40);
     assert_eq!(pods(&summary), [two.name(), three.name()]);
+    // No endpoint is hinted for the client's zone: any.
+    s.cluster.apply(&[slice(
+        "row06",
+        json!([{"port": 80}]),
+        &[in_zone(one, "c"), in_zone(two, "b"), in_zone(three, "b")],
+    )]);
+    let summary = load(s.client.place(), "10.200.1.7:80", 60);
+    assert_eq!(pods(&summary).len(), 3, "{summary:?}");
+    // The client's node moves to zone c.
+    let node = podwire_lab::manifests::node(s.cluster.node("control-plane").machine());
+    let label = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "c"}}});
+    s.cluster
+        .lab
+        .write_manifest("node-control-plane", &with(node, label))
+        .unwrap();
+    s.cluster.settle();
+    let summary = load(s.client.place(), "10.200.1.7:80", 20);
+    assert_eq!(pods(&summary), [one.name()]);
     // One endpoint without a hint: hints are off.
     s.cluster.apply(&[slice(
         "row06",
         json!([{"port": 80}]),
-        &[in_zone(one, "a"), in_zone(two, "b"), ready(three)],
+        &[in_zone(one, "c"), in_zone(two, "b"), ready(three)],
     )]);
     let summary = load(s.client.place(), "10.200.1.7:80", 60);
     assert_eq!(pods(&summary).len(), 3, "{summary:?}");
@@ -334,6 +355,16 @@ fn row_09_without_any_endpoint_new_connections_are_refused() {
     });
     s.cluster.apply(&[service("row09", spec)]);
     let node = s.cluster.node("worker");
+    // TCP is told by a reset, as a machine would where nobody listens.
+    let line = "tcpdump -lnni eth0 'tcp[tcpflags] & tcp-rst != 0'";
+    let mut resets = s.client.place().capture(line, "listening on").unwrap();
+    assert_eq!(ask(s.client.place(), "10.200.1.9:80"), REFUSED);
+    let reset = |lines: &[String]| lines.iter().any(|line| line.contains("10.200.1.9.80 >"));
+    assert!(
+        resets.until(std::time::Duration::from_secs(5), reset),
+        "no reset"
+    );
+    resets.finish();
     for target in ["10.200.1.9:80", "192.0.2.9:80", "172.18.0.2:30009"] {
         assert_eq!(
             ask(s.client.place(), target),
@@ -383,6 +414,22 @@ fn row_17_with_affinity_a_client_stays_with_its_endpoint_until_that_is_gone() {
     let all = s.all();
     s.cluster
         .apply(&[service("row17", spec.clone()), http("row17", &all)]);
+    // The endpoint's number lies in the packet's priority on its way through the rules, and must
+    // be gone when the packet leaves: queueing disciplines read it.
+    let node = s.cluster.node("control-plane");
+    let watch = "add table ip watch; \
+                 add chain ip watch early { type filter hook prerouting priority -250; }; \
+                 add chain ip watch late { type filter hook postrouting priority 300; }; \
+                 add rule ip watch early ip daddr 10.200.1.17 tcp flags & (syn | ack) == syn \
+                 counter comment \"asked\"; \
+                 add rule ip watch late meta priority and 0xf0000000 == 0x70000000 \
+                 counter comment \"left\"";
+    node.place().output(&format!("nft '{watch}'")).unwrap();
+    let watched = |what: &str| -> u64 {
+        let text = node.place().output("nft list table ip watch").unwrap();
+        let line = text.lines().find(|line| line.contains(what)).unwrap();
+        packets(line).unwrap()
+    };
     let first = ask(s.client.place(), "10.200.1.17").unwrap();
     let summary = load(s.client.place(), "10.200.1.17:80", 100);
     assert_eq!(pods(&summary), [first.pod.as_str()]);
@@ -405,8 +452,10 @@ fn row_17_with_affinity_a_client_stays_with_its_endpoint_until_that_is_gone() {
         .filter(|pod| pod.name() != first.pod)
         .collect();
     s.cluster.apply(&[http("row17", &rest)]);
+    let asked = watched("asked");
     let after = ask(s.client.place(), "10.200.1.17").unwrap();
     assert_ne!(after.pod, first.pod);
+    assert_eq!(watched("asked") - asked, 1, "the first packet found nobody");
     let summary = load(s.client.place(), "10.200.1.17:80", 30);
     assert_eq!(pods(&summary), [after.pod.as_str()]);
     for (pod, before) in clients
@@ -416,6 +465,8 @@ fn row_17_with_affinity_a_client_stays_with_its_endpoint_until_that_is_gone() {
     {
         assert_eq!(ask(pod.place(), "10.200.1.17").unwrap().pod, *before);
     }
+    assert!(ask(node.place(), "10.200.1.17").is_ok());
+    assert_eq!(watched("left"), 0);
 }
 
 #[test]

@@ -52,6 +52,11 @@ fn row_24_both_families_work_and_neither_depends_on_the_other() {
     let node6 = worker.machine().address(true).unwrap();
     let answer = ask(&mypc, &format!("[{node6}]:31024")).unwrap();
     assert_eq!((answer.pod.as_str(), answer.client), ("web-2", node6));
+    // Somebody outside with a route to the ClusterIP is no pod, and masqueraded.
+    mypc.output(&format!("ip -6 route add fd00:10:200::24/128 via {node6}"))
+        .unwrap();
+    let answer = ask(&mypc, "[fd00:10:200::24]").unwrap();
+    assert_eq!((answer.pod.as_str(), answer.client), ("web-2", node6));
     // Hairpin, an unknown port, an unallocated address, no endpoints, ping: as in IPv4.
     assert_eq!(ask(two.place(), "[fd00:10:200::24]").unwrap().pod, "web-2");
     assert_eq!(ask(client.place(), "[fd00:10:200::24]:81"), REFUSED);
@@ -99,11 +104,24 @@ fn row_24_affinity_and_policy_local_work_in_ipv6() {
     assert_eq!(ask(&mypc, &format!("[{}]:31026", at("worker2"))), SILENCE);
 }
 
+/// Sends one SCTP packet that asks for an association (RFC 9260: the common header and an INIT
+/// chunk), from a socket that needs no SCTP in the kernel.
+fn send_sctp(from: &podwire_lab::place::Place, address: &str, port: u16) {
+    let script = "my ($address, $port) = @ARGV; \
+                  socket(S, PF_INET, SOCK_RAW, 132) or die $!; \
+                  my $header = pack(\"nnNN\", 40000, $port, 0, 0); \
+                  my $init = pack(\"CCnNNnnN\", 1, 0, 20, 7, 65535, 10, 10, 1); \
+                  send(S, $header . $init, 0, sockaddr_in(0, inet_aton($address))) or die $!;";
+    from.output(&format!("perl -MSocket -e '{script}' {address} {port}"))
+        .unwrap();
+}
+
 #[test]
-fn row_25_sctp_services_are_programmed_like_others_and_load_no_module() {
+fn row_25_sctp_services_are_served_like_others_and_no_module_is_loaded() {
     let cluster = Cluster::pair(Families::V4);
     let one = cluster.web("worker", "web-1");
-    let ports = json!([{"port": 36412, "protocol": "SCTP", "nodePort": 31025}]);
+    let client = cluster.client("worker2", "client");
+    let ports = json!([{"port": 9000, "protocol": "SCTP", "nodePort": 31025}]);
     let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.25", "ports": ports});
     cluster.apply(&[
         service("row25", spec),
@@ -114,16 +132,25 @@ fn row_25_sctp_services_are_programmed_like_others_and_load_no_module() {
         ),
     ]);
     let node = cluster.node("worker2");
-    for element in [
-        "10.200.1.25 . sctp . 36412",
-        "10.200.1.25 . sctp . 36412 . 0",
-        "sctp . 31025",
-        "meta l4proto sctp ct original ip daddr",
-    ] {
-        assert!(listed(&node, element), "{element}");
-    }
-    // A raw SCTP packet (an INIT chunk without a valid checksum is enough for the first rule) is
-    // counted by the Service's element.
+    // The packets are made by hand and without a checksum.
+    node.place()
+        .output("sysctl -qw net.netfilter.nf_conntrack_checksum=0")
+        .unwrap();
+    let line = "tcpdump -lnni eth0 ip proto 132";
+    let mut heard = one.place().capture(line, "listening on").unwrap();
+    // A pod keeps its address; from outside the node's is put in its place.
+    let seen = format!("{} > {}.36412", client.addresses()[0], one.addresses()[0]);
+    let seen = seen.replacen(" >", ".40000 >", 1);
+    send_sctp(client.place(), "10.200.1.25", 9000);
+    let limit = std::time::Duration::from_secs(10);
+    let all = |lines: &[String], what: &str| lines.iter().any(|line| line.contains(what));
+    assert!(heard.until(limit, |lines| all(lines, &seen)), "{seen}");
+    send_sctp(&cluster.at("mypc"), "172.18.0.4", 31025);
+    let ours = |line: &String| line.contains("IP 172.18.0.4.") && line.contains(".36412");
+    assert!(heard.until(limit, |lines| lines.iter().any(ours)));
+    heard.finish();
+    assert_eq!(counted(&node, "services", "10.200.1.25 . sctp . 9000"), 1);
+    assert_eq!(counted(&node, "nodeports", "sctp . 31025"), 1);
     let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
     assert!(
         !modules.lines().any(|line| line.starts_with("sctp ")),

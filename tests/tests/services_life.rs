@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use cluster::*;
 use podwire_lab::load::Summary;
-use podwire_lab::topology::Families;
-use podwire_lab::wait;
+use podwire_lab::topology::{Families, Topology};
+use podwire_lab::{Lab, wait};
 use serde_json::json;
 
 fn web_service(name: &str, address: &str) -> serde_json::Value {
@@ -236,8 +236,14 @@ fn row_26_a_start_over_old_rules_sends_the_difference() {
     let one = cluster.web("worker", "web-1");
     let two = cluster.web("worker2", "web-2");
     let client = cluster.client("worker", "client");
-    cluster.apply(&[web_service("row26", "10.200.1.26"), http("row26", &[&one])]);
+    cluster.apply(&[
+        web_service("row26", "10.200.1.26"),
+        http("row26", &[&one]),
+        web_service("row26-same", "10.200.1.29"),
+        http("row26-same", &[&one, &two]),
+    ]);
     let node = cluster.node("worker");
+    load(client.place(), "10.200.1.29:80", 7);
     node.stop_agent("KILL").unwrap();
     cluster.apply(&[
         web_service("row26-new", "10.200.1.27"),
@@ -254,6 +260,10 @@ fn row_26_a_start_over_old_rules_sends_the_difference() {
     cluster.settle();
     assert_eq!(ask(client.place(), "10.200.1.26").unwrap().pod, "web-2");
     assert_eq!(ask(client.place(), "10.200.1.27").unwrap().pod, "web-1");
+    // What was right was not written again: it goes on counting.
+    assert_eq!(counted(&node, "services", "10.200.1.29 . tcp . 80"), 7);
+    let writes = writes(&node);
+    assert!((1.0..20.0).contains(&writes), "{writes} writes");
 }
 
 #[test]
@@ -313,6 +323,8 @@ fn row_26_a_table_that_somebody_breaks_is_whole_within_a_second() {
         "delete element ip podwire-services endpoints { 10.200.1.26 . tcp . 80 . 0 }",
         "flush chain ip podwire-services services",
         "flush chain ip podwire-services pick-1",
+        "delete chain ip podwire-services guard-localhost",
+        "flush chain ip podwire-services postrouting; delete chain ip podwire-services postrouting",
         "add rule ip podwire-services services drop",
     ] {
         node.place().output(&format!("nft '{breakage}'")).unwrap();
@@ -421,5 +433,91 @@ fn ping_to_a_cluster_ip_can_be_answered() {
     assert_eq!(
         node.place().sh("ping -c1 -W2 10.200.1.45").unwrap().status,
         0
+    );
+}
+
+#[test]
+fn rules_of_a_kube_proxy_that_ran_before_are_named_at_start_and_only_take_over_removes_them() {
+    let cluster = Cluster::pair(Families::V4);
+    let one = cluster.web("worker", "web-1");
+    cluster.apply(&[web_service("web", "10.200.1.46"), http("web", &[&one])]);
+    let node = cluster.node("worker");
+    let place = node.place();
+    let rules = "for i in iptables-nft iptables-legacy; do \
+                 $i -t nat -N KUBE-SERVICES; $i -t nat -A OUTPUT -j KUBE-SERVICES; \
+                 $i -t nat -N MINE; $i -t nat -A OUTPUT -d 192.0.2.1 -j MINE; done; \
+                 nft add table ip kube-proxy; nft add table ip foreign";
+    place.output(rules).unwrap();
+    let saved = || {
+        let line = "iptables-nft-save -t nat; iptables-legacy-save -t nat; nft list tables";
+        place.output(line).unwrap()
+    };
+    node.stop_agent("TERM").unwrap();
+    node.start_agent().unwrap();
+    node.wait_ready().unwrap();
+    let mut status = String::new();
+    let named = || {
+        status = place.output("podwire-agent status").unwrap_or_default();
+        [
+            "iptables-nft",
+            "iptables-legacy",
+            "ip kube-proxy",
+            "take-over",
+        ]
+        .iter()
+        .all(|word| status.contains(word))
+    };
+    let waited = wait::until("the warnings", Duration::from_secs(10), named);
+    waited.unwrap_or_else(|error| panic!("{error}: {status}"));
+    let log = node.agent_log();
+    assert!(log.contains("a kube-proxy left rules there"), "{log}");
+    let before = saved();
+    assert_eq!(before.matches("-j KUBE-SERVICES").count(), 2, "{before}");
+    place.output("podwire-agent take-over").unwrap();
+    let after = saved();
+    assert!(
+        !after.contains("KUBE-SERVICES") && !after.contains("kube-proxy"),
+        "{after}"
+    );
+    assert_eq!(after.matches("-j MINE").count(), 2, "{after}");
+    for table in ["foreign", "podwire-services", "podwire-masquerade"] {
+        assert!(after.contains(table), "{table} is not in\n{after}");
+    }
+    assert!(ask(place, "10.200.1.46").is_ok());
+}
+
+#[test]
+fn uninstall_puts_kernel_settings_back_and_takes_the_tables_out() {
+    let lab = Lab::for_test_without_agents(&Topology::pair(Families::V4)).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let place = node.place();
+    let settings = || {
+        let line = "sysctl net.ipv4.ip_forward net.ipv4.conf.all.route_localnet \
+                    net.netfilter.nf_conntrack_tcp_timeout_established \
+                    net.netfilter.nf_conntrack_tcp_timeout_close_wait";
+        place.output(line).unwrap()
+    };
+    place
+        .output("nft add table ip foreign; sysctl -qw net.ipv4.ip_forward=0")
+        .unwrap();
+    let before = settings();
+    for _ in 0..2 {
+        node.start_agent().unwrap();
+        node.wait_ready().unwrap();
+        node.stop_agent("TERM").unwrap();
+    }
+    let during = settings();
+    for setting in [
+        "route_localnet = 1",
+        "established = 86400",
+        "close_wait = 3600",
+    ] {
+        assert!(during.contains(setting), "{setting} is not in\n{during}");
+    }
+    place.output("podwire-agent uninstall").unwrap();
+    assert_eq!(settings(), before);
+    assert_eq!(
+        place.output("nft list tables").unwrap(),
+        "table ip foreign\n"
     );
 }

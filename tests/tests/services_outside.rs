@@ -8,34 +8,17 @@ mod cluster;
 use std::sync::LazyLock;
 
 use cluster::*;
-use podwire_lab::pod::Pod;
 use podwire_lab::topology::Families;
 use serde_json::json;
 
-/// One lab for all tests of this file; every test has Services of its own.
-static CLUSTER: LazyLock<Shared> = LazyLock::new(|| {
-    let cluster = Cluster::walkthrough();
-    let client = cluster.client("control-plane", "client");
-    let web = ["worker", "worker2"].map(|node| cluster.web(node, &format!("web-{node}")));
-    // External addresses are on no machine: mypc sends them to the node `worker`.
-    cluster
-        .at("mypc")
-        .output(
-            "ip route add 192.0.2.0/24 via 172.18.0.2; ip route add 198.51.100.0/24 via 172.18.0.4",
-        )
-        .unwrap();
-    Shared {
-        cluster,
-        client,
-        web,
-    }
+static CLUSTER: LazyLock<Shared<2>> = LazyLock::new(|| {
+    let shared = Shared::with_web_on(["worker", "worker2"]);
+    // External addresses are on no machine: mypc sends them to the nodes worker and worker2.
+    let routes =
+        "ip route add 192.0.2.0/24 via 172.18.0.2; ip route add 198.51.100.0/24 via 172.18.0.4";
+    shared.cluster.at("mypc").output(routes).unwrap();
+    shared
 });
-
-struct Shared {
-    cluster: Cluster,
-    client: Pod,
-    web: [Pod; 2],
-}
 
 const NODES: [(&str, &str); 4] = [
     ("control-plane", "172.18.0.5"),
@@ -43,13 +26,6 @@ const NODES: [(&str, &str); 4] = [
     ("worker2", "172.18.0.4"),
     ("worker3", "172.18.0.3"),
 ];
-
-impl Shared {
-    fn all(&self) -> [&Pod; 2] {
-        let [a, b] = &self.web;
-        [a, b]
-    }
-}
 
 #[test]
 fn row_10_a_node_port_answers_on_every_local_address_of_every_node_and_on_localhost() {
@@ -82,6 +58,8 @@ fn row_10_a_node_port_answers_on_every_local_address_of_every_node_and_on_localh
             );
         }
     }
+    // Nodes do not answer for other machines: mypc has nothing at this port.
+    assert_eq!(ask(s.client.place(), "172.18.0.6:31662"), REFUSED);
     // The ClusterIP is for the cluster alone.
     assert!(ask(&mypc, "10.200.1.217:9000").is_err());
     // Nothing from outside reaches 127.0.0.0/8.
@@ -130,8 +108,12 @@ fn row_10_node_ports_can_be_kept_to_some_addresses() {
     restart(&cluster, &node, &["--nodeport-addresses=172.18.77.0/24"]);
     assert!(!at("172.18.0.4") && at("172.18.77.4"));
     assert!(ask(node.place(), "127.0.0.1:31010").is_ok());
+    restart(&cluster, &node, &["--localhost-nodeports=false"]);
+    assert!(at("172.18.0.4") && at("172.18.77.4"));
+    assert!(ask(node.place(), "127.0.0.1:31010").is_err());
     restart(&cluster, &node, &[]);
     assert!(at("172.18.0.4") && at("172.18.77.4"));
+    assert!(ask(node.place(), "127.0.0.1:31010").is_ok());
 }
 
 #[test]
@@ -201,6 +183,20 @@ fn row_12_source_ranges_let_in_who_is_in_them() {
     // An unreadable range lets nobody in, and does not open the Service.
     s.cluster.apply(&[restricted(json!(["everybody"]))]);
     assert_eq!(ask(&mypc, "192.0.2.12"), SILENCE);
+    // A load balancer has put the address on the node itself: the node's connections to it have it
+    // as their source, and that is let in if the node's own address is.
+    node.place()
+        .output("ip addr add 192.0.2.12/32 dev lo")
+        .unwrap();
+    for (range, wanted) in [("172.18.0.6/32", false), ("172.18.0.0/16", true)] {
+        s.cluster.apply(&[restricted(json!([range]))]);
+        let line = "curl -sS --max-time 2 http://192.0.2.12/";
+        let ran = node.place().sh(line).unwrap();
+        assert_eq!(ran.status == 0, wanted, "{range}: {}", ran.stderr);
+    }
+    node.place()
+        .output("ip addr del 192.0.2.12/32 dev lo")
+        .unwrap();
 }
 
 #[test]

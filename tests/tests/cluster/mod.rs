@@ -24,6 +24,32 @@ pub struct Cluster {
     marker: Mutex<u16>,
 }
 
+/// A lab that the tests of a file share: the walkthrough's nodes, a client on the control plane, and
+/// web pods. Every test has Services of its own.
+pub struct Shared<const N: usize> {
+    pub cluster: Cluster,
+    pub client: Pod,
+    pub web: [Pod; N],
+}
+
+impl<const N: usize> Shared<N> {
+    /// With a pod `web-NODE` on each of these nodes.
+    pub fn with_web_on(nodes: [&str; N]) -> Shared<N> {
+        let cluster = Cluster::walkthrough();
+        let client = cluster.client("control-plane", "client");
+        let web = nodes.map(|node| cluster.web(node, &format!("web-{node}")));
+        Shared {
+            cluster,
+            client,
+            web,
+        }
+    }
+
+    pub fn all(&self) -> [&Pod; N] {
+        self.web.each_ref()
+    }
+}
+
 /// Who answered, and whom it saw asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -67,8 +93,13 @@ impl Cluster {
 
     /// A pod that serves HTTP on 80 and 8080, lines on TCP 7, and datagrams on UDP 53.
     pub fn web(&self, node: &str, name: &str) -> Pod {
+        self.web_at(node, name, vec![80, 8080])
+    }
+
+    /// As [`Cluster::web`], with HTTP on these ports.
+    pub fn web_at(&self, node: &str, name: &str, http: Vec<u16>) -> Pod {
         let servers = Servers {
-            http: vec![80, 8080],
+            http,
             tcp: vec![7],
             udp: vec![53],
         };
@@ -329,7 +360,8 @@ pub fn counted_by(node: &Node, comment: &str) -> u64 {
     rules.filter_map(packets).sum()
 }
 
-fn packets(text: &str) -> Option<u64> {
+/// The packets of the first counter in a text.
+pub fn packets(text: &str) -> Option<u64> {
     text.split_once("packets ")?
         .1
         .split_whitespace()

@@ -40,13 +40,15 @@ impl From<Family> for crate::operator::health::IpFamily {
     }
 }
 
-/// Where the agent runs, as far as endpoint selection cares.
+/// Where the agent runs, as far as Services care.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Here<'a> {
     /// The own Node's name.
     pub node: &'a str,
     /// The own Node's zone, if it has one.
     pub zone: Option<&'a str>,
+    /// The own Node's addresses.
+    pub addresses: &'a [IpAddr],
 }
 
 /// Where a connection is sent: an endpoint's address and port.

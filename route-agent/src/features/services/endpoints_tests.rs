@@ -4,6 +4,7 @@ use super::*;
 use crate::snapshot::{Endpoint, EndpointPort, Few, Invalid, ObjectName};
 
 const HERE: Here<'static> = Here {
+    addresses: &[],
     node: "worker",
     zone: Some("a"),
 };
@@ -229,7 +230,7 @@ fn a_node_without_a_zone_ignores_zone_hints() {
     )];
     let nowhere = Here {
         node: "worker",
-        zone: None,
+        ..Here::default()
     };
     let found = select(&slices, "http", Protocol::Tcp, Family::V4, nowhere);
     assert_eq!(show(&found.cluster), "10.10.1.3 10.10.2.4");

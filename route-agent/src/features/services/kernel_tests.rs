@@ -4,184 +4,10 @@ mod announced;
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use ::kernel::nft::{Batch, CommitError, NftSocket};
-
-use super::config::Config;
-use super::endpoints::{Family, Here};
-use super::samples::{named_service, object, slice_of};
-use super::table::{Commit, Done, FamilyTable, TableError, View};
-use crate::snapshot::{Dirty, Node, Object, ObjectName, Protocol, ServiceCidr, Snapshot};
-
-/// Runs a test in a network namespace of its own, on a thread of its own.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || {
-        ::kernel::netns::unshare_thread().unwrap();
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Runs `nft` in the namespace of this thread; the text that it prints.
-fn nft(arguments: &str) -> String {
-    let output = Command::new("nft")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "nft {arguments}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A cluster, and the table of one family in the kernel of this thread's namespace.
-struct Bench {
-    snapshot: Snapshot,
-    config: Config,
-    table: FamilyTable,
-    kernel: Kernel,
-    dirty: Dirty,
-}
-
-/// The kernel, which can be told to refuse batches that speak of a Service.
-struct Kernel {
-    socket: NftSocket,
-    refuse: Option<&'static str>,
-}
-
-impl Commit for Kernel {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
-        match self.refuse {
-            Some(name) if format!("{batch:?}").contains(&hex(name)) => {
-                Err(CommitError::Failed(::kernel::Cause::System { errno: 28 }))
-            }
-            _ => self.socket.commit(batch),
-        }
-    }
-
-    fn socket(&mut self) -> &mut NftSocket {
-        &mut self.socket
-    }
-}
-
-/// The bytes of a text as `{:?}` prints a list of them.
-fn hex(text: &str) -> String {
-    text.bytes()
-        .map(|byte| byte.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-impl Bench {
-    fn new(family: Family) -> Bench {
-        Bench::with(family, Config::default())
-    }
-
-    fn with(family: Family, config: Config) -> Bench {
-        let kernel = Kernel {
-            socket: NftSocket::open().unwrap(),
-            refuse: None,
-        };
-        let table = FamilyTable::new(family, &config);
-        let mut bench = Bench {
-            snapshot: Snapshot::default(),
-            config,
-            table,
-            kernel,
-            dirty: Dirty::default(),
-        };
-        bench.node("worker", "10.10.1.0/24 fd00:10:10:1::/64", "172.18.0.2");
-        bench.node("worker2", "10.10.2.0/24 fd00:10:10:2::/64", "172.18.0.4");
-        let cidrs = ["10.200.1.0/24", "fd00:10:200::/112"];
-        bench.set(Object::ServiceCidr(ServiceCidr {
-            name: Arc::from("kubernetes"),
-            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-            invalid: Vec::new(),
-        }));
-        bench
-    }
-
-    fn set(&mut self, object: Object) {
-        self.snapshot
-            .apply(crate::snapshot::Change::Set(object), &mut self.dirty);
-    }
-
-    fn gone(&mut self, name: &str) {
-        let key = crate::snapshot::Key::Service(object(name));
-        self.snapshot
-            .apply(crate::snapshot::Change::Gone(key), &mut self.dirty);
-    }
-
-    fn node(&mut self, name: &str, pods: &str, address: &str) {
-        self.set(Object::Node(Node {
-            name: Arc::from(name),
-            created: None,
-            internal_ips: vec![address.parse().unwrap()],
-            pod_cidrs: pods
-                .split_whitespace()
-                .map(|cidr| cidr.parse().unwrap())
-                .collect(),
-            labels: Default::default(),
-            taints: Vec::new(),
-            deleting: false,
-            invalid: Vec::new(),
-        }));
-    }
-
-    fn service(&mut self, name: &str, text: &str) {
-        self.set(Object::Service(named_service(name, text)));
-    }
-
-    /// Endpoints of the unnamed TCP port of a Service, at port 80.
-    fn endpoints(&mut self, name: &str, endpoints: &str) {
-        self.slice(name, &[("", Protocol::Tcp, 80)], endpoints);
-    }
-
-    fn slice(&mut self, name: &str, ports: &[(&str, Protocol, u16)], endpoints: &str) {
-        self.set(Object::EndpointSlice(slice_of(
-            name,
-            &format!("{name}-1"),
-            ports,
-            endpoints,
-        )));
-    }
-
-    fn try_sync_at(&mut self, now: Instant) -> Result<Done, TableError> {
-        let dirty = std::mem::take(&mut self.dirty);
-        let names: BTreeSet<ObjectName> = dirty.services.union(&dirty.endpoints).cloned().collect();
-        let view = View {
-            snapshot: &self.snapshot,
-            own: self.snapshot.nodes.get("worker"),
-            here: Here {
-                node: "worker",
-                zone: None,
-            },
-            config: &self.config,
-        };
-        let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
-        self.table
-            .sync(&mut self.kernel, view, &names, networks, now)
-    }
-
-    fn sync(&mut self) -> Done {
-        self.try_sync_at(Instant::now()).unwrap()
-    }
-
-    /// As [`Bench::sync`], later: what nothing refers to is deleted.
-    fn sync_later(&mut self) -> Done {
-        self.try_sync_at(Instant::now() + Duration::from_secs(5))
-            .unwrap()
-    }
-
-    /// Another agent starts over what the kernel holds; the number of batches that it sends.
-    fn restart(&mut self) -> u64 {
-        self.table = FamilyTable::new(self.table.family, &self.config);
-        self.sync().batches
-    }
-}
+use super::endpoints::Family;
+use super::kernel_bench::{Bench, in_namespace, nft};
+use super::samples::object;
 
 const WEB: &str = "cluster-ip 10.200.1.63; port tcp 9000";
 
@@ -272,12 +98,72 @@ fn whatever_is_broken_by_hand_comes_back_and_nothing_else_is_written() {
         ] {
             nft(&breakage);
             assert!(listed() != right, "{breakage} changed nothing");
+            assert!(!bench.differences().is_empty(), "{breakage} is not named");
             bench.table.distrust();
             bench.sync();
             bench.sync_later();
             same(&listed(), &right, &breakage);
+            assert_eq!(bench.differences(), [""; 0]);
         }
         assert_eq!(bench.restart(), 0);
+    });
+}
+
+#[test]
+fn a_difference_is_named_with_what_is_wanted() {
+    in_namespace(|| {
+        let mut bench = Bench::new(Family::V4);
+        everything(&mut bench);
+        bench.sync();
+        let services = "services { 10.200.1.63 . tcp . 9000";
+        for (breakage, wanted) in [
+            (
+                format!("delete element TABLE {services} }}"),
+                "map `services` lacks 10.200.1.63 . tcp . 9000 : goto pick-3 (Service default/web)",
+            ),
+            (
+                format!(
+                    "delete element TABLE {services} }}; add element TABLE {services} : drop }}"
+                ),
+                "map `services` has 10.200.1.63 . tcp . 9000 with another value; wanted is : goto \
+                 pick-3 (Service default/web)",
+            ),
+            (
+                "delete element TABLE endpoints { 10.200.1.63 . tcp . 9000 . 1 }".into(),
+                "map `endpoints` lacks 10.200.1.63 . tcp . 9000 . 1 : 10.10.2.4 . 80 (Service \
+                 default/web)",
+            ),
+            (
+                "add element TABLE pod-cidrs { 192.168.0.0/16 }".into(),
+                "`pod-cidrs` has 192.168.0.0, which is not wanted",
+            ),
+            (
+                "delete element TABLE pod-cidrs { 10.10.1.0/24 }".into(),
+                "set `pod-cidrs` lacks 10.10.1.0/24",
+            ),
+            (
+                "delete element TABLE hairpin { 10.10.1.3 . 10.10.1.3 }".into(),
+                "set `hairpin` lacks 10.10.1.3 . 10.10.1.3, which Service",
+            ),
+            (
+                "flush chain TABLE pick-3".into(),
+                "chain `pick-3` is missing, or has other rules",
+            ),
+            (
+                "add rule TABLE services drop".into(),
+                "chain `services` is not as it was made",
+            ),
+            ("delete table TABLE".into(), "is missing"),
+        ] {
+            nft(&breakage.replace("TABLE", "ip podwire-services"));
+            let found = bench.differences();
+            let named = found.iter().filter(|text| text.contains(wanted)).count();
+            assert!(named >= 1, "{breakage}: {found:#?}");
+            let about_table = |text: &String| text.starts_with("table ip podwire-services");
+            assert!(found.iter().all(about_table), "{found:#?}");
+            bench.table.distrust();
+            bench.sync();
+        }
     });
 }
 

@@ -15,9 +15,16 @@ pub mod claims;
 pub mod config;
 mod conntrack;
 pub mod delta;
+mod differences;
 pub mod endpoints;
 mod frame;
+#[cfg(test)]
+mod golden_cases;
+#[cfg(test)]
+mod golden_tests;
 mod held;
+#[cfg(test)]
+mod kernel_bench;
 #[cfg(test)]
 mod kernel_tests;
 pub mod layout;
@@ -46,7 +53,7 @@ use crate::operator::health_ports::HealthPorts;
 use crate::operator::moment::Moment;
 use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::report::Report;
-use crate::snapshot::ObjectName;
+use crate::snapshot::{Node, ObjectName};
 use conntrack::{Sweeper, Work};
 use endpoints::{Family, Here};
 use layout::names::TABLE;
@@ -67,7 +74,7 @@ pub struct Services {
     /// True if the networks may have changed.
     networks: bool,
     /// Where this node was at the last sync: if that changes, every Service is looked at again.
-    zone: Option<Arc<str>>,
+    place: Place,
     /// What could not be set at the start.
     settings: Option<Vec<String>>,
 }
@@ -82,7 +89,7 @@ impl Services {
             notes: Notes::new(health_ports),
             dirty: BTreeSet::new(),
             networks: true,
-            zone: None,
+            place: Place::default(),
             settings: None,
         })
     }
@@ -214,12 +221,9 @@ impl Feature for Services {
         let before = self.socket.writes();
         let mut dirty = std::mem::take(&mut self.dirty);
         let networks = std::mem::take(&mut self.networks);
-        let zone = world
-            .own_node()
-            .and_then(|node| node.labels.get(ZONE))
-            .cloned();
-        if zone != self.zone {
-            self.zone = zone;
+        let place = Place::of(world.own_node());
+        if place != self.place {
+            self.place = place;
             dirty.extend(world.snapshot.services.keys().cloned());
         }
         let mut failed = None;
@@ -286,6 +290,22 @@ impl Feature for Services {
     }
 }
 
+/// What Services go by of the own Node.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Place {
+    zone: Option<Arc<str>>,
+    addresses: Box<[IpAddr]>,
+}
+
+impl Place {
+    fn of(own: Option<&Node>) -> Place {
+        own.map_or_else(Place::default, |node| Place {
+            zone: node.labels.get(ZONE).cloned(),
+            addresses: node.internal_ips.as_slice().into(),
+        })
+    }
+}
+
 /// The world as the tables see it.
 fn view<'a>(world: &World<'a>) -> View<'a> {
     let own = world.own_node();
@@ -298,6 +318,7 @@ fn view<'a>(world: &World<'a>) -> View<'a> {
         here: Here {
             node: world.own_name(),
             zone,
+            addresses: own.map_or(&[], |node| &node.internal_ips),
         },
         config: &world.config.services,
     }

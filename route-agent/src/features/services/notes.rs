@@ -145,7 +145,7 @@ impl Notes {
             Some(port) => {
                 let here = Here {
                     node: world.own_name(),
-                    zone: None,
+                    ..Here::default()
                 };
                 let slices = world.snapshot.slices_of(name);
                 let count = endpoints::ready_here(slices, here);

@@ -92,7 +92,7 @@ pub fn desired<'a>(
             affinity: service::affinity(service),
             internal: service.internal_policy,
             external: service.external_policy,
-            sources: sources(service, &fronts, family),
+            sources: sources(service, &fronts, family, here.addresses),
             fronts,
             cluster: cluster.into(),
             local: local.into(),
@@ -162,18 +162,36 @@ pub fn settle(before: &[Backend], wanted: &[Backend]) -> Box<[Backend]> {
 ///
 /// A range within another is left out, because the kernel refuses overlapping intervals. If
 /// ranges are given but none is of this family, nobody may.
-fn sources(service: &Service, fronts: &[Front], family: Family) -> Option<Box<[IpNetwork]>> {
-    let balanced = fronts
+///
+/// A load balancer may put its address on the node's own interfaces. Then the node's connections to
+/// it have it as their source as well, so it may be the source if the node's own address may.
+fn sources(
+    service: &Service,
+    fronts: &[Front],
+    family: Family,
+    node: &[IpAddr],
+) -> Option<Box<[IpNetwork]>> {
+    let vips: Vec<IpAddr> = fronts
         .iter()
-        .any(|front| matches!(front, Front::LoadBalancer(_)));
-    if !balanced || !service::restricts_sources(service) {
+        .filter(|front| matches!(front, Front::LoadBalancer(_)))
+        .filter_map(Front::address)
+        .collect();
+    if vips.is_empty() || !service::restricts_sources(service) {
         return None;
     }
+    let mut of_family = node
+        .iter()
+        .filter(|address| Family::of(**address) == family);
+    let from_node = of_family.any(|address| {
+        let ranges = &service.source_ranges;
+        ranges.iter().any(|range| range.contains(*address))
+    });
+    let itself = vips.into_iter().filter(|_| from_node).map(IpNetwork::from);
     let ours = service
         .source_ranges
         .iter()
         .filter(|range| Family::of(range.ip()) == family);
-    Some(without_overlaps(ours.copied()))
+    Some(without_overlaps(ours.copied().chain(itself)))
 }
 
 /// Networks without those that lie within another, sorted.

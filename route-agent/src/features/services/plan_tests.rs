@@ -172,6 +172,52 @@ fn source_ranges_are_per_family_and_without_overlaps() {
 }
 
 #[test]
+fn a_load_balancer_address_may_be_the_source_if_the_nodes_own_address_may() {
+    let found = |node: &str, ranges: &str| {
+        let text = format!(
+            "kind LoadBalancer; cluster-ip 10.200.1.63 fd00:10:200::63; vip 5.6.7.8 fd00:5::8; \
+             port tcp 80; source {ranges}"
+        );
+        let node = [node.parse().unwrap()];
+        let here = Here {
+            addresses: &node,
+            ..HERE
+        };
+        [Family::V4, Family::V6].map(|family| {
+            let plan = desired(
+                &service(&text),
+                [].iter(),
+                family,
+                here,
+                Balancing::Random,
+                |_| true,
+            );
+            let plan = plan.unwrap();
+            let sources = plan.ports[0].sources.as_ref().unwrap();
+            let texts: Vec<String> = sources.iter().map(ToString::to_string).collect();
+            texts.join(" ")
+        })
+    };
+    let ranges = "172.18.0.0/16 fd00:18::/64";
+    assert_eq!(
+        found("172.18.0.2", ranges),
+        ["5.6.7.8/32 172.18.0.0/16", "fd00:18::/64"]
+    );
+    assert_eq!(
+        found("fd00:18::2", ranges),
+        ["172.18.0.0/16", "fd00:5::8/128 fd00:18::/64"]
+    );
+    assert_eq!(
+        found("172.19.0.2", ranges),
+        ["172.18.0.0/16", "fd00:18::/64"]
+    );
+    assert_eq!(
+        found("172.18.0.2", "0.0.0.0/0 fd00:18::/64"),
+        ["0.0.0.0/0", "fd00:18::/64"]
+    );
+}
+
+#[test]
 fn ranges_of_the_other_family_alone_let_nobody_in() {
     let text =
         "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80; source fd00::/8";

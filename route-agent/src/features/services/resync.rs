@@ -73,47 +73,6 @@ impl FamilyTable {
         Ok(())
     }
 
-    /// Where the kernel differs from what was written, one sentence each; for the operator.
-    pub fn differences(&self, kernel: &mut NftSocket, view: View<'_>) -> Vec<String> {
-        match self.try_differences(kernel, view) {
-            Ok(texts) => texts,
-            Err(error) => vec![error.to_string()],
-        }
-    }
-
-    fn try_differences(
-        &self,
-        kernel: &mut NftSocket,
-        view: View<'_>,
-    ) -> Result<Vec<String>, TableError> {
-        let family = kernel_family(self.family);
-        let Some(frame) = kernel.observe_frame(family, TABLE)? else {
-            let missing = format!("table {family} {TABLE} is missing");
-            return Ok(if self.applied.is_empty() {
-                Vec::new()
-            } else {
-                vec![missing]
-            });
-        };
-        let mut texts = Vec::new();
-        if !frame::is_whole(&frame, &skeleton(family, view.config)) {
-            texts.push(format!(
-                "chains or sets of table {family} {TABLE} were changed"
-            ));
-        }
-        let mut held = Held::observe(kernel, self.family, frame)?;
-        for (name, plan) in &self.applied {
-            let delta = held.diff(name, objects(name, plan), &self.headers);
-            let missing = delta.add.len() + delta.new_chains.len() + delta.new_maps.len();
-            if missing > 0 {
-                texts.push(format!(
-                    "table {family} {TABLE}: {missing} objects of Service {name} are missing or wrong"
-                ));
-            }
-        }
-        Ok(texts)
-    }
-
     /// Makes everything that is always there, or mends it. Returns the table without elements.
     fn repair_frame(
         &mut self,

@@ -12,6 +12,7 @@ use crate::snapshot::{
 pub const HERE: Here<'static> = Here {
     node: "worker",
     zone: Some("a"),
+    addresses: &[],
 };
 
 /// The slice's name in tests that have only one.

@@ -53,7 +53,12 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
         for question in std::mem::take(&mut hop.checks) {
             let answer = match question {
                 Check::Route { to, wanted } => route(kernel, to, &wanted),
-                Check::Portal { v6, map, key } => portal(kernel, v6, &map, &key),
+                Check::Portal {
+                    v6,
+                    map,
+                    key,
+                    wanted,
+                } => portal(kernel, v6, &map, &key, wanted.as_deref()),
                 Check::Endpoints {
                     v6,
                     map,
@@ -161,7 +166,13 @@ fn counted(packets: Option<u64>) -> String {
     }
 }
 
-fn portal(kernel: &mut impl Kernel, v6: bool, map: &str, key: &[u8]) -> Result<Answer, String> {
+fn portal(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    map: &str,
+    key: &[u8],
+    wanted: Option<&str>,
+) -> Result<Answer, String> {
     let entries = match entries(kernel, v6, map)? {
         Ok(entries) => entries,
         Err(answer) => return Ok(answer),
@@ -169,11 +180,19 @@ fn portal(kernel: &mut impl Kernel, v6: bool, map: &str, key: &[u8]) -> Result<A
     Ok(match entries.iter().find(|entry| entry.key == key) {
         Some(entry) => {
             let chain = entry.chain.as_deref().unwrap_or("?");
-            Answer::of(format!("{map}: goto {chain}{}", counted(entry.packets)))
+            let answer = Answer::of(format!("{map}: goto {chain}{}", counted(entry.packets)));
+            match wanted.filter(|wanted| *wanted != chain) {
+                Some(wanted) => answer.differs(format!(
+                    "map `{map}` of table {} leads to chain {chain}; wanted is goto {wanted}",
+                    table(v6)
+                )),
+                None => answer,
+            }
         }
         None => {
             let text = format!("map `{map}` of table {} does not have it", table(v6));
-            Answer::of(text.clone()).differs(text)
+            let wanted = wanted.map_or(String::new(), |chain| format!("; wanted is goto {chain}"));
+            Answer::of(text.clone()).differs(text + &wanted)
         }
     })
 }

@@ -115,6 +115,8 @@ pub enum Check {
         map: String,
         /// The element's key.
         key: Vec<u8>,
+        /// The chain that it must lead to.
+        wanted: Option<String>,
     },
     /// Are these the endpoints?
     Endpoints {

@@ -3,13 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnetwork::IpNetwork;
+
 use super::facts::{Facts, Party};
 use super::{Check, Hop};
 use crate::features::services::endpoints::{Backend, Family, Here};
-use crate::features::services::layout::elements::{Key, endpoint_number};
+use crate::features::services::layout::elements::{Element, Key, Value, endpoint_number, objects};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool, TABLE};
 use crate::features::services::plan::{self, PortPlan};
-use crate::features::services::service::Front;
+use crate::features::services::service::{self, Front};
 use crate::features::services::{config, networks};
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 
@@ -32,16 +34,18 @@ pub(super) enum Choice<'a> {
         local: bool,
     },
     /// An error is sent back, or nothing at all.
-    None { refused: bool, why: String },
+    None {
+        refused: bool,
+        what: String,
+        why: String,
+    },
 }
 
 /// The Service that has this address as a ClusterIP, whatever the port.
 pub(super) fn with_cluster_ip<'a>(facts: &Facts<'a>, address: IpAddr) -> Option<&'a Service> {
-    facts
-        .snapshot
-        .services
-        .values()
-        .find(|service| service.cluster_ips.contains(&address))
+    facts.snapshot.services.values().find(|service| {
+        service::cluster_ips(service, Family::of(address)).any(|one| one == address)
+    })
 }
 
 /// The Service port that answers at this address and port. If several claim it, the oldest.
@@ -91,6 +95,7 @@ fn plan_of(facts: &Facts<'_>, service: &Service, family: Family) -> Option<plan:
         zone: own
             .and_then(|node| node.labels.get(ZONE))
             .map(|zone| &**zone),
+        addresses: own.map_or(&[], |node| &node.internal_ips),
     };
     let slices = facts.snapshot.slices_of(&service.name).collect::<Vec<_>>();
     let balancing = facts.config.services.balancing.balancing;
@@ -181,7 +186,24 @@ impl Match<'_> {
             v6,
             map,
             key: key.as_bytes().to_vec(),
+            wanted: self.portal_chain(),
         })
+    }
+
+    /// Where the portal must lead.
+    fn portal_chain(&self) -> Option<String> {
+        let (map, key) = self.portal();
+        let plan = plan::Plan {
+            cluster_ips: Box::default(),
+            ports: Box::new([self.port.clone()]),
+        };
+        let name = &self.service.name;
+        let objects = objects(name, &plan);
+        let portal = |element: &&Element| element.map == map && element.key == key;
+        match objects.elements.iter().find(portal)?.value {
+            Value::Goto(chain) => Some(chain.name(name)),
+            _ => None,
+        }
     }
 
     fn is_external(&self) -> bool {
@@ -207,16 +229,13 @@ impl Match<'_> {
                 "only endpoints on the client's node may answer",
             )
         };
-        if let (Front::LoadBalancer(address), Some(ranges)) = (self.front, &self.port.sources) {
-            let allowed = ranges.iter().any(|range| range.contains(source)) || source == address;
+        if let (Front::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) {
+            let allowed = ranges.iter().any(|range| range.contains(source));
             if !allowed {
-                let why = format!(
-                    "{source} is in none of the Service's loadBalancerSourceRanges (chain \
-                     check-source), so the packet is dropped."
-                );
                 return Choice::None {
                     refused: false,
-                    why,
+                    what: format!("{source} may not use this address"),
+                    why: not_allowed(source, ranges),
                 };
             }
         }
@@ -236,13 +255,29 @@ impl Match<'_> {
             );
             return Choice::None {
                 refused: false,
+                what: "No endpoint may answer".into(),
                 why,
             };
         }
         let why = "No endpoint of the Service is ready (chain no-endpoints), so the connection is \
                    refused: TCP gets a reset, others \"port unreachable\"."
             .to_owned();
-        Choice::None { refused: true, why }
+        Choice::None {
+            refused: true,
+            what: "No endpoint may answer".into(),
+            why,
+        }
+    }
+
+    /// Which source range lets a source in, if not everybody may use this address.
+    pub fn let_in(&self, source: IpAddr) -> Option<String> {
+        let (Front::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
+            return None;
+        };
+        let range = ranges.iter().find(|range| range.contains(source))?;
+        Some(format!(
+            "Not everybody may use this address: {range} of loadBalancerSourceRanges lets {source} in."
+        ))
     }
 
     /// The hop at which one endpoint is chosen.
@@ -365,6 +400,19 @@ impl Match<'_> {
                    why-masquerade).";
         (true, why.into())
     }
+}
+
+/// Why a load-balancer address takes nothing from this source.
+fn not_allowed(source: IpAddr, ranges: &[IpNetwork]) -> String {
+    let texts: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    let which = match texts.as_slice() {
+        [] => "of this family there are none".to_owned(),
+        texts => texts.join(", "),
+    };
+    format!(
+        "{source} is in none of the Service's loadBalancerSourceRanges ({which}), so the packet is \
+         dropped (chain check-source)."
+    )
 }
 
 pub(super) fn socket(backend: &Backend) -> SocketAddr {

@@ -226,9 +226,8 @@ impl<'a> Walk<'a> {
     fn through(mut self, found: &Match<'_>) -> Trace {
         let (list, local) = match found.choose(&self.from, self.source) {
             Choice::Endpoints { list, local } => (list, local),
-            Choice::None { refused, why } => {
-                self.hops
-                    .push(Hop::new("No endpoint may answer").because(why));
+            Choice::None { refused, what, why } => {
+                self.hops.push(Hop::new(what).because(why));
                 let name = &found.service.name;
                 let (end, word) = if refused {
                     (End::Refused, "refused")
@@ -238,7 +237,10 @@ impl<'a> Walk<'a> {
                 return self.trace(end, format!("A packet to Service {name} is {word}."));
             }
         };
-        let hop = found.endpoints_hop(list, local, self.source, self.v6);
+        let mut hop = found.endpoints_hop(list, local, self.source, self.v6);
+        if let Some(why) = found.let_in(self.source) {
+            hop = hop.because(why);
+        }
         self.hops.push(hop);
         let (yes, why) = found.masquerade(self.facts, &self.from, self.source);
         let mut hop = if yes {

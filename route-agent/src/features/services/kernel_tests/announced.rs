@@ -1,5 +1,7 @@
 //! Repairs of what the kernel announces, without reading the rest of the table.
 
+use std::time::Duration;
+
 use ::kernel::monitor::{Event, Monitor, Touched};
 
 use super::*;

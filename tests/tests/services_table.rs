@@ -1,0 +1,80 @@
+//! The table of rows in `docs/services.md` and the tests that it names.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The behaviour of a Service proxy has so many rows.
+const ROWS: u32 = 27;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The tests that the table names, by row.
+fn table() -> BTreeMap<u32, BTreeSet<String>> {
+    let text = fs::read_to_string(repository().join("docs/services.md")).unwrap();
+    let (_, part) = text.split_once("## Rows of the behaviour table").unwrap();
+    let part = part.split("\n## ").next().unwrap();
+    let mut table: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    for line in part.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, row, _, tests, _] = cells[..] else {
+            continue;
+        };
+        let Ok(row) = row.parse() else { continue };
+        let names = tests.split('`').skip(1).step_by(2).map(str::to_owned);
+        table.entry(row).or_default().extend(names);
+    }
+    table
+}
+
+/// Names of all tests in a folder.
+fn tests_below(folder: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names.extend(tests_below(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let after = text.split("#[test]").skip(1);
+            names.extend(after.filter_map(|text| {
+                let (_, name) = text.split_once("fn ")?;
+                Some(name.split('(').next()?.to_owned())
+            }));
+        }
+    }
+    names
+}
+
+#[test]
+fn every_row_has_tests_and_every_test_that_is_named_is_there() {
+    let table = table();
+    let rows: Vec<u32> = table.keys().copied().collect();
+    assert_eq!(rows, (1..=ROWS).collect::<Vec<_>>());
+    let mut tests = tests_below(&repository().join("tests/tests"));
+    tests.extend(tests_below(&repository().join("route-agent/src")));
+    for (row, names) in &table {
+        assert!(!names.is_empty(), "row {row} names no test");
+        let unknown: Vec<_> = names.difference(&tests).collect();
+        assert!(unknown.is_empty(), "row {row} names {unknown:?}");
+    }
+}
+
+#[test]
+fn every_test_that_is_named_after_a_row_stands_in_it() {
+    let table = table();
+    for name in tests_below(&repository().join("tests/tests")) {
+        let Some(rest) = name.strip_prefix("row_") else {
+            continue;
+        };
+        let row: u32 = rest.split('_').next().unwrap().parse().unwrap();
+        assert!(
+            table[&row].contains(&name),
+            "row {row} does not name {name}"
+        );
+    }
+}
