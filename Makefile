@@ -59,10 +59,13 @@ bench: root tools toolchain ## Measure the plugin, the routes and the Service pr
 	@tests/tools.sh /usr/lib/cni/ptp:containernetworking-plugins
 	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
 	    --bin podwire --bin podwire-agent --bin podwire-bench
-	cargo bench --package podwire-agent --bench services --no-run
-	# Both, whatever the first says; and nothing is compiled while something is measured.
+	services='cargo bench --target $(TRIPLE) --package podwire-agent --bench services'
+	export RUSTFLAGS="-C target-feature=+crt-static"
+	# Nothing is compiled while something is measured.
+	$$services --no-run
+	# Both, whatever the first says.
 	missed=0
-	cargo bench --quiet --package podwire-agent --bench services || missed=1
+	$$services --quiet || missed=1
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
 	exit $$missed
 

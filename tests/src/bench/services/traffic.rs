@@ -6,17 +6,15 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
 use kernel::address::Address;
 use kernel::link::Veth;
 use kernel::netns::Netns;
 use kernel::route::Route;
 use kernel::sysctl;
+use kernel::{RouteSocket, Scope};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
@@ -156,7 +154,6 @@ fn connections(lab: &Lab, report: &mut Report) -> Result<(), String> {
 
 fn throughput(lab: &Lab, report: &mut Report) -> Result<(), String> {
     progress("throughput");
-    lab.sink.store(true, Ordering::SeqCst);
     let bytes = vec![0u8; 256 << 10];
     let mut random = Random(3);
     let mut one_turn = |through_service: bool| {
@@ -174,13 +171,11 @@ fn throughput(lab: &Lab, report: &mut Report) -> Result<(), String> {
                 sent += bytes.len();
             }
             let rate = sent as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
-            stream.shutdown(Shutdown::Write)?;
             wait_for_end(stream)?;
             Ok(rate)
         })
     };
     let [direct, service] = take_turns(&mut one_turn)?;
-    lab.sink.store(false, Ordering::SeqCst);
     let share = service / direct;
     report.row([
         "throughput of one connection, Gbit/s",
@@ -223,8 +218,10 @@ fn connect(target: SocketAddr) -> std::io::Result<(TcpStream, Duration)> {
     Ok((stream, start.elapsed()))
 }
 
-/// The server ends a connection with a reset, so that nothing of it is left at either end.
+/// Says that nothing more comes, and waits until the server ends the connection: with a reset, so
+/// that nothing of it is left at either end.
 fn wait_for_end(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
     match stream.read(&mut [0; 16]) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
@@ -235,8 +232,6 @@ fn wait_for_end(mut stream: TcpStream) -> std::io::Result<()> {
 /// A node with an agent, a client and a server.
 struct Lab {
     client: Netns,
-    /// Servers read until the client has no more, instead of ending the connection at once.
-    sink: Arc<AtomicBool>,
     _agent: Agent,
 }
 
@@ -256,13 +251,11 @@ impl Lab {
         node.enter(|| sysctl::write("net/netfilter/nf_conntrack_tcp_timeout_close", "1"))
             .map_err(failed)?
             .map_err(failed)?;
-        let sink = Arc::new(AtomicBool::new(false));
         for port in [TARGET, DIRECT] {
-            serve(&server, port, sink.clone())?;
+            serve(&server, port)?;
         }
         Ok(Self {
             client,
-            sink,
             _agent: agent,
         })
     }
@@ -297,6 +290,7 @@ fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> kernel::Result<Netns
             }
             inside.add_route(&Route {
                 link: Some(ends.peer_index),
+                scope: Scope::Link,
                 ..Route::to(host(GATEWAY))
             })
         })??;
@@ -305,6 +299,7 @@ fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> kernel::Result<Netns
         for address in addresses {
             socket.add_route(&Route {
                 link: Some(ends.index),
+                scope: Scope::Link,
                 ..Route::to(host(*address))
             })?;
         }
@@ -322,8 +317,8 @@ fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> kernel::Result<Netns
     Ok(netns)
 }
 
-/// Takes connections at a port until the bench ends.
-fn serve(netns: &Netns, port: u16, sink: Arc<AtomicBool>) -> Result<(), String> {
+/// Takes connections at a port, one after the other, and what comes through them.
+fn serve(netns: &Netns, port: u16) -> Result<(), String> {
     let listen = || -> std::io::Result<TcpListener> {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
         // Accepted connections inherit it: closing one resets it.
@@ -342,9 +337,7 @@ fn serve(netns: &Netns, port: u16, sink: Arc<AtomicBool>) -> Result<(), String> 
         pin(1);
         let mut buffer = vec![0; 256 << 10];
         for mut stream in listener.incoming().flatten() {
-            if sink.load(Ordering::Relaxed) {
-                while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
-            }
+            while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
         }
     });
     Ok(())
