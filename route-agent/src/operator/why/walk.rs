@@ -168,12 +168,12 @@ impl<'a> Walk<'a> {
             let (what, why, end) = match self.transport {
                 Transport::Ping if facts.config.services.cluster_ip_echo => {
                     let why = "--cluster-ip-echo is set: this node answers in its place.";
-                    ("ping to", why.to_owned(), End::Arrives)
+                    ("A ping to", why.to_owned(), End::Arrives)
                 }
                 Transport::Ping => {
                     let why = "A ClusterIP is a rule, not a machine: it has ports and does not \
                                answer ping. That says nothing about the Service.";
-                    ("ping to", why.to_owned(), End::Refused)
+                    ("A ping to", why.to_owned(), End::Refused)
                 }
                 Transport::Port(..) => {
                     let ports: Vec<String> = service
@@ -185,7 +185,11 @@ impl<'a> Walk<'a> {
                         "The Service has no such port (chain no-such-port). It has {}.",
                         ports.join(", ")
                     );
-                    ("a port that does not exist of", why, End::Refused)
+                    (
+                        "A packet to a port that is not among those of",
+                        why,
+                        End::Refused,
+                    )
                 }
             };
             let see = format!("nft list chain {} no-such-port", table(self.v6));
@@ -199,7 +203,7 @@ impl<'a> Walk<'a> {
             } else {
                 "is refused"
             };
-            let conclusion = format!("A packet to {what} Service {name} {outcome}.");
+            let conclusion = format!("{what} Service {name} {outcome}.");
             return self.trace(end, conclusion);
         }
         let networks = networks_of(facts, to);
