@@ -3,7 +3,7 @@
 //! The lab would end by itself when this process does, but a moment later, and without a word. A
 //! second Ctrl-C leaves it to that.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::process::exit;
 use std::thread;
 
@@ -18,7 +18,7 @@ pub fn takes_down(name: &str) -> Result<()> {
     })?;
     let name = name.to_owned();
     thread::spawn(move || {
-        let mut signals = signals.bytes().map_while(io::Result::ok);
+        let mut signals = BufReader::new(signals).bytes().map_while(io::Result::ok);
         let Some(signal) = signals.next() else { return };
         // As a shell tells that a signal ended a program.
         let code = 128 + i32::from(signal);
