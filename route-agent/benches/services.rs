@@ -246,7 +246,8 @@ fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
         bench.set_slice(round * 7 % bench.services, bench.endpoints, round);
     });
     let scaled = bench.changes(|bench, round| {
-        let number = round / 2 * 11 % bench.services;
+        // One more, and in the next round one less, of the same Service.
+        let number = (round - 1) / 2 * 11 % bench.services;
         bench.set_slice(number, bench.endpoints + round % 2, 0);
     });
     let sides = [
