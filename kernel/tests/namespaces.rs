@@ -62,7 +62,7 @@ fn a_file_that_is_no_namespace_is_named_as_such() {
     assert_eq!(error.object, "/proc/self/ns/mnt");
     assert_eq!(
         error.cause,
-        Cause::Malformed("it is not a network namespace".into())
+        Cause::Unsuitable("it is not a network namespace")
     );
     let file = Netns::open("/dev/null").unwrap();
     assert!(RouteSocket::open_in(&file).is_err());
@@ -120,7 +120,10 @@ fn keys_that_lead_out_of_proc_sys_are_refused() {
         "net/../../../etc/passwd",
     ] {
         let error = sysctl::read(key).unwrap_err();
-        assert!(matches!(error.cause, Cause::Malformed(_)), "{key}: {error}");
+        assert!(
+            matches!(error.cause, Cause::Unsuitable(_)),
+            "{key}: {error}"
+        );
     }
     let missing = sysctl::write("net/ipv4/conf/nope/forwarding", "1").unwrap_err();
     assert_eq!(missing.errno(), Some(libc::ENOENT));
