@@ -13,8 +13,10 @@ pub(super) struct Slot {
     feature: Box<dyn Feature>,
     /// When the next sync is due because something happened or failed.
     wanted: Option<Instant>,
-    /// The sync that is due repairs what others changed.
-    repair: bool,
+    /// The kernel or the files beside ours changed since the last sync.
+    touched: bool,
+    /// Something else happened since the last sync: what it writes is no repair.
+    news: bool,
     backoff: Backoff,
     succeeded: bool,
     error: Option<String>,
@@ -28,7 +30,8 @@ impl Slot {
         Self {
             feature,
             wanted: None,
-            repair: false,
+            touched: false,
+            news: false,
             backoff: Backoff::default(),
             succeeded: false,
             error: None,
@@ -46,11 +49,13 @@ impl Slot {
             self.succeeded |= matches!(event, Event::Resync);
             return;
         }
+        let touched = matches!(event, Event::Kernel(_) | Event::Files);
         let waiting = self.backoff.tries() > 0 && self.wanted.is_some();
-        if !waiting || !matches!(event, Event::Kernel(_) | Event::Files) {
+        if !waiting || !touched {
             self.wanted = Some(now);
         }
-        self.repair |= matches!(event, Event::Kernel(_) | Event::Files);
+        self.touched |= touched;
+        self.news |= !touched;
     }
 
     /// When the feature wants to be called.
@@ -82,7 +87,8 @@ impl Slot {
             return false;
         }
         let name = self.feature.name();
-        let repair = std::mem::take(&mut self.repair);
+        let news = std::mem::take(&mut self.news);
+        let repair = std::mem::take(&mut self.touched) && !news;
         self.wanted = None;
         self.syncs += 1;
         match self.feature.sync(world, &mut Warn::new(name, warnings)) {

@@ -151,6 +151,32 @@ fn a_failing_feature_is_tried_again_and_stops_no_other() {
 }
 
 #[test]
+fn only_what_others_undid_counts_as_a_repair() {
+    let (fake, ..) = Fake::new("fake", 0);
+    let mut it = reconcile(vec![Box::new(fake)]);
+    let repairs = |it: &Reconcile| {
+        let text = it
+            .shared
+            .metrics
+            .text(crate::operator::metrics::TextFormat::OpenMetrics);
+        text.lines()
+            .filter(|line| line.starts_with("podwire_repairs_total{"))
+            .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    // A start: the files are announced before anything was written.
+    it.take(Input::Listed);
+    it.take(Input::Files);
+    it.turn(Instant::now());
+    it.take(Input::Changes(vec![node("a")]));
+    it.turn(Instant::now());
+    assert!(repairs(&it).iter().all(|count| count == "0"));
+    it.take(Input::Files);
+    it.turn(Instant::now());
+    assert_eq!(repairs(&it), ["1"]);
+}
+
+#[test]
 fn pauses_grow_up_to_a_limit() {
     let mut backoff = Backoff::default();
     let pauses: Vec<_> = (0..40).map(|_| backoff.pause()).collect();
