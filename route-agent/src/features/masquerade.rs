@@ -231,7 +231,9 @@ impl Side {
     fn pod_chain(&self) -> Chain {
         Chain::regular()
             .with_rule(
+                // Here it only tells nft, which shows a field of a header it is not sure of as bits.
                 Rule::new()
+                    .nfproto(self.family)
                     .in_set(&[self.destination], self.cluster)
                     .counter()
                     .returns()

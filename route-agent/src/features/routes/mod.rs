@@ -254,6 +254,7 @@ impl Feature for Routes {
         }
         Ok(match changes.len() {
             0 => Vec::new(),
+            1 => vec![format!("a route of protocol {PROTOCOL}")],
             count => vec![format!("{count} routes of protocol {PROTOCOL}")],
         })
     }
