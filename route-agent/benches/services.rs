@@ -26,7 +26,7 @@ use podwire_agent::features::services::endpoints::{Family, Here};
 use podwire_agent::features::services::table::{Commit, Done, FamilyTable, View};
 use podwire_agent::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
-    Service, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Service, ServicePort, Snapshot,
 };
 
 /// Services, endpoints of each, and the longest time of a first sync.
@@ -301,9 +301,7 @@ fn name(number: u32) -> ObjectName {
 
 fn service(number: u32) -> Service {
     Service {
-        name: name(number),
         created: Some(1_700_000_000),
-        kind: ServiceKind::ClusterIp,
         cluster_ips: Box::new([IpAddr::V4(Ipv4Addr::from(0x0a60_0000 + number))]),
         ports: Box::new([ServicePort {
             name: Arc::from("http"),
@@ -311,15 +309,7 @@ fn service(number: u32) -> Service {
             port: 80,
             node_port: None,
         }]),
-        external_ips: Few::new(),
-        load_balancer_vips: Few::new(),
-        source_ranges: Few::new(),
-        external_policy: TrafficPolicy::Cluster,
-        internal_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        health_check_node_port: None,
-        balancing: None,
-        invalid: Few::new(),
+        ..Service::named(name(number))
     }
 }
 

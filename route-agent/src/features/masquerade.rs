@@ -296,12 +296,7 @@ mod tests {
         Node {
             internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
             pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-            name: name.into(),
-            labels: Default::default(),
-            taints: Vec::new(),
-            created: None,
-            deleting: false,
-            invalid: Vec::new(),
+            ..Node::named(name)
         }
     }
 

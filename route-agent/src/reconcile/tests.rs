@@ -85,16 +85,7 @@ impl Feature for Fake {
 }
 
 fn node(name: &str) -> Change {
-    Change::Set(Object::Node(Node {
-        name: Arc::from(name),
-        internal_ips: Vec::new(),
-        pod_cidrs: Vec::new(),
-        labels: Default::default(),
-        taints: Vec::new(),
-        created: None,
-        deleting: false,
-        invalid: Vec::new(),
-    }))
+    Change::Set(Object::Node(Node::named(name)))
 }
 
 #[test]

@@ -121,6 +121,28 @@ pub struct Service {
     pub invalid: Few<Invalid>,
 }
 
+impl Service {
+    /// A ClusterIP Service of which nothing but the name is known.
+    pub fn named(name: ObjectName) -> Self {
+        Self {
+            name,
+            created: None,
+            kind: ServiceKind::ClusterIp,
+            cluster_ips: Box::default(),
+            ports: Box::default(),
+            external_ips: Few::new(),
+            load_balancer_vips: Few::new(),
+            source_ranges: Few::new(),
+            external_policy: TrafficPolicy::Cluster,
+            internal_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            health_check_node_port: None,
+            balancing: None,
+            invalid: Few::new(),
+        }
+    }
+}
+
 /// One port of an EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointPort {

@@ -21,10 +21,10 @@ pub const PROTOCOL: u8 = 112;
 /// kernel tells routes of one destination apart by metric alone).
 pub const METRIC: u32 = 112;
 
-/// So many podCIDRs that lie side by side have the same metric, as a power of two.
-const NEIGHBOURS: u32 = 8;
+/// 2 to the power of this is how many podCIDRs side by side have the same metric.
+const NEIGHBOUR_BITS: u32 = 8;
 
-/// Routes of ours have at most so many different metrics, a power of two.
+/// How many different metrics routes to peers have at most.
 const METRICS: u32 = 256;
 
 /// The metric of the unreachable route for our own podCIDR: anything else to the same destination,
@@ -230,9 +230,10 @@ fn route(
     uplink: &Uplink,
     snapshot: &Snapshot,
 ) -> Result<Route, String> {
+    let ourselves = snapshot.nodes.get(own);
     let route = Route {
         protocol: PROTOCOL,
-        metric: metric(network, snapshot.nodes.get(own)),
+        metric: metric(network, ourselves),
         ..Route::to(network)
     };
     if node.name == *own {
@@ -243,10 +244,7 @@ fn route(
             ..route
         });
     }
-    let own_ips = snapshot
-        .nodes
-        .get(own)
-        .map_or(&[][..], |own| &own.internal_ips);
+    let own_ips = ourselves.map_or(&[][..], |own| &own.internal_ips);
     let gateway = next_hop(network, node, uplink, own_ips)?;
     Ok(Route {
         gateway: Some(gateway),
@@ -270,7 +268,7 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     let block = |address: Ipv4Addr| {
         let number = u64::from(address.to_bits()) >> (32 - v4.prefix());
         // At most 24 bits are left.
-        (number >> NEIGHBOURS) as u32
+        (number >> NEIGHBOUR_BITS) as u32
     };
     let own = own.and_then(|node| {
         node.pod_cidrs.iter().find_map(|cidr| match cidr {

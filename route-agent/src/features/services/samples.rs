@@ -44,22 +44,7 @@ pub fn service(text: &str) -> Service {
 
 /// A Service with a name.
 pub fn named_service(name: &str, text: &str) -> Service {
-    let mut service = Service {
-        name: object(name),
-        created: None,
-        kind: ServiceKind::ClusterIp,
-        cluster_ips: Box::default(),
-        ports: Box::default(),
-        external_ips: Few::new(),
-        load_balancer_vips: Few::new(),
-        source_ranges: Few::new(),
-        external_policy: TrafficPolicy::Cluster,
-        internal_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        health_check_node_port: None,
-        balancing: None,
-        invalid: Few::new(),
-    };
+    let mut service = Service::named(object(name));
     let mut ports = Vec::new();
     for part in text
         .split(';')

@@ -56,8 +56,6 @@ fn name(name: &str) -> ObjectName {
 
 fn service(of: &str, address: &str, node_port: Option<u16>) -> Service {
     Service {
-        name: name(of),
-        created: None,
         kind: if node_port.is_some() {
             ServiceKind::NodePort
         } else {
@@ -70,15 +68,7 @@ fn service(of: &str, address: &str, node_port: Option<u16>) -> Service {
             port: 9000,
             node_port,
         }]),
-        external_ips: Few::new(),
-        load_balancer_vips: Few::new(),
-        source_ranges: Few::new(),
-        external_policy: TrafficPolicy::Cluster,
-        internal_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        health_check_node_port: None,
-        balancing: None,
-        invalid: Few::new(),
+        ..Service::named(name(of))
     }
 }
 
