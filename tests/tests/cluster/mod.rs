@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// A lab with Services.
 pub struct Cluster {
     pub lab: Lab,
-    /// The last marker; held while one is under way.
+    /// The number of the last marker; held while one is under way.
     marker: Mutex<u16>,
 }
 
@@ -134,45 +134,66 @@ impl Cluster {
         self.settle();
     }
 
-    /// Waits until every agent that runs has carried out everything that was written before: a
-    /// marker that is written last is then in the kernel.
+    /// Waits until every agent that runs has carried out everything that was written or removed
+    /// before: a marker that is written last is then in the kernel, and the one before it, which is
+    /// removed last, is no longer there. Neither says anything about the other, because an agent
+    /// believes in the removal of a file a moment later than in a new one.
     pub fn settle(&self) {
         let mut marker = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *marker;
         *marker += 1;
-        let number = *marker;
-        let object = service(
-            "marker",
-            json!({
-                "clusterIPs": marker_addresses(self.lab.topology().families),
-                "ports": [{"port": number}],
-            }),
-        );
-        self.lab.write_manifest("marker.json", &object).unwrap();
+        let families = self.lab.topology().families;
+        self.lab
+            .write_manifest(&marker_file(*marker), &marker_service(*marker, families))
+            .unwrap();
+        if before > 0 {
+            self.lab.remove_manifest(&marker_file(before)).unwrap();
+        }
         for node in self.lab.cluster().unwrap() {
             if node.agent().is_none() {
                 continue;
             }
-            for (family, address) in marker_keys(self.lab.topology().families) {
-                let element = format!("{address} . tcp . {number}");
-                let line =
-                    format!("nft get element {family} podwire-services services '{{ {element} }}'");
-                let found = || node.place().sh(&line).is_ok_and(|ran| ran.status == 0);
+            for (family, subnet) in marker_subnets(families) {
+                let get = |number: u16| {
+                    let address = marker_address(subnet, number);
+                    format!(
+                        "nft get element {family} podwire-services services \
+                         '{{ {address} . tcp . {number} }}'"
+                    )
+                };
+                let mut line = get(*marker);
+                if before > 0 {
+                    line = format!("{line} && ! {}", get(before));
+                }
+                let done = || node.place().sh(&line).is_ok_and(|ran| ran.status == 0);
                 let what = format!("the Services of {}:\n{}", node.name(), node.agent_log());
-                wait::until(&what, LIMIT, found).unwrap();
+                wait::until(&what, LIMIT, done).unwrap();
             }
         }
     }
 }
 
-fn marker_addresses(families: Families) -> Vec<&'static str> {
-    marker_keys(families)
-        .into_iter()
-        .map(|(_, address)| address)
-        .collect()
+/// Sorted last: files that change at the same time are read in the order of their names.
+fn marker_file(number: u16) -> String {
+    format!("zz-marker-{}.json", number % 2)
 }
 
-fn marker_keys(families: Families) -> Vec<(&'static str, &'static str)> {
-    let (v4, v6) = (("ip", "10.200.1.254"), ("ip6", "fd00:10:200::fffe"));
+/// Two markers in turn, each with addresses of its own, so that one can come while the other goes.
+fn marker_service(number: u16, families: Families) -> Value {
+    let addresses: Vec<String> = marker_subnets(families)
+        .into_iter()
+        .map(|(_, subnet)| marker_address(subnet, number))
+        .collect();
+    let spec = json!({"clusterIPs": addresses, "ports": [{"port": number}]});
+    service(&format!("marker-{}", number % 2), spec)
+}
+
+fn marker_address(subnet: &str, number: u16) -> String {
+    format!("{subnet}{}", 253 + number % 2)
+}
+
+fn marker_subnets(families: Families) -> Vec<(&'static str, &'static str)> {
+    let (v4, v6) = (("ip", "10.200.1."), ("ip6", "fd00:10:200::"));
     match families {
         Families::V4 => vec![v4],
         Families::V6 => vec![v6],
