@@ -2,6 +2,8 @@
 # From the API server to the kernel, beside kube-proxy: a kind cluster of one node with a real
 # kube-apiserver and etcd, filled with Services, and each program started in that node in turn.
 # Arguments are passed on: --services, --endpoints, --changes, --proxy-changes, --runs.
+# SKIP_BUILD=1 measures the agent that was built last; KEEP=1 leaves the cluster, and a run on a
+# cluster that is there creates only what is missing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 CLUSTER=${CLUSTER:-podwire-bench}
@@ -12,15 +14,22 @@ target=$(rustc -vV | sed -n 's/^host: //p')
 built=${CARGO_TARGET_DIR:-$root/target}/$target
 export RUSTFLAGS="-C target-feature=+crt-static"
 cd "$root"
-cargo build --quiet --release --locked --target "$target" -p podwire-agent --bin podwire-agent
+[[ ${SKIP_BUILD:-} ]] ||
+  cargo build --quiet --release --locked --target "$target" -p podwire-agent --bin podwire-agent
 # The driver only waits: it need not be fast, and is built much faster so.
 driver=$(cargo build --quiet --locked --target "$target" -p podwire-agent --bench api --message-format=json |
   sed -n 's/.*"name":"api".*"executable":"\([^"]*\)".*/\1/p')
 mkdir -p "$(dirname "$KUBECONFIG")"
 
 config=$(mktemp)
-trap 'rm -f "$config"; kind delete cluster --name "$CLUSTER" >/dev/null 2>&1' EXIT
-cat >"$config" <<'END'
+finish() {
+  rm -f "$config"
+  [[ ${KEEP:-} ]] || kind delete cluster --name "$CLUSTER" >/dev/null 2>&1
+}
+trap finish EXIT
+# etcd's files are in memory (/tmp of a node is): nothing of this cluster is to outlive it, and
+# waiting for a disk at each of 30,000 writes says nothing about the programs that are measured.
+cat >"$config" <<END
 kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
 networking:
@@ -28,21 +37,27 @@ networking:
   kubeProxyMode: none
   podSubnet: 10.10.0.0/16
   serviceSubnet: 10.200.0.0/16
+kubeadmConfigPatches:
+  - |
+    kind: ClusterConfiguration
+    etcd: {local: {dataDir: /tmp/etcd}}
+$(kubelet_patch)
 END
-if [[ $(docker info -f '{{.CgroupVersion}}') == 1 ]]; then
-  printf 'kubeadmConfigPatches:\n  - |\n    kind: KubeletConfiguration\n    failCgroupV1: false\n' >>"$config"
+if ! cluster_exists; then
+  image=$(node_image)
+  kind create cluster --quiet --name "$CLUSTER" --config "$config" ${image:+--image "$image"}
 fi
-image=$(node_image)
-cluster_exists || kind create cluster --quiet --name "$CLUSTER" --config "$config" ${image:+--image "$image"}
+# What would look at every object and has nothing to do with the way to the kernel: no pod is
+# scheduled here, and Services without a selector have no controller.
+docker exec "$node" bash -c 'mkdir -p /root/off; cd /etc/kubernetes/manifests
+  for name in kube-scheduler kube-controller-manager; do [ ! -e $name.yaml ] || mv $name.yaml /root/off/; done'
 
-docker cp "$driver" "$node:/root/bench-api"
-docker cp "$built/release/podwire-agent" "$node:/root/podwire-agent"
-# kube-proxy as the cluster would run it: the program out of its image.
-docker exec "$node" bash -c 'image=$(ctr -n k8s.io images ls -q | grep -m1 /kube-proxy:) &&
-  mkdir -p /root/proxy && ctr -n k8s.io images mount "$image" /root/proxy' >/dev/null 2>&1 ||
-  echo "the node has no image of kube-proxy: measuring the agent alone" >&2
+docker cp --quiet "$driver" "$node:/root/bench-api"
+docker cp --quiet "$built/release/podwire-agent" "$node:/root/podwire-agent"
 proxy=()
-if docker exec "$node" test -x /root/proxy/usr/local/bin/kube-proxy; then
+if kube_proxy_in "$node"; then
   proxy=(--kube-proxy /root/proxy/usr/local/bin/kube-proxy)
+else
+  echo "the node has no image of kube-proxy: measuring the agent alone" >&2
 fi
 docker exec "$node" /root/bench-api --agent /root/podwire-agent "${proxy[@]}" "$@"

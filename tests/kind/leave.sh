@@ -19,9 +19,8 @@ apiVersion: kind.x-k8s.io/v1alpha4
 networking: {ipFamily: dual, disableDefaultCNI: true, kubeProxyMode: none}
 nodes: [{role: control-plane}, {role: worker}]
 END
-if [[ $(docker info -f '{{.CgroupVersion}}') == 1 ]]; then
-  printf 'kubeadmConfigPatches:\n  - |\n    kind: KubeletConfiguration\n    failCgroupV1: false\n' >>"$work/config"
-fi
+patch=$(kubelet_patch)
+[[ -z $patch ]] || printf 'kubeadmConfigPatches:\n%s\n' "$patch" >>"$work/config"
 base=$(node_image)
 kind create cluster --quiet --name "$CLUSTER" --config "$work/config" ${base:+--image "$base"}
 kind load docker-image --quiet --name "$CLUSTER" "$IMAGE"

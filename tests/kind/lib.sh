@@ -49,6 +49,21 @@ node_image() {
   docker image ls --format '{{.Repository}}:{{.Tag}}' kindest/node | grep -v '<none>' | sort -Vr | head -n1
 }
 
+# kubelet_patch: an item of kubeadmConfigPatches for engines with cgroup v1, which kubelets from
+# 1.35 on refuse unless they are told.
+kubelet_patch() {
+  [[ $(docker info -f '{{.CgroupVersion}}') != 1 ]] ||
+    printf '  - |\n    kind: KubeletConfiguration\n    failCgroupV1: false\n'
+}
+
+# kube_proxy_in NODE: kube-proxy as a cluster would run it, the program out of its image, at
+# /root/proxy in the node. Fails if the node has no such image.
+kube_proxy_in() {
+  docker exec "$1" bash -c 'program=/root/proxy/usr/local/bin/kube-proxy; [ ! -x $program ] || exit 0
+    image=$(ctr -n k8s.io images ls -q | grep -m1 /kube-proxy:) && mkdir -p /root/proxy &&
+      ctr -n k8s.io images mount "$image" /root/proxy && [ -x $program ]' >/dev/null 2>&1
+}
+
 # answers_dns ADDRESS: asks this server over TCP, from the control plane, for the address of the
 # kubernetes Service. Needs nothing in the node but bash.
 answers_dns() {

@@ -17,10 +17,8 @@ else
   config=$(mktemp)
   trap 'rm -f "$config"' EXIT
   cat "$KIND_CONFIG" >"$config"
-  if [[ $(docker info -f '{{.CgroupVersion}}') == 1 ]]; then
-    # Kubelets from 1.35 on refuse cgroup v1 unless they are told.
-    printf 'kubeadmConfigPatches:\n  - |\n    kind: KubeletConfiguration\n    failCgroupV1: false\n' >>"$config"
-  fi
+  patch=$(kubelet_patch)
+  [[ -z $patch ]] || printf 'kubeadmConfigPatches:\n%s\n' "$patch" >>"$config"
   image=$(node_image)
   kind create cluster --name "$CLUSTER" --config "$config" ${image:+--image "$image"}
 fi
