@@ -305,6 +305,8 @@ impl Reject {
     pub const ICMP6_PORT_UNREACHABLE: Self = Self::Icmp(4);
     /// In tables of family inet: port unreachable.
     pub const ICMPX_PORT_UNREACHABLE: Self = Self::Icmpx(1);
+    /// In tables of family inet: host unreachable (IPv6: address unreachable).
+    pub const ICMPX_HOST_UNREACHABLE: Self = Self::Icmpx(2);
     /// In tables of family inet: administratively prohibited.
     pub const ICMPX_ADMIN_PROHIBITED: Self = Self::Icmpx(3);
 }

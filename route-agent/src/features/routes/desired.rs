@@ -60,6 +60,17 @@ impl Desired {
         self.routes.get(&destination).map(|wanted| &wanted.node)
     }
 
+    /// PodCIDRs of other Nodes that have a route here and none in `now`, with the Node's name.
+    pub fn left_by(&self, now: &Desired) -> Vec<(IpNetwork, String)> {
+        self.routes
+            .iter()
+            .filter(|(network, wanted)| {
+                wanted.route.kind == RouteKind::Unicast && !now.wants(**network)
+            })
+            .map(|(network, wanted)| (*network, format!("Node {}", wanted.node)))
+            .collect()
+    }
+
     /// Warnings about routes of others that win over ours and lead elsewhere.
     pub fn shadowed<'a>(
         &'a self,

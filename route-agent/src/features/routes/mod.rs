@@ -4,21 +4,27 @@
 //! else. What must hold: the kernel's routes of protocol 112 are exactly the wanted ones, also
 //! those that an agent before this one left behind; a Node that cannot be routed to is a warning
 //! and the others go on. An `unreachable` route catches what is in our own podCIDR but belongs to
-//! no pod, which would otherwise leave by the default route and come back.
+//! no pod, which would otherwise leave by the default route and come back. What goes to the pods of
+//! a Node that has gone is refused for a while (`refused`), so that its clients need not wait.
 
 mod desired;
 mod diff;
+mod refused;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
+use ipnetwork::IpNetwork;
 use kernel::RouteSocket;
 use kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
 pub use desired::{Desired, METRIC, PROTOCOL, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
+use refused::Refused;
 
+use crate::chain;
 use crate::config::Config;
 use crate::operator::health::IpFamily;
 use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
@@ -34,6 +40,9 @@ pub struct Routes {
     desired: Desired,
     /// The desired routes must be computed again.
     stale: bool,
+    refused: Refused,
+    /// Routes have been compared once: from now on we know ourselves which Nodes go.
+    started: bool,
 }
 
 /// What the kernel holds.
@@ -55,6 +64,8 @@ impl Routes {
             observed: None,
             desired: Desired::default(),
             stale: true,
+            refused: Refused::open()?,
+            started: false,
         })
     }
 
@@ -123,7 +134,8 @@ impl Feature for Routes {
     }
 
     fn ports(&mut self) -> Vec<u32> {
-        self.socket.port().into_iter().collect()
+        let sockets = [self.socket.port().ok(), self.refused.port()];
+        sockets.into_iter().flatten().collect()
     }
 
     fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
@@ -136,6 +148,9 @@ impl Feature for Routes {
                 // The kernel drops IPv4 routes silently when their link goes down.
                 self.stale = true;
                 self.observed = None;
+                if matches!(event, Event::Resync) {
+                    self.refused.distrust();
+                }
                 true
             }
             Event::Kernel(KernelEvent::Route { route, gone }) => {
@@ -152,14 +167,22 @@ impl Feature for Routes {
                 }
                 is_foreign(route) && self.desired.wants(route.destination)
             }
-            Event::Kernel(_) | Event::Files | Event::Ready => false,
+            Event::Kernel(event) => self.refused.is_touched_by(event),
+            Event::Files | Event::Ready => false,
         }
     }
 
+    fn due(&self) -> Option<Instant> {
+        self.refused.due()
+    }
+
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        let now = Instant::now();
+        self.refused.expire(now);
         if self.stale {
             match desired(world.snapshot, world.own_name(), world.uplink) {
                 Ok(desired) => {
+                    self.refused.add(self.desired.left_by(&desired), now);
                     self.desired = desired;
                     self.stale = false;
                 }
@@ -180,11 +203,26 @@ impl Feature for Routes {
             .values()
             .map(|w| w.route.clone())
             .collect();
-        let changes = diff(&observed.ours, &wanted, &observed.foreign);
-        let mut failed = Vec::new();
-        if !changes.is_empty() {
-            failed = self.apply(&changes, &mut observed.ours)?;
+        if !std::mem::replace(&mut self.started, true) {
+            self.refused
+                .add(forgotten(&observed.ours, &self.desired), now);
         }
+        let mut failed = Vec::new();
+        let mut writes = 0;
+        // Before their routes go, so that nothing leaves by the default route in between.
+        match self.refused.keep(&self.desired, on_link(world)) {
+            Ok(count) => writes += count,
+            Err(error) => {
+                let object = format!("nftables table inet {}", refused::TABLE);
+                let text = format!("{}; tried again", chain(&error));
+                failed.push(Warning::new(object, text));
+            }
+        }
+        let changes = diff(&observed.ours, &wanted, &observed.foreign);
+        if !changes.is_empty() {
+            failed.extend(self.apply(&changes, &mut observed.ours)?);
+        }
+        writes += changes.len() as u64;
         let again = !failed.is_empty();
         failed.extend(self.desired.warnings.iter().cloned());
         failed.extend(self.desired.shadowed(&observed.foreign));
@@ -199,10 +237,7 @@ impl Feature for Routes {
         }
         // After a failure the kernel is asked again: memory may be wrong.
         self.observed = (!again).then_some(observed);
-        Ok(Synced {
-            writes: changes.len() as u64,
-            again,
-        })
+        Ok(Synced { writes, again })
     }
 
     fn needed_by_pods(&self) -> bool {
@@ -244,6 +279,7 @@ impl Feature for Routes {
                     .push(format!("the route {route} should not be there"));
             }
         }
+        report.differences.extend(self.refused.differences());
     }
 
     fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
@@ -252,12 +288,30 @@ impl Feature for Routes {
         for result in self.socket.apply(&changes)? {
             result?;
         }
-        Ok(match changes.len() {
+        let mut removed = match changes.len() {
             0 => Vec::new(),
             1 => vec![format!("a route of protocol {PROTOCOL}")],
             count => vec![format!("{count} routes of protocol {PROTOCOL}")],
-        })
+        };
+        if self.refused.remove()? {
+            removed.push(format!("nftables table inet {}", refused::TABLE));
+        }
+        Ok(removed)
     }
+}
+
+fn on_link<'a>(world: &World<'a>) -> &'a [IpNetwork] {
+    world.uplink.map_or(&[], |uplink| &uplink.on_link)
+}
+
+/// PodCIDRs to which an agent before this one has left a route, and that nobody has any more: their
+/// Nodes went meanwhile.
+fn forgotten(ours: &BTreeSet<Route>, desired: &Desired) -> Vec<(IpNetwork, String)> {
+    ours.iter()
+        .filter(|route| route.kind == RouteKind::Unicast && route.table == TABLE_MAIN)
+        .filter(|route| route.gateway.is_some() && !desired.wants(route.destination))
+        .map(|route| (route.destination, "a Node that has gone".to_owned()))
+        .collect()
 }
 
 fn is_foreign(route: &Route) -> bool {

@@ -1,0 +1,306 @@
+//! What goes to pods of Nodes that have gone is refused for a while.
+//!
+//! In: podCIDRs that had a route of ours and have none any more. Out: the table `inet
+//! podwire-refused`, which exists only while there is such a podCIDR. What must hold: a podCIDR
+//! that a Node has is never refused, nor anything that overlaps one or a network of the uplink;
+//! nothing is refused for longer than [`KEPT`]; an agent that starts goes on with what it finds.
+//!
+//! Why: the pods of a Node that is deleted stay endpoints for about a minute. Packets to them would
+//! leave by the default route, and a client would learn nothing before its own time-out
+//! (`docs/decisions/0014-deleted-nodes.md`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use kernel::monitor::Event as KernelEvent;
+use kernel::nft::{
+    Chain, ChainType, Comment, Element, Family, Field, Hook, KeyBuf, Reject, Rule, Set, Table,
+    priority,
+};
+
+use super::Desired;
+use crate::cidr;
+use crate::features::kept_table::{KeepError, KeptTable};
+use crate::snapshot::Protocol;
+
+/// The table's name; its family is inet.
+pub const TABLE: &str = "podwire-refused";
+
+/// How long a podCIDR is refused. The controllers take the pods of a deleted Node out of their
+/// Services within one and a half minutes; if they are down, some time after they are back.
+pub const KEPT: Duration = Duration::from_secs(600);
+
+/// The sets of both families, with what is looked up in them.
+const SETS: [(&str, Family, Field); 2] = [
+    ("gone-v4", Family::Ip, Field::IpDaddr),
+    ("gone-v6", Family::Ip6, Field::Ip6Daddr),
+];
+
+/// PodCIDRs without a Node.
+#[derive(Debug)]
+pub struct Refused {
+    table: KeptTable,
+    /// They never overlap.
+    networks: BTreeMap<IpNetwork, Gone>,
+    /// What the agent before this one refused has been taken over.
+    adopted: bool,
+    /// The kernel has no such table.
+    absent: bool,
+}
+
+/// Whose podCIDR it was, and when it is refused no longer.
+#[derive(Debug, Clone, PartialEq)]
+struct Gone {
+    owner: String,
+    until: Instant,
+}
+
+impl Refused {
+    /// Works in the network namespace of the calling thread.
+    pub fn open() -> kernel::Result<Self> {
+        Ok(Self {
+            table: KeptTable::open(Family::Inet, TABLE)?,
+            networks: BTreeMap::new(),
+            adopted: false,
+            absent: false,
+        })
+    }
+
+    /// The netlink port through which the table is written.
+    pub fn port(&mut self) -> Option<u32> {
+        self.table.port()
+    }
+
+    /// When the next podCIDR is refused no longer.
+    pub fn due(&self) -> Option<Instant> {
+        self.networks.values().map(|gone| gone.until).min()
+    }
+
+    /// True if somebody else touched the table.
+    pub fn is_touched_by(&mut self, event: &KernelEvent) -> bool {
+        let touched = self.table.is_touched_by(event);
+        self.absent &= !touched;
+        touched
+    }
+
+    /// Forgets what the kernel holds.
+    pub fn distrust(&mut self) {
+        self.table.distrust();
+        self.absent = false;
+    }
+
+    /// Forgets podCIDRs whose time is over; [`Refused::keep`] brings that to the kernel.
+    pub fn expire(&mut self, now: Instant) {
+        self.networks.retain(|network, gone| {
+            let over = gone.until <= now;
+            if over {
+                tracing::info!(%network, owner = %gone.owner, "no longer refused");
+            }
+            !over
+        });
+    }
+
+    /// Notes podCIDRs that nobody has any more, with whose they were.
+    pub fn add(&mut self, left: Vec<(IpNetwork, String)>, now: Instant) {
+        for (network, owner) in left {
+            tracing::info!(%network, %owner, "gone; packets to its pods are refused for a while");
+            let until = now + KEPT;
+            insert(&mut self.networks, network, Gone { owner, until });
+        }
+    }
+
+    /// Makes the kernel refuse these podCIDRs, but for those that a Node has again; returns how
+    /// many changes that took.
+    pub fn keep(&mut self, desired: &Desired, on_link: &[IpNetwork]) -> Result<u64, KeepError> {
+        if !self.adopted {
+            let until = Instant::now() + KEPT;
+            if let Some(table) = self.table.observe()? {
+                for (network, owner) in networks_of(&table) {
+                    insert(&mut self.networks, network, Gone { owner, until });
+                }
+            }
+            self.adopted = true;
+        }
+        self.networks
+            .retain(|network, _| may_be_refused(*network, desired, on_link));
+        if !self.networks.is_empty() {
+            self.absent = false;
+            return self.table.keep(&wanted(&self.networks));
+        }
+        let removed = !self.absent && self.table.remove()?;
+        self.absent = true;
+        Ok(removed.into())
+    }
+
+    /// Where the kernel differs from what is wanted, one sentence each.
+    pub fn differences(&mut self) -> Vec<String> {
+        if !self.networks.is_empty() {
+            return self.table.differences(&wanted(&self.networks));
+        }
+        match self.table.observe() {
+            Ok(None) => Vec::new(),
+            Ok(Some(_)) => vec![format!(
+                "the nftables table inet {TABLE} should not be there"
+            )],
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
+    /// Removes the table; true if there was one.
+    pub fn remove(&mut self) -> Result<bool, KeepError> {
+        self.networks.clear();
+        self.table.remove()
+    }
+}
+
+/// Adds a network unless part of it is there: ranges of a set must not overlap.
+fn insert(networks: &mut BTreeMap<IpNetwork, Gone>, network: IpNetwork, gone: Gone) {
+    if !networks.keys().any(|other| cidr::overlap(*other, network)) {
+        networks.insert(network, gone);
+    }
+}
+
+/// False for what somebody has.
+fn may_be_refused(network: IpNetwork, desired: &Desired, on_link: &[IpNetwork]) -> bool {
+    !desired
+        .routes
+        .keys()
+        .chain(on_link)
+        .any(|other| cidr::overlap(*other, network))
+}
+
+/// The table that refuses these podCIDRs.
+fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
+    let mut table = Table::new(Family::Inet, TABLE)
+        .with_comment("podwire: pods of Nodes that have gone; clients need not wait for them");
+    for (name, family, field) in SETS {
+        let of_family = networks
+            .iter()
+            .filter(|(network, _)| network.is_ipv6() == (family == Family::Ip6));
+        let set = of_family.fold(
+            Set::of(&[field]).with_intervals(),
+            |set, (network, gone)| {
+                let first = KeyBuf::new().address(network.network()).finish();
+                let last = KeyBuf::new().address(network.broadcast()).finish();
+                let mut element = Element::member().comment(&gone.owner);
+                // The kernel shows a range of one as a single key.
+                if first != last {
+                    element = element.up_to(last);
+                }
+                set.with_element(first, element)
+            },
+        );
+        table = table.with_set(name, set);
+    }
+    table = table.with_chain("refuse", refuse());
+    // Behind the translation of Services, and before the packet is routed: without a default route
+    // it would go no further.
+    let prerouting = (Hook::Prerouting, priority::DSTNAT + 10);
+    for (name, (hook, priority)) in [
+        ("prerouting", prerouting),
+        ("output", (Hook::Output, priority::FILTER)),
+    ] {
+        let base = Chain::base(ChainType::Filter, hook, priority);
+        let chain = SETS.into_iter().fold(base, |chain, (set, family, field)| {
+            let rule = Rule::new().nfproto(family).in_set(&[field], set);
+            chain.with_rule(rule.goto("refuse"))
+        });
+        table = table.with_chain(name, chain);
+    }
+    table
+}
+
+/// A reset is never rate limited, unlike ICMP; and the kernel gives an `unreachable` route's ICMP out
+/// once a second for each client.
+fn refuse() -> Chain {
+    let why = "no Node has this podCIDR any more";
+    Chain::regular()
+        .with_rule(
+            Rule::new()
+                .l4proto(Protocol::Tcp.number())
+                .counter()
+                .reject(Reject::TcpReset)
+                .comment(why),
+        )
+        .with_rule(
+            Rule::new()
+                .counter()
+                .reject(Reject::ICMPX_HOST_UNREACHABLE)
+                .comment(why),
+        )
+}
+
+/// The podCIDRs that a table refuses, with whose they were.
+fn networks_of(table: &Table) -> Vec<(IpNetwork, String)> {
+    let sets = SETS
+        .into_iter()
+        .filter_map(|(name, ..)| table.sets.get(name));
+    sets.flat_map(|set| &set.elements)
+        .filter_map(|(first, element)| {
+            let last = element.key_end.as_ref().unwrap_or(first);
+            let owner = element.comment.as_ref().map_or("", Comment::as_str);
+            Some((network(first, last)?, owner.to_owned()))
+        })
+        .collect()
+}
+
+/// The network from its first to its last address.
+fn network(first: &[u8], last: &[u8]) -> Option<IpNetwork> {
+    let address = |bytes: &[u8]| -> Option<IpAddr> {
+        <[u8; 4]>::try_from(bytes)
+            .map(IpAddr::from)
+            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+            .ok()
+    };
+    let (first, last) = (address(first)?, address(last)?);
+    let bits = if first.is_ipv6() { 128 } else { 32 };
+    let differing = 128 - (cidr::number(first) ^ cidr::number(last)).leading_zeros();
+    let prefix = u8::try_from(bits - differing.min(bits)).ok()?;
+    IpNetwork::new(first, prefix).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_read_back_from_the_table() {
+        let until = Instant::now();
+        let networks: BTreeMap<IpNetwork, Gone> = [
+            ("10.10.3.0/24", "Node a"),
+            ("10.10.4.7/32", "Node b"),
+            ("fd00:3::/64", "Node a"),
+        ]
+        .into_iter()
+        .map(|(network, owner)| {
+            let owner = owner.to_owned();
+            (network.parse().unwrap(), Gone { owner, until })
+        })
+        .collect();
+        let read: Vec<(IpNetwork, String)> = networks
+            .iter()
+            .map(|(network, gone)| (*network, gone.owner.clone()))
+            .collect();
+        assert_eq!(networks_of(&wanted(&networks)), read);
+    }
+
+    #[test]
+    fn what_somebody_has_is_never_refused() {
+        let on_link = ["172.18.0.0/16".parse().unwrap()];
+        let may = |network: &str, desired: &Desired| {
+            may_be_refused(network.parse().unwrap(), desired, &on_link)
+        };
+        let mut desired = Desired::default();
+        assert!(may("10.10.3.0/24", &desired));
+        assert!(!may("172.18.7.0/24", &desired));
+        assert!(!may("172.16.0.0/12", &desired));
+        let network = "10.10.3.128/25".parse().unwrap();
+        let (node, route) = ("a".into(), kernel::route::Route::to(network));
+        let routed = crate::features::routes::desired::Wanted { node, route };
+        desired.routes.insert(network, routed);
+        assert!(!may("10.10.3.0/24", &desired));
+        assert!(may("10.10.4.0/24", &desired));
+    }
+}
