@@ -3,7 +3,8 @@
 //! Every flag has an environment variable and a default; `docs/configuration.md` explains each.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,35 @@ pub enum LogFormat {
     Text,
     /// One JSON object per event.
     Json,
+}
+
+/// The run directory, for all commands that ask for it.
+#[derive(Debug, Clone, Args)]
+pub struct RunDir {
+    /// State that need not outlive a reboot: leases, changed settings, the socket.
+    #[arg(
+        id = "run_dir",
+        long = "run-dir",
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "DIR"
+    )]
+    path: PathBuf,
+}
+
+impl Deref for RunDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+impl From<PathBuf> for RunDir {
+    fn from(path: PathBuf) -> Self {
+        Self { path }
+    }
 }
 
 /// What the agent is told: the flags of `podwire-agent run`.
@@ -60,14 +90,9 @@ pub struct Config {
     )]
     pub cni_conf_dir: PathBuf,
 
-    /// State that need not outlive a reboot: leases, changed settings, the socket.
-    #[arg(
-        long,
-        env = "PODWIRE_RUN_DIR",
-        default_value = "/run/podwire",
-        value_name = "DIR"
-    )]
-    pub run_dir: PathBuf,
+    /// Where leases, changed settings and the socket are.
+    #[command(flatten)]
+    pub run_dir: RunDir,
 
     /// How long address and host ports of a pod whose link is gone stay reserved (for example 60s).
     #[arg(long, env = "PODWIRE_LEASE_GRACE", default_value = "60s", value_name = "DURATION",

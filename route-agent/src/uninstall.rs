@@ -14,7 +14,7 @@ use podwire::attachment::LINK_GROUP;
 
 use crate::config::Config;
 use crate::features;
-use crate::operator::Install;
+use crate::operator::{BinDir, Install};
 
 /// The flags of `podwire-agent uninstall`.
 #[derive(Debug, Clone, Args)]
@@ -28,13 +28,8 @@ pub struct Uninstall {
     pub stay: bool,
 
     /// Where the plugin was installed.
-    #[arg(
-        long,
-        env = "PODWIRE_CNI_BIN_DIR",
-        default_value = "/opt/cni/bin",
-        value_name = "DIR"
-    )]
-    pub bin_dir: PathBuf,
+    #[command(flatten)]
+    pub bin_dir: BinDir,
 
     /// The same flags as those of `run`: where things are.
     #[command(flatten)]
@@ -116,7 +111,7 @@ fn remove_plugin(bin_dir: &Path) -> Result<Vec<String>, Box<dyn Error + Send + S
 fn remove_run_dir(config: &Config) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
     // A socket without an agent; the directory goes only if nothing of anybody else's is in it.
     let _ = std::fs::remove_file(config.socket());
-    Ok(match std::fs::remove_dir(&config.run_dir) {
+    Ok(match std::fs::remove_dir(&*config.run_dir) {
         Ok(()) => vec![format!("directory {}", config.run_dir.display())],
         Err(_) => Vec::new(),
     })

@@ -355,63 +355,6 @@ fn row_26_a_table_that_somebody_breaks_is_whole_within_a_second() {
 }
 
 #[test]
-fn balancing_can_be_chosen_for_the_node_and_for_a_service() {
-    let cluster = Cluster::pair(Families::V4);
-    let pods: Vec<_> = (0..3)
-        .map(|n| cluster.web("worker", &format!("web-{n}")))
-        .collect();
-    let all: Vec<_> = pods.iter().collect();
-    let clients: Vec<_> = (0..8)
-        .map(|n| cluster.client("worker2", &format!("client-{n}")))
-        .collect();
-    let chosen = |name: &str, address: &str, how: &str| {
-        let annotations = json!({"metadata": {"annotations": {"podwire.io/balancing": how}}});
-        with(web_service(name, address), annotations)
-    };
-    cluster.apply(&[
-        chosen("turns", "10.200.1.41", "round-robin"),
-        chosen("hash", "10.200.1.42", "source-hash"),
-        chosen("bad", "10.200.1.43", "fastest"),
-        web_service("usual", "10.200.1.44"),
-    ]);
-    let slices: Vec<_> = ["turns", "hash", "bad", "usual"]
-        .map(|name| http(name, &all))
-        .into();
-    cluster.apply(&slices);
-    let client = clients[0].place();
-    let counts = |target: &str, count: u32| {
-        let summary = load(client, target, count);
-        assert_eq!(summary.failed, 0, "{summary:?}");
-        let mut counts: Vec<u64> = summary.answers.into_values().collect();
-        counts.sort_unstable();
-        counts
-    };
-    assert_eq!(counts("10.200.1.41:80", 100), [33, 33, 34]);
-    assert_eq!(counts("10.200.1.42:80", 30), [30]);
-    let spread: std::collections::BTreeSet<String> = clients
-        .iter()
-        .map(|c| ask(c.place(), "10.200.1.42").unwrap().pod)
-        .collect();
-    assert!(spread.len() > 1, "{spread:?}");
-    assert_eq!(counts("10.200.1.43:80", 60).len(), 3);
-    let node = cluster.node("worker2");
-    assert!(node.agent_log().contains("fastest"), "{}", node.agent_log());
-    // The whole node; the annotation goes before the flag.
-    node.stop_agent("TERM").unwrap();
-    node.start_agent_with(&["--balancing=round-robin"]).unwrap();
-    node.wait_ready().unwrap();
-    cluster.settle();
-    assert_eq!(counts("10.200.1.44:80", 99), [33, 33, 33]);
-    assert_eq!(counts("10.200.1.42:80", 30), [30]);
-    node.stop_agent("TERM").unwrap();
-    node.start_agent_with(&["--balancing=quickest"]).unwrap();
-    node.wait_ready().unwrap();
-    cluster.settle();
-    assert!(node.agent_log().contains("quickest"));
-    assert_eq!(counts("10.200.1.44:80", 60).len(), 3);
-}
-
-#[test]
 fn ping_to_a_cluster_ip_can_be_answered() {
     let cluster = Cluster::pair(Families::V4);
     let client = cluster.client("worker", "client");

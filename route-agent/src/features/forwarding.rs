@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_change_that_cannot_be_written_down_is_not_made_and_named() {
         let mut node = node();
-        fs::write(&node.config.run_dir, "no directory").unwrap();
+        fs::write(&*node.config.run_dir, "no directory").unwrap();
         assert_eq!(node.writes(&mut Forwarding), 0);
         assert_eq!(settings(), ["0", "0", "1"]);
         let warnings = node.warnings();

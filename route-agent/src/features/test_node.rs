@@ -31,7 +31,7 @@ impl TestNode {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = test_config(&["--node-name=worker"]);
-        config.run_dir = directory.path().join("run");
+        config.run_dir = directory.path().join("run").into();
         config.cni_conf_dir = directory.path().join("net.d");
         Self {
             directory,

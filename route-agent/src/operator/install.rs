@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -28,14 +29,31 @@ pub struct Install {
     )]
     pub plugin: PathBuf,
 
+    /// Where to.
+    #[command(flatten)]
+    pub bin_dir: BinDir,
+}
+
+/// The directory of the plugin, for all commands that ask for it.
+#[derive(Debug, Clone, Args)]
+pub struct BinDir {
     /// Where the container runtime looks for its CNI plugins.
     #[arg(
-        long,
+        id = "bin_dir",
+        long = "bin-dir",
         env = "PODWIRE_CNI_BIN_DIR",
         default_value = "/opt/cni/bin",
         value_name = "DIR"
     )]
-    pub bin_dir: PathBuf,
+    path: PathBuf,
+}
+
+impl Deref for BinDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Why the plugin could not be installed.
@@ -52,7 +70,7 @@ impl Install {
     /// Installs the plugin, and `loopback` as a link to it if the node has none: containerd
     /// calls that for every pod.
     pub fn run(&self) -> Result<(), Error> {
-        fs::create_dir_all(&self.bin_dir).map_err(failed("create", &self.bin_dir))?;
+        fs::create_dir_all(&*self.bin_dir).map_err(failed("create", &self.bin_dir))?;
         let wanted = fs::read(&self.plugin).map_err(failed("read", &self.plugin))?;
         let target = self.bin_dir.join(PLUGIN);
         if fs::read(&target).is_ok_and(|present| present == wanted) {
@@ -101,7 +119,7 @@ impl Install {
         };
         write().map_err(failed("write", &temporary))?;
         fs::rename(&temporary, target).map_err(failed("replace", target))?;
-        let directory = File::open(&self.bin_dir).and_then(|directory| directory.sync_all());
+        let directory = File::open(&*self.bin_dir).and_then(|directory| directory.sync_all());
         directory.map_err(failed("sync", &self.bin_dir))
     }
 }
@@ -130,7 +148,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let install = Install {
             plugin: directory.path().join("image"),
-            bin_dir: directory.path().join("opt/cni/bin"),
+            bin_dir: BinDir {
+                path: directory.path().join("opt/cni/bin"),
+            },
         };
         fs::write(&install.plugin, "version 1").unwrap();
         Node { directory, install }
@@ -187,7 +207,7 @@ mod tests {
     #[test]
     fn a_loopback_plugin_of_the_node_stays() {
         let Node { install, .. } = &node();
-        fs::create_dir_all(&install.bin_dir).unwrap();
+        fs::create_dir_all(&*install.bin_dir).unwrap();
         fs::write(install.bin_dir.join("loopback"), "the node's own").unwrap();
         install.run().unwrap();
         assert_eq!(

@@ -17,4 +17,4 @@ pub mod status;
 pub mod takeover;
 pub mod why;
 
-pub use install::Install;
+pub use install::{BinDir, Install};

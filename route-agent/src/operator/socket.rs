@@ -18,6 +18,8 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::config::RunDir;
+
 /// The name of the socket in the run directory.
 pub const NAME: &str = "agent.sock";
 
@@ -25,13 +27,8 @@ pub const NAME: &str = "agent.sock";
 #[derive(Debug, Clone, Args)]
 pub struct Agent {
     /// The run directory of the agent.
-    #[arg(
-        long,
-        env = "PODWIRE_RUN_DIR",
-        default_value = "/run/podwire",
-        value_name = "DIR"
-    )]
-    pub run_dir: PathBuf,
+    #[command(flatten)]
+    pub run_dir: RunDir,
 }
 
 /// Longer than the loop may be busy with a full sync.

@@ -362,6 +362,11 @@ pub fn load(from: &Place, target: &str, count: u32) -> Summary {
     serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// The names of the pods that answered.
+pub fn pods(summary: &Summary) -> Vec<&str> {
+    summary.answers.keys().map(String::as_str).collect()
+}
+
 /// The packets that an element of a map or set counted.
 pub fn counted(node: &Node, set: &str, key: &str) -> u64 {
     let line = format!("nft get element ip podwire-services {set} '{{ {key} }}'");
