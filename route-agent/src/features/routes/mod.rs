@@ -87,6 +87,17 @@ impl Routes {
         Ok(observed)
     }
 
+    /// Computes the desired routes again if they may have changed, or says why it cannot.
+    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Warning> {
+        if self.stale {
+            let desired = desired(world.snapshot, world.own_name(), world.uplink)?;
+            self.refused.add(self.desired.left_by(&desired), now);
+            self.desired = desired;
+            self.stale = false;
+        }
+        Ok(())
+    }
+
     /// Carries the changes out and takes into `ours` what succeeded. Returns what did not.
     fn apply(
         &mut self,
@@ -179,19 +190,10 @@ impl Feature for Routes {
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let now = Instant::now();
         self.refused.expire(now);
-        if self.stale {
-            match desired(world.snapshot, world.own_name(), world.uplink) {
-                Ok(desired) => {
-                    self.refused.add(self.desired.left_by(&desired), now);
-                    self.desired = desired;
-                    self.stale = false;
-                }
-                Err(warning) => {
-                    let standing = self.desired.warnings.iter().cloned();
-                    warn.replace(standing.chain([warning]));
-                    return Ok(Synced::default());
-                }
-            }
+        if let Err(warning) = self.decide(world, now) {
+            let standing = self.desired.warnings.iter().cloned();
+            warn.replace(standing.chain([warning]));
+            return Ok(Synced::default());
         }
         let mut observed = match self.observed.take() {
             Some(observed) => observed,
@@ -211,7 +213,7 @@ impl Feature for Routes {
         let mut writes = 0;
         // Before their routes go, so that nothing leaves by the default route in between.
         match self.refused.keep(&self.desired, on_link(world)) {
-            Ok(count) => writes += count,
+            Ok(done) => writes += done,
             Err(error) => {
                 let object = format!("nftables table inet {}", refused::TABLE);
                 let text = format!("{}; tried again", chain(&error));
@@ -227,14 +229,7 @@ impl Feature for Routes {
         failed.extend(self.desired.warnings.iter().cloned());
         failed.extend(self.desired.shadowed(&observed.foreign));
         warn.replace(failed);
-        for (family, v6) in [(IpFamily::V4, false), (IpFamily::V6, true)] {
-            let count = observed
-                .ours
-                .iter()
-                .filter(|r| r.destination.is_ipv6() == v6)
-                .count();
-            world.metrics.node.set_routes(family, count);
-        }
+        count(&observed.ours, world);
         // After a failure the kernel is asked again: memory may be wrong.
         self.observed = (!again).then_some(observed);
         Ok(Synced { writes, again })
@@ -297,6 +292,14 @@ impl Feature for Routes {
             removed.push(format!("nftables table inet {}", refused::TABLE));
         }
         Ok(removed)
+    }
+}
+
+/// Tells the metrics how many routes there are.
+fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
+    for (family, v6) in [(IpFamily::V4, false), (IpFamily::V6, true)] {
+        let of_family = ours.iter().filter(|r| r.destination.is_ipv6() == v6);
+        world.metrics.node.set_routes(family, of_family.count());
     }
 }
 
