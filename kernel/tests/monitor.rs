@@ -40,6 +40,32 @@ fn of_ours(route: Route) -> Option<Route> {
 }
 
 #[tokio::test]
+async fn forwarding_that_somebody_switches_is_told() {
+    let here = netns();
+    let keys = [
+        ("net.ipv4.ip_forward", false),
+        ("net.ipv6.conf.all.forwarding", true),
+    ];
+    let set = |key: &str, on: bool| {
+        let setting = format!("{key}={}", u8::from(on));
+        run_in(&here, "sysctl", &["-qw", &setting]);
+    };
+    // A new namespace may have the value of the machine.
+    keys.iter().for_each(|(key, _)| set(key, false));
+    let mut monitor = listen(&here);
+    for (key, v6) in keys {
+        for on in [true, false] {
+            set(key, on);
+            let seen = expect(&mut monitor, |event| match event {
+                Event::Forwarding { v6, on } => Some((v6, on)),
+                _ => None,
+            });
+            assert_eq!(seen.await, (v6, on));
+        }
+    }
+}
+
+#[tokio::test]
 async fn links_addresses_and_routes_of_others_are_told() {
     let mut here = pair(&["10.0.0.1/24"]);
     let mut monitor = listen(&here.netns);

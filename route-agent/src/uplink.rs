@@ -99,7 +99,7 @@ pub fn is_concerned(event: &Event, uplink: Option<&Uplink>, internal_ips: &[IpAd
                 && route.protocol != PROTOCOL
                 && (is_uplink(route.link) || route.destination.prefix() == 0)
         }
-        Event::Nftables { .. } => false,
+        Event::Forwarding { .. } | Event::Nftables { .. } => false,
         Event::Lost => true,
     }
 }

@@ -115,6 +115,22 @@ fn a_route_that_somebody_deletes_is_back_within_a_second() {
 }
 
 #[test]
+fn forwarding_that_somebody_switches_off_is_on_again_within_a_second() {
+    let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
+    let node = lab.machine("worker").unwrap();
+    for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        let value = || node.place().output(&format!("sysctl -n {key}")).unwrap();
+        assert_eq!(value().trim(), "1");
+        node.place().output(&format!("sysctl -qw {key}=0")).unwrap();
+        wait::until(key, SOON, || value().trim() == "1").unwrap();
+    }
+    let log = node.agent_log();
+    let lines = log.lines().filter(|line| line.contains("put right"));
+    let repairs = lines.filter(|line| line.contains("forwarding")).count();
+    assert_eq!(repairs, 2, "{log}");
+}
+
+#[test]
 fn the_table_and_the_conflist_are_back_within_a_second_and_foreign_ones_are_left_alone() {
     let lab = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
     let node = lab.machine("worker").unwrap();

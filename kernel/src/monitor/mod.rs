@@ -56,6 +56,14 @@ pub enum Event {
         /// Whether it was deleted.
         gone: bool,
     },
+    /// Forwarding was switched for all interfaces of a family
+    /// (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`), by whomever.
+    Forwarding {
+        /// IPv6, or else IPv4.
+        v6: bool,
+        /// Whether packets are forwarded now.
+        on: bool,
+    },
     /// Something in an nftables table changed. One transaction gives one event per table.
     Nftables {
         /// The family of the table (`NFPROTO_*`, linux/netfilter.h): 1 inet, 2 ip, 10 ip6.

@@ -1,4 +1,4 @@
-//! Links, addresses and routes, through rtnetlink's connection.
+//! Links, addresses, routes and forwarding, through rtnetlink's connection.
 //!
 //! The connection hands the messages over as bytes, which the values of this crate read
 //! themselves: an attribute of a newer kernel that `netlink-packet-route` does not know must not
@@ -22,15 +22,27 @@ use super::{Event, RECEIVE_BUFFER};
 use crate::Cause;
 use crate::address::Address;
 use crate::link::Link;
+use crate::netlink::{attributes, word};
 use crate::route::Route;
 
-const GROUPS: [MulticastGroup; 5] = [
+const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
+
+// linux/rtnetlink.h, linux/netconf.h
+const RTM_NEWNETCONF: u16 = 80;
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+/// `NETCONFA_IFINDEX_ALL`, -1: not one interface but all.
+const ALL_INTERFACES: u32 = u32::MAX;
+/// Size of `struct netconfmsg`, one byte with the family, as attributes are aligned.
+const NETCONF_HEADER: usize = 4;
 
 /// A notification that is not read yet.
 #[derive(Debug)]
@@ -131,6 +143,7 @@ fn understand(message: &Unread) -> Option<Event> {
         libc::RTM_DELADDR => about_address(body, true),
         libc::RTM_NEWROUTE => about_route(body, false),
         libc::RTM_DELROUTE => about_route(body, true),
+        RTM_NEWNETCONF => about_settings(body),
         _ => None,
     }
 }
@@ -145,6 +158,21 @@ fn about_route(body: &[u8], gone: bool) -> Option<Event> {
     Route::parse(body)
         .ok()?
         .map(|route| Event::Route { route, gone })
+}
+
+fn about_settings(body: &[u8]) -> Option<Event> {
+    let v6 = match i32::from(*body.first()?) {
+        libc::AF_INET => false,
+        libc::AF_INET6 => true,
+        _ => return None,
+    };
+    let value = |wanted: u16| {
+        let mut all = attributes(body.get(NETCONF_HEADER..)?);
+        word(all.find(|(kind, _)| *kind == wanted)?.1)
+    };
+    // Every interface that comes is told as well.
+    let on = value(NETCONFA_FORWARDING)? != 0;
+    (value(NETCONFA_IFINDEX)? == ALL_INTERFACES).then_some(Event::Forwarding { v6, on })
 }
 
 fn about_link(body: &[u8], gone: bool) -> Option<Event> {

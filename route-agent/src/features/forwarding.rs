@@ -3,13 +3,13 @@
 //! In: the uplink. Out: `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding` are 1, and an
 //! uplink that learns its IPv6 routes from router advertisements goes on doing so (a forwarding
 //! interface ignores them unless `accept_ra` is 2, Documentation/networking/ip-sysctl.rst). What
-//! cannot be written is a warning, never a failure.
+//! somebody switches off is switched on again. What cannot be written is a warning, never a failure.
 
 use kernel::sysctl;
 
 use crate::config::Config;
 use crate::originals;
-use crate::reconcile::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::report::Report;
 use crate::warnings::Warning;
 
@@ -26,7 +26,12 @@ impl Feature for Forwarding {
     }
 
     fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
-        matches!(event, Event::Uplink | Event::Resync)
+        match event {
+            Event::Uplink | Event::Resync => true,
+            // Our own writes are told as well, but those switch it on.
+            Event::Kernel(KernelEvent::Forwarding { on, .. }) => !on,
+            _ => false,
+        }
     }
 
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {

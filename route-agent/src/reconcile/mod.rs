@@ -287,8 +287,11 @@ impl Reconcile {
                 return;
             }
         };
-        self.warnings
-            .replace("uplink", trouble.map(|text| Warning::new("uplink", text)));
+        let trouble = trouble.map(|text| {
+            let text = format!("{text}; until then routes to other nodes stay as they are");
+            Warning::new("uplink", text)
+        });
+        self.warnings.replace("uplink", trouble);
         if found != self.uplink {
             if let Some(uplink) = &found {
                 let Uplink { name, mtu, up, .. } = uplink;

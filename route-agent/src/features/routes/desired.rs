@@ -104,14 +104,18 @@ struct Taken<'a> {
 /// The claims that hold, by family and first address. They never overlap.
 type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
 
-/// What should be there, or why nothing can be said: without an uplink that works, routes stay as
-/// they are.
+/// What should be there, or why nothing can be said, if nobody else says so: without an uplink that
+/// works, routes stay as they are.
 pub fn desired(
     snapshot: &Snapshot,
     own: &Arc<str>,
     uplink: Option<&Uplink>,
-) -> Result<Desired, Warning> {
-    let uplink = usable(uplink)?;
+) -> Result<Desired, Option<Warning>> {
+    let Some(uplink) = uplink else {
+        // The loop that looks for it has said so.
+        return Err(None);
+    };
+    usable(uplink)?;
     let mut desired = Desired::default();
     let mut claims = Claims::new();
     if !snapshot.nodes.contains_key(own) {
@@ -150,13 +154,7 @@ pub fn desired(
     Ok(desired)
 }
 
-fn usable(uplink: Option<&Uplink>) -> Result<&Uplink, Warning> {
-    let Some(uplink) = uplink else {
-        return Err(Warning::new(
-            "uplink",
-            "is not known; routes stay as they are",
-        ));
-    };
+fn usable(uplink: &Uplink) -> Result<(), Warning> {
     let object = || format!("uplink {}", uplink.name);
     if !uplink.up {
         return Err(Warning::new(
@@ -170,7 +168,7 @@ fn usable(uplink: Option<&Uplink>) -> Result<&Uplink, Warning> {
             "has no address; routes stay as they are until it has",
         ));
     }
-    Ok(uplink)
+    Ok(())
 }
 
 /// Ourselves first, then the older before the newer: of two Nodes with one podCIDR that one keeps

@@ -88,7 +88,7 @@ impl Routes {
     }
 
     /// Computes the desired routes again if they may have changed, or says why it cannot.
-    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Warning> {
+    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Option<Warning>> {
         if self.stale {
             let desired = desired(world.snapshot, world.own_name(), world.uplink)?;
             self.refused.add(self.desired.left_by(&desired), now);
@@ -192,7 +192,7 @@ impl Feature for Routes {
         self.refused.expire(now);
         if let Err(warning) = self.decide(world, now) {
             let standing = self.desired.warnings.iter().cloned();
-            warn.replace(standing.chain([warning]));
+            warn.replace(standing.chain(warning));
             return Ok(Synced::default());
         }
         let mut observed = match self.observed.take() {
