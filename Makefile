@@ -117,6 +117,10 @@ leave: toolchain ## Show on a cluster of its own that uninstall leaves nothing o
 bench-api: toolchain ## Measure the way from the API server to the kernel beside kube-proxy
 	@tests/kind/bench-api.sh
 
+.PHONY: bench-nodes
+bench-nodes: toolchain ## Measure the agent on each node of a kind cluster beside kube-proxy
+	@tests/kind/bench-nodes.sh
+
 .PHONY: install
 install: build ## Install the plugin and the agent on this machine (DESTDIR, CNI_BIN, SBIN)
 	@install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(SBIN)

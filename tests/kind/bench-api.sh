@@ -16,9 +16,7 @@ export RUSTFLAGS="-C target-feature=+crt-static"
 cd "$root"
 [[ ${SKIP_BUILD:-} ]] ||
   cargo build --quiet --release --locked --target "$target" -p podwire-agent --bin podwire-agent
-# The driver only waits: it need not be fast, and is built much faster so.
-driver=$(cargo build --quiet --locked --target "$target" -p podwire-agent --bench api --message-format=json |
-  sed -n 's/.*"name":"api".*"executable":"\([^"]*\)".*/\1/p')
+driver=$(bench_driver)
 mkdir -p "$(dirname "$KUBECONFIG")"
 
 config=$(mktemp)
@@ -38,9 +36,7 @@ networking:
   podSubnet: 10.10.0.0/16
   serviceSubnet: 10.200.0.0/16
 kubeadmConfigPatches:
-  - |
-    kind: ClusterConfiguration
-    etcd: {local: {dataDir: /tmp/etcd}}
+$(etcd_patch)
 $(kubelet_patch)
 END
 if ! cluster_exists; then

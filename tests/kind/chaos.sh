@@ -4,7 +4,7 @@
 # request over one connection. Prints one line of a Markdown table per scenario: requests, failed
 # ones, the longest time without an answer, and how often the one connection had to be made anew.
 #
-#   chaos.sh [agent-kill|upgrade|flush|api-stop|pods-deleted|node-restart|node-rejoin]...
+#   chaos.sh [agent-kill|upgrade|upgrade-pods|flush|api-stop|pods-deleted|node-restart|node-rejoin]...
 #   chaos.sh move-in        # a cluster with another network and kube-proxy, to Podwire (docs/migrate.md)
 #
 # AGENT names the DaemonSet under test (podwire); for kube-proxy say AGENT=kube-proxy. NETWORK is a
@@ -19,7 +19,10 @@ agent=${AGENT:-podwire}
 program=${agent/#podwire/podwire-agent}
 namespace=podwire-chaos
 cp=$CLUSTER-control-plane w1=$CLUSTER-worker w2=$CLUSTER-worker2 w3=$CLUSTER-worker3
+work=$(mktemp -d)
+broken=0
 finish() {
+  rm -rf "$work"
   docker rm -f "$CLUSTER-squatter" >/dev/null 2>&1 || true
   kubectl delete namespace $namespace --wait=false >/dev/null 2>&1 || true
 }
@@ -138,6 +141,53 @@ scenario_upgrade() {
   kubectl -n kube-system rollout restart "daemonset/$agent" >/dev/null
   agents_ready
 }
+# On every node a pod is made, awaited and deleted, and the next one, while all agents are replaced
+# twice: each pod must become Ready, and no sandbox may fail.
+scenario_upgrade_pods() {
+  local node churns=() pods failed errors
+  rm -f "$work"/*
+  for node in $(nodes); do
+    churn "$node" &
+    churns+=($!)
+  done
+  scenario_upgrade
+  scenario_upgrade
+  touch "$work/stop"
+  wait "${churns[@]}"
+  touch "$work/failed"
+  pods=$(wc -l <"$work/ready") failed=$(wc -l <"$work/failed")
+  errors=$(kubectl -n $namespace get events -o 'jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}' |
+    grep -E '^(FailedCreatePodSandBox|FailedKillPod) ' || true)
+  printf '%s pods made meanwhile were Ready after %s s at most (median %s s), %s never\n' "$pods" \
+    "$(sort -n "$work/ready" | tail -n1)" "$(sort -n "$work/ready" | sed -n "$((pods / 2 + 1))p")" "$failed" >&2
+  [[ $failed == 0 && -z $errors ]] || { cat "$work/failed" <(echo "$errors") >&2; broken=1; }
+}
+# churn NODE: pod after pod until told to stop; how long each took to become Ready.
+churn() {
+  local number=0 name began
+  while [[ ! -e $work/stop ]]; do
+    number=$((number + 1)) name=churn-$1-$number began=${EPOCHREALTIME/./}
+    if kubectl create -f - >/dev/null 2>"$work/$1" <<END && kubectl -n $namespace wait --for=condition=Ready "pod/$name" --timeout=60s >/dev/null 2>"$work/$1"; then
+apiVersion: v1
+kind: Pod
+metadata: {name: $name, namespace: $namespace}
+spec:
+  nodeName: $1
+  terminationGracePeriodSeconds: 0
+  tolerations: [{operator: Exists}]
+  containers:
+    - name: main
+      image: $image
+      args: [netexec, --http-port=80, --udp-port=-1]
+      readinessProbe: {httpGet: {path: /hostname, port: 80}, periodSeconds: 1}
+END
+      awk -v from="$began" -v to="${EPOCHREALTIME/./}" 'BEGIN { printf "%.1f\n", (to - from) / 1e6 }' >>"$work/ready"
+    else
+      echo "$name: $(cat "$work/$1")" >>"$work/failed"
+    fi
+    kubectl -n $namespace delete pod "$name" --wait=false >/dev/null || true
+  done
+}
 scenario_flush() {
   local node
   # The engine's own rules for the nodes' name server are put back: they are not the subject.
@@ -229,7 +279,7 @@ agent_on() {
 node_address() { kubectl get node "$1" -o 'jsonpath={.status.addresses[?(@.type=="InternalIP")].address}'; }
 
 printf '| what happens | new connections | failed | longest without an answer | requests on one connection | made anew |\n| --- | --- | --- | --- | --- | --- |\n'
-for what in "${@:-agent-kill upgrade flush pods-deleted api-stop node-restart node-rejoin}"; do
+for what in "${@:-agent-kill upgrade upgrade-pods flush pods-deleted api-stop node-restart node-rejoin}"; do
   for name in $what; do
     web_ready
     start_clients
@@ -243,3 +293,4 @@ for what in "${@:-agent-kill upgrade flush pods-deleted api-stop node-restart no
     }
   done
 done
+exit $broken

@@ -5,6 +5,7 @@
 #   KIND_CONFIG  kind's configuration file (conf/kind.yaml)
 #   NODE_IMAGE   node image; else a kindest/node that the engine holds, else kind's default
 #   IMAGE        the image to build and load (podwire:VERSION)
+#   ETCD_IN_MEMORY  1: where the disk is slow or shared, so that the API server never waits for it
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CLUSTER=${CLUSTER:-podwire}
@@ -56,12 +57,29 @@ kubelet_patch() {
     printf '  - |\n    kind: KubeletConfiguration\n    failCgroupV1: false\n'
 }
 
+# etcd_patch: another item, for etcd's files in the node's memory. Then nothing waits for a disk, and
+# the cluster does not outlive a stop of its control plane.
+etcd_patch() {
+  printf '  - |\n    kind: ClusterConfiguration\n    etcd: {local: {dataDir: /tmp/etcd}}\n'
+}
+
 # kube_proxy_in NODE: kube-proxy as a cluster would run it, the program out of its image, at
 # /root/proxy in the node. Fails if the node has no such image.
 kube_proxy_in() {
   docker exec "$1" bash -c 'program=/root/proxy/usr/local/bin/kube-proxy; [ ! -x $program ] || exit 0
     image=$(ctr -n k8s.io images ls -q | grep -m1 /kube-proxy:) && mkdir -p /root/proxy &&
       ctr -n k8s.io images mount "$image" /root/proxy && [ -x $program ]' >/dev/null 2>&1
+}
+
+# bench_driver: builds route-agent/benches/api, which fills clusters and measures in a node; its
+# path. It only waits: it need not be fast, and is built much faster so.
+bench_driver() {
+  local target
+  target=$(rustc -vV | sed -n 's/^host: //p')
+  cd "$root"
+  RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --target "$target" \
+    -p podwire-agent --bench api --message-format=json |
+    sed -n 's/.*"name":"api".*"executable":"\([^"]*\)".*/\1/p'
 }
 
 # answers_dns ADDRESS: asks this server over TCP, from the control plane, for the address of the

@@ -17,8 +17,8 @@ else
   config=$(mktemp)
   trap 'rm -f "$config"' EXIT
   cat "$KIND_CONFIG" >"$config"
-  patch=$(kubelet_patch)
-  [[ -z $patch ]] || printf 'kubeadmConfigPatches:\n%s\n' "$patch" >>"$config"
+  patches=$(kubelet_patch; [[ -z ${ETCD_IN_MEMORY:-} ]] || etcd_patch)
+  [[ -z $patches ]] || printf 'kubeadmConfigPatches:\n%s\n' "$patches" >>"$config"
   image=$(node_image)
   kind create cluster --name "$CLUSTER" --config "$config" ${image:+--image "$image"}
 fi
