@@ -116,7 +116,7 @@ const CASES: &[Case] = &[
         "leaves",
         &[
             "Service default/web, port 9000/tcp (http): its ClusterIP 10.200.1.63",
-            "kernel: services: goto pick-2",
+            "kernel: services: 7000:2, goto pick-2",
             "One of 2 endpoints, at random, each gets 50.0 % of new connections",
             "kernel: endpoints: 10.10.2.2:80",
             "The source stays 10.10.1.2",
@@ -131,7 +131,7 @@ const CASES: &[Case] = &[
         "leaves",
         &[
             "its node port 31662",
-            "kernel: nodeports: goto nodeport-pick-2",
+            "kernel: nodeports: 7002:2, goto nodeport-pick-2",
             "The source is replaced by this node's address (masquerade)",
             "externalTrafficPolicy is Cluster",
         ],
@@ -248,7 +248,7 @@ fn why_counts_connections_and_knows_remembered_clients() {
     let text = |to: &str| agent(&node, &format!("why client {to}")).stdout;
     load(s.client.place(), "10.200.1.70:80", 5);
     let said = text("10.200.1.70:80");
-    let wanted = "services: goto pick-2, 5 connections so far";
+    let wanted = "services: 7000:2, goto pick-2, 5 connections so far";
     assert!(said.contains(wanted), "{wanted:?} is not in\n{said}");
     assert!(text("10.200.1.17:80").contains("is not remembered: it gets any of them"));
     let answer = ask(s.client.place(), "10.200.1.17").unwrap();
@@ -389,7 +389,7 @@ fn differences_are_named_with_what_is_wanted_and_what_the_kernel_holds() {
             "status",
             &[
                 "difference",
-                "map `services` lacks 10.200.1.63 . tcp . 9000 : goto pick-2 (Service default/web)",
+                "map `services` lacks 10.200.1.63 . tcp . 9000 : 7000:2, 2 endpoints (Service default/web)",
             ],
         );
     }

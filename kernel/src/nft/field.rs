@@ -303,6 +303,11 @@ impl Field {
             (Self::IpSaddr | Self::IpDaddr, [a, b, c, d]) => {
                 std::net::Ipv4Addr::new(*a, *b, *c, *d).fmt(f)
             }
+            // As nft prints the handles of traffic control.
+            (Self::Priority, [a, b, c, d]) => {
+                let number = u32::from_ne_bytes([*a, *b, *c, *d]);
+                write!(f, "{:x}:{:x}", number >> 16, number & 0xffff)
+            }
             (_, [a, b, c, d]) => u32::from_ne_bytes([*a, *b, *c, *d]).fmt(f),
             (_, other) => match <[u8; 16]>::try_from(other) {
                 Ok(octets) => std::net::Ipv6Addr::from(octets).fmt(f),

@@ -10,7 +10,7 @@ const HUNDRED: &str =
 /// What the rules have counted: the Service, its endpoints, and the two rules that decide about
 /// masquerade for ClusterIPs.
 const COUNTERS: &str = "nft list table ip podwire-services | \
-                        grep -E 'default/svc-clusterip:9000|ct original ip daddr @cluster-ips'";
+                        grep -E 'default/svc-clusterip:9000|to (a )?ClusterIP'";
 
 /// The names of the web pods.
 const WEB: [&str; 3] = ["web-1", "web-2", "web-3"];
@@ -102,15 +102,19 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
         number: 10,
         claim: "The rules can be followed by eye: portal, Service, endpoint, and why nothing was \
                 masqueraded; and they count.",
-        reason: "services is the portal: it looks the packet's address and port up in a map and \
-                 goes to the chain for so many endpoints. pick-3 draws one of three slots and \
-                 looks the endpoint up in another map. Only the first packet of a connection comes \
-                 here, so each number is a number of connections. In why-masquerade the client \
-                 is found to be a pod: its address is kept.",
+        reason: "services is the portal: it looks the packet's address and port up in a map, which \
+                 says by a number how many endpoints there are, and answers says which chain that \
+                 is. pick-3 draws one of three slots and looks the endpoint up in another map. Only \
+                 the first packet of a connection comes here, so each counter counts connections. \
+                 In why-masquerade the client is found to be a pod: its address is kept.",
         steps: &[
             Step::Run {
                 at: "control-plane",
                 command: "nft list chain ip podwire-services services",
+            },
+            Step::Run {
+                at: "control-plane",
+                command: "nft list map ip podwire-services answers",
             },
             Step::Run {
                 at: "control-plane",
@@ -132,31 +136,32 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
         ],
         checks: &[
             Check {
-                says: "the portal leads by a map to pick-3, and pick-3 by a map to an endpoint",
+                says: "the portal leads by two maps to pick-3, and pick-3 by a map to an endpoint",
                 holds: |seen| {
-                    has_words(seen.of(0), "vmap @services")
-                        && has_words(seen.of(1), "numgen random mod 3 map @endpoints")
-                        && elements(seen.of(2))
-                            .iter()
-                            .any(|(_, target)| *target == "goto")
+                    has_words(seen.of(0), "map @services meta priority vmap @answers")
+                        && seen
+                            .of(1)
+                            .contains("7000:3 comment \"3 endpoints\" : goto pick-3")
+                        && has_words(seen.of(2), "numgen random mod 3 map @endpoints")
+                        && service_count(seen.of(3)).is_some()
                 },
             },
             Check {
                 says: "10 answers, and the Service counted 10 more",
                 holds: |seen| {
-                    seen.of(3).trim() == "10"
-                        && moved(seen.of(2), seen.of(4), service_count) == Some(10)
+                    seen.of(4).trim() == "10"
+                        && moved(seen.of(3), seen.of(5), service_count) == Some(10)
                 },
             },
             Check {
                 says: "its three endpoints together counted 10 more",
-                holds: |seen| moved(seen.of(2), seen.of(4), endpoint_count) == Some(10),
+                holds: |seen| moved(seen.of(3), seen.of(5), endpoint_count) == Some(10),
             },
             Check {
                 says: "10 more were not masqueraded, and none was",
                 holds: |seen| {
-                    moved(seen.of(2), seen.of(4), |text| rule_count(text, "return")) == Some(10)
-                        && moved(seen.of(2), seen.of(4), |text| {
+                    moved(seen.of(3), seen.of(5), |text| rule_count(text, "return")) == Some(10)
+                        && moved(seen.of(3), seen.of(5), |text| {
                             rule_count(text, "masquerade")
                         }) == Some(0)
                 },
@@ -218,8 +223,8 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
     },
 ];
 
-/// What the elements of svc-clusterip have counted, each with the first word of its data: `goto`
-/// for the Service itself, an address for an endpoint.
+/// What the elements of svc-clusterip have counted, each with the first word of its data: `7000:3`
+/// for the Service itself, which has three endpoints, an address for an endpoint.
 fn elements(output: &str) -> Vec<(u64, &str)> {
     let mark = "comment \"default/svc-clusterip:9000\" : ";
     output
@@ -236,7 +241,7 @@ fn elements(output: &str) -> Vec<(u64, &str)> {
 fn service_count(output: &str) -> Option<u64> {
     elements(output)
         .into_iter()
-        .find(|(_, target)| *target == "goto")
+        .find(|(_, target)| target.trim_end_matches(',') == "7000:3")
         .map(|(count, _)| count)
 }
 
@@ -252,7 +257,9 @@ fn endpoint_count(output: &str) -> Option<u64> {
 fn rule_count(output: &str, verdict: &str) -> Option<u64> {
     output
         .lines()
-        .filter(|line| line.contains("@cluster-ips"))
+        .filter(|line| {
+            line.contains("comment \"to a ClusterIP") || line.contains("\"pod to ClusterIP")
+        })
         .find_map(|line| {
             let mut words = line
                 .split_whitespace()
@@ -296,11 +303,11 @@ mod tests {
     }
 
     const LISTED: &str = r#"
-elements = { 10.200.1.63 . tcp . 9000 counter packets 11 bytes 660 comment "default/svc-clusterip:9000" : goto pick-3,
+elements = { 10.200.1.63 . tcp . 9000 counter packets 11 bytes 660 comment "default/svc-clusterip:9000" : 7000:3,
 elements = { 10.200.1.63 . tcp . 9000 . 0 counter packets 3 bytes 180 comment "default/svc-clusterip:9000" : 10.10.1.3 . 80,
    10.200.1.63 . tcp . 9000 . 1 counter packets 2 bytes 120 comment "default/svc-clusterip:9000" : 10.10.2.4 . 80, 10.200.1.63 . tcp . 9000 . 2 counter packets 6 bytes 360 comment "default/svc-clusterip:9000" : 10.10.3.3 . 80 }
-  ct original ip daddr @cluster-ips ip saddr != @pod-cidrs counter packets 2 bytes 120 masquerade fully-random comment "to a ClusterIP"
-  ct original ip daddr @cluster-ips counter packets 10 bytes 600 return comment "pod to ClusterIP: not masqueraded, the pod sees who asks"
+  ip saddr @pod-cidrs counter packets 10 bytes 600 return comment "pod to ClusterIP: not masqueraded, the pod sees who asks"
+  ct original ip daddr @cluster-ips counter packets 2 bytes 120 masquerade fully-random comment "to a ClusterIP, not from a pod"
 "#;
 
     #[test]

@@ -13,7 +13,8 @@ use ::kernel::nft;
 
 use super::endpoints::Family;
 use super::frame;
-use super::held::{meaning, meaning_of, plain_member, same_chain};
+use super::held::{meaning, meaning_of, meaning_of_answer, plain_member, same_chain};
+use super::layout::answers::Answer;
 use super::layout::chains;
 use super::layout::elements::{Element, objects};
 use super::layout::names::{AffinityHolds, Map, TABLE};
@@ -85,8 +86,13 @@ impl FamilyTable {
         let mut chains: Vec<(String, nft::Chain)> = fixed
             .map(|(name, chain)| (name.to_owned(), chain))
             .collect();
-        let shared = self.standing.shared.keys();
-        chains.extend(shared.map(|chain| (chain.name(), chains::shared(*chain, family))));
+        // Those that nobody gives any longer are in use until they are deleted.
+        let answers = self.standing.answers.keys();
+        for answer in answers.chain(&self.standing.old_answers) {
+            if let Answer::Shared(shared) = answer {
+                chains.push((shared.name(), chains::shared(*shared, family)));
+            }
+        }
         let with_own = self.applied.iter().filter(|(_, plan)| {
             plan.ports
                 .iter()
@@ -125,6 +131,7 @@ impl FamilyTable {
         let (map, name, wanted) = match place {
             Place::OfTheRules => return Ok(true),
             Place::Hairpin { wanted } => (Map::Hairpin, None, wanted.then(plain_member)),
+            Place::Answer { wanted } => return self.mend_answer(kernel, key, wanted),
             Place::Of { map, name, element } => {
                 let wanted = element.as_ref().map(|element| meaning(&name, element));
                 (map, Some((name, element)), wanted)
@@ -152,6 +159,34 @@ impl FamilyTable {
         Ok(true)
     }
 
+    /// Asks for one answer and writes what it should be. Its chain is mended with the rules.
+    fn mend_answer(
+        &mut self,
+        kernel: &mut dyn Commit,
+        key: &[u8],
+        wanted: Option<Answer>,
+    ) -> Mended {
+        let set = Map::Answers.fixed_name().unwrap_or_default();
+        let header = self.headers.of(Map::Answers).into_owned();
+        let family = kernel_family(self.family);
+        let found = kernel
+            .socket()
+            .element(family, TABLE, set, &header, key)?
+            .map(|element| meaning_of(&element));
+        if found == wanted.map(meaning_of_answer) {
+            return Ok(true);
+        }
+        let (headers, batch) = self.headers_and_batch();
+        let mut table = batch.table(family, TABLE);
+        if found.is_some() {
+            table.elements(set, &header).delete(key, None);
+        }
+        if let Some(answer) = wanted {
+            write::add_answer(&mut table, headers, answer);
+        }
+        Ok(true)
+    }
+
     /// What should be at a place; none if that cannot be told.
     fn place(&self, set: &str, key: &[u8]) -> Option<Place> {
         let fixed = Map::FIXED
@@ -167,11 +202,19 @@ impl FamilyTable {
                 let wanted = from == to && self.standing.local.contains_key(&from);
                 return Some(Place::Hairpin { wanted });
             }
+            Map::Answers => {
+                let standing = &self.standing;
+                let wanted = Answer::of(fields.number()?).filter(|answer| {
+                    standing.answers.contains_key(answer) || standing.old_answers.contains(answer)
+                });
+                return Some(Place::Answer { wanted });
+            }
             Map::AllowedSources | Map::Affinity(_) => return None,
             Map::ClusterIps => Claim::ClusterIp(fields.address(self.family)?),
             Map::NodePorts
             | Map::NodePortsInside
             | Map::NodePortsOutside
+            | Map::NodePortOwnChains
             | Map::MasqueradeNodePorts => Claim::NodePort(fields.protocol()?, fields.port()?),
             Map::Pool(pool) if !pool.has_address() => {
                 Claim::NodePort(fields.protocol()?, fields.port()?)
@@ -181,6 +224,7 @@ impl FamilyTable {
             | Map::Allowed
             | Map::Inside
             | Map::Outside
+            | Map::OwnChains
             | Map::MasqueradeVips => {
                 let address = fields.address(self.family)?;
                 Claim::Vip(address, fields.protocol()?, fields.port()?)
@@ -233,6 +277,8 @@ enum Place {
     },
     /// A pair of addresses of which one may be an endpoint of this node.
     Hairpin { wanted: bool },
+    /// An answer, or nothing.
+    Answer { wanted: Option<Answer> },
     /// Whatever the rules put there.
     OfTheRules,
 }
@@ -252,6 +298,10 @@ impl Fields<'_> {
             Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
             Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
         })
+    }
+
+    fn number(&mut self) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.take::<4>()?))
     }
 
     fn protocol(&mut self) -> Option<Protocol> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::layout::answers::Answer;
 use super::layout::elements::{Element, Objects, OwnChain};
-use super::layout::names::{AffinityMap, Own, Shared};
+use super::layout::names::{AffinityMap, Own};
 
 /// The difference between two states of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,10 +22,10 @@ pub struct Delta {
     pub new_chains: Vec<OwnChain>,
     /// Chains to delete when nothing refers to them any longer.
     pub old_chains: Vec<Own>,
-    /// Shared chains that the Service uses from now on.
-    pub shared_gained: Vec<Shared>,
-    /// Shared chains that it does not use any longer.
-    pub shared_lost: Vec<Shared>,
+    /// What its portals answer from now on.
+    pub answers_gained: Vec<Answer>,
+    /// What they do not answer any longer.
+    pub answers_lost: Vec<Answer>,
     /// Endpoints of this node that it has from now on.
     pub local_gained: Vec<IpAddr>,
     /// Endpoints of this node that it does not have any longer.
@@ -53,8 +54,8 @@ pub fn diff(before: Objects, after: Objects) -> Delta {
     let kept: BTreeSet<Own> = after.chains.iter().map(|spec| spec.chain).collect();
     let chains = before.chains.iter().map(|spec| spec.chain);
     delta.old_chains = chains.filter(|chain| !kept.contains(chain)).collect();
-    delta.shared_gained = after.shared.difference(&before.shared).copied().collect();
-    delta.shared_lost = before.shared.difference(&after.shared).copied().collect();
+    delta.answers_gained = after.answers.difference(&before.answers).copied().collect();
+    delta.answers_lost = before.answers.difference(&after.answers).copied().collect();
     delta.local_gained = after.local.difference(&before.local).copied().collect();
     delta.local_lost = before.local.difference(&after.local).copied().collect();
     delta
@@ -123,17 +124,20 @@ mod tests {
         let (_, after) = state(TEXT, "10.10.1.3 10.10.0.1 10.10.3.3", Some(&plan));
         let delta = diff(before, after);
         assert_eq!((delta.remove.len(), delta.add.len()), (1, 1));
-        assert!(delta.shared_gained.is_empty() && delta.shared_lost.is_empty());
+        assert!(delta.answers_gained.is_empty() && delta.answers_lost.is_empty());
     }
 
     #[test]
-    fn one_endpoint_more_is_one_element_and_another_chain() {
+    fn one_endpoint_more_is_one_element_and_another_answer() {
         let (plan, before) = state(TEXT, "10.10.1.3 10.10.2.4", None);
         let (_, after) = state(TEXT, "10.10.1.3 10.10.0.1 10.10.2.4", Some(&plan));
         let delta = diff(before, after);
-        // The endpoint, and the Service's verdict.
+        // The endpoint, and the Service's answer.
         assert_eq!((delta.remove.len(), delta.add.len()), (1, 2));
-        assert_eq!((delta.shared_gained.len(), delta.shared_lost.len()), (1, 1));
+        assert_eq!(
+            (delta.answers_gained.len(), delta.answers_lost.len()),
+            (1, 1)
+        );
     }
 
     #[test]

@@ -10,9 +10,9 @@ use ::kernel::nft::{NftSocket, Table};
 use super::delta::Delta;
 use super::frame;
 use super::held::{Found, Held, plain_member, plain_range, same_chain};
-use super::layout::chains;
+use super::layout::answers::Answer;
 use super::layout::elements::{Element, Value, objects};
-use super::layout::names::{Shared, TABLE};
+use super::layout::names::TABLE;
 use super::layout::skeleton::skeleton;
 use super::table::{FamilyTable, TableError, View};
 use super::write::{hairpin_key, kernel_family};
@@ -49,10 +49,10 @@ impl FamilyTable {
         };
         let mut texts = self.of_frame(&frame, view);
         let mut held = Held::observe(kernel, self.family, frame)?;
-        let mut shared = BTreeSet::new();
+        let mut answers = BTreeSet::new();
         for (name, plan) in self.all_applied() {
             let delta = held.diff(name, objects(name, plan), &self.headers);
-            shared.extend(delta.shared_gained.iter().copied());
+            answers.extend(delta.answers_gained.iter().copied());
             texts.extend(self.of_service(name, &delta));
             for address in &delta.local_gained {
                 let key = hairpin_key(*address);
@@ -64,7 +64,10 @@ impl FamilyTable {
                 }
             }
         }
-        texts.extend(self.of_shared(&mut held, &shared));
+        texts.extend(of_answers(&mut held, &answers));
+        for waiting in &self.standing.old_answers {
+            held.claim_answer(*waiting);
+        }
         texts.extend(self.of_networks(&mut held, view));
         texts.extend(self.too_much(kernel, &held, view)?);
         texts.sort_unstable();
@@ -117,7 +120,7 @@ impl FamilyTable {
         texts
     }
 
-    /// `map services lacks 10.200.1.63 . tcp . 9000 : goto pick-3 (Service default/web)`.
+    /// `map services lacks 10.200.1.63 . tcp . 9000 : 7000:3, 3 endpoints (Service default/web)`.
     fn of_element(&self, name: &ObjectName, element: &Element, delta: &Delta) -> String {
         let header = self.headers.of(element.map);
         let kind = if header.data.is_some() { "map" } else { "set" };
@@ -126,6 +129,7 @@ impl FamilyTable {
         let wanted = match &element.value {
             Value::Member => String::new(),
             Value::Until(last) => format!(" to {}", header.display_key(last.as_bytes())),
+            Value::Answer(answer) => format!(" : {answer}, {}", answer.comment()),
             Value::Goto(chain) => format!(" : goto {}", chain.name(name)),
             Value::Backend(backend) => format!(" : {} . {}", backend.address, backend.port),
             Value::Number(number) => format!(" : {number:#x}"),
@@ -142,20 +146,6 @@ impl FamilyTable {
         } else {
             format!("{kind} `{map}` lacks {key}{wanted} (Service {name})")
         }
-    }
-
-    /// Chains that several Services use.
-    fn of_shared(&self, held: &mut Held, wanted: &BTreeSet<Shared>) -> Vec<String> {
-        let family = kernel_family(self.family);
-        let mut texts = Vec::new();
-        for chain in wanted {
-            let name = chain.name();
-            if !held.has_chain(&name, &chains::shared(*chain, family)) {
-                texts.push(format!("chain `{name}` is missing, or has other rules"));
-            }
-            held.wanted.insert(name);
-        }
-        texts
     }
 
     fn of_networks(&self, held: &mut Held, view: View<'_>) -> Vec<String> {
@@ -221,4 +211,25 @@ impl FamilyTable {
         }
         Ok(texts)
     }
+}
+
+/// What several Services answer, and the chains behind it.
+fn of_answers(held: &mut Held, wanted: &BTreeSet<Answer>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for answer in wanted {
+        let found = held.claim_answer(*answer);
+        let chain = answer.chain();
+        if let Answer::Shared(shared) = *answer
+            && !held.has_shared(shared)
+        {
+            texts.push(format!("chain `{chain}` is missing, or has other rules"));
+        } else if found == Found::Absent {
+            texts.push(format!("map `answers` lacks {answer} : goto {chain}"));
+        } else if found == Found::Wrong {
+            texts.push(format!(
+                "map `answers` has {answer} with another value; wanted is : goto {chain}"
+            ));
+        }
+    }
+    texts
 }

@@ -9,12 +9,13 @@ use ::kernel::nft::{self, NftSocket, Table};
 
 use super::delta::Delta;
 use super::endpoints::{Backend, Family};
+use super::layout::answers::Answer;
 use super::layout::chains;
 use super::layout::elements::{Element, Key, Objects, Value, endpoint_number};
-use super::layout::names::{AffinityHolds, AffinityMap, Map, Pool, TABLE};
+use super::layout::names::{AffinityHolds, AffinityMap, Map, Pool, Shared, TABLE};
 use super::plan::{Plan, PortPlan};
 use super::service::Front;
-use super::write::{Headers, backend_data, kernel_family};
+use super::write::{Headers, answer_key, backend_data, kernel_family};
 use crate::snapshot::{ObjectName, TrafficPolicy};
 
 /// The elements of a table, and which of them somebody has claimed.
@@ -97,7 +98,7 @@ impl Held {
     /// What must be written for a Service. Everything that it wants is marked.
     pub fn diff(&mut self, name: &ObjectName, objects: Objects, headers: &Headers) -> Delta {
         let mut delta = Delta {
-            shared_gained: objects.shared.into_iter().collect(),
+            answers_gained: objects.answers.into_iter().collect(),
             local_gained: objects.local.into_iter().collect(),
             ..Delta::default()
         };
@@ -137,6 +138,36 @@ impl Held {
             .chains
             .get(name)
             .is_some_and(|there| same_chain(there, wanted))
+    }
+
+    /// Marks what an answer needs as wanted, and says how it was found.
+    pub fn claim_answer(&mut self, answer: Answer) -> Found {
+        let found = self.find_answer(answer);
+        let set = Map::Answers.fixed_name().unwrap_or_default();
+        self.claim(set, answer_key(answer).as_bytes(), 0);
+        if let Answer::Shared(shared) = answer {
+            self.wanted.insert(shared.name());
+        }
+        found
+    }
+
+    /// An answer is right if the chain that it leads to is so as well.
+    pub fn find_answer(&self, answer: Answer) -> Found {
+        let set = Map::Answers.fixed_name().unwrap_or_default();
+        match self.meaning(set, answer_key(answer).as_bytes()) {
+            None => Found::Absent,
+            Some(meaning) if meaning != meaning_of_answer(answer) => Found::Wrong,
+            Some(_) => match answer {
+                Answer::Shared(shared) if !self.has_shared(shared) => Found::Wrong,
+                _ => Found::Right,
+            },
+        }
+    }
+
+    /// True if the kernel has the chain of so many endpoints, with its rules.
+    pub fn has_shared(&self, shared: Shared) -> bool {
+        let rules = chains::shared(shared, kernel_family(self.family));
+        self.has_chain(&shared.name(), &rules)
     }
 
     /// Puts the endpoints of a plan into the slots that they have in the kernel.
@@ -265,10 +296,19 @@ fn meaning_of_value(name: &ObjectName, value: &Value, comment: &str) -> u64 {
     match value {
         Value::Member => hash_meaning(0, &[], comment),
         Value::Until(key) => hash_meaning(1, key.as_bytes(), comment),
+        Value::Answer(answer) => hash_meaning(3, &answer.number().to_ne_bytes(), comment),
         Value::Goto(chain) => hash_meaning(2, chain.name(name).as_bytes(), comment),
         Value::Backend(backend) => hash_meaning(3, backend_data(backend).as_bytes(), comment),
         Value::Number(number) => hash_meaning(3, &number.to_ne_bytes(), comment),
     }
+}
+
+/// What the element of an answer says.
+pub fn meaning_of_answer(answer: Answer) -> u64 {
+    let comment = answer.comment();
+    let comment = nft::Comment::new(&comment);
+    let comment = comment.as_ref().map(nft::Comment::as_str);
+    hash_meaning(2, answer.chain().as_bytes(), comment)
 }
 
 /// The same number for what the kernel has.

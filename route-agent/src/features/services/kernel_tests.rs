@@ -85,7 +85,11 @@ fn whatever_is_broken_by_hand_comes_back_and_nothing_else_is_written() {
             format!("delete element {table} hairpin {{ 10.10.1.3 . 10.10.1.3 }}"),
             format!("delete element {table} pod-cidrs {{ 10.10.1.0/24 }}"),
             format!("add element {table} pod-cidrs {{ 192.168.0.0/16 }}"),
-            format!("add element {table} services {{ 9.9.9.9 . tcp . 1 : goto pick-3 }}"),
+            format!("add element {table} services {{ 9.9.9.9 . tcp . 1 : 7000:3 }}"),
+            format!("delete element {table} answers {{ 7000:3 }}"),
+            format!("add element {table} answers {{ 7000:9 : goto pick-3 }}"),
+            format!("flush map {table} answers"),
+            format!("flush map {table} own-chains"),
             format!("flush map {table} endpoints"),
             format!("flush chain {table} services"),
             format!("flush chain {table} pick-3"),
@@ -119,14 +123,33 @@ fn a_difference_is_named_with_what_is_wanted() {
         for (breakage, wanted) in [
             (
                 format!("delete element TABLE {services} }}"),
-                "map `services` lacks 10.200.1.63 . tcp . 9000 : goto pick-3 (Service default/web)",
+                "map `services` lacks 10.200.1.63 . tcp . 9000 : 7000:3, 3 endpoints (Service default/web)",
             ),
             (
                 format!(
-                    "delete element TABLE {services} }}; add element TABLE {services} : drop }}"
+                    "delete element TABLE {services} }}; add element TABLE {services} : 7000:2 }}"
                 ),
-                "map `services` has 10.200.1.63 . tcp . 9000 with another value; wanted is : goto \
-                 pick-3 (Service default/web)",
+                "map `services` has 10.200.1.63 . tcp . 9000 with another value; wanted is : \
+                 7000:3, 3 endpoints (Service default/web)",
+            ),
+            (
+                "delete element TABLE answers { 7000:3 }".into(),
+                "map `answers` lacks 7000:3 : goto pick-3",
+            ),
+            (
+                "delete element TABLE answers { 7000:3 }; \
+                 add element TABLE answers { 7000:3 : drop }"
+                    .into(),
+                "map `answers` has 7000:3 with another value; wanted is : goto pick-3",
+            ),
+            (
+                "add element TABLE answers { 7000:9 : goto pick-3 }".into(),
+                "`answers` has 7000:9, which is not wanted",
+            ),
+            (
+                "delete element TABLE own-chains { 10.200.1.65 . tcp . 80 . 7100:1 }".into(),
+                "map `own-chains` lacks 10.200.1.65 . tcp . 80 . 7100:1 : goto \
+                 round-robin/default/turns/tcp-80 (Service default/turns)",
             ),
             (
                 "delete element TABLE endpoints { 10.200.1.63 . tcp . 9000 . 1 }".into(),

@@ -11,7 +11,7 @@ use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
 use super::endpoints::Family;
 use super::frame;
 use super::held::{Found, Held, plain_member, plain_range};
-use super::layout::chains;
+use super::layout::answers::Answer;
 use super::layout::elements::{Key, objects};
 use super::layout::names::{Map, TABLE};
 use super::layout::skeleton::{Skeleton, skeleton};
@@ -64,6 +64,7 @@ impl FamilyTable {
             }
         }
         self.write_or_isolate(kernel, chunk, done, &mut failures)?;
+        self.note_old_answers(kernel, &mut held)?;
         self.note_leftovers(view, &held);
         // Elements of a Service that was refused may be what it had before: they stay.
         if self.refused().is_empty() {
@@ -187,15 +188,15 @@ impl FamilyTable {
         let mut plan = self.plan(view, name)?;
         held.settle(name, &mut plan);
         let delta = held.diff(name, objects(name, &plan), &self.headers);
-        let family = kernel_family(self.family);
-        for chain in &delta.shared_gained {
-            let wanted = chain.name();
-            if !self.standing.shared.contains_key(chain)
-                && held.has_chain(&wanted, &chains::shared(*chain, family))
-            {
-                self.standing.shared.insert(*chain, 0);
+        for answer in &delta.answers_gained {
+            if self.standing.answers.contains_key(answer) {
+                continue;
             }
-            held.wanted.insert(wanted);
+            match held.claim_answer(*answer) {
+                Found::Right => _ = self.standing.answers.insert(*answer, 0),
+                Found::Wrong => _ = self.standing.wrong_answers.insert(*answer),
+                Found::Absent => {}
+            }
         }
         let hairpin = Map::Hairpin.fixed_name().unwrap_or_default();
         for address in &delta.local_gained {
@@ -236,6 +237,32 @@ impl FamilyTable {
         let second = changes.split_off(changes.len() / 2);
         self.write_or_isolate(kernel, changes, done, failures)?;
         self.write_or_isolate(kernel, second, done, failures)
+    }
+
+    /// Answers that nobody gives any longer may still be on a packet's way.
+    fn note_old_answers(
+        &mut self,
+        kernel: &mut dyn Commit,
+        held: &mut Held,
+    ) -> Result<(), TableError> {
+        let family = kernel_family(self.family);
+        let name = Map::Answers.fixed_name().unwrap_or_default();
+        let header = self.headers.of(Map::Answers);
+        let mut there = Vec::new();
+        kernel
+            .socket()
+            .each_element(family, TABLE, name, &header, |key, _| {
+                let number = key.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+                there.extend(number.and_then(Answer::of));
+            })?;
+        for answer in there {
+            let given = self.standing.answers.contains_key(&answer);
+            if !given && held.find_answer(answer) == Found::Right {
+                held.claim_answer(answer);
+                self.standing.old_answers.insert(answer);
+            }
+        }
+        Ok(())
     }
 
     /// Chains and maps that nobody wants are deleted when the dust has settled.

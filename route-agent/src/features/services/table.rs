@@ -12,12 +12,13 @@ use super::claims::{Claimed, Claims};
 use super::config::Config;
 use super::delta::diff;
 use super::endpoints::{self, Family, Here};
+use super::layout::answers::Answer;
 use super::layout::elements::{Objects, objects};
 use super::layout::names::TABLE;
 use super::networks::{self, Networks};
 use super::plan::{Plan, desired};
 use super::service::{self, Claim};
-use super::write::{Change, Headers, Standing, encode, kernel_family};
+use super::write::{self, Change, Headers, Standing, encode, kernel_family};
 use crate::snapshot::{Node, ObjectName, Protocol, Snapshot};
 use ::kernel::nft::{Batch, CommitError};
 
@@ -235,7 +236,7 @@ impl FamilyTable {
         done.full = true;
         self.resync(kernel, view, &mut done)?;
         self.trusted = !self.absent;
-        if !self.standing.old_chains.is_empty() || !self.standing.old_maps.is_empty() {
+        if self.standing.is_untidy() {
             self.tidy_at.get_or_insert(now + REST);
         }
         Ok(done)
@@ -371,7 +372,7 @@ impl FamilyTable {
         if let Err(error) = self.commit_batch(kernel, done) {
             return Err(Failed { error, changes });
         }
-        if after.old_chains.len() + after.old_maps.len() > 0 {
+        if after.is_untidy() {
             self.tidy_at.get_or_insert(Instant::now() + REST);
         }
         self.standing = after;
@@ -452,10 +453,18 @@ impl FamilyTable {
             return;
         }
         self.tidy_at = None;
-        let chains = std::mem::take(&mut self.standing.old_chains);
+        let answers = std::mem::take(&mut self.standing.old_answers);
+        let mut chains = std::mem::take(&mut self.standing.old_chains);
         let maps = std::mem::take(&mut self.standing.old_maps);
         let family = kernel_family(self.family);
-        let mut table = self.batch_table(family);
+        self.batch.clear();
+        let mut table = self.batch.table(family, TABLE);
+        for answer in answers {
+            write::delete_answer(&mut table, &self.headers, answer);
+            if let Answer::Shared(shared) = answer {
+                chains.insert(shared.name());
+            }
+        }
         for chain in &chains {
             table.flush_chain(chain);
         }
@@ -468,11 +477,6 @@ impl FamilyTable {
         if let Err(error) = self.commit_batch(kernel, done) {
             tracing::debug!(family = ?self.family, %error, "unused chains stay for now");
         }
-    }
-
-    fn batch_table(&mut self, family: ::kernel::nft::Family) -> ::kernel::nft::TableWriter<'_> {
-        self.batch.clear();
-        self.batch.table(family, TABLE)
     }
 }
 

@@ -11,9 +11,10 @@ use ::kernel::nft::{Batch, ElementRef, ElementWriter, Set, TableWriter, ValueRef
 use super::config::Config;
 use super::delta::Delta;
 use super::endpoints::{Backend, Family};
+use super::layout::answers::Answer;
 use super::layout::chains;
 use super::layout::elements::{Element, Key, Value};
-use super::layout::names::{Map, Shared, TABLE};
+use super::layout::names::{Map, TABLE};
 use super::layout::skeleton::set_of;
 use super::plan::Plan;
 use crate::snapshot::ObjectName;
@@ -32,10 +33,14 @@ pub struct Change {
 /// Things in the kernel that several Services use, or that outlive their use for a moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Shared chains, and how many Services use each. Not in the kernel if nobody does.
-    pub shared: BTreeMap<Shared, u32>,
+    /// Answers, and how many Services give each. Each is an element, which leads to a chain.
+    pub answers: BTreeMap<Answer, u32>,
     /// Endpoints of this node, and how many Services have each.
     pub local: BTreeMap<IpAddr, u32>,
+    /// Answers that nobody gives any longer, still in the kernel: packets may be on their way.
+    pub old_answers: BTreeSet<Answer>,
+    /// Answers that lie in the kernel with another meaning.
+    pub wrong_answers: BTreeSet<Answer>,
     /// Chains that nothing refers to any longer.
     pub old_chains: BTreeSet<String>,
     /// Maps that nothing refers to any longer.
@@ -94,21 +99,19 @@ pub fn encode(
     for change in changes {
         after.count(&change.delta);
     }
-    for chain in after
-        .shared
-        .keys()
-        .filter(|chain| !standing.shared.contains_key(chain))
-    {
-        let name = chain.name();
-        if !after.old_chains.remove(&name) {
-            write_chain(&mut table, &name, &chains::shared(*chain, family));
+    let added: Vec<Answer> = (after.answers.keys().copied())
+        .filter(|answer| !standing.answers.contains_key(answer))
+        .collect();
+    for answer in added {
+        if after.wrong_answers.remove(&answer) {
+            delete_answer(&mut table, headers, answer);
+        }
+        if !after.old_answers.remove(&answer) {
+            add_answer(&mut table, headers, answer);
         }
     }
-    let unused = standing
-        .shared
-        .keys()
-        .filter(|chain| !after.shared.contains_key(chain));
-    after.old_chains.extend(unused.map(|chain| chain.name()));
+    let unused = (standing.answers.keys()).filter(|answer| !after.answers.contains_key(answer));
+    after.old_answers.extend(unused);
     for change in changes {
         own_objects(&mut table, headers, change, &mut after);
     }
@@ -132,15 +135,21 @@ pub fn encode(
 }
 
 impl Standing {
+    /// True if something waits to be deleted.
+    pub fn is_untidy(&self) -> bool {
+        let nothing = self.old_answers.is_empty() && self.old_chains.is_empty();
+        !nothing || !self.old_maps.is_empty()
+    }
+
     fn count(&mut self, delta: &Delta) {
         delta
-            .shared_gained
+            .answers_gained
             .iter()
-            .for_each(|chain| gain(&mut self.shared, *chain));
+            .for_each(|answer| gain(&mut self.answers, *answer));
         delta
-            .shared_lost
+            .answers_lost
             .iter()
-            .for_each(|chain| lose(&mut self.shared, *chain));
+            .for_each(|answer| lose(&mut self.answers, *answer));
         delta
             .local_gained
             .iter()
@@ -171,6 +180,39 @@ pub fn write_chain(table: &mut TableWriter<'_>, name: &str, chain: &::kernel::nf
     for rule in &chain.rules {
         table.add_rule(name, rule);
     }
+}
+
+/// Writes an answer, and the chain that it leads to if that is not always there.
+pub fn add_answer(table: &mut TableWriter<'_>, headers: &Headers, answer: Answer) {
+    let chain = answer.chain();
+    if let Answer::Shared(shared) = answer {
+        let rules = chains::shared(shared, kernel_family(headers.family));
+        write_chain(table, &chain, &rules);
+    }
+    let name = Map::Answers.fixed_name().unwrap_or_default();
+    let comment = answer.comment();
+    table
+        .elements(name, &headers.of(Map::Answers))
+        .add(&ElementRef {
+            key: answer_key(answer).as_bytes(),
+            key_end: None,
+            value: ValueRef::Verdict(&Verdict::goto(&chain)),
+            timeout: None,
+            comment: Some(&comment),
+        });
+}
+
+/// Deletes an answer, but not the chain that it leads to.
+pub fn delete_answer(table: &mut TableWriter<'_>, headers: &Headers, answer: Answer) {
+    let name = Map::Answers.fixed_name().unwrap_or_default();
+    table
+        .elements(name, &headers.of(Map::Answers))
+        .delete(answer_key(answer).as_bytes(), None);
+}
+
+/// Where an answer lies in its map.
+pub fn answer_key(answer: Answer) -> Key {
+    Key::new().number(answer.number())
 }
 
 /// Chains and maps of one Service. What it does not need any longer is emptied now and deleted
@@ -226,6 +268,10 @@ pub fn add(table: &mut TableWriter<'_>, headers: &Headers, name: &ObjectName, el
     match &element.value {
         Value::Member => {}
         Value::Until(key) => key_end = Some(key.as_bytes()),
+        Value::Answer(answer) => {
+            number = answer.number().to_ne_bytes();
+            value = ValueRef::Data(&number);
+        }
         Value::Goto(chain) => {
             verdict = Verdict::goto(&chain.name(name));
             value = ValueRef::Verdict(&verdict);

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::services::table;
 use super::{Check, Trace, Wanted};
+use crate::features::services::layout::answers::Answer as PortalAnswer;
+use crate::features::services::layout::names::{Fixed, Map};
 
 /// The way that a packet takes from this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -177,24 +179,62 @@ fn portal(
         Ok(entries) => entries,
         Err(answer) => return Ok(answer),
     };
-    Ok(match entries.iter().find(|entry| entry.key == key) {
-        Some(entry) => {
-            let chain = entry.chain.as_deref().unwrap_or("?");
-            let answer = Answer::of(format!("{map}: goto {chain}{}", counted(entry.packets)));
-            match wanted.filter(|wanted| *wanted != chain) {
-                Some(wanted) => answer.differs(format!(
-                    "map `{map}` of table {} leads to chain {chain}; wanted is goto {wanted}",
-                    table(v6)
-                )),
-                None => answer,
-            }
-        }
-        None => {
-            let text = format!("map `{map}` of table {} does not have it", table(v6));
-            let wanted = wanted.map_or(String::new(), |chain| format!("; wanted is goto {chain}"));
-            Answer::of(text.clone()).differs(text + &wanted)
-        }
+    let Some(entry) = entries.iter().find(|entry| entry.key == key) else {
+        let text = format!("map `{map}` of table {} does not have it", table(v6));
+        let wanted = wanted.map_or(String::new(), |chain| format!("; wanted is goto {chain}"));
+        return Ok(Answer::of(text.clone()).differs(text + &wanted));
+    };
+    let chain = answer(kernel, v6, key, &entry.data)?;
+    let (number, packets) = (priority(&entry.data), counted(entry.packets));
+    let leads = chain.as_deref().unwrap_or("nowhere");
+    let answer = Answer::of(format!("{map}: {number}, goto {leads}{packets}"));
+    Ok(match wanted.filter(|wanted| *wanted != leads) {
+        Some(wanted) => answer.differs(format!(
+            "map `{map}` of table {} has {number}, which leads to {leads}; wanted is goto {wanted}",
+            table(v6)
+        )),
+        None => answer,
     })
+}
+
+/// The chain that a portal's number leads to: by a rule, by the map of answers, or by that and the
+/// map of the chains that Service ports have for themselves.
+fn answer(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    key: &[u8],
+    number: &[u8],
+) -> Result<Option<String>, String> {
+    let mut leads = |map: Map, key: &[u8]| {
+        let name = map.fixed_name().unwrap_or_default();
+        let entries = kernel.map(v6, name)?.unwrap_or_default();
+        let entry = entries.into_iter().find(|entry| entry.key == key);
+        Ok(entry.and_then(|entry| entry.chain))
+    };
+    let known = number
+        .first_chunk()
+        .and_then(|bytes| PortalAnswer::of(u32::from_ne_bytes(*bytes)));
+    if let Some(answer) = known.filter(|answer| answer.depends_on_source()) {
+        return Ok(Some(answer.chain()));
+    }
+    let own = [key, number].concat();
+    let chain: Option<String> = leads(Map::Answers, number)?;
+    match chain.as_deref() {
+        Some(name) if name == Fixed::OwnChain.name() => leads(Map::OwnChains, &own),
+        Some(name) if name == Fixed::NodePortOwnChain.name() => leads(Map::NodePortOwnChains, &own),
+        _ => Ok(chain),
+    }
+}
+
+/// As nft prints a packet priority.
+fn priority(number: &[u8]) -> String {
+    match number.first_chunk() {
+        Some(bytes) => {
+            let number = u32::from_ne_bytes(*bytes);
+            format!("{:x}:{:x}", number >> 16, number & 0xffff)
+        }
+        None => "?".to_owned(),
+    }
 }
 
 fn endpoints(

@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use super::facts::{Facts, Party};
 use super::{Check, Hop};
 use crate::features::services::endpoints::{Backend, Family, Here};
+use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Key, Value, endpoint_number, objects};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool, TABLE};
 use crate::features::services::plan::{self, PortPlan};
@@ -179,7 +180,8 @@ impl Match<'_> {
         ))
         .because(format!(
             "The map `{map}` of table {table} knows this destination, so it will be replaced \
-                 by one of the Service's endpoints, before any route is looked up."
+                 by one of the Service's endpoints, before any route is looked up. It holds a \
+                 number, and the map `answers` says which chain that is."
         ))
         .see(format!("nft list map {table} {map}"))
         .ask(Check::Portal {
@@ -201,7 +203,15 @@ impl Match<'_> {
         let objects = objects(name, &plan);
         let portal = |element: &&Element| element.map == map && element.key == key;
         match objects.elements.iter().find(portal)?.value {
-            Value::Goto(chain) => Some(chain.name(name)),
+            Value::Answer(answer @ Answer::Own(_)) => {
+                let key = key.number(answer.number());
+                let own = |element: &&Element| element.map != map && element.key == key;
+                match objects.elements.iter().find(own)?.value {
+                    Value::Goto(chain) => Some(chain.name(name)),
+                    _ => None,
+                }
+            }
+            Value::Answer(answer) => Some(answer.chain()),
             _ => None,
         }
     }

@@ -82,13 +82,23 @@ fn what_is_announced_is_mended_and_only_what_is_not_understood_costs_a_full_read
                 true,
             ),
             (
-                format!("add element {table} services {{ 9.9.9.9 . tcp . 1 : goto pick-3 }}"),
+                format!("add element {table} services {{ 9.9.9.9 . tcp . 1 : 7000:3 }}"),
                 false,
             ),
             (
                 format!("add element {table} hairpin {{ 10.10.1.9 . 10.10.1.9 }}"),
                 false,
             ),
+            (
+                format!("delete element {table} answers {{ 7000:3 }}"),
+                false,
+            ),
+            (
+                format!("add element {table} answers {{ 7000:9 : goto pick-3 }}"),
+                false,
+            ),
+            (format!("flush map {table} answers"), false),
+            (format!("flush map {table} nodeport-own-chains"), false),
             (format!("flush map {table} endpoints"), false),
             (format!("flush chain {table} services"), false),
             (format!("flush chain {table} pick-3"), false),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use super::answers::{Answer, MOST_ENDPOINTS, OwnAnswer};
 use super::names::{AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared};
 use crate::features::services::endpoints::Backend;
 use crate::features::services::plan::{Plan, PortPlan};
@@ -87,6 +88,8 @@ pub enum Value {
     Member,
     /// Nothing; the element is a range that ends here.
     Until(Key),
+    /// What a portal answers.
+    Answer(Answer),
     /// Go to a chain.
     Goto(Chain),
     /// An endpoint.
@@ -130,8 +133,8 @@ pub struct Objects {
     pub chains: BTreeSet<OwnChain>,
     /// Maps of its own.
     pub maps: BTreeSet<AffinityMap>,
-    /// Chains that it shares with other Services.
-    pub shared: BTreeSet<Shared>,
+    /// What its portals answer, as far as it is in the map of answers.
+    pub answers: BTreeSet<Answer>,
     /// Endpoints of this node, which may be shared with other Services.
     pub local: BTreeSet<IpAddr>,
 }
@@ -246,8 +249,16 @@ impl<'a> Writer<'a> {
             TrafficPolicy::Cluster => Who::Cluster,
             TrafficPolicy::Local => Who::Local,
         };
-        let chain = self.answer(who, Pool::Endpoints, key);
-        self.push(Map::Services, key, Value::Goto(chain));
+        let answer = self.answer(who, Pool::Endpoints, key);
+        self.portal(Map::Services, key, answer);
+    }
+
+    /// An element that says what is answered to whoever asks there.
+    fn portal(&mut self, map: Map, key: Key, answer: Answer) {
+        if !answer.depends_on_source() {
+            self.objects.answers.insert(answer);
+        }
+        self.push(map, key, Value::Answer(answer));
     }
 
     fn external(&mut self, address: IpAddr, sources: Option<&[IpNetwork]>) {
@@ -257,20 +268,17 @@ impl<'a> Writer<'a> {
             outside: Map::Outside,
             all: Pool::Endpoints,
             local: Pool::LocalEndpoints,
-            ask: Fixed::ExternalLocal,
+            ask: Answer::ExternalLocal,
             masquerade: Map::MasqueradeVips,
+            policies: [Fixed::PolicyCluster, Fixed::PolicyLocal],
         };
-        let chain = self.by_policy(key, &pools);
+        let answer = self.by_policy(key, &pools);
         let Some(sources) = sources else {
-            self.push(Map::Services, key, Value::Goto(chain));
+            self.portal(Map::Services, key, answer);
             return;
         };
-        self.push(
-            Map::Services,
-            key,
-            Value::Goto(Chain::Fixed(Fixed::CheckSource)),
-        );
-        self.push(Map::Allowed, key, Value::Goto(chain));
+        self.portal(Map::Services, key, Answer::CheckSource);
+        self.portal(Map::Allowed, key, answer);
         for range in sources {
             let (first, last) = (key.address(range.network()), key.address(range.broadcast()));
             let value = if first == last {
@@ -289,53 +297,51 @@ impl<'a> Writer<'a> {
             outside: Map::NodePortsOutside,
             all: Pool::NodePortEndpoints,
             local: Pool::NodePortLocalEndpoints,
-            ask: Fixed::NodePortLocal,
+            ask: Answer::NodePortLocal,
             masquerade: Map::MasqueradeNodePorts,
+            policies: [Fixed::NodePortPolicyCluster, Fixed::NodePortPolicyLocal],
         };
-        let chain = self.by_policy(key, &pools);
-        self.push(Map::NodePorts, key, Value::Goto(chain));
+        let answer = self.by_policy(key, &pools);
+        self.portal(Map::NodePorts, key, answer);
     }
 
-    /// Where a connection from outside the cluster goes, by `externalTrafficPolicy`.
-    fn by_policy(&mut self, key: Key, pools: &Pools) -> Chain {
+    /// What a connection from outside the cluster is answered, by `externalTrafficPolicy`.
+    fn by_policy(&mut self, key: Key, pools: &Pools) -> Answer {
         let local = self.port.external == TrafficPolicy::Local;
-        let reason = if local {
-            Fixed::PolicyLocal
-        } else {
-            Fixed::PolicyCluster
-        };
-        self.push(pools.masquerade, key, Value::Goto(Chain::Fixed(reason)));
+        let reason = Chain::Fixed(pools.policies[usize::from(local)]);
+        self.push(pools.masquerade, key, Value::Goto(reason));
         if !self.port.any {
-            return Chain::Fixed(Fixed::NoEndpoints);
+            return Answer::NoEndpoints;
         }
         if !local {
             return self.answer(Who::Cluster, pools.all, key);
         }
         let inside = self.answer(Who::Cluster, pools.all, key);
         let outside = self.answer(Who::Local, pools.local, key);
-        self.push(pools.inside, key, Value::Goto(inside));
-        self.push(pools.outside, key, Value::Goto(outside));
-        Chain::Fixed(pools.ask)
+        self.portal(pools.inside, key, inside);
+        self.portal(pools.outside, key, outside);
+        pools.ask
     }
 
-    /// The chain that sends to the endpoints of `who`, and the elements that it needs.
-    fn answer(&mut self, who: Who, pool: Pool, key: Key) -> Chain {
+    /// The answer that leads to the endpoints of `who`, and the elements that it needs.
+    fn answer(&mut self, who: Who, pool: Pool, key: Key) -> Answer {
         let port = self.port;
         let backends = match who {
             Who::Cluster => &port.cluster,
             Who::Local => &port.local,
         };
+        let backends = &backends[..backends.len().min(MOST_ENDPOINTS)];
         let count = backends.len() as u32;
         if backends.is_empty() {
-            let chain = if port.any {
-                Fixed::NoLocalEndpoints
+            return if port.any {
+                Answer::NoLocalEndpoints
             } else {
-                Fixed::NoEndpoints
+                Answer::NoEndpoints
             };
-            return Chain::Fixed(chain);
         }
         if let Some(timeout) = port.affinity {
-            return Chain::Own(self.affinity(who, backends, timeout));
+            let chain = self.affinity(who, backends, timeout);
+            return self.own_answer(who, pool, key, chain);
         }
         for (slot, backend) in backends.iter().enumerate() {
             self.push(
@@ -353,12 +359,25 @@ impl<'a> Writer<'a> {
                 timeout: 0,
             };
             self.objects.chains.insert(spec);
-            return Chain::Own(chain);
+            return self.own_answer(who, pool, key, chain);
         }
         let hash = port.balancing == Balancing::SourceHash;
-        let shared = Shared { pool, hash, count };
-        self.objects.shared.insert(shared);
-        Chain::Shared(shared)
+        Answer::Shared(Shared { pool, hash, count })
+    }
+
+    /// The answer that leads to a chain of the Service port's own, and the element that says which.
+    fn own_answer(&mut self, who: Who, pool: Pool, key: Key, chain: Own) -> Answer {
+        let node_port = !pool.has_address();
+        let local = who == Who::Local;
+        let answer = Answer::Own(OwnAnswer { node_port, local });
+        let map = if node_port {
+            Map::NodePortOwnChains
+        } else {
+            Map::OwnChains
+        };
+        let key = key.number(answer.number());
+        self.push(map, key, Value::Goto(Chain::Own(chain)));
+        answer
     }
 
     fn own(&self, kind: OwnKind) -> Own {
@@ -418,8 +437,10 @@ struct Pools {
     outside: Map,
     all: Pool,
     local: Pool,
-    ask: Fixed,
+    ask: Answer,
     masquerade: Map,
+    /// Why it is masqueraded with policy Cluster, and why or why not with policy Local.
+    policies: [Fixed; 2],
 }
 
 #[cfg(test)]

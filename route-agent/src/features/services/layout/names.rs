@@ -58,10 +58,18 @@ pub enum Fixed {
     NodePortLocal,
     /// Load-balancer address with source ranges.
     CheckSource,
+    /// To the chain of this very Service port.
+    OwnChain,
+    /// To the chain of the Service port that has this node port.
+    NodePortOwnChain,
     /// Reason to masquerade: policy Cluster.
     PolicyCluster,
     /// Reason not to masquerade, but for the node itself: policy Local.
     PolicyLocal,
+    /// The same two, once it is sure that the connection came to a node port.
+    NodePortPolicyCluster,
+    /// See there.
+    NodePortPolicyLocal,
 }
 
 impl Fixed {
@@ -73,8 +81,12 @@ impl Fixed {
             Fixed::ExternalLocal => "external-local",
             Fixed::NodePortLocal => "nodeport-local",
             Fixed::CheckSource => "check-source",
+            Fixed::OwnChain => "own-chain",
+            Fixed::NodePortOwnChain => "nodeport-own-chain",
             Fixed::PolicyCluster => "policy-cluster",
             Fixed::PolicyLocal => "policy-local",
+            Fixed::NodePortPolicyCluster => "nodeport-policy-cluster",
+            Fixed::NodePortPolicyLocal => "nodeport-policy-local",
         }
     }
 }
@@ -147,13 +159,11 @@ fn port_path(service: &ObjectName, protocol: Protocol, port: u16) -> String {
     )
 }
 
-/// Where a verdict leads.
+/// Where a verdict of a Service's element leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Chain {
     /// Always there.
     Fixed(Fixed),
-    /// There while some Service has so many endpoints.
-    Shared(Shared),
     /// There while its Service port is.
     Own(Own),
 }
@@ -163,7 +173,6 @@ impl Chain {
     pub fn name(self, service: &ObjectName) -> String {
         match self {
             Chain::Fixed(chain) => chain.name().to_owned(),
-            Chain::Shared(chain) => chain.name(),
             Chain::Own(chain) => chain.name(service),
         }
     }
@@ -172,11 +181,13 @@ impl Chain {
 /// A map or set with elements of Services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Map {
-    /// Address, protocol and port of each Service port to its verdict.
+    /// Address, protocol and port of each Service port to its answer.
     Services,
+    /// Each answer to its chain.
+    Answers,
     /// An endpoint map.
     Pool(Pool),
-    /// Protocol and node port to a verdict.
+    /// Protocol and node port to its answer.
     NodePorts,
     /// External address with policy Local, asked from this node or its pods.
     Inside,
@@ -188,8 +199,12 @@ pub enum Map {
     NodePortsOutside,
     /// Which source may use a load-balancer address (a set with intervals).
     AllowedSources,
-    /// Load-balancer address with source ranges to its verdict.
+    /// Load-balancer address with source ranges to its answer.
     Allowed,
+    /// Address, protocol, port and answer to the chain of that very Service port.
+    OwnChains,
+    /// Protocol, node port and answer to the chain of that very Service port.
+    NodePortOwnChains,
     /// The ClusterIPs (a set).
     ClusterIps,
     /// External addresses to the reason to masquerade or not.
@@ -248,8 +263,9 @@ impl AffinityMap {
 
 impl Map {
     /// The maps and sets that are always there, in the order of a packet's way.
-    pub const FIXED: [Map; 16] = [
+    pub const FIXED: [Map; 19] = [
         Map::Services,
+        Map::Answers,
         Map::Pool(Pool::Endpoints),
         Map::NodePorts,
         Map::Pool(Pool::NodePortEndpoints),
@@ -262,6 +278,8 @@ impl Map {
         Map::NodePortsInside,
         Map::NodePortsOutside,
         Map::Pool(Pool::NodePortLocalEndpoints),
+        Map::OwnChains,
+        Map::NodePortOwnChains,
         Map::Hairpin,
         Map::MasqueradeVips,
         Map::MasqueradeNodePorts,
@@ -271,6 +289,7 @@ impl Map {
     pub fn fixed_name(self) -> Option<&'static str> {
         Some(match self {
             Map::Services => "services",
+            Map::Answers => "answers",
             Map::Pool(pool) => pool.map(),
             Map::NodePorts => "nodeports",
             Map::Inside => "inside",
@@ -279,6 +298,8 @@ impl Map {
             Map::NodePortsOutside => "nodeports-outside",
             Map::AllowedSources => "allowed-sources",
             Map::Allowed => "allowed",
+            Map::OwnChains => "own-chains",
+            Map::NodePortOwnChains => "nodeport-own-chains",
             Map::ClusterIps => "cluster-ips",
             Map::MasqueradeVips => "masquerade-vips",
             Map::MasqueradeNodePorts => "masquerade-nodeports",

@@ -9,6 +9,7 @@ use ::kernel::nft::{
     Set, Source, fib_flag, fib_type, nat_flag, priority,
 };
 
+use super::answers::Answer;
 use super::elements::{SCRATCH, SCRATCH_MASK};
 use super::names::{Fixed, Map, Pool};
 use crate::features::services::config::{Config, NodePortAddresses};
@@ -17,6 +18,9 @@ use crate::snapshot::Protocol;
 /// The order in which rejects of unallocated addresses run: after every destination NAT, also
 /// that of other proxies, which have their own Services in the same network.
 const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
+
+/// The chain that decides about connections to ClusterIPs.
+const TO_CLUSTER_IP: &str = "to-cluster-ip";
 
 /// Names of the sets that hold networks.
 pub mod networks {
@@ -63,13 +67,17 @@ pub fn set_of(map: Map, family: Family, config: &Config) -> Set {
     let slot = |key: &[Field]| [key, &[Field::Slot]].concat();
     let backend = [words.daddr, Field::ThDport];
     match map {
-        Map::Services | Map::Allowed | Map::Inside | Map::Outside | Map::MasqueradeVips => {
-            counted(Set::verdict_map(&vip))
+        Map::Services | Map::Allowed | Map::Inside | Map::Outside => {
+            counted(Set::map(&vip, &[Field::Priority]))
         }
-        Map::NodePorts
-        | Map::NodePortsInside
-        | Map::NodePortsOutside
-        | Map::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
+        Map::NodePorts | Map::NodePortsInside | Map::NodePortsOutside => {
+            counted(Set::map(&port, &[Field::Priority]))
+        }
+        Map::Answers => Set::verdict_map(&[Field::Priority]),
+        Map::OwnChains => Set::verdict_map(&[&vip[..], &[Field::Priority]].concat()),
+        Map::NodePortOwnChains => Set::verdict_map(&[&port[..], &[Field::Priority]].concat()),
+        Map::MasqueradeVips => counted(Set::verdict_map(&vip)),
+        Map::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
         Map::Pool(pool) if pool.has_address() => counted(Set::map(&slot(&vip), &backend)),
         Map::Pool(_) => counted(Set::map(&slot(&port), &backend)),
         Map::AllowedSources => {
@@ -168,6 +176,14 @@ impl Words {
                 ),
             ),
             (
+                Fixed::OwnChain.name(),
+                own_chain(&self.vip(), Map::OwnChains),
+            ),
+            (
+                Fixed::NodePortOwnChain.name(),
+                own_chain(&[Field::L4Proto, Field::ThDport], Map::NodePortOwnChains),
+            ),
+            (
                 Fixed::NoEndpoints.name(),
                 self.refuse("no endpoint of the Service is ready"),
             ),
@@ -183,18 +199,35 @@ impl Words {
             chains.push(("guard-localhost", self.guard()));
         }
         chains.push(("postrouting", self.postrouting()));
-        chains.push(("why-masquerade", self.why_masquerade(config)));
-        chains.push((Fixed::PolicyCluster.name(), self.policy_cluster()));
-        chains.push((Fixed::PolicyLocal.name(), self.policy_local()));
+        chains.push(("why-masquerade", self.why_masquerade()));
+        chains.push((TO_CLUSTER_IP, self.to_cluster_ip(config)));
+        for (guard, policy, chain) in [
+            (
+                Fixed::NodePortPolicyCluster,
+                Fixed::PolicyCluster,
+                self.policy_cluster(),
+            ),
+            (
+                Fixed::NodePortPolicyLocal,
+                Fixed::PolicyLocal,
+                self.policy_local(),
+            ),
+        ] {
+            chains.push((policy.name(), chain));
+            chains.push((guard.name(), self.by_node_port(policy)));
+        }
         chains
     }
 
     /// The portal: every new connection comes through here.
     fn services(&self, config: &Config) -> Chain {
-        let portal = Rule::new().verdict_map(&self.vip(), "services");
+        let portal = answered(Rule::new(), &self.vip(), Map::Services);
         let mut chain = Chain::regular()
             .with_rule(portal.comment("address and port of a Service"))
-            .with_rule(self.node_ports(config));
+            .with_rule(ask(Answer::CheckSource))
+            .with_rule(ask(Answer::ExternalLocal))
+            .with_rule(self.node_ports(config))
+            .with_rule(ask(Answer::NodePortLocal));
         if config.cluster_ip_echo {
             let redirect = Expr::Redirect {
                 flags: 0,
@@ -226,23 +259,23 @@ impl Words {
         {
             rule = rule.within(self.daddr, Comparison::Neq, localhost);
         }
-        rule.is(
+        let rule = rule.is(
             Source::address_type(fib_flag::DADDR),
             &KeyBuf::new().number(fib_type::LOCAL),
-        )
-        .verdict_map(&[Field::L4Proto, Field::ThDport], "nodeports")
-        .comment("node port")
+        );
+        answered(rule, &[Field::L4Proto, Field::ThDport], Map::NodePorts).comment("node port")
     }
 
     /// Source ranges are checked before anything else is decided.
     fn check_source(&self) -> Chain {
         let key = [&self.vip()[..], &[self.saddr]].concat();
         Chain::regular()
-            .with_rule(
-                Rule::new()
-                    .in_set(&key[..], "allowed-sources")
-                    .verdict_map(&self.vip(), "allowed"),
-            )
+            .with_rule(answered(
+                Rule::new().in_set(&key[..], "allowed-sources"),
+                &self.vip(),
+                Map::Allowed,
+            ))
+            .with_rule(ask(Answer::ExternalLocal))
             .with_rule(
                 Rule::new()
                     .counter()
@@ -253,22 +286,15 @@ impl Words {
 
     /// Policy Local: this node and its pods may use any endpoint, others those of this node.
     fn by_client(&self, key: &[Field], inside: Map, outside: Map) -> Chain {
-        let name = |map: Map| map.fixed_name().unwrap_or_default();
+        let from_pods = Rule::new().in_set(&[self.saddr], networks::OWN_PODS);
+        let from_here = self.of_this_node(Rule::new());
         Chain::regular()
             .with_rule(
-                Rule::new()
-                    .in_set(&[self.saddr], networks::OWN_PODS)
-                    .verdict_map(key, name(inside))
-                    .comment("from a pod of this node: any endpoint"),
+                answered(from_pods, key, inside).comment("from a pod of this node: any endpoint"),
             )
+            .with_rule(answered(from_here, key, inside).comment("from this node: any endpoint"))
             .with_rule(
-                self.of_this_node(Rule::new())
-                    .verdict_map(key, name(inside))
-                    .comment("from this node: any endpoint"),
-            )
-            .with_rule(
-                Rule::new()
-                    .verdict_map(key, name(outside))
+                answered(Rule::new(), key, outside)
                     .comment("from anywhere else: endpoints of this node"),
             )
     }
@@ -323,7 +349,7 @@ impl Words {
             .with_rule(
                 scratch
                     .set_meta_number(MetaKey::Priority, 0)
-                    .comment("affinity left its number"),
+                    .comment("an answer or an affinity left its number"),
             )
             .with_rule(
                 Rule::new()
@@ -334,27 +360,15 @@ impl Words {
     }
 
     /// Every reason to masquerade a connection, or not, with a counter.
-    fn why_masquerade(&self, config: &Config) -> Chain {
-        let original = [Source::original(self.original_daddr)];
-        let to_cluster_ip = || Rule::new().in_set(&original, "cluster-ips");
+    ///
+    /// What comes to a ClusterIP is decided last: to look for the address among those of all
+    /// Services costs most, and for what comes from pods, which is most, it need not be done.
+    fn why_masquerade(&self) -> Chain {
         let hairpin = Rule::new()
             .in_set(&[self.saddr, self.daddr], "hairpin")
             .counter();
-        let (from_outside, why) = if config.masquerade_all {
-            (to_cluster_ip(), "to a ClusterIP: all are masqueraded")
-        } else {
-            let rule = to_cluster_ip().not_in_set(&[self.saddr], networks::PODS);
-            (rule, "to a ClusterIP, not from a pod")
-        };
-        let mut chain = Chain::regular()
-            .with_rule(masquerade(hairpin).comment("a pod that reached itself"))
-            .with_rule(masquerade(from_outside.counter()).comment(why))
-            .with_rule(
-                to_cluster_ip()
-                    .counter()
-                    .returns()
-                    .comment("pod to ClusterIP: not masqueraded, the pod sees who asks"),
-            );
+        let mut chain =
+            Chain::regular().with_rule(masquerade(hairpin).comment("a pod that reached itself"));
         let by_protocol = |key: &[Source], map: Map| {
             let name = map.fixed_name().unwrap_or_default();
             // One rule for each protocol: nft knows the type of `ct original proto-dst` only then.
@@ -368,12 +382,42 @@ impl Words {
             Source::Field(Field::L4Proto),
             Source::original(CtKey::ProtoDst),
         ];
-        let vip = [&original[..], &port].concat();
+        let vip = [&[Source::original(self.original_daddr)][..], &port].concat();
         chain.rules.extend(by_protocol(&vip, Map::MasqueradeVips));
         chain
             .rules
             .extend(by_protocol(&port, Map::MasqueradeNodePorts));
-        chain
+        chain.with_rule(Rule::new().goto(TO_CLUSTER_IP))
+    }
+
+    /// Whoever is no pod cannot be answered by the endpoint itself.
+    fn to_cluster_ip(&self, config: &Config) -> Chain {
+        let to_cluster_ip = masquerade(self.of_cluster_ip(Rule::new()).counter());
+        if config.masquerade_all {
+            return Chain::regular()
+                .with_rule(to_cluster_ip.comment("to a ClusterIP: all are masqueraded"));
+        }
+        let from_pod = Rule::new().in_set(&[self.saddr], networks::PODS);
+        Chain::regular()
+            .with_rule(
+                from_pod
+                    .counter()
+                    .returns()
+                    .comment("pod to ClusterIP: not masqueraded, the pod sees who asks"),
+            )
+            .with_rule(to_cluster_ip.comment("to a ClusterIP, not from a pod"))
+    }
+
+    fn of_cluster_ip(&self, rule: Rule) -> Rule {
+        rule.in_set(&[Source::original(self.original_daddr)][..], "cluster-ips")
+    }
+
+    /// The port alone does not say that the connection came to a node port.
+    fn by_node_port(&self, policy: Fixed) -> Chain {
+        let clash = self.of_cluster_ip(Rule::new()).goto(TO_CLUSTER_IP);
+        Chain::regular()
+            .with_rule(clash.comment("a ClusterIP, with a port that is also a node port"))
+            .with_rule(Rule::new().goto(policy.name()))
     }
 
     fn policy_cluster(&self) -> Chain {
@@ -420,6 +464,29 @@ impl Words {
             &[self.echo_request],
         )
     }
+}
+
+/// Takes the answer out of a portal's map and does what it says.
+fn answered(rule: Rule, key: &[Field], map: Map) -> Rule {
+    let name = |map: Map| map.fixed_name().unwrap_or_default();
+    rule.set_meta_from_map(MetaKey::Priority, key, name(map))
+        .verdict_map(&[Field::Priority], name(Map::Answers))
+}
+
+/// Goes where the answer is found that depends on who asks.
+fn ask(answer: Answer) -> Rule {
+    let number = KeyBuf::new().number(answer.number());
+    Rule::new()
+        .is(Source::Meta(MetaKey::Priority), &number)
+        .goto(&answer.chain())
+        .comment(&answer.comment())
+}
+
+/// What the chain of a Service port says, which the answer told to ask.
+fn own_chain(key: &[Field], map: Map) -> Chain {
+    let key = [key, &[Field::Priority]].concat();
+    Chain::regular()
+        .with_rule(Rule::new().verdict_map(&key[..], map.fixed_name().unwrap_or_default()))
 }
 
 fn masquerade(rule: Rule) -> Rule {

@@ -47,8 +47,13 @@ fn right() -> Fake {
     };
     let services = Entry {
         key: portal.clone(),
-        chain: Some("pick-3".into()),
+        data: 0x7000_0003u32.to_ne_bytes().to_vec(),
         packets: Some(30),
+        ..Entry::default()
+    };
+    let answers = Entry {
+        key: services.data.clone(),
+        chain: Some("pick-3".into()),
         ..Entry::default()
     };
     let endpoints = vec![
@@ -66,6 +71,7 @@ fn right() -> Fake {
         .into(),
         maps: [
             ("services".to_owned(), vec![services]),
+            ("answers".to_owned(), vec![answers]),
             ("endpoints".to_owned(), endpoints),
         ]
         .into(),
@@ -87,7 +93,7 @@ fn a_kernel_that_is_right_adds_its_counters_and_no_difference() {
         End::Leaves,
         &[
             "kernel: 10.10.2.3 dev vethpod1",
-            "kernel: services: goto pick-3, 30 connections so far",
+            "kernel: services: 7000:3, goto pick-3, 30 connections so far",
             "kernel: endpoints: 10.10.3.3:80, 9 connections so far",
             "kernel: endpoints: 10.10.1.3:80, 1 connection so far",
             "kernel: 10.10.1.3 via 172.18.0.2 dev eth0",
