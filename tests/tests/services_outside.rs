@@ -291,6 +291,10 @@ fn row_15_what_is_masqueraded_and_what_is_not() {
     });
     s.cluster
         .apply(&[service("row15", spec), http("row15", &[one])]);
+    // A ClusterIP whose port has the number of that node port.
+    let clash = json!({"clusterIP": "10.200.1.151", "ports": [{"port": 31015}]});
+    s.cluster
+        .apply(&[service("row15-clash", clash), http("row15-clash", &[one])]);
     let node = s.cluster.node("control-plane");
     let kept = "pod to ClusterIP: not masqueraded, the pod sees who asks";
     let before = counted_by(&node, kept);
@@ -303,6 +307,11 @@ fn row_15_what_is_masqueraded_and_what_is_not() {
         s.client.addresses()[0].to_string()
     );
     assert_eq!(counted_by(&node, kept) - before, 1);
+    assert_eq!(
+        seen(s.client.place(), "10.200.1.151:31015"),
+        s.client.addresses()[0].to_string()
+    );
+    assert_eq!(counted_by(&node, kept) - before, 2);
     // A node to a ClusterIP.
     let why = "to a ClusterIP, not from a pod";
     let before = counted_by(&node, why);

@@ -118,6 +118,11 @@ impl Held {
             }
             self.wanted.insert(chain);
         }
+        // In an empty table there is nothing to compare with, element by element.
+        if self.elements.is_empty() {
+            delta.add = objects.elements;
+            return delta;
+        }
         for element in objects.elements {
             let set = element.map.name(name);
             match self.claim(&set, element.key.as_bytes(), meaning(name, &element)) {
@@ -172,6 +177,9 @@ impl Held {
 
     /// Puts the endpoints of a plan into the slots that they have in the kernel.
     pub fn settle(&self, name: &ObjectName, plan: &mut Plan) {
+        if self.elements.is_empty() {
+            return;
+        }
         for port in &mut plan.ports {
             let cluster = self.order(name, port, false);
             let local = self.order(name, port, true);
