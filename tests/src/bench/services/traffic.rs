@@ -3,6 +3,9 @@
 //! A lab is a node with the agent and two pods on it: a client, and a server with two addresses
 //! that is the endpoint of all Services. The client is pinned to one processor and the server to
 //! another, and all sides take turns of a few milliseconds, so that the machine's moods hit all.
+//!
+//! One lab has one rule in place of the agent: it translates every connection to the server. That is
+//! the least that any proxy costs that leaves the translation to the kernel.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -12,6 +15,9 @@ use ipnetwork::IpNetwork;
 use kernel::address::Address;
 use kernel::link::Veth;
 use kernel::netns::Netns;
+use kernel::nft::{
+    Chain, ChainType, Comparison, Family, Field, Hook, NftSocket, Rule, Table, diff, priority,
+};
 use kernel::route::Route;
 use kernel::sysctl;
 use kernel::{RouteSocket, Scope};
@@ -53,28 +59,37 @@ const TURN: Duration = Duration::from_millis(100);
 pub fn traffic(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     let few = Lab::raise(world, "few", FEW)?;
     let many = Lab::raise(world, "many", MANY)?;
+    let floor = Lab::raise_floor()?;
     report.table(
         "Connections from a pod to a pod of the same node",
         &["", "p50", "p90", "p99"],
     );
-    first_packets(&few, &many, report)?;
+    first_packets(&few, &many, &floor, report)?;
     report.table(
         &format!("Through a ClusterIP among {MANY} Services, beside direct"),
-        &["", "direct", "ClusterIP", "ratio"],
+        &[
+            "",
+            "direct",
+            "one rule",
+            "ClusterIP",
+            "to direct",
+            "to one rule",
+        ],
     );
-    connections(&many, report)?;
-    throughput(&many, report)
+    connections(&many, &floor, report)?;
+    throughput(&many, &floor, report)
 }
 
-fn first_packets(few: &Lab, many: &Lab, report: &mut Report) -> Result<(), String> {
+fn first_packets(few: &Lab, many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
     progress("first packets");
-    let (mut direct, mut of_few, mut of_many) =
-        (Times::default(), Times::default(), Times::default());
+    let [mut direct, mut of_floor, mut of_few, mut of_many] =
+        std::array::from_fn(|_| Times::default());
     let mut random = Random(1);
     for turn in 0..TURNS + 10 {
         // The first turns fill caches.
         let counts = turn >= 10;
-        let sides: [(&Lab, &mut Times, Option<u32>); 3] = [
+        let sides: [(&Lab, &mut Times, Option<u32>); 4] = [
+            (floor, &mut of_floor, Some(FEW)),
             (few, &mut of_few, Some(FEW)),
             (many, &mut of_many, Some(MANY)),
             (many, &mut direct, None),
@@ -99,6 +114,7 @@ fn first_packets(few: &Lab, many: &Lab, report: &mut Report) -> Result<(), Strin
     let microseconds = |time: Duration| format!("{:.1} us", time.as_secs_f64() * 1e6);
     let sides = [
         ("direct, no Service".to_owned(), &direct),
+        ("one rule that translates all".to_owned(), &of_floor),
         (format!("one of {FEW} Services"), &of_few),
         (
             format!("one of {MANY} Services, another each time"),
@@ -117,53 +133,32 @@ fn first_packets(few: &Lab, many: &Lab, report: &mut Report) -> Result<(), Strin
     Ok(())
 }
 
-fn connections(lab: &Lab, report: &mut Report) -> Result<(), String> {
+fn connections(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
     progress("new connections per second");
     let mut random = Random(2);
-    let mut one_turn = |through_service: bool| {
-        lab.in_client(|| {
+    let mut one_turn = |side: Side| {
+        side.lab(many, floor).in_client(|| {
             let start = Instant::now();
             let mut done = 0u32;
             while start.elapsed() < TURN {
-                let target = if through_service {
-                    via_service(random.below(MANY))
-                } else {
-                    directly(random.below(2))
-                };
-                wait_for_end(connect(target)?.0)?;
+                wait_for_end(connect(side.target(&mut random))?.0)?;
                 done += 1;
             }
             Ok(f64::from(done) / start.elapsed().as_secs_f64())
         })
     };
-    let [direct, service] = take_turns(&mut one_turn)?;
-    let share = service / direct;
-    report.row([
-        "new connections per second, one client",
-        &format!("{direct:.0}"),
-        &format!("{service:.0}"),
-        &format!("{share:.3}"),
-    ]);
-    report.at_least(
-        "new connections per second, ClusterIP / direct",
-        share,
-        0.98,
-    );
+    let rates = take_turns(&mut one_turn)?;
+    compare("new connections per second", rates, 0, report);
     Ok(())
 }
 
-fn throughput(lab: &Lab, report: &mut Report) -> Result<(), String> {
+fn throughput(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
     progress("throughput");
     let bytes = vec![0u8; 256 << 10];
     let mut random = Random(3);
-    let mut one_turn = |through_service: bool| {
-        lab.in_client(|| {
-            let target = if through_service {
-                via_service(random.below(MANY))
-            } else {
-                directly(random.below(2))
-            };
-            let (mut stream, _) = connect(target)?;
+    let mut one_turn = |side: Side| {
+        side.lab(many, floor).in_client(|| {
+            let (mut stream, _) = connect(side.target(&mut random))?;
             let start = Instant::now();
             let mut sent = 0;
             while start.elapsed() < TURN {
@@ -175,26 +170,61 @@ fn throughput(lab: &Lab, report: &mut Report) -> Result<(), String> {
             Ok(rate)
         })
     };
-    let [direct, service] = take_turns(&mut one_turn)?;
-    let share = service / direct;
-    report.row([
-        "throughput of one connection, Gbit/s",
-        &format!("{direct:.1}"),
-        &format!("{service:.1}"),
-        &format!("{share:.3}"),
-    ]);
-    report.at_least("throughput, ClusterIP / direct", share, 0.98);
+    let rates = take_turns(&mut one_turn)?;
+    compare("throughput of one connection, Gbit/s", rates, 1, report);
     Ok(())
 }
 
-/// The median of what a turn yields, direct and through a Service.
-fn take_turns(one_turn: &mut dyn FnMut(bool) -> Result<f64, String>) -> Result<[f64; 2], String> {
-    let mut rates = [Vec::new(), Vec::new()];
+/// What the sides did, in the order of [`Side::ALL`], and the target.
+fn compare(what: &str, rates: [f64; 3], digits: usize, report: &mut Report) {
+    let [direct, floor, service] = rates;
+    let [of_direct, of_floor] = [service / direct, service / floor];
+    let [a, b, c] = rates.map(|rate| format!("{rate:.digits$}"));
+    report.row([
+        what,
+        &a,
+        &b,
+        &c,
+        &format!("{of_direct:.3}"),
+        &format!("{of_floor:.3}"),
+    ]);
+    report.at_least(&format!("{what}, ClusterIP / direct"), of_direct, 0.98);
+}
+
+/// Who takes turns.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Direct,
+    Floor,
+    Service,
+}
+
+impl Side {
+    const ALL: [Side; 3] = [Side::Direct, Side::Floor, Side::Service];
+
+    fn lab<'a>(self, many: &'a Lab, floor: &'a Lab) -> &'a Lab {
+        match self {
+            Side::Floor => floor,
+            Side::Direct | Side::Service => many,
+        }
+    }
+
+    fn target(self, random: &mut Random) -> SocketAddr {
+        match self {
+            Side::Direct => directly(random.below(2)),
+            Side::Floor | Side::Service => via_service(random.below(MANY)),
+        }
+    }
+}
+
+/// The median of what a turn yields, for each side.
+fn take_turns(one_turn: &mut dyn FnMut(Side) -> Result<f64, String>) -> Result<[f64; 3], String> {
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for turn in 0..TURNS {
-        // Whoever comes first in one round comes last in the next.
-        for place in 0..2 {
-            let side = (turn + place) % 2;
-            rates[side].push(one_turn(side == 1)?);
+        // Each side is first, second and last in turn.
+        for place in 0..rates.len() {
+            let side = (turn + place) % rates.len();
+            rates[side].push(one_turn(Side::ALL[side])?);
         }
     }
     Ok(rates.map(|mut rates| {
@@ -229,24 +259,58 @@ fn wait_for_end(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// A node with an agent, a client and a server.
+/// A node with a client and a server; one with an agent, or with the one rule.
 struct Lab {
     client: Netns,
-    _agent: Agent,
+    node: Netns,
+    agent: Option<Agent>,
 }
 
 impl Lab {
     fn raise(world: &World, name: &str, services: u32) -> Result<Self, String> {
         progress(&format!("a node with {services} Services"));
-        let failed = |error: kernel::Error| error.to_string();
         let directory = world.directory(&format!("traffic-{name}"))?;
         let cluster = Cluster::write(directory, services, Endpoints::Here(SERVERS))?;
+        let mut lab = Self::with_pods()?;
+        let mut agent = Agent::start(world, &lab.node, &cluster)?;
+        agent.await_ready()?;
+        agent.await_idle()?;
+        lab.agent = Some(agent);
+        Ok(lab)
+    }
+
+    fn raise_floor() -> Result<Self, String> {
+        progress("a node with one rule");
+        let failed = |error: kernel::Error| error.to_string();
+        let lab = Self::with_pods()?;
+        let services = IpNetwork::new(cluster_ip(0).into(), 12).map_err(|e| e.to_string())?;
+        let rule = Rule::new()
+            .within(Field::IpDaddr, Comparison::Eq, services)
+            .l4proto(6)
+            .dnat(SERVERS[0].into(), Some(TARGET));
+        let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
+        let table = Table::new(Family::Ip, "floor")
+            .with_chain(
+                "prerouting",
+                nat(Hook::Prerouting, priority::DSTNAT).with_rule(rule),
+            )
+            .with_chain("postrouting", nat(Hook::Postrouting, priority::SRCNAT));
+        let mut socket = lab
+            .node
+            .enter(NftSocket::open)
+            .map_err(failed)?
+            .map_err(failed)?;
+        socket
+            .commit(&mut diff(None, &table))
+            .map_err(|error| error.to_string())?;
+        Ok(lab)
+    }
+
+    fn with_pods() -> Result<Self, String> {
+        let failed = |error: kernel::Error| error.to_string();
         let node = agent::node()?;
         let client = pod(&node, "vethclient", &[CLIENT]).map_err(failed)?;
         let server = pod(&node, "vethserver", &SERVERS).map_err(failed)?;
-        let mut agent = Agent::start(world, &node, &cluster)?;
-        agent.await_ready()?;
-        agent.await_idle()?;
         // Ended connections are forgotten before their number fills the table.
         node.enter(|| sysctl::write("net/netfilter/nf_conntrack_tcp_timeout_close", "1"))
             .map_err(failed)?
@@ -256,7 +320,8 @@ impl Lab {
         }
         Ok(Self {
             client,
-            _agent: agent,
+            node,
+            agent: None,
         })
     }
 
