@@ -99,6 +99,14 @@ fn clients_of_pods_whose_node_has_gone_are_refused_at_once_and_each_time() {
         }
     }
     refused_each_time(&mypc, "172.18.0.2:30080");
+    for (question, answer) in [
+        ("why client 10.200.1.80:80", "which is gone"),
+        ("status", "its Node is gone, refused"),
+    ] {
+        let told = node.place().sh(&format!("podwire-agent {question}"));
+        let told = told.unwrap().stdout;
+        assert!(told.contains(answer), "{told}");
+    }
     // What is not TCP is told by ICMP.
     let ping = format!("ping -n -c1 -W1 {}", web.addresses()[0]);
     let ran = client.place().sh(&ping).unwrap();

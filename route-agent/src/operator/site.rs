@@ -86,10 +86,10 @@ impl Site {
             return Err(bad("give ?from=...&to=...".into()));
         };
         let question = why::Question::parse(&from, &to).map_err(|error| bad(error.to_string()))?;
-        let (mut live, pods, own) = on_thread(|| {
+        let (mut live, pods, own, gone) = on_thread(|| {
             let mut live = why::Live::open()?;
-            let (pods, own) = (live.pods()?, live.own()?);
-            Ok::<_, kernel::Error>((live, pods, own))
+            let (pods, own, gone) = (live.pods()?, live.own()?, live.gone()?);
+            Ok::<_, kernel::Error>((live, pods, own, gone))
         })
         .await
         .map_err(|error| failed(error.to_string()))?
@@ -98,6 +98,7 @@ impl Site {
             question,
             pods,
             own,
+            gone,
             reply,
         };
         let mut trace = self

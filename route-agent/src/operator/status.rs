@@ -199,6 +199,7 @@ fn routes(report: &Report) -> Table {
     for route in &report.routes {
         let next_hop = match route.gateway {
             Some(gateway) => gateway.to_string(),
+            None if route.refused => "none: its Node is gone, refused".into(),
             None if route.unreachable => "none: unused pod addresses".into(),
             None => "on the link".into(),
         };

@@ -59,6 +59,8 @@ pub enum Input {
         pods: Vec<why::Pod>,
         /// The addresses of this node.
         own: Vec<std::net::IpAddr>,
+        /// PodCIDRs without a Node, which are refused for a while, with whose they were.
+        gone: Vec<(ipnetwork::IpNetwork, String)>,
         /// Where the answer goes.
         reply: tokio::sync::oneshot::Sender<Result<why::Trace, why::QuestionError>>,
     },
@@ -191,6 +193,7 @@ impl Reconcile {
                 question,
                 pods,
                 own,
+                gone,
                 reply,
             } => {
                 let facts = why::Facts {
@@ -199,6 +202,7 @@ impl Reconcile {
                     uplink: self.uplink.as_ref(),
                     pods: &pods,
                     own: &own,
+                    gone: &gone,
                 };
                 let _ = reply.send(why::walk(&facts, &question));
             }

@@ -9,7 +9,7 @@
 
 mod desired;
 mod diff;
-mod refused;
+pub mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -263,9 +263,11 @@ impl Feature for Routes {
                     .filter(|_| wanted.route.link.is_some())
                     .map(|u| u.name.clone()),
                 unreachable: wanted.route.kind == RouteKind::Unreachable,
+                refused: false,
                 present,
             });
         }
+        report.routes.extend(self.refused.report());
         for route in &ours {
             let wanted = self.desired.routes.get(&route.destination);
             if wanted.is_none_or(|wanted| wanted.route != *route) {

@@ -23,6 +23,7 @@ use kernel::nft::{
 use super::Desired;
 use crate::cidr;
 use crate::features::kept_table::{KeepError, KeptTable};
+use crate::report::RouteReport;
 use crate::snapshot::Protocol;
 
 /// The table's name; its family is inet.
@@ -134,6 +135,19 @@ impl Refused {
         Ok(removed.into())
     }
 
+    /// What is refused, for the operator.
+    pub fn report(&self) -> impl Iterator<Item = RouteReport> + '_ {
+        self.networks.iter().map(|(network, gone)| RouteReport {
+            node: gone.owner.clone(),
+            destination: *network,
+            gateway: None,
+            link: None,
+            unreachable: true,
+            refused: true,
+            present: false,
+        })
+    }
+
     /// Where the kernel differs from what is wanted, one sentence each.
     pub fn differences(&mut self) -> Vec<String> {
         if !self.networks.is_empty() {
@@ -233,7 +247,7 @@ fn refuse() -> Chain {
 }
 
 /// The podCIDRs that a table refuses, with whose they were.
-fn networks_of(table: &Table) -> Vec<(IpNetwork, String)> {
+pub fn networks_of(table: &Table) -> Vec<(IpNetwork, String)> {
     let sets = SETS
         .into_iter()
         .filter_map(|(name, ..)| table.sets.get(name));

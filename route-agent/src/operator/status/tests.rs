@@ -11,6 +11,7 @@ fn report() -> Report {
         gateway: gateway.map(|ip| ip.parse().unwrap()),
         link: gateway.map(|_| "eth0".to_owned()),
         unreachable: gateway.is_none(),
+        refused: false,
         present,
     };
     let pod = |pod: Option<&str>, address: &str, present| PodReport {

@@ -23,6 +23,8 @@ pub struct Facts<'a> {
     pub pods: &'a [Pod],
     /// The addresses of this node.
     pub own: &'a [IpAddr],
+    /// PodCIDRs without a Node, which are refused for a while, with whose they were.
+    pub gone: &'a [(IpNetwork, String)],
 }
 
 /// Who has an address.
@@ -38,6 +40,8 @@ pub(super) enum Party<'a> {
     PodOf(&'a Node, IpNetwork),
     /// That Node.
     Node(&'a Node),
+    /// Nobody: the podCIDR of a Node that is gone, and whose it was.
+    Gone(IpNetwork, &'a str),
     /// Anybody else.
     Outside,
 }
@@ -81,7 +85,11 @@ impl<'a> Facts<'a> {
                 return Party::Node(node);
             }
         }
-        Party::Outside
+        let gone = |(network, _): &&(IpNetwork, String)| network.contains(address);
+        match self.gone.iter().find(gone) {
+            Some((network, owner)) => Party::Gone(*network, owner),
+            None => Party::Outside,
+        }
     }
 
     /// The gateway of a pod address: the first address of its podCIDR.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use kernel::RouteSocket;
 use kernel::foreign;
 use kernel::link::Link;
@@ -12,6 +13,7 @@ use podwire::attachment::{Alias, LINK_GROUP};
 
 use super::Pod;
 use super::check::{Entry, Kernel, Way};
+use crate::features::routes::refused;
 use crate::features::services::layout::names::TABLE;
 
 /// Sockets of the calling thread's network namespace.
@@ -58,6 +60,12 @@ impl Live {
             .into_iter()
             .map(|address| address.network.ip())
             .collect())
+    }
+
+    /// PodCIDRs without a Node, which are refused for a while, with whose they were.
+    pub fn gone(&mut self) -> Result<Vec<(IpNetwork, String)>, kernel::Error> {
+        let table = self.tables.observe(Family::Inet, refused::TABLE)?;
+        Ok(table.as_ref().map(refused::networks_of).unwrap_or_default())
     }
 
     fn link_name(&self, index: Option<u32>) -> Option<String> {

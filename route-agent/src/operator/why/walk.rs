@@ -7,6 +7,7 @@ use super::facts::{Facts, Party, destination, source};
 use super::question::{Question, QuestionError, Transport};
 use super::services::{self, Choice, Match, networks_of, table};
 use super::{Check, End, Hop, Trace, Wanted};
+use crate::features::routes::refused::TABLE as REFUSED;
 use crate::features::services::endpoints::Backend;
 
 /// The hooks at which others may drop (`NF_INET_LOCAL_IN`, `NF_INET_FORWARD`).
@@ -77,7 +78,7 @@ impl<'a> Walk<'a> {
             Party::OwnNode => format!("this node ({address})"),
             Party::PodOf(node, _) => format!("a pod on node {} ({address})", node.name),
             Party::Node(node) => format!("node {} ({address})", node.name),
-            Party::NoPod(_) | Party::Outside => address.to_string(),
+            Party::NoPod(_) | Party::Gone(..) | Party::Outside => address.to_string(),
         }
     }
 
@@ -128,7 +129,7 @@ impl<'a> Walk<'a> {
                 );
                 return Some((End::Elsewhere, conclusion));
             }
-            Party::PodOf(..) | Party::Node(_) | Party::Outside => {
+            Party::PodOf(..) | Party::Node(_) | Party::Gone(..) | Party::Outside => {
                 let uplink = self.facts.uplink_name();
                 Hop::new(format!(
                     "It comes in through {uplink}, from {}",
@@ -362,6 +363,13 @@ impl<'a> Walk<'a> {
                 format!("node {} itself, through {uplink}", node.name),
                 Wanted::Any,
             ),
+            Party::Gone(cidr, owner) => (
+                format!(
+                    "nobody: {cidr} was the podCIDR of {owner}, which is gone, and table \
+                     inet {REFUSED} refuses it for a while"
+                ),
+                Wanted::Any,
+            ),
             Party::Outside => ("outside the cluster".into(), Wanted::Any),
         }
     }
@@ -422,6 +430,10 @@ impl<'a> Walk<'a> {
                     "It leaves for node {}, which decides the rest: ask there.",
                     node.name
                 ),
+            ),
+            Party::Gone(..) => (
+                End::Refused,
+                "It is refused at once: the Node whose pod had this address is gone.".to_owned(),
             ),
             Party::Outside => (
                 End::Leaves,

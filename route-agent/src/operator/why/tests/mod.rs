@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::Parser;
+use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::config::Config;
@@ -28,6 +29,7 @@ struct World {
     uplink: Uplink,
     pods: Vec<Pod>,
     own: Vec<IpAddr>,
+    gone: Vec<(IpNetwork, String)>,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -128,6 +130,7 @@ impl World {
                 pod("web", "10.10.2.4", "vethweb"),
             ],
             own: vec![ip("172.18.0.4"), ip("10.10.2.1")],
+            gone: vec![("10.10.7.0/24".parse().unwrap(), "Node old".into())],
         };
         for object in [
             node("control-plane", "172.18.0.5", "10.10.0.0/24"),
@@ -178,6 +181,7 @@ impl World {
             uplink: Some(&self.uplink),
             pods: &self.pods,
             own: &self.own,
+            gone: &self.gone,
         };
         Ok(walk(&facts, &Question::parse(from, to)?)?)
     }
@@ -372,6 +376,17 @@ fn what_is_refused_or_dropped_is_told_with_its_reason() {
     );
     let echo = World::new(&["--cluster-ip-echo=true"]).walk("pod1", "10.200.1.63");
     expect(&echo, End::Arrives, &["this node answers"]);
+}
+
+#[test]
+fn a_pod_of_a_node_that_is_gone_is_refused() {
+    let trace = World::new(&[]).walk("pod1", "10.10.7.9:80");
+    let parts = [
+        "10.10.7.0/24 was the podCIDR of Node old, which is gone",
+        "The source stays",
+        "refused at once",
+    ];
+    expect(&trace, End::Refused, &parts);
 }
 
 #[test]
