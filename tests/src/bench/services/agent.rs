@@ -50,6 +50,16 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent on a node, with manifests.
     pub fn start(world: &World, netns: &Netns, cluster: &Cluster) -> Result<Self, String> {
+        Self::start_with(world, netns, cluster, &[])
+    }
+
+    /// Starts the agent with more flags.
+    pub fn start_with(
+        world: &World,
+        netns: &Netns,
+        cluster: &Cluster,
+        flags: &[&str],
+    ) -> Result<Self, String> {
         let directory = cluster.directory().with_extension("state");
         let conf = directory.join("net.d");
         for path in [&directory, &conf] {
@@ -68,6 +78,7 @@ impl Agent {
             ])
             .args(["--uplink=up0", "--metrics-bind-address="])
             .args(["--healthz-bind-address=127.0.0.1:10256", "--log=info"])
+            .args(flags)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
