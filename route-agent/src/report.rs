@@ -102,6 +102,7 @@ pub struct RouteReport {
     /// True for our own podCIDR, of which addresses without a pod are refused.
     pub unreachable: bool,
     /// True for the podCIDR of a Node that is gone: refused for a while, and no route.
+    #[serde(default)]
     pub refused: bool,
     /// True if the kernel has it.
     pub present: bool,

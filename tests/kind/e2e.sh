@@ -3,6 +3,8 @@
 #
 #   e2e.sh [conformance|parallel|slow|serial|performance|dns-performance|dual|all|FOCUS]...
 #
+# PROCESSES says how many specs run at a time where they may (3).
+#
 # Needs e2e.test and ginkgo of the cluster's version on the PATH. Reports go to target/e2e/.
 # Exit status 0 if nothing failed but what e2e-known.txt names.
 set -euo pipefail
@@ -14,6 +16,7 @@ reports=$root/target/e2e
 mkdir -p "$reports"
 workers=$(($(nodes | wc -l) - 1))
 unexpected=0
+processes=${PROCESSES:-3}
 
 # run NAME PROCESSES FOCUS SKIP
 run() {
@@ -60,8 +63,8 @@ feature='\[Feature:'
 alone='\[Serial\]|\[Disruptive\]'
 for what in "${@:-all}"; do
   case $what in
-  conformance) run conformance 3 "$network.*\[Conformance\]" "$feature|$alone" ;;
-  parallel) run parallel 3 "$network" "$feature|$alone|\[Slow\]|\[Conformance\]" ;;
+  conformance) run conformance "$processes" "$network.*\[Conformance\]" "$feature|$alone" ;;
+  parallel) run parallel "$processes" "$network" "$feature|$alone|\[Slow\]|\[Conformance\]" ;;
   slow) run slow 2 "$network.*\[Slow\]" "$feature|$alone" ;;
   serial) run serial 1 "$network.*(\[Serial\]|\[Disruptive\])" "$feature" ;;
   performance) run performance 1 "$network.*IPerf2" "" ;;
@@ -76,7 +79,7 @@ END
     run dns-performance 1 "$network.*maximum number of services per cluster" ""
     kubectl delete servicecidr podwire-e2e --wait=false >/dev/null
     ;;
-  dual) run dual 2 "$network.*\[Feature:IPv6DualStack\]" "\[Feature:(LoadBalancer|SCTPConnectivity)\]" ;;
+  dual) run dual "$processes" "$network.*\[Feature:IPv6DualStack\]" "\[Feature:(LoadBalancer|SCTPConnectivity)\]" ;;
   all) exec "$0" conformance parallel slow serial performance dns-performance ;;
   *) run focus 1 "$what" "" ;;
   esac

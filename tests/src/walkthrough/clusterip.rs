@@ -106,7 +106,7 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
                  says by a number how many endpoints there are, and answers says which chain that \
                  is. pick-3 draws one of three slots and looks the endpoint up in another map. Only \
                  the first packet of a connection comes here, so each counter counts connections. \
-                 In why-masquerade the client is found to be a pod: its address is kept.",
+                 In to-cluster-ip the client is found to be a pod: its address is kept.",
         steps: &[
             Step::Run {
                 at: "control-plane",

@@ -22,7 +22,7 @@ use kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
 pub use desired::{Desired, METRIC, PROTOCOL, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
-use refused::Refused;
+use refused::{InUse, Refused};
 
 use crate::chain;
 use crate::config::Config;
@@ -91,11 +91,34 @@ impl Routes {
     fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Option<Warning>> {
         if self.stale {
             let desired = desired(world.snapshot, world.own_name(), world.uplink)?;
-            self.refused.add(self.desired.left_by(&desired), now);
+            let mut left = self.desired.left_by(&desired);
+            left.retain(|(network, _)| !refused::has_node(world.snapshot, *network));
+            self.refused.add(left, now);
             self.desired = desired;
             self.stale = false;
         }
         Ok(())
+    }
+
+    /// Refuses the podCIDRs of Nodes that are gone; returns how many changes that took.
+    fn keep_refused(
+        &mut self,
+        world: &World<'_>,
+        observed: &Observed,
+        failed: &mut Vec<Warning>,
+    ) -> u64 {
+        let in_use = InUse {
+            snapshot: world.snapshot,
+            desired: &self.desired,
+            on_link: on_link(world),
+            foreign: &observed.foreign,
+        };
+        self.refused.keep(&in_use).unwrap_or_else(|error| {
+            let object = format!("nftables table inet {}", refused::TABLE);
+            let text = format!("{}; tried again", chain(&error));
+            failed.push(Warning::new(object, text));
+            0
+        })
     }
 
     /// Carries the changes out and takes into `ours` what succeeded. Returns what did not.
@@ -176,7 +199,8 @@ impl Feature for Routes {
                         false => observed.foreign.insert(route.clone()),
                     };
                 }
-                is_foreign(route) && self.desired.wants(route.destination)
+                let to = route.destination;
+                is_foreign(route) && (self.desired.wants(to) || self.refused.concerns(to))
             }
             Event::Kernel(event) => self.refused.is_touched_by(event),
             Event::Files | Event::Ready => false,
@@ -190,15 +214,22 @@ impl Feature for Routes {
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let now = Instant::now();
         self.refused.expire(now);
-        if let Err(warning) = self.decide(world, now) {
-            let standing = self.desired.warnings.iter().cloned();
-            warn.replace(standing.chain(warning));
-            return Ok(Synced::default());
-        }
+        let decided = self.decide(world, now);
         let mut observed = match self.observed.take() {
             Some(observed) => observed,
             None => self.observe()?,
         };
+        if let Err(warning) = decided {
+            let standing = self.desired.warnings.iter().cloned();
+            let mut warnings: Vec<Warning> = standing.chain(warning).collect();
+            // What was refused long enough is not refused for want of an uplink.
+            let known = warnings.len();
+            let writes = self.keep_refused(world, &observed, &mut warnings);
+            let again = warnings.len() > known;
+            warn.replace(warnings);
+            self.observed = Some(observed);
+            return Ok(Synced { writes, again });
+        }
         let wanted: BTreeSet<Route> = self
             .desired
             .routes
@@ -206,20 +237,13 @@ impl Feature for Routes {
             .map(|w| w.route.clone())
             .collect();
         if !std::mem::replace(&mut self.started, true) {
-            self.refused
-                .add(forgotten(&observed.ours, &self.desired), now);
+            let mut left = forgotten(&observed.ours, &self.desired);
+            left.retain(|(network, _)| !refused::has_node(world.snapshot, *network));
+            self.refused.add(left, now);
         }
         let mut failed = Vec::new();
-        let mut writes = 0;
         // Before their routes go, so that nothing leaves by the default route in between.
-        match self.refused.keep(&self.desired, on_link(world)) {
-            Ok(done) => writes += done,
-            Err(error) => {
-                let object = format!("nftables table inet {}", refused::TABLE);
-                let text = format!("{}; tried again", chain(&error));
-                failed.push(Warning::new(object, text));
-            }
-        }
+        let mut writes = self.keep_refused(world, &observed, &mut failed);
         let changes = diff(&observed.ours, &wanted, &observed.foreign);
         if !changes.is_empty() {
             failed.extend(self.apply(&changes, &mut observed.ours)?);
@@ -280,17 +304,22 @@ impl Feature for Routes {
     }
 
     fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+        let refused = self.refused.remove()?;
         let ours = self.observe()?.ours;
         let changes: Vec<RouteChange> = ours.into_iter().map(RouteChange::Delete).collect();
         for result in self.socket.apply(&changes)? {
-            result?;
+            match result {
+                // It went by itself.
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
         }
         let mut removed = match changes.len() {
             0 => Vec::new(),
             1 => vec![format!("a route of protocol {PROTOCOL}")],
             count => vec![format!("{count} routes of protocol {PROTOCOL}")],
         };
-        if self.refused.remove()? {
+        if refused {
             removed.push(format!("nftables table inet {}", refused::TABLE));
         }
         Ok(removed)

@@ -2,14 +2,16 @@
 //!
 //! In: podCIDRs that had a route of ours and have none any more. Out: the table `inet
 //! podwire-refused`, which exists only while there is such a podCIDR. What must hold: a podCIDR
-//! that a Node has is never refused, nor anything that overlaps one or a network of the uplink;
-//! nothing is refused for longer than [`KEPT`]; an agent that starts goes on with what it finds.
+//! that a Node has is never refused, whether there is a route to it or not, nor anything that
+//! overlaps one, a network of the uplink, or a smaller network that somebody else has a route to;
+//! nothing is refused for longer than [`KEPT`], and little longer if no agent is there; an agent
+//! that starts goes on with what it finds.
 //!
 //! Why: the pods of a Node that is deleted stay endpoints for about a minute. Packets to them would
 //! leave by the default route, and a client would learn nothing before its own time-out
 //! (`docs/decisions/0014-deleted-nodes.md`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -19,12 +21,13 @@ use kernel::nft::{
     Chain, ChainType, Comment, Element, Family, Field, Hook, KeyBuf, Reject, Rule, Set, Table,
     priority,
 };
+use kernel::route::Route;
 
 use super::Desired;
 use crate::cidr;
 use crate::features::kept_table::{KeepError, KeptTable};
 use crate::report::RouteReport;
-use crate::snapshot::Protocol;
+use crate::snapshot::{Protocol, Snapshot};
 
 /// The table's name; its family is inet.
 pub const TABLE: &str = "podwire-refused";
@@ -32,6 +35,9 @@ pub const TABLE: &str = "podwire-refused";
 /// How long a podCIDR is refused. The controllers take the pods of a deleted Node out of their
 /// Services within one and a half minutes; if they are down, some time after they are back.
 pub const KEPT: Duration = Duration::from_secs(600);
+
+/// When the kernel forgets by itself what no agent has taken out in time.
+const FORGOTTEN: Duration = Duration::from_secs(660);
 
 /// The sets of both families, with what is looked up in them.
 const SETS: [(&str, Family, Field); 2] = [
@@ -112,20 +118,25 @@ impl Refused {
         }
     }
 
-    /// Makes the kernel refuse these podCIDRs, but for those that a Node has again; returns how
-    /// many changes that took.
-    pub fn keep(&mut self, desired: &Desired, on_link: &[IpNetwork]) -> Result<u64, KeepError> {
+    /// True if something of this network is refused.
+    pub fn concerns(&self, network: IpNetwork) -> bool {
+        let mut refused = self.networks.keys();
+        refused.any(|other| cidr::overlap(*other, network))
+    }
+
+    /// Makes the kernel refuse these podCIDRs, but for what somebody has; returns how many changes
+    /// that took.
+    pub fn keep(&mut self, in_use: &InUse<'_>) -> Result<u64, KeepError> {
         if !self.adopted {
-            let until = Instant::now() + KEPT;
             if let Some(table) = self.table.observe()? {
-                for (network, owner) in networks_of(&table) {
+                for (network, owner, left) in networks_of(&table) {
+                    let until = Instant::now() + left;
                     insert(&mut self.networks, network, Gone { owner, until });
                 }
             }
             self.adopted = true;
         }
-        self.networks
-            .retain(|network, _| may_be_refused(*network, desired, on_link));
+        self.networks.retain(|network, _| !in_use.has(*network));
         if !self.networks.is_empty() {
             self.absent = false;
             return self.table.keep(&wanted(&self.networks));
@@ -138,13 +149,13 @@ impl Refused {
     /// What is refused, for the operator.
     pub fn report(&self) -> impl Iterator<Item = RouteReport> + '_ {
         self.networks.iter().map(|(network, gone)| RouteReport {
-            node: gone.owner.clone(),
+            node: gone.owner.trim_start_matches("Node ").to_owned(),
             destination: *network,
             gateway: None,
             link: None,
             unreachable: true,
             refused: true,
-            present: false,
+            present: !self.absent,
         })
     }
 
@@ -176,13 +187,38 @@ fn insert(networks: &mut BTreeMap<IpNetwork, Gone>, network: IpNetwork, gone: Go
     }
 }
 
-/// False for what somebody has.
-fn may_be_refused(network: IpNetwork, desired: &Desired, on_link: &[IpNetwork]) -> bool {
-    !desired
-        .routes
-        .keys()
-        .chain(on_link)
-        .any(|other| cidr::overlap(*other, network))
+/// What somebody has.
+#[derive(Debug)]
+pub struct InUse<'a> {
+    /// All Nodes, ours as well.
+    pub snapshot: &'a Snapshot,
+    /// The routes to their podCIDRs; ours is there even if our Node is not.
+    pub desired: &'a Desired,
+    /// The networks of the uplink.
+    pub on_link: &'a [IpNetwork],
+    /// Routes of others.
+    pub foreign: &'a BTreeSet<Route>,
+}
+
+impl InUse<'_> {
+    /// True if some of this network is somebody's.
+    fn has(&self, network: IpNetwork) -> bool {
+        let overlaps = |other: &IpNetwork| cidr::overlap(*other, network);
+        // A wider route of somebody else, the default route for one, says nothing.
+        let within = |route: &Route| {
+            route.destination.prefix() >= network.prefix() && overlaps(&route.destination)
+        };
+        has_node(self.snapshot, network)
+            || self.desired.routes.keys().any(overlaps)
+            || self.on_link.iter().any(overlaps)
+            || self.foreign.iter().any(within)
+    }
+}
+
+/// True if some of this network is a Node's podCIDR.
+pub fn has_node(snapshot: &Snapshot, network: IpNetwork) -> bool {
+    let mut cidrs = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+    cidrs.any(|other| cidr::overlap(*other, network))
 }
 
 /// The table that refuses these podCIDRs.
@@ -194,11 +230,11 @@ fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
             .iter()
             .filter(|(network, _)| network.is_ipv6() == (family == Family::Ip6));
         let set = of_family.fold(
-            Set::of(&[field]).with_intervals(),
+            Set::of(&[field]).with_intervals().with_timeouts(),
             |set, (network, gone)| {
                 let first = KeyBuf::new().address(network.network()).finish();
                 let last = KeyBuf::new().address(network.broadcast()).finish();
-                let mut element = Element::member().comment(&gone.owner);
+                let mut element = Element::member().comment(&gone.owner).timeout(FORGOTTEN);
                 // The kernel shows a range of one as a single key.
                 if first != last {
                     element = element.up_to(last);
@@ -246,8 +282,8 @@ fn refuse() -> Chain {
         )
 }
 
-/// The podCIDRs that a table refuses, with whose they were.
-pub fn networks_of(table: &Table) -> Vec<(IpNetwork, String)> {
+/// The podCIDRs that a table refuses, with whose they were and for how long they still are.
+pub fn networks_of(table: &Table) -> Vec<(IpNetwork, String, Duration)> {
     let sets = SETS
         .into_iter()
         .filter_map(|(name, ..)| table.sets.get(name));
@@ -255,7 +291,9 @@ pub fn networks_of(table: &Table) -> Vec<(IpNetwork, String)> {
         .filter_map(|(first, element)| {
             let last = element.key_end.as_ref().unwrap_or(first);
             let owner = element.comment.as_ref().map_or("", Comment::as_str);
-            Some((network(first, last)?, owner.to_owned()))
+            let left = element.expires.unwrap_or(FORGOTTEN);
+            let left = left.saturating_sub(FORGOTTEN - KEPT);
+            Some((network(first, last)?, owner.to_owned(), left))
         })
         .collect()
 }
@@ -293,28 +331,39 @@ mod tests {
             (network.parse().unwrap(), Gone { owner, until })
         })
         .collect();
-        let read: Vec<(IpNetwork, String)> = networks
+        let read: Vec<(IpNetwork, String, Duration)> = networks
             .iter()
-            .map(|(network, gone)| (*network, gone.owner.clone()))
+            .map(|(network, gone)| (*network, gone.owner.clone(), KEPT))
             .collect();
         assert_eq!(networks_of(&wanted(&networks)), read);
     }
 
     #[test]
     fn what_somebody_has_is_never_refused() {
-        let on_link = ["172.18.0.0/16".parse().unwrap()];
-        let may = |network: &str, desired: &Desired| {
-            may_be_refused(network.parse().unwrap(), desired, &on_link)
-        };
+        let route = |network: &str| Route::to(network.parse().unwrap());
         let mut desired = Desired::default();
-        assert!(may("10.10.3.0/24", &desired));
-        assert!(!may("172.18.7.0/24", &desired));
-        assert!(!may("172.16.0.0/12", &desired));
-        let network = "10.10.3.128/25".parse().unwrap();
-        let (node, route) = ("a".into(), kernel::route::Route::to(network));
-        let routed = crate::features::routes::desired::Wanted { node, route };
-        desired.routes.insert(network, routed);
-        assert!(!may("10.10.3.0/24", &desired));
-        assert!(may("10.10.4.0/24", &desired));
+        let wanted = crate::features::routes::desired::Wanted {
+            node: "a".into(),
+            route: route("10.10.3.128/25"),
+        };
+        desired.routes.insert(wanted.route.destination, wanted);
+        let in_use = InUse {
+            snapshot: &Snapshot::default(),
+            desired: &desired,
+            on_link: &["172.18.0.0/16".parse().unwrap()],
+            foreign: &["0.0.0.0/0", "10.8.0.0/13", "10.20.5.0/24"]
+                .map(route)
+                .into(),
+        };
+        for (network, has) in [
+            ("10.10.3.0/24", true),
+            ("10.10.4.0/24", false),
+            ("172.18.7.0/24", true),
+            ("172.16.0.0/12", true),
+            ("10.20.0.0/16", true),
+            ("10.20.6.0/24", false),
+        ] {
+            assert_eq!(in_use.has(network.parse().unwrap()), has, "{network}");
+        }
     }
 }

@@ -26,6 +26,8 @@ pub struct Held {
     pub frame: Table,
     /// (where, what, claimed), sorted by the first.
     elements: Vec<(u64, u64, bool)>,
+    /// What the map of answers holds, right or wrong.
+    pub answers: Vec<Answer>,
     /// Names of chains and sets that are wanted.
     pub wanted: BTreeSet<String>,
 }
@@ -37,7 +39,7 @@ impl Held {
         family: Family,
         frame: Table,
     ) -> Result<Held, ::kernel::Error> {
-        let mut elements = Vec::new();
+        let (mut elements, mut answers) = (Vec::new(), Vec::new());
         for (name, header) in frame.sets.iter().filter(|(_, set)| !set.dynamic) {
             kernel.each_element(
                 kernel_family(family),
@@ -45,6 +47,9 @@ impl Held {
                 name,
                 header,
                 |key, element| {
+                    if Map::Answers.fixed_name() == Some(name) {
+                        answers.extend(number_of(&key).and_then(Answer::of));
+                    }
                     elements.push((place(name, &key), meaning_of(&element), false));
                 },
             )?;
@@ -54,6 +59,7 @@ impl Held {
             family,
             frame,
             elements,
+            answers,
             wanted: BTreeSet::new(),
         })
     }
@@ -286,6 +292,10 @@ pub fn where_slots_are(
         Some((pool.map().into(), key))
     };
     port.fronts.iter().filter_map(at).collect()
+}
+
+fn number_of(key: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(*key.first_chunk()?))
 }
 
 /// Where an element lies, as a number.

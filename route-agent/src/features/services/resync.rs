@@ -11,7 +11,6 @@ use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
 use super::endpoints::Family;
 use super::frame;
 use super::held::{Found, Held, plain_member, plain_range};
-use super::layout::answers::Answer;
 use super::layout::elements::{Key, objects};
 use super::layout::names::{Map, TABLE};
 use super::layout::skeleton::{Skeleton, skeleton};
@@ -64,7 +63,7 @@ impl FamilyTable {
             }
         }
         self.write_or_isolate(kernel, chunk, done, &mut failures)?;
-        self.note_old_answers(kernel, &mut held)?;
+        self.note_old_answers(&mut held);
         self.note_leftovers(view, &held);
         // Elements of a Service that was refused may be what it had before: they stay.
         if self.refused().is_empty() {
@@ -240,29 +239,14 @@ impl FamilyTable {
     }
 
     /// Answers that nobody gives any longer may still be on a packet's way.
-    fn note_old_answers(
-        &mut self,
-        kernel: &mut dyn Commit,
-        held: &mut Held,
-    ) -> Result<(), TableError> {
-        let family = kernel_family(self.family);
-        let name = Map::Answers.fixed_name().unwrap_or_default();
-        let header = self.headers.of(Map::Answers);
-        let mut there = Vec::new();
-        kernel
-            .socket()
-            .each_element(family, TABLE, name, &header, |key, _| {
-                let number = key.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-                there.extend(number.and_then(Answer::of));
-            })?;
-        for answer in there {
+    fn note_old_answers(&mut self, held: &mut Held) {
+        for answer in std::mem::take(&mut held.answers) {
             let given = self.standing.answers.contains_key(&answer);
             if !given && held.find_answer(answer) == Found::Right {
                 held.claim_answer(answer);
                 self.standing.old_answers.insert(answer);
             }
         }
-        Ok(())
     }
 
     /// Chains and maps that nobody wants are deleted when the dust has settled.

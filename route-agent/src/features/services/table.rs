@@ -28,6 +28,9 @@ pub(super) const CHUNK: usize = 4096;
 /// Chains that nothing refers to are deleted this long after.
 const REST: Duration = Duration::from_secs(1);
 
+/// At least so long after the last of them was given up: a packet may be on its way there.
+const LEAST_REST: Duration = Duration::from_millis(100);
+
 /// The cluster as a family's table sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -236,7 +239,7 @@ impl FamilyTable {
         done.full = true;
         self.resync(kernel, view, &mut done)?;
         self.trusted = !self.absent;
-        if self.standing.is_untidy() {
+        if self.standing.old() > 0 {
             self.tidy_at.get_or_insert(now + REST);
         }
         Ok(done)
@@ -372,8 +375,10 @@ impl FamilyTable {
         if let Err(error) = self.commit_batch(kernel, done) {
             return Err(Failed { error, changes });
         }
-        if after.is_untidy() {
-            self.tidy_at.get_or_insert(Instant::now() + REST);
+        if after.old() > self.standing.old() {
+            let now = Instant::now();
+            let at = self.tidy_at.unwrap_or(now + REST).max(now + LEAST_REST);
+            self.tidy_at = Some(at);
         }
         self.standing = after;
         for change in changes {
@@ -453,18 +458,22 @@ impl FamilyTable {
             return;
         }
         self.tidy_at = None;
-        let answers = std::mem::take(&mut self.standing.old_answers);
-        let mut chains = std::mem::take(&mut self.standing.old_chains);
-        let maps = std::mem::take(&mut self.standing.old_maps);
         let family = kernel_family(self.family);
+        let standing = &mut self.standing;
         self.batch.clear();
         let mut table = self.batch.table(family, TABLE);
-        for answer in answers {
+        for answer in std::mem::take(&mut standing.old_answers) {
             write::delete_answer(&mut table, &self.headers, answer);
             if let Answer::Shared(shared) = answer {
-                chains.insert(shared.name());
+                standing.old_chains.insert(shared.name());
             }
         }
+        // First the references, then what they referred to: see `write::own_objects`.
+        let mut outcome = self.commit_batch(kernel, done);
+        let chains = std::mem::take(&mut self.standing.old_chains);
+        let maps = std::mem::take(&mut self.standing.old_maps);
+        self.batch.clear();
+        let mut table = self.batch.table(family, TABLE);
         for chain in &chains {
             table.flush_chain(chain);
         }
@@ -474,7 +483,8 @@ impl FamilyTable {
         for map in &maps {
             table.delete_set(map);
         }
-        if let Err(error) = self.commit_batch(kernel, done) {
+        outcome = outcome.and_then(|()| self.commit_batch(kernel, done));
+        if let Err(error) = outcome {
             tracing::debug!(family = ?self.family, %error, "unused chains stay for now");
         }
     }

@@ -135,10 +135,9 @@ pub fn encode(
 }
 
 impl Standing {
-    /// True if something waits to be deleted.
-    pub fn is_untidy(&self) -> bool {
-        let nothing = self.old_answers.is_empty() && self.old_chains.is_empty();
-        !nothing || !self.old_maps.is_empty()
+    /// How much waits to be deleted.
+    pub fn old(&self) -> usize {
+        self.old_answers.len() + self.old_chains.len() + self.old_maps.len()
     }
 
     fn count(&mut self, delta: &Delta) {

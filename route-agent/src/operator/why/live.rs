@@ -65,7 +65,11 @@ impl Live {
     /// PodCIDRs without a Node, which are refused for a while, with whose they were.
     pub fn gone(&mut self) -> Result<Vec<(IpNetwork, String)>, kernel::Error> {
         let table = self.tables.observe(Family::Inet, refused::TABLE)?;
-        Ok(table.as_ref().map(refused::networks_of).unwrap_or_default())
+        let networks = table.as_ref().map(refused::networks_of).unwrap_or_default();
+        Ok(networks
+            .into_iter()
+            .map(|(network, owner, _)| (network, owner))
+            .collect())
     }
 
     fn link_name(&self, index: Option<u32>) -> Option<String> {

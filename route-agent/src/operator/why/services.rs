@@ -11,6 +11,7 @@ use crate::features::services::endpoints::{Backend, Family, Here};
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Key, Value, endpoint_number, objects};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool, TABLE};
+use crate::features::services::layout::skeleton::TO_CLUSTER_IP;
 use crate::features::services::plan::{self, PortPlan};
 use crate::features::services::service::{self, Front};
 use crate::features::services::{config, networks};
@@ -216,6 +217,15 @@ impl Match<'_> {
         }
     }
 
+    /// The chain that decides whether the source stays.
+    pub fn masquerade_chain(&self) -> &'static str {
+        if self.is_external() {
+            "why-masquerade"
+        } else {
+            TO_CLUSTER_IP
+        }
+    }
+
     fn is_external(&self) -> bool {
         !matches!(self.front, Front::ClusterIp(_))
     }
@@ -403,11 +413,11 @@ impl Match<'_> {
         }
         if pods.iter().any(|network| network.contains(source)) {
             let why = "A pod asks a ClusterIP: the endpoint sees the pod's own address (chain \
-                       why-masquerade).";
+                       to-cluster-ip).";
             return (false, why.into());
         }
         let why = "The source is no pod, so the endpoint must answer to this node (chain \
-                   why-masquerade).";
+                   to-cluster-ip).";
         (true, why.into())
     }
 }

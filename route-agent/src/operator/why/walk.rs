@@ -259,8 +259,9 @@ impl<'a> Walk<'a> {
                  would answer to itself without the node (hairpin).",
             );
         }
+        let chain = found.masquerade_chain();
         self.hops
-            .push(hop.see(format!("nft list chain {} why-masquerade", table(self.v6))));
+            .push(hop.see(format!("nft list chain {} {chain}", table(self.v6))));
         self.reach_endpoints(found, list)
     }
 
@@ -306,13 +307,19 @@ impl<'a> Walk<'a> {
                 Party::Pod(_) | Party::OwnNode
             )
         });
+        let mut parties = list.iter().map(|backend| self.facts.party(backend.address));
+        let gone = parties.all(|party| matches!(party, Party::Gone(..)));
         let (name, count) = (&found.service.name, list.len());
         let of = if count == 1 {
             "its endpoint".to_owned()
         } else {
             format!("one of its {count} endpoints")
         };
-        let (end, where_to) = if here {
+        let (end, where_to) = if gone {
+            let why = "the Nodes of all its endpoints are gone";
+            let conclusion = format!("A packet to Service {name} is refused at once: {why}.");
+            return self.trace(End::Refused, conclusion);
+        } else if here {
             (End::Arrives, "on this node")
         } else {
             (End::Leaves, "over the links above")

@@ -176,10 +176,11 @@ fn throughput(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String
 }
 
 /// What the sides did, in the order of [`Side::ALL`], and the target.
-fn compare(what: &str, rates: [f64; 3], digits: usize, report: &mut Report) {
-    let [direct, floor, service] = rates;
+fn compare(what: &str, rates: [f64; 4], digits: usize, report: &mut Report) {
+    let [direct, floor, service, any] = rates;
     let [of_direct, of_floor] = [service / direct, service / floor];
-    let [a, b, c] = rates.map(|rate| format!("{rate:.digits$}"));
+    let [a, b, c, d] = rates.map(|rate| format!("{rate:.digits$}"));
+    let to_direct = any / direct;
     report.row([
         what,
         &a,
@@ -187,6 +188,8 @@ fn compare(what: &str, rates: [f64; 3], digits: usize, report: &mut Report) {
         &c,
         &format!("{of_direct:.3}"),
         &format!("{of_floor:.3}"),
+        &d,
+        &format!("{to_direct:.3}"),
     ]);
     report.at_least(&format!("{what}, ClusterIP / direct"), of_direct, 0.98);
 }
@@ -196,31 +199,36 @@ fn compare(what: &str, rates: [f64; 3], digits: usize, report: &mut Report) {
 enum Side {
     Direct,
     Floor,
+    /// Two Services.
     Service,
+    /// Any of all Services, another each time: as many destinations for the client's kernel to
+    /// remember, and as many elements that are in no cache.
+    AnyService,
 }
 
 impl Side {
-    const ALL: [Side; 3] = [Side::Direct, Side::Floor, Side::Service];
+    const ALL: [Side; 4] = [Side::Direct, Side::Floor, Side::Service, Side::AnyService];
 
     fn lab<'a>(self, many: &'a Lab, floor: &'a Lab) -> &'a Lab {
         match self {
             Side::Floor => floor,
-            Side::Direct | Side::Service => many,
+            Side::Direct | Side::Service | Side::AnyService => many,
         }
     }
 
     fn target(self, random: &mut Random) -> SocketAddr {
         match self {
             Side::Direct => directly(random.below(2)),
-            // As many destinations: the client's kernel remembers something of each.
+            // As many destinations as direct.
             Side::Floor | Side::Service => via_service(random.below(2) * (MANY / 2)),
+            Side::AnyService => via_service(random.below(MANY)),
         }
     }
 }
 
 /// The median of what a turn yields, for each side.
-fn take_turns(one_turn: &mut dyn FnMut(Side) -> Result<f64, String>) -> Result<[f64; 3], String> {
-    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+fn take_turns(one_turn: &mut dyn FnMut(Side) -> Result<f64, String>) -> Result<[f64; 4], String> {
+    let mut rates: [Vec<f64>; 4] = Default::default();
     for turn in 0..TURNS {
         // Each side is first, second and last in turn.
         for place in 0..rates.len() {

@@ -111,6 +111,20 @@ fn nothing_is_refused_for_ever() {
 }
 
 #[test]
+fn what_a_node_has_is_not_refused_though_there_is_no_route_to_it() {
+    let mut machine = Machine::new();
+    machine.set(peer());
+    // The peer has no address any more, or our uplink has lost its own.
+    machine.set(node("a", &[], &["10.10.2.0/24", "fd00:2::/64"]));
+    assert_eq!(machine.kernel(), ["10.10.1.0/24 Unreachable"]);
+    assert!(refused().is_empty());
+    machine.restart();
+    assert!(refused().is_empty());
+    machine.lose("a");
+    assert!(refused().is_empty(), "it had no route when it went");
+}
+
+#[test]
 fn our_own_pods_are_never_refused_though_our_node_goes() {
     let mut machine = Machine::new();
     machine.sync();

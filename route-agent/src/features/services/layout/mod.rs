@@ -1,8 +1,9 @@
 //! How Services lie in the kernel: a constant number of rules, and elements of named maps.
 //!
-//! `names` has the names of tables, maps and chains; `answers` what a portal may say; `elements` says
-//! which elements a plan needs; `chains` has the rules of the chains that come and go; `skeleton` has everything that is always
-//! there. `docs/services.md` shows it as `nft list` prints it.
+//! `names` has the names of tables, maps and chains; `answers` what a portal may say; `elements`
+//! says which elements a plan needs; `chains` has the rules of the chains that come and go;
+//! `skeleton` has everything that is always there. `docs/services.md` shows it as `nft list` prints
+//! it.
 
 pub mod answers;
 pub mod chains;

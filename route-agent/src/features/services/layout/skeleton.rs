@@ -20,7 +20,7 @@ use crate::snapshot::Protocol;
 const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
 
 /// The chain that decides about connections to ClusterIPs.
-const TO_CLUSTER_IP: &str = "to-cluster-ip";
+pub const TO_CLUSTER_IP: &str = "to-cluster-ip";
 
 /// Names of the sets that hold networks.
 pub mod networks {
@@ -198,25 +198,27 @@ impl Words {
         if self.family == Family::Ip && config.localhost_node_ports {
             chains.push(("guard-localhost", self.guard()));
         }
-        chains.push(("postrouting", self.postrouting()));
-        chains.push(("why-masquerade", self.why_masquerade()));
-        chains.push((TO_CLUSTER_IP, self.to_cluster_ip(config)));
-        for (guard, policy, chain) in [
-            (
-                Fixed::NodePortPolicyCluster,
-                Fixed::PolicyCluster,
-                self.policy_cluster(),
-            ),
-            (
-                Fixed::NodePortPolicyLocal,
-                Fixed::PolicyLocal,
-                self.policy_local(),
-            ),
-        ] {
-            chains.push((policy.name(), chain));
-            chains.push((guard.name(), self.by_node_port(policy)));
-        }
+        chains.extend(self.way_out(config));
         chains
+    }
+
+    /// The chains that decide whether a connection is masqueraded.
+    fn way_out(&self, config: &Config) -> [(&'static str, Chain); 7] {
+        [
+            ("postrouting", self.postrouting()),
+            ("why-masquerade", self.why_masquerade()),
+            (TO_CLUSTER_IP, self.to_cluster_ip(config)),
+            (Fixed::PolicyCluster.name(), self.policy_cluster()),
+            (
+                Fixed::NodePortPolicyCluster.name(),
+                self.by_node_port(Fixed::PolicyCluster),
+            ),
+            (Fixed::PolicyLocal.name(), self.policy_local()),
+            (
+                Fixed::NodePortPolicyLocal.name(),
+                self.by_node_port(Fixed::PolicyLocal),
+            ),
+        ]
     }
 
     /// The portal: every new connection comes through here.
@@ -227,7 +229,7 @@ impl Words {
             .with_rule(ask(Answer::CheckSource))
             .with_rule(ask(Answer::ExternalLocal))
             .with_rule(self.node_ports(config))
-            .with_rule(ask(Answer::NodePortLocal));
+            .with_rule(self.ask_node_port(config));
         if config.cluster_ip_echo {
             let redirect = Expr::Redirect {
                 flags: 0,
@@ -248,7 +250,19 @@ impl Words {
     }
 
     fn node_ports(&self, config: &Config) -> Rule {
-        let mut rule = Rule::new();
+        let rule = self.at_node_ports(Rule::new(), config);
+        answered(rule, &[Field::L4Proto, Field::ThDport], Map::NodePorts).comment("node port")
+    }
+
+    /// With the conditions of the node ports again: a program on the node may have set the number.
+    fn ask_node_port(&self, config: &Config) -> Rule {
+        let answer = Answer::NodePortLocal;
+        let rule = self.at_node_ports(of_answer(answer), config);
+        rule.goto(&answer.chain()).comment(&answer.comment())
+    }
+
+    /// Where node ports answer.
+    fn at_node_ports(&self, mut rule: Rule, config: &Config) -> Rule {
         if config.node_port_addresses != NodePortAddresses::All {
             rule = rule.in_set(&[self.daddr], networks::NODE_PORTS);
         } else if self.family == Family::Ip6 {
@@ -259,11 +273,10 @@ impl Words {
         {
             rule = rule.within(self.daddr, Comparison::Neq, localhost);
         }
-        let rule = rule.is(
+        rule.is(
             Source::address_type(fib_flag::DADDR),
             &KeyBuf::new().number(fib_type::LOCAL),
-        );
-        answered(rule, &[Field::L4Proto, Field::ThDport], Map::NodePorts).comment("node port")
+        )
     }
 
     /// Source ranges are checked before anything else is decided.
@@ -475,11 +488,13 @@ fn answered(rule: Rule, key: &[Field], map: Map) -> Rule {
 
 /// Goes where the answer is found that depends on who asks.
 fn ask(answer: Answer) -> Rule {
+    let rule = of_answer(answer);
+    rule.goto(&answer.chain()).comment(&answer.comment())
+}
+
+fn of_answer(answer: Answer) -> Rule {
     let number = KeyBuf::new().number(answer.number());
-    Rule::new()
-        .is(Source::Meta(MetaKey::Priority), &number)
-        .goto(&answer.chain())
-        .comment(&answer.comment())
+    Rule::new().is(Source::Meta(MetaKey::Priority), &number)
 }
 
 /// What the chain of a Service port says, which the answer told to ask.
