@@ -91,13 +91,18 @@ impl Routes {
     fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Option<Warning>> {
         if self.stale {
             let desired = desired(world.snapshot, world.own_name(), world.uplink)?;
-            let mut left = self.desired.left_by(&desired);
-            left.retain(|(network, _)| !refused::has_node(world.snapshot, *network));
-            self.refused.add(left, now);
+            let left = self.desired.left_by(&desired);
+            self.refuse(left, world, now);
             self.desired = desired;
             self.stale = false;
         }
         Ok(())
+    }
+
+    /// Notes podCIDRs that have no route any more, but for those that a Node still has.
+    fn refuse(&mut self, mut left: Vec<(IpNetwork, String)>, world: &World<'_>, now: Instant) {
+        left.retain(|(network, _)| !refused::has_node(world.snapshot, *network));
+        self.refused.add(left, now);
     }
 
     /// Refuses the podCIDRs of Nodes that are gone; returns how many changes that took.
@@ -237,9 +242,8 @@ impl Feature for Routes {
             .map(|w| w.route.clone())
             .collect();
         if !std::mem::replace(&mut self.started, true) {
-            let mut left = forgotten(&observed.ours, &self.desired);
-            left.retain(|(network, _)| !refused::has_node(world.snapshot, *network));
-            self.refused.add(left, now);
+            let left = forgotten(&observed.ours, &self.desired);
+            self.refuse(left, world, now);
         }
         let mut failed = Vec::new();
         // Before their routes go, so that nothing leaves by the default route in between.

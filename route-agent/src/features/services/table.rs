@@ -239,7 +239,7 @@ impl FamilyTable {
         done.full = true;
         self.resync(kernel, view, &mut done)?;
         self.trusted = !self.absent;
-        if self.standing.old() > 0 {
+        if self.standing.gave_up(&Standing::default()) {
             self.tidy_at.get_or_insert(now + REST);
         }
         Ok(done)
@@ -375,7 +375,7 @@ impl FamilyTable {
         if let Err(error) = self.commit_batch(kernel, done) {
             return Err(Failed { error, changes });
         }
-        if after.old() > self.standing.old() {
+        if after.gave_up(&self.standing) {
             let now = Instant::now();
             let at = self.tidy_at.unwrap_or(now + REST).max(now + LEAST_REST);
             self.tidy_at = Some(at);

@@ -135,9 +135,11 @@ pub fn encode(
 }
 
 impl Standing {
-    /// How much waits to be deleted.
-    pub fn old(&self) -> usize {
-        self.old_answers.len() + self.old_chains.len() + self.old_maps.len()
+    /// True if more waits to be deleted than before.
+    pub fn gave_up(&self, before: &Standing) -> bool {
+        !self.old_answers.is_subset(&before.old_answers)
+            || !self.old_chains.is_subset(&before.old_chains)
+            || !self.old_maps.is_subset(&before.old_maps)
     }
 
     fn count(&mut self, delta: &Delta) {
