@@ -27,7 +27,8 @@ need() {
 
 kubectl() { command kubectl --context "$context" "$@"; }
 
-cluster_exists() { kind get clusters 2>/dev/null | grep -qx "$CLUSTER"; }
+# Not through a pipe: grep that has found it would end kind with an error.
+cluster_exists() { grep -qx "$CLUSTER" <<<"$(kind get clusters 2>/dev/null)"; }
 
 nodes() { kind get nodes --name "$CLUSTER" | sort; }
 
