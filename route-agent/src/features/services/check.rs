@@ -128,13 +128,12 @@ impl FamilyTable {
         let Some(place) = self.place(set, key) else {
             return Ok(false);
         };
-        let (map, name, wanted) = match place {
+        let (map, wanted) = match &place {
             Place::OfTheRules => return Ok(true),
-            Place::Hairpin { wanted } => (Map::Hairpin, None, wanted.then(plain_member)),
-            Place::Answer { wanted } => return self.mend_answer(kernel, key, wanted),
+            Place::Hairpin { wanted } => (Map::Hairpin, wanted.then(plain_member)),
+            Place::Answer { wanted } => (Map::Answers, wanted.map(meaning_of_answer)),
             Place::Of { map, name, element } => {
-                let wanted = element.as_ref().map(|element| meaning(&name, element));
-                (map, Some((name, element)), wanted)
+                (*map, element.as_ref().map(|element| meaning(name, element)))
             }
         };
         let family = kernel_family(self.family);
@@ -151,38 +150,20 @@ impl FamilyTable {
         if found.is_some() {
             table.elements(set, &header).delete(key, None);
         }
-        match name {
-            Some((name, Some(element))) => write::add(&mut table, headers, &name, &element),
-            None if wanted.is_some() => write::add_member(&mut table.elements(set, &header), key),
+        match place {
+            Place::Hairpin { wanted: true } => {
+                write::add_member(&mut table.elements(set, &header), key);
+            }
+            // Its chain is mended with the rules.
+            Place::Answer {
+                wanted: Some(answer),
+            } => write::add_answer(&mut table, headers, answer),
+            Place::Of {
+                name,
+                element: Some(element),
+                ..
+            } => write::add(&mut table, headers, &name, &element),
             _ => {}
-        }
-        Ok(true)
-    }
-
-    /// Asks for one answer and writes what it should be. Its chain is mended with the rules.
-    fn mend_answer(
-        &mut self,
-        kernel: &mut dyn Commit,
-        key: &[u8],
-        wanted: Option<Answer>,
-    ) -> Mended {
-        let set = Map::Answers.fixed_name().unwrap_or_default();
-        let header = self.headers.of(Map::Answers).into_owned();
-        let family = kernel_family(self.family);
-        let found = kernel
-            .socket()
-            .element(family, TABLE, set, &header, key)?
-            .map(|element| meaning_of(&element));
-        if found == wanted.map(meaning_of_answer) {
-            return Ok(true);
-        }
-        let (headers, batch) = self.headers_and_batch();
-        let mut table = batch.table(family, TABLE);
-        if found.is_some() {
-            table.elements(set, &header).delete(key, None);
-        }
-        if let Some(answer) = wanted {
-            write::add_answer(&mut table, headers, answer);
         }
         Ok(true)
     }
@@ -204,7 +185,7 @@ impl FamilyTable {
             }
             Map::Answers => {
                 let standing = &self.standing;
-                let wanted = Answer::of(fields.number()?).filter(|answer| {
+                let wanted = Answer::read(key).filter(|answer| {
                     standing.answers.contains_key(answer) || standing.old_answers.contains(answer)
                 });
                 return Some(Place::Answer { wanted });
@@ -298,10 +279,6 @@ impl Fields<'_> {
             Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
             Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
         })
-    }
-
-    fn number(&mut self) -> Option<u32> {
-        Some(u32::from_ne_bytes(self.take::<4>()?))
     }
 
     fn protocol(&mut self) -> Option<Protocol> {

@@ -48,7 +48,7 @@ impl Held {
                 header,
                 |key, element| {
                     if Map::Answers.fixed_name() == Some(name) {
-                        answers.extend(number_of(&key).and_then(Answer::of));
+                        answers.extend(Answer::read(&key));
                     }
                     elements.push((place(name, &key), meaning_of(&element), false));
                 },
@@ -292,10 +292,6 @@ pub fn where_slots_are(
         Some((pool.map().into(), key))
     };
     port.fronts.iter().filter_map(at).collect()
-}
-
-fn number_of(key: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(*key.first_chunk()?))
 }
 
 /// Where an element lies, as a number.

@@ -185,7 +185,7 @@ fn portal(
         return Ok(Answer::of(text.clone()).differs(text + &wanted));
     };
     let chain = answer(kernel, v6, key, &entry.data)?;
-    let (number, packets) = (priority(&entry.data), counted(entry.packets));
+    let (number, packets) = (PortalAnswer::display(&entry.data), counted(entry.packets));
     let leads = chain.as_deref().unwrap_or("nowhere");
     let answer = Answer::of(format!("{map}: {number}, goto {leads}{packets}"));
     Ok(match wanted.filter(|wanted| *wanted != leads) {
@@ -211,9 +211,7 @@ fn answer(
         let entry = entries.into_iter().find(|entry| entry.key == key);
         Ok(entry.and_then(|entry| entry.chain))
     };
-    let known = number
-        .first_chunk()
-        .and_then(|bytes| PortalAnswer::of(u32::from_ne_bytes(*bytes)));
+    let known = PortalAnswer::read(number);
     if let Some(answer) = known.filter(|answer| answer.depends_on_source()) {
         return Ok(Some(answer.chain()));
     }
@@ -223,17 +221,6 @@ fn answer(
         Some(name) if name == Fixed::OwnChain.name() => leads(Map::OwnChains, &own),
         Some(name) if name == Fixed::NodePortOwnChain.name() => leads(Map::NodePortOwnChains, &own),
         _ => Ok(chain),
-    }
-}
-
-/// As nft prints a packet priority.
-fn priority(number: &[u8]) -> String {
-    match number.first_chunk() {
-        Some(bytes) => {
-            let number = u32::from_ne_bytes(*bytes);
-            format!("{:x}:{:x}", number >> 16, number & 0xffff)
-        }
-        None => "?".to_owned(),
     }
 }
 

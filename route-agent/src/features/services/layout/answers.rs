@@ -6,6 +6,8 @@
 //! (`docs/decisions/0009-services-as-map-elements.md`). Answers that depend on who asks are not in
 //! that map, because the chains they lead to look into it again, and the kernel refuses loops.
 
+use ::kernel::nft::{Field, Set};
+
 use super::elements::SCRATCH;
 use super::names::{Fixed, Pool, Shared};
 
@@ -96,6 +98,18 @@ impl Answer {
         (answer.number() == number).then_some(answer)
     }
 
+    /// The answer that a key of the map of answers stands for, or the data of a portal.
+    pub fn read(bytes: &[u8]) -> Option<Answer> {
+        Answer::of(u32::from_ne_bytes(*bytes.first_chunk()?))
+    }
+
+    /// How nft prints a number, whatever it stands for: as a packet priority.
+    pub fn display(number: &[u8]) -> String {
+        Set::verdict_map(&[Field::Priority])
+            .display_key(number)
+            .to_string()
+    }
+
     /// True if rules and not the map lead from the number to the chain.
     pub fn depends_on_source(self) -> bool {
         use Answer::{CheckSource, ExternalLocal, NodePortLocal};
@@ -136,8 +150,7 @@ impl Answer {
 /// As nft prints a packet priority: `7000:3`.
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let number = self.number();
-        write!(f, "{:x}:{:x}", number >> 16, number & 0xffff)
+        f.write_str(&Answer::display(&self.number().to_ne_bytes()))
     }
 }
 
