@@ -81,7 +81,7 @@ impl Report {
     pub fn at_least(&mut self, text: &str, value: f64, bound: f64) {
         self.target(
             format!("{text}: at least {bound}"),
-            format!("{value:.2}"),
+            format!("{value:.3}"),
             value >= bound,
         );
     }
@@ -90,7 +90,7 @@ impl Report {
     pub fn at_most(&mut self, text: &str, value: f64, bound: f64) {
         self.target(
             format!("{text}: at most {bound}"),
-            format!("{value:.2}"),
+            format!("{value:.3}"),
             value <= bound,
         );
     }

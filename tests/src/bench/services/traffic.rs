@@ -49,11 +49,11 @@ const DIRECT: u16 = TARGET + 1;
 const POD_GROUP: u32 = 112;
 
 /// Turns of each side, and connections in one turn where connections are timed one by one.
-const TURNS: usize = 200;
-const CONNECTIONS: usize = 100;
+const TURNS: usize = 400;
+const CONNECTIONS: usize = 50;
 
 /// The length of a turn in which as much as possible is done.
-const TURN: Duration = Duration::from_millis(100);
+const TURN: Duration = Duration::from_millis(50);
 
 /// First packets among few and among many Services; connections and bytes beside direct ones.
 pub fn traffic(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
@@ -67,70 +67,90 @@ pub fn traffic(_: &Options, world: &World, report: &mut Report) -> Result<(), St
     first_packets(&few, &many, &floor, report)?;
     report.table(
         &format!("Through a ClusterIP among {MANY} Services, beside direct"),
-        &[
-            "",
-            "direct",
-            "one rule",
-            "ClusterIP",
-            "to direct",
-            "to one rule",
-        ],
+        &["", "direct", "one rule", "ClusterIP", "any ClusterIP"],
     );
     connections(&many, &floor, report)?;
     throughput(&many, &floor, report)
 }
 
+/// The first packet and its answer: among few and among many Services, the same ones again and
+/// again or any of them. The last two sides tell what so many destinations cost by themselves.
 fn first_packets(few: &Lab, many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
     progress("first packets");
-    let [mut direct, mut of_floor, mut of_few, mut of_many] =
-        std::array::from_fn(|_| Times::default());
+    let of = |count, all| Targets::Services { count, all };
+    let of_few = format!("one of {FEW} Services");
+    let same = format!("one of the same {FEW} of {MANY} Services");
+    let any = format!("one of {MANY} Services, another each time");
+    let mut sides = [
+        ("direct, no Service", many, Targets::Direct),
+        (&of_few, few, of(FEW, FEW)),
+        (&same, many, of(FEW, MANY)),
+        (&any, many, of(MANY, MANY)),
+        ("one rule, few destinations", floor, of(FEW, MANY)),
+        ("one rule, many destinations", floor, of(MANY, MANY)),
+    ]
+    .map(|(name, lab, targets)| (name, lab, targets, Times::default()));
     let mut random = Random(1);
     for turn in 0..TURNS + 10 {
-        // The first turns fill caches.
-        let counts = turn >= 10;
-        let sides: [(&Lab, &mut Times, Option<u32>); 4] = [
-            (floor, &mut of_floor, Some(FEW)),
-            (few, &mut of_few, Some(FEW)),
-            (many, &mut of_many, Some(MANY)),
-            (many, &mut direct, None),
-        ];
-        for (lab, times, services) in sides {
-            lab.in_client(|| {
-                for _ in 0..CONNECTIONS {
-                    let target = match services {
-                        Some(count) => via_service(random.below(count)),
-                        None => directly(random.below(2)),
-                    };
-                    let (stream, time) = connect(target)?;
+        for (_, lab, targets, times) in &mut sides {
+            let turn_times = lab.in_client(|| {
+                let one = |_| {
+                    let (stream, time) = connect(targets.draw(&mut random))?;
                     wait_for_end(stream)?;
-                    if counts {
-                        times.add(time);
-                    }
-                }
-                Ok(())
+                    Ok(time)
+                };
+                (0..CONNECTIONS)
+                    .map(one)
+                    .collect::<std::io::Result<Vec<_>>>()
             })?;
+            // The first turns fill caches.
+            if turn >= 10 {
+                turn_times.into_iter().for_each(|time| times.add(time));
+            }
         }
     }
     let microseconds = |time: Duration| format!("{:.1} us", time.as_secs_f64() * 1e6);
-    let sides = [
-        ("direct, no Service".to_owned(), &direct),
-        ("one rule that translates all".to_owned(), &of_floor),
-        (format!("one of {FEW} Services"), &of_few),
-        (
-            format!("one of {MANY} Services, another each time"),
-            &of_many,
-        ),
-    ];
-    for (name, times) in sides {
+    for (name, _, _, times) in &sides {
         let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| microseconds(times.quantile(share)));
-        report.row([&name, &p50, &p90, &p99]);
+        report.row([name, &p50, &p90, &p99]);
     }
+    let [_, of_few, same, any, few_destinations, many_destinations] = sides.map(|side| side.3);
     report.at_most(
-        "first packet, one of 30,000 Services / one of 10, median",
-        ratio(&of_many, &of_few),
+        "first packet, a Service of 30,000 / of 10, median",
+        ratio(&same, &of_few),
         1.05,
     );
+    report.at_most(
+        "first packet, another of 30,000 each time / of 10, median",
+        ratio(&any, &of_few),
+        1.05,
+    );
+    let destinations = ratio(&many_destinations, &few_destinations);
+    report.row([
+        "  many destinations / few, one rule, p50",
+        &format!("{destinations:.3}"),
+        "",
+        "",
+    ]);
     Ok(())
+}
+
+/// Where connections go.
+#[derive(Debug, Clone, Copy)]
+enum Targets {
+    /// To the servers, without a Service.
+    Direct,
+    /// To `count` ClusterIPs, spread evenly over those of `all` Services.
+    Services { count: u32, all: u32 },
+}
+
+impl Targets {
+    fn draw(self, random: &mut Random) -> SocketAddr {
+        match self {
+            Self::Direct => directly(random.below(2)),
+            Self::Services { count, all } => via_service(random.below(count) * (all / count)),
+        }
+    }
 }
 
 fn connections(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
@@ -141,14 +161,14 @@ fn connections(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), Strin
             let start = Instant::now();
             let mut done = 0u32;
             while start.elapsed() < TURN {
-                wait_for_end(connect(side.target(&mut random))?.0)?;
+                wait_for_end(connect(side.targets().draw(&mut random))?.0)?;
                 done += 1;
             }
             Ok(f64::from(done) / start.elapsed().as_secs_f64())
         })
     };
     let rates = take_turns(&mut one_turn)?;
-    compare("new connections per second", rates, 0, report);
+    compare("new connections per second", &rates, 0, report);
     Ok(())
 }
 
@@ -158,7 +178,7 @@ fn throughput(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String
     let mut random = Random(3);
     let mut one_turn = |side: Side| {
         side.lab(many, floor).in_client(|| {
-            let (mut stream, _) = connect(side.target(&mut random))?;
+            let (mut stream, _) = connect(side.targets().draw(&mut random))?;
             let start = Instant::now();
             let mut sent = 0;
             while start.elapsed() < TURN {
@@ -171,27 +191,28 @@ fn throughput(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String
         })
     };
     let rates = take_turns(&mut one_turn)?;
-    compare("throughput of one connection, Gbit/s", rates, 1, report);
+    compare("throughput of one connection, Gbit/s", &rates, 1, report);
     Ok(())
 }
 
-/// What the sides did, in the order of [`Side::ALL`], and the target.
-fn compare(what: &str, rates: [f64; 4], digits: usize, report: &mut Report) {
-    let [direct, floor, service, any] = rates;
-    let [of_direct, of_floor] = [service / direct, service / floor];
-    let [a, b, c, d] = rates.map(|rate| format!("{rate:.digits$}"));
-    let to_direct = any / direct;
-    report.row([
-        what,
-        &a,
-        &b,
-        &c,
-        &format!("{of_direct:.3}"),
-        &format!("{of_floor:.3}"),
-        &d,
-        &format!("{to_direct:.3}"),
-    ]);
-    report.at_least(&format!("{what}, ClusterIP / direct"), of_direct, 0.98);
+/// What the sides did, the ratios, and the target.
+fn compare(what: &str, rates: &Rates, digits: usize, report: &mut Report) {
+    let [direct, floor, service, any] = rates.medians.map(|rate| format!("{rate:.digits$}"));
+    report.row([what, &direct, &floor, &service, &any]);
+    let [floor, service, any] = [
+        rates.floor_to_direct,
+        rates.service_to_direct,
+        rates.any_to_direct,
+    ]
+    .map(|ratio| format!("{ratio:.3}"));
+    report.row(["  / direct", "", &floor, &service, &any]);
+    let service = format!("{:.3}", rates.service_to_floor);
+    report.row(["  / one rule", "", "", &service, ""]);
+    report.at_least(
+        &format!("{what}, ClusterIP / direct"),
+        rates.service_to_direct,
+        0.98,
+    );
 }
 
 /// Who takes turns.
@@ -216,30 +237,56 @@ impl Side {
         }
     }
 
-    fn target(self, random: &mut Random) -> SocketAddr {
+    fn targets(self) -> Targets {
         match self {
-            Side::Direct => directly(random.below(2)),
+            Side::Direct => Targets::Direct,
             // As many destinations as direct.
-            Side::Floor | Side::Service => via_service(random.below(2) * (MANY / 2)),
-            Side::AnyService => via_service(random.below(MANY)),
+            Side::Floor | Side::Service => Targets::Services {
+                count: 2,
+                all: MANY,
+            },
+            Side::AnyService => Targets::Services {
+                count: MANY,
+                all: MANY,
+            },
         }
     }
 }
 
-/// The median of what a turn yields, for each side.
-fn take_turns(one_turn: &mut dyn FnMut(Side) -> Result<f64, String>) -> Result<[f64; 4], String> {
-    let mut rates: [Vec<f64>; 4] = Default::default();
+/// What the sides yield, each after the other in turn: the median, and the median of the ratios
+/// to direct and to one rule in the same round, which the machine's moods hardly reach.
+fn take_turns(one_turn: &mut dyn FnMut(Side) -> Result<f64, String>) -> Result<Rates, String> {
+    let mut rounds: Vec<[f64; 4]> = Vec::with_capacity(TURNS);
     for turn in 0..TURNS {
+        let mut round = [0.0; 4];
         // Each side is first, second and last in turn.
-        for place in 0..rates.len() {
-            let side = (turn + place) % rates.len();
-            rates[side].push(one_turn(Side::ALL[side])?);
+        for place in 0..round.len() {
+            let side = (turn + place) % round.len();
+            round[side] = one_turn(Side::ALL[side])?;
         }
+        rounds.push(round);
     }
-    Ok(rates.map(|mut rates| {
-        rates.sort_unstable_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    }))
+    let median = |value: &dyn Fn(&[f64; 4]) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(value).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Ok(Rates {
+        medians: std::array::from_fn(|side| median(&|round| round[side])),
+        floor_to_direct: median(&|[direct, floor, ..]| floor / direct),
+        service_to_direct: median(&|[direct, _, service, _]| service / direct),
+        service_to_floor: median(&|[_, floor, service, _]| service / floor),
+        any_to_direct: median(&|[direct, .., any]| any / direct),
+    })
+}
+
+/// What [`Side::ALL`] did, and the ratios.
+struct Rates {
+    medians: [f64; 4],
+    floor_to_direct: f64,
+    service_to_direct: f64,
+    service_to_floor: f64,
+    any_to_direct: f64,
 }
 
 fn via_service(number: u32) -> SocketAddr {
