@@ -44,7 +44,7 @@ build: toolchain ## Build the release programs: static, stripped
 test: root tools toolchain ## Format, lints, unit, property and golden tests, real packets in the lab
 	@cargo fmt --all --check
 	cargo fmt --check --manifest-path $(FUZZ)/Cargo.toml
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
 	cargo test --workspace
 

@@ -15,7 +15,7 @@ built=${CARGO_TARGET_DIR:-$root/target}/$target
 export RUSTFLAGS="-C target-feature=+crt-static"
 cd "$root"
 [[ ${SKIP_BUILD:-} ]] ||
-  cargo build --quiet --release --locked --target "$target" -p podwire-agent --bin podwire-agent
+  cargo build --release --locked --target "$target" -p podwire-agent --bin podwire-agent
 driver=$(bench_driver)
 mkdir -p "$(dirname "$KUBECONFIG")"
 
@@ -41,7 +41,7 @@ $(kubelet_patch)
 END
 if ! cluster_exists; then
   image=$(node_image)
-  kind create cluster --quiet --name "$CLUSTER" --config "$config" ${image:+--image "$image"}
+  kind create cluster --name "$CLUSTER" --config "$config" ${image:+--image "$image"}
 fi
 # What would look at every object and has nothing to do with the way to the kernel: no pod is
 # scheduled here, and Services without a selector have no controller.

@@ -38,7 +38,7 @@ $(etcd_patch)
 $(kubelet_patch)
 END
 base=$(node_image)
-kind create cluster --quiet --name "$CLUSTER" --config "$work/config" ${base:+--image "$base"}
+kind create cluster --name "$CLUSTER" --config "$work/config" ${base:+--image "$base"}
 kind load docker-image --quiet --name "$CLUSTER" "$IMAGE"
 docker cp --quiet "$driver" "$CLUSTER-control-plane:/root/bench-api"
 

@@ -11,7 +11,7 @@ profile=${PROFILE:-release}
 target=$(rustc -vV | sed -n 's/^host: //p')
 cd "$root"
 RUSTFLAGS="-C target-feature=+crt-static" \
-  cargo build --quiet --profile "$profile" --locked --target "$target" -p podwire -p podwire-agent
+  cargo build --profile "$profile" --locked --target "$target" -p podwire -p podwire-agent
 built=${CARGO_TARGET_DIR:-$root/target}/$target/${profile/dev/debug}
 
 size=$(($(stat -c %s "$built/podwire") + $(stat -c %s "$built/podwire-agent")))

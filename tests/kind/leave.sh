@@ -22,7 +22,7 @@ END
 patch=$(kubelet_patch)
 [[ -z $patch ]] || printf 'kubeadmConfigPatches:\n%s\n' "$patch" >>"$work/config"
 base=$(node_image)
-kind create cluster --quiet --name "$CLUSTER" --config "$work/config" ${base:+--image "$base"}
+kind create cluster --name "$CLUSTER" --config "$work/config" ${base:+--image "$base"}
 kind load docker-image --quiet --name "$CLUSTER" "$IMAGE"
 
 no_agents() { [[ -z $(kubectl -n kube-system get pods -l app.kubernetes.io/name=podwire -o name) ]]; }

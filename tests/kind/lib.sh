@@ -78,7 +78,7 @@ bench_driver() {
   local target
   target=$(rustc -vV | sed -n 's/^host: //p')
   cd "$root"
-  RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --locked --target "$target" \
+  RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --target "$target" \
     -p podwire-agent --bench api --message-format=json |
     sed -n 's/.*"name":"api".*"executable":"\([^"]*\)".*/\1/p'
 }
