@@ -78,7 +78,7 @@ done
 kubectl delete daemonset web --wait >/dev/null
 kubectl delete service web >/dev/null
 kubectl -n kube-system scale deployment/coredns --replicas=0 >/dev/null
-no_links() { local node; for node in $(nodes); do [[ -z $(docker exec "$node" ip -o link show type veth | grep -v eth0) ]]; done; }
+no_links() { local node; for node in $(nodes); do [[ -z $(docker exec "$node" ip -br link show type veth | grep -v ^eth0) ]]; done; }
 wait_for 60 "the end of all pods" no_links
 
 kubectl -n kube-system delete daemonset podwire --wait >/dev/null
