@@ -116,6 +116,7 @@ impl Notes {
             }
             for table in tables {
                 texts.extend(table.conflicts(name));
+                texts.extend(table.applied(name).into_iter().flat_map(Plan::warnings));
                 let refused = table.refused().get(name);
                 texts.extend(
                     refused.map(|why| format!("the kernel refuses it: {why}; tried again")),

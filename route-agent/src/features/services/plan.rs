@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use super::endpoints::{self, Backend, Family, Here, Selected};
+use super::layout::answers::MOST_ENDPOINTS;
 use super::service::{self, Claim, Front};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
 
@@ -117,6 +118,20 @@ impl Plan {
                 port.local = settle(&old.local, &port.local);
             }
         }
+    }
+
+    /// What of the Service cannot be done.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let of_port = |port: &PortPlan| {
+            let count = port.cluster.len().max(port.local.len());
+            let more = count.checked_sub(MOST_ENDPOINTS).filter(|more| *more > 0)?;
+            let (number, protocol) = (port.port, port.protocol.name());
+            Some(format!(
+                "port {number}/{protocol} has {count} endpoints and only {MOST_ENDPOINTS} can be \
+                 told apart: the other {more} get no connections; spread them over several Services"
+            ))
+        };
+        self.ports.iter().filter_map(of_port)
     }
 
     /// Everything that the Service has been granted.
