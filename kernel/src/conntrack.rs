@@ -189,6 +189,27 @@ impl Filter {
         (original, reply)
     }
 
+    /// What of it the kernel is asked to compare: everything but addresses of IPv6. Of those it takes
+    /// the entries that have another one (`ctnetlink_filter_match_tuple` in nf_conntrack_netlink.c
+    /// negates `ipv6_addr_cmp`, which is zero for equal ones; since filters came with Linux 5.8, and
+    /// still so in 6.18).
+    fn comparable(&self) -> Self {
+        let v4 = |address: Option<IpAddr>| address.filter(IpAddr::is_ipv4);
+        Self {
+            original_source: v4(self.original_source),
+            original_destination: v4(self.original_destination),
+            reply_source: v4(self.reply_source),
+            reply_destination: v4(self.reply_destination),
+            family: self.address_family(),
+            ..*self
+        }
+    }
+
+    /// Whether the kernel can look for exactly what is meant.
+    fn is_comparable(&self) -> bool {
+        self.suits_the_kernel() && self.comparable().flags() == self.flags()
+    }
+
     /// Whether the kernel can compare it: it needs a family, a protocol where there are ports, and
     /// something about the original direction. (Without that, a kernel that does not know filters
     /// would take the request for "delete everything".)
@@ -322,7 +343,7 @@ impl Conntrack {
     /// Forgets the entries that `filter` means. The kernel looks for them, if it can; else they are
     /// listed and deleted one by one. No entry is no error.
     pub fn delete(&mut self, filter: &Filter) -> Result<(), Error> {
-        if self.filters_deletes && filter.suits_the_kernel() {
+        if self.filters_deletes && filter.is_comparable() {
             match self.delete_in_kernel(filter) {
                 // Kernels before 6.8 or so take the incomplete tuple for that of one entry.
                 Err(cause) if cannot_filter(&cause) => self.filters_deletes = false,
@@ -411,8 +432,9 @@ impl Conntrack {
         batch.push(GET, libc::NLM_F_DUMP as u16, |out| {
             put_header(out, filter.address_family(), 0);
             // Kernels before 5.9 do not filter; then the filter below does all the work.
-            if filter.suits_the_kernel() && filter.flags() != (0, 0) {
-                filter.put(out);
+            let comparable = filter.comparable();
+            if comparable.suits_the_kernel() && comparable.flags() != (0, 0) {
+                comparable.put(out);
             }
         });
         let consistent = self.socket.read_dump(&mut batch, &mut |message| {

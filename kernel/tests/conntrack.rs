@@ -172,6 +172,42 @@ fn an_entry_is_found_by_its_service_and_by_its_endpoint() {
 }
 
 #[test]
+fn an_address_of_ipv6_means_itself_and_no_other() {
+    in_netns(|| {
+        let service: Ipv6Addr = "fd00:10:200::53".parse().unwrap();
+        let mut socket = kernel::RouteSocket::open().unwrap();
+        let lo = socket.index_of("lo").unwrap();
+        let address = kernel::address::Address::new(lo, "fd00:10:200::53/128".parse().unwrap());
+        socket.add_address(&address).unwrap();
+        send((service, 1001));
+        send((service, 1002));
+        send((Ipv6Addr::LOCALHOST, 1001));
+        send((Ipv4Addr::LOCALHOST, 1001));
+        let mut conntrack = Conntrack::open().unwrap();
+        let to_service = |port| Filter {
+            original_destination: Some(service.into()),
+            original_port: Some(port),
+            ..UDP
+        };
+        assert_eq!(ports(&mut conntrack, &to_service(1001)), [1001].into());
+        let all = |_: &kernel::conntrack::Entry| true;
+        assert_eq!(conntrack.delete_where(&to_service(1001), all).unwrap(), 1);
+        assert_eq!(conntrack.count(&UDP).unwrap(), 3);
+        conntrack.delete(&to_service(1002)).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1001].into());
+        assert_eq!(conntrack.count(&UDP).unwrap(), 2);
+        let from_endpoint = Filter {
+            reply_source: Some(Ipv6Addr::LOCALHOST.into()),
+            ..UDP
+        };
+        conntrack.delete(&from_endpoint).unwrap();
+        let left = conntrack.entries(&UDP).unwrap();
+        assert_eq!(left.len(), 1);
+        assert!(left[0].original.destination.is_ipv4());
+    });
+}
+
+#[test]
 fn an_address_is_forgotten_in_every_part_it_has() {
     in_netns(|| {
         send((Ipv4Addr::LOCALHOST, 1001));

@@ -19,12 +19,21 @@ fn web_service(name: &str, address: &str) -> serde_json::Value {
 
 #[test]
 fn row_19_udp_connections_follow_the_endpoints_also_when_the_last_one_goes() {
-    let cluster = Cluster::pair(Families::V4);
+    udp_connections_follow(Families::V4, "10.200.1.19");
+}
+
+#[test]
+fn row_19_udp_connections_follow_the_endpoints_in_ipv6_too() {
+    udp_connections_follow(Families::V6, "fd00:10:200::19");
+}
+
+fn udp_connections_follow(families: Families, cluster_ip: &str) {
+    let cluster = Cluster::pair(families);
     let one = cluster.web("worker", "web-1");
     let two = cluster.web("worker2", "web-2");
     let client = cluster.client("worker", "client");
     let ports = json!([{"port": 53, "protocol": "UDP", "nodePort": 31053}]);
-    let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.19", "ports": ports});
+    let spec = json!({"type": "NodePort", "clusterIP": cluster_ip, "ports": ports});
     let dns = |pods: &[&podwire_lab::pod::Pod]| {
         let endpoints: Vec<_> = pods.iter().map(|pod| ready(pod)).collect();
         slice(
@@ -35,6 +44,11 @@ fn row_19_udp_connections_follow_the_endpoints_also_when_the_last_one_goes() {
     };
     cluster.apply(&[service("row19", spec), dns(&[&one])]);
     let node = cluster.node("worker");
+    let (v6, family) = match families {
+        Families::V6 => (true, "ipv6"),
+        _ => (false, "ipv4"),
+    };
+    let at_node = node.machine().address(v6).unwrap().to_string();
     // One client socket that goes on sending from the same port, and what each answer said.
     let script = |address: &str, port: u16| {
         format!(
@@ -43,8 +57,8 @@ fn row_19_udp_connections_follow_the_endpoints_also_when_the_last_one_goes() {
         )
     };
     for (place, address, port) in [
-        (client.place(), "10.200.1.19", 53),
-        (&cluster.at("mypc"), "172.18.0.2", 31053),
+        (client.place(), cluster_ip, 53),
+        (&cluster.at("mypc"), &at_node, 31053),
     ] {
         cluster.apply(&[dns(&[&one])]);
         let mut talk = place.capture(&script(address, port), "sending").unwrap();
@@ -62,7 +76,8 @@ fn row_19_udp_connections_follow_the_endpoints_also_when_the_last_one_goes() {
         cluster.apply(&[dns(&[])]);
         let forgotten = || {
             let line = format!(
-                "conntrack -L -p udp --orig-dst {address} --orig-port-dst {port} 2>/dev/null"
+                "conntrack -L -f {family} -p udp --orig-dst {address} --orig-port-dst {port} \
+                 2>/dev/null"
             );
             node.place().output(&line).unwrap().trim().is_empty()
         };
