@@ -27,6 +27,15 @@ pub fn is_whole(table: &Table, wanted: &Skeleton) -> bool {
     has_sets(table, wanted) && wanted.chains.iter().all(chain)
 }
 
+/// True if one of the sets that are always there is there and declared in another way.
+pub fn has_other_sets(table: &Table, wanted: &Skeleton) -> bool {
+    let other = |(name, set): &(&str, Set)| {
+        let there = table.sets.get(name);
+        there.is_some_and(|there| !there.same_header(set))
+    };
+    wanted.sets.iter().any(other)
+}
+
 /// True if the kernel has all sets that are always there, declared as they should be.
 pub fn has_sets(table: &Table, wanted: &Skeleton) -> bool {
     let set = |(name, set): &(&str, Set)| {

@@ -91,6 +91,23 @@ impl Held {
         }
     }
 
+    /// Marks an element of a set of ranges as wanted if it is there and ends where it should. One
+    /// that ends elsewhere stays unclaimed: it must go before another is added that overlaps it.
+    pub fn claim_range(&mut self, set: &str, key: &[u8], meaning: u64) -> bool {
+        let right = self.meaning(set, key) == Some(meaning);
+        if right {
+            self.claim(set, key, meaning);
+        }
+        right
+    }
+
+    /// The element is no longer there.
+    pub fn forget(&mut self, set: &str, key: &[u8]) {
+        if let Some(at) = self.find(place(set, key)) {
+            self.elements.remove(at);
+        }
+    }
+
     fn find(&self, place: u64) -> Option<usize> {
         self.elements
             .binary_search_by_key(&place, |(place, ..)| *place)

@@ -10,11 +10,12 @@ use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
 
 use super::endpoints::Family;
 use super::frame;
-use super::held::{Found, Held, plain_member, plain_range};
+use super::held::{Found, Held, meaning, plain_member, plain_range};
 use super::layout::elements::{Key, objects};
 use super::layout::names::{Map, TABLE};
 use super::layout::skeleton::{Skeleton, skeleton};
 use super::networks;
+use super::service;
 use super::table::{Commit, Done, Failed, FamilyTable, TableError, View};
 use super::write::{Change, hairpin_key, kernel_family};
 use crate::snapshot::ObjectName;
@@ -47,6 +48,7 @@ impl FamilyTable {
         self.repair_networks(kernel, view, &mut held, done)?;
         let names: BTreeSet<ObjectName> = view.snapshot.services.keys().cloned().collect();
         self.reclaim(view, names);
+        self.remove_old_sources(kernel, view, &mut held, done)?;
         let mut failures = 0;
         let mut chunk = Vec::new();
         let mut room = 0;
@@ -63,10 +65,11 @@ impl FamilyTable {
             }
         }
         self.write_or_isolate(kernel, chunk, done, &mut failures)?;
-        self.note_old_answers(&mut held);
-        self.note_leftovers(view, &held);
-        // Elements of a Service that was refused may be what it had before: they stay.
+        // What a Service that was refused had before stays, with all that it leads to. When it is
+        // accepted, or gone, the table is read again.
         if self.refused().is_empty() {
+            self.note_old_answers(&mut held);
+            self.note_leftovers(view, &held);
             self.remove_unclaimed(kernel, &held, done)?;
         }
         self.forget_batch();
@@ -85,6 +88,13 @@ impl FamilyTable {
         let wanted = skeleton(family, view.config);
         match found {
             Some(table) if frame::is_whole(&table, &wanted) => return Ok(table),
+            // Other settings, counters for one: the sets that belong to one Service are of the
+            // old kind as well.
+            Some(table) if frame::has_other_sets(&table, &wanted) => {
+                let batch = self.fresh_batch();
+                batch.table(family, TABLE).delete();
+                self.create(kernel, view, done)?;
+            }
             Some(table) => {
                 let mut batch = diff(Some(&table), &mended(&table, wanted));
                 done.batches += 1;
@@ -142,9 +152,8 @@ impl FamilyTable {
             for network in list {
                 let (first, last) = frame::range(network);
                 let meaning = last.map_or_else(plain_member, |last| plain_range(last.as_bytes()));
-                let found = held.claim(name, first.as_bytes(), meaning);
-                if found != Found::Right {
-                    missing.push((name, first, last, found));
+                if !held.claim_range(name, first.as_bytes(), meaning) {
+                    missing.push((name, first, last));
                 }
             }
         }
@@ -155,18 +164,18 @@ impl FamilyTable {
                 .iter()
                 .any(|(set, _)| *set == *name)
             {
-                remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, name, header)?;
+                let socket = kernel.socket();
+                let removed =
+                    remove_unclaimed_of(&mut batch, socket, self.family, held, name, header)?;
+                removed.iter().for_each(|key| held.forget(name, key));
             }
         }
-        for (name, first, last, found) in &missing {
+        for (name, first, last) in &missing {
             let Some((_, header)) = headers.iter().find(|(set, _)| set == name) else {
                 continue;
             };
             let mut table = batch.table(family, TABLE);
             let mut elements = table.elements(name, header);
-            if *found == Found::Wrong {
-                tracing::debug!(set = name, "a network has another size");
-            }
             elements.add(&ElementRef {
                 key: first.as_bytes(),
                 key_end: last.as_ref().map(Key::as_bytes),
@@ -179,6 +188,43 @@ impl FamilyTable {
         self.commit_batch(kernel, done)
             .map_err(|error| self.failed(error))?;
         self.networks = wanted;
+        Ok(())
+    }
+
+    /// Takes away source ranges that no Service has any longer. They go before others are added,
+    /// which may overlap them, and whether or not those can be added: they let somebody in.
+    fn remove_old_sources(
+        &mut self,
+        kernel: &mut dyn Commit,
+        view: View<'_>,
+        held: &mut Held,
+        done: &mut Done,
+    ) -> Result<(), TableError> {
+        let set = Map::AllowedSources.fixed_name().unwrap_or_default();
+        let Some(header) = held.frame.sets.get(set).cloned() else {
+            return Ok(());
+        };
+        let restricted = |name: &&ObjectName| {
+            let service = view.snapshot.services.get(*name);
+            service.is_some_and(service::restricts_sources)
+        };
+        for name in view.snapshot.services.keys().filter(restricted) {
+            let Some(plan) = self.plan(view, name) else {
+                continue;
+            };
+            for element in objects(name, &plan).elements {
+                if element.map == Map::AllowedSources {
+                    held.claim_range(set, element.key.as_bytes(), meaning(name, &element));
+                }
+            }
+        }
+        let mut batch = std::mem::take(self.fresh_batch());
+        let removed =
+            remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, set, &header)?;
+        *self.batch_mut() = batch;
+        self.commit_batch(kernel, done)
+            .map_err(|error| self.failed(error))?;
+        removed.iter().for_each(|key| held.forget(set, key));
         Ok(())
     }
 
@@ -294,7 +340,7 @@ impl FamilyTable {
     }
 }
 
-/// Writes the deletion of all elements of a set that nobody has claimed.
+/// Writes the deletion of all elements of a set that nobody has claimed. Returns their keys.
 fn remove_unclaimed_of(
     batch: &mut ::kernel::nft::Batch,
     socket: &mut NftSocket,
@@ -302,16 +348,18 @@ fn remove_unclaimed_of(
     held: &Held,
     name: &str,
     header: &::kernel::nft::Set,
-) -> Result<(), TableError> {
+) -> Result<Vec<Vec<u8>>, TableError> {
     let family = kernel_family(family);
     let mut table = batch.table(family, TABLE);
     let mut elements = table.elements(name, header);
+    let mut removed = Vec::new();
     socket.each_element(family, TABLE, name, header, |key, element| {
         if held.is_stale(name, &key) {
             elements.delete(&key, element.key_end.as_deref());
+            removed.push(key.to_vec());
         }
     })?;
-    Ok(())
+    Ok(removed)
 }
 
 /// The table with everything that is always there as it should be, and the rest as it is.

@@ -214,6 +214,17 @@ impl FamilyTable {
             return Ok(done);
         }
         self.absent = false;
+        let mut names = dirty.clone();
+        if dirty.is_empty() {
+            // The time has come to try again.
+            names.extend(self.refused.keys().cloned());
+        }
+        // What the kernel holds of a Service that it refused when the table was read is not known.
+        let unknown = |name: &&ObjectName| !self.applied.contains_key(*name);
+        let refused = self.refused.keys().filter(unknown);
+        if refused.into_iter().any(|name| names.contains(name)) {
+            self.trusted = false;
+        }
         let doubts = std::mem::take(&mut self.doubts);
         if self.trusted && !doubts.is_empty() {
             let mended = self.mend(kernel, view, &doubts, &mut done);
@@ -223,7 +234,7 @@ impl FamilyTable {
             });
         }
         if self.trusted {
-            match self.update(kernel, view, dirty.clone(), networks_changed, &mut done) {
+            match self.update(kernel, view, names, networks_changed, &mut done) {
                 Ok(()) => {
                     self.tidy(kernel, now, &mut done);
                     return Ok(done);
@@ -237,6 +248,8 @@ impl FamilyTable {
             }
         }
         done.full = true;
+        // If this fails, the time to try again is somebody else's to choose.
+        self.tidy_at = None;
         self.resync(kernel, view, &mut done)?;
         self.trusted = !self.absent;
         if self.standing.gave_up(&Standing::default()) {
