@@ -5,6 +5,7 @@
 //! others out. Affinity lives in sets that are left alone.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
 
@@ -15,10 +16,10 @@ use super::layout::elements::{Key, objects};
 use super::layout::names::{Map, TABLE};
 use super::layout::skeleton::{Skeleton, skeleton};
 use super::networks;
-use super::service;
-use super::table::{Commit, Done, Failed, FamilyTable, TableError, View};
+use super::service::{self, Claim};
+use super::table::{Commit, Done, Failed, FamilyTable, TableError, UdpChange, View};
 use super::write::{Change, hairpin_key, kernel_family};
-use crate::snapshot::ObjectName;
+use crate::snapshot::{ObjectName, Protocol};
 
 /// How often the table is read again because somebody changes it meanwhile.
 const ATTEMPTS: usize = 20;
@@ -323,10 +324,17 @@ impl FamilyTable {
         }
         for (name, header) in held.frame.sets.iter().filter(|(_, set)| !set.dynamic) {
             let mut batch = std::mem::take(self.fresh_batch());
-            remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, name, header)?;
+            let removed =
+                remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, name, header)?;
             *self.batch_mut() = batch;
             self.commit_batch(kernel, done)
                 .map_err(|error| self.failed(error))?;
+            // Services that went while nobody watched have clients as well.
+            let claims = removed.iter().filter_map(|key| udp_port(name, key));
+            done.udp.extend(claims.map(|claim| UdpChange {
+                claim,
+                serving: Box::default(),
+            }));
         }
         Ok(())
     }
@@ -360,6 +368,30 @@ fn remove_unclaimed_of(
         }
     })?;
     Ok(removed)
+}
+
+/// The UDP port that a portal's element is about.
+fn udp_port(set: &str, key: &[u8]) -> Option<Claim> {
+    // Each part fills four bytes: the protocol's number comes first, the port most significant.
+    let (front, transport) = key.split_at_checked(key.len().checked_sub(8)?)?;
+    let &[protocol, _, _, _, high, low, _, _] = transport else {
+        return None;
+    };
+    let port = u16::from_be_bytes([high, low]);
+    if protocol != Protocol::Udp.number() {
+        return None;
+    }
+    let address = || match front.len() {
+        4 => Some(IpAddr::from(*front.first_chunk::<4>()?)),
+        _ => Some(IpAddr::from(*front.first_chunk::<16>()?)),
+    };
+    match Some(set) {
+        set if set == Map::Services.fixed_name() => {
+            Some(Claim::Vip(address()?, Protocol::Udp, port))
+        }
+        set if set == Map::NodePorts.fixed_name() => Some(Claim::NodePort(Protocol::Udp, port)),
+        _ => None,
+    }
 }
 
 /// The table with everything that is always there as it should be, and the rest as it is.

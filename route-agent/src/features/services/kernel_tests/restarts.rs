@@ -4,7 +4,9 @@ use super::{WEB, listed, same};
 use crate::features::services::config::Config;
 use crate::features::services::endpoints::Family;
 use crate::features::services::kernel_bench::{Bench, in_namespace, nft};
-use crate::snapshot::{Object, ServiceCidr};
+use crate::features::services::service::Claim;
+use crate::features::services::table::FamilyTable;
+use crate::snapshot::{Object, Protocol, ServiceCidr};
 
 /// What the kernel holds must be what an agent writes that finds nothing.
 #[track_caller]
@@ -131,4 +133,24 @@ fn what_was_refused_at_the_start_and_goes_leaves_nothing() {
         assert!(!listed().contains("default/web"));
         as_if_new(&mut bench, "gone");
     });
+}
+
+#[test]
+fn clients_of_udp_services_that_went_meanwhile_are_told() {
+    for (family, address) in [(Family::V4, "10.200.1.53"), (Family::V6, "fd00:10:200::53")] {
+        in_namespace(move || {
+            let mut bench = Bench::new(family);
+            let spec = format!("kind NodePort; cluster-ip {address}; port udp 53 31053");
+            bench.service("dns", &spec);
+            bench.service("web", &format!("cluster-ip {address}; port tcp 80"));
+            bench.sync();
+            bench.gone("dns");
+            bench.table = FamilyTable::new(family, &bench.config);
+            let claims: Vec<Claim> = bench.sync().udp.into_iter().map(|one| one.claim).collect();
+            let vip = Claim::Vip(address.parse().unwrap(), Protocol::Udp, 53);
+            assert!(claims.contains(&vip), "{claims:?}");
+            assert!(claims.contains(&Claim::NodePort(Protocol::Udp, 31053)));
+            assert_eq!(claims.len(), 2);
+        });
+    }
 }
