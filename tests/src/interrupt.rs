@@ -22,10 +22,7 @@ pub fn takes_down(name: &str) -> Result<()> {
         let Some(signal) = signals.next() else { return };
         // As a shell tells that a signal ended a program.
         let code = 128 + i32::from(signal);
-        thread::spawn(move || {
-            take_down(&name);
-            exit(code);
-        });
+        thread::spawn(move || take_down(&name, code));
         if signals.next().is_some() {
             exit(code);
         }
@@ -33,8 +30,10 @@ pub fn takes_down(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn take_down(name: &str) {
-    // What is shown of a lab that is going away is not worth reading: nobody else prints.
+fn take_down(name: &str, code: i32) -> ! {
+    // What is shown of a lab that is going away is not worth reading: nobody else prints. That goes
+    // for the error of the main thread as well, which misses the lab and would end this process
+    // with a code of its own: so the locks are held until the exit.
     let (mut out, _err) = (io::stdout().lock(), io::stderr().lock());
     let _ = writeln!(out, "\nInterrupted: lab {name} goes down again ...");
     let said = match lab::abandon(name) {
@@ -42,4 +41,5 @@ fn take_down(name: &str) {
         Err(error) => error.to_string(),
     };
     let _ = writeln!(out, "{said}");
+    exit(code);
 }
