@@ -156,7 +156,8 @@ impl Location {
         Ok(())
     }
 
-    /// Releases every lease whose owner `keep` does not want kept; goes on after a failure.
+    /// Releases every lease whose owner `keep` does not want kept; goes on after a failure. Leases
+    /// of pods of an earlier plugin stay: no list of ours names those pods, and they may run still.
     pub fn collect(&self, keep: &dyn Fn(&Owner) -> bool) -> (Vec<Owner>, Result<(), Error>) {
         let mut gone = Vec::new();
         let result = self.collect_into(keep, &mut gone);
@@ -175,7 +176,7 @@ impl Location {
         let leases = store.leases()?.into_iter();
         *gone = leases
             .map(|lease| lease.owner)
-            .filter(|owner| !keep(owner))
+            .filter(|owner| !owner.is_adopted() && !keep(owner))
             .collect();
         gone.sort();
         gone.dedup();

@@ -33,6 +33,10 @@ pub use self::store::Store;
 /// The directory that host-local uses if the configuration names none.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
+/// With this begins the container ID in the lease of an address that a pod of an earlier plugin has.
+/// The agent writes such leases and ends them; runtimes give their containers no such ID.
+pub const ADOPTED: &str = "adopted-";
+
 /// Whose lease it is: one interface of one container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
@@ -136,6 +140,11 @@ impl Owner {
             container_id: self.container_id.clone(),
             ifname: None,
         }
+    }
+
+    /// Whether a pod of an earlier plugin has the address ([`ADOPTED`]).
+    pub fn is_adopted(&self) -> bool {
+        self.container_id.starts_with(ADOPTED)
     }
 
     /// What a lease of this owner holds.

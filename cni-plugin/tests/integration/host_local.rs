@@ -325,6 +325,21 @@ fn gc_releases_the_leases_of_containers_that_are_not_listed() {
 }
 
 #[test]
+fn gc_keeps_the_addresses_of_pods_of_an_earlier_plugin() {
+    on_a_node(|node| {
+        let mut config = config("host-local", &["10.1.2.0/24"]);
+        fs::create_dir_all(DIRECTORY).unwrap();
+        fs::write(format!("{DIRECTORY}/10.1.2.2"), "adopted-10.1.2.2\r\neth0").unwrap();
+        fs::write(format!("{DIRECTORY}/10.1.2.3"), "gone\r\neth0").unwrap();
+        let container = node.container("a");
+        config["cni.dev/valid-attachments"] = json!([]);
+        Call::new("host-local", "GC", &container, &config).succeed();
+        let leased = add(&container, &config);
+        assert_eq!(leased["ips"][0]["address"], "10.1.2.3/24", "{leased}");
+    });
+}
+
+#[test]
 fn gc_without_a_list_removes_nothing() {
     on_a_node(|node| {
         let config = config("host-local", &["10.1.2.0/24"]);

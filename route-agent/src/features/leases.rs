@@ -196,7 +196,7 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
         } = &lease.owner;
         let ifname = ifname.as_deref().unwrap_or(USUAL_IFNAME);
         // Its link has another name; the lease goes once its route is gone.
-        let is_adopted = adopted::is_adopted(container_id);
+        let is_adopted = lease.owner.is_adopted();
         let link = match is_adopted {
             true => format!("of {}", lease.address),
             false => host_link_name(container_id, ifname),

@@ -1,7 +1,7 @@
 //! Addresses of pods that an earlier plugin attached: they are leased, so that no new pod gets one.
 //!
 //! In: the routes of the node and its podCIDRs. Out: a lease for each address that has a route of
-//! its own, if the plugin has never been at work here.
+//! its own, if no pod of ours has one.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,21 +9,22 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 use kernel::RouteSocket;
 use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
-use podwire::lease::{Owner, Store};
+use podwire::lease::{self, ADOPTED, Owner, Store};
 
 use crate::reconcile::SyncError;
 
-/// With this begins the container ID in such a lease.
-const PREFIX: &str = "adopted-";
-
-/// Leases what is in use; returns how many addresses. Only if there is no lease directory: where
-/// there is one, the plugin has been at work already.
+/// Leases what is in use; returns how many addresses. Only if nobody else has a lease: where
+/// somebody has one, the plugin has been at work already. Leases of ours may be there from an
+/// attempt that failed half-way.
 pub fn adopt(
     socket: &mut RouteSocket,
     pod_cidrs: &[IpNetwork],
     directory: &Path,
 ) -> Result<usize, SyncError> {
-    if directory.exists() {
+    if !lease::list(directory)?
+        .iter()
+        .all(|lease| lease.owner.is_adopted())
+    {
         return Ok(0);
     }
     let found = in_use(&socket.routes(RouteFilter::default())?, pod_cidrs);
@@ -34,17 +35,12 @@ pub fn adopt(
     let mut store = Store::create(directory)?;
     for (address, set) in found {
         // A container ID has no colons.
-        let name = format!("{PREFIX}{address}").replace(':', "-");
+        let name = format!("{ADOPTED}{address}").replace(':', "-");
         count += usize::from(store.take(&Owner::new(&name, "eth0"), address, set)?);
     }
     store.finish();
     tracing::info!(count, "addresses of pods of an earlier plugin are taken");
     Ok(count)
-}
-
-/// Whether a lease of this container is one of these.
-pub fn is_adopted(container_id: &str) -> bool {
-    container_id.starts_with(PREFIX)
 }
 
 /// Addresses in these networks that have a route of their own to a link, with the number of the
@@ -67,6 +63,8 @@ fn in_use(routes: &[Route], pod_cidrs: &[IpNetwork]) -> Vec<(IpAddr, usize)> {
 #[cfg(test)]
 mod tests {
     use kernel::Scope;
+    use kernel::link::Veth;
+    use kernel::netns::unshare_thread;
 
     use super::*;
 
@@ -107,5 +105,37 @@ mod tests {
                 ("fd00:10:10:1::7".parse().unwrap(), 1)
             ]
         );
+    }
+
+    #[test]
+    fn what_an_attempt_left_out_is_leased_by_the_next_until_a_pod_of_ours_has_a_lease() {
+        unshare_thread().expect("needs root: it makes a network namespace");
+        let mut socket = RouteSocket::open().unwrap();
+        let veth = Veth {
+            up: true,
+            ..Veth::new("veth0", "p0").unwrap()
+        };
+        let index = socket.create_veth(&veth).unwrap().index;
+        let attach = |socket: &mut RouteSocket, destination| {
+            let mut route = route(destination);
+            route.link = Some(index);
+            socket.add_route(&route).unwrap();
+        };
+        let cidrs = ["10.10.1.0/24".parse().unwrap()];
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("podwire");
+
+        attach(&mut socket, "10.10.1.5/32");
+        assert_eq!(adopt(&mut socket, &cidrs, &directory).unwrap(), 1);
+        attach(&mut socket, "10.10.1.6/32");
+        assert_eq!(adopt(&mut socket, &cidrs, &directory).unwrap(), 1);
+        assert_eq!(adopt(&mut socket, &cidrs, &directory).unwrap(), 0);
+        let leases = lease::list(&directory).unwrap();
+        assert_eq!(leases.len(), 2);
+        assert!(leases.iter().all(|lease| lease.owner.is_adopted()));
+
+        attach(&mut socket, "10.10.1.7/32");
+        std::fs::write(directory.join("10.10.1.8"), "ours\r\neth0").unwrap();
+        assert_eq!(adopt(&mut socket, &cidrs, &directory).unwrap(), 0);
     }
 }
