@@ -129,6 +129,8 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -147,6 +149,32 @@ mod tests {
         assert!(!help.contains("--mtu"), "{help}");
         let words = ["podwire-agent", "uninstall", "--mtu=1400", "--pods"];
         assert!(Cli::described().try_get_matches_from(words).is_ok());
+    }
+
+    #[test]
+    fn a_relative_path_is_meant_from_where_the_command_was_started() {
+        let here = std::env::current_dir().unwrap();
+        let mut seen = Vec::new();
+        for command in Cli::described().get_subcommands() {
+            let is_path = |flag: &&clap::Arg| {
+                let names = flag.get_value_names().unwrap_or_default();
+                names.iter().any(|name| name == "DIR" || name == "FILE")
+            };
+            for flag in command.get_arguments().filter(is_path) {
+                let (id, long) = (flag.get_id().as_str(), flag.get_long().unwrap());
+                for path in ["one/two", "./one/two"] {
+                    let words = [command.get_name(), &format!("--{long}"), path];
+                    let lenient = command.clone().mut_args(|flag| flag.required(false));
+                    let matches = lenient.try_get_matches_from(words).unwrap();
+                    let read = matches.get_one::<PathBuf>(id).unwrap();
+                    assert_eq!(*read, here.join("one/two"), "{words:?}");
+                }
+                seen.push(long.to_owned());
+            }
+        }
+        for flag in ["manifests", "run-dir", "cni-conf-dir", "kubeconfig"] {
+            assert!(seen.iter().any(|seen| seen == flag), "{flag} in {seen:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
 
@@ -33,7 +34,8 @@ pub struct RunDir {
         long = "run-dir",
         env = "PODWIRE_RUN_DIR",
         default_value = "/run/podwire",
-        value_name = "DIR"
+        value_name = "DIR",
+        value_parser = absolute_path()
     )]
     path: PathBuf,
 }
@@ -61,7 +63,7 @@ pub struct Config {
     pub node_name: Arc<str>,
 
     /// Read cluster objects from the Kubernetes manifests (YAML, JSON) in this directory.
-    #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR")]
+    #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR", value_parser = absolute_path())]
     pub manifests: Option<PathBuf>,
 
     /// Where the API server is, if there are no manifests.
@@ -86,7 +88,8 @@ pub struct Config {
         long,
         env = "PODWIRE_CNI_CONF_DIR",
         default_value = "/etc/cni/net.d",
-        value_name = "DIR"
+        value_name = "DIR",
+        value_parser = absolute_path()
     )]
     pub cni_conf_dir: PathBuf,
 
@@ -159,6 +162,12 @@ impl Config {
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(socket::NAME)
     }
+}
+
+/// Parses a file or directory, which is meant from where this process was started: the container
+/// runtime reads our paths elsewhere, and the kernel's notices name the whole path.
+pub fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
 }
 
 /// Parses a duration such as `500ms`, `90s`, `5m` or `1h`.

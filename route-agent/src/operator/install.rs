@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tracing::info;
 
+use crate::config::absolute_path;
+
 /// The name under which the plugin is installed.
 const PLUGIN: &str = "podwire";
 /// One fixed name: what an interrupted run left is overwritten by the next.
@@ -25,7 +27,8 @@ pub struct Install {
         long,
         env = "PODWIRE_PLUGIN",
         default_value = "/podwire",
-        value_name = "FILE"
+        value_name = "FILE",
+        value_parser = absolute_path()
     )]
     pub plugin: PathBuf,
 
@@ -43,7 +46,8 @@ pub struct BinDir {
         long = "bin-dir",
         env = "PODWIRE_CNI_BIN_DIR",
         default_value = "/opt/cni/bin",
-        value_name = "DIR"
+        value_name = "DIR",
+        value_parser = absolute_path()
     )]
     path: PathBuf,
 }

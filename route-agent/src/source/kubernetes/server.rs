@@ -22,6 +22,7 @@ use tower::{BoxError, ServiceExt};
 use tracing::{debug, info, warn};
 
 use super::complaints::Complaints;
+use crate::config::absolute_path;
 
 /// Where to look for the API server.
 #[derive(Debug, Clone, Args)]
@@ -33,7 +34,8 @@ pub struct Options {
     pub servers: Vec<Uri>,
 
     /// Address and credentials from this kubeconfig instead of the pod's ServiceAccount.
-    #[arg(long, env = "PODWIRE_KUBECONFIG", value_name = "FILE")]
+    #[arg(long, env = "PODWIRE_KUBECONFIG", value_name = "FILE",
+          value_parser = absolute_path())]
     pub kubeconfig: Option<PathBuf>,
 
     /// The node's kubelet kubeconfig, of which only the server's address is read.
@@ -41,7 +43,8 @@ pub struct Options {
         long,
         env = "PODWIRE_KUBELET_KUBECONFIG",
         default_value = "/etc/kubernetes/kubelet.conf",
-        value_name = "FILE"
+        value_name = "FILE",
+        value_parser = absolute_path()
     )]
     pub kubelet_kubeconfig: PathBuf,
 }
