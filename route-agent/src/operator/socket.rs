@@ -82,8 +82,20 @@ impl Agent {
     }
 }
 
+/// True if somebody listens on the socket `path`.
+fn is_answered(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
 /// Listens on the socket `path`, in place of whoever listened there before.
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    if is_answered(path) {
+        tracing::warn!(
+            "another agent answers on {}; this one takes its place there, and both write the same \
+             routes and rules: stop one of them",
+            path.display()
+        );
+    }
     let failed = |source| SocketError::Listen {
         path: path.to_owned(),
         source,
@@ -205,9 +217,11 @@ mod tests {
     async fn the_agent_answers_on_its_socket_and_the_newest_agent_wins() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/agent.sock");
+        assert!(!is_answered(&path));
         let _old = Server::start(Listener::Unix(listen(&path).unwrap()), |_| {
             std::future::ready(Reply::text(StatusCode::OK, "old"))
         });
+        assert!(is_answered(&path));
         assert_eq!(ask(&path, "/").await.unwrap(), "old");
         let _new = Server::start(Listener::Unix(listen(&path).unwrap()), echo);
         let text = "ns/pod a&b=c%\u{e9} [::1]:80";

@@ -74,7 +74,7 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
         claim: "The client's node remembers what it translated.",
         reason: "Every connection has an entry with both directions: what the client sent, and \
                  what comes back. Later packets are translated from this memory alone; no \
-                 rule sees them.",
+                 rule about Services sees them.",
         steps: &[Step::Run {
             at: "control-plane",
             command: "conntrack -L --src 10.10.0.6 -p tcp --dport 9000 | grep 'src=10.10.1.3 ' | \
