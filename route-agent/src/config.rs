@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::features::services;
 use crate::operator::socket;
@@ -138,12 +139,13 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug, trace, or per module (`podwire_agent=debug`).
+    /// What is logged: off, error, warn, info, debug, trace, or per module (`podwire_agent=debug`).
     #[arg(
         long,
         env = "PODWIRE_LOG",
         default_value = "info",
-        value_name = "FILTER"
+        value_name = "FILTER",
+        value_parser = log_filter
     )]
     pub log: String,
 }
@@ -219,6 +221,20 @@ fn bind_address(text: &str) -> Result<BindAddress, String> {
     text.parse()
         .map(|address| BindAddress(Some(address)))
         .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
+}
+
+/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is no
+/// level is a module there: a level with a typo would silence everything.
+fn log_filter(text: &str) -> Result<String, String> {
+    let is_word = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
+    let mut words = text.split(',').filter(is_word);
+    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        None => Ok(text.to_owned()),
+        Some(word) => Err(format!(
+            "{word:?} is no level: give off, error, warn, info, debug or trace, or a module \
+             with its level, such as podwire_agent=debug"
+        )),
+    }
 }
 
 /// The kernel's rules for interface names (dev_valid_name in net/core/dev.c).
@@ -302,8 +318,30 @@ mod tests {
             "--node-name=",
             "--masquerade=maybe",
             "--log-format=xml",
+            "--log=inof",
+            "--log=podwire_agent",
+            "--log=podwire_agent=debug,wran",
         ] {
             assert!(parse(&[flag]).is_err(), "{flag} was taken");
+        }
+    }
+
+    #[test]
+    fn a_level_with_a_typo_is_answered_with_the_levels() {
+        let said = parse(&["--log=inof"]).unwrap_err();
+        let expected = "invalid value 'inof' for '--log <FILTER>': \"inof\" is no level: give off, \
+                        error, warn, info, debug or trace, or a module with its level, such as \
+                        podwire_agent=debug";
+        assert!(said.contains(expected), "{said}");
+        for filter in [
+            "off",
+            "WARN",
+            "info,podwire_agent=debug",
+            "podwire_agent=debug,hyper=off",
+            "info,[sync]=trace,",
+            "",
+        ] {
+            assert_eq!(parse(&[&format!("--log={filter}")]).unwrap().log, filter);
         }
     }
 
