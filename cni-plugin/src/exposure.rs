@@ -18,7 +18,7 @@ pub fn expose(record: &Record) -> Result<(), Error> {
     records.write(record)?;
     let exposed = open().and_then(|mut socket| attachment::apply(&mut socket, record));
     if let Err(error) = exposed {
-        // The transaction failed as a whole, so only the record is there.
+        // Both tables are changed in one transaction or not at all, so only the record is there.
         let _ = records.remove(&record.container_id, &record.ifname, record.chained);
         return Err(failed(error));
     }

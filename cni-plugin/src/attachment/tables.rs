@@ -1,8 +1,8 @@
 //! Writing what one attachment needs into the two tables, taking it out again, and looking whether
 //! it is there.
 //!
-//! Elements are added without looking at those of others, so an attachment costs one question and
-//! one transaction, whatever is in the tables. Only if the kernel refuses them, the tables are
+//! Elements are added without looking at those of others, so an attachment costs a question for each
+//! table and one transaction for both, whatever is in them. Only if the kernel refuses them, the tables are
 //! mended, or what is in the way is replaced: of two attachments with the same host port, the later
 //! one has it. Elements are taken out only if they still are those of the attachment.
 //!
@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff};
+use kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
 use nix::errno::Errno;
 
 use super::record::Record;
@@ -50,12 +50,29 @@ struct Part {
     elements: Elements,
 }
 
-/// Adds what `record` needs.
+/// Adds what `record` needs, in both tables or in none.
 pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
-    for part in parts(record) {
-        part.apply(socket)?;
+    let parts = parts(record);
+    // Asking takes some microseconds, while a transaction that fails waits for all processors
+    // (`nf_tables_abort_release`, net/netfilter/nf_tables_api.c): about 12 milliseconds.
+    for part in &parts {
+        if !socket.has_table(FAMILY, &part.skeleton.name)? {
+            return build(socket, &parts);
+        }
     }
-    Ok(())
+    let refusal = |written: &Result<(), CommitError>| {
+        let error = written.as_ref().err()?;
+        error.errno().map(Errno::from_raw)
+    };
+    let mut written = write(socket, &parts, false);
+    if refusal(&written) == Some(Errno::EEXIST) {
+        written = write(socket, &parts, true);
+    }
+    // Of two reasons the kernel's first one is told, so that this may be the second.
+    if refusal(&written) == Some(Errno::ENOENT) {
+        return build(socket, &parts);
+    }
+    Ok(written?)
 }
 
 /// Takes out what `record` has. What is gone already is no error.
@@ -110,25 +127,25 @@ fn parts(record: &Record) -> Vec<Part> {
     parts
 }
 
-impl Part {
-    fn apply(&self, socket: &mut NftSocket) -> Result<(), TableError> {
-        // Asking takes some microseconds, while a transaction that fails waits for all processors
-        // (`nf_tables_abort_release`, net/netfilter/nf_tables_api.c): about 12 milliseconds.
-        if !socket.has_table(FAMILY, &self.skeleton.name)? {
-            return self.build(socket);
-        }
-        let mut batch = Batch::new();
-        self.write(&mut batch, false);
-        let Err(error) = socket.commit(&mut batch) else {
-            return Ok(());
-        };
-        match error.errno().map(Errno::from_raw) {
-            Some(Errno::ENOENT) => self.build(socket),
-            Some(Errno::EEXIST) => self.replace(socket),
-            _ => Err(error.into()),
-        }
+/// Writes the elements of all parts; with `replace` in the place of what has their keys.
+fn write(socket: &mut NftSocket, parts: &[Part], replace: bool) -> Result<(), CommitError> {
+    let mut batch = Batch::new();
+    for part in parts {
+        part.write(&mut batch, replace);
     }
+    socket.commit(&mut batch)
+}
 
+/// Makes what is missing of the tables of all parts, and keeps the elements of others.
+fn build(socket: &mut NftSocket, parts: &[Part]) -> Result<(), TableError> {
+    let mut batch = Batch::new();
+    for part in parts {
+        part.build(socket, &mut batch)?;
+    }
+    Ok(socket.commit(&mut batch)?)
+}
+
+impl Part {
     /// Writes the elements; with `replace` in the place of what has their keys.
     fn write(&self, batch: &mut Batch, replace: bool) {
         let mut table = batch.table(FAMILY, &self.skeleton.name);
@@ -144,14 +161,8 @@ impl Part {
         }
     }
 
-    fn replace(&self, socket: &mut NftSocket) -> Result<(), TableError> {
-        let mut batch = Batch::new();
-        self.write(&mut batch, true);
-        Ok(socket.commit(&mut batch)?)
-    }
-
     /// Makes what is missing of the table, and keeps the elements of others.
-    fn build(&self, socket: &mut NftSocket) -> Result<(), TableError> {
+    fn build(&self, socket: &mut NftSocket, batch: &mut Batch) -> Result<(), TableError> {
         let observed = socket.observe(FAMILY, &self.skeleton.name)?;
         let mut desired = self.skeleton.clone();
         if let Some(observed) = &observed {
@@ -173,7 +184,8 @@ impl Part {
                 set.elements.insert(key.clone(), element.clone());
             }
         }
-        Ok(socket.commit(&mut diff(observed.as_ref(), &desired))?)
+        diff_into(batch, observed.as_ref(), &desired);
+        Ok(())
     }
 
     /// Deletes the elements that still are those of the attachment. An element that says what ours

@@ -1,5 +1,10 @@
 //! `podwire`: what it does beyond `ptp`.
 
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use kernel::RouteSocket;
 use serde_json::{Value, json};
 
@@ -279,6 +284,57 @@ fn a_failure_after_the_link_takes_everything_back() {
         std::fs::remove_file("/run/podwire/attachments").unwrap();
         node.assert_clean();
     });
+}
+
+#[test]
+fn an_add_that_one_of_the_tables_refuses_leaves_no_host_port() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+        let mut config = with_ports(&["10.1.2.0/24"], ports);
+        let add = |container: &_, config: &_| Call::new("podwire", "ADD", container, config);
+        // First both tables are to be made, then that of the ports is there with a port of another
+        // container.
+        for there in [false, true] {
+            if there {
+                config["ipMasq"] = false.into();
+                add(&b, &config).succeed();
+            }
+            let before = node.ruleset();
+            let mut owner = own("podwire-ipmasq", node);
+            config["ipMasq"] = true.into();
+            let message = add(&a, &config).fail(999);
+            assert!(message.contains("Operation not permitted"), "{message}");
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            drop(owner.stdin.take());
+            owner.wait().unwrap();
+            wait_until(|| node.ruleset() == before);
+        }
+        Call::new("podwire", "DEL", &b, &config).succeed();
+        node.assert_clean();
+    });
+}
+
+/// Makes a table that nobody else can change, and that goes when the owner does.
+fn own(table: &str, node: &Node) -> Child {
+    let mut owner = Command::new("nft")
+        .arg("-i")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let line = format!("add table inet {table} {{ flags owner; }}\n");
+    let stdin = owner.stdin.as_mut().unwrap();
+    stdin.write_all(line.as_bytes()).unwrap();
+    wait_until(|| node.ruleset().contains("flags owner"));
+    owner
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "it did not come about");
+        sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -21,6 +21,12 @@ use super::table::{Chain, Table};
 /// set with another comment is made again.
 pub fn diff(observed: Option<&Table>, desired: &Table) -> Batch {
     let mut batch = Batch::new();
+    diff_into(&mut batch, observed, desired);
+    batch
+}
+
+/// As [`diff`], behind the changes that `batch` has already: of several tables all change or none.
+pub fn diff_into(batch: &mut Batch, observed: Option<&Table>, desired: &Table) {
     let nothing = Table::new(desired.family, &desired.name);
     if observed.is_none() {
         batch
@@ -31,9 +37,8 @@ pub fn diff(observed: Option<&Table>, desired: &Table) -> Batch {
         from: observed.unwrap_or(&nothing),
         to: desired,
     };
-    difference.remove(&mut batch);
-    difference.add(&mut batch);
-    batch
+    difference.remove(batch);
+    difference.add(batch);
 }
 
 struct Difference<'a> {

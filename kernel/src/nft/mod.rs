@@ -37,7 +37,7 @@ pub(crate) mod wire;
 pub use basics::{ChainType, Counter, Family, Hook, Policy, Verdict, priority};
 pub use batch::{Batch, ElementWriter, TableWriter};
 pub use change::{Change, Object};
-pub use diff::diff;
+pub use diff::{diff, diff_into};
 pub use expr::{
     Comparison, CtKey, Direction, DynsetOp, Expr, FibResult, HashKind, LogTarget, LookupInto,
     MetaKey, NatKind, NumgenKind, PayloadBase, Reg, Reject, ct_state, ct_status, fib_flag,
