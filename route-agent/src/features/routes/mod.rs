@@ -87,6 +87,29 @@ impl Routes {
         Ok(observed)
     }
 
+    /// Forgets what was observed if routes of others may have gone with this link: of IPv4 the
+    /// kernel says nothing (`fib_sync_down_dev`, net/ipv4/fib_semantics.c). Links of pods have no
+    /// such routes, so that their end costs nothing.
+    fn lose_link(&mut self, index: u32) -> bool {
+        let may_go = |route: &Route| {
+            // A route over several links does not say which.
+            route.link == Some(index) || route.multipath && self.is_in_the_way(route.destination)
+        };
+        let lost = self
+            .observed
+            .as_ref()
+            .is_some_and(|observed| observed.foreign.iter().any(may_go));
+        if lost {
+            self.observed = None;
+        }
+        lost
+    }
+
+    /// True if a route of somebody else to this destination makes a difference to ours.
+    fn is_in_the_way(&self, destination: IpNetwork) -> bool {
+        self.desired.wants(destination) || self.refused.concerns(destination)
+    }
+
     /// Computes the desired routes again if they may have changed, or says why it cannot.
     fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Option<Warning>> {
         if self.stale {
@@ -204,9 +227,11 @@ impl Feature for Routes {
                         false => observed.foreign.insert(route.clone()),
                     };
                 }
-                let to = route.destination;
-                is_foreign(route) && (self.desired.wants(to) || self.refused.concerns(to))
+                is_foreign(route) && self.is_in_the_way(route.destination)
             }
+            Event::Kernel(KernelEvent::Link {
+                index, up, gone, ..
+            }) => (*gone || !up) && self.lose_link(*index),
             Event::Kernel(event) => self.refused.is_touched_by(event),
             Event::Files | Event::Ready => false,
         }
