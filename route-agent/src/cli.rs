@@ -95,9 +95,7 @@ impl Cli {
             }
             Command::Uninstall(uninstall) => {
                 run::log_to_stderr();
-                for removed in uninstall.run()? {
-                    println!("removed {removed}");
-                }
+                print!("{}", uninstall::account(&uninstall.run()?));
                 if uninstall.stay {
                     run::runtime()?.block_on(run::stopped())?;
                 }

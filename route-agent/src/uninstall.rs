@@ -70,14 +70,25 @@ impl Uninstall {
         note(remove_run_dir(&self.config));
         match first_error {
             Some(error) => {
-                for text in removed {
-                    println!("removed {text}");
+                if !removed.is_empty() {
+                    print!("{}", account(&removed));
                 }
                 Err(error)
             }
             None => Ok(removed),
         }
     }
+}
+
+/// What was removed, for people; silence would leave open whether anything was looked at.
+pub fn account(removed: &[String]) -> String {
+    if removed.is_empty() {
+        return "nothing was left to remove\n".to_owned();
+    }
+    removed
+        .iter()
+        .map(|what| format!("removed {what}\n"))
+        .collect()
 }
 
 fn remove_links() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
@@ -115,4 +126,16 @@ fn remove_run_dir(config: &Config) -> Result<Vec<String>, Box<dyn Error + Send +
         Ok(()) => vec![format!("directory {}", config.run_dir.display())],
         Err(_) => Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_told_line_by_line_and_nothing_is_told_as_well() {
+        let removed = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(account(&removed), "removed a\nremoved b\n");
+        assert_eq!(account(&[]), "nothing was left to remove\n");
+    }
 }

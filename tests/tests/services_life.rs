@@ -473,6 +473,10 @@ fn uninstall_puts_kernel_settings_back_and_takes_the_tables_out() {
         assert!(during.contains(setting), "{setting} is not in\n{during}");
     }
     place.output("podwire-agent uninstall").unwrap();
+    assert_eq!(
+        place.output("podwire-agent uninstall").unwrap(),
+        "nothing was left to remove\n"
+    );
     assert_eq!(settings(), before);
     assert_eq!(
         place.output("nft list tables").unwrap(),
