@@ -71,7 +71,8 @@ pub struct Config {
     #[command(flatten)]
     pub kubernetes: kubernetes::Options,
 
-    /// The interface to the other nodes; found from the default route if not given.
+    /// The interface to the other nodes; if not given, the one that holds this Node's InternalIP,
+    /// else that of the default route.
     #[arg(long, env = "PODWIRE_UPLINK", value_name = "INTERFACE", value_parser = interface_name)]
     pub uplink: Option<String>,
 
