@@ -64,18 +64,34 @@ pub fn restore(run_dir: &Path) -> Result<Vec<String>, Error> {
     }
 }
 
+/// Puts one setting back and forgets it; says to what, if that changed it. What we never changed
+/// stays.
+pub fn restore_one(key: &str, run_dir: &Path) -> Result<Option<String>, Error> {
+    let mut originals = read(&run_dir.join(FILE))?;
+    let Some(before) = originals.remove(key) else {
+        return Ok(None);
+    };
+    let changed = sysctl::ensure(key, &before)?;
+    write(run_dir, &originals)?;
+    Ok(changed.then_some(before))
+}
+
 /// The first value found is the one to keep.
 fn remember(run_dir: &Path, key: &str, before: &str) -> Result<(), Error> {
-    let path = run_dir.join(FILE);
-    let mut originals = read(&path)?;
+    let mut originals = read(&run_dir.join(FILE))?;
     if originals.contains_key(key) {
         return Ok(());
     }
     originals.insert(key.to_owned(), before.to_owned());
+    write(run_dir, &originals)
+}
+
+fn write(run_dir: &Path, originals: &BTreeMap<String, String>) -> Result<(), Error> {
+    let path = run_dir.join(FILE);
     let write = || {
         fs::create_dir_all(run_dir)?;
         let temporary = path.with_extension("temp");
-        fs::write(&temporary, serde_json::to_vec_pretty(&originals)?)?;
+        fs::write(&temporary, serde_json::to_vec_pretty(originals)?)?;
         fs::rename(&temporary, &path)
     };
     write().map_err(failed("write", &path))

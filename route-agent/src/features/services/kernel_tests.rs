@@ -2,6 +2,7 @@
 
 mod announced;
 mod restarts;
+mod switched_off;
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -4,7 +4,8 @@
 //! `ip podwire-services` and `ip6 podwire-services`, the ports of health checks, forgotten UDP
 //! connections, and some kernel settings. What must hold: a Service or endpoint that cannot be
 //! used is named and never keeps another out; a change costs what it touches and nothing else; a
-//! start over the right rules writes nothing.
+//! start over the right rules writes nothing. Switched off, it takes out the tables that an agent
+//! before this one left: nobody would keep their endpoints right.
 //!
 //! On the way: `service` and `claims` say what a Service may have, `endpoints` which endpoints may
 //! answer, `plan` what follows for the kernel, `layout` how that lies there, `delta` and `held`
@@ -42,10 +43,11 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::kernel::nft::{Batch, NftSocket};
+use ::kernel::nft::{self, Batch, NftSocket};
 use tokio::sync::watch;
 
 use crate::config::Config as AgentConfig;
@@ -54,6 +56,7 @@ use crate::operator::moment::Moment;
 use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::report::Report;
 use crate::snapshot::{Node, ObjectName};
+use crate::warnings::Warning;
 use conntrack::{Sweeper, Work};
 use endpoints::{Family, Here};
 use layout::names::TABLE;
@@ -126,6 +129,60 @@ impl Services {
         }
     }
 
+    /// Takes out the tables of an agent that programmed Services.
+    fn withdraw(&mut self, run_dir: &Path, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
+        // First, as the guard against it goes with the table.
+        let trouble = sysctls::withdraw(run_dir).err();
+        let again = trouble.is_some();
+        warn.replace(trouble.map(|error| {
+            let text = format!(
+                "{}; the tables of a run with Services stay until it is put back; tried again",
+                crate::chain(&error)
+            );
+            Warning::new(format!("sysctl {}", sysctls::ROUTE_LOCALNET), text)
+        }));
+        if again {
+            return Ok(Synced { writes: 0, again });
+        }
+        let present = self.present()?;
+        for family in &present {
+            self.remove(*family)?;
+            tracing::info!("removed the table {family} {TABLE}: Services are switched off");
+        }
+        Ok(Synced {
+            writes: present.len() as u64,
+            again: false,
+        })
+    }
+
+    /// Which of our tables are in the kernel.
+    fn present(&mut self) -> ::kernel::Result<Vec<nft::Family>> {
+        let mut present = Vec::new();
+        for family in [nft::Family::Ip, nft::Family::Ip6] {
+            if self.socket.has_table(family, TABLE)? {
+                present.push(family);
+            }
+        }
+        Ok(present)
+    }
+
+    fn remove(&mut self, family: nft::Family) -> Result<(), nft::CommitError> {
+        let mut batch = Batch::new();
+        batch.table(family, TABLE).destroy();
+        self.socket.commit(&mut batch)
+    }
+
+    /// Tables that should not be there while Services are switched off, or why that is unknown.
+    fn left_over(&mut self) -> Vec<String> {
+        match self.present() {
+            Ok(present) => present
+                .into_iter()
+                .map(|family| format!("the table {family} {TABLE} should not be there"))
+                .collect(),
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
     fn sweep(&mut self, family: Family, done: &mut Done, world: &World<'_>) {
         if done.udp.is_empty() {
             return;
@@ -165,7 +222,7 @@ impl Feature for Services {
 
     fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         if !world.config.services.enabled {
-            return false;
+            return matches!(event, Event::Resync);
         }
         match event {
             Event::Objects(dirty) => {
@@ -211,7 +268,7 @@ impl Feature for Services {
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let config = &world.config.services;
         if !config.enabled {
-            return Ok(Synced::default());
+            return self.withdraw(&world.config.run_dir, warn);
         }
         if self.tables.is_empty() {
             self.tables = Family::BOTH
@@ -269,6 +326,9 @@ impl Feature for Services {
     }
 
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
+        if !world.config.services.enabled {
+            report.differences.extend(self.left_over());
+        }
         for index in 0..self.tables.len() {
             let differences = self.tables[index].differences(&mut self.socket, view(world));
             report.differences.extend(differences);
@@ -278,13 +338,9 @@ impl Feature for Services {
 
     fn uninstall(&mut self, _: &AgentConfig) -> Result<Vec<String>, SyncError> {
         let mut removed = Vec::new();
-        for family in [::kernel::nft::Family::Ip, ::kernel::nft::Family::Ip6] {
-            if self.socket.observe_frame(family, TABLE)?.is_some() {
-                let mut batch = Batch::new();
-                batch.table(family, TABLE).destroy();
-                self.socket.commit(&mut batch)?;
-                removed.push(format!("table {family} {TABLE}"));
-            }
+        for family in self.present()? {
+            self.remove(family)?;
+            removed.push(format!("table {family} {TABLE}"));
         }
         Ok(removed)
     }

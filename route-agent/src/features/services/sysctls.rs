@@ -14,14 +14,17 @@ use crate::originals;
 /// No more connections than this, however many cores there are.
 const MAX: u64 = 1_048_576;
 
+/// Lets packets to and from 127.0.0.0/8 use other links than `lo`. Only with the table's guard is
+/// that safe.
+pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+
 /// Sets what the settings ask for; what could not be set and what follows, one sentence each.
 pub fn apply(config: &Config, run_dir: &Path) -> Vec<String> {
     let mut texts = Vec::new();
-    if config.localhost_node_ports {
-        let key = "net/ipv4/conf/all/route_localnet";
-        if let Err(error) = originals::ensure(key, "1", run_dir) {
-            texts.push(format!("{error}: node ports do not answer on 127.0.0.1"));
-        }
+    if config.localhost_node_ports
+        && let Err(error) = originals::ensure(ROUTE_LOCALNET, "1", run_dir)
+    {
+        texts.push(format!("{error}: node ports do not answer on 127.0.0.1"));
     }
     let wanted = conntrack_max(config, cores());
     if wanted > 0 {
@@ -45,6 +48,14 @@ pub fn apply(config: &Config, run_dir: &Path) -> Vec<String> {
         ));
     }
     texts
+}
+
+/// Takes back what must not outlive the tables.
+pub fn withdraw(run_dir: &Path) -> Result<(), originals::Error> {
+    if let Some(value) = originals::restore_one(ROUTE_LOCALNET, run_dir)? {
+        tracing::info!(key = ROUTE_LOCALNET, value, "kernel setting put back");
+    }
+    Ok(())
 }
 
 /// How many connections shall be tracked at most; 0 for as many as the kernel likes.
