@@ -483,3 +483,27 @@ fn uninstall_puts_kernel_settings_back_and_takes_the_tables_out() {
         "table ip foreign\n"
     );
 }
+
+#[test]
+fn tables_of_a_run_with_services_go_when_services_are_switched_off() {
+    let cluster = Cluster::pair(Families::V4);
+    let one = cluster.web("worker", "web-1");
+    cluster.apply(&[web_service("web", "10.200.1.47"), http("web", &[&one])]);
+    let node = cluster.node("worker");
+    let place = node.place();
+    let tables = || place.output("nft list tables").unwrap();
+    assert!(tables().contains("podwire-services"), "{}", tables());
+    node.stop_agent("TERM").unwrap();
+    node.start_agent_with(&["--services=false"]).unwrap();
+    let gone = || !tables().contains("podwire-services");
+    wait::until("the end of the tables", Duration::from_secs(10), gone).unwrap();
+    let setting = place.output("sysctl -n net.ipv4.conf.all.route_localnet");
+    assert_eq!(setting.unwrap().trim(), "0");
+    let log = node.agent_log();
+    assert!(
+        log.contains("removed the table ip podwire-services"),
+        "{log}"
+    );
+    let status = place.output("podwire-agent status").unwrap();
+    assert!(status.contains("all is as it should be"), "{status}");
+}
