@@ -423,3 +423,24 @@ fn what_a_pod_had_is_taken_back_when_its_link_is_gone_and_nobody_calls_del() {
     assert!(!host_ports().contains(&goes.host_link()), "its record");
     assert!(has_lease(&stays) && has_port(&stays, "tcp . 8080"));
 }
+
+#[test]
+fn a_route_of_others_counts_no_longer_once_its_link_is_down_or_gone() {
+    let lab = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let place = node.place();
+    until_routed(&node, "10.10.2.0/24 via");
+    let link = "ip link add vpn0 type veth peer name vpn1";
+    place.output(link).unwrap();
+    let warned = || {
+        let status = place.output("podwire-agent status").unwrap();
+        status.contains("wins over ours")
+    };
+    for end in ["ip link set vpn0 down", "ip link delete vpn0"] {
+        let begin = "ip link set vpn0 up && ip route add 10.10.2.0/24 dev vpn0";
+        place.output(begin).unwrap();
+        wait::until("the warning", SOON, warned).unwrap();
+        place.output(end).unwrap();
+        wait::until("the end of the warning", SOON, || !warned()).unwrap();
+    }
+}
