@@ -80,6 +80,10 @@ pub struct Services {
     place: Place,
     /// What could not be set at the start.
     settings: Option<Vec<String>>,
+    /// Whether 127.0.0.0/8 is routed, as far as this agent decided.
+    localhost_open: Option<bool>,
+    /// Why that could not be done.
+    localhost_trouble: Option<String>,
 }
 
 impl Services {
@@ -94,6 +98,8 @@ impl Services {
             networks: true,
             place: Place::default(),
             settings: None,
+            localhost_open: None,
+            localhost_trouble: None,
         })
     }
 
@@ -153,6 +159,29 @@ impl Services {
             writes: present.len() as u64,
             again: false,
         })
+    }
+
+    /// Routes 127.0.0.0/8 while the table is there that guards it, and not without: a cluster of
+    /// IPv6 alone has no Service in IPv4, and no such table.
+    fn guard_localhost(&mut self, config: &config::Config, run_dir: &Path) {
+        let v4 = self
+            .tables
+            .iter()
+            .find(|table| table.family() == Family::V4);
+        let Some(guarded) = v4.and_then(FamilyTable::is_there) else {
+            return;
+        };
+        let open = guarded && config.localhost_node_ports;
+        if self.localhost_open == Some(open) && self.localhost_trouble.is_none() {
+            return;
+        }
+        self.localhost_open = Some(open);
+        self.localhost_trouble = if open {
+            sysctls::open_localhost(run_dir)
+        } else {
+            let trouble = sysctls::withdraw(run_dir).err();
+            trouble.map(|error| format!("{}: 127.0.0.0/8 stays open", crate::chain(&error)))
+        };
     }
 
     /// Which of our tables are in the kernel.
@@ -302,9 +331,15 @@ impl Feature for Services {
         if self.settings.is_none() {
             self.settings = Some(sysctls::apply(config, &world.config.run_dir));
         }
+        self.guard_localhost(config, &world.config.run_dir);
         self.notes.update(&looked_at, &self.tables, world, warn);
-        self.notes
-            .settings(config, self.settings.as_deref().unwrap_or_default(), warn);
+        let troubles = self
+            .settings
+            .iter()
+            .flatten()
+            .chain(&self.localhost_trouble);
+        let troubles: Vec<String> = troubles.cloned().collect();
+        self.notes.settings(config, &troubles, warn);
         if let Some(error) = failed {
             // What was asked for is asked for again, with the rest of the table.
             self.dirty = looked_at;

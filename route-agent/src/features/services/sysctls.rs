@@ -21,11 +21,6 @@ pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 /// Sets what the settings ask for; what could not be set and what follows, one sentence each.
 pub fn apply(config: &Config, run_dir: &Path) -> Vec<String> {
     let mut texts = Vec::new();
-    if config.localhost_node_ports
-        && let Err(error) = originals::ensure(ROUTE_LOCALNET, "1", run_dir)
-    {
-        texts.push(format!("{error}: node ports do not answer on 127.0.0.1"));
-    }
     let wanted = conntrack_max(config, cores());
     if wanted > 0 {
         texts.extend(raise("net/netfilter/nf_conntrack_max", wanted, run_dir));
@@ -48,6 +43,12 @@ pub fn apply(config: &Config, run_dir: &Path) -> Vec<String> {
         ));
     }
     texts
+}
+
+/// Lets node ports answer on 127.0.0.1, or says why that fails and what follows.
+pub fn open_localhost(run_dir: &Path) -> Option<String> {
+    let error = originals::ensure(ROUTE_LOCALNET, "1", run_dir).err()?;
+    Some(format!("{error}: node ports do not answer on 127.0.0.1"))
 }
 
 /// Takes back what must not outlive the tables.

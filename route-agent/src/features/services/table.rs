@@ -162,6 +162,11 @@ impl FamilyTable {
         self.absent = false;
     }
 
+    /// Whether the table is in the kernel; `None` as long as that is not known.
+    pub fn is_there(&self) -> Option<bool> {
+        (self.trusted || self.absent).then_some(!self.absent)
+    }
+
     /// Somebody else changed the table.
     pub fn doubt(&mut self, touched: &::kernel::monitor::Touched) {
         if self.trusted && !self.doubts.take_in(touched) {

@@ -52,6 +52,28 @@ fn tables_of_a_run_with_services_go_and_nothing_else_does() {
 }
 
 #[test]
+fn localhost_is_routed_only_while_the_table_with_its_guard_is_there() {
+    let mut node = TestNode::apart();
+    sysctl::write(ROUTE_LOCALNET, "0").unwrap();
+    start(&mut node, true);
+    assert_eq!(nft("list tables"), "");
+    assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
+
+    let mut bench = Bench::new(Family::V4);
+    bench.service("web", WEB);
+    node.snapshot = bench.snapshot;
+    start(&mut node, true);
+    assert!(nft("list table ip podwire-services").contains("guard-localhost"));
+    assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "1");
+
+    // The node starts anew in a cluster without IPv4.
+    nft("flush ruleset");
+    node.snapshot = Bench::new(Family::V4).snapshot;
+    start(&mut node, true);
+    assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
+}
+
+#[test]
 fn a_setting_that_somebody_else_made_before_stays() {
     let mut node = node();
     sysctl::write(ROUTE_LOCALNET, "1").unwrap();
