@@ -179,11 +179,18 @@ fn an_address_of_ipv6_means_itself_and_no_other() {
         let lo = socket.index_of("lo").unwrap();
         let address = kernel::address::Address::new(lo, "fd00:10:200::53/128".parse().unwrap());
         socket.add_address(&address).unwrap();
+        let mut conntrack = Conntrack::open().unwrap();
+        // What is sent to a new address in its first moments is lost without a trace.
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while conntrack.count(&UDP).unwrap() == 0 {
+            assert!(std::time::Instant::now() < limit, "nothing arrives");
+            send((service, 999));
+        }
+        conntrack.delete(&UDP).unwrap();
         send((service, 1001));
         send((service, 1002));
         send((Ipv6Addr::LOCALHOST, 1001));
         send((Ipv4Addr::LOCALHOST, 1001));
-        let mut conntrack = Conntrack::open().unwrap();
         let to_service = |port| Filter {
             original_destination: Some(service.into()),
             original_port: Some(port),
