@@ -459,6 +459,9 @@ fn uninstall_puts_kernel_settings_back_and_takes_the_tables_out() {
         .output("nft add table ip foreign; sysctl -qw net.ipv4.ip_forward=0")
         .unwrap();
     let before = settings();
+    // Without a Service there is no table that would guard 127.0.0.0/8.
+    lab.write_manifest("web", &web_service("web", "10.200.1.48"))
+        .unwrap();
     for _ in 0..2 {
         node.start_agent().unwrap();
         node.wait_ready().unwrap();
@@ -466,8 +469,7 @@ fn uninstall_puts_kernel_settings_back_and_takes_the_tables_out() {
     }
     let during = settings();
     for setting in [
-        // Without a Service there is no table that would guard it.
-        "route_localnet = 0",
+        "route_localnet = 1",
         "established = 86400",
         "close_wait = 3600",
     ] {

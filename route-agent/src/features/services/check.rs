@@ -265,7 +265,7 @@ enum Place {
 }
 
 /// The fields of a key, one after the other.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -274,20 +274,20 @@ impl Fields<'_> {
         Some(*first)
     }
 
-    fn address(&mut self, family: Family) -> Option<IpAddr> {
+    pub fn address(&mut self, family: Family) -> Option<IpAddr> {
         Some(match family {
             Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
             Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
         })
     }
 
-    fn protocol(&mut self) -> Option<Protocol> {
+    pub fn protocol(&mut self) -> Option<Protocol> {
         let [number, ..] = self.take::<4>()?;
         let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
         all.into_iter().find(|protocol| protocol.number() == number)
     }
 
-    fn port(&mut self) -> Option<u16> {
+    pub fn port(&mut self) -> Option<u16> {
         let [high, low, ..] = self.take::<4>()?;
         Some(u16::from_be_bytes([high, low]))
     }

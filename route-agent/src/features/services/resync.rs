@@ -5,10 +5,10 @@
 //! others out. Affinity lives in sets that are left alone.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
 
+use super::check::Fields;
 use super::endpoints::Family;
 use super::frame;
 use super::held::{Found, Held, meaning, plain_member, plain_range};
@@ -92,18 +92,14 @@ impl FamilyTable {
             // Other settings, counters for one: the sets that belong to one Service are of the
             // old kind as well.
             Some(table) if frame::has_other_sets(&table, &wanted) => {
-                let batch = self.fresh_batch();
-                batch.table(family, TABLE).delete();
-                self.create(kernel, view, done)?;
+                self.create_anew(kernel, view, done)?;
             }
             Some(table) => {
                 let mut batch = diff(Some(&table), &mended(&table, wanted));
                 done.batches += 1;
                 if let Err(error) = kernel.commit(&mut batch) {
                     tracing::warn!(%error, "table {family} {TABLE} cannot be mended: made anew");
-                    let batch = self.fresh_batch();
-                    batch.table(family, TABLE).delete();
-                    self.create(kernel, view, done)?;
+                    self.create_anew(kernel, view, done)?;
                 }
             }
             None => {
@@ -115,6 +111,17 @@ impl FamilyTable {
             .socket()
             .observe_frame(family, TABLE)?
             .unwrap_or(Table::new(family, TABLE)))
+    }
+
+    fn create_anew(
+        &mut self,
+        kernel: &mut dyn Commit,
+        view: View<'_>,
+        done: &mut Done,
+    ) -> Result<(), TableError> {
+        let family = kernel_family(self.family);
+        self.fresh_batch().table(family, TABLE).delete();
+        self.create(kernel, view, done)
     }
 
     fn create(
@@ -219,12 +226,7 @@ impl FamilyTable {
                 }
             }
         }
-        let mut batch = std::mem::take(self.fresh_batch());
-        let removed =
-            remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, set, &header)?;
-        *self.batch_mut() = batch;
-        self.commit_batch(kernel, done)
-            .map_err(|error| self.failed(error))?;
+        let removed = self.remove_unclaimed_from(kernel, held, set, &header, done)?;
         removed.iter().for_each(|key| held.forget(set, key));
         Ok(())
     }
@@ -323,20 +325,35 @@ impl FamilyTable {
             return Ok(());
         }
         for (name, header) in held.frame.sets.iter().filter(|(_, set)| !set.dynamic) {
-            let mut batch = std::mem::take(self.fresh_batch());
-            let removed =
-                remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, name, header)?;
-            *self.batch_mut() = batch;
-            self.commit_batch(kernel, done)
-                .map_err(|error| self.failed(error))?;
+            let removed = self.remove_unclaimed_from(kernel, held, name, header, done)?;
             // Services that went while nobody watched have clients as well.
-            let claims = removed.iter().filter_map(|key| udp_port(name, key));
+            let claims = removed
+                .iter()
+                .filter_map(|key| udp_port(self.family, name, key));
             done.udp.extend(claims.map(|claim| UdpChange {
                 claim,
                 serving: Box::default(),
             }));
         }
         Ok(())
+    }
+
+    /// Deletes the elements of one set that nobody has claimed. Returns their keys.
+    fn remove_unclaimed_from(
+        &mut self,
+        kernel: &mut dyn Commit,
+        held: &Held,
+        set: &str,
+        header: &::kernel::nft::Set,
+        done: &mut Done,
+    ) -> Result<Vec<Vec<u8>>, TableError> {
+        let mut batch = std::mem::take(self.fresh_batch());
+        let removed =
+            remove_unclaimed_of(&mut batch, kernel.socket(), self.family, held, set, header)?;
+        *self.batch_mut() = batch;
+        self.commit_batch(kernel, done)
+            .map_err(|error| self.failed(error))?;
+        Ok(removed)
     }
 
     fn failed(&self, source: CommitError) -> TableError {
@@ -371,27 +388,22 @@ fn remove_unclaimed_of(
 }
 
 /// The UDP port that a portal's element is about.
-fn udp_port(set: &str, key: &[u8]) -> Option<Claim> {
-    // Each part fills four bytes: the protocol's number comes first, the port most significant.
-    let (front, transport) = key.split_at_checked(key.len().checked_sub(8)?)?;
-    let &[protocol, _, _, _, high, low, _, _] = transport else {
-        return None;
+fn udp_port(family: Family, set: &str, key: &[u8]) -> Option<Claim> {
+    let mut fields = Fields(key);
+    let is = |map: Map| map.fixed_name() == Some(set);
+    let address = match () {
+        () if is(Map::Services) => Some(fields.address(family)?),
+        () if is(Map::NodePorts) => None,
+        () => return None,
     };
-    let port = u16::from_be_bytes([high, low]);
-    if protocol != Protocol::Udp.number() {
-        return None;
-    }
-    let address = || match front.len() {
-        4 => Some(IpAddr::from(*front.first_chunk::<4>()?)),
-        _ => Some(IpAddr::from(*front.first_chunk::<16>()?)),
-    };
-    match Some(set) {
-        set if set == Map::Services.fixed_name() => {
-            Some(Claim::Vip(address()?, Protocol::Udp, port))
-        }
-        set if set == Map::NodePorts.fixed_name() => Some(Claim::NodePort(Protocol::Udp, port)),
-        _ => None,
-    }
+    let protocol = fields
+        .protocol()
+        .filter(|protocol| *protocol == Protocol::Udp)?;
+    let port = fields.port()?;
+    Some(match address {
+        Some(address) => Claim::Vip(address, protocol, port),
+        None => Claim::NodePort(protocol, port),
+    })
 }
 
 /// The table with everything that is always there as it should be, and the rest as it is.

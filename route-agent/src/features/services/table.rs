@@ -226,8 +226,8 @@ impl FamilyTable {
         }
         // What the kernel holds of a Service that it refused when the table was read is not known.
         let unknown = |name: &&ObjectName| !self.applied.contains_key(*name);
-        let refused = self.refused.keys().filter(unknown);
-        if refused.into_iter().any(|name| names.contains(name)) {
+        let mut refused = self.refused.keys().filter(unknown);
+        if refused.any(|name| names.contains(name)) {
             self.trusted = false;
         }
         let doubts = std::mem::take(&mut self.doubts);
