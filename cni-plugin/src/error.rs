@@ -140,7 +140,7 @@ pub enum Error {
         /// Its path.
         path: String,
         /// What the kernel said.
-        source: kernel::Error,
+        source: podwire_kernel::Error,
     },
     /// The container shares the namespace of the plugin.
     #[error("plugin's netns and netns from CNI_NETNS should not be the same")]
@@ -159,7 +159,7 @@ pub enum Error {
         /// What it was for.
         purpose: &'static str,
         /// What the kernel said.
-        source: kernel::Error,
+        source: podwire_kernel::Error,
     },
     /// nftables refused something.
     #[error("{purpose}: {reason}")]
@@ -210,7 +210,7 @@ impl Error {
     }
 
     /// Makes an error of a kernel error that came up while doing something for `purpose`.
-    pub fn kernel(purpose: &'static str) -> impl FnOnce(kernel::Error) -> Self {
+    pub fn kernel(purpose: &'static str) -> impl FnOnce(podwire_kernel::Error) -> Self {
         move |source| Self::Kernel { purpose, source }
     }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
-use kernel::nft::NftSocket;
+use podwire_kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
+use podwire_kernel::nft::NftSocket;
 
 use crate::attachment::{self, DIRECTORY, HostPort, Protocol, Record, Records, TableError};
 use crate::environment::Call;

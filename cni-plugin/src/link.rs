@@ -11,11 +11,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::address::Address;
-use kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
-use kernel::netns::Netns;
-use kernel::route::{Route, RouteKind, TABLE_LOCAL};
-use kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
+use podwire_kernel::address::Address;
+use podwire_kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
+use podwire_kernel::netns::Netns;
+use podwire_kernel::route::{Route, RouteKind, TABLE_LOCAL};
+use podwire_kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
 
 use crate::attachment::{Alias, LINK_GROUP};
 use crate::error::Error;
@@ -258,7 +258,7 @@ fn set_up_host(
 
 impl Loopback {
     /// Opens the link `index`, whoever made it, for packets from the loopback.
-    pub fn open(self, socket: &mut RouteSocket, index: u32) -> kernel::Result<()> {
+    pub fn open(self, socket: &mut RouteSocket, index: u32) -> podwire_kernel::Result<()> {
         let mut requests = Requests::new();
         if let Some(conf) = self.ipv4_conf() {
             requests.change_link(&LinkChange {
@@ -336,7 +336,7 @@ fn set_up_container(
 
 /// Switches IPv6 on in a container where its runtime switched it off, and makes the container deaf
 /// to router advertisements: its routes are ours to make.
-fn allow_ipv6(ifname: &str) -> kernel::Result<()> {
+fn allow_ipv6(ifname: &str) -> podwire_kernel::Result<()> {
     for link in ["lo", ifname] {
         sysctl::ensure(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")?;
     }

@@ -15,7 +15,7 @@ use podwire::plugin::{Answer, Plugin};
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_count: i32, _arguments: *const *const u8) -> i32 {
-    kernel::process::ignore_broken_pipes();
+    podwire_kernel::process::ignore_broken_pipes();
     let program = std::env::args_os().next().unwrap_or_default();
     let plugin = Plugin::named(&program);
     let answer = plugin.answer(|name| std::env::var_os(name), std::io::stdin());

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use kernel::nft::{
+use podwire_kernel::nft::{
     Batch, Chain, ChainType, ElementRef, Family, Field, Hook, KeyBuf, NftSocket, Rule, Set, Source,
     ValueRef, Verdict, priority,
 };
@@ -49,7 +49,7 @@ impl Scale {
 }
 
 fn main() -> Outcome<()> {
-    kernel::netns::unshare_thread()?;
+    podwire_kernel::netns::unshare_thread()?;
     let mut socket = NftSocket::open()?;
     println!("one Service is one verdict element, each endpoint one more; medians of 5 runs;");
     println!("times in ms of the wall clock / of a processor\n");

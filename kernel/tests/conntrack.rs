@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
-use kernel::nft::{
+use podwire_kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
+use podwire_kernel::nft::{
     Chain, ChainType, Family, Field, Hook, KeyBuf, NftSocket, Rule, Table, ct_state, diff, priority,
 };
 
 fn in_netns(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
-        kernel::netns::unshare_thread().expect("a network namespace; these tests must run as root");
-        let mut socket = kernel::RouteSocket::open().unwrap();
+        podwire_kernel::netns::unshare_thread()
+            .expect("a network namespace; these tests must run as root");
+        let mut socket = podwire_kernel::RouteSocket::open().unwrap();
         let lo = socket.index_of("lo").unwrap();
         socket.set_up(lo).unwrap();
         track();
@@ -135,7 +136,8 @@ fn only_what_the_filter_means_is_deleted() {
         };
         conntrack.delete(&endpoint).unwrap();
         assert_eq!(ports(&mut conntrack, &v4), [1002, 1004].into());
-        let stale = |port| move |entry: &kernel::conntrack::Entry| entry.reply.source_port == port;
+        let stale =
+            |port| move |entry: &podwire_kernel::conntrack::Entry| entry.reply.source_port == port;
         assert_eq!(conntrack.delete_where(&v4, stale(1004)).unwrap(), 1);
         assert_eq!(ports(&mut conntrack, &v4), [1002].into());
         assert_eq!(ports(&mut conntrack, &v6), [1001, 1002, 1003, 1004].into());
@@ -148,9 +150,9 @@ fn only_what_the_filter_means_is_deleted() {
 fn an_entry_is_found_by_its_service_and_by_its_endpoint() {
     in_netns(|| {
         let vip = Ipv4Addr::new(198, 51, 100, 1);
-        let mut socket = kernel::RouteSocket::open().unwrap();
+        let mut socket = podwire_kernel::RouteSocket::open().unwrap();
         let lo = socket.index_of("lo").unwrap();
-        let route = kernel::address::Address::new(lo, "198.51.100.1/32".parse().unwrap());
+        let route = podwire_kernel::address::Address::new(lo, "198.51.100.1/32".parse().unwrap());
         socket.add_address(&route).unwrap();
         let _service = send((vip, 53));
         let _direct = send((Ipv4Addr::LOCALHOST, 5353));
@@ -175,9 +177,10 @@ fn an_entry_is_found_by_its_service_and_by_its_endpoint() {
 fn an_address_of_ipv6_means_itself_and_no_other() {
     in_netns(|| {
         let service: Ipv6Addr = "fd00:10:200::53".parse().unwrap();
-        let mut socket = kernel::RouteSocket::open().unwrap();
+        let mut socket = podwire_kernel::RouteSocket::open().unwrap();
         let lo = socket.index_of("lo").unwrap();
-        let address = kernel::address::Address::new(lo, "fd00:10:200::53/128".parse().unwrap());
+        let address =
+            podwire_kernel::address::Address::new(lo, "fd00:10:200::53/128".parse().unwrap());
         socket.add_address(&address).unwrap();
         let mut conntrack = Conntrack::open().unwrap();
         // What is sent to a new address in its first moments is lost without a trace.
@@ -197,7 +200,7 @@ fn an_address_of_ipv6_means_itself_and_no_other() {
             ..UDP
         };
         assert_eq!(ports(&mut conntrack, &to_service(1001)), [1001].into());
-        let all = |_: &kernel::conntrack::Entry| true;
+        let all = |_: &podwire_kernel::conntrack::Entry| true;
         assert_eq!(conntrack.delete_where(&to_service(1001), all).unwrap(), 1);
         assert_eq!(conntrack.count(&UDP).unwrap(), 3);
         conntrack.delete(&to_service(1002)).unwrap();

@@ -8,11 +8,11 @@ mod common;
 use std::time::Duration;
 
 use common::{ip, net, netns, pair, run_in};
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::monitor::{Event, Monitor};
-use kernel::netns::Netns;
-use kernel::route::Route;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::monitor::{Event, Monitor};
+use podwire_kernel::netns::Netns;
+use podwire_kernel::route::Route;
 
 /// Opens a monitor in `netns`.
 fn listen(netns: &Netns) -> Monitor {

@@ -7,8 +7,8 @@ mod common;
 use std::path::Path;
 
 use common::{netns, run_in};
-use kernel::netns::{Netns, unshare_thread};
-use kernel::{Cause, RouteSocket, sysctl};
+use podwire_kernel::netns::{Netns, unshare_thread};
+use podwire_kernel::{Cause, RouteSocket, sysctl};
 
 #[test]
 fn entering_a_namespace_comes_back_even_after_a_panic() {

@@ -5,11 +5,11 @@
 mod common;
 
 use common::{Pair, ip, net, netns, pair, run_in};
-use kernel::address::Address;
-use kernel::link::{Ipv4Conf, Ipv6AddressMode, LinkChange, Mac, Veth};
-use kernel::neigh::Neighbour;
-use kernel::route::{Family, Route, RouteChange, RouteFilter, RouteKind};
-use kernel::{Cause, Requests, RouteSocket, Scope};
+use podwire_kernel::address::Address;
+use podwire_kernel::link::{Ipv4Conf, Ipv6AddressMode, LinkChange, Mac, Veth};
+use podwire_kernel::neigh::Neighbour;
+use podwire_kernel::route::{Family, Route, RouteChange, RouteFilter, RouteKind};
+use podwire_kernel::{Cause, Requests, RouteSocket, Scope};
 
 #[test]
 fn a_veth_pair_is_made_across_two_namespaces() {
@@ -145,7 +145,10 @@ fn ipv4_parameters_of_a_link_are_set_and_cleared_through_netlink() {
     } = pair(&[]);
     let read = |name: &str| {
         let key = format!("net/ipv4/conf/v0/{name}");
-        netns.enter(|| kernel::sysctl::read(&key)).unwrap().unwrap()
+        netns
+            .enter(|| podwire_kernel::sysctl::read(&key))
+            .unwrap()
+            .unwrap()
     };
     let all = [
         (Ipv4Conf::Forwarding, "forwarding"),

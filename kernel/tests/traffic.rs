@@ -7,8 +7,8 @@ mod common;
 use std::time::Duration;
 
 use common::{Pair, pair, run_in};
-use kernel::Requests;
-use kernel::tc::{self, Shaping};
+use podwire_kernel::Requests;
+use podwire_kernel::tc::{self, Shaping};
 
 #[test]
 fn a_token_bucket_is_read_back_as_it_was_written() {

@@ -18,8 +18,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernel::monitor::Monitor;
-use kernel::nft::{Batch, CommitError, NftSocket};
 use nix::time::{ClockId, clock_gettime};
 use podwire_agent::features::services::config::Config;
 use podwire_agent::features::services::endpoints::{Family, Here};
@@ -28,6 +26,8 @@ use podwire_agent::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
     Service, ServicePort, Snapshot,
 };
+use podwire_kernel::monitor::Monitor;
+use podwire_kernel::nft::{Batch, CommitError, NftSocket};
 
 /// Services, endpoints of each, and the longest time of a first sync.
 const CASES: [(u32, u32, Duration); 2] = [
@@ -204,7 +204,7 @@ impl Bench {
     /// A start without anything in the kernel.
     fn cold(&mut self) -> (Done, Cost) {
         let mut batch = Batch::new();
-        let family = kernel::nft::Family::Ip;
+        let family = podwire_kernel::nft::Family::Ip;
         batch.table(family, "podwire-services").destroy();
         // Closing a socket waits until what was deleted is freed.
         let mut socket = NftSocket::open().expect("an nftables socket");
@@ -227,7 +227,7 @@ impl Bench {
 }
 
 fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
-    kernel::netns::unshare_thread().expect("this needs root");
+    podwire_kernel::netns::unshare_thread().expect("this needs root");
     let mut bench = Bench::new(services, endpoints);
     let _listening = listen(&mut bench.kernel.socket);
     println!("  {services} Services x {endpoints} endpoints");
@@ -273,7 +273,7 @@ fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
 /// Listens as the agent does, on a thread of its own, until the bench ends.
 fn listen(socket: &mut NftSocket) -> std::thread::JoinHandle<()> {
     let port = socket.port().unwrap();
-    let netns = kernel::netns::Netns::current().unwrap();
+    let netns = podwire_kernel::netns::Netns::current().unwrap();
     let (ready, listening) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         netns.switch().unwrap();

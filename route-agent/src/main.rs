@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use podwire_agent::cli::Cli;
 
 fn main() -> ExitCode {
-    kernel::process::keep_little_memory();
+    podwire_kernel::process::keep_little_memory();
     match Cli::read().execute() {
         Ok(code) => code,
         Err(error) => {

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kernel::sysctl;
+use podwire_kernel::sysctl;
 
 const FILE: &str = "sysctl.json";
 
@@ -18,7 +18,7 @@ const FILE: &str = "sysctl.json";
 pub enum Error {
     /// The kernel refuses.
     #[error(transparent)]
-    Kernel(#[from] kernel::Error),
+    Kernel(#[from] podwire_kernel::Error),
     /// The record of changed settings cannot be read or written.
     #[error("cannot {operation} {}", path.display())]
     Record {

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
 
-use kernel::monitor::Monitor;
+use podwire_kernel::monitor::Monitor;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
@@ -48,7 +48,7 @@ pub enum RunError {
     },
     /// The kernel refuses what every part needs.
     #[error("cannot talk to the kernel; the agent needs the capability NET_ADMIN")]
-    Kernel(#[from] kernel::Error),
+    Kernel(#[from] podwire_kernel::Error),
     /// The operating system refuses a thread, a signal or the like.
     #[error("cannot {operation}")]
     System {
@@ -231,7 +231,7 @@ fn look_around(inputs: &Sender<Input>) {
     }
 }
 
-fn listen(ports: &[u32]) -> kernel::Result<Monitor> {
+fn listen(ports: &[u32]) -> podwire_kernel::Result<Monitor> {
     let monitor = Monitor::open()?;
     monitor.ignore(ports)?;
     Ok(monitor)

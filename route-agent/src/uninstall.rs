@@ -9,8 +9,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kernel::RouteSocket;
 use podwire::attachment::LINK_GROUP;
+use podwire_kernel::RouteSocket;
 
 use crate::config::Config;
 use crate::features;

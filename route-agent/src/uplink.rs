@@ -8,11 +8,11 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Link;
-use kernel::monitor::Event;
-use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Link;
+use podwire_kernel::monitor::Event;
+use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 
 use crate::cidr;
 use crate::features::routes::PROTOCOL;
@@ -37,7 +37,7 @@ pub struct Machine {
 
 impl Finder {
     /// Looks in the network namespace of the calling thread.
-    pub fn open() -> kernel::Result<Self> {
+    pub fn open() -> podwire_kernel::Result<Self> {
         Ok(Self {
             socket: RouteSocket::open()?,
         })
@@ -48,7 +48,7 @@ impl Finder {
         &mut self,
         flag: Option<&str>,
         internal_ips: &[IpAddr],
-    ) -> kernel::Result<Result<Uplink, String>> {
+    ) -> podwire_kernel::Result<Result<Uplink, String>> {
         let main = RouteFilter {
             table: Some(TABLE_MAIN),
             ..RouteFilter::default()

@@ -5,7 +5,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use kernel::netns::Netns;
+use podwire_kernel::netns::Netns;
 
 /// Runs the command in a network namespace of its own.
 fn preflight(as_nobody: bool) -> Output {

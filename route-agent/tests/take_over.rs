@@ -7,8 +7,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use kernel::netns::Netns;
 use podwire_agent::operator::takeover;
+use podwire_kernel::netns::Netns;
 
 /// What kube-proxy 1.31 in iptables mode writes for one Service, cut down, between rules of others.
 /// The chain MINE-SVC of somebody else uses a chain of kube-proxy, as the portmap plugin can be

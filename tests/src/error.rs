@@ -165,7 +165,7 @@ pub enum Error {
         /// In which namespace.
         place: String,
         /// Why it failed.
-        source: kernel::Error,
+        source: podwire_kernel::Error,
     },
     /// One of our own programs is missing.
     #[error("{program} was not found in {searched}: `make build` builds it")]

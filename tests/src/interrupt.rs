@@ -12,7 +12,7 @@ use podwire_lab::lab;
 
 /// From now on, SIGINT or SIGTERM takes the lab `name` down before this process ends.
 pub fn takes_down(name: &str) -> Result<()> {
-    let signals = kernel::process::catch_interrupts().map_err(|source| Error::Kernel {
+    let signals = podwire_kernel::process::catch_interrupts().map_err(|source| Error::Kernel {
         place: "podwire-lab".into(),
         source,
     })?;

@@ -82,7 +82,7 @@ impl Place {
     /// Runs `work`, which talks to the kernel, on a thread that lives in this place.
     pub fn kernel<T: Send>(
         &self,
-        work: impl FnOnce() -> std::result::Result<T, kernel::Error> + Send,
+        work: impl FnOnce() -> std::result::Result<T, podwire_kernel::Error> + Send,
     ) -> Result<T> {
         self.inside(work)?.map_err(|source| Error::Kernel {
             place: self.name.to_string(),

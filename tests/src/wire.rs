@@ -4,12 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::Netns;
-use kernel::route::Route;
-use kernel::sysctl;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::Netns;
+use podwire_kernel::route::Route;
+use podwire_kernel::sysctl;
 
 use crate::error::Result;
 use crate::place::Place;
@@ -101,7 +101,7 @@ fn network(ip: IpAddr, prefix: u8) -> IpNetwork {
 }
 
 /// Makes a cable from the lab to a machine; the near end has the machine's name.
-fn cable(socket: &mut RouteSocket, name: &str, pid: i32) -> kernel::Result<u32> {
+fn cable(socket: &mut RouteSocket, name: &str, pid: i32) -> podwire_kernel::Result<u32> {
     let far = Netns::of_pid(pid)?;
     let veth = Veth {
         peer_netns: Some(&far),
@@ -142,7 +142,7 @@ fn start_network(machine: &Place, addresses: &[IpNetwork], router: &[IpNetwork])
     })
 }
 
-fn loopback_up(socket: &mut RouteSocket) -> kernel::Result<()> {
+fn loopback_up(socket: &mut RouteSocket) -> podwire_kernel::Result<()> {
     let lo = socket.index_of("lo")?;
     socket.set_up(lo)
 }
@@ -152,7 +152,7 @@ fn address_up(
     name: &str,
     link: u32,
     addresses: &[IpNetwork],
-) -> kernel::Result<()> {
+) -> podwire_kernel::Result<()> {
     // Without waiting for duplicate address detection, link-local addresses included: nobody
     // else is on this network, and packets could not be forwarded until it is over.
     sysctl::write(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kernel::RouteSocket;
-use kernel::netns::Netns;
-use kernel::nft::NftSocket;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, chroot};
 use podwire::attachment::{FAMILY, HOSTPORTS, IPMASQ};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::netns::Netns;
+use podwire_kernel::nft::NftSocket;
 
 /// The network namespace of the container, by the name that the seeds use.
 const CONTAINER: &str = "/run/netns/a";

@@ -13,7 +13,7 @@
 
 use std::net::IpAddr;
 
-use kernel::nft::{
+use podwire_kernel::nft::{
     Chain, ChainType, Comparison, Element, Family, Field, Hook, Key, KeyBuf, Rule, Set, Source,
     Table, ct_status, fib_flag, fib_type, priority,
 };

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{
+use podwire_kernel::nft::{
     Chain, ChainType, Comparison, Element, Family, Field, Hook, Key, KeyBuf, Rule, Set, Table,
     Verdict, priority,
 };

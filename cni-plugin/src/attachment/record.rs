@@ -517,7 +517,7 @@ mod tests {
         let mut record = record(&"f".repeat(64));
         record.pod = Some(("n".repeat(63), "p".repeat(253)));
         assert!(
-            record.comment().len() <= kernel::nft::COMMENT_MAX,
+            record.comment().len() <= podwire_kernel::nft::COMMENT_MAX,
             "{}",
             record.comment()
         );

@@ -11,8 +11,8 @@
 
 use std::collections::BTreeMap;
 
-use kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
 use nix::errno::Errno;
+use podwire_kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
 
 use super::record::Record;
 use super::{hostports, ipmasq};
@@ -35,7 +35,7 @@ const ATTEMPTS: usize = 1000;
 pub enum TableError {
     /// They cannot be read, or no socket can be opened.
     #[error(transparent)]
-    Read(#[from] kernel::Error),
+    Read(#[from] podwire_kernel::Error),
     /// They cannot be changed.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -240,7 +240,9 @@ impl Part {
             match outcome {
                 Ok(()) => return Ok(found),
                 Err(error) if error.is_not_found() => return Ok(BTreeMap::new()),
-                Err(error) if error.cause == kernel::Cause::Unstable && attempt < ATTEMPTS => {
+                Err(error)
+                    if error.cause == podwire_kernel::Cause::Unstable && attempt < ATTEMPTS =>
+                {
                     attempt += 1;
                 }
                 Err(error) => return Err(error.into()),

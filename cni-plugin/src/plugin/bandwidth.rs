@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use kernel::RouteSocket;
-use kernel::link::{Link, LinkChange};
-use kernel::netns::Netns;
-use kernel::tc::Shaping;
-use kernel::{Error as KernelError, Requests};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::link::{Link, LinkChange};
+use podwire_kernel::netns::Netns;
+use podwire_kernel::tc::Shaping;
+use podwire_kernel::{Error as KernelError, Requests};
 use serde_json::Value;
 use sha2::{Digest, Sha512};
 

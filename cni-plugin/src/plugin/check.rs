@@ -5,9 +5,9 @@
 
 use std::net::IpAddr;
 
-use kernel::netns::Netns;
-use kernel::route::{RouteFilter, TABLE_MAIN};
-use kernel::{RouteSocket, address::Address};
+use podwire_kernel::netns::Netns;
+use podwire_kernel::route::{RouteFilter, TABLE_MAIN};
+use podwire_kernel::{RouteSocket, address::Address};
 
 use crate::attachment::host_link_name;
 use crate::environment::Call;
@@ -49,7 +49,7 @@ pub fn host(call: &Call, expected: &Attached) -> Result<(), Error> {
     let routes = socket.routes(filter).map_err(failed())?;
     for ip in &expected.ips {
         let address = ip.address.ip();
-        let leads = |route: &kernel::route::Route| {
+        let leads = |route: &podwire_kernel::route::Route| {
             route.destination.ip() == address
                 && route.destination.prefix() == ipnetwork::IpNetwork::from(address).prefix()
         };
@@ -114,9 +114,9 @@ fn check_address(found: &[Address], expected: IpAddr, name: &str) -> Result<(), 
     ))
 }
 
-fn check_route(found: &[kernel::route::Route], expected: &Route) -> Result<(), Error> {
+fn check_route(found: &[podwire_kernel::route::Route], expected: &Route) -> Result<(), Error> {
     let table = expected.table.unwrap_or(TABLE_MAIN);
-    let matches = |route: &kernel::route::Route| {
+    let matches = |route: &podwire_kernel::route::Route| {
         route.destination == expected.destination
             && route.table == table
             && (expected.gateway.is_none() || route.gateway == expected.gateway)

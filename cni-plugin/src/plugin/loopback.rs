@@ -1,6 +1,6 @@
 //! `loopback`: the interface `lo` of a container, set up and down.
 
-use kernel::RouteSocket;
+use podwire_kernel::RouteSocket;
 use serde_json::Value;
 
 use super::{Request, sandbox};

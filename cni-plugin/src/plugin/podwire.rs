@@ -5,8 +5,8 @@
 //! failure, and takes it for success if something is gone already. Who is killed in between leaves
 //! what the next DEL or GC removes: the names of all parts follow from the container.
 
-use kernel::RouteSocket;
-use kernel::netns::Netns;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::netns::Netns;
 use serde_json::Value;
 
 use super::sandbox::{self, is_own};

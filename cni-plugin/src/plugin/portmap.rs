@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use kernel::RouteSocket;
+use podwire_kernel::RouteSocket;
 use serde_json::Value;
 
 use super::Request;

@@ -1,6 +1,6 @@
 //! The network namespace of a container, which is never that of the plugin.
 
-use kernel::netns::Netns;
+use podwire_kernel::netns::Netns;
 
 use crate::environment::Call;
 use crate::error::Error;

@@ -1,6 +1,6 @@
 //! `bandwidth`, if this kernel has what it takes.
 
-use kernel::RouteSocket;
+use podwire_kernel::RouteSocket;
 use serde_json::{Value, json};
 
 use super::node::{Call, Container, config, in_version, on_a_node};
@@ -25,7 +25,7 @@ fn both() -> Value {
     limits(serde_json::from_str(BOTH).unwrap())
 }
 
-fn shaping(name: &str) -> Option<kernel::tc::Shaping> {
+fn shaping(name: &str) -> Option<podwire_kernel::tc::Shaping> {
     let mut socket = RouteSocket::open().unwrap();
     let link = socket.link_by_name(name).unwrap()?;
     let qdiscs = socket.qdiscs(link.index).unwrap();
@@ -38,7 +38,7 @@ fn both_directions_are_limited_or_the_missing_kernel_feature_is_named() {
         let container = node.container("a");
         let previous = ptp(&container);
         let add = Call::new("bandwidth", "ADD", &container, &both()).after(&previous);
-        if let Err(missing) = kernel::tc::probe() {
+        if let Err(missing) = podwire_kernel::tc::probe() {
             let message = add.fail(999);
             assert!(message.contains("CONFIG_"), "{message}; {missing}");
             return;
@@ -156,7 +156,7 @@ fn limits_that_make_no_sense_are_refused_in_the_words_of_the_reference_plugin() 
 #[test]
 fn the_ifb_link_has_the_name_that_the_reference_plugin_gives_it() {
     on_a_node(|node| {
-        if kernel::tc::probe().is_err() {
+        if podwire_kernel::tc::probe().is_err() {
             return;
         }
         let container = node.container("a");

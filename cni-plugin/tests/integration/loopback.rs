@@ -1,6 +1,6 @@
 //! `loopback`.
 
-use kernel::RouteSocket;
+use podwire_kernel::RouteSocket;
 use serde_json::{Value, json};
 
 use super::net::inside;

@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::Netns;
-use kernel::route::Route;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::Netns;
+use podwire_kernel::route::Route;
 
 use super::node::Node;
 

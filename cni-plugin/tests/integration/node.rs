@@ -7,10 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use kernel::RouteSocket;
-use kernel::netns::Netns;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::netns::Netns;
 use serde_json::{Value, json};
 
 /// Where the reference plugins are.

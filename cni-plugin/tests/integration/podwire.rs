@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use kernel::RouteSocket;
+use podwire_kernel::RouteSocket;
 use serde_json::{Value, json};
 
 use super::net::{Outside, inside, serve, tcp};
@@ -233,8 +233,8 @@ fn tables_that_lack_something_are_completed_by_the_next_add() {
 
 #[test]
 fn the_records_make_the_tables_that_the_plugin_made() {
-    use kernel::nft::NftSocket;
     use podwire::attachment::{FAMILY, HOSTPORTS, IPMASQ, Records, hostports_table, ipmasq_table};
+    use podwire_kernel::nft::NftSocket;
     on_a_node(|node| {
         for (id, port) in [("a", 8080), ("b", 8081), ("c", 8080)] {
             let ports = json!([

@@ -142,11 +142,11 @@ fn nothing_from_outside_gets_in_by_the_name_of_localhost() {
             .after(&previous)
             .succeed();
         // A service of the node that trusts its loopback, and an administrator who opened it.
-        let node_netns = kernel::netns::Netns::current().unwrap();
+        let node_netns = podwire_kernel::netns::Netns::current().unwrap();
         serve(&node_netns, "secret", "127.0.0.1:9999", true);
         for link in ["uplink", &veth(node)] {
             let key = format!("net/ipv4/conf/{link}/route_localnet");
-            kernel::sysctl::write(&key, "1").unwrap();
+            podwire_kernel::sysctl::write(&key, "1").unwrap();
         }
         for netns in [&outside.netns, &container.netns] {
             let (link, gateway) = if std::ptr::eq(netns, &outside.netns) {
@@ -156,17 +156,17 @@ fn nothing_from_outside_gets_in_by_the_name_of_localhost() {
             };
             let answer = inside(netns, || {
                 let key = format!("net/ipv4/conf/{link}/route_localnet");
-                kernel::sysctl::write(&key, "1").unwrap();
-                let mut socket = kernel::RouteSocket::open().unwrap();
+                podwire_kernel::sysctl::write(&key, "1").unwrap();
+                let mut socket = podwire_kernel::RouteSocket::open().unwrap();
                 let index = socket.index_of(link).unwrap();
                 let to = "127.0.0.1/32".parse().unwrap();
-                let mut local = kernel::route::Route::to(to);
-                local.kind = kernel::route::RouteKind::Local;
-                local.table = kernel::route::TABLE_LOCAL;
-                local.scope = kernel::Scope::Host;
+                let mut local = podwire_kernel::route::Route::to(to);
+                local.kind = podwire_kernel::route::RouteKind::Local;
+                local.table = podwire_kernel::route::TABLE_LOCAL;
+                local.scope = podwire_kernel::Scope::Host;
                 local.link = Some(socket.index_of("lo").unwrap());
                 let _ = socket.delete_route(&local);
-                let mut route = kernel::route::Route::to(to);
+                let mut route = podwire_kernel::route::Route::to(to);
                 route.gateway = Some(gateway.parse().unwrap());
                 route.link = Some(index);
                 socket.add_route(&route).unwrap();
@@ -221,7 +221,7 @@ fn without_snat_the_container_does_not_reach_itself_and_localhost_is_closed() {
         let ruleset = node.ruleset();
         assert!(!ruleset.contains("10.1.2.2 . 10.1.2.2"), "{ruleset}");
         let key = format!("net/ipv4/conf/{}/route_localnet", veth(node));
-        assert_eq!(kernel::sysctl::read(&key).unwrap(), "0");
+        assert_eq!(podwire_kernel::sysctl::read(&key).unwrap(), "0");
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kernel::RouteSocket;
+use podwire_kernel::RouteSocket;
 use serde_json::{Value, json};
 
 use super::net::{Outside, inside, serve, tcp};
@@ -542,7 +542,8 @@ fn ipv6_works_where_the_runtime_switched_it_off() {
         let container = node.container("a");
         inside(&container.netns, || {
             for link in ["all", "default", "lo"] {
-                kernel::sysctl::write(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1").unwrap();
+                podwire_kernel::sysctl::write(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1")
+                    .unwrap();
             }
         });
         let config = config("ptp", &["fd00:1::/64"]);
@@ -559,11 +560,11 @@ fn nobody_listens_to_router_advertisements_and_sources_are_checked() {
         let config = config("ptp", &["10.1.2.0/24", "fd00:1::/64"]);
         Call::new("ptp", "ADD", &container, &config).succeed();
         let host = node.host_link();
-        let read = |key: &str| kernel::sysctl::read(key).unwrap();
+        let read = |key: &str| podwire_kernel::sysctl::read(key).unwrap();
         assert_eq!(read(&format!("net/ipv6/conf/{host}/accept_ra")), "0");
         assert_eq!(read(&format!("net/ipv4/conf/{host}/rp_filter")), "1");
         let inside_ra = inside(&container.netns, || {
-            kernel::sysctl::read("net/ipv6/conf/eth0/accept_ra").unwrap()
+            podwire_kernel::sysctl::read("net/ipv6/conf/eth0/accept_ra").unwrap()
         });
         assert_eq!(inside_ra, "0");
     });

@@ -19,7 +19,7 @@ use super::text::Comment;
 /// Build one with the methods below, each of which appends what a person would write in `nft`:
 ///
 /// ```
-/// use kernel::nft::{Field, KeyBuf, Rule};
+/// use podwire_kernel::nft::{Field, KeyBuf, Rule};
 /// // ip daddr . meta l4proto . th dport vmap @services
 /// let rule = Rule::new().verdict_map(&[Field::IpDaddr, Field::L4Proto, Field::ThDport], "services");
 /// // meta l4proto tcp th dport 80 counter drop

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::Netns;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::Netns;
 
 /// A namespace that vanishes after the test.
 pub fn netns() -> Netns {

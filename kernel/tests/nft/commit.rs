@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use kernel::nft::{
+use podwire_kernel::nft::{
     Batch, Chain, ChainType, CommitError, Element, Family, Field, Hook, KeyBuf, NftSocket, Object,
     Rule, Set, Source, Table, Value, Verdict, diff, priority,
 };
@@ -152,7 +152,7 @@ fn an_empty_batch_is_not_sent_and_the_others_are_counted() {
 #[test]
 fn what_rules_remember_survives_a_change_of_everything_else() {
     in_netns(|| {
-        let mut routes = kernel::RouteSocket::open().unwrap();
+        let mut routes = podwire_kernel::RouteSocket::open().unwrap();
         let lo = routes.index_of("lo").unwrap();
         routes.set_up(lo).unwrap();
         let mut socket = NftSocket::open().unwrap();
@@ -193,7 +193,7 @@ fn what_rules_remember_survives_a_change_of_everything_else() {
 #[test]
 fn counters_of_elements_are_read_one_by_one_and_never_make_a_difference() {
     in_netns(|| {
-        let mut routes = kernel::RouteSocket::open().unwrap();
+        let mut routes = podwire_kernel::RouteSocket::open().unwrap();
         let lo = routes.index_of("lo").unwrap();
         routes.set_up(lo).unwrap();
         let mut socket = NftSocket::open().unwrap();
@@ -241,7 +241,7 @@ fn counters_of_elements_are_read_one_by_one_and_never_make_a_difference() {
 #[test]
 fn a_table_is_read_as_it_was_at_one_moment_while_somebody_changes_it() {
     in_netns(|| {
-        let netns = kernel::netns::Netns::current().unwrap();
+        let netns = podwire_kernel::netns::Netns::current().unwrap();
         let mut socket = NftSocket::open().unwrap();
         // The two sets change together, always: what is read must hold the same in both.
         let table = |number: u16| {

@@ -1,6 +1,6 @@
 //! What others put into a table of ours is seen as different, and is replaced.
 
-use kernel::nft::{
+use podwire_kernel::nft::{
     Chain, ChainType, Element, Expr, Family, Field, Hook, KeyBuf, NftSocket, Rule, Set, Table,
     Verdict, diff, priority,
 };

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use kernel::nft::{
+use podwire_kernel::nft::{
     Chain, ChainType, Comparison, CtKey, Element, Family, Field, Hook, KeyBuf, MetaKey, Reject,
     Rule, Set, Source, Table, Verdict, ct_state, ct_status, fib_flag, fib_type, nat_flag, priority,
 };

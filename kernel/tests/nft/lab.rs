@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use kernel::nft::{Family, NftSocket, Table, diff};
+use podwire_kernel::nft::{Family, NftSocket, Table, diff};
 
 /// Runs `test` on a thread of its own in a new network namespace, and fails if that is not allowed.
 pub fn in_netns(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
-        kernel::netns::unshare_thread().expect("a network namespace; these tests must run as root");
+        podwire_kernel::netns::unshare_thread()
+            .expect("a network namespace; these tests must run as root");
         test();
     });
     if let Err(panic) = thread.join() {

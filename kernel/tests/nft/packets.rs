@@ -4,15 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::Netns;
-use kernel::nft::{
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::Netns;
+use podwire_kernel::nft::{
     Chain, ChainType, CtKey, Element, Expr, Family, Field, Hook, KeyBuf, NftSocket, Rule, Set,
     Source, Table, Value, Verdict, priority,
 };
-use kernel::route::Route;
+use podwire_kernel::route::Route;
 
 use crate::lab::{in_netns, install, observe};
 

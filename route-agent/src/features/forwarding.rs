@@ -5,7 +5,7 @@
 //! interface ignores them unless `accept_ra` is 2, Documentation/networking/ip-sysctl.rst). What
 //! somebody switches off is switched on again. What cannot be written is a warning, never a failure.
 
-use kernel::sysctl;
+use podwire_kernel::sysctl;
 
 use crate::config::Config;
 use crate::originals;
@@ -99,8 +99,8 @@ mod tests {
     use std::fs;
     use std::net::IpAddr;
 
-    use kernel::RouteSocket;
-    use kernel::link::Veth;
+    use podwire_kernel::RouteSocket;
+    use podwire_kernel::link::Veth;
 
     use super::super::test_node::TestNode;
     use super::*;

@@ -13,13 +13,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kernel::RouteSocket;
-use kernel::nft::{NftSocket, Table};
 use podwire::attachment::{
     DIRECTORY, FAMILY, HOSTPORTS, IPMASQ, Record, Records, Unreadable, apply, has_all,
     host_link_name, hostports_table, ipmasq_table,
 };
 use podwire::exposure;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::nft::{NftSocket, Table};
 
 use super::kept_table::KeptTable;
 use super::signs_of_life::{self, Attachment, Missing, lifeless};
@@ -48,7 +48,7 @@ pub struct HostPorts {
 
 impl HostPorts {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> kernel::Result<Self> {
+    pub fn open() -> podwire_kernel::Result<Self> {
         Ok(Self {
             directory: DIRECTORY.into(),
             hostports: KeptTable::open(FAMILY, HOSTPORTS)?,
@@ -101,7 +101,7 @@ impl HostPorts {
         &mut self,
         records: &[Record],
         grace: Duration,
-    ) -> kernel::Result<BTreeSet<(String, String)>> {
+    ) -> podwire_kernel::Result<BTreeSet<(String, String)>> {
         let own = records.iter().filter(|record| !record.chained);
         let mut own = own.map(attachment).peekable();
         let now = Instant::now();

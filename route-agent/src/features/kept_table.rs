@@ -3,15 +3,15 @@
 //! For small tables: the whole of it is wanted, observed and compared at once. What must hold:
 //! nothing is sent if the kernel has what is wanted; other tables are never touched.
 
-use kernel::monitor::Event as KernelEvent;
-use kernel::nft::{Batch, CommitError, Family, NftSocket, Table, diff};
+use podwire_kernel::monitor::Event as KernelEvent;
+use podwire_kernel::nft::{Batch, CommitError, Family, NftSocket, Table, diff};
 
 /// Why a table could not be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     /// The table could not be read.
     #[error(transparent)]
-    Observe(#[from] kernel::Error),
+    Observe(#[from] podwire_kernel::Error),
     /// The kernel refused the difference.
     #[error("cannot bring the nftables table {family} {name} in line")]
     Commit {
@@ -36,7 +36,7 @@ pub struct KeptTable {
 
 impl KeptTable {
     /// Works in the network namespace of the calling thread.
-    pub fn open(family: Family, name: &'static str) -> kernel::Result<Self> {
+    pub fn open(family: Family, name: &'static str) -> podwire_kernel::Result<Self> {
         Ok(Self {
             family,
             name,
@@ -68,7 +68,7 @@ impl KeptTable {
     }
 
     /// Reads the table from the kernel.
-    pub fn observe(&mut self) -> kernel::Result<Option<Table>> {
+    pub fn observe(&mut self) -> podwire_kernel::Result<Option<Table>> {
         self.socket.observe(self.family, self.name)
     }
 

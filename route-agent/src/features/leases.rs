@@ -15,10 +15,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use kernel::RouteSocket;
-use kernel::link::Link;
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
 use podwire::lease::{self, Lease, Owner};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::link::Link;
 
 use super::cniconf::NETWORK;
 use super::signs_of_life::{Attachment, CALM, Missing, lifeless};
@@ -41,7 +41,7 @@ pub struct Leases {
 
 impl Leases {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> kernel::Result<Self> {
+    pub fn open() -> podwire_kernel::Result<Self> {
         Ok(Self {
             socket: RouteSocket::open()?,
             missing: Missing::default(),
@@ -67,7 +67,7 @@ impl Leases {
         leases: &'a [Lease],
         links: &[Link],
         grace: Duration,
-    ) -> kernel::Result<Vec<&'a Lease>> {
+    ) -> podwire_kernel::Result<Vec<&'a Lease>> {
         let attachments = leases.iter().map(|lease| {
             let attachment = Attachment {
                 container_id: &lease.owner.container_id,

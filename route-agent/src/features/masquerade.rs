@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
-use kernel::nft::{
+use podwire_kernel::nft::{
     Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
     priority,
 };
@@ -41,7 +41,7 @@ pub struct Masquerade {
 
 impl Masquerade {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> kernel::Result<Self> {
+    pub fn open() -> podwire_kernel::Result<Self> {
         Ok(Self {
             table: KeptTable::open(Family::Inet, TABLE)?,
             wanted: Table::new(Family::Inet, TABLE),
@@ -275,7 +275,7 @@ fn pod_sources() -> Chain {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use kernel::nft::NftSocket;
+    use podwire_kernel::nft::NftSocket;
     use proptest::prelude::*;
 
     use super::*;
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_kernel_takes_the_table_and_a_second_sync_writes_nothing() {
-        kernel::netns::Netns::create_anonymous()
+        podwire_kernel::netns::Netns::create_anonymous()
             .unwrap()
             .enter(|| {
                 let wanted = desired(&snapshot(), &config(&[]));
@@ -389,7 +389,7 @@ mod tests {
                 assert!(table.differences(&wanted).is_empty());
 
                 let mut other = NftSocket::open().unwrap();
-                let mut flush = kernel::nft::Batch::new();
+                let mut flush = podwire_kernel::nft::Batch::new();
                 flush.table(Family::Inet, TABLE).flush_chain("from-pod-v4");
                 other.commit(&mut flush).unwrap();
                 assert_eq!(table.differences(&wanted).len(), 1);

@@ -19,7 +19,9 @@ use crate::reconcile::Feature;
 
 /// All features, in the order in which they are synced. Each opens its sockets in the network
 /// namespace of the calling thread.
-pub fn all(health_ports: watch::Sender<HealthPorts>) -> kernel::Result<Vec<Box<dyn Feature>>> {
+pub fn all(
+    health_ports: watch::Sender<HealthPorts>,
+) -> podwire_kernel::Result<Vec<Box<dyn Feature>>> {
     Ok(vec![
         Box::new(forwarding::Forwarding),
         Box::new(routes::Routes::open()?),

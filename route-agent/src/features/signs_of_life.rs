@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::link::Link;
-use kernel::route::RouteFilter;
 use podwire::attachment::host_link_name;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::link::Link;
+use podwire_kernel::route::RouteFilter;
 
 /// Links come and go in bursts; they are looked at once when this has passed.
 pub const CALM: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub fn lifeless<'a, K>(
     socket: &mut RouteSocket,
     links: &[Link],
     attachments: impl IntoIterator<Item = (K, Attachment<'a>)>,
-) -> kernel::Result<Vec<K>> {
+) -> podwire_kernel::Result<Vec<K>> {
     let links: BTreeSet<_> = links.iter().map(|link| link.name.as_str()).collect();
     let has_link = |one: &Attachment<'_>| {
         let name = host_link_name(one.container_id, one.ifname);
@@ -54,7 +54,7 @@ pub fn lifeless<'a, K>(
 }
 
 /// The addresses that have a route of their own.
-fn single_addresses(socket: &mut RouteSocket) -> kernel::Result<BTreeSet<IpAddr>> {
+fn single_addresses(socket: &mut RouteSocket) -> podwire_kernel::Result<BTreeSet<IpAddr>> {
     let routes = socket.routes(RouteFilter::default())?.into_iter();
     let destinations = routes.map(|route| route.destination);
     let single = destinations.filter(|network| *network == IpNetwork::from(network.ip()));

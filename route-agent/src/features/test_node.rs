@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use kernel::RouteSocket;
-use kernel::link::Veth;
-use kernel::netns::unshare_thread;
 use podwire::attachment::{LINK_GROUP, host_link_name};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::unshare_thread;
 use tempfile::TempDir;
 
 use crate::config::{Config, test_config};

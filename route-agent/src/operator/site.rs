@@ -89,7 +89,7 @@ impl Site {
         let (mut live, pods, own, gone) = on_thread(|| {
             let mut live = why::Live::open()?;
             let (pods, own, gone) = (live.pods()?, live.own()?, live.gone()?);
-            Ok::<_, kernel::Error>((live, pods, own, gone))
+            Ok::<_, podwire_kernel::Error>((live, pods, own, gone))
         })
         .await
         .map_err(|error| failed(error.to_string()))?

@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use kernel::foreign::{self, Chain, Edit};
-use kernel::nft::Family;
+use podwire_kernel::foreign::{self, Chain, Edit};
+use podwire_kernel::nft::Family;
 
 use crate::warnings::Warning;
 
@@ -136,7 +136,7 @@ pub enum TakeOverError {
     Find {
         /// What the kernel says.
         #[from]
-        source: kernel::Error,
+        source: podwire_kernel::Error,
     },
     /// Removing failed; the place is as it was.
     #[error("cannot take a kube-proxy's rules out of the {place}")]
@@ -343,7 +343,7 @@ fn some_of(names: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kernel::foreign::Rule;
+    use podwire_kernel::foreign::Rule;
 
     use super::*;
 

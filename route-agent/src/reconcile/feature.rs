@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 /// What the kernel tells of itself.
-pub use kernel::monitor::Event as KernelEvent;
+pub use podwire_kernel::monitor::Event as KernelEvent;
 
 use crate::config::Config;
 use crate::operator::metrics::Metrics;

@@ -168,7 +168,7 @@ impl Reconcile {
             Input::Listed => {
                 self.listed = true;
                 self.snapshot.compact();
-                kernel::process::release_memory();
+                podwire_kernel::process::release_memory();
                 self.look = true;
                 self.note_own_node();
                 self.tell(&Event::Resync);
@@ -379,7 +379,7 @@ impl Reconcile {
     fn announce(&mut self) {
         self.announced = true;
         // The first sync is the largest.
-        kernel::process::release_memory();
+        podwire_kernel::process::release_memory();
         let snapshot = &self.snapshot;
         tracing::info!(
             nodes = snapshot.nodes.len(),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::route::{Route, RouteChange, RouteFilter};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::route::{Route, RouteChange, RouteFilter};
 
 use crate::Options;
 use crate::call::{Attachment, Verb};
@@ -213,7 +213,7 @@ fn size(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
 /// What the agent asks of the kernel when a cluster of 5,000 nodes comes up, and when one changes.
 fn routes(options: &Options, _: &World, report: &mut Report) -> Result<(), String> {
     progress("routes to 5000 nodes");
-    let failed = |error: kernel::Error| error.to_string();
+    let failed = |error: podwire_kernel::Error| error.to_string();
     let mut socket = RouteSocket::open().map_err(failed)?;
     let veth = Veth::new("bench0", "bench1").map_err(failed)?;
     let ends = socket.create_veth(&veth).map_err(failed)?;

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kernel::netns::Netns;
-use kernel::sysctl;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use podwire_kernel::netns::Netns;
+use podwire_kernel::sysctl;
 
 use crate::Options;
 
@@ -52,7 +52,7 @@ impl World {
             .map_err(|error| format!("cannot mount a directory in memory on {ROOT}: {error}"))?;
         sysctl::write("net/ipv4/ip_forward", "1")
             .and_then(|()| sysctl::write("net/ipv6/conf/all/forwarding", "1"))
-            .and_then(|()| kernel::RouteSocket::open()?.set_up(1))
+            .and_then(|()| podwire_kernel::RouteSocket::open()?.set_up(1))
             .map_err(|error| error.to_string())?;
         let floor = compile_floor()?;
         Ok(Self {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::net::IpAddr;
 
-use kernel::nft::Batch;
 use podwire::attachment::{HostPort, Protocol};
+use podwire_kernel::nft::Batch;
 
 use super::super::test_node::{TestNode, delete_pod_link, make_pod_link};
 use super::*;

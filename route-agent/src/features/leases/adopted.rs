@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 use podwire::lease::{self, ADOPTED, Owner, Store};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 
 use crate::reconcile::SyncError;
 
@@ -62,9 +62,9 @@ fn in_use(routes: &[Route], pod_cidrs: &[IpNetwork]) -> Vec<(IpAddr, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use kernel::Scope;
-    use kernel::link::Veth;
-    use kernel::netns::unshare_thread;
+    use podwire_kernel::Scope;
+    use podwire_kernel::link::Veth;
+    use podwire_kernel::netns::unshare_thread;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
-use kernel::route::Route;
 use podwire::lease::Store;
+use podwire_kernel::route::Route;
 
 use super::super::test_node::{TestNode, delete_pod_link, make_pod_link};
 use super::*;

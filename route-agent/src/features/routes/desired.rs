@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use kernel::route::{Route, RouteKind};
+use podwire_kernel::route::{Route, RouteKind};
 
 use crate::cidr;
 use crate::reconcile::Uplink;

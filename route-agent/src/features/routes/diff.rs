@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
-use kernel::route::{Route, RouteChange};
+use podwire_kernel::route::{Route, RouteChange};
 
 /// What the kernel tells routes apart by: table, destination and metric.
 pub(super) type Place = (u32, IpNetwork, u32);

@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
 pub use desired::{Desired, METRIC, PROTOCOL, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
@@ -57,7 +57,7 @@ struct Observed {
 
 impl Routes {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> kernel::Result<Self> {
+    pub fn open() -> podwire_kernel::Result<Self> {
         let socket = RouteSocket::open()?;
         Ok(Self {
             socket,
@@ -74,7 +74,7 @@ impl Routes {
         self.socket.writes()
     }
 
-    fn observe(&mut self) -> kernel::Result<Observed> {
+    fn observe(&mut self) -> podwire_kernel::Result<Observed> {
         let mut observed = Observed::default();
         for route in self.socket.routes(RouteFilter::default())? {
             let route = comparable(route);
@@ -154,7 +154,7 @@ impl Routes {
         &mut self,
         changes: &[RouteChange],
         ours: &mut BTreeSet<Route>,
-    ) -> kernel::Result<Vec<Warning>> {
+    ) -> podwire_kernel::Result<Vec<Warning>> {
         let mut warnings = Vec::new();
         let (mut written, mut places) = (Vec::new(), BTreeSet::new());
         for (change, result) in changes.iter().zip(self.socket.apply(changes)?) {

@@ -16,12 +16,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::monitor::Event as KernelEvent;
-use kernel::nft::{
+use podwire_kernel::monitor::Event as KernelEvent;
+use podwire_kernel::nft::{
     Chain, ChainType, Comment, Element, Family, Field, Hook, KeyBuf, Reject, Rule, Set, Table,
     priority,
 };
-use kernel::route::Route;
+use podwire_kernel::route::Route;
 
 use super::Desired;
 use crate::cidr;
@@ -66,7 +66,7 @@ struct Gone {
 
 impl Refused {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> kernel::Result<Self> {
+    pub fn open() -> podwire_kernel::Result<Self> {
         Ok(Self {
             table: KeptTable::open(Family::Inet, TABLE)?,
             networks: BTreeMap::new(),

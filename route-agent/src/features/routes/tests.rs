@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::unshare_thread;
 use nix::time::ClockId;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::unshare_thread;
 
 use super::*;
 use crate::config::{Config, test_config};

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ::kernel::monitor::Touched;
-use ::kernel::nft;
+use podwire_kernel::monitor::Touched;
+use podwire_kernel::nft;
 
 use super::endpoints::Family;
 use super::frame;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use ::kernel::conntrack::{AddressFamily, Conntrack, Entry, Filter, protocol};
+use podwire_kernel::conntrack::{AddressFamily, Conntrack, Entry, Filter, protocol};
 
 use super::endpoints::{Backend, Family};
 use super::service::Claim;
@@ -47,15 +47,15 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Starts the thread in the network namespace of the calling thread.
-    pub fn start(metrics: ProxyMetrics) -> Result<Sweeper, ::kernel::Error> {
+    pub fn start(metrics: ProxyMetrics) -> Result<Sweeper, podwire_kernel::Error> {
         let conntrack = Conntrack::open()?;
         let (work, orders) = channel();
         let thread = std::thread::Builder::new().name("conntrack".to_owned());
         thread
             .spawn(move || run(conntrack, &orders, &metrics))
             .map_err(|error| {
-                let cause = ::kernel::Cause::from(error);
-                ::kernel::Error::new("start the thread for", "connection tracking", cause)
+                let cause = podwire_kernel::Cause::from(error);
+                podwire_kernel::Error::new("start the thread for", "connection tracking", cause)
             })?;
         Ok(Sweeper { work })
     }
@@ -114,7 +114,7 @@ fn sweep(
     family: Family,
     serving: &Serving,
     node: &[IpAddr],
-) -> Result<usize, ::kernel::Error> {
+) -> Result<usize, podwire_kernel::Error> {
     let of_family = Filter {
         protocol: Some(protocol::UDP),
         family: Some(match family {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ::kernel::nft::{NftSocket, Table};
+use podwire_kernel::nft::{NftSocket, Table};
 
 use super::delta::Delta;
 use super::frame;

@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 
-use ::kernel::nft::{Batch, ElementRef, Set, Table, ValueRef};
+use podwire_kernel::nft::{Batch, ElementRef, Set, Table, ValueRef};
 
 use super::config::Config;
 use super::endpoints::Family;
@@ -18,7 +18,7 @@ pub const COMMENT: &str = "Kubernetes Services, by podwire-agent";
 
 /// True if the kernel has everything that is always there, as it should be.
 pub fn is_whole(table: &Table, wanted: &Skeleton) -> bool {
-    let chain = |(name, chain): &(&str, ::kernel::nft::Chain)| {
+    let chain = |(name, chain): &(&str, podwire_kernel::nft::Chain)| {
         table
             .chains
             .get(name)
@@ -51,7 +51,7 @@ pub fn has_sets(table: &Table, wanted: &Skeleton) -> bool {
 pub fn create(batch: &mut Batch, family: Family, config: &Config) {
     let family = kernel_family(family);
     let Skeleton { sets, chains } = skeleton(family, config);
-    let comment = ::kernel::nft::Comment::new(COMMENT);
+    let comment = podwire_kernel::nft::Comment::new(COMMENT);
     let mut table = batch.table(family, TABLE);
     table.add(comment.as_ref());
     for (name, set) in &sets {

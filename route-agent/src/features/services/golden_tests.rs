@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use ::kernel::nft::{Expr, Rule, Table};
+use podwire_kernel::nft::{Expr, Rule, Table};
 
 use super::config::{BalancingFlag, Config, NodePortAddresses};
 use super::endpoints::Family;

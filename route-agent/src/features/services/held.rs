@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use ::kernel::nft::{self, NftSocket, Table};
+use podwire_kernel::nft::{self, NftSocket, Table};
 
 use super::delta::Delta;
 use super::endpoints::{Backend, Family};
@@ -38,7 +38,7 @@ impl Held {
         kernel: &mut NftSocket,
         family: Family,
         frame: Table,
-    ) -> Result<Held, ::kernel::Error> {
+    ) -> Result<Held, podwire_kernel::Error> {
         let (mut elements, mut answers) = (Vec::new(), Vec::new());
         for (name, header) in frame.sets.iter().filter(|(_, set)| !set.dynamic) {
             kernel.each_element(

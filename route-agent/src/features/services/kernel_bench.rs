@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::kernel::nft::{Batch, CommitError, NftSocket};
+use podwire_kernel::nft::{Batch, CommitError, NftSocket};
 
 use super::config::Config;
 use super::endpoints::{Family, Here};
@@ -16,7 +16,7 @@ use crate::snapshot::{Dirty, Node, Object, ObjectName, Protocol, ServiceCidr, Sn
 /// Runs a test in a network namespace of its own, on a thread of its own.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        ::kernel::netns::unshare_thread().unwrap();
+        podwire_kernel::netns::unshare_thread().unwrap();
         test();
     });
     if let Err(panic) = thread.join() {
@@ -54,7 +54,9 @@ impl Commit for Kernel {
     fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
         match self.refuse {
             Some(name) if format!("{batch:?}").contains(&hex(name)) => {
-                Err(CommitError::Failed(::kernel::Cause::System { errno: 28 }))
+                Err(CommitError::Failed(podwire_kernel::Cause::System {
+                    errno: 28,
+                }))
             }
             _ => self.socket.commit(batch),
         }

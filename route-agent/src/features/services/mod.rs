@@ -47,7 +47,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::kernel::nft::{self, Batch, NftSocket};
+use podwire_kernel::nft::{self, Batch, NftSocket};
 use tokio::sync::watch;
 
 use crate::config::Config as AgentConfig;
@@ -88,7 +88,7 @@ pub struct Services {
 
 impl Services {
     /// Works in the network namespace of the calling thread.
-    pub fn open(health_ports: watch::Sender<HealthPorts>) -> ::kernel::Result<Self> {
+    pub fn open(health_ports: watch::Sender<HealthPorts>) -> podwire_kernel::Result<Self> {
         Ok(Services {
             socket: NftSocket::open()?,
             tables: Vec::new(),
@@ -185,7 +185,7 @@ impl Services {
     }
 
     /// Which of our tables are in the kernel.
-    fn present(&mut self) -> ::kernel::Result<Vec<nft::Family>> {
+    fn present(&mut self) -> podwire_kernel::Result<Vec<nft::Family>> {
         let mut present = Vec::new();
         for family in [nft::Family::Ip, nft::Family::Ip6] {
             if self.socket.has_table(family, TABLE)? {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use ::kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
+use podwire_kernel::nft::{CommitError, ElementRef, NftSocket, Table, ValueRef, diff};
 
 use super::check::Fields;
 use super::endpoints::Family;
@@ -344,7 +344,7 @@ impl FamilyTable {
         kernel: &mut dyn Commit,
         held: &Held,
         set: &str,
-        header: &::kernel::nft::Set,
+        header: &podwire_kernel::nft::Set,
         done: &mut Done,
     ) -> Result<Vec<Vec<u8>>, TableError> {
         let mut batch = std::mem::take(self.fresh_batch());
@@ -367,12 +367,12 @@ impl FamilyTable {
 
 /// Writes the deletion of all elements of a set that nobody has claimed. Returns their keys.
 fn remove_unclaimed_of(
-    batch: &mut ::kernel::nft::Batch,
+    batch: &mut podwire_kernel::nft::Batch,
     socket: &mut NftSocket,
     family: Family,
     held: &Held,
     name: &str,
-    header: &::kernel::nft::Set,
+    header: &podwire_kernel::nft::Set,
 ) -> Result<Vec<Vec<u8>>, TableError> {
     let family = kernel_family(family);
     let mut table = batch.table(family, TABLE);

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ::kernel::sysctl;
+use podwire_kernel::sysctl;
 
 use super::config::Config;
 use crate::originals;

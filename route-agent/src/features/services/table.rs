@@ -20,7 +20,7 @@ use super::plan::{Plan, desired};
 use super::service::{self, Claim};
 use super::write::{self, Change, Headers, Standing, encode, kernel_family};
 use crate::snapshot::{Node, ObjectName, Protocol, Snapshot};
-use ::kernel::nft::{Batch, CommitError};
+use podwire_kernel::nft::{Batch, CommitError};
 
 /// Elements of one transaction, about. More Services take several, each with whole Services.
 pub(super) const CHUNK: usize = 4096;
@@ -50,15 +50,15 @@ pub trait Commit {
     fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError>;
 
     /// The socket that the table is read through.
-    fn socket(&mut self) -> &mut ::kernel::nft::NftSocket;
+    fn socket(&mut self) -> &mut podwire_kernel::nft::NftSocket;
 }
 
-impl Commit for ::kernel::nft::NftSocket {
+impl Commit for podwire_kernel::nft::NftSocket {
     fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
-        ::kernel::nft::NftSocket::commit(self, batch)
+        podwire_kernel::nft::NftSocket::commit(self, batch)
     }
 
-    fn socket(&mut self) -> &mut ::kernel::nft::NftSocket {
+    fn socket(&mut self) -> &mut podwire_kernel::nft::NftSocket {
         self
     }
 }
@@ -76,7 +76,7 @@ pub enum TableError {
     },
     /// The table could not be read.
     #[error(transparent)]
-    Observe(#[from] ::kernel::Error),
+    Observe(#[from] podwire_kernel::Error),
 }
 
 /// A UDP port whose endpoints changed: connections to others must be forgotten.
@@ -168,7 +168,7 @@ impl FamilyTable {
     }
 
     /// Somebody else changed the table.
-    pub fn doubt(&mut self, touched: &::kernel::monitor::Touched) {
+    pub fn doubt(&mut self, touched: &podwire_kernel::monitor::Touched) {
         if self.trusted && !self.doubts.take_in(touched) {
             self.distrust();
         }

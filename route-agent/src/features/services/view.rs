@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use ::kernel::nft::NftSocket;
+use podwire_kernel::nft::NftSocket;
 
 use super::endpoints::{Backend, Family};
 use super::held::{place, where_slots_are};
@@ -121,7 +121,7 @@ impl Counters {
         family: Family,
         kernel: &mut NftSocket,
         wide: bool,
-    ) -> Result<Counters, ::kernel::Error> {
+    ) -> Result<Counters, podwire_kernel::Error> {
         let family = kernel_family(family);
         let mut counters = Counters::default();
         let ways_in = [Map::Services, Map::NodePorts].map(Map::fixed_name);

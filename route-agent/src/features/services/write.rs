@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ::kernel::nft::{Batch, ElementRef, ElementWriter, Set, TableWriter, ValueRef, Verdict};
+use podwire_kernel::nft::{Batch, ElementRef, ElementWriter, Set, TableWriter, ValueRef, Verdict};
 
 use super::config::Config;
 use super::delta::Delta;
@@ -76,10 +76,10 @@ impl Headers {
 }
 
 /// The family as the kernel crate names it.
-pub fn kernel_family(family: Family) -> ::kernel::nft::Family {
+pub fn kernel_family(family: Family) -> podwire_kernel::nft::Family {
     match family {
-        Family::V4 => ::kernel::nft::Family::Ip,
-        Family::V6 => ::kernel::nft::Family::Ip6,
+        Family::V4 => podwire_kernel::nft::Family::Ip,
+        Family::V6 => podwire_kernel::nft::Family::Ip6,
     }
 }
 
@@ -176,7 +176,7 @@ fn lose<K: Ord>(counts: &mut BTreeMap<K, u32>, key: K) {
 }
 
 /// Creates and fills a chain, also one that is there with other rules.
-pub fn write_chain(table: &mut TableWriter<'_>, name: &str, chain: &::kernel::nft::Chain) {
+pub fn write_chain(table: &mut TableWriter<'_>, name: &str, chain: &podwire_kernel::nft::Chain) {
     table.add_chain(name, chain).flush_chain(name);
     for rule in &chain.rules {
         table.add_rule(name, rule);

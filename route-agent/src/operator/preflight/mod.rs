@@ -10,7 +10,7 @@ mod probes;
 use std::fmt;
 use std::thread;
 
-use kernel::netns;
+use podwire_kernel::netns;
 use serde::Serialize;
 
 use crate::warnings::Warning;

@@ -3,15 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use kernel::RouteSocket;
-use kernel::conntrack::{Conntrack, Filter, protocol};
-use kernel::link::Veth;
-use kernel::nft::{
+use podwire_kernel::RouteSocket;
+use podwire_kernel::conntrack::{Conntrack, Filter, protocol};
+use podwire_kernel::link::Veth;
+use podwire_kernel::nft::{
     self, Chain, ChainType, Element, Family, Field, Hook, KeyBuf, NftSocket, Reject, Rule, Set,
     Source, Table, fib_flag, nat_flag, priority,
 };
-use kernel::route::{Route, RouteKind};
-use kernel::sysctl;
+use podwire_kernel::route::{Route, RouteKind};
+use podwire_kernel::sysctl;
 
 use super::Probe;
 use super::Without::{FallsBack, Refuses};
@@ -138,7 +138,7 @@ fn route_protocol() -> Result<(), String> {
     route.table = NOWHERE;
     socket.add_route(&route).map_err(text)?;
     let found = socket
-        .routes(kernel::route::RouteFilter::default())
+        .routes(podwire_kernel::route::RouteFilter::default())
         .map(|routes| {
             routes
                 .iter()
@@ -342,7 +342,7 @@ fn notifications() -> Result<(), String> {
         .build()
         .map_err(text)?;
     runtime
-        .block_on(async { kernel::monitor::Monitor::open() })
+        .block_on(async { podwire_kernel::monitor::Monitor::open() })
         .map(drop)
         .map_err(text)
 }

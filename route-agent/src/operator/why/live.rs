@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::foreign;
-use kernel::link::Link;
-use kernel::nft::{Family, NftSocket, Value};
-use kernel::route::{RouteFilter, RouteKind};
 use podwire::attachment::{Alias, LINK_GROUP};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::foreign;
+use podwire_kernel::link::Link;
+use podwire_kernel::nft::{Family, NftSocket, Value};
+use podwire_kernel::route::{RouteFilter, RouteKind};
 
 use super::Pod;
 use super::check::{Entry, Kernel, Way};
@@ -26,7 +26,7 @@ pub struct Live {
 
 impl Live {
     /// Opens the sockets and looks at the links.
-    pub fn open() -> Result<Self, kernel::Error> {
+    pub fn open() -> Result<Self, podwire_kernel::Error> {
         let mut routes = RouteSocket::open()?;
         let links = routes.links()?;
         Ok(Self {
@@ -37,7 +37,7 @@ impl Live {
     }
 
     /// The pods on this node: their links, and the routes to them.
-    pub fn pods(&mut self) -> Result<Vec<Pod>, kernel::Error> {
+    pub fn pods(&mut self) -> Result<Vec<Pod>, podwire_kernel::Error> {
         let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
         for route in self.routes.routes(RouteFilter::default())? {
             let destination = route.destination;
@@ -54,7 +54,7 @@ impl Live {
     }
 
     /// The addresses of this node.
-    pub fn own(&mut self) -> Result<Vec<IpAddr>, kernel::Error> {
+    pub fn own(&mut self) -> Result<Vec<IpAddr>, podwire_kernel::Error> {
         let addresses = self.routes.addresses(None)?;
         Ok(addresses
             .into_iter()
@@ -63,7 +63,7 @@ impl Live {
     }
 
     /// PodCIDRs without a Node, which are refused for a while, with whose they were.
-    pub fn gone(&mut self) -> Result<Vec<(IpNetwork, String)>, kernel::Error> {
+    pub fn gone(&mut self) -> Result<Vec<(IpNetwork, String)>, podwire_kernel::Error> {
         let table = self.tables.observe(Family::Inet, refused::TABLE)?;
         let networks = table.as_ref().map(refused::networks_of).unwrap_or_default();
         Ok(networks
@@ -134,7 +134,7 @@ impl Kernel for Live {
 
     fn map(&mut self, v6: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {
         let family = if v6 { Family::Ip6 } else { Family::Ip };
-        let text = |error: kernel::Error| error.to_string();
+        let text = |error: podwire_kernel::Error| error.to_string();
         let headers = self.tables.set_headers(family, TABLE).map_err(text)?;
         let Some(header) = headers.get(map) else {
             return Ok(None);
@@ -159,7 +159,7 @@ impl Kernel for Live {
     }
 
     fn droppers(&mut self, v6: bool, hook: u32) -> Result<Vec<String>, String> {
-        let text = |error: kernel::Error| error.to_string();
+        let text = |error: podwire_kernel::Error| error.to_string();
         let mut found = Vec::new();
         let family = if v6 { Family::Ip6 } else { Family::Ip };
         for family in [family, Family::Inet] {

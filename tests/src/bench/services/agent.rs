@@ -8,11 +8,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::RouteSocket;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::Netns;
-use kernel::sysctl;
+use podwire_kernel::RouteSocket;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::Netns;
+use podwire_kernel::sysctl;
 
 use super::cluster::{Cluster, NODE};
 use crate::world::World;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace with an uplink to nowhere.
 pub fn node() -> Result<Netns, String> {
-    let failed = |error: kernel::Error| error.to_string();
+    let failed = |error: podwire_kernel::Error| error.to_string();
     let netns = Netns::create_anonymous().map_err(failed)?;
     let address = IpNetwork::new([192, 168, 77, 1].into(), 24).map_err(|e| e.to_string())?;
     let made = netns.enter(|| {

@@ -7,8 +7,8 @@ mod traffic;
 
 use std::time::{Duration, Instant};
 
-use kernel::netns::Netns;
-use kernel::nft::{Batch, Family, Key, KeyBuf, NftSocket};
+use podwire_kernel::netns::Netns;
+use podwire_kernel::nft::{Batch, Family, Key, KeyBuf, NftSocket};
 
 use crate::Options;
 use crate::cases::progress;
@@ -106,7 +106,7 @@ fn changes(cluster: &Cluster, notices: &mut Notices) -> Result<Times, String> {
 struct Damage {
     what: &'static str,
     harm: fn(&mut Batch),
-    is_whole: fn(&mut NftSocket) -> Result<bool, kernel::Error>,
+    is_whole: fn(&mut NftSocket) -> Result<bool, podwire_kernel::Error>,
 }
 
 const DAMAGES: [Damage; 4] = [
@@ -152,8 +152,8 @@ const DAMAGES: [Damage; 4] = [
 /// The chain of all Services with ten endpoints.
 const CHAIN: &str = "pick-10";
 
-fn endpoints_header() -> kernel::nft::Set {
-    use kernel::nft::{Field, Set};
+fn endpoints_header() -> podwire_kernel::nft::Set {
+    use podwire_kernel::nft::{Field, Set};
     let key = [Field::IpDaddr, Field::L4Proto, Field::ThDport, Field::Slot];
     Set::map(&key, &[Field::IpDaddr, Field::ThDport]).with_counters()
 }
@@ -168,7 +168,7 @@ fn endpoint_key(service: u32) -> Key {
     key.into()
 }
 
-fn has_endpoint(socket: &mut NftSocket, service: u32) -> Result<bool, kernel::Error> {
+fn has_endpoint(socket: &mut NftSocket, service: u32) -> Result<bool, podwire_kernel::Error> {
     let (header, key) = (endpoints_header(), endpoint_key(service));
     let found = socket.element(Family::Ip, TABLE, "endpoints", &header, &key)?;
     Ok(found.is_some())
@@ -176,7 +176,7 @@ fn has_endpoint(socket: &mut NftSocket, service: u32) -> Result<bool, kernel::Er
 
 /// Breaks the table in several ways and waits until it is whole again.
 fn repairs(node: &Netns, agent: &Agent, report: &mut Report) -> Result<(), String> {
-    let failed = |error: kernel::Error| error.to_string();
+    let failed = |error: podwire_kernel::Error| error.to_string();
     let mut socket = node
         .enter(NftSocket::open)
         .map_err(failed)?
@@ -216,7 +216,7 @@ fn repairs(node: &Netns, agent: &Agent, report: &mut Report) -> Result<(), Strin
 
 /// How many elements the maps of Services and endpoints hold.
 fn elements(socket: &mut NftSocket) -> Result<usize, String> {
-    let failed = |error: kernel::Error| error.to_string();
+    let failed = |error: podwire_kernel::Error| error.to_string();
     let headers = socket.set_headers(Family::Ip, TABLE).map_err(failed)?;
     let mut count = 0;
     for (name, header) in headers.iter() {

@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use kernel::netns::Netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
     socket, sockopt,
 };
+use podwire_kernel::netns::Netns;
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h), as a mask.
 const GROUP: u32 = 1 << (7 - 1);

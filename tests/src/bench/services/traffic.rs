@@ -12,18 +12,18 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStr
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use kernel::address::Address;
-use kernel::link::Veth;
-use kernel::netns::Netns;
-use kernel::nft::{
-    Chain, ChainType, Comparison, Family, Field, Hook, NftSocket, Rule, Table, diff, priority,
-};
-use kernel::route::Route;
-use kernel::sysctl;
-use kernel::{RouteSocket, Scope};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
+use podwire_kernel::address::Address;
+use podwire_kernel::link::Veth;
+use podwire_kernel::netns::Netns;
+use podwire_kernel::nft::{
+    Chain, ChainType, Comparison, Family, Field, Hook, NftSocket, Rule, Table, diff, priority,
+};
+use podwire_kernel::route::Route;
+use podwire_kernel::sysctl;
+use podwire_kernel::{RouteSocket, Scope};
 
 use super::agent::{self, Agent};
 use super::cluster::{Cluster, Endpoints, PORT, TARGET, cluster_ip};
@@ -332,7 +332,7 @@ impl Lab {
 
     fn raise_floor(world: &World) -> Result<Self, String> {
         progress("a node with one rule");
-        let failed = |error: kernel::Error| error.to_string();
+        let failed = |error: podwire_kernel::Error| error.to_string();
         let cluster = Cluster::write(
             world.directory("traffic-floor")?,
             0,
@@ -363,7 +363,7 @@ impl Lab {
     }
 
     fn with_agent(world: &World, cluster: &Cluster, flags: &[&str]) -> Result<Self, String> {
-        let failed = |error: kernel::Error| error.to_string();
+        let failed = |error: podwire_kernel::Error| error.to_string();
         let node = agent::node()?;
         let client = pod(&node, "vethclient", &[CLIENT]).map_err(failed)?;
         let server = pod(&node, "vethserver", &SERVERS).map_err(failed)?;
@@ -395,7 +395,7 @@ impl Lab {
 }
 
 /// A pod as the plugin makes it: a link of its own, and the node as its gateway.
-fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> kernel::Result<Netns> {
+fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> podwire_kernel::Result<Netns> {
     let netns = Netns::create_anonymous()?;
     let host = |address: Ipv4Addr| IpNetwork::from(std::net::IpAddr::from(address));
     node.enter(|| {
@@ -427,7 +427,7 @@ fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> kernel::Result<Netns
                 ..Route::to(host(*address))
             })?;
         }
-        kernel::Result::Ok(())
+        podwire_kernel::Result::Ok(())
     })??;
     netns.enter(|| {
         let mut inside = RouteSocket::open()?;

@@ -1,6 +1,6 @@
 //! What is refused after a Node has gone, in a real kernel.
 
-use kernel::nft::{Batch, Family, NftSocket};
+use podwire_kernel::nft::{Batch, Family, NftSocket};
 
 use super::*;
 use crate::features::routes::refused::{KEPT, TABLE};
@@ -26,7 +26,7 @@ fn refused() -> Vec<String> {
         return Vec::new();
     };
     let elements = table.sets.values().flat_map(|set| {
-        let text = |(key, element): (&_, &kernel::nft::Element)| {
+        let text = |(key, element): (&_, &podwire_kernel::nft::Element)| {
             let last = element.key_end.as_ref().unwrap_or(key);
             let owner = element.comment.as_ref().unwrap().as_str();
             format!("{}-{} {owner}", set.display_key(key), set.display_key(last))

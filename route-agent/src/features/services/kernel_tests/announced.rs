@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::kernel::monitor::{Event, Monitor, Touched};
+use podwire_kernel::monitor::{Event, Monitor, Touched};
 
 use super::*;
 use crate::features::services::layout::names::TABLE;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ::kernel::sysctl;
+use podwire_kernel::sysctl;
 
 use super::super::Services;
 use super::super::sysctls::ROUTE_LOCALNET;

@@ -6,7 +6,7 @@
 //! (`docs/decisions/0009-services-as-map-elements.md`). Answers that depend on who asks are not in
 //! that map, because the chains they lead to look into it again, and the kernel refuses loops.
 
-use ::kernel::nft::{Field, Set};
+use podwire_kernel::nft::{Field, Set};
 
 use super::elements::SCRATCH;
 use super::names::{Fixed, Pool, Shared};

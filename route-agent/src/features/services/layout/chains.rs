@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Set, Source};
+use podwire_kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Set, Source};
 
 use super::elements::OwnChain;
 use super::names::{AffinityHolds, AffinityMap, OwnKind, Pool, Shared};

@@ -4,7 +4,7 @@
 //! see the first packet of each connection and no other, so that established connections pay
 //! nothing; but for the guard of 127.0.0.0/8, which must see every packet.
 
-use ::kernel::nft::{
+use podwire_kernel::nft::{
     Chain, ChainType, Comparison, CtKey, Expr, Family, Field, Hook, KeyBuf, MetaKey, Reject, Rule,
     Set, Source, fib_flag, fib_type, nat_flag, priority,
 };
@@ -366,7 +366,7 @@ impl Words {
             )
             .with_rule(
                 Rule::new()
-                    .ct_status(::kernel::nft::ct_status::DNAT)
+                    .ct_status(podwire_kernel::nft::ct_status::DNAT)
                     .goto("why-masquerade")
                     .comment("sent to an endpoint"),
             )
@@ -467,7 +467,7 @@ impl Words {
     }
 
     fn ping(&self, rule: Rule) -> Rule {
-        let base = ::kernel::nft::PayloadBase::Transport;
+        let base = podwire_kernel::nft::PayloadBase::Transport;
         rule.l4proto(self.icmp).is(
             Source::Payload {
                 base,
