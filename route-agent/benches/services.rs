@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use podwire_agent::features::services::config::Config;
-use podwire_agent::features::services::endpoints::{Family, Here};
-use podwire_agent::features::services::table::{Commit, Done, FamilyTable, View};
+use podwire_agent::config::services::Config;
+use podwire_agent::features::services::desired::endpoints::{Family, Here};
+use podwire_agent::features::services::table::state::{Commit, Done, FamilyTable, View};
 use podwire_agent::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
     Service, ServicePort, Snapshot,

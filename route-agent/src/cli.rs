@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::commands::install::Install;
+use crate::commands::status::Status;
+use crate::commands::why::Why;
+use crate::commands::{preflight, takeover, uninstall};
 use crate::config::Config;
-use crate::operator::status::Status;
-use crate::operator::why::Why;
-use crate::operator::{Install, preflight, takeover};
-use crate::{run, uninstall};
+use crate::run;
 
 /// Routes, masquerade, Services and CNI configuration of a Kubernetes node.
 #[derive(Debug, Parser)]

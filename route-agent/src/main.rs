@@ -9,7 +9,10 @@ fn main() -> ExitCode {
     match Cli::read().execute() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("podwire-agent: {}", podwire_agent::chain(error.as_ref()));
+            eprintln!(
+                "podwire-agent: {}",
+                podwire_agent::error::chain(error.as_ref())
+            );
             ExitCode::FAILURE
         }
     }

@@ -9,28 +9,25 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
 
-use podwire_kernel::monitor::Monitor;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::commands::{preflight, takeover};
 use crate::config::{Config, LogFormat};
 use crate::features;
-use crate::files;
-use crate::operator::health::{Health, SharedHealth};
-use crate::operator::health_ports::HealthPorts;
-use crate::operator::site::{Site, serve};
-use crate::operator::{preflight, takeover};
-use crate::reconcile::{Input, KernelEvent, Reconcile, Shared};
+use crate::features::services::health_checks::HealthPorts;
+use crate::health::{Health, SharedHealth};
+use crate::input::Input;
+use crate::notices::{cni_conf, kernel as kernel_notices};
+use crate::reconcile::{Reconcile, Shared};
+use crate::serve::site::{Site, serve};
 use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::manifests;
 use crate::uplink::Finder;
 use crate::warnings::Warning;
-
-/// The pause before kernel notifications are asked for again.
-const MONITOR_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause before rules of a kube-proxy are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -122,7 +119,7 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         .flat_map(|feature| feature.ports())
         .collect();
     // Listening begins before the first look at the kernel, so that nothing falls between.
-    let monitor = listen(&ports)?;
+    let monitor = kernel_notices::listen(&ports)?;
     let reconcile = Reconcile::new(
         config.clone(),
         shared.clone(),
@@ -138,13 +135,13 @@ async fn run_all(config: Config) -> Result<(), RunError> {
         let _ended = ended;
         reconcile.run(&outputs);
     })?;
-    tokio::spawn(follow_kernel(monitor, ports, inputs.clone()));
+    tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
     start_source(&config, &inputs, told).await?;
     if config.cni_conf {
         let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
-        spawn("files", move || files::watch(&directory, &inputs))?;
+        spawn("files", move || cni_conf::watch(&directory, &inputs))?;
     }
     let site = Site {
         health: shared.health,
@@ -219,7 +216,7 @@ fn look_around(inputs: &Sender<Input>) {
     let _ = inputs.send(Input::Warnings("preflight", missing));
     loop {
         let leftovers = takeover::find().map_or_else(
-            |error| vec![Warning::new("take-over", crate::chain(&error))],
+            |error| vec![Warning::new("take-over", crate::error::chain(&error))],
             |found| takeover::warnings(&found),
         );
         let clean = leftovers.is_empty();
@@ -228,44 +225,6 @@ fn look_around(inputs: &Sender<Input>) {
             return;
         }
         thread::sleep(LOOK_AGAIN);
-    }
-}
-
-fn listen(ports: &[u32]) -> podwire_kernel::Result<Monitor> {
-    let monitor = Monitor::open()?;
-    monitor.ignore(ports)?;
-    Ok(monitor)
-}
-
-/// Passes kernel notifications on to the loop. If listening breaks it begins anew, and then the
-/// loop looks at everything again.
-async fn follow_kernel(mut monitor: Monitor, ports: Vec<u32>, inputs: Sender<Input>) {
-    loop {
-        while let Some(event) = monitor.next().await {
-            if inputs.send(Input::Kernel(event)).is_err() {
-                return;
-            }
-        }
-        monitor = loop {
-            tokio::time::sleep(MONITOR_PAUSE).await;
-            match listen(&ports) {
-                Ok(monitor) => break monitor,
-                Err(error) => {
-                    let text = format!("{error}; repairs wait until that works");
-                    let warning = Warning::new("kernel notifications", text);
-                    if inputs
-                        .send(Input::Warnings("monitor", vec![warning]))
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-            }
-        };
-        let mended = Input::Warnings("monitor", Vec::new());
-        if inputs.send(mended).is_err() || inputs.send(Input::Kernel(KernelEvent::Lost)).is_err() {
-            return;
-        }
     }
 }
 

@@ -15,8 +15,24 @@ use podwire_kernel::monitor::Event;
 use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 
 use crate::cidr;
-use crate::features::routes::PROTOCOL;
-use crate::reconcile::Uplink;
+use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
+
+/// The interface to the other nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The interface's index.
+    pub index: u32,
+    /// The interface's name.
+    pub name: String,
+    /// The interface's MTU in bytes.
+    pub mtu: u32,
+    /// True if the interface is up.
+    pub up: bool,
+    /// The addresses on the interface, with their prefix.
+    pub addresses: Vec<IpNetwork>,
+    /// What is reachable over it without a gateway, sorted.
+    pub on_link: Vec<IpNetwork>,
+}
 
 /// Looks for the uplink.
 #[derive(Debug)]

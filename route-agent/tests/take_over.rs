@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use podwire_agent::operator::takeover;
+use podwire_agent::commands::takeover;
 use podwire_kernel::netns::Netns;
 
 /// What kube-proxy 1.31 in iptables mode writes for one Service, cut down, between rules of others.

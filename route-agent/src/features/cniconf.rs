@@ -17,20 +17,15 @@ use serde::Serialize;
 
 use crate::cidr;
 use crate::config::Config;
-use crate::reconcile::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::ours::{CONFLIST as FILE, NETWORK};
 use crate::report::{CniConfReport, Report};
 use crate::warnings::Warning;
-
-/// The file's name. containerd, CRI-O and Docker's shim take the file that sorts first.
-pub const FILE: &str = "00-podwire.conflist";
 
 /// The name under which it is written before it is renamed: in the same directory, because
 /// containerd does not see what is renamed in from elsewhere, and with an ending that no runtime
 /// reads.
 const TEMPORARY: &str = "00-podwire.conflist.temp";
-
-/// The network's name: the leases are in a directory of this name.
-pub const NETWORK: &str = "podwire";
 
 /// Why the configuration is not as it should be.
 #[derive(Debug, thiserror::Error)]

@@ -8,8 +8,8 @@
 use podwire_kernel::sysctl;
 
 use crate::config::Config;
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::originals;
-use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::report::Report;
 use crate::warnings::Warning;
 
@@ -41,7 +41,7 @@ impl Feature for Forwarding {
             match originals::ensure(&key, value, &world.config.run_dir) {
                 Ok(changed) => writes += u64::from(changed),
                 Err(error) => {
-                    let text = format!("{}; {consequence}", crate::chain(&error));
+                    let text = format!("{}; {consequence}", crate::error::chain(&error));
                     warnings.push(Warning::new(format!("sysctl {key}"), text));
                 }
             }
@@ -102,9 +102,9 @@ mod tests {
     use podwire_kernel::RouteSocket;
     use podwire_kernel::link::Veth;
 
-    use super::super::test_node::TestNode;
     use super::*;
-    use crate::reconcile::Uplink;
+    use crate::features::test_node::TestNode;
+    use crate::uplink::Uplink;
 
     const ACCEPT_RA: &str = "net/ipv6/conf/eth0/accept_ra";
 

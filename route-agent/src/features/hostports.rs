@@ -21,10 +21,10 @@ use podwire::exposure;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::nft::{NftSocket, Table};
 
-use super::kept_table::KeptTable;
-use super::signs_of_life::{self, Attachment, Missing, lifeless};
 use crate::config::Config;
-use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::parts::kept_table::KeptTable;
+use crate::features::parts::signs_of_life::{self, Attachment, Missing, lifeless};
 use crate::report::Report;
 use crate::warnings::Warning;
 

@@ -20,10 +20,10 @@ use podwire::lease::{self, Lease, Owner};
 use podwire_kernel::RouteSocket;
 use podwire_kernel::link::Link;
 
-use super::cniconf::NETWORK;
-use super::signs_of_life::{Attachment, CALM, Missing, lifeless};
 use crate::config::Config;
-use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless};
+use crate::ours::NETWORK;
 use crate::report::{PodReport, Report};
 
 /// The interface of a lease in the old format, which names none: the one that runtimes ask for.

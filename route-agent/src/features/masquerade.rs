@@ -17,18 +17,13 @@ use podwire_kernel::nft::{
     priority,
 };
 
-use super::kept_table::KeptTable;
 use crate::cidr::host;
 use crate::config::Config;
-use crate::reconcile::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::features::parts::kept_table::KeptTable;
+use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE};
 use crate::report::Report;
 use crate::snapshot::Snapshot;
-
-/// The table's name; its family is inet.
-pub const TABLE: &str = "podwire-masquerade";
-
-/// The group of the host ends of pod links (`IFLA_GROUP`), which the plugin sets.
-const POD_LINKS: u32 = podwire::attachment::LINK_GROUP;
 
 /// The feature.
 #[derive(Debug)]
@@ -274,22 +269,15 @@ fn pod_sources() -> Chain {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use podwire_kernel::nft::NftSocket;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::test_config;
     use crate::snapshot::Node;
 
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        config: Config,
-    }
-
     fn config(flags: &[&str]) -> Config {
-        let all = ["podwire-agent", "--node-name=worker"];
-        Flags::parse_from(all.iter().chain(flags)).config
+        test_config(&[&["--node-name=worker"], flags].concat())
     }
 
     fn node(name: &str, ips: &[&str], cidrs: &[&str]) -> Node {

@@ -3,19 +3,18 @@
 pub mod cniconf;
 pub mod forwarding;
 pub mod hostports;
-pub mod kept_table;
 pub mod leases;
 pub mod masquerade;
+pub mod parts;
 pub mod routes;
 pub mod services;
-pub mod signs_of_life;
 #[cfg(test)]
 mod test_node;
 
 use tokio::sync::watch;
 
-use crate::operator::health_ports::HealthPorts;
-use crate::reconcile::Feature;
+use crate::feature::Feature;
+use crate::features::services::health_checks::HealthPorts;
 
 /// All features, in the order in which they are synced. Each opens its sockets in the network
 /// namespace of the calling thread.

@@ -9,10 +9,11 @@ use podwire_kernel::netns::unshare_thread;
 use tempfile::TempDir;
 
 use crate::config::{Config, test_config};
-use crate::operator::metrics::Metrics;
-use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Uplink, Warn, World};
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::snapshot::Snapshot;
+use crate::uplink::Uplink;
 use crate::warnings::Warnings;
 
 /// What features are shown, and directories that go with it.

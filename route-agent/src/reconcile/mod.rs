@@ -5,7 +5,6 @@
 //! after a growing pause and never keeps another from its work. Nothing is synced before the
 //! source has listed everything once.
 
-mod feature;
 mod slot;
 
 use std::net::IpAddr;
@@ -13,60 +12,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-pub use feature::{Backoff, Event, Feature, KernelEvent, SyncError, Synced, Uplink, Warn, World};
-use slot::Slot;
+use slot::{FIRST_PAUSE, Slot};
 
+use crate::clock::Moment;
 use crate::config::Config;
-use crate::operator::health::{IpFamily, SharedHealth};
-use crate::operator::metrics::Metrics;
-use crate::operator::moment::Moment;
-use crate::operator::why;
+use crate::feature::{Event, Feature, KernelEvent, World};
+use crate::health::{IpFamily, SharedHealth};
+use crate::input::Input;
+use crate::metrics::Metrics;
 use crate::report::{Report, UplinkReport, WarningReport};
-use crate::snapshot::{Change, Dirty, Snapshot};
-use crate::uplink::{self, Finder};
+use crate::snapshot::{Dirty, Snapshot};
+use crate::uplink::{self, Finder, Uplink};
 use crate::warnings::{News, Warning, Warnings};
 
 /// At most this many inputs are taken in before the features are called.
 const DRAIN: usize = 20_000;
-
-/// What reaches the loop.
-#[derive(Debug)]
-pub enum Input {
-    /// Cluster objects came, changed or went.
-    Changes(Vec<Change>),
-    /// The source has delivered everything that there is; from now on it sends differences.
-    Listed,
-    /// What is wrong with the source or with what it read, in full.
-    SourceWarnings(Vec<Warning>),
-    /// What is wrong with a part of the agent that is not a feature, in full.
-    Warnings(&'static str, Vec<Warning>),
-    /// A notification of the kernel.
-    Kernel(KernelEvent),
-    /// A file of ours, or beside ours, changed.
-    Files,
-    /// An operator wants to know.
-    Report {
-        /// With single endpoints.
-        wide: bool,
-        /// Where the answer goes.
-        reply: tokio::sync::oneshot::Sender<Report>,
-    },
-    /// An operator asks for the way of a packet.
-    Why {
-        /// From where to where.
-        question: why::Question,
-        /// The pods on this node.
-        pods: Vec<why::Pod>,
-        /// The addresses of this node.
-        own: Vec<std::net::IpAddr>,
-        /// PodCIDRs without a Node, which are refused for a while, with whose they were.
-        gone: Vec<(ipnetwork::IpNetwork, String)>,
-        /// Where the answer goes.
-        reply: tokio::sync::oneshot::Sender<Result<why::Trace, why::QuestionError>>,
-    },
-    /// Finish. Everything stays as it is.
-    Stop,
-}
 
 /// What the loop shares with the rest of the agent.
 #[derive(Debug, Clone)]
@@ -189,23 +149,7 @@ impl Reconcile {
                 // The operator may have hung up meanwhile.
                 let _ = reply.send(report);
             }
-            Input::Why {
-                question,
-                pods,
-                own,
-                gone,
-                reply,
-            } => {
-                let facts = why::Facts {
-                    snapshot: &self.snapshot,
-                    config: &self.config,
-                    uplink: self.uplink.as_ref(),
-                    pods: &pods,
-                    own: &own,
-                    gone: &gone,
-                };
-                let _ = reply.send(why::walk(&facts, &question));
-            }
+            Input::Ask(question) => question.answer(&self.parts().0),
             Input::Stop => self.stopping = true,
         }
     }
@@ -284,7 +228,7 @@ impl Reconcile {
             Ok(Err(text)) => (None, Some(text)),
             Err(error) => {
                 // Not even looking worked: what was known before is the best guess.
-                let again = format!("{}; tried again", crate::chain(&error));
+                let again = format!("{}; tried again", crate::error::chain(&error));
                 self.warnings
                     .replace("uplink", [Warning::new("uplink", again)]);
                 self.look = true;
@@ -312,7 +256,7 @@ impl Reconcile {
         if !self.listed {
             return None;
         }
-        let look = self.look.then_some(self.now + Backoff::FIRST);
+        let look = self.look.then_some(self.now + FIRST_PAUSE);
         let next = self.slots.iter().filter_map(Slot::due).chain(look).min()?;
         Some(next.saturating_duration_since(now))
     }

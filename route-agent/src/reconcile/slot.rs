@@ -1,12 +1,19 @@
 //! One feature in the loop, with its retries.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Backoff, Event, Feature, Warn, World};
-use crate::chain;
-use crate::operator::metrics::Metrics;
+use crate::backoff::{Backoff, Jitter};
+use crate::error::chain;
+use crate::feature::{Event, Feature, Warn, World};
+use crate::metrics::Metrics;
 use crate::report::{FeatureReport, Report};
 use crate::warnings::Warnings;
+
+/// The pause after the first failure.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// No pause between two tries is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A feature and what the loop knows about it.
 pub(super) struct Slot {
@@ -32,7 +39,7 @@ impl Slot {
             wanted: None,
             touched: false,
             news: false,
-            backoff: Backoff::default(),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, Jitter::None),
             succeeded: false,
             error: None,
             syncs: 0,

@@ -1,21 +1,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use clap::Parser;
-
 use super::*;
-use crate::operator::health::Health;
-use crate::snapshot::{Node, Object};
-
-#[derive(Parser)]
-struct Flags {
-    #[command(flatten)]
-    config: Config,
-}
-
-fn config() -> Config {
-    Flags::parse_from(["podwire-agent", "--node-name=worker"]).config
-}
+use crate::config::test_config;
+use crate::feature::{SyncError, Synced, Warn};
+use crate::health::Health;
+use crate::snapshot::{Change, Node, Object};
 
 fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
     let health = SharedHealth::new(Health::new(Duration::from_secs(60)));
@@ -23,7 +13,7 @@ fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
         metrics: Arc::default(),
         health,
     };
-    Reconcile::new(config(), shared, None, features)
+    Reconcile::new(test_config(&["--node-name=worker"]), shared, None, features)
 }
 
 /// A feature that fails a number of times, counts its syncs and dirty nodes.
@@ -149,7 +139,7 @@ fn only_what_others_undid_counts_as_a_repair() {
         let text = it
             .shared
             .metrics
-            .text(crate::operator::metrics::TextFormat::OpenMetrics);
+            .text(crate::metrics::TextFormat::OpenMetrics);
         text.lines()
             .filter(|line| line.starts_with("podwire_repairs_total{"))
             .map(|line| line.rsplit(' ').next().unwrap().to_owned())
@@ -165,18 +155,6 @@ fn only_what_others_undid_counts_as_a_repair() {
     it.take(Input::Files);
     it.turn(Instant::now());
     assert_eq!(repairs(&it), ["1"]);
-}
-
-#[test]
-fn pauses_grow_up_to_a_limit() {
-    let mut backoff = Backoff::default();
-    let pauses: Vec<_> = (0..40).map(|_| backoff.pause()).collect();
-    assert_eq!(pauses[0], Backoff::FIRST);
-    assert_eq!(pauses[1], Backoff::FIRST * 2);
-    assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
-    assert_eq!(pauses[39], Backoff::LONGEST);
-    backoff.reset();
-    assert_eq!(backoff.pause(), Backoff::FIRST);
 }
 
 #[test]

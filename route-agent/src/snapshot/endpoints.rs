@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::{Endpoint, Few, Hints};
+use crate::snapshot::{Endpoint, Few, Hints};
 
 const READY: u8 = 1;
 const SERVING: u8 = 2;

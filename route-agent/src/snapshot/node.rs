@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::Invalid;
+use crate::snapshot::Invalid;
 
 /// A Node.
 #[derive(Debug, Clone, PartialEq, Eq)]

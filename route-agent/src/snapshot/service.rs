@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::{Endpoints, Few, Invalid, ObjectName};
+use crate::snapshot::{Endpoints, Few, Invalid, ObjectName};
 
 /// A transport protocol of a Service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

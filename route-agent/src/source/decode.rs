@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::objects::{self, Metadata, Names, Unnamed};
 use crate::snapshot::{Key, Object, ObjectName};
+use crate::source::objects::{self, Metadata, Names, Unnamed};
 
 /// What a file says.
 #[derive(Debug, Default)]

@@ -1,9 +1,9 @@
 //! Where cluster objects come from. Only this folder knows Kubernetes' types.
 //!
 //! A source runs on its own, turns objects into snapshot values and sends them to the reconcile
-//! loop: [`Input::Changes`](crate::reconcile::Input) as it learns of them,
-//! [`Input::Listed`](crate::reconcile::Input) once when it has delivered everything there is, and
-//! [`Input::SourceWarnings`](crate::reconcile::Input) whenever what is wrong with it changes.
+//! loop: [`Input::Changes`](crate::input::Input) as it learns of them,
+//! [`Input::Listed`](crate::input::Input) once when it has delivered everything there is, and
+//! [`Input::SourceWarnings`](crate::input::Input) whenever what is wrong with it changes.
 
 pub mod decode;
 pub mod kubernetes;

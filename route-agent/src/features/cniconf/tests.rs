@@ -3,10 +3,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::test_node::TestNode;
 use super::*;
-use crate::reconcile::Uplink;
+use crate::features::test_node::TestNode;
 use crate::snapshot::Node;
+use crate::uplink::Uplink;
 
 /// A node that is ready for pods, with these podCIDRs.
 fn ready_node(pod_cidrs: &[&str]) -> TestNode {

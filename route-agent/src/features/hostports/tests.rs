@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use podwire::attachment::{HostPort, Protocol};
 use podwire_kernel::nft::Batch;
 
-use super::super::test_node::{TestNode, delete_pod_link, make_pod_link};
 use super::*;
+use crate::features::test_node::{TestNode, delete_pod_link, make_pod_link};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -11,7 +11,7 @@ use podwire::lease::{self, ADOPTED, Owner, Store};
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 
-use crate::reconcile::SyncError;
+use crate::feature::SyncError;
 
 /// Leases what is in use; returns how many addresses. Only if nobody else has a lease: where
 /// somebody has one, the plugin has been at work already. Leases of ours may be there from an

@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use podwire::lease::Store;
 use podwire_kernel::route::Route;
 
-use super::super::test_node::{TestNode, delete_pod_link, make_pod_link};
 use super::*;
+use crate::features::test_node::{TestNode, delete_pod_link, make_pod_link};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

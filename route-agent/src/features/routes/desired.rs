@@ -8,13 +8,10 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::route::{Route, RouteKind};
 
 use crate::cidr;
-use crate::reconcile::Uplink;
+use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
 use crate::snapshot::{Node, Snapshot};
+use crate::uplink::Uplink;
 use crate::warnings::Warning;
-
-/// The protocol number of every route of ours (`p`); nothing else in the kernel's or iproute2's
-/// lists uses it.
-pub const PROTOCOL: u8 = 112;
 
 /// The metric of routes to peers; of podCIDRs far from ours see [`metric`]. It keeps them apart
 /// from routes of the same destination that somebody else made: neither overwrites the other (the

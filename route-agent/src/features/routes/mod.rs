@@ -20,14 +20,15 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
-pub use desired::{Desired, METRIC, PROTOCOL, UNREACHABLE_METRIC, desired};
+pub use desired::{Desired, METRIC, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
 use refused::{InUse, Refused};
 
-use crate::chain;
 use crate::config::Config;
-use crate::operator::health::IpFamily;
-use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::error::chain;
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::health::IpFamily;
+use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL};
 use crate::report::{Report, RouteReport};
 use crate::warnings::Warning;
 
@@ -142,7 +143,7 @@ impl Routes {
             foreign: &observed.foreign,
         };
         self.refused.keep(&in_use).unwrap_or_else(|error| {
-            let object = format!("nftables table inet {}", refused::TABLE);
+            let object = format!("nftables table inet {}", REFUSED_TABLE);
             let text = format!("{}; tried again", chain(&error));
             failed.push(Warning::new(object, text));
             0
@@ -349,7 +350,7 @@ impl Feature for Routes {
             count => vec![format!("{count} routes of protocol {PROTOCOL}")],
         };
         if refused {
-            removed.push(format!("nftables table inet {}", refused::TABLE));
+            removed.push(format!("nftables table inet {}", REFUSED_TABLE));
         }
         Ok(removed)
     }

@@ -23,14 +23,12 @@ use podwire_kernel::nft::{
 };
 use podwire_kernel::route::Route;
 
-use super::Desired;
 use crate::cidr;
-use crate::features::kept_table::{KeepError, KeptTable};
+use crate::features::parts::kept_table::{KeepError, KeptTable};
+use crate::features::routes::Desired;
+use crate::ours::REFUSED_TABLE as TABLE;
 use crate::report::RouteReport;
 use crate::snapshot::{Protocol, Snapshot};
-
-/// The table's name; its family is inet.
-pub const TABLE: &str = "podwire-refused";
 
 /// How long a podCIDR is refused. The controllers take the pods of a deleted Node out of their
 /// Services within one and a half minutes; if they are down, some time after they are back.

@@ -10,10 +10,9 @@ use podwire_kernel::netns::unshare_thread;
 
 use super::*;
 use crate::config::{Config, test_config};
-use crate::operator::metrics::Metrics;
-use crate::reconcile::Uplink;
+use crate::metrics::Metrics;
 use crate::snapshot::{Change, Dirty, Key, Node, Object, Snapshot};
-use crate::uplink::Finder;
+use crate::uplink::{Finder, Uplink};
 use crate::warnings::Warnings;
 
 mod links;

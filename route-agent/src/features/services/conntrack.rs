@@ -16,10 +16,10 @@ use std::time::Instant;
 
 use podwire_kernel::conntrack::{AddressFamily, Conntrack, Entry, Filter, protocol};
 
-use super::endpoints::{Backend, Family};
-use super::service::Claim;
-use super::table::UdpChange;
-use crate::operator::metrics::ProxyMetrics;
+use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::frontends::Claim;
+use crate::features::services::table::state::UdpChange;
+use crate::metrics::ProxyMetrics;
 
 /// Up to so many ports are looked for one by one, with the kernel's help; for more the whole table
 /// is read once.

@@ -11,35 +11,16 @@
 //! answer, `plan` what follows for the kernel, `layout` how that lies there, `delta` and `held`
 //! what differs, `write`, `table` and `resync` bring it in. `docs/services.md` tells the whole.
 
-mod check;
-pub mod claims;
-pub mod config;
 mod conntrack;
-pub mod delta;
-mod differences;
-pub mod endpoints;
-mod frame;
-#[cfg(test)]
-mod golden_cases;
-#[cfg(test)]
-mod golden_tests;
-mod held;
-#[cfg(test)]
-mod kernel_bench;
-#[cfg(test)]
-mod kernel_tests;
+pub mod desired;
+pub mod health_checks;
 pub mod layout;
-pub mod networks;
-mod notes;
-pub mod plan;
-mod resync;
-#[cfg(test)]
-mod samples;
-pub mod service;
+mod publish;
+mod report;
 mod sysctls;
 pub mod table;
-mod view;
-mod write;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -50,18 +31,19 @@ use std::time::Instant;
 use podwire_kernel::nft::{self, Batch, NftSocket};
 use tokio::sync::watch;
 
+use crate::clock::Moment;
 use crate::config::Config as AgentConfig;
-use crate::operator::health_ports::HealthPorts;
-use crate::operator::moment::Moment;
-use crate::reconcile::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::config::services::Config as ServicesConfig;
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::services::conntrack::{Sweeper, Work};
+use crate::features::services::desired::endpoints::{Family, Here};
+use crate::features::services::health_checks::HealthPorts;
+use crate::features::services::publish::Notes;
+use crate::features::services::table::state::{Done, FamilyTable, View};
+use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::Report;
 use crate::snapshot::{Node, ObjectName};
 use crate::warnings::Warning;
-use conntrack::{Sweeper, Work};
-use endpoints::{Family, Here};
-use layout::names::TABLE;
-use notes::Notes;
-use table::{Done, FamilyTable, View};
 
 /// Where a Node says in which zone it is.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -143,7 +125,7 @@ impl Services {
         warn.replace(trouble.map(|error| {
             let text = format!(
                 "{}; the tables of a run with Services stay until it is put back; tried again",
-                crate::chain(&error)
+                crate::error::chain(&error)
             );
             Warning::new(format!("sysctl {}", sysctls::ROUTE_LOCALNET), text)
         }));
@@ -163,7 +145,7 @@ impl Services {
 
     /// Routes 127.0.0.0/8 while the table is there that guards it, and not without: a cluster of
     /// IPv6 alone has no Service in IPv4, and no such table.
-    fn guard_localhost(&mut self, config: &config::Config, run_dir: &Path) {
+    fn guard_localhost(&mut self, config: &ServicesConfig, run_dir: &Path) {
         let v4 = self
             .tables
             .iter()
@@ -180,7 +162,7 @@ impl Services {
             sysctls::open_localhost(run_dir)
         } else {
             let trouble = sysctls::withdraw(run_dir).err();
-            trouble.map(|error| format!("{}: 127.0.0.0/8 stays open", crate::chain(&error)))
+            trouble.map(|error| format!("{}: 127.0.0.0/8 stays open", crate::error::chain(&error)))
         };
     }
 
@@ -367,7 +349,7 @@ impl Feature for Services {
         for index in 0..self.tables.len() {
             let differences = self.tables[index].differences(&mut self.socket, view(world));
             report.differences.extend(differences);
-            view::report(&self.tables[index], &mut self.socket, report);
+            report::report(&self.tables[index], &mut self.socket, report);
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use podwire_kernel::sysctl;
 
-use super::config::Config;
+use crate::config::services::Config;
 use crate::originals;
 
 /// No more connections than this, however many cores there are.
@@ -100,7 +100,7 @@ fn set(key: &str, value: &str, run_dir: &Path) -> Option<String> {
             tracing::info!(%error, value, "left as it is");
             None
         }
-        Err(error) => Some(format!("{}: left as it is", crate::chain(&error))),
+        Err(error) => Some(format!("{}: left as it is", crate::error::chain(&error))),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
 
-use crate::reconcile::Input;
+use crate::input::Input;
 use crate::warnings::Warning;
 
 /// The complaints that stand, by object.

@@ -17,9 +17,9 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::backoff::random_fraction;
-use super::server::ApiServer;
-use crate::operator::moment::rfc3339;
+use crate::backoff::random_fraction;
+use crate::clock::rfc3339;
+use crate::source::kubernetes::server::ApiServer;
 use crate::warnings::Warning;
 
 /// Warnings that wait to be told; more than that at a time are not told as Events.
@@ -207,5 +207,4 @@ async fn ask(
 }
 
 #[cfg(test)]
-#[path = "events_tests.rs"]
 mod tests;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::server::Timing;
+use crate::source::kubernetes::server::Timing;
 
 /// What the server does with one request.
 pub enum Reply {

@@ -4,7 +4,6 @@
 //! [`Input::Listed`] when all first lists are complete. An API server that is away costs nothing
 //! but freshness.
 
-mod backoff;
 mod complaints;
 mod events;
 #[cfg(test)]
@@ -21,14 +20,15 @@ use std::sync::mpsc::Sender;
 use tokio::sync::mpsc as async_mpsc;
 use tracing::info;
 
-pub use server::{Error, Options, Timing};
+use crate::config::apiserver::Options;
+pub use server::{Error, Timing};
 
-use self::complaints::Complaints;
-use self::server::ApiServer;
-use self::watch::{Resource, Unreadable, Update, follow};
-use super::objects::{self, LABEL_SELECTOR, Names};
-use crate::reconcile::Input;
+use crate::input::Input;
 use crate::snapshot::Object;
+use crate::source::kubernetes::complaints::Complaints;
+use crate::source::kubernetes::server::ApiServer;
+use crate::source::kubernetes::watch::{Resource, Unreadable, Update, follow};
+use crate::source::objects::{self, LABEL_SELECTOR, Names};
 use crate::warnings::{News, Warning};
 
 /// What is read of the cluster.

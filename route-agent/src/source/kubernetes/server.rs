@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use clap::Args;
 use hyper::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -21,43 +20,8 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tower::{BoxError, ServiceExt};
 use tracing::{debug, info, warn};
 
-use super::complaints::Complaints;
-use crate::config::absolute_path;
-
-/// Where to look for the API server.
-#[derive(Debug, Clone, Args)]
-pub struct Options {
-    /// Addresses of the API server, tried in turn (comma-separated, `https://HOST:PORT`); found
-    /// from the kubelet's kubeconfig or the pod's environment if not given.
-    #[arg(long = "apiserver", env = "PODWIRE_APISERVER", value_name = "URLS",
-          value_delimiter = ',', value_parser = server)]
-    pub servers: Vec<Uri>,
-
-    /// Address and credentials from this kubeconfig instead of the pod's ServiceAccount.
-    #[arg(long, env = "PODWIRE_KUBECONFIG", value_name = "FILE",
-          value_parser = absolute_path())]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// The node's kubelet kubeconfig, of which only the server's address is read.
-    #[arg(
-        long,
-        env = "PODWIRE_KUBELET_KUBECONFIG",
-        default_value = "/etc/kubernetes/kubelet.conf",
-        value_name = "FILE",
-        value_parser = absolute_path()
-    )]
-    pub kubelet_kubeconfig: PathBuf,
-}
-
-/// Parses an address of an API server.
-fn server(text: &str) -> Result<Uri, String> {
-    let wrong = || "not an address such as https://10.0.0.1:6443".to_owned();
-    let uri: Uri = text.trim().parse().map_err(|_| wrong())?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("https" | "http"), Some(host)) if !host.is_empty() => Ok(uri),
-        _ => Err(wrong()),
-    }
-}
+use crate::config::apiserver::Options;
+use crate::source::kubernetes::complaints::Complaints;
 
 /// Why there is no way to the API server.
 #[derive(Debug, thiserror::Error)]
@@ -319,17 +283,6 @@ mod tests {
         .unwrap();
         let found = kubelet_server(file.path()).unwrap();
         assert_eq!(found, "https://kind-control-plane:6443/");
-    }
-
-    #[test]
-    fn addresses_need_a_scheme_and_a_host() {
-        assert_eq!(
-            server(" https://[fd00::1]:6443").unwrap(),
-            "https://[fd00::1]:6443/"
-        );
-        for wrong in ["10.0.0.1:6443", "ftp://a", "https://", "", "https://a b"] {
-            assert!(server(wrong).is_err(), "{wrong:?} was taken");
-        }
     }
 
     #[test]

@@ -18,10 +18,10 @@ use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::backoff::{Backoff, random_fraction};
-use super::server::ApiServer;
-use super::wire::{Event, Lines, Page, Status, name_of, resource_version};
+use crate::backoff::{Backoff, Jitter, random_fraction};
 use crate::snapshot::{Change, Key, Object};
+use crate::source::kubernetes::server::ApiServer;
+use crate::source::kubernetes::wire::{Event, Lines, Page, Status, name_of, resource_version};
 use crate::source::objects::{Names, Unnamed};
 
 /// Objects per page of a list: keeps what is in memory at a time small, on both sides.
@@ -115,7 +115,7 @@ pub async fn follow(
         known: BTreeSet::new(),
         listed: false,
     };
-    let mut pauses = Backoff::new(timing.first_pause, timing.longest_pause);
+    let mut pauses = Backoff::new(timing.first_pause, timing.longest_pause, Jitter::Half);
     let mut version: Option<String> = None;
     loop {
         let began = Instant::now();
@@ -135,7 +135,7 @@ pub async fn follow(
         let pause = match end {
             Ok(()) if progress => None,
             // A watch that the server ends at once and without a word: not again at once.
-            Ok(()) => Some(pauses.next()),
+            Ok(()) => Some(pauses.pause()),
             Err(Failure::Closed) => return,
             Err(Failure::Expired) => {
                 debug!(
@@ -143,7 +143,7 @@ pub async fn follow(
                     "the watch is out of date: listing again"
                 );
                 version = None;
-                Some(pauses.next())
+                Some(pauses.pause())
             }
             Err(Failure::Missing) if resource.optional => {
                 if watch.missing().is_break() {
@@ -152,7 +152,7 @@ pub async fn follow(
                 version = None;
                 Some(timing.missing)
             }
-            Err(Failure::Busy(least)) => Some(pauses.next().max(least.min(timing.longest_pause))),
+            Err(Failure::Busy(least)) => Some(pauses.pause().max(least.min(timing.longest_pause))),
             Err(failure) => {
                 // A connection that breaks after it has served is what a restart of the server
                 // looks like; only if it cannot be made again is that worth a word.
@@ -161,7 +161,7 @@ pub async fn follow(
                         .failed(generation, &format!("{}: {failure}", resource.path))
                         .await;
                 }
-                Some(pauses.next())
+                Some(pauses.pause())
             }
         };
         if let Some(pause) = pause {
@@ -432,5 +432,4 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-#[path = "watch_tests.rs"]
 mod tests;

@@ -21,10 +21,10 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecursiveMode, Watcher};
 
-use self::catalogue::{Catalogue, Outcome};
-use super::decode::decode;
-use super::objects::Names;
-use crate::reconcile::Input;
+use crate::input::Input;
+use crate::source::decode::decode;
+use crate::source::manifests::catalogue::{Catalogue, Outcome};
+use crate::source::objects::Names;
 use crate::warnings::Warning;
 
 /// How long a file may be away before its objects go: an editor that saves by renaming the old

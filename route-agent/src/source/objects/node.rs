@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::{Checker, Metadata, Names, Text, Unnamed, nullable};
 use crate::snapshot;
+use crate::source::objects::{Checker, Metadata, Names, Text, Unnamed, nullable};
 
 /// A Node.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
 use crate::snapshot::{self, Balancing, ServiceKind, ServicePort, TrafficPolicy};
+use crate::source::objects::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
 
 /// The annotation by which one Service chooses how its connections are spread.
 pub const BALANCING_ANNOTATION: &str = "podwire.io/balancing";

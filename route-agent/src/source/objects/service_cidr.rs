@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Checker, Metadata, Names, Text, Unnamed, nullable};
 use crate::snapshot;
+use crate::source::objects::{Checker, Metadata, Names, Text, Unnamed, nullable};
 
 /// A ServiceCIDR.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

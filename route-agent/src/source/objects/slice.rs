@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, timestamp};
 use crate::snapshot::{self, EndpointPort, Endpoints, Hints, ObjectName};
+use crate::source::objects::{
+    Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, timestamp,
+};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";

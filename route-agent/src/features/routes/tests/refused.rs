@@ -3,7 +3,8 @@
 use podwire_kernel::nft::{Batch, Family, NftSocket};
 
 use super::*;
-use crate::features::routes::refused::{KEPT, TABLE};
+use crate::features::routes::refused::KEPT;
+use crate::ours::REFUSED_TABLE as TABLE;
 
 impl Machine {
     fn lose(&mut self, node: &str) -> u64 {

@@ -8,8 +8,8 @@
 
 use podwire_kernel::nft::{Field, Set};
 
-use super::elements::SCRATCH;
-use super::names::{Fixed, Pool, Shared};
+use crate::features::services::layout::elements::SCRATCH;
+use crate::features::services::layout::names::{Fixed, Pool, Shared};
 
 /// Endpoints of one Service port that can be told apart: what a number and a slot have room for.
 pub const MOST_ENDPOINTS: usize = 0xffff;

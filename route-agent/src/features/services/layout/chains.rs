@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use podwire_kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Set, Source};
 
-use super::elements::OwnChain;
-use super::names::{AffinityHolds, AffinityMap, OwnKind, Pool, Shared};
-use super::skeleton::{Words, pool_key};
-use crate::features::services::config::Config;
+use crate::config::services::Config;
+use crate::features::services::layout::elements::OwnChain;
+use crate::features::services::layout::names::{AffinityHolds, AffinityMap, OwnKind, Pool, Shared};
+use crate::features::services::layout::skeleton::{Words, pool_key};
 use crate::snapshot::{Balancing, ObjectName};
 
 /// So many clients of one Service port are remembered; more are served and forgotten.

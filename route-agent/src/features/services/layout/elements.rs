@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::answers::{Answer, MOST_ENDPOINTS, OwnAnswer};
-use super::names::{AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared};
-use crate::features::services::endpoints::Backend;
-use crate::features::services::plan::{Plan, PortPlan};
-use crate::features::services::service::Front;
+use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::plan::{Plan, PortPlan};
+use crate::features::services::layout::answers::{Answer, MOST_ENDPOINTS, OwnAnswer};
+use crate::features::services::layout::names::{
+    AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared,
+};
 use crate::snapshot::{Balancing, ObjectName, Protocol, TrafficPolicy};
 
 /// The key of an element, up to 40 bytes.
@@ -442,7 +444,3 @@ struct Pools {
     /// Why it is masqueraded with policy Cluster, and why or why not with policy Local.
     policies: [Fixed; 2],
 }
-
-#[cfg(test)]
-#[path = "elements_tests.rs"]
-mod tests;

@@ -2,9 +2,6 @@
 
 use crate::snapshot::{ObjectName, Protocol};
 
-/// The table, in family `ip` and in family `ip6`.
-pub const TABLE: &str = "podwire-services";
-
 /// The endpoint maps. Each is keyed by where the connection was sent, and the slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pool {

@@ -9,10 +9,10 @@ use podwire_kernel::nft::{
     Set, Source, fib_flag, fib_type, nat_flag, priority,
 };
 
-use super::answers::Answer;
-use super::elements::{SCRATCH, SCRATCH_MASK};
-use super::names::{Fixed, Map, Pool};
-use crate::features::services::config::{Config, NodePortAddresses};
+use crate::config::services::{Config, NodePortAddresses};
+use crate::features::services::layout::answers::Answer;
+use crate::features::services::layout::elements::{SCRATCH, SCRATCH_MASK};
+use crate::features::services::layout::names::{Fixed, Map, Pool};
 use crate::snapshot::Protocol;
 
 /// The order in which rejects of unallocated addresses run: after every destination NAT, also

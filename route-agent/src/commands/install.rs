@@ -1,0 +1,247 @@
+//! `podwire-agent install`: puts the plugin where the container runtime looks for it.
+//!
+//! The image has no shell and no `cp`, and a plugin that is being started must not be written to
+//! ("text file busy") nor be seen half written: so the copy is made beside it and renamed over it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use tracing::info;
+
+use crate::config::values::absolute_path;
+
+/// The name under which the plugin is installed.
+const PLUGIN: &str = "podwire";
+/// One fixed name: what an interrupted run left is overwritten by the next.
+const TEMPORARY: &str = ".podwire.temp";
+
+/// The flags of `podwire-agent install`.
+#[derive(Debug, Clone, Args)]
+pub struct Install {
+    /// The plugin to install.
+    #[arg(
+        long,
+        env = "PODWIRE_PLUGIN",
+        default_value = "/podwire",
+        value_name = "FILE",
+        value_parser = absolute_path()
+    )]
+    pub plugin: PathBuf,
+
+    /// Where to.
+    #[command(flatten)]
+    pub bin_dir: BinDir,
+}
+
+/// The directory of the plugin, for all commands that ask for it.
+#[derive(Debug, Clone, Args)]
+pub struct BinDir {
+    /// Where the container runtime looks for its CNI plugins.
+    #[arg(
+        id = "bin_dir",
+        long = "bin-dir",
+        env = "PODWIRE_CNI_BIN_DIR",
+        default_value = "/opt/cni/bin",
+        value_name = "DIR",
+        value_parser = absolute_path()
+    )]
+    path: PathBuf,
+}
+
+impl Deref for BinDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Why the plugin could not be installed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}", path.display())]
+pub struct Error {
+    operation: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl Install {
+    /// Installs the plugin, and `loopback` as a link to it if the node has none: containerd
+    /// calls that for every pod.
+    pub fn run(&self) -> Result<(), Error> {
+        fs::create_dir_all(&*self.bin_dir).map_err(failed("create", &self.bin_dir))?;
+        let wanted = fs::read(&self.plugin).map_err(failed("read", &self.plugin))?;
+        let target = self.bin_dir.join(PLUGIN);
+        if fs::read(&target).is_ok_and(|present| present == wanted) {
+            info!(plugin = %target.display(), "is installed already");
+        } else {
+            self.replace(&target, &wanted)?;
+            info!(plugin = %target.display(), "installed");
+        }
+        let loopback = self.bin_dir.join("loopback");
+        match symlink(PLUGIN, &loopback) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed("create", &loopback)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what [`run`](Self::run) has installed in this directory; returns which files.
+    pub fn remove(bin_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        let mut removed = Vec::new();
+        let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|to| to == Path::new(PLUGIN));
+        let loopback = bin_dir.join("loopback");
+        let mut paths = vec![bin_dir.join(PLUGIN), bin_dir.join(TEMPORARY)];
+        paths.extend(Some(loopback).filter(|path| is_ours(path)));
+        for path in paths {
+            match fs::remove_file(&path) {
+                Ok(()) => removed.push(path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("remove", &path)(error)),
+            }
+        }
+        Ok(removed)
+    }
+
+    fn replace(&self, target: &Path, content: &[u8]) -> Result<(), Error> {
+        let temporary = self.bin_dir.join(TEMPORARY);
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o755)
+                .open(&temporary)?;
+            file.write_all(content)?;
+            file.sync_all()
+        };
+        write().map_err(failed("write", &temporary))?;
+        fs::rename(&temporary, target).map_err(failed("replace", target))?;
+        let directory = File::open(&*self.bin_dir).and_then(|directory| directory.sync_all());
+        directory.map_err(failed("sync", &self.bin_dir))
+    }
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error {
+        operation,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    struct Node {
+        directory: tempfile::TempDir,
+        install: Install,
+    }
+
+    fn node() -> Node {
+        let directory = tempfile::tempdir().unwrap();
+        let install = Install {
+            plugin: directory.path().join("image"),
+            bin_dir: BinDir {
+                path: directory.path().join("opt/cni/bin"),
+            },
+        };
+        fs::write(&install.plugin, "version 1").unwrap();
+        Node { directory, install }
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_plugin_is_installed_executable_with_loopback_beside_it() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        let target = install.bin_dir.join("podwire");
+        assert_eq!(fs::read(&target).unwrap(), b"version 1");
+        assert_eq!(
+            fs::metadata(&target).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
+        assert_eq!(
+            fs::read(install.bin_dir.join("loopback")).unwrap(),
+            b"version 1"
+        );
+        assert_eq!(names(&install.bin_dir), ["loopback", "podwire"]);
+    }
+
+    #[test]
+    fn an_upgrade_replaces_the_file_and_never_writes_into_it() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        let target = install.bin_dir.join("podwire");
+        let running = File::open(&target).unwrap();
+        fs::write(&install.plugin, "version 2").unwrap();
+        install.run().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"version 2");
+        assert_eq!(io::read_to_string(running).unwrap(), "version 1");
+    }
+
+    #[test]
+    fn what_is_installed_already_is_not_touched() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        let inode = || fs::metadata(install.bin_dir.join("podwire")).unwrap().ino();
+        let before = inode();
+        install.run().unwrap();
+        assert_eq!(inode(), before);
+    }
+
+    #[test]
+    fn a_loopback_plugin_of_the_node_stays() {
+        let Node { install, .. } = &node();
+        fs::create_dir_all(&*install.bin_dir).unwrap();
+        fs::write(install.bin_dir.join("loopback"), "the node's own").unwrap();
+        install.run().unwrap();
+        assert_eq!(
+            fs::read(install.bin_dir.join("loopback")).unwrap(),
+            b"the node's own"
+        );
+    }
+
+    #[test]
+    fn what_was_installed_can_be_removed_and_nothing_else() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        fs::write(install.bin_dir.join("bridge"), "another").unwrap();
+        let removed = Install::remove(&install.bin_dir).unwrap();
+        assert_eq!(removed.len(), 2, "{removed:?}");
+        assert_eq!(names(&install.bin_dir), ["bridge"]);
+        assert_eq!(Install::remove(&install.bin_dir).unwrap().len(), 0);
+        fs::write(install.bin_dir.join("loopback"), "the node's own").unwrap();
+        assert_eq!(Install::remove(&install.bin_dir).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn an_error_names_the_file() {
+        let Node {
+            directory,
+            mut install,
+        } = node();
+        install.plugin = directory.path().join("nothing");
+        let error = install.run().unwrap_err();
+        assert!(error.to_string().starts_with("cannot read /"), "{error}");
+        assert!(error.to_string().ends_with("/nothing"), "{error}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The commands beside `run`: each is a process that answers one question or does one thing, and
+//! ends.
+
+pub mod agent;
+pub mod install;
+pub mod preflight;
+pub mod status;
+pub mod takeover;
+pub mod uninstall;
+pub mod why;

@@ -1,0 +1,352 @@
+//! The single tries. Each leaves nothing behind, whether it works or not.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use podwire_kernel::RouteSocket;
+use podwire_kernel::conntrack::{Conntrack, Filter, protocol};
+use podwire_kernel::link::Veth;
+use podwire_kernel::nft::{
+    self, Chain, ChainType, Element, Family, Field, Hook, KeyBuf, NftSocket, Reject, Rule, Set,
+    Source, Table, fib_flag, nat_flag, priority,
+};
+use podwire_kernel::route::{Route, RouteKind};
+use podwire_kernel::sysctl;
+
+use crate::commands::preflight::Probe;
+use crate::commands::preflight::Without::{FallsBack, Refuses};
+
+/// Where nftables objects are tried out; never there for anybody to see.
+const TABLE: &str = "podwire-preflight";
+/// Bit of the capability NET_ADMIN (linux/capability.h).
+const CAP_NET_ADMIN: u64 = 12;
+/// A protocol number that nobody uses; not the agent's own, whose routes it looks after.
+const PROTOCOL: u8 = crate::ours::ROUTE_PROTOCOL + 1;
+/// A routing table that no rule leads to.
+const NOWHERE: u32 = 112_112;
+/// An address for documentation (RFC 5737), where nobody is.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// All tries, the most important first.
+pub(super) fn all() -> Vec<Probe> {
+    let mut probes = basics();
+    probes.extend(of_services());
+    probes.extend(of_the_node());
+    probes
+}
+
+#[rustfmt::skip]
+fn basics() -> Vec<Probe> {
+    vec![
+        Probe { feature: super::PERMISSION, needed_for: "every change to the network", then: Refuses,
+            consequence: "nothing can be programmed: run as root, or give the container the capability NET_ADMIN",
+            try_it: net_admin, here: true },
+        Probe { feature: "route protocol", needed_for: "routes to other nodes that can be told from those of others", then: Refuses,
+            consequence: "pods cannot reach pods on other nodes",
+            try_it: route_protocol, here: false },
+        Probe { feature: "IP forwarding", needed_for: "passing packets between pods and other nodes", then: Refuses,
+            consequence: "no packet gets from a pod to anywhere: set net.ipv4.ip_forward to 1 on the node, or make /proc/sys/net writable here",
+            try_it: forwarding, here: true },
+        Probe { feature: "IPv6", needed_for: "pods and Services with IPv6 addresses", then: FallsBack,
+            consequence: "only IPv4 works on this node",
+            try_it: ipv6, here: false },
+        Probe { feature: "veth", needed_for: "the links of pods", then: Refuses,
+            consequence: "the plugin cannot give pods a link: load the kernel module veth",
+            try_it: veth, here: false },
+        Probe { feature: "nf_tables", needed_for: "masquerade, Services and hostPorts", then: Refuses,
+            consequence: "only routes are kept: load the kernel module nf_tables",
+            try_it: nf_tables, here: false },
+    ]
+}
+
+#[rustfmt::skip]
+fn of_services() -> Vec<Probe> {
+    vec![
+        Probe { feature: "nat", needed_for: "Services and hostPorts", then: Refuses,
+            consequence: "no Service works: load the kernel modules nft_chain_nat and nft_nat",
+            try_it: nat, here: false },
+        Probe { feature: "masquerade", needed_for: "pods that reach outside, Services that are reached from outside", then: Refuses,
+            consequence: "answers to pods from outside the cluster do not come back: load the kernel module nft_masq",
+            try_it: masquerade, here: false },
+        Probe { feature: "fib", needed_for: "node ports, and the guard against false source addresses", then: Refuses,
+            consequence: "node ports do not work: load the kernel modules nft_fib_inet, nft_fib_ipv4 and nft_fib_ipv6",
+            try_it: fib, here: false },
+        Probe { feature: "numgen", needed_for: "spreading connections over endpoints", then: Refuses,
+            consequence: "no Service works: load the kernel module nft_numgen",
+            try_it: numgen, here: false },
+        Probe { feature: "reject", needed_for: "refusing connections to Services without endpoints", then: Refuses,
+            consequence: "no Service works: load the kernel module nft_reject_inet",
+            try_it: reject, here: false },
+        Probe { feature: "jhash", needed_for: "Services with balancing source-hash", then: FallsBack,
+            consequence: "Services with balancing source-hash are left out: load the kernel module nft_hash",
+            try_it: jhash, here: false },
+        Probe { feature: "dynamic maps", needed_for: "session affinity", then: FallsBack,
+            consequence: "Services with session affinity are left out: a kernel of 5.7 or newer can do it",
+            try_it: dynamic_map, here: false },
+        Probe { feature: "interval sets", needed_for: "source ranges of load balancers", then: FallsBack,
+            consequence: "Services with loadBalancerSourceRanges are left out: a kernel of 5.6 or newer can do it",
+            try_it: pipapo, here: false },
+        Probe { feature: "element counters", needed_for: "counting connections per Service and endpoint", then: FallsBack,
+            consequence: "Services must go without counters: a kernel of 5.7 or newer can count",
+            try_it: counters, here: false },
+        Probe { feature: "conntrack", needed_for: "forgetting UDP connections to endpoints that are gone", then: FallsBack,
+            consequence: "UDP clients may go on talking to an endpoint that is gone: load the kernel module nf_conntrack_netlink",
+            try_it: conntrack, here: false },
+        Probe { feature: "conntrack filter", needed_for: "forgetting them without listing all connections", then: FallsBack,
+            consequence: "all connections are listed to find those to be forgotten, which takes longer: newer kernels look by themselves",
+            try_it: conntrack_filter, here: false },
+    ]
+}
+
+#[rustfmt::skip]
+fn of_the_node() -> Vec<Probe> {
+    vec![
+        Probe { feature: "writable sysctls", needed_for: "the size and time-outs of connection tracking", then: FallsBack,
+            consequence: "the node's own settings stay: mount /proc/sys/net writable to have them set",
+            try_it: writable_sysctl, here: true },
+        Probe { feature: "notifications", needed_for: "repairing within a second what others delete", then: FallsBack,
+            consequence: "what others delete is only repaired at the next change",
+            try_it: notifications, here: false },
+        Probe { feature: "inotify", needed_for: "noticing changed files at once", then: FallsBack,
+            consequence: "files are looked at every second: raise fs.inotify.max_user_instances",
+            try_it: inotify, here: true },
+    ]
+}
+
+fn text(error: impl std::error::Error) -> String {
+    crate::error::chain(&error)
+}
+
+fn net_admin() -> Result<(), String> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").map_err(text)?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    match effective {
+        Some(mask) if mask & 1 << CAP_NET_ADMIN != 0 => Ok(()),
+        Some(_) => Err("this process does not have the capability NET_ADMIN".into()),
+        None => Err("/proc does not tell the capabilities of this process".into()),
+    }
+}
+
+fn route_protocol() -> Result<(), String> {
+    let mut socket = RouteSocket::open().map_err(text)?;
+    let mut route = Route::to(IpAddr::V4(NOBODY).into());
+    route.kind = RouteKind::Unreachable;
+    route.protocol = PROTOCOL;
+    route.table = NOWHERE;
+    socket.add_route(&route).map_err(text)?;
+    let found = socket
+        .routes(podwire_kernel::route::RouteFilter::default())
+        .map(|routes| {
+            routes
+                .iter()
+                .any(|found| found.table == NOWHERE && found.protocol == PROTOCOL)
+        });
+    socket.delete_route(&route).map_err(text)?;
+    match found.map_err(text)? {
+        true => Ok(()),
+        false => Err("the kernel forgot the protocol number of a route".into()),
+    }
+}
+
+fn forwarding() -> Result<(), String> {
+    let key = "net/ipv4/ip_forward";
+    if sysctl::read(key).map_err(text)? == "1" {
+        return Ok(());
+    }
+    // The value that it has: only whether it may be written is tried.
+    sysctl::write(key, "0")
+        .map_err(|error| format!("it is off, and cannot be switched on: {error}"))
+}
+
+fn ipv6() -> Result<(), String> {
+    std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))
+        .map(drop)
+        .or_else(|error| match error.raw_os_error() {
+            // No address on the loopback link yet: the family is there.
+            Some(nix::libc::EADDRNOTAVAIL) => Ok(()),
+            _ => Err(text(error)),
+        })
+}
+
+fn veth() -> Result<(), String> {
+    let names = ["podwire-try0", "podwire-try1"];
+    let mut socket = RouteSocket::open().map_err(text)?;
+    let veth = Veth::new(names[0], names[1]).map_err(text)?;
+    socket.create_veth(&veth).map_err(text)?;
+    socket.delete_link_named(names[0]).map_err(text)
+}
+
+fn nf_tables() -> Result<(), String> {
+    commit(&Table::new(Family::Inet, TABLE))
+}
+
+/// Makes the objects and removes them in the same transaction: the kernel checks all of them, and
+/// nobody sees them.
+fn commit(table: &Table) -> Result<(), String> {
+    let mut batch = nft::diff(None, table);
+    batch.table(table.family, &table.name).delete();
+    let mut socket = NftSocket::open().map_err(text)?;
+    socket.commit(&mut batch).map_err(text)
+}
+
+/// Tries a rule in both families, in a chain of a kind that may have it.
+fn rule(kind: ChainType, hook: Hook, of: impl Fn(Family) -> Rule) -> Result<(), String> {
+    for family in [Family::Ip, Family::Ip6] {
+        let chain = Chain::base(kind.clone(), hook, priority::FILTER).with_rule(of(family));
+        commit(&Table::new(family, TABLE).with_chain("try", chain))?;
+    }
+    Ok(())
+}
+
+/// As [`rule`], in a chain that no packet reaches.
+fn quiet_rule(of: impl Fn(Family) -> Rule) -> Result<(), String> {
+    for family in [Family::Ip, Family::Ip6] {
+        let chain = Chain::regular().with_rule(of(family));
+        commit(&Table::new(family, TABLE).with_chain("try", chain))?;
+    }
+    Ok(())
+}
+
+fn nat() -> Result<(), String> {
+    rule(ChainType::Nat, Hook::Prerouting, |family| {
+        let address = match family {
+            Family::Ip6 => Ipv6Addr::LOCALHOST.into(),
+            _ => NOBODY.into(),
+        };
+        // No packet from a link of this name.
+        Rule::new()
+            .iifname(TABLE_LINK)
+            .l4proto(protocol::TCP)
+            .dnat(address, Some(80))
+    })
+}
+
+/// A link that does not exist.
+const TABLE_LINK: &str = "podwire-nobody";
+
+fn masquerade() -> Result<(), String> {
+    rule(ChainType::Nat, Hook::Postrouting, |_| {
+        Rule::new()
+            .oifname(TABLE_LINK)
+            .masquerade(nat_flag::FULLY_RANDOM)
+    })
+}
+
+fn fib() -> Result<(), String> {
+    rule(ChainType::Filter, Hook::Prerouting, |_| {
+        Rule::new()
+            .iifname(TABLE_LINK)
+            .is(
+                Source::address_type(fib_flag::DADDR),
+                &KeyBuf::new().number(nft::fib_type::LOCAL),
+            )
+            .no_way_back()
+            .drop()
+    })
+}
+
+fn numgen() -> Result<(), String> {
+    quiet_rule(|_| Rule::new().is(Source::random(2), &[0; 4]).drop())
+}
+
+fn jhash() -> Result<(), String> {
+    quiet_rule(|family| {
+        let of = match family {
+            Family::Ip6 => Field::Ip6Saddr,
+            _ => Field::IpSaddr,
+        };
+        Rule::new()
+            .is(Source::jhash(&[of], 2, Some(1)), &[0; 4])
+            .drop()
+    })
+}
+
+fn reject() -> Result<(), String> {
+    rule(ChainType::Filter, Hook::Forward, |_| {
+        Rule::new()
+            .iifname(TABLE_LINK)
+            .l4proto(protocol::TCP)
+            .reject(Reject::TcpReset)
+    })?;
+    rule(ChainType::Filter, Hook::Forward, |_| {
+        Rule::new().iifname(TABLE_LINK).reject(Reject::Icmp(3))
+    })
+}
+
+fn dynamic_map() -> Result<(), String> {
+    let set = Set::map(&[Field::IpSaddr], &[Field::Priority])
+        .dynamic(16)
+        .with_timeouts();
+    let hour = Some(Duration::from_secs(3600));
+    let remember = Rule::new().update_map("clients", &[Field::IpSaddr], &[Field::Priority], hour);
+    let table = Table::new(Family::Ip, TABLE)
+        .with_set("clients", set)
+        .with_chain("try", Chain::regular().with_rule(remember));
+    commit(&table)
+}
+
+fn pipapo() -> Result<(), String> {
+    let key = |last: u8| {
+        KeyBuf::new()
+            .address(NOBODY)
+            .address([192, 0, 2, last])
+            .finish()
+    };
+    let set = Set::of(&[Field::IpDaddr, Field::IpSaddr])
+        .with_intervals()
+        .with_element(key(1), Element::member().up_to(key(9)));
+    commit(&Table::new(Family::Ip, TABLE).with_set("ranges", set))
+}
+
+fn counters() -> Result<(), String> {
+    let key = KeyBuf::new().address(NOBODY).finish();
+    let set = Set::map(&[Field::IpDaddr], &[Field::IpDaddr])
+        .with_counters()
+        .with_element(key.clone(), Element::data(key));
+    commit(&Table::new(Family::Ip, TABLE).with_set("counted", set))
+}
+
+fn nobodys_entries() -> Filter {
+    Filter {
+        original_destination: Some(NOBODY.into()),
+        ..Filter::of_protocol(protocol::UDP)
+    }
+}
+
+fn conntrack() -> Result<(), String> {
+    let mut socket = Conntrack::open().map_err(text)?;
+    socket.count(&nobodys_entries()).map(drop).map_err(text)
+}
+
+fn conntrack_filter() -> Result<(), String> {
+    let mut socket = Conntrack::open().map_err(text)?;
+    socket.delete(&nobodys_entries()).map_err(text)?;
+    match socket.filters_deletes() {
+        true => Ok(()),
+        false => Err("the kernel does not delete connections by a filter".into()),
+    }
+}
+
+fn writable_sysctl() -> Result<(), String> {
+    let key = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+    let value = sysctl::read(key).map_err(text)?;
+    sysctl::write(key, &value).map_err(text)
+}
+
+fn notifications() -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(text)?;
+    runtime
+        .block_on(async { podwire_kernel::monitor::Monitor::open() })
+        .map(drop)
+        .map_err(text)
+}
+
+fn inotify() -> Result<(), String> {
+    notify::recommended_watcher(|_| {}).map(drop).map_err(text)
+}

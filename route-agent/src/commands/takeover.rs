@@ -1,0 +1,476 @@
+//! What a kube-proxy left behind: finding it, naming it, and taking it out.
+//!
+//! A kube-proxy that is switched off leaves its rules in place, and they go on redirecting
+//! traffic to endpoints that are long gone. There are three places: its own nftables tables, and
+//! chains with its names in the tables of iptables-nft and of iptables-legacy. Only those are
+//! taken out, and the jumps to them from built-in chains. If somebody else's chain leads to one of
+//! them, that one stays, but empty, and is named.
+//!
+//! The kubelet and others also have chains that start with `KUBE-`. They are not a kube-proxy's
+//! and stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use podwire_kernel::foreign::{self, Chain, Edit};
+use podwire_kernel::nft::Family;
+
+use crate::warnings::Warning;
+
+/// The chains of a kube-proxy that have one name, in all of its modes.
+const CHAINS: [&str; 15] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+    "KUBE-MARK-MASQ",
+    "KUBE-NODE-PORT",
+    "KUBE-LOAD-BALANCER",
+    "KUBE-FIRE-WALL",
+    "KUBE-SOURCE-RANGES-FIREWALL",
+    "KUBE-IPVS-FILTER",
+    "KUBE-IPVS-OUT-FILTER",
+    "KUBE-PORTALS-CONTAINER",
+];
+
+/// The chains of a kube-proxy that exist once per Service or endpoint; a hash follows.
+const CHAINS_BY_SERVICE: [&str; 6] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-SEP-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-XLB-",
+];
+
+/// The tables that iptables-nft can make.
+const IPTABLES_TABLES: [&str; 5] = ["nat", "filter", "mangle", "raw", "security"];
+
+/// The link that a kube-proxy in ipvs mode hangs its addresses on.
+const IPVS_LINK: &str = "kube-ipvs0";
+
+/// True if a kube-proxy makes chains of this name.
+pub fn is_of_kube_proxy(chain: &str) -> bool {
+    CHAINS.contains(&chain)
+        || CHAINS_BY_SERVICE
+            .iter()
+            .any(|prefix| chain.starts_with(prefix) && chain.len() > prefix.len())
+}
+
+/// Where something was left.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A whole nftables table of a kube-proxy in nftables mode.
+    Table(Family, String),
+    /// A table of iptables-nft.
+    IptablesNft(Family, String),
+    /// A table of iptables-legacy.
+    IptablesLegacy(foreign::legacy::Family, String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = |v6| if v6 { "ip6tables" } else { "iptables" };
+        match self {
+            Self::Table(family, name) => write!(f, "nftables table {family} {name}"),
+            Self::IptablesNft(family, table) => {
+                write!(f, "{}-nft table {table}", program(*family == Family::Ip6))
+            }
+            Self::IptablesLegacy(family, table) => {
+                let v6 = *family == foreign::legacy::Family::V6;
+                write!(f, "{}-legacy table {table}", program(v6))
+            }
+        }
+    }
+}
+
+/// What a kube-proxy left in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Where.
+    pub place: Place,
+    /// What is to be taken out; empty for a whole table.
+    pub plan: Plan,
+}
+
+/// What has to happen to one table of iptables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What is taken out.
+    pub edit: Edit,
+    /// Chains that must stay because of somebody else: the chain, and whose chain leads to it.
+    pub held: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Place::Table(..) = self.place {
+            return write!(f, "{}", self.place);
+        }
+        let edit = &self.plan.edit;
+        let chains: Vec<&str> = edit
+            .deleted
+            .iter()
+            .chain(&edit.emptied)
+            .map(String::as_str)
+            .collect();
+        write!(
+            f,
+            "{}: {} with their rules ({}), {}",
+            self.place,
+            counted(chains.len(), "chain"),
+            some_of(&chains),
+            counted(edit.rules.len(), "jump"),
+        )
+    }
+}
+
+/// Why a take-over did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// Looking failed.
+    #[error("cannot look for what a kube-proxy left behind")]
+    Find {
+        /// What the kernel says.
+        #[from]
+        source: podwire_kernel::Error,
+    },
+    /// Removing failed; the place is as it was.
+    #[error("cannot take a kube-proxy's rules out of the {place}")]
+    Remove {
+        /// Where.
+        place: Place,
+        /// What the kernel says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Says what must be taken out of a table with these chains.
+pub fn plan(chains: &[Chain]) -> Plan {
+    let mut plan = Plan::default();
+    for chain in chains.iter().filter(|chain| !is_of_kube_proxy(&chain.name)) {
+        for rule in &chain.rules {
+            let Some(to) = rule.leads_to.as_ref().filter(|to| is_of_kube_proxy(to)) else {
+                continue;
+            };
+            if chain.builtin {
+                plan.edit.rules.push((chain.name.clone(), rule.id));
+            } else {
+                let by = plan.held.entry(to.clone()).or_default();
+                by.insert(chain.name.clone());
+            }
+        }
+    }
+    for chain in chains
+        .iter()
+        .filter(|chain| is_of_kube_proxy(&chain.name) && !chain.builtin)
+    {
+        if !plan.held.contains_key(&chain.name) {
+            plan.edit.deleted.push(chain.name.clone());
+        } else if !chain.rules.is_empty() {
+            plan.edit.emptied.push(chain.name.clone());
+        }
+    }
+    plan
+}
+
+/// Finds everything that a kube-proxy left in this network namespace. Changes nothing.
+pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
+    let mut found = Vec::new();
+    let mut add = |place: Place, chains: &[Chain]| {
+        let plan = plan(chains);
+        if !plan.edit.is_empty() {
+            found.push(Leftover { place, plan });
+        }
+    };
+    let mut whole = Vec::new();
+    for family in [Family::Ip, Family::Ip6] {
+        for table in foreign::nft::tables(family)? {
+            if table == "kube-proxy" {
+                whole.push(Leftover {
+                    place: Place::Table(family, table),
+                    plan: Plan::default(),
+                });
+            } else if IPTABLES_TABLES.contains(&table.as_str()) {
+                let chains = foreign::nft::chains(family, &table)?;
+                add(Place::IptablesNft(family, table), &chains);
+            }
+        }
+    }
+    for family in [foreign::legacy::Family::V4, foreign::legacy::Family::V6] {
+        for table in foreign::legacy::tables(family)? {
+            let chains = foreign::legacy::chains(family, &table)?;
+            add(Place::IptablesLegacy(family, table), &chains);
+        }
+    }
+    whole.append(&mut found);
+    Ok(whole)
+}
+
+/// Takes one leftover out, whole or not at all. What it holds is looked up anew: rules may have
+/// changed since it was found. Returns what was taken out.
+pub fn remove(leftover: &Leftover) -> Result<Leftover, TakeOverError> {
+    let place = &leftover.place;
+    let failed = |source| TakeOverError::Remove {
+        place: place.clone(),
+        source,
+    };
+    let mut done = Plan::default();
+    match place {
+        Place::Table(family, table) => {
+            foreign::nft::delete_table(*family, table).map_err(|error| failed(error.into()))?;
+        }
+        Place::IptablesNft(family, table) => {
+            done = plan(&foreign::nft::chains(*family, table)?);
+            foreign::nft::edit(*family, table, &done.edit).map_err(|error| failed(error.into()))?;
+        }
+        Place::IptablesLegacy(family, table) => {
+            let held = std::cell::RefCell::default();
+            let choose = |chains: &[Chain]| {
+                let plan = plan(chains);
+                *held.borrow_mut() = plan.held;
+                plan.edit
+            };
+            let edit = foreign::legacy::edit(*family, table, choose)
+                .map_err(|error| failed(error.into()))?;
+            done = Plan {
+                edit,
+                held: held.into_inner(),
+            };
+        }
+    }
+    Ok(Leftover {
+        place: place.clone(),
+        plan: done,
+    })
+}
+
+/// What the agent says at its start about leftovers.
+pub fn warnings(found: &[Leftover]) -> Vec<Warning> {
+    let mut warnings: Vec<Warning> = found
+        .iter()
+        .map(|leftover| {
+            Warning::new(
+                leftover.place.to_string(),
+                "a kube-proxy left rules there that may send Service traffic to endpoints that \
+                 are gone; see `podwire-agent take-over --dry-run`, and remove them with \
+                 `podwire-agent take-over` once no kube-proxy runs on this node",
+            )
+        })
+        .collect();
+    if has_ipvs_link() {
+        warnings.push(Warning::new(
+            format!("link {IPVS_LINK}"),
+            "a kube-proxy in ipvs mode left it with Service addresses; remove both with \
+             `kube-proxy --cleanup`",
+        ));
+    }
+    warnings
+}
+
+fn has_ipvs_link() -> bool {
+    std::fs::read_to_string("/proc/thread-self/net/dev").is_ok_and(|links| {
+        links
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .any(|(name, _)| name.trim() == IPVS_LINK)
+    })
+}
+
+/// The command `podwire-agent take-over`: writes what it does to `out`; true if all of it worked.
+pub fn run(dry_run: bool, out: &mut impl fmt::Write) -> Result<bool, TakeOverError> {
+    let found = find()?;
+    // Writing into a string or to a terminal that is gone is nobody's error.
+    let mut say = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
+    if found.is_empty() {
+        say("no rules of a kube-proxy found".into());
+        return Ok(true);
+    }
+    let mut all = true;
+    for leftover in &found {
+        let done = if dry_run {
+            Ok(leftover.clone())
+        } else {
+            remove(leftover)
+        };
+        match done {
+            Ok(done) => {
+                let verb = if dry_run { "would remove" } else { "removed" };
+                say(format!("{verb} {done}"));
+                for (chain, by) in &done.plan.held {
+                    let by: Vec<&str> = by.iter().map(String::as_str).collect();
+                    say(format!(
+                        "  but chain {chain} stays, empty: a rule in chain {} leads to it and is \
+                         not a kube-proxy's",
+                        by.join(", ")
+                    ));
+                }
+            }
+            Err(error) => {
+                all = false;
+                say(crate::error::chain(&error));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// At most a few names.
+fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > SHOWN {
+        format!("{shown}, ...")
+    } else {
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podwire_kernel::foreign::Rule;
+
+    use super::*;
+
+    /// Chains from text: `NAME: CHAIN CHAIN -`, `*` in front of built-in ones.
+    fn chains(lines: &[&str]) -> Vec<Chain> {
+        let mut id = 0;
+        let mut rule = |to: &str| {
+            id += 1;
+            let leads_to = (to != "-").then(|| to.to_owned());
+            Rule { id, leads_to }
+        };
+        lines
+            .iter()
+            .map(|line| {
+                let (name, rules) = line.split_once(':').unwrap();
+                Chain {
+                    name: name.trim_start_matches('*').to_owned(),
+                    builtin: name.starts_with('*'),
+                    hook: None,
+                    drops: false,
+                    rules: rules.split_whitespace().map(&mut rule).collect(),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_a_kube_proxys_names_are_a_kube_proxys() {
+        for name in [
+            "KUBE-SERVICES",
+            "KUBE-SVC-X",
+            "KUBE-SEP-ABC",
+            "KUBE-FW-A",
+            "KUBE-MARK-MASQ",
+        ] {
+            assert!(is_of_kube_proxy(name), "{name}");
+        }
+        for name in [
+            "KUBE-FIREWALL",
+            "KUBE-IPTABLES-HINT",
+            "KUBE-KUBELET-CANARY",
+            "KUBE-MARK-DROP",
+            "KUBE-ROUTER-INPUT",
+            "KUBE-POD-FW-ABC",
+            "KUBE-NWPLCY-ABC",
+            "KUBE-SVC-",
+            "KUBE-",
+            "kube-services",
+            "CNI-HOSTPORT-DNAT",
+        ] {
+            assert!(!is_of_kube_proxy(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn jumps_and_chains_go_and_the_rest_stays() {
+        let plan = plan(&chains(&[
+            "*PREROUTING: - KUBE-SERVICES CNI-HOSTPORT-DNAT",
+            "*POSTROUTING: KUBE-POSTROUTING",
+            "CNI-HOSTPORT-DNAT: -",
+            "KUBE-SERVICES: KUBE-SVC-A KUBE-NODEPORTS",
+            "KUBE-SVC-A: - KUBE-MARK-MASQ",
+            "KUBE-NODEPORTS:",
+            "KUBE-MARK-MASQ: -",
+            "KUBE-POSTROUTING: - -",
+            "KUBE-FIREWALL: -",
+        ]));
+        let jumps = [("PREROUTING".to_owned(), 2), ("POSTROUTING".to_owned(), 4)];
+        assert_eq!(plan.edit.rules, jumps);
+        assert_eq!(
+            plan.edit.deleted,
+            [
+                "KUBE-SERVICES",
+                "KUBE-SVC-A",
+                "KUBE-NODEPORTS",
+                "KUBE-MARK-MASQ",
+                "KUBE-POSTROUTING"
+            ]
+        );
+        assert!(plan.edit.emptied.is_empty() && plan.held.is_empty());
+    }
+
+    #[test]
+    fn a_chain_that_others_lead_to_stays_empty_and_is_not_found_again() {
+        let before = chains(&[
+            "*PREROUTING: KUBE-SERVICES MINE",
+            "MINE: KUBE-MARK-MASQ",
+            "KUBE-SERVICES: KUBE-MARK-MASQ",
+            "KUBE-MARK-MASQ: -",
+        ]);
+        let first = plan(&before);
+        assert_eq!(first.edit.deleted, ["KUBE-SERVICES"]);
+        assert_eq!(first.edit.emptied, ["KUBE-MARK-MASQ"]);
+        assert!(first.held["KUBE-MARK-MASQ"].contains("MINE"));
+        let after = chains(&[
+            "*PREROUTING: MINE",
+            "MINE: KUBE-MARK-MASQ",
+            "KUBE-MARK-MASQ:",
+        ]);
+        assert!(plan(&after).edit.is_empty());
+    }
+
+    #[test]
+    fn leftovers_are_named_in_a_few_words() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let leftover = Leftover {
+            place: Place::IptablesNft(Family::Ip6, "nat".into()),
+            plan: Plan {
+                edit: Edit {
+                    rules: vec![("PREROUTING".into(), 1)],
+                    emptied: names(&["E"]),
+                    deleted: names(&["A", "B", "C", "D"]),
+                },
+                held: BTreeMap::new(),
+            },
+        };
+        assert_eq!(
+            leftover.to_string(),
+            "ip6tables-nft table nat: 5 chains with their rules (A, B, C, D, ...), 1 jump"
+        );
+        let table = Leftover {
+            place: Place::Table(Family::Ip, "kube-proxy".into()),
+            plan: Plan::default(),
+        };
+        assert_eq!(table.to_string(), "nftables table ip kube-proxy");
+        let warnings = warnings(&[table, leftover]);
+        assert_eq!(warnings[0].object, "nftables table ip kube-proxy");
+        assert_eq!(warnings[1].object, "ip6tables-nft table nat");
+    }
+}

@@ -1,0 +1,269 @@
+//! The flags of `podwire-agent run`, checked.
+//!
+//! Plain values that know no part of the agent; every part may know them. Every flag has an environment variable and a default; `docs/configuration.md` explains each.
+
+pub mod apiserver;
+pub mod services;
+pub mod values;
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueEnum};
+use ipnetwork::IpNetwork;
+
+use crate::config::values::{
+    BindAddress, absolute_path, bind_address, cidr, duration, hostname, interface_name, log_filter,
+    object_name,
+};
+use crate::ours::SOCKET;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line per event.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// The run directory, for all commands that ask for it.
+#[derive(Debug, Clone, Args)]
+pub struct RunDir {
+    /// State that need not outlive a reboot: leases, changed settings, the socket.
+    #[arg(
+        id = "run_dir",
+        long = "run-dir",
+        env = "PODWIRE_RUN_DIR",
+        default_value = "/run/podwire",
+        value_name = "DIR",
+        value_parser = absolute_path()
+    )]
+    path: PathBuf,
+}
+
+impl Deref for RunDir {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+impl From<PathBuf> for RunDir {
+    fn from(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+/// What the agent is told: the flags of `podwire-agent run`.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// The Node object that stands for this machine; the host name if not given.
+    #[arg(long, env = "NODE_NAME", value_parser = object_name, default_value_t = hostname())]
+    pub node_name: Arc<str>,
+
+    /// Read cluster objects from the Kubernetes manifests (YAML, JSON) in this directory.
+    #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR", value_parser = absolute_path())]
+    pub manifests: Option<PathBuf>,
+
+    /// Where the API server is, if there are no manifests.
+    #[command(flatten)]
+    pub kubernetes: apiserver::Options,
+
+    /// The interface to the other nodes; if not given, the one that holds this Node's InternalIP,
+    /// else that of the default route.
+    #[arg(long, env = "PODWIRE_UPLINK", value_name = "INTERFACE", value_parser = interface_name)]
+    pub uplink: Option<String>,
+
+    /// MTU of new pod links in bytes; follows the uplink if not given.
+    #[arg(long, env = "PODWIRE_MTU", value_name = "BYTES",
+          value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: Option<u32>,
+
+    /// Write the CNI configuration for the container runtime.
+    #[arg(long, env = "PODWIRE_CNI_CONF", default_value_t = true, action = ArgAction::Set)]
+    pub cni_conf: bool,
+
+    /// Where the container runtime reads its CNI configuration.
+    #[arg(
+        long,
+        env = "PODWIRE_CNI_CONF_DIR",
+        default_value = "/etc/cni/net.d",
+        value_name = "DIR",
+        value_parser = absolute_path()
+    )]
+    pub cni_conf_dir: PathBuf,
+
+    /// Where leases, changed settings and the socket are.
+    #[command(flatten)]
+    pub run_dir: RunDir,
+
+    /// How long address and host ports of a pod whose link is gone stay reserved (for example 60s).
+    #[arg(long, env = "PODWIRE_LEASE_GRACE", default_value = "60s", value_name = "DURATION",
+          value_parser = duration)]
+    pub lease_grace: Duration,
+
+    /// Masquerade pod traffic that leaves the cluster.
+    #[arg(long, env = "PODWIRE_MASQUERADE", default_value_t = true, action = ArgAction::Set)]
+    pub masquerade: bool,
+
+    /// Destinations outside the cluster that see pod addresses as they are (comma-separated).
+    #[arg(long, env = "PODWIRE_NON_MASQUERADE_CIDRS", value_name = "CIDRS",
+          value_delimiter = ',', value_parser = cidr)]
+    pub non_masquerade_cidrs: Vec<IpNetwork>,
+
+    /// Drop packets from a pod whose source is not that pod's address.
+    #[arg(long, env = "PODWIRE_ANTI_SPOOF", default_value_t = true, action = ArgAction::Set)]
+    pub anti_spoof: bool,
+
+    /// The Service proxy.
+    #[command(flatten)]
+    pub services: services::Config,
+
+    /// Where /healthz, /livez and /metrics answer; empty for nowhere.
+    #[arg(long, env = "PODWIRE_HEALTHZ_BIND_ADDRESS", default_value = "[::]:10256",
+          value_name = "ADDRESS:PORT", value_parser = bind_address)]
+    pub healthz_bind_address: BindAddress,
+
+    /// Where /metrics answers as well, as kube-proxy's does; empty for nowhere.
+    #[arg(long, env = "PODWIRE_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:10249",
+          value_name = "ADDRESS:PORT", value_parser = bind_address)]
+    pub metrics_bind_address: BindAddress,
+
+    /// A change that is not in the kernel after this time makes /livez and /healthz answer 503.
+    #[arg(long, env = "PODWIRE_HEALTH_TIMEOUT", default_value = "60s", value_name = "DURATION",
+          value_parser = duration)]
+    pub health_timeout: Duration,
+
+    /// How log lines are written.
+    #[arg(long, env = "PODWIRE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What is logged: off, error, warn, info, debug, trace, or per module (`podwire_agent=debug`).
+    #[arg(
+        long,
+        env = "PODWIRE_LOG",
+        default_value = "info",
+        value_name = "FILTER",
+        value_parser = log_filter
+    )]
+    pub log: String,
+}
+
+impl Config {
+    /// The directory of the IPAM's leases, as the CNI configuration names it.
+    pub fn lease_dir(&self) -> PathBuf {
+        self.run_dir.join("ipam")
+    }
+
+    /// The socket that answers the operator's commands.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(SOCKET)
+    }
+}
+
+/// The flags alone, as a program.
+#[cfg(test)]
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
+
+/// The configuration that these flags make, or what is wrong with them.
+#[cfg(test)]
+pub(crate) fn try_test_config(flags: &[&str]) -> Result<Config, String> {
+    let all = ["podwire-agent"].into_iter().chain(flags.iter().copied());
+    <Flags as clap::Parser>::try_parse_from(all)
+        .map(|flags| flags.config)
+        .map_err(|error| error.to_string())
+}
+
+/// The configuration that these flags make.
+#[cfg(test)]
+pub(crate) fn test_config(flags: &[&str]) -> Config {
+    try_test_config(flags).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        try_test_config(&[&["--node-name=worker"], flags].concat())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.lease_grace, Duration::from_secs(60));
+        assert!(config.masquerade && config.anti_spoof && config.cni_conf);
+        assert_eq!(config.healthz_bind_address.0.unwrap().port(), 10256);
+        assert_eq!(config.socket(), PathBuf::from("/run/podwire/agent.sock"));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for flag in [
+            "--mtu=100",
+            "--mtu=70000",
+            "--uplink=a/b",
+            "--uplink=sixteen-letters-",
+            "--lease-grace=5",
+            "--lease-grace=-5s",
+            "--lease-grace=99999999999999999999s",
+            "--lease-grace=9999999999h",
+            "--non-masquerade-cidrs=10.0.0.1/8",
+            "--non-masquerade-cidrs=10.0.0.0",
+            "--non-masquerade-cidrs=10.0.0.0/33",
+            "--healthz-bind-address=10256",
+            "--node-name=Worker_1",
+            "--node-name=",
+            "--masquerade=maybe",
+            "--log-format=xml",
+            "--log=inof",
+            "--log=podwire_agent",
+            "--log=podwire_agent=debug,wran",
+        ] {
+            assert!(parse(&[flag]).is_err(), "{flag} was taken");
+        }
+    }
+
+    #[test]
+    fn a_level_with_a_typo_is_answered_with_the_levels() {
+        let said = parse(&["--log=inof"]).unwrap_err();
+        let expected = "invalid value 'inof' for '--log <FILTER>': \"inof\" is not a log level; use \
+                        off, error, warn, info, debug or trace, or a module with its level, such \
+                        as podwire_agent=debug";
+        assert!(said.contains(expected), "{said}");
+        for filter in [
+            "off",
+            "WARN",
+            "info,podwire_agent=debug",
+            "podwire_agent=debug,hyper=off",
+            "info,[sync]=trace,",
+            "",
+        ] {
+            assert_eq!(parse(&[&format!("--log={filter}")]).unwrap().log, filter);
+        }
+    }
+
+    #[test]
+    fn lists_and_units_are_understood() {
+        let config = parse(&[
+            "--non-masquerade-cidrs=10.0.0.0/8,fd00::/8",
+            "--lease-grace=250ms",
+            "--healthz-bind-address=",
+        ])
+        .unwrap();
+        assert_eq!(config.non_masquerade_cidrs.len(), 2);
+        assert_eq!(config.lease_grace, Duration::from_millis(250));
+        assert_eq!(config.healthz_bind_address, BindAddress(None));
+    }
+}

@@ -1,0 +1,213 @@
+//! What an operator can choose about the Service proxy: the flags of `podwire-agent run` under the
+//! heading Services. `docs/configuration.md` explains each.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use ipnetwork::IpNetwork;
+
+use crate::config::values::{cidr, duration};
+use crate::snapshot::Balancing;
+
+/// Settings of the Service proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Services")]
+// The default group name is that of the type, and two flattened types are called Config.
+#[group(skip)]
+pub struct Config {
+    /// Program Services. Off if another proxy does it.
+    #[arg(long = "services", env = "PODWIRE_SERVICES", default_value_t = true,
+          action = ArgAction::Set)]
+    pub enabled: bool,
+
+    /// How new connections are spread over endpoints: random, round-robin or source-hash. The
+    /// annotation podwire.io/balancing chooses for one Service.
+    #[arg(long, env = "PODWIRE_BALANCING", default_value = "random", value_parser = balancing)]
+    pub balancing: BalancingFlag,
+
+    /// Masquerade all traffic to ClusterIPs, also that of pods.
+    #[arg(long, env = "PODWIRE_MASQUERADE_ALL", default_value_t = false, action = ArgAction::Set)]
+    pub masquerade_all: bool,
+
+    /// The local addresses on which node ports answer: all, primary (the Node's InternalIPs), or
+    /// CIDRs, comma-separated.
+    #[arg(long = "nodeport-addresses", env = "PODWIRE_NODEPORT_ADDRESSES", default_value = "all",
+          value_name = "all|primary|CIDRS", value_parser = node_port_addresses)]
+    pub node_port_addresses: NodePortAddresses,
+
+    /// Let node ports answer on 127.0.0.1 as well (IPv4 only).
+    #[arg(long = "localhost-nodeports", env = "PODWIRE_LOCALHOST_NODEPORTS",
+          default_value_t = true, action = ArgAction::Set)]
+    pub localhost_node_ports: bool,
+
+    /// Answer ping to a ClusterIP, instead of saying that it does not do that.
+    #[arg(long, env = "PODWIRE_CLUSTER_IP_ECHO", default_value_t = false,
+          action = ArgAction::Set)]
+    pub cluster_ip_echo: bool,
+
+    /// The Service network (comma-separated CIDRs); taken from ServiceCIDR objects if not given.
+    #[arg(long = "service-cidr", env = "PODWIRE_SERVICE_CIDR", value_name = "CIDRS",
+          value_delimiter = ',', value_parser = cidr)]
+    pub service_cidrs: Vec<IpNetwork>,
+
+    /// The pod network (comma-separated CIDRs); taken from the Nodes' podCIDRs if not given.
+    #[arg(long = "cluster-cidr", env = "PODWIRE_CLUSTER_CIDR", value_name = "CIDRS",
+          value_delimiter = ',', value_parser = cidr)]
+    pub cluster_cidrs: Vec<IpNetwork>,
+
+    /// Count connections per Service and per endpoint.
+    #[arg(long = "service-counters", env = "PODWIRE_SERVICE_COUNTERS", default_value_t = true,
+          action = ArgAction::Set)]
+    pub counters: bool,
+
+    /// Tracked connections per CPU core; net.netfilter.nf_conntrack_max is raised to that. 0 leaves
+    /// it alone.
+    #[arg(
+        long,
+        env = "PODWIRE_CONNTRACK_MAX_PER_CORE",
+        default_value_t = 32_768,
+        value_name = "CONNECTIONS"
+    )]
+    pub conntrack_max_per_core: u32,
+
+    /// The least that net.netfilter.nf_conntrack_max is raised to.
+    #[arg(
+        long,
+        env = "PODWIRE_CONNTRACK_MIN",
+        default_value_t = 131_072,
+        value_name = "CONNECTIONS"
+    )]
+    pub conntrack_min: u32,
+
+    /// How long an idle TCP connection is tracked; 0s leaves the setting alone.
+    #[arg(long, env = "PODWIRE_CONNTRACK_TCP_TIMEOUT_ESTABLISHED", default_value = "24h",
+          value_name = "DURATION", value_parser = duration)]
+    pub conntrack_tcp_timeout_established: Duration,
+
+    /// How long a TCP connection that one side has closed is tracked; 0s leaves the setting alone.
+    #[arg(long, env = "PODWIRE_CONNTRACK_TCP_TIMEOUT_CLOSE_WAIT", default_value = "1h",
+          value_name = "DURATION", value_parser = duration)]
+    pub conntrack_tcp_timeout_close_wait: Duration,
+
+    /// Take TCP packets outside the window for part of their connection.
+    #[arg(long, env = "PODWIRE_CONNTRACK_TCP_BE_LIBERAL", default_value_t = false,
+          action = ArgAction::Set)]
+    pub conntrack_tcp_be_liberal: bool,
+}
+
+/// `--balancing`. A value that makes no sense must not keep a node without a network: `random` is
+/// used, and a warning says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalancingFlag {
+    /// What is used.
+    pub balancing: Balancing,
+    /// What was given, if it made no sense.
+    pub bad: Option<String>,
+}
+
+/// The local addresses on which node ports answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// Every local address.
+    All,
+    /// The InternalIPs of the own Node.
+    Primary,
+    /// Local addresses within these networks.
+    Within(Vec<IpNetwork>),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            enabled: true,
+            balancing: BalancingFlag {
+                balancing: Balancing::Random,
+                bad: None,
+            },
+            masquerade_all: false,
+            node_port_addresses: NodePortAddresses::All,
+            localhost_node_ports: true,
+            cluster_ip_echo: false,
+            service_cidrs: Vec::new(),
+            cluster_cidrs: Vec::new(),
+            counters: true,
+            conntrack_max_per_core: 32_768,
+            conntrack_min: 131_072,
+            conntrack_tcp_timeout_established: Duration::from_secs(24 * 3600),
+            conntrack_tcp_timeout_close_wait: Duration::from_secs(3600),
+            conntrack_tcp_be_liberal: false,
+        }
+    }
+}
+
+// clap wants a Result, though there is nothing that is refused.
+#[allow(clippy::unnecessary_wraps)]
+fn balancing(text: &str) -> Result<BalancingFlag, std::convert::Infallible> {
+    let known = match text.trim() {
+        "random" => Some(Balancing::Random),
+        "round-robin" => Some(Balancing::RoundRobin),
+        "source-hash" => Some(Balancing::SourceHash),
+        _ => None,
+    };
+    let bad = known.is_none().then(|| text.to_owned());
+    Ok(BalancingFlag {
+        balancing: known.unwrap_or(Balancing::Random),
+        bad,
+    })
+}
+
+fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    match text.trim() {
+        "all" | "" => Ok(NodePortAddresses::All),
+        "primary" => Ok(NodePortAddresses::Primary),
+        cidrs => {
+            let networks: Result<Vec<IpNetwork>, _> =
+                cidrs.split(',').map(|text| cidr(text.trim())).collect();
+            networks.map(NodePortAddresses::Within)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{test_config, try_test_config};
+
+    fn parse(flags: &[&str]) -> Config {
+        test_config(flags).services
+    }
+
+    #[test]
+    fn the_defaults_of_the_flags_are_the_defaults() {
+        assert_eq!(parse(&[]), Config::default());
+    }
+
+    #[test]
+    fn node_port_addresses_are_all_primary_or_networks() {
+        let given =
+            |text: &str| parse(&[&format!("--nodeport-addresses={text}")]).node_port_addresses;
+        assert_eq!(given("primary"), NodePortAddresses::Primary);
+        assert_eq!(given("all"), NodePortAddresses::All);
+        let two = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        assert_eq!(
+            given("10.0.0.0/8, fd00::/8"),
+            NodePortAddresses::Within(two)
+        );
+        for bad in ["nodes", "10.0.0.0/8,x", "10.0.0.0"] {
+            let flag = format!("--nodeport-addresses={bad}");
+            assert!(try_test_config(&[&flag]).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_balancing_that_makes_no_sense_falls_back() {
+        let given = |text: &str| parse(&[&format!("--balancing={text}")]).balancing;
+        assert_eq!(given("round-robin").balancing, Balancing::RoundRobin);
+        assert_eq!(given("source-hash").balancing, Balancing::SourceHash);
+        let bad = given("fastest");
+        assert_eq!(
+            (bad.balancing, bad.bad.as_deref()),
+            (Balancing::Random, Some("fastest"))
+        );
+    }
+}

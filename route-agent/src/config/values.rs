@@ -1,0 +1,110 @@
+//! Parsers of single values of flags.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use ipnetwork::IpNetwork;
+use tracing_subscriber::filter::LevelFilter;
+
+/// An address to listen on, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BindAddress(pub Option<SocketAddr>);
+
+/// Parses a file or directory, which is meant from where this process was started: the container
+/// runtime reads our paths elsewhere, and the kernel's notices name the whole path.
+pub fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
+}
+
+/// Parses a duration such as `500ms`, `90s`, `5m` or `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a duration such as 500ms, 90s, 5m or 1h".to_owned())?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("give a unit: ms, s, m or h".to_owned()),
+    };
+    number
+        .checked_mul(milliseconds)
+        .filter(|total| *total <= 365 * 24 * 3_600_000)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "longer than a year".to_owned())
+}
+
+/// Parses a CIDR; an address without a prefix or with host bits is refused.
+pub fn cidr(text: &str) -> Result<IpNetwork, String> {
+    if !text.contains('/') {
+        return Err("not a CIDR such as 192.168.0.0/16".to_owned());
+    }
+    let network: IpNetwork = text
+        .trim()
+        .parse()
+        .map_err(|_| "not a CIDR such as 192.168.0.0/16".to_owned())?;
+    if network.network() != network.ip() {
+        return Err(format!(
+            "has host bits set; meant is {}/{}?",
+            network.network(),
+            network.prefix()
+        ));
+    }
+    Ok(network)
+}
+
+/// Parses an address and port; an empty text is none.
+pub fn bind_address(text: &str) -> Result<BindAddress, String> {
+    if text.is_empty() {
+        return Ok(BindAddress(None));
+    }
+    text.parse()
+        .map(|address| BindAddress(Some(address)))
+        .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
+}
+
+/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is no
+/// level is a module there: a level with a typo would silence everything.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    let is_word = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
+    let mut words = text.split(',').filter(is_word);
+    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        None => Ok(text.to_owned()),
+        Some(word) => Err(format!(
+            "{word:?} is not a log level; use off, error, warn, info, debug or trace, or a module with \
+             its level, such as podwire_agent=debug"
+        )),
+    }
+}
+
+/// The kernel's rules for interface names (dev_valid_name in net/core/dev.c).
+pub fn interface_name(text: &str) -> Result<String, String> {
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
+        return Err("not the name of an interface".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A Kubernetes object name as a DNS subdomain (RFC 1123).
+pub fn object_name(text: &str) -> Result<Arc<str>, String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if text.is_empty() || text.len() > 253 || !text.chars().all(good) {
+        return Err("not the name of a Node: lower-case letters, digits, `-` and `.`".to_owned());
+    }
+    Ok(Arc::from(text))
+}
+
+/// The host name in lower case, as the kubelet registers it.
+pub fn hostname() -> Arc<str> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Arc::from(name.trim().to_lowercase())
+}

@@ -1,0 +1,41 @@
+//! Errors on one line.
+
+/// An error with all of its causes, on one line. Some libraries print the cause with the error: it
+/// is not said again.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.ends_with(&why) {
+            text.push_str(": ");
+            text.push_str(&why);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chain;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    #[test]
+    fn an_error_names_each_cause_once() {
+        let texts = [
+            "cannot start",
+            "cannot read x: no such file",
+            "no such file",
+        ];
+        let link = |source, text| Some(Box::new(Link { text, source }));
+        let error = texts.into_iter().rev().fold(None, link).unwrap();
+        assert_eq!(chain(&*error), "cannot start: cannot read x: no such file");
+    }
+}

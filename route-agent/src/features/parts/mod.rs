@@ -1,0 +1,4 @@
+//! What several features are made of. A part keeps nothing right by itself.
+
+pub mod kept_table;
+pub mod signs_of_life;

@@ -1,0 +1,240 @@
+//! Who has what: no two Services can share a port of an address or a node port.
+//!
+//! Of several Services that claim the same thing the one with the ClusterIP has it, then the
+//! oldest, then the first by name. The others wait, and come in when it is given up. The outcome
+//! does not depend on the order in which Services were seen.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::features::services::desired::frontends::Claim;
+use crate::snapshot::ObjectName;
+
+/// A Service that claims something, first the one that has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Claimant {
+    /// False sorts first: a claim as ClusterIP goes before any other.
+    foreign: bool,
+    /// Seconds since 1970; Services without a date come last.
+    created: u64,
+    name: ObjectName,
+}
+
+/// Who has what, and who waits for it.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// What each Service claims.
+    claimed: HashMap<ObjectName, Claimed>,
+    /// The only claimant of each thing, in the usual case.
+    single: HashMap<Claim, ObjectName>,
+    /// All claimants of things that several Services want.
+    several: BTreeMap<Claim, BTreeSet<Claimant>>,
+}
+
+/// What one Service claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// Everything that it claims, sorted.
+    pub all: Box<[Claim]>,
+    /// When it was created, in seconds since 1970.
+    pub created: Option<u64>,
+}
+
+impl Claimed {
+    fn claims(&self, claim: &Claim) -> bool {
+        self.all.binary_search(claim).is_ok()
+    }
+
+    fn claimant(&self, claim: &Claim, name: &ObjectName) -> Claimant {
+        let own = match claim {
+            Claim::ClusterIp(_) | Claim::NodePort(..) => true,
+            // A port of its own ClusterIP goes before that of somebody's external IP.
+            Claim::Vip(address, ..) => self.claims(&Claim::ClusterIp(*address)),
+        };
+        let created = self.created.unwrap_or(u64::MAX);
+        Claimant {
+            foreign: !own,
+            created,
+            name: name.clone(),
+        }
+    }
+}
+
+impl Claims {
+    /// No claims yet, with room for those of so many Services.
+    pub fn with_room(services: usize) -> Claims {
+        Claims {
+            claimed: HashMap::with_capacity(services),
+            // The ClusterIP, and one port of it.
+            single: HashMap::with_capacity(2 * services),
+            several: BTreeMap::new(),
+        }
+    }
+
+    /// Replaces what a Service claims. Returns the other Services that win or lose something.
+    pub fn replace(&mut self, name: &ObjectName, now: Claimed) -> BTreeSet<ObjectName> {
+        let mut touched = BTreeSet::new();
+        if self
+            .claimed
+            .get(name)
+            .map_or(now.all.is_empty(), |before| *before == now)
+        {
+            return touched;
+        }
+        let before = self.claimed.remove(name).unwrap_or_default();
+        for claim in &before.all {
+            let old = before.claimant(claim, name);
+            if !now.claims(claim) || now.claimant(claim, name) != old {
+                self.withdraw(claim, &old, &mut touched);
+            }
+        }
+        for claim in &now.all {
+            self.lodge(claim, now.claimant(claim, name), &mut touched);
+        }
+        if !now.all.is_empty() {
+            self.claimed.insert(name.clone(), now);
+        }
+        touched.remove(name);
+        touched
+    }
+
+    /// What a Service claims and another has.
+    pub fn lost<'a>(
+        &'a self,
+        name: &'a ObjectName,
+    ) -> impl Iterator<Item = (&'a Claim, &'a ObjectName)> {
+        let claimed = self.claimed.get(name).into_iter();
+        let owned = claimed
+            .flat_map(|claimed| &claimed.all)
+            .filter_map(|claim| Some((claim, self.owner(claim)?)));
+        owned.filter(move |(_, owner)| *owner != name)
+    }
+
+    /// True if this Service has what it claims.
+    pub fn has(&self, name: &ObjectName, claim: &Claim) -> bool {
+        self.owner(claim) == Some(name)
+    }
+
+    /// The Service that has it.
+    pub fn owner(&self, claim: &Claim) -> Option<&ObjectName> {
+        let several = self.several.get(claim).and_then(|waiting| waiting.first());
+        several
+            .map(|claimant| &claimant.name)
+            .or_else(|| self.single.get(claim))
+    }
+
+    /// The Services that must be looked at again when one of several changes: all that claim it.
+    fn lodge(&mut self, claim: &Claim, new: Claimant, touched: &mut BTreeSet<ObjectName>) {
+        if let Some(several) = self.several.get_mut(claim) {
+            let first = several.first().map(|c| c.name.clone());
+            if several.insert(new) && several.first().map(|c| &c.name) != first.as_ref() {
+                touched.extend(several.iter().map(|c| c.name.clone()));
+            }
+            return;
+        }
+        match self.single.get(claim) {
+            None => {
+                self.single.insert(*claim, new.name);
+            }
+            Some(old) if *old == new.name => {}
+            Some(old) => {
+                let known = self.claimed.get(old).cloned().unwrap_or_default();
+                let several = BTreeSet::from([known.claimant(claim, old), new]);
+                touched.extend(several.iter().map(|c| c.name.clone()));
+                self.single.remove(claim);
+                self.several.insert(*claim, several);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, claim: &Claim, old: &Claimant, touched: &mut BTreeSet<ObjectName>) {
+        let Some(several) = self.several.get_mut(claim) else {
+            self.single.remove(claim);
+            return;
+        };
+        several.remove(old);
+        touched.extend(several.iter().map(|c| c.name.clone()));
+        if several.len() == 1
+            && let Some(last) = several.pop_first()
+        {
+            self.several.remove(claim);
+            self.single.insert(*claim, last.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::snapshot::Protocol;
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName {
+            namespace: Arc::from("default"),
+            name: Arc::from(name),
+        }
+    }
+
+    fn node_port(created: Option<u64>) -> Claimed {
+        let all = Box::new([CLAIM]);
+        Claimed { all, created }
+    }
+
+    const CLAIM: Claim = Claim::NodePort(Protocol::Tcp, 31000);
+
+    #[test]
+    fn the_oldest_has_it_and_the_next_comes_in_when_it_is_given_up() {
+        let mut claims = Claims::default();
+        let (a, b, c) = (name("a"), name("b"), name("c"));
+        assert!(claims.replace(&a, node_port(Some(30))).is_empty());
+        assert_eq!(claims.replace(&b, node_port(Some(20))), [a.clone()].into());
+        assert!(claims.has(&b, &CLAIM) && !claims.has(&a, &CLAIM));
+        assert!(claims.replace(&c, node_port(Some(25))).is_empty());
+        let touched = claims.replace(&b, Claimed::default());
+        assert_eq!(touched, [a.clone(), c.clone()].into());
+        assert!(claims.has(&c, &CLAIM));
+        claims.replace(&c, Claimed::default());
+        assert!(claims.has(&a, &CLAIM));
+        claims.replace(&a, Claimed::default());
+        assert_eq!(claims.owner(&CLAIM), None);
+    }
+
+    #[test]
+    fn without_a_date_the_name_decides_in_any_order() {
+        for order in [["a", "b"], ["b", "a"]] {
+            let mut claims = Claims::default();
+            for one in order {
+                claims.replace(&name(one), node_port(None));
+            }
+            assert!(claims.has(&name("a"), &CLAIM));
+        }
+    }
+
+    #[test]
+    fn a_cluster_ip_cannot_be_taken_by_an_older_external_ip() {
+        let address = "10.200.1.10".parse().unwrap();
+        let claim = Claim::Vip(address, Protocol::Udp, 53);
+        let dns = Claimed {
+            all: Box::new([Claim::ClusterIp(address), claim]),
+            created: Some(50),
+        };
+        let thief = Claimed {
+            all: Box::new([claim]),
+            created: Some(10),
+        };
+        let mut claims = Claims::default();
+        claims.replace(&name("thief"), thief);
+        claims.replace(&name("dns"), dns);
+        assert!(claims.has(&name("dns"), &claim));
+    }
+
+    #[test]
+    fn the_same_claims_again_touch_nobody() {
+        let mut claims = Claims::default();
+        claims.replace(&name("a"), node_port(None));
+        claims.replace(&name("b"), node_port(None));
+        assert!(claims.replace(&name("b"), node_port(None)).is_empty());
+        assert!(claims.replace(&name("a"), node_port(None)).is_empty());
+    }
+}

@@ -1,0 +1,279 @@
+//! Which endpoints may answer for a Service port.
+//!
+//! In: the EndpointSlices of one Service and where this node is. Out: for each policy the sorted
+//! endpoints, and warnings about endpoints that cannot be used. Pure; order of the slices does
+//! not matter.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::snapshot::{EndpointRef, EndpointSlice, Protocol};
+
+/// An address family. Each has a table of its own; neither depends on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl From<Family> for crate::health::IpFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4,
+            Family::V6 => Self::V6,
+        }
+    }
+}
+
+/// Where the agent runs, as far as Services care.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Here<'a> {
+    /// The own Node's name.
+    pub node: &'a str,
+    /// The own Node's zone, if it has one.
+    pub zone: Option<&'a str>,
+    /// The own Node's addresses.
+    pub addresses: &'a [IpAddr],
+}
+
+/// Where a connection is sent: an endpoint's address and port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// The endpoint's address.
+    pub address: IpAddr,
+    /// The endpoint's port.
+    pub port: u16,
+}
+
+/// The endpoints that may answer for one Service port, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selected {
+    /// For policy Cluster.
+    pub cluster: Vec<Backend>,
+    /// For policy Local.
+    pub local: Vec<Backend>,
+    /// True if some endpoint in the cluster could answer, here or elsewhere.
+    pub any: bool,
+}
+
+/// One endpoint after slices have been merged.
+#[derive(Debug, Clone, Copy)]
+struct Candidate<'a> {
+    endpoint: EndpointRef<'a>,
+    local: bool,
+}
+
+impl Candidate<'_> {
+    fn ready(&self) -> bool {
+        self.endpoint.ready
+    }
+
+    fn draining(&self) -> bool {
+        self.endpoint.serving && self.endpoint.terminating
+    }
+
+    /// Of two copies of an endpoint in different slices the more useful one counts.
+    fn rank(&self) -> (bool, bool, bool) {
+        (self.local, self.ready(), self.endpoint.serving)
+    }
+}
+
+/// The endpoints of one family for the Service port of this name and protocol.
+pub fn select<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    port_name: &str,
+    protocol: Protocol,
+    family: Family,
+    here: Here<'_>,
+) -> Selected {
+    let candidates = merge(slices, port_name, protocol, family, here);
+    let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<Backend> {
+        let chosen = candidates.iter().filter(|(_, candidate)| wanted(candidate));
+        chosen.map(|(backend, _)| *backend).collect()
+    };
+    let scope = Scope::from_hints(candidates.values(), here);
+    let mut cluster = pick(&|c| c.ready() && scope.admits(c.endpoint, here));
+    if cluster.is_empty() {
+        cluster = pick(&|c| c.draining());
+    }
+    let mut local = pick(&|c| c.local && c.ready());
+    if local.is_empty() {
+        local = pick(&|c| c.local && c.draining());
+    }
+    let any = candidates.values().any(|c| c.ready() || c.draining());
+    Selected {
+        cluster,
+        local,
+        any,
+    }
+}
+
+/// How many distinct addresses of ready endpoints are on this node, over all ports and families.
+pub fn ready_here<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    here: Here<'_>,
+) -> usize {
+    let mut addresses: Vec<IpAddr> = slices
+        .into_iter()
+        .flat_map(|slice| &slice.endpoints)
+        .filter(|endpoint| endpoint.ready && is_local(endpoint, here))
+        .filter(|endpoint| unusable(endpoint.address).is_none())
+        .map(|endpoint| endpoint.address)
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.len()
+}
+
+/// What is wrong with a slice, one sentence each.
+pub fn warnings(slice: &EndpointSlice) -> Vec<String> {
+    let name = &slice.name.name;
+    let mut texts: Vec<String> = Vec::new();
+    for bad in &slice.invalid {
+        texts.push(format!(
+            "{} `{}` of EndpointSlice {name} is left out: {}",
+            bad.field, bad.value, bad.reason
+        ));
+    }
+    for endpoint in &slice.endpoints {
+        if let Some(reason) = unusable(endpoint.address) {
+            let address = endpoint.address;
+            texts.push(format!(
+                "endpoint {address} of EndpointSlice {name} is left out: {reason}"
+            ));
+        }
+    }
+    texts
+}
+
+/// Why an address cannot be an endpoint, if it cannot.
+///
+/// The API server refuses these in Endpoints, but not in every EndpointSlice; a packet sent to
+/// one would stay on the node or go nowhere.
+pub fn unusable(address: IpAddr) -> Option<&'static str> {
+    if let Some(reason) = no_destination(address) {
+        return Some(reason);
+    }
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    link_local.then_some("is a link-local address, which no other node can reach")
+}
+
+/// Why an address cannot be the destination of ordinary traffic, if it cannot.
+pub fn no_destination(address: IpAddr) -> Option<&'static str> {
+    match address {
+        a if a.is_unspecified() => Some("is the unspecified address"),
+        a if a.is_loopback() => Some("is a loopback address"),
+        a if a.is_multicast() => Some("is a multicast address"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("is in 0.0.0.0/8, which is no destination"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("is an IPv4 address written as IPv6")
+        }
+        _ => None,
+    }
+}
+
+fn is_local(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {
+    endpoint.node.is_some_and(|node| **node == *here.node)
+}
+
+/// Merges slices: one candidate per address and port.
+fn merge<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    port_name: &str,
+    protocol: Protocol,
+    family: Family,
+    here: Here<'_>,
+) -> BTreeMap<Backend, Candidate<'a>> {
+    let mut merged: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
+    for slice in slices {
+        let matching = |port: &&crate::snapshot::EndpointPort| {
+            &*port.name == port_name && port.protocol == protocol && port.port != 0
+        };
+        for port in slice.ports.iter().filter(matching) {
+            for endpoint in &slice.endpoints {
+                let address = endpoint.address;
+                if Family::of(address) != family || unusable(address).is_some() {
+                    continue;
+                }
+                let new = Candidate {
+                    endpoint,
+                    local: is_local(&endpoint, here),
+                };
+                merged
+                    .entry(Backend {
+                        address,
+                        port: port.port,
+                    })
+                    .and_modify(|old| {
+                        if new.rank() > old.rank() {
+                            *old = new;
+                        }
+                    })
+                    .or_insert(new);
+            }
+        }
+    }
+    merged
+}
+
+/// How near an endpoint must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Node,
+    Zone,
+    Anywhere,
+}
+
+impl Scope {
+    /// Hints count only if every ready endpoint has them and one of them names this place;
+    /// otherwise some client would be left without an endpoint.
+    fn from_hints<'a>(
+        candidates: impl Iterator<Item = &'a Candidate<'a>> + Clone,
+        here: Here<'_>,
+    ) -> Scope {
+        let ready = || candidates.clone().filter(|c| c.ready()).map(|c| c.endpoint);
+        if ready().next().is_none() {
+            return Scope::Anywhere;
+        }
+        let all_hint_nodes = ready().all(|e| e.hints.is_some_and(|hints| !hints.nodes.is_empty()));
+        if all_hint_nodes && ready().any(|e| Scope::Node.admits(e, here)) {
+            return Scope::Node;
+        }
+        let all_hint_zones = ready().all(|e| e.hints.is_some_and(|hints| !hints.zones.is_empty()));
+        if all_hint_zones && ready().any(|e| Scope::Zone.admits(e, here)) {
+            return Scope::Zone;
+        }
+        Scope::Anywhere
+    }
+
+    fn admits(self, endpoint: EndpointRef<'_>, here: Here<'_>) -> bool {
+        let hints = endpoint.hints;
+        match self {
+            Scope::Node => hints.is_some_and(|h| h.nodes.iter().any(|node| **node == *here.node)),
+            Scope::Zone => hints.is_some_and(|h| h.zones.iter().any(|z| Some(&**z) == here.zone)),
+            Scope::Anywhere => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! What a Service claims, and what of it cannot be used.
+//!
+//! Bad fields are left out one by one and named; what is left of the Service is programmed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::features::services::desired::endpoints::{Family, no_destination};
+use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort};
+
+/// A client is remembered this long if the Service says nothing usable, in seconds.
+const AFFINITY_DEFAULT: u32 = 10_800;
+/// The longest time that the API allows, in seconds.
+const AFFINITY_LONGEST: u32 = 86_400;
+
+/// One place where a Service port can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Front {
+    /// `spec.clusterIPs`.
+    ClusterIp(IpAddr),
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancer(IpAddr),
+    /// `spec.externalIPs`.
+    ExternalIp(IpAddr),
+    /// `spec.ports[].nodePort` on addresses of the node.
+    NodePort(u16),
+}
+
+impl Front {
+    /// The address, unless it is a node port.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => Some(*a),
+            Front::NodePort(_) => None,
+        }
+    }
+}
+
+/// Something that only one Service can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Claim {
+    /// A ClusterIP as a whole.
+    ClusterIp(IpAddr),
+    /// A port of an address.
+    Vip(IpAddr, Protocol, u16),
+    /// A node port.
+    NodePort(Protocol, u16),
+}
+
+impl Claim {
+    /// The claim to a ClusterIP.
+    pub fn cluster_ip(address: IpAddr) -> Claim {
+        Claim::ClusterIp(address)
+    }
+
+    /// The claim that a front of a port makes.
+    pub fn of(front: &Front, port: &ServicePort) -> Claim {
+        Claim::at(front, port.protocol, port.port)
+    }
+
+    /// The claim that a front makes for a protocol and port.
+    pub fn at(front: &Front, protocol: Protocol, port: u16) -> Claim {
+        match front {
+            Front::NodePort(node_port) => Claim::NodePort(protocol, *node_port),
+            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => {
+                Claim::Vip(*a, protocol, port)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Claim::ClusterIp(address) => write!(f, "ClusterIP {address}"),
+            Claim::Vip(address, protocol, port) => {
+                write!(f, "port {port}/{} of {address}", protocol.name())
+            }
+            Claim::NodePort(protocol, port) => write!(f, "node port {port}/{}", protocol.name()),
+        }
+    }
+}
+
+/// Everything that a Service claims in one family, usable or not granted yet.
+pub fn claims(service: &Service, family: Family) -> BTreeSet<Claim> {
+    let mut claims: BTreeSet<Claim> = cluster_ips(service, family)
+        .map(Claim::cluster_ip)
+        .collect();
+    for port in ports(service) {
+        claims.extend(
+            fronts(service, port, family)
+                .iter()
+                .map(|front| Claim::of(front, port)),
+        );
+    }
+    claims
+}
+
+/// The ClusterIPs of a family; none if the Service is not for a proxy at all.
+pub fn cluster_ips(service: &Service, family: Family) -> impl Iterator<Item = IpAddr> {
+    let usable = is_proxied(service);
+    let of_family = move |a: &IpAddr| usable && Family::of(*a) == family;
+    service
+        .cluster_ips
+        .iter()
+        .copied()
+        .filter(of_family)
+        .filter(|a| no_destination(*a).is_none())
+}
+
+/// The ports that can be used: the first of each protocol and number, and of each name.
+pub fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let proxied = is_proxied(service);
+    let ports = &service.ports;
+    ports
+        .iter()
+        .enumerate()
+        .filter(move |(at, port)| proxied && port_fault(port, &ports[..*at]).is_none())
+        .map(|(_, port)| port)
+}
+
+/// Where a port can be reached in a family. An address that is both a load-balancer address and
+/// an external IP counts as the former, because source ranges apply to it.
+pub fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Front> {
+    if !service
+        .cluster_ips
+        .iter()
+        .any(|address| Family::of(*address) == family)
+    {
+        return Vec::new();
+    }
+    let mut fronts: Vec<Front> = cluster_ips(service, family).map(Front::ClusterIp).collect();
+    let mut add = |front: Front, address: IpAddr| {
+        let known = |other: &Front| other.address() == Some(address);
+        let of_family = Family::of(address) == family;
+        if of_family && no_destination(address).is_none() && !fronts.iter().any(known) {
+            fronts.push(front);
+        }
+    };
+    if service.kind == ServiceKind::LoadBalancer {
+        for vip in &service.load_balancer_vips {
+            add(Front::LoadBalancer(*vip), *vip);
+        }
+    }
+    for address in &service.external_ips {
+        add(Front::ExternalIp(*address), *address);
+    }
+    if has_node_ports(service) {
+        fronts.extend(port.node_port.map(Front::NodePort));
+    }
+    fronts
+}
+
+/// The affinity time-out in seconds, within the limits of the API.
+pub fn affinity(service: &Service) -> Option<u32> {
+    let seconds = service.affinity?;
+    let usable = (1..=AFFINITY_LONGEST).contains(&seconds);
+    Some(if usable { seconds } else { AFFINITY_DEFAULT })
+}
+
+/// True if only some sources may use the load-balancer addresses. A range that could not be
+/// parsed restricts as well: it must not open the Service to everybody.
+pub fn restricts_sources(service: &Service) -> bool {
+    let unreadable =
+        |bad: &crate::snapshot::Invalid| bad.field.contains("loadBalancerSourceRanges");
+    !service.source_ranges.is_empty() || service.invalid.iter().any(unreadable)
+}
+
+/// True if this Service is for a proxy: not headless, not ExternalName, with a sane name.
+pub fn is_proxied(service: &Service) -> bool {
+    service.kind != ServiceKind::ExternalName
+        && !service.cluster_ips.is_empty()
+        && name_fault(service).is_none()
+}
+
+fn has_node_ports(service: &Service) -> bool {
+    matches!(
+        service.kind,
+        ServiceKind::NodePort | ServiceKind::LoadBalancer
+    )
+}
+
+/// What is wrong with a Service, one sentence each.
+pub fn warnings(service: &Service) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for bad in &service.invalid {
+        texts.push(format!(
+            "{} `{}` is left out: {}",
+            bad.field, bad.value, bad.reason
+        ));
+    }
+    if service.kind == ServiceKind::ExternalName || service.cluster_ips.is_empty() {
+        return texts;
+    }
+    if let Some(fault) = name_fault(service) {
+        texts.push(fault);
+        return texts;
+    }
+    let lists: [(&str, &[IpAddr]); 3] = [
+        ("spec.clusterIPs", &service.cluster_ips),
+        ("spec.externalIPs", &service.external_ips),
+        (
+            "status.loadBalancer.ingress[].ip",
+            &service.load_balancer_vips,
+        ),
+    ];
+    for (field, addresses) in lists {
+        for address in addresses {
+            if let Some(reason) = no_destination(*address) {
+                texts.push(format!("{field} `{address}` is left out: it {reason}"));
+            }
+        }
+    }
+    for (at, port) in service.ports.iter().enumerate() {
+        if let Some(reason) = port_fault(port, &service.ports[..at]) {
+            let (number, protocol) = (port.port, port.protocol.name());
+            texts.push(format!(
+                "port {number}/{protocol} `{}` is left out: {reason}",
+                port.name
+            ));
+        }
+    }
+    if affinity(service) != service.affinity {
+        let given = service.affinity.unwrap_or_default();
+        texts.push(format!(
+            "affinity time-out of {given} s is out of range (1 to {AFFINITY_LONGEST}): \
+             {AFFINITY_DEFAULT} s is used"
+        ));
+    }
+    texts
+}
+
+fn port_fault(port: &ServicePort, before: &[ServicePort]) -> Option<&'static str> {
+    if port.port == 0 {
+        return Some("0 is not a port");
+    }
+    if !port.name.is_empty() && !is_label(&port.name) {
+        return Some("its name is not a DNS label (at most 63 of a-z, 0-9 and `-`)");
+    }
+    let same_number = |other: &&ServicePort| {
+        other.protocol == port.protocol && other.port == port.port && other.port != 0
+    };
+    if before.iter().any(|other| same_number(&other)) {
+        return Some("an earlier port of the Service has the same number and protocol");
+    }
+    let same_name =
+        |other: &&ServicePort| other.protocol == port.protocol && other.name == port.name;
+    if before.iter().any(|other| same_name(&other)) {
+        return Some("an earlier port of the Service has the same name and protocol");
+    }
+    None
+}
+
+fn name_fault(service: &Service) -> Option<String> {
+    let bad = [&service.name.namespace, &service.name.name]
+        .into_iter()
+        .find(|n| !is_label(n))?;
+    let start: String = bad.chars().take(20).collect();
+    let length = bad.chars().count();
+    Some(format!(
+        "the Service is left out: its name or namespace (`{start}`..., {length} characters) is \
+         not a DNS label (at most 63 of a-z, 0-9 and `-`)"
+    ))
+}
+
+/// A DNS label as in RFC 1123: what the API server allows, and safe in a comment and a chain name.
+fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty()
+        && text.len() <= 63
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests;

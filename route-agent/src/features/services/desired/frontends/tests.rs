@@ -1,0 +1,160 @@
+use super::*;
+use crate::features::services::desired::samples::service;
+use crate::snapshot::Invalid;
+
+fn shown(text: &str) -> Vec<String> {
+    claims(&service(text), Family::V4)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[track_caller]
+fn check(text: &str, claims: &[&str], warning: &str) {
+    assert_eq!(shown(text), claims);
+    let texts = warnings(&service(text));
+    match warning {
+        "" => assert_eq!(texts, Vec::<String>::new()),
+        warning => {
+            assert_eq!(texts.len(), 1, "{texts:?}");
+            assert!(texts[0].contains(warning), "{texts:?}");
+        }
+    }
+}
+
+const GOOD: [&str; 2] = ["ClusterIP 10.200.1.63", "port 80/tcp of 10.200.1.63"];
+
+#[test]
+fn a_good_service_claims_its_addresses_and_ports() {
+    check("cluster-ip 10.200.1.63; port tcp 80", &GOOD, "");
+    check(
+        "kind LoadBalancer; cluster-ip 10.200.1.63; port udp 53 31053; vip 5.6.7.8",
+        &[
+            "ClusterIP 10.200.1.63",
+            "port 53/udp of 5.6.7.8",
+            "port 53/udp of 10.200.1.63",
+            "node port 31053/udp",
+        ],
+        "",
+    );
+}
+
+#[test]
+fn the_same_number_may_exist_for_two_protocols() {
+    let both = [
+        "ClusterIP 10.200.1.63",
+        "port 53/tcp of 10.200.1.63",
+        "port 53/udp of 10.200.1.63",
+    ];
+    check(
+        "cluster-ip 10.200.1.63; port tcp 53; port udp 53",
+        &both,
+        "",
+    );
+}
+
+#[test]
+fn a_bad_port_is_left_out_and_the_others_stay() {
+    check(
+        "cluster-ip 10.200.1.63; port tcp 80; port tcp 0 name=zero",
+        &GOOD,
+        "0 is not a port",
+    );
+    check(
+        "cluster-ip 10.200.1.63; port tcp 80; port tcp 80 name=b",
+        &GOOD,
+        "same number",
+    );
+    check(
+        "cluster-ip 10.200.1.63; port tcp 80; port tcp 81",
+        &GOOD,
+        "same name",
+    );
+    let long = format!(
+        "cluster-ip 10.200.1.63; port tcp 80; port tcp 81 name={}",
+        "x".repeat(300)
+    );
+    check(&long, &GOOD, "not a DNS label");
+}
+
+#[test]
+fn a_bad_address_is_left_out_and_the_others_stay() {
+    for bad in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "ff02::1",
+    ] {
+        check(
+            &format!("cluster-ip 10.200.1.63; external-ip {bad}; port tcp 80"),
+            &GOOD,
+            bad,
+        );
+        check(
+            &format!("cluster-ip 10.200.1.63 {bad}; port tcp 80"),
+            &GOOD,
+            bad,
+        );
+        let vip = format!("kind LoadBalancer; cluster-ip 10.200.1.63; vip {bad}; port tcp 80");
+        check(&vip, &GOOD, bad);
+    }
+}
+
+#[test]
+fn a_name_of_300_characters_keeps_the_service_out() {
+    let mut bad = service("cluster-ip 10.200.1.63; port tcp 80");
+    bad.name.name = "x".repeat(300).into();
+    assert!(claims(&bad, Family::V4).is_empty());
+    let texts = warnings(&bad);
+    assert!(texts[0].contains("300 characters"), "{texts:?}");
+    bad.name.name = "name with \"quotes\"".into();
+    assert!(claims(&bad, Family::V4).is_empty());
+}
+
+#[test]
+fn an_affinity_time_out_out_of_range_falls_back() {
+    let seconds = |text: &str| affinity(&service(text));
+    assert_eq!(
+        seconds("cluster-ip 10.200.1.63; affinity 60; port tcp 80"),
+        Some(60)
+    );
+    assert_eq!(seconds("cluster-ip 10.200.1.63; port tcp 80"), None);
+    assert_eq!(
+        seconds("cluster-ip 10.200.1.63; affinity 0; port tcp 80"),
+        Some(10_800)
+    );
+    assert_eq!(
+        seconds("cluster-ip 10.200.1.63; affinity 86401; port tcp 80"),
+        Some(10_800)
+    );
+    check(
+        "cluster-ip 10.200.1.63; affinity 0; port tcp 80",
+        &GOOD,
+        "out of range",
+    );
+}
+
+#[test]
+fn an_address_that_is_both_is_a_load_balancer_address() {
+    let text =
+        "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; external-ip 5.6.7.8; port tcp 80";
+    let service = service(text);
+    let found = fronts(&service, &service.ports[0], Family::V4);
+    assert!(found.contains(&Front::LoadBalancer("5.6.7.8".parse().unwrap())));
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn unreadable_source_ranges_do_not_open_the_service() {
+    let mut bad = service("kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80");
+    assert!(!restricts_sources(&bad));
+    bad.invalid.push(Invalid {
+        field: "spec.loadBalancerSourceRanges",
+        value: "10.0.0.0/33".into(),
+        reason: "is not a CIDR",
+    });
+    assert!(restricts_sources(&bad));
+    assert!(warnings(&bad)[0].contains("10.0.0.0/33"));
+}

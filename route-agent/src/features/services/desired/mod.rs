@@ -1,0 +1,13 @@
+//! What packets to Services should meet. Pure: the same objects and settings give the same plan.
+//!
+//! `frontends` says what a Service claims, `claims` which of several Services has it, `endpoints`
+//! which endpoints may answer, `networks` which networks the rules ask about, and `plan` what
+//! follows for one Service.
+
+pub mod claims;
+pub mod endpoints;
+pub mod frontends;
+pub mod networks;
+pub mod plan;
+#[cfg(test)]
+pub mod samples;

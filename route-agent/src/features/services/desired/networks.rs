@@ -1,0 +1,159 @@
+//! The networks that rules ask about: pods, Services, addresses of node ports. Pure.
+
+use ipnetwork::IpNetwork;
+
+use crate::config::services::{Config, NodePortAddresses};
+use crate::features::services::desired::endpoints::Family;
+use crate::features::services::desired::plan::without_overlaps;
+use crate::snapshot::{Node, Snapshot};
+
+/// The networks of one family, each list sorted and without overlaps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// Pods of the whole cluster.
+    pub pods: Box<[IpNetwork]>,
+    /// Pods of this node.
+    pub own_pods: Box<[IpNetwork]>,
+    /// Addresses that Services may get.
+    pub services: Box<[IpNetwork]>,
+    /// Where node ports answer, unless it is every local address.
+    pub node_ports: Box<[IpNetwork]>,
+}
+
+/// The networks of one family.
+pub fn desired(
+    snapshot: &Snapshot,
+    own: Option<&Node>,
+    config: &Config,
+    family: Family,
+) -> Networks {
+    let of_family = |list: &mut dyn Iterator<Item = IpNetwork>| {
+        without_overlaps(list.filter(|network| Family::of(network.ip()) == family))
+    };
+    let own_pods = own
+        .map(|node| node.pod_cidrs.as_slice())
+        .unwrap_or_default();
+    let node_pods = || {
+        snapshot
+            .nodes
+            .values()
+            .flat_map(|node| node.pod_cidrs.iter().copied())
+    };
+    let objects = || {
+        snapshot
+            .service_cidrs
+            .values()
+            .flat_map(|cidr| cidr.cidrs.iter().copied())
+    };
+    Networks {
+        pods: match config.cluster_cidrs.as_slice() {
+            [] => of_family(&mut node_pods()),
+            given => of_family(&mut given.iter().copied()),
+        },
+        own_pods: of_family(&mut own_pods.iter().copied()),
+        services: match config.service_cidrs.as_slice() {
+            [] => of_family(&mut objects()),
+            given => of_family(&mut given.iter().copied()),
+        },
+        node_ports: of_family(&mut node_ports(own, config).into_iter()),
+    }
+}
+
+fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
+    let mut networks: Vec<IpNetwork> = match &config.node_port_addresses {
+        NodePortAddresses::All => return Vec::new(),
+        NodePortAddresses::Primary => own
+            .map(|node| node.internal_ips.as_slice())
+            .unwrap_or_default()
+            .iter()
+            .map(|address| IpNetwork::from(*address))
+            .collect(),
+        NodePortAddresses::Within(networks) => networks.clone(),
+    };
+    let localhost = "127.0.0.0/8".parse::<IpNetwork>().ok();
+    networks.extend(localhost.filter(|_| config.localhost_node_ports));
+    networks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::snapshot::ServiceCidr;
+
+    fn node(name: &str, pods: &[&str], internal: &str) -> Node {
+        Node {
+            name: Arc::from(name),
+            created: None,
+            internal_ips: vec![internal.parse().unwrap()],
+            pod_cidrs: pods.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            labels: Default::default(),
+            taints: Vec::new(),
+            deleting: false,
+            invalid: Vec::new(),
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let nodes = [
+            node(
+                "worker",
+                &["10.10.1.0/24", "fd00:10:10:1::/64"],
+                "172.18.0.2",
+            ),
+            node("worker2", &["10.10.2.0/24"], "172.18.0.4"),
+        ];
+        for node in nodes {
+            snapshot.nodes.insert(node.name.clone(), node);
+        }
+        let cidrs = ["10.200.1.0/24", "10.200.1.128/25", "fd00:10:200::/112"];
+        let cidr = ServiceCidr {
+            name: Arc::from("kubernetes"),
+            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            invalid: Vec::new(),
+        };
+        snapshot.service_cidrs.insert(cidr.name.clone(), cidr);
+        snapshot
+    }
+
+    fn shown(networks: &[IpNetwork]) -> String {
+        networks
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn networks_come_from_the_objects() {
+        let snapshot = snapshot();
+        let own = snapshot.nodes.get("worker");
+        let v4 = desired(&snapshot, own, &Config::default(), Family::V4);
+        assert_eq!(shown(&v4.pods), "10.10.1.0/24 10.10.2.0/24");
+        assert_eq!(shown(&v4.own_pods), "10.10.1.0/24");
+        assert_eq!(shown(&v4.services), "10.200.1.0/24");
+        assert_eq!(shown(&v4.node_ports), "");
+        let v6 = desired(&snapshot, own, &Config::default(), Family::V6);
+        assert_eq!(shown(&v6.pods), "fd00:10:10:1::/64");
+        assert_eq!(shown(&v6.services), "fd00:10:200::/112");
+    }
+
+    #[test]
+    fn flags_go_before_objects() {
+        let snapshot = snapshot();
+        let config = Config {
+            cluster_cidrs: vec!["10.10.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+            node_port_addresses: NodePortAddresses::Primary,
+            ..Config::default()
+        };
+        let v4 = desired(&snapshot, snapshot.nodes.get("worker"), &config, Family::V4);
+        assert_eq!(shown(&v4.pods), "10.10.0.0/16");
+        assert_eq!(shown(&v4.services), "10.96.0.0/12");
+        assert_eq!(shown(&v4.node_ports), "127.0.0.0/8 172.18.0.2/32");
+        let v6 = desired(&snapshot, None, &config, Family::V6);
+        assert_eq!(shown(&v6.pods), "");
+    }
+}

@@ -1,0 +1,231 @@
+//! What the kernel must do for one Service, in one family.
+//!
+//! In: a Service, its EndpointSlices, where this node is, and what the Service was granted of
+//! what it claims. Out: a [`Plan`], or none if there is nothing to program. Pure.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use crate::features::services::desired::endpoints::{self, Backend, Family, Here, Selected};
+use crate::features::services::desired::frontends::{self, Claim, Front};
+use crate::features::services::layout::answers::MOST_ENDPOINTS;
+use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
+
+/// What the kernel must do for one Service, in one family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The ClusterIPs, whose unknown ports are refused.
+    pub cluster_ips: Box<[IpAddr]>,
+    /// The ports, in the order of the object.
+    pub ports: Box<[PortPlan]>,
+}
+
+/// What the kernel must do for one port of a Service, in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPlan {
+    /// The port's name; empty for the single unnamed port.
+    pub name: Arc<str>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port of the ClusterIP.
+    pub port: u16,
+    /// How new connections are spread.
+    pub balancing: Balancing,
+    /// How long a client is remembered, in seconds, if at all.
+    pub affinity: Option<u32>,
+    /// Who may answer through the ClusterIP.
+    pub internal: TrafficPolicy,
+    /// Who may answer through the other addresses and the node port.
+    pub external: TrafficPolicy,
+    /// Where the port can be reached.
+    pub fronts: Box<[Front]>,
+    /// Who may use the load-balancer addresses, without overlaps; everybody if there are none.
+    pub sources: Option<Box<[IpNetwork]>>,
+    /// The endpoints for policy Cluster. The position is the slot in the kernel's map.
+    pub cluster: Box<[Backend]>,
+    /// The endpoints for policy Local, likewise.
+    pub local: Box<[Backend]>,
+    /// True if some endpoint in the cluster could answer, here or elsewhere.
+    pub any: bool,
+}
+
+/// Computes the plan of a Service.
+pub fn desired<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    family: Family,
+    here: Here<'_>,
+    default_balancing: Balancing,
+    granted: impl Fn(&Claim) -> bool,
+) -> Option<Plan> {
+    let cluster_ips: Box<[IpAddr]> = frontends::cluster_ips(service, family)
+        .filter(|address| granted(&Claim::cluster_ip(*address)))
+        .collect();
+    let mut ports = Vec::new();
+    for port in frontends::ports(service) {
+        let is_granted = |front: &Front| {
+            let address_granted = match front {
+                Front::ClusterIp(address) => cluster_ips.contains(address),
+                _ => true,
+            };
+            address_granted && granted(&Claim::of(front, port))
+        };
+        let fronts: Box<[Front]> = frontends::fronts(service, port, family)
+            .into_iter()
+            .filter(is_granted)
+            .collect();
+        if fronts.is_empty() {
+            continue;
+        }
+        let Selected {
+            cluster,
+            local,
+            any,
+        } = endpoints::select(slices.clone(), &port.name, port.protocol, family, here);
+        ports.push(PortPlan {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            port: port.port,
+            balancing: service.balancing.unwrap_or(default_balancing),
+            affinity: frontends::affinity(service),
+            internal: service.internal_policy,
+            external: service.external_policy,
+            sources: sources(service, &fronts, family, here.addresses),
+            fronts,
+            cluster: cluster.into(),
+            local: local.into(),
+            any,
+        });
+    }
+    let plan = Plan {
+        cluster_ips,
+        ports: ports.into(),
+    };
+    (!plan.ports.is_empty() || !plan.cluster_ips.is_empty()).then_some(plan)
+}
+
+impl Plan {
+    /// Keeps every endpoint that was there before in its slot, so that a change touches only the
+    /// elements that differ and the counters of the others go on.
+    pub fn settle(&mut self, before: &Plan) {
+        for port in &mut self.ports {
+            let same = |old: &&PortPlan| old.protocol == port.protocol && old.port == port.port;
+            if let Some(old) = before.ports.iter().find(same) {
+                port.cluster = settle(&old.cluster, &port.cluster);
+                port.local = settle(&old.local, &port.local);
+            }
+        }
+    }
+
+    /// What of the Service cannot be done.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let of_port = |port: &PortPlan| {
+            let count = port.cluster.len().max(port.local.len());
+            let more = count.checked_sub(MOST_ENDPOINTS).filter(|more| *more > 0)?;
+            let (number, protocol) = (port.port, port.protocol.name());
+            Some(format!(
+                "port {number}/{protocol} has {count} endpoints and only {MOST_ENDPOINTS} can be \
+                 told apart: the other {more} get no connections; spread them over several Services"
+            ))
+        };
+        self.ports.iter().filter_map(of_port)
+    }
+
+    /// Everything that the Service has been granted.
+    pub fn claims(&self) -> impl Iterator<Item = Claim> {
+        let addresses = self
+            .cluster_ips
+            .iter()
+            .map(|address| Claim::cluster_ip(*address));
+        let ports = self.ports.iter().flat_map(|port| {
+            port.fronts
+                .iter()
+                .map(|front| Claim::at(front, port.protocol, port.port))
+        });
+        addresses.chain(ports)
+    }
+}
+
+/// The endpoints of `wanted` with those of `before` in their old slots; gaps are filled first by
+/// new endpoints, then from the end.
+pub fn settle(before: &[Backend], wanted: &[Backend]) -> Box<[Backend]> {
+    let mut new: BTreeSet<Backend> = wanted.iter().copied().collect();
+    let mut slots: Vec<Option<Backend>> = before.iter().map(|backend| new.take(backend)).collect();
+    let mut new = new.into_iter();
+    for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
+        match new.next() {
+            Some(backend) => *slot = Some(backend),
+            None => break,
+        }
+    }
+    slots.extend(new.map(Some));
+    let mut at = 0;
+    while at < slots.len() {
+        if slots[at].is_none() {
+            slots.swap_remove(at);
+        } else {
+            at += 1;
+        }
+    }
+    slots.into_iter().flatten().collect()
+}
+
+/// Who may use the load-balancer addresses of this family: none if everybody may.
+///
+/// A range within another is left out, because the kernel refuses overlapping intervals. If
+/// ranges are given but none is of this family, nobody may.
+///
+/// A load balancer may put its address on the node's own interfaces. Then the node's connections to
+/// it have it as their source as well, so it may be the source if the node's own address may.
+fn sources(
+    service: &Service,
+    fronts: &[Front],
+    family: Family,
+    node: &[IpAddr],
+) -> Option<Box<[IpNetwork]>> {
+    let vips: Vec<IpAddr> = fronts
+        .iter()
+        .filter(|front| matches!(front, Front::LoadBalancer(_)))
+        .filter_map(Front::address)
+        .collect();
+    if vips.is_empty() || !frontends::restricts_sources(service) {
+        return None;
+    }
+    let mut of_family = node
+        .iter()
+        .filter(|address| Family::of(**address) == family);
+    let from_node = of_family.any(|address| {
+        let ranges = &service.source_ranges;
+        ranges.iter().any(|range| range.contains(*address))
+    });
+    let itself = vips.into_iter().filter(|_| from_node).map(IpNetwork::from);
+    let ours = service
+        .source_ranges
+        .iter()
+        .filter(|range| Family::of(range.ip()) == family);
+    Some(without_overlaps(ours.copied().chain(itself)))
+}
+
+/// Networks without those that lie within another, sorted.
+pub fn without_overlaps(networks: impl IntoIterator<Item = IpNetwork>) -> Box<[IpNetwork]> {
+    let mut widest_first: Vec<IpNetwork> = networks
+        .into_iter()
+        .filter_map(|network| IpNetwork::new(network.network(), network.prefix()).ok())
+        .collect();
+    widest_first.sort_unstable_by_key(|network| (network.ip(), network.prefix()));
+    let mut kept: Vec<IpNetwork> = Vec::new();
+    for network in widest_first {
+        let covered =
+            |wide: &IpNetwork| wide.contains(network.ip()) && wide.prefix() <= network.prefix();
+        if !kept.last().is_some_and(covered) {
+            kept.push(network);
+        }
+    }
+    kept.into()
+}
+
+#[cfg(test)]
+mod tests;

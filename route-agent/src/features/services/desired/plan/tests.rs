@@ -1,0 +1,256 @@
+use super::*;
+use crate::features::services::desired::samples::{HERE, SLICE, service, slice};
+
+fn plan(yaml: &str, endpoints: &str, family: Family) -> Option<Plan> {
+    let slices = [slice(SLICE, endpoints)];
+    desired(
+        &service(yaml),
+        slices.iter(),
+        family,
+        HERE,
+        Balancing::Random,
+        |_| true,
+    )
+}
+
+fn backends(text: &str) -> Vec<Backend> {
+    let parse = |word: &str| Backend {
+        address: word.parse().unwrap(),
+        port: 80,
+    };
+    text.split_whitespace().map(parse).collect()
+}
+
+#[test]
+fn services_that_are_not_for_a_proxy_have_no_plan() {
+    assert!(
+        plan(
+            "cluster-ip 10.200.1.63; port tcp 80",
+            "10.10.1.3",
+            Family::V4
+        )
+        .is_some()
+    );
+    assert!(plan("port tcp 80", "10.10.1.3", Family::V4).is_none());
+    let alias = "kind ExternalName; cluster-ip 10.200.1.63; port tcp 80";
+    assert!(plan(alias, "10.10.1.3", Family::V4).is_none());
+    assert!(
+        plan(
+            "cluster-ip 10.200.1.63; port tcp 80",
+            "10.10.1.3",
+            Family::V6
+        )
+        .is_none()
+    );
+}
+
+#[test]
+fn families_are_independent() {
+    let dual = "kind NodePort; cluster-ip 10.200.1.63 fd00:10:200::63; port tcp 80 31000";
+    let endpoints = "10.10.1.3 fd00:10:10:1::3";
+    let v4 = plan(dual, endpoints, Family::V4).unwrap();
+    let v6 = plan(dual, endpoints, Family::V6).unwrap();
+    assert_eq!(*v4.ports[0].cluster, backends("10.10.1.3"));
+    assert_eq!(*v6.ports[0].cluster, backends("fd00:10:10:1::3"));
+    assert_eq!(v4.ports[0].fronts.len(), 2);
+    assert_eq!(v6.ports[0].fronts.len(), 2);
+    let single = "kind NodePort; cluster-ip 10.200.1.63; port tcp 80 31000";
+    assert!(plan(single, endpoints, Family::V6).is_none());
+}
+
+#[test]
+fn fronts_follow_the_type() {
+    let fronts = |kind: &str| {
+        let text = format!(
+            "kind {kind}; cluster-ip 10.200.1.63; port tcp 80 31000; vip 5.6.7.8; external-ip 1.2.3.4"
+        );
+        plan(&text, "10.10.1.3", Family::V4).map(|plan| plan.ports[0].fronts.to_vec())
+    };
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let cluster = Front::ClusterIp(ip("10.200.1.63"));
+    let external = Front::ExternalIp(ip("1.2.3.4"));
+    let balanced = Front::LoadBalancer(ip("5.6.7.8"));
+    assert_eq!(fronts("ClusterIP").unwrap(), [cluster, external]);
+    assert_eq!(
+        fronts("NodePort").unwrap(),
+        [cluster, external, Front::NodePort(31000)]
+    );
+    assert_eq!(
+        fronts("LoadBalancer").unwrap(),
+        [cluster, balanced, external, Front::NodePort(31000)]
+    );
+    assert_eq!(fronts("ExternalName"), None);
+}
+
+#[test]
+fn what_was_not_granted_is_left_out_and_the_rest_stays() {
+    let text = "kind NodePort; cluster-ip 10.200.1.63; port tcp 80 31000";
+    let slices = [slice(SLICE, "10.10.1.3")];
+    let granted = |claim: &Claim| !matches!(claim, Claim::NodePort(..));
+    let plan = desired(
+        &service(text),
+        slices.iter(),
+        Family::V4,
+        HERE,
+        Balancing::Random,
+        granted,
+    )
+    .unwrap();
+    assert_eq!(plan.ports[0].fronts.len(), 1);
+    let none = |_: &Claim| false;
+    assert!(
+        desired(
+            &service(text),
+            slices.iter(),
+            Family::V4,
+            HERE,
+            Balancing::Random,
+            none
+        )
+        .is_none()
+    );
+}
+
+#[test]
+fn an_endpoint_that_stays_keeps_its_slot() {
+    let check = |before: &str, wanted: &str, after: &str| {
+        assert_eq!(
+            *settle(&backends(before), &backends(wanted)),
+            backends(after),
+            "{before} -> {wanted}"
+        );
+    };
+    check("", "10.1.0.1 10.1.0.2", "10.1.0.1 10.1.0.2");
+    check(
+        "10.1.0.2 10.1.0.1",
+        "10.1.0.1 10.1.0.2",
+        "10.1.0.2 10.1.0.1",
+    );
+    check(
+        "10.1.0.1 10.1.0.2 10.1.0.3",
+        "10.1.0.2 10.1.0.3",
+        "10.1.0.3 10.1.0.2",
+    );
+    check(
+        "10.1.0.1 10.1.0.2 10.1.0.3",
+        "10.1.0.1 10.1.0.2",
+        "10.1.0.1 10.1.0.2",
+    );
+    check(
+        "10.1.0.1 10.1.0.2",
+        "10.1.0.0 10.1.0.2",
+        "10.1.0.0 10.1.0.2",
+    );
+    check(
+        "10.1.0.1 10.1.0.2",
+        "10.1.0.0 10.1.0.1 10.1.0.2",
+        "10.1.0.1 10.1.0.2 10.1.0.0",
+    );
+    check("10.1.0.1 10.1.0.2 10.1.0.3", "10.1.0.9", "10.1.0.9");
+    check("10.1.0.1 10.1.0.1", "10.1.0.1", "10.1.0.1");
+    check("10.1.0.1 10.1.0.2", "", "");
+}
+
+#[test]
+fn endpoints_beyond_what_a_number_can_tell_apart_are_named() {
+    let mut plan = plan(
+        "cluster-ip 10.200.1.63; port tcp 80",
+        "10.10.1.3",
+        Family::V4,
+    )
+    .unwrap();
+    let many = |count: u32| -> Box<[Backend]> {
+        let backend = |number| Backend {
+            address: std::net::Ipv4Addr::from(0x0a0a_0000 + number).into(),
+            port: 80,
+        };
+        (0..count).map(backend).collect()
+    };
+    plan.ports[0].cluster = many(65_535);
+    assert_eq!(plan.warnings().count(), 0);
+    plan.ports[0].cluster = many(65_537);
+    let warnings: Vec<String> = plan.warnings().collect();
+    assert_eq!(
+        warnings,
+        [
+            "port 80/tcp has 65537 endpoints and only 65535 can be told apart: the other 2 get no \
+             connections; spread them over several Services"
+        ]
+    );
+}
+
+#[test]
+fn source_ranges_are_per_family_and_without_overlaps() {
+    let text = "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80; \
+                source 10.1.0.0/16 10.0.0.0/8 10.0.0.0/8 192.168.1.1/24 fd00::/8";
+    let plan4 = plan(text, "10.10.1.3", Family::V4).unwrap();
+    let found: Vec<String> = plan4.ports[0]
+        .sources
+        .as_ref()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(found, ["10.0.0.0/8", "192.168.1.0/24"]);
+    let open = "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80";
+    assert_eq!(
+        plan(open, "10.10.1.3", Family::V4).unwrap().ports[0].sources,
+        None
+    );
+}
+
+#[test]
+fn a_load_balancer_address_may_be_the_source_if_the_nodes_own_address_may() {
+    let found = |node: &str, ranges: &str| {
+        let text = format!(
+            "kind LoadBalancer; cluster-ip 10.200.1.63 fd00:10:200::63; vip 5.6.7.8 fd00:5::8; \
+             port tcp 80; source {ranges}"
+        );
+        let node = [node.parse().unwrap()];
+        let here = Here {
+            addresses: &node,
+            ..HERE
+        };
+        [Family::V4, Family::V6].map(|family| {
+            let plan = desired(
+                &service(&text),
+                [].iter(),
+                family,
+                here,
+                Balancing::Random,
+                |_| true,
+            );
+            let plan = plan.unwrap();
+            let sources = plan.ports[0].sources.as_ref().unwrap();
+            let texts: Vec<String> = sources.iter().map(ToString::to_string).collect();
+            texts.join(" ")
+        })
+    };
+    let ranges = "172.18.0.0/16 fd00:18::/64";
+    assert_eq!(
+        found("172.18.0.2", ranges),
+        ["5.6.7.8/32 172.18.0.0/16", "fd00:18::/64"]
+    );
+    assert_eq!(
+        found("fd00:18::2", ranges),
+        ["172.18.0.0/16", "fd00:5::8/128 fd00:18::/64"]
+    );
+    assert_eq!(
+        found("172.19.0.2", ranges),
+        ["172.18.0.0/16", "fd00:18::/64"]
+    );
+    assert_eq!(
+        found("172.18.0.2", "0.0.0.0/0 fd00:18::/64"),
+        ["0.0.0.0/0", "fd00:18::/64"]
+    );
+}
+
+#[test]
+fn ranges_of_the_other_family_alone_let_nobody_in() {
+    let text =
+        "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80; source fd00::/8";
+    let sources = plan(text, "10.10.1.3", Family::V4).unwrap().ports[0]
+        .sources
+        .clone();
+    assert_eq!(sources.as_deref(), Some(&[][..]));
+}

@@ -1,0 +1,235 @@
+//! What others want to know about Services: warnings, health checks, metrics.
+//!
+//! Kept per Service and brought up to date for those that were looked at, so that the cost follows
+//! the size of the change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use crate::clock::Moment;
+use crate::config::services::{Config, NodePortAddresses};
+use crate::feature::{Warn, World};
+use crate::features::services::desired::endpoints::{self, Family, Here};
+use crate::features::services::desired::frontends::{self, Front};
+use crate::features::services::desired::plan::{Plan, PortPlan};
+use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
+use crate::features::services::table::state::{Done, FamilyTable};
+use crate::metrics::LocalPolicy;
+use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
+
+/// What is known about Services.
+#[derive(Debug)]
+pub struct Notes {
+    health_ports: watch::Sender<HealthPorts>,
+    /// The health check that each Service asks for.
+    health: BTreeMap<ObjectName, (u16, usize)>,
+    /// Services with a policy Local and no endpoint here, by family and policy.
+    without_local: [[BTreeSet<ObjectName>; 2]; 2],
+    /// Services that have warnings.
+    warned: BTreeSet<ObjectName>,
+    /// Changes before this were not made while this agent ran; milliseconds since 1970.
+    since: u64,
+}
+
+impl Notes {
+    /// Nothing is known yet.
+    pub fn new(health_ports: watch::Sender<HealthPorts>) -> Notes {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Notes {
+            health_ports,
+            health: BTreeMap::new(),
+            without_local: Default::default(),
+            warned: BTreeSet::new(),
+            since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// How long it took until the kernel had what changed in the cluster.
+    pub fn programmed(&self, family: Family, done: &Done, world: &World<'_>) {
+        let now = Moment::now();
+        for name in &done.written {
+            let times = world
+                .snapshot
+                .slices_of(name)
+                .filter_map(|slice| slice.last_change);
+            if let Some(newest) = times.filter(|time| *time > self.since).max() {
+                world.metrics.proxy.programmed(family.into(), newest, now);
+            }
+        }
+    }
+
+    /// Brings everything up to date for the Services that were looked at.
+    pub fn update(
+        &mut self,
+        names: &BTreeSet<ObjectName>,
+        tables: &[FamilyTable],
+        world: &World<'_>,
+        warn: &mut Warn<'_>,
+    ) {
+        for name in names {
+            self.warn(name, tables, world, warn);
+            self.note_health(name, world);
+            for table in tables {
+                self.note_local(name, table);
+            }
+        }
+        for table in tables {
+            let sets = &self.without_local[table.family() as usize];
+            let policies = [LocalPolicy::Internal, LocalPolicy::External];
+            for (policy, set) in policies.into_iter().zip(sets) {
+                let family = table.family().into();
+                world
+                    .metrics
+                    .proxy
+                    .set_no_local_endpoints(family, policy, set.len());
+            }
+        }
+        self.publish(world);
+    }
+
+    /// Warnings about the flags and the machine.
+    pub fn settings(&self, config: &Config, failed: &[String], warn: &mut Warn<'_>) {
+        let flag = config.balancing.bad.as_ref().map(|bad| {
+            format!("`{bad}` is not random, round-robin or source-hash: random is used")
+        });
+        warn.replace_for("flag --balancing", flag);
+        warn.replace_for("kernel settings", failed.iter().cloned());
+    }
+
+    fn warn(
+        &mut self,
+        name: &ObjectName,
+        tables: &[FamilyTable],
+        world: &World<'_>,
+        warn: &mut Warn<'_>,
+    ) {
+        let mut texts = BTreeSet::new();
+        if let Some(service) = world.snapshot.services.get(name) {
+            texts.extend(frontends::warnings(service));
+            if frontends::is_proxied(service) {
+                texts.extend(world.snapshot.slices_of(name).flat_map(endpoints::warnings));
+            }
+            for table in tables {
+                texts.extend(table.conflicts(name));
+                texts.extend(table.applied(name).into_iter().flat_map(Plan::warnings));
+                let refused = table.refused().get(name);
+                texts.extend(
+                    refused.map(|why| format!("the kernel refuses it: {why}; tried again")),
+                );
+            }
+        }
+        let has_some = !texts.is_empty();
+        if has_some || self.warned.contains(name) {
+            warn.replace_for(&format!("Service {name}"), texts);
+        }
+        if has_some {
+            self.warned.insert(name.clone());
+        } else {
+            self.warned.remove(name);
+        }
+    }
+
+    fn note_health(&mut self, name: &ObjectName, world: &World<'_>) {
+        let asked = world.snapshot.services.get(name).and_then(|service| {
+            let applies = service.kind == ServiceKind::LoadBalancer
+                && service.external_policy == TrafficPolicy::Local
+                && frontends::is_proxied(service);
+            service.health_check_node_port.filter(|_| applies)
+        });
+        match asked {
+            None => self.health.remove(name),
+            Some(port) => {
+                let here = Here {
+                    node: world.own_name(),
+                    ..Here::default()
+                };
+                let slices = world.snapshot.slices_of(name);
+                let count = endpoints::ready_here(slices, here);
+                self.health.insert(name.clone(), (port, count))
+            }
+        };
+    }
+
+    fn note_local(&mut self, name: &ObjectName, table: &FamilyTable) {
+        let lacks = lacks_local(table.applied(name));
+        for (set, lacks) in self.without_local[table.family() as usize]
+            .iter_mut()
+            .zip(lacks)
+        {
+            if lacks {
+                set.insert(name.clone());
+            } else {
+                set.remove(name);
+            }
+        }
+    }
+
+    /// Tells the server of health checks, if anything differs.
+    fn publish(&self, world: &World<'_>) {
+        let mut wanted = HealthPorts {
+            addresses: health_addresses(world),
+            ports: BTreeMap::new(),
+        };
+        for (service, (port, count)) in &self.health {
+            let local = LocalEndpoints {
+                service: service.clone(),
+                count: *count,
+            };
+            wanted.ports.entry(*port).or_insert(local);
+        }
+        self.health_ports.send_if_modified(|ports| {
+            let differs = *ports != wanted;
+            if differs {
+                *ports = wanted;
+            }
+            differs
+        });
+    }
+}
+
+/// Whether a Service with internal, and with external, policy Local has endpoints but none here.
+fn lacks_local(plan: Option<&Plan>) -> [bool; 2] {
+    let ports = || plan.into_iter().flat_map(|plan| &plan.ports);
+    let empty = |port: &PortPlan| port.any && port.local.is_empty();
+    let internal = |port: &PortPlan| port.internal == TrafficPolicy::Local && empty(port);
+    let external = |port: &PortPlan| {
+        let outside = |front: &Front| !matches!(front, Front::ClusterIp(_));
+        port.external == TrafficPolicy::Local && empty(port) && port.fronts.iter().any(outside)
+    };
+    [ports().any(internal), ports().any(external)]
+}
+
+/// The addresses of node ports, on which health checks are served too.
+fn health_addresses(world: &World<'_>) -> Vec<IpAddr> {
+    let own = world
+        .own_node()
+        .map(|node| node.internal_ips.as_slice())
+        .unwrap_or_default();
+    match &world.config.services.node_port_addresses {
+        NodePortAddresses::All => {
+            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        }
+        NodePortAddresses::Primary => own.to_vec(),
+        NodePortAddresses::Within(networks) => {
+            let uplink = world
+                .uplink
+                .map(|uplink| uplink.addresses.as_slice())
+                .unwrap_or_default();
+            let local = uplink
+                .iter()
+                .map(|address| address.ip())
+                .chain(own.iter().copied());
+            let inside = |a: &IpAddr| networks.iter().any(|network| network.contains(*a));
+            local
+                .filter(inside)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect()
+        }
+    }
+}

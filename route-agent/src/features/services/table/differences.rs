@@ -1,0 +1,237 @@
+//! Where a table differs from what was written, in sentences for the operator.
+//!
+//! In: what was written, and the kernel. Out: one sentence for each object that is missing, wrong
+//! or too much; it says what is wanted. Nothing is changed: the next sync mends it.
+
+use std::collections::BTreeSet;
+
+use podwire_kernel::nft::{NftSocket, Table};
+
+use crate::features::services::layout::answers::Answer;
+use crate::features::services::layout::elements::{Element, Value, objects};
+use crate::features::services::layout::skeleton::skeleton;
+use crate::features::services::table::base;
+use crate::features::services::table::delta::Delta;
+use crate::features::services::table::encode::{hairpin_key, kernel_family};
+use crate::features::services::table::observed::{
+    Found, Held, plain_member, plain_range, same_chain,
+};
+use crate::features::services::table::state::{FamilyTable, TableError, View};
+use crate::ours::SERVICES_TABLE as TABLE;
+use crate::snapshot::ObjectName;
+
+/// The set of endpoints that may reach themselves.
+const HAIRPIN: &str = "hairpin";
+
+/// So many elements of one Service, or of one set, are named.
+const NAMED: usize = 3;
+
+impl FamilyTable {
+    /// Where the kernel differs from what was written, one sentence each.
+    pub fn differences(&self, kernel: &mut NftSocket, view: View<'_>) -> Vec<String> {
+        match self.try_differences(kernel, view) {
+            Ok(texts) => texts,
+            Err(error) => vec![error.to_string()],
+        }
+    }
+
+    fn try_differences(
+        &self,
+        kernel: &mut NftSocket,
+        view: View<'_>,
+    ) -> Result<Vec<String>, TableError> {
+        let family = kernel_family(self.family);
+        let Some(frame) = kernel.observe_frame(family, TABLE)? else {
+            let written = !self.absent && self.all_applied().next().is_some();
+            return Ok(if written {
+                vec![format!("table {family} {TABLE} is missing")]
+            } else {
+                Vec::new()
+            });
+        };
+        let mut texts = self.of_frame(&frame, view);
+        let mut held = Held::observe(kernel, self.family, frame)?;
+        let mut answers = BTreeSet::new();
+        for (name, plan) in self.all_applied() {
+            let delta = held.diff(name, objects(name, plan), &self.headers);
+            answers.extend(delta.answers_gained.iter().copied());
+            texts.extend(self.of_service(name, &delta));
+            for address in &delta.local_gained {
+                let key = hairpin_key(*address);
+                let found = held.claim(HAIRPIN, key.as_bytes(), plain_member());
+                if found != Found::Right {
+                    texts.push(format!(
+                        "set `{HAIRPIN}` lacks {address} . {address}, which Service {name} needs"
+                    ));
+                }
+            }
+        }
+        texts.extend(of_answers(&mut held, &answers));
+        for waiting in &self.standing.old_answers {
+            held.claim_answer(*waiting);
+        }
+        texts.extend(self.of_networks(&mut held, view));
+        texts.extend(self.too_much(kernel, &held, view)?);
+        texts.sort_unstable();
+        for text in &mut texts {
+            text.insert_str(0, &format!("table {family} {TABLE}: "));
+        }
+        Ok(texts)
+    }
+
+    /// Sets and chains that are always there.
+    fn of_frame(&self, frame: &Table, view: View<'_>) -> Vec<String> {
+        let wanted = skeleton(kernel_family(self.family), view.config);
+        let sets = wanted.sets.iter().map(|(name, set)| {
+            let there = frame.sets.get(name);
+            ("set", *name, there.map(|there| there.same_header(set)))
+        });
+        let chains = wanted.chains.iter().map(|(name, chain)| {
+            let there = frame.chains.get(name);
+            ("chain", *name, there.map(|there| same_chain(there, chain)))
+        });
+        sets.chain(chains)
+            .filter_map(|(kind, name, same)| match same {
+                None => Some(format!("{kind} `{name}` is missing")),
+                Some(false) => Some(format!("{kind} `{name}` is not as it was made")),
+                Some(true) => None,
+            })
+            .collect()
+    }
+
+    /// What is missing or wrong of one Service.
+    fn of_service(&self, name: &ObjectName, delta: &Delta) -> Vec<String> {
+        let mut texts = Vec::new();
+        for map in &delta.new_maps {
+            let map = map.name(name);
+            texts.push(format!("map `{map}` is missing, or not as it was made"));
+        }
+        for chain in &delta.new_chains {
+            let chain = chain.chain.name(name);
+            texts.push(format!("chain `{chain}` is missing, or has other rules"));
+        }
+        for element in delta.add.iter().take(NAMED) {
+            texts.push(self.of_element(name, element, delta));
+        }
+        let more = delta.add.len().saturating_sub(NAMED);
+        if more > 0 {
+            texts.push(format!(
+                "{more} more elements of Service {name} are missing or wrong"
+            ));
+        }
+        texts
+    }
+
+    /// `map services lacks 10.200.1.63 . tcp . 9000 : 7000:3, 3 endpoints (Service default/web)`.
+    fn of_element(&self, name: &ObjectName, element: &Element, delta: &Delta) -> String {
+        let header = self.headers.of(element.map);
+        let kind = if header.data.is_some() { "map" } else { "set" };
+        let map = element.map.name(name);
+        let key = header.display_key(element.key.as_bytes());
+        let wanted = match &element.value {
+            Value::Member => String::new(),
+            Value::Until(last) => format!(" to {}", header.display_key(last.as_bytes())),
+            Value::Answer(answer) => format!(" : {answer}, {}", answer.comment()),
+            Value::Goto(chain) => format!(" : goto {}", chain.name(name)),
+            Value::Backend(backend) => format!(" : {} . {}", backend.address, backend.port),
+            Value::Number(number) => format!(" : {number:#x}"),
+        };
+        // What is there with another value is removed before it is added.
+        let wrong = delta
+            .remove
+            .iter()
+            .any(|other| (other.map, other.key) == (element.map, element.key));
+        if wrong {
+            format!(
+                "{kind} `{map}` has {key} with another value; wanted is{wanted} (Service {name})"
+            )
+        } else {
+            format!("{kind} `{map}` lacks {key}{wanted} (Service {name})")
+        }
+    }
+
+    fn of_networks(&self, held: &mut Held, view: View<'_>) -> Vec<String> {
+        let mut texts = Vec::new();
+        for (name, list) in base::network_sets(&self.networks, view.config) {
+            for network in list {
+                let (first, last) = base::range(network);
+                let meaning = last.map_or_else(plain_member, |last| plain_range(last.as_bytes()));
+                if held.claim(name, first.as_bytes(), meaning) != Found::Right {
+                    texts.push(format!("set `{name}` lacks {network}"));
+                }
+            }
+        }
+        texts
+    }
+
+    /// What nobody wants. What is only waiting to be deleted does not count.
+    fn too_much(
+        &self,
+        kernel: &mut NftSocket,
+        held: &Held,
+        view: View<'_>,
+    ) -> Result<Vec<String>, TableError> {
+        let family = kernel_family(self.family);
+        let wanted = skeleton(family, view.config);
+        let mut texts = Vec::new();
+        let ours = |name: &str| held.wanted.contains(name);
+        for name in held.frame.chains.keys() {
+            let fixed = wanted.chains.iter().any(|(chain, _)| *chain == name);
+            if !fixed && !ours(name) && !self.standing.old_chains.contains(name) {
+                texts.push(format!("chain `{name}` is not wanted"));
+            }
+        }
+        for (name, header) in held.frame.sets.iter() {
+            let fixed = wanted.sets.iter().any(|(set, _)| *set == name);
+            if !fixed && !ours(name) {
+                if !self.standing.old_maps.contains(name) {
+                    texts.push(format!("set `{name}` is not wanted"));
+                }
+                continue;
+            }
+            // Elements of a Service that was refused may be what it had before.
+            if header.dynamic || !held.has_unclaimed() || !self.refused().is_empty() {
+                continue;
+            }
+            let (mut named, mut more) = (Vec::new(), 0);
+            kernel.each_element(family, TABLE, name, header, |key, _| {
+                if !held.is_stale(name, &key) {
+                    return;
+                }
+                if named.len() < NAMED {
+                    named.push(header.display_key(&key).to_string());
+                } else {
+                    more += 1;
+                }
+            })?;
+            for key in named {
+                texts.push(format!("`{name}` has {key}, which is not wanted"));
+            }
+            if more > 0 {
+                texts.push(format!("`{name}` has {more} more that are not wanted"));
+            }
+        }
+        Ok(texts)
+    }
+}
+
+/// What several Services answer, and the chains behind it.
+fn of_answers(held: &mut Held, wanted: &BTreeSet<Answer>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for answer in wanted {
+        let found = held.claim_answer(*answer);
+        let chain = answer.chain();
+        if let Answer::Shared(shared) = *answer
+            && !held.has_shared(shared)
+        {
+            texts.push(format!("chain `{chain}` is missing, or has other rules"));
+        } else if found == Found::Absent {
+            texts.push(format!("map `answers` lacks {answer} : goto {chain}"));
+        } else if found == Found::Wrong {
+            texts.push(format!(
+                "map `answers` has {answer} with another value; wanted is : goto {chain}"
+            ));
+        }
+    }
+    texts
+}

@@ -1,0 +1,201 @@
+//! A table in the kernel of a test's own network namespace, with `nft` as the oracle.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podwire_kernel::nft::{Batch, CommitError, NftSocket};
+
+use crate::config::services::Config;
+use crate::features::services::desired::endpoints::{Family, Here};
+use crate::features::services::desired::samples::{named_service, object, slice_of};
+use crate::features::services::table::state::{Commit, Done, FamilyTable, TableError, View};
+use crate::snapshot::{Dirty, Node, Object, ObjectName, Protocol, ServiceCidr, Snapshot};
+
+/// Runs a test in a network namespace of its own, on a thread of its own.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        podwire_kernel::netns::unshare_thread().unwrap();
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs `nft` in the namespace of this thread; the text that it prints.
+pub fn nft(arguments: &str) -> String {
+    let output = Command::new("nft")
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "nft {arguments}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A cluster, and the table of one family in the kernel of this thread's namespace.
+pub struct Bench {
+    pub snapshot: Snapshot,
+    pub config: Config,
+    pub table: FamilyTable,
+    pub kernel: Kernel,
+    pub dirty: Dirty,
+}
+
+/// The kernel, which can be told to refuse batches that speak of a Service.
+pub struct Kernel {
+    pub socket: NftSocket,
+    pub refuse: Option<&'static str>,
+}
+
+impl Commit for Kernel {
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
+        match self.refuse {
+            Some(name) if format!("{batch:?}").contains(&hex(name)) => {
+                Err(CommitError::Failed(podwire_kernel::Cause::System {
+                    errno: 28,
+                }))
+            }
+            _ => self.socket.commit(batch),
+        }
+    }
+
+    fn socket(&mut self) -> &mut NftSocket {
+        &mut self.socket
+    }
+}
+
+/// The bytes of a text as `{:?}` prints a list of them.
+fn hex(text: &str) -> String {
+    text.bytes()
+        .map(|byte| byte.to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl Bench {
+    pub fn new(family: Family) -> Bench {
+        Bench::with(family, Config::default())
+    }
+
+    pub fn with(family: Family, config: Config) -> Bench {
+        let kernel = Kernel {
+            socket: NftSocket::open().unwrap(),
+            refuse: None,
+        };
+        let table = FamilyTable::new(family, &config);
+        let mut bench = Bench {
+            snapshot: Snapshot::default(),
+            config,
+            table,
+            kernel,
+            dirty: Dirty::default(),
+        };
+        bench.node("worker", "10.10.1.0/24 fd00:10:10:1::/64", "172.18.0.2");
+        bench.node("worker2", "10.10.2.0/24 fd00:10:10:2::/64", "172.18.0.4");
+        let cidrs = ["10.200.1.0/24", "fd00:10:200::/112"];
+        bench.set(Object::ServiceCidr(ServiceCidr {
+            name: Arc::from("kubernetes"),
+            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            invalid: Vec::new(),
+        }));
+        bench
+    }
+
+    pub fn set(&mut self, object: Object) {
+        self.snapshot
+            .apply(crate::snapshot::Change::Set(object), &mut self.dirty);
+    }
+
+    pub fn gone(&mut self, name: &str) {
+        let key = crate::snapshot::Key::Service(object(name));
+        self.snapshot
+            .apply(crate::snapshot::Change::Gone(key), &mut self.dirty);
+    }
+
+    pub fn node(&mut self, name: &str, pods: &str, address: &str) {
+        self.set(Object::Node(Node {
+            name: Arc::from(name),
+            created: None,
+            internal_ips: vec![address.parse().unwrap()],
+            pod_cidrs: pods
+                .split_whitespace()
+                .map(|cidr| cidr.parse().unwrap())
+                .collect(),
+            labels: Default::default(),
+            taints: Vec::new(),
+            deleting: false,
+            invalid: Vec::new(),
+        }));
+    }
+
+    pub fn family(&self) -> Family {
+        self.table.family()
+    }
+
+    pub fn service(&mut self, name: &str, text: &str) {
+        self.set(Object::Service(named_service(name, text)));
+    }
+
+    /// Endpoints of the unnamed TCP port of a Service, at port 80.
+    pub fn endpoints(&mut self, name: &str, endpoints: &str) {
+        self.slice(name, &[("", Protocol::Tcp, 80)], endpoints);
+    }
+
+    pub fn slice(&mut self, name: &str, ports: &[(&str, Protocol, u16)], endpoints: &str) {
+        self.set(Object::EndpointSlice(slice_of(
+            name,
+            &format!("{name}-1"),
+            ports,
+            endpoints,
+        )));
+    }
+
+    pub fn try_sync_at(&mut self, now: Instant) -> Result<Done, TableError> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let names: BTreeSet<ObjectName> = dirty.services.union(&dirty.endpoints).cloned().collect();
+        let own = self.snapshot.nodes.get("worker");
+        let view = View {
+            snapshot: &self.snapshot,
+            own,
+            here: Here {
+                node: "worker",
+                zone: None,
+                addresses: own.map_or(&[], |node| &node.internal_ips),
+            },
+            config: &self.config,
+        };
+        let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
+        self.table
+            .sync(&mut self.kernel, view, &names, networks, now)
+    }
+
+    pub fn sync(&mut self) -> Done {
+        self.try_sync_at(Instant::now()).unwrap()
+    }
+
+    /// As [`Bench::sync`], later: what nothing refers to is deleted.
+    pub fn sync_later(&mut self) -> Done {
+        self.try_sync_at(Instant::now() + Duration::from_secs(5))
+            .unwrap()
+    }
+
+    pub fn differences(&mut self) -> Vec<String> {
+        let own = self.snapshot.nodes.get("worker");
+        let view = View {
+            snapshot: &self.snapshot,
+            own,
+            here: Here::default(),
+            config: &self.config,
+        };
+        self.table.differences(&mut self.kernel.socket, view)
+    }
+
+    /// Another agent starts over what the kernel holds; the number of batches that it sends.
+    pub fn restart(&mut self) -> u64 {
+        self.table = FamilyTable::new(self.table.family(), &self.config);
+        self.sync().batches
+    }
+}

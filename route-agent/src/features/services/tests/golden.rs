@@ -1,0 +1,334 @@
+//! What `nft` prints of each kind of Service: plain text with fixed addresses, in `golden/`.
+//!
+//! A golden file holds what a Service adds to the table without Services (`base.nft`, `base6.nft`),
+//! or, where a setting changes that as well, the whole table. Each is compared with what the kernel
+//! holds, loaded into an empty kernel by `nft`, and listed and read back without a difference. With
+//! `UPDATE_GOLDEN=1` in the environment the files are written instead.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use podwire_kernel::nft::{Expr, Rule, Table};
+
+use crate::config::services::{BalancingFlag, Config, NodePortAddresses};
+use crate::features::services::desired::endpoints::Family;
+use crate::features::services::desired::samples::named_service;
+use crate::features::services::table::encode::kernel_family;
+use crate::features::services::tests::bench::{Bench, in_namespace, nft};
+use crate::features::services::tests::golden_cases::{CASES, CASES6, Case, WEB, case};
+use crate::ours::SERVICES_TABLE as TABLE;
+use crate::snapshot::{Balancing, Protocol};
+
+#[test]
+fn each_kind_of_service_prints_as_its_golden_file_says_and_can_be_loaded_again() {
+    in_namespace(|| check_all(Family::V4, "base", CASES));
+}
+
+#[test]
+fn each_kind_of_service_prints_and_loads_in_ipv6() {
+    in_namespace(|| check_all(Family::V6, "base6", CASES6));
+}
+
+#[test]
+fn what_a_setting_changes_prints_and_loads() {
+    let on = Config::default;
+    let within = NodePortAddresses::Within(vec!["172.18.77.0/24".parse().unwrap()]);
+    let cases = [
+        (
+            "counters-off",
+            "--service-counters=false: Services and endpoints are not counted.",
+            Config {
+                counters: false,
+                ..on()
+            },
+        ),
+        (
+            "masquerade-all",
+            "--masquerade-all=true: pods are masqueraded as well (row 15).",
+            Config {
+                masquerade_all: true,
+                ..on()
+            },
+        ),
+        (
+            "nodeport-primary",
+            "--nodeport-addresses=primary --localhost-nodeports=false: node ports answer on the \
+             Node's own address alone (row 10).",
+            Config {
+                node_port_addresses: NodePortAddresses::Primary,
+                localhost_node_ports: false,
+                ..on()
+            },
+        ),
+        (
+            "nodeport-networks",
+            "--nodeport-addresses=172.18.77.0/24: node ports answer there and on 127.0.0.1 (row \
+             10).",
+            Config {
+                node_port_addresses: within,
+                ..on()
+            },
+        ),
+        (
+            "no-localhost",
+            "--localhost-nodeports=false: no node ports on 127.0.0.1, and nothing to guard (row \
+             10).",
+            Config {
+                localhost_node_ports: false,
+                ..on()
+            },
+        ),
+        (
+            "echo",
+            "--cluster-ip-echo=true: the node answers ping to a ClusterIP (row 18).",
+            Config {
+                cluster_ip_echo: true,
+                ..on()
+            },
+        ),
+        (
+            "balancing",
+            "--balancing=round-robin for the whole node.",
+            Config {
+                balancing: BalancingFlag {
+                    balancing: Balancing::RoundRobin,
+                    bad: None,
+                },
+                ..on()
+            },
+        ),
+    ];
+    for (file, shows, config) in cases {
+        in_namespace(move || {
+            let mut bench = Bench::with(Family::V4, config);
+            let case = case(file, shows, WEB);
+            fill(&mut bench, &case);
+            compare(file, &(case.head("the whole table") + &list()));
+            loads_again(&mut bench, &[file]);
+        });
+    }
+}
+
+#[test]
+fn every_golden_file_belongs_to_a_case() {
+    let settings = [
+        "counters-off",
+        "masquerade-all",
+        "nodeport-primary",
+        "nodeport-networks",
+        "no-localhost",
+        "echo",
+        "balancing",
+    ];
+    let cases = CASES.iter().chain(CASES6).map(|case| case.file);
+    let mut known: Vec<String> = cases
+        .chain(settings)
+        .chain(["base", "base6"])
+        .map(|name| format!("{name}.nft"))
+        .collect();
+    let mut found: Vec<String> = std::fs::read_dir(path("base").parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    known.sort();
+    found.sort();
+    assert_eq!(found, known);
+}
+
+impl Case {
+    /// Comment lines that say what follows.
+    fn head(&self, what: &str) -> String {
+        let mut head = format!("# {}\n", self.shows);
+        for (name, text, endpoints) in self.services {
+            let _ = writeln!(head, "#\n# Service default/{name}: {text}");
+            let _ = writeln!(head, "# endpoints: {endpoints}");
+        }
+        let _ = writeln!(head, "#\n# Below: {what}.");
+        head
+    }
+}
+
+/// The table without Services, then each case on top of it.
+fn check_all(family: Family, base: &str, cases: &[Case]) {
+    let mut bench = Bench::with(family, Config::default());
+    // A table comes with the first Service of its family, and stays.
+    let ip = match family {
+        Family::V4 => "10.200.1.1",
+        Family::V6 => "fd00:10:200::1",
+    };
+    bench.service("first", &format!("cluster-ip {ip}; port tcp 80"));
+    bench.sync();
+    bench.gone("first");
+    bench.sync_later();
+    let empty = list();
+    compare(base, &format!("# The table without Services.\n{empty}"));
+    loads_again(&mut bench, &[base]);
+    for case in cases {
+        fill(&mut bench, case);
+        let added = format!("what comes on top of {base}.nft");
+        let text = on_top(&empty, &list());
+        compare(case.file, &(case.head(&added) + &text));
+        loads_again(&mut bench, &[base, case.file]);
+        for (name, ..) in case.services {
+            bench.gone(name);
+        }
+        bench.sync();
+        bench.sync_later();
+        assert_eq!(list(), empty, "{} leaves something behind", case.file);
+    }
+}
+
+/// Programs the Services of a case.
+fn fill(bench: &mut Bench, case: &Case) {
+    for (name, text, endpoints) in case.services {
+        let ports: Vec<_> = named_service(name, text)
+            .ports
+            .iter()
+            .map(|port| (port.name.to_string(), port.protocol))
+            .collect();
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|(name, protocol)| match protocol {
+                Protocol::Tcp => (&**name, *protocol, 80),
+                Protocol::Udp => (&**name, *protocol, 53),
+                Protocol::Sctp => (&**name, *protocol, 36412),
+            })
+            .collect();
+        bench.service(name, text);
+        bench.slice(name, &ports, endpoints);
+    }
+    bench.sync();
+}
+
+/// What `nft` prints of everything, without numbers that move.
+fn list() -> String {
+    nft("--stateless list ruleset")
+}
+
+/// The sets and chains of a listing, each with its lines.
+fn blocks(listing: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in listing.lines() {
+        let starts = line.starts_with('\t') && !line.starts_with("\t\t") && line.ends_with('{');
+        if starts {
+            blocks.push(String::new());
+            inside = true;
+        }
+        if let Some(block) = blocks.last_mut().filter(|_| inside) {
+            block.push_str(line);
+            block.push('\n');
+        }
+        inside &= line != "\t}";
+    }
+    blocks
+}
+
+/// The sets and chains that differ from the table without Services, as a table that `nft` can load
+/// on top of it.
+fn on_top(empty: &str, listing: &str) -> String {
+    let known = blocks(empty);
+    let new: Vec<String> = blocks(listing)
+        .into_iter()
+        .filter(|block| !known.contains(block))
+        .collect();
+    let table = listing.lines().next().unwrap();
+    format!("{table}\n{}}}\n", new.join("\n"))
+}
+
+/// Empties the kernel, has `nft` load the files, and finds what was there before: in nft's listing,
+/// and in what we read ourselves. An agent that starts over it changes nothing in the listing.
+#[track_caller]
+fn loads_again(bench: &mut Bench, files: &[&str]) {
+    let (listed, held) = (list(), observe(bench));
+    nft("flush ruleset");
+    // In one go: nft 1.0.6 cannot add to maps of a table that is there.
+    let texts = files
+        .iter()
+        .map(|file| std::fs::read_to_string(path(file)).unwrap());
+    load(&texts.collect::<String>());
+    let sorted = |listing: &str| {
+        let mut blocks = blocks(listing);
+        blocks.sort_unstable();
+        blocks.concat()
+    };
+    assert_eq!(sorted(&list()), sorted(&listed), "{files:?} list otherwise");
+    let loaded = observe(bench);
+    for (name, set) in held.sets.iter() {
+        assert_eq!(loaded.sets.get(name), Some(set), "{files:?}: set {name}");
+    }
+    // nft chooses other registers than we do for what a rule remembers or hashes; those rules are
+    // compared by the listing alone.
+    let differs = |rule: &Rule| {
+        rule.exprs
+            .iter()
+            .any(|expr| matches!(expr, Expr::Dynset { .. } | Expr::Hash { .. }))
+    };
+    for (name, chain) in held.chains.iter() {
+        let there = loaded.chains.get(name).unwrap();
+        assert_eq!(there.base, chain.base, "{files:?}: chain {name}");
+        assert_eq!(
+            there.rules.len(),
+            chain.rules.len(),
+            "{files:?}: chain {name}"
+        );
+        for (there, rule) in there.rules.iter().zip(&chain.rules) {
+            let same = there == rule || differs(rule) && there.comment == rule.comment;
+            assert!(same, "{files:?}: chain {name} has {there:?}, not {rule:?}");
+        }
+    }
+    bench.restart();
+    assert_eq!(sorted(&list()), sorted(&listed), "{files:?} after a start");
+}
+
+/// The table as our own code reads it.
+fn observe(bench: &mut Bench) -> Table {
+    let family = kernel_family(bench.family());
+    let table = bench.kernel.socket.observe(family, TABLE).unwrap();
+    let mut table = table.unwrap().normalised();
+    // Where a set has ranges, nft turns the one byte of the protocol into network byte order, which
+    // we leave out because it does nothing.
+    let does_nothing =
+        |expr: &Expr| matches!(expr, Expr::Unknown { name, .. } if **name == *"byteorder");
+    for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
+        rule.exprs.retain(|expr| !does_nothing(expr));
+    }
+    table
+}
+
+/// Has `nft` load a text.
+fn load(text: &str) {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "nft does not load\n{text}");
+}
+
+/// Compares with the golden file, or writes it.
+#[track_caller]
+fn compare(file: &str, text: &str) {
+    let path = path(file);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        text == golden,
+        "the kernel holds:\n{text}\n{} says:\n{golden}\nUPDATE_GOLDEN=1 writes it anew",
+        path.display()
+    );
+}
+
+fn path(file: &str) -> std::path::PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/features/services/golden");
+    std::path::Path::new(folder).join(format!("{file}.nft"))
+}

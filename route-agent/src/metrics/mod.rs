@@ -1,0 +1,129 @@
+//! What Prometheus reads: kube-proxy's names, so that its dashboards and alerts go on working,
+//! and ours.
+//!
+//! The loop and the features set plain counters and gauges; nothing is computed until somebody
+//! asks. A registry counts up its counters' names with `_total` by itself, so they are registered
+//! without. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
+
+mod node;
+mod process;
+mod proxy;
+
+use std::fmt::Write as _;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::registry::{Metric, Registry};
+
+pub use node::NodeMetrics;
+pub use proxy::{LocalPolicy, ProxyMetrics};
+
+use crate::health::IpFamily;
+
+/// All metrics and their names.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Those that kube-proxy has as well.
+    pub proxy: ProxyMetrics,
+    /// Those of Podwire alone.
+    pub node: NodeMetrics,
+    registry: Registry,
+}
+
+/// The label of a metric that is kept per IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FamilyLabel {
+    /// The family.
+    pub ip_family: IpFamily,
+}
+
+impl EncodeLabelValue for IpFamily {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(self.name())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let proxy = ProxyMetrics::register(&mut registry);
+        let node = NodeMetrics::register(&mut registry);
+        registry.register_collector(Box::new(process::Kernel));
+        Self {
+            proxy,
+            node,
+            registry,
+        }
+    }
+}
+
+/// Registers a metric and returns it.
+fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// How metrics are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextFormat {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text format of Prometheus, 0.0.4, which older readers expect.
+    Classic,
+}
+
+impl TextFormat {
+    /// What a reader with this `Accept` header gets.
+    pub fn accepted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") {
+            Self::OpenMetrics
+        } else {
+            Self::Classic
+        }
+    }
+
+    /// The content type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+impl Metrics {
+    /// All metrics as text.
+    pub fn text(&self, format: TextFormat) -> String {
+        let mut text = String::new();
+        // Writing into a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        match format {
+            TextFormat::OpenMetrics => text,
+            TextFormat::Classic => classic(&text),
+        }
+    }
+}
+
+/// OpenMetrics in the older format: there the name of a counter ends with `_total` in its
+/// description too, and there is no end mark.
+fn classic(open_metrics: &str) -> String {
+    let counters: std::collections::BTreeSet<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines().filter(|line| *line != "# EOF") {
+        let described = ["# HELP ", "# TYPE "].into_iter().find_map(|mark| {
+            let (name, rest) = line.strip_prefix(mark)?.split_once(' ')?;
+            counters.contains(name).then_some((mark, name, rest))
+        });
+        // Writing into a string cannot fail.
+        let _ = match described {
+            Some((mark, name, rest)) => writeln!(text, "{mark}{name}_total {rest}"),
+            None => writeln!(text, "{line}"),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

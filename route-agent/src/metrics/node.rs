@@ -1,0 +1,100 @@
+//! The metrics of Podwire alone.
+
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::health::IpFamily;
+use crate::metrics::{FamilyLabel, add};
+
+/// What only Podwire has. Clones share their values.
+#[derive(Debug, Clone)]
+pub struct NodeMetrics {
+    routes: Family<FamilyLabel, Gauge>,
+    /// Pod addresses that are taken.
+    pub leases: Gauge,
+    /// Pod links on this node.
+    pub attachments: Gauge,
+    repairs: Family<FeatureLabel, Counter>,
+    warnings: Family<KindLabel, Gauge>,
+    syncs: Family<FeatureLabel, Counter>,
+    failures: Family<FeatureLabel, Counter>,
+    writes: Family<FeatureLabel, Counter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FeatureLabel {
+    feature: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+impl NodeMetrics {
+    #[rustfmt::skip]
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let r = registry.sub_registry_with_prefix("podwire");
+        r.register("build", "The version that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Self {
+            routes: add(r, "routes", "Routes to podCIDRs that are in the kernel",
+                Family::default()),
+            leases: add(r, "leases", "Pod addresses that are taken", Gauge::default()),
+            attachments: add(r, "attachments", "Pod links on this node", Gauge::default()),
+            repairs: add(r, "repairs",
+                "Times that something of ours was changed by others and put right",
+                Family::default()),
+            warnings: add(r, "warnings",
+                "What is wrong now, by who noticed; `podwire-agent status` names all",
+                Family::default()),
+            syncs: add(r, "syncs", "Times that a feature compared what is wanted with what is",
+                Family::default()),
+            failures: add(r, "sync_failures", "Syncs that failed", Family::default()),
+            writes: add(r, "kernel_writes", "Writes to the kernel or to disk", Family::default()),
+        }
+    }
+
+    /// So many routes of this family are in the kernel.
+    pub fn set_routes(&self, family: IpFamily, routes: usize) {
+        let label = FamilyLabel { ip_family: family };
+        self.routes
+            .get_or_create(&label)
+            .set(i64::try_from(routes).unwrap_or(i64::MAX));
+    }
+
+    /// A feature has put right what others had changed.
+    pub fn repaired(&self, feature: &'static str) {
+        self.repairs.get_or_create(&FeatureLabel { feature }).inc();
+    }
+
+    /// So many warnings of this kind stand.
+    pub fn set_warnings(&self, kind: &'static str, standing: usize) {
+        let standing = i64::try_from(standing).unwrap_or(i64::MAX);
+        self.warnings
+            .get_or_create(&KindLabel { kind })
+            .set(standing);
+    }
+
+    /// How often a feature was synced, how often that failed, and how much it wrote, since the
+    /// start.
+    pub fn set_feature(&self, feature: &'static str, syncs: u64, failures: u64, writes: u64) {
+        let label = FeatureLabel { feature };
+        for (counters, value) in [
+            (&self.syncs, syncs),
+            (&self.failures, failures),
+            (&self.writes, writes),
+        ] {
+            counters
+                .get_or_create(&label)
+                .inner()
+                .store(value, Ordering::Relaxed);
+        }
+    }
+}

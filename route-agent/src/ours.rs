@@ -1,0 +1,30 @@
+//! What marks a thing on this machine as ours, in one place.
+//!
+//! Whatever carries one of these marks may be changed and removed by this agent, and by
+//! `podwire-agent uninstall`; nothing else is touched.
+
+/// The protocol number of every route of ours (`p`); nothing else in the kernel's or iproute2's
+/// lists uses it.
+pub const ROUTE_PROTOCOL: u8 = 112;
+
+/// The group of the host ends of pod links (`IFLA_GROUP`), which the plugin sets.
+pub use podwire::attachment::LINK_GROUP;
+
+/// The nftables table of Services, in both families.
+pub const SERVICES_TABLE: &str = "podwire-services";
+
+/// The nftables table that masquerades and drops forged sources; its family is inet.
+pub const MASQUERADE_TABLE: &str = "podwire-masquerade";
+
+/// The nftables table that refuses traffic to podCIDRs without a Node; its family is inet.
+pub const REFUSED_TABLE: &str = "podwire-refused";
+
+/// The CNI network's name: the leases are in a directory of this name.
+pub const NETWORK: &str = "podwire";
+
+/// The CNI configuration's file. containerd, CRI-O and Docker's shim take the file that sorts
+/// first.
+pub const CONFLIST: &str = "00-podwire.conflist";
+
+/// The name of the agent's socket in its run directory.
+pub const SOCKET: &str = "agent.sock";

@@ -1,0 +1,390 @@
+//! What is answered where: the pages of the health address, of the metrics address and of the
+//! agent's own socket.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::{oneshot, watch};
+
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::feature::World;
+use crate::features::services::health_checks::HealthPorts;
+use crate::health::{SharedHealth, Verdict};
+use crate::input::{Input, Question};
+use crate::metrics::{Metrics, TextFormat};
+use crate::serve::health_ports::{self, nosniff};
+use crate::serve::http::{Ask, Listener, Reply, Server, listen};
+use crate::serve::socket;
+use crate::warnings::Warning;
+use crate::why;
+
+/// How long the loop may take to answer: longer than a full sync.
+const LOOP_TIME: Duration = Duration::from_secs(20);
+/// The pause between tries to listen on an address that somebody else holds.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What the pages are made of.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Is all well?
+    pub health: SharedHealth,
+    /// The numbers.
+    pub metrics: Arc<Metrics>,
+    /// The way to the reconcile loop.
+    pub inputs: mpsc::Sender<Input>,
+}
+
+impl Site {
+    /// A page for everybody who can reach the health or metrics address.
+    pub fn public(&self, ask: &Ask) -> Reply {
+        match ask.path.as_str() {
+            "/healthz" => {
+                let reply = verdict(self.health.with(|health| health.healthz(Moment::now())));
+                self.metrics.proxy.healthz_answered(reply.status.as_u16());
+                reply
+            }
+            "/livez" => {
+                let reply = verdict(self.health.with(|health| health.livez(Moment::now())));
+                self.metrics.proxy.livez_answered(reply.status.as_u16());
+                reply
+            }
+            "/metrics" => {
+                let format = TextFormat::accepted(&ask.accept);
+                let text = self.metrics.text(format);
+                Reply::new(StatusCode::OK, format.content_type(), text)
+            }
+            // What kube-proxy answers there; tests and tools ask for it.
+            "/proxyMode" => Reply::text(StatusCode::OK, "nftables"),
+            _ => Reply::not_found(ask),
+        }
+    }
+
+    /// A page for the owner of the agent's socket.
+    pub async fn private(self, ask: Ask) -> Reply {
+        match ask.path.as_str() {
+            "/status" => {
+                let wide = socket::value(&ask.query, "wide").is_some();
+                match self.of_loop(|reply| Input::Report { wide, reply }).await {
+                    Ok(report) => json(&report),
+                    Err(reply) => reply,
+                }
+            }
+            "/why" => match self.why(&ask).await {
+                Ok(reply) | Err(reply) => reply,
+            },
+            _ => self.public(&ask),
+        }
+    }
+
+    /// The way of a packet: what the kernel knows of pods, then the walk in the loop, then again
+    /// the kernel about each hop. The kernel is asked on a thread of its own.
+    async fn why(&self, ask: &Ask) -> Result<Reply, Reply> {
+        let bad = |text: String| Reply::text(StatusCode::BAD_REQUEST, text + "\n");
+        let failed = |text: String| Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
+        let [from, to] = ["from", "to"].map(|name| socket::value(&ask.query, name));
+        let (Some(from), Some(to)) = (from, to) else {
+            return Err(bad("give ?from=...&to=...".into()));
+        };
+        let question = why::Question::parse(&from, &to).map_err(|error| bad(error.to_string()))?;
+        let (mut live, pods, own, gone) = on_thread(|| {
+            let mut live = why::Live::open()?;
+            let (pods, own, gone) = (live.pods()?, live.own()?, live.gone()?);
+            Ok::<_, podwire_kernel::Error>((live, pods, own, gone))
+        })
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+        let walk = move |world: &World<'_>| {
+            let facts = why::Facts {
+                snapshot: world.snapshot,
+                config: world.config,
+                uplink: world.uplink,
+                pods: &pods,
+                own: &own,
+                gone: &gone,
+            };
+            why::walk(&facts, &question)
+        };
+        let mut trace = self
+            .of_loop(|reply| Input::Ask(Question::new(walk, reply)))
+            .await?
+            .map_err(|error| bad(error.to_string()))?;
+        let trace = on_thread(move || {
+            why::check(&mut trace, &mut live);
+            trace
+        })
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+        Ok(json(&trace))
+    }
+
+    /// Asks the loop.
+    async fn of_loop<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Input,
+    ) -> Result<T, Reply> {
+        let busy = |text: &str| Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
+        let (sender, answer) = oneshot::channel();
+        if self.inputs.send(question(sender)).is_err() {
+            return busy("the agent is stopping\n");
+        }
+        match tokio::time::timeout(LOOP_TIME, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => busy("the agent is stopping\n"),
+            Err(_) => busy("the agent is busy with a sync and has not answered in 20 s\n"),
+        }
+    }
+}
+
+/// Runs what blocks on another thread.
+fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
+}
+
+fn verdict(verdict: Verdict) -> Reply {
+    let status = if verdict.good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Reply::json(status, verdict.json).with("x-content-type-options", nosniff())
+}
+
+fn json(value: &impl serde::Serialize) -> Reply {
+    match serde_json::to_string(value) {
+        Ok(text) => Reply::json(StatusCode::OK, text),
+        Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// Serves everything until `stop` resolves. An address that cannot be had is a warning and is
+/// tried again: during an upgrade the agent before may still hold it.
+pub async fn serve(
+    site: Site,
+    config: &Config,
+    ports: watch::Receiver<HealthPorts>,
+    stop: impl Future<Output = ()>,
+) {
+    let inputs = site.inputs.clone();
+    let warn = move |origin: &'static str, warnings: Vec<Warning>| {
+        // Without the loop the agent is stopping.
+        let _ = inputs.send(Input::Warnings(origin, warnings));
+    };
+    let _socket = match socket::listen(&config.socket()) {
+        Ok(listener) => {
+            let site = site.clone();
+            Some(Server::start(Listener::Unix(listener), move |ask| {
+                site.clone().private(ask)
+            }))
+        }
+        Err(error) => {
+            let text = crate::error::chain(&error);
+            warn("socket", vec![Warning::new("the agent", text)]);
+            None
+        }
+    };
+    let (sender, mut port_warnings) = tokio::sync::mpsc::unbounded_channel();
+    let addresses = [
+        ("healthz", config.healthz_bind_address.0),
+        ("metrics", config.metrics_bind_address.0),
+    ];
+    let pages = addresses.map(|(origin, address)| serve_at(site.clone(), origin, address, &warn));
+    let [health_page, metrics_page] = pages;
+    tokio::select! {
+        () = stop => {}
+        () = health_page => {}
+        () = metrics_page => {}
+        () = health_ports::serve(ports, site.health.clone(), sender) => {}
+        () = async {
+            while let Some(warnings) = port_warnings.recv().await {
+                warn("health check node ports", warnings);
+            }
+        } => {}
+    }
+}
+
+/// Serves the public pages on one address, for ever.
+async fn serve_at(
+    site: Site,
+    origin: &'static str,
+    address: Option<SocketAddr>,
+    warn: &impl Fn(&'static str, Vec<Warning>),
+) {
+    let Some(address) = address else {
+        return std::future::pending().await;
+    };
+    let mut failed = false;
+    let listener = loop {
+        match listen(address) {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let text = format!(
+                    "{address} cannot be opened for /{origin}: {error}; find who listens there \
+                     with `ss -lntp`, or choose another with --{origin}-bind-address"
+                );
+                warn(origin, vec![Warning::new("the agent", text)]);
+                failed = true;
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    if failed {
+        warn(origin, Vec::new());
+    }
+    let _server = Server::start(Listener::Tcp(listener), move |ask| {
+        std::future::ready(site.public(&ask))
+    });
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener as StdListener;
+
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+    use super::*;
+    use crate::config::test_config;
+    use crate::health::Health;
+    use crate::reconcile::{Reconcile, Shared};
+    use crate::report::Report;
+
+    fn site() -> (Site, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel();
+        let site = Site {
+            health: SharedHealth::new(Health::new(Duration::from_secs(60))),
+            metrics: Arc::default(),
+            inputs,
+        };
+        (site, receiver)
+    }
+
+    fn page(path: &str) -> Ask {
+        Ask {
+            path: path.to_owned(),
+            query: String::new(),
+            accept: String::new(),
+        }
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> Option<String> {
+        let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        Some(exchange(stream, path).await)
+    }
+
+    async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[test]
+    fn the_public_pages_are_those_of_kube_proxy_and_count_their_answers() {
+        let (site, _inputs) = site();
+        site.health.with(|health| health.set_node(None));
+        assert_eq!(site.public(&page("/livez")).status, 200);
+        assert_eq!(site.public(&page("/healthz")).status, 503);
+        assert_eq!(site.public(&page("/proxyMode")).body, "nftables");
+        assert_eq!(site.public(&page("/status")).status, 404);
+        let metrics = site.public(&page("/metrics"));
+        assert_eq!(metrics.status, 200);
+        for line in [
+            "kubeproxy_proxy_healthz_total{code=\"503\"} 1\n",
+            "kubeproxy_proxy_livez_total{code=\"200\"} 1\n",
+        ] {
+            assert!(metrics.body.contains(line), "{}", metrics.body);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_is_gone_is_said() {
+        let (site, inputs) = site();
+        let stopped = tokio::spawn(site.clone().private(page("/status")));
+        // The question is taken and never answered.
+        tokio::task::spawn_blocking(move || drop(inputs.recv()))
+            .await
+            .unwrap();
+        assert_eq!(stopped.await.unwrap().body, "the agent is stopping\n");
+        assert_eq!(site.private(page("/status")).await.status, 503);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_does_not_answer_is_said() {
+        let (site, _inputs) = site();
+        let reply = site.private(page("/status")).await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.body.contains("busy"), "{}", reply.body);
+    }
+
+    fn shared(site: &Site) -> Shared {
+        Shared {
+            metrics: Arc::clone(&site.metrics),
+            health: site.health.clone(),
+        }
+    }
+
+    /// Time runs on by itself as soon as everybody waits, so the tries for a taken port are soon.
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_served_and_a_taken_address_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let foreign = StdListener::bind(("127.0.0.1", 0)).unwrap();
+        let taken = foreign.local_addr().unwrap();
+        let config = test_config(&[
+            "--node-name=worker",
+            &format!("--run-dir={}", directory.path().display()),
+            &format!("--healthz-bind-address={taken}"),
+            "--metrics-bind-address=",
+        ]);
+        let (site, inputs) = site();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let socket = config.socket();
+        let reconcile = Reconcile::new(config.clone(), shared(&site), None, Vec::new());
+        let looping = std::thread::spawn(move || reconcile.run(&inputs));
+        let (_ports, wanted) = watch::channel(HealthPorts::default());
+        let to_loop = site.inputs.clone();
+        let serving = tokio::spawn(async move {
+            serve(site, &config, wanted, async { drop(stopped.await) }).await;
+        });
+        let warnings = || async {
+            let stream = tokio::net::UnixStream::connect(&socket).await.ok()?;
+            let text = exchange(stream, "/status").await;
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            // Anything else says that the loop is busy.
+            Some(serde_json::from_str::<Report>(body).ok()?.warnings)
+        };
+        // The loop is a real thread: with the clock running on, it may seem late.
+        let warning = loop {
+            match warnings().await {
+                Some(mut all) if all.len() == 1 => break all.remove(0),
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(warning.feature, "healthz");
+        assert!(
+            warning.text.contains(&taken.to_string()),
+            "{}",
+            warning.text
+        );
+        drop(foreign);
+        while !warnings().await.is_some_and(|all| all.is_empty()) {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            get(taken, "/healthz")
+                .await
+                .unwrap()
+                .starts_with("HTTP/1.1 200 ")
+        );
+        drop(stop);
+        serving.await.unwrap();
+        to_loop.send(Input::Stop).unwrap();
+        looping.join().unwrap();
+    }
+}

@@ -1,0 +1,127 @@
+//! Events against a scripted API server.
+
+use std::sync::{Arc, mpsc};
+
+use serde_json::Value;
+
+use super::*;
+use crate::config::apiserver::Options;
+use crate::source::kubernetes::complaints::Complaints;
+use crate::source::kubernetes::fake::{Fake, Reply, fast};
+
+const UID: &str = r#"{"items":[{"metadata":{"uid":"the-uid"}}]}"#;
+
+/// What the server was asked, with its answers given, after all of these warnings.
+async fn told(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(String, Value)> {
+    let fake = Fake::start(replies).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: k\n\
+         clusters: [{{name: k, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\n\
+         contexts: [{{name: k, context: {{cluster: k, user: k}}}}]\nusers: [{{name: k, user: {{}}}}]\n",
+        fake.port
+    );
+    std::fs::write(file.path(), kubeconfig).unwrap();
+    let options = Options {
+        servers: Vec::new(),
+        kubeconfig: Some(file.path().to_owned()),
+        kubelet_kubeconfig: "/does/not/exist".into(),
+    };
+    let (inputs, _unread) = mpsc::channel();
+    let complaints = Arc::new(Complaints::new(inputs));
+    let server = ApiServer::find(options, fast(), complaints).await.unwrap();
+    let (sender, queue) = tokio::sync::mpsc::channel(QUEUE);
+    for warning in warnings {
+        sender.send(warning.clone()).await.unwrap();
+    }
+    drop(sender);
+    publish(&server, "worker", queue).await;
+    let script = fake.script.lock().unwrap();
+    script
+        .asked
+        .iter()
+        .map(|asked| {
+            let body = serde_json::from_str(&asked.body).unwrap_or(Value::Null);
+            (asked.target.clone(), body)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_bad_service_becomes_one_event_that_kubectl_describe_finds() {
+    let warning = Warning::new("Service default/web", "is bad");
+    let replies = vec![
+        Reply::Full(200, UID.to_owned()),
+        Reply::Full(201, "{}".to_owned()),
+    ];
+    let asked = told(&[warning], replies).await;
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert_eq!(
+        asked[0].0,
+        "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dweb"
+    );
+    let (target, event) = &asked[1];
+    assert_eq!(target, "/api/v1/namespaces/default/events");
+    assert_eq!(event["involvedObject"]["uid"], "the-uid");
+    assert_eq!(event["involvedObject"]["kind"], "Service");
+    assert_eq!(event["message"], "is bad");
+    assert_eq!(event["source"]["host"], "worker");
+}
+
+#[tokio::test]
+async fn events_about_nodes_are_in_the_default_namespace() {
+    let replies = vec![
+        Reply::Full(200, UID.to_owned()),
+        Reply::Full(201, "{}".to_owned()),
+    ];
+    let asked = told(&[Warning::new("Node worker", "has no podCIDR")], replies).await;
+    assert_eq!(asked[1].0, "/api/v1/namespaces/default/events");
+    assert_eq!(asked[1].1["involvedObject"].get("namespace"), None);
+}
+
+#[tokio::test]
+async fn what_is_gone_refused_or_no_object_does_not_stop_the_next() {
+    let warnings = [
+        Warning::new("uplink", "is not known"),
+        Warning::new("Service a/gone", "x"),
+        Warning::new("Service a/refused", "x"),
+        Warning::new("Service without a name", "x"),
+        Warning::new("Service a/known", "x"),
+    ];
+    let replies = vec![
+        Reply::Full(200, r#"{"items":[]}"#.to_owned()),
+        Reply::Full(403, "{}".to_owned()),
+        Reply::Full(200, UID.to_owned()),
+        Reply::Full(409, "{}".to_owned()),
+    ];
+    let asked = told(&warnings, replies).await;
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    assert_eq!(asked[3].0, "/api/v1/namespaces/a/events");
+}
+
+#[test]
+fn the_name_is_the_same_on_every_node_and_differs_by_trouble_and_object() {
+    let name = |object, text| Subject::of(object).unwrap().event_name(text);
+    let web = name("Service default/web", "is bad");
+    assert_eq!(web, name("Service default/web", "is bad"));
+    assert!(web.starts_with("web."), "{web}");
+    assert_ne!(web, name("Service default/web", "is worse"));
+    assert_ne!(web, name("EndpointSlice default/web", "is bad"));
+    let long = format!("Node {}-{}", "a".repeat(235), "b".repeat(17));
+    let long = name(&long, "x");
+    assert!(long.len() <= 253 && long.starts_with(&format!("{}.", "a".repeat(235))));
+}
+
+#[test]
+fn names_that_would_change_the_request_are_no_subject() {
+    for object in [
+        "Service a/b?c",
+        "Service a/../b",
+        "Node a%2f",
+        "Pod a/b",
+        "Node ",
+        "Service /a",
+    ] {
+        assert_eq!(Subject::of(object), None, "{object:?}");
+    }
+}

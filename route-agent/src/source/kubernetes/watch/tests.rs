@@ -1,0 +1,404 @@
+//! The watch against a scripted API server on a real socket.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, mpsc};
+
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::config::apiserver::Options;
+use crate::input::Input;
+use crate::snapshot::Node;
+use crate::source::kubernetes::complaints::Complaints;
+use crate::source::kubernetes::fake::{End, Fake, Reply, fast};
+
+fn node(name: &str, version: u32) -> String {
+    format!(r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}"#)
+}
+
+fn page(nodes: &[&str], version: u32, next: &str) -> Reply {
+    let items: Vec<_> = nodes.iter().map(|name| node(name, version)).collect();
+    Reply::Full(
+        200,
+        format!(
+            r#"{{"metadata":{{"resourceVersion":"{version}","continue":"{next}"}},"items":[{}]}}"#,
+            items.join(",")
+        ),
+    )
+}
+
+fn event(kind: &str, object: &str) -> String {
+    format!(r#"{{"type":"{kind}","object":{object}}}"#)
+}
+
+fn gone() -> String {
+    event(
+        "ERROR",
+        r#"{"kind":"Status","code":410,"message":"too old resource version"}"#,
+    )
+}
+
+fn status(code: u16) -> Reply {
+    Reply::Full(
+        code,
+        format!(r#"{{"kind":"Status","code":{code},"message":"because"}}"#),
+    )
+}
+
+fn decode(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
+    #[derive(Deserialize)]
+    struct Slim {
+        metadata: Meta,
+    }
+    #[derive(Deserialize)]
+    struct Meta {
+        name: String,
+    }
+    let Slim { metadata } = serde_json::from_str(text)?;
+    Ok((metadata.name != "ignored").then(|| {
+        Object::Node(Node {
+            name: names.get(&metadata.name),
+            internal_ips: Vec::new(),
+            pod_cidrs: Vec::new(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            created: None,
+            deleting: false,
+            invalid: Vec::new(),
+        })
+    }))
+}
+
+fn nodes() -> Resource {
+    Resource {
+        kind: "Node",
+        path: "/api/v1/nodes",
+        labels: None,
+        optional: false,
+        decode,
+    }
+}
+
+/// What came out of a watch, one line each.
+struct Seen {
+    lines: Vec<String>,
+    warnings: Vec<Vec<String>>,
+}
+
+/// Follows `resource` at these ports until `count` lines have come out.
+async fn follow_until(resource: Resource, options: Options, count: usize) -> Seen {
+    let (inputs, warnings) = mpsc::channel();
+    let complaints = Arc::new(Complaints::new(inputs));
+    let server = ApiServer::find(options, fast(), complaints).await.unwrap();
+    let mut lines = Vec::new();
+    let following = follow(&resource, &server, |update| {
+        match update {
+            Update::Listed => lines.push("listed".to_owned()),
+            Update::Changes(changes) => lines.extend(changes.iter().map(|change| match change {
+                Change::Set(object) => format!("+{}", object.key()),
+                Change::Gone(key) => format!("-{key}"),
+            })),
+        }
+        if lines.len() >= count {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    let finished = timeout(Duration::from_secs(20), following).await;
+    assert!(finished.is_ok(), "only {lines:?} came within 20 s");
+    let warnings = warnings
+        .try_iter()
+        .map(|input| match input {
+            Input::SourceWarnings(all) => all
+                .into_iter()
+                .map(|w| format!("{}: {}", w.object, w.text))
+                .collect(),
+            other => panic!("{other:?} is not a warning"),
+        })
+        .collect();
+    Seen { lines, warnings }
+}
+
+fn options(directory: &tempfile::TempDir, ports: &[u16]) -> Options {
+    let path = directory.path().join("kubeconfig");
+    let mut file = std::fs::File::create(&path).unwrap();
+    write!(
+        file,
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\n\
+         users: [{{name: u, user: {{tokenFile: {}/token}}}}]\n",
+        ports[0],
+        directory.path().display()
+    )
+    .unwrap();
+    std::fs::write(directory.path().join("token"), "first").unwrap();
+    let uri = |port: &u16| format!("http://127.0.0.1:{port}").parse().unwrap();
+    Options {
+        servers: if ports.len() > 1 {
+            ports.iter().map(uri).collect()
+        } else {
+            Vec::new()
+        },
+        kubeconfig: Some(path),
+        kubelet_kubeconfig: "/does/not/exist".into(),
+    }
+}
+
+/// Plays a script and returns what came out and what was asked.
+async fn play(
+    resource: Resource,
+    replies: impl IntoIterator<Item = Reply>,
+    count: usize,
+) -> (Seen, Fake) {
+    let fake = Fake::start(replies).await;
+    let directory = tempfile::tempdir().unwrap();
+    let seen = follow_until(resource, options(&directory, &[fake.port]), count).await;
+    (seen, fake)
+}
+
+/// The request at `place` has exactly these parameters among others.
+fn assert_asks(fake: &Fake, place: usize, parameters: &[&str]) {
+    let target = &fake.targets()[place];
+    for wanted in parameters {
+        let found = target
+            .split(['?', '&'])
+            .any(|parameter| parameter == *wanted);
+        assert!(found, "request {place} is {target}, without {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_several_pages_is_complete_before_it_is_called_listed() {
+    let resource = Resource {
+        labels: Some("!a/b,!c"),
+        ..nodes()
+    };
+    let watch = Reply::Lines(
+        vec![
+            event("MODIFIED", &node("b", 8)),
+            event("DELETED", &node("a", 9)),
+        ],
+        End::Silence,
+    );
+    let script = [
+        page(&["a", "ignored"], 7, "next"),
+        page(&["b"], 7, ""),
+        watch,
+    ];
+    let (seen, fake) = play(resource, script, 5).await;
+    assert_eq!(
+        seen.lines,
+        ["+Node a", "+Node b", "listed", "+Node b", "-Node a"]
+    );
+    assert_asks(&fake, 0, &["limit=500", "labelSelector=%21a%2Fb%2C%21c"]);
+    assert_asks(
+        &fake,
+        1,
+        &["continue=next", "labelSelector=%21a%2Fb%2C%21c"],
+    );
+    assert_asks(
+        &fake,
+        2,
+        &[
+            "watch=true",
+            "resourceVersion=7",
+            "allowWatchBookmarks=true",
+        ],
+    );
+    assert!(
+        !fake.targets()[0].contains("continue"),
+        "{:?}",
+        fake.targets()
+    );
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_was_cut() {
+    let bookmark = event("BOOKMARK", r#"{"metadata":{"resourceVersion":"30"}}"#);
+    let script = [
+        page(&["a"], 7, ""),
+        Reply::Lines(vec![event("ADDED", &node("b", 8))], End::Cut),
+        Reply::Lines(vec![bookmark], End::Clean),
+        Reply::Lines(vec![event("ADDED", &node("c", 31))], End::Silence),
+    ];
+    let (seen, fake) = play(nodes(), script, 4).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node b", "+Node c"]);
+    assert_asks(&fake, 2, &["resourceVersion=8"]);
+    assert_asks(&fake, 3, &["resourceVersion=30"]);
+    assert_eq!(seen.warnings, Vec::<Vec<String>>::new());
+}
+
+#[tokio::test]
+async fn an_expired_watch_is_listed_again_and_what_vanished_is_gone() {
+    let script = [
+        page(&["a", "b"], 7, ""),
+        Reply::Lines(vec![event("ADDED", &node("c", 8)), gone()], End::Clean),
+        page(&["b", "d"], 50, ""),
+        status(410),
+        page(&["b"], 60, ""),
+    ];
+    let (seen, fake) = play(nodes(), script, 10).await;
+    assert_eq!(
+        seen.lines,
+        [
+            "+Node a", "+Node b", "listed", "+Node c", "+Node b", "+Node d", "-Node a", "-Node c",
+            "+Node b", "-Node d"
+        ]
+    );
+    assert_asks(&fake, 3, &["watch=true", "resourceVersion=50"]);
+}
+
+#[tokio::test]
+async fn a_list_that_expires_between_two_pages_starts_again() {
+    let script = [
+        page(&["a"], 7, "next"),
+        status(410),
+        page(&["a"], 9, "next"),
+        page(&["b"], 9, ""),
+    ];
+    let (seen, fake) = play(nodes(), script, 4).await;
+    assert_eq!(seen.lines, ["+Node a", "+Node a", "+Node b", "listed"]);
+    assert!(
+        !fake.targets()[2].contains("continue"),
+        "{:?}",
+        fake.targets()
+    );
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_given_up() {
+    let script = [
+        page(&["a"], 7, ""),
+        Reply::Lines(vec![event("ADDED", &node("b", 8))], End::Silence),
+        Reply::Lines(vec![event("ADDED", &node("c", 9))], End::Silence),
+    ];
+    let (seen, fake) = play(nodes(), script, 4).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node b", "+Node c"]);
+    assert_asks(&fake, 2, &["resourceVersion=8"]);
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_is_asked_again() {
+    let script = [Reply::Hang, Reply::Hangup, page(&["a"], 7, "")];
+    let (seen, _) = play(nodes(), script, 2).await;
+    assert_eq!(seen.lines, ["+Node a", "listed"]);
+    assert!(
+        seen.warnings[0][0].contains("no answer in time"),
+        "{:?}",
+        seen.warnings
+    );
+    assert!(seen.warnings[1].is_empty(), "{:?}", seen.warnings);
+}
+
+#[tokio::test]
+async fn an_api_that_the_cluster_lacks_counts_as_an_empty_list_until_it_appears() {
+    let resource = Resource {
+        optional: true,
+        ..nodes()
+    };
+    let (seen, _) = play(resource, [status(404), status(404), page(&["a"], 7, "")], 2).await;
+    assert_eq!(seen.lines, ["listed", "+Node a"]);
+    assert_eq!(seen.warnings, Vec::<Vec<String>>::new());
+}
+
+#[tokio::test]
+async fn one_object_that_cannot_be_read_never_stops_the_rest() {
+    let bad = r#"{"metadata":{"name":7,"namespace":"x","resourceVersion":"8"}}"#;
+    let broken = r#"{"metadata":{"name":"b","uid":7,"resourceVersion":"9"},"spec":"#;
+    assert!(serde_json::from_str::<serde_json::Value>(broken).is_err());
+    let script = [
+        Reply::Full(
+            200,
+            format!(
+                r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{bad},{}]}}"#,
+                node("a", 7)
+            ),
+        ),
+        Reply::Lines(
+            vec![event("ADDED", bad), event("ADDED", &node("b", 9))],
+            End::Silence,
+        ),
+    ];
+    let (seen, _) = play(nodes(), script, 3).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node b"]);
+    assert_eq!(seen.warnings.len(), 1, "{:?}", seen.warnings);
+    assert!(seen.warnings[0][0].contains("cannot be read and is left out"));
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_event_makes_the_watch_begin_again() {
+    let script = [
+        page(&["a"], 7, ""),
+        Reply::Lines(
+            vec![event("ADDED", &node("b", 8)), "{not json".to_owned()],
+            End::Silence,
+        ),
+        Reply::Lines(vec![event("ADDED", &node("c", 9))], End::Silence),
+    ];
+    let (seen, fake) = play(nodes(), script, 4).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node b", "+Node c"]);
+    assert_asks(&fake, 2, &["resourceVersion=8"]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_named_once_and_settled_when_the_server_answers() {
+    let script = [status(403), status(403), status(429), page(&["a"], 7, "")];
+    let (seen, _) = play(nodes(), script, 2).await;
+    assert_eq!(seen.lines, ["+Node a", "listed"]);
+    assert_eq!(seen.warnings.len(), 2, "{:?}", seen.warnings);
+    assert!(
+        seen.warnings[0][0].contains("403 Forbidden: because"),
+        "{:?}",
+        seen.warnings
+    );
+    assert!(seen.warnings[1].is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_address_is_left_for_the_next_one() {
+    let dead = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let fake = Fake::start([page(&["a"], 7, "")]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let seen = follow_until(nodes(), options(&directory, &[dead, fake.port]), 2).await;
+    assert_eq!(seen.lines, ["+Node a", "listed"]);
+    assert!(
+        seen.warnings[0][0].contains(&dead.to_string()),
+        "{:?}",
+        seen.warnings
+    );
+}
+
+#[tokio::test]
+async fn after_a_refusal_the_token_is_read_again() {
+    let fake = Fake::start([status(401), page(&["a"], 7, "")]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(&directory, &[fake.port]);
+    let token = directory.path().join("token");
+    let (inputs, _warnings) = mpsc::channel();
+    let server = ApiServer::find(options, fast(), Arc::new(Complaints::new(inputs)))
+        .await
+        .unwrap();
+    std::fs::write(token, "second").unwrap();
+    let resource = nodes();
+    let following = follow(&resource, &server, |update| match update {
+        Update::Listed => ControlFlow::Break(()),
+        Update::Changes(_) => ControlFlow::Continue(()),
+    });
+    timeout(Duration::from_secs(20), following).await.unwrap();
+    let script = fake.script.lock().unwrap();
+    let tokens: Vec<_> = script
+        .asked
+        .iter()
+        .map(|asked| asked.authorization.as_str())
+        .collect();
+    assert_eq!(tokens, ["Bearer first", "Bearer second"]);
+}

@@ -1,0 +1,322 @@
+//! Asks the kernel about each hop of a walk, and names what differs.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::features::services::layout::answers::Answer as PortalAnswer;
+use crate::features::services::layout::names::{Fixed, Map};
+use crate::why::services::table;
+use crate::why::{Check, Trace, Wanted};
+
+/// The way that a packet takes from this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The next hop, unless the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The link.
+    pub link: Option<String>,
+    /// True if the destination is this node.
+    pub local: bool,
+    /// True if there is no way, or a route that says so.
+    pub unreachable: bool,
+    /// True if somebody (the gateway, or the destination on the link) was asked for its link-layer
+    /// address and does not answer.
+    pub silent: bool,
+}
+
+/// An element of a map.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The key, as the kernel compares it.
+    pub key: Vec<u8>,
+    /// The chain that it leads to.
+    pub chain: Option<String>,
+    /// Its data.
+    pub data: Vec<u8>,
+    /// Packets that it counted. In chains of type nat that is new connections.
+    pub packets: Option<u64>,
+}
+
+/// What the kernel can be asked. Errors are sentences.
+pub trait Kernel {
+    /// The way to an address.
+    fn way(&mut self, to: IpAddr) -> Result<Way, String>;
+
+    /// The elements of a map of the Service table; none if there is no such table or map.
+    fn map(&mut self, v6: bool, map: &str) -> Result<Option<Vec<Entry>>, String>;
+
+    /// Chains of others at a hook (`NF_INET_*`) whose policy is to drop, in words.
+    fn droppers(&mut self, v6: bool, hook: u32) -> Result<Vec<String>, String>;
+}
+
+/// Asks everything that the walk wants to know and adds the answers to it.
+pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
+    for hop in &mut trace.hops {
+        for question in std::mem::take(&mut hop.checks) {
+            let answer = match question {
+                Check::Route { to, wanted } => route(kernel, to, &wanted),
+                Check::Portal {
+                    v6,
+                    map,
+                    key,
+                    wanted,
+                } => portal(kernel, v6, &map, &key, wanted.as_deref()),
+                Check::Endpoints {
+                    v6,
+                    map,
+                    key,
+                    wanted,
+                } => endpoints(kernel, v6, &map, &key, &wanted),
+                Check::Client {
+                    v6,
+                    map,
+                    client,
+                    endpoints,
+                } => remembered(kernel, v6, &map, client, &endpoints),
+                Check::Droppers { v6, hook } => droppers(kernel, v6, hook),
+            };
+            match answer {
+                Ok(answer) => {
+                    hop.kernel.extend(answer.holds);
+                    trace.differences.extend(answer.differs);
+                }
+                Err(error) => hop.kernel.push(error),
+            }
+        }
+    }
+}
+
+/// What the kernel answered.
+#[derive(Default)]
+struct Answer {
+    holds: Vec<String>,
+    differs: Vec<String>,
+}
+
+impl Answer {
+    fn of(text: String) -> Self {
+        Self {
+            holds: vec![text],
+            differs: Vec::new(),
+        }
+    }
+
+    fn differs(mut self, text: String) -> Self {
+        self.differs.push(text);
+        self
+    }
+}
+
+fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer, String> {
+    let way = kernel.way(to)?;
+    let text = format!("{to} {}", words(&way));
+    let right = match wanted {
+        Wanted::Any => true,
+        Wanted::Unreachable => way.unreachable,
+        Wanted::Link(link) => way.link.as_ref() == Some(link) && way.gateway.is_none(),
+        Wanted::Gateway(gateway) => way.gateway == Some(*gateway),
+    };
+    let mut answer = Answer::of(text.clone());
+    if !right {
+        let wanted = match wanted {
+            Wanted::Any | Wanted::Unreachable => "unreachable".to_owned(),
+            Wanted::Link(link) => format!("dev {link}"),
+            Wanted::Gateway(gateway) => format!("via {gateway}"),
+        };
+        answer = answer.differs(format!("route: {text}, but wanted is {wanted}"));
+    }
+    if way.silent {
+        let who = way.gateway.unwrap_or(to);
+        answer = answer.differs(format!(
+            "{who} does not answer to ARP or neighbour discovery: it is down or not on this link"
+        ));
+    }
+    Ok(answer)
+}
+
+/// As `ip route get` puts it.
+fn words(way: &Way) -> String {
+    if way.unreachable {
+        return "unreachable".into();
+    }
+    if way.local {
+        return "local".into();
+    }
+    let gateway = way
+        .gateway
+        .map_or(String::new(), |gateway| format!("via {gateway} "));
+    format!("{gateway}dev {}", way.link.as_deref().unwrap_or("?"))
+}
+
+/// The elements of a map, or that it is not there.
+fn entries(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    map: &str,
+) -> Result<Result<Vec<Entry>, Answer>, String> {
+    Ok(kernel.map(v6, map)?.ok_or_else(|| {
+        let text = format!("map `{map}` of table {} is not there", table(v6));
+        Answer::of(text.clone()).differs(text)
+    }))
+}
+
+fn counted(packets: Option<u64>) -> String {
+    match packets {
+        Some(1) => ", 1 connection so far".into(),
+        Some(number) => format!(", {number} connections so far"),
+        None => String::new(),
+    }
+}
+
+fn portal(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    map: &str,
+    key: &[u8],
+    wanted: Option<&str>,
+) -> Result<Answer, String> {
+    let entries = match entries(kernel, v6, map)? {
+        Ok(entries) => entries,
+        Err(answer) => return Ok(answer),
+    };
+    let Some(entry) = entries.iter().find(|entry| entry.key == key) else {
+        let text = format!("map `{map}` of table {} does not have it", table(v6));
+        let wanted = wanted.map_or(String::new(), |chain| format!("; wanted is goto {chain}"));
+        return Ok(Answer::of(text.clone()).differs(text + &wanted));
+    };
+    let chain = answer(kernel, v6, key, &entry.data)?;
+    let (number, packets) = (PortalAnswer::display(&entry.data), counted(entry.packets));
+    let leads = chain.as_deref().unwrap_or("nowhere");
+    let answer = Answer::of(format!("{map}: {number}, goto {leads}{packets}"));
+    Ok(match wanted.filter(|wanted| *wanted != leads) {
+        Some(wanted) => answer.differs(format!(
+            "map `{map}` of table {} has {number}, which leads to {leads}; wanted is goto {wanted}",
+            table(v6)
+        )),
+        None => answer,
+    })
+}
+
+/// The chain that a portal's number leads to: by a rule, by the map of answers, or by that and the
+/// map of the chains that Service ports have for themselves.
+fn answer(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    key: &[u8],
+    number: &[u8],
+) -> Result<Option<String>, String> {
+    let mut leads = |map: Map, key: &[u8]| {
+        let name = map.fixed_name().unwrap_or_default();
+        let entries = kernel.map(v6, name)?.unwrap_or_default();
+        let entry = entries.into_iter().find(|entry| entry.key == key);
+        Ok(entry.and_then(|entry| entry.chain))
+    };
+    let known = PortalAnswer::read(number);
+    if let Some(answer) = known.filter(|answer| answer.depends_on_source()) {
+        return Ok(Some(answer.chain()));
+    }
+    let own = [key, number].concat();
+    let chain: Option<String> = leads(Map::Answers, number)?;
+    match chain.as_deref() {
+        Some(name) if name == Fixed::OwnChain.name() => leads(Map::OwnChains, &own),
+        Some(name) if name == Fixed::NodePortOwnChain.name() => leads(Map::NodePortOwnChains, &own),
+        _ => Ok(chain),
+    }
+}
+
+fn endpoints(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    map: &str,
+    key: &[u8],
+    wanted: &[SocketAddr],
+) -> Result<Answer, String> {
+    let entries = match entries(kernel, v6, map)? {
+        Ok(entries) => entries,
+        Err(answer) => return Ok(answer),
+    };
+    let mut answer = Answer::default();
+    let mut found = BTreeSet::new();
+    // Behind the portal's key lies the number of the slot.
+    let ours = |entry: &&Entry| entry.key.len() == key.len() + 4 && entry.key.starts_with(key);
+    for entry in entries.iter().filter(ours) {
+        let Some(socket) = socket_of(&entry.data, v6) else {
+            continue;
+        };
+        found.insert(socket);
+        answer
+            .holds
+            .push(format!("{map}: {socket}{}", counted(entry.packets)));
+    }
+    let wanted: BTreeSet<SocketAddr> = wanted.iter().copied().collect();
+    for missing in wanted.difference(&found) {
+        answer = answer.differs(format!(
+            "endpoint {missing} is wanted, and not in map `{map}`"
+        ));
+    }
+    for extra in found.difference(&wanted) {
+        answer = answer.differs(format!(
+            "endpoint {extra} is in map `{map}`, and not wanted"
+        ));
+    }
+    Ok(answer)
+}
+
+/// Address and port, as they lie in a map of endpoints: both in network byte order, padded to four
+/// bytes.
+fn socket_of(data: &[u8], v6: bool) -> Option<SocketAddr> {
+    let length = if v6 { 16 } else { 4 };
+    let port = data.get(length..length + 2)?;
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    Some(SocketAddr::new(address_of(data.get(..length)?)?, port))
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(v4.into());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+fn remembered(
+    kernel: &mut impl Kernel,
+    v6: bool,
+    map: &str,
+    client: IpAddr,
+    endpoints: &[(u32, SocketAddr)],
+) -> Result<Answer, String> {
+    let entries = match entries(kernel, v6, map)? {
+        Ok(entries) => entries,
+        Err(answer) => return Ok(answer),
+    };
+    let known = entries
+        .iter()
+        .find(|entry| address_of(&entry.key) == Some(client));
+    Ok(Answer::of(match known {
+        None => format!("{client} is not remembered: it gets any of them"),
+        Some(entry) => {
+            let number = entry
+                .data
+                .first_chunk()
+                .map(|bytes| u32::from_ne_bytes(*bytes));
+            let endpoint = endpoints.iter().find(|(known, _)| Some(*known) == number);
+            match endpoint {
+                Some((_, socket)) => format!("{client} is remembered: it gets {socket}"),
+                None => {
+                    format!("{client} is remembered with an endpoint that is gone: it gets another")
+                }
+            }
+        }
+    }))
+}
+
+fn droppers(kernel: &mut impl Kernel, v6: bool, hook: u32) -> Result<Answer, String> {
+    let mut answer = Answer::default();
+    for chain in kernel.droppers(v6, hook)? {
+        answer.holds.push(format!(
+            "{chain} drops what none of its rules accepts; that is not Podwire's: look there if \
+             packets vanish"
+        ));
+    }
+    Ok(answer)
+}

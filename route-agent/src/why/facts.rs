@@ -1,0 +1,182 @@
+//! What the walk goes by: who has which address and which name. Pure.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::config::Config;
+use crate::snapshot::{Node, Snapshot};
+use crate::uplink::Uplink;
+use crate::why::Pod;
+use crate::why::question::{Host, QuestionError};
+
+/// Everything that the walk goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The cluster.
+    pub snapshot: &'a Snapshot,
+    /// The flags.
+    pub config: &'a Config,
+    /// The interface to the other nodes.
+    pub uplink: Option<&'a Uplink>,
+    /// The pods on this node.
+    pub pods: &'a [Pod],
+    /// The addresses of this node.
+    pub own: &'a [IpAddr],
+    /// PodCIDRs without a Node, which are refused for a while, with whose they were.
+    pub gone: &'a [(IpNetwork, String)],
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Party<'a> {
+    /// A pod on this node.
+    Pod(&'a Pod),
+    /// This node.
+    OwnNode,
+    /// Nobody: it lies in this node's podCIDR, but no pod has it.
+    NoPod(IpNetwork),
+    /// A pod on that Node, if there is one.
+    PodOf(&'a Node, IpNetwork),
+    /// That Node.
+    Node(&'a Node),
+    /// Nobody: the podCIDR of a Node that is gone, and whose it was.
+    Gone(IpNetwork, &'a str),
+    /// Anybody else.
+    Outside,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn own_node(&self) -> Option<&'a Node> {
+        self.snapshot.nodes.get(&self.config.node_name)
+    }
+
+    /// True if the address is one of this node's.
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || self.own.contains(&address)
+            || self
+                .own_node()
+                .is_some_and(|node| node.internal_ips.contains(&address))
+    }
+
+    /// Who has this address.
+    pub(super) fn party(&self, address: IpAddr) -> Party<'a> {
+        if let Some(pod) = self
+            .pods
+            .iter()
+            .find(|pod| pod.addresses.contains(&address))
+        {
+            return Party::Pod(pod);
+        }
+        if self.is_own(address) {
+            return Party::OwnNode;
+        }
+        for node in self.snapshot.nodes.values() {
+            let own = node.name == self.config.node_name;
+            if let Some(cidr) = node.pod_cidrs.iter().find(|cidr| cidr.contains(address)) {
+                return if own {
+                    Party::NoPod(*cidr)
+                } else {
+                    Party::PodOf(node, *cidr)
+                };
+            }
+            if node.internal_ips.contains(&address) {
+                return Party::Node(node);
+            }
+        }
+        let gone = |(network, _): &&(IpNetwork, String)| network.contains(address);
+        match self.gone.iter().find(gone) {
+            Some((network, owner)) => Party::Gone(*network, owner),
+            None => Party::Outside,
+        }
+    }
+
+    /// The gateway of a pod address: the first address of its podCIDR.
+    pub(super) fn gateway(&self, address: IpAddr) -> Option<IpAddr> {
+        let cidrs = &self.own_node()?.pod_cidrs;
+        let cidr = cidrs.iter().find(|cidr| cidr.contains(address))?;
+        match cidr.network() {
+            IpAddr::V4(first) => u32::from(first)
+                .checked_add(1)
+                .map(|ip| IpAddr::V4(ip.into())),
+            IpAddr::V6(first) => u128::from(first)
+                .checked_add(1)
+                .map(|ip| IpAddr::V6(ip.into())),
+        }
+    }
+
+    pub(super) fn uplink_name(&self) -> &'a str {
+        self.uplink.map_or("the uplink", |uplink| &uplink.name)
+    }
+}
+
+fn matches(name: &str, full: &str) -> bool {
+    full == name || full.split_once('/').is_some_and(|(_, short)| short == name)
+}
+
+/// The pod of this name; none if there is no such pod here.
+fn pod_named<'a>(facts: &Facts<'a>, name: &str) -> Result<Option<&'a Pod>, QuestionError> {
+    let full = |pod: &'a Pod| pod.name.as_deref().filter(|full| matches(name, full));
+    let mut found = facts.pods.iter().filter_map(|pod| Some((pod, full(pod)?)));
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some((pod, first)), second) => match second {
+            Some((_, second)) if first != second => Err(QuestionError::Ambiguous {
+                given: name.to_owned(),
+                first: first.to_owned(),
+                second: second.to_owned(),
+            }),
+            _ => Ok(Some(pod)),
+        },
+    }
+}
+
+pub(super) fn source(facts: &Facts<'_>, host: &Host, to: IpAddr) -> Result<IpAddr, QuestionError> {
+    let (text, addresses): (String, Vec<IpAddr>) = match host {
+        Host::Ip(ip) => (ip.to_string(), vec![*ip]),
+        Host::Name(name) => {
+            if let Some(pod) = pod_named(facts, name)? {
+                (format!("pod {name}"), pod.addresses.clone())
+            } else if let Some(node) = facts.snapshot.nodes.get(name.as_str()) {
+                (format!("Node {name}"), node.internal_ips.clone())
+            } else {
+                return Err(QuestionError::Unknown {
+                    given: format!("pod {name}"),
+                    hint: "ask on the node where the pod runs, or give an address; \
+                           `podwire-agent status` lists the pods here",
+                });
+            }
+        }
+    };
+    let fitting = addresses
+        .into_iter()
+        .find(|ip| ip.is_ipv4() == to.is_ipv4());
+    fitting.ok_or_else(|| QuestionError::Families {
+        source_text: text,
+        family: if to.is_ipv4() { "IPv4" } else { "IPv6" },
+        destination: to.to_string(),
+    })
+}
+
+pub(super) fn destination(facts: &Facts<'_>, host: &Host) -> Result<IpAddr, QuestionError> {
+    let name = match host {
+        Host::Ip(ip) => return Ok(*ip),
+        Host::Name(name) => name,
+    };
+    let service = facts
+        .snapshot
+        .services
+        .values()
+        .find(|service| matches(name, &service.name.to_string()));
+    let pod = pod_named(facts, name)?.and_then(|pod| pod.addresses.first());
+    let node = facts.snapshot.nodes.get(name.as_str());
+    let address = service
+        .and_then(|service| service.cluster_ips.first())
+        .or(pod)
+        .or(node.and_then(|node| node.internal_ips.first()));
+    address.copied().ok_or_else(|| QuestionError::Unknown {
+        given: format!("\"{name}\""),
+        hint: "it is no Service with a ClusterIP, no pod on this node and no Node; give an address",
+    })
+}

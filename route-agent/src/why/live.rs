@@ -1,0 +1,192 @@
+//! The kernel of this node, as the walk asks it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use podwire::attachment::{Alias, LINK_GROUP};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::foreign;
+use podwire_kernel::link::Link;
+use podwire_kernel::nft::{Family, NftSocket, Value};
+use podwire_kernel::route::{RouteFilter, RouteKind};
+
+use crate::features::routes::refused;
+use crate::ours::{REFUSED_TABLE, SERVICES_TABLE as TABLE};
+use crate::why::Pod;
+use crate::why::check::{Entry, Kernel, Way};
+
+/// Sockets of the calling thread's network namespace.
+#[derive(Debug)]
+pub struct Live {
+    routes: RouteSocket,
+    tables: NftSocket,
+    links: BTreeMap<u32, Link>,
+}
+
+impl Live {
+    /// Opens the sockets and looks at the links.
+    pub fn open() -> Result<Self, podwire_kernel::Error> {
+        let mut routes = RouteSocket::open()?;
+        let links = routes.links()?;
+        Ok(Self {
+            routes,
+            tables: NftSocket::open()?,
+            links: links.into_iter().map(|link| (link.index, link)).collect(),
+        })
+    }
+
+    /// The pods on this node: their links, and the routes to them.
+    pub fn pods(&mut self) -> Result<Vec<Pod>, podwire_kernel::Error> {
+        let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
+        for route in self.routes.routes(RouteFilter::default())? {
+            let destination = route.destination;
+            let host = destination.prefix() == if destination.is_ipv4() { 32 } else { 128 };
+            if let Some(link) = route.link
+                && host
+                && route.kind == RouteKind::Unicast
+            {
+                addresses.entry(link).or_default().push(destination.ip());
+            }
+        }
+        let pods = self.links.values().filter(|link| link.group == LINK_GROUP);
+        Ok(pods.map(|link| pod(link, &mut addresses)).collect())
+    }
+
+    /// The addresses of this node.
+    pub fn own(&mut self) -> Result<Vec<IpAddr>, podwire_kernel::Error> {
+        let addresses = self.routes.addresses(None)?;
+        Ok(addresses
+            .into_iter()
+            .map(|address| address.network.ip())
+            .collect())
+    }
+
+    /// PodCIDRs without a Node, which are refused for a while, with whose they were.
+    pub fn gone(&mut self) -> Result<Vec<(IpNetwork, String)>, podwire_kernel::Error> {
+        let table = self.tables.observe(Family::Inet, REFUSED_TABLE)?;
+        let networks = table.as_ref().map(refused::networks_of).unwrap_or_default();
+        Ok(networks
+            .into_iter()
+            .map(|(network, owner, _)| (network, owner))
+            .collect())
+    }
+
+    fn link_name(&self, index: Option<u32>) -> Option<String> {
+        self.links.get(&index?).map(|link| link.name.clone())
+    }
+
+    /// True if a neighbour was asked for and did not answer.
+    fn is_silent(&mut self, link: Option<u32>, address: IpAddr) -> bool {
+        let neighbours = self.routes.neighbours(link).unwrap_or_default();
+        neighbours
+            .iter()
+            .any(|neighbour| neighbour.address == address && neighbour.mac.is_none())
+    }
+}
+
+fn pod(link: &Link, addresses: &mut BTreeMap<u32, Vec<IpAddr>>) -> Pod {
+    let alias = link
+        .alias
+        .as_deref()
+        .and_then(Alias::parse)
+        .unwrap_or_default();
+    Pod {
+        name: alias
+            .pod
+            .map(|(namespace, name)| format!("{namespace}/{name}")),
+        container_id: alias.container_id,
+        ifname: alias.ifname,
+        link: link.name.clone(),
+        up: link.up,
+        addresses: addresses.remove(&link.index).unwrap_or_default(),
+    }
+}
+
+impl Kernel for Live {
+    fn way(&mut self, to: IpAddr) -> Result<Way, String> {
+        let route = match self.routes.route_get(to) {
+            Ok(route) => route,
+            // What `ip route get` calls "No route to host", "Network is unreachable" and the like.
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Some(nix::libc::EHOSTUNREACH | nix::libc::ENETUNREACH | nix::libc::EACCES)
+                ) =>
+            {
+                return Ok(Way {
+                    unreachable: true,
+                    ..Way::default()
+                });
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        let local = route.kind == RouteKind::Local;
+        let silent = !local && self.is_silent(route.link, route.gateway.unwrap_or(to));
+        Ok(Way {
+            gateway: route.gateway,
+            link: self.link_name(route.link),
+            local,
+            unreachable: !matches!(route.kind, RouteKind::Unicast | RouteKind::Local),
+            silent,
+        })
+    }
+
+    fn map(&mut self, v6: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {
+        let family = if v6 { Family::Ip6 } else { Family::Ip };
+        let text = |error: podwire_kernel::Error| error.to_string();
+        let headers = self.tables.set_headers(family, TABLE).map_err(text)?;
+        let Some(header) = headers.get(map) else {
+            return Ok(None);
+        };
+        let mut entries = Vec::new();
+        self.tables
+            .each_element(family, TABLE, map, header, |key, element| {
+                let (chain, data) = match &element.value {
+                    Value::Verdict(verdict) => (verdict.chain().map(str::to_owned), Vec::new()),
+                    Value::Data(data) => (None, data.to_vec()),
+                    Value::None => (None, Vec::new()),
+                };
+                entries.push(Entry {
+                    key: key.to_vec(),
+                    chain,
+                    data,
+                    packets: element.counter.map(|counter| counter.packets),
+                });
+            })
+            .map_err(text)?;
+        Ok(Some(entries))
+    }
+
+    fn droppers(&mut self, v6: bool, hook: u32) -> Result<Vec<String>, String> {
+        let text = |error: podwire_kernel::Error| error.to_string();
+        let mut found = Vec::new();
+        let family = if v6 { Family::Ip6 } else { Family::Ip };
+        for family in [family, Family::Inet] {
+            for table in foreign::nft::tables(family).map_err(text)? {
+                for chain in foreign::nft::chains(family, &table).map_err(text)? {
+                    if chain.hook == Some(hook) && chain.drops {
+                        found.push(format!("nftables chain {family} {table} {}", chain.name));
+                    }
+                }
+            }
+        }
+        let family = if v6 {
+            foreign::legacy::Family::V6
+        } else {
+            foreign::legacy::Family::V4
+        };
+        for table in foreign::legacy::tables(family).map_err(text)? {
+            for chain in foreign::legacy::chains(family, &table).map_err(text)? {
+                if chain.hook == Some(hook) && chain.drops {
+                    let program = if v6 { "ip6tables" } else { "iptables" };
+                    found.push(format!(
+                        "{program}-legacy table {table} chain {}",
+                        chain.name
+                    ));
+                }
+            }
+        }
+        Ok(found)
+    }
+}

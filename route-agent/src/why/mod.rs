@@ -1,0 +1,219 @@
+//! The way of a packet, hop by hop, with what decides at each.
+//!
+//! The walk itself is pure: it goes through the same snapshot and the same plans as the features
+//! do ([`walk`]). It notes what the kernel should say at each hop; [`check`] asks the kernel, adds
+//! what it holds, and names the differences.
+
+mod check;
+mod facts;
+mod live;
+mod question;
+mod services;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+pub use check::{Entry, Kernel, Way, check};
+pub use facts::Facts;
+pub use live::Live;
+pub use question::{Question, QuestionError, Transport};
+pub use walk::walk;
+
+/// A pod on this node, as its link tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// `namespace/name`, if the runtime told the plugin.
+    pub name: Option<String>,
+    /// The container ID.
+    pub container_id: String,
+    /// The interface in the pod.
+    pub ifname: String,
+    /// The link's end on this node.
+    pub link: String,
+    /// True if that end is up.
+    pub up: bool,
+    /// The addresses to which a route leads through the link.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The way of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The Node on which this was asked.
+    pub node: String,
+    /// Who sends.
+    pub source: String,
+    /// Where to.
+    pub destination: String,
+    /// The hops in order.
+    pub hops: Vec<Hop>,
+    /// How it ends.
+    pub end: End,
+    /// One sentence about the end.
+    pub conclusion: String,
+    /// Where the kernel differs from what is wanted.
+    pub differences: Vec<String>,
+}
+
+/// How a way ends, seen from this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// It arrives at a pod or process on this node.
+    Arrives,
+    /// It leaves this node on its way; others decide the rest.
+    Leaves,
+    /// An error is sent back.
+    Refused,
+    /// It vanishes.
+    Dropped,
+    /// This node has no say in it.
+    Elsewhere,
+}
+
+/// One step.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// What happens.
+    pub what: String,
+    /// Why, one sentence each.
+    pub why: Vec<String>,
+    /// A command that shows it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub see: Option<String>,
+    /// What the kernel holds about it.
+    pub kernel: Vec<String>,
+    /// What to ask the kernel.
+    #[serde(skip)]
+    pub checks: Vec<Check>,
+}
+
+/// A question to the kernel, with the answer that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// Which way would a packet take from here?
+    Route {
+        /// To this address.
+        to: IpAddr,
+        /// What is wanted.
+        wanted: Wanted,
+    },
+    /// Is the element there that leads to the endpoints of a Service?
+    Portal {
+        /// In the IPv6 table?
+        v6: bool,
+        /// The map.
+        map: String,
+        /// The element's key.
+        key: Vec<u8>,
+        /// The chain that it must lead to.
+        wanted: Option<String>,
+    },
+    /// Are these the endpoints?
+    Endpoints {
+        /// In the IPv6 table?
+        v6: bool,
+        /// The map.
+        map: String,
+        /// What the keys begin with; the slot follows.
+        key: Vec<u8>,
+        /// The endpoints.
+        wanted: Vec<SocketAddr>,
+    },
+    /// Is this client remembered?
+    Client {
+        /// In the IPv6 table?
+        v6: bool,
+        /// The map of clients.
+        map: String,
+        /// The client.
+        client: IpAddr,
+        /// The endpoints by their numbers.
+        endpoints: Vec<(u32, SocketAddr)>,
+    },
+    /// Does somebody else drop what passes here?
+    Droppers {
+        /// IPv6?
+        v6: bool,
+        /// The hook, as `NF_INET_*`.
+        hook: u32,
+    },
+}
+
+/// The way that a packet should take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Straight through a link.
+    Link(String),
+    /// Through a gateway.
+    Gateway(IpAddr),
+    /// None: a route says so.
+    Unreachable,
+    /// Nobody here decides; it is only shown.
+    Any,
+}
+
+impl Hop {
+    fn new(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            ..Self::default()
+        }
+    }
+
+    fn because(mut self, why: impl Into<String>) -> Self {
+        self.why.push(why.into());
+        self
+    }
+
+    fn see(mut self, command: impl Into<String>) -> Self {
+        self.see = Some(command.into());
+        self
+    }
+
+    fn ask(mut self, check: Check) -> Self {
+        self.checks.push(check);
+        self
+    }
+}
+
+impl fmt::Display for Trace {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "From {} to {}, seen from node {}",
+            self.source, self.destination, self.node
+        )?;
+        for (number, hop) in (1..).zip(&self.hops) {
+            writeln!(f, "\n{number}. {}", hop.what)?;
+            for why in &hop.why {
+                writeln!(f, "   {why}")?;
+            }
+            for line in &hop.kernel {
+                writeln!(f, "   kernel: {line}")?;
+            }
+            if let Some(command) = &hop.see {
+                writeln!(f, "   see: {command}")?;
+            }
+        }
+        let mark = match self.end {
+            End::Arrives | End::Leaves => "=>",
+            End::Refused | End::Dropped => "=x",
+            End::Elsewhere => "=?",
+        };
+        writeln!(f, "\n{mark} {}", self.conclusion)?;
+        if !self.differences.is_empty() {
+            writeln!(f, "\nThe kernel differs from what is wanted:")?;
+            for difference in &self.differences {
+                writeln!(f, "   {difference}")?;
+            }
+        }
+        Ok(())
+    }
+}

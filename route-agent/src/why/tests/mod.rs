@@ -1,0 +1,456 @@
+//! Walks through the cluster of the walkthrough.
+
+mod kernel;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use super::*;
+use crate::config::{Config, test_config};
+use crate::snapshot::{
+    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Node, Object, ObjectName, Protocol,
+    Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+};
+use crate::uplink::Uplink;
+
+/// The cluster as worker2 (172.18.0.4, 10.10.2.0/24) sees it.
+struct World {
+    snapshot: Snapshot,
+    config: Config,
+    uplink: Uplink,
+    pods: Vec<Pod>,
+    own: Vec<IpAddr>,
+    gone: Vec<(IpNetwork, String)>,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn node(name: &str, internal: &str, cidr: &str) -> Object {
+    Object::Node(Node {
+        name: Arc::from(name),
+        internal_ips: vec![ip(internal)],
+        pod_cidrs: vec![cidr.parse().unwrap()],
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        created: None,
+        deleting: false,
+        invalid: Vec::new(),
+    })
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName {
+        namespace: Arc::from("default"),
+        name: Arc::from(name),
+    }
+}
+
+fn service(of: &str, address: &str, node_port: Option<u16>) -> Service {
+    Service {
+        kind: if node_port.is_some() {
+            ServiceKind::NodePort
+        } else {
+            ServiceKind::ClusterIp
+        },
+        cluster_ips: Box::new([ip(address)]),
+        ports: Box::new([ServicePort {
+            name: Arc::from("http"),
+            protocol: Protocol::Tcp,
+            port: 9000,
+            node_port,
+        }]),
+        ..Service::named(name(of))
+    }
+}
+
+/// Endpoints by address and Node.
+fn slice(of: &str, port: u16, endpoints: &[(&str, &str)]) -> Object {
+    Object::EndpointSlice(EndpointSlice {
+        name: name(&format!("{of}-1")),
+        service: name(of),
+        ports: Box::new([EndpointPort {
+            name: Arc::from("http"),
+            protocol: Protocol::Tcp,
+            port,
+        }]),
+        endpoints: endpoints
+            .iter()
+            .map(|(address, node)| Endpoint {
+                address: ip(address),
+                ready: true,
+                serving: true,
+                terminating: false,
+                node: Some(Arc::from(*node)),
+                hints: None,
+            })
+            .collect(),
+        last_change: None,
+        invalid: Few::new(),
+    })
+}
+
+fn pod(name: &str, address: &str, link: &str) -> Pod {
+    Pod {
+        name: Some(format!("default/{name}")),
+        container_id: name.to_owned(),
+        ifname: "eth0".into(),
+        link: link.into(),
+        up: true,
+        addresses: vec![ip(address)],
+    }
+}
+
+impl World {
+    fn new(flags: &[&str]) -> Self {
+        let all = [&["--node-name=worker2"], flags].concat();
+        let mut world = Self {
+            snapshot: Snapshot::default(),
+            config: test_config(&all),
+            uplink: Uplink {
+                index: 2,
+                name: "eth0".into(),
+                mtu: 1500,
+                up: true,
+                addresses: vec!["172.18.0.4/16".parse().unwrap()],
+                on_link: Vec::new(),
+            },
+            pods: vec![
+                pod("pod1", "10.10.2.3", "vethpod1"),
+                pod("web", "10.10.2.4", "vethweb"),
+            ],
+            own: vec![ip("172.18.0.4"), ip("10.10.2.1")],
+            gone: vec![("10.10.7.0/24".parse().unwrap(), "Node old".into())],
+        };
+        for object in [
+            node("control-plane", "172.18.0.5", "10.10.0.0/24"),
+            node("worker", "172.18.0.2", "10.10.1.0/24"),
+            node("worker2", "172.18.0.4", "10.10.2.0/24"),
+            node("worker3", "172.18.0.3", "10.10.3.0/24"),
+            Object::Service(service("svc-clusterip", "10.200.1.63", None)),
+            slice(
+                "svc-clusterip",
+                80,
+                &[
+                    ("10.10.1.3", "worker"),
+                    ("10.10.2.4", "worker2"),
+                    ("10.10.3.3", "worker3"),
+                ],
+            ),
+            Object::Service(service("svc-nodeport", "10.200.1.217", Some(31662))),
+            slice("svc-nodeport", 8080, &[("10.10.3.5", "worker3")]),
+            Object::Service(service("svc-empty", "10.200.1.9", None)),
+            Object::ServiceCidr(ServiceCidr {
+                name: Arc::from("kubernetes"),
+                cidrs: vec!["10.200.1.0/24".parse().unwrap()],
+                invalid: Vec::new(),
+            }),
+        ] {
+            world.set(object);
+        }
+        world
+    }
+
+    fn set(&mut self, object: Object) {
+        self.snapshot
+            .apply(Change::Set(object), &mut Dirty::default());
+    }
+
+    /// Changes a Service.
+    fn with(mut self, of: &str, change: impl FnOnce(&mut Service)) -> Self {
+        let mut service = self.snapshot.services[&name(of)].clone();
+        change(&mut service);
+        self.set(Object::Service(service));
+        self
+    }
+
+    fn try_walk(&self, from: &str, to: &str) -> Result<Trace, QuestionError> {
+        let facts = Facts {
+            snapshot: &self.snapshot,
+            config: &self.config,
+            uplink: Some(&self.uplink),
+            pods: &self.pods,
+            own: &self.own,
+            gone: &self.gone,
+        };
+        walk(&facts, &Question::parse(from, to)?)
+    }
+
+    fn walk(&self, from: &str, to: &str) -> Trace {
+        self.try_walk(from, to).unwrap()
+    }
+}
+
+/// The hops in a few words, and the end.
+#[track_caller]
+fn expect(trace: &Trace, end: End, parts: &[&str]) {
+    let text = trace.to_string();
+    assert_eq!(trace.end, end, "{text}");
+    let mut rest = text.as_str();
+    for part in parts {
+        let at = rest.find(part);
+        let at = at.unwrap_or_else(|| panic!("{part:?} (in this order) in\n{text}"));
+        rest = &rest[at + part.len()..];
+    }
+}
+
+#[test]
+fn a_ping_to_a_pod_on_another_node_goes_to_that_node_with_its_own_source() {
+    let trace = World::new(&[]).walk("pod1", "10.10.1.2");
+    expect(
+        &trace,
+        End::Leaves,
+        &[
+            "From pod default/pod1 (10.10.2.3) to 10.10.1.2 (ping), seen from node worker2",
+            "1. Pod default/pod1 (10.10.2.3) hands it to its gateway 10.10.2.1",
+            "vethpod1",
+            "2. Route to 10.10.1.2: via 172.18.0.2 (worker, route to 10.10.1.0/24) through eth0",
+            "3. The source stays 10.10.2.3",
+            "=> It leaves for node worker",
+        ],
+    );
+    assert_eq!(
+        trace.hops[1].checks[0],
+        Check::Route {
+            to: ip("10.10.1.2"),
+            wanted: Wanted::Gateway(ip("172.18.0.2"))
+        }
+    );
+}
+
+#[test]
+fn a_cluster_ip_leads_to_its_endpoints_by_their_shares_without_masquerade() {
+    let trace = World::new(&[]).walk("default/pod1", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Leaves,
+        &[
+            "2. Service default/svc-clusterip, port 9000/tcp (http): its ClusterIP 10.200.1.63",
+            "nft list map ip podwire-services services",
+            "3. One of 3 endpoints, at random, each gets 33.3 %",
+            "4. The source stays 10.10.2.3",
+            "A pod asks a ClusterIP",
+            "5. The way to the endpoints",
+            "10.10.2.4: a pod on this node, straight through its link vethweb",
+            "10.10.1.3: via 172.18.0.2 (worker",
+            "=> A packet to Service default/svc-clusterip goes to one of its 3 endpoints",
+        ],
+    );
+    // The Service by its name is the same.
+    let by_name = World::new(&[]).walk("pod1", "svc-clusterip:9000");
+    assert_eq!(by_name, trace);
+}
+
+#[test]
+fn an_endpoint_that_reaches_itself_is_told_about_the_hairpin() {
+    let trace = World::new(&[]).walk("web", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Leaves,
+        &["The source stays 10.10.2.4", "(hairpin)"],
+    );
+}
+
+#[test]
+fn affinity_and_balancing_are_told() {
+    let world = World::new(&["--balancing=round-robin"]);
+    let trace = world.walk("pod1", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Leaves,
+        &["one after the other, each exactly 33.3 %"],
+    );
+    let world = world.with("svc-clusterip", |service| service.affinity = Some(10800));
+    let trace = world.walk("pod1", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Leaves,
+        &["a client that was here in the last 10800 s"],
+    );
+    let checks = trace.hops.iter().flat_map(|hop| &hop.checks);
+    assert!(
+        checks
+            .into_iter()
+            .any(|check| matches!(check, Check::Client { map, .. }
+            if map == "affinity/default/svc-clusterip/tcp-9000/clients")),
+        "{trace:?}"
+    );
+}
+
+#[test]
+fn a_node_port_is_reached_from_outside_with_masquerade() {
+    let trace = World::new(&[]).walk("172.18.0.1", "172.18.0.4:31662");
+    expect(
+        &trace,
+        End::Leaves,
+        &[
+            "1. It comes in through eth0, from 172.18.0.1",
+            "2. Service default/svc-nodeport, port 9000/tcp (http): its node port 31662",
+            "nft list map ip podwire-services nodeports",
+            "3. The only endpoint: 10.10.3.5:8080",
+            "4. The source is replaced by this node's address (masquerade)",
+            "externalTrafficPolicy is Cluster",
+        ],
+    );
+}
+
+#[test]
+fn local_policies_tell_who_may_answer() {
+    let external = World::new(&[]).with("svc-nodeport", |service| {
+        service.external_policy = TrafficPolicy::Local;
+    });
+    let trace = external.walk("172.18.0.1", "172.18.0.4:31662");
+    expect(
+        &trace,
+        End::Dropped,
+        &[
+            "No endpoint may answer",
+            "externalTrafficPolicy is Local",
+            "=x",
+        ],
+    );
+    let trace = external.walk("pod1", "172.18.0.4:31662");
+    expect(
+        &trace,
+        End::Leaves,
+        &["10.10.3.5:8080", "The source stays 10.10.2.3", "Local"],
+    );
+    let trace = external.walk("172.18.0.4", "172.18.0.4:31662");
+    expect(&trace, End::Leaves, &["The node itself asks"]);
+    let internal = World::new(&[]).with("svc-nodeport", |service| {
+        service.internal_policy = TrafficPolicy::Local;
+    });
+    let trace = internal.walk("pod1", "10.200.1.217:9000");
+    expect(&trace, End::Dropped, &["internalTrafficPolicy is Local"]);
+}
+
+#[test]
+fn source_ranges_drop_others() {
+    let world = World::new(&[]).with("svc-clusterip", |service| {
+        service.kind = ServiceKind::LoadBalancer;
+        service.load_balancer_vips = vec![ip("192.0.2.7")].into();
+        service.source_ranges = vec!["198.51.100.0/24".parse().unwrap()].into();
+    });
+    let trace = world.walk("198.51.100.9", "192.0.2.7:9000");
+    expect(
+        &trace,
+        End::Leaves,
+        &["its load-balancer address 192.0.2.7"],
+    );
+    let trace = world.walk("203.0.113.9", "192.0.2.7:9000");
+    expect(
+        &trace,
+        End::Dropped,
+        &["203.0.113.9 is in none of", "loadBalancerSourceRanges"],
+    );
+}
+
+#[test]
+fn what_is_refused_or_dropped_is_told_with_its_reason() {
+    let world = World::new(&[]);
+    let refused = [
+        ("10.200.1.9:9000", "No endpoint of the Service is ready"),
+        ("10.200.1.63:81", "It has 9000/tcp"),
+        ("10.200.1.63:9000/udp", "no such port"),
+        ("10.200.1.63", "does not answer ping"),
+        ("10.10.2.99:80", "no pod has 10.10.2.99"),
+    ];
+    for (to, why) in refused {
+        expect(&world.walk("pod1", to), End::Refused, &[why]);
+    }
+    let trace = world.walk("pod1", "10.200.1.77:80");
+    expect(
+        &trace,
+        End::Dropped,
+        &["No Service has the address", "10.200.1.0/24"],
+    );
+    let echo = World::new(&["--cluster-ip-echo=true"]).walk("pod1", "10.200.1.63");
+    expect(&echo, End::Arrives, &["this node answers"]);
+}
+
+#[test]
+fn a_pod_of_a_node_that_is_gone_is_refused() {
+    let trace = World::new(&[]).walk("pod1", "10.10.7.9:80");
+    let parts = [
+        "10.10.7.0/24 was the podCIDR of Node old, which is gone",
+        "The source stays",
+        "refused at once",
+    ];
+    expect(&trace, End::Refused, &parts);
+}
+
+#[test]
+fn the_way_out_of_the_cluster_is_masqueraded_unless_exempt() {
+    let trace = World::new(&[]).walk("pod1", "203.0.113.1:443");
+    expect(
+        &trace,
+        End::Leaves,
+        &["outside the cluster", "The source is replaced"],
+    );
+    let flags = ["--non-masquerade-cidrs=203.0.113.0/24"];
+    let trace = World::new(&flags).walk("pod1", "203.0.113.1:443");
+    expect(&trace, End::Leaves, &["The source stays", "exempt"]);
+    let trace = World::new(&["--masquerade=false"]).walk("pod1", "203.0.113.1:443");
+    expect(
+        &trace,
+        End::Leaves,
+        &["The source stays", "--masquerade=false"],
+    );
+    let trace = World::new(&[]).walk("pod1", "172.18.0.2:22");
+    expect(
+        &trace,
+        End::Leaves,
+        &["node worker itself", "The source stays"],
+    );
+}
+
+#[test]
+fn pods_and_processes_here_are_reached_and_strangers_are_sent_on() {
+    let world = World::new(&[]);
+    expect(
+        &world.walk("10.10.1.2", "10.10.2.3"),
+        End::Arrives,
+        &["arrives at pod default/pod1"],
+    );
+    expect(
+        &world.walk("pod1", "172.18.0.4:22"),
+        End::Arrives,
+        &["arrives at this node"],
+    );
+    let trace = world.walk("10.10.1.2", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Elsewhere,
+        &["=? Services are resolved", "ask on node worker"],
+    );
+    expect(
+        &world.walk("10.10.2.77", "10.10.1.2"),
+        End::Elsewhere,
+        &["no pod here has it"],
+    );
+    let other = World::new(&["--services=false"]).walk("pod1", "10.200.1.63:9000");
+    expect(&other, End::Leaves, &["another proxy"]);
+}
+
+#[test]
+fn unknown_names_are_answered_with_what_to_do() {
+    let mut world = World::new(&[]);
+    for (from, to, part) in [
+        ("nobody", "10.10.1.2", "ask on the node where the pod runs"),
+        ("pod1", "nothing:80", "no Service with a ClusterIP"),
+        ("pod1", "[fd00::1]:80", "pod pod1 has no IPv6 address"),
+    ] {
+        let error = world.try_walk(from, to).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    world.pods.push(Pod {
+        name: Some("other/pod1".into()),
+        ..pod("x", "10.10.2.9", "vethx")
+    });
+    let error = world.try_walk("pod1", "10.10.1.2").unwrap_err().to_string();
+    assert!(error.contains("default/pod1 or other/pod1"), "{error}");
+    assert!(world.try_walk("other/pod1", "10.10.1.2").is_ok());
+}
