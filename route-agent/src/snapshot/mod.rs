@@ -23,8 +23,8 @@ pub use endpoints::{EndpointRef, Endpoints};
 pub use few::Few;
 pub use node::Node;
 pub use service::{
-    Balancing, Endpoint, EndpointPort, EndpointSlice, Hints, Protocol, Service, ServiceCidr,
-    ServiceKind, ServicePort, TrafficPolicy,
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, Endpoint, EndpointPort, EndpointSlice, Hints,
+    Protocol, Repeated, Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// The name of a namespaced object, printed as `namespace/name`.
