@@ -1,8 +1,15 @@
 //! Arithmetic on networks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+/// The IPv6 addresses that are bound to their link (RFC 4291).
+pub const LINK_LOCAL_V6: Ipv6Network =
+    match Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10) {
+        Some(network) => network,
+        None => panic!("the prefix is longer than an address"),
+    };
 
 /// The first and last address of a network as numbers. Only comparable within one family.
 pub fn bounds(network: IpNetwork) -> (u128, u128) {

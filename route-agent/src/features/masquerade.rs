@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use ipnetwork::{IpNetwork, Ipv6Network};
+use ipnetwork::IpNetwork;
 use podwire_kernel::nft::{
     Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
     priority,
@@ -239,15 +239,14 @@ fn pod_sources() -> Chain {
             .drop()
             .comment("the source is not this pod's address")
     };
-    let link_local = Ipv6Network::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
     let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
-    let mut v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
-    if let Ok(network) = link_local {
-        v6 = v6.within(Field::Ip6Saddr, Comparison::Neq, network.into());
-    }
+    let link_local = cidr::LINK_LOCAL_V6.into();
+    let v6 = from_pod(Family::Ip6)
+        .is_not(Field::Ip6Saddr, &unspecified)
+        .within(Field::Ip6Saddr, Comparison::Neq, link_local);
     Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
-        .with_comment("pods cannot use the address of somebody else")
+        .with_comment("pods cannot send from an address that is not theirs")
         .with_rule(missing(from_pod(Family::Ip)))
         .with_rule(missing(v6))
 }
