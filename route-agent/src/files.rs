@@ -82,7 +82,16 @@ pub fn remove(path: &Path) -> Result<Vec<PathBuf>, FileError> {
 
 /// Removes a file; says whether it was there.
 pub fn remove_if_there(path: &Path) -> Result<bool, FileError> {
-    match fs::remove_file(path) {
+    was_there(path, fs::remove_file(path))
+}
+
+/// Removes a directory with all that is in it; says whether it was there.
+pub fn remove_tree(path: &Path) -> Result<bool, FileError> {
+    was_there(path, fs::remove_dir_all(path))
+}
+
+fn was_there(path: &Path, removed: io::Result<()>) -> Result<bool, FileError> {
+    match removed {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(FileError::of("remove", path)(error)),
@@ -221,5 +230,7 @@ mod tests {
         fs::write(temporary(&path), "").unwrap();
         assert_eq!(remove(&path).unwrap().len(), 2);
         assert_eq!(names(directory.path()), [""; 0]);
+        assert!(remove_tree(directory.path()).unwrap());
+        assert!(!remove_tree(directory.path()).unwrap());
     }
 }
