@@ -1,8 +1,15 @@
 //! Arithmetic on networks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+/// The IPv6 addresses that are bound to their link (RFC 4291).
+pub const LINK_LOCAL_V6: Ipv6Network =
+    match Ipv6Network::new_checked(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10) {
+        Some(network) => network,
+        None => panic!("the prefix is longer than an address"),
+    };
 
 /// The first and last address of a network as numbers. Only comparable within one family.
 pub fn bounds(network: IpNetwork) -> (u128, u128) {
@@ -21,6 +28,35 @@ pub fn number(address: IpAddr) -> u128 {
 pub fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.is_ipv4() == other.is_ipv4()
         && (one.contains(other.network()) || other.contains(one.network()))
+}
+
+/// The networks, sorted and without host bits, less those that lie within another of them: ranges
+/// of an nftables set must not overlap.
+pub fn without_contained(networks: impl IntoIterator<Item = IpNetwork>) -> Vec<IpNetwork> {
+    let mut all: Vec<IpNetwork> = networks.into_iter().map(clean).collect();
+    // By address, then prefix: what contains a network comes before it.
+    all.sort_unstable();
+    let mut kept: Vec<IpNetwork> = Vec::new();
+    for network in all {
+        if !kept.last().is_some_and(|wide| contains(*wide, network)) {
+            kept.push(network);
+        }
+    }
+    kept
+}
+
+/// True if every address of the second network is in the first.
+pub fn contains(wide: IpNetwork, narrow: IpNetwork) -> bool {
+    wide.prefix() <= narrow.prefix() && wide.contains(narrow.network())
+}
+
+/// The network without host bits.
+pub fn clean(network: IpNetwork) -> IpNetwork {
+    match network {
+        IpNetwork::V4(v4) => Ipv4Network::new_checked(v4.network(), v4.prefix()).map(Into::into),
+        IpNetwork::V6(v6) => Ipv6Network::new_checked(v6.network(), v6.prefix()).map(Into::into),
+    }
+    .unwrap_or(network)
 }
 
 /// True for 169.254.0.0/16 and fe80::/10.
@@ -70,7 +106,45 @@ mod tests {
         }
     }
 
+    /// Networks of both families, near enough to each other to overlap.
+    fn networks() -> impl Strategy<Value = Vec<IpNetwork>> {
+        let v4 = (any::<[u8; 4]>(), 0u8..=32)
+            .prop_map(|(bytes, prefix)| IpNetwork::new(bytes.into(), prefix).unwrap());
+        let v6 = (any::<[u8; 16]>(), 0u8..=128)
+            .prop_map(|(bytes, prefix)| IpNetwork::new(bytes.into(), prefix).unwrap());
+        prop::collection::vec(prop_oneof![v4, v6], 0..40)
+    }
+
+    #[test]
+    fn a_network_within_another_is_left_out_and_host_bits_are_cleared() {
+        let given = [
+            "fd00::1/64",
+            "10.10.1.0/24",
+            "10.10.2.7/24",
+            "10.10.1.128/25",
+            "10.10.1.0/25",
+            "10.10.2.0/24",
+            "fd00::/128",
+        ];
+        let kept = without_contained(given.map(network));
+        let expected = ["10.10.1.0/24", "10.10.2.0/24", "fd00::/64"];
+        assert_eq!(kept, expected.map(network));
+    }
+
     proptest! {
+        #[test]
+        fn without_contained_keeps_every_address_once(given in networks()) {
+            let kept = without_contained(given.clone());
+            for (place, one) in kept.iter().enumerate() {
+                for other in &kept[place + 1..] {
+                    prop_assert!(!overlap(*one, *other), "{one} {other}");
+                }
+            }
+            for network in given {
+                prop_assert!(kept.iter().any(|wide| contains(*wide, network)), "{network}");
+            }
+        }
+
         #[test]
         fn overlap_agrees_with_the_bounds(a: u32, b: u32, m in 0u8..=32, n in 0u8..=32) {
             let clean = |ip: u32, prefix| {

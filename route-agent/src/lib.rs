@@ -14,6 +14,7 @@ pub mod config;
 pub mod error;
 pub mod feature;
 pub mod features;
+pub mod files;
 pub mod health;
 pub mod input;
 pub mod metrics;

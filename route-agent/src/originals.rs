@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use podwire_kernel::sysctl;
+
+use crate::files::{self, Durability, FileError};
 
 const FILE: &str = "sysctl.json";
 
@@ -20,15 +22,8 @@ pub enum Error {
     #[error(transparent)]
     Kernel(#[from] podwire_kernel::Error),
     /// The record of changed settings cannot be read or written.
-    #[error("cannot {operation} {}", path.display())]
-    Record {
-        /// What was attempted.
-        operation: &'static str,
-        /// The record.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Record(#[from] FileError),
 }
 
 /// Sets a value unless it is set, and keeps the one before; says whether it had to be changed.
@@ -56,12 +51,8 @@ pub fn restore(run_dir: &Path) -> Result<Vec<String>, Error> {
             Ok(true) => restored.push(format!("our value of sysctl {key}: it is {value} again")),
         }
     }
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed("remove", &path)(error))
-        }
-        _ => Ok(restored),
-    }
+    files::remove(&path)?;
+    Ok(restored)
 }
 
 /// Puts one setting back and forgets it; says to what, if that changed it. What we never changed
@@ -88,31 +79,19 @@ fn remember(run_dir: &Path, key: &str, before: &str) -> Result<(), Error> {
 
 fn write(run_dir: &Path, originals: &BTreeMap<String, String>) -> Result<(), Error> {
     let path = run_dir.join(FILE);
-    let write = || {
-        fs::create_dir_all(run_dir)?;
-        let temporary = path.with_extension("temp");
-        fs::write(&temporary, serde_json::to_vec_pretty(originals)?)?;
-        fs::rename(&temporary, &path)
-    };
-    write().map_err(failed("write", &path))
+    let text = serde_json::to_vec_pretty(originals)
+        .map_err(|error| FileError::of("write", &path)(error.into()))?;
+    fs::create_dir_all(run_dir).map_err(FileError::of("create", run_dir))?;
+    // The settings end with the boot, and so may their record.
+    Ok(files::replace(&path, &text, 0o644, Durability::UntilBoot)?)
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     match fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|error| failed("read", path)(error.into()))
-        }
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| FileError::of("read", path)(error.into()).into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(failed("read", path)(error)),
-    }
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Record {
-        operation,
-        path,
-        source,
+        Err(error) => Err(FileError::of("read", path)(error).into()),
     }
 }
 

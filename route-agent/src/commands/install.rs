@@ -3,21 +3,20 @@
 //! The image has no shell and no `cp`, and a plugin that is being started must not be written to
 //! ("text file busy") nor be seen half written: so the copy is made beside it and renamed over it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tracing::info;
 
 use crate::config::values::absolute_path;
+use crate::files::{self, Durability, FileError};
 
 /// The name under which the plugin is installed.
 const PLUGIN: &str = "podwire";
-/// One fixed name: what an interrupted run left is overwritten by the next.
-const TEMPORARY: &str = ".podwire.temp";
 
 /// The flags of `podwire-agent install`.
 #[derive(Debug, Clone, Args)]
@@ -60,85 +59,43 @@ impl Deref for BinDir {
     }
 }
 
-/// Why the plugin could not be installed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {}", path.display())]
-pub struct Error {
-    operation: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
 impl Install {
     /// Installs the plugin, and `loopback` as a link to it if the node has none: containerd
     /// calls that for every pod.
-    pub fn run(&self) -> Result<(), Error> {
-        fs::create_dir_all(&*self.bin_dir).map_err(failed("create", &self.bin_dir))?;
-        let wanted = fs::read(&self.plugin).map_err(failed("read", &self.plugin))?;
+    pub fn run(&self) -> Result<(), FileError> {
+        fs::create_dir_all(&*self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
+        let wanted = fs::read(&self.plugin).map_err(FileError::of("read", &self.plugin))?;
         let target = self.bin_dir.join(PLUGIN);
         if fs::read(&target).is_ok_and(|present| present == wanted) {
             info!(plugin = %target.display(), "is installed already");
         } else {
-            self.replace(&target, &wanted)?;
+            files::replace(&target, &wanted, 0o755, Durability::Durable)?;
             info!(plugin = %target.display(), "installed");
         }
         let loopback = self.bin_dir.join("loopback");
         match symlink(PLUGIN, &loopback) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(failed("create", &loopback)(error))
+                Err(FileError::of("create", &loopback)(error))
             }
             _ => Ok(()),
         }
     }
 
     /// Removes what [`run`](Self::run) has installed in this directory; returns which files.
-    pub fn remove(bin_dir: &Path) -> Result<Vec<PathBuf>, Error> {
-        let mut removed = Vec::new();
-        let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|to| to == Path::new(PLUGIN));
+    pub fn remove(bin_dir: &Path) -> Result<Vec<PathBuf>, FileError> {
+        let mut removed = files::remove(&bin_dir.join(PLUGIN))?;
         let loopback = bin_dir.join("loopback");
-        let mut paths = vec![bin_dir.join(PLUGIN), bin_dir.join(TEMPORARY)];
-        paths.extend(Some(loopback).filter(|path| is_ours(path)));
-        for path in paths {
-            match fs::remove_file(&path) {
-                Ok(()) => removed.push(path),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed("remove", &path)(error)),
-            }
+        let is_ours = fs::read_link(&loopback).is_ok_and(|to| to == Path::new(PLUGIN));
+        if is_ours && files::remove_if_there(&loopback)? {
+            removed.push(loopback);
         }
         Ok(removed)
-    }
-
-    fn replace(&self, target: &Path, content: &[u8]) -> Result<(), Error> {
-        let temporary = self.bin_dir.join(TEMPORARY);
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o755)
-                .open(&temporary)?;
-            file.write_all(content)?;
-            file.sync_all()
-        };
-        write().map_err(failed("write", &temporary))?;
-        fs::rename(&temporary, target).map_err(failed("replace", target))?;
-        let directory = File::open(&*self.bin_dir).and_then(|directory| directory.sync_all());
-        directory.map_err(failed("sync", &self.bin_dir))
-    }
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error {
-        operation,
-        path,
-        source,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;

@@ -140,8 +140,10 @@ impl Default for Config {
     }
 }
 
-// clap wants a Result, though there is nothing that is refused.
-#[allow(clippy::unnecessary_wraps)]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "clap wants a Result, though nothing is refused"
+)]
 fn balancing(text: &str) -> Result<BalancingFlag, std::convert::Infallible> {
     let known = match text.trim() {
         "random" => Some(Balancing::Random),

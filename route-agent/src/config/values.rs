@@ -20,6 +20,7 @@ pub fn absolute_path() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 /// Parses a duration such as `500ms`, `90s`, `5m` or `1h`.
+// Not jiff's friendly format, which takes many more texts (`1h 30m`, `5 mins ago`).
 pub fn duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -7,10 +7,8 @@
 //! running pods could not even be removed.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -18,23 +16,15 @@ use serde::Serialize;
 use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::files::{self, Durability, FileError};
 use crate::ours::{CONFLIST as FILE, NETWORK};
 use crate::report::{CniConfReport, Report};
 use crate::warnings::Warning;
 
-/// The name under which it is written before it is renamed: in the same directory, because
-/// containerd does not see what is renamed in from elsewhere, and with an ending that no runtime
-/// reads.
-const TEMPORARY: &str = "00-podwire.conflist.temp";
-
 /// Why the configuration is not as it should be.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {}; pods cannot start until that works", path.display())]
-pub struct ConfError {
-    operation: &'static str,
-    path: PathBuf,
-    source: io::Error,
-}
+#[error("pods cannot start until this works")]
+pub struct ConfError(#[from] FileError);
 
 /// The feature.
 #[derive(Debug, Default)]
@@ -57,7 +47,7 @@ impl Feature for CniConf {
 
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let directory = &world.config.cni_conf_dir;
-        fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        create_directory(directory)?;
         let others = others(directory)?.into_iter();
         let mut warnings: Vec<_> = others.map(|name| competitor(directory, &name)).collect();
         let mut writes = 0;
@@ -104,16 +94,9 @@ impl Feature for CniConf {
     }
 
     fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
-        let mut removed = Vec::new();
-        for name in [FILE, TEMPORARY] {
-            let path = config.cni_conf_dir.join(name);
-            match fs::remove_file(&path) {
-                Ok(()) => removed.push(format!("file {}", path.display())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed("remove", &path)(error).into()),
-            }
-        }
-        Ok(removed)
+        let removed = files::remove(&config.cni_conf_dir.join(FILE))?;
+        let named = |path: &std::path::PathBuf| format!("file {}", path.display());
+        Ok(removed.iter().map(named).collect())
     }
 }
 
@@ -224,27 +207,17 @@ fn conflist<'a>(networks: &[IpNetwork], mtu: u32, lease_dir: &'a Path) -> Confli
     }
 }
 
+fn create_directory(path: &Path) -> Result<(), ConfError> {
+    Ok(fs::create_dir_all(path).map_err(FileError::of("create", path))?)
+}
+
 /// Puts the text in place unless it is there; returns the number of writes.
 fn write(directory: &Path, text: &str) -> Result<u64, ConfError> {
-    let (path, temporary) = (directory.join(FILE), directory.join(TEMPORARY));
+    let path = directory.join(FILE);
     if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
         return Ok(0);
     }
-    let write = || {
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        // The rename itself must survive a power cut too.
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(failed("write", &path))?;
+    files::replace(&path, text.as_bytes(), 0o644, Durability::Durable)?;
     tracing::info!(path = %path.display(), "CNI configuration is in place");
     Ok(1)
 }
@@ -252,8 +225,8 @@ fn write(directory: &Path, text: &str) -> Result<u64, ConfError> {
 /// The names of other configurations in the directory.
 fn others(directory: &Path) -> Result<BTreeSet<String>, ConfError> {
     let mut names = BTreeSet::new();
-    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
-        let path = entry.map_err(failed("list", directory))?.path();
+    for entry in fs::read_dir(directory).map_err(FileError::of("list", directory))? {
+        let path = entry.map_err(FileError::of("list", directory))?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.unwrap_or_default();
@@ -272,15 +245,6 @@ fn competitor(directory: &Path, name: &str) -> Warning {
         format!("is not used, because {FILE} sorts before it; remove it if nobody needs it")
     };
     Warning::new(format!("file {}", directory.join(name).display()), text)
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConfError {
-    let path = path.to_owned();
-    move |source| ConfError {
-        operation,
-        path,
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::parts::kept_table::KeptTable;
 use crate::features::parts::signs_of_life::{self, Attachment, Missing, lifeless};
+use crate::files;
 use crate::report::Report;
 use crate::warnings::Warning;
 
@@ -224,11 +225,11 @@ impl Feature for HostPorts {
                 removed.push(format!("nftables table {FAMILY} {name}"));
             }
         }
-        let directory = self.directory.display();
-        match std::fs::remove_dir_all(&self.directory) {
-            Ok(()) => removed.push(format!("attachment records in {directory}")),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("cannot remove {directory}: {error}").into()),
+        if files::remove_tree(&self.directory)? {
+            removed.push(format!(
+                "attachment records in {}",
+                self.directory.display()
+            ));
         }
         Ok(removed)
     }

@@ -23,6 +23,7 @@ use podwire_kernel::link::Link;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless};
+use crate::files;
 use crate::ours::NETWORK;
 use crate::report::{PodReport, Report};
 
@@ -158,11 +159,9 @@ impl Feature for Leases {
 
     fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
         let directory = config.lease_dir();
-        match std::fs::remove_dir_all(&directory) {
-            Ok(()) => Ok(vec![format!("leases in {}", directory.display())]),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(format!("cannot remove {}: {error}", directory.display()).into()),
-        }
+        let removed = files::remove_tree(&directory)?;
+        let what = removed.then(|| format!("leases in {}", directory.display()));
+        Ok(what.into_iter().collect())
     }
 }
 

@@ -23,8 +23,8 @@ pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
 pub use node::Node;
 pub use service::{
-    Balancing, EndpointPort, EndpointSlice, Protocol, Service, ServiceCidr, ServiceKind,
-    ServicePort, TrafficPolicy,
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, Protocol, Repeated,
+    Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// The name of a namespaced object, printed as `namespace/name`.

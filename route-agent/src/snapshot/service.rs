@@ -4,6 +4,7 @@
 //! `service.kubernetes.io/service-proxy-name` and `service.kubernetes.io/headless`).
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -87,6 +88,36 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
+impl ServicePort {
+    /// Why a Service that has the ports `before` cannot have this one too, if it cannot: each
+    /// protocol and number is there once, and so is each name.
+    pub fn repeats(&self, before: &[ServicePort]) -> Option<Repeated> {
+        let same_number =
+            |other: &ServicePort| other.port == self.port && other.protocol == self.protocol;
+        if before.iter().any(same_number) {
+            return Some(Repeated::Number);
+        }
+        let same_name = |other: &ServicePort| other.name == self.name;
+        before.iter().any(same_name).then_some(Repeated::Name)
+    }
+}
+
+/// What an earlier port of the same Service has too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeated {
+    /// The protocol and number.
+    Number,
+    /// The name.
+    Name,
+}
+
+/// For how many seconds a client with ClientIP affinity is remembered if the Service says nothing
+/// usable.
+pub const AFFINITY_DEFAULT: u32 = 10_800;
+
+/// The seconds that the API allows: up to a day.
+pub const AFFINITY_SECONDS: RangeInclusive<u32> = 1..=86_400;
+
 /// A Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -99,7 +130,7 @@ pub struct Service {
     pub kind: ServiceKind,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub cluster_ips: Box<[IpAddr]>,
-    /// `spec.ports`.
+    /// `spec.ports`; none [repeats](ServicePort::repeats) an earlier one.
     pub ports: Box<[ServicePort]>,
     /// `spec.externalIPs`.
     pub external_ips: Few<IpAddr>,
@@ -111,7 +142,7 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,
-    /// Time-out of ClientIP affinity in seconds, if it is on.
+    /// Time-out of ClientIP affinity in seconds, if it is on; within [`AFFINITY_SECONDS`].
     pub affinity: Option<u32>,
     /// `spec.healthCheckNodePort`, where it applies.
     pub health_check_node_port: Option<u16>,

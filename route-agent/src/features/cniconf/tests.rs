@@ -1,9 +1,11 @@
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::error::chain;
 use crate::features::test_node::TestNode;
 use crate::snapshot::Node;
 use crate::uplink::Uplink;
@@ -143,7 +145,7 @@ fn competitors_are_named() {
         "10-kindnet.conflist",
         "x.json",
         "README.md",
-        TEMPORARY,
+        ".00-podwire.conflist.temp",
     ] {
         fs::write(node.config.cni_conf_dir.join(name), "").unwrap();
     }
@@ -173,7 +175,8 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
     let blocked = node.path("file");
     fs::write(&blocked, "").unwrap();
     node.config.cni_conf_dir = blocked.join("net.d");
-    let error = node.sync(&mut CniConf).unwrap_err().to_string();
+    let error = chain(&*node.sync(&mut CniConf).unwrap_err());
+    assert!(error.starts_with("pods cannot start"), "{error}");
     assert!(error.contains("file/net.d"), "{error}");
 }
 

@@ -101,17 +101,32 @@ struct Taken<'a> {
 /// The claims that hold, by family and first address. They never overlap.
 type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
 
-/// What should be there, or why nothing can be said, if nobody else says so: without an uplink that
-/// works, routes stay as they are.
+/// Why nothing can be said about routes, which then stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoUplink {
+    /// There is none; the loop, which looks for it, has reported that.
+    NotFound,
+    /// There is one that does not work.
+    Unusable(Warning),
+}
+
+impl NoUplink {
+    /// What is still to be reported.
+    pub fn warning(self) -> Option<Warning> {
+        match self {
+            NoUplink::NotFound => None,
+            NoUplink::Unusable(warning) => Some(warning),
+        }
+    }
+}
+
+/// What should be there.
 pub fn desired(
     snapshot: &Snapshot,
     own: &Arc<str>,
     uplink: Option<&Uplink>,
-) -> Result<Desired, Option<Warning>> {
-    let Some(uplink) = uplink else {
-        // The loop that looks for it has said so.
-        return Err(None);
-    };
+) -> Result<Desired, NoUplink> {
+    let uplink = uplink.ok_or(NoUplink::NotFound)?;
     usable(uplink)?;
     let mut desired = Desired::default();
     let mut claims = Claims::new();
@@ -151,21 +166,16 @@ pub fn desired(
     Ok(desired)
 }
 
-fn usable(uplink: &Uplink) -> Result<(), Warning> {
-    let object = || format!("uplink {}", uplink.name);
-    if !uplink.up {
-        return Err(Warning::new(
-            object(),
-            "is down; routes stay as they are until it is up",
-        ));
-    }
-    if uplink.on_link.is_empty() {
-        return Err(Warning::new(
-            object(),
-            "has no address; routes stay as they are until it has",
-        ));
-    }
-    Ok(())
+fn usable(uplink: &Uplink) -> Result<(), NoUplink> {
+    let text = if !uplink.up {
+        "is down; routes stay as they are until it is up"
+    } else if uplink.on_link.is_empty() {
+        "has no address; routes stay as they are until it has one"
+    } else {
+        return Ok(());
+    };
+    let warning = Warning::new(format!("uplink {}", uplink.name), text);
+    Err(NoUplink::Unusable(warning))
 }
 
 /// Ourselves first, then the older before the newer: of two Nodes with one podCIDR that one keeps

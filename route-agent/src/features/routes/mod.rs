@@ -20,7 +20,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
-pub use desired::{Desired, METRIC, UNREACHABLE_METRIC, desired};
+pub use desired::{Desired, METRIC, NoUplink, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
 use refused::{InUse, Refused};
 
@@ -112,7 +112,7 @@ impl Routes {
     }
 
     /// Computes the desired routes again if they may have changed, or says why it cannot.
-    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), Option<Warning>> {
+    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), NoUplink> {
         if self.stale {
             let desired = desired(world.snapshot, world.own_name(), world.uplink)?;
             let left = self.desired.left_by(&desired);
@@ -250,9 +250,9 @@ impl Feature for Routes {
             Some(observed) => observed,
             None => self.observe()?,
         };
-        if let Err(warning) = decided {
-            let standing = self.desired.warnings.iter().cloned();
-            let mut warnings: Vec<Warning> = standing.chain(warning).collect();
+        if let Err(why) = decided {
+            let mut warnings = self.desired.warnings.clone();
+            warnings.extend(why.warning());
             // What was refused long enough is not refused for want of an uplink.
             let known = warnings.len();
             let writes = self.keep_refused(world, &observed, &mut warnings);

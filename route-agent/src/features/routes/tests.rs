@@ -210,7 +210,7 @@ fn a_peer_with_our_own_address_is_named() {
 #[test]
 fn without_an_uplink_that_works_nothing_is_said_about_routes() {
     let (nodes, own) = (snapshot([own()]), Arc::from("worker"));
-    assert_eq!(desired(&nodes, &own, None), Err(None), "the loop names it");
+    assert_eq!(desired(&nodes, &own, None), Err(NoUplink::NotFound));
     assert!(
         desired(
             &nodes,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
+use crate::cidr::is_link_local;
 use crate::snapshot;
 use crate::source::objects::{Checker, Metadata, Names, Text, Unnamed, nullable};
 
@@ -109,11 +110,7 @@ fn internal_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
         let Some(ip) = checker.address(field, &address.address) else {
             continue;
         };
-        let link_local = match ip {
-            IpAddr::V4(v4) => v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        };
-        if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local {
+        if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || is_link_local(ip) {
             checker.bad(
                 field,
                 address.address.shown(),

@@ -2,16 +2,14 @@
 
 use serde::Deserialize;
 
-use crate::snapshot::{self, Balancing, ServiceKind, ServicePort, TrafficPolicy};
+use crate::snapshot::{
+    self, AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, Repeated, ServiceKind, ServicePort,
+    TrafficPolicy,
+};
 use crate::source::objects::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
 
 /// The annotation by which one Service chooses how its connections are spread.
 pub const BALANCING_ANNOTATION: &str = "podwire.io/balancing";
-
-/// Kubernetes' default time-out of ClientIP affinity, in seconds.
-const AFFINITY_DEFAULT: u32 = 10_800;
-/// The longest that the API allows, in seconds: a day.
-const AFFINITY_LONGEST: i64 = 86_400;
 
 /// A Service.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -217,25 +215,21 @@ fn ports(spec: &ServiceSpec, names: &mut Names, checker: &mut Checker) -> Vec<Se
             }
             continue;
         };
-        if found
-            .iter()
-            .any(|other| other.port == number && other.protocol == protocol)
-        {
-            checker.bad("spec.ports[].port", number.to_string(), "is given twice");
-            continue;
-        }
-        let name = names.get(port.name.get().unwrap_or(""));
-        if found.iter().any(|other| other.name == name) {
-            checker.bad("spec.ports[].name", &*name, "is given twice");
-            continue;
-        }
-        let node_port = checker.port("spec.ports[].nodePort", &port.node_port);
-        found.push(ServicePort {
-            name,
+        let new = ServicePort {
+            name: names.get(port.name.get().unwrap_or("")),
             protocol,
             port: number,
-            node_port,
-        });
+            node_port: checker.port("spec.ports[].nodePort", &port.node_port),
+        };
+        match new.repeats(&found) {
+            None => found.push(new),
+            Some(Repeated::Number) => {
+                checker.bad("spec.ports[].port", number.to_string(), "is given twice");
+            }
+            Some(Repeated::Name) => {
+                checker.bad("spec.ports[].name", &*new.name, "is given twice");
+            }
+        }
     }
     found
 }
@@ -280,7 +274,7 @@ fn affinity(spec: &ServiceSpec, checker: &mut Checker) -> Option<u32> {
     match &spec.session_affinity_config.client_ip.timeout_seconds {
         Number::Absent => Some(AFFINITY_DEFAULT),
         Number::Of(seconds) => match u32::try_from(*seconds) {
-            Ok(valid) if (1..=AFFINITY_LONGEST).contains(seconds) => Some(valid),
+            Ok(valid) if AFFINITY_SECONDS.contains(&valid) => Some(valid),
             _ => {
                 let reason = "is not between 1 and 86400; taken as 10800";
                 checker.bad(field, seconds.to_string(), reason);
