@@ -16,6 +16,7 @@ use crate::features::services::desired::endpoints::{self, Family, Here};
 use crate::features::services::desired::frontends::{self, Front};
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
+use crate::features::services::layout::limits;
 use crate::features::services::table::state::{Done, FamilyTable};
 use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
@@ -116,7 +117,7 @@ impl Notes {
             }
             for table in tables {
                 texts.extend(table.conflicts(name));
-                texts.extend(table.applied(name).into_iter().flat_map(Plan::warnings));
+                texts.extend(table.applied(name).into_iter().flat_map(limits::warnings));
                 let refused = table.refused().get(name);
                 texts.extend(
                     refused.map(|why| format!("the kernel refuses it: {why}; tried again")),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::cidr;
 use crate::snapshot::{EndpointRef, EndpointSlice, Protocol};
 
 /// An address family. Each has a table of its own; neither depends on the other.
@@ -169,11 +170,7 @@ pub fn unusable(address: IpAddr) -> Option<&'static str> {
     if let Some(reason) = no_destination(address) {
         return Some(reason);
     }
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    link_local.then_some("is a link-local address, which no other node can reach")
+    cidr::is_link_local(address).then_some("is a link-local address, which no other node can reach")
 }
 
 /// Why an address cannot be the destination of ordinary traffic, if it cannot.

@@ -6,12 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::features::services::desired::endpoints::{Family, no_destination};
-use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort};
-
-/// A client is remembered this long if the Service says nothing usable, in seconds.
-const AFFINITY_DEFAULT: u32 = 10_800;
-/// The longest time that the API allows, in seconds.
-const AFFINITY_LONGEST: u32 = 86_400;
+use crate::snapshot::{
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
+};
 
 /// One place where a Service port can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,7 +151,7 @@ pub fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Fron
 /// The affinity time-out in seconds, within the limits of the API.
 pub fn affinity(service: &Service) -> Option<u32> {
     let seconds = service.affinity?;
-    let usable = (1..=AFFINITY_LONGEST).contains(&seconds);
+    let usable = AFFINITY_SECONDS.contains(&seconds);
     Some(if usable { seconds } else { AFFINITY_DEFAULT })
 }
 
@@ -223,8 +220,9 @@ pub fn warnings(service: &Service) -> Vec<String> {
     if affinity(service) != service.affinity {
         let given = service.affinity.unwrap_or_default();
         texts.push(format!(
-            "affinity time-out of {given} s is out of range (1 to {AFFINITY_LONGEST}): \
-             {AFFINITY_DEFAULT} s is used"
+            "affinity time-out of {given} s is out of range ({} to {}): {AFFINITY_DEFAULT} s is used",
+            AFFINITY_SECONDS.start(),
+            AFFINITY_SECONDS.end()
         ));
     }
     texts
@@ -237,15 +235,14 @@ fn port_fault(port: &ServicePort, before: &[ServicePort]) -> Option<&'static str
     if !port.name.is_empty() && !is_label(&port.name) {
         return Some("its name is not a DNS label (at most 63 of a-z, 0-9 and `-`)");
     }
-    let same_number = |other: &&ServicePort| {
-        other.protocol == port.protocol && other.port == port.port && other.port != 0
-    };
-    if before.iter().any(|other| same_number(&other)) {
+    let same_number =
+        |other: &ServicePort| other.protocol == port.protocol && other.port == port.port;
+    if before.iter().any(same_number) {
         return Some("an earlier port of the Service has the same number and protocol");
     }
     let same_name =
-        |other: &&ServicePort| other.protocol == port.protocol && other.name == port.name;
-    if before.iter().any(|other| same_name(&other)) {
+        |other: &ServicePort| other.protocol == port.protocol && other.name == port.name;
+    if before.iter().any(same_name) {
         return Some("an earlier port of the Service has the same name and protocol");
     }
     None

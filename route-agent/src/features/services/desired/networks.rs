@@ -2,9 +2,9 @@
 
 use ipnetwork::IpNetwork;
 
+use crate::cidr::without_contained;
 use crate::config::services::{Config, NodePortAddresses};
 use crate::features::services::desired::endpoints::Family;
-use crate::features::services::desired::plan::without_overlaps;
 use crate::snapshot::{Node, Snapshot};
 
 /// The networks of one family, each list sorted and without overlaps.
@@ -28,7 +28,7 @@ pub fn desired(
     family: Family,
 ) -> Networks {
     let of_family = |list: &mut dyn Iterator<Item = IpNetwork>| {
-        without_overlaps(list.filter(|network| Family::of(network.ip()) == family))
+        without_contained(list.filter(|network| Family::of(network.ip()) == family)).into()
     };
     let own_pods = own
         .map(|node| node.pod_cidrs.as_slice())

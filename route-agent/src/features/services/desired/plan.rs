@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::cidr::without_contained;
 use crate::features::services::desired::endpoints::{self, Backend, Family, Here, Selected};
 use crate::features::services::desired::frontends::{self, Claim, Front};
-use crate::features::services::layout::answers::MOST_ENDPOINTS;
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
 
 /// What the kernel must do for one Service, in one family.
@@ -120,20 +120,6 @@ impl Plan {
         }
     }
 
-    /// What of the Service cannot be done.
-    pub fn warnings(&self) -> impl Iterator<Item = String> {
-        let of_port = |port: &PortPlan| {
-            let count = port.cluster.len().max(port.local.len());
-            let more = count.checked_sub(MOST_ENDPOINTS).filter(|more| *more > 0)?;
-            let (number, protocol) = (port.port, port.protocol.name());
-            Some(format!(
-                "port {number}/{protocol} has {count} endpoints and only {MOST_ENDPOINTS} can be \
-                 told apart: the other {more} get no connections; spread them over several Services"
-            ))
-        };
-        self.ports.iter().filter_map(of_port)
-    }
-
     /// Everything that the Service has been granted.
     pub fn claims(&self) -> impl Iterator<Item = Claim> {
         let addresses = self
@@ -206,25 +192,7 @@ fn sources(
         .source_ranges
         .iter()
         .filter(|range| Family::of(range.ip()) == family);
-    Some(without_overlaps(ours.copied().chain(itself)))
-}
-
-/// Networks without those that lie within another, sorted.
-pub fn without_overlaps(networks: impl IntoIterator<Item = IpNetwork>) -> Box<[IpNetwork]> {
-    let mut widest_first: Vec<IpNetwork> = networks
-        .into_iter()
-        .filter_map(|network| IpNetwork::new(network.network(), network.prefix()).ok())
-        .collect();
-    widest_first.sort_unstable_by_key(|network| (network.ip(), network.prefix()));
-    let mut kept: Vec<IpNetwork> = Vec::new();
-    for network in widest_first {
-        let covered =
-            |wide: &IpNetwork| wide.contains(network.ip()) && wide.prefix() <= network.prefix();
-        if !kept.last().is_some_and(covered) {
-            kept.push(network);
-        }
-    }
-    kept.into()
+    Some(without_contained(ours.copied().chain(itself)).into())
 }
 
 #[cfg(test)]

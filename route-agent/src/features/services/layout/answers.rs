@@ -8,11 +8,12 @@
 
 use podwire_kernel::nft::{Field, Set};
 
-use crate::features::services::layout::elements::SCRATCH;
 use crate::features::services::layout::names::{Fixed, Pool, Shared};
 
-/// Endpoints of one Service port that can be told apart: what a number and a slot have room for.
-pub const MOST_ENDPOINTS: usize = 0xffff;
+/// The upper bits of every answer and of every endpoint number.
+pub const SCRATCH: u32 = 0x7000_0000;
+/// The bits that tell such a number from a real packet priority.
+pub const SCRATCH_MASK: u32 = 0xf000_0000;
 
 /// What a portal says of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,6 +160,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::features::services::layout::limits::MOST_ENDPOINTS;
 
     fn all() -> Vec<Answer> {
         let mut all = vec![

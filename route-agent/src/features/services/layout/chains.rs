@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use podwire_kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Set, Source};
+use podwire_kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Source};
 
-use crate::config::services::Config;
 use crate::features::services::layout::elements::OwnChain;
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, OwnKind, Pool, Shared};
-use crate::features::services::layout::skeleton::{Words, pool_key};
+use crate::features::services::layout::words::{Words, pool_key};
 use crate::snapshot::{Balancing, ObjectName};
-
-/// So many clients of one Service port are remembered; more are served and forgotten.
-const CLIENTS: u32 = 65_536;
 
 /// The same on every node and after every restart, so that a client keeps its endpoint.
 const SEED: u32 = 0x7077;
@@ -116,23 +112,4 @@ fn forget(clients: &str, saddr: Field) -> Rule {
         *op = DynsetOp::Delete;
     }
     rule
-}
-
-impl Words {
-    pub(super) fn affinity_set(&self, map: AffinityMap, config: &Config) -> Set {
-        match map.holds {
-            AffinityHolds::Clients => Set::map(&[self.saddr], &[Field::Priority])
-                .dynamic(CLIENTS)
-                .with_timeouts(),
-            AffinityHolds::Choices => Set::map(&[Field::Slot], &[Field::Priority]),
-            AffinityHolds::Endpoints => {
-                let set = Set::map(&[Field::Priority], &[self.daddr, Field::ThDport]);
-                if config.counters {
-                    set.with_counters()
-                } else {
-                    set
-                }
-            }
-        }
-    }
 }

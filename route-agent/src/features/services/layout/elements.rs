@@ -12,7 +12,8 @@ use ipnetwork::IpNetwork;
 use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Front;
 use crate::features::services::desired::plan::{Plan, PortPlan};
-use crate::features::services::layout::answers::{Answer, MOST_ENDPOINTS, OwnAnswer};
+use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
+use crate::features::services::layout::limits::MOST_ENDPOINTS;
 use crate::features::services::layout::names::{
     AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared,
 };
@@ -189,11 +190,6 @@ pub fn endpoint_number(backend: &Backend) -> u32 {
     let folded = (hash ^ (hash >> 32)) as u32;
     SCRATCH | (folded & !SCRATCH_MASK)
 }
-
-/// The upper bits of every endpoint number.
-pub const SCRATCH: u32 = 0x7000_0000;
-/// The bits that tell an endpoint number from a real packet priority.
-pub const SCRATCH_MASK: u32 = 0xf000_0000;
 
 /// Which endpoints, and by which chains they are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

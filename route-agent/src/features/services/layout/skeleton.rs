@@ -10,9 +10,10 @@ use podwire_kernel::nft::{
 };
 
 use crate::config::services::{Config, NodePortAddresses};
-use crate::features::services::layout::answers::Answer;
-use crate::features::services::layout::elements::{SCRATCH, SCRATCH_MASK};
-use crate::features::services::layout::names::{Fixed, Map, Pool};
+use crate::features::services::layout::answers::{Answer, SCRATCH, SCRATCH_MASK};
+use crate::features::services::layout::names::{Fixed, Map};
+use crate::features::services::layout::sets::{networks, set_of};
+use crate::features::services::layout::words::Words;
 use crate::snapshot::Protocol;
 
 /// The order in which rejects of unallocated addresses run: after every destination NAT, also
@@ -21,18 +22,6 @@ const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
 
 /// The chain that decides about connections to ClusterIPs.
 pub const TO_CLUSTER_IP: &str = "to-cluster-ip";
-
-/// Names of the sets that hold networks.
-pub mod networks {
-    /// Pods of the whole cluster.
-    pub const PODS: &str = "pod-cidrs";
-    /// Pods of this node.
-    pub const OWN_PODS: &str = "node-pod-cidrs";
-    /// Addresses that Services may get.
-    pub const SERVICES: &str = "service-cidrs";
-    /// Where node ports answer, unless it is everywhere.
-    pub const NODE_PORTS: &str = "nodeport-addresses";
-}
 
 /// What is always there, in the order in which `nft list` is to show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,110 +35,39 @@ pub struct Skeleton {
 /// The skeleton of a family's table.
 pub fn skeleton(family: Family, config: &Config) -> Skeleton {
     let words = Words::of(family);
+    let parts = Parts { words, config };
     Skeleton {
-        sets: words.sets(config),
-        chains: words.chains(config),
+        sets: parts.sets(),
+        chains: parts.chains(),
     }
 }
 
-/// The set that a map lies in, without elements.
-pub fn set_of(map: Map, family: Family, config: &Config) -> Set {
-    let words = Words::of(family);
-    let counted = |set: Set| {
-        if config.counters {
-            set.with_counters()
-        } else {
-            set
-        }
-    };
-    let vip = words.vip();
-    let port = [Field::L4Proto, Field::ThDport];
-    let slot = |key: &[Field]| [key, &[Field::Slot]].concat();
-    let backend = [words.daddr, Field::ThDport];
-    match map {
-        Map::Services | Map::Allowed | Map::Inside | Map::Outside => {
-            counted(Set::map(&vip, &[Field::Priority]))
-        }
-        Map::NodePorts | Map::NodePortsInside | Map::NodePortsOutside => {
-            counted(Set::map(&port, &[Field::Priority]))
-        }
-        Map::Answers => Set::verdict_map(&[Field::Priority]),
-        Map::OwnChains => Set::verdict_map(&[&vip[..], &[Field::Priority]].concat()),
-        Map::NodePortOwnChains => Set::verdict_map(&[&port[..], &[Field::Priority]].concat()),
-        Map::MasqueradeVips => counted(Set::verdict_map(&vip)),
-        Map::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
-        Map::Pool(pool) if pool.has_address() => counted(Set::map(&slot(&vip), &backend)),
-        Map::Pool(_) => counted(Set::map(&slot(&port), &backend)),
-        Map::AllowedSources => {
-            counted(Set::of(&[&vip[..], &[words.saddr]].concat()).with_intervals())
-        }
-        Map::ClusterIps => Set::of(&[words.daddr]),
-        Map::Hairpin => counted(Set::of(&[words.saddr, words.daddr])),
-        Map::Affinity(map) => words.affinity_set(map, config),
-    }
+/// Makes the parts of the skeleton.
+struct Parts<'a> {
+    words: Words,
+    config: &'a Config,
 }
 
-/// What the two families call the same thing.
-pub(super) struct Words {
-    pub family: Family,
-    pub saddr: Field,
-    pub daddr: Field,
-    original_daddr: CtKey,
-    icmp: u8,
-    echo_request: u8,
-    /// What a ping to a ClusterIP is answered with, so that a learner sees that the address lives
-    /// but does not do ICMP.
-    no_ping: Reject,
-    refused: Reject,
-}
-
-impl Words {
-    pub fn of(family: Family) -> Words {
-        match family {
-            Family::Ip6 => Words {
-                family,
-                saddr: Field::Ip6Saddr,
-                daddr: Field::Ip6Daddr,
-                original_daddr: CtKey::DstIp6,
-                icmp: 58,
-                echo_request: 128,
-                no_ping: Reject::Icmp(1), // administratively prohibited (RFC 4443)
-                refused: Reject::ICMP6_PORT_UNREACHABLE,
-            },
-            _ => Words {
-                family,
-                saddr: Field::IpSaddr,
-                daddr: Field::IpDaddr,
-                original_daddr: CtKey::DstIp,
-                icmp: 1,
-                echo_request: 8,
-                no_ping: Reject::Icmp(2), // protocol unreachable (RFC 792)
-                refused: Reject::ICMP_PORT_UNREACHABLE,
-            },
-        }
-    }
-
-    /// `ip daddr . meta l4proto . th dport`
-    pub fn vip(&self) -> [Field; 3] {
-        [self.daddr, Field::L4Proto, Field::ThDport]
-    }
-
-    fn sets(&self, config: &Config) -> Vec<(&'static str, Set)> {
-        let fixed = Map::FIXED
-            .into_iter()
-            .filter_map(|map| Some((map.fixed_name()?, set_of(map, self.family, config))));
+impl Parts<'_> {
+    fn sets(&self) -> Vec<(&'static str, Set)> {
+        let fixed = Map::FIXED.into_iter().filter_map(|map| {
+            Some((
+                map.fixed_name()?,
+                set_of(map, self.words.family, self.config),
+            ))
+        });
         let network = |field| Set::of(&[field]).with_intervals();
         let mut sets: Vec<(&'static str, Set)> = fixed.collect();
-        sets.push((networks::PODS, network(self.saddr)));
-        sets.push((networks::OWN_PODS, network(self.saddr)));
-        sets.push((networks::SERVICES, network(self.daddr)));
-        if config.node_port_addresses != NodePortAddresses::All {
-            sets.push((networks::NODE_PORTS, network(self.daddr)));
+        sets.push((networks::PODS, network(self.words.saddr)));
+        sets.push((networks::OWN_PODS, network(self.words.saddr)));
+        sets.push((networks::SERVICES, network(self.words.daddr)));
+        if self.config.node_port_addresses != NodePortAddresses::All {
+            sets.push((networks::NODE_PORTS, network(self.words.daddr)));
         }
         sets
     }
 
-    fn chains(&self, config: &Config) -> Vec<(&'static str, Chain)> {
+    fn chains(&self) -> Vec<(&'static str, Chain)> {
         let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
         let to_services =
             || nat(Hook::Prerouting, priority::DSTNAT).with_rule(Rule::new().jump("services"));
@@ -161,11 +79,11 @@ impl Words {
         let mut chains = vec![
             ("prerouting", to_services()),
             ("output", output),
-            ("services", self.services(config)),
+            ("services", self.services()),
             (Fixed::CheckSource.name(), self.check_source()),
             (
                 Fixed::ExternalLocal.name(),
-                self.by_client(&self.vip(), Map::Inside, Map::Outside),
+                self.by_client(&self.words.vip(), Map::Inside, Map::Outside),
             ),
             (
                 Fixed::NodePortLocal.name(),
@@ -177,7 +95,7 @@ impl Words {
             ),
             (
                 Fixed::OwnChain.name(),
-                own_chain(&self.vip(), Map::OwnChains),
+                own_chain(&self.words.vip(), Map::OwnChains),
             ),
             (
                 Fixed::NodePortOwnChain.name(),
@@ -195,19 +113,19 @@ impl Words {
             ("prerouting-unallocated", unallocated(Hook::Prerouting)),
             ("output-unallocated", unallocated(Hook::Output)),
         ];
-        if self.family == Family::Ip && config.localhost_node_ports {
+        if self.words.family == Family::Ip && self.config.localhost_node_ports {
             chains.push(("guard-localhost", self.guard()));
         }
-        chains.extend(self.way_out(config));
+        chains.extend(self.way_out());
         chains
     }
 
     /// The chains that decide whether a connection is masqueraded.
-    fn way_out(&self, config: &Config) -> [(&'static str, Chain); 7] {
+    fn way_out(&self) -> [(&'static str, Chain); 7] {
         [
             ("postrouting", self.postrouting()),
             ("why-masquerade", self.why_masquerade()),
-            (TO_CLUSTER_IP, self.to_cluster_ip(config)),
+            (TO_CLUSTER_IP, self.to_cluster_ip()),
             (Fixed::PolicyCluster.name(), self.policy_cluster()),
             (
                 Fixed::NodePortPolicyCluster.name(),
@@ -222,15 +140,15 @@ impl Words {
     }
 
     /// The portal: every new connection comes through here.
-    fn services(&self, config: &Config) -> Chain {
-        let portal = answered(Rule::new(), &self.vip(), Map::Services);
+    fn services(&self) -> Chain {
+        let portal = answered(Rule::new(), &self.words.vip(), Map::Services);
         let mut chain = Chain::regular()
             .with_rule(portal.comment("address and port of a Service"))
             .with_rule(ask(Answer::CheckSource))
             .with_rule(ask(Answer::ExternalLocal))
-            .with_rule(self.node_ports(config))
-            .with_rule(self.ask_node_port(config));
-        if config.cluster_ip_echo {
+            .with_rule(self.node_ports())
+            .with_rule(self.ask_node_port());
+        if self.config.cluster_ip_echo {
             let redirect = Expr::Redirect {
                 flags: 0,
                 port_min: None,
@@ -238,40 +156,40 @@ impl Words {
             };
             let rule = self
                 .ping(Rule::new())
-                .in_set(&[self.daddr], "cluster-ips")
+                .in_set(&[self.words.daddr], "cluster-ips")
                 .counter();
             chain = chain.with_rule(
                 rule.with(redirect)
                     .comment("ping to a ClusterIP: the node answers"),
             );
         }
-        let unknown = Rule::new().in_set(&[self.daddr], "cluster-ips");
+        let unknown = Rule::new().in_set(&[self.words.daddr], "cluster-ips");
         chain.with_rule(self.not_local(unknown).goto("no-such-port"))
     }
 
-    fn node_ports(&self, config: &Config) -> Rule {
-        let rule = self.at_node_ports(Rule::new(), config);
+    fn node_ports(&self) -> Rule {
+        let rule = self.at_node_ports(Rule::new());
         answered(rule, &[Field::L4Proto, Field::ThDport], Map::NodePorts).comment("node port")
     }
 
     /// With the conditions of the node ports again: a program on the node may have set the number.
-    fn ask_node_port(&self, config: &Config) -> Rule {
+    fn ask_node_port(&self) -> Rule {
         let answer = Answer::NodePortLocal;
-        let rule = self.at_node_ports(of_answer(answer), config);
+        let rule = self.at_node_ports(of_answer(answer));
         rule.goto(&answer.chain()).comment(&answer.comment())
     }
 
     /// Where node ports answer.
-    fn at_node_ports(&self, mut rule: Rule, config: &Config) -> Rule {
-        if config.node_port_addresses != NodePortAddresses::All {
-            rule = rule.in_set(&[self.daddr], networks::NODE_PORTS);
-        } else if self.family == Family::Ip6 {
+    fn at_node_ports(&self, mut rule: Rule) -> Rule {
+        if self.config.node_port_addresses != NodePortAddresses::All {
+            rule = rule.in_set(&[self.words.daddr], networks::NODE_PORTS);
+        } else if self.words.family == Family::Ip6 {
             let localhost = std::net::Ipv6Addr::LOCALHOST;
-            rule = rule.is_not(self.daddr, &KeyBuf::new().address(localhost));
-        } else if !config.localhost_node_ports
+            rule = rule.is_not(self.words.daddr, &KeyBuf::new().address(localhost));
+        } else if !self.config.localhost_node_ports
             && let Ok(localhost) = "127.0.0.0/8".parse()
         {
-            rule = rule.within(self.daddr, Comparison::Neq, localhost);
+            rule = rule.within(self.words.daddr, Comparison::Neq, localhost);
         }
         rule.is(
             Source::address_type(fib_flag::DADDR),
@@ -281,11 +199,11 @@ impl Words {
 
     /// Source ranges are checked before anything else is decided.
     fn check_source(&self) -> Chain {
-        let key = [&self.vip()[..], &[self.saddr]].concat();
+        let key = [&self.words.vip()[..], &[self.words.saddr]].concat();
         Chain::regular()
             .with_rule(answered(
                 Rule::new().in_set(&key[..], "allowed-sources"),
-                &self.vip(),
+                &self.words.vip(),
                 Map::Allowed,
             ))
             .with_rule(ask(Answer::ExternalLocal))
@@ -299,7 +217,7 @@ impl Words {
 
     /// Policy Local: this node and its pods may use any endpoint, others those of this node.
     fn by_client(&self, key: &[Field], inside: Map, outside: Map) -> Chain {
-        let from_pods = Rule::new().in_set(&[self.saddr], networks::OWN_PODS);
+        let from_pods = Rule::new().in_set(&[self.words.saddr], networks::OWN_PODS);
         let from_here = self.of_this_node(Rule::new());
         Chain::regular()
             .with_rule(
@@ -317,13 +235,16 @@ impl Words {
             .l4proto(Protocol::Tcp.number())
             .counter()
             .reject(Reject::TcpReset);
-        Chain::regular()
-            .with_rule(tcp.comment(why))
-            .with_rule(Rule::new().counter().reject(self.refused).comment(why))
+        Chain::regular().with_rule(tcp.comment(why)).with_rule(
+            Rule::new()
+                .counter()
+                .reject(self.words.refused)
+                .comment(why),
+        )
     }
 
     fn no_such_port(&self) -> Chain {
-        let ping = self.ping(Rule::new()).counter().reject(self.no_ping);
+        let ping = self.ping(Rule::new()).counter().reject(self.words.no_ping);
         let mut chain = Chain::regular()
             .with_rule(ping.comment("a ClusterIP has ports and does not answer ping"));
         chain
@@ -333,7 +254,7 @@ impl Words {
     }
 
     fn unallocated(&self) -> Rule {
-        let rule = Rule::new().in_set(&[self.daddr], networks::SERVICES);
+        let rule = Rule::new().in_set(&[self.words.daddr], networks::SERVICES);
         self.not_local(rule)
             .counter()
             .drop()
@@ -343,7 +264,7 @@ impl Words {
     /// Nobody but the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
     fn guard(&self) -> Chain {
         let rule = match "127.0.0.0/8".parse() {
-            Ok(localhost) => Rule::new().within(self.daddr, Comparison::Eq, localhost),
+            Ok(localhost) => Rule::new().within(self.words.daddr, Comparison::Eq, localhost),
             Err(_) => Rule::new(),
         };
         let rule = rule.iifname_is_not("lo").counter().drop();
@@ -378,7 +299,7 @@ impl Words {
     /// Services costs most, and for what comes from pods, which is most, it need not be done.
     fn why_masquerade(&self) -> Chain {
         let hairpin = Rule::new()
-            .in_set(&[self.saddr, self.daddr], "hairpin")
+            .in_set(&[self.words.saddr, self.words.daddr], "hairpin")
             .counter();
         let mut chain =
             Chain::regular().with_rule(masquerade(hairpin).comment("a pod that reached itself"));
@@ -395,7 +316,7 @@ impl Words {
             Source::Field(Field::L4Proto),
             Source::original(CtKey::ProtoDst),
         ];
-        let vip = [&[Source::original(self.original_daddr)][..], &port].concat();
+        let vip = [&[Source::original(self.words.original_daddr)][..], &port].concat();
         chain.rules.extend(by_protocol(&vip, Map::MasqueradeVips));
         chain
             .rules
@@ -404,13 +325,13 @@ impl Words {
     }
 
     /// Whoever is no pod cannot be answered by the endpoint itself.
-    fn to_cluster_ip(&self, config: &Config) -> Chain {
+    fn to_cluster_ip(&self) -> Chain {
         let to_cluster_ip = masquerade(self.of_cluster_ip(Rule::new()).counter());
-        if config.masquerade_all {
+        if self.config.masquerade_all {
             return Chain::regular()
                 .with_rule(to_cluster_ip.comment("to a ClusterIP: all are masqueraded"));
         }
-        let from_pod = Rule::new().in_set(&[self.saddr], networks::PODS);
+        let from_pod = Rule::new().in_set(&[self.words.saddr], networks::PODS);
         Chain::regular()
             .with_rule(
                 from_pod
@@ -422,7 +343,10 @@ impl Words {
     }
 
     fn of_cluster_ip(&self, rule: Rule) -> Rule {
-        rule.in_set(&[Source::original(self.original_daddr)][..], "cluster-ips")
+        rule.in_set(
+            &[Source::original(self.words.original_daddr)][..],
+            "cluster-ips",
+        )
     }
 
     /// The port alone does not say that the connection came to a node port.
@@ -468,13 +392,13 @@ impl Words {
 
     fn ping(&self, rule: Rule) -> Rule {
         let base = podwire_kernel::nft::PayloadBase::Transport;
-        rule.l4proto(self.icmp).is(
+        rule.l4proto(self.words.icmp).is(
             Source::Payload {
                 base,
                 offset: 0,
                 len: 1,
             },
-            &[self.echo_request],
+            &[self.words.echo_request],
         )
     }
 }
@@ -510,15 +434,4 @@ fn masquerade(rule: Rule) -> Rule {
 
 fn drop(why: &str) -> Chain {
     Chain::regular().with_rule(Rule::new().counter().drop().comment(why))
-}
-
-/// The key that an endpoint map is asked with, but for the slot.
-pub(super) fn pool_key(words: &Words, pool: Pool) -> Vec<Source> {
-    let fields = words.vip();
-    let fields = if pool.has_address() {
-        &fields[..]
-    } else {
-        &fields[1..]
-    };
-    fields.iter().map(|field| Source::Field(*field)).collect()
 }

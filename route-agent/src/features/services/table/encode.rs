@@ -15,7 +15,7 @@ use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
 use crate::features::services::layout::elements::{Element, Key, Value};
 use crate::features::services::layout::names::Map;
-use crate::features::services::layout::skeleton::set_of;
+use crate::features::services::layout::sets::set_of;
 use crate::features::services::table::delta::Delta;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::ObjectName;

@@ -152,34 +152,6 @@ fn an_endpoint_that_stays_keeps_its_slot() {
 }
 
 #[test]
-fn endpoints_beyond_what_a_number_can_tell_apart_are_named() {
-    let mut plan = plan(
-        "cluster-ip 10.200.1.63; port tcp 80",
-        "10.10.1.3",
-        Family::V4,
-    )
-    .unwrap();
-    let many = |count: u32| -> Box<[Backend]> {
-        let backend = |number| Backend {
-            address: std::net::Ipv4Addr::from(0x0a0a_0000 + number).into(),
-            port: 80,
-        };
-        (0..count).map(backend).collect()
-    };
-    plan.ports[0].cluster = many(65_535);
-    assert_eq!(plan.warnings().count(), 0);
-    plan.ports[0].cluster = many(65_537);
-    let warnings: Vec<String> = plan.warnings().collect();
-    assert_eq!(
-        warnings,
-        [
-            "port 80/tcp has 65537 endpoints and only 65535 can be told apart: the other 2 get no \
-             connections; spread them over several Services"
-        ]
-    );
-}
-
-#[test]
 fn source_ranges_are_per_family_and_without_overlaps() {
     let text = "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80; \
                 source 10.1.0.0/16 10.0.0.0/8 10.0.0.0/8 192.168.1.1/24 fd00::/8";
