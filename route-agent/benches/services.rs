@@ -21,13 +21,16 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use podwire_agent::config::services::Config;
 use podwire_agent::features::services::desired::endpoints::{Family, Here};
-use podwire_agent::features::services::table::state::{Commit, Done, FamilyTable, View};
+use podwire_agent::features::services::table::delta;
+use podwire_agent::features::services::table::nftables::Nftables;
+use podwire_agent::features::services::table::state::{Done, View};
+use podwire_agent::features::services::table::sync::FamilyTable;
 use podwire_agent::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
     Service, ServicePort, Snapshot,
 };
 use podwire_kernel::monitor::Monitor;
-use podwire_kernel::nft::{Batch, CommitError, NftSocket};
+use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 /// Services, endpoints of each, and the longest time of a first sync.
 const CASES: [(u32, u32, Duration); 2] = [
@@ -123,16 +126,36 @@ struct Timed {
     committing: Cost,
 }
 
-impl Commit for Timed {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
-        let (outcome, cost) = cost_of(|| self.socket.commit(batch));
+impl Nftables for Timed {
+    fn frame(&mut self, family: nft::Family) -> podwire_kernel::Result<Option<nft::Table>> {
+        self.socket.frame(family)
+    }
+
+    fn elements(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        each: &mut dyn FnMut(nft::Key, nft::Element),
+    ) -> podwire_kernel::Result<()> {
+        self.socket.elements(family, set, header, each)
+    }
+
+    fn element(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        key: &[u8],
+    ) -> podwire_kernel::Result<Option<nft::Element>> {
+        Nftables::element(&mut self.socket, family, set, header, key)
+    }
+
+    fn commit(&mut self, batch: &mut Batch, services: &[delta::Change]) -> Result<(), CommitError> {
+        let (outcome, cost) = cost_of(|| Nftables::commit(&mut self.socket, batch, services));
         self.committing.wall += cost.wall;
         self.committing.processor += cost.processor;
         outcome
-    }
-
-    fn socket(&mut self) -> &mut NftSocket {
-        &mut self.socket
     }
 }
 

@@ -39,7 +39,8 @@ use crate::features::services::conntrack::{Sweeper, Work};
 use crate::features::services::desired::endpoints::{Family, Here};
 use crate::features::services::health_checks::HealthPorts;
 use crate::features::services::publish::Notes;
-use crate::features::services::table::state::{Done, FamilyTable, View};
+use crate::features::services::table::state::{Done, View};
+use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::Report;
 use crate::snapshot::{Node, ObjectName};
@@ -330,7 +331,10 @@ impl Feature for Services {
         }
         Ok(Synced {
             writes: self.socket.writes() - before,
-            again: self.tables.iter().any(|table| !table.refused().is_empty()),
+            again: self
+                .tables
+                .iter()
+                .any(|table| !table.applied().refused().is_empty()),
         })
     }
 

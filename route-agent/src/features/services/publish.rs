@@ -17,7 +17,8 @@ use crate::features::services::desired::frontends::{self, Front};
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
 use crate::features::services::layout::limits;
-use crate::features::services::table::state::{Done, FamilyTable};
+use crate::features::services::table::state::Done;
+use crate::features::services::table::sync::FamilyTable;
 use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
 
@@ -116,9 +117,15 @@ impl Notes {
                 texts.extend(world.snapshot.slices_of(name).flat_map(endpoints::warnings));
             }
             for table in tables {
-                texts.extend(table.conflicts(name));
-                texts.extend(table.applied(name).into_iter().flat_map(limits::warnings));
-                let refused = table.refused().get(name);
+                texts.extend(table.applied().conflicts(name));
+                texts.extend(
+                    table
+                        .applied()
+                        .plan(name)
+                        .into_iter()
+                        .flat_map(limits::warnings),
+                );
+                let refused = table.applied().refused().get(name);
                 texts.extend(
                     refused.map(|why| format!("the kernel refuses it: {why}; tried again")),
                 );
@@ -157,7 +164,7 @@ impl Notes {
     }
 
     fn note_local(&mut self, name: &ObjectName, table: &FamilyTable) {
-        let lacks = lacks_local(table.applied(name));
+        let lacks = lacks_local(table.applied().plan(name));
         for (set, lacks) in self.without_local[table.family() as usize]
             .iter_mut()
             .zip(lacks)

@@ -12,7 +12,7 @@ use crate::features::services::layout::elements::{Key, endpoint_number};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map};
 use crate::features::services::table::encode::kernel_family;
 use crate::features::services::table::observed::{place, where_slots_are};
-use crate::features::services::table::state::FamilyTable;
+use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::{EndpointReport, Report, ServicePortReport, ServiceReport};
 use crate::snapshot::{Balancing, ObjectName};
@@ -20,7 +20,7 @@ use crate::snapshot::{Balancing, ObjectName};
 /// Adds the Services of a family to the report; with their endpoints if it is a wide one.
 pub fn report(table: &FamilyTable, kernel: &mut NftSocket, report: &mut Report) {
     let counters = Counters::read(table, kernel, report.wide);
-    let mut services: BTreeMap<&ObjectName, &Plan> = table.all_applied().collect();
+    let mut services: BTreeMap<&ObjectName, &Plan> = table.applied().plans().collect();
     // Services of the other family are there already.
     for known in &mut report.services {
         let name = services

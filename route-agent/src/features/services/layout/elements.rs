@@ -4,12 +4,12 @@
 //! four bytes, but for the slot, which is a number in host byte order.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::endpoints::{Backend, Family};
 use crate::features::services::desired::frontends::Front;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
@@ -81,6 +81,43 @@ impl std::fmt::Debug for Key {
         self.as_bytes()
             .iter()
             .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The fields of a key, one after the other.
+pub struct KeyReader<'a>(&'a [u8]);
+
+impl<'a> KeyReader<'a> {
+    /// Stands before the first field.
+    pub fn new(key: &'a [u8]) -> Self {
+        KeyReader(key)
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// An address.
+    pub fn address(&mut self, family: Family) -> Option<IpAddr> {
+        Some(match family {
+            Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
+            Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
+        })
+    }
+
+    /// A protocol.
+    pub fn protocol(&mut self) -> Option<Protocol> {
+        let [number, ..] = self.take::<4>()?;
+        let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        all.into_iter().find(|protocol| protocol.number() == number)
+    }
+
+    /// A port.
+    pub fn port(&mut self) -> Option<u16> {
+        let [high, low, ..] = self.take::<4>()?;
+        Some(u16::from_be_bytes([high, low]))
     }
 }
 

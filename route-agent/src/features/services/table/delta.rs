@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::features::services::desired::plan::Plan;
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Objects, OwnChain};
 use crate::features::services::layout::names::{AffinityMap, Own};
+use crate::snapshot::ObjectName;
 
 /// The difference between two states of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +44,17 @@ impl Delta {
     pub fn len(&self) -> usize {
         self.remove.len() + self.add.len()
     }
+}
+
+/// What is to be written for one Service.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The Service.
+    pub name: ObjectName,
+    /// What differs in the kernel.
+    pub delta: Delta,
+    /// What the Service is afterwards; none if it is gone.
+    pub plan: Option<Plan>,
 }
 
 /// What must be written to get from `before` to `after`.
@@ -84,7 +97,7 @@ fn diff_elements(before: Vec<Element>, after: Vec<Element>, delta: &mut Delta) {
 mod tests {
     use super::*;
     use crate::features::services::desired::endpoints::Family;
-    use crate::features::services::desired::plan::{Plan, desired};
+    use crate::features::services::desired::plan::desired;
     use crate::features::services::desired::samples::{HERE, SLICE, object, service, slice};
     use crate::features::services::layout::elements::objects;
     use crate::snapshot::Balancing;

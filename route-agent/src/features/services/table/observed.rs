@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use podwire_kernel::nft::{self, NftSocket, Table};
+use podwire_kernel::nft::{self, Table};
 
 use crate::features::services::desired::endpoints::{Backend, Family};
 use crate::features::services::desired::frontends::Front;
@@ -18,12 +18,12 @@ use crate::features::services::layout::elements::{
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool, Shared};
 use crate::features::services::table::delta::Delta;
 use crate::features::services::table::encode::{Headers, answer_key, backend_data, kernel_family};
-use crate::ours::SERVICES_TABLE as TABLE;
+use crate::features::services::table::nftables::Nftables;
 use crate::snapshot::{ObjectName, TrafficPolicy};
 
-/// The elements of a table, and which of them somebody has claimed.
+/// The elements of a table, and which of them are wanted.
 #[derive(Debug)]
-pub struct Held {
+pub struct Observed {
     family: Family,
     /// Chains with their rules, and sets without elements.
     pub frame: Table,
@@ -35,30 +35,24 @@ pub struct Held {
     pub wanted: BTreeSet<String>,
 }
 
-impl Held {
+impl Observed {
     /// Reads the elements of all sets but the dynamic ones.
-    pub fn observe(
-        kernel: &mut NftSocket,
+    pub fn read(
+        kernel: &mut dyn Nftables,
         family: Family,
         frame: Table,
-    ) -> Result<Held, podwire_kernel::Error> {
+    ) -> podwire_kernel::Result<Observed> {
         let (mut elements, mut answers) = (Vec::new(), Vec::new());
         for (name, header) in frame.sets.iter().filter(|(_, set)| !set.dynamic) {
-            kernel.each_element(
-                kernel_family(family),
-                TABLE,
-                name,
-                header,
-                |key, element| {
-                    if Map::Answers.fixed_name() == Some(name) {
-                        answers.extend(Answer::read(&key));
-                    }
-                    elements.push((place(name, &key), meaning_of(&element), false));
-                },
-            )?;
+            kernel.elements(kernel_family(family), name, header, &mut |key, element| {
+                if Map::Answers.fixed_name() == Some(name) {
+                    answers.extend(Answer::read(&key));
+                }
+                elements.push((place(name, &key), meaning_of(&element), false));
+            })?;
         }
         elements.sort_unstable_by_key(|(place, ..)| *place);
-        Ok(Held {
+        Ok(Observed {
             family,
             frame,
             elements,
@@ -67,12 +61,12 @@ impl Held {
         })
     }
 
-    /// True if there are elements that nobody has claimed.
+    /// True if there are elements that were not claimed.
     pub fn has_unclaimed(&self) -> bool {
         self.elements.iter().any(|(.., claimed)| !claimed)
     }
 
-    /// True if the element was there when the table was read and nobody wants it. One that came
+    /// True if the element was there when the table was read and is not wanted. One that came
     /// later is ours, or will be announced.
     pub fn is_stale(&self, set: &str, key: &[u8]) -> bool {
         self.find(place(set, key))
@@ -195,7 +189,7 @@ impl Held {
         }
     }
 
-    /// True if the kernel has the chain of so many endpoints, with its rules.
+    /// True if the kernel has the chain of that many endpoints, with its rules.
     pub fn has_shared(&self, shared: Shared) -> bool {
         let rules = chains::shared(shared, kernel_family(self.family));
         self.has_chain(&shared.name(), &rules)

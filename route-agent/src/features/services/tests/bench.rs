@@ -5,12 +5,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podwire_kernel::nft::{Batch, CommitError, NftSocket};
+use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 use crate::config::services::Config;
 use crate::features::services::desired::endpoints::{Family, Here};
 use crate::features::services::desired::samples::{named_service, object, slice_of};
-use crate::features::services::table::state::{Commit, Done, FamilyTable, TableError, View};
+use crate::features::services::table::delta::Change;
+use crate::features::services::table::nftables::{Nftables, TableError};
+use crate::features::services::table::state::{Done, View};
+use crate::features::services::table::sync::FamilyTable;
 use crate::snapshot::{Dirty, Node, Object, ObjectName, Protocol, ServiceCidr, Snapshot};
 
 /// Runs a test in a network namespace of its own, on a thread of its own.
@@ -50,29 +53,42 @@ pub struct Kernel {
     pub refuse: Option<&'static str>,
 }
 
-impl Commit for Kernel {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
-        match self.refuse {
-            Some(name) if format!("{batch:?}").contains(&hex(name)) => {
-                Err(CommitError::Failed(podwire_kernel::Cause::System {
-                    errno: 28,
-                }))
-            }
-            _ => self.socket.commit(batch),
+impl Nftables for Kernel {
+    fn frame(&mut self, family: nft::Family) -> podwire_kernel::Result<Option<nft::Table>> {
+        self.socket.frame(family)
+    }
+
+    fn elements(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        each: &mut dyn FnMut(nft::Key, nft::Element),
+    ) -> podwire_kernel::Result<()> {
+        self.socket.elements(family, set, header, each)
+    }
+
+    fn element(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        key: &[u8],
+    ) -> podwire_kernel::Result<Option<nft::Element>> {
+        Nftables::element(&mut self.socket, family, set, header, key)
+    }
+
+    fn commit(&mut self, batch: &mut Batch, services: &[Change]) -> Result<(), CommitError> {
+        let refused = self.refuse.map(object);
+        if services
+            .iter()
+            .any(|change| Some(&change.name) == refused.as_ref())
+        {
+            let full = podwire_kernel::Cause::System { errno: 28 };
+            return Err(CommitError::Failed(full));
         }
+        Nftables::commit(&mut self.socket, batch, services)
     }
-
-    fn socket(&mut self) -> &mut NftSocket {
-        &mut self.socket
-    }
-}
-
-/// The bytes of a text as `{:?}` prints a list of them.
-fn hex(text: &str) -> String {
-    text.bytes()
-        .map(|byte| byte.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 impl Bench {

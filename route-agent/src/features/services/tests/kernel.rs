@@ -259,6 +259,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
         bench.sync();
         let refused: Vec<String> = bench
             .table
+            .applied()
             .refused()
             .keys()
             .map(|n| n.to_string())
@@ -274,7 +275,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
         bench.kernel.refuse = None;
         bench.service("web-33", "cluster-ip 10.200.1.43; port tcp 81");
         bench.sync();
-        assert!(bench.table.refused().is_empty());
+        assert!(bench.table.applied().refused().is_empty());
         assert!(listed().contains("default/web-33:81"));
         assert_eq!(bench.restart(), 0);
     });
@@ -383,8 +384,8 @@ fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes()
         );
         bench.sync();
         assert!(listed().contains("tcp . 31000 comment \"default/a:80\""));
-        assert!(bench.table.conflicts(&object("a")).is_empty());
-        let texts = bench.table.conflicts(&object("b"));
+        assert!(bench.table.applied().conflicts(&object("a")).is_empty());
+        let texts = bench.table.applied().conflicts(&object("b"));
         assert!(
             texts[0].contains("node port 31000/tcp") && texts[0].contains("default/a"),
             "{texts:?}"
@@ -392,7 +393,7 @@ fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes()
         bench.gone("a");
         bench.sync();
         assert!(listed().contains("tcp . 31000 comment \"default/b:80\""));
-        assert!(bench.table.conflicts(&object("b")).is_empty());
+        assert!(bench.table.applied().conflicts(&object("b")).is_empty());
     });
 }
 

@@ -3,7 +3,7 @@
 use crate::config::services::Config;
 use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::frontends::Claim;
-use crate::features::services::table::state::FamilyTable;
+use crate::features::services::table::sync::FamilyTable;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 use crate::features::services::tests::kernel::{WEB, listed, same};
 use crate::snapshot::{Object, Protocol, ServiceCidr};
@@ -12,7 +12,7 @@ use crate::snapshot::{Object, Protocol, ServiceCidr};
 #[track_caller]
 fn as_if_new(bench: &mut Bench, when: &str) {
     assert_eq!(bench.differences(), [""; 0], "{when}");
-    assert!(bench.table.refused().is_empty(), "{when}");
+    assert!(bench.table.applied().refused().is_empty(), "{when}");
     let found = listed();
     nft("flush ruleset");
     bench.restart();
@@ -103,7 +103,7 @@ fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
         bench.kernel.refuse = Some("default/web");
         bench.endpoints("web", "10.10.1.3 10.10.2.4 10.10.2.5");
         bench.restart();
-        assert_eq!(bench.table.refused().len(), 1);
+        assert_eq!(bench.table.applied().refused().len(), 1);
         bench.sync_later();
         same(&listed(), &right, "after the refusal");
         // Nothing has changed in the cluster; it is the time to try again.
