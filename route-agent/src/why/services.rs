@@ -10,17 +10,13 @@ use crate::features::services::desired::endpoints::{Backend, Family, Here};
 use crate::features::services::desired::frontends::{self, Front};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{self, PortPlan};
-use crate::features::services::layout::answers::Answer;
-use crate::features::services::layout::elements::{Element, Key, Value, endpoint_number, objects};
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool};
-use crate::features::services::layout::skeleton::TO_CLUSTER_IP;
+use crate::features::services::layout::elements::{Key, endpoint_number};
+use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedChain, Pool};
+use crate::features::services::layout::portals;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
 use crate::why::{Check, Hop};
-
-/// Where a Node says in which zone it is.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The Service port that takes a packet.
 pub(super) struct Match<'a> {
@@ -93,14 +89,7 @@ pub(super) fn find<'a>(
 }
 
 fn plan_of(facts: &Facts<'_>, service: &Service, family: Family) -> Option<plan::Plan> {
-    let own = facts.own_node();
-    let here = Here {
-        node: &facts.config.node_name,
-        zone: own
-            .and_then(|node| node.labels.get(ZONE))
-            .map(|zone| &**zone),
-        addresses: own.map_or(&[], |node| &node.internal_ips),
-    };
+    let here = Here::of(&facts.config.node_name, facts.own_node());
     let slices = facts.snapshot.slices_of(&service.name).collect::<Vec<_>>();
     let balancing = facts.config.services.balancing.balancing;
     plan::desired(service, slices.into_iter(), family, here, balancing, |_| {
@@ -152,29 +141,10 @@ impl Match<'_> {
         }
     }
 
-    /// The map and key that lead to this port.
-    fn portal(&self) -> (Map, Key) {
-        match self.front {
-            Front::NodePort(port) => (
-                Map::NodePorts,
-                Key::new().transport(self.port.protocol, port),
-            ),
-            Front::ClusterIp(address)
-            | Front::LoadBalancer(address)
-            | Front::ExternalIp(address) => {
-                let key = Key::new().address(address);
-                (
-                    Map::Services,
-                    key.transport(self.port.protocol, self.port.port),
-                )
-            }
-        }
-    }
-
     /// The hop at which the Service is recognised.
     pub fn hop(&self, v6: bool) -> Hop {
-        let (map, key) = self.portal();
-        let map = map.name(&self.service.name).into_owned();
+        let (map, key) = portals::portal(&self.port, &self.front);
+        let map = map.name();
         let table = table(v6);
         Hop::new(format!(
             "Service {}: its {}",
@@ -189,42 +159,18 @@ impl Match<'_> {
         .see(format!("nft list map {table} {map}"))
         .ask(Check::Portal {
             v6,
-            map,
+            map: map.to_owned(),
             key: key.as_bytes().to_vec(),
-            wanted: self.portal_chain(),
+            wanted: portals::chain(&self.service.name, &self.port, &self.front),
         })
-    }
-
-    /// Where the portal must lead.
-    fn portal_chain(&self) -> Option<String> {
-        let (map, key) = self.portal();
-        let plan = plan::Plan {
-            cluster_ips: Box::default(),
-            ports: Box::new([self.port.clone()]),
-        };
-        let name = &self.service.name;
-        let objects = objects(name, &plan);
-        let portal = |element: &&Element| element.map == map && element.key == key;
-        match objects.elements.iter().find(portal)?.value {
-            Value::Answer(answer @ Answer::Own(_)) => {
-                let key = key.number(answer.number());
-                let own = |element: &&Element| element.map != map && element.key == key;
-                match objects.elements.iter().find(own)?.value {
-                    Value::Goto(chain) => Some(chain.name(name)),
-                    _ => None,
-                }
-            }
-            Value::Answer(answer) => Some(answer.chain()),
-            _ => None,
-        }
     }
 
     /// The chain that decides whether the source stays.
     pub fn masquerade_chain(&self) -> &'static str {
         if self.is_external() {
-            "why-masquerade"
+            FixedChain::WhyMasquerade.name()
         } else {
-            TO_CLUSTER_IP
+            FixedChain::ToClusterIp.name()
         }
     }
 
@@ -376,7 +322,10 @@ impl Match<'_> {
             (Front::LoadBalancer(_) | Front::ExternalIp(_), true) => Pool::LocalEndpoints,
             _ => Pool::Endpoints,
         };
-        (pool.map().to_owned(), self.portal().1)
+        (
+            pool.map().to_owned(),
+            portals::portal(&self.port, &self.front).1,
+        )
     }
 
     /// Is the source replaced by this node's address, and why?

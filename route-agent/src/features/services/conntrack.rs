@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
+use podwire_kernel::nft::ct_status;
 use podwire_kernel::{IpFamily, Protocol};
 
 use crate::features::services::desired::endpoints::{Backend, Family};
@@ -25,9 +26,6 @@ use crate::metrics::ProxyMetrics;
 /// Up to so many ports are looked for one by one, with the kernel's help; for more the whole table
 /// is read once.
 const ONE_BY_ONE: usize = 4;
-
-/// `IPS_DST_NAT`: the destination was rewritten.
-const DST_NAT: u32 = 0x20;
 
 /// UDP ports of one family whose endpoints changed.
 #[derive(Debug)]
@@ -159,7 +157,7 @@ fn is_stale(entry: &Entry, serving: &Serving, node: &[IpAddr]) -> bool {
         return !serving.contains(&backend);
     }
     // The number of a node port may be any other machine's port as well.
-    let for_node = entry.status & DST_NAT != 0 || to.is_loopback() || node.contains(&to);
+    let for_node = entry.status & ct_status::DNAT != 0 || to.is_loopback() || node.contains(&to);
     let at_node_port = serving.get(&Claim::NodePort(Udp, port));
     at_node_port.is_some_and(|serving| for_node && !serving.contains(&backend))
 }

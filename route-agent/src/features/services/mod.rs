@@ -43,11 +43,8 @@ use crate::features::services::table::state::{Done, View};
 use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::Report;
-use crate::snapshot::{Node, ObjectName};
+use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
-
-/// Where a Node says in which zone it is.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The feature.
 pub struct Services {
@@ -60,7 +57,7 @@ pub struct Services {
     /// True if the networks may have changed.
     networks: bool,
     /// Where this node was at the last sync: if that changes, every Service is looked at again.
-    place: Place,
+    seen_here: SeenHere,
     /// What could not be set at the start.
     settings: Option<Vec<String>>,
     /// Whether 127.0.0.0/8 is routed, as far as this agent decided.
@@ -79,7 +76,7 @@ impl Services {
             notes: Notes::new(health_ports),
             dirty: BTreeSet::new(),
             networks: true,
-            place: Place::default(),
+            seen_here: SeenHere::default(),
             settings: None,
             localhost_open: None,
             localhost_trouble: None,
@@ -269,7 +266,7 @@ impl Feature for Services {
                 }
                 true
             }
-            Event::Kernel(KernelEvent::Lost) | Event::Resync => {
+            Event::Resync => {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true
             }
@@ -290,9 +287,9 @@ impl Feature for Services {
         let before = self.socket.writes();
         let mut dirty = std::mem::take(&mut self.dirty);
         let networks = std::mem::take(&mut self.networks);
-        let place = Place::of(world.own_node());
-        if place != self.place {
-            self.place = place;
+        let here = SeenHere::from(view(world).here);
+        if here != self.seen_here {
+            self.seen_here = here;
             dirty.extend(world.snapshot.services.keys().cloned());
         }
         let mut failed = None;
@@ -367,36 +364,29 @@ impl Feature for Services {
     }
 }
 
-/// What Services go by of the own Node.
+/// Where this node was at a sync.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Place {
-    zone: Option<Arc<str>>,
+struct SeenHere {
+    zone: Option<Box<str>>,
     addresses: Box<[IpAddr]>,
 }
 
-impl Place {
-    fn of(own: Option<&Node>) -> Place {
-        own.map_or_else(Place::default, |node| Place {
-            zone: node.labels.get(ZONE).cloned(),
-            addresses: node.internal_ips.as_slice().into(),
-        })
+impl From<Here<'_>> for SeenHere {
+    fn from(here: Here<'_>) -> SeenHere {
+        SeenHere {
+            zone: here.zone.map(Box::from),
+            addresses: here.addresses.into(),
+        }
     }
 }
 
 /// The world as the tables see it.
 fn view<'a>(world: &World<'a>) -> View<'a> {
     let own = world.own_node();
-    let zone = own
-        .and_then(|node| node.labels.get(ZONE))
-        .map(|zone| &**zone);
     View {
         snapshot: world.snapshot,
         own,
-        here: Here {
-            node: world.own_name(),
-            zone,
-            addresses: own.map_or(&[], |node| &node.internal_ips),
-        },
+        here: Here::of(world.own_name(), own),
         config: &world.config.services,
     }
 }

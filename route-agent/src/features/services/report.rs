@@ -9,7 +9,8 @@ use crate::features::services::desired::endpoints::{Backend, Family};
 use crate::features::services::desired::frontends::Front;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::elements::{Key, endpoint_number};
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map};
+use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedMap};
+use crate::features::services::layout::portals;
 use crate::features::services::table::encode::kernel_family;
 use crate::features::services::table::observed::{place, where_slots_are};
 use crate::features::services::table::sync::FamilyTable;
@@ -125,10 +126,10 @@ impl Counters {
     ) -> Result<Counters, podwire_kernel::Error> {
         let family = kernel_family(family);
         let mut counters = Counters::default();
-        let ways_in = [Map::Services, Map::NodePorts].map(Map::fixed_name);
+        let ways_in = [FixedMap::Services, FixedMap::NodePorts].map(FixedMap::name);
         let headers = kernel.set_headers(family, TABLE)?;
         for (name, header) in headers.iter() {
-            let portal = ways_in.contains(&Some(name));
+            let portal = ways_in.contains(&name);
             if !header.counter || (!portal && !wide) {
                 continue;
             }
@@ -151,14 +152,9 @@ impl Counters {
 
     /// New connections over all fronts of a port.
     fn of_port(&self, port: &PortPlan) -> Option<u64> {
-        let at_front = |front: &Front| match front {
-            Front::NodePort(number) => {
-                self.at("nodeports", &Key::new().transport(port.protocol, *number))
-            }
-            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => self.at(
-                "services",
-                &Key::new().address(*a).transport(port.protocol, port.port),
-            ),
+        let at_front = |front: &Front| {
+            let (map, key) = portals::portal(port, front);
+            self.at(map.name(), &key)
         };
         self.known.then(|| port.fronts.iter().map(at_front).sum())
     }

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::libc;
 use podwire_kernel::sysctl;
 
 use crate::config::services::Config;
@@ -95,7 +96,10 @@ fn set(key: &str, value: &str, run_dir: &Path) -> Option<String> {
     match originals::ensure(key, value, run_dir) {
         Ok(_) => None,
         Err(originals::Error::Kernel(error))
-            if matches!(error.errno(), Some(EACCES | EPERM | EROFS | ENOENT)) =>
+            if matches!(
+                error.errno(),
+                Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT)
+            ) =>
         {
             tracing::info!(%error, value, "left as it is");
             None
@@ -103,11 +107,6 @@ fn set(key: &str, value: &str, run_dir: &Path) -> Option<String> {
         Err(error) => Some(format!("{}: left as it is", crate::error::chain(&error))),
     }
 }
-
-const EPERM: i32 = 1;
-const ENOENT: i32 = 2;
-const EACCES: i32 = 13;
-const EROFS: i32 = 30;
 
 #[cfg(test)]
 mod tests {

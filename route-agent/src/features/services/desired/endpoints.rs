@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::cidr;
-use crate::snapshot::{EndpointRef, EndpointSlice, Protocol};
+use crate::snapshot::{EndpointRef, EndpointSlice, Node, Protocol};
+
+/// Where a Node says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// An address family. Each has a table of its own; neither depends on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +53,18 @@ pub struct Here<'a> {
     pub zone: Option<&'a str>,
     /// The own Node's addresses.
     pub addresses: &'a [IpAddr],
+}
+
+impl<'a> Here<'a> {
+    /// The place of the Node with this name; little is known of it as long as it has no object.
+    pub fn of(name: &'a str, node: Option<&'a Node>) -> Here<'a> {
+        let zone = node.and_then(|node| node.labels.get(ZONE));
+        Here {
+            node: name,
+            zone: zone.map(|zone| &**zone),
+            addresses: node.map_or(&[], |node| &node.internal_ips),
+        }
+    }
 }
 
 /// Where a connection is sent: an endpoint's address and port.

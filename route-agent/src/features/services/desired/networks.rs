@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 
-use crate::cidr::without_contained;
+use crate::cidr::{LOOPBACK_V4, without_contained};
 use crate::config::services::{Config, NodePortAddresses};
 use crate::features::services::desired::endpoints::Family;
 use crate::snapshot::{Node, Snapshot};
@@ -70,8 +70,8 @@ fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
             .collect(),
         NodePortAddresses::Within(networks) => networks.clone(),
     };
-    let localhost = "127.0.0.0/8".parse::<IpNetwork>().ok();
-    networks.extend(localhost.filter(|_| config.localhost_node_ports));
+    let localhost = config.localhost_node_ports.then_some(LOOPBACK_V4);
+    networks.extend(localhost.map(IpNetwork::V4));
     networks
 }
 

@@ -8,7 +8,7 @@
 
 use podwire_kernel::nft::{Field, Set};
 
-use crate::features::services::layout::names::{Fixed, Pool, Shared};
+use crate::features::services::layout::names::{FixedChain, Pool, Shared};
 
 /// The upper bits of every answer and of every endpoint number.
 pub const SCRATCH: u32 = 0x7000_0000;
@@ -121,13 +121,13 @@ impl Answer {
     pub fn chain(self) -> String {
         let fixed = match self {
             Answer::Shared(shared) => return shared.name(),
-            Answer::Own(own) if own.node_port => Fixed::NodePortOwnChain,
-            Answer::Own(_) => Fixed::OwnChain,
-            Answer::NoEndpoints => Fixed::NoEndpoints,
-            Answer::NoLocalEndpoints => Fixed::NoLocalEndpoints,
-            Answer::CheckSource => Fixed::CheckSource,
-            Answer::ExternalLocal => Fixed::ExternalLocal,
-            Answer::NodePortLocal => Fixed::NodePortLocal,
+            Answer::Own(own) if own.node_port => FixedChain::NodePortOwnChain,
+            Answer::Own(_) => FixedChain::OwnChain,
+            Answer::NoEndpoints => FixedChain::NoEndpoints,
+            Answer::NoLocalEndpoints => FixedChain::NoLocalEndpoints,
+            Answer::CheckSource => FixedChain::CheckSource,
+            Answer::ExternalLocal => FixedChain::ExternalLocal,
+            Answer::NodePortLocal => FixedChain::NodePortLocal,
         };
         fixed.name().to_owned()
     }

@@ -15,7 +15,7 @@ use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
 use crate::features::services::layout::limits::MOST_ENDPOINTS;
 use crate::features::services::layout::names::{
-    AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared,
+    AffinityHolds, AffinityMap, Chain, FixedChain, FixedMap, Map, Own, OwnKind, Pool, Shared,
 };
 use crate::snapshot::{Balancing, ObjectName, Protocol, TrafficPolicy};
 
@@ -185,7 +185,7 @@ pub fn objects(service: &ObjectName, plan: &Plan) -> Objects {
     let comment: Arc<str> = Arc::from(service.to_string());
     for address in &plan.cluster_ips {
         objects.elements.push(Element {
-            map: Map::ClusterIps,
+            map: FixedMap::ClusterIps.into(),
             key: Key::new().address(*address),
             value: Value::Member,
             comment: comment.clone(),
@@ -263,9 +263,9 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn push(&mut self, map: Map, key: Key, value: Value) {
+    fn push(&mut self, map: impl Into<Map>, key: Key, value: Value) {
         self.objects.elements.push(Element {
-            map,
+            map: map.into(),
             key,
             value,
             comment: self.comment.clone(),
@@ -285,11 +285,11 @@ impl<'a> Writer<'a> {
             TrafficPolicy::Local => Who::Local,
         };
         let answer = self.answer(who, Pool::Endpoints, key);
-        self.portal(Map::Services, key, answer);
+        self.portal(FixedMap::Services, key, answer);
     }
 
     /// An element that says what is answered to whoever asks there.
-    fn portal(&mut self, map: Map, key: Key, answer: Answer) {
+    fn portal(&mut self, map: FixedMap, key: Key, answer: Answer) {
         if !answer.depends_on_source() {
             self.objects.answers.insert(answer);
         }
@@ -299,21 +299,21 @@ impl<'a> Writer<'a> {
     fn external(&mut self, address: IpAddr, sources: Option<&[IpNetwork]>) {
         let key = self.vip(address);
         let pools = Pools {
-            inside: Map::Inside,
-            outside: Map::Outside,
+            inside: FixedMap::Inside,
+            outside: FixedMap::Outside,
             all: Pool::Endpoints,
             local: Pool::LocalEndpoints,
             ask: Answer::ExternalLocal,
-            masquerade: Map::MasqueradeVips,
-            policies: [Fixed::PolicyCluster, Fixed::PolicyLocal],
+            masquerade: FixedMap::MasqueradeVips,
+            policies: [FixedChain::PolicyCluster, FixedChain::PolicyLocal],
         };
         let answer = self.by_policy(key, &pools);
         let Some(sources) = sources else {
-            self.portal(Map::Services, key, answer);
+            self.portal(FixedMap::Services, key, answer);
             return;
         };
-        self.portal(Map::Services, key, Answer::CheckSource);
-        self.portal(Map::Allowed, key, answer);
+        self.portal(FixedMap::Services, key, Answer::CheckSource);
+        self.portal(FixedMap::Allowed, key, answer);
         for range in sources {
             let (first, last) = (key.address(range.network()), key.address(range.broadcast()));
             let value = if first == last {
@@ -321,23 +321,26 @@ impl<'a> Writer<'a> {
             } else {
                 Value::Until(last)
             };
-            self.push(Map::AllowedSources, first, value);
+            self.push(FixedMap::AllowedSources, first, value);
         }
     }
 
     fn node_port(&mut self, node_port: u16) {
         let key = Key::new().transport(self.port.protocol, node_port);
         let pools = Pools {
-            inside: Map::NodePortsInside,
-            outside: Map::NodePortsOutside,
+            inside: FixedMap::NodePortsInside,
+            outside: FixedMap::NodePortsOutside,
             all: Pool::NodePortEndpoints,
             local: Pool::NodePortLocalEndpoints,
             ask: Answer::NodePortLocal,
-            masquerade: Map::MasqueradeNodePorts,
-            policies: [Fixed::NodePortPolicyCluster, Fixed::NodePortPolicyLocal],
+            masquerade: FixedMap::MasqueradeNodePorts,
+            policies: [
+                FixedChain::NodePortPolicyCluster,
+                FixedChain::NodePortPolicyLocal,
+            ],
         };
         let answer = self.by_policy(key, &pools);
-        self.portal(Map::NodePorts, key, answer);
+        self.portal(FixedMap::NodePorts, key, answer);
     }
 
     /// What a connection from outside the cluster is answered, by `externalTrafficPolicy`.
@@ -380,7 +383,7 @@ impl<'a> Writer<'a> {
         }
         for (slot, backend) in backends.iter().enumerate() {
             self.push(
-                Map::Pool(pool),
+                FixedMap::Pool(pool),
                 key.number(slot as u32),
                 Value::Backend(*backend),
             );
@@ -406,9 +409,9 @@ impl<'a> Writer<'a> {
         let local = who == Who::Local;
         let answer = Answer::Own(OwnAnswer { node_port, local });
         let map = if node_port {
-            Map::NodePortOwnChains
+            FixedMap::NodePortOwnChains
         } else {
-            Map::OwnChains
+            FixedMap::OwnChains
         };
         let key = key.number(answer.number());
         self.push(map, key, Value::Goto(Chain::Own(chain)));
@@ -458,9 +461,9 @@ impl<'a> Writer<'a> {
                 number = SCRATCH | (number.wrapping_add(1) & !SCRATCH_MASK);
             }
             let slot = Key::new().number(slot as u32);
-            self.push(Map::Affinity(choices), slot, Value::Number(number));
+            self.push(choices, slot, Value::Number(number));
             let number = Key::new().number(number);
-            self.push(Map::Affinity(endpoints), number, Value::Backend(*backend));
+            self.push(endpoints, number, Value::Backend(*backend));
         }
         chain
     }
@@ -468,12 +471,12 @@ impl<'a> Writer<'a> {
 
 /// The maps for one way in from outside the cluster.
 struct Pools {
-    inside: Map,
-    outside: Map,
+    inside: FixedMap,
+    outside: FixedMap,
     all: Pool,
     local: Pool,
     ask: Answer,
-    masquerade: Map,
+    masquerade: FixedMap,
     /// Why it is masqueraded with policy Cluster, and why or why not with policy Local.
-    policies: [Fixed; 2],
+    policies: [FixedChain; 2],
 }

@@ -3,7 +3,7 @@
 use podwire_kernel::nft::{Family, Field, Set};
 
 use crate::config::services::Config;
-use crate::features::services::layout::names::{AffinityHolds, Map};
+use crate::features::services::layout::names::{AffinityHolds, FixedMap, Map};
 use crate::features::services::layout::words::Words;
 
 /// At most this many clients of one Service port are remembered; more are served and forgotten.
@@ -29,26 +29,29 @@ pub fn set_of(map: Map, family: Family, config: &Config) -> Set {
     let port = [Field::L4Proto, Field::ThDport];
     let slot = |key: &[Field]| [key, &[Field::Slot]].concat();
     let backend = [words.daddr, Field::ThDport];
+    let map = match map {
+        Map::Fixed(map) => map,
+        Map::Affinity(map) => return affinity_set(&words, map.holds, config),
+    };
     match map {
-        Map::Services | Map::Allowed | Map::Inside | Map::Outside => {
+        FixedMap::Services | FixedMap::Allowed | FixedMap::Inside | FixedMap::Outside => {
             counted(Set::map(&vip, &[Field::Priority]))
         }
-        Map::NodePorts | Map::NodePortsInside | Map::NodePortsOutside => {
+        FixedMap::NodePorts | FixedMap::NodePortsInside | FixedMap::NodePortsOutside => {
             counted(Set::map(&port, &[Field::Priority]))
         }
-        Map::Answers => Set::verdict_map(&[Field::Priority]),
-        Map::OwnChains => Set::verdict_map(&[&vip[..], &[Field::Priority]].concat()),
-        Map::NodePortOwnChains => Set::verdict_map(&[&port[..], &[Field::Priority]].concat()),
-        Map::MasqueradeVips => counted(Set::verdict_map(&vip)),
-        Map::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
-        Map::Pool(pool) if pool.has_address() => counted(Set::map(&slot(&vip), &backend)),
-        Map::Pool(_) => counted(Set::map(&slot(&port), &backend)),
-        Map::AllowedSources => {
+        FixedMap::Answers => Set::verdict_map(&[Field::Priority]),
+        FixedMap::OwnChains => Set::verdict_map(&[&vip[..], &[Field::Priority]].concat()),
+        FixedMap::NodePortOwnChains => Set::verdict_map(&[&port[..], &[Field::Priority]].concat()),
+        FixedMap::MasqueradeVips => counted(Set::verdict_map(&vip)),
+        FixedMap::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
+        FixedMap::Pool(pool) if pool.has_address() => counted(Set::map(&slot(&vip), &backend)),
+        FixedMap::Pool(_) => counted(Set::map(&slot(&port), &backend)),
+        FixedMap::AllowedSources => {
             counted(Set::of(&[&vip[..], &[words.saddr]].concat()).with_intervals())
         }
-        Map::ClusterIps => Set::of(&[words.daddr]),
-        Map::Hairpin => counted(Set::of(&[words.saddr, words.daddr])),
-        Map::Affinity(map) => affinity_set(&words, map.holds, config),
+        FixedMap::ClusterIps => Set::of(&[words.daddr]),
+        FixedMap::Hairpin => counted(Set::of(&[words.saddr, words.daddr])),
     }
 }
 

@@ -9,9 +9,10 @@ use podwire_kernel::nft::{
     Set, Source, fib_flag, fib_type, nat_flag, priority,
 };
 
+use crate::cidr::LOOPBACK_V4;
 use crate::config::services::{Config, NodePortAddresses};
 use crate::features::services::layout::answers::{Answer, SCRATCH, SCRATCH_MASK};
-use crate::features::services::layout::names::{Fixed, Map};
+use crate::features::services::layout::names::{FixedChain, FixedMap};
 use crate::features::services::layout::sets::{networks, set_of};
 use crate::features::services::layout::words::Words;
 use crate::snapshot::Protocol;
@@ -19,9 +20,6 @@ use crate::snapshot::Protocol;
 /// The order in which rejects of unallocated addresses run: after every destination NAT, also
 /// that of other proxies, which have their own Services in the same network.
 const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
-
-/// The chain that decides about connections to ClusterIPs.
-pub const TO_CLUSTER_IP: &str = "to-cluster-ip";
 
 /// What is always there, in the order in which `nft list` is to show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +48,11 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn sets(&self) -> Vec<(&'static str, Set)> {
-        let fixed = Map::FIXED.into_iter().filter_map(|map| {
-            Some((
-                map.fixed_name()?,
-                set_of(map, self.words.family, self.config),
-            ))
+        let fixed = FixedMap::ALL.into_iter().map(|map| {
+            (
+                map.name(),
+                set_of(map.into(), self.words.family, self.config),
+            )
         });
         let network = |field| Set::of(&[field]).with_intervals();
         let mut sets: Vec<(&'static str, Set)> = fixed.collect();
@@ -69,8 +67,10 @@ impl Parts<'_> {
 
     fn chains(&self) -> Vec<(&'static str, Chain)> {
         let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
-        let to_services =
-            || nat(Hook::Prerouting, priority::DSTNAT).with_rule(Rule::new().jump("services"));
+        let to_services = || {
+            nat(Hook::Prerouting, priority::DSTNAT)
+                .with_rule(Rule::new().jump(FixedChain::Portal.name()))
+        };
         let output = Chain {
             base: nat(Hook::Output, priority::DSTNAT).base,
             ..to_services()
@@ -79,38 +79,44 @@ impl Parts<'_> {
         let mut chains = vec![
             ("prerouting", to_services()),
             ("output", output),
-            ("services", self.services()),
-            (Fixed::CheckSource.name(), self.check_source()),
+            (FixedChain::Portal.name(), self.services()),
+            (FixedChain::CheckSource.name(), self.check_source()),
             (
-                Fixed::ExternalLocal.name(),
-                self.by_client(&self.words.vip(), Map::Inside, Map::Outside),
+                FixedChain::ExternalLocal.name(),
+                self.by_client(&self.words.vip(), FixedMap::Inside, FixedMap::Outside),
             ),
             (
-                Fixed::NodePortLocal.name(),
+                FixedChain::NodePortLocal.name(),
                 self.by_client(
                     &[Field::L4Proto, Field::ThDport],
-                    Map::NodePortsInside,
-                    Map::NodePortsOutside,
+                    FixedMap::NodePortsInside,
+                    FixedMap::NodePortsOutside,
                 ),
             ),
             (
-                Fixed::OwnChain.name(),
-                own_chain(&self.words.vip(), Map::OwnChains),
+                FixedChain::OwnChain.name(),
+                own_chain(&self.words.vip(), FixedMap::OwnChains),
             ),
             (
-                Fixed::NodePortOwnChain.name(),
-                own_chain(&[Field::L4Proto, Field::ThDport], Map::NodePortOwnChains),
+                FixedChain::NodePortOwnChain.name(),
+                own_chain(
+                    &[Field::L4Proto, Field::ThDport],
+                    FixedMap::NodePortOwnChains,
+                ),
             ),
             (
-                Fixed::NoEndpoints.name(),
+                FixedChain::NoEndpoints.name(),
                 self.refuse("no endpoint of the Service is ready"),
             ),
             (
-                Fixed::NoLocalEndpoints.name(),
+                FixedChain::NoLocalEndpoints.name(),
                 drop("traffic policy Local, and no endpoint on this node is ready"),
             ),
-            ("no-such-port", self.no_such_port()),
-            ("prerouting-unallocated", unallocated(Hook::Prerouting)),
+            (FixedChain::NoSuchPort.name(), self.no_such_port()),
+            (
+                FixedChain::PreroutingUnallocated.name(),
+                unallocated(Hook::Prerouting),
+            ),
             ("output-unallocated", unallocated(Hook::Output)),
         ];
         if self.words.family == Family::Ip && self.config.localhost_node_ports {
@@ -124,24 +130,24 @@ impl Parts<'_> {
     fn way_out(&self) -> [(&'static str, Chain); 7] {
         [
             ("postrouting", self.postrouting()),
-            ("why-masquerade", self.why_masquerade()),
-            (TO_CLUSTER_IP, self.to_cluster_ip()),
-            (Fixed::PolicyCluster.name(), self.policy_cluster()),
+            (FixedChain::WhyMasquerade.name(), self.why_masquerade()),
+            (FixedChain::ToClusterIp.name(), self.to_cluster_ip()),
+            (FixedChain::PolicyCluster.name(), self.policy_cluster()),
             (
-                Fixed::NodePortPolicyCluster.name(),
-                self.by_node_port(Fixed::PolicyCluster),
+                FixedChain::NodePortPolicyCluster.name(),
+                self.by_node_port(FixedChain::PolicyCluster),
             ),
-            (Fixed::PolicyLocal.name(), self.policy_local()),
+            (FixedChain::PolicyLocal.name(), self.policy_local()),
             (
-                Fixed::NodePortPolicyLocal.name(),
-                self.by_node_port(Fixed::PolicyLocal),
+                FixedChain::NodePortPolicyLocal.name(),
+                self.by_node_port(FixedChain::PolicyLocal),
             ),
         ]
     }
 
     /// The portal: every new connection comes through here.
     fn services(&self) -> Chain {
-        let portal = answered(Rule::new(), &self.words.vip(), Map::Services);
+        let portal = answered(Rule::new(), &self.words.vip(), FixedMap::Services);
         let mut chain = Chain::regular()
             .with_rule(portal.comment("address and port of a Service"))
             .with_rule(ask(Answer::CheckSource))
@@ -156,20 +162,20 @@ impl Parts<'_> {
             };
             let rule = self
                 .ping(Rule::new())
-                .in_set(&[self.words.daddr], "cluster-ips")
+                .in_set(&[self.words.daddr], FixedMap::ClusterIps.name())
                 .counter();
             chain = chain.with_rule(
                 rule.with(redirect)
                     .comment("ping to a ClusterIP: the node answers"),
             );
         }
-        let unknown = Rule::new().in_set(&[self.words.daddr], "cluster-ips");
-        chain.with_rule(self.not_local(unknown).goto("no-such-port"))
+        let unknown = Rule::new().in_set(&[self.words.daddr], FixedMap::ClusterIps.name());
+        chain.with_rule(self.not_local(unknown).goto(FixedChain::NoSuchPort.name()))
     }
 
     fn node_ports(&self) -> Rule {
         let rule = self.at_node_ports(Rule::new());
-        answered(rule, &[Field::L4Proto, Field::ThDport], Map::NodePorts).comment("node port")
+        answered(rule, &[Field::L4Proto, Field::ThDport], FixedMap::NodePorts).comment("node port")
     }
 
     /// With the conditions of the node ports again: a program on the node may have set the number.
@@ -186,10 +192,8 @@ impl Parts<'_> {
         } else if self.words.family == Family::Ip6 {
             let localhost = std::net::Ipv6Addr::LOCALHOST;
             rule = rule.is_not(self.words.daddr, &KeyBuf::new().address(localhost));
-        } else if !self.config.localhost_node_ports
-            && let Ok(localhost) = "127.0.0.0/8".parse()
-        {
-            rule = rule.within(self.words.daddr, Comparison::Neq, localhost);
+        } else if !self.config.localhost_node_ports {
+            rule = rule.within(self.words.daddr, Comparison::Neq, LOOPBACK_V4.into());
         }
         rule.is(
             Source::address_type(fib_flag::DADDR),
@@ -202,9 +206,9 @@ impl Parts<'_> {
         let key = [&self.words.vip()[..], &[self.words.saddr]].concat();
         Chain::regular()
             .with_rule(answered(
-                Rule::new().in_set(&key[..], "allowed-sources"),
+                Rule::new().in_set(&key[..], FixedMap::AllowedSources.name()),
                 &self.words.vip(),
-                Map::Allowed,
+                FixedMap::Allowed,
             ))
             .with_rule(ask(Answer::ExternalLocal))
             .with_rule(
@@ -216,7 +220,7 @@ impl Parts<'_> {
     }
 
     /// Policy Local: this node and its pods may use any endpoint, others those of this node.
-    fn by_client(&self, key: &[Field], inside: Map, outside: Map) -> Chain {
+    fn by_client(&self, key: &[Field], inside: FixedMap, outside: FixedMap) -> Chain {
         let from_pods = Rule::new().in_set(&[self.words.saddr], networks::OWN_PODS);
         let from_here = self.of_this_node(Rule::new());
         Chain::regular()
@@ -263,10 +267,7 @@ impl Parts<'_> {
 
     /// Nobody but the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
     fn guard(&self) -> Chain {
-        let rule = match "127.0.0.0/8".parse() {
-            Ok(localhost) => Rule::new().within(self.words.daddr, Comparison::Eq, localhost),
-            Err(_) => Rule::new(),
-        };
+        let rule = Rule::new().within(self.words.daddr, Comparison::Eq, LOOPBACK_V4.into());
         let rule = rule.iifname_is_not("lo").counter().drop();
         Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
             .with_rule(rule.comment("127.0.0.0/8 is for this node alone"))
@@ -288,7 +289,7 @@ impl Parts<'_> {
             .with_rule(
                 Rule::new()
                     .ct_status(podwire_kernel::nft::ct_status::DNAT)
-                    .goto("why-masquerade")
+                    .goto(FixedChain::WhyMasquerade.name())
                     .comment("sent to an endpoint"),
             )
     }
@@ -299,12 +300,15 @@ impl Parts<'_> {
     /// Services costs most, and for what comes from pods, which is most, it need not be done.
     fn why_masquerade(&self) -> Chain {
         let hairpin = Rule::new()
-            .in_set(&[self.words.saddr, self.words.daddr], "hairpin")
+            .in_set(
+                &[self.words.saddr, self.words.daddr],
+                FixedMap::Hairpin.name(),
+            )
             .counter();
         let mut chain =
             Chain::regular().with_rule(masquerade(hairpin).comment("a pod that reached itself"));
-        let by_protocol = |key: &[Source], map: Map| {
-            let name = map.fixed_name().unwrap_or_default();
+        let by_protocol = |key: &[Source], map: FixedMap| {
+            let name = map.name();
             // One rule for each protocol: nft knows the type of `ct original proto-dst` only then.
             [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| {
                 Rule::new()
@@ -317,11 +321,13 @@ impl Parts<'_> {
             Source::original(CtKey::ProtoDst),
         ];
         let vip = [&[Source::original(self.words.original_daddr)][..], &port].concat();
-        chain.rules.extend(by_protocol(&vip, Map::MasqueradeVips));
         chain
             .rules
-            .extend(by_protocol(&port, Map::MasqueradeNodePorts));
-        chain.with_rule(Rule::new().goto(TO_CLUSTER_IP))
+            .extend(by_protocol(&vip, FixedMap::MasqueradeVips));
+        chain
+            .rules
+            .extend(by_protocol(&port, FixedMap::MasqueradeNodePorts));
+        chain.with_rule(Rule::new().goto(FixedChain::ToClusterIp.name()))
     }
 
     /// Whoever is no pod cannot be answered by the endpoint itself.
@@ -345,13 +351,15 @@ impl Parts<'_> {
     fn of_cluster_ip(&self, rule: Rule) -> Rule {
         rule.in_set(
             &[Source::original(self.words.original_daddr)][..],
-            "cluster-ips",
+            FixedMap::ClusterIps.name(),
         )
     }
 
     /// The port alone does not say that the connection came to a node port.
-    fn by_node_port(&self, policy: Fixed) -> Chain {
-        let clash = self.of_cluster_ip(Rule::new()).goto(TO_CLUSTER_IP);
+    fn by_node_port(&self, policy: FixedChain) -> Chain {
+        let clash = self
+            .of_cluster_ip(Rule::new())
+            .goto(FixedChain::ToClusterIp.name());
         Chain::regular()
             .with_rule(clash.comment("a ClusterIP, with a port that is also a node port"))
             .with_rule(Rule::new().goto(policy.name()))
@@ -404,10 +412,9 @@ impl Parts<'_> {
 }
 
 /// Takes the answer out of a portal's map and does what it says.
-fn answered(rule: Rule, key: &[Field], map: Map) -> Rule {
-    let name = |map: Map| map.fixed_name().unwrap_or_default();
-    rule.set_meta_from_map(MetaKey::Priority, key, name(map))
-        .verdict_map(&[Field::Priority], name(Map::Answers))
+fn answered(rule: Rule, key: &[Field], map: FixedMap) -> Rule {
+    rule.set_meta_from_map(MetaKey::Priority, key, map.name())
+        .verdict_map(&[Field::Priority], FixedMap::Answers.name())
 }
 
 /// Goes where the answer is found that depends on who asks.
@@ -422,10 +429,9 @@ fn of_answer(answer: Answer) -> Rule {
 }
 
 /// What the chain of a Service port says, which the answer told to ask.
-fn own_chain(key: &[Field], map: Map) -> Chain {
+fn own_chain(key: &[Field], map: FixedMap) -> Chain {
     let key = [key, &[Field::Priority]].concat();
-    Chain::regular()
-        .with_rule(Rule::new().verdict_map(&key[..], map.fixed_name().unwrap_or_default()))
+    Chain::regular().with_rule(Rule::new().verdict_map(&key[..], map.name()))
 }
 
 fn masquerade(rule: Rule) -> Rule {

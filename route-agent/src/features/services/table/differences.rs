@@ -9,6 +9,7 @@ use podwire_kernel::nft::Table;
 
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Value, objects};
+use crate::features::services::layout::names::FixedMap;
 use crate::features::services::layout::skeleton::{Skeleton, skeleton};
 use crate::features::services::table::base;
 use crate::features::services::table::delta::Delta;
@@ -22,7 +23,10 @@ use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::ObjectName;
 
 /// The set of endpoints that may reach themselves.
-const HAIRPIN: &str = "hairpin";
+const HAIRPIN: &str = FixedMap::Hairpin.name();
+
+/// The map from answers to chains.
+const ANSWERS: &str = FixedMap::Answers.name();
 
 /// This many elements of one Service, or of one set, are named.
 const NAMED: usize = 3;
@@ -248,10 +252,10 @@ fn of_answers(observed: &mut Observed, wanted: &BTreeSet<Answer>) -> Vec<String>
         {
             texts.push(format!("chain `{chain}` is missing, or has other rules"));
         } else if found == Found::Absent {
-            texts.push(format!("map `answers` lacks {answer} : goto {chain}"));
+            texts.push(format!("map `{ANSWERS}` lacks {answer} : goto {chain}"));
         } else if found == Found::Wrong {
             texts.push(format!(
-                "map `answers` has {answer} with another value; wanted is : goto {chain}"
+                "map `{ANSWERS}` has {answer} with another value; wanted is : goto {chain}"
             ));
         }
     }

@@ -16,7 +16,7 @@ use crate::features::services::desired::endpoints::{Backend, Family};
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
 use crate::features::services::layout::elements::{Element, Key, Value};
-use crate::features::services::layout::names::Map;
+use crate::features::services::layout::names::{FixedMap, Map};
 use crate::features::services::layout::sets::set_of;
 use crate::features::services::table::delta::{Change, Delta};
 use crate::features::services::table::nftables::{Nftables, TableError};
@@ -111,23 +111,28 @@ pub struct Messages<'a> {
 pub struct Headers {
     family: Family,
     config: Config,
-    fixed: BTreeMap<Map, Set>,
+    fixed: BTreeMap<FixedMap, Set>,
 }
 
 impl Headers {
     /// The declarations of a family's table.
     pub fn new(family: Family, config: &Config) -> Headers {
-        let header = |map| (map, set_of(map, kernel_family(family), config));
+        let header = |map: FixedMap| (map, set_of(map.into(), kernel_family(family), config));
         Headers {
             family,
             config: config.clone(),
-            fixed: Map::FIXED.into_iter().map(header).collect(),
+            fixed: FixedMap::ALL.into_iter().map(header).collect(),
         }
     }
 
     /// How a map is declared.
-    pub fn of(&self, map: Map) -> Cow<'_, Set> {
-        match self.fixed.get(&map) {
+    pub fn of(&self, map: impl Into<Map>) -> Cow<'_, Set> {
+        let map = map.into();
+        let known = match map {
+            Map::Fixed(map) => self.fixed.get(&map),
+            Map::Affinity(_) => None,
+        };
+        match known {
             Some(set) => Cow::Borrowed(set),
             None => Cow::Owned(set_of(map, kernel_family(self.family), &self.config)),
         }
@@ -209,9 +214,9 @@ impl<'a> Messages<'a> {
             let rules = chains::shared(shared, kernel_family(self.headers.family));
             self.write_chain(&chain, &rules);
         }
-        let name = Map::Answers.fixed_name().unwrap_or_default();
+        let name = FixedMap::Answers.name();
         let comment = answer.comment();
-        let header = self.headers.of(Map::Answers);
+        let header = self.headers.of(FixedMap::Answers);
         self.table().elements(name, &header).add(&ElementRef {
             key: answer_key(answer).as_bytes(),
             key_end: None,
@@ -223,8 +228,8 @@ impl<'a> Messages<'a> {
 
     /// Deletes an answer, but not the chain that it leads to.
     pub fn delete_answer(&mut self, answer: Answer) {
-        let name = Map::Answers.fixed_name().unwrap_or_default();
-        let header = self.headers.of(Map::Answers);
+        let name = FixedMap::Answers.name();
+        let header = self.headers.of(FixedMap::Answers);
         self.table()
             .elements(name, &header)
             .delete(answer_key(answer).as_bytes(), None);
@@ -238,7 +243,7 @@ impl<'a> Messages<'a> {
         for map in &delta.new_maps {
             let set = map.name(name);
             if !after.old_maps.remove(&set) {
-                self.table().add_set(&set, &headers.of(Map::Affinity(*map)));
+                self.table().add_set(&set, &headers.of(*map));
             }
         }
         for spec in &delta.new_chains {
@@ -304,8 +309,8 @@ impl<'a> Messages<'a> {
 
     /// Every endpoint of this node may reach itself.
     fn hairpin(&mut self, before: &Standing, after: &Standing) {
-        let name = Map::Hairpin.fixed_name().unwrap_or_default();
-        let header = self.headers.of(Map::Hairpin);
+        let name = FixedMap::Hairpin.name();
+        let header = self.headers.of(FixedMap::Hairpin);
         let gone = (before.local.keys()).filter(|address| !after.local.contains_key(address));
         for address in gone {
             let key = hairpin_key(*address);

@@ -10,7 +10,7 @@ use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::networks;
 use crate::features::services::layout::elements::{Key, KeyReader, objects};
-use crate::features::services::layout::names::Map;
+use crate::features::services::layout::names::{FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
 use crate::features::services::table::base;
 use crate::features::services::table::delta::Change;
@@ -200,7 +200,7 @@ fn remove_old_sources(
     view: View<'_>,
     observed: &mut Observed,
 ) -> Result<(), TableError> {
-    let set = Map::AllowedSources.fixed_name().unwrap_or_default();
+    let set = FixedMap::AllowedSources.name();
     let Some(header) = observed.frame.sets.get(set).cloned() else {
         return Ok(());
     };
@@ -213,7 +213,7 @@ fn remove_old_sources(
             continue;
         };
         for element in objects(name, &plan).elements {
-            if element.map == Map::AllowedSources {
+            if element.map == Map::Fixed(FixedMap::AllowedSources) {
                 observed.claim_range(set, element.key.as_bytes(), meaning(name, &element));
             }
         }
@@ -245,7 +245,7 @@ fn difference(
             Found::Absent => {}
         }
     }
-    let hairpin = Map::Hairpin.fixed_name().unwrap_or_default();
+    let hairpin = FixedMap::Hairpin.name();
     for address in &delta.local_gained {
         let key = hairpin_key(*address);
         if observed.claim(hairpin, key.as_bytes(), plain_member()) == Found::Right {
@@ -372,11 +372,10 @@ fn delete_unclaimed(
 /// The UDP port that a portal's element is about.
 fn udp_port(family: Family, set: &str, key: &[u8]) -> Option<Claim> {
     let mut fields = KeyReader::new(key);
-    let is = |map: Map| map.fixed_name() == Some(set);
-    let address = match () {
-        () if is(Map::Services) => Some(fields.address(family)?),
-        () if is(Map::NodePorts) => None,
-        () => return None,
+    let address = match FixedMap::of_name(set)? {
+        FixedMap::Services => Some(fields.address(family)?),
+        FixedMap::NodePorts => None,
+        _ => return None,
     };
     let protocol = fields
         .protocol()

@@ -15,7 +15,9 @@ use crate::features::services::layout::chains;
 use crate::features::services::layout::elements::{
     self, Element, Key, Objects, Value, endpoint_number,
 };
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool, Shared};
+use crate::features::services::layout::names::{
+    AffinityHolds, AffinityMap, FixedMap, Pool, Shared,
+};
 use crate::features::services::table::delta::Delta;
 use crate::features::services::table::encode::{Headers, answer_key, backend_data, kernel_family};
 use crate::features::services::table::nftables::Nftables;
@@ -45,7 +47,7 @@ impl Observed {
         let (mut elements, mut answers) = (Vec::new(), Vec::new());
         for (name, header) in frame.sets.iter().filter(|(_, set)| !set.dynamic) {
             kernel.elements(kernel_family(family), name, header, &mut |key, element| {
-                if Map::Answers.fixed_name() == Some(name) {
+                if FixedMap::Answers.name() == name {
                     answers.extend(Answer::read(&key));
                 }
                 elements.push((place(name, &key), meaning_of(&element), false));
@@ -125,7 +127,7 @@ impl Observed {
         for map in objects.maps {
             let set = map.name(name);
             let there = self.frame.sets.get(&set);
-            if !there.is_some_and(|set| set.same_header(&headers.of(Map::Affinity(map)))) {
+            if !there.is_some_and(|set| set.same_header(&headers.of(map))) {
                 delta.new_maps.push(map);
             }
             self.wanted.insert(set);
@@ -168,7 +170,7 @@ impl Observed {
     /// Marks what an answer needs as wanted, and says how it was found.
     pub fn claim_answer(&mut self, answer: Answer) -> Found {
         let found = self.find_answer(answer);
-        let set = Map::Answers.fixed_name().unwrap_or_default();
+        let set = FixedMap::Answers.name();
         self.claim(set, answer_key(answer).as_bytes(), 0);
         if let Answer::Shared(shared) = answer {
             self.wanted.insert(shared.name());
@@ -178,7 +180,7 @@ impl Observed {
 
     /// An answer is right if the chain that it leads to is so as well.
     pub fn find_answer(&self, answer: Answer) -> Found {
-        let set = Map::Answers.fixed_name().unwrap_or_default();
+        let set = FixedMap::Answers.name();
         match self.meaning(set, answer_key(answer).as_bytes()) {
             None => Found::Absent,
             Some(meaning) if meaning != meaning_of_answer(answer) => Found::Wrong,

@@ -13,7 +13,7 @@ use crate::features::services::desired::frontends::Claim;
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
 use crate::features::services::layout::elements::{Element, KeyReader, OwnChain, objects};
-use crate::features::services::layout::names::{AffinityHolds, Map};
+use crate::features::services::layout::names::{AffinityHolds, FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
 use crate::features::services::table::base;
 use crate::features::services::table::doubts::Doubts;
@@ -120,8 +120,8 @@ fn repair_element(
     };
     let (map, wanted) = match &place {
         Place::OfTheRules => return Ok(true),
-        Place::Hairpin { wanted } => (Map::Hairpin, wanted.then(plain_member)),
-        Place::Answer { wanted } => (Map::Answers, wanted.map(meaning_of_answer)),
+        Place::Hairpin { wanted } => (FixedMap::Hairpin.into(), wanted.then(plain_member)),
+        Place::Answer { wanted } => (FixedMap::Answers.into(), wanted.map(meaning_of_answer)),
         Place::Of { map, name, element } => {
             (*map, element.as_ref().map(|element| meaning(name, element)))
         }
@@ -170,44 +170,41 @@ enum Place {
 
 /// What should be at a place; none if that cannot be decided.
 fn place_of(applied: &Applied, set: &str, key: &[u8]) -> Option<Place> {
-    let fixed = Map::FIXED
-        .into_iter()
-        .find(|map| map.fixed_name() == Some(set));
-    let Some(map) = fixed else {
+    let Some(map) = FixedMap::of_name(set) else {
         return place_of_affinity(applied, set, key);
     };
     let family = applied.family();
     let standing = &applied.standing;
     let mut fields = KeyReader::new(key);
     let claim = match map {
-        Map::Hairpin => {
+        FixedMap::Hairpin => {
             let (from, to) = (fields.address(family)?, fields.address(family)?);
             let wanted = from == to && standing.local.contains_key(&from);
             return Some(Place::Hairpin { wanted });
         }
-        Map::Answers => {
+        FixedMap::Answers => {
             let wanted = Answer::read(key).filter(|answer| {
                 standing.answers.contains_key(answer) || standing.old_answers.contains(answer)
             });
             return Some(Place::Answer { wanted });
         }
-        Map::AllowedSources | Map::Affinity(_) => return None,
-        Map::ClusterIps => Claim::ClusterIp(fields.address(family)?),
-        Map::NodePorts
-        | Map::NodePortsInside
-        | Map::NodePortsOutside
-        | Map::NodePortOwnChains
-        | Map::MasqueradeNodePorts => Claim::NodePort(fields.protocol()?, fields.port()?),
-        Map::Pool(pool) if !pool.has_address() => {
+        FixedMap::AllowedSources => return None,
+        FixedMap::ClusterIps => Claim::ClusterIp(fields.address(family)?),
+        FixedMap::NodePorts
+        | FixedMap::NodePortsInside
+        | FixedMap::NodePortsOutside
+        | FixedMap::NodePortOwnChains
+        | FixedMap::MasqueradeNodePorts => Claim::NodePort(fields.protocol()?, fields.port()?),
+        FixedMap::Pool(pool) if !pool.has_address() => {
             Claim::NodePort(fields.protocol()?, fields.port()?)
         }
-        Map::Services
-        | Map::Pool(_)
-        | Map::Allowed
-        | Map::Inside
-        | Map::Outside
-        | Map::OwnChains
-        | Map::MasqueradeVips => {
+        FixedMap::Services
+        | FixedMap::Pool(_)
+        | FixedMap::Allowed
+        | FixedMap::Inside
+        | FixedMap::Outside
+        | FixedMap::OwnChains
+        | FixedMap::MasqueradeVips => {
             let address = fields.address(family)?;
             Claim::Vip(address, fields.protocol()?, fields.port()?)
         }
@@ -218,7 +215,7 @@ fn place_of(applied: &Applied, set: &str, key: &[u8]) -> Option<Place> {
         name: Arc::from(""),
     };
     let name = applied.owner(&claim).cloned().unwrap_or_else(no_one);
-    Some(of_service(applied, name, map, key))
+    Some(of_service(applied, name, map.into(), key))
 }
 
 /// `affinity/NAMESPACE/NAME/tcp-80/endpoints` and the like.

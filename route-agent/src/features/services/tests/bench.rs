@@ -176,11 +176,7 @@ impl Bench {
         let view = View {
             snapshot: &self.snapshot,
             own,
-            here: Here {
-                node: "worker",
-                zone: None,
-                addresses: own.map_or(&[], |node| &node.internal_ips),
-            },
+            here: Here::of("worker", own),
             config: &self.config,
         };
         let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
