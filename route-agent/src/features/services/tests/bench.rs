@@ -2,19 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 use crate::config::services::Config;
-use crate::features::services::desired::endpoints::{Family, Here};
+use crate::features::services::desired::endpoints::Here;
 use crate::features::services::desired::samples::{named_service, object, slice_of};
 use crate::features::services::table::delta::Change;
 use crate::features::services::table::nftables::{Nftables, TableError};
 use crate::features::services::table::state::{Done, View};
 use crate::features::services::table::sync::FamilyTable;
-use crate::snapshot::{Dirty, Node, Object, ObjectName, Protocol, ServiceCidr, Snapshot};
+use crate::features::services::tests::golden_cases::{NODE, cluster, node};
+use crate::snapshot::{Dirty, Object, ObjectName, Protocol, Snapshot};
+use podwire_kernel::IpFamily;
 
 /// Runs a test in a network namespace of its own, on a thread of its own.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -92,32 +93,23 @@ impl Nftables for Kernel {
 }
 
 impl Bench {
-    pub fn new(family: Family) -> Bench {
+    pub fn new(family: IpFamily) -> Bench {
         Bench::with(family, Config::default())
     }
 
-    pub fn with(family: Family, config: Config) -> Bench {
+    pub fn with(family: IpFamily, config: Config) -> Bench {
         let kernel = Kernel {
             socket: NftSocket::open().unwrap(),
             refuse: None,
         };
         let table = FamilyTable::new(family, &config);
-        let mut bench = Bench {
-            snapshot: Snapshot::default(),
+        Bench {
+            snapshot: cluster(),
             config,
             table,
             kernel,
             dirty: Dirty::default(),
-        };
-        bench.node("worker", "10.10.1.0/24 fd00:10:10:1::/64", "172.18.0.2");
-        bench.node("worker2", "10.10.2.0/24 fd00:10:10:2::/64", "172.18.0.4");
-        let cidrs = ["10.200.1.0/24", "fd00:10:200::/112"];
-        bench.set(Object::ServiceCidr(ServiceCidr {
-            name: Arc::from("kubernetes"),
-            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-            invalid: Vec::new(),
-        }));
-        bench
+        }
     }
 
     pub fn set(&mut self, object: Object) {
@@ -132,22 +124,10 @@ impl Bench {
     }
 
     pub fn node(&mut self, name: &str, pods: &str, address: &str) {
-        self.set(Object::Node(Node {
-            name: Arc::from(name),
-            created: None,
-            internal_ips: vec![address.parse().unwrap()],
-            pod_cidrs: pods
-                .split_whitespace()
-                .map(|cidr| cidr.parse().unwrap())
-                .collect(),
-            labels: Default::default(),
-            taints: Vec::new(),
-            deleting: false,
-            invalid: Vec::new(),
-        }));
+        self.set(node(name, pods, address));
     }
 
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> IpFamily {
         self.table.family()
     }
 
@@ -172,11 +152,11 @@ impl Bench {
     pub fn try_sync_at(&mut self, now: Instant) -> Result<Done, TableError> {
         let dirty = std::mem::take(&mut self.dirty);
         let names: BTreeSet<ObjectName> = dirty.services.union(&dirty.endpoints).cloned().collect();
-        let own = self.snapshot.nodes.get("worker");
+        let own = self.snapshot.nodes.get(NODE);
         let view = View {
             snapshot: &self.snapshot,
             own,
-            here: Here::of("worker", own),
+            here: Here::of(NODE, own),
             config: &self.config,
         };
         let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
@@ -195,7 +175,7 @@ impl Bench {
     }
 
     pub fn differences(&mut self) -> Vec<String> {
-        let own = self.snapshot.nodes.get("worker");
+        let own = self.snapshot.nodes.get(NODE);
         let view = View {
             snapshot: &self.snapshot,
             own,

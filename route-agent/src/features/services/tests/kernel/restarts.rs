@@ -1,12 +1,12 @@
 //! An agent that starts over what another one left, with other settings or other objects.
 
 use crate::config::services::Config;
-use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::sync::FamilyTable;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 use crate::features::services::tests::kernel::{WEB, listed, same};
 use crate::snapshot::{Object, Protocol, ServiceCidr};
+use podwire_kernel::IpFamily;
 
 /// What the kernel holds must be what an agent writes that finds nothing.
 #[track_caller]
@@ -22,7 +22,7 @@ fn as_if_new(bench: &mut Bench, when: &str) {
 #[test]
 fn networks_that_grow_or_shrink_replace_what_was_there() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3@worker 10.10.2.4");
         bench.sync();
@@ -50,7 +50,7 @@ fn networks_that_grow_or_shrink_replace_what_was_there() {
 #[test]
 fn source_ranges_that_grow_or_shrink_replace_what_was_there() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         for (round, range) in ["10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/16"]
             .into_iter()
             .enumerate()
@@ -78,7 +78,7 @@ fn source_ranges_that_grow_or_shrink_replace_what_was_there() {
 #[test]
 fn counters_are_switched_off_and_on_whatever_services_there_are() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         super::everything(&mut bench);
         bench.sync();
         for counters in [false, true] {
@@ -95,7 +95,7 @@ fn counters_are_switched_off_and_on_whatever_services_there_are() {
 #[test]
 fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3 10.10.2.4");
         bench.sync();
@@ -118,7 +118,7 @@ fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
 #[test]
 fn what_was_refused_at_the_start_and_goes_leaves_nothing() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3 10.10.2.4");
         bench.service("other", "cluster-ip 10.200.1.64; port tcp 80");
@@ -137,7 +137,10 @@ fn what_was_refused_at_the_start_and_goes_leaves_nothing() {
 
 #[test]
 fn clients_of_udp_services_that_went_meanwhile_are_told() {
-    for (family, address) in [(Family::V4, "10.200.1.53"), (Family::V6, "fd00:10:200::53")] {
+    for (family, address) in [
+        (IpFamily::V4, "10.200.1.53"),
+        (IpFamily::V6, "fd00:10:200::53"),
+    ] {
         in_namespace(move || {
             let mut bench = Bench::new(family);
             let spec = format!("kind NodePort; cluster-ip {address}; port udp 53 31053");

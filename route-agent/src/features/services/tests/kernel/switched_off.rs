@@ -13,7 +13,7 @@ use crate::features::test_node::TestNode;
 /// A node of a cluster with a Service.
 fn node() -> TestNode {
     let mut node = TestNode::apart();
-    let mut bench = Bench::new(Family::V4);
+    let mut bench = Bench::new(IpFamily::V4);
     bench.service("web", WEB);
     bench.endpoints("web", "10.10.1.3@worker 10.10.2.4");
     node.snapshot = bench.snapshot;
@@ -59,7 +59,7 @@ fn localhost_is_routed_only_while_the_table_with_its_guard_is_there() {
     assert_eq!(nft("list tables"), "");
     assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
 
-    let mut bench = Bench::new(Family::V4);
+    let mut bench = Bench::new(IpFamily::V4);
     bench.service("web", WEB);
     node.snapshot = bench.snapshot;
     start(&mut node, true);
@@ -68,7 +68,7 @@ fn localhost_is_routed_only_while_the_table_with_its_guard_is_there() {
 
     // The node starts anew in a cluster without IPv4.
     nft("flush ruleset");
-    node.snapshot = Bench::new(Family::V4).snapshot;
+    node.snapshot = Bench::new(IpFamily::V4).snapshot;
     start(&mut node, true);
     assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
 }
