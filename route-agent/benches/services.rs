@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use podwire_agent::config::services::Config;
-use podwire_agent::features::services::desired::endpoints::{Family, Here};
+use podwire_agent::features::services::desired::endpoints::Here;
 use podwire_agent::features::services::table::delta;
 use podwire_agent::features::services::table::nftables::Nftables;
 use podwire_agent::features::services::table::state::{Done, View};
@@ -29,6 +29,7 @@ use podwire_agent::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
     Service, ServicePort, Snapshot,
 };
+use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Monitor;
 use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
@@ -178,7 +179,7 @@ impl Bench {
         let mut bench = Bench {
             snapshot: Snapshot::default(),
             dirty: Dirty::default(),
-            table: FamilyTable::new(Family::V4, &config),
+            table: FamilyTable::new(IpFamily::V4, &config),
             config,
             kernel: Timed {
                 socket: NftSocket::open().expect("an nftables socket"),
@@ -233,7 +234,7 @@ impl Bench {
         let mut socket = NftSocket::open().expect("an nftables socket");
         socket.commit(&mut batch).unwrap();
         drop(socket);
-        self.table = FamilyTable::new(Family::V4, &self.config);
+        self.table = FamilyTable::new(IpFamily::V4, &self.config);
         self.sync()
     }
 
@@ -283,7 +284,7 @@ fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
         let p99 = quantile(&commits, 99);
         met &= figure(&format!("{what}, kernel commit, p99"), p99, at_most(1));
     }
-    bench.table = FamilyTable::new(Family::V4, &bench.config);
+    bench.table = FamilyTable::new(IpFamily::V4, &bench.config);
     let (done, warm) = bench.sync();
     figure("a new start over the right rules", warm, None);
     assert_eq!(

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use crate::config::services::NodePortAddresses;
-use crate::features::services::desired::endpoints::{Backend, Family, Here};
+use crate::features::services::desired::endpoints::{Backend, Here};
 use crate::features::services::desired::frontends::{self, Front};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{self, PortPlan};
@@ -17,6 +17,7 @@ use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
 use crate::why::{Check, Hop};
+use podwire_kernel::IpFamily;
 
 /// The Service port that takes a packet.
 pub(super) struct Match<'a> {
@@ -44,7 +45,7 @@ pub(super) enum Choice<'a> {
 /// The Service that has this address as a ClusterIP, whatever the port.
 pub(super) fn with_cluster_ip<'a>(facts: &Facts<'a>, address: IpAddr) -> Option<&'a Service> {
     facts.snapshot.services.values().find(|service| {
-        frontends::cluster_ips(service, Family::of(address)).any(|one| one == address)
+        frontends::cluster_ips(service, IpFamily::of(address)).any(|one| one == address)
     })
 }
 
@@ -69,7 +70,7 @@ pub(super) fn find<'a>(
         .services
         .values()
         .filter_map(|service| {
-            let plan = plan_of(facts, service, Family::of(address))?;
+            let plan = plan_of(facts, service, IpFamily::of(address))?;
             plan.ports.iter().find_map(|port| {
                 let front = *port.fronts.iter().find(|front| fits(port, front))?;
                 Some(Match {
@@ -88,7 +89,7 @@ pub(super) fn find<'a>(
     found.into_iter().next()
 }
 
-fn plan_of(facts: &Facts<'_>, service: &Service, family: Family) -> Option<plan::Plan> {
+fn plan_of(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Option<plan::Plan> {
     let here = Here::of(&facts.config.node_name, facts.own_node());
     let slices = facts.snapshot.slices_of(&service.name).collect::<Vec<_>>();
     let balancing = facts.config.services.balancing.balancing;
@@ -117,7 +118,7 @@ pub(super) fn networks_of(facts: &Facts<'_>, address: IpAddr) -> networks::Netwo
         facts.snapshot,
         facts.own_node(),
         &facts.config.services,
-        Family::of(address),
+        IpFamily::of(address),
     )
 }
 

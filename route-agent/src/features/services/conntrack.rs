@@ -18,7 +18,7 @@ use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
 use podwire_kernel::nft::ct_status;
 use podwire_kernel::{IpFamily, Protocol};
 
-use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::state::UdpChange;
 use crate::metrics::ProxyMetrics;
@@ -31,7 +31,7 @@ const ONE_BY_ONE: usize = 4;
 #[derive(Debug)]
 pub struct Work {
     /// The family.
-    pub family: Family,
+    pub family: IpFamily,
     /// The ports, and who may answer now.
     pub changes: Vec<UdpChange>,
     /// The node's own addresses: packets to node ports are for one of these.
@@ -83,7 +83,7 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics
                     .map(|change| (change.claim, change.serving)),
             );
         }
-        for family in Family::BOTH {
+        for family in IpFamily::ALL {
             let serving = &serving[family as usize];
             if serving.is_empty() {
                 continue;
@@ -97,7 +97,7 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics
     }
 }
 
-fn note(family: Family, deleted: usize, start: Instant, metrics: &ProxyMetrics) {
+fn note(family: IpFamily, deleted: usize, start: Instant, metrics: &ProxyMetrics) {
     if deleted > 0 {
         tracing::debug!(
             ?family,
@@ -110,16 +110,13 @@ fn note(family: Family, deleted: usize, start: Instant, metrics: &ProxyMetrics) 
 
 fn sweep(
     conntrack: &mut Conntrack,
-    family: Family,
+    family: IpFamily,
     serving: &Serving,
     node: &[IpAddr],
 ) -> Result<usize, podwire_kernel::Error> {
     let of_family = Filter {
         protocol: Some(Protocol::Udp),
-        family: Some(match family {
-            Family::V4 => IpFamily::V4,
-            Family::V6 => IpFamily::V6,
-        }),
+        family: Some(family),
         ..Filter::default()
     };
     let stale = |entry: &Entry| is_stale(entry, serving, node);

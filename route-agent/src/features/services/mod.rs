@@ -36,7 +36,7 @@ use crate::config::Config as AgentConfig;
 use crate::config::services::Config as ServicesConfig;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::services::conntrack::{Sweeper, Work};
-use crate::features::services::desired::endpoints::{Family, Here};
+use crate::features::services::desired::endpoints::Here;
 use crate::features::services::health_checks::HealthPorts;
 use crate::features::services::publish::Notes;
 use crate::features::services::table::state::{Done, View};
@@ -45,6 +45,7 @@ use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::Report;
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
+use podwire_kernel::IpFamily;
 
 /// The feature.
 pub struct Services {
@@ -147,7 +148,7 @@ impl Services {
         let v4 = self
             .tables
             .iter()
-            .find(|table| table.family() == Family::V4);
+            .find(|table| table.family() == IpFamily::V4);
         let Some(guarded) = v4.and_then(FamilyTable::is_there) else {
             return;
         };
@@ -192,7 +193,7 @@ impl Services {
         }
     }
 
-    fn sweep(&mut self, family: Family, done: &mut Done, world: &World<'_>) {
+    fn sweep(&mut self, family: IpFamily, done: &mut Done, world: &World<'_>) {
         if done.udp.is_empty() {
             return;
         }
@@ -242,7 +243,7 @@ impl Feature for Services {
                 self.networks |= networks;
                 if self.dirty.len() > before {
                     let now = Moment::now();
-                    for family in Family::BOTH {
+                    for family in IpFamily::ALL {
                         world.metrics.proxy.queued(family.into(), now);
                     }
                 }
@@ -254,17 +255,9 @@ impl Feature for Services {
                 touched,
                 ..
             }) if table == TABLE => {
-                let family = match family {
-                    2 => Family::V4,
-                    10 => Family::V6,
-                    _ => return false,
-                };
-                for table in &mut self.tables {
-                    if table.family() == family {
-                        table.doubt(touched);
-                    }
-                }
-                true
+                let ours = |table: &&mut FamilyTable| table.family().number() == *family;
+                let table = self.tables.iter_mut().find(ours);
+                table.map(|table| table.doubt(touched)).is_some()
             }
             Event::Resync => {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
@@ -280,7 +273,7 @@ impl Feature for Services {
             return self.withdraw(&world.config.run_dir, warn);
         }
         if self.tables.is_empty() {
-            self.tables = Family::BOTH
+            self.tables = IpFamily::ALL
                 .map(|family| FamilyTable::new(family, config))
                 .into();
         }
@@ -361,6 +354,15 @@ impl Feature for Services {
             removed.push(format!("table {family} {TABLE}"));
         }
         Ok(removed)
+    }
+}
+
+impl From<IpFamily> for crate::health::IpFamily {
+    fn from(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::V4,
+            IpFamily::V6 => Self::V6,
+        }
     }
 }
 

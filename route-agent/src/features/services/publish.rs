@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::clock::Moment;
 use crate::config::services::{Config, NodePortAddresses};
 use crate::feature::{Warn, World};
-use crate::features::services::desired::endpoints::{self, Family, Here};
+use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::frontends::{self, Front};
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
@@ -21,6 +21,7 @@ use crate::features::services::table::state::Done;
 use crate::features::services::table::sync::FamilyTable;
 use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
+use podwire_kernel::IpFamily;
 
 /// What is known about Services.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Notes {
     }
 
     /// How long it took until the kernel had what changed in the cluster.
-    pub fn programmed(&self, family: Family, done: &Done, world: &World<'_>) {
+    pub fn programmed(&self, family: IpFamily, done: &Done, world: &World<'_>) {
         let now = Moment::now();
         for name in &done.written {
             let times = world

@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 
 use podwire_kernel::nft::NftSocket;
 
-use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Front;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::elements::{Key, endpoint_number};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedMap};
 use crate::features::services::layout::portals;
-use crate::features::services::table::encode::kernel_family;
 use crate::features::services::table::observed::{place, where_slots_are};
 use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::{EndpointReport, Report, ServicePortReport, ServiceReport};
 use crate::snapshot::{Balancing, ObjectName};
+use podwire_kernel::IpFamily;
 
 /// Adds the Services of a family to the report; with their endpoints if it is a wide one.
 pub fn report(table: &FamilyTable, kernel: &mut NftSocket, report: &mut Report) {
@@ -120,11 +120,11 @@ impl Counters {
     }
 
     fn try_read(
-        family: Family,
+        family: IpFamily,
         kernel: &mut NftSocket,
         wide: bool,
     ) -> Result<Counters, podwire_kernel::Error> {
-        let family = kernel_family(family);
+        let family = podwire_kernel::nft::Family::from(family);
         let mut counters = Counters::default();
         let ways_in = [FixedMap::Services, FixedMap::NodePorts].map(FixedMap::name);
         let headers = kernel.set_headers(family, TABLE)?;

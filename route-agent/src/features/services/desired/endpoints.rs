@@ -7,42 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use podwire_kernel::IpFamily;
+
 use crate::cidr;
 use crate::snapshot::{EndpointRef, EndpointSlice, Node, Protocol};
 
 /// Where a Node says in which zone it is.
 const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// An address family. Each has a table of its own; neither depends on the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both families.
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Family {
-        match address {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        }
-    }
-}
-
-impl From<Family> for crate::health::IpFamily {
-    fn from(family: Family) -> Self {
-        match family {
-            Family::V4 => Self::V4,
-            Family::V6 => Self::V6,
-        }
-    }
-}
 
 /// Where the agent runs, as far as Services care.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,7 +85,7 @@ pub fn select<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port_name: &str,
     protocol: Protocol,
-    family: Family,
+    family: IpFamily,
     here: Here<'_>,
 ) -> Selected {
     let candidates = merge(slices, port_name, protocol, family, here);
@@ -212,7 +183,7 @@ fn merge<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port_name: &str,
     protocol: Protocol,
-    family: Family,
+    family: IpFamily,
     here: Here<'_>,
 ) -> BTreeMap<Backend, Candidate<'a>> {
     let mut merged: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
@@ -223,7 +194,7 @@ fn merge<'a>(
         for port in slice.ports.iter().filter(matching) {
             for endpoint in &slice.endpoints {
                 let address = endpoint.address;
-                if Family::of(address) != family || unusable(address).is_some() {
+                if IpFamily::of(address) != family || unusable(address).is_some() {
                     continue;
                 }
                 let new = Candidate {

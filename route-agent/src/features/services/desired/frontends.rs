@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::features::services::desired::endpoints::{Family, no_destination};
+use crate::features::services::desired::endpoints::no_destination;
 use crate::snapshot::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
 };
+use podwire_kernel::IpFamily;
 
 /// One place where a Service port can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,7 +80,7 @@ impl std::fmt::Display for Claim {
 }
 
 /// Everything that a Service claims in one family, usable or not granted yet.
-pub fn claims(service: &Service, family: Family) -> BTreeSet<Claim> {
+pub fn claims(service: &Service, family: IpFamily) -> BTreeSet<Claim> {
     let mut claims: BTreeSet<Claim> = cluster_ips(service, family)
         .map(Claim::cluster_ip)
         .collect();
@@ -94,9 +95,9 @@ pub fn claims(service: &Service, family: Family) -> BTreeSet<Claim> {
 }
 
 /// The ClusterIPs of a family; none if the Service is not for a proxy at all.
-pub fn cluster_ips(service: &Service, family: Family) -> impl Iterator<Item = IpAddr> {
+pub fn cluster_ips(service: &Service, family: IpFamily) -> impl Iterator<Item = IpAddr> {
     let usable = is_proxied(service);
-    let of_family = move |a: &IpAddr| usable && Family::of(*a) == family;
+    let of_family = move |a: &IpAddr| usable && IpFamily::of(*a) == family;
     service
         .cluster_ips
         .iter()
@@ -118,18 +119,18 @@ pub fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
 
 /// Where a port can be reached in a family. An address that is both a load-balancer address and
 /// an external IP counts as the former, because source ranges apply to it.
-pub fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Front> {
+pub fn fronts(service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Front> {
     if !service
         .cluster_ips
         .iter()
-        .any(|address| Family::of(*address) == family)
+        .any(|address| IpFamily::of(*address) == family)
     {
         return Vec::new();
     }
     let mut fronts: Vec<Front> = cluster_ips(service, family).map(Front::ClusterIp).collect();
     let mut add = |front: Front, address: IpAddr| {
         let known = |other: &Front| other.address() == Some(address);
-        let of_family = Family::of(address) == family;
+        let of_family = IpFamily::of(address) == family;
         if of_family && no_destination(address).is_none() && !fronts.iter().any(known) {
             fronts.push(front);
         }

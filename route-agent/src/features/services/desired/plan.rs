@@ -10,9 +10,10 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use crate::cidr::without_contained;
-use crate::features::services::desired::endpoints::{self, Backend, Family, Here, Selected};
+use crate::features::services::desired::endpoints::{self, Backend, Here, Selected};
 use crate::features::services::desired::frontends::{self, Claim, Front};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
+use podwire_kernel::IpFamily;
 
 /// What the kernel must do for one Service, in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub struct PortPlan {
 pub fn desired<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-    family: Family,
+    family: IpFamily,
     here: Here<'_>,
     default_balancing: Balancing,
     granted: impl Fn(&Claim) -> bool,
@@ -169,7 +170,7 @@ pub fn settle(before: &[Backend], wanted: &[Backend]) -> Box<[Backend]> {
 fn sources(
     service: &Service,
     fronts: &[Front],
-    family: Family,
+    family: IpFamily,
     node: &[IpAddr],
 ) -> Option<Box<[IpNetwork]>> {
     let vips: Vec<IpAddr> = fronts
@@ -182,7 +183,7 @@ fn sources(
     }
     let mut of_family = node
         .iter()
-        .filter(|address| Family::of(**address) == family);
+        .filter(|address| IpFamily::of(**address) == family);
     let from_node = of_family.any(|address| {
         let ranges = &service.source_ranges;
         ranges.iter().any(|range| range.contains(*address))
@@ -191,7 +192,7 @@ fn sources(
     let ours = service
         .source_ranges
         .iter()
-        .filter(|range| Family::of(range.ip()) == family);
+        .filter(|range| IpFamily::of(range.ip()) == family);
     Some(without_contained(ours.copied().chain(itself)).into())
 }
 

@@ -4,12 +4,13 @@
 //! four bytes, but for the slot, which is a number in host byte order.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use podwire::hash::fnv1a;
 
-use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Front;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
@@ -81,43 +82,6 @@ impl std::fmt::Debug for Key {
         self.as_bytes()
             .iter()
             .try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// The fields of a key, one after the other.
-pub struct KeyReader<'a>(&'a [u8]);
-
-impl<'a> KeyReader<'a> {
-    /// Stands before the first field.
-    pub fn new(key: &'a [u8]) -> Self {
-        KeyReader(key)
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    /// An address.
-    pub fn address(&mut self, family: Family) -> Option<IpAddr> {
-        Some(match family {
-            Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
-            Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
-        })
-    }
-
-    /// A protocol.
-    pub fn protocol(&mut self) -> Option<Protocol> {
-        let [number, ..] = self.take::<4>()?;
-        let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-        all.into_iter().find(|protocol| protocol.number() == number)
-    }
-
-    /// A port.
-    pub fn port(&mut self) -> Option<u16> {
-        let [high, low, ..] = self.take::<4>()?;
-        Some(u16::from_be_bytes([high, low]))
     }
 }
 
@@ -213,17 +177,9 @@ pub fn comment(service: &ObjectName, port: &PortPlan) -> String {
 /// remembered by it stays with its endpoint whatever else changes. FNV-1a, folded to 28 bits; the
 /// upper four are those by which postrouting knows that it has to clean up.
 pub fn endpoint_number(backend: &Backend) -> u32 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut take = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    match backend.address {
-        IpAddr::V4(v4) => take(&v4.octets()),
-        IpAddr::V6(v6) => take(&v6.octets()),
-    }
-    take(&backend.port.to_be_bytes());
+    let key = Key::new().address(backend.address);
+    let port = backend.port.to_be_bytes();
+    let hash = fnv1a(key.as_bytes().iter().copied().chain(port));
     let folded = (hash ^ (hash >> 32)) as u32;
     SCRATCH | (folded & !SCRATCH_MASK)
 }

@@ -23,10 +23,11 @@ pub fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::services::desired::endpoints::{Backend, Family};
+    use crate::features::services::desired::endpoints::Backend;
     use crate::features::services::desired::plan::desired;
     use crate::features::services::desired::samples::{HERE, SLICE, service, slice};
     use crate::snapshot::Balancing;
+    use podwire_kernel::IpFamily;
 
     #[test]
     fn endpoints_beyond_what_a_number_can_tell_apart_are_named() {
@@ -34,7 +35,7 @@ mod tests {
         let service = service("cluster-ip 10.200.1.63; port tcp 80");
         let balancing = Balancing::Random;
         let slices = slices.iter();
-        let mut plan = desired(&service, slices, Family::V4, HERE, balancing, |_| true).unwrap();
+        let mut plan = desired(&service, slices, IpFamily::V4, HERE, balancing, |_| true).unwrap();
         let many = |count: u32| -> Box<[Backend]> {
             let backend = |number| Backend {
                 address: std::net::Ipv4Addr::from(0x0a0a_0000 + number).into(),

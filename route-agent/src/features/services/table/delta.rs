@@ -96,11 +96,11 @@ fn diff_elements(before: Vec<Element>, after: Vec<Element>, delta: &mut Delta) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::services::desired::endpoints::Family;
     use crate::features::services::desired::plan::desired;
     use crate::features::services::desired::samples::{HERE, SLICE, object, service, slice};
     use crate::features::services::layout::elements::objects;
     use crate::snapshot::Balancing;
+    use podwire_kernel::IpFamily;
 
     fn state(text: &str, endpoints: &str, before: Option<&Plan>) -> (Plan, Objects) {
         let slices = [slice(SLICE, endpoints)];
@@ -108,7 +108,7 @@ mod tests {
         let mut plan = desired(
             &service,
             slices.iter(),
-            Family::V4,
+            IpFamily::V4,
             HERE,
             Balancing::Random,
             |_| true,

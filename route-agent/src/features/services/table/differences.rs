@@ -13,7 +13,7 @@ use crate::features::services::layout::names::FixedMap;
 use crate::features::services::layout::skeleton::{Skeleton, skeleton};
 use crate::features::services::table::base;
 use crate::features::services::table::delta::Delta;
-use crate::features::services::table::encode::{Headers, hairpin_key, kernel_family};
+use crate::features::services::table::encode::{Headers, hairpin_key};
 use crate::features::services::table::nftables::{Nftables, TableError};
 use crate::features::services::table::observed::{
     Found, Observed, plain_member, plain_range, same_chain,
@@ -38,7 +38,10 @@ pub fn differences(
     kernel: &mut dyn Nftables,
     view: View<'_>,
 ) -> Vec<String> {
-    let skeleton = skeleton(kernel_family(applied.family()), view.config);
+    let skeleton = skeleton(
+        podwire_kernel::nft::Family::from(applied.family()),
+        view.config,
+    );
     let written = Written {
         applied,
         headers,
@@ -61,7 +64,7 @@ struct Written<'a> {
 impl Written<'_> {
     fn differences(&self, kernel: &mut dyn Nftables) -> Result<Vec<String>, TableError> {
         let applied = self.applied;
-        let family = kernel_family(applied.family());
+        let family = podwire_kernel::nft::Family::from(applied.family());
         let Some(frame) = kernel.frame(family)? else {
             let written = applied.plans().next().is_some();
             return Ok(if written {
@@ -197,7 +200,7 @@ impl Written<'_> {
         kernel: &mut dyn Nftables,
         observed: &Observed,
     ) -> Result<Vec<String>, TableError> {
-        let family = kernel_family(self.applied.family());
+        let family = podwire_kernel::nft::Family::from(self.applied.family());
         let (applied, wanted) = (self.applied, &self.skeleton);
         let mut texts = Vec::new();
         let ours = |name: &str| observed.wanted.contains(name);

@@ -12,7 +12,7 @@ use podwire_kernel::nft::{
 };
 
 use crate::config::services::Config;
-use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
 use crate::features::services::layout::elements::{Element, Key, Value};
@@ -23,6 +23,7 @@ use crate::features::services::table::nftables::{Nftables, TableError};
 use crate::features::services::table::standing::Standing;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::ObjectName;
+use podwire_kernel::IpFamily;
 
 /// How changes are said to the kernel: how the sets are declared, and one batch, whose memory is
 /// used again.
@@ -35,7 +36,7 @@ pub struct Writer {
 
 impl Writer {
     /// For the table of a family.
-    pub fn new(family: Family, config: &Config) -> Writer {
+    pub fn new(family: IpFamily, config: &Config) -> Writer {
         Writer {
             headers: Headers::new(family, config),
             batch: Batch::new(),
@@ -50,7 +51,7 @@ impl Writer {
 
     /// The family of the table.
     pub fn family(&self) -> nft::Family {
-        kernel_family(self.headers.family)
+        podwire_kernel::nft::Family::from(self.headers.family)
     }
 
     /// Begins a batch.
@@ -109,15 +110,24 @@ pub struct Messages<'a> {
 /// How the sets and maps are declared, so that elements can be written.
 #[derive(Debug)]
 pub struct Headers {
-    family: Family,
+    family: IpFamily,
     config: Config,
     fixed: BTreeMap<FixedMap, Set>,
 }
 
 impl Headers {
     /// The declarations of a family's table.
-    pub fn new(family: Family, config: &Config) -> Headers {
-        let header = |map: FixedMap| (map, set_of(map.into(), kernel_family(family), config));
+    pub fn new(family: IpFamily, config: &Config) -> Headers {
+        let header = |map: FixedMap| {
+            (
+                map,
+                set_of(
+                    map.into(),
+                    podwire_kernel::nft::Family::from(family),
+                    config,
+                ),
+            )
+        };
         Headers {
             family,
             config: config.clone(),
@@ -134,23 +144,22 @@ impl Headers {
         };
         match known {
             Some(set) => Cow::Borrowed(set),
-            None => Cow::Owned(set_of(map, kernel_family(self.family), &self.config)),
+            None => Cow::Owned(set_of(
+                map,
+                podwire_kernel::nft::Family::from(self.family),
+                &self.config,
+            )),
         }
-    }
-}
-
-/// The family as the kernel crate names it.
-pub fn kernel_family(family: Family) -> nft::Family {
-    match family {
-        Family::V4 => nft::Family::Ip,
-        Family::V6 => nft::Family::Ip6,
     }
 }
 
 impl<'a> Messages<'a> {
     /// Writes messages about anything in the table.
     pub fn table(&mut self) -> TableWriter<'_> {
-        self.batch.table(kernel_family(self.headers.family), TABLE)
+        self.batch.table(
+            podwire_kernel::nft::Family::from(self.headers.family),
+            TABLE,
+        )
     }
 
     /// Writes the changes and returns what stands once the kernel has taken them.
@@ -190,7 +199,7 @@ impl<'a> Messages<'a> {
 
     /// The family of the table.
     pub fn family(&self) -> nft::Family {
-        kernel_family(self.headers.family)
+        podwire_kernel::nft::Family::from(self.headers.family)
     }
 
     /// How a map is declared.
@@ -211,7 +220,10 @@ impl<'a> Messages<'a> {
     pub fn add_answer(&mut self, answer: Answer) {
         let chain = answer.chain();
         if let Answer::Shared(shared) = answer {
-            let rules = chains::shared(shared, kernel_family(self.headers.family));
+            let rules = chains::shared(
+                shared,
+                podwire_kernel::nft::Family::from(self.headers.family),
+            );
             self.write_chain(&chain, &rules);
         }
         let name = FixedMap::Answers.name();
@@ -249,7 +261,11 @@ impl<'a> Messages<'a> {
         for spec in &delta.new_chains {
             let chain = spec.chain.name(name);
             after.old_chains.remove(&chain);
-            let rules = chains::own(spec, name, kernel_family(headers.family));
+            let rules = chains::own(
+                spec,
+                name,
+                podwire_kernel::nft::Family::from(headers.family),
+            );
             self.write_chain(&chain, &rules);
         }
         for chain in &delta.old_chains {

@@ -4,12 +4,11 @@
 //! written in batches; one that the kernel refuses is found by halving, so that it never keeps the
 //! others out. Affinity lives in sets that are left alone.
 
-use podwire_kernel::nft::{Set, Table, diff_into};
+use podwire_kernel::nft::{KeyReader, Set, Table, diff_into};
 
-use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::networks;
-use crate::features::services::layout::elements::{Key, KeyReader, objects};
+use crate::features::services::layout::elements::{Key, objects};
 use crate::features::services::layout::names::{FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
 use crate::features::services::table::base;
@@ -23,6 +22,7 @@ use crate::features::services::table::state::{Applied, Done, UdpChange, View};
 use crate::features::services::table::write::{CHUNK, Failed, write};
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{ObjectName, Protocol};
+use podwire_kernel::IpFamily;
 
 /// How often the table is read because another process changes it meanwhile.
 const ATTEMPTS: usize = 20;
@@ -136,7 +136,7 @@ fn recreate(
 }
 
 fn observe(
-    family: Family,
+    family: IpFamily,
     kernel: &mut dyn Nftables,
     frame: Table,
 ) -> Result<Observed, TableError> {
@@ -314,7 +314,7 @@ fn note_leftovers(applied: &mut Applied, skeleton: &Skeleton, observed: &Observe
 
 /// Deletes elements that are not wanted.
 fn remove_unclaimed(
-    family: Family,
+    family: IpFamily,
     writer: &mut Writer,
     kernel: &mut dyn Nftables,
     observed: &Observed,
@@ -370,7 +370,7 @@ fn delete_unclaimed(
 }
 
 /// The UDP port that a portal's element is about.
-fn udp_port(family: Family, set: &str, key: &[u8]) -> Option<Claim> {
+fn udp_port(family: IpFamily, set: &str, key: &[u8]) -> Option<Claim> {
     let mut fields = KeyReader::new(key);
     let address = match FixedMap::of_name(set)? {
         FixedMap::Services => Some(fields.address(family)?),

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use podwire_kernel::nft::{self, Table};
 
-use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Front;
 use crate::features::services::desired::plan::{self, Plan, PortPlan};
 use crate::features::services::layout::answers::Answer;
@@ -19,14 +19,15 @@ use crate::features::services::layout::names::{
     AffinityHolds, AffinityMap, FixedMap, Pool, Shared,
 };
 use crate::features::services::table::delta::Delta;
-use crate::features::services::table::encode::{Headers, answer_key, backend_data, kernel_family};
+use crate::features::services::table::encode::{Headers, answer_key, backend_data};
 use crate::features::services::table::nftables::Nftables;
 use crate::snapshot::{ObjectName, TrafficPolicy};
+use podwire_kernel::IpFamily;
 
 /// The elements of a table, and which of them are wanted.
 #[derive(Debug)]
 pub struct Observed {
-    family: Family,
+    family: IpFamily,
     /// Chains with their rules, and sets without elements.
     pub frame: Table,
     /// (where, what, claimed), sorted by the first.
@@ -41,17 +42,22 @@ impl Observed {
     /// Reads the elements of all sets but the dynamic ones.
     pub fn read(
         kernel: &mut dyn Nftables,
-        family: Family,
+        family: IpFamily,
         frame: Table,
     ) -> podwire_kernel::Result<Observed> {
         let (mut elements, mut answers) = (Vec::new(), Vec::new());
         for (name, header) in frame.sets.iter().filter(|(_, set)| !set.dynamic) {
-            kernel.elements(kernel_family(family), name, header, &mut |key, element| {
-                if FixedMap::Answers.name() == name {
-                    answers.extend(Answer::read(&key));
-                }
-                elements.push((place(name, &key), meaning_of(&element), false));
-            })?;
+            kernel.elements(
+                podwire_kernel::nft::Family::from(family),
+                name,
+                header,
+                &mut |key, element| {
+                    if FixedMap::Answers.name() == name {
+                        answers.extend(Answer::read(&key));
+                    }
+                    elements.push((place(name, &key), meaning_of(&element), false));
+                },
+            )?;
         }
         elements.sort_unstable_by_key(|(place, ..)| *place);
         Ok(Observed {
@@ -134,7 +140,7 @@ impl Observed {
         }
         for spec in objects.chains {
             let chain = spec.chain.name(name);
-            let rules = chains::own(&spec, name, kernel_family(self.family));
+            let rules = chains::own(&spec, name, podwire_kernel::nft::Family::from(self.family));
             if !self.has_chain(&chain, &rules) {
                 delta.new_chains.push(spec);
             }
@@ -193,7 +199,7 @@ impl Observed {
 
     /// True if the kernel has the chain of that many endpoints, with its rules.
     pub fn has_shared(&self, shared: Shared) -> bool {
-        let rules = chains::shared(shared, kernel_family(self.family));
+        let rules = chains::shared(shared, podwire_kernel::nft::Family::from(self.family));
         self.has_chain(&shared.name(), &rules)
     }
 

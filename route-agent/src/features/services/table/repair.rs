@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use podwire_kernel::nft;
+use podwire_kernel::nft::{self, KeyReader};
 
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
-use crate::features::services::layout::elements::{Element, KeyReader, OwnChain, objects};
+use crate::features::services::layout::elements::{Element, OwnChain, objects};
 use crate::features::services::layout::names::{AffinityHolds, FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
 use crate::features::services::table::base;

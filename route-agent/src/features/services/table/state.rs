@@ -7,7 +7,7 @@ use podwire_kernel::nft::CommitError;
 
 use crate::config::services::Config;
 use crate::features::services::desired::claims::{Claimed, Claims};
-use crate::features::services::desired::endpoints::{self, Family, Here};
+use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::networks::Networks;
 use crate::features::services::desired::plan::{Plan, desired};
@@ -15,6 +15,7 @@ use crate::features::services::layout::elements::{Objects, objects};
 use crate::features::services::table::delta::{Change, diff};
 use crate::features::services::table::standing::Standing;
 use crate::snapshot::{Node, ObjectName, Protocol, Snapshot};
+use podwire_kernel::IpFamily;
 
 /// The cluster as a family's table sees it.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +57,7 @@ pub struct Done {
 /// What we believe the kernel holds. It is changed after the kernel took a batch, never before.
 #[derive(Debug)]
 pub struct Applied {
-    family: Family,
+    family: IpFamily,
     claims: Claims,
     plans: HashMap<ObjectName, Plan>,
     refused: BTreeMap<ObjectName, String>,
@@ -70,7 +71,7 @@ pub struct Applied {
 
 impl Applied {
     /// Nothing yet.
-    pub fn nothing(family: Family) -> Applied {
+    pub fn nothing(family: IpFamily) -> Applied {
         Applied {
             family,
             claims: Claims::default(),
@@ -83,7 +84,7 @@ impl Applied {
     }
 
     /// The family.
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> IpFamily {
         self.family
     }
 
@@ -219,7 +220,7 @@ impl Applied {
     }
 }
 
-fn claimed(service: &crate::snapshot::Service, family: Family) -> Claimed {
+fn claimed(service: &crate::snapshot::Service, family: IpFamily) -> Claimed {
     Claimed {
         all: frontends::claims(service, family).into_iter().collect(),
         created: service.created,

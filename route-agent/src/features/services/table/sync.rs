@@ -10,7 +10,6 @@ use std::time::Instant;
 use podwire_kernel::monitor::Touched;
 
 use crate::config::services::Config;
-use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::networks;
 use crate::features::services::table::base;
 use crate::features::services::table::differences::differences;
@@ -23,6 +22,7 @@ use crate::features::services::table::standing::Standing;
 use crate::features::services::table::state::{Applied, Done, View};
 use crate::features::services::table::write::{REST, chunks, tidy, write};
 use crate::snapshot::ObjectName;
+use podwire_kernel::IpFamily;
 
 /// What is known of the kernel's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct FamilyTable {
 
 impl FamilyTable {
     /// A table of which nothing is known.
-    pub fn new(family: Family, config: &Config) -> Self {
+    pub fn new(family: IpFamily, config: &Config) -> Self {
         FamilyTable {
             applied: Applied::nothing(family),
             writer: Writer::new(family, config),
@@ -61,7 +61,7 @@ impl FamilyTable {
     }
 
     /// The family.
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> IpFamily {
         self.applied.family()
     }
 
