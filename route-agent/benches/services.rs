@@ -1,7 +1,7 @@
 //! The Service proxy from snapshot to kernel, in a network namespace of its own.
 //!
 //! A part of `make bench`. Kernel notifications are listened to as the agent does, because the
-//! kernel makes them only if somebody listens. Prints each figure beside its target and fails if one
+//! kernel makes them only if a program listens. Prints each figure beside its target and fails if one
 //! is missed. "Processor" is what the thread worked, its system calls included: on a machine that has
 //! nothing else to do, the two are the same. `cargo bench -p podwire-agent --bench services -- [SERVICES ENDPOINTS]`
 
@@ -39,7 +39,7 @@ const CASES: [(u32, u32, Duration); 2] = [
     (44_000, 2, Duration::from_secs(3)),
 ];
 
-/// So often one endpoint is changed.
+/// How often one endpoint is changed.
 const CHANGES: u32 = 1000;
 
 /// How often the whole is done; the median counts.

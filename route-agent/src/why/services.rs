@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::endpoints::{Backend, Here};
-use crate::features::services::desired::frontends::{self, Front};
+use crate::features::services::desired::frontends::{self, Frontend};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{self, PortPlan};
 use crate::features::services::layout::elements::{Key, endpoint_number};
@@ -23,7 +23,7 @@ use podwire_kernel::IpFamily;
 pub(super) struct Match<'a> {
     pub service: &'a Service,
     pub port: PortPlan,
-    pub front: Front,
+    pub front: Frontend,
 }
 
 /// What becomes of a packet to a Service.
@@ -58,10 +58,10 @@ pub(super) fn find<'a>(
     port: u16,
 ) -> Option<Match<'a>> {
     let node_port = facts.is_own(address) && answers_node_ports(facts, from, address);
-    let fits = |plan: &PortPlan, front: &Front| {
+    let fits = |plan: &PortPlan, front: &Frontend| {
         plan.protocol == protocol
             && match front {
-                Front::NodePort(number) => node_port && *number == port,
+                Frontend::NodePort(number) => node_port && *number == port,
                 other => other.address() == Some(address) && plan.port == port,
             }
     };
@@ -72,7 +72,7 @@ pub(super) fn find<'a>(
         .filter_map(|service| {
             let plan = plan_of(facts, service, IpFamily::of(address))?;
             plan.ports.iter().find_map(|port| {
-                let front = *port.fronts.iter().find(|front| fits(port, front))?;
+                let front = *port.frontends.iter().find(|front| fits(port, front))?;
                 Some(Match {
                     service,
                     port: port.clone(),
@@ -84,7 +84,7 @@ pub(super) fn find<'a>(
     // A portal at an address goes before the node ports.
     found.sort_by_key(|found| {
         let created = found.service.created.unwrap_or(u64::MAX);
-        (matches!(found.front, Front::NodePort(_)), created)
+        (matches!(found.front, Frontend::NodePort(_)), created)
     });
     found.into_iter().next()
 }
@@ -135,10 +135,10 @@ impl Match<'_> {
 
     fn front_text(&self) -> String {
         match self.front {
-            Front::ClusterIp(address) => format!("ClusterIP {address}"),
-            Front::LoadBalancer(address) => format!("load-balancer address {address}"),
-            Front::ExternalIp(address) => format!("external IP {address}"),
-            Front::NodePort(port) => format!("node port {port}"),
+            Frontend::ClusterIp(address) => format!("ClusterIP {address}"),
+            Frontend::LoadBalancer(address) => format!("load-balancer address {address}"),
+            Frontend::ExternalIp(address) => format!("external IP {address}"),
+            Frontend::NodePort(port) => format!("node port {port}"),
         }
     }
 
@@ -176,7 +176,7 @@ impl Match<'_> {
     }
 
     fn is_external(&self) -> bool {
-        !matches!(self.front, Front::ClusterIp(_))
+        !matches!(self.front, Frontend::ClusterIp(_))
     }
 
     /// Who may answer a packet from there.
@@ -198,7 +198,7 @@ impl Match<'_> {
                 "only endpoints on the client's node may answer",
             )
         };
-        if let (Front::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) {
+        if let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) {
             let allowed = ranges.iter().any(|range| range.contains(source));
             if !allowed {
                 return Choice::None {
@@ -240,7 +240,7 @@ impl Match<'_> {
 
     /// Which source range lets a source in, if not everybody may use this address.
     pub fn let_in(&self, source: IpAddr) -> Option<String> {
-        let (Front::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
+        let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
             return None;
         };
         let range = ranges.iter().find(|range| range.contains(source))?;
@@ -318,9 +318,9 @@ impl Match<'_> {
             );
         }
         let pool = match (self.front, local) {
-            (Front::NodePort(_), false) => Pool::NodePortEndpoints,
-            (Front::NodePort(_), true) => Pool::NodePortLocalEndpoints,
-            (Front::LoadBalancer(_) | Front::ExternalIp(_), true) => Pool::LocalEndpoints,
+            (Frontend::NodePort(_), false) => Pool::NodePortEndpoints,
+            (Frontend::NodePort(_), true) => Pool::NodePortLocalEndpoints,
+            (Frontend::LoadBalancer(_) | Frontend::ExternalIp(_), true) => Pool::LocalEndpoints,
             _ => Pool::Endpoints,
         };
         (

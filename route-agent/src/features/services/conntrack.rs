@@ -23,7 +23,7 @@ use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::state::UdpChange;
 use crate::metrics::ProxyMetrics;
 
-/// Up to so many ports are looked for one by one, with the kernel's help; for more the whole table
+/// Up to this many ports are looked for one by one, with the kernel's help; for more the whole table
 /// is read once.
 const ONE_BY_ONE: usize = 4;
 
@@ -142,7 +142,7 @@ fn sweep(
     Ok(deleted)
 }
 
-/// True if the connection was sent to a Service port and is answered by nobody who may.
+/// True if the connection was sent to a Service port and is answered by an endpoint that may not.
 fn is_stale(entry: &Entry, serving: &Serving, node: &[IpAddr]) -> bool {
     use crate::snapshot::Protocol::Udp;
     let (to, port) = (entry.original.destination, entry.original.destination_port);

@@ -5,11 +5,11 @@
 //! connections, and some kernel settings. What must hold: a Service or endpoint that cannot be
 //! used is named and never keeps another out; a change costs what it touches and nothing else; a
 //! start over the right rules writes nothing. Switched off, it takes out the tables that an agent
-//! before this one left: nobody would keep their endpoints right.
+//! before this one left: no one would keep their endpoints right.
 //!
-//! On the way: `service` and `claims` say what a Service may have, `endpoints` which endpoints may
-//! answer, `plan` what follows for the kernel, `layout` how that lies there, `delta` and `held`
-//! what differs, `write`, `table` and `resync` bring it in. `docs/services.md` tells the whole.
+//! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
+//! makes the kernel agree. `publish` and `report` say what came of it, `conntrack` and `sysctls` do
+//! the rest. `docs/services.md` explains the whole.
 
 mod conntrack;
 pub mod desired;
@@ -38,7 +38,7 @@ use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World
 use crate::features::services::conntrack::{Sweeper, Work};
 use crate::features::services::desired::endpoints::Here;
 use crate::features::services::health_checks::HealthPorts;
-use crate::features::services::publish::Notes;
+use crate::features::services::publish::Publisher;
 use crate::features::services::table::state::{Done, View};
 use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
@@ -52,7 +52,7 @@ pub struct Services {
     socket: NftSocket,
     tables: Vec<FamilyTable>,
     sweeper: Option<Sweeper>,
-    notes: Notes,
+    publisher: Publisher,
     /// Services that changed since the last sync.
     dirty: BTreeSet<ObjectName>,
     /// True if the networks may have changed.
@@ -74,7 +74,7 @@ impl Services {
             socket: NftSocket::open()?,
             tables: Vec::new(),
             sweeper: None,
-            notes: Notes::new(health_ports),
+            publisher: Publisher::new(health_ports),
             dirty: BTreeSet::new(),
             networks: true,
             seen_here: SeenHere::default(),
@@ -293,7 +293,7 @@ impl Feature for Services {
                 Ok(mut done) => {
                     let family = self.tables[index].family();
                     self.sweep(family, &mut done, world);
-                    self.notes.programmed(family, &done, world);
+                    self.publisher.programmed(family, &done, world);
                     looked_at.extend(done.looked_at);
                 }
                 Err(error) => {
@@ -305,14 +305,14 @@ impl Feature for Services {
             self.settings = Some(sysctls::apply(config, &world.config.run_dir));
         }
         self.guard_localhost(config, &world.config.run_dir);
-        self.notes.update(&looked_at, &self.tables, world, warn);
+        self.publisher.update(&looked_at, &self.tables, world, warn);
         let troubles = self
             .settings
             .iter()
             .flatten()
             .chain(&self.localhost_trouble);
         let troubles: Vec<String> = troubles.cloned().collect();
-        self.notes.settings(config, &troubles, warn);
+        self.publisher.settings(config, &troubles, warn);
         if let Some(error) = failed {
             // What was asked for is asked for again, with the rest of the table.
             self.dirty = looked_at;

@@ -13,7 +13,7 @@ use crate::clock::Moment;
 use crate::config::services::{Config, NodePortAddresses};
 use crate::feature::{Warn, World};
 use crate::features::services::desired::endpoints::{self, Here};
-use crate::features::services::desired::frontends::{self, Front};
+use crate::features::services::desired::frontends::{self, Frontend};
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
 use crate::features::services::layout::limits;
@@ -23,9 +23,9 @@ use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
 use podwire_kernel::IpFamily;
 
-/// What is known about Services.
+/// Keeps what others want to know about Services, and hands it on.
 #[derive(Debug)]
-pub struct Notes {
+pub struct Publisher {
     health_ports: watch::Sender<HealthPorts>,
     /// The health check that each Service asks for.
     health: BTreeMap<ObjectName, (u16, usize)>,
@@ -37,13 +37,13 @@ pub struct Notes {
     since: u64,
 }
 
-impl Notes {
+impl Publisher {
     /// Nothing is known yet.
-    pub fn new(health_ports: watch::Sender<HealthPorts>) -> Notes {
+    pub fn new(health_ports: watch::Sender<HealthPorts>) -> Publisher {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Notes {
+        Publisher {
             health_ports,
             health: BTreeMap::new(),
             without_local: Default::default(),
@@ -76,9 +76,9 @@ impl Notes {
     ) {
         for name in names {
             self.warn(name, tables, world, warn);
-            self.note_health(name, world);
+            self.check_health(name, world);
             for table in tables {
-                self.note_local(name, table);
+                self.count_local(name, table);
             }
         }
         for table in tables {
@@ -143,7 +143,7 @@ impl Notes {
         }
     }
 
-    fn note_health(&mut self, name: &ObjectName, world: &World<'_>) {
+    fn check_health(&mut self, name: &ObjectName, world: &World<'_>) {
         let asked = world.snapshot.services.get(name).and_then(|service| {
             let applies = service.kind == ServiceKind::LoadBalancer
                 && service.external_policy == TrafficPolicy::Local
@@ -164,7 +164,7 @@ impl Notes {
         };
     }
 
-    fn note_local(&mut self, name: &ObjectName, table: &FamilyTable) {
+    fn count_local(&mut self, name: &ObjectName, table: &FamilyTable) {
         let lacks = lacks_local(table.applied().plan(name));
         for (set, lacks) in self.without_local[table.family() as usize]
             .iter_mut()
@@ -178,7 +178,7 @@ impl Notes {
         }
     }
 
-    /// Tells the server of health checks, if anything differs.
+    /// Hands the health checks to their server, if anything differs.
     fn publish(&self, world: &World<'_>) {
         let mut wanted = HealthPorts {
             addresses: health_addresses(world),
@@ -207,8 +207,8 @@ fn lacks_local(plan: Option<&Plan>) -> [bool; 2] {
     let empty = |port: &PortPlan| port.any && port.local.is_empty();
     let internal = |port: &PortPlan| port.internal == TrafficPolicy::Local && empty(port);
     let external = |port: &PortPlan| {
-        let outside = |front: &Front| !matches!(front, Front::ClusterIp(_));
-        port.external == TrafficPolicy::Local && empty(port) && port.fronts.iter().any(outside)
+        let outside = |front: &Frontend| !matches!(front, Frontend::ClusterIp(_));
+        port.external == TrafficPolicy::Local && empty(port) && port.frontends.iter().any(outside)
     };
     [ports().any(internal), ports().any(external)]
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use podwire_kernel::nft::NftSocket;
 
 use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::elements::{Key, endpoint_number};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedMap};
@@ -56,7 +56,7 @@ fn ports<'a>(
         name: port.name.to_string(),
         protocol: port.protocol.name().to_owned(),
         fronts: port
-            .fronts
+            .frontends
             .iter()
             .map(|front| front_text(front, port.port))
             .collect(),
@@ -83,10 +83,10 @@ fn endpoints(name: &ObjectName, port: &PortPlan, counters: &Counters) -> Vec<End
         .collect()
 }
 
-fn front_text(front: &Front, port: u16) -> String {
+fn front_text(front: &Frontend, port: u16) -> String {
     match front {
-        Front::NodePort(port) => format!("*:{port}"),
-        Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => {
+        Frontend::NodePort(port) => format!("*:{port}"),
+        Frontend::ClusterIp(a) | Frontend::LoadBalancer(a) | Frontend::ExternalIp(a) => {
             SocketAddr::new(*a, port).to_string()
         }
     }
@@ -152,11 +152,12 @@ impl Counters {
 
     /// New connections over all fronts of a port.
     fn of_port(&self, port: &PortPlan) -> Option<u64> {
-        let at_front = |front: &Front| {
+        let at_front = |front: &Frontend| {
             let (map, key) = portals::portal(port, front);
             self.at(map.name(), &key)
         };
-        self.known.then(|| port.fronts.iter().map(at_front).sum())
+        self.known
+            .then(|| port.frontends.iter().map(at_front).sum())
     }
 
     /// New connections that one endpoint got, over all fronts and policies.

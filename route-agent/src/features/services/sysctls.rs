@@ -60,7 +60,7 @@ pub fn withdraw(run_dir: &Path) -> Result<(), originals::Error> {
     Ok(())
 }
 
-/// How many connections shall be tracked at most; 0 for as many as the kernel likes.
+/// How many connections may be tracked at most; 0 for as many as the kernel likes.
 fn conntrack_max(config: &Config, cores: u64) -> u64 {
     match u64::from(config.conntrack_max_per_core) {
         0 => 0,
@@ -72,7 +72,7 @@ fn cores() -> u64 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
 }
 
-/// Raises a number; a higher one stays, because somebody will have wanted it.
+/// Raises a number; a higher one stays, because it was set on purpose.
 fn raise(key: &str, wanted: u64, run_dir: &Path) -> Option<String> {
     let now = sysctl::read(key).ok()?.parse::<u64>().ok()?;
     if now >= wanted {

@@ -166,7 +166,9 @@ pub fn no_destination(address: IpAddr) -> Option<&'static str> {
         a if a.is_loopback() => Some("is a loopback address"),
         a if a.is_multicast() => Some("is a multicast address"),
         IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("is in 0.0.0.0/8, which is no destination"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => {
+            Some("is in 0.0.0.0/8, which cannot be a destination")
+        }
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some("is an IPv4 address written as IPv6")
         }

@@ -13,7 +13,7 @@ use podwire_kernel::IpFamily;
 
 /// One place where a Service port can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Front {
+pub enum Frontend {
     /// `spec.clusterIPs`.
     ClusterIp(IpAddr),
     /// `status.loadBalancer.ingress[].ip`.
@@ -24,12 +24,14 @@ pub enum Front {
     NodePort(u16),
 }
 
-impl Front {
+impl Frontend {
     /// The address, unless it is a node port.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
-            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => Some(*a),
-            Front::NodePort(_) => None,
+            Frontend::ClusterIp(a) | Frontend::LoadBalancer(a) | Frontend::ExternalIp(a) => {
+                Some(*a)
+            }
+            Frontend::NodePort(_) => None,
         }
     }
 }
@@ -52,15 +54,15 @@ impl Claim {
     }
 
     /// The claim that a front of a port makes.
-    pub fn of(front: &Front, port: &ServicePort) -> Claim {
+    pub fn of(front: &Frontend, port: &ServicePort) -> Claim {
         Claim::at(front, port.protocol, port.port)
     }
 
     /// The claim that a front makes for a protocol and port.
-    pub fn at(front: &Front, protocol: Protocol, port: u16) -> Claim {
+    pub fn at(front: &Frontend, protocol: Protocol, port: u16) -> Claim {
         match front {
-            Front::NodePort(node_port) => Claim::NodePort(protocol, *node_port),
-            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => {
+            Frontend::NodePort(node_port) => Claim::NodePort(protocol, *node_port),
+            Frontend::ClusterIp(a) | Frontend::LoadBalancer(a) | Frontend::ExternalIp(a) => {
                 Claim::Vip(*a, protocol, port)
             }
         }
@@ -86,7 +88,7 @@ pub fn claims(service: &Service, family: IpFamily) -> BTreeSet<Claim> {
         .collect();
     for port in ports(service) {
         claims.extend(
-            fronts(service, port, family)
+            of_port(service, port, family)
                 .iter()
                 .map(|front| Claim::of(front, port)),
         );
@@ -119,7 +121,7 @@ pub fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
 
 /// Where a port can be reached in a family. An address that is both a load-balancer address and
 /// an external IP counts as the former, because source ranges apply to it.
-pub fn fronts(service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Front> {
+pub fn of_port(service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Frontend> {
     if !service
         .cluster_ips
         .iter()
@@ -127,26 +129,28 @@ pub fn fronts(service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Fr
     {
         return Vec::new();
     }
-    let mut fronts: Vec<Front> = cluster_ips(service, family).map(Front::ClusterIp).collect();
-    let mut add = |front: Front, address: IpAddr| {
-        let known = |other: &Front| other.address() == Some(address);
+    let mut frontends: Vec<Frontend> = cluster_ips(service, family)
+        .map(Frontend::ClusterIp)
+        .collect();
+    let mut add = |front: Frontend, address: IpAddr| {
+        let known = |other: &Frontend| other.address() == Some(address);
         let of_family = IpFamily::of(address) == family;
-        if of_family && no_destination(address).is_none() && !fronts.iter().any(known) {
-            fronts.push(front);
+        if of_family && no_destination(address).is_none() && !frontends.iter().any(known) {
+            frontends.push(front);
         }
     };
     if service.kind == ServiceKind::LoadBalancer {
         for vip in &service.load_balancer_vips {
-            add(Front::LoadBalancer(*vip), *vip);
+            add(Frontend::LoadBalancer(*vip), *vip);
         }
     }
     for address in &service.external_ips {
-        add(Front::ExternalIp(*address), *address);
+        add(Frontend::ExternalIp(*address), *address);
     }
     if has_node_ports(service) {
-        fronts.extend(port.node_port.map(Front::NodePort));
+        frontends.extend(port.node_port.map(Frontend::NodePort));
     }
-    fronts
+    frontends
 }
 
 /// The affinity time-out in seconds, within the limits of the API.

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 
 use crate::cidr::without_contained;
 use crate::features::services::desired::endpoints::{self, Backend, Here, Selected};
-use crate::features::services::desired::frontends::{self, Claim, Front};
+use crate::features::services::desired::frontends::{self, Claim, Frontend};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
 use podwire_kernel::IpFamily;
 
@@ -42,7 +42,7 @@ pub struct PortPlan {
     /// Who may answer through the other addresses and the node port.
     pub external: TrafficPolicy,
     /// Where the port can be reached.
-    pub fronts: Box<[Front]>,
+    pub frontends: Box<[Frontend]>,
     /// Who may use the load-balancer addresses, without overlaps; everybody if there are none.
     pub sources: Option<Box<[IpNetwork]>>,
     /// The endpoints for policy Cluster. The position is the slot in the kernel's map.
@@ -67,18 +67,18 @@ pub fn desired<'a>(
         .collect();
     let mut ports = Vec::new();
     for port in frontends::ports(service) {
-        let is_granted = |front: &Front| {
+        let is_granted = |front: &Frontend| {
             let address_granted = match front {
-                Front::ClusterIp(address) => cluster_ips.contains(address),
+                Frontend::ClusterIp(address) => cluster_ips.contains(address),
                 _ => true,
             };
             address_granted && granted(&Claim::of(front, port))
         };
-        let fronts: Box<[Front]> = frontends::fronts(service, port, family)
+        let frontends: Box<[Frontend]> = frontends::of_port(service, port, family)
             .into_iter()
             .filter(is_granted)
             .collect();
-        if fronts.is_empty() {
+        if frontends.is_empty() {
             continue;
         }
         let Selected {
@@ -94,8 +94,8 @@ pub fn desired<'a>(
             affinity: frontends::affinity(service),
             internal: service.internal_policy,
             external: service.external_policy,
-            sources: sources(service, &fronts, family, here.addresses),
-            fronts,
+            sources: sources(service, &frontends, family, here.addresses),
+            frontends,
             cluster: cluster.into(),
             local: local.into(),
             any,
@@ -128,7 +128,7 @@ impl Plan {
             .iter()
             .map(|address| Claim::cluster_ip(*address));
         let ports = self.ports.iter().flat_map(|port| {
-            port.fronts
+            port.frontends
                 .iter()
                 .map(|front| Claim::at(front, port.protocol, port.port))
         });
@@ -163,20 +163,20 @@ pub fn settle(before: &[Backend], wanted: &[Backend]) -> Box<[Backend]> {
 /// Who may use the load-balancer addresses of this family: none if everybody may.
 ///
 /// A range within another is left out, because the kernel refuses overlapping intervals. If
-/// ranges are given but none is of this family, nobody may.
+/// ranges are given but none is of this family, no one may.
 ///
 /// A load balancer may put its address on the node's own interfaces. Then the node's connections to
 /// it have it as their source as well, so it may be the source if the node's own address may.
 fn sources(
     service: &Service,
-    fronts: &[Front],
+    frontends: &[Frontend],
     family: IpFamily,
     node: &[IpAddr],
 ) -> Option<Box<[IpNetwork]>> {
-    let vips: Vec<IpAddr> = fronts
+    let vips: Vec<IpAddr> = frontends
         .iter()
-        .filter(|front| matches!(front, Front::LoadBalancer(_)))
-        .filter_map(Front::address)
+        .filter(|front| matches!(front, Frontend::LoadBalancer(_)))
+        .filter_map(Frontend::address)
         .collect();
     if vips.is_empty() || !frontends::restricts_sources(service) {
         return None;

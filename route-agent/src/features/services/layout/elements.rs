@@ -11,12 +11,13 @@ use ipnetwork::IpNetwork;
 use podwire::hash::fnv1a;
 
 use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
 use crate::features::services::layout::limits::MOST_ENDPOINTS;
 use crate::features::services::layout::names::{
-    AffinityHolds, AffinityMap, Chain, FixedChain, FixedMap, Map, Own, OwnKind, Pool, Shared,
+    AffinityHolds, AffinityMap, Chain, FixedChain, FixedMap, Map, OwnChain, OwnKind, Pool,
+    SharedChain,
 };
 use crate::snapshot::{Balancing, ObjectName, Protocol, TrafficPolicy};
 
@@ -117,9 +118,9 @@ pub struct Element {
 
 /// A chain of one Service port, with all that its rules depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OwnChain {
+pub struct OwnChainSpec {
     /// Which chain.
-    pub chain: Own,
+    pub chain: OwnChain,
     /// The number of endpoints, at least 1.
     pub count: u32,
     /// How a new client is given an endpoint.
@@ -134,7 +135,7 @@ pub struct Objects {
     /// Elements; no two have the same map and key.
     pub elements: Vec<Element>,
     /// Chains of its own.
-    pub chains: BTreeSet<OwnChain>,
+    pub chains: BTreeSet<OwnChainSpec>,
     /// Maps of its own.
     pub maps: BTreeSet<AffinityMap>,
     /// What its portals answer, as far as it is in the map of answers.
@@ -207,14 +208,14 @@ impl<'a> Writer<'a> {
     }
 
     fn write(&mut self) {
-        for front in self.port.fronts.iter().copied() {
+        for front in self.port.frontends.iter().copied() {
             match front {
-                Front::ClusterIp(address) => self.cluster_ip(address),
-                Front::ExternalIp(address) => self.external(address, None),
-                Front::LoadBalancer(address) => {
+                Frontend::ClusterIp(address) => self.cluster_ip(address),
+                Frontend::ExternalIp(address) => self.external(address, None),
+                Frontend::LoadBalancer(address) => {
                     self.external(address, self.port.sources.as_deref());
                 }
-                Front::NodePort(node_port) => self.node_port(node_port),
+                Frontend::NodePort(node_port) => self.node_port(node_port),
             }
         }
     }
@@ -244,7 +245,7 @@ impl<'a> Writer<'a> {
         self.portal(FixedMap::Services, key, answer);
     }
 
-    /// An element that says what is answered to whoever asks there.
+    /// An element that says what is answered to a connection there.
     fn portal(&mut self, map: FixedMap, key: Key, answer: Answer) {
         if !answer.depends_on_source() {
             self.objects.answers.insert(answer);
@@ -346,7 +347,7 @@ impl<'a> Writer<'a> {
         }
         if port.balancing == Balancing::RoundRobin {
             let chain = self.own(OwnKind::RoundRobin(pool));
-            let spec = OwnChain {
+            let spec = OwnChainSpec {
                 chain,
                 count,
                 balancing: port.balancing,
@@ -356,11 +357,11 @@ impl<'a> Writer<'a> {
             return self.own_answer(who, pool, key, chain);
         }
         let hash = port.balancing == Balancing::SourceHash;
-        Answer::Shared(Shared { pool, hash, count })
+        Answer::Shared(SharedChain { pool, hash, count })
     }
 
     /// The answer that leads to a chain of the Service port's own, and the element that says which.
-    fn own_answer(&mut self, who: Who, pool: Pool, key: Key, chain: Own) -> Answer {
+    fn own_answer(&mut self, who: Who, pool: Pool, key: Key, chain: OwnChain) -> Answer {
         let node_port = !pool.has_address();
         let local = who == Who::Local;
         let answer = Answer::Own(OwnAnswer { node_port, local });
@@ -374,8 +375,8 @@ impl<'a> Writer<'a> {
         answer
     }
 
-    fn own(&self, kind: OwnKind) -> Own {
-        Own {
+    fn own(&self, kind: OwnKind) -> OwnChain {
+        OwnChain {
             protocol: self.port.protocol,
             port: self.port.port,
             kind,
@@ -383,7 +384,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The chain that remembers clients: one for all addresses of the port, written once.
-    fn affinity(&mut self, who: Who, backends: &[Backend], timeout: u32) -> Own {
+    fn affinity(&mut self, who: Who, backends: &[Backend], timeout: u32) -> OwnChain {
         let local = who == Who::Local;
         let chain = self.own(if local {
             OwnKind::AffinityLocal
@@ -391,7 +392,7 @@ impl<'a> Writer<'a> {
             OwnKind::Affinity
         });
         let count = backends.len() as u32;
-        let spec = OwnChain {
+        let spec = OwnChainSpec {
             chain,
             count,
             balancing: self.port.balancing,

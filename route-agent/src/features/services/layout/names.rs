@@ -51,9 +51,9 @@ pub enum FixedChain {
     NoEndpoints,
     /// Drops: the policy is Local and there is no endpoint on this node.
     NoLocalEndpoints,
-    /// External address, policy Local: who asks?
+    /// External address, policy Local: decides by the source.
     ExternalLocal,
-    /// Node port, policy Local: who asks?
+    /// Node port, policy Local: decides by the source.
     NodePortLocal,
     /// Load-balancer address with source ranges.
     CheckSource,
@@ -107,7 +107,7 @@ impl FixedChain {
 
 /// A chain that Services with the same number of endpoints share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Shared {
+pub struct SharedChain {
     /// The endpoint map it looks into.
     pub pool: Pool,
     /// By a hash of the source address instead of at random.
@@ -116,7 +116,7 @@ pub struct Shared {
     pub count: u32,
 }
 
-impl Shared {
+impl SharedChain {
     /// The chain's name.
     pub fn name(self) -> String {
         let how = if self.hash { "hash" } else { "pick" };
@@ -126,7 +126,7 @@ impl Shared {
 
 /// A chain of one Service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Own {
+pub struct OwnChain {
     /// The port's protocol.
     pub protocol: Protocol,
     /// The port's number.
@@ -146,7 +146,7 @@ pub enum OwnKind {
     RoundRobin(Pool),
 }
 
-impl Own {
+impl OwnChain {
     /// The chain's name.
     pub fn name(self, service: &ObjectName) -> String {
         let prefix = match self.kind {
@@ -179,7 +179,7 @@ pub enum Chain {
     /// Always there.
     Fixed(FixedChain),
     /// There while its Service port is.
-    Own(Own),
+    Own(OwnChain),
 }
 
 impl Chain {

@@ -1,6 +1,6 @@
 //! Where a frontend is found in the table, and where that leads.
 
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Key, Value, objects};
@@ -8,13 +8,15 @@ use crate::features::services::layout::names::{FixedMap, Map};
 use crate::snapshot::ObjectName;
 
 /// The map in which a frontend of a port is found, and the key.
-pub fn portal(port: &PortPlan, front: &Front) -> (FixedMap, Key) {
+pub fn portal(port: &PortPlan, front: &Frontend) -> (FixedMap, Key) {
     match front {
-        Front::NodePort(number) => (
+        Frontend::NodePort(number) => (
             FixedMap::NodePorts,
             Key::new().transport(port.protocol, *number),
         ),
-        Front::ClusterIp(address) | Front::LoadBalancer(address) | Front::ExternalIp(address) => {
+        Frontend::ClusterIp(address)
+        | Frontend::LoadBalancer(address)
+        | Frontend::ExternalIp(address) => {
             let key = Key::new().address(*address);
             (FixedMap::Services, key.transport(port.protocol, port.port))
         }
@@ -22,7 +24,7 @@ pub fn portal(port: &PortPlan, front: &Front) -> (FixedMap, Key) {
 }
 
 /// The chain that decides for a connection to a frontend; none if the plan does not have it.
-pub fn chain(service: &ObjectName, port: &PortPlan, front: &Front) -> Option<String> {
+pub fn chain(service: &ObjectName, port: &PortPlan, front: &Frontend) -> Option<String> {
     let (map, key) = portal(port, front);
     let plan = Plan {
         cluster_ips: Box::default(),

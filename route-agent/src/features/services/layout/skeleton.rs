@@ -265,7 +265,7 @@ impl Parts<'_> {
             .comment("no Service has this address")
     }
 
-    /// Nobody but the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
+    /// Only the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
     fn guard(&self) -> Chain {
         let rule = Rule::new().within(self.words.daddr, Comparison::Eq, LOOPBACK_V4.into());
         let rule = rule.iifname_is_not("lo").counter().drop();
@@ -330,7 +330,7 @@ impl Parts<'_> {
         chain.with_rule(Rule::new().goto(FixedChain::ToClusterIp.name()))
     }
 
-    /// Whoever is no pod cannot be answered by the endpoint itself.
+    /// What is not a pod cannot be answered by the endpoint itself.
     fn to_cluster_ip(&self) -> Chain {
         let to_cluster_ip = masquerade(self.of_cluster_ip(Rule::new()).counter());
         if self.config.masquerade_all {
@@ -390,7 +390,7 @@ impl Parts<'_> {
         )
     }
 
-    /// An address of this node is never refused: somebody may listen there, a DNS cache for one.
+    /// An address of this node is never refused: a program may listen there, such as a DNS cache.
     fn not_local(&self, rule: Rule) -> Rule {
         rule.is_not(
             Source::address_type(fib_flag::DADDR),
@@ -417,7 +417,7 @@ fn answered(rule: Rule, key: &[Field], map: FixedMap) -> Rule {
         .verdict_map(&[Field::Priority], FixedMap::Answers.name())
 }
 
-/// Goes where the answer is found that depends on who asks.
+/// Goes where the answer is found that depends on the source.
 fn ask(answer: Answer) -> Rule {
     let rule = of_answer(answer);
     rule.goto(&answer.chain()).comment(&answer.comment())
@@ -428,7 +428,7 @@ fn of_answer(answer: Answer) -> Rule {
     Rule::new().is(Source::Meta(MetaKey::Priority), &number)
 }
 
-/// What the chain of a Service port says, which the answer told to ask.
+/// What the chain of a Service port says, to which the answer leads.
 fn own_chain(key: &[Field], map: FixedMap) -> Chain {
     let key = [key, &[Field::Priority]].concat();
     Chain::regular().with_rule(Rule::new().verdict_map(&key[..], map.name()))

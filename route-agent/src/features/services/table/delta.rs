@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use crate::features::services::desired::plan::Plan;
 use crate::features::services::layout::answers::Answer;
-use crate::features::services::layout::elements::{Element, Objects, OwnChain};
-use crate::features::services::layout::names::{AffinityMap, Own};
+use crate::features::services::layout::elements::{Element, Objects, OwnChainSpec};
+use crate::features::services::layout::names::{AffinityMap, OwnChain};
 use crate::snapshot::ObjectName;
 
 /// The difference between two states of one Service.
@@ -21,9 +21,9 @@ pub struct Delta {
     /// Maps to delete when nothing refers to them any longer.
     pub old_maps: Vec<AffinityMap>,
     /// Chains to create, or to fill with other rules.
-    pub new_chains: Vec<OwnChain>,
+    pub new_chains: Vec<OwnChainSpec>,
     /// Chains to delete when nothing refers to them any longer.
-    pub old_chains: Vec<Own>,
+    pub old_chains: Vec<OwnChain>,
     /// What its portals answer from now on.
     pub answers_gained: Vec<Answer>,
     /// What they do not answer any longer.
@@ -64,7 +64,7 @@ pub fn diff(before: Objects, after: Objects) -> Delta {
     delta.new_maps = after.maps.difference(&before.maps).copied().collect();
     delta.old_maps = before.maps.difference(&after.maps).copied().collect();
     delta.new_chains = after.chains.difference(&before.chains).copied().collect();
-    let kept: BTreeSet<Own> = after.chains.iter().map(|spec| spec.chain).collect();
+    let kept: BTreeSet<OwnChain> = after.chains.iter().map(|spec| spec.chain).collect();
     let chains = before.chains.iter().map(|spec| spec.chain);
     delta.old_chains = chains.filter(|chain| !kept.contains(chain)).collect();
     delta.answers_gained = after.answers.difference(&before.answers).copied().collect();

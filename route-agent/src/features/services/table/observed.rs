@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use podwire_kernel::nft::{self, Table};
 
 use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{self, Plan, PortPlan};
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
@@ -16,7 +16,7 @@ use crate::features::services::layout::elements::{
     self, Element, Key, Objects, Value, endpoint_number,
 };
 use crate::features::services::layout::names::{
-    AffinityHolds, AffinityMap, FixedMap, Pool, Shared,
+    AffinityHolds, AffinityMap, FixedMap, Pool, SharedChain,
 };
 use crate::features::services::table::delta::Delta;
 use crate::features::services::table::encode::{Headers, answer_key, backend_data};
@@ -198,7 +198,7 @@ impl Observed {
     }
 
     /// True if the kernel has the chain of that many endpoints, with its rules.
-    pub fn has_shared(&self, shared: Shared) -> bool {
+    pub fn has_shared(&self, shared: SharedChain) -> bool {
         let rules = chains::shared(shared, podwire_kernel::nft::Family::from(self.family));
         self.has_chain(&shared.name(), &rules)
     }
@@ -285,15 +285,15 @@ pub fn where_slots_are(
     }
     let internal = (port.internal == TrafficPolicy::Local) == local;
     let external = !local || port.external == TrafficPolicy::Local;
-    let at = |front: &Front| {
+    let at = |front: &Frontend| {
         let vip = |address| {
             Key::new()
                 .address(address)
                 .transport(port.protocol, port.port)
         };
         let (pool, key) = match front {
-            Front::ClusterIp(address) if internal => (Pool::Endpoints, vip(*address)),
-            Front::LoadBalancer(address) | Front::ExternalIp(address) if external => (
+            Frontend::ClusterIp(address) if internal => (Pool::Endpoints, vip(*address)),
+            Frontend::LoadBalancer(address) | Frontend::ExternalIp(address) if external => (
                 if local {
                     Pool::LocalEndpoints
                 } else {
@@ -301,7 +301,7 @@ pub fn where_slots_are(
                 },
                 vip(*address),
             ),
-            Front::NodePort(node_port) if external => (
+            Frontend::NodePort(node_port) if external => (
                 if local {
                     Pool::NodePortLocalEndpoints
                 } else {
@@ -313,7 +313,7 @@ pub fn where_slots_are(
         };
         Some((pool.map().into(), key))
     };
-    port.fronts.iter().filter_map(at).collect()
+    port.frontends.iter().filter_map(at).collect()
 }
 
 /// Where an element lies, as a number.

@@ -12,7 +12,7 @@ use podwire_kernel::nft::{self, KeyReader};
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
-use crate::features::services::layout::elements::{Element, OwnChain, objects};
+use crate::features::services::layout::elements::{Element, OwnChainSpec, objects};
 use crate::features::services::layout::names::{AffinityHolds, FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
 use crate::features::services::table::base;
@@ -101,7 +101,7 @@ fn wanted_chains(
     });
     for (name, plan) in with_own {
         let own = objects(name, plan).chains;
-        let of = |spec: &OwnChain| (spec.chain.name(name), chains::own(spec, name, family));
+        let of = |spec: &OwnChainSpec| (spec.chain.name(name), chains::own(spec, name, family));
         chains.extend(own.iter().map(of));
     }
     chains

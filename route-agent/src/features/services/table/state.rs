@@ -228,7 +228,7 @@ fn claimed(service: &crate::snapshot::Service, family: IpFamily) -> Claimed {
 }
 
 /// The UDP ports that have other endpoints than before. Also those that have none any longer: a
-/// client that goes on sending must be told so.
+/// client that goes on sending must learn of it.
 fn udp_changes(before: Option<&Plan>, after: Option<&Plan>, changes: &mut Vec<UdpChange>) {
     let answers = |plan: Option<&Plan>| -> BTreeMap<Claim, Box<[endpoints::Backend]>> {
         let ports = plan.into_iter().flat_map(|plan| &plan.ports);
@@ -238,7 +238,7 @@ fn udp_changes(before: Option<&Plan>, after: Option<&Plan>, changes: &mut Vec<Ud
             serving.sort_unstable();
             serving.dedup();
             let claim = |front| Claim::at(front, port.protocol, port.port);
-            port.fronts
+            port.frontends
                 .iter()
                 .map(move |front| (claim(front), serving.clone().into()))
         })

@@ -253,3 +253,80 @@ fn update(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use podwire_kernel::nft::{self, Batch, CommitError, Element, Key, Set, Table};
+
+    use super::*;
+    use crate::features::services::desired::samples::named_service;
+    use crate::features::services::table::delta::Change;
+    use crate::snapshot::{self, Dirty, Object, Snapshot};
+
+    /// A kernel without a table, in which there is no room for one.
+    struct Full;
+
+    impl Nftables for Full {
+        fn frame(&mut self, _: nft::Family) -> podwire_kernel::Result<Option<Table>> {
+            Ok(None)
+        }
+
+        fn elements(
+            &mut self,
+            _: nft::Family,
+            _: &str,
+            _: &Set,
+            _: &mut dyn FnMut(Key, Element),
+        ) -> podwire_kernel::Result<()> {
+            Ok(())
+        }
+
+        fn element(
+            &mut self,
+            _: nft::Family,
+            _: &str,
+            _: &Set,
+            _: &[u8],
+        ) -> podwire_kernel::Result<Option<Element>> {
+            Ok(None)
+        }
+
+        fn commit(&mut self, _: &mut Batch, _: &[Change]) -> Result<(), CommitError> {
+            let cause = podwire_kernel::Cause::System { errno: 28 };
+            Err(CommitError::Failed(cause))
+        }
+    }
+
+    #[test]
+    fn a_refused_table_is_reported_with_its_cause_once_and_nothing_counts_as_applied() {
+        let (mut snapshot, mut dirty) = (Snapshot::default(), Dirty::default());
+        let config = Config::default();
+        let mut table = FamilyTable::new(IpFamily::V4, &config);
+        let mut sync = |snapshot: &Snapshot, dirty: &Dirty| {
+            let view = View {
+                snapshot,
+                own: None,
+                here: Default::default(),
+                config: &config,
+            };
+            let outcome = table.sync(&mut Full, view, &dirty.services, false, Instant::now());
+            (outcome.map(|done| done.batches), table.is_there())
+        };
+        let (outcome, there) = sync(&snapshot, &dirty);
+        assert_eq!((outcome.unwrap(), there), (0, Some(false)));
+        let web = named_service("web", "cluster-ip 10.200.1.63; port tcp 80");
+        snapshot.apply(snapshot::Change::Set(Object::Service(web)), &mut dirty);
+        let (outcome, there) = sync(&snapshot, &dirty);
+        let error = crate::error::chain(&outcome.unwrap_err());
+        assert!(
+            error.starts_with("cannot write table ip podwire-services: "),
+            "{error}"
+        );
+        assert_eq!(
+            error.matches("os error 28").count() + error.matches("No space").count(),
+            1,
+            "{error}"
+        );
+        assert_eq!(there, None);
+    }
+}

@@ -48,7 +48,7 @@ pub struct Bench {
     pub dirty: Dirty,
 }
 
-/// The kernel, which can be told to refuse batches that speak of a Service.
+/// The kernel, which can be made to refuse batches about a Service.
 pub struct Kernel {
     pub socket: NftSocket,
     pub refuse: Option<&'static str>,

@@ -9,11 +9,12 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use podwire_kernel::nft::{Expr, Rule, Table};
+use podwire_kernel::nft::{Element, Expr, Key, Rule, Set, Table};
 
 use crate::config::services::{BalancingFlag, Config, NodePortAddresses};
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 use crate::features::services::tests::golden_cases::{CASES, CASES6, Case, WEB, case};
+use crate::features::services::tests::packet_walk::table_of;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Object};
 use podwire_kernel::IpFamily;
@@ -164,6 +165,7 @@ fn check_all(family: IpFamily, base: &str, cases: &[Case]) {
     loads_again(&mut bench, &[base]);
     for case in cases {
         fill(&mut bench, case);
+        as_value(&mut bench, case);
         let added = format!("what comes on top of {base}.nft");
         let text = on_top(&empty, &list());
         compare(case.file, &(case.head(&added) + &text));
@@ -184,6 +186,35 @@ fn fill(bench: &mut Bench, case: &Case) {
         bench.set(Object::EndpointSlice(slice));
     }
     bench.sync();
+}
+
+/// The kernel holds the table through which `flows` walks, but for the order of its chains.
+#[track_caller]
+fn as_value(bench: &mut Bench, case: &Case) {
+    let observed = observe(bench);
+    let value = table_of(case, bench.family(), &bench.config);
+    for (name, set) in value.sets.iter() {
+        let there = observed.sets.get(name).unwrap();
+        let said = |set: &Set| -> Vec<_> {
+            let elements = set.elements.iter();
+            let said = |(key, one): (&Key, &Element)| {
+                (key.clone(), one.key_end.clone(), one.value.clone())
+            };
+            elements.map(said).collect()
+        };
+        assert!(there.same_header(set), "{}: set {name}", case.file);
+        assert_eq!(said(there), said(set), "{}: set {name}", case.file);
+    }
+    for (name, chain) in value.chains.iter() {
+        let there = observed.chains.get(name).unwrap();
+        assert_eq!(there.base, chain.base, "{}: chain {name}", case.file);
+        let same = (there.rules.iter().zip(&chain.rules)).all(|(a, b)| a.same_as(b));
+        assert!(
+            same && there.rules.len() == chain.rules.len(),
+            "{}: chain {name}",
+            case.file
+        );
+    }
 }
 
 /// What `nft` prints of everything, without numbers that move.
@@ -226,7 +257,7 @@ fn on_top(empty: &str, listing: &str) -> String {
 /// and in what we read ourselves. An agent that starts over it changes nothing in the listing.
 #[track_caller]
 fn loads_again(bench: &mut Bench, files: &[&str]) {
-    let (listed, held) = (list(), observe(bench));
+    let (listed, observed) = (list(), observe(bench));
     nft("flush ruleset");
     // In one go: nft 1.0.6 cannot add to maps of a table that is there.
     let texts = files
@@ -240,7 +271,7 @@ fn loads_again(bench: &mut Bench, files: &[&str]) {
     };
     assert_eq!(sorted(&list()), sorted(&listed), "{files:?} list otherwise");
     let loaded = observe(bench);
-    for (name, set) in held.sets.iter() {
+    for (name, set) in observed.sets.iter() {
         assert_eq!(loaded.sets.get(name), Some(set), "{files:?}: set {name}");
     }
     // nft chooses other registers than we do for what a rule remembers or hashes; those rules are
@@ -250,7 +281,7 @@ fn loads_again(bench: &mut Bench, files: &[&str]) {
             .iter()
             .any(|expr| matches!(expr, Expr::Dynset { .. } | Expr::Hash { .. }))
     };
-    for (name, chain) in held.chains.iter() {
+    for (name, chain) in observed.chains.iter() {
         let there = loaded.chains.get(name).unwrap();
         assert_eq!(there.base, chain.base, "{files:?}: chain {name}");
         assert_eq!(

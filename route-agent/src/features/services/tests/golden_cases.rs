@@ -167,7 +167,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "no-endpoints",
-        "Row 9: nobody is ready: refused at every address.",
+        "Row 9: no endpoint is ready: refused at every address.",
         &[(
             "web",
             "kind LoadBalancer; cluster-ip 10.200.1.63; port tcp 80 31000; vip 192.0.2.11; \
@@ -206,7 +206,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "source-ranges-for-nobody",
-        "Row 12: ranges of the other family alone let nobody in.",
+        "Row 12: ranges of the other family alone let no one in.",
         &[(
             "web",
             "kind LoadBalancer; cluster-ip 10.200.1.12; port tcp 80; vip 192.0.2.12; \
@@ -225,7 +225,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "external-local",
-        "Row 14: externalTrafficPolicy Local: who asks decides which endpoints answer.",
+        "Row 14: externalTrafficPolicy Local: the source decides which endpoints answer.",
         &[(
             "web",
             "kind LoadBalancer; cluster-ip 10.200.1.14; port tcp 80 31014; vip 192.0.2.14; \

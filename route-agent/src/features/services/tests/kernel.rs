@@ -46,7 +46,7 @@ fn everything(bench: &mut Bench) {
 }
 
 /// The rule set without counters and without what is left of time-outs, its sets and chains
-/// sorted: what was mended comes last in the kernel's own order.
+/// sorted: what was repaired comes last in the kernel's own order.
 fn listed() -> String {
     let text = nft("-s list ruleset").replace(" counter ", " ");
     let mut blocks: Vec<&str> = text

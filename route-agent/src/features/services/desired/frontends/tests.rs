@@ -141,8 +141,8 @@ fn an_address_that_is_both_is_a_load_balancer_address() {
     let text =
         "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; external-ip 5.6.7.8; port tcp 80";
     let service = service(text);
-    let found = fronts(&service, &service.ports[0], IpFamily::V4);
-    assert!(found.contains(&Front::LoadBalancer("5.6.7.8".parse().unwrap())));
+    let found = of_port(&service, &service.ports[0], IpFamily::V4);
+    assert!(found.contains(&Frontend::LoadBalancer("5.6.7.8".parse().unwrap())));
     assert_eq!(found.len(), 2);
 }
 

@@ -52,34 +52,34 @@ fn families_are_independent() {
     let v6 = plan(dual, endpoints, IpFamily::V6).unwrap();
     assert_eq!(*v4.ports[0].cluster, backends("10.10.1.3"));
     assert_eq!(*v6.ports[0].cluster, backends("fd00:10:10:1::3"));
-    assert_eq!(v4.ports[0].fronts.len(), 2);
-    assert_eq!(v6.ports[0].fronts.len(), 2);
+    assert_eq!(v4.ports[0].frontends.len(), 2);
+    assert_eq!(v6.ports[0].frontends.len(), 2);
     let single = "kind NodePort; cluster-ip 10.200.1.63; port tcp 80 31000";
     assert!(plan(single, endpoints, IpFamily::V6).is_none());
 }
 
 #[test]
 fn fronts_follow_the_type() {
-    let fronts = |kind: &str| {
+    let frontends = |kind: &str| {
         let text = format!(
             "kind {kind}; cluster-ip 10.200.1.63; port tcp 80 31000; vip 5.6.7.8; external-ip 1.2.3.4"
         );
-        plan(&text, "10.10.1.3", IpFamily::V4).map(|plan| plan.ports[0].fronts.to_vec())
+        plan(&text, "10.10.1.3", IpFamily::V4).map(|plan| plan.ports[0].frontends.to_vec())
     };
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let cluster = Front::ClusterIp(ip("10.200.1.63"));
-    let external = Front::ExternalIp(ip("1.2.3.4"));
-    let balanced = Front::LoadBalancer(ip("5.6.7.8"));
-    assert_eq!(fronts("ClusterIP").unwrap(), [cluster, external]);
+    let cluster = Frontend::ClusterIp(ip("10.200.1.63"));
+    let external = Frontend::ExternalIp(ip("1.2.3.4"));
+    let balanced = Frontend::LoadBalancer(ip("5.6.7.8"));
+    assert_eq!(frontends("ClusterIP").unwrap(), [cluster, external]);
     assert_eq!(
-        fronts("NodePort").unwrap(),
-        [cluster, external, Front::NodePort(31000)]
+        frontends("NodePort").unwrap(),
+        [cluster, external, Frontend::NodePort(31000)]
     );
     assert_eq!(
-        fronts("LoadBalancer").unwrap(),
-        [cluster, balanced, external, Front::NodePort(31000)]
+        frontends("LoadBalancer").unwrap(),
+        [cluster, balanced, external, Frontend::NodePort(31000)]
     );
-    assert_eq!(fronts("ExternalName"), None);
+    assert_eq!(frontends("ExternalName"), None);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn what_was_not_granted_is_left_out_and_the_rest_stays() {
         granted,
     )
     .unwrap();
-    assert_eq!(plan.ports[0].fronts.len(), 1);
+    assert_eq!(plan.ports[0].frontends.len(), 1);
     let none = |_: &Claim| false;
     assert!(
         desired(

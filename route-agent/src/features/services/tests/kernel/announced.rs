@@ -45,7 +45,7 @@ impl Listener {
 }
 
 #[test]
-fn what_is_announced_is_mended_and_only_what_is_not_understood_costs_a_full_reading() {
+fn what_is_announced_is_repaired_and_only_what_is_not_understood_costs_a_full_reading() {
     in_namespace(|| {
         let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);

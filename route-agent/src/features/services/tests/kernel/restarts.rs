@@ -136,7 +136,7 @@ fn what_was_refused_at_the_start_and_goes_leaves_nothing() {
 }
 
 #[test]
-fn clients_of_udp_services_that_went_meanwhile_are_told() {
+fn clients_of_udp_services_that_went_meanwhile_are_named() {
     for (family, address) in [
         (IpFamily::V4, "10.200.1.53"),
         (IpFamily::V6, "fd00:10:200::53"),

@@ -66,7 +66,7 @@ fn localhost_is_routed_only_while_the_table_with_its_guard_is_there() {
     assert!(nft("list table ip podwire-services").contains("guard-localhost"));
     assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "1");
 
-    // The node starts anew in a cluster without IPv4.
+    // The node starts again, in a cluster without IPv4.
     nft("flush ruleset");
     node.snapshot = Bench::new(IpFamily::V4).snapshot;
     start(&mut node, true);
@@ -74,7 +74,7 @@ fn localhost_is_routed_only_while_the_table_with_its_guard_is_there() {
 }
 
 #[test]
-fn a_setting_that_somebody_else_made_before_stays() {
+fn a_setting_that_was_made_before_stays() {
     let mut node = node();
     sysctl::write(ROUTE_LOCALNET, "1").unwrap();
     start(&mut node, true);
