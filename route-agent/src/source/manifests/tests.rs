@@ -1,4 +1,5 @@
 use std::os::unix::fs::symlink;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use tempfile::TempDir;
