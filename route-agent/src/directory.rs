@@ -1,8 +1,8 @@
 //! What happens to the files of a directory, until the watch or the directory is lost.
 //!
 //! A file counts when its writer closes it or renames it in, so that one that is half written is
-//! not seen. Whoever watches opens the watch first and reads the directory then, so that nothing
-//! is missed in between, and after a loss does both again.
+//! not seen. Open the watch first and read the directory then, so that nothing is missed in
+//! between; after a loss, do both again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -95,7 +95,7 @@ fn news_of(kind: EventKind, path: PathBuf) -> Option<News> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(News::Written(path)),
-        // An ordinary file that was just created is closed by its writer later. Links are complete
+        // A regular file that was just created is closed by its writer later. Links are complete
         // when they appear.
         EventKind::Create(_) if is_link(&path) => Some(News::Written(path)),
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => {

@@ -21,9 +21,9 @@ pub struct Contents {
     pub spoilt: Vec<Key>,
     /// What is wrong, one sentence each.
     pub problems: Vec<String>,
-    /// True if some part could not be read at all, so that nobody knows which objects it meant.
+    /// True if some part could not be read at all, so that it is not known which objects it meant.
     pub unreadable: bool,
-    /// How many documents there were, of whatever kind.
+    /// How many documents there were, of any kind.
     pub documents: usize,
 }
 
@@ -34,7 +34,7 @@ enum Kind {
     Service,
     EndpointSlice,
     ServiceCidr,
-    /// A list; the kind of its items if the list's own kind tells it.
+    /// A list; the kind of its items if the list's own kind says it.
     List(Option<Item>),
     /// Something that Podwire does not use.
     Other,
@@ -101,7 +101,7 @@ pub fn decode(mut input: impl BufRead, names: &mut Names) -> io::Result<Contents
     Ok(reader.contents)
 }
 
-/// True if the first character that is no white space opens a JSON object.
+/// True if the first character that is not white space opens a JSON object.
 ///
 /// YAML may start so as well (flow style), but then it is JSON but for rare cases, in which the
 /// error says what is wrong.
@@ -183,7 +183,7 @@ fn is_blank(text: &str) -> bool {
     })
 }
 
-/// Finds `apiVersion:` and `kind:` at the start of a line, where every ordinary manifest has them.
+/// Finds `apiVersion:` and `kind:` at the start of a line, where most manifests have them.
 fn type_by_looks(text: &str) -> Option<Kind> {
     let find = |key: &str| {
         let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
@@ -346,7 +346,7 @@ impl Reader<'_> {
 }
 
 fn no_kind(place: &str) -> String {
-    format!("{place}: is no Kubernetes object, for it has no apiVersion and kind")
+    format!("{place}: is not a Kubernetes object: apiVersion and kind are missing")
 }
 
 /// The items of a list.
@@ -374,7 +374,7 @@ impl Slim {
         }
     }
 
-    /// `None` for an object that somebody else serves, or nobody.
+    /// `None` for an object that another proxy serves, or none.
     fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
         let proxied = matches!(self, Slim::Service(_) | Slim::EndpointSlice(_));
         if proxied && self.metadata().is_foreign() {

@@ -14,7 +14,7 @@ use crate::uplink::Uplink;
 use crate::warnings::Warning;
 
 /// The metric of routes to peers; of podCIDRs far from ours see [`metric`]. It keeps them apart
-/// from routes of the same destination that somebody else made: neither overwrites the other (the
+/// from routes of the same destination that others made: neither overwrites the other (the
 /// kernel tells routes of one destination apart by metric alone).
 pub const METRIC: u32 = 112;
 
@@ -133,7 +133,7 @@ pub fn desired(
     if !snapshot.nodes.contains_key(own) {
         desired.warnings.push(Warning::new(
             format!("Node {own}"),
-            "does not exist, but this machine goes by that name; pods cannot start; mend \
+            "does not exist, but this machine goes by that name; pods cannot start; fix \
              --node-name or create the Node",
         ));
     }

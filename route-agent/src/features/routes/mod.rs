@@ -49,7 +49,7 @@ pub struct Routes {
 /// What the kernel holds.
 #[derive(Debug, Default)]
 struct Observed {
-    /// Routes of our protocol, of whatever table.
+    /// Routes of our protocol, in any table.
     ours: BTreeSet<Route>,
     /// Routes of others in the main table. Those to single addresses are left out: they are the
     /// pods' own and cannot get in the way of a podCIDR.
@@ -106,7 +106,7 @@ impl Routes {
         lost
     }
 
-    /// True if a route of somebody else to this destination makes a difference to ours.
+    /// True if a route of others to this destination makes a difference to ours.
     fn is_in_the_way(&self, destination: IpNetwork) -> bool {
         self.desired.wants(destination) || self.refused.concerns(destination)
     }
@@ -163,7 +163,7 @@ impl Routes {
                 (RouteChange::Delete(route), Ok(())) => {
                     ours.remove(route);
                 }
-                // Somebody else was faster.
+                // It went by itself.
                 (RouteChange::Delete(route), Err(error)) if error.is_not_found() => {
                     ours.remove(route);
                 }
@@ -218,7 +218,7 @@ impl Feature for Routes {
             }
             Event::Kernel(KernelEvent::Route { route, gone }) => {
                 if route.protocol == PROTOCOL {
-                    // What we ourselves write is not announced to us, so somebody else did that.
+                    // What we ourselves write is not announced to us, so another process did that.
                     self.observed = None;
                     return true;
                 }
@@ -356,7 +356,7 @@ impl Feature for Routes {
     }
 }
 
-/// Tells the metrics how many routes there are.
+/// Sets the metrics of how many routes there are.
 fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
     for (family, v6) in [(IpFamily::V4, false), (IpFamily::V6, true)] {
         let of_family = ours.iter().filter(|r| r.destination.is_ipv6() == v6);
@@ -368,7 +368,7 @@ fn on_link<'a>(world: &World<'a>) -> &'a [IpNetwork] {
     world.uplink.map_or(&[], |uplink| &uplink.on_link)
 }
 
-/// PodCIDRs to which an agent before this one has left a route, and that nobody has any more: their
+/// PodCIDRs to which an agent before this one has left a route, and that no Node has any more: their
 /// Nodes went meanwhile.
 fn forgotten(ours: &BTreeSet<Route>, desired: &Desired) -> Vec<(IpNetwork, String)> {
     ours.iter()
@@ -383,7 +383,7 @@ fn is_foreign(route: &Route) -> bool {
     route.protocol != PROTOCOL && route.table == TABLE_MAIN && route.destination.prefix() < single
 }
 
-/// IPv6 shows an unreachable route on the loopback; nobody asked for that.
+/// IPv6 shows an unreachable route on the loopback, where it was not put.
 fn comparable(mut route: Route) -> Route {
     if route.kind == RouteKind::Unreachable {
         route.link = None;

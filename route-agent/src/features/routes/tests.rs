@@ -465,7 +465,7 @@ fn routes_of_others_are_never_touched() {
 }
 
 #[test]
-fn a_route_that_somebody_deletes_or_adds_is_put_right() {
+fn a_route_that_others_delete_or_add_is_put_right() {
     let mut machine = Machine::new();
     machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
     let ours = Route {
@@ -481,7 +481,7 @@ fn a_route_that_somebody_deletes_or_adds_is_put_right() {
     };
     machine.socket.delete_route(&ours).unwrap();
     machine.socket.add_route(&stray).unwrap();
-    assert_eq!(machine.sync(), 0, "nobody has told the feature yet");
+    assert_eq!(machine.sync(), 0, "the feature does not know yet");
     let gone = KernelEvent::Route {
         route: ours,
         gone: true,
@@ -523,7 +523,7 @@ fn one_node_that_the_kernel_refuses_stops_no_other_and_is_tried_again() {
 }
 
 /// What this thread has worked since it began, in the kernel as well. On an idle machine it is the
-/// time that passes; on a busy one it still tells what the work costs.
+/// time that passes; on a busy one it still shows what the work costs.
 fn worked() -> Duration {
     nix::time::clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
         .unwrap()

@@ -119,9 +119,9 @@ impl Catalogue {
         for (path, file) in &self.files {
             let object = format!("file {}", path.display());
             let suffix = if file.keys.is_empty() {
-                "mend the file"
+                "fix the file"
             } else {
-                "its last good state is kept; mend the file"
+                "its last good state is kept; fix the file"
             };
             let problems = file.problems.iter();
             all.extend(problems.map(|text| Warning::new(&object, format!("{text}; {suffix}"))));

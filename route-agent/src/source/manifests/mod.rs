@@ -1,4 +1,4 @@
-//! The manifests-directory source: ordinary Kubernetes manifests in one directory, watched.
+//! The manifests-directory source: Kubernetes manifests in one directory, watched.
 //!
 //! In: `*.yaml`, `*.yml` and `*.json` of the directory, no sub-directories, no hidden files. Out:
 //! changes for the snapshot. A file that goes is waited for a moment, because editors rename a file
@@ -28,13 +28,13 @@ use crate::warnings::Warning;
 /// file away writes the new one within a few milliseconds.
 const AWAY: Duration = Duration::from_millis(50);
 
-/// A larger file is refused: it is no manifest.
+/// A larger file is refused: it is not a manifest.
 const LARGEST: u64 = 256 << 20;
 
-/// What tells one state of a file from another without reading it.
+/// What sets one state of a file apart from another without reading it.
 type Stamp = (SystemTime, u64, u64);
 
-/// Runs the source until nobody listens any more. To be called on a thread of its own.
+/// Runs the source until the loop has ended. To be called on a thread of its own.
 pub fn run(directory: &Path, output: &Sender<Input>) {
     let mut source = Manifests {
         directory: directory.to_owned(),
@@ -50,7 +50,7 @@ pub fn run(directory: &Path, output: &Sender<Input>) {
     while source.watch_until_lost().is_ok() {}
 }
 
-/// Nobody listens any more.
+/// The loop has ended.
 struct Closed;
 
 struct Manifests<'a> {
@@ -159,7 +159,7 @@ impl Manifests<'_> {
             Ok(paths) => paths,
             Err(error) => {
                 self.trouble = Some(format!(
-                    "cannot be read ({error}); what was read before is kept; create it or mend \
+                    "cannot be read ({error}); what was read before is kept; create it or fix \
                      --manifests"
                 ));
                 return Ok(false);
@@ -271,7 +271,7 @@ impl Manifests<'_> {
     }
 }
 
-/// Manifests by their name; editors' temporary and hidden files are none.
+/// Manifests by their name; editors' temporary and hidden files are not.
 fn is_manifest(path: &Path) -> bool {
     let name = path
         .file_name()
@@ -297,11 +297,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
-/// Opens an ordinary file; a pipe or device would block.
+/// Opens a regular file; a pipe or device would block.
 fn open(path: &Path) -> io::Result<fs::File> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is no ordinary file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     if metadata.len() > LARGEST {
         return Err(io::Error::other("it is larger than 256 MiB"));

@@ -29,7 +29,7 @@ pub use slice::EndpointSlice;
 
 use crate::snapshot::{Invalid, ObjectName, Protocol};
 
-/// Services and EndpointSlices with one of these labels belong to somebody else, or to nobody.
+/// Services and EndpointSlices with one of these labels belong to another proxy, or to none.
 pub const FOREIGN_LABELS: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
     "service.kubernetes.io/headless",
@@ -127,7 +127,7 @@ struct Checker {
 impl Checker {
     /// Notes a bad value.
     fn bad(&mut self, field: &'static str, value: impl AsRef<str>, reason: &'static str) {
-        // Nobody reads a value longer than this, but it would be kept and printed.
+        // A longer value helps no reader, but it would be kept and printed.
         let value = value.as_ref();
         let end = (0..=value.len().min(100))
             .rev()

@@ -137,7 +137,7 @@ fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
         };
         let ip = network.ip();
         if ip.is_loopback() || ip.is_multicast() || network.prefix() == 0 {
-            checker.bad(field, text.shown(), "is no network for pods");
+            checker.bad(field, text.shown(), "is not a valid pod network");
         } else if !found.contains(&network) {
             found.push(network);
         }

@@ -1,10 +1,10 @@
-//! Scalars that take whatever a manifest holds and remember what could not be understood.
+//! Scalars that take anything a manifest holds and remember what could not be understood.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A string. Numbers and truth values, which YAML tells from strings by their looks, are taken as
+/// A string. Numbers and truth values, which YAML knows from strings by their looks, are taken as
 /// they are written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text(Option<Box<str>>);

@@ -230,7 +230,7 @@ fn bad_fields_of_a_slice_are_left_out_and_named() {
 }
 
 #[test]
-fn slices_of_host_names_or_of_nobody_are_passed_over() {
+fn slices_of_host_names_or_without_a_service_are_passed_over() {
     for value in [
         json!({"metadata": {"name": "a", "labels": {"kubernetes.io/service-name": "w"}},
             "addressType": "FQDN", "endpoints": [{"addresses": ["example.com"]}]}),
@@ -273,7 +273,7 @@ fn a_long_bad_value_is_cut_at_a_character() {
 }
 
 #[test]
-fn names_are_shared_and_forgotten_when_nobody_uses_them() {
+fn names_are_shared_and_forgotten_when_they_are_not_used() {
     let mut names = Names::default();
     let first = names.get("worker");
     assert!(Arc::ptr_eq(&first, &names.get("worker")));
