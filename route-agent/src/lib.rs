@@ -28,6 +28,7 @@ pub mod run;
 pub mod serve;
 pub mod snapshot;
 pub mod source;
+pub mod text;
 pub mod uplink;
 pub mod warnings;
 pub mod why;
