@@ -165,6 +165,7 @@ fn a_malformed_field_is_named_and_the_rest_of_the_node_is_used() {
         field: "spec.podCIDRs",
         value: "10.10.5.1/24".into(),
         reason: "has host bits set",
+        taken: None,
     });
     let (routes, warnings) = plan([own(), bad]);
     assert_eq!(routes.len(), 2);

@@ -132,7 +132,7 @@ fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
     };
     let mut found = Vec::new();
     for text in given {
-        let Some(network) = checker.cidr(field, text, false) else {
+        let Some(network) = checker.cidr(field, text) else {
             continue;
         };
         let ip = network.ip();
