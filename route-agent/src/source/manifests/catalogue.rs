@@ -30,6 +30,8 @@ struct File {
     /// Sorted.
     keys: Box<[Key]>,
     problems: Vec<String>,
+    /// Of the contents that count.
+    notes: Vec<String>,
 }
 
 /// What follows from a changed file.
@@ -54,6 +56,7 @@ impl Catalogue {
             self.files.insert(path, file);
             return Outcome::default();
         }
+        file.notes = contents.notes;
         let mut outcome = Outcome::default();
         let mut keys: BTreeSet<Key> = BTreeSet::new();
         for object in contents.objects {
@@ -125,6 +128,7 @@ impl Catalogue {
             };
             let problems = file.problems.iter();
             all.extend(problems.map(|text| Warning::new(&object, format!("{text}; {suffix}"))));
+            all.extend(file.notes.iter().map(|text| Warning::new(&object, text)));
         }
         for (key, files) in &self.shared {
             let mut files = files.iter().map(|path| path.display().to_string());

@@ -9,17 +9,19 @@ mod catalogue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, BufReader};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::libc;
+
 use crate::directory::{News, PAUSE, Watch};
 use crate::input::Input;
-use crate::source::decode::decode;
+use crate::source::decode::{Contents, decode};
 use crate::source::manifests::catalogue::{Catalogue, Outcome};
 use crate::source::objects::Names;
 use crate::warnings::Warning;
@@ -30,6 +32,7 @@ const AWAY: Duration = Duration::from_millis(50);
 
 /// A larger file is refused: it is not a manifest.
 const LARGEST: u64 = 256 << 20;
+const TOO_LARGE: &str = "it is larger than 256 MiB";
 
 /// What sets one state of a file apart from another without reading it.
 type Stamp = (SystemTime, u64, u64);
@@ -205,7 +208,7 @@ impl Manifests<'_> {
 
     fn read(&mut self, path: &Path) -> Result<BTreeSet<Arc<Path>>, Closed> {
         let before = stamp(path);
-        match open(path).and_then(|file| decode(BufReader::new(file), &mut self.names)) {
+        match load(path, &mut self.names) {
             // `> file` and then a second write: the moment between them must not remove anything.
             Ok(_) if before.is_some_and(|(_, length, _)| length == 0) => {
                 if !self.catalogue.has_objects(path) {
@@ -297,16 +300,38 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
+fn load(path: &Path, names: &mut Names) -> io::Result<Contents> {
+    // One byte more than is allowed shows that the file has grown meanwhile.
+    let mut input = BufReader::new(open(path)?.take(LARGEST + 1));
+    let contents = decode(&mut input, names)?;
+    match input.get_ref().limit() {
+        0 => Err(io::Error::other(TOO_LARGE)),
+        _ => Ok(contents),
+    }
+}
+
 /// Opens a regular file; a pipe or device would block.
 fn open(path: &Path) -> io::Result<fs::File> {
-    let metadata = fs::metadata(path)?;
+    // Before it is opened too: with some devices that alone does something.
+    check(&fs::metadata(path)?)?;
+    // A pipe may have taken its place by now. For regular files the flags mean nothing.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn check(metadata: &fs::Metadata) -> io::Result<()> {
     if !metadata.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     if metadata.len() > LARGEST {
-        return Err(io::Error::other("it is larger than 256 MiB"));
+        return Err(io::Error::other(TOO_LARGE));
     }
-    fs::File::open(path)
+    Ok(())
 }
 
 #[cfg(test)]

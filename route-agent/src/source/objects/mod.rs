@@ -98,7 +98,7 @@ impl Metadata {
 const LONGEST_NAME: usize = 253;
 
 /// The name, if the API server could have let it pass: it is used in comments, logs and metrics.
-fn possible(name: &str) -> Result<&str, Unnamed> {
+pub fn possible(name: &str) -> Result<&str, Unnamed> {
     match name.len() <= LONGEST_NAME && !name.contains(text::is_unprintable) {
         true => Ok(name),
         false => Err(Unnamed::Impossible),
@@ -139,6 +139,12 @@ impl Names {
         let shared: Arc<str> = Arc::from(text);
         self.known.insert(shared.clone());
         shared
+    }
+
+    /// The length of the longest string that is kept.
+    #[cfg(test)]
+    pub fn longest(&self) -> usize {
+        self.known.iter().map(|name| name.len()).max().unwrap_or(0)
     }
 }
 

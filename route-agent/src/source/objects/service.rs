@@ -120,6 +120,15 @@ pub struct Ingress {
 }
 
 impl Service {
+    /// True if it waits for a cluster IP from the API server.
+    pub fn waits_for_cluster_ip(&self) -> bool {
+        let is_given = |text: &Text| text.get().is_some_and(|text| !text.is_empty());
+        let spec = &self.spec;
+        !is_given(&spec.cluster_ip)
+            && !spec.cluster_ips.iter().any(is_given)
+            && spec.kind.get() != Some("ExternalName")
+    }
+
     /// The snapshot's value of this Service.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
         let name = self.metadata.object_name(names)?;
