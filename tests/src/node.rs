@@ -109,12 +109,12 @@ impl Node {
 
     /// Starts a pod and sets up its network.
     pub fn run(&self, spec: &PodSpec) -> Result<Pod> {
-        pod::run(self, spec)
+        pod::run(&self.place, spec)
     }
 
     /// Stops a pod and takes its network down.
     pub fn remove(&self, pod: &Pod) -> Result<()> {
-        pod::remove(self, pod)
+        pod::remove(&self.place, pod)
     }
 
     /// The pods that run here.

@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::launch::{self, Launch, Room};
 use crate::layout;
-use crate::node::Node;
 use crate::place::Place;
-use crate::runtime::{self, Attachment, PortMapping, Sandbox};
+use crate::runtime::{self, Attachment, PortMapping, Runtime, Sandbox};
 use crate::topology::check_name;
 use crate::{binaries, wait};
 
@@ -152,8 +151,8 @@ impl Pod {
     }
 }
 
-/// Starts a pod on a node.
-pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
+/// Starts a pod on the node whose place this is.
+pub(crate) fn run(node: &Place, spec: &PodSpec) -> Result<Pod> {
     check_name("pod", &spec.name, LONGEST_NAME)?;
     let mut sandbox = Sandbox::new(&spec.namespace, &spec.name);
     sandbox.ports.clone_from(&spec.ports);
@@ -164,7 +163,7 @@ pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
         if servers.is_empty() { "pause" } else { "serve" }.to_owned(),
     ];
     command.extend(servers);
-    let pid = node.place().launch(&Launch {
+    let pid = node.launch(&Launch {
         room: Room::Pod {
             name: spec.name.clone(),
         },
@@ -173,15 +172,14 @@ pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
         log: Some(format!("/var/log/pod-{}.log", spec.name).into()),
     })?;
     let undo = |error| {
-        end_process(node.place(), pid);
-        let _ = node.place().inside(|| launch::forget(&spec.name));
+        end_process(node, pid);
+        let _ = node.inside(|| launch::forget(&spec.name));
         error
     };
     let place = node
-        .place()
         .inside(|| Place::of_pid(pid, &spec.name))?
         .map_err(undo)?;
-    let attachment = node.runtime().add(&sandbox).map_err(undo)?;
+    let attachment = Runtime::new(node).add(&sandbox).map_err(undo)?;
     let record = Record {
         node: node.name().into(),
         pid,
@@ -190,21 +188,19 @@ pub(crate) fn run(node: &Node, spec: &PodSpec) -> Result<Pod> {
     };
     let path = record_path(node.name(), &spec.name);
     let text = serde_json::to_vec_pretty(&record).expect("a Record is plain data");
-    node.place().inside(|| write(&path, &text))?.map_err(undo)?;
+    node.inside(|| write(&path, &text))?.map_err(undo)?;
     Ok(Pod { record, place })
 }
 
 /// Stops a pod in the way containerd does: DEL, the namespace goes, DEL twice more.
-pub(crate) fn remove(node: &Node, pod: &Pod) -> Result<()> {
-    let result = node
-        .runtime()
-        .delete(&pod.record.sandbox, Some(&pod.record.attachment), || {
-            end_process(node.place(), pod.record.pid);
-            let _ = node.place().inside(|| launch::forget(pod.name()));
+pub(crate) fn remove(node: &Place, pod: &Pod) -> Result<()> {
+    let result =
+        Runtime::new(node).delete(&pod.record.sandbox, Some(&pod.record.attachment), || {
+            end_process(node, pod.record.pid);
+            let _ = node.inside(|| launch::forget(pod.name()));
         });
     let path = record_path(node.name(), pod.name());
-    node.place()
-        .inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
+    node.inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
     result
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::snapshot::{Endpoint, Few, Hints};
+use crate::snapshot::Few;
 
 const READY: u8 = 1;
 const SERVING: u8 = 2;
@@ -24,6 +24,32 @@ pub struct Endpoints {
     nodes: Box<[Arc<str>]>,
     /// The hints of those endpoints that have some.
     hints: Few<Hints>,
+}
+
+/// One endpoint of an EndpointSlice, as [`Endpoints`] take it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]`; the API promises that all are equivalent.
+    pub address: IpAddr,
+    /// `conditions.ready`; true if absent.
+    pub ready: bool,
+    /// `conditions.serving`; true if absent.
+    pub serving: bool,
+    /// `conditions.terminating`; false if absent.
+    pub terminating: bool,
+    /// The Node it runs on.
+    pub node: Option<Arc<str>>,
+    /// `hints`, if the endpoint has any; boxed because most endpoints have none.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// Where an endpoint should be used from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `hints.forZones`: names of zones.
+    pub zones: Box<[Arc<str>]>,
+    /// `hints.forNodes`: names of Nodes.
+    pub nodes: Box<[Arc<str>]>,
 }
 
 /// One endpoint of a slice, as [`Endpoint`] but borrowed.

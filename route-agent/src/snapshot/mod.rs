@@ -19,12 +19,12 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-pub use endpoints::{EndpointRef, Endpoints};
+pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
 pub use node::Node;
 pub use service::{
-    AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, Endpoint, EndpointPort, EndpointSlice, Hints,
-    Protocol, Repeated, Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, Protocol, Repeated,
+    Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// The name of a namespaced object, printed as `namespace/name`.

@@ -185,32 +185,6 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// One endpoint of an EndpointSlice, as [`Endpoints`] take it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `addresses[0]`; the API promises that all are equivalent.
-    pub address: IpAddr,
-    /// `conditions.ready`; true if absent.
-    pub ready: bool,
-    /// `conditions.serving`; true if absent.
-    pub serving: bool,
-    /// `conditions.terminating`; false if absent.
-    pub terminating: bool,
-    /// The Node it runs on.
-    pub node: Option<Arc<str>>,
-    /// `hints`, if the endpoint has any; boxed because most endpoints have none.
-    pub hints: Option<Box<Hints>>,
-}
-
-/// Where an endpoint should be used from.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// `hints.forZones`: names of zones.
-    pub zones: Box<[Arc<str>]>,
-    /// `hints.forNodes`: names of Nodes.
-    pub nodes: Box<[Arc<str>]>,
-}
-
 /// An EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointSlice {
