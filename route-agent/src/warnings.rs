@@ -4,13 +4,22 @@
 //! stand are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
 //! replaces all of its warnings at once, or those of one object.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+
 /// More than this many new warnings at a time are summed up in one line of the log.
 const NAMED_AT_ONCE: usize = 20;
+
+/// In bytes: a kind, and a namespace and name of 253 each; a path is shorter.
+const LONGEST_OBJECT: usize = 600;
+
+/// In bytes: several sentences, or a few dozen names.
+const LONGEST_TEXT: usize = 2000;
 
 /// Something that is wrong, with the object it is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,11 +31,16 @@ pub struct Warning {
 }
 
 impl Warning {
-    /// A warning about an object.
+    /// A warning about an object. Both texts may hold words of others: what a terminal would obey
+    /// is escaped, and they are cut at a length that no honest one has.
     pub fn new(object: impl Into<String>, text: impl Into<String>) -> Self {
+        let shown = |text: String, most| match text::cut(&text::printable(&text), most) {
+            Cow::Borrowed(same) if same.len() == text.len() => text,
+            shown => shown.into_owned(),
+        };
         Self {
-            object: object.into(),
-            text: text.into(),
+            object: shown(object.into(), LONGEST_OBJECT),
+            text: shown(text.into(), LONGEST_TEXT),
         }
     }
 }
@@ -155,6 +169,17 @@ fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeS
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_shows_the_words_of_others_on_one_line_and_not_without_end() {
+        let warning = Warning::new("file a\nb", "\u{1b}]0;owned\u{7} is wrong");
+        assert_eq!(warning.object, "file a\\nb");
+        assert_eq!(warning.text, "\\u{1b}]0;owned\\u{7} is wrong");
+        let warning = Warning::new("x".repeat(5000), "y".repeat(50_000_000));
+        assert!(warning.object.len() < 700 && warning.text.len() < 2100);
+        assert!(warning.text.capacity() < 4200, "the rest is given back");
+        assert_eq!(Warning::new("Node a", "is wrong").text, "is wrong");
+    }
 
     #[test]
     fn replacing_all_leaves_other_origins_alone() {

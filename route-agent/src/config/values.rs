@@ -72,8 +72,8 @@ pub fn bind_address(text: &str) -> Result<BindAddress, String> {
         .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
 }
 
-/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is no
-/// level is a module there: a level with a typo would silence everything.
+/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is
+/// not a level is a module there: a level with a typo would silence everything.
 pub fn log_filter(text: &str) -> Result<String, String> {
     let is_word = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
     let mut words = text.split(',').filter(is_word);

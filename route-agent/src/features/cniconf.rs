@@ -242,7 +242,7 @@ fn competitor(directory: &Path, name: &str) -> Warning {
     let text = if name < FILE {
         format!("sorts before {FILE}, so the container runtime uses it; remove it")
     } else {
-        format!("is not used, because {FILE} sorts before it; remove it if nobody needs it")
+        format!("is not used, because {FILE} sorts before it; remove it if it is not needed")
     };
     Warning::new(format!("file {}", directory.join(name).display()), text)
 }

@@ -5,7 +5,7 @@
 //! plugin is at work the loop does not wait but comes back.
 //!
 //! On a node where another plugin gave out addresses before, those that a pod still has are leased
-//! before the first pod of ours starts ([`adopted`]), so that nobody gets them a second time. They
+//! before the first pod of ours starts ([`adopted`]), so that no other pod gets them. They
 //! are given back like every lease without a sign of life.
 
 mod adopted;

@@ -3,7 +3,7 @@
 //! In: the podCIDRs and InternalIPs of all Nodes, and what the flags exempt. Out: the table `inet
 //! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
-//! else. A packet that enters through a pod's link with the source of somebody else is dropped.
+//! else. A packet that enters through a pod's link with a source that is not the pod's is dropped.
 //!
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
@@ -211,7 +211,8 @@ impl Side {
     fn pod_chain(&self) -> Chain {
         Chain::regular()
             .with_rule(
-                // Here it only tells nft, which shows a field of a header it is not sure of as bits.
+                // It changes nothing but how nft prints the rule: without it, fields of a header that it
+                // is not sure of are shown as bits.
                 Rule::new()
                     .nfproto(self.family)
                     .in_set(&[self.destination], self.cluster)

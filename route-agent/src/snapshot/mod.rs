@@ -42,7 +42,7 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// A field of an object that could not be used, and why.
+/// A field of an object that could not be used as it is, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// The field as a user would write it, for example `spec.podCIDR`.
@@ -51,11 +51,24 @@ pub struct Invalid {
     pub value: Box<str>,
     /// Why it cannot be used, in a few lower-case words.
     pub reason: &'static str,
+    /// What is used instead; nothing if the value is left out.
+    pub taken: Option<Box<str>>,
+}
+
+impl Invalid {
+    /// What is done with the value, and why, as the end of a sentence.
+    pub fn consequence(&self) -> String {
+        match &self.taken {
+            None => format!("is left out: {}", self.reason),
+            Some(taken) => format!("is taken as {taken}: {}", self.reason),
+        }
+    }
 }
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} \"{}\" {}", self.field, self.value, self.reason)
+        let Self { field, value, .. } = self;
+        write!(f, "{field} \"{value}\" {}", self.consequence())
     }
 }
 

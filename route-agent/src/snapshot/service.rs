@@ -51,7 +51,7 @@ pub enum ServiceKind {
     NodePort,
     /// Also on load-balancer addresses.
     LoadBalancer,
-    /// A DNS alias; never programmed, whatever its cluster IP says.
+    /// A DNS alias; never programmed, even with a cluster IP.
     ExternalName,
 }
 

@@ -3,7 +3,7 @@
 //! In: podCIDRs that had a route of ours and have none any more. Out: the table `inet
 //! podwire-refused`, which exists only while there is such a podCIDR. What must hold: a podCIDR
 //! that a Node has is never refused, whether there is a route to it or not, nor anything that
-//! overlaps one, a network of the uplink, or a smaller network that somebody else has a route to;
+//! overlaps one, a network of the uplink, or a smaller network that others have a route to;
 //! nothing is refused for longer than [`KEPT`], and little longer if no agent is there; an agent
 //! that starts goes on with what it finds.
 //!
@@ -83,7 +83,7 @@ impl Refused {
         self.networks.values().map(|gone| gone.until).min()
     }
 
-    /// True if somebody else touched the table.
+    /// True if another process touched the table.
     pub fn is_touched_by(&mut self, event: &KernelEvent) -> bool {
         let touched = self.table.is_touched_by(event);
         self.absent &= !touched;
@@ -107,7 +107,7 @@ impl Refused {
         });
     }
 
-    /// Notes podCIDRs that nobody has any more, with whose they were.
+    /// Notes podCIDRs that no Node has any more, with whose they were.
     pub fn add(&mut self, left: Vec<(IpNetwork, String)>, now: Instant) {
         for (network, owner) in left {
             tracing::info!(%network, %owner, "gone; packets to its pods are refused for a while");
@@ -122,7 +122,7 @@ impl Refused {
         refused.any(|other| cidr::overlap(*other, network))
     }
 
-    /// Makes the kernel refuse these podCIDRs, but for what somebody has; returns how many changes
+    /// Makes the kernel refuse these podCIDRs, but for what is in use; returns how many changes
     /// that took.
     pub fn keep(&mut self, in_use: &InUse<'_>) -> Result<u64, KeepError> {
         if !self.adopted {
@@ -185,7 +185,7 @@ fn insert(networks: &mut BTreeMap<IpNetwork, Gone>, network: IpNetwork, gone: Go
     }
 }
 
-/// What somebody has.
+/// What is in use.
 #[derive(Debug)]
 pub struct InUse<'a> {
     /// All Nodes, ours as well.
@@ -199,10 +199,10 @@ pub struct InUse<'a> {
 }
 
 impl InUse<'_> {
-    /// True if some of this network is somebody's.
+    /// True if some of this network is in use.
     fn has(&self, network: IpNetwork) -> bool {
         let overlaps = |other: &IpNetwork| cidr::overlap(*other, network);
-        // A wider route of somebody else, the default route for one, says nothing.
+        // A wider route of others, such as the default route, says nothing.
         let within = |route: &Route| {
             route.destination.prefix() >= network.prefix() && overlaps(&route.destination)
         };
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_is_never_refused() {
+    fn what_is_in_use_is_never_refused() {
         let route = |network: &str| Route::to(network.parse().unwrap());
         let mut desired = Desired::default();
         let wanted = crate::features::routes::desired::Wanted {

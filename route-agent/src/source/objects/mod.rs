@@ -8,6 +8,7 @@
 //! Scalars are read leniently ([`Text`], [`Number`], [`Flag`]): the API server guarantees their
 //! types, a hand-written manifest does not.
 
+mod lenient;
 mod node;
 mod scalar;
 mod service;
@@ -28,8 +29,10 @@ pub use service_cidr::{ServiceCidr, ServiceCidrSpec};
 pub use slice::EndpointSlice;
 
 use crate::snapshot::{Invalid, ObjectName, Protocol};
+use crate::source::objects::lenient::Read;
+use crate::text;
 
-/// Services and EndpointSlices with one of these labels belong to somebody else, or to nobody.
+/// Services and EndpointSlices with one of these labels belong to another proxy, or to none.
 pub const FOREIGN_LABELS: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
     "service.kubernetes.io/headless",
@@ -76,24 +79,45 @@ impl Metadata {
     }
 
     fn object_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
+        let namespace = self.namespace.get().unwrap_or("default");
         Ok(ObjectName {
-            namespace: names.get(self.namespace.get().unwrap_or("default")),
+            namespace: names.get(possible(namespace)?),
             name: self.cluster_name(names)?,
         })
     }
 
     fn cluster_name(&self, names: &mut Names) -> Result<Arc<str>, Unnamed> {
         match self.name.get() {
-            Some(name) if !name.is_empty() => Ok(names.get(name)),
-            _ => Err(Unnamed),
+            Some(name) if !name.is_empty() => Ok(names.get(possible(name)?)),
+            _ => Err(Unnamed::Missing),
         }
     }
 }
 
-/// An object without `metadata.name` cannot be kept apart from others.
+/// The longest name that Kubernetes allows, in bytes.
+const LONGEST_NAME: usize = 253;
+
+/// The name, if the API server could have let it pass: it is used in comments, logs and metrics.
+pub fn possible(name: &str) -> Result<&str, Unnamed> {
+    match name.len() <= LONGEST_NAME && !name.contains(text::is_unprintable) {
+        true => Ok(name),
+        false => Err(Unnamed::Impossible),
+    }
+}
+
+/// Why an object cannot be kept apart from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("has no metadata.name; give it one")]
-pub struct Unnamed;
+pub enum Unnamed {
+    /// It has no name.
+    #[error("has no metadata.name; give it one")]
+    Missing,
+    /// It has one that no object of Kubernetes can have.
+    #[error(
+        "has a metadata.name or metadata.namespace of more than {LONGEST_NAME} characters or with \
+         control characters; give it another"
+    )]
+    Impossible,
+}
 
 /// Strings that occur over and over (node names, namespaces, zones), kept once.
 #[derive(Debug, Default)]
@@ -116,7 +140,16 @@ impl Names {
         self.known.insert(shared.clone());
         shared
     }
+
+    /// The length of the longest string that is kept.
+    #[cfg(test)]
+    pub fn longest(&self) -> usize {
+        self.known.iter().map(|name| name.len()).max().unwrap_or(0)
+    }
 }
+
+/// A longer value helps no reader, but it would be kept and printed. In bytes.
+const LONGEST_VALUE: usize = 100;
 
 /// Collects what could not be used.
 #[derive(Debug, Default)]
@@ -125,50 +158,66 @@ struct Checker {
 }
 
 impl Checker {
-    /// Notes a bad value.
+    /// Notes a value that is left out.
     fn bad(&mut self, field: &'static str, value: impl AsRef<str>, reason: &'static str) {
-        // Nobody reads a value longer than this, but it would be kept and printed.
-        let value = value.as_ref();
-        let end = (0..=value.len().min(100))
-            .rev()
-            .find(|end| value.is_char_boundary(*end));
-        let value = Box::from(&value[..end.unwrap_or(0)]);
+        self.note(field, value.as_ref(), reason, None);
+    }
+
+    /// Notes a value that is taken as another.
+    fn taken(
+        &mut self,
+        field: &'static str,
+        value: impl AsRef<str>,
+        reason: &'static str,
+        taken: impl ToString,
+    ) {
+        let taken = Some(taken.to_string().into());
+        self.note(field, value.as_ref(), reason, taken);
+    }
+
+    fn note(
+        &mut self,
+        field: &'static str,
+        value: &str,
+        reason: &'static str,
+        taken: Option<Box<str>>,
+    ) {
+        let value = text::start(value, LONGEST_VALUE).into();
         self.invalid.push(Invalid {
             field,
             value,
             reason,
+            taken,
         });
     }
 
     fn address(&mut self, field: &'static str, text: &Text) -> Option<IpAddr> {
-        match text.get().map(str::parse) {
-            Some(Ok(address)) => Some(address),
-            _ => {
+        match text.get().and_then(lenient::address) {
+            Some(read) => Some(self.noting(field, text, read)),
+            None => {
                 self.bad(field, text.shown(), "is not an IP address");
                 None
             }
         }
     }
 
-    /// A CIDR without host bits; `clean` clears them instead of refusing.
-    fn cidr(&mut self, field: &'static str, text: &Text, clean: bool) -> Option<IpNetwork> {
-        let parsed = text
-            .get()
-            .map(str::trim)
-            .filter(|text| text.contains('/'))
-            .and_then(|text| text.parse::<IpNetwork>().ok());
-        match parsed {
-            Some(network) if network.ip() == network.network() => Some(network),
-            Some(network) if clean => IpNetwork::new(network.network(), network.prefix()).ok(),
-            Some(_) => {
-                self.bad(field, text.shown(), "has host bits set");
-                None
-            }
+    /// A CIDR; host bits are cleared.
+    fn cidr(&mut self, field: &'static str, text: &Text) -> Option<IpNetwork> {
+        match text.get().and_then(|text| lenient::network(text.trim())) {
+            Some(read) => Some(self.noting(field, text, read)),
             None => {
                 self.bad(field, text.shown(), "is not a CIDR");
                 None
             }
         }
+    }
+
+    /// The value, which is named if it was not written as it should be.
+    fn noting<T: ToString>(&mut self, field: &'static str, text: &Text, read: Read<T>) -> T {
+        if let Some(reason) = read.reason {
+            self.taken(field, text.shown(), reason, read.value.to_string());
+        }
+        read.value
     }
 
     /// A port number from 1 to 65535. Absent or 0 is `None` without complaint.
@@ -206,7 +255,7 @@ impl Checker {
             Flag::Absent => absent,
             Flag::Of(value) => *value,
             Flag::Bad(text) => {
-                self.bad(field, text, "is not true or false");
+                self.taken(field, text, "is not true or false", absent);
                 absent
             }
         }

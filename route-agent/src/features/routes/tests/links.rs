@@ -43,7 +43,10 @@ fn a_route_of_others_that_goes_with_its_link_is_forgotten() {
         assert!(machine.heed(&Event::Kernel(&lost(gone))));
         assert_eq!(machine.sync(), 0);
         assert!(machine.warnings.is_empty(), "{:?}", machine.warnings);
-        assert!(!machine.heed(&Event::Kernel(&lost(gone))), "told twice");
+        assert!(
+            !machine.heed(&Event::Kernel(&lost(gone))),
+            "announced twice"
+        );
     }
 }
 
