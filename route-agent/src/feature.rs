@@ -47,6 +47,12 @@ pub trait Feature: Send {
         false
     }
 
+    /// True if this feature brings Services and their endpoints into the kernel: until it has
+    /// synced, changes of them count as pending.
+    fn programs_services(&self) -> bool {
+        false
+    }
+
     /// Adds what it knows to the operator's report, differences between what is wanted and what
     /// the kernel holds included.
     fn report(&mut self, world: &World<'_>, report: &mut Report);

@@ -25,10 +25,10 @@ fn filled() -> Metrics {
     proxy.programmed(v4, 9_000_000, now);
     proxy.set_no_local_endpoints(IpFamily::V6, LocalPolicy::External, 2);
     proxy.set_no_local_endpoints(IpFamily::V6, LocalPolicy::Internal, 1);
-    proxy.endpoint_changes_pending.set(4);
-    proxy.endpoint_changes.inc_by(5);
-    proxy.service_changes_pending.set(6);
-    proxy.service_changes.inc_by(7);
+    proxy.set_endpoint_changes_pending(4);
+    proxy.endpoint_change_arrived();
+    proxy.set_service_changes_pending(6);
+    proxy.service_change_arrived();
     proxy.healthz_answered(200);
     proxy.livez_answered(503);
     proxy.conntrack_cleaned(v4, 8, Duration::from_millis(1));
@@ -94,9 +94,9 @@ fn every_name_that_dashboards_read_is_exposed_exactly() {
                 "1",
             ),
             ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "4"),
-            ("kubeproxy_sync_proxy_rules_endpoint_changes_total", "5"),
+            ("kubeproxy_sync_proxy_rules_endpoint_changes_total", "1"),
             ("kubeproxy_sync_proxy_rules_service_changes_pending", "6"),
-            ("kubeproxy_sync_proxy_rules_service_changes_total", "7"),
+            ("kubeproxy_sync_proxy_rules_service_changes_total", "1"),
             ("kubeproxy_proxy_healthz_total{code=\"200\"}", "1"),
             ("kubeproxy_proxy_livez_total{code=\"503\"}", "1"),
             (

@@ -5,6 +5,7 @@
 //! after a growing pause and never keeps another from its work. Nothing is synced before the
 //! source has listed everything once.
 
+mod pending;
 mod slot;
 
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use pending::Pending;
 use slot::{FIRST_PAUSE, Slot};
 
 use crate::clock::Moment;
@@ -50,6 +52,7 @@ pub struct Reconcile {
     warnings: Warnings,
     slots: Vec<Slot>,
     dirty: Dirty,
+    pending: Pending,
     /// When the last turn began.
     now: Instant,
     listed: bool,
@@ -78,6 +81,7 @@ impl Reconcile {
             warnings: Warnings::default(),
             slots: features.into_iter().map(Slot::new).collect(),
             dirty: Dirty::default(),
+            pending: Pending::default(),
             now: Instant::now(),
             listed: false,
             was_ready: false,
@@ -117,8 +121,10 @@ impl Reconcile {
     fn take(&mut self, input: Input) {
         match input {
             Input::Changes(changes) => {
+                let proxy = &self.shared.metrics.proxy;
                 for change in changes {
-                    self.snapshot.apply(change, &mut self.dirty);
+                    self.pending
+                        .fold(change, &mut self.snapshot, &mut self.dirty, proxy);
                 }
                 if !self.listed {
                     // The first sync looks at everything anyway.
@@ -173,6 +179,8 @@ impl Reconcile {
             self.tell(&Event::Objects(&dirty));
         }
         self.note_queued();
+        // A sync may take long, and it is then that the numbers are of interest.
+        self.pending.count(&self.shared.metrics.proxy);
         let mut worked = false;
         for place in 0..self.slots.len() {
             if !self.was_ready && self.slots.iter().all(Slot::ready_for_pods) {
@@ -181,6 +189,9 @@ impl Reconcile {
             }
             let (world, slots, warnings) = self.parts();
             worked |= slots[place].sync_if_due(&world, warnings, now);
+        }
+        if !self.slots.iter().any(Slot::owes_services) {
+            self.pending.clear();
         }
         self.note_updated();
         if worked && !self.announced {
@@ -337,6 +348,7 @@ impl Reconcile {
     }
 
     fn count(&self) {
+        self.pending.count(&self.shared.metrics.proxy);
         for (origin, count) in self.warnings.counts() {
             self.shared.metrics.node.set_warnings(origin, count);
         }

@@ -20,6 +20,8 @@ pub(super) struct Slot {
     feature: Box<dyn Feature>,
     /// When the next sync is due because something happened or failed.
     wanted: Option<Instant>,
+    /// Something was asked of the feature that no sync has carried out yet.
+    owes: bool,
     /// The kernel or the files beside ours changed since the last sync.
     touched: bool,
     /// Something else happened since the last sync: what it writes is no repair.
@@ -37,6 +39,7 @@ impl Slot {
         Self {
             feature,
             wanted: None,
+            owes: false,
             touched: false,
             news: false,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, Jitter::None),
@@ -61,6 +64,7 @@ impl Slot {
         if !waiting || !touched {
             self.wanted = Some(now);
         }
+        self.owes = true;
         self.touched |= touched;
         self.news |= !touched;
     }
@@ -83,6 +87,11 @@ impl Slot {
         self.feature.needed_by_pods() && (self.wanted.is_some() || self.error.is_some())
     }
 
+    /// True while changes of Services wait for this feature.
+    pub(super) fn owes_services(&self) -> bool {
+        self.owes && self.feature.programs_services()
+    }
+
     /// Syncs the feature if there is something to do; says whether there was.
     pub(super) fn sync_if_due(
         &mut self,
@@ -102,6 +111,7 @@ impl Slot {
             Ok(done) => {
                 self.writes += done.writes;
                 self.succeeded = true;
+                self.owes = false;
                 if repair && done.writes > 0 {
                     tracing::info!(
                         feature = name,
