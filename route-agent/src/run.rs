@@ -248,3 +248,6 @@ async fn start_source(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod every_metric;
