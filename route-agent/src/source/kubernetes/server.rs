@@ -25,7 +25,7 @@ use crate::source::kubernetes::complaints::Complaints;
 
 /// Why there is no way to the API server.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
     #[error(
         "cannot use the pod's ServiceAccount to reach the API server; outside of a pod say --kubeconfig"
