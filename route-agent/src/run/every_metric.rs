@@ -237,15 +237,15 @@ struct Owner(Child);
 
 impl Owner {
     fn take() -> Self {
-        let mut child = Command::new("nft")
+        let child = Command::new("nft")
             .arg("--interactive")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+            .spawn();
+        let mut owner = Self(child.unwrap());
         let table = "table ip podwire-services";
         let commands = format!("delete {table}; add {table} {{ flags owner; }}\n");
-        let stdin = child.stdin.as_mut().unwrap();
+        let stdin = owner.0.stdin.as_mut().unwrap();
         stdin.write_all(commands.as_bytes()).unwrap();
         let start = Instant::now();
         loop {
@@ -259,7 +259,7 @@ impl Owner {
                 .unwrap();
             let (listed, chains) = (text(listed.stdout), text(chains.stdout));
             if listed.contains(table) && !chains.contains("guard-localhost") {
-                return Self(child);
+                return owner;
             }
             assert!(
                 start.elapsed() < PATIENCE,
