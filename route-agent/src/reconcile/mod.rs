@@ -24,7 +24,7 @@ use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
-use crate::uplink::{self, Finder, Uplink};
+use crate::uplink::{self, FindError, Finder, Uplink};
 use crate::warnings::{News, Warning, Warnings};
 
 /// At most this many inputs are taken in before the features are called.
@@ -141,13 +141,12 @@ impl Reconcile {
             }
             Input::SourceWarnings(now) => self.warnings.replace("source", now),
             Input::Warnings(origin, now) => self.warnings.replace(origin, now),
-            Input::Kernel(KernelEvent::Lost) => {
-                self.look = true;
-                self.tell(&Event::Resync);
-            }
             Input::Kernel(event) => {
                 self.look |= uplink::is_concerned(&event, self.uplink.as_ref(), self.own_ips());
-                self.tell(&Event::Kernel(&event));
+                self.tell(&match event {
+                    KernelEvent::Lost => Event::Resync,
+                    _ => Event::Kernel(&event),
+                });
             }
             Input::Files => self.tell(&Event::Files),
             Input::Report { wide, reply } => {
@@ -235,21 +234,20 @@ impl Reconcile {
         let found = finder.find(self.config.uplink.as_deref(), self.own_ips());
         self.finder = Some(finder);
         let (found, trouble) = match found {
-            Ok(Ok(uplink)) => (Some(uplink), None),
-            Ok(Err(text)) => (None, Some(text)),
-            Err(error) => {
-                // Not even looking worked: what was known before is the best guess.
+            Ok(uplink) => (Some(uplink), None),
+            Err(FindError::Kernel(error)) => {
+                // What was known before is the best guess.
                 let again = format!("{}; tried again", crate::error::chain(&error));
                 self.warnings
                     .replace("uplink", [Warning::new("uplink", again)]);
                 self.look = true;
                 return;
             }
+            Err(error @ (FindError::Missing { .. } | FindError::Unknown)) => {
+                let text = format!("{error}; until then routes to other nodes stay as they are");
+                (None, Some(Warning::new("uplink", text)))
+            }
         };
-        let trouble = trouble.map(|text| {
-            let text = format!("{text}; until then routes to other nodes stay as they are");
-            Warning::new("uplink", text)
-        });
         self.warnings.replace("uplink", trouble);
         if found != self.uplink {
             if let Some(uplink) = &found {
