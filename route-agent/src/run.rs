@@ -27,7 +27,7 @@ use crate::serve::site::{Site, serve};
 use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::manifests;
 use crate::uplink::Finder;
-use crate::warnings::{News, Warning};
+use crate::warnings::{OnNewWarning, Warning};
 
 /// The pause before rules of a kube-proxy are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -119,7 +119,7 @@ struct Channels {
     health_ports: watch::Sender<HealthPorts>,
     wanted_ports: watch::Receiver<HealthPorts>,
     /// New warnings on their way to becoming Events.
-    on_new_warning: News,
+    on_new_warning: OnNewWarning,
     new_warnings: Receiver<Warning>,
 }
 
@@ -156,7 +156,7 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     let finder = Some(Finder::open()?);
     let with_events = config.manifests.is_none();
     let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features)
-        .telling(with_events.then_some(channels.on_new_warning));
+        .with_new_warnings_to(with_events.then_some(channels.on_new_warning));
     let (ended, loop_end) = oneshot::channel();
     let outputs = channels.outputs;
     let looping = spawn("reconcile", move || {

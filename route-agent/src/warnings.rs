@@ -32,14 +32,14 @@ impl Warning {
 }
 
 /// Is shown every new warning, from the reconcile loop: must not wait for anything.
-pub type News = Box<dyn FnMut(&Warning) + Send>;
+pub type OnNewWarning = Box<dyn FnMut(&Warning) + Send>;
 
 /// All warnings that stand now, by the feature or source that raised them.
 #[derive(Default)]
 pub struct Warnings {
     /// An origin that has ever raised one stays, so that its count goes back to 0.
     standing: BTreeMap<&'static str, BTreeSet<Warning>>,
-    news: Option<News>,
+    on_new: Option<OnNewWarning>,
 }
 
 impl fmt::Debug for Warnings {
@@ -49,10 +49,10 @@ impl fmt::Debug for Warnings {
 }
 
 impl Warnings {
-    /// None yet; each new one is shown to `news`.
-    pub fn told_to(news: Option<News>) -> Self {
+    /// None yet; each new one is shown to `on_new`.
+    pub fn watched_by(on_new: Option<OnNewWarning>) -> Self {
         Self {
-            news,
+            on_new,
             ..Self::default()
         }
     }
@@ -62,8 +62,8 @@ impl Warnings {
         let now: BTreeSet<Warning> = now.into_iter().collect();
         let before = self.standing.entry(origin).or_default();
         log_difference(origin, before, &now);
-        if let Some(news) = &mut self.news {
-            now.difference(before).for_each(news);
+        if let Some(on_new) = &mut self.on_new {
+            now.difference(before).for_each(on_new);
         }
         *before = now;
     }
@@ -87,8 +87,8 @@ impl Warnings {
             .cloned()
             .collect();
         log_difference(origin, &before, &now);
-        if let Some(news) = &mut self.news {
-            now.difference(&before).for_each(news);
+        if let Some(on_new) = &mut self.on_new {
+            now.difference(&before).for_each(on_new);
         }
         for mended in before.difference(&now) {
             all.remove(mended);
@@ -176,10 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_is_news_only_when_it_appears() {
-        let (told, news) = std::sync::mpsc::channel();
-        let tell: News = Box::new(move |warning| told.send(warning.object.clone()).unwrap());
-        let mut warnings = Warnings::told_to(Some(tell));
+    fn a_warning_is_new_only_when_it_appears() {
+        let (sender, seen) = std::sync::mpsc::channel();
+        let on_new: OnNewWarning =
+            Box::new(move |warning| sender.send(warning.object.clone()).unwrap());
+        let mut warnings = Warnings::watched_by(Some(on_new));
         warnings.replace("routes", [Warning::new("Node a", "x")]);
         warnings.replace(
             "routes",
@@ -189,7 +190,7 @@ mod tests {
         warnings.replace_for("services", "Service c", ["z".to_owned()]);
         warnings.replace_for("services", "Service c", []);
         warnings.replace_for("services", "Service c", ["z".to_owned()]);
-        let objects: Vec<_> = news.try_iter().collect();
+        let objects: Vec<_> = seen.try_iter().collect();
         assert_eq!(objects, ["Node a", "Node b", "Service c", "Service c"]);
     }
 

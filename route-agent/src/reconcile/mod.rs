@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
 use crate::uplink::{self, FindError, Finder, Uplink};
-use crate::warnings::{News, Warning, Warnings};
+use crate::warnings::{OnNewWarning, Warning, Warnings};
 
 /// At most this many inputs are taken in before the features are called.
 const DRAIN: usize = 20_000;
@@ -90,9 +90,9 @@ impl Reconcile {
         }
     }
 
-    /// Shows every new warning to `news`.
-    pub fn telling(mut self, news: Option<News>) -> Self {
-        self.warnings = Warnings::told_to(news);
+    /// Shows every new warning to `on_new`.
+    pub fn with_new_warnings_to(mut self, on_new: Option<OnNewWarning>) -> Self {
+        self.warnings = Warnings::watched_by(on_new);
         self
     }
 
@@ -137,18 +137,18 @@ impl Reconcile {
                 podwire_kernel::process::release_memory();
                 self.look = true;
                 self.note_own_node();
-                self.tell(&Event::Resync);
+                self.show(&Event::Resync);
             }
             Input::SourceWarnings(now) => self.warnings.replace("source", now),
             Input::Warnings(origin, now) => self.warnings.replace(origin, now),
             Input::Kernel(event) => {
                 self.look |= uplink::is_concerned(&event, self.uplink.as_ref(), self.own_ips());
-                self.tell(&match event {
+                self.show(&match event {
                     KernelEvent::Lost => Event::Resync,
                     _ => Event::Kernel(&event),
                 });
             }
-            Input::Files => self.tell(&Event::Files),
+            Input::Files => self.show(&Event::Files),
             Input::Report { wide, reply } => {
                 let report = self.report(wide);
                 // The operator may have hung up meanwhile.
@@ -175,7 +175,7 @@ impl Reconcile {
             self.look_for_uplink();
         }
         if !dirty.is_empty() {
-            self.tell(&Event::Objects(&dirty));
+            self.show(&Event::Objects(&dirty));
         }
         self.note_queued();
         // A sync may take long, and it is then that the numbers are of interest.
@@ -184,7 +184,7 @@ impl Reconcile {
         for place in 0..self.slots.len() {
             if !self.was_ready && self.slots.iter().all(Slot::ready_for_pods) {
                 self.was_ready = true;
-                self.tell(&Event::Ready);
+                self.show(&Event::Ready);
             }
             let (world, slots, warnings) = self.parts();
             worked |= slots[place].sync_if_due(&world, warnings, now);
@@ -200,7 +200,7 @@ impl Reconcile {
     }
 
     /// Shows an event to every feature.
-    fn tell(&mut self, event: &Event<'_>) {
+    fn show(&mut self, event: &Event<'_>) {
         let now = self.now;
         let (world, slots, _) = self.parts();
         for slot in slots {
@@ -257,7 +257,7 @@ impl Reconcile {
             self.uplink = found;
         }
         // The kernel may have dropped routes even if the uplink looks as it did before.
-        self.tell(&Event::Uplink);
+        self.show(&Event::Uplink);
     }
 
     /// How long the loop may sleep; `None` for ever.

@@ -24,8 +24,8 @@ pub(super) struct Slot {
     owes: bool,
     /// The kernel or the files beside ours changed since the last sync.
     touched: bool,
-    /// Something else happened since the last sync: what it writes is no repair.
-    news: bool,
+    /// What is wanted may have changed since the last sync: what it writes is then not a repair.
+    wanted_changed: bool,
     backoff: Backoff,
     succeeded: bool,
     error: Option<String>,
@@ -41,7 +41,7 @@ impl Slot {
             wanted: None,
             owes: false,
             touched: false,
-            news: false,
+            wanted_changed: false,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, Jitter::None),
             succeeded: false,
             error: None,
@@ -51,8 +51,8 @@ impl Slot {
         }
     }
 
-    /// Shows the feature an event. News end a pause between retries only if they are about
-    /// objects or the uplink: the kernel's echo of a failing write must not.
+    /// Shows the feature an event. Only one about objects or the uplink ends a pause between
+    /// retries: the kernel's echo of a failing write must not.
     pub(super) fn heed(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
         if !self.feature.heed(event, world) {
             // A feature that is told to look at everything and has nothing to do is switched off.
@@ -66,7 +66,7 @@ impl Slot {
         }
         self.owes = true;
         self.touched |= touched;
-        self.news |= !touched;
+        self.wanted_changed |= !touched;
     }
 
     /// When the feature wants to be called.
@@ -103,8 +103,8 @@ impl Slot {
             return false;
         }
         let name = self.feature.name();
-        let news = std::mem::take(&mut self.news);
-        let repair = std::mem::take(&mut self.touched) && !news;
+        let wanted_changed = std::mem::take(&mut self.wanted_changed);
+        let repair = std::mem::take(&mut self.touched) && !wanted_changed;
         self.wanted = None;
         self.syncs += 1;
         match self.feature.sync(world, &mut Warn::new(name, warnings)) {

@@ -25,7 +25,7 @@ use crate::config::test_config;
 use crate::feature::KernelEvent;
 use crate::features::services::desired::samples::{named_service, slice_of};
 use crate::ours::NETWORK;
-use crate::serve::http::Ask;
+use crate::serve::http::Request;
 use crate::snapshot::{Change, Node, Object, Protocol};
 
 /// Metrics that this test need not see move, and why.
@@ -104,12 +104,12 @@ impl Agent {
     }
 
     fn page(&self, path: &str) -> String {
-        let ask = Ask {
+        let request = Request {
             path: path.to_owned(),
             query: String::new(),
             accept: "application/openmetrics-text".to_owned(),
         };
-        self.site.public(&ask).body
+        self.site.public(&request).body
     }
 
     /// Reads the metrics: the sum of its samples by the name of each.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Moment;
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
 use crate::health::SharedHealth;
-use crate::serve::http::{Listener, Reply, Server, listen};
+use crate::serve::http::{Listener, Response, Server, listen};
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
 
@@ -39,7 +39,7 @@ struct ServiceBody<'a> {
 }
 
 /// The answer for one port.
-pub fn answer(of: &LocalEndpoints, proxy_healthy: bool) -> Reply {
+pub fn answer(of: &LocalEndpoints, proxy_healthy: bool) -> Response {
     let good = of.count > 0 && proxy_healthy;
     let body = Body {
         service: ServiceBody {
@@ -54,7 +54,7 @@ pub fn answer(of: &LocalEndpoints, proxy_healthy: bool) -> Reply {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Reply::json(status, serde_json::to_string(&body).unwrap_or_default())
+    Response::json(status, serde_json::to_string(&body).unwrap_or_default())
         .with("x-content-type-options", nosniff())
         .with("x-load-balancing-endpoint-weight", of.count as u64)
 }
@@ -96,8 +96,8 @@ pub async fn serve(
 /// The listeners that are open now.
 struct Listeners {
     health: SharedHealth,
-    /// What each port tells, shared with the servers.
-    told: Arc<Mutex<BTreeMap<u16, LocalEndpoints>>>,
+    /// What each port answers, shared with the servers.
+    answers: Arc<Mutex<BTreeMap<u16, LocalEndpoints>>>,
     servers: BTreeMap<SocketAddr, Server>,
 }
 
@@ -105,14 +105,14 @@ impl Listeners {
     fn new(health: SharedHealth) -> Self {
         Self {
             health,
-            told: Arc::default(),
+            answers: Arc::default(),
             servers: BTreeMap::new(),
         }
     }
 
     /// Closes what is not wanted, opens what is missing. Returns what cannot be opened.
     fn apply(&mut self, desired: &HealthPorts) -> Vec<Warning> {
-        self.told
+        self.answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone_from(&desired.ports);
@@ -143,16 +143,16 @@ impl Listeners {
     }
 
     fn start(&self, listener: Listener, port: u16) -> Server {
-        let (told, health) = (Arc::clone(&self.told), self.health.clone());
-        Server::start(listener, move |ask| {
+        let (answers, health) = (Arc::clone(&self.answers), self.health.clone());
+        Server::start(listener, move |request| {
             let healthy = health.with(|health| health.is_healthy(Moment::now()));
-            let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-            let reply = match told.get(&port) {
+            let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let response = match answers.get(&port) {
                 Some(endpoints) => answer(endpoints, healthy),
                 // The port is being closed.
-                None => Reply::not_found(&ask),
+                None => Response::not_found(&request),
             };
-            std::future::ready(reply)
+            std::future::ready(response)
         })
     }
 }
@@ -232,13 +232,13 @@ mod tests {
 
     #[test]
     fn the_answer_is_what_load_balancers_expect() {
-        let reply = answer(&endpoints("web", 2), true);
-        assert_eq!(reply.status, 200);
+        let response = answer(&endpoints("web", 2), true);
+        assert_eq!(response.status, 200);
         assert_eq!(
-            reply.body,
+            response.body,
             r#"{"service":{"namespace":"default","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}"#
         );
-        let headers: Vec<_> = reply
+        let headers: Vec<_> = response
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))

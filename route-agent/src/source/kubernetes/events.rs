@@ -105,13 +105,13 @@ pub async fn publish(server: &ApiServer, node: &str, mut warnings: Receiver<Warn
         // All nodes see the same object at the same moment; the first to tell spares the others
         // nothing, but the API server is not asked by all at once.
         sleep(server.timing().event_pause.mul_f64(random_fraction())).await;
-        if let Err(why) = tell(server, node, &subject, &warning.text).await {
+        if let Err(why) = create(server, node, &subject, &warning.text).await {
             debug!(object = warning.object, why, "no Event");
         }
     }
 }
 
-async fn tell(
+async fn create(
     server: &ApiServer,
     node: &str,
     subject: &Subject<'_>,

@@ -21,7 +21,7 @@ use tower::{BoxError, ServiceExt};
 use tracing::{debug, info, warn};
 
 use crate::config::apiserver::Options;
-use crate::source::kubernetes::complaints::Complaints;
+use crate::source::kubernetes::problems::Problems;
 
 /// Why there is no way to the API server.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ impl Default for Timing {
 pub struct ApiServer {
     options: Options,
     timing: Timing,
-    complaints: Arc<Complaints>,
+    problems: Arc<Problems>,
     state: Mutex<State>,
 }
 
@@ -102,7 +102,7 @@ struct State {
     lost: bool,
 }
 
-/// What a complaint about the API server is about.
+/// The object of a problem with the API server.
 const API_SERVER: &str = "API server";
 
 impl ApiServer {
@@ -110,7 +110,7 @@ impl ApiServer {
     pub async fn find(
         options: Options,
         timing: Timing,
-        complaints: Arc<Complaints>,
+        problems: Arc<Problems>,
     ) -> Result<Self, Error> {
         let (client, server) = connect(&options, &timing, 0).await?;
         info!(%server, "reading the cluster from the API server");
@@ -123,7 +123,7 @@ impl ApiServer {
         Ok(Self {
             options,
             timing,
-            complaints,
+            problems,
             state,
         })
     }
@@ -133,9 +133,9 @@ impl ApiServer {
         &self.timing
     }
 
-    /// Where to tell what is wrong with an object.
-    pub fn complaints(&self) -> &Complaints {
-        &self.complaints
+    /// Where to note what is wrong with an object.
+    pub fn problems(&self) -> &Problems {
+        &self.problems
     }
 
     /// The present client and its generation.
@@ -147,7 +147,7 @@ impl ApiServer {
     /// The API server gave what it was asked for.
     pub fn reached(&self) {
         if std::mem::take(&mut self.state().lost) {
-            self.complaints.settle(API_SERVER);
+            self.problems.clear(API_SERVER);
         }
     }
 
@@ -167,7 +167,7 @@ impl ApiServer {
                     "{} cannot be read ({why}): what was read stays in force until it can",
                     state.server
                 );
-                self.complaints.raise(API_SERVER, text);
+                self.problems.raise(API_SERVER, text);
             }
         }
         let turn = usize::try_from(generation + 1).unwrap_or(0);

@@ -320,7 +320,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             }
             "DELETED" => {
                 let gone = self.decode(event.object);
-                self.server.complaints().settle(&self.title(event.object));
+                self.server.problems().clear(&self.title(event.object));
                 if let Some(object) = gone {
                     let key = object.key();
                     self.known.remove(&key);
@@ -339,17 +339,17 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// An object that cannot be read is left out and named; one that can be read again is no
     /// longer complained about.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
-        let complaints = self.server.complaints();
+        let problems = self.server.problems();
         match (self.resource.decode)(item.get(), &mut self.names) {
             Ok(object) => {
-                if !complaints.is_empty() {
-                    complaints.settle(&self.title(item));
+                if !problems.is_empty() {
+                    problems.clear(&self.title(item));
                 }
                 object
             }
             Err(error) => {
                 let text = format!("cannot be read and is left out: {error}");
-                complaints.raise(&self.title(item), text);
+                problems.raise(&self.title(item), text);
                 None
             }
         }
