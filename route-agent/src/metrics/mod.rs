@@ -1,9 +1,9 @@
 //! What Prometheus reads: kube-proxy's names, so that its dashboards and alerts go on working,
 //! and ours.
 //!
-//! The loop and the features set plain counters and gauges; nothing is computed until somebody
-//! asks. A registry counts up its counters' names with `_total` by itself, so they are registered
-//! without. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
+//! The loop and the features set plain counters and gauges; nothing is computed until a
+//! scrape. The registry appends `_total` to the names of counters, so they are registered without
+//! it. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
 
 mod node;
 mod process;
@@ -59,7 +59,7 @@ impl Default for Metrics {
     }
 }
 
-/// Where metrics are registered whose names begin alike.
+/// Registers metrics whose names share a prefix.
 struct Group<'a> {
     prefix: &'static str,
     registry: &'a mut Registry,
@@ -140,7 +140,7 @@ impl Metrics {
 }
 
 /// OpenMetrics in the older format: there the name of a counter ends with `_total` in its
-/// description too, and there is no end mark.
+/// description too, and there is no end marker.
 fn classic(open_metrics: &str) -> String {
     let counters: std::collections::BTreeSet<&str> = open_metrics
         .lines()

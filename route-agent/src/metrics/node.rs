@@ -44,37 +44,37 @@ impl NodeMetrics {
         Self {
             routes: group.add("routes", "Routes to podCIDRs that are in the kernel",
                 Family::default()),
-            leases: group.add("leases", "Pod addresses that are taken", Gauge::default()),
+            leases: group.add("leases", "Pod addresses that are in use", Gauge::default()),
             attachments: group.add("attachments", "Pod links on this node", Gauge::default()),
             repairs: group.add("repairs",
-                "Times that something of ours was changed by others and put right",
+                "Times that another program changed something of ours and it was repaired",
                 Family::default()),
             warnings: group.add("warnings",
-                "What is wrong now, by who noticed; `podwire-agent status` names all",
+                "Warnings that apply now, by origin; `podwire-agent status` lists them",
                 Family::default()),
-            syncs: group.add("syncs", "Times that a feature compared what is wanted with what is",
+            syncs: group.add("syncs", "Times that a feature compared the desired state with the observed one",
                 Family::default()),
             failures: group.add("sync_failures", "Syncs that failed", Family::default()),
             writes: group.add("kernel_writes", "Writes to the kernel or to disk", Family::default()),
         }
     }
 
-    /// So many routes of this family are in the kernel.
+    /// Sets how many routes of this family are in the kernel.
     pub fn set_routes(&self, family: IpFamily, routes: usize) {
         let label = FamilyLabel { ip_family: family };
         self.routes.get_or_create(&label).set(gauge(routes));
     }
 
-    /// A feature has put right what others had changed.
+    /// A feature has repaired what another program had changed.
     pub fn repaired(&self, feature: &'static str) {
         self.repairs.get_or_create(&FeatureLabel { feature }).inc();
     }
 
-    /// So many warnings of this kind stand.
-    pub fn set_warnings(&self, kind: &'static str, standing: usize) {
+    /// Sets how many warnings of this kind there are now.
+    pub fn set_warnings(&self, kind: &'static str, warnings: usize) {
         self.warnings
             .get_or_create(&KindLabel { kind })
-            .set(gauge(standing));
+            .set(gauge(warnings));
     }
 
     /// How often a feature was synced, how often that failed, and how much it wrote, since the

@@ -112,10 +112,10 @@ impl ProxyMetrics {
                 "Service changes that are not in the kernel yet", Gauge::default()),
             service_changes: group.add("sync_proxy_rules_service_changes",
                 "Service changes that have arrived", Counter::default()),
-            healthz: group.add("proxy_healthz", "Answers of /healthz by status", Family::default()),
-            livez: group.add("proxy_livez", "Answers of /livez by status", Family::default()),
+            healthz: group.add("proxy_healthz", "Responses of /healthz by status", Family::default()),
+            livez: group.add("proxy_livez", "Responses of /livez by status", Family::default()),
             conntrack_deleted: group.add("conntrack_reconciler_deleted_entries",
-                "Connections of UDP Services whose endpoint is gone that were forgotten",
+                "Connection tracking entries of UDP Services that were deleted because their endpoint is gone",
                 Family::default()),
             conntrack_duration: group.add("conntrack_reconciler_sync_duration_seconds",
                 "Duration of the clean-ups of conntrack", durations()),
@@ -179,7 +179,7 @@ impl ProxyMetrics {
         }
     }
 
-    /// So many Services with a traffic policy Local have no endpoint on this node.
+    /// Sets how many Services with a traffic policy Local have no endpoint on this node.
     pub fn set_no_local_endpoints(&self, family: IpFamily, policy: LocalPolicy, services: usize) {
         let label = LocalLabel {
             ip_family: family,

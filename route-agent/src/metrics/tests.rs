@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -163,7 +163,7 @@ fn types_are_written_as_each_format_wants_them() {
         "{classic}"
     );
     assert!(
-        classic.contains("# HELP kubeproxy_proxy_healthz_total Answers"),
+        classic.contains("# HELP kubeproxy_proxy_healthz_total Responses"),
         "{classic}"
     );
     assert!(classic.contains("# TYPE kubeproxy_sync_proxy_rules_no_local_endpoints_total gauge\n"));
@@ -192,8 +192,8 @@ fn readers_get_the_format_they_ask_for() {
     }
 }
 
-/// Everything in `text` that looks like a metric of ours, without the parts of a histogram.
-fn metrics_in(text: &str) -> std::collections::BTreeSet<&str> {
+/// Everything in `text` that looks like a metric of ours; of a histogram, without its suffix.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| {
             ["podwire_", "kubeproxy_", "process_"]
@@ -222,4 +222,41 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_are_served() {
             "{file} asks for {missing:?}, which is not served"
         );
     }
+}
+
+/// The labels by which a query sums, and those that its text or its legend shows.
+fn labels_in(text: &str) -> BTreeSet<&str> {
+    let sums = text.split("by (").skip(1);
+    let sums = sums.filter_map(|rest| rest.split_once(')'));
+    let shown = text.split("{{").skip(1);
+    let shown = shown.filter_map(|rest| rest.split_once("}}"));
+    let shown = shown.map(|(label, _)| label.trim().trim_start_matches("$labels."));
+    sums.flat_map(|(labels, _)| labels.split(", "))
+        .chain(shown.filter(|label| !label.starts_with('$')))
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_labels_that_their_metrics_have() {
+    let text = filled().text(TextFormat::Classic);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/monitoring");
+    let mut asked = 0;
+    for (file, query) in [("dashboard.json", "\"expr\":"), ("alerts.yaml", "- alert:")] {
+        let content = std::fs::read_to_string(folder.join(file)).unwrap();
+        for part in content.split(query).skip(1) {
+            // These come with the scrape.
+            let mut has = BTreeSet::from(["node", "job"]);
+            for metric in metrics_in(part) {
+                let of_metric = text.lines().filter(|line| line.starts_with(metric));
+                let labels = of_metric.filter_map(|line| line.split_once('{')?.1.split_once('}'));
+                let labels = labels.flat_map(|(labels, _)| labels.split(','));
+                has.extend(labels.filter_map(|label| Some(label.split_once('=')?.0)));
+            }
+            let labels = labels_in(part);
+            asked += labels.len();
+            let missing: Vec<_> = labels.difference(&has).collect();
+            assert!(missing.is_empty(), "{file} asks for {missing:?}:{part}");
+        }
+    }
+    assert!(asked > 20, "only {asked} labels are asked for");
 }
