@@ -54,7 +54,7 @@ pub enum RunError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The way to the API server is unknown.
+    /// The API server cannot be found.
     #[error("cannot find the API server (with --manifests DIR none is needed)")]
     Kubernetes(#[from] kubernetes::Error),
     /// The reconcile loop ended by itself.
@@ -112,7 +112,7 @@ async fn run_all(config: Config) -> Result<(), RunError> {
 
 /// What the parts of the agent are connected by.
 struct Channels {
-    /// Everything that the loop hears.
+    /// Everything that the loop receives.
     inputs: Sender<Input>,
     outputs: mpsc::Receiver<Input>,
     /// The health checks that the features want served.

@@ -1,7 +1,7 @@
 //! What is wrong but does not stop the agent.
 //!
-//! A warning is named once when it appears and once when it is mended, never in between; all that
-//! stand are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
+//! A warning is logged once when it appears and once when it is fixed, never in between; all present
+//! ones are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
 //! replaces all of its warnings at once, or those of one object.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// More than this many new warnings at a time are summed up in one line of the log.
+/// More than this many new warnings at a time are summarized in one line of the log.
 const NAMED_AT_ONCE: usize = 20;
 
 /// Something that is wrong, with the object it is about.
@@ -34,11 +34,11 @@ impl Warning {
 /// Is shown every new warning, from the reconcile loop: must not wait for anything.
 pub type OnNewWarning = Box<dyn FnMut(&Warning) + Send>;
 
-/// All warnings that stand now, by the feature or source that raised them.
+/// All warnings that apply now, by the feature or source that raised them.
 #[derive(Default)]
 pub struct Warnings {
     /// An origin that has ever raised one stays, so that its count goes back to 0.
-    standing: BTreeMap<&'static str, BTreeSet<Warning>>,
+    present: BTreeMap<&'static str, BTreeSet<Warning>>,
     on_new: Option<OnNewWarning>,
 }
 
@@ -60,7 +60,7 @@ impl Warnings {
     /// The warnings of `origin` are exactly these from now on.
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
         let now: BTreeSet<Warning> = now.into_iter().collect();
-        let before = self.standing.entry(origin).or_default();
+        let before = self.present.entry(origin).or_default();
         log_difference(origin, before, &now);
         if let Some(on_new) = &mut self.on_new {
             now.difference(before).for_each(on_new);
@@ -79,7 +79,7 @@ impl Warnings {
             .into_iter()
             .map(|text| Warning::new(object, text))
             .collect();
-        let all = self.standing.entry(origin).or_default();
+        let all = self.present.entry(origin).or_default();
         let first = Warning::new(object, "");
         let before: BTreeSet<Warning> = all
             .range(first..)
@@ -90,34 +90,34 @@ impl Warnings {
         if let Some(on_new) = &mut self.on_new {
             now.difference(&before).for_each(on_new);
         }
-        for mended in before.difference(&now) {
-            all.remove(mended);
+        for fixed in before.difference(&now) {
+            all.remove(fixed);
         }
         all.extend(now);
     }
 
     /// All warnings with their origin, sorted.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Warning)> {
-        self.standing
+        self.present
             .iter()
             .flat_map(|(origin, set)| set.iter().map(|warning| (*origin, warning)))
     }
 
-    /// How many warnings of `origin` stand.
+    /// How many warnings of `origin` there are.
     pub fn count(&self, origin: &str) -> usize {
-        self.standing.get(origin).map_or(0, BTreeSet::len)
+        self.present.get(origin).map_or(0, BTreeSet::len)
     }
 
-    /// How many warnings stand, by origin.
+    /// How many warnings there are, by origin.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        self.standing
+        self.present
             .iter()
             .map(|(origin, set)| (*origin, set.len()))
     }
 
-    /// How many warnings stand in all.
+    /// How many warnings there are in all.
     pub fn len(&self) -> usize {
-        self.standing.values().map(BTreeSet::len).sum()
+        self.present.values().map(BTreeSet::len).sum()
     }
 
     /// True if nothing is wrong.
@@ -135,20 +135,20 @@ fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeS
         tracing::warn!(
             feature = origin,
             more,
-            "more warnings; `podwire-agent status` names all"
+            "more warnings; `podwire-agent status` lists all"
         );
     }
     for warning in before.difference(now).take(NAMED_AT_ONCE) {
         tracing::info!(
             feature = origin,
-            "mended: {}: {}",
+            "fixed: {}: {}",
             warning.object,
             warning.text
         );
     }
     let more = before.difference(now).count().saturating_sub(NAMED_AT_ONCE);
     if more > 0 {
-        tracing::info!(feature = origin, more, "more warnings are mended");
+        tracing::info!(feature = origin, more, "more warnings are fixed");
     }
 }
 
@@ -165,11 +165,11 @@ mod tests {
         );
         warnings.replace("source", [Warning::new("file f", "z")]);
         warnings.replace("routes", [Warning::new("Node b", "y")]);
-        let standing: Vec<_> = warnings
+        let present: Vec<_> = warnings
             .iter()
             .map(|(o, w)| (o, w.object.as_str()))
             .collect();
-        assert_eq!(standing, [("routes", "Node b"), ("source", "file f")]);
+        assert_eq!(present, [("routes", "Node b"), ("source", "file f")]);
         warnings.replace("routes", []);
         warnings.replace("source", []);
         assert!(warnings.is_empty());

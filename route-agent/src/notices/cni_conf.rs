@@ -1,4 +1,4 @@
-//! Tells the loop when somebody touches the directory of the CNI configuration.
+//! Notifies the loop when another program changes the directory of the CNI configuration.
 
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
@@ -12,7 +12,7 @@ use crate::input::Input;
 /// How long to wait before the directory is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Watches until nobody listens any more. To be called on a thread of its own.
+/// Watches until the loop is gone. To be called on a thread of its own.
 pub fn watch(directory: &Path, inputs: &Sender<Input>) {
     loop {
         follow(directory, inputs);
@@ -24,7 +24,7 @@ pub fn watch(directory: &Path, inputs: &Sender<Input>) {
     }
 }
 
-/// Watches until the directory is lost or nobody listens.
+/// Watches until the directory is lost or the loop is gone.
 fn follow(directory: &Path, inputs: &Sender<Input>) {
     let (sender, events) = mpsc::channel();
     let watcher = notify::recommended_watcher(sender).and_then(|mut watcher| {

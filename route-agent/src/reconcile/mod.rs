@@ -64,7 +64,7 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
-    /// A loop that has heard nothing yet.
+    /// A loop that has received nothing yet.
     pub fn new(
         config: Config,
         shared: Shared,
@@ -96,7 +96,7 @@ impl Reconcile {
         self
     }
 
-    /// Runs until told to stop or until nobody can send any more.
+    /// Runs until it receives `Stop` or until all senders are gone.
     pub fn run(mut self, inputs: &Receiver<Input>) {
         while !self.stopping {
             match self.pause(Instant::now()).map_or_else(
@@ -260,7 +260,7 @@ impl Reconcile {
         self.show(&Event::Uplink);
     }
 
-    /// How long the loop may sleep; `None` for ever.
+    /// How long the loop may sleep; `None` until the next input.
     fn pause(&self, now: Instant) -> Option<Duration> {
         if !self.listed {
             return None;

@@ -55,7 +55,7 @@ impl Slot {
     /// retries: the kernel's echo of a failing write must not.
     pub(super) fn heed(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
         if !self.feature.heed(event, world) {
-            // A feature that is told to look at everything and has nothing to do is switched off.
+            // A feature that has nothing to do even at a resync is switched off.
             self.succeeded |= matches!(event, Event::Resync);
             return;
         }

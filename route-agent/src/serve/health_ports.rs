@@ -1,5 +1,5 @@
 //! `spec.healthCheckNodePort`: one small HTTP server per Service with externalTrafficPolicy Local,
-//! that tells a load balancer how many endpoints of the Service this node has.
+//! that reports to a load balancer how many endpoints of the Service this node has.
 //!
 //! In: the wanted ports, whole, as often as they change. What is applied is the difference: a
 //! listener that stays is not touched. A port that cannot be opened is a warning and is tried
@@ -21,7 +21,7 @@ use crate::serve::http::{Listener, Response, Server, listen};
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
 
-/// The pause between tries to open a port that somebody else holds.
+/// The pause between tries to open a port that another process holds.
 const RETRY: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
@@ -64,8 +64,8 @@ pub(super) fn nosniff() -> hyper::header::HeaderValue {
     hyper::header::HeaderValue::from_static("nosniff")
 }
 
-/// Serves the ports that `wanted` names, for ever: when its sender is gone, what is open stays
-/// open. All that is wrong is sent to `warnings`, whole, whenever it changes.
+/// Serves the ports that `wanted` names until it is dropped: when the sender is gone, what is open
+/// stays open. All that is wrong is sent to `warnings`, whole, whenever it changes.
 pub async fn serve(
     mut wanted: watch::Receiver<HealthPorts>,
     health: SharedHealth,
@@ -87,7 +87,7 @@ pub async fn serve(
             () = tokio::time::sleep(RETRY), if failed => Ok(()),
         };
         if changed.is_err() {
-            // Nobody asks for anything new; what is open stays open.
+            // Nothing else will be wanted; what is open stays open.
             return std::future::pending().await;
         }
     }
@@ -294,7 +294,7 @@ mod tests {
         );
         let text = get((ip, two)).await.unwrap();
         assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
-        // The same listener tells of another Service and another number.
+        // The same listener answers for another Service with another number.
         assert!(open.apply(&ports(&[ip], &[(two, "c", 3)])).is_empty());
         let text = get((ip, two)).await.unwrap();
         assert!(

@@ -1,9 +1,9 @@
 //! A small HTTP/1 server over TCP or a Unix socket, for answers that fit into memory.
 //!
-//! Nobody can hold it up: requests have no body that is read, the header must come within
+//! No client can hold it up: the body of a request is not read, its header must come within
 //! [`HEADER_TIME`], a connection lives [`CONNECTION_TIME`] at most, and there are [`CONNECTIONS`]
-//! per listener at most. A [`Server`] that is dropped stops listening at once; answers that are on
-//! their way are finished.
+//! per listener at most. A [`Server`] that is dropped stops listening at once; responses that have
+//! begun are finished.
 
 use std::future::Future;
 use std::io;
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be kept for further requests.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// How long an answer that is on its way may still take after that.
+/// How long a response that has begun may still take after that.
 const FAREWELL_TIME: Duration = Duration::from_secs(10);
 /// Connections at a time, per listener; more wait in the kernel.
 const CONNECTIONS: usize = 64;
@@ -141,7 +141,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to answer, on the runtime of the caller.
+    /// Starts to answer requests, on the runtime of the caller.
     pub fn start<A, F>(listener: Listener, answer: A) -> Self
     where
         A: Fn(Request) -> F + Send + Sync + 'static,
@@ -160,7 +160,7 @@ where
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // The semaphore is never closed; if it were, there would be nobody to serve.
+        // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
@@ -211,7 +211,7 @@ where
         .header_read_timeout(HEADER_TIME)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    // A client that breaks the protocol or goes away is its own affair.
+    // A client that breaks the protocol or goes away is not an error of the server.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stopped.changed() => {}
@@ -325,7 +325,7 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        // The connection ended after the listener was told to; only then is the port free.
+        // The listener was told to end before the connection was; the port is free a little later.
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }

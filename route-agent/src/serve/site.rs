@@ -23,13 +23,13 @@ use crate::why;
 
 /// How long the loop may take to answer: longer than a full sync.
 const LOOP_TIME: Duration = Duration::from_secs(20);
-/// The pause between tries to listen on an address that somebody else holds.
+/// The pause between tries to listen on an address that another process holds.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What the pages are made of.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// Is all well?
+    /// What `/livez` and `/healthz` answer.
     pub health: SharedHealth,
     /// The numbers.
     pub metrics: Arc<Metrics>,
@@ -38,7 +38,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// A page for everybody who can reach the health or metrics address.
+    /// A page for any client that can reach the health or metrics address.
     pub fn public(&self, request: &Request) -> Response {
         match request.path.as_str() {
             "/healthz" => {
@@ -81,7 +81,7 @@ impl Site {
         }
     }
 
-    /// The way of a packet: what the kernel knows of pods, then the walk in the loop, then again
+    /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again
     /// the kernel about each hop. The kernel is asked on a thread of its own.
     async fn why(&self, request: &Request) -> Result<Response, Response> {
         let bad = |text: String| Response::text(StatusCode::BAD_REQUEST, text + "\n");
@@ -210,7 +210,7 @@ pub async fn serve(
     }
 }
 
-/// Serves the public pages on one address, for ever.
+/// Serves the public pages on one address until it is dropped.
 async fn serve_at(
     site: Site,
     origin: &'static str,
@@ -332,7 +332,7 @@ mod tests {
         }
     }
 
-    /// Time runs on by itself as soon as everybody waits, so the tries for a taken port are soon.
+    /// Time advances by itself as soon as every task waits, so the retries for a taken port come soon.
     #[tokio::test(start_paused = true)]
     async fn everything_is_served_and_a_taken_address_is_tried_again() {
         let directory = tempfile::tempdir().unwrap();

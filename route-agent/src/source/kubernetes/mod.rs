@@ -1,6 +1,6 @@
 //! The Kubernetes API as the source of cluster objects.
 //!
-//! Each kind is listed and watched on its own connection; the loop hears
+//! Each kind is listed and watched on its own connection; the loop receives
 //! [`Input::Listed`] when all first lists are complete. An API server that is away costs nothing
 //! but freshness.
 

@@ -28,7 +28,7 @@ use crate::source::kubernetes::problems::Problems;
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
     #[error(
-        "cannot use the pod's ServiceAccount to reach the API server; outside of a pod say --kubeconfig"
+        "cannot use the pod's ServiceAccount to reach the API server; outside a pod, give --kubeconfig"
     )]
     InCluster {
         #[source]
@@ -51,12 +51,12 @@ pub enum Error {
 /// How long things may take.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// Until a TCP connection stands.
+    /// Until a TCP connection is established.
     pub connect: Duration,
     /// Until an answer begins, and between two parts of a list.
     pub answer: Duration,
     /// Without a word on a watch. The API server sends a bookmark about once a minute, so a
-    /// longer silence means that nobody is there any more.
+    /// longer silence means that the server is gone.
     pub silence: Duration,
     /// Of a whole watch, after which the server ends it and another one begins.
     pub watch: Duration,
@@ -185,7 +185,7 @@ impl ApiServer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is only ever replaced by whole values, so it is good whoever panicked.
+        // The state is only ever replaced by whole values, so it is good even if a thread has panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -243,7 +243,7 @@ fn kubelet_server(path: &Path) -> Option<Uri> {
 }
 
 /// Our own stack instead of kube's default: TCP keep-alive, so that a connection whose other end
-/// vanished without a word is found dead, and no log lines of its own.
+/// vanished without a word is found to be dead, and no log lines of its own.
 fn client(config: &Config, timing: &Timing) -> kube::Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);

@@ -80,7 +80,7 @@ async fn events_about_nodes_are_in_the_default_namespace() {
 }
 
 #[tokio::test]
-async fn what_is_gone_refused_or_no_object_does_not_stop_the_next() {
+async fn what_is_gone_refused_or_not_an_object_does_not_stop_the_next() {
     let warnings = [
         Warning::new("uplink", "is not known"),
         Warning::new("Service a/gone", "x"),
@@ -113,7 +113,7 @@ fn the_name_is_the_same_on_every_node_and_differs_by_trouble_and_object() {
 }
 
 #[test]
-fn names_that_would_change_the_request_are_no_subject() {
+fn names_that_would_change_the_request_are_not_a_subject() {
     for object in [
         "Service a/b?c",
         "Service a/../b",

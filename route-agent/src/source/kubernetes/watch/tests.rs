@@ -330,7 +330,7 @@ async fn one_object_that_cannot_be_read_never_stops_the_rest() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_no_event_makes_the_watch_begin_again() {
+async fn a_line_that_is_not_an_event_makes_the_watch_begin_again() {
     let script = [
         page(&["a"], 7, ""),
         Reply::Lines(
@@ -345,7 +345,7 @@ async fn a_line_that_is_no_event_makes_the_watch_begin_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_named_once_and_settled_when_the_server_answers() {
+async fn a_refusal_is_named_once_and_cleared_when_the_server_answers() {
     let script = [status(403), status(403), status(429), page(&["a"], 7, "")];
     let (seen, _) = play(nodes(), script, 2).await;
     assert_eq!(seen.lines, ["+Node a", "listed"]);
