@@ -1,8 +1,8 @@
 //! Which interface leads to the other nodes, and what is reachable over it without a gateway.
 //!
-//! In: links, addresses and routes of this machine, the flag and the own Node. Out: the
-//! [`Uplink`], or why there is none. The flag decides; else the interface that holds the own
-//! InternalIP, because the other nodes' InternalIPs are on its network; else, before the own Node
+//! In: links, addresses and routes of this machine, the flag and this machine's Node. Out: the
+//! [`Uplink`], or why there is none. The flag decides; else the interface that holds its
+//! InternalIP, because the other nodes' InternalIPs are on its network; else, before its Node
 //! is known, the interface of the default route.
 
 use std::net::IpAddr;

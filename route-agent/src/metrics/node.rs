@@ -15,10 +15,8 @@ use crate::metrics::{FamilyLabel, Group, gauge};
 #[derive(Debug, Clone)]
 pub struct NodeMetrics {
     routes: Family<FamilyLabel, Gauge>,
-    /// Pod addresses that are taken.
-    pub leases: Gauge,
-    /// Pod links on this node.
-    pub attachments: Gauge,
+    leases: Gauge,
+    attachments: Gauge,
     repairs: Family<FeatureLabel, Counter>,
     warnings: Family<KindLabel, Gauge>,
     syncs: Family<FeatureLabel, Counter>,
@@ -63,6 +61,16 @@ impl NodeMetrics {
     pub fn set_routes(&self, family: IpFamily, routes: usize) {
         let label = FamilyLabel { ip_family: family };
         self.routes.get_or_create(&label).set(gauge(routes));
+    }
+
+    /// Sets how many pod addresses are in use.
+    pub fn set_leases(&self, leases: usize) {
+        self.leases.set(gauge(leases));
+    }
+
+    /// Sets how many pod links are on this node.
+    pub fn set_attachments(&self, attachments: usize) {
+        self.attachments.set(gauge(attachments));
     }
 
     /// A feature has repaired what another program had changed.

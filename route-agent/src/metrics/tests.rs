@@ -34,8 +34,8 @@ fn filled() -> Metrics {
     proxy.conntrack_cleaned(v4, 8, Duration::from_millis(1));
     let node = &metrics.node;
     node.set_routes(v4, 3);
-    node.leases.set(9);
-    node.attachments.set(10);
+    node.set_leases(9);
+    node.set_attachments(10);
     node.repaired("routes");
     node.set_warnings("source", 2);
     node.set_feature("routes", 11, 1, 12);

@@ -2,8 +2,14 @@
 //!
 //! kube-proxy (`ServiceChangeTracker.Update` and `EndpointsChangeTracker.EndpointSliceUpdate` in
 //! `pkg/proxy`) counts everything that arrives, whether it changes anything or not. As pending it
-//! counts the Services that changed, each once, but every single change of an EndpointSlice; neither
-//! by IP family. It forgets them when a sync begins; here they stay until one has succeeded.
+//! counts the Services that changed, each once, but every single change of an EndpointSlice. None of
+//! the four numbers has a label.
+//!
+//! Three things differ. kube-proxy's proxiers of both IP families count into the same numbers, so
+//! that a dual-stack Service counts twice; here each change counts once. A Service that is changed
+//! back is no longer pending there; here it is until the next sync. And kube-proxy sets what is
+//! pending to 0 when a sync begins; here it stays until one has succeeded, so that it says what the
+//! kernel lacks even while syncs fail.
 
 use std::collections::BTreeSet;
 

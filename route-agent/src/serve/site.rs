@@ -58,7 +58,7 @@ impl Site {
                 let text = self.metrics.text(format);
                 Response::new(StatusCode::OK, format.content_type(), text)
             }
-            // What kube-proxy answers there; tests and tools request for it.
+            // What kube-proxy answers there; tests and tools ask for it.
             "/proxyMode" => Response::text(StatusCode::OK, "nftables"),
             _ => Response::not_found(request),
         }

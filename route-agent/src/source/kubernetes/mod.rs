@@ -1,8 +1,8 @@
 //! The Kubernetes API as the source of cluster objects.
 //!
 //! Each kind is listed and watched on its own connection; the loop receives
-//! [`Input::Listed`] when all first lists are complete. An API server that is away costs nothing
-//! but freshness.
+//! [`Input::Listed`] when all first lists are complete. While the API server is unreachable,
+//! what was read last stays in force.
 
 mod events;
 #[cfg(test)]

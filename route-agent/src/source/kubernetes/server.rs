@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 use crate::config::apiserver::Options;
 use crate::source::kubernetes::problems::Problems;
 
-/// Why there is no way to the API server.
+/// Why the API server cannot be found.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
@@ -55,7 +55,7 @@ pub struct Timing {
     pub connect: Duration,
     /// Until an answer begins, and between two parts of a list.
     pub answer: Duration,
-    /// Without a word on a watch. The API server sends a bookmark about once a minute, so a
+    /// Of silence on a watch. The API server sends a bookmark about once a minute, so a
     /// longer silence means that the server is gone.
     pub silence: Duration,
     /// Of a whole watch, after which the server ends it and another one begins.

@@ -101,7 +101,7 @@ impl Failure {
     }
 }
 
-/// Follows one kind of object until `out` breaks.
+/// Follows one kind of object until `out` returns `Break`.
 pub async fn follow(
     resource: &Resource,
     server: &ApiServer,
@@ -135,7 +135,7 @@ pub async fn follow(
         }
         let pause = match end {
             Ok(()) if progress => None,
-            // A watch that the server ends at once and without a word: not again at once.
+            // The server ended the watch at once and without an event: not again at once.
             Ok(()) => Some(pauses.pause()),
             Err(Failure::Closed) => return,
             Err(Failure::Expired) => {
@@ -156,7 +156,7 @@ pub async fn follow(
             Err(Failure::Busy(least)) => Some(pauses.pause().max(least.min(timing.longest_pause))),
             Err(failure) => {
                 // A connection that breaks after it has served is what a restart of the server
-                // looks like; only if it cannot be made again is that worth a word.
+                // looks like; that is reported only if it cannot be made again.
                 if !progress {
                     server
                         .failed(generation, &format!("{}: {failure}", resource.path))
@@ -336,8 +336,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         Ok(())
     }
 
-    /// An object that cannot be read is left out and named; one that can be read again is no
-    /// longer complained about.
+    /// An object that cannot be read is left out and named; the problem is cleared
+    /// when it can be read again.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
         let problems = self.server.problems();
         match (self.resource.decode)(item.get(), &mut self.names) {
