@@ -11,13 +11,13 @@ mod proxy;
 
 use std::fmt::Write as _;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use node::NodeMetrics;
 pub use proxy::{LocalPolicy, ProxyMetrics};
 
-use crate::health::IpFamily;
+use podwire_kernel::IpFamily;
 
 /// All metrics and their names.
 #[derive(Debug)]
@@ -33,13 +33,16 @@ pub struct Metrics {
 /// The label of a metric that is kept per IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FamilyLabel {
-    /// The family.
-    pub ip_family: IpFamily,
+    /// The family's name, as Kubernetes spells it.
+    ip_family: &'static str,
 }
 
-impl EncodeLabelValue for IpFamily {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        encoder.write_str(self.name())
+impl FamilyLabel {
+    /// The label of this family.
+    pub fn new(family: IpFamily) -> Self {
+        Self {
+            ip_family: family.name(),
+        }
     }
 }
 

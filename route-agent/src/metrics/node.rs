@@ -8,8 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
-use crate::health::IpFamily;
 use crate::metrics::{FamilyLabel, Group, gauge};
+use podwire_kernel::IpFamily;
 
 /// What only Podwire has. Clones share their values.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl NodeMetrics {
 
     /// Sets how many routes of this family are in the kernel.
     pub fn set_routes(&self, family: IpFamily, routes: usize) {
-        let label = FamilyLabel { ip_family: family };
+        let label = FamilyLabel::new(family);
         self.routes.get_or_create(&label).set(gauge(routes));
     }
 

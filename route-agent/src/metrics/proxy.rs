@@ -9,8 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
 
 use crate::clock::Moment;
-use crate::health::IpFamily;
 use crate::metrics::{FamilyLabel, Group, gauge};
+use podwire_kernel::IpFamily;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 type Durations = Family<FamilyLabel, Histogram, fn() -> Histogram>;
@@ -57,7 +57,7 @@ impl EncodeLabelValue for LocalPolicy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LocalLabel {
-    ip_family: IpFamily,
+    ip_family: &'static str,
     traffic_policy: LocalPolicy,
 }
 
@@ -145,13 +145,13 @@ impl ProxyMetrics {
     /// A change that this family must carry out has arrived.
     pub fn queued(&self, family: IpFamily, now: Moment) {
         self.last_queued
-            .get_or_create(&label(family))
+            .get_or_create(&FamilyLabel::new(family))
             .set(unix_seconds(now));
     }
 
     /// A sync of this family has succeeded.
     pub fn synced(&self, family: IpFamily, full: bool, took: Duration, now: Moment) {
-        let label = label(family);
+        let label = FamilyLabel::new(family);
         let kind = if full {
             &self.sync_full
         } else {
@@ -167,7 +167,7 @@ impl ProxyMetrics {
 
     /// The kernel has refused a sync of this family.
     pub fn sync_failed(&self, family: IpFamily) {
-        self.failures.get_or_create(&label(family)).inc();
+        self.failures.get_or_create(&FamilyLabel::new(family)).inc();
     }
 
     /// A change that the cluster saw at `triggered` (milliseconds since 1970) is in the kernel.
@@ -175,14 +175,16 @@ impl ProxyMetrics {
         let took = unix_seconds(now) - triggered as f64 / 1000.0;
         // A clock that is behind the control plane's would give nonsense.
         if took >= 0.0 {
-            self.programming.get_or_create(&label(family)).observe(took);
+            self.programming
+                .get_or_create(&FamilyLabel::new(family))
+                .observe(took);
         }
     }
 
     /// Sets how many Services with a traffic policy Local have no endpoint on this node.
     pub fn set_no_local_endpoints(&self, family: IpFamily, policy: LocalPolicy, services: usize) {
         let label = LocalLabel {
-            ip_family: family,
+            ip_family: family.name(),
             traffic_policy: policy,
         };
         self.no_local_endpoints
@@ -202,16 +204,12 @@ impl ProxyMetrics {
 
     /// A clean-up of conntrack is done.
     pub fn conntrack_cleaned(&self, family: IpFamily, entries: u64, took: Duration) {
-        let label = label(family);
+        let label = FamilyLabel::new(family);
         self.conntrack_deleted.get_or_create(&label).inc_by(entries);
         self.conntrack_duration
             .get_or_create(&label)
             .observe(took.as_secs_f64());
     }
-}
-
-fn label(ip_family: IpFamily) -> FamilyLabel {
-    FamilyLabel { ip_family }
 }
 
 fn unix_seconds(now: Moment) -> f64 {

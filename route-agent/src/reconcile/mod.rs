@@ -19,13 +19,14 @@ use slot::{FIRST_PAUSE, Slot};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, World};
-use crate::health::{IpFamily, SharedHealth};
+use crate::health::SharedHealth;
 use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
 use crate::uplink::{self, FindError, Finder, Uplink};
 use crate::warnings::{OnNewWarning, Warning, Warnings};
+use podwire_kernel::IpFamily;
 
 /// At most this many inputs are taken in before the features are called.
 const DRAIN: usize = 20_000;

@@ -189,7 +189,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::health::{Health, IpFamily};
+    use crate::health::Health;
+    use podwire_kernel::IpFamily;
 
     fn endpoints(name: &str, count: usize) -> LocalEndpoints {
         LocalEndpoints {
