@@ -18,7 +18,7 @@ fi
 programs=() missing=()
 while read -r program packages targets; do
     for target; do
-        [[ " $targets " == *" $target "* ]] || continue
+        [[ " $targets " == *" $target "* && " ${programs[*]} " != *" $program "* ]] || continue
         case $program in
             */*) [[ -x $program ]] && continue ;;
             *) command -v "$program" >/dev/null && continue ;;
