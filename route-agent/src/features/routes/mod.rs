@@ -201,7 +201,7 @@ impl Feature for Routes {
         sockets.into_iter().flatten().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
                 self.stale |= !dirty.nodes.is_empty();
