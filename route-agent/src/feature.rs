@@ -18,8 +18,8 @@ use crate::warnings::{Warning, Warnings};
 ///
 /// Inside, a feature has four steps: `observe` reads what is there, `desired` is a pure function of
 /// the [`World`], `diff` compares the two, `apply` writes the difference. The loop calls
-/// [`heed`](Feature::heed) for everything that happens, and then [`sync`](Feature::sync) once if
-/// there is something to do: many events at a time make one sync.
+/// [`notice`](Feature::notice) for everything that happens, and then [`sync`](Feature::sync) once
+/// if there is something to do: many events at a time make one sync.
 pub trait Feature: Send {
     /// A short name for logs, metrics and status.
     fn name(&self) -> &'static str;
@@ -31,7 +31,7 @@ pub trait Feature: Send {
 
     /// Notes what happened; true if a [`sync`](Feature::sync) is needed. Costs no more than the
     /// size of the event.
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool;
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool;
 
     /// Brings reality in line with the world. After an error, or with [`Synced::again`], it is
     /// called again by itself, with a growing pause between tries.
@@ -83,8 +83,8 @@ pub enum Event<'a> {
     Kernel(&'a KernelEvent),
     /// The uplink changed: another interface, address, MTU, state, or set of on-link networks.
     Uplink,
-    /// A file that belongs to a feature changed: another program touched the CNI configuration or the
-    /// plugin wrote a record.
+    /// A file that belongs to a feature changed: another program touched the CNI configuration, or
+    /// the plugin wrote a record.
     Files,
     /// Everything that pods need has succeeded for the first time.
     Ready,

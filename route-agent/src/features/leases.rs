@@ -94,7 +94,7 @@ impl Feature for Leases {
         true
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Resync => true,
             // The podCIDR may be known now.

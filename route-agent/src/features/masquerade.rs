@@ -54,7 +54,7 @@ impl Feature for Masquerade {
         self.table.port().into_iter().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
                 self.stale |= !dirty.nodes.is_empty();

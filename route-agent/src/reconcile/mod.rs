@@ -205,7 +205,7 @@ impl Reconcile {
         let now = self.now;
         let (world, slots, _) = self.parts();
         for slot in slots {
-            slot.heed(event, &world, now);
+            slot.notice(event, &world, now);
         }
     }
 

@@ -53,8 +53,8 @@ impl Slot {
 
     /// Shows the feature an event. Only one about objects or the uplink ends a pause between
     /// retries: the kernel's echo of a failing write must not.
-    pub(super) fn heed(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
-        if !self.feature.heed(event, world) {
+    pub(super) fn notice(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
+        if !self.feature.notice(event, world) {
             // A feature that has nothing to do even at a resync is switched off.
             self.succeeded |= matches!(event, Event::Resync);
             return;

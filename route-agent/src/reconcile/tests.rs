@@ -46,7 +46,7 @@ impl Feature for Fake {
         self.name
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         if let Event::Objects(dirty) = event {
             self.nodes.fetch_add(dirty.nodes.len(), Ordering::SeqCst);
         }

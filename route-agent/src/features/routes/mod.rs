@@ -230,7 +230,7 @@ impl Feature for Routes {
         sockets.into_iter().flatten().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
                 let amid_pods = |name| self.is_amid_pods(name, world.snapshot);

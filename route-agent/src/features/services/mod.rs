@@ -231,7 +231,7 @@ impl Feature for Services {
         self.socket.port().into_iter().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         if !world.config.services.enabled {
             return matches!(event, Event::Resync);
         }
