@@ -109,16 +109,14 @@ impl Desired {
 }
 
 /// A podCIDR that a Node has been given.
-pub struct Taken<'a> {
+struct Taken<'a> {
     last: u128,
-    /// The podCIDR.
-    pub network: IpNetwork,
-    /// The Node's name.
-    pub node: &'a Arc<str>,
+    network: IpNetwork,
+    node: &'a Arc<str>,
 }
 
 /// The claims that hold, by family and first address. They never overlap.
-pub type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
+type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
 
 /// Why nothing can be said about routes, which then stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,7 +174,8 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
             Err(text) => faults.entry(&node.name).or_default().push(text),
         }
     }
-    let mut amid_pods = services::amid_pods(&claims, given);
+    let taken = claims.values().map(|taken| (taken.network, taken.node));
+    let mut amid_pods = services::amid_pods(&taken.collect(), snapshot, given.service_cidrs);
     desired.services_amid_pods = amid_pods.names;
     if !snapshot.nodes.contains_key(own) {
         desired.warnings.push(Warning::new(

@@ -3,14 +3,12 @@
 //! Both work for a while: until a pod gets an address that a Service has, and is never reached.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use crate::cidr;
-use crate::features::routes::desired::{Claims, Given, Taken};
-use crate::snapshot::ObjectName;
+use crate::snapshot::{ObjectName, Snapshot};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -22,35 +20,42 @@ pub struct AmidPods {
 }
 
 /// Looks for podCIDRs that overlap a Service network or, where no network is known to, contain a
-/// ClusterIP.
-pub fn amid_pods(claims: &Claims<'_>, given: &Given<'_>) -> AmidPods {
+/// ClusterIP. `pods` has the Nodes by their podCIDRs, no two of which overlap; `service_cidrs` are
+/// the Service networks beside those of the snapshot.
+pub fn amid_pods(
+    pods: &BTreeMap<IpNetwork, &Arc<str>>,
+    snapshot: &Snapshot,
+    service_cidrs: &[IpNetwork],
+) -> AmidPods {
     let mut found = AmidPods::default();
     let mut named: BTreeSet<IpNetwork> = BTreeSet::new();
-    let objects = given.snapshot.service_cidrs.values();
+    let objects = snapshot.service_cidrs.values();
     let networks: Vec<IpNetwork> = objects
         .flat_map(|object| &object.cidrs)
-        .chain(given.service_cidrs)
+        .chain(service_cidrs)
         .copied()
         .collect();
-    for taken in claims.values() {
-        let overlaps = |services: &&IpNetwork| cidr::overlap(**services, taken.network);
+    for (network, node) in pods {
+        let overlaps = |services: &&IpNetwork| cidr::overlap(**services, *network);
         if let Some(services) = networks.iter().find(overlaps) {
-            named.insert(taken.network);
-            found.say(taken, &format!("overlaps {services}, the Service network"));
+            named.insert(*network);
+            let what = format!("overlaps {services}, the Service network");
+            found.say(*network, node, &what);
         }
     }
-    for (name, service) in &given.snapshot.services {
+    for (name, service) in &snapshot.services {
         for address in &service.cluster_ips {
-            let Some(taken) = holder(claims, *address) else {
+            // The last that does not begin behind the address.
+            let before = pods.range(..=cidr::host(*address)).next_back();
+            let Some((network, node)) = before.filter(|(network, _)| network.contains(*address))
+            else {
                 continue;
             };
             found.names.insert(name.clone());
             // One of them is enough to find the mistake.
-            if named.insert(taken.network) {
-                found.say(
-                    taken,
-                    &format!("contains {address}, the ClusterIP of Service {name}"),
-                );
+            if named.insert(*network) {
+                let what = format!("contains {address}, the ClusterIP of Service {name}");
+                found.say(*network, node, &what);
             }
         }
     }
@@ -58,19 +63,11 @@ pub fn amid_pods(claims: &Claims<'_>, given: &Given<'_>) -> AmidPods {
 }
 
 impl AmidPods {
-    fn say(&mut self, taken: &Taken<'_>, what: &str) {
-        let texts = self.texts.entry(taken.node.clone()).or_default();
+    fn say(&mut self, network: IpNetwork, node: &Arc<str>, what: &str) {
+        let texts = self.texts.entry(node.clone()).or_default();
         texts.push(format!(
-            "podCIDR {} {what}; a pod with the address of a Service cannot be reached; give the Node \
-             a podCIDR apart from Services",
-            taken.network
+            "podCIDR {network} {what}; a pod with the address of a Service cannot be reached; give the Node \
+             a podCIDR apart from Services"
         ));
     }
-}
-
-/// Who has the podCIDR in which an address lies.
-fn holder<'a>(claims: &'a Claims<'a>, address: IpAddr) -> Option<&'a Taken<'a>> {
-    let key = (address.is_ipv6(), cidr::number(address));
-    let (_, taken) = claims.range(..=key).next_back()?;
-    taken.network.contains(address).then_some(taken)
 }
