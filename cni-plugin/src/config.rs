@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use podwire_kernel::Protocol;
 use serde_json::Value;
 
-use crate::attachment::{HostPort, Protocol};
+use crate::attachment::HostPort;
 use crate::environment::{Verb, is_identifier};
 use crate::error::Error;
 use crate::json::{Fields, Node};

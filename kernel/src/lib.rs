@@ -11,6 +11,7 @@ pub mod address;
 pub mod conntrack;
 pub mod error;
 pub mod foreign;
+mod ip;
 pub mod link;
 #[cfg(feature = "monitor")]
 pub mod monitor;
@@ -26,5 +27,6 @@ pub mod sysctl;
 pub mod tc;
 
 pub use error::{Cause, Error, Result};
+pub use ip::{IpFamily, Protocol};
 pub use request::{Requests, RouteSocket};
 pub use scope::Scope;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the kernel tells of itself.
+/// What the kernel announces.
 pub use podwire_kernel::monitor::Event as KernelEvent;
 
 use crate::config::Config;
@@ -47,6 +47,12 @@ pub trait Feature: Send {
         false
     }
 
+    /// True if this feature brings Services and their endpoints into the kernel: until it has
+    /// synced, changes of them count as pending.
+    fn programs_services(&self) -> bool {
+        false
+    }
+
     /// Adds what it knows to the operator's report, differences between what is wanted and what
     /// the kernel holds included.
     fn report(&mut self, world: &World<'_>, report: &mut Report);
@@ -72,12 +78,12 @@ pub struct Synced {
 pub enum Event<'a> {
     /// Cluster objects changed.
     Objects(&'a Dirty),
-    /// The kernel says that somebody else changed something. What is done through the sockets of
+    /// The kernel says that another program changed something. What is done through the sockets of
     /// [`Feature::ports`] is not announced.
     Kernel(&'a KernelEvent),
     /// The uplink changed: another interface, address, MTU, state, or set of on-link networks.
     Uplink,
-    /// A file that belongs to a feature changed: somebody touched the CNI configuration or the
+    /// A file that belongs to a feature changed: another program touched the CNI configuration or the
     /// plugin wrote a record.
     Files,
     /// Everything that pods need has succeeded for the first time.

@@ -13,7 +13,7 @@ mod tables;
 pub use self::alias::Alias;
 pub use self::hostports::hostports_table;
 pub use self::ipmasq::ipmasq_table;
-pub use self::record::{HostPort, Protocol, Record, RecordError, Records, Unreadable};
+pub use self::record::{HostPort, Record, RecordError, Records, Unreadable};
 pub use self::tables::{
     FAMILY, HOSTPORTS, IPMASQ, TableError, apply, has_all, remove, remove_tables,
 };

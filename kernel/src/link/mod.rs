@@ -6,19 +6,18 @@
 mod change;
 mod create;
 mod mac;
+mod name;
 #[cfg(test)]
 mod tests;
 
 pub use change::{Ipv4Conf, Ipv6AddressMode, LinkChange};
 pub use create::{Veth, VethEnds};
 pub use mac::Mac;
+pub use name::{NAME_MAX, broken_name_rule};
 
 use crate::netlink::{Message, attributes, number, string, text, word};
 use crate::request::RouteSocket;
 use crate::{Cause, Error, Result};
-
-/// The longest interface name in bytes (`IFNAMSIZ` - 1, linux/if.h).
-pub const NAME_MAX: usize = 15;
 
 // linux/if_link.h
 const IFLA_ADDRESS: u16 = 1;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{RTA_DST, RTA_OIF, RTA_TABLE, Route, put_header};
 use crate::netlink::{self, Message, number};
 use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
-use crate::{Cause, Result};
+use crate::{Cause, IpFamily, Result};
 
 /// One step towards the wanted routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Requests {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RouteFilter {
     /// Only these families.
-    pub family: Option<Family>,
+    pub family: Option<IpFamily>,
     /// Only this table; `None` is all.
     pub table: Option<u32>,
     /// Only routes made by this protocol.
@@ -63,22 +63,9 @@ pub struct RouteFilter {
     pub link: Option<u32>,
 }
 
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
 impl RouteFilter {
     fn admits(&self, route: &Route) -> bool {
-        let family = if route.destination.is_ipv6() {
-            Family::V6
-        } else {
-            Family::V4
-        };
+        let family = IpFamily::of_network(route.destination);
         self.family.is_none_or(|wanted| wanted == family)
             && self.table.is_none_or(|wanted| wanted == route.table)
             && self.protocol.is_none_or(|wanted| wanted == route.protocol)
@@ -87,14 +74,19 @@ impl RouteFilter {
 
     /// Appends the body of the `RTM_GETROUTE`, so that the kernel leaves out what is not wanted
     /// (`ip_valid_fib_dump_req`, net/ipv4/fib_frontend.c).
-    fn put(&self, body: &mut Vec<u8>, family: Family) {
-        let family = match family {
-            Family::V4 => libc::AF_INET,
-            Family::V6 => libc::AF_INET6,
-        };
+    fn put(&self, body: &mut Vec<u8>, family: IpFamily) {
         put_header(
             body,
-            [family as u8, 0, 0, 0, 0, self.protocol.unwrap_or(0), 0, 0],
+            [
+                family.number(),
+                0,
+                0,
+                0,
+                0,
+                self.protocol.unwrap_or(0),
+                0,
+                0,
+            ],
             0,
         );
         for (kind, value) in [(RTA_TABLE, self.table), (RTA_OIF, self.link)] {
@@ -109,7 +101,7 @@ impl RouteSocket {
     /// The routes that pass `filter`. Entries of the routing cache are left out.
     pub fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
-        for family in [Family::V4, Family::V6] {
+        for family in IpFamily::ALL {
             if filter.family.is_none_or(|wanted| wanted == family) {
                 routes.extend(self.routes_of(filter, family)?);
             }
@@ -117,7 +109,7 @@ impl RouteSocket {
         Ok(routes)
     }
 
-    fn routes_of(&mut self, filter: RouteFilter, family: Family) -> Result<Vec<Route>> {
+    fn routes_of(&mut self, filter: RouteFilter, family: IpFamily) -> Result<Vec<Route>> {
         let wanted = |answer: Message<'_>| {
             Ok(Route::parse(answer.payload)?.filter(|route| filter.admits(route)))
         };

@@ -5,7 +5,7 @@ mod kind;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Family, RouteChange, RouteFilter};
+pub use change::{RouteChange, RouteFilter};
 pub use kind::RouteKind;
 
 use std::fmt;

@@ -132,8 +132,8 @@ impl Feature for Leases {
         }
         let pods = links.iter().filter(|link| link.group == LINK_GROUP).count();
         let node = &world.metrics.node;
-        node.leases.set(count(leases.len() - released.len()));
-        node.attachments.set(count(pods));
+        node.set_leases(leases.len() - released.len());
+        node.set_attachments(pods);
         Ok(Synced {
             writes: (adopted + released.len()) as u64,
             again: false,
@@ -228,11 +228,6 @@ fn key(lease: &Lease) -> (IpAddr, Owner) {
 /// How old a file is. A clock that was set back makes it seem to be of the future.
 fn elapsed(since: SystemTime) -> Duration {
     since.elapsed().unwrap_or_default()
-}
-
-/// A number for a gauge.
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //! Both work for a while: until a pod gets an address that a Service has, and is never reached.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use crate::cidr;
+use crate::features::routes::claims::{Claims, Taken};
 use crate::snapshot::{ObjectName, Snapshot};
 
 /// What was found.
@@ -20,10 +22,9 @@ pub struct AmidPods {
 }
 
 /// Looks for podCIDRs that overlap a Service network or, where no network is known to, contain a
-/// ClusterIP. `pods` has the Nodes by their podCIDRs, no two of which overlap; `service_cidrs` are
-/// the Service networks beside those of the snapshot.
+/// ClusterIP. `service_cidrs` are the networks that flags name.
 pub fn amid_pods(
-    pods: &BTreeMap<IpNetwork, &Arc<str>>,
+    claims: &Claims<'_>,
     snapshot: &Snapshot,
     service_cidrs: &[IpNetwork],
 ) -> AmidPods {
@@ -35,27 +36,25 @@ pub fn amid_pods(
         .chain(service_cidrs)
         .copied()
         .collect();
-    for (network, node) in pods {
-        let overlaps = |services: &&IpNetwork| cidr::overlap(**services, *network);
+    for taken in claims.values() {
+        let overlaps = |services: &&IpNetwork| cidr::overlap(**services, taken.network);
         if let Some(services) = networks.iter().find(overlaps) {
-            named.insert(*network);
-            let what = format!("overlaps {services}, the Service network");
-            found.say(*network, node, &what);
+            named.insert(taken.network);
+            found.say(taken, &format!("overlaps {services}, the Service network"));
         }
     }
     for (name, service) in &snapshot.services {
         for address in &service.cluster_ips {
-            // The last that does not begin behind the address.
-            let before = pods.range(..=cidr::host(*address)).next_back();
-            let Some((network, node)) = before.filter(|(network, _)| network.contains(*address))
-            else {
+            let Some(taken) = holder(claims, *address) else {
                 continue;
             };
             found.names.insert(name.clone());
             // One of them is enough to find the mistake.
-            if named.insert(*network) {
-                let what = format!("contains {address}, the ClusterIP of Service {name}");
-                found.say(*network, node, &what);
+            if named.insert(taken.network) {
+                found.say(
+                    taken,
+                    &format!("contains {address}, the ClusterIP of Service {name}"),
+                );
             }
         }
     }
@@ -63,11 +62,19 @@ pub fn amid_pods(
 }
 
 impl AmidPods {
-    fn say(&mut self, network: IpNetwork, node: &Arc<str>, what: &str) {
-        let texts = self.texts.entry(node.clone()).or_default();
+    fn say(&mut self, taken: &Taken<'_>, what: &str) {
+        let texts = self.texts.entry(taken.node.clone()).or_default();
         texts.push(format!(
-            "podCIDR {network} {what}; a pod with the address of a Service cannot be reached; give the Node \
-             a podCIDR apart from Services"
+            "podCIDR {} {what}; a pod with the address of a Service cannot be reached; give the Node \
+             a podCIDR apart from Services",
+            taken.network
         ));
     }
+}
+
+/// Who has the podCIDR in which an address lies.
+fn holder<'a>(claims: &'a Claims<'a>, address: IpAddr) -> Option<&'a Taken<'a>> {
+    let key = (address.is_ipv6(), cidr::number(address));
+    let (_, taken) = claims.range(..=key).next_back()?;
+    taken.network.contains(address).then_some(taken)
 }

@@ -346,11 +346,7 @@ impl Machine {
                 .unwrap();
         }
         let config = test_config(&["--node-name=worker", "--uplink=eth0"]);
-        let uplink = Finder::open()
-            .unwrap()
-            .find(Some("eth0"), &[])
-            .unwrap()
-            .unwrap();
+        let uplink = Finder::open().unwrap().find(Some("eth0"), &[]).unwrap();
         Self {
             socket,
             routes: Routes::open().unwrap(),

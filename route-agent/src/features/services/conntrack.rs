@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use podwire_kernel::conntrack::{AddressFamily, Conntrack, Entry, Filter, protocol};
+use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
+use podwire_kernel::{IpFamily, Protocol};
 
 use crate::features::services::desired::endpoints::{Backend, Family};
 use crate::features::services::desired::frontends::Claim;
@@ -116,10 +117,10 @@ fn sweep(
     node: &[IpAddr],
 ) -> Result<usize, podwire_kernel::Error> {
     let of_family = Filter {
-        protocol: Some(protocol::UDP),
+        protocol: Some(Protocol::Udp),
         family: Some(match family {
-            Family::V4 => AddressFamily::V4,
-            Family::V6 => AddressFamily::V6,
+            Family::V4 => IpFamily::V4,
+            Family::V6 => IpFamily::V6,
         }),
         ..Filter::default()
     };

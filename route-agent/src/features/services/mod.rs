@@ -342,6 +342,10 @@ impl Feature for Services {
         true
     }
 
+    fn programs_services(&self) -> bool {
+        true
+    }
+
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
         if !world.config.services.enabled {
             report.differences.extend(self.left_over());

@@ -31,7 +31,7 @@ impl Family {
     }
 }
 
-impl From<Family> for crate::health::IpFamily {
+impl From<Family> for podwire_kernel::IpFamily {
     fn from(family: Family) -> Self {
         match family {
             Family::V4 => Self::V4,
