@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need cargo docker
-# In bytes, decision 16: both programs travel to every node, and the plugin is read for every pod.
+# In bytes, decision 18: both programs travel to every node, and the plugin is read for every pod.
 limit=$((12 * 1000 * 1000))
 plugin_limit=$((2 * 1000 * 1000))
 # PROFILE=dev builds in a fraction of the time, and large.
