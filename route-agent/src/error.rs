@@ -1,7 +1,9 @@
 //! Errors on one line.
 
-/// An error with all of its causes, on one line. Some libraries print the cause within the error:
-/// it is not said again.
+use crate::text::printable;
+
+/// An error with all of its causes, on one line whatever they quote. Some libraries print the cause
+/// within the error: it is not said again.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -13,7 +15,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    printable(&text).into_owned()
 }
 
 #[cfg(test)]
@@ -47,5 +49,15 @@ mod tests {
             &[within, "connection refused", "errno 111"],
             &format!("{within}: errno 111"),
         );
+    }
+
+    #[test]
+    fn what_an_error_quotes_forges_no_line() {
+        let error = Link {
+            text: "the server says: no\nINFO all is well\u{1b}[2K",
+            source: None,
+        };
+        let expected = "the server says: no\\nINFO all is well\\u{1b}[2K";
+        assert_eq!(chain(&error), expected);
     }
 }
