@@ -19,6 +19,7 @@ pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+mod packet;
 pub mod process;
 pub mod request;
 pub mod route;

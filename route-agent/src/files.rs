@@ -56,7 +56,7 @@ pub fn replace(
     let written = write_new(&temporary, content, permissions, durability)
         .and_then(|()| fs::rename(&temporary, path).map_err(FileError::of("replace", path)));
     if let Err(error) = written {
-        // Half a file is of no use, and the disk may be full. That it stays is no news beside that.
+        // Half a file is of no use, and the disk may be full. Failing to remove it adds nothing to that error.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }

@@ -1,6 +1,6 @@
 //! Kernel settings before ours.
 //!
-//! Whoever changes a setting does it through here: the value that was found goes into a file in
+//! Every change of a setting goes through here: the value that was found goes into a file in
 //! the run directory first, so that `uninstall` can put it back. The file lives as long as the
 //! settings do: both are gone after a reboot.
 

@@ -1,6 +1,6 @@
 //! What marks a thing on this machine as ours, in one place.
 //!
-//! Whatever carries one of these marks may be changed and removed by this agent, and by
+//! Anything that carries one of these marks may be changed and removed by this agent, and by
 //! `podwire-agent uninstall`; nothing else is touched.
 
 /// The protocol number of every route of ours (`p`); nothing else in the kernel's or iproute2's

@@ -6,7 +6,7 @@ use netlink_sys::{Socket as RawSocket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::{Batch, Message, messages};
+use super::{Batch, Message, Refusal, messages};
 use crate::Cause;
 
 /// How long an answer may take. The kernel answers before `sendmsg` returns, so this only ends a
@@ -31,28 +31,6 @@ pub enum Protocol {
     Route,
     /// nftables and conntrack.
     Netfilter,
-}
-
-/// The kernel's "no" to one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which message of the batch it was, counted from 0.
-    pub index: usize,
-    /// The error number, positive.
-    pub errno: i32,
-    /// The kernel's own explanation, if it gave one.
-    pub explanation: Option<String>,
-    /// The place in the message that it objects to, in bytes from the header's start, if it said.
-    pub offset: Option<usize>,
-}
-
-impl From<Refusal> for Cause {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused {
-            errno: refusal.errno,
-            explanation: refusal.explanation,
-        }
-    }
 }
 
 /// Reads one message; one body of code serves all readers, which keeps the plugin small.

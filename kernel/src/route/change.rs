@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{RTA_DST, RTA_OIF, RTA_TABLE, Route, put_header};
-use crate::netlink::{self, Message, number};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+
+use super::Route;
+use crate::netlink::Message;
 use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
-use crate::{Cause, IpFamily, Result};
+use crate::{Cause, IpFamily, Result, packet};
 
 /// One step towards the wanted routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,25 +77,13 @@ impl RouteFilter {
     /// Appends the body of the `RTM_GETROUTE`, so that the kernel leaves out what is not wanted
     /// (`ip_valid_fib_dump_req`, net/ipv4/fib_frontend.c).
     fn put(&self, body: &mut Vec<u8>, family: IpFamily) {
-        put_header(
-            body,
-            [
-                family.number(),
-                0,
-                0,
-                0,
-                0,
-                self.protocol.unwrap_or(0),
-                0,
-                0,
-            ],
-            0,
-        );
-        for (kind, value) in [(RTA_TABLE, self.table), (RTA_OIF, self.link)] {
-            if let Some(value) = value {
-                number(body, kind, value);
-            }
-        }
+        let mut query = empty_query(family);
+        query.header.protocol = self.protocol.unwrap_or(0).into();
+        query
+            .attributes
+            .extend(self.table.map(RouteAttribute::Table));
+        query.attributes.extend(self.link.map(RouteAttribute::Oif));
+        packet::put(body, &query);
     }
 }
 
@@ -160,13 +150,11 @@ impl RouteSocket {
     /// the error that the sender would get, such as `ENETUNREACH`.
     pub fn route_get(&mut self, destination: IpAddr) -> Result<Route> {
         let put = |body: &mut Vec<u8>| {
-            let length = if destination.is_ipv6() { 128 } else { 32 };
-            put_header(
-                body,
-                [netlink::family(destination), length, 0, 0, 0, 0, 0, 0],
-                0,
-            );
-            netlink::address(body, RTA_DST, destination);
+            let family = IpFamily::of(destination);
+            let mut query = empty_query(family);
+            query.header.destination_prefix_length = family.bits();
+            query.attributes = vec![RouteAttribute::Destination(destination.into())];
+            packet::put(body, &query);
         };
         let parse = |answer: Message<'_>| {
             // The answer describes an entry of the routing cache.
@@ -177,4 +165,11 @@ impl RouteSocket {
             .query(libc::RTM_GETROUTE, put, parse)
             .map_err(|cause| cause.during("find the route to", destination))
     }
+}
+
+/// A question about routes whose header names the family and nothing else.
+fn empty_query(family: IpFamily) -> RouteMessage {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family.number().into();
+    query
 }

@@ -59,7 +59,7 @@ impl From<PathBuf> for RunDir {
     }
 }
 
-/// What the agent is told: the flags of `podwire-agent run`.
+/// How the agent is to run: the flags of `podwire-agent run`.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// The Node object that stands for this machine; the host name if not given.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use ipnetwork::IpNetwork;
+use podwire_kernel::link::broken_name_rule;
 use tracing_subscriber::filter::LevelFilter;
 
 /// An address to listen on, or none.
@@ -72,8 +73,8 @@ pub fn bind_address(text: &str) -> Result<BindAddress, String> {
         .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
 }
 
-/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is no
-/// level is a module there: a level with a typo would silence everything.
+/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is
+/// not a level is a module there: a level with a typo would silence everything.
 pub fn log_filter(text: &str) -> Result<String, String> {
     let is_word = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
     let mut words = text.split(',').filter(is_word);
@@ -86,13 +87,12 @@ pub fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
-/// The kernel's rules for interface names (dev_valid_name in net/core/dev.c).
+/// Parses the name of an interface, which need not exist yet.
 pub fn interface_name(text: &str) -> Result<String, String> {
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
-        return Err("not the name of an interface".to_owned());
+    match broken_name_rule(text) {
+        None => Ok(text.to_owned()),
+        Some(rule) => Err(rule.to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 /// A Kubernetes object name as a DNS subdomain (RFC 1123).

@@ -35,7 +35,7 @@ impl Feature for CniConf {
         "cniconf"
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         let own = world.own_name();
         world.config.cni_conf
             && match event {
@@ -242,7 +242,7 @@ fn competitor(directory: &Path, name: &str) -> Warning {
     let text = if name < FILE {
         format!("sorts before {FILE}, so the container runtime uses it; remove it")
     } else {
-        format!("is not used, because {FILE} sorts before it; remove it if nobody needs it")
+        format!("is not used, because {FILE} sorts before it; remove it if it is not needed")
     };
     Warning::new(format!("file {}", directory.join(name).display()), text)
 }

@@ -3,7 +3,7 @@
 //! In: the uplink. Out: `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding` are 1, and an
 //! uplink that learns its IPv6 routes from router advertisements goes on doing so (a forwarding
 //! interface ignores them unless `accept_ra` is 2, Documentation/networking/ip-sysctl.rst). What
-//! somebody switches off is switched on again. What cannot be written is a warning, never a failure.
+//! others switch off is switched on again. What cannot be written is a warning, never a failure.
 
 use podwire_kernel::sysctl;
 
@@ -25,10 +25,10 @@ impl Feature for Forwarding {
         "forwarding"
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Uplink | Event::Resync => true,
-            // Our own writes are told as well, but those switch it on.
+            // Our own writes are announced as well, but those switch it on.
             Event::Kernel(KernelEvent::Forwarding { on, .. }) => !on,
             _ => false,
         }
@@ -73,7 +73,7 @@ impl Feature for Forwarding {
 }
 
 /// Settings, their values, and what follows if they cannot be had. The order matters: an uplink
-/// must not be deaf to router advertisements for a moment.
+/// must not miss router advertisements for a moment.
 fn desired(uplink: Option<&str>) -> Vec<(String, &'static str, &'static str)> {
     let mut all = vec![(
         IPV4.to_owned(),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_uplink_that_is_deaf_on_purpose_stays_deaf() {
+    fn an_uplink_that_ignores_router_advertisements_on_purpose_goes_on_ignoring_them() {
         let mut node = node();
         sysctl::write(ACCEPT_RA, "0").unwrap();
         assert_eq!(node.writes(&mut Forwarding), 2);
@@ -157,7 +157,7 @@ mod tests {
     fn uninstall_puts_back_what_was_before_the_first_change() {
         let mut node = node();
         node.writes(&mut Forwarding);
-        // Somebody changes it, and the agent changes it back: the first value counts.
+        // Another process changes it, and the agent changes it back: the first value counts.
         sysctl::write(IPV4, "0").unwrap();
         node.writes(&mut Forwarding);
         assert_eq!(Forwarding.uninstall(&node.config).unwrap().len(), 3);

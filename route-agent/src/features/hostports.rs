@@ -1,4 +1,4 @@
-//! The plugin's tables are rebuilt if somebody takes them away, and lose what the runtime forgot.
+//! The plugin's tables are rebuilt if they are taken away, and lose what the runtime forgot.
 //!
 //! In: the plugin's attachment records, the links and routes of this node. Out: `inet
 //! podwire-hostports` and `inet podwire-ipmasq` hold what the records say; a record whose link has
@@ -149,7 +149,7 @@ impl Feature for HostPorts {
         ports.into_iter().flatten().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Kernel(KernelEvent::Link { name, gone, .. }) => {
                 if *gone && self.links.contains(name) {
@@ -174,7 +174,7 @@ impl Feature for HostPorts {
 
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         self.due = None;
-        // Whatever was known, the plugin may have changed since.
+        // The plugin may have changed since.
         self.hostports.distrust();
         self.ipmasq.distrust();
         let mut done = Synced::default();
@@ -201,7 +201,7 @@ impl Feature for HostPorts {
     fn report(&mut self, _: &World<'_>, report: &mut Report) {
         let locked = match Records::try_open(&self.directory) {
             Ok(Some(locked)) => locked,
-            // The plugin is at work: what differs now is no difference.
+            // The plugin is at work: what differs now is not reported.
             Ok(None) => return,
             Err(error) => return report.differences.push(error.to_string()),
         };

@@ -5,7 +5,7 @@
 //! plugin is at work the loop does not wait but comes back.
 //!
 //! On a node where another plugin gave out addresses before, those that a pod still has are leased
-//! before the first pod of ours starts ([`adopted`]), so that nobody gets them a second time. They
+//! before the first pod of ours starts ([`adopted`]), so that no other pod gets them. They
 //! are given back like every lease without a sign of life.
 
 mod adopted;
@@ -94,7 +94,7 @@ impl Feature for Leases {
         true
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Resync => true,
             // The podCIDR may be known now.
@@ -132,8 +132,8 @@ impl Feature for Leases {
         }
         let pods = links.iter().filter(|link| link.group == LINK_GROUP).count();
         let node = &world.metrics.node;
-        node.leases.set(count(leases.len() - released.len()));
-        node.attachments.set(count(pods));
+        node.set_leases(leases.len() - released.len());
+        node.set_attachments(pods);
         Ok(Synced {
             writes: (adopted + released.len()) as u64,
             again: false,
@@ -228,11 +228,6 @@ fn key(lease: &Lease) -> (IpAddr, Owner) {
 /// How old a file is. A clock that was set back makes it seem to be of the future.
 fn elapsed(since: SystemTime) -> Duration {
     since.elapsed().unwrap_or_default()
-}
-
-/// A number for a gauge.
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

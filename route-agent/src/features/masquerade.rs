@@ -3,7 +3,7 @@
 //! In: the podCIDRs and InternalIPs of all Nodes, and what the flags exempt. Out: the table `inet
 //! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
-//! else. A packet that enters through a pod's link with the source of somebody else is dropped.
+//! else. A packet that enters through a pod's link with a source that is not the pod's is dropped.
 //!
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
@@ -54,7 +54,7 @@ impl Feature for Masquerade {
         self.table.port().into_iter().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
                 self.stale |= !dirty.nodes.is_empty();
@@ -196,14 +196,7 @@ impl Side {
             .iter()
             .filter(|(network, _)| network.is_ipv6() == (self.family == Family::Ip6))
             .fold(Set::of(&[key]).with_intervals(), |set, (network, name)| {
-                let first = KeyBuf::new().address(network.network()).finish();
-                let last = KeyBuf::new().address(network.broadcast()).finish();
-                let mut element = Element::member().comment(name);
-                // The kernel shows a range of one as a single key.
-                if first != last {
-                    element = element.up_to(last);
-                }
-                set.with_element(first, element)
+                set.with_network(*network, Element::member().comment(name))
             })
     }
 
@@ -211,7 +204,8 @@ impl Side {
     fn pod_chain(&self) -> Chain {
         Chain::regular()
             .with_rule(
-                // Here it only tells nft, which shows a field of a header it is not sure of as bits.
+                // It changes nothing but how nft prints the rule: without it, fields of a header that it
+                // is not sure of are shown as bits.
                 Rule::new()
                     .nfproto(self.family)
                     .in_set(&[self.destination], self.cluster)

@@ -1,59 +1,28 @@
-//! Tells the loop when somebody touches the directory of the CNI configuration.
+//! Notifies the loop when another program changes the directory of the CNI configuration.
 
 use std::path::Path;
-use std::sync::mpsc::{self, Sender};
-use std::time::Duration;
+use std::sync::mpsc::{SendError, Sender};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
-use notify::{RecursiveMode, Watcher};
-
+use crate::directory::{PAUSE, Watch};
 use crate::input::Input;
 
-/// How long to wait before the directory is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// Watches until nobody listens any more. To be called on a thread of its own.
+/// Watches until the loop has ended. To be called on a thread of its own.
 pub fn watch(directory: &Path, inputs: &Sender<Input>) {
-    loop {
-        follow(directory, inputs);
+    // Without inotify the directory is looked at after each pause.
+    while follow(directory, inputs).is_ok() {
         std::thread::sleep(PAUSE);
-        // What happened meanwhile, and whether the directory is there at all, was not seen.
-        if inputs.send(Input::Files).is_err() {
-            return;
-        }
     }
 }
 
-/// Watches until the directory is lost or nobody listens.
-fn follow(directory: &Path, inputs: &Sender<Input>) {
-    let (sender, events) = mpsc::channel();
-    let watcher = notify::recommended_watcher(sender).and_then(|mut watcher| {
-        watcher
-            .watch(directory, RecursiveMode::NonRecursive)
-            .map(|()| watcher)
-    });
-    // Without inotify the directory is looked at every second.
-    let Ok(_watcher) = watcher else { return };
-    if inputs.send(Input::Files).is_err() {
-        return;
-    }
-    for event in events {
-        let Ok(event) = event else { return };
-        let lost = event.need_rescan()
-            || (matches!(event.kind, EventKind::Remove(_))
-                && event.paths.iter().any(|path| path == directory));
-        if lost {
-            return;
-        }
-        let matters = matches!(
-            event.kind,
-            EventKind::Create(_)
-                | EventKind::Remove(_)
-                | EventKind::Modify(ModifyKind::Name(_))
-                | EventKind::Access(AccessKind::Close(AccessMode::Write))
-        );
-        if matters && inputs.send(Input::Files).is_err() {
-            return;
+/// Watches until the directory is lost, if it is there. What happened before was not seen.
+fn follow(directory: &Path, inputs: &Sender<Input>) -> Result<(), SendError<Input>> {
+    let watch = Watch::open(directory);
+    inputs.send(Input::Files)?;
+    let Ok(watch) = watch else { return Ok(()) };
+    while let Ok(news) = watch.next(None) {
+        if !news.is_empty() {
+            inputs.send(Input::Files)?;
         }
     }
+    Ok(())
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-pub use podwire_kernel::Protocol;
-
 use crate::snapshot::{Endpoints, Few, Invalid, ObjectName};
+
+/// The transport protocol of a port.
+pub use podwire_kernel::Protocol;
 
 /// `spec.type` of a Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum ServiceKind {
     NodePort,
     /// Also on load-balancer addresses.
     LoadBalancer,
-    /// A DNS alias; never programmed, whatever its cluster IP says.
+    /// A DNS alias; never programmed, even with a cluster IP.
     ExternalName,
 }
 

@@ -11,6 +11,10 @@ use serde_json::value::RawValue;
 
 use crate::snapshot::{Key, Object, ObjectName};
 use crate::source::objects::{self, Metadata, Names, Unnamed};
+use crate::text;
+
+/// In bytes.
+const LONGEST_PROBLEM: usize = 400;
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -21,9 +25,11 @@ pub struct Contents {
     pub spoilt: Vec<Key>,
     /// What is wrong, one sentence each.
     pub problems: Vec<String>,
-    /// True if some part could not be read at all, so that nobody knows which objects it meant.
+    /// What is read as it is and will not do what was meant, one sentence each.
+    pub notes: Vec<String>,
+    /// True if some part could not be read at all, so that it is not known which objects it meant.
     pub unreadable: bool,
-    /// How many documents there were, of whatever kind.
+    /// How many documents there were, of any kind.
     pub documents: usize,
 }
 
@@ -34,7 +40,9 @@ enum Kind {
     Service,
     EndpointSlice,
     ServiceCidr,
-    /// A list; the kind of its items if the list's own kind tells it.
+    /// What EndpointSlices have replaced.
+    Endpoints,
+    /// A list; the kind of its items if the list's own kind says it.
     List(Option<Item>),
     /// Something that Podwire does not use.
     Other,
@@ -62,11 +70,13 @@ fn classify(api_version: &str, kind: &str) -> Kind {
     match (group, kind) {
         ("", "Node") => Kind::Node,
         ("", "Service") => Kind::Service,
+        ("", "Endpoints") => Kind::Endpoints,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.k8s.io", "ServiceCIDR") => Kind::ServiceCidr,
         ("", "List") => Kind::List(None),
         ("", "NodeList") => Kind::List(Some(("v1", "Node"))),
         ("", "ServiceList") => Kind::List(Some(("v1", "Service"))),
+        ("", "EndpointsList") => Kind::List(Some(("v1", "Endpoints"))),
         ("discovery.k8s.io", "EndpointSliceList") => {
             Kind::List(Some(("discovery.k8s.io/v1", "EndpointSlice")))
         }
@@ -82,6 +92,7 @@ pub fn decode(mut input: impl BufRead, names: &mut Names) -> io::Result<Contents
     let mut reader = Reader {
         names,
         contents: Contents::default(),
+        endpoints: 0,
     };
     if starts_as_json(&mut input)? {
         let mut text = String::new();
@@ -98,10 +109,11 @@ pub fn decode(mut input: impl BufRead, names: &mut Names) -> io::Result<Contents
             reader.yaml(&text, first_line);
         }
     }
+    reader.note_endpoints();
     Ok(reader.contents)
 }
 
-/// True if the first character that is no white space opens a JSON object.
+/// True if the first character that is not white space opens a JSON object.
 ///
 /// YAML may start so as well (flow style), but then it is JSON but for rare cases, in which the
 /// error says what is wrong.
@@ -183,7 +195,7 @@ fn is_blank(text: &str) -> bool {
     })
 }
 
-/// Finds `apiVersion:` and `kind:` at the start of a line, where every ordinary manifest has them.
+/// Finds `apiVersion:` and `kind:` at the start of a line, where most manifests have them.
 fn type_by_looks(text: &str) -> Option<Kind> {
     let find = |key: &str| {
         let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
@@ -202,6 +214,8 @@ fn type_by_looks(text: &str) -> Option<Kind> {
 struct Reader<'a> {
     names: &'a mut Names,
     contents: Contents,
+    /// How many Endpoints objects there were.
+    endpoints: usize,
 }
 
 impl Reader<'_> {
@@ -219,6 +233,7 @@ impl Reader<'_> {
         };
         match kind {
             Kind::Other => {}
+            Kind::Endpoints => self.endpoints += 1,
             Kind::List(item) => match from_yaml::<ListOf<serde_json::Value>>(text, first_line) {
                 Ok(list) => {
                     for (place, value) in list.items.into_iter().enumerate() {
@@ -260,6 +275,7 @@ impl Reader<'_> {
         };
         match kind {
             Kind::Other => {}
+            Kind::Endpoints => self.endpoints += 1,
             // A list in a list has no use, and would let a file choose how deep this recurses.
             Kind::List(_) if place.starts_with("item") => {}
             Kind::List(item) => match serde_json::from_str::<ListOf<&RawValue>>(text) {
@@ -290,6 +306,7 @@ impl Reader<'_> {
         };
         match kind {
             Kind::Other | Kind::List(_) => {}
+            Kind::Endpoints => self.endpoints += 1,
             single => {
                 if let Err(problem) = self.object(single, |kind| kind.read_value(&value)) {
                     self.spoilt(Ok(value), single, format!("{place}: {problem}"));
@@ -304,11 +321,31 @@ impl Reader<'_> {
         kind: Kind,
         read: impl FnOnce(Kind) -> Result<Slim, String>,
     ) -> Result<(), String> {
-        let object = read(kind)?
+        let slim = read(kind)?;
+        let waits = matches!(&slim, Slim::Service(service) if service.waits_for_cluster_ip());
+        let object = slim
             .into_object(self.names)
             .map_err(|error| error.to_string())?;
+        if let Some(object) = object.as_ref().filter(|_| waits) {
+            self.contents.notes.push(format!(
+                "{} has no spec.clusterIP, and without an API server none is given to it; choose a \
+                 free address of the Service network, or None for a headless Service",
+                object.key()
+            ));
+        }
         self.contents.objects.extend(object);
         Ok(())
+    }
+
+    /// In one sentence: `kubectl get` prints hundreds of them.
+    fn note_endpoints(&mut self) {
+        if self.endpoints > 0 {
+            self.contents.notes.push(format!(
+                "has objects of kind Endpoints ({}), which are not read; write them as \
+                 EndpointSlices (discovery.k8s.io/v1) with the label kubernetes.io/service-name",
+                self.endpoints
+            ));
+        }
     }
 
     /// Notes an object that cannot be used, by its name if it has one.
@@ -318,7 +355,7 @@ impl Reader<'_> {
         };
         match self.key(&value, kind) {
             Some(key) => {
-                self.contents.problems.push(format!("{key}: {problem}"));
+                self.problem(&format!("{key}: {problem}"));
                 self.contents.spoilt.push(key);
             }
             None => self.unreadable(problem),
@@ -327,26 +364,33 @@ impl Reader<'_> {
 
     fn key(&mut self, value: &serde_json::Value, kind: Kind) -> Option<Key> {
         let metadata = value.get("metadata")?;
-        let name = self.names.get(metadata.get("name")?.as_str()?);
+        let possible = |text| objects::possible(text).ok();
+        let name = self.names.get(possible(metadata.get("name")?.as_str()?)?);
         let namespace = metadata.get("namespace").and_then(|value| value.as_str());
-        let namespace = self.names.get(namespace.unwrap_or("default"));
+        let namespace = self.names.get(possible(namespace.unwrap_or("default"))?);
         match kind {
             Kind::Node => Some(Key::Node(name)),
             Kind::Service => Some(Key::Service(ObjectName { namespace, name })),
             Kind::EndpointSlice => Some(Key::EndpointSlice(ObjectName { namespace, name })),
             Kind::ServiceCidr => Some(Key::ServiceCidr(name)),
-            Kind::List(_) | Kind::Other => None,
+            Kind::List(_) | Kind::Endpoints | Kind::Other => None,
         }
     }
 
     fn unreadable(&mut self, problem: String) {
-        self.contents.problems.push(problem);
+        self.problem(&problem);
         self.contents.unreadable = true;
+    }
+
+    /// Parsers quote what they do not understand, however long it is.
+    fn problem(&mut self, text: &str) {
+        let problem = text::cut(text, LONGEST_PROBLEM).into_owned();
+        self.contents.problems.push(problem);
     }
 }
 
 fn no_kind(place: &str) -> String {
-    format!("{place}: is no Kubernetes object, for it has no apiVersion and kind")
+    format!("{place}: is not a Kubernetes object: apiVersion and kind are missing")
 }
 
 /// The items of a list.
@@ -374,7 +418,7 @@ impl Slim {
         }
     }
 
-    /// `None` for an object that somebody else serves, or nobody.
+    /// `None` for an object that another proxy serves, or none.
     fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
         let proxied = matches!(self, Slim::Service(_) | Slim::EndpointSlice(_));
         if proxied && self.metadata().is_foreign() {

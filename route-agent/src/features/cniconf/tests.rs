@@ -181,7 +181,7 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
 }
 
 #[test]
-fn everybody_may_read_it() {
+fn it_can_be_read_by_all() {
     let mut node = ready_node(&["10.10.2.0/24"]);
     node.writes(&mut CniConf);
     let mode = fs::metadata(file(&node)).unwrap().permissions().mode();

@@ -13,8 +13,8 @@ use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 
 use crate::feature::SyncError;
 
-/// Leases what is in use; returns how many addresses. Only if nobody else has a lease: where
-/// somebody has one, the plugin has been at work already. Leases of ours may be there from an
+/// Leases what is in use; returns how many addresses. Only if no pod of ours has a lease: where
+/// one has, the plugin has been at work already. Leases of ours may be there from an
 /// attempt that failed half-way.
 pub fn adopt(
     socket: &mut RouteSocket,

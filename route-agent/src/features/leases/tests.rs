@@ -58,7 +58,7 @@ fn a_lease_without_link_and_route_goes_after_the_grace_period() {
 }
 
 #[test]
-fn a_lease_that_was_written_anew_starts_its_grace_period_anew() {
+fn a_lease_that_was_written_again_starts_its_grace_period_again() {
     let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
     // Known to be missing for long, but the file is young: the plugin is about to make the link.
     let key = ("10.10.1.4".parse().unwrap(), Owner::new("lost", "eth0"));

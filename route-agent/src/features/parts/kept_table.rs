@@ -1,4 +1,4 @@
-//! An nftables table that is kept as it is wanted, whoever changes it.
+//! An nftables table that is kept as it is wanted, whatever others do to it.
 //!
 //! For small tables: the whole of it is wanted, observed and compared at once. What must hold:
 //! nothing is sent if the kernel has what is wanted; other tables are never touched.
@@ -50,7 +50,7 @@ impl KeptTable {
         self.socket.port().ok()
     }
 
-    /// True if somebody else touched the table: it is read again at the next [`KeptTable::keep`].
+    /// True if another process touched the table: it is read again at the next [`KeptTable::keep`].
     pub fn is_touched_by(&mut self, event: &KernelEvent) -> bool {
         let KernelEvent::Nftables { family, table, .. } = event else {
             return false;

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_back_in_time_starts_anew() {
+    fn what_comes_back_in_time_starts_again() {
         let (start, grace) = (Instant::now(), Duration::from_secs(60));
         let mut missing = Missing::default();
         let mut at = |seconds, keys: &[&'static str]| -> Vec<&str> {

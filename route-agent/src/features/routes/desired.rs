@@ -8,13 +8,15 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::route::{Route, RouteKind};
 
 use crate::cidr;
+use crate::features::routes::claims::{Claims, claim};
+use crate::features::routes::services;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
-use crate::snapshot::{Node, Snapshot};
+use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
 
 /// The metric of routes to peers; of podCIDRs far from ours see [`metric`]. It keeps them apart
-/// from routes of the same destination that somebody else made: neither overwrites the other (the
+/// from routes of the same destination that others made: neither overwrites the other (the
 /// kernel tells routes of one destination apart by metric alone).
 pub const METRIC: u32 = 112;
 
@@ -33,8 +35,10 @@ pub const UNREACHABLE_METRIC: u32 = 1_000_000;
 pub struct Desired {
     /// Routes by their destination.
     pub routes: BTreeMap<IpNetwork, Wanted>,
-    /// Nodes, or parts of them, that are left out.
+    /// Nodes, or parts of them, that are left out or in the way of others.
     pub warnings: Vec<Warning>,
+    /// Services whose ClusterIP is in a podCIDR.
+    pub services_amid_pods: BTreeSet<ObjectName>,
 }
 
 /// A route and the Node it is for.
@@ -55,6 +59,20 @@ impl Desired {
     /// The Node that a destination belongs to.
     pub fn owner(&self, destination: IpNetwork) -> Option<&Arc<str>> {
         self.routes.get(&destination).map(|wanted| &wanted.node)
+    }
+
+    /// The Node to whose podCIDR an address belongs.
+    pub fn owner_of_address(&self, address: IpAddr) -> Option<&Arc<str>> {
+        // They do not overlap, so it is the last that does not begin behind the address.
+        let (network, wanted) = self.routes.range(..=cidr::host(address)).next_back()?;
+        network.contains(address).then_some(&wanted.node)
+    }
+
+    /// The Nodes that have a podCIDR here.
+    pub fn holders(&self) -> Holders {
+        let all = self.routes.iter();
+        all.map(|(network, wanted)| (*network, wanted.node.clone()))
+            .collect()
     }
 
     /// PodCIDRs of other Nodes that have a route here and none in `now`, with the Node's name.
@@ -91,16 +109,6 @@ impl Desired {
     }
 }
 
-/// A podCIDR that a Node has been given.
-struct Taken<'a> {
-    last: u128,
-    network: IpNetwork,
-    node: &'a Arc<str>,
-}
-
-/// The claims that hold, by family and first address. They never overlap.
-type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
-
 /// Why nothing can be said about routes, which then stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoUplink {
@@ -120,48 +128,62 @@ impl NoUplink {
     }
 }
 
+/// What the routes follow from.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The cluster.
+    pub snapshot: &'a Snapshot,
+    /// The name of the own Node.
+    pub own: &'a Arc<str>,
+    /// The interface to the other nodes.
+    pub uplink: Option<&'a Uplink>,
+    /// The Service networks that flags name.
+    pub service_cidrs: &'a [IpNetwork],
+    /// Who has which podCIDR now.
+    pub holders: &'a Holders,
+}
+
+/// Nodes by the podCIDR that they have.
+pub type Holders = BTreeMap<IpNetwork, Arc<str>>;
+
 /// What should be there.
-pub fn desired(
-    snapshot: &Snapshot,
-    own: &Arc<str>,
-    uplink: Option<&Uplink>,
-) -> Result<Desired, NoUplink> {
-    let uplink = uplink.ok_or(NoUplink::NotFound)?;
+pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
+    let Given { snapshot, own, .. } = *given;
+    let uplink = given.uplink.ok_or(NoUplink::NotFound)?;
     usable(uplink)?;
     let mut desired = Desired::default();
+    let mut faults: BTreeMap<&Arc<str>, Vec<String>> = BTreeMap::new();
     let mut claims = Claims::new();
+    for (node, network) in in_order(given) {
+        let route = claim(network, node, uplink, &mut claims)
+            .and_then(|()| route(network, node, own, uplink, snapshot));
+        match route {
+            Ok(route) => {
+                let node = node.name.clone();
+                desired.routes.insert(network, Wanted { node, route });
+            }
+            Err(text) => faults.entry(&node.name).or_default().push(text),
+        }
+    }
+    let mut amid_pods = services::amid_pods(&claims, snapshot, given.service_cidrs);
+    desired.services_amid_pods = amid_pods.names;
     if !snapshot.nodes.contains_key(own) {
         desired.warnings.push(Warning::new(
             format!("Node {own}"),
-            "does not exist, but this machine goes by that name; pods cannot start; mend \
+            "does not exist, but this machine goes by that name; pods cannot start; fix \
              --node-name or create the Node",
         ));
     }
-    for node in in_order(snapshot, own) {
+    for (name, node) in &snapshot.nodes {
         let mut texts: Vec<String> = node.invalid.iter().map(ToString::to_string).collect();
         if node.pod_cidrs.is_empty() {
             texts.push(no_pod_cidr(node));
         }
-        for network in &node.pod_cidrs {
-            let route = claim(*network, node, uplink, &mut claims)
-                .and_then(|()| route(*network, node, own, uplink, snapshot));
-            match route {
-                Ok(route) => {
-                    desired.routes.insert(
-                        *network,
-                        Wanted {
-                            node: node.name.clone(),
-                            route,
-                        },
-                    );
-                }
-                Err(text) => texts.push(text),
-            }
-        }
-        let object = format!("Node {}", node.name);
-        desired
-            .warnings
-            .extend(texts.into_iter().map(|text| Warning::new(&object, text)));
+        texts.extend(faults.remove(name).unwrap_or_default());
+        texts.extend(amid_pods.texts.remove(name).unwrap_or_default());
+        let object = format!("Node {name}");
+        let warnings = texts.into_iter().map(|text| Warning::new(&object, text));
+        desired.warnings.extend(warnings);
     }
     Ok(desired)
 }
@@ -178,12 +200,20 @@ fn usable(uplink: &Uplink) -> Result<(), NoUplink> {
     Err(NoUplink::Unusable(warning))
 }
 
-/// Ourselves first, then the older before the newer: of two Nodes with one podCIDR that one keeps
-/// it, so that a Node that joins cannot take traffic away.
-fn in_order<'a>(snapshot: &'a Snapshot, own: &Arc<str>) -> Vec<&'a Node> {
-    let mut nodes: Vec<&Node> = snapshot.nodes.values().collect();
-    nodes.sort_by_key(|node| (node.name != *own, node.created.unwrap_or(u64::MAX)));
-    nodes
+/// Who asks for which podCIDR, those first who win where two overlap: ourselves, then the older
+/// Node, so that one that joins cannot take traffic away. A Node that does not say how old it is
+/// (a manifest need not) wins where it has the podCIDR already, and nowhere else.
+fn in_order<'a>(given: &Given<'a>) -> Vec<(&'a Node, IpNetwork)> {
+    let nodes = given.snapshot.nodes.values();
+    let mut all: Vec<(&Node, IpNetwork)> = nodes
+        .flat_map(|node| node.pod_cidrs.iter().map(move |network| (node, *network)))
+        .collect();
+    all.sort_by_key(|(node, network)| {
+        let has_it = given.holders.get(network) == Some(&node.name);
+        let age = node.created.unwrap_or(if has_it { 0 } else { u64::MAX });
+        (node.name != *given.own, age, !has_it)
+    });
+    all
 }
 
 fn no_pod_cidr(node: &Node) -> String {
@@ -198,45 +228,6 @@ fn no_pod_cidr(node: &Node) -> String {
          gives it one with --allocate-node-cidrs)"
             .to_owned()
     }
-}
-
-/// Notes that a Node has a podCIDR, unless it collides.
-fn claim<'a>(
-    network: IpNetwork,
-    node: &'a Node,
-    uplink: &Uplink,
-    claims: &mut Claims<'a>,
-) -> Result<(), String> {
-    if let Some(nodes) = uplink
-        .on_link
-        .iter()
-        .find(|nodes| cidr::overlap(**nodes, network))
-    {
-        return Err(format!(
-            "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
-            uplink.name
-        ));
-    }
-    let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
-    let before = claims
-        .range(..=(v6, last))
-        .next_back()
-        .map(|(_, taken)| taken);
-    if let Some(taken) = before.filter(|t| t.network.is_ipv6() == v6 && t.last >= first) {
-        return Err(format!(
-            "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
-            taken.network, taken.node
-        ));
-    }
-    claims.insert(
-        (v6, first),
-        Taken {
-            last,
-            network,
-            node: &node.name,
-        },
-    );
-    Ok(())
 }
 
 fn route(

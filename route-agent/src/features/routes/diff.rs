@@ -13,7 +13,7 @@ pub(super) fn place(route: &Route) -> Place {
 }
 
 /// The fewest changes that turn `observed` into `wanted`. A changed route is replaced in one step,
-/// so that no packet finds it missing; but never where a route of somebody else might be hit.
+/// so that no packet finds it missing; but never where a route of others might be hit.
 pub fn diff(
     observed: &BTreeSet<Route>,
     wanted: &BTreeSet<Route>,
@@ -121,7 +121,7 @@ mod tests {
         }
 
         #[test]
-        fn where_somebody_elses_route_is_nothing_is_replaced(a in routes(), b in routes()) {
+        fn where_a_route_of_others_is_nothing_is_replaced(a in routes(), b in routes()) {
             let foreign = a.iter().map(|r| Route { protocol: 4, ..r.clone() }).collect();
             let changes = diff(&a, &b, &foreign);
             let replaces = changes.iter().any(|c| matches!(c, RouteChange::Replace(_)));

@@ -7,30 +7,35 @@
 //! no pod, which would otherwise leave by the default route and come back. What goes to the pods of
 //! a Node that has gone is refused for a while (`refused`), so that its clients need not wait.
 
+mod claims;
 mod desired;
 mod diff;
 pub mod refused;
+mod services;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
-pub use desired::{Desired, METRIC, NoUplink, UNREACHABLE_METRIC, desired};
+pub use desired::{Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
 use refused::{InUse, Refused};
 
 use crate::config::Config;
 use crate::error::chain;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::health::IpFamily;
 use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL};
 use crate::report::{Report, RouteReport};
+use crate::snapshot::{ObjectName, Snapshot};
 use crate::warnings::Warning;
+use podwire_kernel::IpFamily;
 
 /// The feature.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ pub struct Routes {
 /// What the kernel holds.
 #[derive(Debug, Default)]
 struct Observed {
-    /// Routes of our protocol, of whatever table.
+    /// Routes of our protocol, in any table.
     ours: BTreeSet<Route>,
     /// Routes of others in the main table. Those to single addresses are left out: they are the
     /// pods' own and cannot get in the way of a podCIDR.
@@ -106,21 +111,45 @@ impl Routes {
         lost
     }
 
-    /// True if a route of somebody else to this destination makes a difference to ours.
+    /// True if a route of others to this destination makes a difference to ours.
     fn is_in_the_way(&self, destination: IpNetwork) -> bool {
         self.desired.wants(destination) || self.refused.concerns(destination)
     }
 
     /// Computes the desired routes again if they may have changed, or says why it cannot.
-    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), NoUplink> {
+    fn decide(
+        &mut self,
+        world: &World<'_>,
+        ours: &BTreeSet<Route>,
+        now: Instant,
+    ) -> Result<(), NoUplink> {
         if self.stale {
-            let desired = desired(world.snapshot, world.own_name(), world.uplink)?;
+            let holders = match self.started {
+                true => self.desired.holders(),
+                // Those to whom an agent before this one has left routes.
+                false => holders(ours, world.snapshot),
+            };
+            let desired = desired(&Given {
+                snapshot: world.snapshot,
+                own: world.own_name(),
+                uplink: world.uplink,
+                service_cidrs: &world.config.services.service_cidrs,
+                holders: &holders,
+            })?;
             let left = self.desired.left_by(&desired);
             self.refuse(left, world, now);
             self.desired = desired;
             self.stale = false;
         }
         Ok(())
+    }
+
+    /// True if the ClusterIP of a Service is, or was, in a podCIDR.
+    fn is_amid_pods(&self, name: &ObjectName, snapshot: &Snapshot) -> bool {
+        let service = snapshot.services.get(name);
+        let mut addresses = service.into_iter().flat_map(|service| &service.cluster_ips);
+        self.desired.services_amid_pods.contains(name)
+            || addresses.any(|address| self.desired.owner_of_address(*address).is_some())
     }
 
     /// Notes podCIDRs that have no route any more, but for those that a Node still has.
@@ -163,7 +192,7 @@ impl Routes {
                 (RouteChange::Delete(route), Ok(())) => {
                     ours.remove(route);
                 }
-                // Somebody else was faster.
+                // It went by itself.
                 (RouteChange::Delete(route), Err(error)) if error.is_not_found() => {
                     ours.remove(route);
                 }
@@ -201,10 +230,13 @@ impl Feature for Routes {
         sockets.into_iter().flatten().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
-                self.stale |= !dirty.nodes.is_empty();
+                let amid_pods = |name| self.is_amid_pods(name, world.snapshot);
+                self.stale |= !dirty.nodes.is_empty()
+                    || dirty.service_cidrs
+                    || dirty.services.iter().any(amid_pods);
                 self.stale
             }
             Event::Uplink | Event::Resync => {
@@ -218,7 +250,7 @@ impl Feature for Routes {
             }
             Event::Kernel(KernelEvent::Route { route, gone }) => {
                 if route.protocol == PROTOCOL {
-                    // What we ourselves write is not announced to us, so somebody else did that.
+                    // What we ourselves write is not announced to us, so another process did that.
                     self.observed = None;
                     return true;
                 }
@@ -245,11 +277,11 @@ impl Feature for Routes {
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         let now = Instant::now();
         self.refused.expire(now);
-        let decided = self.decide(world, now);
         let mut observed = match self.observed.take() {
             Some(observed) => observed,
             None => self.observe()?,
         };
+        let decided = self.decide(world, &observed.ours, now);
         if let Err(why) = decided {
             let mut warnings = self.desired.warnings.clone();
             warnings.extend(why.warning());
@@ -356,7 +388,7 @@ impl Feature for Routes {
     }
 }
 
-/// Tells the metrics how many routes there are.
+/// Sets the metrics of how many routes there are.
 fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
     for (family, v6) in [(IpFamily::V4, false), (IpFamily::V6, true)] {
         let of_family = ours.iter().filter(|r| r.destination.is_ipv6() == v6);
@@ -364,11 +396,25 @@ fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
     }
 }
 
+/// Who has which podCIDR, as far as routes in the kernel say it.
+fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
+    let by_address: BTreeMap<IpAddr, &Arc<str>> = snapshot
+        .nodes
+        .iter()
+        .flat_map(|(name, node)| node.internal_ips.iter().map(move |ip| (*ip, name)))
+        .collect();
+    let holder = |route: &Route| {
+        let node = by_address.get(&route.gateway?)?;
+        Some((route.destination, Arc::clone(node)))
+    };
+    ours.iter().filter_map(holder).collect()
+}
+
 fn on_link<'a>(world: &World<'a>) -> &'a [IpNetwork] {
     world.uplink.map_or(&[], |uplink| &uplink.on_link)
 }
 
-/// PodCIDRs to which an agent before this one has left a route, and that nobody has any more: their
+/// PodCIDRs to which an agent before this one has left a route, and that no Node has any more: their
 /// Nodes went meanwhile.
 fn forgotten(ours: &BTreeSet<Route>, desired: &Desired) -> Vec<(IpNetwork, String)> {
     ours.iter()
@@ -383,7 +429,7 @@ fn is_foreign(route: &Route) -> bool {
     route.protocol != PROTOCOL && route.table == TABLE_MAIN && route.destination.prefix() < single
 }
 
-/// IPv6 shows an unreachable route on the loopback; nobody asked for that.
+/// IPv6 shows an unreachable route on the loopback, where it was not put.
 fn comparable(mut route: Route) -> Route {
     if route.kind == RouteKind::Unreachable {
         route.link = None;

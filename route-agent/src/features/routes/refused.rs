@@ -3,7 +3,7 @@
 //! In: podCIDRs that had a route of ours and have none any more. Out: the table `inet
 //! podwire-refused`, which exists only while there is such a podCIDR. What must hold: a podCIDR
 //! that a Node has is never refused, whether there is a route to it or not, nor anything that
-//! overlaps one, a network of the uplink, or a smaller network that somebody else has a route to;
+//! overlaps one, a network of the uplink, or a smaller network that others have a route to;
 //! nothing is refused for longer than [`KEPT`], and little longer if no agent is there; an agent
 //! that starts goes on with what it finds.
 //!
@@ -12,13 +12,13 @@
 //! (`docs/decisions/0014-deleted-nodes.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Event as KernelEvent;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comment, Element, Family, Field, Hook, KeyBuf, Reject, Rule, Set, Table,
+    Chain, ChainType, Comment, Element, Family, Field, Hook, KeyReader, Reject, Rule, Set, Table,
     priority,
 };
 use podwire_kernel::route::Route;
@@ -83,7 +83,7 @@ impl Refused {
         self.networks.values().map(|gone| gone.until).min()
     }
 
-    /// True if somebody else touched the table.
+    /// True if another process touched the table.
     pub fn is_touched_by(&mut self, event: &KernelEvent) -> bool {
         let touched = self.table.is_touched_by(event);
         self.absent &= !touched;
@@ -107,7 +107,7 @@ impl Refused {
         });
     }
 
-    /// Notes podCIDRs that nobody has any more, with whose they were.
+    /// Notes podCIDRs that no Node has any more, with whose they were.
     pub fn add(&mut self, left: Vec<(IpNetwork, String)>, now: Instant) {
         for (network, owner) in left {
             tracing::info!(%network, %owner, "gone; packets to its pods are refused for a while");
@@ -122,7 +122,7 @@ impl Refused {
         refused.any(|other| cidr::overlap(*other, network))
     }
 
-    /// Makes the kernel refuse these podCIDRs, but for what somebody has; returns how many changes
+    /// Makes the kernel refuse these podCIDRs, but for what is in use; returns how many changes
     /// that took.
     pub fn keep(&mut self, in_use: &InUse<'_>) -> Result<u64, KeepError> {
         if !self.adopted {
@@ -185,7 +185,7 @@ fn insert(networks: &mut BTreeMap<IpNetwork, Gone>, network: IpNetwork, gone: Go
     }
 }
 
-/// What somebody has.
+/// What is in use.
 #[derive(Debug)]
 pub struct InUse<'a> {
     /// All Nodes, ours as well.
@@ -199,10 +199,10 @@ pub struct InUse<'a> {
 }
 
 impl InUse<'_> {
-    /// True if some of this network is somebody's.
+    /// True if some of this network is in use.
     fn has(&self, network: IpNetwork) -> bool {
         let overlaps = |other: &IpNetwork| cidr::overlap(*other, network);
-        // A wider route of somebody else, the default route for one, says nothing.
+        // A wider route of others, such as the default route, says nothing.
         let within = |route: &Route| {
             route.destination.prefix() >= network.prefix() && overlaps(&route.destination)
         };
@@ -230,14 +230,8 @@ fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
         let set = of_family.fold(
             Set::of(&[field]).with_intervals().with_timeouts(),
             |set, (network, gone)| {
-                let first = KeyBuf::new().address(network.network()).finish();
-                let last = KeyBuf::new().address(network.broadcast()).finish();
-                let mut element = Element::member().comment(&gone.owner).timeout(FORGOTTEN);
-                // The kernel shows a range of one as a single key.
-                if first != last {
-                    element = element.up_to(last);
-                }
-                set.with_element(first, element)
+                let element = Element::member().comment(&gone.owner);
+                set.with_network(*network, element.timeout(FORGOTTEN))
             },
         );
         table = table.with_set(name, set);
@@ -284,26 +278,25 @@ fn refuse() -> Chain {
 pub fn networks_of(table: &Table) -> Vec<(IpNetwork, String, Duration)> {
     let sets = SETS
         .into_iter()
-        .filter_map(|(name, ..)| table.sets.get(name));
-    sets.flat_map(|set| &set.elements)
-        .filter_map(|(first, element)| {
+        .filter_map(|(name, family, _)| Some((family, table.sets.get(name)?)));
+    sets.flat_map(|(family, set)| set.elements.iter().map(move |element| (family, element)))
+        .filter_map(|(family, (first, element))| {
             let last = element.key_end.as_ref().unwrap_or(first);
             let owner = element.comment.as_ref().map_or("", Comment::as_str);
             let left = element.expires.unwrap_or(FORGOTTEN);
             let left = left.saturating_sub(FORGOTTEN - KEPT);
-            Some((network(first, last)?, owner.to_owned(), left))
+            Some((network(family, first, last)?, owner.to_owned(), left))
         })
         .collect()
 }
 
 /// The network from its first to its last address.
-fn network(first: &[u8], last: &[u8]) -> Option<IpNetwork> {
-    let address = |bytes: &[u8]| -> Option<IpAddr> {
-        <[u8; 4]>::try_from(bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-            .ok()
+fn network(family: Family, first: &[u8], last: &[u8]) -> Option<IpNetwork> {
+    let family = match family {
+        Family::Ip6 => IpFamily::V6,
+        _ => IpFamily::V4,
     };
+    let address = |bytes| KeyReader::new(bytes).address(family);
     let (first, last) = (address(first)?, address(last)?);
     let bits = if first.is_ipv6() { 128 } else { 32 };
     let differing = 128 - (cidr::number(first) ^ cidr::number(last)).leading_zeros();
@@ -337,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_is_never_refused() {
+    fn what_is_in_use_is_never_refused() {
         let route = |network: &str| Route::to(network.parse().unwrap());
         let mut desired = Desired::default();
         let wanted = crate::features::routes::desired::Wanted {

@@ -51,9 +51,24 @@ fn uplink() -> Uplink {
     }
 }
 
+/// What follows from these on the Node `worker`.
+fn of(
+    snapshot: &Snapshot,
+    uplink: Option<&Uplink>,
+    holders: &Holders,
+) -> Result<Desired, NoUplink> {
+    desired(&Given {
+        snapshot,
+        own: &Arc::from("worker"),
+        uplink,
+        service_cidrs: &[],
+        holders,
+    })
+}
+
 /// Routes as `destination via gateway`, and warnings as `object: text`.
 fn plan(nodes: impl IntoIterator<Item = Node>) -> (Vec<String>, Vec<String>) {
-    let desired = desired(&snapshot(nodes), &Arc::from("worker"), Some(&uplink())).unwrap();
+    let desired = of(&snapshot(nodes), Some(&uplink()), &Holders::new()).unwrap();
     let routes = desired
         .routes
         .values()
@@ -122,7 +137,7 @@ fn routes_have_one_metric_until_there_are_more_than_256() {
     };
     let own = node("worker", &["172.18.0.2"], &["10.10.4.64/26"]);
     let nodes = (0..2000).filter(|n| *n != 17).map(peer).chain([own]);
-    let desired = desired(&snapshot(nodes), &Arc::from("worker"), Some(&uplink())).unwrap();
+    let desired = of(&snapshot(nodes), Some(&uplink()), &Holders::new()).unwrap();
     let mut routes_by_metric = std::collections::BTreeMap::new();
     for wanted in desired.routes.values() {
         *routes_by_metric.entry(wanted.route.metric).or_insert(0) += 1;
@@ -165,6 +180,7 @@ fn a_malformed_field_is_named_and_the_rest_of_the_node_is_used() {
         field: "spec.podCIDRs",
         value: "10.10.5.1/24".into(),
         reason: "has host bits set",
+        taken: None,
     });
     let (routes, warnings) = plan([own(), bad]);
     assert_eq!(routes.len(), 2);
@@ -209,29 +225,93 @@ fn a_peer_with_our_own_address_is_named() {
 
 #[test]
 fn without_an_uplink_that_works_nothing_is_said_about_routes() {
-    let (nodes, own) = (snapshot([own()]), Arc::from("worker"));
-    assert_eq!(desired(&nodes, &own, None), Err(NoUplink::NotFound));
+    let nodes = snapshot([own()]);
+    let with = |uplink: Option<&Uplink>| of(&nodes, uplink, &Holders::new()).unwrap_err();
+    assert_eq!(with(None), NoUplink::NotFound);
+    let down = Uplink {
+        up: false,
+        ..uplink()
+    };
+    let bare = Uplink {
+        on_link: Vec::new(),
+        ..uplink()
+    };
+    for unusable in [down, bare] {
+        let why = with(Some(&unusable)).warning().unwrap();
+        assert_eq!(why.object, "uplink eth0");
+    }
+}
+
+#[test]
+fn a_node_of_no_age_keeps_the_pod_cidr_that_it_has() {
+    // By name the newcomer would come first.
+    let has = node("b", &["172.18.0.4"], &["10.10.2.0/24"]);
+    let aged = Node {
+        created: Some(5),
+        ..has.clone()
+    };
+    let wider = node("a", &["172.18.0.5"], &["10.10.0.0/16"]);
+    let same = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
+    let part = node("a", &["172.18.0.5"], &["10.10.2.128/25"]);
+    // One that has a podCIDR of its own has no claim to another.
+    let both = node("a", &["172.18.0.5"], &["10.10.7.0/24", "10.10.2.0/24"]);
+    let young = Node {
+        created: Some(9),
+        ..same.clone()
+    };
+    let holders = Holders::from([
+        ("10.10.2.0/24".parse().unwrap(), Arc::from("b")),
+        ("10.10.7.0/24".parse().unwrap(), Arc::from("a")),
+    ]);
+    for has in [has, aged] {
+        for newcomer in [&wider, &same, &part, &both, &young] {
+            let all = snapshot([own(), has.clone(), newcomer.clone()]);
+            let desired = of(&all, Some(&uplink()), &holders).unwrap();
+            let owner = desired.owner("10.10.2.0/24".parse().unwrap());
+            assert_eq!(owner.map(|name| &**name), Some("b"), "{newcomer:?}");
+            let named = |warning: &Warning| warning.object == "Node a";
+            assert_eq!(desired.warnings.iter().filter(|w| named(w)).count(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_pod_cidr_over_the_addresses_of_services_is_named_and_routed() {
+    use crate::snapshot::{Service, ServiceCidr};
+    let mut all = snapshot([own(), node("b", &["172.18.0.4"], &["10.200.0.0/16"])]);
+    let name = ObjectName {
+        namespace: "shop".into(),
+        name: "web".into(),
+    };
+    let web = Service {
+        cluster_ips: ["10.200.1.63".parse().unwrap()].into(),
+        ..Service::named(name.clone())
+    };
+    all.services.insert(name.clone(), web);
+    let desired = of(&all, Some(&uplink()), &Holders::new()).unwrap();
+    assert_eq!(desired.warnings.len(), 1, "{:?}", desired.warnings);
+    let text = &desired.warnings[0].text;
     assert!(
-        desired(
-            &nodes,
-            &own,
-            Some(&Uplink {
-                up: false,
-                ..uplink()
-            })
-        )
-        .is_err()
+        text.starts_with(
+            "podCIDR 10.200.0.0/16 contains 10.200.1.63, the ClusterIP of Service shop/web"
+        ),
+        "{text}"
     );
+    assert!(desired.services_amid_pods.contains(&name));
+    assert_eq!(desired.routes.len(), 2);
+
+    let network = ServiceCidr {
+        name: "kubernetes".into(),
+        cidrs: vec!["10.200.0.0/20".parse().unwrap()],
+        invalid: Vec::new(),
+    };
+    all.service_cidrs.insert(network.name.clone(), network);
+    let desired = of(&all, Some(&uplink()), &Holders::new()).unwrap();
+    assert_eq!(desired.warnings.len(), 1, "{:?}", desired.warnings);
+    let text = &desired.warnings[0].text;
     assert!(
-        desired(
-            &nodes,
-            &own,
-            Some(&Uplink {
-                on_link: Vec::new(),
-                ..uplink()
-            })
-        )
-        .is_err()
+        text.contains("overlaps 10.200.0.0/20, the Service network"),
+        "{text}"
     );
 }
 
@@ -266,11 +346,7 @@ impl Machine {
                 .unwrap();
         }
         let config = test_config(&["--node-name=worker", "--uplink=eth0"]);
-        let uplink = Finder::open()
-            .unwrap()
-            .find(Some("eth0"), &[])
-            .unwrap()
-            .unwrap();
+        let uplink = Finder::open().unwrap().find(Some("eth0"), &[]).unwrap();
         Self {
             socket,
             routes: Routes::open().unwrap(),
@@ -295,9 +371,9 @@ impl Machine {
         (world, &mut self.routes, warn)
     }
 
-    fn heed(&mut self, event: &Event<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>) -> bool {
         let (world, routes, _) = self.parts();
-        routes.heed(event, &world)
+        routes.notice(event, &world)
     }
 
     fn synced(&mut self) -> Synced {
@@ -317,7 +393,7 @@ impl Machine {
     fn change(&mut self, change: Change) -> u64 {
         let mut dirty = Dirty::default();
         self.snapshot.apply(change, &mut dirty);
-        assert!(self.heed(&Event::Objects(&dirty)));
+        assert!(self.notice(&Event::Objects(&dirty)));
         self.sync()
     }
 
@@ -365,6 +441,18 @@ fn a_restart_over_the_right_routes_writes_nothing() {
     assert!(machine.warnings.is_empty(), "{:?}", machine.warnings);
     machine.routes = Routes::open().unwrap();
     assert_eq!(machine.sync(), 0);
+}
+
+#[test]
+fn who_has_a_pod_cidr_keeps_it_over_a_restart() {
+    let mut machine = Machine::new();
+    machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
+    machine.routes = Routes::open().unwrap();
+    // By name it would come first.
+    let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
+    assert_eq!(machine.set(newcomer), 0);
+    let kept = "10.10.2.0/24 via 172.18.0.4".to_owned();
+    assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
 }
 
 #[test]
@@ -465,7 +553,7 @@ fn routes_of_others_are_never_touched() {
 }
 
 #[test]
-fn a_route_that_somebody_deletes_or_adds_is_put_right() {
+fn a_route_that_others_delete_or_add_is_put_right() {
     let mut machine = Machine::new();
     machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
     let ours = Route {
@@ -481,12 +569,12 @@ fn a_route_that_somebody_deletes_or_adds_is_put_right() {
     };
     machine.socket.delete_route(&ours).unwrap();
     machine.socket.add_route(&stray).unwrap();
-    assert_eq!(machine.sync(), 0, "nobody has told the feature yet");
+    assert_eq!(machine.sync(), 0, "the feature does not know yet");
     let gone = KernelEvent::Route {
         route: ours,
         gone: true,
     };
-    assert!(machine.heed(&Event::Kernel(&gone)));
+    assert!(machine.notice(&Event::Kernel(&gone)));
     assert_eq!(machine.sync(), 2);
     assert_eq!(
         machine.kernel(),
@@ -511,7 +599,7 @@ fn one_node_that_the_kernel_refuses_stops_no_other_and_is_tried_again() {
             .snapshot
             .apply(Change::Set(Object::Node(node)), &mut dirty);
     }
-    machine.heed(&Event::Objects(&dirty));
+    machine.notice(&Event::Objects(&dirty));
     assert!(machine.synced().again);
     assert_eq!(machine.synced().writes, 1, "only the bad one");
     let bad = machine
@@ -523,7 +611,7 @@ fn one_node_that_the_kernel_refuses_stops_no_other_and_is_tried_again() {
 }
 
 /// What this thread has worked since it began, in the kernel as well. On an idle machine it is the
-/// time that passes; on a busy one it still tells what the work costs.
+/// time that passes; on a busy one it still shows what the work costs.
 fn worked() -> Duration {
     nix::time::clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
         .unwrap()
@@ -546,7 +634,7 @@ fn five_thousand_nodes_are_routed_in_150_milliseconds_and_one_change_is_one_writ
     };
     let nodes = (0..5000).map(peer).map(|node| (node.name.clone(), node));
     machine.snapshot.nodes.extend(nodes);
-    machine.heed(&Event::Resync);
+    machine.notice(&Event::Resync);
     let start = (Instant::now(), worked());
     assert_eq!(machine.sync(), 5001);
     let took = worked() - start.1;

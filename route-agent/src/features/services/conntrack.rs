@@ -105,7 +105,7 @@ fn note(family: IpFamily, deleted: usize, start: Instant, metrics: &ProxyMetrics
             "forgot UDP connections to endpoints that are gone"
         );
     }
-    metrics.conntrack_cleaned(family.into(), deleted as u64, start.elapsed());
+    metrics.conntrack_cleaned(family, deleted as u64, start.elapsed());
 }
 
 fn sweep(

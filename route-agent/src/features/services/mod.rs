@@ -98,7 +98,7 @@ impl Services {
         networks: bool,
     ) -> Result<Done, SyncError> {
         let table = &mut self.tables[index];
-        let label = table.family().into();
+        let label = table.family();
         let (start, now) = (Instant::now(), Moment::now());
         let outcome = table.sync(&mut self.socket, view(world), dirty, networks, start);
         match outcome {
@@ -230,7 +230,7 @@ impl Feature for Services {
         self.socket.port().into_iter().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         if !world.config.services.enabled {
             return matches!(event, Event::Resync);
         }
@@ -244,7 +244,7 @@ impl Feature for Services {
                 if self.dirty.len() > before {
                     let now = Moment::now();
                     for family in IpFamily::ALL {
-                        world.metrics.proxy.queued(family.into(), now);
+                        world.metrics.proxy.queued(family, now);
                     }
                 }
                 networks || self.dirty.len() > before
@@ -336,6 +336,10 @@ impl Feature for Services {
         true
     }
 
+    fn programs_services(&self) -> bool {
+        true
+    }
+
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
         if !world.config.services.enabled {
             report.differences.extend(self.left_over());
@@ -354,15 +358,6 @@ impl Feature for Services {
             removed.push(format!("table {family} {TABLE}"));
         }
         Ok(removed)
-    }
-}
-
-impl From<IpFamily> for crate::health::IpFamily {
-    fn from(family: IpFamily) -> Self {
-        match family {
-            IpFamily::V4 => Self::V4,
-            IpFamily::V6 => Self::V6,
-        }
     }
 }
 

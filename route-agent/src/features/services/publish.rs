@@ -61,7 +61,7 @@ impl Publisher {
                 .slices_of(name)
                 .filter_map(|slice| slice.last_change);
             if let Some(newest) = times.filter(|time| *time > self.since).max() {
-                world.metrics.proxy.programmed(family.into(), newest, now);
+                world.metrics.proxy.programmed(family, newest, now);
             }
         }
     }
@@ -85,7 +85,7 @@ impl Publisher {
             let sets = &self.without_local[table.family() as usize];
             let policies = [LocalPolicy::Internal, LocalPolicy::External];
             for (policy, set) in policies.into_iter().zip(sets) {
-                let family = table.family().into();
+                let family = table.family();
                 world
                     .metrics
                     .proxy

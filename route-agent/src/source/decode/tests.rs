@@ -27,6 +27,82 @@ fn several_yaml_documents_are_read_in_order() {
 }
 
 #[test]
+fn what_only_an_api_server_completes_is_noted() {
+    let service = |spec: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {spec}\n")
+    };
+    for spec in [
+        "{}",
+        "{clusterIP: \"\"}",
+        "{clusterIPs: [\"\"]}",
+        "{type: NodePort}",
+    ] {
+        let contents = read(&service(spec));
+        assert_eq!(keys(&contents), ["Service default/web"]);
+        assert_eq!(contents.notes.len(), 1, "{spec}");
+        assert!(contents.notes[0].contains("has no spec.clusterIP"));
+    }
+    for spec in [
+        "{clusterIP: None}",
+        "{clusterIPs: [10.0.0.1]}",
+        "{type: ExternalName}",
+    ] {
+        assert_eq!(read(&service(spec)).notes, [""; 0], "{spec}");
+    }
+    let foreign = service("{}").replace(
+        "web}",
+        "web, labels: {service.kubernetes.io/headless: \"\"}}",
+    );
+    assert_eq!(read(&foreign).notes, [""; 0]);
+}
+
+#[test]
+fn endpoints_of_the_old_kind_are_noted_once_however_they_come() {
+    let yaml = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: a}\n---\n\
+        apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Endpoints}]\n";
+    let json = r#"{"apiVersion": "v1", "kind": "EndpointsList", "items": [{}, {}]}"#;
+    for text in [yaml, json] {
+        let contents = read(text);
+        assert_eq!(contents.notes.len(), 1, "{text}");
+        assert!(
+            contents.notes[0].contains("Endpoints (2)"),
+            "{:?}",
+            contents.notes
+        );
+        assert!(contents.problems.is_empty() && contents.objects.is_empty());
+    }
+}
+
+#[test]
+fn of_a_value_without_end_little_is_kept() {
+    let long = "x".repeat(500_000);
+    let node = |name: &str, rest: &str| {
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n{rest}\n")
+    };
+    let mut names = Names::default();
+    for text in [
+        node(&long, ""),
+        node(&long, "spec: [1]"),
+        node("a", &format!("spec: {long}")),
+        node("a", &format!("spec: {{podCIDR: {long}}}")),
+        node("a", &format!("spec: {{podCIDRs: {long}}}")),
+        format!("{long}\n"),
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Node", "metadata": {{"name": "a"}}, "spec": "{long}"}}"#
+        ),
+    ] {
+        let contents = decode(text.as_bytes(), &mut names).unwrap();
+        let said: usize = contents.problems.iter().map(String::capacity).sum();
+        assert!(said < 1000, "{said}");
+        for object in &contents.objects {
+            let length = format!("{object:?}").len();
+            assert!(length < 1000, "{length}");
+        }
+    }
+    assert!(names.longest() <= 4200);
+}
+
+#[test]
 fn a_document_may_begin_on_the_line_of_its_marker() {
     let contents = read("--- {apiVersion: v1, kind: Node, metadata: {name: a}}\n--- {kind: 1}\n");
     assert_eq!(keys(&contents), ["Node a"]);

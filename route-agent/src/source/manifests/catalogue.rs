@@ -30,6 +30,8 @@ struct File {
     /// Sorted.
     keys: Box<[Key]>,
     problems: Vec<String>,
+    /// Of the contents that count.
+    notes: Vec<String>,
 }
 
 /// What follows from a changed file.
@@ -54,6 +56,7 @@ impl Catalogue {
             self.files.insert(path, file);
             return Outcome::default();
         }
+        file.notes = contents.notes;
         let mut outcome = Outcome::default();
         let mut keys: BTreeSet<Key> = BTreeSet::new();
         for object in contents.objects {
@@ -119,12 +122,13 @@ impl Catalogue {
         for (path, file) in &self.files {
             let object = format!("file {}", path.display());
             let suffix = if file.keys.is_empty() {
-                "mend the file"
+                "fix the file"
             } else {
-                "its last good state is kept; mend the file"
+                "its last good state is kept; fix the file"
             };
             let problems = file.problems.iter();
             all.extend(problems.map(|text| Warning::new(&object, format!("{text}; {suffix}"))));
+            all.extend(file.notes.iter().map(|text| Warning::new(&object, text)));
         }
         for (key, files) in &self.shared {
             let mut files = files.iter().map(|path| path.display().to_string());

@@ -1,28 +1,27 @@
-//! The manifests-directory source: ordinary Kubernetes manifests in one directory, watched.
+//! The manifests-directory source: Kubernetes manifests in one directory, watched.
 //!
 //! In: `*.yaml`, `*.yml` and `*.json` of the directory, no sub-directories, no hidden files. Out:
-//! changes for the snapshot. A file counts when its writer closes it or renames it in, so that a
-//! half-written file is not seen; one that goes is waited for a moment, because editors rename a
-//! file away before they write it anew. A directory that is a mounted ConfigMap works as well:
-//! its `..data` link is what changes.
+//! changes for the snapshot. A file that goes is waited for a moment, because editors rename a file
+//! away before they write it again. A directory that is a mounted ConfigMap works as well: its
+//! `..data` link is what changes.
 
 mod catalogue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, BufReader};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
-use notify::{RecursiveMode, Watcher};
+use nix::libc;
 
+use crate::directory::{News, PAUSE, Watch};
 use crate::input::Input;
-use crate::source::decode::decode;
+use crate::source::decode::{Contents, decode};
 use crate::source::manifests::catalogue::{Catalogue, Outcome};
 use crate::source::objects::Names;
 use crate::warnings::Warning;
@@ -31,16 +30,14 @@ use crate::warnings::Warning;
 /// file away writes the new one within a few milliseconds.
 const AWAY: Duration = Duration::from_millis(50);
 
-/// How often the directory is looked for, or read if it cannot be watched.
-const POLL: Duration = Duration::from_secs(1);
-
-/// A larger file is refused: it is no manifest.
+/// A larger file is refused: it is not a manifest.
 const LARGEST: u64 = 256 << 20;
+const TOO_LARGE: &str = "it is larger than 256 MiB";
 
-/// What tells one state of a file from another without reading it.
+/// What sets one state of a file apart from another without reading it.
 type Stamp = (SystemTime, u64, u64);
 
-/// Runs the source until nobody listens any more. To be called on a thread of its own.
+/// Runs the source until the loop has ended. To be called on a thread of its own.
 pub fn run(directory: &Path, output: &Sender<Input>) {
     let mut source = Manifests {
         directory: directory.to_owned(),
@@ -56,7 +53,7 @@ pub fn run(directory: &Path, output: &Sender<Input>) {
     while source.watch_until_lost().is_ok() {}
 }
 
-/// Nobody listens any more.
+/// The loop has ended.
 struct Closed;
 
 struct Manifests<'a> {
@@ -76,19 +73,14 @@ struct Manifests<'a> {
 impl Manifests<'_> {
     /// Reads the directory and follows it until the watch or the directory is lost.
     fn watch_until_lost(&mut self) -> Result<(), Closed> {
-        let (sender, events) = mpsc::channel();
-        let watcher = notify::recommended_watcher(sender).and_then(|mut watcher| {
-            watcher
-                .watch(&self.directory, RecursiveMode::NonRecursive)
-                .map(|()| watcher)
-        });
         // The watch comes first, so that nothing is missed between the reading and the watching.
+        let watch = Watch::open(&self.directory);
         let found = self.rescan()?;
-        match watcher {
-            Ok(_watcher) if found => {
+        match watch {
+            Ok(watch) if found => {
                 self.trouble = None;
                 self.send_warnings()?;
-                self.follow(&events)
+                self.follow(&watch)
             }
             Ok(_) => self.poll(),
             Err(error) => {
@@ -105,86 +97,43 @@ impl Manifests<'_> {
 
     fn poll(&mut self) -> Result<(), Closed> {
         self.send_warnings()?;
-        std::thread::sleep(POLL);
+        std::thread::sleep(PAUSE);
         Ok(())
     }
 
-    fn follow(&mut self, events: &Receiver<notify::Result<notify::Event>>) -> Result<(), Closed> {
-        loop {
-            let pause = self
-                .away
-                .values()
-                .min()
-                .map_or(Duration::from_secs(3600), |due| {
-                    due.saturating_duration_since(Instant::now())
-                });
-            match events.recv_timeout(pause) {
-                Ok(first) => {
-                    let mut written = BTreeSet::new();
-                    for event in std::iter::once(first).chain(events.try_iter()) {
-                        if !self.note(event, &mut written) {
-                            // The directory itself changed: start anew.
-                            return Ok(());
-                        }
-                    }
-                    self.read_all(written)?;
+    fn follow(&mut self, watch: &Watch) -> Result<(), Closed> {
+        while let Ok(news) = watch.next(self.away.values().min().copied()) {
+            let mut written = BTreeSet::new();
+            for one in news {
+                let (News::Written(path) | News::Gone(path)) = &one;
+                if path.file_name() == Some(OsStr::new("..data")) {
+                    // A mounted ConfigMap: all files are others now.
+                    return Ok(());
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                if is_manifest(path) {
+                    self.note(one, &mut written);
+                }
             }
+            self.read_all(written)?;
             self.believe_gone(Instant::now())?;
             if self.away.is_empty() {
                 self.send_warnings()?;
             }
         }
+        Ok(())
     }
 
-    /// Notes an event; false if everything must be read again.
-    fn note(
-        &mut self,
-        event: notify::Result<notify::Event>,
-        written: &mut BTreeSet<PathBuf>,
-    ) -> bool {
-        let Ok(event) = event else { return false };
-        if event.need_rescan() {
-            return false;
-        }
-        for path in event.paths {
-            if path == self.directory {
-                if matches!(
-                    event.kind,
-                    EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-                ) {
-                    return false;
-                }
-                continue;
+    fn note(&mut self, news: News, written: &mut BTreeSet<PathBuf>) {
+        match news {
+            News::Written(path) => {
+                self.away.remove(&path);
+                written.insert(path);
             }
-            if path.file_name() == Some(OsStr::new("..data")) {
-                return false;
-            }
-            if !is_manifest(&path) {
-                continue;
-            }
-            match event.kind {
-                EventKind::Access(AccessKind::Close(AccessMode::Write))
-                | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
-                    self.away.remove(&path);
-                    written.insert(path);
-                }
-                // An ordinary file that was just created is closed by its writer later. Links are
-                // complete when they appear.
-                EventKind::Create(_) if is_link(&path) => {
-                    self.away.remove(&path);
-                    written.insert(path);
-                }
-                EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => {
-                    written.remove(&path);
-                    self.away.insert(path, Instant::now() + AWAY);
-                }
-                _ => {}
+            News::Gone(path) => {
+                written.remove(&path);
+                self.away.insert(path, Instant::now() + AWAY);
             }
         }
-        true
     }
 
     /// Takes out the objects of files that have been away for long enough.
@@ -213,7 +162,7 @@ impl Manifests<'_> {
             Ok(paths) => paths,
             Err(error) => {
                 self.trouble = Some(format!(
-                    "cannot be read ({error}); what was read before is kept; create it or mend \
+                    "cannot be read ({error}); what was read before is kept; create it or fix \
                      --manifests"
                 ));
                 return Ok(false);
@@ -259,7 +208,7 @@ impl Manifests<'_> {
 
     fn read(&mut self, path: &Path) -> Result<BTreeSet<Arc<Path>>, Closed> {
         let before = stamp(path);
-        match open(path).and_then(|file| decode(BufReader::new(file), &mut self.names)) {
+        match load(path, &mut self.names) {
             // `> file` and then a second write: the moment between them must not remove anything.
             Ok(_) if before.is_some_and(|(_, length, _)| length == 0) => {
                 if !self.catalogue.has_objects(path) {
@@ -325,7 +274,7 @@ impl Manifests<'_> {
     }
 }
 
-/// Manifests by their name; editors' temporary and hidden files are none.
+/// Manifests by their name; editors' temporary and hidden files are not.
 fn is_manifest(path: &Path) -> bool {
     let name = path
         .file_name()
@@ -333,11 +282,6 @@ fn is_manifest(path: &Path) -> bool {
         .unwrap_or_default();
     let extension = path.extension().and_then(OsStr::to_str);
     !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
-}
-
-fn is_link(path: &Path) -> bool {
-    fs::symlink_metadata(path)
-        .is_ok_and(|metadata| metadata.file_type().is_symlink() || metadata.nlink() > 1)
 }
 
 fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
@@ -356,16 +300,38 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
-/// Opens an ordinary file; a pipe or device would block.
+fn load(path: &Path, names: &mut Names) -> io::Result<Contents> {
+    // One byte more than is allowed shows that the file has grown meanwhile.
+    let mut input = BufReader::new(open(path)?.take(LARGEST + 1));
+    let contents = decode(&mut input, names)?;
+    match input.get_ref().limit() {
+        0 => Err(io::Error::other(TOO_LARGE)),
+        _ => Ok(contents),
+    }
+}
+
+/// Opens a regular file; a pipe or device would block.
 fn open(path: &Path) -> io::Result<fs::File> {
-    let metadata = fs::metadata(path)?;
+    // Before it is opened too: with some devices that alone does something.
+    check(&fs::metadata(path)?)?;
+    // A pipe may have taken its place by now. For regular files the flags mean nothing.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn check(metadata: &fs::Metadata) -> io::Result<()> {
     if !metadata.is_file() {
-        return Err(io::Error::other("it is no ordinary file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     if metadata.len() > LARGEST {
-        return Err(io::Error::other("it is larger than 256 MiB"));
+        return Err(io::Error::other(TOO_LARGE));
     }
-    fs::File::open(path)
+    Ok(())
 }
 
 #[cfg(test)]

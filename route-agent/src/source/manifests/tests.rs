@@ -1,4 +1,5 @@
 use std::os::unix::fs::symlink;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use tempfile::TempDir;
@@ -66,9 +67,9 @@ impl Watched {
             match input {
                 Input::Changes(changes) => {
                     let mut dirty = Dirty::default();
-                    changes
-                        .into_iter()
-                        .for_each(|change| self.snapshot.apply(change, &mut dirty));
+                    for change in changes {
+                        self.snapshot.apply(change, &mut dirty);
+                    }
                 }
                 Input::Listed => self.listed = true,
                 Input::SourceWarnings(now) => self.warnings = now,
@@ -233,6 +234,47 @@ fn a_pipe_among_the_files_does_not_block() {
     let mut watched = Watched::on(directory);
     watched.until("the list", |now| now.listed && now.warnings.len() == 1);
     assert_eq!(watched.nodes().len(), 1);
+}
+
+#[test]
+fn a_pipe_that_takes_the_place_of_a_file_while_it_is_opened_does_not_block() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&path("pipe"), mode).unwrap();
+    fs::write(path("a.yaml"), "").unwrap();
+    let (one, other) = (path("pipe"), path("a.yaml"));
+    let (done, opened) = mpsc::channel();
+    let opener = {
+        let path = other.clone();
+        move || {
+            for _ in 0..20_000 {
+                let _ = open(&path);
+            }
+            done.send(()).unwrap();
+        }
+    };
+    thread::spawn(opener);
+    let start = Instant::now();
+    while opened.try_recv().is_err() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "it waits for a writer of the pipe"
+        );
+        let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+        let here = nix::fcntl::AT_FDCWD;
+        nix::fcntl::renameat2(here, &one, here, &other, exchange).unwrap();
+    }
+}
+
+#[test]
+fn a_link_to_a_device_is_named_and_not_read() {
+    let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
+    symlink("/dev/zero", watched.path("zero.yaml")).unwrap();
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    assert!(watched.warnings[0].text.contains("not a regular file"));
+    watched.write("b.yaml", &node("b", "10.0.0.2"));
+    watched.until("the next file", |now| now.nodes().len() == 2);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! Scalars are read leniently ([`Text`], [`Number`], [`Flag`]): the API server guarantees their
 //! types, a hand-written manifest does not.
 
+mod lenient;
 mod node;
 mod scalar;
 mod service;
@@ -27,9 +28,12 @@ pub use service::{Service, ServiceSpec, ServiceStatus};
 pub use service_cidr::{ServiceCidr, ServiceCidrSpec};
 pub use slice::EndpointSlice;
 
+use crate::clock::milliseconds;
 use crate::snapshot::{Invalid, ObjectName, Protocol};
+use crate::source::objects::lenient::Read;
+use crate::text;
 
-/// Services and EndpointSlices with one of these labels belong to somebody else, or to nobody.
+/// Services and EndpointSlices with one of these labels belong to another proxy, or to none.
 pub const FOREIGN_LABELS: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
     "service.kubernetes.io/headless",
@@ -71,29 +75,50 @@ impl Metadata {
     fn created(&self) -> Option<u64> {
         self.creation_timestamp
             .get()
-            .and_then(timestamp)
+            .and_then(milliseconds)
             .map(|milliseconds| milliseconds / 1000)
     }
 
     fn object_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
+        let namespace = self.namespace.get().unwrap_or("default");
         Ok(ObjectName {
-            namespace: names.get(self.namespace.get().unwrap_or("default")),
+            namespace: names.get(possible(namespace)?),
             name: self.cluster_name(names)?,
         })
     }
 
     fn cluster_name(&self, names: &mut Names) -> Result<Arc<str>, Unnamed> {
         match self.name.get() {
-            Some(name) if !name.is_empty() => Ok(names.get(name)),
-            _ => Err(Unnamed),
+            Some(name) if !name.is_empty() => Ok(names.get(possible(name)?)),
+            _ => Err(Unnamed::Missing),
         }
     }
 }
 
-/// An object without `metadata.name` cannot be kept apart from others.
+/// The longest name that Kubernetes allows, in bytes.
+const LONGEST_NAME: usize = 253;
+
+/// The name, if the API server could have let it pass: it is used in comments, logs and metrics.
+pub fn possible(name: &str) -> Result<&str, Unnamed> {
+    match name.len() <= LONGEST_NAME && !name.contains(text::is_unprintable) {
+        true => Ok(name),
+        false => Err(Unnamed::Impossible),
+    }
+}
+
+/// Why an object cannot be kept apart from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("has no metadata.name; give it one")]
-pub struct Unnamed;
+pub enum Unnamed {
+    /// It has no name.
+    #[error("has no metadata.name; give it one")]
+    Missing,
+    /// It has one that no object of Kubernetes can have.
+    #[error(
+        "has a metadata.name or metadata.namespace of more than {LONGEST_NAME} characters or with \
+         control characters; give it another"
+    )]
+    Impossible,
+}
 
 /// Strings that occur over and over (node names, namespaces, zones), kept once.
 #[derive(Debug, Default)]
@@ -116,7 +141,16 @@ impl Names {
         self.known.insert(shared.clone());
         shared
     }
+
+    /// The length of the longest string that is kept.
+    #[cfg(test)]
+    pub fn longest(&self) -> usize {
+        self.known.iter().map(|name| name.len()).max().unwrap_or(0)
+    }
 }
+
+/// A longer value helps no reader, but it would be kept and printed. In bytes.
+const LONGEST_VALUE: usize = 100;
 
 /// Collects what could not be used.
 #[derive(Debug, Default)]
@@ -125,50 +159,66 @@ struct Checker {
 }
 
 impl Checker {
-    /// Notes a bad value.
+    /// Notes a value that is left out.
     fn bad(&mut self, field: &'static str, value: impl AsRef<str>, reason: &'static str) {
-        // Nobody reads a value longer than this, but it would be kept and printed.
-        let value = value.as_ref();
-        let end = (0..=value.len().min(100))
-            .rev()
-            .find(|end| value.is_char_boundary(*end));
-        let value = Box::from(&value[..end.unwrap_or(0)]);
+        self.note(field, value.as_ref(), reason, None);
+    }
+
+    /// Notes a value that is taken as another.
+    fn taken(
+        &mut self,
+        field: &'static str,
+        value: impl AsRef<str>,
+        reason: &'static str,
+        taken: impl ToString,
+    ) {
+        let taken = Some(taken.to_string().into());
+        self.note(field, value.as_ref(), reason, taken);
+    }
+
+    fn note(
+        &mut self,
+        field: &'static str,
+        value: &str,
+        reason: &'static str,
+        taken: Option<Box<str>>,
+    ) {
+        let value = text::start(value, LONGEST_VALUE).into();
         self.invalid.push(Invalid {
             field,
             value,
             reason,
+            taken,
         });
     }
 
     fn address(&mut self, field: &'static str, text: &Text) -> Option<IpAddr> {
-        match text.get().map(str::parse) {
-            Some(Ok(address)) => Some(address),
-            _ => {
+        match text.get().and_then(lenient::address) {
+            Some(read) => Some(self.noting(field, text, read)),
+            None => {
                 self.bad(field, text.shown(), "is not an IP address");
                 None
             }
         }
     }
 
-    /// A CIDR without host bits; `clean` clears them instead of refusing.
-    fn cidr(&mut self, field: &'static str, text: &Text, clean: bool) -> Option<IpNetwork> {
-        let parsed = text
-            .get()
-            .map(str::trim)
-            .filter(|text| text.contains('/'))
-            .and_then(|text| text.parse::<IpNetwork>().ok());
-        match parsed {
-            Some(network) if network.ip() == network.network() => Some(network),
-            Some(network) if clean => IpNetwork::new(network.network(), network.prefix()).ok(),
-            Some(_) => {
-                self.bad(field, text.shown(), "has host bits set");
-                None
-            }
+    /// A CIDR; host bits are cleared.
+    fn cidr(&mut self, field: &'static str, text: &Text) -> Option<IpNetwork> {
+        match text.get().and_then(|text| lenient::network(text.trim())) {
+            Some(read) => Some(self.noting(field, text, read)),
             None => {
                 self.bad(field, text.shown(), "is not a CIDR");
                 None
             }
         }
+    }
+
+    /// The value, which is named if it was not written as it should be.
+    fn noting<T: ToString>(&mut self, field: &'static str, text: &Text, read: Read<T>) -> T {
+        if let Some(reason) = read.reason {
+            self.taken(field, text.shown(), reason, read.value.to_string());
+        }
+        read.value
     }
 
     /// A port number from 1 to 65535. Absent or 0 is `None` without complaint.
@@ -206,7 +256,7 @@ impl Checker {
             Flag::Absent => absent,
             Flag::Of(value) => *value,
             Flag::Bad(text) => {
-                self.bad(field, text, "is not true or false");
+                self.taken(field, text, "is not true or false", absent);
                 absent
             }
         }
@@ -220,74 +270,6 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Milliseconds since 1970 of an RFC 3339 time in UTC or with an offset.
-fn timestamp(text: &str) -> Option<u64> {
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let separators = [(4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")];
-    if separators
-        .iter()
-        .any(|(at, mark)| text.get(*at..at + 1) != Some(mark))
-    {
-        return None;
-    }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let in_range = (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && (0..24).contains(&hour)
-        && (0..60).contains(&minute)
-        && (0..=60).contains(&second);
-    if !in_range {
-        return None;
-    }
-    let rest = text.get(19..)?;
-    let fraction: String = rest
-        .strip_prefix('.')
-        .unwrap_or("")
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    let zone = rest.get(
-        if fraction.is_empty() {
-            0
-        } else {
-            fraction.len() + 1
-        }..,
-    )?;
-    let offset = zone_offset(zone)?;
-    let milliseconds: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    u64::try_from((seconds - offset) * 1000 + milliseconds).ok()
-}
-
-/// Seconds east of UTC of `Z`, `+02:00` and the like.
-fn zone_offset(zone: &str) -> Option<i64> {
-    if zone == "Z" || zone == "z" {
-        return Some(0);
-    }
-    let sign = match zone.get(..1)? {
-        "+" => 1,
-        "-" => -1,
-        _ => return None,
-    };
-    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-    let number = |text: &str| text.parse::<u8>().ok().map(i64::from);
-    Some(sign * (number(hours)? * 3600 + number(minutes)? * 60))
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar, counting years from March so that the leap day
-/// is the last of its year.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let day_of_year = (153 * month + 2) / 5 + day - 1;
-    365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
-        - 719_468
 }
 
 #[cfg(test)]

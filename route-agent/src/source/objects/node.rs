@@ -132,12 +132,12 @@ fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
     };
     let mut found = Vec::new();
     for text in given {
-        let Some(network) = checker.cidr(field, text, false) else {
+        let Some(network) = checker.cidr(field, text) else {
             continue;
         };
         let ip = network.ip();
         if ip.is_loopback() || ip.is_multicast() || network.prefix() == 0 {
-            checker.bad(field, text.shown(), "is no network for pods");
+            checker.bad(field, text.shown(), "is not a valid pod network");
         } else if !found.contains(&network) {
             found.push(network);
         }

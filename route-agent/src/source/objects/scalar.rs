@@ -1,10 +1,16 @@
-//! Scalars that take whatever a manifest holds and remember what could not be understood.
+//! Scalars that take anything a manifest holds and remember what could not be understood.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A string. Numbers and truth values, which YAML tells from strings by their looks, are taken as
+use crate::text::cut;
+
+/// In bytes; of the fields that are read none can be as long in Kubernetes. A longer text is cut,
+/// and marked, so that it is no valid value of anything.
+const LONGEST: usize = 4096;
+
+/// A string. Numbers and truth values, which YAML knows from strings by their looks, are taken as
 /// they are written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text(Option<Box<str>>);
@@ -105,16 +111,12 @@ impl<'de> Visitor<'de> for AnyVisitor {
         Ok(Any::Other(value.to_string().into()))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Any, E> {
-        Ok(Any::Other(value.into()))
+    fn visit_str<E: Error>(self, value: &str) -> Result<Any, E> {
+        Ok(Any::Other(cut(value, LONGEST).into()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Any, E> {
-        Ok(Any::Other(value.into()))
-    }
-
-    fn visit_bytes<E>(self, value: &[u8]) -> Result<Any, E> {
-        Ok(Any::Other(String::from_utf8_lossy(value).into()))
+    fn visit_bytes<E: Error>(self, value: &[u8]) -> Result<Any, E> {
+        self.visit_str(&String::from_utf8_lossy(value))
     }
 
     fn visit_unit<E>(self) -> Result<Any, E> {

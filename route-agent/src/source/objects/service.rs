@@ -120,6 +120,15 @@ pub struct Ingress {
 }
 
 impl Service {
+    /// True if it waits for a cluster IP from the API server.
+    pub fn waits_for_cluster_ip(&self) -> bool {
+        let is_given = |text: &Text| text.get().is_some_and(|text| !text.is_empty());
+        let spec = &self.spec;
+        !is_given(&spec.cluster_ip)
+            && !spec.cluster_ips.iter().any(is_given)
+            && spec.kind.get() != Some("ExternalName")
+    }
+
     /// The snapshot's value of this Service.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
         let name = self.metadata.object_name(names)?;
@@ -136,7 +145,7 @@ impl Service {
             source_ranges: spec
                 .load_balancer_source_ranges
                 .iter()
-                .filter_map(|text| checker.cidr("spec.loadBalancerSourceRanges", text, true))
+                .filter_map(|text| checker.cidr("spec.loadBalancerSourceRanges", text))
                 .collect(),
             external_policy: policy(
                 "spec.externalTrafficPolicy",
@@ -164,11 +173,8 @@ fn kind(spec: &ServiceSpec, checker: &mut Checker) -> ServiceKind {
         Some("LoadBalancer") => ServiceKind::LoadBalancer,
         Some("ExternalName") => ServiceKind::ExternalName,
         Some(other) => {
-            checker.bad(
-                "spec.type",
-                other,
-                "is not ClusterIP, NodePort, LoadBalancer or ExternalName; taken as ClusterIP",
-            );
+            let reason = "is not ClusterIP, NodePort, LoadBalancer or ExternalName";
+            checker.taken("spec.type", other, reason, "ClusterIP");
             ServiceKind::ClusterIp
         }
     }
@@ -251,7 +257,7 @@ fn policy(field: &'static str, text: &Text, checker: &mut Checker) -> TrafficPol
         None | Some("" | "Cluster") => TrafficPolicy::Cluster,
         Some("Local") => TrafficPolicy::Local,
         Some(other) => {
-            checker.bad(field, other, "is not Cluster or Local; taken as Cluster");
+            checker.taken(field, other, "is not Cluster or Local", "Cluster");
             TrafficPolicy::Cluster
         }
     }
@@ -262,11 +268,8 @@ fn affinity(spec: &ServiceSpec, checker: &mut Checker) -> Option<u32> {
         None | Some("" | "None") => return None,
         Some("ClientIP") => {}
         Some(other) => {
-            checker.bad(
-                "spec.sessionAffinity",
-                other,
-                "is not None or ClientIP; taken as None",
-            );
+            let reason = "is not None or ClientIP";
+            checker.taken("spec.sessionAffinity", other, reason, "None");
             return None;
         }
     }
@@ -276,13 +279,13 @@ fn affinity(spec: &ServiceSpec, checker: &mut Checker) -> Option<u32> {
         Number::Of(seconds) => match u32::try_from(*seconds) {
             Ok(valid) if AFFINITY_SECONDS.contains(&valid) => Some(valid),
             _ => {
-                let reason = "is not between 1 and 86400; taken as 10800";
-                checker.bad(field, seconds.to_string(), reason);
+                let reason = "is not between 1 and 86400";
+                checker.taken(field, seconds.to_string(), reason, AFFINITY_DEFAULT);
                 Some(AFFINITY_DEFAULT)
             }
         },
         Number::Bad(text) => {
-            checker.bad(field, text, "is not a number; taken as 10800");
+            checker.taken(field, text, "is not a number", AFFINITY_DEFAULT);
             Some(AFFINITY_DEFAULT)
         }
     }
@@ -294,8 +297,9 @@ fn balancing(metadata: &Metadata, checker: &mut Checker) -> Option<Balancing> {
         "round-robin" => Some(Balancing::RoundRobin),
         "source-hash" => Some(Balancing::SourceHash),
         other => {
-            let reason = "is not random, round-robin or source-hash; the node's default is used";
-            checker.bad("metadata.annotations[podwire.io/balancing]", other, reason);
+            let field = "metadata.annotations[podwire.io/balancing]";
+            let reason = "is not random, round-robin or source-hash";
+            checker.taken(field, other, reason, "the node's default");
             None
         }
     }

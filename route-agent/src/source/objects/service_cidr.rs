@@ -34,7 +34,7 @@ impl ServiceCidr {
             name: self.metadata.cluster_name(names)?,
             cidrs: cidrs
                 .iter()
-                .filter_map(|t| checker.cidr("spec.cidrs", t, false))
+                .filter_map(|t| checker.cidr("spec.cidrs", t))
                 .collect(),
             invalid: checker.invalid,
         })

@@ -133,8 +133,10 @@ pub fn warnings(slice: &EndpointSlice) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for bad in &slice.invalid {
         texts.push(format!(
-            "{} `{}` of EndpointSlice {name} is left out: {}",
-            bad.field, bad.value, bad.reason
+            "{} `{}` of EndpointSlice {name} {}",
+            bad.field,
+            bad.value,
+            bad.consequence()
         ));
     }
     for endpoint in &slice.endpoints {

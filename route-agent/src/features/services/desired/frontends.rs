@@ -187,8 +187,10 @@ pub fn warnings(service: &Service) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for bad in &service.invalid {
         texts.push(format!(
-            "{} `{}` is left out: {}",
-            bad.field, bad.value, bad.reason
+            "{} `{}` {}",
+            bad.field,
+            bad.value,
+            bad.consequence()
         ));
     }
     if service.kind == ServiceKind::ExternalName || service.cluster_ips.is_empty() {

@@ -2,11 +2,10 @@
 
 use ipnetwork::IpNetwork;
 
-use podwire_kernel::nft::{Set, Table};
+use podwire_kernel::nft::{Key, Set, Table};
 
 use crate::config::services::{Config, NodePortAddresses};
 use crate::features::services::desired::networks::Networks;
-use crate::features::services::layout::elements::Key;
 use crate::features::services::layout::sets::networks as names;
 use crate::features::services::layout::skeleton::{Skeleton, skeleton};
 use crate::features::services::table::encode::{Messages, Writer};
@@ -86,13 +85,6 @@ pub fn network_sets<'a>(
     sets
 }
 
-/// A network as the first and the last key of an element; no last one if it is one address.
-pub fn range(network: &IpNetwork) -> (Key, Option<Key>) {
-    let first = Key::new().address(network.network());
-    let last = Key::new().address(network.broadcast());
-    (first, (first != last).then_some(last))
-}
-
 /// Writes what differs between two states of the networks.
 pub fn diff_networks(
     messages: &mut Messages<'_>,
@@ -108,16 +100,15 @@ pub fn diff_networks(
             continue;
         };
         for network in old.iter().filter(|network| !new.contains(network)) {
-            let (first, last) = range(network);
+            let (first, last) = Key::interval(*network);
             messages
                 .table()
                 .elements(name, header)
-                .delete(first.as_bytes(), last.as_ref().map(Key::as_bytes));
+                .delete(&first, last.as_deref());
         }
         for network in new.iter().filter(|network| !old.contains(network)) {
-            let (first, last) = range(network);
-            let last = last.as_ref().map(Key::as_bytes);
-            messages.add_member(name, header, first.as_bytes(), last);
+            let (first, last) = Key::interval(*network);
+            messages.add_member(name, header, &first, last.as_deref());
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use podwire_kernel::nft::Table;
+use podwire_kernel::nft::{Key, Table};
 
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Value, objects};
@@ -184,9 +184,9 @@ impl Written<'_> {
         let mut texts = Vec::new();
         for (name, list) in base::network_sets(&self.applied.networks, self.view.config) {
             for network in list {
-                let (first, last) = base::range(network);
-                let meaning = last.map_or_else(plain_member, |last| plain_range(last.as_bytes()));
-                if observed.claim(name, first.as_bytes(), meaning) != Found::Right {
+                let (first, last) = Key::interval(*network);
+                let meaning = last.as_deref().map_or_else(plain_member, plain_range);
+                if observed.claim(name, &first, meaning) != Found::Right {
                     texts.push(format!("set `{name}` lacks {network}"));
                 }
             }

@@ -4,11 +4,11 @@
 //! written in batches; one that the kernel refuses is found by halving, so that it never keeps the
 //! others out. Affinity lives in sets that are left alone.
 
-use podwire_kernel::nft::{KeyReader, Set, Table, diff_into};
+use podwire_kernel::nft::{Key, KeyReader, Set, Table, diff_into};
 
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::networks;
-use crate::features::services::layout::elements::{Key, objects};
+use crate::features::services::layout::elements::objects;
 use crate::features::services::layout::names::{FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
 use crate::features::services::table::base;
@@ -165,9 +165,9 @@ fn repair_networks(
     let mut missing = Vec::new();
     for (name, list) in &lists {
         for network in *list {
-            let (first, last) = base::range(network);
-            let meaning = last.map_or_else(plain_member, |last| plain_range(last.as_bytes()));
-            if !observed.claim_range(name, first.as_bytes(), meaning) {
+            let (first, last) = Key::interval(*network);
+            let meaning = last.as_deref().map_or_else(plain_member, plain_range);
+            if !observed.claim_range(name, &first, meaning) {
                 missing.push((*name, first, last));
             }
         }
@@ -182,8 +182,7 @@ fn repair_networks(
     }
     for (name, first, last) in &missing {
         if let Some(header) = header(name) {
-            let last = last.as_ref().map(Key::as_bytes);
-            messages.add_member(name, header, first.as_bytes(), last);
+            messages.add_member(name, header, first, last.as_deref());
         }
     }
     writer.commit(kernel)?;

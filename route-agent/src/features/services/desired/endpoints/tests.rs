@@ -316,6 +316,7 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
         field: "ports[].port",
         value: "70000".into(),
         reason: "is not a port",
+        taken: None,
     });
     assert_eq!(show(&selected(&[mixed.clone()]).cluster), "10.10.1.3");
     let v6 = select([&mixed], "http", Protocol::Tcp, IpFamily::V6, HERE);

@@ -154,6 +154,7 @@ fn unreadable_source_ranges_do_not_open_the_service() {
         field: "spec.loadBalancerSourceRanges",
         value: "10.0.0.0/33".into(),
         reason: "is not a CIDR",
+        taken: None,
     });
     assert!(restricts_sources(&bad));
     assert!(warnings(&bad)[0].contains("10.0.0.0/33"));

@@ -26,7 +26,7 @@ fn start(node: &mut TestNode, enabled: bool) -> (Services, u64) {
     node.config.services.enabled = enabled;
     let (health_ports, _) = tokio::sync::watch::channel(Default::default());
     let mut services = Services::open(health_ports).unwrap();
-    assert!(services.heed(&Event::Resync, &node.world()));
+    assert!(services.notice(&Event::Resync, &node.world()));
     let writes = node.writes(&mut services);
     (services, writes)
 }
@@ -92,7 +92,7 @@ fn a_table_that_comes_back_is_reported_and_goes_at_the_next_look() {
         node.report(&mut services).differences,
         ["the table ip podwire-services should not be there"]
     );
-    assert!(services.heed(&Event::Resync, &node.world()));
+    assert!(services.notice(&Event::Resync, &node.world()));
     assert_eq!(node.writes(&mut services), 1);
     assert_eq!(nft("list tables"), "");
 }

@@ -1,0 +1,189 @@
+//! What happens to the files of a directory, until the watch or the directory is lost.
+//!
+//! A file counts when its writer closes it or renames it in, so that one that is half written is
+//! not seen. Open the watch first and read the directory then, so that nothing is missed in
+//! between; after a loss, do both again.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+/// How long to wait before a directory that was lost is looked for again.
+pub const PAUSE: Duration = Duration::from_secs(1);
+
+/// Something that happened to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It is there, with new content.
+    Written(PathBuf),
+    /// It was removed or renamed away.
+    Gone(PathBuf),
+}
+
+/// The directory is gone or has another name, or events were missed: everything must be read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+/// A directory that is watched, without those below it.
+#[derive(Debug)]
+pub struct Watch {
+    directory: PathBuf,
+    events: Receiver<notify::Result<notify::Event>>,
+    /// Ends with this value.
+    _watcher: RecommendedWatcher,
+}
+
+impl Watch {
+    /// Begins to watch; fails if the directory does not exist or the kernel grants no watch.
+    pub fn open(directory: &Path) -> notify::Result<Self> {
+        let (sender, events) = mpsc::channel();
+        let mut watcher = notify::recommended_watcher(sender)?;
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            events,
+            _watcher: watcher,
+        })
+    }
+
+    /// Waits for events, until `deadline` if there is one; returns all that have come by then, in
+    /// their order. Empty if there were none, or none that says anything about a file.
+    pub fn next(&self, deadline: Option<Instant>) -> Result<Vec<News>, Lost> {
+        let first = match deadline {
+            None => self.events.recv().map_err(|_| Lost)?,
+            Some(deadline) => {
+                let pause = deadline.saturating_duration_since(Instant::now());
+                match self.events.recv_timeout(pause) {
+                    Ok(first) => first,
+                    Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
+                    Err(RecvTimeoutError::Disconnected) => return Err(Lost),
+                }
+            }
+        };
+        let mut news = Vec::new();
+        for event in std::iter::once(first).chain(self.events.try_iter()) {
+            let event = event.map_err(|_| Lost)?;
+            if event.need_rescan() {
+                return Err(Lost);
+            }
+            for path in event.paths {
+                if path != self.directory {
+                    news.extend(news_of(event.kind, path));
+                } else if is_end(event.kind) {
+                    return Err(Lost);
+                }
+            }
+        }
+        Ok(news)
+    }
+}
+
+/// True for an event of the directory itself after which its files are elsewhere.
+fn is_end(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    )
+}
+
+fn news_of(kind: EventKind, path: PathBuf) -> Option<News> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(News::Written(path)),
+        // A regular file that was just created is closed by its writer later. Links are complete
+        // when they appear.
+        EventKind::Create(_) if is_link(&path) => Some(News::Written(path)),
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => {
+            Some(News::Gone(path))
+        }
+        _ => None,
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|metadata| metadata.file_type().is_symlink() || metadata.nlink() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// How long a test waits for what must happen.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Waits until something is said.
+    fn next(watch: &Watch) -> Result<Vec<News>, Lost> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match watch.next(Some(deadline)) {
+                Ok(news) if news.is_empty() => {}
+                news => return news,
+            }
+        }
+        panic!("nothing was said within {PATIENCE:?}");
+    }
+
+    fn watched() -> (tempfile::TempDir, PathBuf, Watch) {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("watched");
+        fs::create_dir(&directory).unwrap();
+        let watch = Watch::open(&directory).unwrap();
+        (parent, directory, watch)
+    }
+
+    #[test]
+    fn a_file_counts_when_its_writer_closes_it() {
+        let (_parent, directory, watch) = watched();
+        let path = directory.join("file");
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        assert_eq!(watch.next(Some(soon)), Ok(Vec::new()));
+        drop(file);
+        assert_eq!(next(&watch), Ok(vec![News::Written(path)]));
+    }
+
+    #[test]
+    fn renames_links_and_removals_are_said_in_their_order() {
+        let (parent, directory, watch) = watched();
+        let (one, two) = (directory.join("one"), directory.join("two"));
+        let outside = parent.path().join("outside");
+        fs::write(&outside, "").unwrap();
+        let expect = |expected: &[News]| {
+            let mut seen = Vec::new();
+            while seen.len() < expected.len() {
+                seen.extend(next(&watch).unwrap());
+            }
+            assert_eq!(seen, expected);
+        };
+        fs::rename(&outside, &one).unwrap();
+        expect(&[News::Written(one.clone())]);
+        fs::rename(&one, &two).unwrap();
+        expect(&[News::Gone(one.clone()), News::Written(two.clone())]);
+        symlink(&two, &one).unwrap();
+        expect(&[News::Written(one.clone())]);
+        fs::remove_file(&one).unwrap();
+        expect(&[News::Gone(one)]);
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_or_renamed_is_lost() {
+        let (_parent, directory, watch) = watched();
+        fs::remove_dir(&directory).unwrap();
+        assert_eq!(next(&watch), Err(Lost));
+        assert!(Watch::open(&directory).is_err());
+        let (parent, directory, watch) = watched();
+        fs::rename(&directory, parent.path().join("elsewhere")).unwrap();
+        assert_eq!(next(&watch), Err(Lost));
+    }
+}

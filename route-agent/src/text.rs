@@ -1,0 +1,88 @@
+//! Texts of others, made fit to be shown.
+//!
+//! Names, annotations and values come from whoever may write them: a line break in one forges a
+//! line of the log, an escape sequence changes what a terminal shows, and there is no end to their
+//! length.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// The text with everything escaped that is not shown as a character: control characters, line
+/// breaks, and marks that change the direction of writing.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_unprintable(c) {
+            true => escaped.extend(c.escape_default()),
+            false => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// True for what a terminal obeys and does not show.
+pub fn is_unprintable(c: char) -> bool {
+    let separates = matches!(c, '\u{2028}' | '\u{2029}');
+    let turns = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || separates || turns
+}
+
+/// The first `most` bytes of the text or a few less, and how much more there was.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    let mut start = start(text, most).to_owned();
+    let more = text.len() - start.len();
+    // Writing to a String cannot fail.
+    let _ = write!(start, "... ({more} bytes more)");
+    Cow::Owned(start)
+}
+
+/// The first `most` bytes of the text, or a few less if a character would be cut in two.
+pub fn start(text: &str, most: usize) -> &str {
+    let ends = (0..=most.min(text.len())).rev();
+    let end = ends.into_iter().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped_and_the_rest_is_shown_as_it_is() {
+        for (text, expected) in [
+            ("Node worker", "Node worker"),
+            ("żółw \"x\" \\n", "żółw \"x\" \\n"),
+            ("a\nINFO forged", "a\\nINFO forged"),
+            (
+                "\u{1b}[2J\u{1b}]0;title\u{7}",
+                "\\u{1b}[2J\\u{1b}]0;title\\u{7}",
+            ),
+            ("\u{9b}31m\u{7f}\r\t", "\\u{9b}31m\\u{7f}\\r\\t"),
+            ("a\u{202e}b\u{2028}c", "a\\u{202e}b\\u{2028}c"),
+        ] {
+            assert_eq!(printable(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character_and_says_so() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("long text", 4), "long... (5 bytes more)");
+        assert_eq!(cut("äää", 3), "ä... (4 bytes more)");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_a_terminal_obeys_is_left(text: String) {
+            prop_assert!(!printable(&text).contains(is_unprintable));
+        }
+    }
+}
