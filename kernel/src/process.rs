@@ -13,7 +13,10 @@ use crate::{Cause, Result};
 /// Makes a write to a pipe that nobody reads an error (`EPIPE`) instead of the end of the process.
 /// Programs that start without the standard library's own preparations call this first. Programs
 /// that are started by `std::process` get the default back.
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "a signal disposition is set for the whole process"
+)]
 pub fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN is a valid disposition, no handler is installed that could be interrupted.
     unsafe {
@@ -27,7 +30,7 @@ static SIGNALS: AtomicI32 = AtomicI32::new(-1);
 /// From now on SIGINT and SIGTERM do not end the process: for each, its number comes out of the
 /// returned pipe, as one byte. Programs that are started by `std::process` get the default back,
 /// which they would not if the signals were blocked. To be called once.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "a signal handler is installed")]
 pub fn catch_interrupts() -> Result<File> {
     let failed = |errno: nix::Error| Cause::from(errno).during("catch", "signals");
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
@@ -44,7 +47,10 @@ pub fn catch_interrupts() -> Result<File> {
     Ok(File::from(reader))
 }
 
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "only system calls may be made in a signal handler"
+)]
 extern "C" fn note(signal: libc::c_int) {
     let number = signal as u8;
     // SAFETY: the byte lives until after the call; the descriptor is never closed.
@@ -61,7 +67,7 @@ extern "C" fn note(signal: libc::c_int) {
 /// allocates little at a time: one arena for all threads, and large buffers in mappings of their
 /// own, so that they leave no holes between small things when they go. To be called first.
 #[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "nix does not know glibc's allocator")]
 pub fn keep_little_memory() {
     /// Buffers from this size on, in bytes, are mapped.
     const LARGE: libc::c_int = 16 * 1024;
@@ -78,7 +84,10 @@ pub fn keep_little_memory() {}
 
 /// Gives memory back that will not be needed again: what the allocator has free, and code of the
 /// start. The kernel maps the code again from its cache, page by page, as far as it is used.
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "nix does not know glibc's allocator; madvise takes a raw address"
+)]
 pub fn release_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim gives free pages back, under the allocator's own lock.

@@ -1,6 +1,6 @@
 //! Links, addresses, routes and neighbours against a real kernel, in namespaces of their own.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -6,7 +6,10 @@
 //! counters of the rules that stay are kept: the kernel hands out the old ones with the exchange,
 //! and they are added to the new table.
 
-#![allow(unsafe_code)]
+#![expect(
+    unsafe_code,
+    reason = "iptables-legacy is read and written by socket options that nix does not know"
+)]
 
 use std::fs::{self, File};
 use std::io;

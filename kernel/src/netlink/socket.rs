@@ -313,7 +313,7 @@ impl AsFd for Socket {
 }
 
 /// Switches strict checking on; kernels before 4.20 go without.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "nix has no such socket option")]
 fn set_strict_check(raw: &RawSocket) {
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open, and the kernel reads `size_of::<c_int>()` bytes of `on`.
