@@ -19,7 +19,9 @@ use podwire_kernel::nft::{
 };
 
 use super::record::{HostPort, Record};
-use super::tables::HOSTPORTS;
+
+/// The name of the table.
+pub const HOSTPORTS: &str = "podwire-hostports";
 
 /// The names of what the table has for one family, and the fields that differ.
 struct Half {

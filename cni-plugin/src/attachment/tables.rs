@@ -14,17 +14,12 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 use podwire_kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
 
+use super::hostports::{self, HOSTPORTS};
+use super::ipmasq::{self, IPMASQ};
 use super::record::Record;
-use super::{hostports, ipmasq};
 
 /// The family of both tables.
 pub const FAMILY: Family = Family::Inet;
-
-/// The name of the table of host ports.
-pub const HOSTPORTS: &str = "podwire-hostports";
-
-/// The name of the table of hidden containers.
-pub const IPMASQ: &str = "podwire-ipmasq";
 
 /// A dump that others disturb by changing some table is begun anew so often. Each attempt takes
 /// some microseconds, and a change some ten.

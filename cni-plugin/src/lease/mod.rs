@@ -14,6 +14,7 @@
 //! A lease appears complete or not at all: it is written without a name and then linked. Whoever
 //! is killed leaves at most an index entry without a lease, or a lease that the next DEL releases.
 
+mod allocation;
 mod directory;
 mod index;
 mod pool;
@@ -28,6 +29,7 @@ use std::time::SystemTime;
 
 use nix::errno::Errno;
 
+pub use self::allocation::AllocationError;
 pub use self::store::Store;
 
 /// The directory that host-local uses if the configuration names none.
