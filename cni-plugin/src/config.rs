@@ -40,9 +40,7 @@ pub struct PortMappings {
 
 /// Decodes standard input.
 pub fn decode(stdin: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(stdin).map_err(|error| Error::NoJson {
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(stdin).map_err(|source| Error::NoJson { source })
 }
 
 /// The version that `document` has, or the newest if that cannot be found out: for errors.

@@ -173,9 +173,9 @@ fn open() -> Result<NftSocket, TableError> {
     Ok(NftSocket::open()?)
 }
 
-fn failed(error: TableError) -> Error {
+fn failed(source: TableError) -> Error {
     Error::Nftables {
         purpose: "host ports and ipMasq",
-        reason: error.to_string(),
+        source,
     }
 }

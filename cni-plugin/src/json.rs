@@ -4,6 +4,10 @@
 //! case of its key: containerd sends `{"HostPort": 80}` where the conventions say `hostPort`. So a
 //! key is looked up by its exact spelling first, then in any case. `null` is the same as a missing
 //! key, unknown keys are ignored. A value of the wrong type is an error that names its place.
+//!
+//! That is why this is own code and not derived with serde: serde takes keys in one spelling, lets
+//! `null` fail for a field that is not an `Option`, and its errors name a line and a column of a
+//! text that no one has seen, for a runtime made it of several files.
 
 use std::net::IpAddr;
 

@@ -195,7 +195,9 @@ impl Records {
         (record.container_id == container_id && record.ifname == ifname).then_some(record)
     }
 
-    /// Writes a record, in place of the one of the same attachment.
+    /// Writes a record, in place of the one of the same attachment. It is there complete or not at
+    /// all if the plugin is killed. Nothing is synced to a disk: `/run` is in memory, and what a
+    /// record is about, links and nftables, ends with the boot as well.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.container_id, &record.ifname, record.chained);
         let temporary = self.directory.join(TEMPORARY);

@@ -4,7 +4,7 @@
 //! `nft`, `ip` and the reference plugins in /usr/lib/cni (Debian: nftables, iproute2,
 //! containernetworking-plugins) are asked for a second opinion.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod bandwidth;
@@ -20,4 +20,5 @@ mod podwire;
 mod portmap;
 mod ptp;
 mod reference;
+mod start;
 mod trace;
