@@ -124,6 +124,13 @@ impl Call {
             let id = self.container_id.clone();
             return Err(EnvironmentError::ContainerId { id });
         }
+        if self.verb != Verb::Del && self.ifname.contains('%') {
+            // `dev_alloc_name`, net/core/dev.c. DEL takes away what was made before this rule.
+            return Err(EnvironmentError::Ifname {
+                name: self.ifname.clone(),
+                rule: "the kernel would make a number of %d, so a name has no %",
+            });
+        }
         match broken_ifname_rule(&self.ifname) {
             None => Ok(()),
             Some(rule) => Err(EnvironmentError::Ifname {
@@ -310,6 +317,17 @@ mod tests {
         ];
         for name in bad {
             check("a", name).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_would_complete_is_refused_but_deleted() {
+        for name in ["net%d", "%d", "a%", "%s"] {
+            check("a", name).unwrap_err();
+            let mut call = read(&ADD).unwrap().unwrap();
+            call.ifname = name.to_owned();
+            call.verb = Verb::Del;
+            call.check().unwrap();
         }
     }
 

@@ -310,6 +310,7 @@ fn set_up_container(
     });
     let mut socket = opened.and_then(|socket| socket).map_err(failed())?;
     let index = ends.peer_index;
+    check_name(&mut socket, index, wanted.ifname)?;
     let mut requests = Requests::new();
     if v6 {
         requests.change_link(&LinkChange {
@@ -332,6 +333,19 @@ fn set_up_container(
         requests.add_route(&container_route(route, index, pairs));
     }
     socket.run(&mut requests).map_err(failed())
+}
+
+/// The result tells the name that was asked for, so the link must have it.
+fn check_name(socket: &mut RouteSocket, index: u32, ifname: &str) -> Result<(), Error> {
+    let found = socket
+        .link_by_index(index)
+        .map_err(Error::kernel("container end of the link"))?;
+    let name = found.map_or_else(String::new, |link| link.name);
+    if name == ifname {
+        return Ok(());
+    }
+    let difference = format!("the interface in the container is {name:?}, not {ifname:?}");
+    Err(Error::Changed { difference })
 }
 
 /// Switches IPv6 on in a container where its runtime switched it off, and makes the container deaf

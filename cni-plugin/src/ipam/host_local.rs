@@ -323,6 +323,9 @@ fn read_requests(fields: &Fields<'_>, arguments: &Arguments) -> Result<Vec<IpAdd
     let mut read = |outer: Option<Fields<'_>>| -> Result<(), Error> {
         let Some(outer) = outer else { return Ok(()) };
         for node in outer.list("ips")? {
+            if node.value() == "" {
+                continue;
+            }
             let address = node.address_of_network()?;
             if !requested.contains(&address) {
                 requested.push(address);

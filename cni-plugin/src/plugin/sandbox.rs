@@ -16,6 +16,25 @@ pub fn open(call: &Call) -> Result<Netns, Error> {
     Ok(netns)
 }
 
+/// Opens the namespace of the container for DEL; `None` if it is gone, or something else has its
+/// place: a directory, a socket, a pipe that would wait for a writer.
+pub fn open_if_there(call: &Call) -> Result<Option<Netns>, Error> {
+    let Some(path) = &call.netns else {
+        return Ok(None);
+    };
+    // To stat(2) a namespace is a regular file, so a plain file is found out on entering it.
+    if !std::fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Ok(None);
+    }
+    let Ok(netns) = Netns::open(path) else {
+        return Ok(None);
+    };
+    if is_own(call, &netns)? {
+        return Err(Error::OwnNetns);
+    }
+    Ok(Some(netns))
+}
+
 /// Whether `netns` is the namespace of the plugin, where it must not be.
 pub fn is_own(call: &Call, netns: &Netns) -> Result<bool, Error> {
     if call.netns_override {
