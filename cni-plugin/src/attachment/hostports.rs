@@ -102,6 +102,14 @@ pub(super) fn elements(record: &Record) -> Vec<(&'static str, Key, Element)> {
     elements
 }
 
+/// The keys that a mapping has in the maps of the table, each with its map. Two mappings that share
+/// one cannot lead to two ports, however they are written.
+pub fn keys(port: &HostPort) -> impl Iterator<Item = (&'static str, Key)> {
+    let halves = HALVES.iter();
+    let halves = halves.filter(|half| applies(port, half.family == Family::Ip));
+    halves.map(|half| key(half, port))
+}
+
 /// Whether a mapping is for the addresses of IPv4 or IPv6.
 fn applies(port: &HostPort, v4: bool) -> bool {
     port.host_ip.is_none_or(|address| address.is_ipv4() == v4)

@@ -36,8 +36,13 @@ pub enum TableError {
     Commit(#[from] CommitError),
 }
 
-/// What an attachment has in one table: the set, the key and the element of each.
-type Elements = Vec<(&'static str, Key, Element)>;
+/// What an attachment has in one table, by set and key. A record of an earlier version may name a
+/// key twice; it is written, read and removed once.
+type Elements = BTreeMap<(&'static str, Key), Element>;
+
+/// How often elements are removed again if others took some away in between. Each attempt that
+/// fails takes some 12 milliseconds.
+const REMOVALS: usize = 10;
 
 /// A table, and what an attachment has in it.
 struct Part {
@@ -72,11 +77,21 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
 
 /// Takes out what `record` has. What is gone already is no error.
 pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
-    let mut batch = Batch::new();
-    for part in parts(record) {
-        part.remove(socket, &mut batch)?;
+    let parts = parts(record);
+    let mut attempt = 0;
+    loop {
+        let mut batch = Batch::new();
+        for part in &parts {
+            part.remove(socket, &mut batch)?;
+        }
+        match socket.commit(&mut batch) {
+            // What was read has been removed by another process, the rest has not.
+            Err(error) if error.errno() == Some(Errno::ENOENT as i32) && attempt < REMOVALS => {
+                attempt += 1;
+            }
+            outcome => return Ok(outcome?),
+        }
     }
-    Ok(socket.commit(&mut batch)?)
 }
 
 /// Takes both tables away, with everything in them.
@@ -109,13 +124,19 @@ pub fn has_all(socket: &mut NftSocket, record: &Record) -> Result<bool, TableErr
 
 /// The tables in which `record` has something.
 fn parts(record: &Record) -> Vec<Part> {
+    let by_key = |elements: Vec<(&'static str, Key, Element)>| {
+        let elements = elements.into_iter();
+        elements
+            .map(|(set, key, element)| ((set, key), element))
+            .collect()
+    };
     let ports = Part {
         skeleton: hostports::skeleton(),
-        elements: hostports::elements(record),
+        elements: by_key(hostports::elements(record)),
     };
     let hidden = Part {
         skeleton: ipmasq::skeleton(std::slice::from_ref(record)),
-        elements: ipmasq::elements(record),
+        elements: by_key(ipmasq::elements(record)),
     };
     let mut parts = vec![ports, hidden];
     parts.retain(|part| !part.elements.is_empty());
@@ -144,7 +165,7 @@ impl Part {
     /// Writes the elements; with `replace` in the place of what has their keys.
     fn write(&self, batch: &mut Batch, replace: bool) {
         let mut table = batch.table(FAMILY, &self.skeleton.name);
-        for (name, key, element) in &self.elements {
+        for ((name, key), element) in &self.elements {
             let Some(set) = self.skeleton.sets.get(name) else {
                 continue;
             };
@@ -174,7 +195,7 @@ impl Part {
                 }
             }
         }
-        for (name, key, element) in &self.elements {
+        for ((name, key), element) in &self.elements {
             if let Some(set) = desired.sets.get_mut(name) {
                 set.elements.insert(key.clone(), element.clone());
             }
@@ -208,7 +229,7 @@ impl Part {
     /// The elements by their sets.
     fn by_set(&self) -> BTreeMap<&'static str, Vec<(Key, Element)>> {
         let mut sets: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (set, key, element) in &self.elements {
+        for ((set, key), element) in &self.elements {
             sets.entry(*set)
                 .or_default()
                 .push((key.clone(), element.clone()));

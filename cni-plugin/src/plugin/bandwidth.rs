@@ -270,7 +270,9 @@ impl Limits {
             "shapedSubnets",
             "unshapedSubnets",
         ];
-        if KEYS.iter().any(|key| fields.get(key).is_some()) {
+        // The reference plugin has these keys in an object that Go makes for any of them, even for
+        // `null`; then what the runtime says does not count.
+        if KEYS.iter().any(|key| fields.has(key)) {
             return Self::read_from(fields);
         }
         let runtime = fields.object("runtimeConfig")?;

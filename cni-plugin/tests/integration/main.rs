@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bandwidth;
+mod cases;
 mod concurrency;
 mod crash;
 mod examples;
