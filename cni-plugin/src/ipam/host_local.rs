@@ -60,13 +60,13 @@ impl Location {
 
     /// Fails if nothing is leased to `owner`.
     pub fn check(&self, owner: &Owner) -> Result<(), Error> {
-        let mut leased = Vec::new();
+        let mut leased = false;
         if let Some(mut store) = Store::open(&self.directory)? {
-            let found = store.addresses_of(owner);
+            let found = store.has_lease(owner);
             store.finish();
             leased = found?;
         }
-        if leased.is_empty() {
+        if !leased {
             let container_id = owner.container_id.clone();
             return Err(AllocationError::NoLease { container_id }.into());
         }

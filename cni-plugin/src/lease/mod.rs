@@ -16,7 +16,9 @@
 
 mod allocation;
 mod directory;
+mod file;
 mod index;
+mod listing;
 mod pool;
 mod state;
 mod store;
@@ -30,7 +32,10 @@ use std::time::SystemTime;
 use nix::errno::Errno;
 
 pub use self::allocation::AllocationError;
+pub use self::listing::{Unreadable, list, read_all};
 pub use self::store::Store;
+
+use crate::hash::fnv1a;
 
 /// The directory that host-local uses if the configuration names none.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
@@ -71,25 +76,6 @@ pub struct StoreError {
     pub errno: Errno,
 }
 
-/// All leases of the network whose directory is `directory`; none if there is no such directory.
-///
-/// Reads without the lock, so the leases are those of about now. What is no lease is left out.
-pub fn list(directory: &Path) -> Result<Vec<Lease>, StoreError> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(StoreError::new("list leases in", directory, &error)),
-    };
-    let mut leases = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| StoreError::new("list leases in", directory, &error))?;
-        let address = entry.file_name().to_str().and_then(address_of);
-        leases.extend(address.and_then(|address| lease_at(directory, address)));
-    }
-    leases.sort_by_key(|lease| lease.address);
-    Ok(leases)
-}
-
 /// Releases those of `leases` that still are as [`list`] found them in the directory of a network,
 /// and returns them. `None` if somebody else is at work there: nothing is done then, and nobody had
 /// to wait.
@@ -108,18 +94,6 @@ pub fn try_release<'a>(
     }
     store.finish();
     Ok(Some(released))
-}
-
-/// The lease of `address` in the directory of a network, if there is one.
-fn lease_at(directory: &Path, address: IpAddr) -> Option<Lease> {
-    let path = directory.join(address.to_string());
-    let since = std::fs::symlink_metadata(&path).ok()?.modified().ok()?;
-    let owner = Owner::parse(&std::fs::read(path).ok()?)?;
-    Some(Lease {
-        address,
-        owner,
-        since,
-    })
 }
 
 /// The address that the name of a lease file spells.
@@ -149,6 +123,11 @@ impl Owner {
         self.container_id.starts_with(ADOPTED)
     }
 
+    /// A hash, to remember an owner by.
+    fn hash(&self) -> u64 {
+        fnv1a(self.content().into_bytes())
+    }
+
     /// What a lease of this owner holds.
     fn content(&self) -> String {
         match &self.ifname {
@@ -157,15 +136,14 @@ impl Owner {
         }
     }
 
-    /// Whose lease holds `content`; `None` if it names nobody: a file that a crash left empty or
-    /// full of zeros, which blocks an address and belongs to no one.
+    /// Whose lease holds `content`; `None` if it names no container. Lines may end as people's
+    /// editors end them.
     fn parse(content: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(content).ok()?.trim();
-        let (container_id, ifname) = match text.split_once("\r\n") {
-            Some((id, ifname)) => (id, Some(ifname.to_owned())),
-            None => (text, None),
-        };
+        let text = std::str::from_utf8(content).ok()?;
+        let mut lines = text.trim().lines().map(str::trim);
+        let container_id = lines.next()?;
         let named = !container_id.is_empty() && !text.contains('\0');
+        let ifname = lines.next().map(str::to_owned);
         named.then(|| Self {
             container_id: container_id.to_owned(),
             ifname,
@@ -225,9 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn torn_files_name_nobody() {
-        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"\xff\xfe", b" \n"] {
-            assert_eq!(Owner::parse(content), None, "{content:?}");
+    fn lines_may_end_in_any_way() {
+        for content in [
+            "abc\neth0",
+            "abc\neth0\n",
+            "abc\r\neth0\r\n",
+            " abc \r\n eth0 \n\n",
+        ] {
+            let owner = Owner::parse(content.as_bytes());
+            assert_eq!(owner, Some(Owner::new("abc", "eth0")), "{content:?}");
+        }
+        for content in ["abc", "abc\n", "abc\r\n", "abc\n\n"] {
+            let owner = Owner::parse(content.as_bytes()).unwrap();
+            assert_eq!(owner, Owner::new("abc", "").in_old_format(), "{content:?}");
         }
     }
 
