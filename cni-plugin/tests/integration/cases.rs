@@ -357,6 +357,30 @@ fn del_succeeds_whatever_has_the_place_of_the_namespace() {
 }
 
 #[test]
+fn what_is_not_a_namespace_cannot_be_added_to_and_is_not_waited_for() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        fs::write("/run/file", "").unwrap();
+        node.ask("mkfifo", &["/run/pipe"]);
+        for plugin in ["podwire", "ptp", "loopback"] {
+            let config = config(plugin, &["10.1.2.0/24"]);
+            for path in [
+                "/run/file",
+                "/run",
+                "/run/pipe",
+                "/dev/null",
+                "/run/missing",
+            ] {
+                let call = Call::new(plugin, "ADD", &container, &config);
+                let message = call.with("CNI_NETNS", path).fail(8);
+                assert!(message.contains(path), "{plugin}: {message}");
+                node.assert_clean();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_name_that_the_kernel_would_complete_is_refused_by_every_plugin() {
     on_a_node(|node| {
         let container = node.container("a");
