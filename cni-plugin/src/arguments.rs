@@ -81,7 +81,7 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// Fails if there are unknown keys that nobody said to ignore.
+    /// Fails if there are unknown keys that are not to be ignored.
     pub fn refuse_unknown(&self) -> Result<(), ArgumentsError> {
         if self.unknown.is_empty() || self.ignore_unknown {
             return Ok(());

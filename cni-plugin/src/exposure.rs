@@ -142,7 +142,7 @@ fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
         Ok(())
     });
     if let Err(error) = forgotten {
-        // The port works for everybody who has not used it lately.
+        // The port works for each client that has not used it lately.
         eprintln!("podwire: {error}; clients with a connection may have to wait for its end");
     }
 }

@@ -257,7 +257,7 @@ fn set_up_host(
 }
 
 impl Loopback {
-    /// Opens the link `index`, whoever made it, for packets from the loopback.
+    /// Opens the link `index`, whichever plugin made it, for packets from the loopback.
     pub fn open(self, socket: &mut RouteSocket, index: u32) -> podwire_kernel::Result<()> {
         let mut requests = Requests::new();
         if let Some(conf) = self.ipv4_conf() {
@@ -278,7 +278,7 @@ impl Loopback {
 
     /// IPv6 has no `route_localnet`. Packets to the container go out, but the answers, back to ::1
     /// after NAT, need a way in through this link, because ::1 is looked for on the link of
-    /// arrival alone (`rt6_need_strict`, net/ipv6/route.c). Nobody else gets in by it: packets
+    /// arrival alone (`rt6_need_strict`, net/ipv6/route.c). Nothing else gets in by it: packets
     /// that arrive from or for ::1 are dropped before NAT (`ip6_rcv_core`, net/ipv6/ip6_input.c).
     fn add_route(self, requests: &mut Requests, index: u32) {
         if self.v6 {
@@ -348,8 +348,8 @@ fn check_name(socket: &mut RouteSocket, index: u32, ifname: &str) -> Result<(), 
     Err(Error::Changed { difference })
 }
 
-/// Switches IPv6 on in a container where its runtime switched it off, and makes the container deaf
-/// to router advertisements: its routes are ours to make.
+/// Switches IPv6 on in a container where its runtime switched it off, and makes the container
+/// ignore router advertisements: its routes are ours to make.
 fn allow_ipv6(ifname: &str) -> podwire_kernel::Result<()> {
     for link in ["lo", ifname] {
         sysctl::ensure(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")?;

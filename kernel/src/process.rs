@@ -23,8 +23,8 @@ pub fn ignore_broken_pipes() {
     }
 }
 
-/// The name that a program was started by, from the arguments of its `main`; empty if whoever
-/// started it gave none. `std::env::args_os` knows it only where the C library hands the arguments
+/// The name that a program was started by, from the arguments of its `main`; empty if it was
+/// given none. `std::env::args_os` knows it only where the C library hands the arguments
 /// to initialisers too, as glibc does; on others it is empty in a program with a `main` of its own.
 ///
 /// # Safety

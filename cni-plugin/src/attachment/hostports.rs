@@ -9,7 +9,7 @@
 //! - a mapping with an address of the node (hostIP) holds for that address, one without for all.
 //!
 //! 127.0.0.1 leaves the node's loopback here, so nothing from outside may come in by that name: the
-//! guard drops it, whoever allowed it by `route_localnet`.
+//! guard drops it, even if something allowed it by `route_localnet`.
 
 use std::net::IpAddr;
 

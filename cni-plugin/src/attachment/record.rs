@@ -1,8 +1,8 @@
 //! Records of attachments: what has to be in nftables for them.
 //!
 //! A record is a JSON file `<host link name>.json`; one that the plugin wrote as a chained
-//! `portmap` is `<host link name>.portmap.json`. Whoever changes records or the tables that are
-//! made of them holds the lock of the directory, so nobody sees one without the other. The plugin
+//! `portmap` is `<host link name>.portmap.json`. A process that changes records or the tables that
+//! are made of them holds the lock of the directory, so none sees one without the other. The plugin
 //! writes the record before it changes nftables and removes it afterwards: if it is killed in
 //! between, the record is there, and the next DEL or the agent knows what to do.
 
@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::host_link_name;
 use crate::json::{Fields, Node, WrongType};
 
-/// The name under which a record is written first. Whoever writes holds the lock.
+/// The name under which a record is written first. The writer holds the lock.
 const TEMPORARY: &str = ".new";
 
 /// How files are opened: a name may be a link to another file of the node, or a pipe that would
@@ -131,7 +131,7 @@ impl Records {
         Self::lock(directory, FlockArg::LockExclusive)
     }
 
-    /// Opens the directory unless somebody has its lock; `None` if so, or if there is none.
+    /// Opens the directory unless another process has its lock; `None` if so, or if there is none.
     pub fn try_open(directory: &Path) -> Result<Option<Self>, RecordError> {
         if !directory.is_dir() {
             return Ok(None);
@@ -277,7 +277,7 @@ impl Record {
     }
 
     /// What the nftables elements of this attachment have as their comment: the pod for people,
-    /// and whose they are, so that nobody removes what another attachment has taken over.
+    /// and whose they are, so that no one removes what another attachment has taken over.
     pub fn comment(&self) -> String {
         let id = self
             .container_id

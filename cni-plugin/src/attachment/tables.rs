@@ -1,10 +1,11 @@
 //! Writing what one attachment needs into the two tables, taking it out again, and looking whether
 //! it is there.
 //!
-//! Elements are added without looking at those of others, so an attachment costs a question for each
-//! table and one transaction for both, whatever is in them. Only if the kernel refuses them, the tables are
-//! mended, or what is in the way is replaced: of two attachments with the same host port, the later
-//! one has it. Elements are taken out only if they still are those of the attachment.
+//! Elements are added without looking at those of others, so an attachment costs a question for
+//! each table and one transaction for both, whatever is in them. Only if the kernel refuses them,
+//! the tables are repaired, or what is in the way is replaced: of two attachments with the same
+//! host port, the later one has it. Elements are taken out only if they still are those of the
+//! attachment.
 //!
 //! The tables stay when the last attachment goes: without elements their rules match nothing, and
 //! the next container finds them ready. GC takes them away.
@@ -21,8 +22,8 @@ use super::record::Record;
 /// The family of both tables.
 pub const FAMILY: Family = Family::Inet;
 
-/// A dump that others disturb by changing some table is begun anew so often. Each attempt takes
-/// some microseconds, and a change some ten.
+/// A dump that others disturb by changing some table is begun again up to this often. Each attempt
+/// takes some microseconds, and a change some ten.
 const ATTEMPTS: usize = 1000;
 
 /// Why nftables do not say what they should.

@@ -57,8 +57,8 @@ impl Directory {
         Self::lock(path, FlockArg::LockExclusive)
     }
 
-    /// Opens the directory at `path` unless somebody has its lock; `None` if so, or if there is no
-    /// directory.
+    /// Opens the directory at `path` unless another process has its lock; `None` if so, or if there
+    /// is no directory.
     pub fn try_open(path: &Path) -> Result<Option<Self>, StoreError> {
         match Self::lock(path, FlockArg::LockExclusiveNonblock) {
             Err(error) if error.errno == Errno::EWOULDBLOCK => Ok(None),
@@ -121,7 +121,7 @@ impl Directory {
     pub fn names(&self, mut each: impl FnMut(&str)) -> Result<(), StoreError> {
         let failed = |error| StoreError::new("list", &self.path, &error);
         for entry in std::fs::read_dir(&self.path).map_err(failed)? {
-            // A name that is no text is nobody's.
+            // A name that is not text is not ours.
             if let Some(name) = entry.map_err(failed)?.file_name().to_str() {
                 each(name);
             }
@@ -180,7 +180,7 @@ impl Directory {
     /// Drops the temporary name of a prepared lease, if it has one.
     pub fn discard(&self, prepared: Prepared) {
         if let Some(name) = prepared.name {
-            // Whoever prepares the next lease writes over it.
+            // The next lease is prepared in its place.
             let _ = self.remove(name);
         }
     }
@@ -282,14 +282,14 @@ fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
     }
 }
 
-/// Takes the exclusive lock on `lock`, as host-local does. The file is opened for reading, so that a
-/// directory on a read-only file system can be looked at.
+/// Takes the exclusive lock on `lock`, as host-local does. The file is opened for reading, so that
+/// a directory on a read-only file system can be looked at.
 fn lock(directory: &OwnedFd, kind: FlockArg) -> Result<Flock<File>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let mut file = match openat(directory.as_fd(), "lock", flags, mode) {
         Ok(file) => File::from(file),
-        // Where nobody can make the file, nobody waits for it: the directory itself will do.
+        // Where the file cannot be made, no process waits for it: the directory itself will do.
         Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             File::from(openat(directory.as_fd(), ".", flags, Mode::empty())?)

@@ -1,4 +1,4 @@
-//! What a name that spells an address holds: a lease, or whatever else somebody put there.
+//! What a name that spells an address holds: a lease, or whatever else was put there.
 //!
 //! Reading never follows a link, never waits for the other end of a pipe, and never fails for the
 //! sake of one name: what cannot be understood is an address whose owner is unknown.

@@ -8,11 +8,13 @@
 //!
 //! host-local reads all files to find those of one container. We keep an index beside them, in
 //! hidden names that host-local ignores ([`index`], [`pool`]), so that the cost of ADD and DEL does
-//! not grow with the number of leases. The index is never needed for correctness: it is made anew
-//! when somebody else changed the directory ([`state`]).
+//! not grow with the number of leases. The index is never needed for correctness: it is made
+//! again when another process changed the directory ([`state`]), and a DEL of which it knows
+//! nothing reads all files, because one may have been written over in place.
 //!
-//! A lease appears complete or not at all: it is written without a name and then linked. Whoever
-//! is killed leaves at most an index entry without a lease, or a lease that the next DEL releases.
+//! A lease appears complete or not at all: it is written without a name and then linked. A call
+//! that is killed leaves at most an index entry without a lease, or a lease that the next DEL
+//! releases.
 
 mod allocation;
 mod directory;
@@ -40,8 +42,8 @@ use crate::hash::fnv1a;
 /// The directory that host-local uses if the configuration names none.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
-/// With this begins the container ID in the lease of an address that a pod of an earlier plugin has.
-/// The agent writes such leases and ends them; runtimes give their containers no such ID.
+/// With this begins the container ID in the lease of an address that a pod of an earlier plugin
+/// has. The agent writes such leases and ends them; runtimes give their containers no such ID.
 pub const ADOPTED: &str = "adopted-";
 
 /// Whose lease it is: one interface of one container.
@@ -77,8 +79,8 @@ pub struct StoreError {
 }
 
 /// Releases those of `leases` that still are as [`list`] found them in the directory of a network,
-/// and returns them. `None` if somebody else is at work there: nothing is done then, and nobody had
-/// to wait.
+/// and returns them. `None` if another process is at work there: nothing is done then, and no one
+/// had to wait.
 pub fn try_release<'a>(
     directory: &Path,
     leases: &[&'a Lease],

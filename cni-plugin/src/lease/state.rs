@@ -16,9 +16,9 @@
 //! directory describes it, and any other is worthless. The last line is a hash of the lines above.
 //! What stands behind it is left over from a longer state.
 //!
-//! On kernels before 6.13 time stamps have a grain of some milliseconds, so a change by somebody
-//! else right after our own can go unseen on file systems other than tmpfs. Then a lease of
-//! host-local lacks its index entry and stays until GC or a later change makes the index anew.
+//! On kernels before 6.13 time stamps have a grain of some milliseconds, so a change by another
+//! process right after our own can go unseen on file systems other than tmpfs. Then a lease of
+//! host-local lacks its index entry, and its DEL reads all files to find it.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -75,7 +75,7 @@ impl StateFile {
     }
 
     /// Writes the state. If that fails the old one is worthless, or the half-written one is, and
-    /// the next call makes the index anew.
+    /// the next call makes the index again.
     pub fn write(&self, state: &State) {
         let _ = self.file.write_all_at(state.spell().as_bytes(), 0);
     }

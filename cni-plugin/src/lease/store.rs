@@ -30,7 +30,7 @@ enum Index {
 /// The leases of one network, locked as long as this value lives.
 ///
 /// A value that is dropped without [`Store::finish`] leaves the leases right and the index out of
-/// date, so that the next one makes it anew.
+/// date, so that the next one makes it again.
 #[derive(Debug)]
 pub struct Store {
     directory: Directory,
@@ -54,8 +54,8 @@ impl Store {
         }
     }
 
-    /// Opens the lease directory at `path` unless somebody has its lock; `None` if so, or if there
-    /// is none.
+    /// Opens the lease directory at `path` unless another process has its lock; `None` if so, or if
+    /// there is none.
     pub fn try_open(path: &Path) -> Result<Option<Self>, StoreError> {
         match Directory::try_open(path)? {
             Some(directory) => Self::of(directory).map(Some),
@@ -211,7 +211,7 @@ impl Store {
         let mut others = self.leases_of(&lease.owner)?;
         others.retain(|address| *address != lease.address);
         self.remove_lease(lease.address)?;
-        // The entries of the owner's other leases are numbered anew.
+        // The entries of the owner's other leases are numbered again.
         index::remove_all(&self.directory, &lease.owner)?;
         for address in others {
             index::add(&self.directory, &lease.owner, address, 0)?;
@@ -227,7 +227,7 @@ impl Store {
         }
     }
 
-    /// Brings the index up to date. That also removes what somebody who was killed left in it.
+    /// Brings the index up to date. That also removes what a killed call left in it.
     pub fn refresh(&mut self) -> Result<(), StoreError> {
         self.ensure_index()
     }
@@ -237,7 +237,7 @@ impl Store {
         list(self.directory.path())
     }
 
-    /// Makes the index anew if it may be out of date. This is the one place that reads all leases.
+    /// Makes the index again if it may be out of date, from all leases.
     fn ensure_index(&mut self) -> Result<(), StoreError> {
         if self.index != Index::Stale {
             return Ok(());
@@ -454,8 +454,8 @@ impl Store {
         std::str::from_utf8(&content).ok()?.trim().parse().ok()
     }
 
-    /// Writes down which address was leased last, for host-local and for a queue made anew. If it
-    /// fails, the order of addresses starts from somewhere else; that is all.
+    /// Writes down which address was leased last, for host-local and for a queue that is made
+    /// again. If it fails, the order of addresses starts from somewhere else; that is all.
     fn note_last(&self, set: usize, address: IpAddr) {
         let content = address.to_string();
         let _ = self.directory.write(&last_name(set), content.as_bytes());

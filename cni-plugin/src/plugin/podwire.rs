@@ -258,7 +258,7 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
     Error::collect(failures)
 }
 
-/// The host ends of links that nobody wants any more.
+/// The host ends of links that are not wanted any more.
 fn stale_links(is_stale: &dyn Fn(&Alias) -> bool) -> Result<Vec<String>, Error> {
     let links = RouteSocket::open().and_then(|mut socket| socket.links());
     let links = links

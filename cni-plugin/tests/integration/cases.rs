@@ -254,7 +254,7 @@ fn a_limit_of_null_hides_what_the_runtime_says_as_with_the_reference_plugin() {
         let container = node.container("a");
         let link = in_version(&config("ptp", &["10.1.2.0/24"]), "1.0.0");
         let previous = Call::new("ptp", "ADD", &container, &link).succeed();
-        // A rate without a burst: whoever looks at it refuses it.
+        // A rate without a burst: a plugin that looks at it refuses it.
         let runtime = json!({"bandwidth": {"ingressRate": 8000}});
         for (key, refused) in [("", true), ("ingressRate", false), ("egressBurst", false)] {
             let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bandwidth"});
