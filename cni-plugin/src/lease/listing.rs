@@ -39,7 +39,7 @@ pub fn read_all(directory: &Path) -> Result<(Vec<Lease>, Vec<Unreadable>), Store
     let failed = |error| StoreError::new("list leases in", directory, &error);
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if is_nothing(&error) => return Ok((leases, unreadable)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((leases, unreadable)),
         Err(error) => return Err(failed(error)),
     };
     let opened = File::open(directory).map_err(failed)?;
@@ -69,10 +69,4 @@ pub fn read_all(directory: &Path) -> Result<(Vec<Lease>, Vec<Unreadable>), Store
     leases.sort_by_key(|lease| lease.address);
     unreadable.sort_by_key(|one| one.address);
     Ok((leases, unreadable))
-}
-
-/// Whether there is no directory: nothing has the name, or something else has it.
-fn is_nothing(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound};
-    matches!(error.kind(), NotFound | NotADirectory)
 }
