@@ -357,6 +357,27 @@ fn del_succeeds_whatever_has_the_place_of_the_namespace() {
 }
 
 #[test]
+fn del_succeeds_whatever_has_the_place_of_the_leases() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        for plugin in ["podwire", "ptp", "host-local"] {
+            let config = config(plugin, &["10.1.2.0/24"]);
+            for place in [LEASES, "/run/ipam"] {
+                Call::new(plugin, "ADD", &container, &config).succeed();
+                fs::remove_dir_all(place).unwrap();
+                Call::new(plugin, "DEL", &container, &config).succeed();
+                fs::write(place, "").unwrap();
+                Call::new(plugin, "DEL", &container, &config).succeed();
+                let message = Call::new(plugin, "ADD", &container, &config).fail(5);
+                assert!(message.contains(LEASES), "{message}");
+                fs::remove_file(place).unwrap();
+                node.assert_clean();
+            }
+        }
+    });
+}
+
+#[test]
 fn what_is_not_a_namespace_cannot_be_added_to_and_is_not_waited_for() {
     on_a_node(|node| {
         let container = node.container("a");
