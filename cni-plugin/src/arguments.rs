@@ -65,6 +65,8 @@ impl Arguments {
                 reason,
             };
             match key {
+                // Runtimes pass on what no one filled in.
+                "IP" if value.is_empty() => {}
                 "IP" => arguments.ip = Some(address(value).map_err(wrong)?),
                 "IgnoreUnknown" => arguments.ignore_unknown = boolean(value).map_err(wrong)?,
                 "K8S_POD_NAMESPACE" => arguments.pod_namespace = Some(value.to_owned()),
@@ -79,7 +81,7 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// Fails if there are unknown keys that nobody said to ignore.
+    /// Fails if there are unknown keys that are not to be ignored.
     pub fn refuse_unknown(&self) -> Result<(), ArgumentsError> {
         if self.unknown.is_empty() || self.ignore_unknown {
             return Ok(());
@@ -90,7 +92,8 @@ impl Arguments {
 
     /// The pod's namespace and name, if both are there.
     pub fn pod(&self) -> Option<(&str, &str)> {
-        Some((self.pod_namespace.as_deref()?, self.pod_name.as_deref()?))
+        let (namespace, name) = (self.pod_namespace.as_deref()?, self.pod_name.as_deref()?);
+        (!namespace.is_empty() && !name.is_empty()).then_some((namespace, name))
     }
 }
 
@@ -140,6 +143,19 @@ mod tests {
         for text in ["IP=10.1.2.3", "IP=10.1.2.3/24", "IP=::ffff:10.1.2.3"] {
             let arguments = Arguments::parse(text).unwrap();
             assert_eq!(arguments.ip, Some("10.1.2.3".parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_address_is_none() {
+        for text in [
+            "IgnoreUnknown=1;IP=",
+            "IP=",
+            "IP=;K8S_POD_NAME=a;IgnoreUnknown=1",
+        ] {
+            let arguments = Arguments::parse(text).unwrap();
+            assert_eq!(arguments.ip, None, "{text}");
+            arguments.refuse_unknown().unwrap();
         }
     }
 

@@ -1,12 +1,13 @@
 //! The network configuration on standard input: what all plugins have in common, and what `podwire`
 //! and `ptp` read on top of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use podwire_kernel::Protocol;
 use serde_json::Value;
 
-use crate::attachment::HostPort;
+use crate::attachment::{self, HostPort};
 use crate::environment::{Verb, is_identifier};
 use crate::error::Error;
 use crate::json::{Fields, Node};
@@ -41,9 +42,7 @@ pub struct PortMappings {
 
 /// Decodes standard input.
 pub fn decode(stdin: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(stdin).map_err(|error| Error::NoJson {
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(stdin).map_err(|source| Error::NoJson { source })
 }
 
 /// The version that `document` has, or the newest if that cannot be found out: for errors.
@@ -141,9 +140,8 @@ impl<'a> Config<'a> {
                 ports.push(read_port(&node)?);
             }
         }
-        check_unique(&mut ports)?;
         Ok(PortMappings {
-            ports,
+            ports: distinct(ports)?,
             snat: fields.boolean("snat")?.unwrap_or(true),
             masquerade_all: fields.boolean("masqAll")?.unwrap_or_default(),
         })
@@ -152,8 +150,9 @@ impl<'a> Config<'a> {
     /// The attachments that a GC keeps.
     pub fn valid_attachments(&self) -> Result<BTreeSet<Owner>, Error> {
         let mut valid = BTreeSet::new();
-        if self.fields.get("cni.dev/valid-attachments").is_none() {
-            // Without the list nobody said what to keep, and everything would go.
+        if !self.fields.has("cni.dev/valid-attachments") {
+            // Without the list there is no word about what to keep, and everything would go. `null`
+            // is a list: Go writes an empty one like that, and libcni 1.3 does.
             return Err(Error::config("GC needs the key cni.dev/valid-attachments"));
         }
         for node in self.fields.list("cni.dev/valid-attachments")? {
@@ -188,20 +187,33 @@ fn check_mark(fields: &Fields<'_>) -> Result<(), Error> {
     }
 }
 
-/// Leaves out mappings that are given twice, and refuses two that contradict each other.
-fn check_unique(ports: &mut Vec<HostPort>) -> Result<(), Error> {
+/// Leaves out mappings that others say already, and refuses two that contradict each other. Both
+/// is decided by the keys that are written: no hostIP and `0.0.0.0` are the same for IPv4.
+fn distinct(mut ports: Vec<HostPort>) -> Result<Vec<HostPort>, Error> {
+    let mut owners = BTreeMap::new();
+    let mut distinct = Vec::new();
+    // Those for all addresses come before those for one family.
     ports.sort();
-    ports.dedup();
-    let host_side = |port: &HostPort| (port.protocol, port.host_ip, port.host_port);
-    let mut pairs = ports.windows(2);
-    match pairs.find(|pair| host_side(&pair[0]) == host_side(&pair[1])) {
-        None => Ok(()),
-        Some(pair) => Err(Error::config(format!(
-            "runtimeConfig.portMappings maps {} port {} of the host to two ports of the container, \
-             {} and {}",
-            pair[0].protocol, pair[0].host_port, pair[0].container_port, pair[1].container_port
-        ))),
+    for port in ports {
+        let mut adds = false;
+        for key in attachment::keys(&port) {
+            let owner = owners.entry(key).or_insert_with(|| {
+                adds = true;
+                port
+            });
+            if owner.container_port != port.container_port {
+                return Err(Error::config(format!(
+                    "runtimeConfig.portMappings maps {} port {} of the host to two ports of the \
+                     container, {} and {}",
+                    port.protocol, port.host_port, owner.container_port, port.container_port
+                )));
+            }
+        }
+        if adds {
+            distinct.push(port);
+        }
     }
+    Ok(distinct)
 }
 
 fn read_port(node: &Node<'_>) -> Result<HostPort, Error> {
@@ -226,11 +238,25 @@ fn read_port(node: &Node<'_>) -> Result<HostPort, Error> {
         })?,
     };
     // Any address means all addresses, of its family: the container has the other one or not.
-    let host_ip = fields.address("hostIP")?;
+    let host_ip = read_host_ip(&fields)?;
     Ok(HostPort {
         protocol,
         host_ip,
         host_port,
         container_port,
     })
+}
+
+/// The address of the node. Leading zeros mean nothing, as for Kubernetes: `010.0.0.1` is 10.0.0.1.
+fn read_host_ip(fields: &Fields<'_>) -> Result<Option<IpAddr>, Error> {
+    let text = fields.string("hostIP")?;
+    let part = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        digits => digits.to_owned(),
+    };
+    let parts: Vec<String> = text.split('.').map(part).collect();
+    if let ([_, _, _, _], Ok(address)) = (parts.as_slice(), parts.join(".").parse()) {
+        return Ok(Some(IpAddr::V4(address)));
+    }
+    Ok(fields.address("hostIP")?)
 }

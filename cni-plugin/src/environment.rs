@@ -122,7 +122,12 @@ impl Call {
             let id = self.container_id.clone();
             return Err(EnvironmentError::ContainerId { id });
         }
-        match broken_name_rule(&self.ifname) {
+        // DEL takes away what was made before names with % were refused.
+        let name = match self.verb {
+            Verb::Del => self.ifname.replace('%', "-"),
+            _ => self.ifname.clone(),
+        };
+        match broken_name_rule(&name) {
             None => Ok(()),
             Some(rule) => Err(EnvironmentError::Ifname {
                 name: self.ifname.clone(),
@@ -294,6 +299,17 @@ mod tests {
         ];
         for name in bad {
             check("a", name).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_would_complete_is_refused_but_deleted() {
+        for name in ["net%d", "%d", "a%", "%s"] {
+            check("a", name).unwrap_err();
+            let mut call = read(&ADD).unwrap().unwrap();
+            call.ifname = name.to_owned();
+            call.verb = Verb::Del;
+            call.check().unwrap();
         }
     }
 

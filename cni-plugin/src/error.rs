@@ -1,18 +1,18 @@
 //! What the plugin says when it fails: one enum, and the one place that knows CNI's error codes.
 
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use serde_json::{Map, Value};
 
 use crate::arguments::ArgumentsError;
-use crate::attachment::RecordError;
+use crate::attachment::{RecordError, TableError};
 use crate::environment::{EnvironmentError, Verb};
-use crate::ipam::AllocationError;
 use crate::json::WrongType;
-use crate::lease::StoreError;
+use crate::lease::{AllocationError, StoreError};
 use crate::range::RangeError;
 use crate::result::NoShape;
+use crate::streams::StreamError;
 use crate::version::Version;
 
 /// Error codes of the CNI specification 1.1.0, and those of its Go library.
@@ -49,20 +49,29 @@ pub enum Error {
     /// `CNI_ARGS` is wrong.
     #[error(transparent)]
     Arguments(#[from] ArgumentsError),
+    /// A standard stream is closed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// Standard input cannot be read.
-    #[error("error reading from stdin: {reason}")]
+    #[error("error reading from stdin")]
     Stdin {
         /// What the system said.
-        reason: String,
+        source: io::Error,
     },
-    /// Standard input is no JSON.
-    #[error("cannot decode the network configuration: {reason}")]
+    /// Standard input is larger than any configuration.
+    #[error("error reading from stdin: it is longer than {} MiB", limit >> 20)]
+    InputTooLong {
+        /// The longest input that is read, in bytes.
+        limit: u64,
+    },
+    /// Standard input is not JSON.
+    #[error("cannot decode the network configuration")]
     NoJson {
         /// What is wrong, and where.
-        reason: String,
+        source: serde_json::Error,
     },
     /// A value of the configuration has the wrong type.
-    #[error("cannot decode the network configuration: {0}")]
+    #[error("cannot decode the network configuration")]
     WrongType(#[from] WrongType),
     /// The configuration has no name.
     #[error("missing network name")]
@@ -108,7 +117,7 @@ pub enum Error {
         reason: String,
     },
     /// A range set that cannot be.
-    #[error("invalid range set {set}: {source}")]
+    #[error("invalid range set {set}")]
     Range {
         /// Its number, from 0.
         set: usize,
@@ -122,20 +131,20 @@ pub enum Error {
     #[error(transparent)]
     Allocation(#[from] AllocationError),
     /// A file cannot be read.
-    #[error("cannot read {} ({key}): {reason}", path.display())]
+    #[error("cannot read {} ({key})", path.display())]
     File {
         /// The key that names it.
         key: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
-        reason: String,
+        source: io::Error,
     },
     /// The attachment records do not work.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The namespace of the container is gone, or is none.
-    #[error("failed to open netns {path:?}: {source}")]
+    #[error("failed to open netns {path:?}")]
     Netns {
         /// Its path.
         path: String,
@@ -154,7 +163,7 @@ pub enum Error {
         host: String,
     },
     /// The kernel refused something.
-    #[error("{purpose}: {source}")]
+    #[error("{purpose}")]
     Kernel {
         /// What it was for.
         purpose: &'static str,
@@ -162,12 +171,12 @@ pub enum Error {
         source: podwire_kernel::Error,
     },
     /// nftables refused something.
-    #[error("{purpose}: {reason}")]
+    #[error("{purpose}")]
     Nftables {
         /// What it was for.
         purpose: &'static str,
         /// What nftables said.
-        reason: String,
+        source: TableError,
     },
     /// A result has no shape in the version of the configuration.
     #[error(transparent)]
@@ -228,7 +237,12 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Environment(_) | Self::Arguments(_) => Code::ENVIRONMENT,
-            Self::Stdin { .. } | Self::Store(_) | Self::File { .. } | Self::Record(_) => Code::IO,
+            Self::Stream(_)
+            | Self::Stdin { .. }
+            | Self::InputTooLong { .. }
+            | Self::Store(_)
+            | Self::File { .. }
+            | Self::Record(_) => Code::IO,
             Self::NoJson { .. } | Self::WrongType(_) => Code::DECODING,
             Self::Range { source, .. } => match source {
                 RangeError::WrongType(_) => Code::DECODING,
@@ -282,7 +296,7 @@ impl Error {
         let mut object = Map::new();
         object.insert("cniVersion".into(), version.as_str().into());
         object.insert("code".into(), self.code().0.into());
-        object.insert("msg".into(), self.to_string().into());
+        object.insert("msg".into(), chain(self).into());
         let details = self.details();
         if !details.is_empty() {
             object.insert("details".into(), details.into());
@@ -291,15 +305,119 @@ impl Error {
     }
 }
 
-/// Errors one after the other.
+/// An error with its causes on one line. No error says what its cause says.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// Errors one after the other, each with its causes.
 struct Sentences<'a>(&'a [Error]);
 
 impl fmt::Display for Sentences<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{error}")?;
+            write!(f, "{separator}{}", chain(error))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podwire_kernel::Cause;
+
+    use super::*;
+
+    fn message(error: &Error) -> String {
+        error.print(Version::NEWEST)["msg"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn samples() -> Vec<(Error, &'static str)> {
+        let kernel = || Cause::NotFound.during("change link", "veth0");
+        let io = || io::Error::from_raw_os_error(nix::libc::EIO);
+        let json = serde_json::from_str::<Value>("{").unwrap_err();
+        let wrong = || WrongType {
+            place: "mtu".into(),
+            expected: "a whole number",
+            found: "true".into(),
+        };
+        vec![
+            (
+                Error::Stdin { source: io() },
+                "error reading from stdin: Input/output error (os error 5)",
+            ),
+            (
+                Error::NoJson { source: json },
+                "cannot decode the network configuration: EOF while parsing an object at line 1 \
+                 column 1",
+            ),
+            (
+                wrong().into(),
+                "cannot decode the network configuration: mtu must be a whole number, not true",
+            ),
+            (
+                Error::Range {
+                    set: 1,
+                    source: wrong().into(),
+                },
+                "invalid range set 1: mtu must be a whole number, not true",
+            ),
+            (
+                Error::File {
+                    key: "ipam.resolvConf",
+                    path: "/x".into(),
+                    source: io(),
+                },
+                "cannot read /x (ipam.resolvConf): Input/output error (os error 5)",
+            ),
+            (
+                Error::Netns {
+                    path: "/n".into(),
+                    source: kernel(),
+                },
+                "failed to open netns \"/n\": cannot change link veth0: there is no such object",
+            ),
+            (
+                Error::kernel("link")(kernel()),
+                "link: cannot change link veth0: there is no such object",
+            ),
+            (
+                Error::Nftables {
+                    purpose: "host ports",
+                    source: TableError::Read(kernel()),
+                },
+                "host ports: cannot change link veth0: there is no such object",
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_message_names_each_cause_once() {
+        for (error, text) in samples() {
+            assert_eq!(message(&error), text);
+        }
+    }
+
+    #[test]
+    fn an_error_leaves_what_its_cause_says_to_the_cause() {
+        for (error, _) in samples() {
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(!error.to_string().contains(&cause), "{error}");
+        }
+    }
+
+    #[test]
+    fn several_errors_are_told_with_their_causes() {
+        let failures = samples().into_iter().map(|(error, _)| error).collect();
+        let text = message(&Error::collect(failures).unwrap_err());
+        for (_, one) in samples() {
+            assert!(text.contains(one), "{text}");
+        }
     }
 }

@@ -143,7 +143,7 @@ fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
         Ok(())
     });
     if let Err(error) = forgotten {
-        // The port works for everybody who has not used it lately.
+        // The port works for each client that has not used it lately.
         eprintln!("podwire: {error}; clients with a connection may have to wait for its end");
     }
 }
@@ -166,9 +166,9 @@ fn open() -> Result<NftSocket, TableError> {
     Ok(NftSocket::open()?)
 }
 
-fn failed(error: TableError) -> Error {
+fn failed(source: TableError) -> Error {
     Error::Nftables {
         purpose: "host ports and ipMasq",
-        reason: error.to_string(),
+        source,
     }
 }

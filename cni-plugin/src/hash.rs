@@ -1,7 +1,7 @@
 //! FNV-1a with 64 bits: a hash that never changes, for names and for noticing torn writes.
 //!
 //! The function is part of what is on disk and in the kernel (names of links), so it is written
-//! out here and must stay as it is. It does not withstand somebody who looks for collisions.
+//! out here and must stay as it is. It does not withstand a search for collisions.
 
 /// The hash of `bytes`; constants from draft-eastlake-fnv-17, section 5.
 pub fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {

@@ -4,6 +4,10 @@
 //! case of its key: containerd sends `{"HostPort": 80}` where the conventions say `hostPort`. So a
 //! key is looked up by its exact spelling first, then in any case. `null` is the same as a missing
 //! key, unknown keys are ignored. A value of the wrong type is an error that names its place.
+//!
+//! That is why this is own code and not derived with serde: serde takes keys in one spelling, lets
+//! `null` fail for a field that is not an `Option`, and its errors name a line and a column of a
+//! text that no one has seen, for a runtime made it of several files.
 
 use std::net::IpAddr;
 
@@ -42,12 +46,18 @@ impl<'a> Fields<'a> {
         Node::of_document(value).object()
     }
 
+    /// Whether there is `key` at all, even with `null`: for the few that Go's decoder notices.
+    pub fn has(&self, key: &str) -> bool {
+        let mut keys = self.object.keys();
+        self.object.contains_key(key) || keys.any(|found| found.eq_ignore_ascii_case(key))
+    }
+
     /// The value of `key`; `None` if it is missing or `null`.
     pub fn get(&self, key: &str) -> Option<Node<'a>> {
-        let exact = self.object.get(key);
+        let exact = self.object.get(key).filter(|value| !value.is_null());
         let value = exact.or_else(|| {
             let mut all = self.object.iter();
-            all.find(|(found, _)| found.eq_ignore_ascii_case(key))
+            all.find(|(found, value)| found.eq_ignore_ascii_case(key) && !value.is_null())
                 .map(|(_, value)| value)
         })?;
         let place = if self.place.is_empty() {
@@ -55,7 +65,7 @@ impl<'a> Fields<'a> {
         } else {
             format!("{}.{key}", self.place)
         };
-        (!value.is_null()).then_some(Node { value, place })
+        Some(Node { value, place })
     }
 
     /// The string at `key`, empty if there is none.
@@ -98,7 +108,12 @@ impl<'a> Fields<'a> {
         let Some(list) = self.read(key, Node::list)? else {
             return Ok(None);
         };
-        let strings = list.iter().map(|node| node.string().map(str::to_owned));
+        // Go leaves the string of a list empty where there is `null`.
+        let string = |node: &Node<'_>| match node.value {
+            Value::Null => Ok(String::new()),
+            _ => node.string().map(str::to_owned),
+        };
+        let strings = list.iter().map(string);
         strings.collect::<Result<_, _>>().map(Some)
     }
 
@@ -263,7 +278,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_in_any_case_but_the_exact_spelling_wins() {
-        let document = json!({"HOSTPORT": 1, "HostPort": 2, "hostIP": null, "hostip": "x"});
+        let document = json!({"HOSTPORT": 1, "HostPort": 2, "hostIP": null});
         let fields = Fields::of_document(&document).unwrap();
         assert_eq!(fields.unsigned("HostPort").unwrap(), Some(2));
         assert!(fields.unsigned("hostport").unwrap().is_some());
@@ -276,6 +291,15 @@ mod tests {
         let fields = Fields::of_document(&document).unwrap();
         assert_eq!(fields.boolean("a").unwrap(), None);
         assert!(fields.list("a").unwrap().is_empty());
+    }
+
+    #[test]
+    fn null_does_not_hide_a_value_in_another_spelling() {
+        let document = json!({"hostPort": null, "HostPort": 80, "snat": null});
+        let fields = Fields::of_document(&document).unwrap();
+        assert_eq!(fields.unsigned("hostPort").unwrap(), Some(80));
+        assert!(fields.has("SNAT") && fields.get("snat").is_none());
+        assert!(!fields.has("masqAll"));
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! [`plugin`] takes a call apart and carries it out. What others need to know about what the
 //! plugin leaves behind is in [`attachment`] (links, records) and [`lease`] (addresses).
 
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "a test fails by panicking")
+)]
 
 pub mod arguments;
 pub mod attachment;
@@ -20,4 +23,5 @@ pub mod link;
 pub mod plugin;
 pub mod range;
 pub mod result;
+pub mod streams;
 pub mod version;

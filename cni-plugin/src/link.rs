@@ -257,7 +257,7 @@ fn set_up_host(
 }
 
 impl Loopback {
-    /// Opens the link `index`, whoever made it, for packets from the loopback.
+    /// Opens the link `index`, whichever plugin made it, for packets from the loopback.
     pub fn open(self, socket: &mut RouteSocket, index: u32) -> podwire_kernel::Result<()> {
         let mut requests = Requests::new();
         if let Some(conf) = self.ipv4_conf() {
@@ -278,7 +278,7 @@ impl Loopback {
 
     /// IPv6 has no `route_localnet`. Packets to the container go out, but the answers, back to ::1
     /// after NAT, need a way in through this link, because ::1 is looked for on the link of
-    /// arrival alone (`rt6_need_strict`, net/ipv6/route.c). Nobody else gets in by it: packets
+    /// arrival alone (`rt6_need_strict`, net/ipv6/route.c). Nothing else gets in by it: packets
     /// that arrive from or for ::1 are dropped before NAT (`ip6_rcv_core`, net/ipv6/ip6_input.c).
     fn add_route(self, requests: &mut Requests, index: u32) {
         if self.v6 {
@@ -310,6 +310,7 @@ fn set_up_container(
     });
     let mut socket = opened.and_then(|socket| socket).map_err(failed())?;
     let index = ends.peer_index;
+    check_name(&mut socket, index, wanted.ifname)?;
     let mut requests = Requests::new();
     if v6 {
         requests.change_link(&LinkChange {
@@ -334,8 +335,21 @@ fn set_up_container(
     socket.run(&mut requests).map_err(failed())
 }
 
-/// Switches IPv6 on in a container where its runtime switched it off, and makes the container deaf
-/// to router advertisements: its routes are ours to make.
+/// The result tells the name that was asked for, so the link must have it.
+fn check_name(socket: &mut RouteSocket, index: u32, ifname: &str) -> Result<(), Error> {
+    let found = socket
+        .link_by_index(index)
+        .map_err(Error::kernel("container end of the link"))?;
+    let name = found.map_or_else(String::new, |link| link.name);
+    if name == ifname {
+        return Ok(());
+    }
+    let difference = format!("the interface in the container is {name:?}, not {ifname:?}");
+    Err(Error::Changed { difference })
+}
+
+/// Switches IPv6 on in a container where its runtime switched it off, and makes the container
+/// ignore router advertisements: its routes are ours to make.
 fn allow_ipv6(ifname: &str) -> podwire_kernel::Result<()> {
     for link in ["lo", ifname] {
         sysctl::ensure(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")?;

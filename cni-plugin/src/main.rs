@@ -6,20 +6,34 @@
 
 #![no_main]
 
+use std::ffi::{c_char, c_int};
 use std::io::Write;
 
 use podwire::plugin::{Answer, Plugin};
+use podwire::streams;
+use podwire_kernel::process;
 
-/// What the C library calls. Its arguments are those that `std::env::args_os` knows too.
+/// What the C library calls.
+///
+/// # Safety
+///
+/// Only the C library may call it, with the arguments that the kernel gave to the process.
+#[expect(
+    unsafe_code,
+    reason = "the C library finds it by its name, and hands in pointers"
+)]
 // SAFETY: no other item of the program has this name, and this is the type that it must have.
-#[allow(unsafe_code)]
 #[unsafe(no_mangle)]
-pub extern "C" fn main(_count: i32, _arguments: *const *const u8) -> i32 {
-    podwire_kernel::process::ignore_broken_pipes();
-    let program = std::env::args_os().next().unwrap_or_default();
+pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+    process::ignore_broken_pipes();
+    // SAFETY: these are the arguments of `main`.
+    let program = unsafe { process::program_name(count, arguments) };
     let plugin = Plugin::named(&program);
-    let answer = plugin.answer(|name| std::env::var_os(name), std::io::stdin());
-    i32::from(!print(&answer))
+    let answer = match streams::check() {
+        Ok(()) => plugin.answer(|name| std::env::var_os(name), std::io::stdin()),
+        Err(error) => Answer::unheard(error),
+    };
+    c_int::from(!print(&answer))
 }
 
 /// Prints the answer as the reference plugins do, with four spaces for each level; says whether the

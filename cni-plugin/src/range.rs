@@ -45,6 +45,18 @@ pub enum RangeError {
         /// The subnet.
         subnet: IpNetwork,
     },
+    /// IPv4 in the spelling of IPv6, which is neither. The words are those of Go's net package.
+    #[error("IPNet IP and Mask version mismatch: write {subnet} as an IPv4 subnet")]
+    Mapped {
+        /// The subnet.
+        subnet: IpNetwork,
+    },
+    /// A subnet from the unspecified address on, 0.0.0.0 or ::, has no address for a container.
+    #[error("Network {subnet} starts with the unspecified address, so nothing can be allocated")]
+    Unspecified {
+        /// The subnet.
+        subnet: IpNetwork,
+    },
     /// A subnet with bits set beyond its prefix.
     #[error(
         "Network has host bits set. For a subnet mask of length {} the network address is {}",
@@ -101,6 +113,12 @@ impl Range {
     /// is the first address of the subnet, and the range is all of it but for the network address
     /// and the IPv4 broadcast address.
     pub fn read(fields: &Fields<'_>, subnet: IpNetwork) -> Result<Self, RangeError> {
+        if matches!(subnet.ip(), IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
+            return Err(RangeError::Mapped { subnet });
+        }
+        if subnet.network().is_unspecified() {
+            return Err(RangeError::Unspecified { subnet });
+        }
         let bits = if subnet.is_ipv4() { 32 } else { 128 };
         if subnet.prefix() > bits - 2 {
             return Err(RangeError::TooSmall { subnet });
@@ -292,7 +310,6 @@ mod tests {
             json!([{"subnet": "fd00::/64"}]),
             "fd00::1-fd00::ffff:ffff:ffff:ffff",
         );
-        check(json!([{"subnet": "0.0.0.0/0"}]), "0.0.0.1-255.255.255.254");
     }
 
     #[test]
@@ -366,10 +383,27 @@ mod tests {
     }
 
     #[test]
+    fn subnets_that_are_of_neither_family_or_of_everything_are_refused() {
+        for subnet in [
+            "::ffff:10.9.0.0/120",
+            "::ffff:0.0.0.0/96",
+            "::ffff:10.9.0.0/24",
+        ] {
+            let text =
+                format!("IPNet IP and Mask version mismatch: write {subnet} as an IPv4 subnet");
+            check_error(json!([{ "subnet": subnet }]), &text);
+        }
+        for subnet in ["0.0.0.0/0", "::/0", "0.0.0.0/8", "::/64", "10.0.0.0/0"] {
+            let error = read(&json!([{ "subnet": subnet }])).unwrap_err();
+            assert!(error.to_string().contains("unspecified"), "{error}");
+        }
+    }
+
+    #[test]
     fn sets_of_different_families_never_overlap() {
-        assert!(!range("0.0.0.0/0").overlaps(&range("::/0")));
+        assert!(!range("128.0.0.0/1").overlaps(&range("8000::/1")));
         assert!(range("10.0.0.0/8").overlaps(&range("10.200.0.0/16")));
-        assert!(!range("::/0").ranges()[0].contains("10.0.0.1".parse().unwrap()));
+        assert!(!range("8000::/1").ranges()[0].contains("10.0.0.1".parse().unwrap()));
     }
 
     proptest! {
@@ -381,8 +415,9 @@ mod tests {
         }
 
         #[test]
-        fn a_range_is_within_its_subnet(ip: u32, prefix in 0..=30u8) {
-            let subnet = IpNetwork::new(address(u128::from(ip), true), prefix).unwrap();
+        fn a_range_is_within_its_subnet(ip: u32, prefix in 1..=30u8) {
+            // Not the subnets that start with the unspecified address.
+            let subnet = IpNetwork::new(address(u128::from(ip | 1 << 31), true), prefix).unwrap();
             let set = range(&format!("{}/{prefix}", subnet.network()));
             let range = &set.ranges()[0];
             prop_assert!(subnet.contains(range.start) && subnet.contains(range.end));

@@ -72,8 +72,8 @@ pub struct Route {
     pub scope: Option<u32>,
 }
 
-/// What a container should ask for names. `None` means that nobody said anything, an empty list
-/// that somebody wants none.
+/// What a container should ask for names. `None` means that nothing was said, an empty list
+/// that there are to be none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dns {
     /// Addresses of name servers.
@@ -315,7 +315,7 @@ impl Dns {
         })
     }
 
-    /// Whether somebody said something, if only that a list is to be empty.
+    /// Whether something was said, if only that a list is to be empty.
     pub fn is_set(&self) -> bool {
         *self != Self::default()
     }

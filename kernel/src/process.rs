@@ -1,7 +1,9 @@
 //! The calling process itself.
 
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::fs::File;
 use std::os::fd::IntoRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::fcntl::OFlag;
@@ -22,6 +24,29 @@ pub fn ignore_broken_pipes() {
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
+}
+
+/// The name that a program was started by, from the arguments of its `main`; empty if it was
+/// given none. `std::env::args_os` knows it only where the C library hands the arguments
+/// to initialisers too, as glibc does; on others it is empty in a program with a `main` of its own.
+///
+/// # Safety
+///
+/// `count` and `arguments` are those of `main`: `arguments` is null or points to `count` strings
+/// that end with a zero byte, or to null pointers.
+#[expect(unsafe_code, reason = "the arguments of main are raw pointers")]
+pub unsafe fn program_name(count: c_int, arguments: *const *const c_char) -> OsString {
+    if count < 1 || arguments.is_null() {
+        return OsString::new();
+    }
+    // SAFETY: there is a first argument; the caller promises that it can be read.
+    let first = unsafe { *arguments };
+    if first.is_null() {
+        return OsString::new();
+    }
+    // SAFETY: the caller promises a string that ends with a zero byte.
+    let name = unsafe { CStr::from_ptr(first) };
+    OsStr::from_bytes(name.to_bytes()).to_owned()
 }
 
 /// The pipe that [`note`] writes into.
@@ -121,6 +146,27 @@ fn code_in(line: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "the arguments of main are raw pointers")]
+    fn a_program_knows_its_name_even_if_it_has_none() {
+        let names = [c"/opt/cni/bin/ptp".as_ptr(), c"second".as_ptr()];
+        let nothing = [std::ptr::null()];
+        for (count, arguments, expected) in [
+            (2, names.as_ptr(), "/opt/cni/bin/ptp"),
+            (0, names.as_ptr(), ""),
+            (0, nothing.as_ptr(), ""),
+            (1, nothing.as_ptr(), ""),
+            (1, std::ptr::null(), ""),
+        ] {
+            // SAFETY: the arrays outlive the call and hold zero-terminated strings or null.
+            assert_eq!(unsafe { program_name(count, arguments) }, expected);
+        }
+        let bytes = [c"/\xff".as_ptr()];
+        // SAFETY: as above.
+        let name = unsafe { program_name(1, bytes.as_ptr()) };
+        assert_eq!(name.as_bytes(), b"/\xff");
+    }
 
     #[test]
     fn only_code_of_files_is_given_back() {

@@ -9,7 +9,7 @@
 //! - a mapping with an address of the node (hostIP) holds for that address, one without for all.
 //!
 //! 127.0.0.1 leaves the node's loopback here, so nothing from outside may come in by that name: the
-//! guard drops it, whoever allowed it by `route_localnet`.
+//! guard drops it, even if something allowed it by `route_localnet`.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,9 @@ use podwire_kernel::nft::{
 };
 
 use super::record::{HostPort, Record};
-use super::tables::HOSTPORTS;
+
+/// The name of the table.
+pub const HOSTPORTS: &str = "podwire-hostports";
 
 /// The names of what the table has for one family, and the fields that differ.
 struct Half {
@@ -98,6 +100,14 @@ pub(super) fn elements(record: &Record) -> Vec<(&'static str, Key, Element)> {
         }
     }
     elements
+}
+
+/// The keys that a mapping has in the maps of the table, each with its map. Two mappings that share
+/// one cannot lead to two ports, however they are written.
+pub fn keys(port: &HostPort) -> impl Iterator<Item = (&'static str, Key)> {
+    let halves = HALVES.iter();
+    let halves = halves.filter(|half| applies(port, half.family == Family::Ip));
+    halves.map(|half| key(half, port))
 }
 
 /// Whether a mapping is for the addresses of IPv4 or IPv6.

@@ -13,7 +13,9 @@ use podwire_kernel::nft::{
 };
 
 use super::record::Record;
-use super::tables::IPMASQ;
+
+/// The name of the table.
+pub const IPMASQ: &str = "podwire-ipmasq";
 
 /// The names of the maps, IPv4 and IPv6.
 const MAPS: [(&str, Field, Family); 2] = [

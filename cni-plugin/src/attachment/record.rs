@@ -1,15 +1,15 @@
 //! Records of attachments: what has to be in nftables for them.
 //!
 //! A record is a JSON file `<host link name>.json`; one that the plugin wrote as a chained
-//! `portmap` is `<host link name>.portmap.json`. Whoever changes records or the tables that are
-//! made of them holds the lock of the directory, so nobody sees one without the other. The plugin
+//! `portmap` is `<host link name>.portmap.json`. A process that changes records or the tables that
+//! are made of them holds the lock of the directory, so none sees one without the other. The plugin
 //! writes the record before it changes nftables and removes it afterwards: if it is killed in
 //! between, the record is there, and the next DEL or the agent knows what to do.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
@@ -21,8 +21,15 @@ use serde_json::{Map, Value, json};
 use super::host_link_name;
 use crate::json::{Fields, Node, WrongType};
 
-/// The name under which a record is written first. Whoever writes holds the lock.
+/// The name under which a record is written first. The writer holds the lock.
 const TEMPORARY: &str = ".new";
+
+/// How files are opened: a name may be a link to another file of the node, or a pipe that would
+/// wait for its other end.
+const CAREFULLY: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+
+/// Longer files are not records: the configuration that they come from is no longer.
+const LONGEST: u64 = 16 << 20;
 
 /// How much of a container ID and of the name of a pod a comment has, in bytes and characters. A
 /// comment of nftables has at most 128 bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl).
@@ -104,12 +111,16 @@ pub struct RecordError {
 impl Records {
     /// Opens the directory and waits for its lock; makes it if there is none.
     pub fn create(directory: &Path) -> Result<Self, RecordError> {
-        let made = fs::create_dir_all(directory);
+        // Whatever the umask of the runtime, others may not write there.
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory);
         made.map_err(|error| failed("create directory", directory, &error))?;
         Self::lock(directory, FlockArg::LockExclusive)
     }
 
-    /// Opens the directory unless somebody has its lock; `None` if so, or if there is none.
+    /// Opens the directory unless another process has its lock; `None` if so, or if there is none.
     pub fn try_open(directory: &Path) -> Result<Option<Self>, RecordError> {
         if !directory.is_dir() {
             return Ok(None);
@@ -132,7 +143,7 @@ impl Records {
         let path = directory.join("lock");
         let mut options = OpenOptions::new();
         let options = options.create(true).append(true).mode(0o600);
-        let file = options.open(&path);
+        let file = options.custom_flags(CAREFULLY).open(&path);
         let mut file = file.map_err(|error| failed("open", &path, &error))?;
         loop {
             match Flock::lock(file, kind) {
@@ -184,13 +195,16 @@ impl Records {
         (record.container_id == container_id && record.ifname == ifname).then_some(record)
     }
 
-    /// Writes a record, in place of the one of the same attachment.
+    /// Writes a record, in place of the one of the same attachment. It is there complete or not at
+    /// all if the plugin is killed. Nothing is synced to a disk: `/run` is in memory, and what a
+    /// record is about, links and nftables, ends with the boot as well.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.container_id, &record.ifname, record.chained);
         let temporary = self.directory.join(TEMPORARY);
         let write = || {
             let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(true).mode(0o600);
+            let options = options.write(true).create_new(true).mode(0o600);
+            self.tidy();
             let mut file = options.open(&temporary)?;
             file.write_all(record.print().to_string().as_bytes())?;
             fs::rename(&temporary, &path)
@@ -213,6 +227,8 @@ impl Records {
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // A directory of that name is not a record, and not ours to remove.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
             Err(error) => Err(failed("remove attachment record", &path, &error)),
         }
     }
@@ -250,7 +266,7 @@ impl Record {
     }
 
     /// What the nftables elements of this attachment have as their comment: the pod for people,
-    /// and whose they are, so that nobody removes what another attachment has taken over.
+    /// and whose they are, so that no one removes what another attachment has taken over.
     pub fn comment(&self) -> String {
         let id = self
             .container_id
@@ -358,11 +374,19 @@ fn is_record(name: &str) -> bool {
 
 /// The record in a file; `None` if there is no such file (any more).
 fn read(path: &Path) -> Result<Option<Record>, String> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
+    let mut options = OpenOptions::new();
+    let file = match options.read(true).custom_flags(CAREFULLY).open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
+    let is_file = file.metadata().is_ok_and(|found| found.is_file());
+    if !is_file {
+        return Err("it is not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    let read = file.take(LONGEST).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
     let document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let record = Record::parse(&document).map_err(|error| error.to_string())?;
     Ok(Some(record))

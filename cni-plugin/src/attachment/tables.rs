@@ -1,10 +1,11 @@
 //! Writing what one attachment needs into the two tables, taking it out again, and looking whether
 //! it is there.
 //!
-//! Elements are added without looking at those of others, so an attachment costs a question for each
-//! table and one transaction for both, whatever is in them. Only if the kernel refuses them, the tables are
-//! mended, or what is in the way is replaced: of two attachments with the same host port, the later
-//! one has it. Elements are taken out only if they still are those of the attachment.
+//! Elements are added without looking at those of others, so an attachment costs a question for
+//! each table and one transaction for both, whatever is in them. Only if the kernel refuses them,
+//! the tables are repaired, or what is in the way is replaced: of two attachments with the same
+//! host port, the later one has it. Elements are taken out only if they still are those of the
+//! attachment.
 //!
 //! The tables stay when the last attachment goes: without elements their rules match nothing, and
 //! the next container finds them ready. GC takes them away.
@@ -14,20 +15,15 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 use podwire_kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
 
+use super::hostports::{self, HOSTPORTS};
+use super::ipmasq::{self, IPMASQ};
 use super::record::Record;
-use super::{hostports, ipmasq};
 
 /// The family of both tables.
 pub const FAMILY: Family = Family::Inet;
 
-/// The name of the table of host ports.
-pub const HOSTPORTS: &str = "podwire-hostports";
-
-/// The name of the table of hidden containers.
-pub const IPMASQ: &str = "podwire-ipmasq";
-
-/// A dump that others disturb by changing some table is begun anew so often. Each attempt takes
-/// some microseconds, and a change some ten.
+/// A dump that others disturb by changing some table is begun again up to this often. Each attempt
+/// takes some microseconds, and a change some ten.
 const ATTEMPTS: usize = 1000;
 
 /// Why nftables do not say what they should.
@@ -41,8 +37,13 @@ pub enum TableError {
     Commit(#[from] CommitError),
 }
 
-/// What an attachment has in one table: the set, the key and the element of each.
-type Elements = Vec<(&'static str, Key, Element)>;
+/// What an attachment has in one table, by set and key. A record of an earlier version may name a
+/// key twice; it is written, read and removed once.
+type Elements = BTreeMap<(&'static str, Key), Element>;
+
+/// How often elements are removed again if others took some away in between. Each attempt that
+/// fails takes some 12 milliseconds.
+const REMOVALS: usize = 10;
 
 /// A table, and what an attachment has in it.
 struct Part {
@@ -77,11 +78,21 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
 
 /// Takes out what `record` has. What is gone already is no error.
 pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
-    let mut batch = Batch::new();
-    for part in parts(record) {
-        part.remove(socket, &mut batch)?;
+    let parts = parts(record);
+    let mut attempt = 0;
+    loop {
+        let mut batch = Batch::new();
+        for part in &parts {
+            part.remove(socket, &mut batch)?;
+        }
+        match socket.commit(&mut batch) {
+            // What was read has been removed by another process, the rest has not.
+            Err(error) if error.errno() == Some(Errno::ENOENT as i32) && attempt < REMOVALS => {
+                attempt += 1;
+            }
+            outcome => return Ok(outcome?),
+        }
     }
-    Ok(socket.commit(&mut batch)?)
 }
 
 /// Takes both tables away, with everything in them.
@@ -114,13 +125,19 @@ pub fn has_all(socket: &mut NftSocket, record: &Record) -> Result<bool, TableErr
 
 /// The tables in which `record` has something.
 fn parts(record: &Record) -> Vec<Part> {
+    let by_key = |elements: Vec<(&'static str, Key, Element)>| {
+        let elements = elements.into_iter();
+        elements
+            .map(|(set, key, element)| ((set, key), element))
+            .collect()
+    };
     let ports = Part {
         skeleton: hostports::skeleton(),
-        elements: hostports::elements(record),
+        elements: by_key(hostports::elements(record)),
     };
     let hidden = Part {
         skeleton: ipmasq::skeleton(std::slice::from_ref(record)),
-        elements: ipmasq::elements(record),
+        elements: by_key(ipmasq::elements(record)),
     };
     let mut parts = vec![ports, hidden];
     parts.retain(|part| !part.elements.is_empty());
@@ -149,7 +166,7 @@ impl Part {
     /// Writes the elements; with `replace` in the place of what has their keys.
     fn write(&self, batch: &mut Batch, replace: bool) {
         let mut table = batch.table(FAMILY, &self.skeleton.name);
-        for (name, key, element) in &self.elements {
+        for ((name, key), element) in &self.elements {
             let Some(set) = self.skeleton.sets.get(name) else {
                 continue;
             };
@@ -179,7 +196,7 @@ impl Part {
                 }
             }
         }
-        for (name, key, element) in &self.elements {
+        for ((name, key), element) in &self.elements {
             if let Some(set) = desired.sets.get_mut(name) {
                 set.elements.insert(key.clone(), element.clone());
             }
@@ -213,7 +230,7 @@ impl Part {
     /// The elements by their sets.
     fn by_set(&self) -> BTreeMap<&'static str, Vec<(Key, Element)>> {
         let mut sets: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (set, key, element) in &self.elements {
+        for ((set, key), element) in &self.elements {
             sets.entry(*set)
                 .or_default()
                 .push((key.clone(), element.clone()));

@@ -9,7 +9,7 @@ use super::resolv_conf;
 use crate::arguments::Arguments;
 use crate::error::Error;
 use crate::json::{Fields, Node};
-use crate::lease::{DEFAULT_DATA_DIR, Owner, Store, StoreError};
+use crate::lease::{AllocationError, DEFAULT_DATA_DIR, Owner, Store, StoreError};
 use crate::range::{Range, RangeSet};
 use crate::result::{Attached, Dns, Ip, Route};
 use crate::version::Version;
@@ -29,89 +29,6 @@ pub struct HostLocal {
     routes: Vec<Route>,
     resolv_conf: Option<PathBuf>,
     requested: Vec<IpAddr>,
-}
-
-/// Why no address can be leased. The words are host-local's; people search for them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AllocationError {
-    /// The container has an address of this set.
-    #[error(
-        "failed to allocate for range {set}: {address} has been allocated to {container_id}, \
-         duplicate allocation is not allowed"
-    )]
-    Duplicate {
-        /// The number of the range set.
-        set: usize,
-        /// The address.
-        address: IpAddr,
-        /// The container.
-        container_id: String,
-    },
-    /// All addresses are leased.
-    #[error("failed to allocate for range {set}: no IP addresses available in range set: {ranges}")]
-    Exhausted {
-        /// The number of the range set.
-        set: usize,
-        /// Its ranges.
-        ranges: String,
-    },
-    /// The gateway was asked for.
-    #[error("failed to allocate for range {set}: requested ip {address} is subnet's gateway")]
-    Gateway {
-        /// The number of the range set.
-        set: usize,
-        /// The address.
-        address: IpAddr,
-    },
-    /// The address that was asked for is leased.
-    #[error(
-        "failed to allocate for range {set}: requested IP address {address} is not available in \
-         range set {ranges}"
-    )]
-    Taken {
-        /// The number of the range set.
-        set: usize,
-        /// The address.
-        address: IpAddr,
-        /// The ranges of the set.
-        ranges: String,
-    },
-    /// Addresses that were asked for are in no range.
-    #[error("failed to allocate all requested IPs:{}", list(addresses))]
-    Unused {
-        /// The addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// The container of a CHECK has no address.
-    #[error("host-local: Failed to find address added by container {container_id}")]
-    NoLease {
-        /// The container.
-        container_id: String,
-    },
-}
-
-impl AllocationError {
-    /// What to do about it.
-    pub fn advice(&self) -> &'static str {
-        match self {
-            Self::Duplicate { .. } => "call DEL for this container first",
-            Self::Exhausted { .. } => {
-                "every address is leased: remove containers, use a larger range, or call GC if \
-                 there are leases of containers that are gone"
-            }
-            Self::Gateway { .. } => "ask for another address, or set another gateway",
-            Self::Taken { .. } => "ask for another address, or remove the container that has it",
-            Self::Unused { .. } => "ask for one address of each range set at most",
-            Self::NoLease { .. } => "its lease was removed: recreate the container",
-        }
-    }
-}
-
-fn list(addresses: &[IpAddr]) -> String {
-    addresses
-        .iter()
-        .map(|address| format!(" {address}"))
-        .collect()
 }
 
 impl Location {
@@ -143,13 +60,13 @@ impl Location {
 
     /// Fails if nothing is leased to `owner`.
     pub fn check(&self, owner: &Owner) -> Result<(), Error> {
-        let mut leased = Vec::new();
+        let mut leased = false;
         if let Some(mut store) = Store::open(&self.directory)? {
-            let found = store.addresses_of(owner);
+            let found = store.has_lease(owner);
             store.finish();
             leased = found?;
         }
-        if leased.is_empty() {
+        if !leased {
             let container_id = owner.container_id.clone();
             return Err(AllocationError::NoLease { container_id }.into());
         }
@@ -406,6 +323,9 @@ fn read_requests(fields: &Fields<'_>, arguments: &Arguments) -> Result<Vec<IpAdd
     let mut read = |outer: Option<Fields<'_>>| -> Result<(), Error> {
         let Some(outer) = outer else { return Ok(()) };
         for node in outer.list("ips")? {
+            if node.value() == "" {
+                continue;
+            }
             let address = node.address_of_network()?;
             if !requested.contains(&address) {
                 requested.push(address);

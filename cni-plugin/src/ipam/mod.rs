@@ -5,7 +5,7 @@ mod host_local;
 mod resolv_conf;
 
 pub use self::delegate::Delegate;
-pub use self::host_local::{AllocationError, HostLocal, Location};
+pub use self::host_local::{HostLocal, Location};
 
 use crate::arguments::Arguments;
 use crate::environment::Call;

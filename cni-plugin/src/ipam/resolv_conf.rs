@@ -10,10 +10,10 @@ use crate::result::Dns;
 pub fn read(path: &Path) -> Result<Dns, Error> {
     match fs::read(path) {
         Ok(content) => Ok(parse(&String::from_utf8_lossy(&content))),
-        Err(error) => Err(Error::File {
+        Err(source) => Err(Error::File {
             key: "ipam.resolvConf",
             path: path.to_owned(),
-            reason: error.to_string(),
+            source,
         }),
     }
 }

@@ -1,9 +1,11 @@
 //! The lease directory of one network: the system calls on it, under its lock.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,14 +14,18 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use super::{Owner, StoreError};
+use super::file::{self, Found};
+use super::{Lease, Owner, StoreError};
 use crate::hash::fnv1a;
 
 /// A lease on a file system without `O_TMPFILE` is written under this name first.
 const TEMPORARY: &str = ".podwire.new";
 
-/// Longer files are no leases: a container ID and the name of an interface are shorter.
-const LONGEST_LEASE: usize = 4096;
+/// How every file is opened. In a directory that others may write, a name may be a link to a file
+/// of the node, or a pipe that would wait for its other end.
+const CAREFULLY: OFlag = OFlag::O_CLOEXEC
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK);
 
 /// A lease directory, locked as long as this value lives.
 #[derive(Debug)]
@@ -51,8 +57,8 @@ impl Directory {
         Self::lock(path, FlockArg::LockExclusive)
     }
 
-    /// Opens the directory at `path` unless somebody has its lock; `None` if so, or if there is no
-    /// directory.
+    /// Opens the directory at `path` unless another process has its lock; `None` if so, or if there
+    /// is no directory.
     pub fn try_open(path: &Path) -> Result<Option<Self>, StoreError> {
         match Self::lock(path, FlockArg::LockExclusiveNonblock) {
             Err(error) if error.errno == Errno::EWOULDBLOCK => Ok(None),
@@ -64,7 +70,7 @@ impl Directory {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = match open(path, flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
             Err(errno) => return Err(error("open lease directory", path, errno)),
         };
         let lock = lock(&fd, kind).map_err(|errno| error("lock", &path.join("lock"), errno))?;
@@ -81,8 +87,13 @@ impl Directory {
         if let Some(directory) = Self::open(path)? {
             return Ok(directory);
         }
-        let made = std::fs::create_dir_all(path);
-        made.map_err(|error| StoreError::new("create lease directory", path, &error))?;
+        // Whatever the umask of the runtime, others may not write there.
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+        made.map_err(|failure| match failure.kind() {
+            // `create` takes a directory that is there for success.
+            ErrorKind::AlreadyExists => error("create lease directory", path, Errno::ENOTDIR),
+            _ => StoreError::new("create lease directory", path, &failure),
+        })?;
         let opened = Self::open(path)?;
         opened.ok_or_else(|| error("open lease directory", path, Errno::ENOENT))
     }
@@ -110,7 +121,7 @@ impl Directory {
     pub fn names(&self, mut each: impl FnMut(&str)) -> Result<(), StoreError> {
         let failed = |error| StoreError::new("list", &self.path, &error);
         for entry in std::fs::read_dir(&self.path).map_err(failed)? {
-            // A name that is no text is nobody's.
+            // A name that is not text is not ours.
             if let Some(name) = entry.map_err(failed)?.file_name().to_str() {
                 each(name);
             }
@@ -127,7 +138,9 @@ impl Directory {
             Ok(file) => (file, None),
             // No support in the file system, or in a kernel or overlay that is too old to know.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
-                let flags = flags | OFlag::O_CREAT | OFlag::O_TRUNC;
+                // A call that was killed left it, for we hold the lock.
+                self.remove(TEMPORARY)?;
+                let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
                 let file = openat(&self.fd, TEMPORARY, flags, mode).map_err(failed)?;
                 (file, Some(TEMPORARY))
             }
@@ -167,31 +180,40 @@ impl Directory {
     /// Drops the temporary name of a prepared lease, if it has one.
     pub fn discard(&self, prepared: Prepared) {
         if let Some(name) = prepared.name {
-            // Whoever prepares the next lease writes over it.
+            // The next lease is prepared in its place.
             let _ = self.remove(name);
         }
     }
 
     /// Whether there is a file for `address`.
     pub fn is_leased(&self, address: IpAddr) -> bool {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         openat(&self.fd, address.to_string().as_str(), flags, Mode::empty()).is_ok()
     }
 
-    /// Whose lease `address` is: `None` if it is not leased, `Some(None)` if the file names nobody.
-    pub fn owner(&self, address: IpAddr) -> Result<Option<Option<Owner>>, StoreError> {
-        let name = address.to_string();
-        match self.read(&name, LONGEST_LEASE) {
-            Ok(content) => Ok(Some(Owner::parse(&content))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(self.error("read lease", &name, errno)),
-        }
+    /// What the file of `address` says, if there is one.
+    pub fn look(&self, address: IpAddr) -> Result<Option<Found>, StoreError> {
+        let found = file::look(&self.fd, address);
+        found.map_err(|errno| self.error("read lease", &address.to_string(), errno))
+    }
+
+    /// The lease of `address`, if there is one.
+    pub fn lease(&self, address: IpAddr) -> Result<Option<Lease>, StoreError> {
+        let found = self.look(address)?;
+        Ok(found.and_then(|Found { holder, since }| {
+            let owner = holder.owner()?;
+            Some(Lease {
+                address,
+                owner,
+                since,
+            })
+        }))
     }
 
     /// Reads the file `name`, but not more than `limit` bytes.
     pub fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, Errno> {
         use std::io::Read;
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let flags = OFlag::O_RDONLY | CAREFULLY;
         let file = File::from(openat(&self.fd, name, flags, Mode::empty())?);
         let mut content = Vec::with_capacity(256);
         match file.take(limit as u64).read_to_end(&mut content) {
@@ -202,14 +224,14 @@ impl Directory {
 
     /// Opens the file `name` to read and write it, and makes it if there is none.
     pub fn open_file(&self, name: &str) -> Result<File, Errno> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | CAREFULLY;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         Ok(File::from(openat(&self.fd, name, flags, mode)?))
     }
 
     /// Writes `content` into the file `name` in place of what was there.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), Errno> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | CAREFULLY;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = openat(&self.fd, name, flags, mode)?;
         write_all(&file, content)
@@ -230,11 +252,11 @@ impl Directory {
         }
     }
 
-    /// Removes the name `name`; `false` if there is none.
+    /// Removes the name `name`; `false` if there is none, or a directory has it, which is not ours.
     pub fn remove(&self, name: &str) -> Result<bool, StoreError> {
         match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => Ok(true),
-            Err(Errno::ENOENT) => Ok(false),
+            Err(Errno::ENOENT | Errno::EISDIR) => Ok(false),
             Err(errno) => Err(self.error("remove", name, errno)),
         }
     }
@@ -260,14 +282,14 @@ fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
     }
 }
 
-/// Takes the exclusive lock on `lock`, as host-local does. The file is opened for reading, so that a
-/// directory on a read-only file system can be looked at.
+/// Takes the exclusive lock on `lock`, as host-local does. The file is opened for reading, so that
+/// a directory on a read-only file system can be looked at.
 fn lock(directory: &OwnedFd, kind: FlockArg) -> Result<Flock<File>, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let mut file = match openat(directory.as_fd(), "lock", flags, mode) {
         Ok(file) => File::from(file),
-        // Where nobody can make the file, nobody waits for it: the directory itself will do.
+        // Where the file cannot be made, no process waits for it: the directory itself will do.
         Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             File::from(openat(directory.as_fd(), ".", flags, Mode::empty())?)

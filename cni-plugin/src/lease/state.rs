@@ -6,6 +6,7 @@
 //! ```text
 //! podwire 1
 //! directory 1234 1763860000.123456789 80 0
+//! released 1f00c4e5a2b3d697
 //! pool 10.1.2.7-10.1.2.254 0 3 10.1.2.1-10.1.2.254@10.1.2.1
 //! end 0123456789abcdef
 //! ```
@@ -15,9 +16,9 @@
 //! directory describes it, and any other is worthless. The last line is a hash of the lines above.
 //! What stands behind it is left over from a longer state.
 //!
-//! On kernels before 6.13 time stamps have a grain of some milliseconds, so a change by somebody
-//! else right after our own can go unseen on file systems other than tmpfs. Then a lease of
-//! host-local lacks its index entry and stays until GC or a later change makes the index anew.
+//! On kernels before 6.13 time stamps have a grain of some milliseconds, so a change by another
+//! process right after our own can go unseen on file systems other than tmpfs. Then a lease of
+//! host-local lacks its index entry, and its DEL reads all files to find it.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -39,6 +40,8 @@ const LONGEST: usize = 64 * 1024;
 pub struct State {
     /// The stamp of the directory that is described.
     pub stamp: Stamp,
+    /// Hashes of owners whose leases were released not long ago.
+    pub released: Vec<u64>,
     /// The queue of each range set.
     pub pools: Vec<Pool>,
 }
@@ -59,7 +62,7 @@ impl StateFile {
 
     /// The state in the file, if it is whole.
     pub fn read(&self) -> Option<State> {
-        let mut bytes = vec![0; 1024];
+        let mut bytes = vec![0; 4096];
         let mut length = self.file.read_at(&mut bytes, 0).ok()?;
         if length == bytes.len() {
             bytes.resize(LONGEST, 0);
@@ -72,7 +75,7 @@ impl StateFile {
     }
 
     /// Writes the state. If that fails the old one is worthless, or the half-written one is, and
-    /// the next call makes the index anew.
+    /// the next call makes the index again.
     pub fn write(&self, state: &State) {
         let _ = self.file.write_all_at(state.spell().as_bytes(), 0);
     }
@@ -85,6 +88,14 @@ impl State {
             "podwire 1\ndirectory {} {}.{} {} {:x}\n",
             stamp.inode, stamp.seconds, stamp.nanoseconds, stamp.size, stamp.boot
         );
+        if !self.released.is_empty() {
+            text.push_str("released");
+            for hash in &self.released {
+                // Writing into a string cannot fail.
+                let _ = write!(text, " {hash:x}");
+            }
+            text.push('\n');
+        }
         for pool in &self.pools {
             let v4 = !pool.ranges.contains(':');
             let front = pool.front.map_or_else(
@@ -113,8 +124,15 @@ impl State {
             return None;
         }
         let stamp = parse_stamp(lines.next()?)?;
+        let mut lines = lines.peekable();
+        let released = lines.next_if(|line| line.starts_with("released "));
+        let released = released.map_or_else(|| Some(Vec::new()), parse_released)?;
         let pools = lines.map(parse_pool).collect::<Option<_>>()?;
-        Some(Self { stamp, pools })
+        Some(Self {
+            stamp,
+            released,
+            pools,
+        })
     }
 }
 
@@ -129,6 +147,13 @@ fn parse_stamp(line: &str) -> Option<Stamp> {
         size: words.next()?.parse().ok()?,
         boot: u64::from_str_radix(words.next()?, 16).ok()?,
     })
+}
+
+fn parse_released(line: &str) -> Option<Vec<u64>> {
+    let hashes = line.split(' ').skip(1);
+    hashes
+        .map(|hash| u64::from_str_radix(hash, 16).ok())
+        .collect()
 }
 
 fn parse_pool(line: &str) -> Option<Pool> {
@@ -170,6 +195,7 @@ mod tests {
                 size: 80,
                 boot: u64::MAX,
             },
+            released: vec![1, u64::MAX],
             pools: vec![
                 pool(
                     "10.0.0.1-10.0.0.9@10.0.0.1",

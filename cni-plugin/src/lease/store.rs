@@ -6,10 +6,15 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::directory::{Directory, Prepared};
+use super::file::Holder;
 use super::pool::{Broken, Pool, Queue, free, spell};
 use super::state::{State, StateFile};
-use super::{Lease, Owner, StoreError, address_of, index, lease_at, list};
+use super::{Lease, Owner, StoreError, address_of, index, list};
 use crate::range::RangeSet;
+
+/// How many owners are remembered that have no lease any more: those of a node's pods that go at
+/// once, before the runtime repeats its DEL.
+const MOST_RELEASED: usize = 64;
 
 /// What the index is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +30,17 @@ enum Index {
 /// The leases of one network, locked as long as this value lives.
 ///
 /// A value that is dropped without [`Store::finish`] leaves the leases right and the index out of
-/// date, so that the next one makes it anew.
+/// date, so that the next one makes it again.
 #[derive(Debug)]
 pub struct Store {
     directory: Directory,
     file: Option<StateFile>,
     pools: Vec<Pool>,
     index: Index,
+    /// Hashes of the owners whose leases were released last, and who got none since.
+    released: Vec<u64>,
+    /// Whether all leases have been read to make the index, by this value.
+    rebuilt: bool,
     /// Whether the state on disk is not that of the directory any more.
     changed: bool,
 }
@@ -45,8 +54,8 @@ impl Store {
         }
     }
 
-    /// Opens the lease directory at `path` unless somebody has its lock; `None` if so, or if there
-    /// is none.
+    /// Opens the lease directory at `path` unless another process has its lock; `None` if so, or if
+    /// there is none.
     pub fn try_open(path: &Path) -> Result<Option<Self>, StoreError> {
         match Directory::try_open(path)? {
             Some(directory) => Self::of(directory).map(Some),
@@ -69,11 +78,19 @@ impl Store {
         } else {
             Index::Stale
         };
+        let (pools, released) = state.map_or_else(Default::default, |state| {
+            let State {
+                pools, released, ..
+            } = state;
+            (pools, released)
+        });
         Ok(Self {
             directory,
             file,
-            pools: state.map_or_else(Vec::new, |state| state.pools),
+            pools,
             index,
+            released,
+            rebuilt: false,
             changed: false,
         })
     }
@@ -87,8 +104,11 @@ impl Store {
             return;
         };
         if let Ok(stamp) = self.directory.stamp() {
-            let pools = self.pools;
-            file.write(&State { stamp, pools });
+            file.write(&State {
+                stamp,
+                released: self.released,
+                pools: self.pools,
+            });
         }
     }
 
@@ -150,27 +170,48 @@ impl Store {
         }
     }
 
+    /// Whether anything is leased to `owner`, in leases of either format.
+    pub fn has_lease(&mut self, owner: &Owner) -> Result<bool, StoreError> {
+        if !self.addresses_of(owner)?.is_empty() {
+            return Ok(true);
+        }
+        let old = owner.in_old_format();
+        let leases = self.leases()?;
+        Ok(leases
+            .iter()
+            .any(|lease| lease.owner == *owner || lease.owner == old))
+    }
+
     /// Releases what is leased to `owner`, and returns the addresses. Leases of the old format are
     /// released if there are no others, as host-local does.
+    ///
+    /// The files decide. The index shows the way to them, and does not see one that was written
+    /// over in place; so if it knows of none, all are read, unless this owner's were released not
+    /// long ago: runtimes repeat their DEL.
     pub fn release(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         self.ensure_index()?;
         let mut released = self.release_all(owner)?;
         if released.is_empty() && owner.ifname.is_some() {
             released = self.release_all(&owner.in_old_format())?;
         }
+        let known = self.rebuilt || self.released.contains(&owner.hash());
+        if released.is_empty() && !known && self.index == Index::Complete {
+            released = self.release_unindexed(owner)?;
+        }
+        self.remember(owner);
         Ok(released)
     }
 
     /// Releases `lease` if it is still there as it was; says whether it was.
     pub fn release_lease(&mut self, lease: &Lease) -> Result<bool, StoreError> {
         self.ensure_index()?;
-        if lease_at(self.directory.path(), lease.address).as_ref() != Some(lease) {
+        if self.directory.lease(lease.address)?.as_ref() != Some(lease) {
             return Ok(false);
         }
         let mut others = self.leases_of(&lease.owner)?;
         others.retain(|address| *address != lease.address);
         self.remove_lease(lease.address)?;
-        // The entries of the owner's other leases are numbered anew.
+        // The entries of the owner's other leases are numbered again.
         index::remove_all(&self.directory, &lease.owner)?;
         for address in others {
             index::add(&self.directory, &lease.owner, address, 0)?;
@@ -180,13 +221,13 @@ impl Store {
 
     /// Takes one address away from `owner` again, after a later step failed.
     pub fn give_back(&mut self, owner: &Owner, address: IpAddr) -> Result<(), StoreError> {
-        match lease_at(self.directory.path(), address) {
+        match self.directory.lease(address)? {
             Some(lease) if lease.owner == *owner => self.release_lease(&lease).map(drop),
             _ => Ok(()),
         }
     }
 
-    /// Brings the index up to date. That also removes what somebody who was killed left in it.
+    /// Brings the index up to date. That also removes what a killed call left in it.
     pub fn refresh(&mut self) -> Result<(), StoreError> {
         self.ensure_index()
     }
@@ -196,12 +237,13 @@ impl Store {
         list(self.directory.path())
     }
 
-    /// Makes the index anew if it may be out of date. This is the one place that reads all leases.
+    /// Makes the index again if it may be out of date, from all leases.
     fn ensure_index(&mut self) -> Result<(), StoreError> {
         if self.index != Index::Stale {
             return Ok(());
         }
         self.changed = true;
+        self.rebuilt = true;
         self.pools.clear();
         self.index = match self.rebuild_index() {
             Ok(()) => Index::Complete,
@@ -215,16 +257,16 @@ impl Store {
 
     fn rebuild_index(&self) -> Result<(), StoreError> {
         for address in self.scan(true)? {
-            match self.directory.owner(address)? {
-                Some(Some(owner)) => {
+            match self.directory.look(address)?.map(|found| found.holder) {
+                Some(Holder::Owner(owner)) => {
                     index::add(&self.directory, &owner, address, 0)?;
                 }
-                // Empty or full of zeros: what a crash leaves. We hold the lock, so nobody is
-                // about to write it.
-                Some(None) => {
+                // What a crash leaves. We hold the lock, so no process is about to write it.
+                Some(Holder::NoOne) => {
                     self.directory.remove(&address.to_string())?;
                 }
-                None => {}
+                // Taken, as long as it is there.
+                Some(Holder::Unknown(_)) | None => {}
             }
         }
         Ok(())
@@ -309,14 +351,18 @@ impl Store {
         self.changed = true;
         let number = index::add(&self.directory, owner, address, 0)?;
         let published = self.directory.publish(prepared, address);
-        if published != Ok(true) {
+        if published == Ok(true) {
+            let hash = owner.hash();
+            self.released.retain(|released| *released != hash);
+        } else {
             index::remove(&self.directory, owner, number)?;
         }
         published
     }
 
-    /// The leases of exactly this owner, by the index. Entries without a lease are left over from
-    /// somebody who was killed.
+    /// The leases that the index has for exactly this owner, if they are this container's: one that
+    /// was written over in the old format does not say whose of its interfaces it is, but the index
+    /// does. Entries without a lease are left over from a call that was killed.
     fn leases_of(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         if self.index == Index::Unusable {
             let leases = self.leases()?.into_iter();
@@ -325,23 +371,63 @@ impl Store {
         }
         let mut leases = Vec::new();
         for address in index::addresses(&self.directory, owner) {
-            let found = self.directory.owner(address)?.flatten();
-            if found.as_ref() == Some(owner) && !leases.contains(&address) {
+            let found = self.directory.lease(address)?.map(|lease| lease.owner);
+            let theirs = found.is_some_and(|one| one == *owner || one == owner.in_old_format());
+            if theirs && !leases.contains(&address) {
                 leases.push(address);
             }
         }
         Ok(leases)
     }
 
+    /// Releases what the index knows of exactly this owner.
     fn release_all(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         let leases = self.leases_of(owner)?;
         for address in &leases {
             self.remove_lease(*address)?;
         }
+        let mut others = false;
+        for address in index::addresses(&self.directory, owner) {
+            others |= self.directory.lease(address)?.is_some();
+        }
         if index::remove_all(&self.directory, owner)? > 0 {
             self.changed = true;
         }
+        if others && self.index == Index::Complete {
+            // A lease that was this owner's has been written over: its owner lacks an entry.
+            self.index = Index::Stale;
+            self.ensure_index()?;
+        }
         Ok(leases)
+    }
+
+    /// Releases leases of `owner` of which the index knows nothing.
+    fn release_unindexed(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        let leases = self.leases()?;
+        let of = |owner: &Owner| leases.iter().filter(|one| one.owner == *owner).collect();
+        let mut theirs: Vec<&Lease> = of(owner);
+        if theirs.is_empty() {
+            theirs = of(&owner.in_old_format());
+        }
+        for lease in &theirs {
+            self.remove_lease(lease.address)?;
+        }
+        if !theirs.is_empty() {
+            self.index = Index::Stale;
+            self.ensure_index()?;
+        }
+        Ok(theirs.iter().map(|lease| lease.address).collect())
+    }
+
+    /// Notes that `owner` has no lease any more.
+    fn remember(&mut self, owner: &Owner) {
+        let hash = owner.hash();
+        if !self.released.contains(&hash) {
+            let first = (self.released.len() + 1).saturating_sub(MOST_RELEASED);
+            self.released.drain(..first);
+            self.released.push(hash);
+            self.changed = true;
+        }
     }
 
     /// Removes the lease of `address` and puts the address at the end of its queue.
@@ -368,8 +454,8 @@ impl Store {
         std::str::from_utf8(&content).ok()?.trim().parse().ok()
     }
 
-    /// Writes down which address was leased last, for host-local and for a queue made anew. If it
-    /// fails, the order of addresses starts from somewhere else; that is all.
+    /// Writes down which address was leased last, for host-local and for a queue that is made
+    /// again. If it fails, the order of addresses starts from somewhere else; that is all.
     fn note_last(&self, set: usize, address: IpAddr) {
         let content = address.to_string();
         let _ = self.directory.write(&last_name(set), content.as_bytes());

@@ -170,7 +170,7 @@ fn every_call_leaves_an_index_the_next_one_can_rely_on() {
 }
 
 #[test]
-fn a_lease_that_somebody_else_wrote_is_found_and_released() {
+fn a_lease_that_another_process_wrote_is_found_and_released() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
     fixture.write("10.0.0.77", "b\r\neth0");
@@ -181,7 +181,7 @@ fn a_lease_that_somebody_else_wrote_is_found_and_released() {
 }
 
 #[test]
-fn a_lease_that_somebody_else_wrote_is_not_given_again() {
+fn a_lease_that_another_process_wrote_is_not_given_again() {
     let fixture = Fixture::new(&["10.0.0.0/29"]);
     fixture.write("10.0.0.2", "b\r\neth0");
     fixture.write("10.0.0.3", "b\r\neth1");
@@ -192,7 +192,7 @@ fn a_lease_that_somebody_else_wrote_is_not_given_again() {
 }
 
 #[test]
-fn an_address_whose_file_somebody_removed_is_free_again() {
+fn an_address_whose_file_was_removed_is_free_again() {
     let fixture = Fixture::new(&["10.0.0.0/30"]);
     fixture.add("a").unwrap();
     assert_eq!(fixture.add("b"), None);
@@ -278,7 +278,7 @@ fn a_directory_of_leases_can_be_moved() {
 }
 
 #[test]
-fn other_ranges_make_the_queue_anew() {
+fn other_ranges_make_the_queue_again() {
     let mut fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
     fixture.sets = Fixture::new(&["10.5.0.0/24", "10.0.0.0/24"]).sets;
@@ -335,7 +335,7 @@ fn one_lease_is_released_only_as_long_as_it_is_the_same() {
 }
 
 #[test]
-fn leases_are_not_released_while_somebody_else_works_on_them() {
+fn leases_are_not_released_while_another_process_works_on_them() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
     let leases = list(&fixture.path()).unwrap();

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use podwire_kernel::RouteSocket;
 use podwire_kernel::link::{Link, LinkChange};
-use podwire_kernel::netns::Netns;
 use podwire_kernel::tc::Shaping;
 use podwire_kernel::{Error as KernelError, Requests};
 use serde_json::Value;
 use sha2::{Digest, Sha512};
 
-use super::Request;
+use super::{Request, sandbox};
 use crate::attachment::Alias;
 use crate::environment::Verb;
 use crate::error::Error;
@@ -218,8 +217,7 @@ fn find_host(
     if attached.interfaces.is_empty() {
         return Err(changed("no interfaces provided".to_owned()));
     }
-    let path = call.netns.clone().unwrap_or_default();
-    let inside = Netns::open(path).and_then(|netns| RouteSocket::open_in(&netns));
+    let inside = RouteSocket::open_in(&sandbox::open_any(call)?);
     let mut inside = inside.map_err(|source| Error::Netns {
         path: call.sandbox(),
         source,
@@ -270,7 +268,9 @@ impl Limits {
             "shapedSubnets",
             "unshapedSubnets",
         ];
-        if KEYS.iter().any(|key| fields.get(key).is_some()) {
+        // The reference plugin has these keys in an object that Go makes for any of them, even for
+        // `null`; then what the runtime says does not count.
+        if KEYS.iter().any(|key| fields.has(key)) {
             return Self::read_from(fields);
         }
         let runtime = fields.object("runtimeConfig")?;

@@ -1,6 +1,6 @@
 //! `loopback`: the interface `lo` of a container, set up and down.
 
-use podwire_kernel::RouteSocket;
+use podwire_kernel::{Cause, RouteSocket};
 use serde_json::Value;
 
 use super::{Request, sandbox};
@@ -62,11 +62,16 @@ fn add(call: &Call) -> Result<Attached, Error> {
 }
 
 fn del(call: &Call) -> Result<(), Error> {
-    if call.netns.as_ref().is_none_or(|path| !path.exists()) {
+    let Some(netns) = sandbox::open_if_there(call)? else {
         return Ok(());
-    }
-    let mut socket = open(call)?;
+    };
     let failed = || Error::kernel("loopback");
+    let mut socket = match RouteSocket::open_in(&netns) {
+        Ok(socket) => socket,
+        // A file that is not a namespace any more: its `lo` is gone with it.
+        Err(error) if matches!(error.cause, Cause::Unsuitable(_)) => return Ok(()),
+        Err(error) => return Err(failed()(error)),
+    };
     let index = socket.index_of(NAME).map_err(failed())?;
     socket.set_down(index).map_err(failed())
 }

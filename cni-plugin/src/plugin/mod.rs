@@ -20,6 +20,7 @@ use crate::environment::{Call, Verb};
 use crate::error::Error;
 use crate::lease::Owner;
 use crate::result::print_versions;
+use crate::streams::StreamError;
 use crate::version::Version;
 
 /// A larger configuration is refused: 16 MiB is more than any runtime sends.
@@ -158,6 +159,14 @@ impl Plugin {
 }
 
 impl Answer {
+    /// The answer to a caller that would not hear all of it, on every stream that is open.
+    pub fn unheard(error: StreamError) -> Self {
+        Self {
+            about: Some(format!("podwire: {error}")),
+            ..Self::failed(&error.into(), Version::NEWEST)
+        }
+    }
+
     fn succeeded(output: Option<Value>) -> Self {
         Self {
             output,
@@ -178,10 +187,10 @@ impl Answer {
 fn read_all(stdin: impl Read) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let read = stdin.take(LARGEST_INPUT + 1).read_to_end(&mut bytes);
-    let failed = |reason| Error::Stdin { reason };
-    let length = read.map_err(|error| failed(error.to_string()))?;
+    let length = read.map_err(|source| Error::Stdin { source })?;
     if length as u64 > LARGEST_INPUT {
-        return Err(failed("it is longer than 16 MiB".to_owned()));
+        let limit = LARGEST_INPUT;
+        return Err(Error::InputTooLong { limit });
     }
     Ok(bytes)
 }

@@ -9,8 +9,7 @@ use podwire_kernel::RouteSocket;
 use podwire_kernel::netns::Netns;
 use serde_json::Value;
 
-use super::sandbox::{self, is_own};
-use super::{Request, check, is_valid};
+use super::{Request, check, is_valid, sandbox};
 use crate::arguments::Arguments;
 use crate::attachment::{Alias, LINK_GROUP, Record, host_link_name};
 use crate::config::PortMappings;
@@ -188,17 +187,10 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
 /// Deletes the link, by whatever end can be found.
 fn del_link(call: &Call) -> Result<(), Error> {
     let deleted = link::delete(&host_link_name(&call.container_id, &call.ifname))?;
-    let Some(path) = &call.netns else {
-        return Ok(());
-    };
-    let Ok(netns) = Netns::open(path) else {
-        // The namespace is gone, and with it everything that was in it.
-        return Ok(());
-    };
-    if is_own(call, &netns)? {
-        return Err(Error::OwnNetns);
-    }
-    if !deleted {
+    // If the namespace is gone, so is everything that was in it.
+    if let Some(netns) = sandbox::open_if_there(call)?
+        && !deleted
+    {
         link::delete_in_container(&netns, &call.ifname)?;
     }
     Ok(())
@@ -266,7 +258,7 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
     Error::collect(failures)
 }
 
-/// The host ends of links that nobody wants any more.
+/// The host ends of links that are not wanted any more.
 fn stale_links(is_stale: &dyn Fn(&Alias) -> bool) -> Result<Vec<String>, Error> {
     let links = RouteSocket::open().and_then(|mut socket| socket.links());
     let links = links

@@ -42,7 +42,7 @@ fn add(request: &Request<'_>) -> Result<Value, Error> {
     let printed = previous.print(config.version)?;
     let record = record(request, &previous).map_err(in_reading)?;
     if !record.host_ports.is_empty() {
-        open_loopback(&record)?;
+        open_loopback(&record);
         exposure::expose(&record)?;
     }
     Ok(printed)
@@ -94,20 +94,29 @@ fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
     })
 }
 
-/// Opens the links that lead to the container for packets from the node's loopback.
-fn open_loopback(record: &Record) -> Result<(), Error> {
-    let opened = RouteSocket::open().and_then(|mut socket| {
-        for v4 in [true, false] {
-            let address = record.address(v4).filter(|_| record.reaches_loopback(v4));
-            let Some(address) = address else { continue };
+/// Opens the links that lead to the container for packets from the node's loopback. That is a
+/// convenience: where the node has no way to the container, or the link cannot be opened, the host
+/// ports work for all others, so it is left out and said.
+fn open_loopback(record: &Record) {
+    for v4 in [true, false] {
+        let address = record.address(v4).filter(|_| record.reaches_loopback(v4));
+        let Some(address) = address else { continue };
+        let opened = RouteSocket::open().and_then(|mut socket| {
             let Some(index) = socket.route_get(address)?.link else {
-                continue;
+                return Ok(false);
             };
             Loopback { v4, v6: !v4 }.open(&mut socket, index)?;
-        }
-        Ok(())
-    });
-    opened.map_err(Error::kernel("loopback through the container's link"))
+            Ok(true)
+        });
+        let reason = match opened {
+            Ok(true) => continue,
+            Ok(false) => format!("no link leads to {address}"),
+            Err(error) => error.to_string(),
+        };
+        let loopback = if v4 { "127.0.0.1" } else { "::1" };
+        let ports = record.comment();
+        eprintln!("podwire: host ports of {ports} do not work from {loopback}: {reason}");
+    }
 }
 
 /// The words of the reference plugin around a mistake in the configuration.

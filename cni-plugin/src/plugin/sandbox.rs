@@ -1,5 +1,6 @@
 //! The network namespace of a container, which is never that of the plugin.
 
+use podwire_kernel::Cause;
 use podwire_kernel::netns::Netns;
 
 use crate::environment::Call;
@@ -7,13 +8,42 @@ use crate::error::Error;
 
 /// Opens the namespace of the container, which must not be that of the plugin.
 pub fn open(call: &Call) -> Result<Netns, Error> {
-    let path = call.sandbox();
-    let opened = Netns::open(call.netns.clone().unwrap_or_default());
-    let netns = opened.map_err(|source| Error::Netns { path, source })?;
+    let netns = open_any(call)?;
     if is_own(call, &netns)? {
         return Err(Error::OwnNetns);
     }
     Ok(netns)
+}
+
+/// Opens the namespace of the container, were it that of the plugin.
+pub fn open_any(call: &Call) -> Result<Netns, Error> {
+    let path = call.netns.clone().unwrap_or_default();
+    let opened = match std::fs::metadata(&path) {
+        // Opening it may have an effect, or wait: a pipe waits for its other end.
+        Ok(found) if !found.is_file() => {
+            let cause = Cause::Unsuitable("it is not a network namespace");
+            Err(cause.during("open network namespace", path.display()))
+        }
+        _ => Netns::open(path),
+    };
+    let path = call.sandbox();
+    opened.map_err(|source| Error::Netns { path, source })
+}
+
+/// Opens the namespace of the container for DEL; `None` if it is gone, or something else has its
+/// place: a directory, a socket, a pipe that would wait for a writer.
+pub fn open_if_there(call: &Call) -> Result<Option<Netns>, Error> {
+    if call.netns.is_none() {
+        return Ok(None);
+    }
+    // To stat(2) a namespace is a regular file, so a plain file is found out on entering it.
+    let Ok(netns) = open_any(call) else {
+        return Ok(None);
+    };
+    if is_own(call, &netns)? {
+        return Err(Error::OwnNetns);
+    }
+    Ok(Some(netns))
 }
 
 /// Whether `netns` is the namespace of the plugin, where it must not be.

@@ -390,7 +390,7 @@ fn del_does_what_it_can_with_a_configuration_that_is_broken_since() {
         node.assert_clean();
         broken(&|config| config["mtu"] = json!("broken")).succeed();
         node.assert_clean();
-        // Without IPAM nobody knows where the lease is, but the link goes.
+        // Without IPAM no one knows where the lease is, but the link goes.
         broken(&|config| config["ipam"] = Value::Null).fail(7);
         assert_eq!(node.links(), ["lo"]);
         Call::new("podwire", "DEL", &container, &good).succeed();

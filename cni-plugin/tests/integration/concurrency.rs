@@ -103,7 +103,7 @@ fn a_third_of_the_calls_is_killed_at_random_and_gc_leaves_nothing() {
                 Call::new("podwire", verb, container, &config)
             }
         };
-        // The first of every three is killed, at a time that nobody chooses: the children have
+        // The first of every three is killed, at a time that no one chooses: the children have
         // come differently far by now.
         let murder = |index: usize, child: &Child| {
             if index.is_multiple_of(3) {

@@ -86,7 +86,7 @@ fn a_del_that_is_killed_anywhere_is_finished_by_the_next_one() {
 }
 
 #[test]
-fn whoever_comes_after_a_killed_add_gets_an_address_of_his_own() {
+fn the_next_container_after_a_killed_add_gets_an_address_of_its_own() {
     on_a_node(|node| {
         let other = node.container("other");
         at_every_step(node, "ADD", |_, container| {

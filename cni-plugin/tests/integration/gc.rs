@@ -45,7 +45,7 @@ fn what_is_listed_stays_and_the_rest_goes() {
         );
         Call::new("podwire", "GC", &containers[0], &keeping(&config, &[])).succeed();
         node.assert_clean();
-        assert_eq!(node.ruleset(), "", "the tables stay for nobody");
+        assert_eq!(node.ruleset(), "", "the tables stay without attachments");
     });
 }
 

@@ -180,7 +180,7 @@ fn addresses_can_be_asked_for_by_args_and_by_the_runtime_out_of_several_range_se
 }
 
 #[test]
-fn an_address_that_nobody_can_give_makes_add_fail_and_leaves_nothing() {
+fn an_address_that_cannot_be_given_makes_add_fail_and_leaves_nothing() {
     on_a_node(|node| {
         let container = node.container("a");
         let config = config("host-local", &["10.1.2.0/24", "fd00:1::/64"]);

@@ -4,14 +4,11 @@
 //! `nft`, `ip` and the reference plugins in /usr/lib/cni (Debian: nftables, iproute2,
 //! containernetworking-plugins) are asked for a second opinion.
 
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "a test fails by panicking, and its name says what it is for"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod bandwidth;
+mod cases;
 mod concurrency;
 mod crash;
 mod examples;
@@ -24,4 +21,5 @@ mod podwire;
 mod portmap;
 mod ptp;
 mod reference;
+mod start;
 mod trace;

@@ -187,7 +187,7 @@ fn two_mappings_of_one_port_to_two_are_refused() {
 }
 
 #[test]
-fn check_notices_that_somebody_flushed_the_host_ports() {
+fn check_notices_that_the_host_ports_were_flushed() {
     on_a_node(|node| {
         let container = node.container("a");
         let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
@@ -315,7 +315,7 @@ fn an_add_that_one_of_the_tables_refuses_leaves_no_host_port() {
     });
 }
 
-/// Makes a table that nobody else can change, and that goes when the owner does.
+/// Makes a table that no one else can change, and that goes when the owner does.
 fn own(table: &str, node: &Node) -> Child {
     let mut owner = Command::new("nft")
         .arg("-i")

@@ -98,7 +98,8 @@ fn a_client_of_udp_that_goes_on_sending_reaches_the_second_container_on_the_port
         let previous = attach(ptp(&b));
         serve(&b.netns, "b", "10.1.2.3:53", true);
         Call::new("portmap", "DEL", &a, &config).succeed();
-        // Nobody has the port: the node itself is asked, and the kernel remembers that as well.
+        // No container has the port: the node itself is asked, and the kernel remembers that as
+        // well.
         assert!(ask().is_err());
         Call::new("portmap", "ADD", &b, &config)
             .after(&previous)

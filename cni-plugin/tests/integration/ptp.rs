@@ -100,7 +100,7 @@ fn the_result_names_both_ends_and_the_sandbox() {
 }
 
 #[test]
-fn both_families_work_at_once_and_nobody_waits_for_duplicate_addresses() {
+fn both_families_work_at_once_and_nothing_waits_for_duplicate_addresses() {
     on_a_node(|node| {
         let config = config("ptp", &["10.1.2.0/24", "fd00:1::/64"]);
         let (a, b) = (node.container("a"), node.container("b"));
@@ -554,7 +554,7 @@ fn ipv6_works_where_the_runtime_switched_it_off() {
 }
 
 #[test]
-fn nobody_listens_to_router_advertisements_and_sources_are_checked() {
+fn router_advertisements_are_ignored_and_sources_are_checked() {
     on_a_node(|node| {
         let container = node.container("a");
         let config = config("ptp", &["10.1.2.0/24", "fd00:1::/64"]);
