@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::{self, Batch, Message, Socket};
+use crate::netlink::{self, Batch, Message, Socket, until_undisturbed};
 use crate::nft::wire::{find, nest, put, u16_of, u32_of};
 use crate::{Cause, Error, IpFamily, Protocol};
 
@@ -44,9 +44,6 @@ const COMPARE_DESTINATION_PORT: u32 = 1 << 5;
 
 /// How many entries are deleted with one `sendmsg`.
 const DELETES_AT_ONCE: usize = 500;
-
-/// A listing that does not end because the table changes all the time is started again this often.
-const ATTEMPTS: usize = 10;
 
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -276,33 +273,28 @@ impl Conntrack {
         filter: &Filter,
         keep: impl Fn(&Entry) -> bool,
     ) -> Result<Vec<Entry>, Error> {
-        let during = |cause: Cause| cause.during("list connections", filter);
-        for _ in 0..ATTEMPTS {
+        let read = || {
             let mut entries = Vec::new();
-            let outcome = self.list(filter, |entry| {
+            self.list(filter, |entry| {
                 if keep(&entry) {
                     entries.push(entry);
                 }
-            });
-            match outcome {
-                Err(Cause::Unstable) => {}
-                outcome => return outcome.map(|()| entries).map_err(during),
-            }
-        }
-        Err(during(Cause::Unstable))
+            })?;
+            Ok(entries)
+        };
+        until_undisturbed(read, |cause| *cause == Cause::Unstable)
+            .map_err(|cause: Cause| cause.during("list connections", filter))
     }
 
     /// How many entries `filter` means.
     pub fn count(&mut self, filter: &Filter) -> Result<usize, Error> {
-        let during = |cause: Cause| cause.during("count connections", filter);
-        for _ in 0..ATTEMPTS {
+        let read = || {
             let mut count = 0;
-            match self.list(filter, |_| count += 1) {
-                Err(Cause::Unstable) => {}
-                outcome => return outcome.map(|()| count).map_err(during),
-            }
-        }
-        Err(during(Cause::Unstable))
+            self.list(filter, |_| count += 1)?;
+            Ok(count)
+        };
+        until_undisturbed(read, |cause| *cause == Cause::Unstable)
+            .map_err(|cause: Cause| cause.during("count connections", filter))
     }
 
     /// Forgets the entries that `filter` means. The kernel looks for them, if it can; else they are

@@ -5,6 +5,7 @@
 
 mod batch;
 mod parse;
+mod repeat;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -12,5 +13,6 @@ mod write;
 
 pub use batch::Batch;
 pub use parse::{Message, Refusal, attributes, ip, messages, text, word};
+pub use repeat::until_undisturbed;
 pub use socket::{Outcome, Protocol, Socket};
 pub use write::{attribute, nest, number};

@@ -23,9 +23,7 @@ use crate::features::services::table::write::{CHUNK, Failed, write};
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{ObjectName, Protocol};
 use podwire_kernel::IpFamily;
-
-/// How often the table is read because another process changes it meanwhile.
-const ATTEMPTS: usize = 20;
+use podwire_kernel::netlink::until_undisturbed;
 
 /// When this many Services are refused one by one, the whole counts as refused.
 const SINGLES: usize = 32;
@@ -140,12 +138,12 @@ fn observe(
     kernel: &mut dyn Nftables,
     frame: Table,
 ) -> Result<Observed, TableError> {
-    for _ in 1..ATTEMPTS {
-        if let Ok(observed) = Observed::read(kernel, family, frame.clone()) {
-            return Ok(observed);
-        }
-    }
-    Ok(Observed::read(kernel, family, frame)?)
+    let read = || Observed::read(kernel, family, frame.clone());
+    // A set that was listed may be gone when its elements are asked for.
+    let is_disturbed = |error: &podwire_kernel::Error| {
+        error.cause == podwire_kernel::Cause::Unstable || error.is_not_found()
+    };
+    Ok(until_undisturbed(read, is_disturbed)?)
 }
 
 fn repair_networks(
