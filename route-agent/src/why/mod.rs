@@ -7,6 +7,7 @@
 mod check;
 mod facts;
 mod live;
+mod owners;
 mod question;
 mod services;
 #[cfg(test)]

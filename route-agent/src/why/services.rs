@@ -6,17 +6,18 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use crate::config::services::NodePortAddresses;
-use crate::features::services::desired::endpoints::{Backend, Here};
-use crate::features::services::desired::frontends::{self, Frontend};
+use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::frontends::{Claim, Frontend};
 use crate::features::services::desired::networks;
-use crate::features::services::desired::plan::{self, PortPlan};
-use crate::features::services::layout::elements::{Key, endpoint_number};
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedChain, Pool};
+use crate::features::services::desired::plan::{Plan, PortPlan};
+use crate::features::services::layout::elements::{Element, Key, Value, objects};
+use crate::features::services::layout::limits::MOST_ENDPOINTS;
+use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedChain, Map, Pool};
 use crate::features::services::layout::portals;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
-use crate::why::{Check, Hop};
+use crate::why::{Check, Hop, owners};
 use podwire_kernel::IpFamily;
 
 /// The Service port that takes a packet.
@@ -44,12 +45,12 @@ pub(super) enum Choice<'a> {
 
 /// The Service that has this address as a ClusterIP, whatever the port.
 pub(super) fn with_cluster_ip<'a>(facts: &Facts<'a>, address: IpAddr) -> Option<&'a Service> {
-    facts.snapshot.services.values().find(|service| {
-        frontends::cluster_ips(service, IpFamily::of(address)).any(|one| one == address)
-    })
+    let claim = Claim::ClusterIp(address);
+    owners::owner(facts.snapshot, IpFamily::of(address), claim)
 }
 
-/// The Service port that answers at this address and port. If several claim it, the oldest.
+/// The Service port that the kernel sends a packet to. An address and port of a Service go before
+/// a node port.
 pub(super) fn find<'a>(
     facts: &Facts<'a>,
     from: &Party<'_>,
@@ -58,43 +59,25 @@ pub(super) fn find<'a>(
     port: u16,
 ) -> Option<Match<'a>> {
     let node_port = facts.is_own(address) && answers_node_ports(facts, from, address);
-    let fits = |plan: &PortPlan, front: &Frontend| {
-        plan.protocol == protocol
-            && match front {
-                Frontend::NodePort(number) => node_port && *number == port,
-                other => other.address() == Some(address) && plan.port == port,
-            }
-    };
-    let mut found: Vec<Match<'a>> = facts
-        .snapshot
-        .services
-        .values()
-        .filter_map(|service| {
-            let plan = plan_of(facts, service, IpFamily::of(address))?;
-            plan.ports.iter().find_map(|port| {
-                let front = *port.frontends.iter().find(|front| fits(port, front))?;
-                Some(Match {
-                    service,
-                    port: port.clone(),
-                    front,
-                })
-            })
-        })
-        .collect();
-    // A portal at an address goes before the node ports.
-    found.sort_by_key(|found| {
-        let created = found.service.created.unwrap_or(u64::MAX);
-        (matches!(found.front, Frontend::NodePort(_)), created)
-    });
-    found.into_iter().next()
+    let claims = [
+        Some(Claim::Vip(address, protocol, port)),
+        node_port.then_some(Claim::NodePort(protocol, port)),
+    ];
+    let mut claims = claims.into_iter().flatten();
+    claims.find_map(|claim| granted(facts, IpFamily::of(address), claim))
 }
 
-fn plan_of(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Option<plan::Plan> {
-    let here = Here::of(&facts.config.node_name, facts.own_node());
-    let slices = facts.snapshot.slices_of(&service.name).collect::<Vec<_>>();
-    let balancing = facts.config.services.balancing.balancing;
-    plan::desired(service, slices.into_iter(), family, here, balancing, |_| {
-        true
+/// The Service port that was granted a claim.
+fn granted<'a>(facts: &Facts<'a>, family: IpFamily, claim: Claim) -> Option<Match<'a>> {
+    let service = owners::owner(facts.snapshot, family, claim)?;
+    let plan = owners::plan(facts, service, family)?;
+    plan.ports.iter().find_map(|port| {
+        let asked = |front: &&Frontend| Claim::at(front, port.protocol, port.port) == claim;
+        Some(Match {
+            service,
+            front: *port.frontends.iter().find(asked)?,
+            port: port.clone(),
+        })
     })
 }
 
@@ -214,6 +197,7 @@ impl Match<'_> {
         } else {
             &self.port.cluster
         };
+        let list = &list[..list.len().min(MOST_ENDPOINTS)];
         if !list.is_empty() {
             return Choice::Endpoints { list, local };
         }
@@ -272,10 +256,7 @@ impl Match<'_> {
                 v6,
                 map: clients,
                 client: source,
-                endpoints: list
-                    .iter()
-                    .map(|one| (endpoint_number(one), socket(one)))
-                    .collect(),
+                endpoints: self.numbered(local),
             });
         } else {
             hop = hop.ask(Check::Endpoints {
@@ -300,14 +281,35 @@ impl Match<'_> {
         }
     }
 
-    fn affinity_map(&self, local: bool, holds: AffinityHolds) -> String {
+    /// The endpoints by the numbers that clients are remembered with.
+    fn numbered(&self, local: bool) -> Vec<(u32, SocketAddr)> {
+        let map = Map::Affinity(self.affinity(local, AffinityHolds::Endpoints));
+        let plan = Plan {
+            cluster_ips: Box::default(),
+            ports: Box::new([self.port.clone()]),
+        };
+        let endpoint = |element: &Element| match element.value {
+            Value::Backend(backend) if element.map == map => {
+                let number = element.key.as_bytes().first_chunk()?;
+                Some((u32::from_ne_bytes(*number), socket(&backend)))
+            }
+            _ => None,
+        };
+        let elements = objects(&self.service.name, &plan).elements;
+        elements.iter().filter_map(endpoint).collect()
+    }
+
+    fn affinity(&self, local: bool, holds: AffinityHolds) -> AffinityMap {
         AffinityMap {
             protocol: self.port.protocol,
             port: self.port.port,
             local,
             holds,
         }
-        .name(&self.service.name)
+    }
+
+    fn affinity_map(&self, local: bool, holds: AffinityHolds) -> String {
+        self.affinity(local, holds).name(&self.service.name)
     }
 
     fn endpoint_map(&self, local: bool) -> (String, Key) {

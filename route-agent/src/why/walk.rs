@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::frontends;
 use crate::ours::REFUSED_TABLE as REFUSED;
 use crate::why::facts::{Facts, Party, destination, source};
 use crate::why::question::{Question, QuestionError, Transport};
@@ -164,7 +165,9 @@ impl<'a> Walk<'a> {
             self.hops.push(found.hop(self.v6));
             return self.through(&found);
         }
-        if let Some(service) = services::with_cluster_ip(facts, to) {
+        // At its own addresses the node refuses nothing in the name of a Service.
+        let refusing = services::with_cluster_ip(facts, to).filter(|_| !facts.is_own(to));
+        if let Some(service) = refusing {
             let name = &service.name;
             let (what, why, end) = match self.transport {
                 Transport::Ping if facts.config.services.cluster_ip_echo => {
@@ -177,9 +180,7 @@ impl<'a> Walk<'a> {
                     ("A ping to", why.to_owned(), End::Refused)
                 }
                 Transport::Port(..) => {
-                    let ports: Vec<String> = service
-                        .ports
-                        .iter()
+                    let ports: Vec<String> = frontends::ports(service)
                         .map(|port| format!("{}/{}", port.port, port.protocol.name()))
                         .collect();
                     let why = format!(

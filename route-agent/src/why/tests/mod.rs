@@ -1,5 +1,6 @@
 //! Walks through the cluster of the walkthrough.
 
+mod claims;
 mod kernel;
 
 use std::collections::BTreeMap;
