@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
@@ -11,9 +13,14 @@ use podwire_kernel::netns::Netns;
 fn preflight(as_nobody: bool) -> Output {
     let netns =
         Netns::create_anonymous().expect("these tests need root: they make network namespaces");
+    // A copy, because no one but root may be let into the folder that it was built in.
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("podwire-agent");
+    fs::copy(env!("CARGO_BIN_EXE_podwire-agent"), &program).unwrap();
     netns
         .enter(|| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_podwire-agent"));
+            let mut command = Command::new(&program);
             command.args(["preflight", "--output=json"]);
             if as_nobody {
                 command.uid(65534).gid(65534);
