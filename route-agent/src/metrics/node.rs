@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use podwire_kernel::IpFamily;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -9,7 +10,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 
 use crate::metrics::{FamilyLabel, Group, gauge};
-use podwire_kernel::IpFamily;
 
 /// What only Podwire has. Clones share their values.
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use podwire_kernel::IpFamily;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, line
 
 use crate::clock::Moment;
 use crate::metrics::{FamilyLabel, Group, gauge};
-use podwire_kernel::IpFamily;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 type Durations = Family<FamilyLabel, Histogram, fn() -> Histogram>;

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use pending::Pending;
+use podwire_kernel::IpFamily;
 use slot::{FIRST_PAUSE, Slot};
 
 use crate::clock::Moment;
@@ -26,7 +27,6 @@ use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
 use crate::uplink::{self, FindError, Finder, Uplink};
 use crate::warnings::{OnNewWarning, Warning, Warnings};
-use podwire_kernel::IpFamily;
 
 /// At most this many inputs are taken in before the features are called.
 const DRAIN: usize = 20_000;

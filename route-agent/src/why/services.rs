@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::endpoints::Backend;
@@ -18,7 +19,6 @@ use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
 use crate::why::{Check, Hop, owners};
-use podwire_kernel::IpFamily;
 
 /// The Service port that takes a packet.
 pub(super) struct Match<'a> {

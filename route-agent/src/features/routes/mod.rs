@@ -26,6 +26,7 @@ use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MA
 
 pub use desired::{Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, desired};
 pub use diff::diff;
+use podwire_kernel::IpFamily;
 use refused::{InUse, Refused};
 
 use crate::config::Config;
@@ -35,7 +36,6 @@ use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL};
 use crate::report::{Report, RouteReport};
 use crate::snapshot::{ObjectName, Snapshot};
 use crate::warnings::Warning;
-use podwire_kernel::IpFamily;
 
 /// The feature.
 #[derive(Debug)]

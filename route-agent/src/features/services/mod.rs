@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{self, Batch, NftSocket};
 use tokio::sync::watch;
 
@@ -45,7 +46,6 @@ use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::Report;
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
-use podwire_kernel::IpFamily;
 
 /// The feature.
 pub struct Services {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use podwire_kernel::IpFamily;
 use tokio::sync::watch;
 
 use crate::clock::Moment;
@@ -21,7 +22,6 @@ use crate::features::services::table::state::Done;
 use crate::features::services::table::sync::FamilyTable;
 use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
-use podwire_kernel::IpFamily;
 
 /// Keeps what others want to know about Services, and hands it on.
 #[derive(Debug)]

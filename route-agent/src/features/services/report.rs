@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::NftSocket;
 
 use crate::features::services::desired::endpoints::Backend;
@@ -16,7 +17,6 @@ use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::{EndpointReport, Report, ServicePortReport, ServiceReport};
 use crate::snapshot::{Balancing, ObjectName};
-use podwire_kernel::IpFamily;
 
 /// Adds the Services of a family to the report; with their endpoints if it is a wide one.
 pub fn report(table: &FamilyTable, kernel: &mut NftSocket, report: &mut Report) {

@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use podwire_kernel::IpFamily;
+
 use crate::features::services::desired::endpoints::no_destination;
 use crate::snapshot::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
 };
-use podwire_kernel::IpFamily;
 
 /// One place where a Service port can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,11 +1,11 @@
 //! The networks that rules ask about: pods, Services, addresses of node ports. Pure.
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 
 use crate::cidr::{LOOPBACK_V4, without_contained};
 use crate::config::services::{Config, NodePortAddresses};
 use crate::snapshot::{Node, Snapshot};
-use podwire_kernel::IpFamily;
 
 /// The networks of one family, each list sorted and without overlaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 
 use crate::cidr::without_contained;
 use crate::features::services::desired::endpoints::{self, Backend, Here, Selected};
 use crate::features::services::desired::frontends::{self, Claim, Frontend};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
-use podwire_kernel::IpFamily;
 
 /// What the kernel must do for one Service, in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! The part of a table that is always there: reading it, making it, and its sets of networks.
 
 use ipnetwork::IpNetwork;
-
 use podwire_kernel::nft::{Key, Set, Table};
 
 use crate::config::services::{Config, NodePortAddresses};

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
     self, Batch, CommitError, ElementRef, Set, TableWriter, ValueRef, Verdict,
 };
@@ -23,7 +24,6 @@ use crate::features::services::table::nftables::{Nftables, TableError};
 use crate::features::services::table::standing::Standing;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::ObjectName;
-use podwire_kernel::IpFamily;
 
 /// How changes are said to the kernel: how the sets are declared, and one batch, whose memory is
 /// used again.

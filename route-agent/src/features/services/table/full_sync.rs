@@ -4,6 +4,8 @@
 //! written in batches; one that the kernel refuses is found by halving, so that it never keeps the
 //! others out. Affinity lives in sets that are left alone.
 
+use podwire_kernel::IpFamily;
+use podwire_kernel::netlink::until_undisturbed;
 use podwire_kernel::nft::{Key, KeyReader, Set, Table, diff_into};
 
 use crate::features::services::desired::frontends::{self, Claim};
@@ -22,8 +24,6 @@ use crate::features::services::table::state::{Applied, Done, UdpChange, View};
 use crate::features::services::table::write::{CHUNK, Failed, write};
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{ObjectName, Protocol};
-use podwire_kernel::IpFamily;
-use podwire_kernel::netlink::until_undisturbed;
 
 /// When this many Services are refused one by one, the whole counts as refused.
 const SINGLES: usize = 32;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{self, Table};
 
 use crate::features::services::desired::endpoints::Backend;
@@ -22,7 +23,6 @@ use crate::features::services::table::delta::Delta;
 use crate::features::services::table::encode::{Headers, answer_key, backend_data};
 use crate::features::services::table::nftables::Nftables;
 use crate::snapshot::{ObjectName, TrafficPolicy};
-use podwire_kernel::IpFamily;
 
 /// The elements of a table, and which of them are wanted.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::CommitError;
 
 use crate::config::services::Config;
@@ -15,7 +16,6 @@ use crate::features::services::layout::elements::{Objects, objects};
 use crate::features::services::table::delta::{Change, diff};
 use crate::features::services::table::standing::Standing;
 use crate::snapshot::{Node, ObjectName, Protocol, Snapshot};
-use podwire_kernel::IpFamily;
 
 /// The cluster as a family's table sees it.
 #[derive(Debug, Clone, Copy)]

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Touched;
 
 use crate::config::services::Config;
@@ -22,7 +23,6 @@ use crate::features::services::table::standing::Standing;
 use crate::features::services::table::state::{Applied, Done, View};
 use crate::features::services::table::write::{REST, chunks, tidy, write};
 use crate::snapshot::ObjectName;
-use podwire_kernel::IpFamily;
 
 /// What is known of the kernel's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 use crate::config::services::Config;
@@ -15,7 +16,6 @@ use crate::features::services::table::state::{Done, View};
 use crate::features::services::table::sync::FamilyTable;
 use crate::features::services::tests::golden_cases::{NODE, cluster, node};
 use crate::snapshot::{Dirty, Object, ObjectName, Protocol, Snapshot};
-use podwire_kernel::IpFamily;
 
 /// Runs a test in a network namespace of its own, on a thread of its own.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {

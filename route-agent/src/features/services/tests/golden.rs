@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Element, Expr, Key, Rule, Set, Table};
 
 use crate::config::services::{BalancingFlag, Config, NodePortAddresses};
@@ -17,7 +18,6 @@ use crate::features::services::tests::golden_cases::{CASES, CASES6, Case, WEB, c
 use crate::features::services::tests::packet_walk::table_of;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Object};
-use podwire_kernel::IpFamily;
 
 #[test]
 fn each_kind_of_service_prints_as_its_golden_file_says_and_can_be_loaded_again() {

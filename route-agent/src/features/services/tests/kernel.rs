@@ -7,9 +7,10 @@ mod switched_off;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use podwire_kernel::IpFamily;
+
 use crate::features::services::desired::samples::object;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
-use podwire_kernel::IpFamily;
 
 const WEB: &str = "cluster-ip 10.200.1.63; port tcp 9000";
 
@@ -27,6 +28,15 @@ fn a_restart_over_the_right_rules_writes_nothing() {
         bench.sync_later();
         assert_eq!(bench.restart(), 0);
     });
+}
+
+/// The Service of the walkthrough with these endpoints, in the kernel.
+fn with_web(endpoints: &str) -> Bench {
+    let mut bench = Bench::new(IpFamily::V4);
+    bench.service("web", WEB);
+    bench.endpoints("web", endpoints);
+    bench.sync();
+    bench
 }
 
 /// Everything that a Service can have, in one family.
@@ -284,10 +294,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
 #[test]
 fn a_refused_change_leaves_the_old_rules_in_place() {
     in_namespace(|| {
-        let mut bench = Bench::new(IpFamily::V4);
-        bench.service("web", WEB);
-        bench.endpoints("web", "10.10.1.3 10.10.2.4");
-        bench.sync();
+        let mut bench = with_web("10.10.1.3 10.10.2.4");
         let right = listed();
         bench.kernel.refuse = Some("default/web");
         bench.endpoints("web", "10.10.1.3 10.10.2.5");
@@ -329,10 +336,7 @@ fn the_size_of_a_change_does_not_depend_on_other_services() {
 #[test]
 fn a_service_that_goes_leaves_nothing_behind() {
     in_namespace(|| {
-        let mut bench = Bench::new(IpFamily::V4);
-        bench.service("web", WEB);
-        bench.endpoints("web", "10.10.1.3@worker 10.10.2.4 10.10.3.3");
-        bench.sync();
+        let mut bench = with_web("10.10.1.3@worker 10.10.2.4 10.10.3.3");
         let before = listed();
         everything(&mut bench);
         bench.sync();
@@ -449,10 +453,7 @@ fn no_connection_fails_during_a_thousand_changes() {
             let listener = TcpListener::bind((format!("10.10.1.{number}"), 80)).unwrap();
             std::thread::spawn(move || listener.incoming().flatten().for_each(drop));
         }
-        let mut bench = Bench::new(IpFamily::V4);
-        bench.service("web", WEB);
-        bench.endpoints("web", "10.10.1.1 10.10.1.2 10.10.1.3");
-        bench.sync();
+        let mut bench = with_web("10.10.1.1 10.10.1.2 10.10.1.3");
         static STOP: AtomicBool = AtomicBool::new(false);
         static CONNECTED: AtomicU32 = AtomicU32::new(0);
         let clients: Vec<_> = (0..2)

@@ -1,12 +1,13 @@
 //! An agent that starts over what another one left, with other settings or other objects.
 
+use podwire_kernel::IpFamily;
+
 use crate::config::services::Config;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::sync::FamilyTable;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
-use crate::features::services::tests::kernel::{WEB, listed, same};
+use crate::features::services::tests::kernel::{WEB, listed, same, with_web};
 use crate::snapshot::{Object, Protocol, ServiceCidr};
-use podwire_kernel::IpFamily;
 
 /// What the kernel holds must be what an agent writes that finds nothing.
 #[track_caller]
@@ -22,10 +23,7 @@ fn as_if_new(bench: &mut Bench, when: &str) {
 #[test]
 fn networks_that_grow_or_shrink_replace_what_was_there() {
     in_namespace(|| {
-        let mut bench = Bench::new(IpFamily::V4);
-        bench.service("web", WEB);
-        bench.endpoints("web", "10.10.1.3@worker 10.10.2.4");
-        bench.sync();
+        let mut bench = with_web("10.10.1.3@worker 10.10.2.4");
         for (services, pods) in [
             ("10.200.0.0/16", "10.10.0.0/16"),
             ("10.192.0.0/12", "10.8.0.0/13"),
@@ -95,10 +93,7 @@ fn counters_are_switched_off_and_on_whatever_services_there_are() {
 #[test]
 fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
     in_namespace(|| {
-        let mut bench = Bench::new(IpFamily::V4);
-        bench.service("web", WEB);
-        bench.endpoints("web", "10.10.1.3 10.10.2.4");
-        bench.sync();
+        let mut bench = with_web("10.10.1.3 10.10.2.4");
         let right = listed();
         bench.kernel.refuse = Some("default/web");
         bench.endpoints("web", "10.10.1.3 10.10.2.4 10.10.2.5");
