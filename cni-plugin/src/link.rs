@@ -6,7 +6,7 @@
 //!
 //! The host end has the gateway as its address (/32 or /128), the same on every link, and a host
 //! route to the container. The container has its address and a route to the gateway, through which
-//! everything else goes; so it never asks by ARP for anybody but the gateway.
+//! everything else goes; so it never asks by ARP for any address but the gateway.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -35,7 +35,7 @@ const PROTO_DESTINATION_PORT: u16 = 3;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 
-/// Which parts of a tuple the kernel shall compare (`CTA_FILTER_F_*`, nf_conntrack_netlink.c).
+/// Which parts of a tuple the kernel is to compare (`CTA_FILTER_F_*`, nf_conntrack_netlink.c).
 const COMPARE_SOURCE: u32 = 1 << 0;
 const COMPARE_DESTINATION: u32 = 1 << 1;
 const COMPARE_PROTOCOL: u32 = 1 << 3;
@@ -137,7 +137,7 @@ impl Filter {
         told.map(IpFamily::of).or(self.family)
     }
 
-    /// What the kernel shall compare, in the original and in the reply direction.
+    /// What the kernel is to compare, in the original and in the reply direction.
     fn flags(&self) -> (u32, u32) {
         let flag = |present: bool, flag: u32| if present { flag } else { 0 };
         let original = flag(self.original_source.is_some(), COMPARE_SOURCE)

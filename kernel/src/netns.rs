@@ -104,7 +104,7 @@ impl Netns {
         })
     }
 
-    /// Takes the name `path` away again. The namespace ends when nobody uses it any more.
+    /// Takes the name `path` away again. The namespace ends when no process uses it any more.
     pub fn unbind(path: &Path) -> Result<()> {
         let failed = |cause: Cause| cause.during("unbind network namespace", path.display());
         match umount2(path, MntFlags::MNT_DETACH) {

@@ -12,7 +12,7 @@ use nix::unistd::pipe2;
 
 use crate::{Cause, Result};
 
-/// Makes a write to a pipe that nobody reads an error (`EPIPE`) instead of the end of the process.
+/// Makes a write to a pipe that has no reader an error (`EPIPE`) instead of the end of the process.
 /// Programs that start without the standard library's own preparations call this first. Programs
 /// that are started by `std::process` get the default back.
 #[expect(

@@ -8,7 +8,7 @@ use crate::netlink::{Batch, Message, Protocol, Socket};
 use crate::netns::Netns;
 use crate::{Cause, Error, Result};
 
-/// So many answers of the largest kind fit into the default receive buffer of a socket
+/// This many answers of the largest kind fit into the default receive buffer of a socket
 /// (net.core.rmem_default, 212992 bytes; an answer takes about 800 with its overhead), should all
 /// requests of one datagram fail.
 const REQUESTS_PER_DATAGRAM: usize = 128;

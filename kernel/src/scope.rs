@@ -17,7 +17,7 @@ pub enum Scope {
     Host,
     /// Nowhere (255).
     Nowhere,
-    /// A number that somebody gave a meaning of their own.
+    /// A number with a meaning of its own.
     Other(u8),
 }
 

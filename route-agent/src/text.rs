@@ -1,6 +1,6 @@
 //! Texts of others, made fit to be shown.
 //!
-//! Names, annotations and values come from whoever may write them: a line break in one forges a
+//! Names, annotations and values come from any user who may write them: a line break in one forges a
 //! line of the log, an escape sequence changes what a terminal shows, and there is no end to their
 //! length.
 

@@ -85,7 +85,7 @@ pub fn follow(
     let status = match end(&mut child, limit) {
         Some(status) => status,
         None => {
-            // Killed, and its output abandoned: a grandchild may hold the pipes for ever.
+            // Killed, and its output abandoned: a grandchild may hold the pipes without end.
             let _ = child.kill();
             let _ = child.wait();
             return Err(Error::TimedOut {

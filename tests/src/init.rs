@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
         return Err(Error::Command {
             command: "podwire-lab init".into(),
             place: "this shell".into(),
-            reason: "it is started by `podwire-lab up` and by nobody else".into(),
+            reason: "it is started by `podwire-lab up` and by nothing else".into(),
         });
     }
     let mut signals = SigSet::empty();

@@ -31,7 +31,7 @@ pub fn takes_down(name: &str) -> Result<()> {
 }
 
 fn take_down(name: &str, code: i32) -> ! {
-    // What is shown of a lab that is going away is not worth reading: nobody else prints. That goes
+    // What is shown of a lab that is going away is not worth reading: nothing else prints. That goes
     // for the error of the main thread as well, which misses the lab and would end this process
     // with a code of its own: so the locks are held until the exit.
     let (mut out, _err) = (io::stdout().lock(), io::stderr().lock());

@@ -339,7 +339,7 @@ impl Drop for Raised {
         if self.life.take().is_some() {
             let _ = self.child.kill();
             // PID 1 goes last of all in its namespace. It waits for our own children there, so
-            // this must not wait for ever: they may be ours to collect, further up the stack.
+            // this must not wait without end: they may be ours to collect, further up the stack.
             wait::until_some(END_LIMIT, || self.child.try_wait().ok().flatten());
             if let Some(entry) = self.entry.take() {
                 entry.remove();

@@ -2,7 +2,7 @@
 //!
 //! `podwire-lab launch` runs for a moment in the place where the process is to live, makes the
 //! namespaces and mounts that it needs, starts it, prints its PID and ends. The process is then
-//! an orphan and becomes a child of the lab's PID 1, whoever asked for it: it outlives the
+//! an orphan and becomes a child of the lab's PID 1, no matter who asked for it: it outlives the
 //! command that started it and never becomes a zombie.
 
 use std::fs::{self, File};

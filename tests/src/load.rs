@@ -83,7 +83,7 @@ impl Summary {
     }
 }
 
-/// Says that the first request is under way, for whoever started us in the background.
+/// Says that the first request is under way, for the program that started us in the background.
 pub const STARTED: &str = "started";
 
 /// Runs the plan and prints the summary as one line of JSON.

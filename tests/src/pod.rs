@@ -18,7 +18,7 @@ use crate::{binaries, wait};
 /// The longest name of a pod, as for any object that becomes a host name (RFC 1123).
 const LONGEST_NAME: usize = 63;
 
-/// A pod that shall run.
+/// A pod that is to run.
 #[derive(Debug, Clone)]
 pub struct PodSpec {
     /// Its name, unique in the lab.
@@ -246,7 +246,7 @@ fn record_path(node: &str, pod: &str) -> PathBuf {
         .join(format!("{pod}.json"))
 }
 
-/// Writes a file so that nobody ever reads half of it.
+/// Writes a file so that no one ever reads half of it.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(Error::file("create", directory))?;

@@ -22,7 +22,7 @@ const MOST_BYTES: u64 = 1 << 30;
 /// How long a client may keep an HTTP connection without sending its request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Says that all ports are open, for whoever started us in the background.
+/// Says that all ports are open, for the program that started us in the background.
 pub const SERVING: &str = "serving";
 
 /// What to serve.

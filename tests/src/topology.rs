@@ -165,7 +165,7 @@ fn segment(host: u8) -> [IpNetwork; 2] {
 }
 
 fn border(host: u8) -> [IpNetwork; 2] {
-    // Networks for documentation (RFC 5737, RFC 3849): nobody's.
+    // Networks for documentation (RFC 5737, RFC 3849): no one's.
     [
         cidr(&format!("203.0.113.{host}/24")),
         cidr(&format!("2001:db8:113::{host}/64")),

@@ -68,7 +68,7 @@ pub fn plug_in_beyond(
         let end = cable(&mut socket, machine.name(), pid)?;
         address_up(&mut socket, machine.name(), end, router)
     })?;
-    // No default route: it answers whom it can see, and nobody routes pod addresses to it.
+    // No default route: it answers whom it can see, and no one routes pod addresses to it.
     start_network(machine, addresses, &[])?;
     machine.kernel(|| {
         let mut socket = RouteSocket::open()?;
@@ -153,7 +153,7 @@ fn address_up(
     link: u32,
     addresses: &[IpNetwork],
 ) -> podwire_kernel::Result<()> {
-    // Without waiting for duplicate address detection, link-local addresses included: nobody
+    // Without waiting for duplicate address detection, link-local addresses included: no one
     // else is on this network, and packets could not be forwarded until it is over.
     sysctl::write(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
     socket.set_up(link)?;

@@ -2,7 +2,7 @@
 //!
 //! The host end of the link carries a name, an alias and a group. An attachment with hostPorts or
 //! `ipMasq` also has a [`Record`] in [`DIRECTORY`], because the nftables elements that belong to it
-//! can be taken away by anybody: from the records they are made again.
+//! can be taken away by any process: from the records they are made again.
 
 mod alias;
 mod hostports;

@@ -50,7 +50,7 @@ pub struct Record {
     /// When the attachment was made, in nanoseconds since 1970. Of two attachments with the same
     /// host port, the younger one has it.
     pub since: u64,
-    /// Whether the plugin was called as a chained `portmap`; then the link may be anybody's.
+    /// Whether the plugin was called as a chained `portmap`; then the link may be another plugin's.
     pub chained: bool,
     /// The addresses of the container that host ports lead to, at most one of each family.
     pub addresses: Vec<IpAddr>,

@@ -35,7 +35,7 @@ pub struct Directory {
     _lock: Flock<File>,
 }
 
-/// What changes when anybody changes the names in a directory.
+/// What changes when a process changes the names in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// Inode number: another directory is not this one, whatever its times.

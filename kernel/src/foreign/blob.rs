@@ -3,7 +3,7 @@
 //! Entries lie one behind the other: what they match, then a target. A jump is the offset of the
 //! first entry of a chain. Built-in chains start at `hook_entry` and end with their policy at
 //! `underflow`; every other chain starts with an entry whose target is `ERROR` and carries its
-//! name, and ends with an entry that returns. The last entry is an `ERROR` that nobody reaches.
+//! name, and ends with an entry that returns. The last entry is an `ERROR` that is never reached.
 //! (linux/netfilter_ipv4/ip_tables.h, linux/netfilter/x_tables.h, net/ipv4/netfilter/ip_tables.c)
 //!
 //! Taking entries out therefore moves all offsets behind them. That is all that happens here;

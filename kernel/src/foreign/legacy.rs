@@ -1,7 +1,7 @@
 //! iptables-legacy: whole tables, read and replaced through socket options, as the iptables
 //! program does it.
 //!
-//! The kernel makes a table when somebody first asks for it, so only those that
+//! The kernel makes a table when it is first asked for, so only those that
 //! `/proc/net/ip_tables_names` lists are looked at: looking must not change anything. Packet
 //! counters of the rules that stay are kept: the kernel hands out the old ones with the exchange,
 //! and they are added to the new table.
@@ -33,7 +33,7 @@ const SET_REPLACE: libc::c_int = 64;
 const SET_ADD_COUNTERS: libc::c_int = 65;
 /// `XT_TABLE_MAXNAMELEN`.
 const NAME: usize = 32;
-/// Somebody else may change a table between the reading and the exchange; the kernel notices if
+/// Another process may change a table between the reading and the exchange; the kernel notices if
 /// the number of rules differs. Try again this often.
 const ATTEMPTS: usize = 5;
 /// Where programs that change tables wait for each other (iptables(8), `XTABLES_LOCKFILE`).

@@ -1,9 +1,9 @@
 //! Rules that are not ours: iptables tables, in both of its backends.
 //!
-//! Somebody who takes over from a kube-proxy has to find its chains and take them out, and nothing
+//! To take over from a kube-proxy means to find its chains and take them out, and nothing
 //! else. Both backends are shown as the same plain values: [`Chain`]s with [`Rule`]s that may lead
 //! to other chains. Both take the same [`Edit`], which is carried out as a whole or not at all.
-//! What a rule matches is nobody's business here.
+//! What a rule matches is of no interest here.
 
 mod blob;
 pub mod legacy;

@@ -39,7 +39,7 @@ const VERDICT_CHAIN: u16 = 2;
 /// `struct nfgenmsg` is four bytes (linux/netfilter/nfnetlink.h).
 const HEADER: usize = 4;
 
-/// The names of all tables of a family, whoever they belong to. Empty if the kernel has no
+/// The names of all tables of a family, whatever program made them. Empty if the kernel has no
 /// nftables.
 pub fn tables(family: Family) -> Result<Vec<String>> {
     let found = Socket::open(Protocol::Netfilter).and_then(|mut socket| {

@@ -3,7 +3,7 @@
 //! A [`Monitor`] tells what **others** did: changes that come from the sockets named with
 //! [`Monitor::ignore`] are dropped inside the kernel, so a process is not woken by its own work
 //! and does not overrun its receive buffer with it. Notifications can still be lost when very much
-//! changes at once; then [`Event::Lost`] comes and everything has to be read anew.
+//! changes at once; then [`Event::Lost`] comes and everything has to be read again.
 
 mod filter;
 mod nftables;
@@ -19,7 +19,7 @@ use crate::nft::Key;
 use crate::route::Route;
 use crate::{Cause, Result};
 
-/// So many events wait for a slow reader; the rest waits in the kernel, where it may be lost.
+/// This many events wait for a slow reader; the rest waits in the kernel, where it may be lost.
 const EVENTS: usize = 1024;
 
 /// Receive buffer of each socket in bytes; the kernel doubles it. A notification takes about
@@ -97,7 +97,7 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// So many elements are named; after more it is quicker to read all of them.
+    /// This many elements are named; after more it is quicker to read all of them.
     pub const ELEMENTS_MAX: usize = 1024;
 }
 
@@ -122,7 +122,7 @@ impl Monitor {
         let (route_socket, route) = route::listen(sender.clone())?;
         let (nftables_socket, nftables) = nftables::listen(sender)?;
         let task = tokio::spawn(async move {
-            // When one of them cannot go on, the whole must be opened anew.
+            // When one of them cannot go on, the whole must be opened again.
             tokio::select! {
                 () = route => {}
                 () = nftables => {}

@@ -41,7 +41,7 @@ const HEADER: usize = 4;
 const DATAGRAM_MAX: usize = 64 * 1024;
 
 /// Opens a socket in the namespace of the calling thread; returns its descriptor and the work of
-/// reading from it, which ends when the socket breaks or nobody takes the events any more.
+/// reading from it, which ends when the socket breaks or the receiver is gone.
 #[expect(
     unsafe_code,
     reason = "the descriptor of a netlink socket is registered"

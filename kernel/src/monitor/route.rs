@@ -77,7 +77,7 @@ impl NetlinkSerializable for Unread {
 }
 
 /// Opens a socket in the namespace of the calling thread; returns its descriptor and the work of
-/// reading from it, which ends when the socket breaks or nobody takes the events any more.
+/// reading from it, which ends when the socket breaks or the receiver is gone.
 pub(super) fn listen(
     events: mpsc::Sender<Event>,
 ) -> Result<(OwnedFd, impl Future<Output = ()>), Cause> {

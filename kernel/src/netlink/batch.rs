@@ -8,7 +8,7 @@ pub(super) const fn align(length: usize) -> usize {
     (length + 3) & !3
 }
 
-/// Netlink messages in one buffer, in the order in which the kernel shall carry them out.
+/// Netlink messages in one buffer, in the order in which the kernel carries them out.
 ///
 /// Sequence numbers are filled in when the batch is sent.
 #[derive(Debug, Clone, Default)]

@@ -361,7 +361,7 @@ pub enum HashKind {
 
 /// One expression of a rule, with the registers it reads and writes.
 ///
-/// Written by hand only in tests: [`super::Rule`] builds them from what a rule shall say.
+/// Written by hand only in tests: [`super::Rule`] builds them from what a rule is to say.
 /// All numbers in `data` are in the byte order in which the kernel loads the field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(

@@ -69,7 +69,7 @@ impl NftSocket {
         until_undisturbed(read, |cause| *cause == Cause::Unstable)
     }
 
-    /// The number of the rule set's generation: every change by anybody raises it.
+    /// The number of the rule set's generation: every change raises it.
     pub fn generation(&mut self) -> Result<u32, Cause> {
         self.socket
             .query(kind(msg::GETGEN), put_header(None), |message| {

@@ -15,7 +15,7 @@ pub enum Source {
     Ct(CtKey, Option<Direction>),
     /// Something about the packet that is not a [`Field`].
     Meta(MetaKey),
-    /// A number from `offset` to `offset + modulus - 1`, for each packet anew.
+    /// A number from `offset` to `offset + modulus - 1`, chosen for each packet.
     Numgen {
         /// Random, or one after the other.
         kind: NumgenKind,

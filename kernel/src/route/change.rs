@@ -13,9 +13,9 @@ use crate::{Cause, IpFamily, Result, packet};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteChange {
     /// Adds a route; fails with `EEXIST` if one to the same destination with the same metric is
-    /// in the table, whoever made it.
+    /// in the table, no matter which program made it.
     Add(Route),
-    /// Adds a route in the place of the one to the same destination with the same metric, whoever
+    /// Adds a route in the place of the one to the same destination with the same metric, no matter
     /// made that.
     Replace(Route),
     /// Deletes the route that has all the given properties; fails with `ESRCH` if there is none.

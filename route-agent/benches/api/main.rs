@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     );
     for round in 0..flags.runs {
         for turn in 0..subjects.len() {
-            // Whoever comes first in one round comes last in the next.
+            // The side that comes first in one round comes last in the next.
             let which = (round + turn) % subjects.len();
             let run = measure(&subjects[which], &cluster, &runtime, round);
             println!("| {} | {} |", subjects[which].name, run.cells());

@@ -13,7 +13,7 @@ use crate::commands::agent::{Agent, AskError};
 use crate::report::{CniConfReport, Report, ServicePortReport};
 use table::Table;
 
-/// The short form shows so many rows of each list.
+/// The short form shows this many rows of each list.
 const SHORT: usize = 20;
 
 /// The flags of `podwire-agent status`.

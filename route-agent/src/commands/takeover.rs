@@ -3,7 +3,7 @@
 //! A kube-proxy that is switched off leaves its rules in place, and they go on redirecting
 //! traffic to endpoints that are long gone. There are three places: its own nftables tables, and
 //! chains with its names in the tables of iptables-nft and of iptables-legacy. Only those are
-//! taken out, and the jumps to them from built-in chains. If somebody else's chain leads to one of
+//! taken out, and the jumps to them from built-in chains. If another program's chain leads to one of
 //! them, that one stays, but empty, and is named.
 //!
 //! The kubelet and others also have chains that start with `KUBE-`. They are not a kube-proxy's
@@ -102,7 +102,7 @@ pub struct Leftover {
 pub struct Plan {
     /// What is taken out.
     pub edit: Edit,
-    /// Chains that must stay because of somebody else: the chain, and whose chain leads to it.
+    /// Chains that must stay because of another program: the chain, and whose chain leads to it.
     pub held: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -211,7 +211,7 @@ pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
     Ok(whole)
 }
 
-/// Takes one leftover out, whole or not at all. What it holds is looked up anew: rules may have
+/// Takes one leftover out, whole or not at all. What it holds is looked up again: rules may have
 /// changed since it was found. Returns what was taken out.
 pub fn remove(leftover: &Leftover) -> Result<Leftover, TakeOverError> {
     let place = &leftover.place;
@@ -284,7 +284,7 @@ fn has_ipvs_link() -> bool {
 /// The command `podwire-agent take-over`: writes what it does to `out`; true if all of it worked.
 pub fn run(dry_run: bool, out: &mut impl fmt::Write) -> Result<bool, TakeOverError> {
     let found = find()?;
-    // Writing into a string or to a terminal that is gone is nobody's error.
+    // Writing into a string or to a terminal that is gone is not an error.
     let mut say = |text: String| {
         let _ = writeln!(out, "{text}");
     };

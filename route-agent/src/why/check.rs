@@ -19,7 +19,7 @@ pub struct Way {
     pub local: bool,
     /// True if there is no way, or a route that says so.
     pub unreachable: bool,
-    /// True if somebody (the gateway, or the destination on the link) was asked for its link-layer
+    /// True if a machine (the gateway, or the destination on the link) was asked for its link-layer
     /// address and does not answer.
     pub silent: bool,
 }

@@ -34,15 +34,15 @@ pub(super) enum Party<'a> {
     Pod(&'a Pod),
     /// This node.
     OwnNode,
-    /// Nobody: it lies in this node's podCIDR, but no pod has it.
+    /// No one: it lies in this node's podCIDR, but no pod has it.
     NoPod(IpNetwork),
     /// A pod on that Node, if there is one.
     PodOf(&'a Node, IpNetwork),
     /// That Node.
     Node(&'a Node),
-    /// Nobody: the podCIDR of a Node that is gone, and whose it was.
+    /// No one: the podCIDR of a Node that is gone, and whose it was.
     Gone(IpNetwork, &'a str),
-    /// Anybody else.
+    /// Any other.
     Outside,
 }
 

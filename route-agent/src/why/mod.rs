@@ -137,7 +137,7 @@ pub enum Check {
         /// The endpoints by their numbers.
         endpoints: Vec<(u32, SocketAddr)>,
     },
-    /// Does somebody else drop what passes here?
+    /// Does another program drop what passes here?
     Droppers {
         /// IPv6?
         v6: bool,
@@ -155,7 +155,7 @@ pub enum Wanted {
     Gateway(IpAddr),
     /// None: a route says so.
     Unreachable,
-    /// Nobody here decides; it is only shown.
+    /// Nothing here decides; it is only shown.
     Any,
 }
 

@@ -67,7 +67,7 @@ pub enum QuestionError {
         /// The whole destination.
         given: String,
     },
-    /// Nobody has this name.
+    /// Nothing has this name.
     #[error("{given} is not known on this node: {hint}")]
     Unknown {
         /// What was given.

@@ -222,14 +222,14 @@ impl Match<'_> {
         }
     }
 
-    /// Which source range lets a source in, if not everybody may use this address.
+    /// Which source range lets a source in, if not every source may use this address.
     pub fn let_in(&self, source: IpAddr) -> Option<String> {
         let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
             return None;
         };
         let range = ranges.iter().find(|range| range.contains(source))?;
         Some(format!(
-            "Not everybody may use this address: {range} of loadBalancerSourceRanges lets {source} in."
+            "Not every source may use this address: {range} of loadBalancerSourceRanges lets {source} in."
         ))
     }
 

@@ -117,7 +117,7 @@ impl<'a> Walk<'a> {
             ),
             Party::NoPod(cidr) => {
                 let conclusion = format!(
-                    "{} lies in this node's podCIDR {cidr}, but no pod here has it: nobody can send \
+                    "{} lies in this node's podCIDR {cidr}, but no pod here has this address: no one can send \
                      from it.",
                     self.source
                 );
@@ -341,7 +341,7 @@ impl<'a> Walk<'a> {
             ),
             Party::OwnNode => ("this node itself".into(), Wanted::Any),
             Party::NoPod(cidr) => (
-                format!("nobody: it lies in this node's podCIDR {cidr}, but no pod has it"),
+                format!("no one: it lies in this node's podCIDR {cidr}, but no pod has it"),
                 Wanted::Unreachable,
             ),
             Party::PodOf(node, cidr) => {
@@ -373,7 +373,7 @@ impl<'a> Walk<'a> {
             ),
             Party::Gone(cidr, owner) => (
                 format!(
-                    "nobody: {cidr} was the podCIDR of {owner}, which is gone, and table \
+                    "no one: {cidr} was the podCIDR of {owner}, which is gone, and table \
                      inet {REFUSED} refuses it for a while"
                 ),
                 Wanted::Any,
@@ -462,14 +462,14 @@ impl<'a> Walk<'a> {
             return stays("Pods and nodes of the cluster see each other's own addresses.");
         }
         if !self.facts.config.masquerade {
-            return stays("--masquerade=false is set: nobody masquerades here.");
+            return stays("--masquerade=false is set: masquerading is off.");
         }
         if let Some(network) = exempt() {
             return stays(&format!("{network} is exempt by --non-masquerade-cidrs."));
         }
         Hop::new("The source is replaced by this node's address (masquerade)")
             .because(format!(
-                "{to} is outside the cluster, where nobody knows the way back to a pod."
+                "{to} is outside the cluster, where no route back to a pod exists."
             ))
             .see("nft list table inet podwire-masquerade")
     }

@@ -22,7 +22,7 @@ use crate::world::World;
 /// How many ADDs run at once in the parallel case.
 const PARALLEL: usize = 20;
 
-/// So many namespaces are used in turn by the cases that run one at a time.
+/// This many namespaces are used in turn by the cases that run one at a time.
 const PODS: usize = 8;
 
 /// Nodes of the cluster in the case of the routes.
@@ -318,7 +318,7 @@ fn alternate<const N: usize>(
             ));
         }
         for turn in 0..N {
-            // Whoever comes first in one round comes last in the next.
+            // The side that comes first in one round comes last in the next.
             let which = (round + turn) % N;
             let pod = &pods[(round * N + turn) % PODS];
             let pair = sides[which].cycle(world, &attachment(pod))?;

@@ -144,7 +144,7 @@ static void route(struct batch *b, int index, const char *to, int prefix, const 
 	end(b);
 }
 
-/* A name and an address that nobody else has. */
+/* A name and an address that no other has. */
 static void end_of_pair(struct batch *b, const char *name)
 {
 	unsigned char mac[6];

@@ -22,7 +22,7 @@ pub enum Verb {
     Check,
     /// Ask whether the network can serve.
     Status,
-    /// Free what belongs to nobody.
+    /// Free what belongs to no pod.
     Gc,
 }
 

@@ -19,7 +19,7 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
     Observation {
         number: 7,
         claim: "A Service has one address for several pods, and pods have theirs.",
-        reason: "10.200.1.63 is nobody's address: no link has it. The client's node translates it \
+        reason: "10.200.1.63 is no machine's address: no link has it. The client's node translates it \
                  to one of the three web pods when the connection begins.",
         steps: &[
             Step::Run {

@@ -129,7 +129,7 @@ pub(super) const OBSERVATIONS: [Observation; 6] = [
         number: 6,
         claim: "ping from pod1 reaches pod2, and pod2 sees pod1's own address.",
         reason: "The node asks for pod2 on the cable with the gateway's address (ARP), and then \
-                 hands over packets that nobody has changed on the way. What pod2 sees is what \
+                 hands over packets that were not changed on the way. What pod2 sees is what \
                  pod1 sent: the rule of Kubernetes networking that pods reach each other without \
                  address translation.",
         steps: &[

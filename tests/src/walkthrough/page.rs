@@ -16,7 +16,7 @@ pub struct Page<W> {
 }
 
 impl Page<io::Stdout> {
-    /// The terminal, in colours if it is one and nobody asked for none.
+    /// The terminal, in colours if it is one and it was not asked to do without.
     pub fn terminal() -> Self {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Page {

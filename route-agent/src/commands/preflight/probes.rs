@@ -17,15 +17,15 @@ use podwire_kernel::sysctl;
 use crate::commands::preflight::Probe;
 use crate::commands::preflight::Without::{FallsBack, Refuses};
 
-/// Where nftables objects are tried out; never there for anybody to see.
+/// Where nftables objects are tried out; never there for others to see.
 const TABLE: &str = "podwire-preflight";
 /// Bit of the capability NET_ADMIN (linux/capability.h).
 const CAP_NET_ADMIN: u64 = 12;
-/// A protocol number that nobody uses; not the agent's own, whose routes it looks after.
+/// A protocol number that is not in use; not the agent's own, whose routes it looks after.
 const PROTOCOL: u8 = crate::ours::ROUTE_PROTOCOL + 1;
 /// A routing table that no rule leads to.
 const NOWHERE: u32 = 112_112;
-/// An address for documentation (RFC 5737), where nobody is.
+/// An address for documentation (RFC 5737), where no machine is.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// All tries, the most important first.
@@ -185,7 +185,7 @@ fn nf_tables() -> Result<(), String> {
 }
 
 /// Makes the objects and removes them in the same transaction: the kernel checks all of them, and
-/// nobody sees them.
+/// no one sees them.
 fn commit(table: &Table) -> Result<(), String> {
     let mut batch = nft::diff(None, table);
     batch.table(table.family, &table.name).delete();
@@ -226,7 +226,7 @@ fn nat() -> Result<(), String> {
 }
 
 /// A link that does not exist.
-const TABLE_LINK: &str = "podwire-nobody";
+const TABLE_LINK: &str = "podwire-unused";
 
 fn masquerade() -> Result<(), String> {
     rule(ChainType::Nat, Hook::Postrouting, |_| {

@@ -1,7 +1,7 @@
 //! A route to every peer's podCIDR, through the uplink, via that peer's InternalIP.
 //!
-//! In: Nodes and the uplink. Out: routes of protocol 112 in the main table, and nothing of anybody
-//! else. What must hold: the kernel's routes of protocol 112 are exactly the wanted ones, also
+//! In: Nodes and the uplink. Out: routes of protocol 112 in the main table, and nothing of
+//! others. What must hold: the kernel's routes of protocol 112 are exactly the wanted ones, also
 //! those that an agent before this one left behind; a Node that cannot be routed to is a warning
 //! and the others go on. An `unreachable` route catches what is in our own podCIDR but belongs to
 //! no pod, which would otherwise leave by the default route and come back. What goes to the pods of

@@ -15,7 +15,7 @@ impl Kernel for Fake {
         self.ways
             .get(&to)
             .cloned()
-            .ok_or_else(|| format!("nobody asked about {to}"))
+            .ok_or_else(|| format!("no question about {to} was expected"))
     }
 
     fn map(&mut self, _: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {

@@ -430,7 +430,7 @@ fn pods_and_processes_here_are_reached_and_strangers_are_sent_on() {
     expect(
         &world.walk("10.10.2.77", "10.10.1.2"),
         End::Elsewhere,
-        &["no pod here has it"],
+        &["no pod here has this address"],
     );
     let other = World::new(&["--services=false"]).walk("pod1", "10.200.1.63:9000");
     expect(&other, End::Leaves, &["another proxy"]);

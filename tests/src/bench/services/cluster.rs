@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The node that the agent is on.
 pub const NODE: &str = "bench";
 
-/// So many Services share a file.
+/// This many Services share a file.
 const PER_FILE: u32 = 100;
 
 /// The port of every Service.
@@ -20,7 +20,7 @@ pub const TARGET: u16 = 8080;
 /// Who answers for the Services.
 #[derive(Debug, Clone, Copy)]
 pub enum Endpoints {
-    /// So many for each Service, no two alike, on other nodes, and nobody is there.
+    /// This many for each Service, no two alike, on other nodes, and no machine is there.
     Elsewhere(u32),
     /// The same two pods of this node for every Service.
     Here([Ipv4Addr; 2]),

@@ -102,7 +102,7 @@ fn changes(cluster: &Cluster, notices: &mut Notices) -> Result<Times, String> {
     Ok(times)
 }
 
-/// What somebody does to the table, and how to see that it is whole again.
+/// What another program does to the table, and how to see that it is whole again.
 struct Damage {
     what: &'static str,
     harm: fn(&mut Batch),

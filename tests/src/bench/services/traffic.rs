@@ -74,7 +74,7 @@ pub fn traffic(_: &Options, world: &World, report: &mut Report) -> Result<(), St
 }
 
 /// The first packet and its answer: among few and among many Services, the same ones again and
-/// again or any of them. The last two sides tell what so many destinations cost by themselves.
+/// again or any of them. The last two sides tell what that many destinations cost by themselves.
 fn first_packets(few: &Lab, many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
     progress("first packets");
     let of = |count, all| Targets::Services { count, all };
