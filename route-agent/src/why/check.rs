@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::KeyReader;
+
 use crate::features::services::layout::answers::Answer as PortalAnswer;
 use crate::features::services::layout::names::{FixedChain, FixedMap};
 use crate::why::services::table;
@@ -43,10 +46,10 @@ pub trait Kernel {
     fn way(&mut self, to: IpAddr) -> Result<Way, String>;
 
     /// The elements of a map of the Service table; none if there is no such table or map.
-    fn map(&mut self, v6: bool, map: &str) -> Result<Option<Vec<Entry>>, String>;
+    fn map(&mut self, family: IpFamily, map: &str) -> Result<Option<Vec<Entry>>, String>;
 
     /// Chains of others at a hook (`NF_INET_*`) whose policy is to drop, in words.
-    fn droppers(&mut self, v6: bool, hook: u32) -> Result<Vec<String>, String>;
+    fn droppers(&mut self, family: IpFamily, hook: u32) -> Result<Vec<String>, String>;
 }
 
 /// Asks everything that the walk wants to know and adds the answers to it.
@@ -56,24 +59,24 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
             let answer = match question {
                 Check::Route { to, wanted } => route(kernel, to, &wanted),
                 Check::Portal {
-                    v6,
+                    family,
                     map,
                     key,
                     wanted,
-                } => portal(kernel, v6, &map, &key, wanted.as_deref()),
+                } => portal(kernel, family, &map, &key, wanted.as_deref()),
                 Check::Endpoints {
-                    v6,
+                    family,
                     map,
                     key,
                     wanted,
-                } => endpoints(kernel, v6, &map, &key, &wanted),
+                } => endpoints(kernel, family, &map, &key, &wanted),
                 Check::Client {
-                    v6,
+                    family,
                     map,
                     client,
                     endpoints,
-                } => remembered(kernel, v6, &map, client, &endpoints),
-                Check::Droppers { v6, hook } => droppers(kernel, v6, hook),
+                } => remembered(kernel, family, &map, client, &endpoints),
+                Check::Droppers { family, hook } => droppers(kernel, family, hook),
             };
             match answer {
                 Ok(answer) => {
@@ -151,11 +154,11 @@ fn words(way: &Way) -> String {
 /// The elements of a map, or that it is not there.
 fn entries(
     kernel: &mut impl Kernel,
-    v6: bool,
+    family: IpFamily,
     map: &str,
 ) -> Result<Result<Vec<Entry>, Answer>, String> {
-    Ok(kernel.map(v6, map)?.ok_or_else(|| {
-        let text = format!("map `{map}` of table {} is not there", table(v6));
+    Ok(kernel.map(family, map)?.ok_or_else(|| {
+        let text = format!("map `{map}` of table {} is not there", table(family));
         Answer::of(text.clone()).differs(text)
     }))
 }
@@ -170,28 +173,28 @@ fn counted(packets: Option<u64>) -> String {
 
 fn portal(
     kernel: &mut impl Kernel,
-    v6: bool,
+    family: IpFamily,
     map: &str,
     key: &[u8],
     wanted: Option<&str>,
 ) -> Result<Answer, String> {
-    let entries = match entries(kernel, v6, map)? {
+    let entries = match entries(kernel, family, map)? {
         Ok(entries) => entries,
         Err(answer) => return Ok(answer),
     };
     let Some(entry) = entries.iter().find(|entry| entry.key == key) else {
-        let text = format!("map `{map}` of table {} does not have it", table(v6));
+        let text = format!("map `{map}` of table {} does not have it", table(family));
         let wanted = wanted.map_or(String::new(), |chain| format!("; wanted is goto {chain}"));
         return Ok(Answer::of(text.clone()).differs(text + &wanted));
     };
-    let chain = answer(kernel, v6, key, &entry.data)?;
+    let chain = answer(kernel, family, key, &entry.data)?;
     let (number, packets) = (PortalAnswer::display(&entry.data), counted(entry.packets));
     let leads = chain.as_deref().unwrap_or("nowhere");
     let answer = Answer::of(format!("{map}: {number}, goto {leads}{packets}"));
     Ok(match wanted.filter(|wanted| *wanted != leads) {
         Some(wanted) => answer.differs(format!(
             "map `{map}` of table {} has {number}, which leads to {leads}; wanted is goto {wanted}",
-            table(v6)
+            table(family)
         )),
         None => answer,
     })
@@ -201,13 +204,13 @@ fn portal(
 /// map of the chains that Service ports have for themselves.
 fn answer(
     kernel: &mut impl Kernel,
-    v6: bool,
+    family: IpFamily,
     key: &[u8],
     number: &[u8],
 ) -> Result<Option<String>, String> {
     let mut leads = |map: FixedMap, key: &[u8]| {
         let name = map.name();
-        let entries = kernel.map(v6, name)?.unwrap_or_default();
+        let entries = kernel.map(family, name)?.unwrap_or_default();
         let entry = entries.into_iter().find(|entry| entry.key == key);
         Ok(entry.and_then(|entry| entry.chain))
     };
@@ -228,12 +231,12 @@ fn answer(
 
 fn endpoints(
     kernel: &mut impl Kernel,
-    v6: bool,
+    family: IpFamily,
     map: &str,
     key: &[u8],
     wanted: &[SocketAddr],
 ) -> Result<Answer, String> {
-    let entries = match entries(kernel, v6, map)? {
+    let entries = match entries(kernel, family, map)? {
         Ok(entries) => entries,
         Err(answer) => return Ok(answer),
     };
@@ -242,7 +245,7 @@ fn endpoints(
     // Behind the portal's key lies the number of the slot.
     let ours = |entry: &&Entry| entry.key.len() == key.len() + 4 && entry.key.starts_with(key);
     for entry in entries.iter().filter(ours) {
-        let Some(socket) = socket_of(&entry.data, v6) else {
+        let Some(socket) = socket_of(&entry.data, family) else {
             continue;
         };
         found.insert(socket);
@@ -264,43 +267,30 @@ fn endpoints(
     Ok(answer)
 }
 
-/// Address and port, as they lie in a map of endpoints: both in network byte order, padded to four
-/// bytes.
-fn socket_of(data: &[u8], v6: bool) -> Option<SocketAddr> {
-    let length = if v6 { 16 } else { 4 };
-    let port = data.get(length..length + 2)?;
-    let port = u16::from_be_bytes([port[0], port[1]]);
-    Some(SocketAddr::new(address_of(data.get(..length)?)?, port))
-}
-
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(v4.into());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+/// Address and port, as they lie in a map of endpoints.
+fn socket_of(data: &[u8], family: IpFamily) -> Option<SocketAddr> {
+    let mut fields = KeyReader::new(data);
+    Some(SocketAddr::new(fields.address(family)?, fields.port()?))
 }
 
 fn remembered(
     kernel: &mut impl Kernel,
-    v6: bool,
+    family: IpFamily,
     map: &str,
     client: IpAddr,
     endpoints: &[(u32, SocketAddr)],
 ) -> Result<Answer, String> {
-    let entries = match entries(kernel, v6, map)? {
+    let entries = match entries(kernel, family, map)? {
         Ok(entries) => entries,
         Err(answer) => return Ok(answer),
     };
     let known = entries
         .iter()
-        .find(|entry| address_of(&entry.key) == Some(client));
+        .find(|entry| KeyReader::new(&entry.key).address(family) == Some(client));
     Ok(Answer::of(match known {
         None => format!("{client} is not remembered: it gets any of them"),
         Some(entry) => {
-            let number = entry
-                .data
-                .first_chunk()
-                .map(|bytes| u32::from_ne_bytes(*bytes));
+            let number = KeyReader::new(&entry.data).number();
             let endpoint = endpoints.iter().find(|(known, _)| Some(*known) == number);
             match endpoint {
                 Some((_, socket)) => format!("{client} is remembered: it gets {socket}"),
@@ -312,9 +302,9 @@ fn remembered(
     }))
 }
 
-fn droppers(kernel: &mut impl Kernel, v6: bool, hook: u32) -> Result<Answer, String> {
+fn droppers(kernel: &mut impl Kernel, family: IpFamily, hook: u32) -> Result<Answer, String> {
     let mut answer = Answer::default();
-    for chain in kernel.droppers(v6, hook)? {
+    for chain in kernel.droppers(family, hook)? {
         answer.holds.push(format!(
             "{chain} drops what none of its rules accepts; that is not Podwire's: look there if \
              packets vanish"

@@ -132,8 +132,8 @@ impl Kernel for Live {
         })
     }
 
-    fn map(&mut self, v6: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {
-        let family = if v6 { Family::Ip6 } else { Family::Ip };
+    fn map(&mut self, family: IpFamily, map: &str) -> Result<Option<Vec<Entry>>, String> {
+        let family = Family::from(family);
         let text = |error: podwire_kernel::Error| error.to_string();
         let headers = self.tables.set_headers(family, TABLE).map_err(text)?;
         let Some(header) = headers.get(map) else {
@@ -158,11 +158,10 @@ impl Kernel for Live {
         Ok(Some(entries))
     }
 
-    fn droppers(&mut self, v6: bool, hook: u32) -> Result<Vec<String>, String> {
+    fn droppers(&mut self, family: IpFamily, hook: u32) -> Result<Vec<String>, String> {
         let text = |error: podwire_kernel::Error| error.to_string();
         let mut found = Vec::new();
-        let family = if v6 { Family::Ip6 } else { Family::Ip };
-        for family in [family, Family::Inet] {
+        for family in [Family::from(family), Family::Inet] {
             for table in foreign::nft::tables(family).map_err(text)? {
                 for chain in foreign::nft::chains(family, &table).map_err(text)? {
                     if chain.hook == Some(hook) && chain.drops {
@@ -171,11 +170,13 @@ impl Kernel for Live {
                 }
             }
         }
-        let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
         for table in foreign::legacy::tables(family).map_err(text)? {
             for chain in foreign::legacy::chains(family, &table).map_err(text)? {
                 if chain.hook == Some(hook) && chain.drops {
-                    let program = if v6 { "ip6tables" } else { "iptables" };
+                    let program = match family {
+                        IpFamily::V4 => "iptables",
+                        IpFamily::V6 => "ip6tables",
+                    };
                     found.push(format!(
                         "{program}-legacy table {table} chain {}",
                         chain.name

@@ -17,6 +17,7 @@ mod walk;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use podwire_kernel::IpFamily;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Entry, Kernel, Way, check};
@@ -106,8 +107,8 @@ pub enum Check {
     },
     /// Is the element there that leads to the endpoints of a Service?
     Portal {
-        /// In the IPv6 table?
-        v6: bool,
+        /// In the table of this family.
+        family: IpFamily,
         /// The map.
         map: String,
         /// The element's key.
@@ -117,8 +118,8 @@ pub enum Check {
     },
     /// Are these the endpoints?
     Endpoints {
-        /// In the IPv6 table?
-        v6: bool,
+        /// In the table of this family.
+        family: IpFamily,
         /// The map.
         map: String,
         /// What the keys begin with; the slot follows.
@@ -128,8 +129,8 @@ pub enum Check {
     },
     /// Is this client remembered?
     Client {
-        /// In the IPv6 table?
-        v6: bool,
+        /// In the table of this family.
+        family: IpFamily,
         /// The map of clients.
         map: String,
         /// The client.
@@ -139,8 +140,8 @@ pub enum Check {
     },
     /// Does another program drop what passes here?
     Droppers {
-        /// IPv6?
-        v6: bool,
+        /// In this family.
+        family: IpFamily,
         /// The hook, as `NF_INET_*`.
         hook: u32,
     },

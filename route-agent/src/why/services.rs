@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
+use podwire_kernel::nft::Family;
 
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::endpoints::Backend;
@@ -126,10 +127,10 @@ impl Match<'_> {
     }
 
     /// The hop at which the Service is recognised.
-    pub fn hop(&self, v6: bool) -> Hop {
+    pub fn hop(&self, family: IpFamily) -> Hop {
         let (map, key) = portals::portal(&self.port, &self.front);
         let map = map.name();
-        let table = table(v6);
+        let table = table(family);
         Hop::new(format!(
             "Service {}: its {}",
             self.title(),
@@ -142,7 +143,7 @@ impl Match<'_> {
         ))
         .see(format!("nft list map {table} {map}"))
         .ask(Check::Portal {
-            v6,
+            family,
             map: map.to_owned(),
             key: key.as_bytes().to_vec(),
             wanted: portals::chain(&self.service.name, &self.port, &self.front),
@@ -234,7 +235,13 @@ impl Match<'_> {
     }
 
     /// The hop at which one endpoint is chosen.
-    pub fn endpoints_hop(&self, list: &[Backend], local: bool, source: IpAddr, v6: bool) -> Hop {
+    pub fn endpoints_hop(
+        &self,
+        list: &[Backend],
+        local: bool,
+        source: IpAddr,
+        family: IpFamily,
+    ) -> Hop {
         let count = list.len();
         let policy = if local {
             " on this node (traffic policy Local)"
@@ -253,20 +260,20 @@ impl Match<'_> {
             ));
             let clients = self.affinity_map(false, AffinityHolds::Clients);
             hop = hop.ask(Check::Client {
-                v6,
+                family,
                 map: clients,
                 client: source,
                 endpoints: self.numbered(local),
             });
         } else {
             hop = hop.ask(Check::Endpoints {
-                v6,
+                family,
                 map: map.clone(),
                 key: key.as_bytes().to_vec(),
                 wanted: list.iter().map(socket).collect(),
             });
         }
-        hop.see(format!("nft list map {} {map}", table(v6)))
+        hop.see(format!("nft list map {} {map}", table(family)))
     }
 
     /// The share of one endpoint.
@@ -394,6 +401,6 @@ pub(super) fn socket(backend: &Backend) -> SocketAddr {
 }
 
 /// The table of a family, as `nft` wants it.
-pub(super) fn table(v6: bool) -> String {
-    format!("{} {TABLE}", if v6 { "ip6" } else { "ip" })
+pub(super) fn table(family: IpFamily) -> String {
+    format!("{} {TABLE}", Family::from(family))
 }

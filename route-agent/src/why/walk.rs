@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use podwire_kernel::IpFamily;
+
 use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends;
 use crate::ours::REFUSED_TABLE as REFUSED;
@@ -26,7 +28,7 @@ pub fn walk(facts: &Facts<'_>, question: &Question) -> Result<Trace, QuestionErr
         source,
         from: facts.party(source),
         transport: question.transport,
-        v6: destination.is_ipv6(),
+        family: IpFamily::of(destination),
         hops: Vec::new(),
     };
     let mut trace = walk.go(destination);
@@ -45,7 +47,7 @@ struct Walk<'a> {
     source: IpAddr,
     from: Party<'a>,
     transport: Transport,
-    v6: bool,
+    family: IpFamily,
     hops: Vec<Hop>,
 }
 
@@ -162,7 +164,7 @@ impl<'a> Walk<'a> {
         if let Transport::Port(protocol, port) = self.transport
             && let Some(found) = services::find(facts, &self.from, to, protocol, port)
         {
-            self.hops.push(found.hop(self.v6));
+            self.hops.push(found.hop(self.family));
             return self.through(&found);
         }
         // At its own addresses the node refuses nothing in the name of a Service.
@@ -194,7 +196,7 @@ impl<'a> Walk<'a> {
                     )
                 }
             };
-            let see = format!("nft list chain {} no-such-port", table(self.v6));
+            let see = format!("nft list chain {} no-such-port", table(self.family));
             self.hops.push(
                 Hop::new(format!("ClusterIP {to} of Service {name}"))
                     .because(why)
@@ -218,7 +220,7 @@ impl<'a> Walk<'a> {
                 ))
                 .see(format!(
                     "nft list chain {} prerouting-unallocated",
-                    table(self.v6)
+                    table(self.family)
                 ));
             self.hops.push(hop);
             let conclusion = "The packet is dropped: packets to Services that do not exist must not \
@@ -243,7 +245,7 @@ impl<'a> Walk<'a> {
                 return self.trace(end, format!("A packet to Service {name} is {word}."));
             }
         };
-        let mut hop = found.endpoints_hop(list, local, self.source, self.v6);
+        let mut hop = found.endpoints_hop(list, local, self.source, self.family);
         if let Some(why) = found.let_in(self.source) {
             hop = hop.because(why);
         }
@@ -262,7 +264,7 @@ impl<'a> Walk<'a> {
         }
         let chain = found.masquerade_chain();
         self.hops
-            .push(hop.see(format!("nft list chain {} {chain}", table(self.v6))));
+            .push(hop.see(format!("nft list chain {} {chain}", table(self.family))));
         self.reach_endpoints(found, list)
     }
 
@@ -298,7 +300,7 @@ impl<'a> Walk<'a> {
             }
         }
         let hop = hop.ask(Check::Droppers {
-            v6: self.v6,
+            family: self.family,
             hook: FORWARD,
         });
         self.hops.push(hop);
@@ -394,7 +396,10 @@ impl<'a> Walk<'a> {
         let route = Hop::new(format!("Route to {to}: {text}"))
             .see(format!("ip route get {to}"))
             .ask(Check::Route { to, wanted });
-        let dropper = Check::Droppers { v6: self.v6, hook };
+        let dropper = Check::Droppers {
+            family: self.family,
+            hook,
+        };
         let route = if self.from == Party::OwnNode {
             route
         } else {

@@ -119,12 +119,12 @@ impl Kernel for Planned {
         Err("not of interest".into())
     }
 
-    fn map(&mut self, _: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {
+    fn map(&mut self, _: IpFamily, map: &str) -> Result<Option<Vec<Entry>>, String> {
         let of_map = self.elements.iter().filter(|((name, _), _)| name == map);
         Ok(Some(of_map.map(|(_, (_, entry))| entry.clone()).collect()))
     }
 
-    fn droppers(&mut self, _: bool, _: u32) -> Result<Vec<String>, String> {
+    fn droppers(&mut self, _: IpFamily, _: u32) -> Result<Vec<String>, String> {
         Ok(Vec::new())
     }
 }

@@ -18,11 +18,11 @@ impl Kernel for Fake {
             .ok_or_else(|| format!("no question about {to} was expected"))
     }
 
-    fn map(&mut self, _: bool, map: &str) -> Result<Option<Vec<Entry>>, String> {
+    fn map(&mut self, _: IpFamily, map: &str) -> Result<Option<Vec<Entry>>, String> {
         Ok(self.maps.get(map).cloned())
     }
 
-    fn droppers(&mut self, _: bool, _: u32) -> Result<Vec<String>, String> {
+    fn droppers(&mut self, _: IpFamily, _: u32) -> Result<Vec<String>, String> {
         Ok(self.droppers.clone())
     }
 }
