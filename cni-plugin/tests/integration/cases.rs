@@ -618,6 +618,36 @@ fn a_lease_that_was_given_to_another_container_in_place_is_that_one_s() {
 }
 
 #[test]
+fn gc_releases_the_leases_that_the_files_say_whatever_the_index_says() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let config = config("host-local", &["10.1.2.0/24"]);
+        let call = |verb, container| Call::new("host-local", verb, container, &config);
+        let mut gc = config.clone();
+        gc["cni.dev/valid-attachments"] = json!([{"containerID": "b", "ifname": "eth0"}]);
+        for content in ["a\r\neth0", "a"] {
+            for still_there in [false, true] {
+                // Released a moment ago, or with a lease of its own beside the other.
+                call("ADD", &a).succeed();
+                if !still_there {
+                    call("DEL", &a).succeed();
+                }
+                let result = call("ADD", &b).succeed();
+                let address = result["ips"][0]["address"].as_str().unwrap();
+                let path = format!("{LEASES}/{}", address.trim_end_matches("/24"));
+                fs::write(&path, content).unwrap();
+                Call::new("host-local", "GC", &a, &gc).succeed();
+                assert_eq!(
+                    left_in(LEASES),
+                    Vec::<String>::new(),
+                    "{content:?}, {still_there}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn an_index_that_is_missing_or_points_elsewhere_does_not_keep_a_lease() {
     on_a_node(|node| {
         let (a, b) = (node.container("a"), node.container("b"));
