@@ -17,6 +17,9 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 # A workspace of its own, see docs/ARCHITECTURE.md.
 FUZZ := cni-plugin/fuzz
 
+# As Cargo.toml says.
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
 DESTDIR ?=
 CNI_BIN ?= /opt/cni/bin
 SBIN ?= /usr/local/sbin
@@ -28,12 +31,14 @@ help: ## List the targets
 	grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 14
 
 .PHONY: demo
-demo: tools build ## Raise a cluster of network namespaces and show the walkthrough in it
-	@$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab demo
+demo: build ## Raise a cluster of network namespaces and show the walkthrough in it
+	@tests/tools.sh demo
+	$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab demo
 
 .PHONY: lab
-lab: tools build ## Raise the same cluster and let it stay, to look around in
-	@$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab up
+lab: build ## Raise the same cluster and let it stay, to look around in
+	@tests/tools.sh demo
+	$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab up
 
 .PHONY: build
 build: toolchain ## Build the release programs: static, stripped
@@ -41,8 +46,9 @@ build: toolchain ## Build the release programs: static, stripped
 	    --bin podwire --bin podwire-agent --bin podwire-lab
 
 .PHONY: test
-test: root tools toolchain ## Format, lints, unit, property and golden tests, real packets in the lab
-	@cargo fmt --all --check
+test: root toolchain ## Format, lints, unit, property and golden tests, real packets in the lab
+	@tests/tools.sh test
+	cargo fmt --all --check
 	cargo fmt --check --manifest-path $(FUZZ)/Cargo.toml
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
@@ -55,8 +61,8 @@ lint: toolchain ## Check the format and the lints only
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: root tools toolchain ## Measure the plugin, the routes and the Service proxy, beside targets
-	@tests/tools.sh /usr/lib/cni/ptp:containernetworking-plugins
+bench: root toolchain ## Measure the plugin, the routes and the Service proxy, beside targets
+	@tests/tools.sh bench
 	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
 	    --bin podwire --bin podwire-agent --bin podwire-bench
 	services='cargo bench --target $(TRIPLE) --package podwire-agent --bench services'
@@ -76,7 +82,7 @@ SECONDS_TO_FUZZ ?= 60
 
 .PHONY: fuzz
 fuzz: root toolchain ## Look for input that breaks the plugin, for SECONDS_TO_FUZZ (60)
-	@tests/tools.sh c++:g++
+	@tests/tools.sh fuzz
 	RUSTFLAGS="$(COVERAGE)" cargo build --release --target $(TRIPLE) \
 	    --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz
 	mkdir -p $(FUZZ)/corpus/call $(FUZZ)/artifacts/call
@@ -135,16 +141,20 @@ install: build ## Install the plugin and the agent on this machine (DESTDIR, CNI
 clean: ## Remove everything that was built
 	@cargo clean
 
-.PHONY: tools
-tools:
-	@tests/tools.sh ip:iproute2 ping:iputils-ping tcpdump:tcpdump curl:curl nft:nftables \
-	    conntrack:conntrack
-
+# A toolchain, and the crates: what is missing is said in one sentence, before anything is built.
 .PHONY: toolchain
 toolchain:
 	@command -v cargo >/dev/null || {
-	    echo "cargo is missing: install Rust 1.89 or newer, see https://rustup.rs" >&2; exit 1; }
-	tests/tools.sh cc:gcc+libc6-dev
+	    echo "cargo is missing: install Rust $(RUST) or newer, see https://rustup.rs" >&2; exit 1; }
+	have=$$(rustc --version | cut -d' ' -f2)
+	printf '%s\n' $(RUST) "$$have" | sort -VC || {
+	    echo "Rust $$have is too old: install $(RUST) or newer, for example with 'rustup update'" >&2; exit 1; }
+	tests/tools.sh build
+	cargo fetch --locked --offline --target $(TRIPLE) >/dev/null 2>&1 && exit
+	echo "Downloading the crates that Cargo.lock names ..."
+	said=$$(cargo fetch --locked --target $(TRIPLE) 2>&1) || {
+	    echo "The crates cannot be downloaded ($$(tail -n1 <<<"$$said" | xargs)):" \
+	        "see to a way to crates.io, or to a mirror in ~/.cargo/config.toml, and try again" >&2; exit 1; }
 
 .PHONY: root
 root:

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use podwire_kernel::Protocol;
 use serde_json::Value;
 
-use crate::attachment::{self, HostPort, Protocol};
+use crate::attachment::{self, HostPort};
 use crate::environment::{Verb, is_identifier};
 use crate::error::Error;
 use crate::json::{Fields, Node};

@@ -5,9 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// The longest name an interface can have, in bytes: `IFNAMSIZ` of linux/if.h without the final
-/// zero.
-const LONGEST_IFNAME: usize = 15;
+use podwire_kernel::link::broken_name_rule;
 
 /// What the runtime asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,14 +122,12 @@ impl Call {
             let id = self.container_id.clone();
             return Err(EnvironmentError::ContainerId { id });
         }
-        if self.verb != Verb::Del && self.ifname.contains('%') {
-            // `dev_alloc_name`, net/core/dev.c. DEL takes away what was made before this rule.
-            return Err(EnvironmentError::Ifname {
-                name: self.ifname.clone(),
-                rule: "the kernel would make a number of %d, so a name has no %",
-            });
-        }
-        match broken_ifname_rule(&self.ifname) {
+        // DEL takes away what was made before names with % were refused.
+        let name = match self.verb {
+            Verb::Del => self.ifname.replace('%', "-"),
+            _ => self.ifname.clone(),
+        };
+        match broken_name_rule(&name) {
             None => Ok(()),
             Some(rule) => Err(EnvironmentError::Ifname {
                 name: self.ifname.clone(),
@@ -201,21 +197,6 @@ pub fn is_identifier(text: &str) -> bool {
         .next()
         .is_some_and(|byte| byte.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-}
-
-/// The rule for names of interfaces that `name` breaks, if any.
-pub fn broken_ifname_rule(name: &str) -> Option<&'static str> {
-    if name.is_empty() {
-        Some("interface name is empty")
-    } else if name.len() > LONGEST_IFNAME {
-        Some("interface name is too long: it should be less than 16 characters")
-    } else if name == "." || name == ".." {
-        Some("interface name is . or ..")
-    } else if name.contains(['/', ':', '\0']) || name.contains(char::is_whitespace) {
-        Some("interface name contains / or : or whitespace characters")
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]
@@ -314,6 +295,7 @@ mod tests {
             "a\tb",
             "a\u{a0}b",
             "sixteen-bytes-xy",
+            "net%d",
         ];
         for name in bad {
             check("a", name).unwrap_err();

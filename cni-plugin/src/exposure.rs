@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use podwire_kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
+use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::nft::NftSocket;
+use podwire_kernel::{IpFamily, Protocol};
 
-use crate::attachment::{self, DIRECTORY, HostPort, Protocol, Record, Records, TableError};
+use crate::attachment::{self, DIRECTORY, HostPort, Record, Records, TableError};
 use crate::environment::Call;
 use crate::error::Error;
 use crate::streams;
@@ -26,7 +27,7 @@ pub fn expose(record: &Record) -> Result<(), Error> {
     forget(record, |port, address| Filter {
         original_destination: port.host_ip.filter(|one| !one.is_unspecified()),
         original_port: Some(port.host_port),
-        family: Some(family(address)),
+        family: Some(IpFamily::of(address)),
         ..Filter::default()
     });
     Ok(())
@@ -136,7 +137,7 @@ fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
     let forgotten = Conntrack::open().and_then(|mut conntrack| {
         for (port, address) in pairs(&ports, &record.addresses) {
             conntrack.delete(&Filter {
-                protocol: Some(protocol::UDP),
+                protocol: Some(Protocol::Udp),
                 ..filter(port, address)
             })?;
         }
@@ -162,14 +163,6 @@ fn pairs<'a>(
         port.host_ip
             .is_none_or(|one| one.is_ipv4() == address.is_ipv4())
     })
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() {
-        AddressFamily::V4
-    } else {
-        AddressFamily::V6
-    }
 }
 
 fn open() -> Result<NftSocket, TableError> {

@@ -2,18 +2,16 @@
 
 use std::fmt;
 
-use crate::netlink::{self, Message, attributes, ip, number, word};
-use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
-use crate::scope::Scope;
-use crate::{Cause, Result};
 use ipnetwork::IpNetwork;
+use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressMessage,
+};
 
-// linux/if_addr.h
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_FLAGS: u16 = 8;
-/// Size of `struct ifaddrmsg` in bytes.
-const HEADER: usize = 8;
+use crate::netlink::Message;
+use crate::request::{CREATE, Requests, RouteSocket};
+use crate::scope::Scope;
+use crate::{Cause, IpFamily, Result, packet};
 
 /// An address of a link, wanted or observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,60 +54,48 @@ impl Address {
     /// Appends the body of an `RTM_NEWADDR` or `RTM_DELADDR`.
     fn put(&self, body: &mut Vec<u8>) {
         let ip = self.network.ip();
-        let header = [
-            netlink::family(ip),
-            self.network.prefix(),
-            0,
-            self.scope.into(),
-        ];
-        body.extend_from_slice(&header);
-        body.extend_from_slice(&self.link.to_ne_bytes());
-        // IFA_LOCAL is the own address, IFA_ADDRESS that of the other end of a point-to-point
-        // link, or the own one again. IPv6 takes either (`inet6_rtm_newaddr`).
-        netlink::address(body, IFA_LOCAL, ip);
-        netlink::address(body, IFA_ADDRESS, ip);
-        let nodad = if self.nodad && ip.is_ipv6() {
-            libc::IFA_F_NODAD
-        } else {
-            0
-        };
-        let no_route = if self.prefix_route {
-            0
-        } else {
-            libc::IFA_F_NOPREFIXROUTE
-        };
-        if nodad | no_route != 0 {
-            number(body, IFA_FLAGS, nodad | no_route);
+        let mut message = AddressMessage::default();
+        message.header.family = IpFamily::of(ip).number().into();
+        message.header.prefix_len = self.network.prefix();
+        message.header.scope = u8::from(self.scope).into();
+        message.header.index = self.link;
+        // The first is the own address, the second that of the other end of a point-to-point link,
+        // or the own one again. IPv6 takes either (`inet6_rtm_newaddr`).
+        message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+        let mut flags = AddressFlags::empty();
+        flags.set(AddressFlags::Nodad, self.nodad && ip.is_ipv6());
+        flags.set(AddressFlags::Noprefixroute, !self.prefix_route);
+        if !flags.is_empty() {
+            message.attributes.push(AddressAttribute::Flags(flags));
         }
+        packet::put(body, &message);
     }
 
     /// Reads the body of an `RTM_NEWADDR` or `RTM_DELADDR`; `None` if it has no IP address.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        let (header, rest) = payload
-            .split_first_chunk::<HEADER>()
-            .ok_or_else(|| Cause::Malformed("an address without a header".into()))?;
-        let [_, prefix, flags, scope, link @ ..] = *header;
-        let mut flags = u32::from(flags);
+        let header = AddressHeader::parse(payload).map_err(packet::malformed)?;
+        let rest = packet::behind_header(payload, header.buffer_len());
+        let mut flags = AddressFlags::from_bits_retain(header.flags.bits().into());
         let (mut local, mut address) = (None, None);
-        for (kind, value) in attributes(rest) {
-            match kind {
-                IFA_LOCAL => local = ip(value),
-                IFA_ADDRESS => address = ip(value),
-                IFA_FLAGS => flags = word(value).unwrap_or(flags),
+        for attribute in packet::attributes(rest, AddressAttribute::parse) {
+            match attribute {
+                AddressAttribute::Local(ip) => local = Some(ip),
+                AddressAttribute::Address(ip) => address = Some(ip),
+                AddressAttribute::Flags(all) => flags = all,
                 _ => {}
             }
         }
         let Some(ip) = local.or(address) else {
             return Ok(None);
         };
-        let network =
-            IpNetwork::new(ip, prefix).map_err(|error| Cause::Malformed(error.to_string()))?;
+        let network = IpNetwork::new(ip, header.prefix_len)
+            .map_err(|error| Cause::Malformed(error.to_string()))?;
         Ok(Some(Self {
-            link: u32::from_ne_bytes(link),
+            link: header.index,
             network,
-            scope: scope.into(),
-            nodad: flags & libc::IFA_F_NODAD != 0,
-            prefix_route: flags & libc::IFA_F_NOPREFIXROUTE == 0,
+            scope: u8::from(header.scope).into(),
+            nodad: flags.contains(AddressFlags::Nodad),
+            prefix_route: !flags.contains(AddressFlags::Noprefixroute),
         }))
     }
 }
@@ -123,24 +109,11 @@ impl fmt::Display for Address {
 impl Requests {
     /// Adds an address; fails with `EEXIST` if the link has it.
     pub fn add_address(&mut self, address: &Address) -> &mut Self {
-        let flags = CREATE;
         self.push(
             "add address",
             address.to_string(),
             libc::RTM_NEWADDR,
-            flags,
-            |body| address.put(body),
-        )
-    }
-
-    /// Adds an address, or changes the one that is there.
-    pub fn replace_address(&mut self, address: &Address) -> &mut Self {
-        let flags = REPLACE;
-        self.push(
-            "set address",
-            address.to_string(),
-            libc::RTM_NEWADDR,
-            flags,
+            CREATE,
             |body| address.put(body),
         )
     }
@@ -175,10 +148,9 @@ impl RouteSocket {
             // Kernels without strict checking list all links.
             Ok(address.filter(|address| link.is_none_or(|link| address.link == link)))
         };
-        let put = |body: &mut Vec<u8>| {
-            body.extend_from_slice(&[0; 4]);
-            body.extend_from_slice(&link.unwrap_or(0).to_ne_bytes());
-        };
+        let mut query = AddressMessage::default();
+        query.header.index = link.unwrap_or(0);
+        let put = |body: &mut Vec<u8>| packet::put(body, &query);
         self.socket
             .dump(libc::RTM_GETADDR, put, wanted)
             .map_err(|cause| cause.during("list", "addresses"))

@@ -7,9 +7,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::{Batch, Message, Protocol, Socket};
+use crate::netlink::{self, Batch, Message, Socket, until_undisturbed};
 use crate::nft::wire::{find, nest, put, u16_of, u32_of};
-use crate::{Cause, Error};
+use crate::{Cause, Error, IpFamily, Protocol};
 
 /// `NFNL_SUBSYS_CTNETLINK` and its messages (linux/netfilter/nfnetlink_conntrack.h).
 const SUBSYSTEM: u16 = 1;
@@ -45,19 +45,6 @@ const COMPARE_DESTINATION_PORT: u32 = 1 << 5;
 /// How many entries are deleted with one `sendmsg`.
 const DELETES_AT_ONCE: usize = 500;
 
-/// A listing that does not end because the table changes all the time is started again this often.
-const ATTEMPTS: usize = 10;
-
-/// The transport protocols that have ports.
-pub mod protocol {
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
-}
-
 /// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tuple {
@@ -65,7 +52,7 @@ pub struct Tuple {
     pub source: IpAddr,
     /// Where they go.
     pub destination: IpAddr,
-    /// The transport protocol.
+    /// The number of the transport protocol, which need not be one with ports.
     pub protocol: u8,
     /// 0 for protocols without ports.
     pub source_port: u16,
@@ -108,39 +95,14 @@ pub struct Filter {
     /// Destination of the answers: the client, or the address that it was masqueraded with.
     pub reply_destination: Option<IpAddr>,
     /// The transport protocol; needed if there are ports.
-    pub protocol: Option<u8>,
+    pub protocol: Option<Protocol>,
     /// The address family, where no address tells it.
-    pub family: Option<AddressFamily>,
-}
-
-/// The families that are tracked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AddressFamily {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl AddressFamily {
-    const fn number(self) -> u8 {
-        match self {
-            Self::V4 => libc::AF_INET as u8,
-            Self::V6 => libc::AF_INET6 as u8,
-        }
-    }
-
-    const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
+    pub family: Option<IpFamily>,
 }
 
 impl Filter {
     /// Entries of a transport protocol.
-    pub fn of_protocol(protocol: u8) -> Self {
+    pub fn of_protocol(protocol: Protocol) -> Self {
         Self {
             protocol: Some(protocol),
             ..Self::default()
@@ -159,12 +121,12 @@ impl Filter {
             && fits(self.reply_source, reply.source)
             && fits(self.reply_port, reply.source_port)
             && fits(self.reply_destination, reply.destination)
-            && fits(self.protocol, original.protocol)
-            && fits(self.family, AddressFamily::of(original.source))
+            && fits(self.protocol.map(Protocol::number), original.protocol)
+            && fits(self.family, IpFamily::of(original.source))
     }
 
     /// The family that the filter speaks of.
-    fn address_family(&self) -> Option<AddressFamily> {
+    fn address_family(&self) -> Option<IpFamily> {
         let addresses = [
             self.original_source,
             self.original_destination,
@@ -172,7 +134,7 @@ impl Filter {
             self.reply_destination,
         ];
         let told = addresses.into_iter().flatten().next();
-        told.map(AddressFamily::of).or(self.family)
+        told.map(IpFamily::of).or(self.family)
     }
 
     /// What the kernel shall compare, in the original and in the reply direction.
@@ -252,13 +214,13 @@ fn put_addresses(out: &mut Vec<u8>, source: Option<IpAddr>, destination: Option<
 
 fn put_ports(
     out: &mut Vec<u8>,
-    protocol: Option<u8>,
+    protocol: Option<Protocol>,
     source: Option<u16>,
     destination: Option<u16>,
 ) {
     let Some(protocol) = protocol else { return };
     nest(out, TUPLE_PROTO, |out| {
-        put(out, PROTO_NUMBER, &[protocol]);
+        put(out, PROTO_NUMBER, &[protocol.number()]);
         for (kind, port) in [
             (PROTO_SOURCE_PORT, source),
             (PROTO_DESTINATION_PORT, destination),
@@ -282,7 +244,7 @@ impl Conntrack {
     /// Opens a socket in the network namespace of this thread.
     pub fn open() -> Result<Self, Error> {
         let during = |cause: Cause| cause.during("open a socket for", "connection tracking");
-        let socket = Socket::open(Protocol::Netfilter).map_err(during)?;
+        let socket = Socket::open(netlink::Protocol::Netfilter).map_err(during)?;
         socket.set_buffers(1 << 20).map_err(during)?;
         Ok(Self {
             socket,
@@ -311,33 +273,28 @@ impl Conntrack {
         filter: &Filter,
         keep: impl Fn(&Entry) -> bool,
     ) -> Result<Vec<Entry>, Error> {
-        let during = |cause: Cause| cause.during("list connections", filter);
-        for _ in 0..ATTEMPTS {
+        let read = || {
             let mut entries = Vec::new();
-            let outcome = self.list(filter, |entry| {
+            self.list(filter, |entry| {
                 if keep(&entry) {
                     entries.push(entry);
                 }
-            });
-            match outcome {
-                Err(Cause::Unstable) => {}
-                outcome => return outcome.map(|()| entries).map_err(during),
-            }
-        }
-        Err(during(Cause::Unstable))
+            })?;
+            Ok(entries)
+        };
+        until_undisturbed(read, |cause| *cause == Cause::Unstable)
+            .map_err(|cause: Cause| cause.during("list connections", filter))
     }
 
     /// How many entries `filter` means.
     pub fn count(&mut self, filter: &Filter) -> Result<usize, Error> {
-        let during = |cause: Cause| cause.during("count connections", filter);
-        for _ in 0..ATTEMPTS {
+        let read = || {
             let mut count = 0;
-            match self.list(filter, |_| count += 1) {
-                Err(Cause::Unstable) => {}
-                outcome => return outcome.map(|()| count).map_err(during),
-            }
-        }
-        Err(during(Cause::Unstable))
+            self.list(filter, |_| count += 1)?;
+            Ok(count)
+        };
+        until_undisturbed(read, |cause| *cause == Cause::Unstable)
+            .map_err(|cause: Cause| cause.during("count connections", filter))
     }
 
     /// Forgets the entries that `filter` means. The kernel looks for them, if it can; else they are
@@ -408,7 +365,7 @@ impl Conntrack {
         let mut batch = Batch::new();
         for entry in entries {
             batch.push(DELETE, 0, |out| {
-                put_header(out, Some(AddressFamily::of(entry.original.source)), 0);
+                put_header(out, Some(IpFamily::of(entry.original.source)), 0);
                 put(out, TUPLE_ORIGINAL | 0x8000, &entry.identity);
                 if entry.zone != 0 {
                     put(out, ZONE, &entry.zone.to_be_bytes());
@@ -460,8 +417,8 @@ fn cannot_filter(cause: &Cause) -> bool {
 }
 
 /// `struct nfgenmsg`.
-fn put_header(out: &mut Vec<u8>, family: Option<AddressFamily>, version: u8) {
-    out.extend_from_slice(&[family.map_or(0, AddressFamily::number), version, 0, 0]);
+fn put_header(out: &mut Vec<u8>, family: Option<IpFamily>, version: u8) {
+    out.extend_from_slice(&[family.map_or(0, IpFamily::number), version, 0, 0]);
 }
 
 /// The entry in a message; `None` for families other than IP.
@@ -534,11 +491,7 @@ impl fmt::Display for Filter {
             "answers to",
             self.reply_destination.map(|it| it.to_string()),
         )?;
-        let family = self.family.map(|family| match family {
-            AddressFamily::V4 => "IPv4",
-            AddressFamily::V6 => "IPv6",
-        });
-        part("family", family.map(str::to_owned))?;
+        part("family", self.family.map(|it| it.to_string()))?;
         if separator == "with " {
             f.write_str("of every kind")
         } else {

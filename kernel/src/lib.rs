@@ -5,12 +5,13 @@
 //! conntrack. A socket stays in the network namespace it was opened in, whatever its thread does
 //! afterwards, so one thread can serve several namespaces.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 pub mod address;
 pub mod conntrack;
 pub mod error;
 pub mod foreign;
+mod ip;
 pub mod link;
 #[cfg(feature = "monitor")]
 pub mod monitor;
@@ -18,6 +19,7 @@ pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+mod packet;
 pub mod process;
 pub mod request;
 pub mod route;
@@ -26,5 +28,6 @@ pub mod sysctl;
 pub mod tc;
 
 pub use error::{Cause, Error, Result};
+pub use ip::{IpFamily, Protocol};
 pub use request::{Requests, RouteSocket};
 pub use scope::Scope;

@@ -15,7 +15,10 @@ use crate::{Cause, Result};
 /// Makes a write to a pipe that nobody reads an error (`EPIPE`) instead of the end of the process.
 /// Programs that start without the standard library's own preparations call this first. Programs
 /// that are started by `std::process` get the default back.
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "a signal disposition is set for the whole process"
+)]
 pub fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN is a valid disposition, no handler is installed that could be interrupted.
     unsafe {
@@ -31,7 +34,7 @@ pub fn ignore_broken_pipes() {
 ///
 /// `count` and `arguments` are those of `main`: `arguments` is null or points to `count` strings
 /// that end with a zero byte, or to null pointers.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "the arguments of main are raw pointers")]
 pub unsafe fn program_name(count: c_int, arguments: *const *const c_char) -> OsString {
     if count < 1 || arguments.is_null() {
         return OsString::new();
@@ -52,7 +55,7 @@ static SIGNALS: AtomicI32 = AtomicI32::new(-1);
 /// From now on SIGINT and SIGTERM do not end the process: for each, its number comes out of the
 /// returned pipe, as one byte. Programs that are started by `std::process` get the default back,
 /// which they would not if the signals were blocked. To be called once.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "a signal handler is installed")]
 pub fn catch_interrupts() -> Result<File> {
     let failed = |errno: nix::Error| Cause::from(errno).during("catch", "signals");
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
@@ -69,7 +72,10 @@ pub fn catch_interrupts() -> Result<File> {
     Ok(File::from(reader))
 }
 
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "only system calls may be made in a signal handler"
+)]
 extern "C" fn note(signal: libc::c_int) {
     let number = signal as u8;
     // SAFETY: the byte lives until after the call; the descriptor is never closed.
@@ -86,7 +92,7 @@ extern "C" fn note(signal: libc::c_int) {
 /// allocates little at a time: one arena for all threads, and large buffers in mappings of their
 /// own, so that they leave no holes between small things when they go. To be called first.
 #[cfg(target_env = "gnu")]
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "nix does not know glibc's allocator")]
 pub fn keep_little_memory() {
     /// Buffers from this size on, in bytes, are mapped.
     const LARGE: libc::c_int = 16 * 1024;
@@ -103,7 +109,10 @@ pub fn keep_little_memory() {}
 
 /// Gives memory back that will not be needed again: what the allocator has free, and code of the
 /// start. The kernel maps the code again from its cache, page by page, as far as it is used.
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "nix does not know glibc's allocator; madvise takes a raw address"
+)]
 pub fn release_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim gives free pages back, under the allocator's own lock.
@@ -139,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "the arguments of main are raw pointers")]
     fn a_program_knows_its_name_even_if_it_has_none() {
         let names = [c"/opt/cni/bin/ptp".as_ptr(), c"second".as_ptr()];
         let nothing = [std::ptr::null()];

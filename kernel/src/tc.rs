@@ -3,42 +3,40 @@
 //! What goes **to** the pod leaves the host's end of the pod's link, so a token bucket ([`Shaping`])
 //! as the root queue of that end limits it. What comes **from** the pod arrives there, and arriving
 //! packets have no queue: they are redirected to an ifb link, whose root queue is a token bucket
-//! again. `netlink-packet-route` has no token bucket, so the messages are written here.
+//! again. `netlink-packet-route` has no token bucket, so its options are written and read here.
 
 use std::time::Duration;
 
-use crate::netlink::{Message, attribute, attributes, nest};
+use netlink_packet_core::{DefaultNla, Emitable};
+use netlink_packet_route::tc::{
+    TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption,
+    TcActionType, TcAttribute, TcFilterU32, TcFilterU32Option, TcHandle, TcHeader, TcMessage,
+    TcMirror, TcMirrorActionType, TcOption, TcU32Key, TcU32Selector, TcU32SelectorFlags,
+};
+
+use crate::netlink::{Message, attributes, text};
 use crate::netns::Netns;
 use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
-use crate::{Cause, Result};
+use crate::{Cause, Result, packet};
 
-// linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h
+// linux/rtnetlink.h, linux/pkt_sched.h
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
-const TCA_U32_SEL: u16 = 5;
-const TCA_U32_ACT: u16 = 7;
-const TCA_ACT_KIND: u16 = 1;
-const TCA_ACT_OPTIONS: u16 = 2;
-const TCA_MIRRED_PARMS: u16 = 2;
-const TCA_EGRESS_REDIR: u32 = 1;
-const TC_ACT_STOLEN: u32 = 4;
-const TC_U32_TERMINAL: u8 = 1;
 const TC_LINKLAYER_ETHERNET: u8 = 1;
-const TC_H_ROOT: u32 = 0xffff_ffff;
-const TC_H_INGRESS: u32 = 0xffff_fff1;
 /// The handle of the ingress queue is always `ffff:`.
-const INGRESS_HANDLE: u32 = 0xffff_0000;
+const INGRESS_HANDLE: TcHandle = TcHandle {
+    major: u16::MAX,
+    minor: 0,
+};
 /// The handle that we give a root queue: `1:`.
-const ROOT_HANDLE: u32 = 0x0001_0000;
+const ROOT_HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };
 /// All protocols, in the byte order in which filters take it (linux/if_ether.h).
 const ETH_P_ALL: u16 = 0x0003u16.to_be();
 /// The kernel counts queue times in ticks of 64 ns (`PSCHED_SHIFT`, include/net/pkt_sched.h).
 const TICK_NANOSECONDS: u64 = 64;
-/// Size of `struct tcmsg` in bytes.
-const HEADER: usize = 20;
 
 /// A token bucket as the root queue of a link (tc-tbf(8)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,18 +60,22 @@ impl Shaping {
         }
     }
 
-    fn put_options(&self, body: &mut Vec<u8>) {
+    fn options(&self) -> Vec<TcOption> {
         // struct tc_tbf_qopt: rate, peak rate, limit, buffer, mtu
         let mut parameters = [0; 36];
         parameters[1] = TC_LINKLAYER_ETHERNET;
         let rate = u32::try_from(self.rate).unwrap_or(u32::MAX);
         parameters[8..12].copy_from_slice(&rate.to_ne_bytes());
         parameters[24..28].copy_from_slice(&self.limit.to_ne_bytes());
-        attribute(body, TCA_TBF_PARMS, &parameters);
-        attribute(body, TCA_TBF_BURST, &self.burst.to_ne_bytes());
+        let mut options = vec![
+            DefaultNla::new(TCA_TBF_PARMS, parameters.to_vec()),
+            packet::number(TCA_TBF_BURST, self.burst),
+        ];
         if rate == u32::MAX {
-            attribute(body, TCA_TBF_RATE64, &self.rate.to_ne_bytes());
+            let wide = self.rate.to_ne_bytes().to_vec();
+            options.push(DefaultNla::new(TCA_TBF_RATE64, wide));
         }
+        options.into_iter().map(TcOption::Other).collect()
     }
 
     /// Reads the options of a token bucket. The kernel tells the burst as a time, so it may come
@@ -112,16 +114,11 @@ pub struct Qdisc {
 
 impl Qdisc {
     fn parse(payload: &[u8]) -> std::result::Result<Self, Cause> {
-        let header = payload
-            .first_chunk::<HEADER>()
-            .ok_or_else(|| Cause::Malformed("a queue without a header".into()))?;
-        let word = |at: usize| {
-            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
+        let header = TcHeader::parse(payload).map_err(packet::malformed)?;
         let (mut kind, mut options) = (String::new(), &[][..]);
-        for (number, value) in attributes(&payload[HEADER..]) {
+        for (number, value) in attributes(packet::behind_header(payload, header.buffer_len())) {
             match number {
-                TCA_KIND => kind = crate::netlink::text(value),
+                TCA_KIND => kind = text(value),
                 TCA_OPTIONS => options = value,
                 _ => {}
             }
@@ -132,20 +129,23 @@ impl Qdisc {
             None
         };
         Ok(Self {
-            link: word(4),
+            link: header.index as u32,
             kind,
-            root: word(12) == TC_H_ROOT,
+            root: header.parent == TcHandle::ROOT,
             shaping,
         })
     }
 }
 
-/// Appends a `struct tcmsg`.
-fn put_header(body: &mut Vec<u8>, link: u32, handle: u32, parent: u32, info: u32) {
-    body.extend_from_slice(&[0; 4]);
-    for word in [link, handle, parent, info] {
-        body.extend_from_slice(&word.to_ne_bytes());
-    }
+/// A message about a queue or a filter of the link `link`.
+fn message(link: u32, handle: TcHandle, parent: TcHandle, kind: &str) -> TcMessage {
+    let mut message = TcMessage::default();
+    // The kernel's type is signed, and its numbers are positive.
+    message.header.index = link as i32;
+    message.header.handle = handle;
+    message.header.parent = parent;
+    message.attributes = vec![TcAttribute::Kind(kind.to_owned())];
+    message
 }
 
 impl Requests {
@@ -153,9 +153,11 @@ impl Requests {
     pub fn shape(&mut self, link: u32, shaping: &Shaping) -> &mut Self {
         let object = format!("link number {link} to {} bytes/s", shaping.rate);
         self.push("limit", object, libc::RTM_NEWQDISC, REPLACE, |body| {
-            put_header(body, link, ROOT_HANDLE, TC_H_ROOT, 0);
-            attribute(body, TCA_KIND, b"tbf\0");
-            nest(body, TCA_OPTIONS, |body| shaping.put_options(body));
+            let mut queue = message(link, ROOT_HANDLE, TcHandle::ROOT, "tbf");
+            queue
+                .attributes
+                .push(TcAttribute::Options(shaping.options()));
+            packet::put(body, &queue);
         })
     }
 
@@ -163,7 +165,10 @@ impl Requests {
     pub fn unshape(&mut self, link: u32) -> &mut Self {
         let object = format!("link number {link}");
         self.push("lift limit of", object, libc::RTM_DELQDISC, 0, |body| {
-            put_header(body, link, 0, TC_H_ROOT, 0);
+            let mut queue = TcMessage::default();
+            queue.header.index = link as i32;
+            queue.header.parent = TcHandle::ROOT;
+            packet::put(body, &queue);
         })
     }
 
@@ -177,8 +182,8 @@ impl Requests {
             libc::RTM_NEWQDISC,
             CREATE,
             |body| {
-                put_header(body, from, INGRESS_HANDLE, TC_H_INGRESS, 0);
-                attribute(body, TCA_KIND, b"ingress\0");
+                let queue = message(from, INGRESS_HANDLE, TcHandle::INGRESS, "ingress");
+                packet::put(body, &queue);
             },
         );
         self.push(
@@ -187,43 +192,41 @@ impl Requests {
             libc::RTM_NEWTFILTER,
             CREATE,
             |body| {
-                // The upper half of the last word is the priority, the lower one the protocol.
-                put_header(
-                    body,
-                    from,
-                    0,
-                    INGRESS_HANDLE,
-                    1 << 16 | u32::from(ETH_P_ALL),
-                );
-                attribute(body, TCA_KIND, b"u32\0");
-                nest(body, TCA_OPTIONS, |body| put_match_all(body, to));
+                let kind = TcFilterU32::KIND;
+                let mut filter = message(from, TcHandle::UNSPEC, INGRESS_HANDLE, kind);
+                // The upper half is the priority, the lower one the protocol.
+                filter.header.info = 1 << 16 | u32::from(ETH_P_ALL);
+                filter.attributes.push(TcAttribute::Options(match_all(to)));
+                packet::put(body, &filter);
             },
         )
     }
 }
 
 /// The options of a u32 filter that matches everything and redirects it to the link `to`.
-fn put_match_all(body: &mut Vec<u8>, to: u32) {
-    // struct tc_u32_sel with one struct tc_u32_key that compares no bit.
-    let mut selector = [0; 32];
-    selector[0] = TC_U32_TERMINAL;
-    selector[2] = 1;
-    attribute(body, TCA_U32_SEL, &selector);
-    nest(body, TCA_U32_ACT, |body| {
-        // Actions are numbered from 1 in their order.
-        nest(body, 1, |body| {
-            attribute(body, TCA_ACT_KIND, b"mirred\0");
-            nest(body, TCA_ACT_OPTIONS, |body| {
-                // struct tc_mirred: index, capab, action, refcnt, bindcnt, eaction, ifindex
-                let words = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to];
-                attribute(
-                    body,
-                    TCA_MIRRED_PARMS,
-                    words.map(u32::to_ne_bytes).as_flattened(),
-                );
-            });
-        });
-    });
+fn match_all(to: u32) -> Vec<TcOption> {
+    let mut selector = TcU32Selector::default();
+    selector.flags = TcU32SelectorFlags::Terminal;
+    // One key, which compares no bit.
+    selector.nkeys = 1;
+    selector.keys = vec![TcU32Key::default()];
+    let mut mirror = TcMirror::default();
+    mirror.generic.action = TcActionType::Stolen;
+    mirror.eaction = TcMirrorActionType::EgressRedir;
+    mirror.ifindex = to;
+    let mut action = TcAction::default();
+    // Actions are numbered from 1 in their order.
+    action.tab = 1;
+    action.attributes = vec![
+        TcActionAttribute::Kind(TcActionMirror::KIND.to_owned()),
+        TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(
+            mirror,
+        ))]),
+    ];
+    vec![
+        TcOption::U32(TcFilterU32Option::Selector(selector)),
+        TcOption::U32(TcFilterU32Option::Action(vec![action])),
+    ]
 }
 
 impl RouteSocket {
@@ -237,7 +240,11 @@ impl RouteSocket {
         self.socket
             .dump(
                 libc::RTM_GETQDISC,
-                |body| put_header(body, link, 0, 0, 0),
+                |body| {
+                    let mut query = TcMessage::default();
+                    query.header.index = link as i32;
+                    packet::put(body, &query);
+                },
                 wanted,
             )
             .map_err(|cause| cause.during("list queues of", format!("link number {link}")))

@@ -1,13 +1,14 @@
 //! Connection tracking against the real kernel, each test in a network namespace of its own.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use podwire_kernel::conntrack::{AddressFamily, Conntrack, Filter, protocol};
+use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::nft::{
     Chain, ChainType, Family, Field, Hook, KeyBuf, NftSocket, Rule, Table, ct_state, diff, priority,
 };
+use podwire_kernel::{IpFamily, Protocol};
 
 fn in_netns(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
@@ -40,7 +41,7 @@ fn track() {
                 Rule::new()
                     .nfproto(Family::Ip)
                     .is(Field::IpDaddr, &vip)
-                    .l4proto(protocol::UDP)
+                    .l4proto(Protocol::Udp.number())
                     .dnat(Ipv4Addr::LOCALHOST.into(), Some(5353)),
             ),
         );
@@ -68,7 +69,7 @@ const UDP: Filter = Filter {
     reply_source: None,
     reply_port: None,
     reply_destination: None,
-    protocol: Some(protocol::UDP),
+    protocol: Some(Protocol::Udp),
     family: None,
 };
 
@@ -90,7 +91,7 @@ fn entries_of_both_families_are_listed_with_both_directions() {
         let mut conntrack = Conntrack::open().unwrap();
         assert_eq!(ports(&mut conntrack, &UDP), [1001, 1002].into());
         let v6 = Filter {
-            family: Some(AddressFamily::V6),
+            family: Some(IpFamily::V6),
             ..UDP
         };
         let entries = conntrack.entries(&v6).unwrap();
@@ -120,11 +121,11 @@ fn only_what_the_filter_means_is_deleted() {
         conntrack.delete(&to(1001)).unwrap();
         conntrack.delete(&to(4444)).unwrap();
         let v4 = Filter {
-            family: Some(AddressFamily::V4),
+            family: Some(IpFamily::V4),
             ..UDP
         };
         let v6 = Filter {
-            family: Some(AddressFamily::V6),
+            family: Some(IpFamily::V6),
             ..UDP
         };
         assert_eq!(ports(&mut conntrack, &v4), [1002, 1003, 1004].into());

@@ -1,7 +1,7 @@
 //! Notifications from a real kernel.
 
 #![cfg(feature = "monitor")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Network namespaces and kernel parameters.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

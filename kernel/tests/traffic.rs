@@ -1,6 +1,6 @@
 //! Traffic control against a real kernel, with the `tc` program as the oracle.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

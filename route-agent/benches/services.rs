@@ -1,7 +1,7 @@
 //! The Service proxy from snapshot to kernel, in a network namespace of its own.
 //!
 //! A part of `make bench`. Kernel notifications are listened to as the agent does, because the
-//! kernel makes them only if somebody listens. Prints each figure beside its target and fails if one
+//! kernel makes them only if a program listens. Prints each figure beside its target and fails if one
 //! is missed. "Processor" is what the thread worked, its system calls included: on a machine that has
 //! nothing else to do, the two are the same. `cargo bench -p podwire-agent --bench services -- [SERVICES ENDPOINTS]`
 
@@ -20,14 +20,18 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use podwire_agent::config::services::Config;
-use podwire_agent::features::services::desired::endpoints::{Family, Here};
-use podwire_agent::features::services::table::state::{Commit, Done, FamilyTable, View};
+use podwire_agent::features::services::desired::endpoints::Here;
+use podwire_agent::features::services::table::delta;
+use podwire_agent::features::services::table::nftables::Nftables;
+use podwire_agent::features::services::table::state::{Done, View};
+use podwire_agent::features::services::table::sync::FamilyTable;
 use podwire_agent::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Object, ObjectName, Protocol,
     Service, ServicePort, Snapshot,
 };
+use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Monitor;
-use podwire_kernel::nft::{Batch, CommitError, NftSocket};
+use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 /// Services, endpoints of each, and the longest time of a first sync.
 const CASES: [(u32, u32, Duration); 2] = [
@@ -35,7 +39,7 @@ const CASES: [(u32, u32, Duration); 2] = [
     (44_000, 2, Duration::from_secs(3)),
 ];
 
-/// So often one endpoint is changed.
+/// How often one endpoint is changed.
 const CHANGES: u32 = 1000;
 
 /// How often the whole is done; the median counts.
@@ -123,16 +127,36 @@ struct Timed {
     committing: Cost,
 }
 
-impl Commit for Timed {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
-        let (outcome, cost) = cost_of(|| self.socket.commit(batch));
+impl Nftables for Timed {
+    fn frame(&mut self, family: nft::Family) -> podwire_kernel::Result<Option<nft::Table>> {
+        self.socket.frame(family)
+    }
+
+    fn elements(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        each: &mut dyn FnMut(nft::Key, nft::Element),
+    ) -> podwire_kernel::Result<()> {
+        self.socket.elements(family, set, header, each)
+    }
+
+    fn element(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        key: &[u8],
+    ) -> podwire_kernel::Result<Option<nft::Element>> {
+        Nftables::element(&mut self.socket, family, set, header, key)
+    }
+
+    fn commit(&mut self, batch: &mut Batch, services: &[delta::Change]) -> Result<(), CommitError> {
+        let (outcome, cost) = cost_of(|| Nftables::commit(&mut self.socket, batch, services));
         self.committing.wall += cost.wall;
         self.committing.processor += cost.processor;
         outcome
-    }
-
-    fn socket(&mut self) -> &mut NftSocket {
-        &mut self.socket
     }
 }
 
@@ -155,7 +179,7 @@ impl Bench {
         let mut bench = Bench {
             snapshot: Snapshot::default(),
             dirty: Dirty::default(),
-            table: FamilyTable::new(Family::V4, &config),
+            table: FamilyTable::new(IpFamily::V4, &config),
             config,
             kernel: Timed {
                 socket: NftSocket::open().expect("an nftables socket"),
@@ -210,7 +234,7 @@ impl Bench {
         let mut socket = NftSocket::open().expect("an nftables socket");
         socket.commit(&mut batch).unwrap();
         drop(socket);
-        self.table = FamilyTable::new(Family::V4, &self.config);
+        self.table = FamilyTable::new(IpFamily::V4, &self.config);
         self.sync()
     }
 
@@ -260,7 +284,7 @@ fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
         let p99 = quantile(&commits, 99);
         met &= figure(&format!("{what}, kernel commit, p99"), p99, at_most(1));
     }
-    bench.table = FamilyTable::new(Family::V4, &bench.config);
+    bench.table = FamilyTable::new(IpFamily::V4, &bench.config);
     let (done, warm) = bench.sync();
     figure("a new start over the right rules", warm, None);
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Arithmetic on networks.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
@@ -10,6 +10,13 @@ pub const LINK_LOCAL_V6: Ipv6Network =
         Some(network) => network,
         None => panic!("the prefix is longer than an address"),
     };
+
+/// The IPv4 addresses that stay within one machine (RFC 1122).
+pub const LOOPBACK_V4: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::new(127, 0, 0, 0), 8)
+{
+    Some(network) => network,
+    None => panic!("the prefix is longer than an address"),
+};
 
 /// The first and last address of a network as numbers. Only comparable within one family.
 pub fn bounds(network: IpNetwork) -> (u128, u128) {

@@ -1,11 +1,13 @@
-//! A moment on both clocks, and how it is written.
+//! A moment on both clocks, and how times are written and read.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::Timestamp;
 
 /// Now, on the clock that never jumps and on the clock that people read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// For time-outs: nobody can set this clock.
+    /// For time-outs: no one can set this clock.
     pub steady: Instant,
     /// For people.
     pub wall: SystemTime,
@@ -32,33 +34,23 @@ impl Moment {
 /// A time in UTC as RFC 3339 writes it, with milliseconds: `2026-11-23T04:30:05.120Z`.
 /// A time before 1970 is written as 1970.
 pub fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = since.as_secs();
-    let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let milliseconds = since.subsec_millis();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
+    let time = Timestamp::try_from(time)
+        .unwrap_or_default()
+        .max(Timestamp::UNIX_EPOCH);
+    format!("{time:.3}")
 }
 
-/// Year, month and day of a number of days since 1970. Years are counted from March, so that the
-/// leap day is a year's last; 400 years always have 146,097 days.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468; // From 1 March of the year 0 to 1 January 1970.
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, later) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    (era * 400 + year + later, month, day)
+/// Milliseconds since 1970 of an RFC 3339 time, in UTC or with an offset. `None` if it is not one,
+/// or before 1970.
+pub fn milliseconds(text: &str) -> Option<u64> {
+    let time: Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]
@@ -79,5 +71,33 @@ mod tests {
             rfc3339(UNIX_EPOCH - Duration::from_secs(1)),
             "1970-01-01T00:00:00.000Z"
         );
+    }
+
+    #[test]
+    fn times_are_read_as_rfc_3339() {
+        assert_eq!(milliseconds("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(
+            milliseconds("2000-02-29T12:00:00.5Z"),
+            Some(951_825_600_500)
+        );
+        assert_eq!(
+            milliseconds("2000-02-29T14:00:00+02:00"),
+            Some(951_825_600_000)
+        );
+        assert_eq!(
+            milliseconds("2100-03-01T00:00:00Z"),
+            Some(4_107_542_400_000)
+        );
+        for bad in [
+            "",
+            "2000-13-01T00:00:00Z",
+            "2000-01-01",
+            "2000-01-01T00:00:00",
+            "äöü",
+            "1969-12-31T23:59:59Z",
+            "2000-01-01T00:00:00+9000000000000000000:00",
+        ] {
+            assert_eq!(milliseconds(bad), None, "{bad}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the kernel tells of itself.
+/// What the kernel announces.
 pub use podwire_kernel::monitor::Event as KernelEvent;
 
 use crate::config::Config;
@@ -18,8 +18,8 @@ use crate::warnings::{Warning, Warnings};
 ///
 /// Inside, a feature has four steps: `observe` reads what is there, `desired` is a pure function of
 /// the [`World`], `diff` compares the two, `apply` writes the difference. The loop calls
-/// [`heed`](Feature::heed) for everything that happens, and then [`sync`](Feature::sync) once if
-/// there is something to do: many events at a time make one sync.
+/// [`notice`](Feature::notice) for everything that happens, and then [`sync`](Feature::sync) once
+/// if there is something to do: many events at a time make one sync.
 pub trait Feature: Send {
     /// A short name for logs, metrics and status.
     fn name(&self) -> &'static str;
@@ -31,7 +31,7 @@ pub trait Feature: Send {
 
     /// Notes what happened; true if a [`sync`](Feature::sync) is needed. Costs no more than the
     /// size of the event.
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool;
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool;
 
     /// Brings reality in line with the world. After an error, or with [`Synced::again`], it is
     /// called again by itself, with a growing pause between tries.
@@ -44,6 +44,12 @@ pub trait Feature: Send {
 
     /// True if pods must not start before this feature has succeeded once.
     fn needed_by_pods(&self) -> bool {
+        false
+    }
+
+    /// True if this feature brings Services and their endpoints into the kernel: until it has
+    /// synced, changes of them count as pending.
+    fn programs_services(&self) -> bool {
         false
     }
 
@@ -72,13 +78,13 @@ pub struct Synced {
 pub enum Event<'a> {
     /// Cluster objects changed.
     Objects(&'a Dirty),
-    /// The kernel says that somebody else changed something. What is done through the sockets of
+    /// The kernel says that another program changed something. What is done through the sockets of
     /// [`Feature::ports`] is not announced.
     Kernel(&'a KernelEvent),
     /// The uplink changed: another interface, address, MTU, state, or set of on-link networks.
     Uplink,
-    /// A file that belongs to a feature changed: somebody touched the CNI configuration or the
-    /// plugin wrote a record.
+    /// A file that belongs to a feature changed: another program touched the CNI configuration, or
+    /// the plugin wrote a record.
     Files,
     /// Everything that pods need has succeeded for the first time.
     Ready,

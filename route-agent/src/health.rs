@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use podwire_kernel::IpFamily;
 use serde::Serialize;
 
 use crate::clock::{Moment, rfc3339};
@@ -15,30 +16,6 @@ use crate::snapshot::Node;
 
 /// The cluster autoscaler taints a node with this before it takes the node away.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
-
-/// An IP family, spelled as Kubernetes spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum IpFamily {
-    /// IP version 4.
-    #[serde(rename = "IPv4")]
-    V4,
-    /// IP version 6.
-    #[serde(rename = "IPv6")]
-    V6,
-}
-
-impl IpFamily {
-    /// Both families.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// `IPv4` or `IPv6`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-}
 
 /// What is known about the agent's health.
 #[derive(Debug, Clone)]

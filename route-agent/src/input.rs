@@ -12,7 +12,7 @@ use crate::warnings::Warning;
 /// What reaches the loop.
 #[derive(Debug)]
 pub enum Input {
-    /// Cluster objects came, changed or went.
+    /// Cluster objects appeared, changed or were deleted.
     Changes(Vec<Change>),
     /// The source has delivered everything that there is; from now on it sends differences.
     Listed,

@@ -47,7 +47,7 @@ pub struct FeatureReport {
     pub writes: u64,
 }
 
-/// A warning that stands.
+/// A warning that applies now.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WarningReport {
     /// Who raised it.
@@ -71,7 +71,7 @@ pub struct UplinkReport {
     pub addresses: Vec<IpNetwork>,
 }
 
-/// The file that tells the container runtime to use the plugin.
+/// The file by which the container runtime is configured to use the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CniConfReport {
     /// Where it is.
@@ -80,7 +80,7 @@ pub struct CniConfReport {
     pub present: bool,
     /// True if it says what the agent wants it to say.
     pub current: bool,
-    /// What the agent waits for before it writes the file anew.
+    /// What the agent waits for before it writes the file again.
     pub waits: Option<String>,
     /// Other configurations that sort before it: the container runtime takes the first of them.
     pub before: Vec<String>,
@@ -113,7 +113,7 @@ pub struct RouteReport {
 pub struct PodReport {
     /// The link's end on this node.
     pub link: String,
-    /// `namespace/name`, if the runtime told the plugin.
+    /// `namespace/name`, if the runtime passed them to the plugin.
     pub pod: Option<String>,
     /// The container ID.
     pub container_id: String,
@@ -152,7 +152,7 @@ pub struct ServicePortReport {
     pub endpoint_count: usize,
     /// The endpoints; empty unless asked for.
     pub endpoints: Vec<EndpointReport>,
-    /// New connections since its elements were made, over all fronts; none if nobody counts.
+    /// New connections since its elements were made, over all fronts; none if they are not counted.
     pub connections: Option<u64>,
 }
 
@@ -163,6 +163,6 @@ pub struct EndpointReport {
     pub address: SocketAddr,
     /// True if it runs on this node.
     pub here: bool,
-    /// New connections that it got; none if nobody counts.
+    /// New connections that it got; none if they are not counted.
     pub connections: Option<u64>,
 }

@@ -27,7 +27,7 @@ use crate::serve::site::{Site, serve};
 use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::manifests;
 use crate::uplink::Finder;
-use crate::warnings::Warning;
+use crate::warnings::{OnNewWarning, Warning};
 
 /// The pause before rules of a kube-proxy are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The filter of log lines makes no sense.
-    #[error("--log \"{filter}\" is no filter such as info or podwire_agent=debug")]
+    #[error("--log \"{filter}\" is not a log filter; examples are info and podwire_agent=debug")]
     Filter {
         /// What was given.
         filter: String,
@@ -54,12 +54,12 @@ pub enum RunError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The way to the API server is unknown.
+    /// The API server cannot be found.
     #[error("cannot find the API server (with --manifests DIR none is needed)")]
     Kubernetes(#[from] kubernetes::Error),
     /// The reconcile loop ended by itself.
-    #[error("the reconcile loop has died; its last words are above")]
-    LoopDied,
+    #[error("the reconcile loop panicked; see the log above")]
+    LoopPanicked,
 }
 
 /// Logs to stderr as the flags say.
@@ -107,29 +107,58 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
 async fn run_all(config: Config) -> Result<(), RunError> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = %config.node_name, "podwire-agent starts");
-    let (inputs, outputs) = mpsc::channel();
+    start(config, Channels::new()).await?.wait().await
+}
+
+/// What the parts of the agent are connected by.
+struct Channels {
+    /// Everything that the loop receives.
+    inputs: Sender<Input>,
+    outputs: mpsc::Receiver<Input>,
+    /// The health checks that the features want served.
+    health_ports: watch::Sender<HealthPorts>,
+    wanted_ports: watch::Receiver<HealthPorts>,
+    /// New warnings on their way to becoming Events.
+    on_new_warning: OnNewWarning,
+    new_warnings: Receiver<Warning>,
+}
+
+impl Channels {
+    fn new() -> Self {
+        let (inputs, outputs) = mpsc::channel();
+        let (health_ports, wanted_ports) = watch::channel(HealthPorts::default());
+        let (on_new_warning, new_warnings) = kubernetes::events();
+        Self {
+            inputs,
+            outputs,
+            health_ports,
+            wanted_ports,
+            on_new_warning,
+            new_warnings,
+        }
+    }
+}
+
+/// Starts all threads and tasks.
+async fn start(config: Config, channels: Channels) -> Result<Started, RunError> {
+    let inputs = channels.inputs;
     let shared = Shared {
         metrics: Default::default(),
         health: SharedHealth::new(Health::new(config.health_timeout)),
     };
-    let (health_ports, wanted_ports) = watch::channel(HealthPorts::default());
-    let mut features = features::all(health_ports.clone())?;
+    let mut features = features::all(channels.health_ports)?;
     let ports: Vec<u32> = features
         .iter_mut()
         .flat_map(|feature| feature.ports())
         .collect();
     // Listening begins before the first look at the kernel, so that nothing falls between.
     let monitor = kernel_notices::listen(&ports)?;
-    let reconcile = Reconcile::new(
-        config.clone(),
-        shared.clone(),
-        Some(Finder::open()?),
-        features,
-    );
-    let (news, told) = kubernetes::events();
-    let news = config.manifests.is_none().then_some(news);
-    let reconcile = reconcile.telling(news);
-    let (ended, mut end) = oneshot::channel::<()>();
+    let finder = Some(Finder::open()?);
+    let with_events = config.manifests.is_none();
+    let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features)
+        .with_new_warnings_to(with_events.then_some(channels.on_new_warning));
+    let (ended, loop_end) = oneshot::channel();
+    let outputs = channels.outputs;
     let looping = spawn("reconcile", move || {
         // Dropped at the end, also if that is a panic.
         let _ended = ended;
@@ -138,34 +167,70 @@ async fn run_all(config: Config) -> Result<(), RunError> {
     tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
-    start_source(&config, &inputs, told).await?;
+    start_source(&config, &inputs, channels.new_warnings).await?;
     if config.cni_conf {
         let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
         spawn("files", move || cni_conf::watch(&directory, &inputs))?;
     }
+    let (serving, stop_serving) =
+        start_serving(config, shared, inputs.clone(), channels.wanted_ports);
+    Ok(Started {
+        inputs,
+        looping,
+        loop_end,
+        serving,
+        stop_serving,
+    })
+}
+
+/// Answers requests until the sender is dropped.
+fn start_serving(
+    config: Config,
+    shared: Shared,
+    inputs: Sender<Input>,
+    wanted_ports: watch::Receiver<HealthPorts>,
+) -> (tokio::task::JoinHandle<()>, oneshot::Sender<()>) {
     let site = Site {
         health: shared.health,
         metrics: shared.metrics,
-        inputs: inputs.clone(),
+        inputs,
     };
-    let (stop_serving, stopped) = oneshot::channel::<()>();
+    let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(async move {
-        serve(site, &config, wanted_ports, async { drop(stopped.await) }).await;
+        let stopped = async { drop(stopped.await) };
+        serve(site, &config, wanted_ports, stopped).await;
     });
-    let died = tokio::select! {
-        name = stop_signal()? => {
-            tracing::info!(signal = name, "stops; everything stays in place");
-            false
+    (serving, stop)
+}
+
+/// What has to end in order; everything else ends with the process.
+struct Started {
+    inputs: Sender<Input>,
+    looping: thread::JoinHandle<()>,
+    /// Resolves when the loop ends.
+    loop_end: oneshot::Receiver<()>,
+    serving: tokio::task::JoinHandle<()>,
+    stop_serving: oneshot::Sender<()>,
+}
+
+impl Started {
+    /// Waits for a signal or for the end of the loop, and then for everything to end.
+    async fn wait(mut self) -> Result<(), RunError> {
+        let panicked = tokio::select! {
+            name = stop_signal()? => {
+                tracing::info!(signal = name, "stops; everything stays in place");
+                false
+            }
+            _ = &mut self.loop_end => true,
+        };
+        drop(self.stop_serving);
+        // The loop may be gone already.
+        let _ = self.inputs.send(Input::Stop);
+        let _ = self.serving.await;
+        match self.looping.join() {
+            Ok(()) if !panicked => Ok(()),
+            _ => Err(RunError::LoopPanicked),
         }
-        _ = &mut end => true,
-    };
-    drop((stop_serving, health_ports));
-    // The loop may be gone already.
-    let _ = inputs.send(Input::Stop);
-    let _ = serving.await;
-    match looping.join() {
-        Ok(()) if !died => Ok(()),
-        _ => Err(RunError::LoopDied),
     }
 }
 
@@ -202,14 +267,14 @@ fn stop_signal() -> Result<impl Future<Output = &'static str>, RunError> {
     })
 }
 
-/// Waits until somebody wants this process to end.
+/// Waits for a signal to stop this process.
 pub async fn stopped() -> Result<(), RunError> {
     stop_signal()?.await;
     Ok(())
 }
 
 /// Says what this machine cannot do, and what a kube-proxy left on it. Looks for the latter again
-/// as long as there is something, so that the warning goes when somebody has cleaned up.
+/// as long as there is something, so that the warning goes once the rules are gone.
 fn look_around(inputs: &Sender<Input>) {
     let missing = preflight::run().warnings();
     // Without the loop the agent is stopping, here and below.
@@ -220,8 +285,8 @@ fn look_around(inputs: &Sender<Input>) {
             |found| takeover::warnings(&found),
         );
         let clean = leftovers.is_empty();
-        let told = inputs.send(Input::Warnings("take-over", leftovers));
-        if clean || told.is_err() {
+        let sent = inputs.send(Input::Warnings("take-over", leftovers));
+        if clean || sent.is_err() {
             return;
         }
         thread::sleep(LOOK_AGAIN);
@@ -231,7 +296,7 @@ fn look_around(inputs: &Sender<Input>) {
 async fn start_source(
     config: &Config,
     inputs: &Sender<Input>,
-    told: Receiver<Warning>,
+    new_warnings: Receiver<Warning>,
 ) -> Result<(), RunError> {
     let inputs = inputs.clone();
     match config.manifests.clone() {
@@ -241,10 +306,13 @@ async fn start_source(
         None => {
             let timing = kubernetes::Timing::default();
             let options = config.kubernetes.clone();
-            let source = Kubernetes::find(options, timing, inputs, told).await?;
+            let source = Kubernetes::find(options, timing, inputs, new_warnings).await?;
             let node = config.node_name.clone();
             tokio::spawn(async move { source.run(&node).await });
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod every_metric;

@@ -1,8 +1,8 @@
 //! Which interface leads to the other nodes, and what is reachable over it without a gateway.
 //!
-//! In: links, addresses and routes of this machine, the flag and the own Node. Out: the
-//! [`Uplink`], or why there is none. The flag decides; else the interface that holds the own
-//! InternalIP, because the other nodes' InternalIPs are on its network; else, before the own Node
+//! In: links, addresses and routes of this machine, the flag and this machine's Node. Out: the
+//! [`Uplink`], or why there is none. The flag decides; else the interface that holds its
+//! InternalIP, because the other nodes' InternalIPs are on its network; else, before its Node
 //! is known, the interface of the default route.
 
 use std::net::IpAddr;
@@ -34,6 +34,26 @@ pub struct Uplink {
     pub on_link: Vec<IpNetwork>,
 }
 
+/// Why there is no uplink.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The kernel does not say what the machine looks like.
+    #[error(transparent)]
+    Kernel(#[from] podwire_kernel::Error),
+    /// The flag names an interface that is not there.
+    #[error("interface {name} does not exist; fix --uplink or create the interface")]
+    Missing {
+        /// The interface.
+        name: String,
+    },
+    /// There is no flag, and nothing to go by.
+    #[error(
+        "no interface holds the InternalIP of this Node and there is no default route; give \
+         --uplink"
+    )]
+    Unknown,
+}
+
 /// Looks for the uplink.
 #[derive(Debug)]
 pub struct Finder {
@@ -59,12 +79,12 @@ impl Finder {
         })
     }
 
-    /// The uplink, or a sentence that says why there is none.
+    /// Looks at the machine and chooses the uplink.
     pub fn find(
         &mut self,
         flag: Option<&str>,
         internal_ips: &[IpAddr],
-    ) -> podwire_kernel::Result<Result<Uplink, String>> {
+    ) -> Result<Uplink, FindError> {
         let main = RouteFilter {
             table: Some(TABLE_MAIN),
             ..RouteFilter::default()
@@ -74,7 +94,7 @@ impl Finder {
             addresses: self.socket.addresses(None)?,
             routes: self.socket.routes(main)?,
         };
-        Ok(choose(&machine, flag, internal_ips))
+        choose(&machine, flag, internal_ips)
     }
 }
 
@@ -83,15 +103,17 @@ pub fn choose(
     machine: &Machine,
     flag: Option<&str>,
     internal_ips: &[IpAddr],
-) -> Result<Uplink, String> {
+) -> Result<Uplink, FindError> {
     let link = match flag {
-        Some(name) => machine.links.iter().find(|link| link.name == name).ok_or_else(|| {
-            format!("interface {name} does not exist; mend --uplink or bring it up")
-        })?,
-        None => holder(machine, internal_ips).or_else(|| by_default_route(machine)).ok_or(
-            "no interface holds the InternalIP of this Node and there is no default route; give \
-             --uplink",
-        )?,
+        Some(name) => {
+            let named = machine.links.iter().find(|link| link.name == name);
+            named.ok_or_else(|| FindError::Missing {
+                name: name.to_owned(),
+            })?
+        }
+        None => holder(machine, internal_ips)
+            .or_else(|| by_default_route(machine))
+            .ok_or(FindError::Unknown)?,
     };
     Ok(describe(machine, link))
 }
@@ -235,7 +257,7 @@ mod tests {
         }
     }
 
-    fn name(result: Result<Uplink, String>) -> String {
+    fn name(result: Result<Uplink, FindError>) -> String {
         result.unwrap().name
     }
 
@@ -252,6 +274,7 @@ mod tests {
         assert!(
             choose(&machine(), Some("eth9"), &[])
                 .unwrap_err()
+                .to_string()
                 .contains("eth9")
         );
     }

@@ -1,7 +1,7 @@
 //! What is wrong but does not stop the agent.
 //!
-//! A warning is named once when it appears and once when it is mended, never in between; all that
-//! stand are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
+//! A warning is logged once when it appears and once when it is fixed, never in between; all present
+//! ones are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
 //! replaces all of its warnings at once, or those of one object.
 
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::text;
 
-/// More than this many new warnings at a time are summed up in one line of the log.
+/// More than this many new warnings at a time are summarized in one line of the log.
 const NAMED_AT_ONCE: usize = 20;
 
 /// In bytes: a kind, and a namespace and name of 253 each; a path is shorter.
@@ -46,14 +46,14 @@ impl Warning {
 }
 
 /// Is shown every new warning, from the reconcile loop: must not wait for anything.
-pub type News = Box<dyn FnMut(&Warning) + Send>;
+pub type OnNewWarning = Box<dyn FnMut(&Warning) + Send>;
 
-/// All warnings that stand now, by the feature or source that raised them.
+/// All warnings that apply now, by the feature or source that raised them.
 #[derive(Default)]
 pub struct Warnings {
     /// An origin that has ever raised one stays, so that its count goes back to 0.
-    standing: BTreeMap<&'static str, BTreeSet<Warning>>,
-    news: Option<News>,
+    present: BTreeMap<&'static str, BTreeSet<Warning>>,
+    on_new: Option<OnNewWarning>,
 }
 
 impl fmt::Debug for Warnings {
@@ -63,10 +63,10 @@ impl fmt::Debug for Warnings {
 }
 
 impl Warnings {
-    /// None yet; each new one is shown to `news`.
-    pub fn told_to(news: Option<News>) -> Self {
+    /// None yet; each new one is shown to `on_new`.
+    pub fn watched_by(on_new: Option<OnNewWarning>) -> Self {
         Self {
-            news,
+            on_new,
             ..Self::default()
         }
     }
@@ -74,10 +74,10 @@ impl Warnings {
     /// The warnings of `origin` are exactly these from now on.
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
         let now: BTreeSet<Warning> = now.into_iter().collect();
-        let before = self.standing.entry(origin).or_default();
+        let before = self.present.entry(origin).or_default();
         log_difference(origin, before, &now);
-        if let Some(news) = &mut self.news {
-            now.difference(before).for_each(news);
+        if let Some(on_new) = &mut self.on_new {
+            now.difference(before).for_each(on_new);
         }
         *before = now;
     }
@@ -93,7 +93,7 @@ impl Warnings {
             .into_iter()
             .map(|text| Warning::new(object, text))
             .collect();
-        let all = self.standing.entry(origin).or_default();
+        let all = self.present.entry(origin).or_default();
         let first = Warning::new(object, "");
         let before: BTreeSet<Warning> = all
             .range(first..)
@@ -101,37 +101,37 @@ impl Warnings {
             .cloned()
             .collect();
         log_difference(origin, &before, &now);
-        if let Some(news) = &mut self.news {
-            now.difference(&before).for_each(news);
+        if let Some(on_new) = &mut self.on_new {
+            now.difference(&before).for_each(on_new);
         }
-        for mended in before.difference(&now) {
-            all.remove(mended);
+        for fixed in before.difference(&now) {
+            all.remove(fixed);
         }
         all.extend(now);
     }
 
     /// All warnings with their origin, sorted.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Warning)> {
-        self.standing
+        self.present
             .iter()
             .flat_map(|(origin, set)| set.iter().map(|warning| (*origin, warning)))
     }
 
-    /// How many warnings of `origin` stand.
+    /// How many warnings of `origin` there are.
     pub fn count(&self, origin: &str) -> usize {
-        self.standing.get(origin).map_or(0, BTreeSet::len)
+        self.present.get(origin).map_or(0, BTreeSet::len)
     }
 
-    /// How many warnings stand, by origin.
+    /// How many warnings there are, by origin.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        self.standing
+        self.present
             .iter()
             .map(|(origin, set)| (*origin, set.len()))
     }
 
-    /// How many warnings stand in all.
+    /// How many warnings there are in all.
     pub fn len(&self) -> usize {
-        self.standing.values().map(BTreeSet::len).sum()
+        self.present.values().map(BTreeSet::len).sum()
     }
 
     /// True if nothing is wrong.
@@ -149,20 +149,20 @@ fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeS
         tracing::warn!(
             feature = origin,
             more,
-            "more warnings; `podwire-agent status` names all"
+            "more warnings; `podwire-agent status` lists all"
         );
     }
     for warning in before.difference(now).take(NAMED_AT_ONCE) {
         tracing::info!(
             feature = origin,
-            "mended: {}: {}",
+            "fixed: {}: {}",
             warning.object,
             warning.text
         );
     }
     let more = before.difference(now).count().saturating_sub(NAMED_AT_ONCE);
     if more > 0 {
-        tracing::info!(feature = origin, more, "more warnings are mended");
+        tracing::info!(feature = origin, more, "more warnings are fixed");
     }
 }
 
@@ -190,21 +190,22 @@ mod tests {
         );
         warnings.replace("source", [Warning::new("file f", "z")]);
         warnings.replace("routes", [Warning::new("Node b", "y")]);
-        let standing: Vec<_> = warnings
+        let present: Vec<_> = warnings
             .iter()
             .map(|(o, w)| (o, w.object.as_str()))
             .collect();
-        assert_eq!(standing, [("routes", "Node b"), ("source", "file f")]);
+        assert_eq!(present, [("routes", "Node b"), ("source", "file f")]);
         warnings.replace("routes", []);
         warnings.replace("source", []);
         assert!(warnings.is_empty());
     }
 
     #[test]
-    fn a_warning_is_news_only_when_it_appears() {
-        let (told, news) = std::sync::mpsc::channel();
-        let tell: News = Box::new(move |warning| told.send(warning.object.clone()).unwrap());
-        let mut warnings = Warnings::told_to(Some(tell));
+    fn a_warning_is_new_only_when_it_appears() {
+        let (sender, seen) = std::sync::mpsc::channel();
+        let on_new: OnNewWarning =
+            Box::new(move |warning| sender.send(warning.object.clone()).unwrap());
+        let mut warnings = Warnings::watched_by(Some(on_new));
         warnings.replace("routes", [Warning::new("Node a", "x")]);
         warnings.replace(
             "routes",
@@ -214,7 +215,7 @@ mod tests {
         warnings.replace_for("services", "Service c", ["z".to_owned()]);
         warnings.replace_for("services", "Service c", []);
         warnings.replace_for("services", "Service c", ["z".to_owned()]);
-        let objects: Vec<_> = news.try_iter().collect();
+        let objects: Vec<_> = seen.try_iter().collect();
         assert_eq!(objects, ["Node a", "Node b", "Service c", "Service c"]);
     }
 

@@ -1,6 +1,6 @@
 //! `podwire-agent preflight` as a program: with all permissions and with none.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};

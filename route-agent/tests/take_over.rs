@@ -2,7 +2,7 @@
 //!
 //! Each test has a network namespace of its own, and fails without root.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

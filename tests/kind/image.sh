@@ -4,7 +4,9 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need cargo docker
+# In bytes, decision 18: both programs travel to every node, and the plugin is read for every pod.
 limit=$((12 * 1000 * 1000))
+plugin_limit=$((2 * 1000 * 1000))
 # PROFILE=dev builds in a fraction of the time, and large.
 profile=${PROFILE:-release}
 
@@ -14,8 +16,17 @@ RUSTFLAGS="-C target-feature=+crt-static" \
   cargo build --profile "$profile" --locked --target "$target" -p podwire -p podwire-agent
 built=${CARGO_TARGET_DIR:-$root/target}/$target/${profile/dev/debug}
 
-size=$(($(stat -c %s "$built/podwire") + $(stat -c %s "$built/podwire-agent")))
-[[ $profile != release ]] || ((size <= limit)) || { echo "the image would have $size bytes, more than $limit" >&2; exit 1; }
+plugin=$(stat -c %s "$built/podwire")
+size=$((plugin + $(stat -c %s "$built/podwire-agent")))
+# within WHAT SIZE LIMIT: ends the script if a release is too large.
+within() {
+  [[ $profile != release ]] || (($2 <= $3)) || {
+    echo "$1 would have $2 bytes, more than $3: find out what grew before the limit is raised" >&2
+    exit 1
+  }
+}
+within "the plugin" "$plugin" "$plugin_limit"
+within "the image" "$size" "$limit"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -26,4 +37,4 @@ done
 # Without buildx the engine's own builder does it just as well.
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
 docker build --quiet --tag "$IMAGE" "$work" >/dev/null 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
-printf 'image %s, %s bytes\n' "$IMAGE" "$size"
+printf 'image %s, %s bytes, of which the plugin %s\n' "$IMAGE" "$size" "$plugin"

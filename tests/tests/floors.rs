@@ -341,6 +341,6 @@ fn one_planted_arrow_is_found() {
         assert!(found[0].starts_with(&format!("{from} -> ")), "{found:?}");
     }
     let mut modules = agent();
-    plant(&mut modules, "snapshot::few", "snapshot::Snapshot");
+    plant(&mut modules, "snapshot::few", "snapshot::Endpoints");
     assert_eq!(circles(&modules.arrows()).len(), 1);
 }

@@ -6,7 +6,6 @@
 //! writes the record before it changes nftables and removes it afterwards: if it is killed in
 //! between, the record is there, and the next DEL or the agent knows what to do.
 
-use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -16,6 +15,7 @@ use std::path::{Path, PathBuf};
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use podwire_kernel::Protocol;
 use serde_json::{Map, Value, json};
 
 use super::host_link_name;
@@ -77,17 +77,6 @@ pub struct HostPort {
     pub host_port: u16,
     /// The port of the container.
     pub container_port: u16,
-}
-
-/// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
 }
 
 /// The directory of records, locked as long as this value lives.
@@ -351,7 +340,7 @@ impl Record {
 impl HostPort {
     fn print(&self) -> Value {
         let mut object = Map::new();
-        object.insert("protocol".into(), self.protocol.as_str().into());
+        object.insert("protocol".into(), self.protocol.name().into());
         if let Some(address) = self.host_ip {
             object.insert("hostIP".into(), address.to_string().into());
         }
@@ -375,41 +364,6 @@ impl HostPort {
             host_port: port("hostPort")?,
             container_port: port("containerPort")?,
         })
-    }
-}
-
-impl Protocol {
-    /// All protocols.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The protocol with this name, in any case.
-    pub fn parse(name: &str) -> Option<Self> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|protocol| protocol.as_str().eq_ignore_ascii_case(name))
-    }
-
-    /// The name in lower case.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-
-    /// The number in the IP header.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -13,6 +13,8 @@
 use std::collections::BTreeMap;
 
 use nix::errno::Errno;
+use podwire_kernel::Cause;
+use podwire_kernel::netlink::until_undisturbed;
 use podwire_kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
 
 use super::hostports::{self, HOSTPORTS};
@@ -21,10 +23,6 @@ use super::record::Record;
 
 /// The family of both tables.
 pub const FAMILY: Family = Family::Inet;
-
-/// A dump that others disturb by changing some table is begun again up to this often. Each attempt
-/// takes some microseconds, and a change some ten.
-const ATTEMPTS: usize = 1000;
 
 /// Why nftables do not say what they should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -247,23 +245,18 @@ impl Part {
         let Some(header) = self.skeleton.sets.get(name) else {
             return Ok(BTreeMap::new());
         };
-        let mut attempt = 0;
-        loop {
+        let table = &self.skeleton.name;
+        let read = || {
             let mut found = BTreeMap::new();
-            let table = &self.skeleton.name;
-            let outcome = socket.each_element(FAMILY, table, name, header, |key, element| {
+            socket.each_element(FAMILY, table, name, header, |key, element| {
                 found.insert(key, element);
-            });
-            match outcome {
-                Ok(()) => return Ok(found),
-                Err(error) if error.is_not_found() => return Ok(BTreeMap::new()),
-                Err(error)
-                    if error.cause == podwire_kernel::Cause::Unstable && attempt < ATTEMPTS =>
-                {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error.into()),
-            }
+            })?;
+            Ok(found)
+        };
+        let is_disturbed = |error: &podwire_kernel::Error| error.cause == Cause::Unstable;
+        match until_undisturbed(read, is_disturbed) {
+            Err(error) if error.is_not_found() => Ok(BTreeMap::new()),
+            outcome => Ok(outcome?),
         }
     }
 }

@@ -6,7 +6,10 @@
 //! counters of the rules that stay are kept: the kernel hands out the old ones with the exchange,
 //! and they are added to the new table.
 
-#![allow(unsafe_code)]
+#![expect(
+    unsafe_code,
+    reason = "iptables-legacy is read and written by socket options that nix does not know"
+)]
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +21,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::blob::{Blob, HOOKS, V4, V6};
 use super::{Chain, Edit};
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, IpFamily, Result};
 
 /// `IPT_SO_GET_INFO`, the same for IPv6 (`IPT_BASE_CTL`, linux/netfilter_ipv4/ip_tables.h).
 const GET_INFO: libc::c_int = 64;
@@ -35,15 +38,6 @@ const NAME: usize = 32;
 const ATTEMPTS: usize = 5;
 /// Where programs that change tables wait for each other (iptables(8), `XTABLES_LOCKFILE`).
 const LOCK: &str = "/run/xtables.lock";
-
-/// The two sets of tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// iptables.
-    V4,
-    /// ip6tables.
-    V6,
-}
 
 /// `struct ipt_getinfo`.
 #[repr(C)]
@@ -97,10 +91,10 @@ struct Counter {
 
 /// The names of the tables that exist in the network namespace of this thread. Empty if the
 /// kernel has no iptables.
-pub fn tables(family: Family) -> Result<Vec<String>> {
+pub fn tables(family: IpFamily) -> Result<Vec<String>> {
     let path = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        IpFamily::V4 => "/proc/thread-self/net/ip_tables_names",
+        IpFamily::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     match fs::read_to_string(path) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
@@ -110,7 +104,7 @@ pub fn tables(family: Family) -> Result<Vec<String>> {
 }
 
 /// The chains of one of the [`tables`].
-pub fn chains(family: Family, table: &str) -> Result<Vec<Chain>> {
+pub fn chains(family: IpFamily, table: &str) -> Result<Vec<Chain>> {
     let wrong = |cause: Cause| cause.during("read the iptables-legacy table", table);
     let socket = open(family).map_err(wrong)?;
     read(&socket, family, table)
@@ -120,7 +114,7 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<Chain>> {
 
 /// Takes out of a table what `edit(chains)` says, chains being those that the table has then.
 /// Returns what was taken out. Waits for other programs that change tables.
-pub fn edit(family: Family, table: &str, edit: impl Fn(&[Chain]) -> Edit) -> Result<Edit> {
+pub fn edit(family: IpFamily, table: &str, edit: impl Fn(&[Chain]) -> Edit) -> Result<Edit> {
     let wrong = |cause: Cause| cause.during("change the iptables-legacy table", table);
     let _lock = lock();
     let socket = open(family).map_err(wrong)?;
@@ -140,7 +134,7 @@ pub fn edit(family: Family, table: &str, edit: impl Fn(&[Chain]) -> Edit) -> Res
 
 fn edit_once(
     socket: &OwnedFd,
-    family: Family,
+    family: IpFamily,
     table: &str,
     edit: impl Fn(&[Chain]) -> Edit,
 ) -> std::result::Result<Edit, Cause> {
@@ -170,19 +164,19 @@ fn lock() -> Option<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).ok()
 }
 
-fn open(family: Family) -> std::result::Result<OwnedFd, Cause> {
+fn open(family: IpFamily) -> std::result::Result<OwnedFd, Cause> {
     let family = match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
+        IpFamily::V4 => AddressFamily::Inet,
+        IpFamily::V6 => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_CLOEXEC;
     Ok(socket(family, SockType::Raw, flags, SockProtocol::Raw)?)
 }
 
-fn level(family: Family) -> libc::c_int {
+fn level(family: IpFamily) -> libc::c_int {
     match family {
-        Family::V4 => libc::IPPROTO_IP,
-        Family::V6 => libc::IPPROTO_IPV6,
+        IpFamily::V4 => libc::IPPROTO_IP,
+        IpFamily::V6 => libc::IPPROTO_IPV6,
     }
 }
 
@@ -198,7 +192,7 @@ fn name(table: &str) -> std::result::Result<[u8; NAME], Cause> {
 /// The table, and how many entries it has.
 fn read(
     socket: &OwnedFd,
-    family: Family,
+    family: IpFamily,
     table: &str,
 ) -> std::result::Result<(Blob, usize), Cause> {
     let name = name(table)?;
@@ -212,8 +206,8 @@ fn read(
     buffer.drain(..head);
     let blob = Blob {
         layout: match family {
-            Family::V4 => V4,
-            Family::V6 => V6,
+            IpFamily::V4 => V4,
+            IpFamily::V6 => V6,
         },
         valid_hooks: info.valid_hooks,
         hook_entry: info.hook_entry,
@@ -228,7 +222,7 @@ fn read(
     Ok((blob, count))
 }
 
-fn info(socket: &OwnedFd, family: Family, name: [u8; NAME]) -> std::result::Result<Info, Cause> {
+fn info(socket: &OwnedFd, family: IpFamily, name: [u8; NAME]) -> std::result::Result<Info, Cause> {
     let mut buffer = [0; size_of::<Info>()];
     buffer[..NAME].copy_from_slice(&name);
     get(socket, family, GET_INFO, &mut buffer)?;
@@ -240,7 +234,7 @@ fn info(socket: &OwnedFd, family: Family, name: [u8; NAME]) -> std::result::Resu
 /// Exchanges the table; returns the counters of the old one.
 fn replace(
     socket: &OwnedFd,
-    family: Family,
+    family: IpFamily,
     table: &str,
     new: &Blob,
     entries: usize,
@@ -276,7 +270,7 @@ fn replace(
 
 fn add_counters(
     socket: &OwnedFd,
-    family: Family,
+    family: IpFamily,
     table: &str,
     counters: &[Counter],
 ) -> std::result::Result<(), Cause> {
@@ -295,7 +289,7 @@ fn add_counters(
 /// `getsockopt` that fills `buffer` in full.
 fn get(
     socket: &OwnedFd,
-    family: Family,
+    family: IpFamily,
     option: libc::c_int,
     buffer: &mut [u8],
 ) -> std::result::Result<(), Cause> {
@@ -326,7 +320,7 @@ fn get(
 
 fn set(
     socket: &OwnedFd,
-    family: Family,
+    family: IpFamily,
     option: libc::c_int,
     buffer: &[u8],
 ) -> std::result::Result<(), Cause> {

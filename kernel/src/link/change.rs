@@ -2,18 +2,17 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::{
-    IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_MASTER, IFLA_MTU,
-    IFLA_NET_NS_FD, Mac, put_header,
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute,
 };
-use crate::Result;
-use crate::netlink::{attribute, nest, number, string};
+
+use super::{Mac, message};
 use crate::netns::Netns;
 use crate::request::{Requests, RouteSocket};
+use crate::{Result, packet};
 
-// linux/if_link.h
-const IFLA_INET_CONF: u16 = 1;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// `IFLA_INET_CONF` (linux/if_link.h): IPv4 parameters, each an attribute.
+const IPV4_CONF: u16 = 1;
 
 /// Per-interface IPv4 parameters that netlink can set; the numbers are `IPV4_DEVCONF_*` of
 /// linux/ip.h, the names those of `/proc/sys/net/ipv4/conf/IFACE/`.
@@ -55,7 +54,7 @@ pub enum Ipv6AddressMode {
     None = 1,
 }
 
-/// What shall be different about a link; everything else stays as it is.
+/// What is to be different about a link; everything else stays as it is.
 #[derive(Debug, Default)]
 pub struct LinkChange<'a> {
     /// The link.
@@ -93,49 +92,43 @@ impl<'a> LinkChange<'a> {
 
     /// Appends the body of the `RTM_NEWLINK` that asks for the change.
     pub(super) fn put(&self, body: &mut Vec<u8>) {
-        put_header(body, self.index, self.up);
-        if let Some(name) = self.name {
-            string(body, IFLA_IFNAME, name);
-        }
-        if let Some(alias) = self.alias {
-            string(body, IFLA_IFALIAS, alias);
-        }
-        if let Some(mac) = self.mac {
-            attribute(body, IFLA_ADDRESS, &mac.0);
-        }
-        let netns = self.netns.map(|netns| netns.as_fd().as_raw_fd() as u32);
-        let numbers = [
-            (IFLA_MTU, self.mtu),
-            (IFLA_GROUP, self.group),
-            (IFLA_MASTER, self.master),
-            (IFLA_NET_NS_FD, netns),
+        let mut change = message(self.index, self.up);
+        let netns = self.netns.map(|netns| netns.as_fd().as_raw_fd());
+        let families = self.families();
+        let attributes = [
+            self.name.map(|name| LinkAttribute::IfName(name.to_owned())),
+            self.alias
+                .map(|alias| LinkAttribute::IfAlias(alias.to_owned())),
+            self.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())),
+            self.mtu.map(LinkAttribute::Mtu),
+            self.group.map(LinkAttribute::Group),
+            self.master.map(LinkAttribute::Controller),
+            netns.map(LinkAttribute::NetNsFd),
+            (!families.is_empty()).then_some(LinkAttribute::AfSpecUnspec(families)),
         ];
-        for (kind, value) in numbers {
-            if let Some(value) = value {
-                number(body, kind, value);
-            }
-        }
-        if !self.ipv4_conf.is_empty() || self.ipv6_address_mode.is_some() {
-            nest(body, IFLA_AF_SPEC, |body| self.put_families(body));
-        }
+        change.attributes.extend(attributes.into_iter().flatten());
+        packet::put(body, &change);
     }
 
-    /// Appends what is said to the address families.
-    fn put_families(&self, body: &mut Vec<u8>) {
+    /// What is said to the address families.
+    fn families(&self) -> Vec<AfSpecUnspec> {
+        let mut families = Vec::new();
         if !self.ipv4_conf.is_empty() {
-            nest(body, libc::AF_INET as u16, |body| {
-                nest(body, IFLA_INET_CONF, |body| {
-                    for (parameter, value) in self.ipv4_conf {
-                        number(body, *parameter as u16, *value);
-                    }
-                });
-            });
+            let parameters = self.ipv4_conf.iter();
+            let parameters: Vec<_> = parameters
+                .map(|(parameter, value)| packet::number(*parameter as u16, *value))
+                .collect();
+            let conf = AfSpecInet::Other(packet::nested(IPV4_CONF, &parameters));
+            families.push(AfSpecUnspec::Inet(vec![conf]));
         }
         if let Some(mode) = self.ipv6_address_mode {
-            nest(body, libc::AF_INET6 as u16, |body| {
-                attribute(body, IFLA_INET6_ADDR_GEN_MODE, &[mode as u8]);
-            });
+            let mode = match mode {
+                Ipv6AddressMode::Eui64 => In6AddrGenMode::Eui64,
+                Ipv6AddressMode::None => In6AddrGenMode::None,
+            };
+            families.push(AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)]));
         }
+        families
     }
 }
 
@@ -153,15 +146,16 @@ impl Requests {
     pub fn delete_link(&mut self, index: u32) -> &mut Self {
         let object = format!("number {index}");
         self.push("delete link", object, libc::RTM_DELLINK, 0, |body| {
-            put_header(body, index, None);
+            packet::put(body, &message(index, None));
         })
     }
 
     /// Deletes the link with the name `name`.
     pub fn delete_link_named(&mut self, name: &str) -> &mut Self {
         self.push("delete link", name, libc::RTM_DELLINK, 0, |body| {
-            put_header(body, 0, None);
-            string(body, IFLA_IFNAME, name);
+            let mut link = message(0, None);
+            link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+            packet::put(body, &link);
         })
     }
 }
@@ -188,14 +182,6 @@ impl RouteSocket {
         })
     }
 
-    /// Sets the largest packet in bytes.
-    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
-        self.change_link(&LinkChange {
-            mtu: Some(mtu),
-            ..LinkChange::of(index)
-        })
-    }
-
     /// Gives a link another name.
     pub fn rename(&mut self, index: u32, name: &str) -> Result<()> {
         self.change_link(&LinkChange {
@@ -209,14 +195,6 @@ impl RouteSocket {
         let master = Some(master.unwrap_or(0));
         self.change_link(&LinkChange {
             master,
-            ..LinkChange::of(index)
-        })
-    }
-
-    /// Moves a link to another namespace, where it keeps its name and gets an index that is free.
-    pub fn move_to(&mut self, index: u32, netns: &Netns) -> Result<()> {
-        self.change_link(&LinkChange {
-            netns: Some(netns),
             ..LinkChange::of(index)
         })
     }

@@ -2,19 +2,16 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::{
-    IFLA_ADDRESS, IFLA_GROUP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU,
-    IFLA_NET_NS_FD, Link, Mac, put_header,
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
-use crate::netlink::{attribute, nest, number, string};
+
+use super::{Link, Mac, message};
 use crate::netns::Netns;
 use crate::request::{CREATE, Requests, RouteSocket};
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, packet};
 
-/// The far end of a pair (linux/veth.h).
-const VETH_INFO_PEER: u16 = 1;
-
-/// A veth pair that shall be made. The near end comes into the namespace of the socket, the far
+/// A veth pair that is to be made. The near end comes into the namespace of the socket, the far
 /// end directly into another one, so nothing has to be moved afterwards.
 #[derive(Debug, Clone)]
 pub struct Veth<'a> {
@@ -61,34 +58,35 @@ impl<'a> Veth<'a> {
 
     /// Appends the body of the `RTM_NEWLINK` that makes the pair.
     pub(super) fn put(&self, body: &mut Vec<u8>) {
-        put_header(body, self.index.unwrap_or(0), self.up.then_some(true));
-        self.put_end(body, self.name, self.mac);
+        let mut near = message(self.index.unwrap_or(0), self.up.then_some(true));
+        near.attributes = self.end(self.name, self.mac);
         if self.group != 0 {
-            number(body, IFLA_GROUP, self.group);
+            near.attributes.push(LinkAttribute::Group(self.group));
         }
-        nest(body, IFLA_LINKINFO, |body| {
-            string(body, IFLA_INFO_KIND, "veth");
-            nest(body, IFLA_INFO_DATA, |body| {
-                nest(body, VETH_INFO_PEER, |body| self.put_peer(body));
-            });
-        });
+        let far = InfoData::Veth(InfoVeth::Peer(self.peer()));
+        near.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(far),
+        ]));
+        packet::put(body, &near);
     }
 
-    fn put_peer(&self, body: &mut Vec<u8>) {
-        put_header(body, self.peer_index.unwrap_or(0), None);
-        self.put_end(body, self.peer_name, self.peer_mac);
-        if let Some(netns) = self.peer_netns {
-            number(body, IFLA_NET_NS_FD, netns.as_fd().as_raw_fd() as u32);
-        }
+    fn peer(&self) -> LinkMessage {
+        let mut far = message(self.peer_index.unwrap_or(0), None);
+        far.attributes = self.end(self.peer_name, self.peer_mac);
+        let netns = self.peer_netns.map(|netns| netns.as_fd().as_raw_fd());
+        far.attributes.extend(netns.map(LinkAttribute::NetNsFd));
+        far
     }
 
-    /// Appends what both ends have.
-    fn put_end(&self, body: &mut Vec<u8>, name: &str, mac: Mac) {
-        string(body, IFLA_IFNAME, name);
-        attribute(body, IFLA_ADDRESS, &mac.0);
-        if let Some(mtu) = self.mtu {
-            number(body, IFLA_MTU, mtu);
-        }
+    /// What both ends have.
+    fn end(&self, name: &str, mac: Mac) -> Vec<LinkAttribute> {
+        let mut attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.0.to_vec()),
+        ];
+        attributes.extend(self.mtu.map(LinkAttribute::Mtu));
+        attributes
     }
 }
 
@@ -113,13 +111,14 @@ impl Requests {
         )
     }
 
-    fn create_simple(&mut self, name: &str, kind: &str) -> &mut Self {
+    fn create_simple(&mut self, name: &str, kind: InfoKind) -> &mut Self {
         self.push("create link", name, libc::RTM_NEWLINK, CREATE, |body| {
-            put_header(body, 0, None);
-            string(body, IFLA_IFNAME, name);
-            nest(body, IFLA_LINKINFO, |body| {
-                string(body, IFLA_INFO_KIND, kind)
-            });
+            let mut link = message(0, None);
+            link.attributes = vec![
+                LinkAttribute::IfName(name.to_owned()),
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+            ];
+            packet::put(body, &link);
         })
     }
 }
@@ -147,21 +146,16 @@ impl RouteSocket {
 
     /// Makes a bridge (802.1d, without spanning tree) and returns its index.
     pub fn create_bridge(&mut self, name: &str) -> Result<u32> {
-        self.create_simple(name, "bridge")
-    }
-
-    /// Makes a dummy link, which swallows what is sent to it, and returns its index.
-    pub fn create_dummy(&mut self, name: &str) -> Result<u32> {
-        self.create_simple(name, "dummy")
+        self.create_simple(name, InfoKind::Bridge)
     }
 
     /// Makes an intermediate functional block: a link whose queueing rules can shape what was
     /// redirected to it. Returns its index.
     pub fn create_ifb(&mut self, name: &str) -> Result<u32> {
-        self.create_simple(name, "ifb")
+        self.create_simple(name, InfoKind::Ifb)
     }
 
-    fn create_simple(&mut self, name: &str, kind: &str) -> Result<u32> {
+    fn create_simple(&mut self, name: &str, kind: InfoKind) -> Result<u32> {
         let mut requests = Requests::new();
         requests.create_simple(name, kind);
         Ok(self.create_echoed(name, &mut requests)?.index)

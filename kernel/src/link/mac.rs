@@ -49,7 +49,10 @@ impl Mac {
     }
 }
 
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "nix wraps getrandom only with a feature for nothing else"
+)]
 fn fill_random(bytes: &mut [u8]) -> Result<()> {
     // SAFETY: the kernel writes at most `bytes.len()` bytes to the start of `bytes`.
     let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };

@@ -1,44 +1,41 @@
 //! Links: network interfaces of all kinds.
 //!
-//! [`Link`] is what the kernel says about one; [`LinkChange`] what shall be different;
-//! [`Veth`] a pair that shall be made.
+//! [`Link`] is what the kernel says about one; [`LinkChange`] what is to be different;
+//! [`Veth`] a pair that is to be made.
 
 mod change;
 mod create;
 mod mac;
+mod name;
 #[cfg(test)]
 mod tests;
 
 pub use change::{Ipv4Conf, Ipv6AddressMode, LinkChange};
 pub use create::{Veth, VethEnds};
 pub use mac::Mac;
+pub use name::{NAME_MAX, broken_name_rule};
 
-use crate::netlink::{Message, attributes, number, string, text, word};
+use netlink_packet_core::{Emitable, ParseableParametrized};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage,
+};
+
+use crate::netlink::Message;
 use crate::request::RouteSocket;
-use crate::{Cause, Error, Result};
+use crate::{Cause, Error, Result, packet};
 
-/// The longest interface name in bytes (`IFNAMSIZ` - 1, linux/if.h).
-pub const NAME_MAX: usize = 15;
-
-// linux/if_link.h
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_IFALIAS: u16 = 20;
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_GROUP: u16 = 27;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
-const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-/// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h): counters are the larger half of an answer.
-const SKIP_STATS: u32 = 1 << 3;
-/// Size of `struct ifinfomsg` in bytes.
-const HEADER: usize = 16;
+/// The attributes of a link that are read. Most of an answer is counters and settings of address
+/// families, which nothing here asks for.
+const READ: [u16; 8] = [
+    libc::IFLA_ADDRESS,
+    libc::IFLA_IFNAME,
+    libc::IFLA_MTU,
+    libc::IFLA_LINK,
+    libc::IFLA_MASTER,
+    libc::IFLA_IFALIAS,
+    libc::IFLA_GROUP,
+    libc::IFLA_LINK_NETNSID,
+];
 
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,51 +72,64 @@ pub struct Link {
 impl Link {
     /// Reads the body of an `RTM_NEWLINK` or `RTM_DELLINK`.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Self, Cause> {
-        let header = payload
-            .first_chunk::<HEADER>()
-            .ok_or_else(|| Cause::Malformed("a link without a header".into()))?;
-        let flags = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]) as i32;
+        let header = LinkHeader::parse(payload).map_err(packet::malformed)?;
         let mut link = Self {
-            index: u32::from_ne_bytes([header[4], header[5], header[6], header[7]]),
+            index: header.index,
             name: String::new(),
             kind: None,
             alias: None,
             mac: None,
             mtu: 0,
-            up: flags & libc::IFF_UP != 0,
-            carrier: flags & libc::IFF_LOWER_UP != 0,
-            loopback: flags & libc::IFF_LOOPBACK != 0,
+            up: header.flags.contains(LinkFlags::Up),
+            carrier: header.flags.contains(LinkFlags::LowerUp),
+            loopback: header.flags.contains(LinkFlags::Loopback),
             group: 0,
             master: None,
             peer: None,
             peer_netns: None,
         };
-        for (kind, value) in attributes(&payload[HEADER..]) {
-            link.set(kind, value);
+        let rest = packet::behind_header(payload, header.buffer_len());
+        let all = packet::attributes(rest, |attribute| {
+            Ok(match attribute.kind() {
+                libc::IFLA_LINKINFO => Part::Kind(packet::link_kind(attribute.value())),
+                kind if READ.contains(&kind) => Part::Attribute(LinkAttribute::parse_with_param(
+                    attribute,
+                    header.interface_family,
+                )?),
+                _ => Part::Kind(None),
+            })
+        });
+        for part in all {
+            match part {
+                Part::Kind(kind) => link.kind = kind.or(link.kind),
+                Part::Attribute(attribute) => link.set(attribute),
+            }
         }
         Ok(link)
     }
 
-    fn set(&mut self, kind: u16, value: &[u8]) {
-        let number = word(value);
-        match kind {
-            IFLA_ADDRESS => self.mac = <[u8; 6]>::try_from(value).ok().map(Mac),
-            IFLA_IFNAME => self.name = text(value),
-            IFLA_MTU => self.mtu = number.unwrap_or(0),
-            // A veth whose peer is gone, for a moment, has the index 0 there.
-            IFLA_LINK => self.peer = number.filter(|index| *index != 0),
-            IFLA_MASTER => self.master = number,
-            IFLA_IFALIAS => self.alias = Some(text(value)),
-            IFLA_GROUP => self.group = number.unwrap_or(0),
-            IFLA_LINK_NETNSID => self.peer_netns = number.map(|id| id as i32),
-            IFLA_LINKINFO => {
-                self.kind = attributes(value)
-                    .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-                    .map(|(_, value)| text(value));
+    fn set(&mut self, attribute: LinkAttribute) {
+        match attribute {
+            LinkAttribute::Address(bytes) => {
+                self.mac = <[u8; 6]>::try_from(bytes).ok().map(Mac);
             }
+            LinkAttribute::IfName(name) => self.name = name,
+            LinkAttribute::Mtu(mtu) => self.mtu = mtu,
+            // A veth whose peer is gone, for a moment, has the index 0 there.
+            LinkAttribute::Link(index) => self.peer = Some(index).filter(|index| *index != 0),
+            LinkAttribute::Controller(index) => self.master = Some(index),
+            LinkAttribute::IfAlias(alias) => self.alias = Some(alias),
+            LinkAttribute::Group(group) => self.group = group,
+            LinkAttribute::LinkNetNsId(id) => self.peer_netns = Some(id),
             _ => {}
         }
     }
+}
+
+/// What is read of a link.
+enum Part {
+    Kind(Option<String>),
+    Attribute(LinkAttribute),
 }
 
 impl RouteSocket {
@@ -184,19 +194,22 @@ fn found(answer: std::result::Result<Link, Cause>) -> std::result::Result<Option
 
 /// Appends the body of an `RTM_GETLINK`.
 fn put_query(body: &mut Vec<u8>, index: u32, name: Option<&str>) {
-    put_header(body, index, None);
-    if let Some(name) = name {
-        string(body, IFLA_IFNAME, name);
-    }
-    number(body, IFLA_EXT_MASK, SKIP_STATS);
+    let mut query = message(index, None);
+    query
+        .attributes
+        .extend(name.map(|name| LinkAttribute::IfName(name.to_owned())));
+    // Counters are the larger half of an answer.
+    query
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    packet::put(body, &query);
 }
 
-/// Appends a `struct ifinfomsg` that sets the link up or down, or leaves that as it is.
-fn put_header(body: &mut Vec<u8>, index: u32, up: Option<bool>) {
-    let up_flag = libc::IFF_UP as u32;
-    let flags = if up == Some(true) { up_flag } else { 0 };
-    let mask = if up.is_some() { up_flag } else { 0 };
-    for word in [0, index, flags, mask] {
-        body.extend_from_slice(&word.to_ne_bytes());
-    }
+/// A message about a link that sets it up or down, or leaves that as it is.
+fn message(index: u32, up: Option<bool>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags.set(LinkFlags::Up, up == Some(true));
+    message.header.change_mask.set(LinkFlags::Up, up.is_some());
+    message
 }

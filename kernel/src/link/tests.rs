@@ -104,3 +104,56 @@ proptest! {
         let _ = Link::parse(&bytes);
     }
 }
+
+/// An answer about a link, as the kernel of another day may write it: `extra` comes before what is
+/// known.
+fn answer(extra: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let mut body = vec![0; 16];
+    body[4] = 7;
+    for (kind, value) in extra {
+        crate::netlink::attribute(&mut body, *kind, value);
+    }
+    crate::netlink::attribute(&mut body, libc::IFLA_IFNAME, b"eth0\0");
+    crate::netlink::attribute(&mut body, libc::IFLA_MTU, &1500u32.to_ne_bytes());
+    crate::netlink::nest(&mut body, libc::IFLA_LINKINFO, |body| {
+        crate::netlink::attribute(body, 1, b"veth\0");
+        // Details of the kind that are of no use to anyone.
+        crate::netlink::attribute(body, 2, &[1, 2, 3]);
+    });
+    body
+}
+
+fn is_whole(extra: &[(u16, Vec<u8>)]) {
+    let link = Link::parse(&answer(extra)).unwrap();
+    let read = (
+        link.index,
+        link.name.as_str(),
+        link.mtu,
+        link.kind.as_deref(),
+    );
+    assert_eq!(read, (7, "eth0", 1500, Some("veth")), "{extra:?}");
+}
+
+#[test]
+fn an_attribute_of_another_size_costs_itself_and_not_the_link() {
+    let sizes = [0, 1, 3, 5, 64];
+    for kind in (0..80).filter(|kind| ![libc::IFLA_IFNAME, libc::IFLA_MTU].contains(kind)) {
+        for size in sizes {
+            is_whole(&[(kind, vec![0xff; size])]);
+        }
+    }
+    let link = Link::parse(&answer(&[(libc::IFLA_GROUP, vec![1, 2])])).unwrap();
+    assert_eq!(link.group, 0);
+}
+
+proptest! {
+    #[test]
+    fn attributes_of_a_newer_kernel_cost_nothing(
+        extra in proptest::collection::vec(
+            (80..0x3fffu16, proptest::collection::vec(any::<u8>(), 0..40)),
+            0..6,
+        ),
+    ) {
+        is_whole(&extra);
+    }
+}

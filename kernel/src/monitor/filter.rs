@@ -12,7 +12,7 @@ const PORTS_MAX: usize = 250;
 
 /// Makes the kernel drop notifications that were caused through sockets with these ports. All
 /// messages of one datagram come from one writer, so the first header decides.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "nix has no socket filters")]
 pub(super) fn leave_out(socket: &OwnedFd, ports: &[u32]) -> Result<(), Cause> {
     if ports.len() > PORTS_MAX {
         return Err(Cause::Malformed(format!(

@@ -42,7 +42,10 @@ const DATAGRAM_MAX: usize = 64 * 1024;
 
 /// Opens a socket in the namespace of the calling thread; returns its descriptor and the work of
 /// reading from it, which ends when the socket breaks or nobody takes the events any more.
-#[allow(unsafe_code)]
+#[expect(
+    unsafe_code,
+    reason = "the descriptor of a netlink socket is registered"
+)]
 pub(super) fn listen(
     events: mpsc::Sender<Event>,
 ) -> Result<(OwnedFd, impl Future<Output = ()>), Cause> {

@@ -5,12 +5,14 @@
 
 mod batch;
 mod parse;
+mod repeat;
 mod socket;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use batch::Batch;
-pub use parse::{Message, attributes, ip, messages, text, word};
-pub use socket::{Outcome, Protocol, Refusal, Socket};
-pub use write::{address, attribute, family, nest, number, string};
+pub use parse::{Message, Refusal, attributes, ip, messages, text, word};
+pub use repeat::until_undisturbed;
+pub use socket::{Outcome, Protocol, Socket};
+pub use write::{attribute, nest, number};

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use super::Refusal;
 use super::batch::{HEADER, align};
 use crate::Cause;
 
@@ -14,6 +13,28 @@ const NLMSGERR_ATTR_OFFS: u16 = 2;
 const NLM_F_CAPPED: u16 = 0x100;
 /// `NLM_F_ACK_TLVS`: attributes follow (linux/netlink.h).
 const NLM_F_ACK_TLVS: u16 = 0x200;
+
+/// The kernel's "no" to one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which message of the batch it was, counted from 0.
+    pub index: usize,
+    /// The error number, positive.
+    pub errno: i32,
+    /// The kernel's own explanation, if it gave one.
+    pub explanation: Option<String>,
+    /// The place in the message that it objects to, in bytes from the header's start, if it said.
+    pub offset: Option<usize>,
+}
+
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused {
+            errno: refusal.errno,
+            explanation: refusal.explanation,
+        }
+    }
+}
 
 /// A netlink message as received.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@ use netlink_sys::{Socket as RawSocket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::{Batch, Message, messages};
+use super::{Batch, Message, Refusal, messages, until_undisturbed};
 use crate::Cause;
 
 /// How long an answer may take. The kernel answers before `sendmsg` returns, so this only ends a
@@ -16,9 +16,6 @@ const ANSWER_TIMEOUT_SECONDS: i64 = 10;
 /// A dump is read into buffers of this size: the kernel fills up to 32 KiB at a time if the reader
 /// offers as much (`netlink_dump`, net/netlink/af_netlink.c).
 const RECEIVE_BUFFER: usize = 32 * 1024;
-
-/// A dump that others change while it runs is started again this many times.
-const DUMP_ATTEMPTS: usize = 20;
 
 /// `NETLINK_GET_STRICT_CHK`: the kernel filters dumps and refuses what it would ignore otherwise
 /// (linux/netlink.h; kernels since 4.20).
@@ -31,28 +28,6 @@ pub enum Protocol {
     Route,
     /// nftables and conntrack.
     Netfilter,
-}
-
-/// The kernel's "no" to one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which message of the batch it was, counted from 0.
-    pub index: usize,
-    /// The error number, positive.
-    pub errno: i32,
-    /// The kernel's own explanation, if it gave one.
-    pub explanation: Option<String>,
-    /// The place in the message that it objects to, in bytes from the header's start, if it said.
-    pub offset: Option<usize>,
-}
-
-impl From<Refusal> for Cause {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused {
-            errno: refusal.errno,
-            explanation: refusal.explanation,
-        }
-    }
 }
 
 /// Reads one message; one body of code serves all readers, which keeps the plugin small.
@@ -221,7 +196,7 @@ impl Socket {
     }
 
     /// Asks for all objects (`NLM_F_DUMP`) and collects what `parse` makes of them; `None` leaves
-    /// one out. Starts again if somebody changed the objects meanwhile (`NLM_F_DUMP_INTR`), so
+    /// one out. Starts again if the objects were changed meanwhile (`NLM_F_DUMP_INTR`), so
     /// the result is one consistent state.
     pub fn dump<T>(
         &mut self,
@@ -231,17 +206,19 @@ impl Socket {
     ) -> Result<Vec<T>, Cause> {
         let mut batch = Batch::new();
         batch.push(kind, libc::NLM_F_DUMP as u16, body);
-        for _ in 0..DUMP_ATTEMPTS {
+        let read = || {
             let mut found = Vec::new();
             let consistent = self.read_dump(&mut batch, &mut |message| {
                 found.extend(parse(message)?);
                 Ok(())
             })?;
             if consistent {
-                return Ok(found);
+                Ok(found)
+            } else {
+                Err(Cause::Unstable)
             }
-        }
-        Err(Cause::Unstable)
+        };
+        until_undisturbed(read, |cause| *cause == Cause::Unstable)
     }
 
     /// Sends the only message of `batch`, a dump, and hands all objects to `each`; says whether
@@ -335,7 +312,7 @@ impl AsFd for Socket {
 }
 
 /// Switches strict checking on; kernels before 4.20 go without.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "nix has no such socket option")]
 fn set_strict_check(raw: &RawSocket) {
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open, and the kernel reads `size_of::<c_int>()` bytes of `on`.

@@ -4,8 +4,6 @@
 //! value may be a list of attributes again. Numbers are in the byte order of the machine, addresses
 //! in that of the network.
 
-use std::net::IpAddr;
-
 /// Appends an attribute with the type `kind` and the value `value`.
 pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     // Values are limited to 64 KiB by the format; ours are known to be small.
@@ -28,30 +26,4 @@ pub fn nest(body: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
 /// Appends a number.
 pub fn number(body: &mut Vec<u8>, kind: u16, value: u32) {
     attribute(body, kind, &value.to_ne_bytes());
-}
-
-/// Appends a text with its terminating zero.
-pub fn string(body: &mut Vec<u8>, kind: u16, value: &str) {
-    let mut bytes = Vec::with_capacity(value.len() + 1);
-    bytes.extend_from_slice(value.as_bytes());
-    bytes.push(0);
-    attribute(body, kind, &bytes);
-}
-
-/// Appends an address: 4 or 16 bytes.
-pub fn address(body: &mut Vec<u8>, kind: u16, value: IpAddr) {
-    match value {
-        IpAddr::V4(value) => attribute(body, kind, &value.octets()),
-        IpAddr::V6(value) => attribute(body, kind, &value.octets()),
-    }
-}
-
-/// The number of the family of `value` (`AF_INET`, `AF_INET6`).
-pub fn family(value: IpAddr) -> u8 {
-    let family = if value.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
-    family as u8
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::IpFamily;
+
 /// The address family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -30,6 +32,15 @@ impl Family {
             2 => Some(Self::Ip),
             10 => Some(Self::Ip6),
             _ => None,
+        }
+    }
+}
+
+impl From<IpFamily> for Family {
+    fn from(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::Ip,
+            IpFamily::V6 => Self::Ip6,
         }
     }
 }

@@ -364,7 +364,10 @@ pub enum HashKind {
 /// Written by hand only in tests: [`super::Rule`] builds them from what a rule shall say.
 /// All numbers in `data` are in the byte order in which the kernel loads the field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields are those of the kernel's attributes of the same name.
+#[expect(
+    missing_docs,
+    reason = "the fields are those of the kernel's attributes of the same name"
+)]
 pub enum Expr {
     /// Load something about the packet.
     Meta { key: MetaKey, dreg: Reg },

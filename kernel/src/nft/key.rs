@@ -5,7 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 
+use ipnetwork::IpNetwork;
+
 use super::wire::align;
+use crate::{IpFamily, Protocol};
 
 /// A key, or the data, of an element: its fields one after the other, each padded with zeros to a
 /// multiple of four bytes, as the kernel's registers hold them.
@@ -21,6 +24,15 @@ impl Key {
         padded.extend_from_slice(bytes);
         padded.resize(align(bytes.len()), 0);
         Self(padded.into_boxed_slice())
+    }
+
+    /// The addresses of a network as the first and the last key of an element in a set of
+    /// intervals; no last one for a single address, which is how the kernel shows it.
+    pub fn interval(network: IpNetwork) -> (Self, Option<Self>) {
+        let first = KeyBuf::new().address(network.network()).finish();
+        let last = KeyBuf::new().address(network.broadcast()).finish();
+        let last = (first != last).then_some(last);
+        (first, last)
     }
 }
 
@@ -171,6 +183,62 @@ impl AsRef<[u8]> for KeyBuf {
 impl fmt::Debug for KeyBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_hex(f, &self.0)
+    }
+}
+
+/// Reads a [`Key`] field by field, as [`KeyBuf`] wrote it: `None` where the key has no such field
+/// any more.
+///
+/// The fields must be those that the set was declared with, in that order; the bytes do not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyReader<'a>(&'a [u8]);
+
+impl<'a> KeyReader<'a> {
+    /// A reader that stands before the first field.
+    pub const fn new(key: &'a [u8]) -> Self {
+        Self(key)
+    }
+
+    /// What was not read yet; empty behind the last field.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// An address of this family.
+    pub fn address(&mut self, family: IpFamily) -> Option<IpAddr> {
+        Some(match family {
+            IpFamily::V4 => self.take::<4>()?.into(),
+            IpFamily::V6 => self.take::<16>()?.into(),
+        })
+    }
+
+    /// A protocol; `None` also for a number that is not one of [`Protocol`].
+    pub fn protocol(&mut self) -> Option<Protocol> {
+        let [number, ..] = self.take::<4>()?;
+        Protocol::from_number(number)
+    }
+
+    /// A port.
+    pub fn port(&mut self) -> Option<u16> {
+        let [high, low, ..] = self.take::<4>()?;
+        Some(u16::from_be_bytes([high, low]))
+    }
+
+    /// A number in host byte order: a mark, priority, link group, link index, or the outcome of
+    /// numgen or jhash.
+    pub fn number(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+
+    /// The name of a link.
+    pub fn link_name(&mut self) -> Option<String> {
+        self.take::<16>().map(|name| crate::netlink::text(&name))
     }
 }
 

@@ -44,7 +44,7 @@ pub use expr::{
     fib_type, nat_flag,
 };
 pub use field::Field;
-pub use key::{Key, KeyBuf};
+pub use key::{Key, KeyBuf, KeyReader};
 pub use named::Named;
 pub use rule::{Rule, Sources};
 pub use set::{Data, Element, ElementRef, Set, Value, ValueRef};

@@ -14,11 +14,8 @@ use super::table::{Base, Chain, Table};
 use super::text::{Comment, comment_of};
 use super::uapi::{self, chain, elem, msg, rule, set, table, udata};
 use super::wire::{attributes, find, missing, nest, put_str, str_of, u32_of};
-use crate::netlink::{Batch, Message};
+use crate::netlink::{Batch, Message, until_undisturbed};
 use crate::{Cause, Error};
-
-/// How often a table is read again because somebody changed the rule set meanwhile.
-const ATTEMPTS: usize = 50;
 
 const OPERATION: &str = "read nftables table";
 
@@ -53,7 +50,7 @@ impl NftSocket {
         &mut self,
         mut read: impl FnMut(&mut Self) -> Result<Option<Table>, Cause>,
     ) -> Result<Option<Table>, Cause> {
-        for _ in 0..ATTEMPTS {
+        let read = || {
             let before = self.generation()?;
             let found = match read(self) {
                 // A set that was listed is gone when its elements are asked for.
@@ -64,10 +61,12 @@ impl NftSocket {
                 other => Some(other?),
             };
             if before == self.generation()? {
-                return Ok(found.flatten());
+                Ok(found.flatten())
+            } else {
+                Err(Cause::Unstable)
             }
-        }
-        Err(Cause::Unstable)
+        };
+        until_undisturbed(read, |cause| *cause == Cause::Unstable)
     }
 
     /// The number of the rule set's generation: every change by anybody raises it.

@@ -525,9 +525,7 @@ impl Rule {
         self.verdict(Verdict::Accept)
     }
 
-    /// `drop`.
-    // Named as in nft; it has nothing in common with `Drop::drop`, which takes `&mut self`.
-    #[allow(clippy::should_implement_trait)]
+    /// `drop`, as nft calls it; it has nothing in common with [`Drop::drop`].
     pub fn drop(self) -> Self {
         self.verdict(Verdict::Drop)
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
+
 use super::basics::{Counter, Verdict};
 use super::field::{Field, Fields};
 use super::key::Key;
@@ -161,6 +163,12 @@ impl Set {
     pub fn with_element(mut self, key: impl Into<Key>, element: Element) -> Self {
         self.elements.insert(key.into(), element);
         self
+    }
+
+    /// With all addresses of a network, as one element of a set of intervals.
+    pub fn with_network(self, network: IpNetwork, element: Element) -> Self {
+        let (key, key_end) = Key::interval(network);
+        self.with_element(key, Element { key_end, ..element })
     }
 
     /// The same without elements.

@@ -1,8 +1,6 @@
 //! Numbers of the nf_tables netlink interface, as in linux/netfilter/nf_tables.h, nfnetlink.h and,
 //! for the user data that only `nft` reads, libnftnl's udata.h and nftables' expression.h.
 
-#![allow(missing_docs)]
-
 /// `NFNL_SUBSYS_NFTABLES`, the upper byte of every message type.
 pub const SUBSYSTEM: u16 = 10;
 pub const BATCH_BEGIN: u16 = 16;

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{RTA_DST, RTA_OIF, RTA_TABLE, Route, put_header};
-use crate::netlink::{self, Message, number};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+
+use super::Route;
+use crate::netlink::Message;
 use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
-use crate::{Cause, Result};
+use crate::{Cause, IpFamily, Result, packet};
 
 /// One step towards the wanted routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Requests {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RouteFilter {
     /// Only these families.
-    pub family: Option<Family>,
+    pub family: Option<IpFamily>,
     /// Only this table; `None` is all.
     pub table: Option<u32>,
     /// Only routes made by this protocol.
@@ -63,22 +65,9 @@ pub struct RouteFilter {
     pub link: Option<u32>,
 }
 
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
 impl RouteFilter {
     fn admits(&self, route: &Route) -> bool {
-        let family = if route.destination.is_ipv6() {
-            Family::V6
-        } else {
-            Family::V4
-        };
+        let family = IpFamily::of_network(route.destination);
         self.family.is_none_or(|wanted| wanted == family)
             && self.table.is_none_or(|wanted| wanted == route.table)
             && self.protocol.is_none_or(|wanted| wanted == route.protocol)
@@ -87,21 +76,14 @@ impl RouteFilter {
 
     /// Appends the body of the `RTM_GETROUTE`, so that the kernel leaves out what is not wanted
     /// (`ip_valid_fib_dump_req`, net/ipv4/fib_frontend.c).
-    fn put(&self, body: &mut Vec<u8>, family: Family) {
-        let family = match family {
-            Family::V4 => libc::AF_INET,
-            Family::V6 => libc::AF_INET6,
-        };
-        put_header(
-            body,
-            [family as u8, 0, 0, 0, 0, self.protocol.unwrap_or(0), 0, 0],
-            0,
-        );
-        for (kind, value) in [(RTA_TABLE, self.table), (RTA_OIF, self.link)] {
-            if let Some(value) = value {
-                number(body, kind, value);
-            }
-        }
+    fn put(&self, body: &mut Vec<u8>, family: IpFamily) {
+        let mut query = empty_query(family);
+        query.header.protocol = self.protocol.unwrap_or(0).into();
+        query
+            .attributes
+            .extend(self.table.map(RouteAttribute::Table));
+        query.attributes.extend(self.link.map(RouteAttribute::Oif));
+        packet::put(body, &query);
     }
 }
 
@@ -109,7 +91,7 @@ impl RouteSocket {
     /// The routes that pass `filter`. Entries of the routing cache are left out.
     pub fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>> {
         let mut routes = Vec::new();
-        for family in [Family::V4, Family::V6] {
+        for family in IpFamily::ALL {
             if filter.family.is_none_or(|wanted| wanted == family) {
                 routes.extend(self.routes_of(filter, family)?);
             }
@@ -117,7 +99,7 @@ impl RouteSocket {
         Ok(routes)
     }
 
-    fn routes_of(&mut self, filter: RouteFilter, family: Family) -> Result<Vec<Route>> {
+    fn routes_of(&mut self, filter: RouteFilter, family: IpFamily) -> Result<Vec<Route>> {
         let wanted = |answer: Message<'_>| {
             Ok(Route::parse(answer.payload)?.filter(|route| filter.admits(route)))
         };
@@ -168,13 +150,11 @@ impl RouteSocket {
     /// the error that the sender would get, such as `ENETUNREACH`.
     pub fn route_get(&mut self, destination: IpAddr) -> Result<Route> {
         let put = |body: &mut Vec<u8>| {
-            let length = if destination.is_ipv6() { 128 } else { 32 };
-            put_header(
-                body,
-                [netlink::family(destination), length, 0, 0, 0, 0, 0, 0],
-                0,
-            );
-            netlink::address(body, RTA_DST, destination);
+            let family = IpFamily::of(destination);
+            let mut query = empty_query(family);
+            query.header.destination_prefix_length = family.bits();
+            query.attributes = vec![RouteAttribute::Destination(destination.into())];
+            packet::put(body, &query);
         };
         let parse = |answer: Message<'_>| {
             // The answer describes an entry of the routing cache.
@@ -185,4 +165,11 @@ impl RouteSocket {
             .query(libc::RTM_GETROUTE, put, parse)
             .map_err(|cause| cause.during("find the route to", destination))
     }
+}
+
+/// A question about routes whose header names the family and nothing else.
+fn empty_query(family: IpFamily) -> RouteMessage {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family.number().into();
+    query
 }

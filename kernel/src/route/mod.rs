@@ -5,37 +5,25 @@ mod kind;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Family, RouteChange, RouteFilter};
+pub use change::{RouteChange, RouteFilter};
 pub use kind::RouteKind;
 
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::Cause;
-use crate::netlink::{self, attributes, ip, nest, number, word};
-use crate::scope::Scope;
 use ipnetwork::IpNetwork;
+use netlink_packet_core::{DecodeError, Emitable, NlaBuffer, ParseableParametrized};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteLwEnCapType, RouteMessage,
+    RouteMetric, RouteVia,
+};
 
-// linux/rtnetlink.h
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_PREFSRC: u16 = 7;
-const RTA_METRICS: u16 = 8;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_TABLE: u16 = 15;
-const RTA_VIA: u16 = 18;
-const RTAX_MTU: u16 = 2;
-const RTAX_ADVMSS: u16 = 8;
-const RTNH_F_ONLINK: u32 = 4;
-const RTM_F_CLONED: u32 = 0x200;
-/// Stands in the header for tables above 255, which only RTA_TABLE can tell.
-const RT_TABLE_COMPAT: u8 = 252;
-/// Size of `struct rtmsg` in bytes.
-const HEADER: usize = 12;
-/// Size of `struct rtnexthop` in bytes.
-const HOP_HEADER: usize = 8;
+use crate::scope::Scope;
+use crate::{Cause, IpFamily, packet};
+
+/// Stands in the header for tables above 255, which only an attribute can tell
+/// (`RT_TABLE_COMPAT`, linux/rtnetlink.h).
+const TABLE_COMPAT: u8 = 252;
 
 /// The main routing table (`RT_TABLE_MAIN`).
 pub const TABLE_MAIN: u32 = 254;
@@ -108,109 +96,99 @@ impl Route {
     /// Appends the body of an `RTM_NEWROUTE` or `RTM_DELROUTE`.
     fn put(&self, body: &mut Vec<u8>) {
         let destination = self.destination.network();
-        let header = [
-            netlink::family(destination),
-            self.destination.prefix(),
-            0,
-            0,
-            u8::try_from(self.table).unwrap_or(RT_TABLE_COMPAT),
-            self.protocol,
-            self.scope.into(),
-            self.kind.into(),
+        let mut message = RouteMessage::default();
+        message.header.address_family = IpFamily::of(destination).number().into();
+        message.header.destination_prefix_length = self.destination.prefix();
+        message.header.table = u8::try_from(self.table).unwrap_or(TABLE_COMPAT);
+        message.header.protocol = self.protocol.into();
+        message.header.scope = u8::from(self.scope).into();
+        message.header.kind = u8::from(self.kind).into();
+        if self.onlink {
+            message.header.flags = RouteFlags::Onlink;
+        }
+        let high_table = Some(self.table).filter(|table| *table > 255);
+        let attributes = [
+            Some(RouteAttribute::Destination(destination.into())),
+            self.next_hop(),
+            // A route with several next hops can only be deleted, whatever they are.
+            self.link
+                .filter(|_| !self.multipath)
+                .map(RouteAttribute::Oif),
+            self.source
+                .map(|source| RouteAttribute::PrefSource(source.into())),
+            (self.metric != 0).then_some(RouteAttribute::Priority(self.metric)),
+            high_table.map(RouteAttribute::Table),
+            self.metrics(),
         ];
-        put_header(body, header, if self.onlink { RTNH_F_ONLINK } else { 0 });
-        netlink::address(body, RTA_DST, destination);
-        // A route with several next hops can only be deleted, whatever they are.
-        if !self.multipath {
-            self.put_hop(body);
-        }
-        if let Some(source) = self.source {
-            netlink::address(body, RTA_PREFSRC, source);
-        }
-        if self.metric != 0 {
-            number(body, RTA_PRIORITY, self.metric);
-        }
-        if self.table > 255 {
-            number(body, RTA_TABLE, self.table);
-        }
-        if self.mtu.or(self.advmss).is_some() {
-            nest(body, RTA_METRICS, |body| {
-                for (kind, value) in [(RTAX_MTU, self.mtu), (RTAX_ADVMSS, self.advmss)] {
-                    if let Some(value) = value {
-                        number(body, kind, value);
-                    }
-                }
-            });
-        }
+        message.attributes.extend(attributes.into_iter().flatten());
+        packet::put(body, &message);
     }
 
-    fn put_hop(&self, body: &mut Vec<u8>) {
-        match self.gateway {
-            Some(gateway) if gateway.is_ipv4() == self.destination.is_ipv4() => {
-                netlink::address(body, RTA_GATEWAY, gateway);
-            }
-            // A gateway of the other family: struct rtvia, the family and the address.
-            Some(gateway) => {
-                let mut via = u16::from(netlink::family(gateway)).to_ne_bytes().to_vec();
-                match gateway {
-                    IpAddr::V4(v4) => via.extend_from_slice(&v4.octets()),
-                    IpAddr::V6(v6) => via.extend_from_slice(&v6.octets()),
-                }
-                netlink::attribute(body, RTA_VIA, &via);
-            }
-            None => {}
-        }
-        if let Some(link) = self.link {
-            number(body, RTA_OIF, link);
-        }
+    fn next_hop(&self) -> Option<RouteAttribute> {
+        let gateway = self.gateway.filter(|_| !self.multipath)?;
+        Some(if gateway.is_ipv4() == self.destination.is_ipv4() {
+            RouteAttribute::Gateway(gateway.into())
+        } else {
+            RouteAttribute::Via(gateway.into())
+        })
+    }
+
+    fn metrics(&self) -> Option<RouteAttribute> {
+        let mtu = self.mtu.map(RouteMetric::Mtu);
+        let metrics: Vec<_> = mtu
+            .into_iter()
+            .chain(self.advmss.map(RouteMetric::Advmss))
+            .collect();
+        (!metrics.is_empty()).then_some(RouteAttribute::Metrics(metrics))
     }
 
     /// Reads the body of an `RTM_NEWROUTE` or `RTM_DELROUTE`; `None` for other families and for
     /// entries of the routing cache.
     pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        let flags = payload.get(8..HEADER).and_then(word).unwrap_or(0);
-        if flags & RTM_F_CLONED != 0 {
+        let header = RouteHeader::parse(payload).map_err(packet::malformed)?;
+        if header.flags.contains(RouteFlags::Cloned) {
             return Ok(None);
         }
-        Self::parse_any(payload)
+        Self::parse_behind(&header, payload)
     }
 
     /// As [`Route::parse`], also for entries of the routing cache.
     fn parse_any(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
-        let (header, rest) = payload
-            .split_first_chunk::<HEADER>()
-            .ok_or_else(|| Cause::Malformed("a route without a header".into()))?;
-        let [
-            family,
-            prefix,
-            _,
-            _,
-            table,
-            protocol,
-            scope,
-            kind,
-            flags @ ..,
-        ] = *header;
-        let any = match i32::from(family) {
+        let header = RouteHeader::parse(payload).map_err(packet::malformed)?;
+        Self::parse_behind(&header, payload)
+    }
+
+    fn parse_behind(
+        header: &RouteHeader,
+        payload: &[u8],
+    ) -> std::result::Result<Option<Self>, Cause> {
+        let any = match i32::from(u8::from(header.address_family)) {
             libc::AF_INET => IpAddr::from([0u8; 4]),
             libc::AF_INET6 => IpAddr::from([0u8; 16]),
             _ => return Ok(None),
         };
-        let destination = attributes(rest).find(|(kind, _)| *kind == RTA_DST);
-        let destination = destination.and_then(|(_, value)| ip(value)).unwrap_or(any);
-        let network = IpNetwork::new(destination, prefix)
+        let rest = packet::behind_header(payload, header.buffer_len());
+        let attributes: Vec<_> = attributes(header, rest).collect();
+        let destination = attributes.iter().find_map(|part| match part {
+            Part::Attribute(RouteAttribute::Destination(address)) => ip(address),
+            _ => None,
+        });
+        let network = IpNetwork::new(destination.unwrap_or(any), header.destination_prefix_length)
             .map_err(|error| Cause::Malformed(error.to_string()))?;
         let mut route = Self {
-            kind: kind.into(),
-            scope: scope.into(),
-            protocol,
-            table: table.into(),
+            kind: u8::from(header.kind).into(),
+            scope: u8::from(header.scope).into(),
+            protocol: header.protocol.into(),
+            table: header.table.into(),
             metric: 0,
-            onlink: u32::from_ne_bytes(flags) & RTNH_F_ONLINK != 0,
+            onlink: header.flags.contains(RouteFlags::Onlink),
             ..Self::to(network)
         };
-        for (kind, value) in attributes(rest) {
-            route.set(kind, value);
+        for part in attributes {
+            match part {
+                Part::Attribute(attribute) => route.set(attribute),
+                Part::UnreadHops => route.multipath = true,
+            }
         }
         // IPv6 shows the loopback as the link of routes that lead nowhere.
         if route.kind.leads_nowhere() {
@@ -219,51 +197,77 @@ impl Route {
         Ok(Some(route))
     }
 
-    fn set(&mut self, kind: u16, value: &[u8]) {
-        match kind {
-            RTA_GATEWAY => self.gateway = ip(value),
-            RTA_VIA => self.gateway = value.get(2..).and_then(ip),
-            RTA_OIF => self.link = word(value),
-            RTA_PREFSRC => self.source = ip(value),
-            RTA_PRIORITY => self.metric = word(value).unwrap_or(0),
-            RTA_TABLE => self.table = word(value).unwrap_or(self.table),
-            RTA_METRICS => {
-                for (kind, value) in attributes(value) {
-                    match kind {
-                        RTAX_MTU => self.mtu = word(value),
-                        RTAX_ADVMSS => self.advmss = word(value),
+    fn set(&mut self, attribute: RouteAttribute) {
+        match attribute {
+            RouteAttribute::Gateway(address) => self.gateway = ip(&address),
+            RouteAttribute::Via(RouteVia::Inet(v4)) => self.gateway = Some(v4.into()),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => self.gateway = Some(v6.into()),
+            RouteAttribute::Oif(link) => self.link = Some(link),
+            RouteAttribute::PrefSource(address) => self.source = ip(&address),
+            RouteAttribute::Priority(metric) => self.metric = metric,
+            RouteAttribute::Table(table) => self.table = table,
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(mtu) => self.mtu = Some(mtu),
+                        RouteMetric::Advmss(advmss) => self.advmss = Some(advmss),
                         _ => {}
                     }
                 }
             }
-            RTA_MULTIPATH => self.set_first_hop(value),
-            _ => {}
-        }
-    }
-
-    /// Takes in the first of several next hops: a `struct rtnexthop` and its attributes.
-    fn set_first_hop(&mut self, value: &[u8]) {
-        self.multipath = true;
-        let Some((header, _)) = value.split_first_chunk::<HOP_HEADER>() else {
-            return;
-        };
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        self.link = word(&header[4..]);
-        for (kind, value) in attributes(value.get(HOP_HEADER..length).unwrap_or(&[])) {
-            match kind {
-                RTA_GATEWAY => self.gateway = ip(value),
-                RTA_VIA => self.gateway = value.get(2..).and_then(ip),
-                _ => {}
+            RouteAttribute::MultiPath(hops) => {
+                self.multipath = true;
+                if let Some(first) = hops.into_iter().next() {
+                    self.link = Some(first.interface_index);
+                    first.attributes.into_iter().for_each(|part| self.set(part));
+                }
             }
+            _ => {}
         }
     }
 }
 
-/// Appends a `struct rtmsg`: family, lengths of destination and source prefix, TOS, table,
-/// protocol, scope, type; flags.
-fn put_header(body: &mut Vec<u8>, bytes: [u8; 8], flags: u32) {
-    body.extend_from_slice(&bytes);
-    body.extend_from_slice(&flags.to_ne_bytes());
+/// The attributes of a route that are read.
+const READ: [u16; 9] = [
+    libc::RTA_DST,
+    libc::RTA_OIF,
+    libc::RTA_GATEWAY,
+    libc::RTA_PRIORITY,
+    libc::RTA_PREFSRC,
+    libc::RTA_METRICS,
+    libc::RTA_MULTIPATH,
+    libc::RTA_TABLE,
+    libc::RTA_VIA,
+];
+
+/// What is read of a route.
+enum Part {
+    Attribute(RouteAttribute),
+    /// It has several next hops, and something about them is not understood.
+    UnreadHops,
+}
+
+fn attributes(header: &RouteHeader, bytes: &[u8]) -> impl Iterator<Item = Part> {
+    let parameters = (header.address_family, header.kind, RouteLwEnCapType::None);
+    packet::attributes(bytes, move |attribute: &NlaBuffer<&[u8]>| {
+        let kind = attribute.kind();
+        if !READ.contains(&kind) {
+            return Err(DecodeError::from("not read"));
+        }
+        match RouteAttribute::parse_with_param(attribute, parameters) {
+            Ok(attribute) => Ok(Part::Attribute(attribute)),
+            Err(_) if kind == libc::RTA_MULTIPATH => Ok(Part::UnreadHops),
+            Err(error) => Err(error),
+        }
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
 }
 
 fn without_host_bits(network: IpNetwork) -> IpNetwork {

@@ -126,3 +126,33 @@ fn a_route_reads_like_the_output_of_ip() {
     };
     assert_eq!(unreachable.to_string(), "unreachable fd00::/64");
 }
+
+#[test]
+fn an_attribute_of_another_size_costs_itself_and_not_the_route() {
+    let route = Route {
+        link: Some(3),
+        ..Route::to("10.1.0.0/24".parse().unwrap())
+    };
+    let mut whole = Vec::new();
+    route.put(&mut whole);
+    let known = [libc::RTA_DST, libc::RTA_OIF, libc::RTA_MULTIPATH];
+    for kind in (0..64).filter(|kind| !known.contains(kind)) {
+        for size in [0, 1, 3, 5, 64] {
+            let mut bytes = whole[..12].to_vec();
+            crate::netlink::attribute(&mut bytes, kind, &vec![0xff; size]);
+            bytes.extend_from_slice(&whole[12..]);
+            let read = Route::parse(&bytes).unwrap().unwrap();
+            let told = (read.destination, read.link, read.multipath);
+            assert_eq!(told, (route.destination, Some(3), false), "{kind}, {size}");
+        }
+    }
+}
+
+#[test]
+fn next_hops_that_are_not_understood_still_make_a_route_one_with_several() {
+    let mut bytes = Vec::new();
+    Route::to("10.1.0.0/24".parse().unwrap()).put(&mut bytes);
+    crate::netlink::attribute(&mut bytes, libc::RTA_MULTIPATH, &[0xff; 9]);
+    let read = Route::parse(&bytes).unwrap().unwrap();
+    assert!(read.multipath && read.gateway.is_none());
+}

@@ -1,6 +1,7 @@
 //! What the tests against a real kernel share.
 
-#![allow(clippy::unwrap_used, dead_code)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::net::IpAddr;
 use std::process::Command;

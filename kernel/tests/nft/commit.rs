@@ -122,7 +122,7 @@ fn without_the_right_to_it_the_error_says_so() {
 }
 
 /// Becomes nobody, this thread only: the C library would change all threads of the process.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "glibc would change the user of all threads")]
 fn become_nobody() {
     const NOBODY: libc::c_long = 65534;
     // SAFETY: setresuid takes three numbers and touches no memory.

@@ -120,13 +120,13 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::serve::http::{Ask, Listener, Reply, Server};
+    use crate::serve::http::{Listener, Request, Response, Server};
     use crate::serve::socket::{listen, value};
 
-    async fn echo(ask: Ask) -> Reply {
-        match value(&ask.query, "say") {
-            Some(text) => Reply::text(StatusCode::OK, text),
-            None => Reply::not_found(&ask),
+    async fn echo(request: Request) -> Response {
+        match value(&request.query, "say") {
+            Some(text) => Response::text(StatusCode::OK, text),
+            None => Response::not_found(&request),
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/agent.sock");
         let _old = Server::start(Listener::Unix(listen(&path).unwrap()), |_| {
-            std::future::ready(Reply::text(StatusCode::OK, "old"))
+            std::future::ready(Response::text(StatusCode::OK, "old"))
         });
         assert_eq!(ask(&path, "/").await.unwrap(), "old");
         let _new = Server::start(Listener::Unix(listen(&path).unwrap()), echo);

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use podwire_kernel::IpFamily;
 use podwire_kernel::foreign::{self, Chain, Edit};
 use podwire_kernel::nft::Family;
 
@@ -68,7 +69,7 @@ pub enum Place {
     /// A table of iptables-nft.
     IptablesNft(Family, String),
     /// A table of iptables-legacy.
-    IptablesLegacy(foreign::legacy::Family, String),
+    IptablesLegacy(IpFamily, String),
 }
 
 impl fmt::Display for Place {
@@ -80,7 +81,7 @@ impl fmt::Display for Place {
                 write!(f, "{}-nft table {table}", program(*family == Family::Ip6))
             }
             Self::IptablesLegacy(family, table) => {
-                let v6 = *family == foreign::legacy::Family::V6;
+                let v6 = *family == IpFamily::V6;
                 write!(f, "{}-legacy table {table}", program(v6))
             }
         }
@@ -200,7 +201,7 @@ pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
             }
         }
     }
-    for family in [foreign::legacy::Family::V4, foreign::legacy::Family::V6] {
+    for family in [IpFamily::V4, IpFamily::V6] {
         for table in foreign::legacy::tables(family)? {
             let chains = foreign::legacy::chains(family, &table)?;
             add(Place::IptablesLegacy(family, table), &chains);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use ipnetwork::IpNetwork;
+use podwire_kernel::link::broken_name_rule;
 use tracing_subscriber::filter::LevelFilter;
 
 /// An address to listen on, or none.
@@ -86,13 +87,12 @@ pub fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
-/// The kernel's rules for interface names (dev_valid_name in net/core/dev.c).
+/// Parses the name of an interface, which need not exist yet.
 pub fn interface_name(text: &str) -> Result<String, String> {
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(bad) {
-        return Err("not the name of an interface".to_owned());
+    match broken_name_rule(text) {
+        None => Ok(text.to_owned()),
+        Some(rule) => Err(rule.to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 /// A Kubernetes object name as a DNS subdomain (RFC 1123).

@@ -35,7 +35,7 @@ impl Feature for CniConf {
         "cniconf"
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         let own = world.own_name();
         world.config.cni_conf
             && match event {

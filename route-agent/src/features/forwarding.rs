@@ -25,7 +25,7 @@ impl Feature for Forwarding {
         "forwarding"
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Uplink | Event::Resync => true,
             // Our own writes are announced as well, but those switch it on.

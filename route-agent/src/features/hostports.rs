@@ -149,7 +149,7 @@ impl Feature for HostPorts {
         ports.into_iter().flatten().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Kernel(KernelEvent::Link { name, gone, .. }) => {
                 if *gone && self.links.contains(name) {

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
-use podwire::lease::{self, Lease, Owner};
+use podwire::lease::{self, Lease, Owner, Unreadable};
 use podwire_kernel::RouteSocket;
 use podwire_kernel::link::Link;
 
@@ -26,6 +26,7 @@ use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless}
 use crate::files;
 use crate::ours::NETWORK;
 use crate::report::{PodReport, Report};
+use crate::warnings::Warning;
 
 /// The interface of a lease in the old format, which names none: the one that runtimes ask for.
 const USUAL_IFNAME: &str = "eth0";
@@ -94,7 +95,7 @@ impl Feature for Leases {
         true
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Resync => true,
             // The podCIDR may be known now.
@@ -112,12 +113,13 @@ impl Feature for Leases {
         self.due
     }
 
-    fn sync(&mut self, world: &World<'_>, _: &mut Warn<'_>) -> Result<Synced, SyncError> {
+    fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         self.due = None;
         let grace = world.config.lease_grace;
         let directory = world.config.lease_dir().join(NETWORK);
         let adopted = self.adopt(world, &directory)?;
-        let leases = lease::list(&directory)?;
+        let (leases, unreadable) = lease::read_all(&directory)?;
+        warn.replace(unreadable.iter().map(warning));
         let links = self.socket.links()?;
         let lost = self.lost(&leases, &links, grace)?;
         self.due = self.missing.due(Instant::now(), grace);
@@ -132,8 +134,8 @@ impl Feature for Leases {
         }
         let pods = links.iter().filter(|link| link.group == LINK_GROUP).count();
         let node = &world.metrics.node;
-        node.leases.set(count(leases.len() - released.len()));
-        node.attachments.set(count(pods));
+        node.set_leases(leases.len() - released.len());
+        node.set_attachments(pods);
         Ok(Synced {
             writes: (adopted + released.len()) as u64,
             again: false,
@@ -163,6 +165,20 @@ impl Feature for Leases {
         let what = removed.then(|| format!("leases in {}", directory.display()));
         Ok(what.into_iter().collect())
     }
+}
+
+/// An address that counts as taken because what has its name is not a lease.
+fn warning(unreadable: &Unreadable) -> Warning {
+    let Unreadable {
+        path,
+        address,
+        reason,
+    } = unreadable;
+    let text = format!(
+        "{} is not a lease ({reason}), so no pod gets {address}; remove it if it is not needed",
+        path.display()
+    );
+    Warning::new(format!("address {address}"), text)
 }
 
 /// Links and leases, put together by attachment and sorted by address.
@@ -228,11 +244,6 @@ fn key(lease: &Lease) -> (IpAddr, Owner) {
 /// How old a file is. A clock that was set back makes it seem to be of the future.
 fn elapsed(since: SystemTime) -> Duration {
     since.elapsed().unwrap_or_default()
-}
-
-/// A number for a gauge.
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Feature for Masquerade {
         self.table.port().into_iter().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
                 self.stale |= !dirty.nodes.is_empty();
@@ -196,14 +196,7 @@ impl Side {
             .iter()
             .filter(|(network, _)| network.is_ipv6() == (self.family == Family::Ip6))
             .fold(Set::of(&[key]).with_intervals(), |set, (network, name)| {
-                let first = KeyBuf::new().address(network.network()).finish();
-                let last = KeyBuf::new().address(network.broadcast()).finish();
-                let mut element = Element::member().comment(name);
-                // The kernel shows a range of one as a single key.
-                if first != last {
-                    element = element.up_to(last);
-                }
-                set.with_element(first, element)
+                set.with_network(*network, Element::member().comment(name))
             })
     }
 

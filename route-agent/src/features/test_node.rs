@@ -96,7 +96,7 @@ impl TestNode {
             up: false,
             gone: true,
         };
-        feature.heed(&Event::Kernel(&event), &self.world())
+        feature.notice(&Event::Kernel(&event), &self.world())
     }
 
     /// All warnings as `object: text`.

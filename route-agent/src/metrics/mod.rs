@@ -1,9 +1,9 @@
 //! What Prometheus reads: kube-proxy's names, so that its dashboards and alerts go on working,
 //! and ours.
 //!
-//! The loop and the features set plain counters and gauges; nothing is computed until somebody
-//! asks. A registry counts up its counters' names with `_total` by itself, so they are registered
-//! without. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
+//! The loop and the features set plain counters and gauges; nothing is computed until a
+//! scrape. The registry appends `_total` to the names of counters, so they are registered without
+//! it. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
 
 mod node;
 mod process;
@@ -11,13 +11,13 @@ mod proxy;
 
 use std::fmt::Write as _;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use node::NodeMetrics;
 pub use proxy::{LocalPolicy, ProxyMetrics};
 
-use crate::health::IpFamily;
+use podwire_kernel::IpFamily;
 
 /// All metrics and their names.
 #[derive(Debug)]
@@ -27,39 +27,72 @@ pub struct Metrics {
     /// Those of Podwire alone.
     pub node: NodeMetrics,
     registry: Registry,
+    names: Vec<String>,
 }
 
 /// The label of a metric that is kept per IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FamilyLabel {
-    /// The family.
-    pub ip_family: IpFamily,
+    /// The family's name, as Kubernetes spells it.
+    ip_family: &'static str,
 }
 
-impl EncodeLabelValue for IpFamily {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        encoder.write_str(self.name())
+impl FamilyLabel {
+    /// The label of this family.
+    pub fn new(family: IpFamily) -> Self {
+        Self {
+            ip_family: family.name(),
+        }
     }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        let proxy = ProxyMetrics::register(&mut registry);
-        let node = NodeMetrics::register(&mut registry);
+        let mut names = Vec::new();
+        let proxy = ProxyMetrics::register(&mut Group::new("kubeproxy", &mut registry, &mut names));
+        let node = NodeMetrics::register(&mut Group::new("podwire", &mut registry, &mut names));
         registry.register_collector(Box::new(process::Kernel));
         Self {
             proxy,
             node,
             registry,
+            names,
         }
     }
 }
 
-/// Registers a metric and returns it.
-fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
-    metric
+/// Registers metrics whose names share a prefix.
+struct Group<'a> {
+    prefix: &'static str,
+    registry: &'a mut Registry,
+    names: &'a mut Vec<String>,
+}
+
+impl<'a> Group<'a> {
+    fn new(prefix: &'static str, registry: &'a mut Registry, names: &'a mut Vec<String>) -> Self {
+        Self {
+            prefix,
+            registry: registry.sub_registry_with_prefix(prefix),
+            names,
+        }
+    }
+
+    fn register(&mut self, name: &str, help: &str, metric: impl Metric) {
+        self.names.push(format!("{}_{name}", self.prefix));
+        self.registry.register(name, help, metric);
+    }
+
+    /// Registers a metric and returns it.
+    fn add<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.register(name, help, metric.clone());
+        metric
+    }
+}
+
+/// A number of things as the value of a gauge.
+fn gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// How metrics are written down.
@@ -91,6 +124,12 @@ impl TextFormat {
 }
 
 impl Metrics {
+    /// The names of all registered metrics, in the order of registration. The text leaves out those
+    /// that have labels and no value yet.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// All metrics as text.
     pub fn text(&self, format: TextFormat) -> String {
         let mut text = String::new();
@@ -104,7 +143,7 @@ impl Metrics {
 }
 
 /// OpenMetrics in the older format: there the name of a counter ends with `_total` in its
-/// description too, and there is no end mark.
+/// description too, and there is no end marker.
 fn classic(open_metrics: &str) -> String {
     let counters: std::collections::BTreeSet<&str> = open_metrics
         .lines()

@@ -7,19 +7,16 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 
-use crate::health::IpFamily;
-use crate::metrics::{FamilyLabel, add};
+use crate::metrics::{FamilyLabel, Group, gauge};
+use podwire_kernel::IpFamily;
 
 /// What only Podwire has. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct NodeMetrics {
     routes: Family<FamilyLabel, Gauge>,
-    /// Pod addresses that are taken.
-    pub leases: Gauge,
-    /// Pod links on this node.
-    pub attachments: Gauge,
+    leases: Gauge,
+    attachments: Gauge,
     repairs: Family<FeatureLabel, Counter>,
     warnings: Family<KindLabel, Gauge>,
     syncs: Family<FeatureLabel, Counter>,
@@ -39,47 +36,53 @@ struct KindLabel {
 
 impl NodeMetrics {
     #[rustfmt::skip]
-    pub(super) fn register(registry: &mut Registry) -> Self {
-        let r = registry.sub_registry_with_prefix("podwire");
-        r.register("build", "The version that runs",
+    pub(super) fn register(group: &mut Group<'_>) -> Self {
+        group.register("build", "The version that runs",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
-            routes: add(r, "routes", "Routes to podCIDRs that are in the kernel",
+            routes: group.add("routes", "Routes to podCIDRs that are in the kernel",
                 Family::default()),
-            leases: add(r, "leases", "Pod addresses that are taken", Gauge::default()),
-            attachments: add(r, "attachments", "Pod links on this node", Gauge::default()),
-            repairs: add(r, "repairs",
-                "Times that something of ours was changed by others and put right",
+            leases: group.add("leases", "Pod addresses that are in use", Gauge::default()),
+            attachments: group.add("attachments", "Pod links on this node", Gauge::default()),
+            repairs: group.add("repairs",
+                "Times that another program changed something of ours and it was repaired",
                 Family::default()),
-            warnings: add(r, "warnings",
-                "What is wrong now, by who noticed; `podwire-agent status` names all",
+            warnings: group.add("warnings",
+                "Warnings that apply now, by origin; `podwire-agent status` lists them",
                 Family::default()),
-            syncs: add(r, "syncs", "Times that a feature compared what is wanted with what is",
+            syncs: group.add("syncs", "Times that a feature compared the desired state with the observed one",
                 Family::default()),
-            failures: add(r, "sync_failures", "Syncs that failed", Family::default()),
-            writes: add(r, "kernel_writes", "Writes to the kernel or to disk", Family::default()),
+            failures: group.add("sync_failures", "Syncs that failed", Family::default()),
+            writes: group.add("kernel_writes", "Writes to the kernel or to disk", Family::default()),
         }
     }
 
-    /// So many routes of this family are in the kernel.
+    /// Sets how many routes of this family are in the kernel.
     pub fn set_routes(&self, family: IpFamily, routes: usize) {
-        let label = FamilyLabel { ip_family: family };
-        self.routes
-            .get_or_create(&label)
-            .set(i64::try_from(routes).unwrap_or(i64::MAX));
+        let label = FamilyLabel::new(family);
+        self.routes.get_or_create(&label).set(gauge(routes));
     }
 
-    /// A feature has put right what others had changed.
+    /// Sets how many pod addresses are in use.
+    pub fn set_leases(&self, leases: usize) {
+        self.leases.set(gauge(leases));
+    }
+
+    /// Sets how many pod links are on this node.
+    pub fn set_attachments(&self, attachments: usize) {
+        self.attachments.set(gauge(attachments));
+    }
+
+    /// A feature has repaired what another program had changed.
     pub fn repaired(&self, feature: &'static str) {
         self.repairs.get_or_create(&FeatureLabel { feature }).inc();
     }
 
-    /// So many warnings of this kind stand.
-    pub fn set_warnings(&self, kind: &'static str, standing: usize) {
-        let standing = i64::try_from(standing).unwrap_or(i64::MAX);
+    /// Sets how many warnings of this kind there are now.
+    pub fn set_warnings(&self, kind: &'static str, warnings: usize) {
         self.warnings
             .get_or_create(&KindLabel { kind })
-            .set(standing);
+            .set(gauge(warnings));
     }
 
     /// How often a feature was synced, how often that failed, and how much it wrote, since the

@@ -95,7 +95,7 @@ impl Conntrack {
             ),
             (
                 "podwire_conntrack_drop",
-                "Packets dropped because they could not be tracked (a full table, for one)",
+                "Packets dropped because they could not be tracked (because the table is full, for example)",
                 self.drop,
             ),
             (

@@ -7,11 +7,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
-use prometheus_client::registry::Registry;
 
 use crate::clock::Moment;
-use crate::health::IpFamily;
-use crate::metrics::{FamilyLabel, add};
+use crate::metrics::{FamilyLabel, Group, gauge};
+use podwire_kernel::IpFamily;
 
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 type Durations = Family<FamilyLabel, Histogram, fn() -> Histogram>;
@@ -27,14 +26,10 @@ pub struct ProxyMetrics {
     last_synced: Family<FamilyLabel, Seconds>,
     failures: Family<FamilyLabel, Counter>,
     no_local_endpoints: Family<LocalLabel, Gauge>,
-    /// EndpointSlice changes that are not in the kernel yet.
-    pub endpoint_changes_pending: Gauge,
-    /// EndpointSlice changes that have arrived.
-    pub endpoint_changes: Counter,
-    /// Service changes that are not in the kernel yet.
-    pub service_changes_pending: Gauge,
-    /// Service changes that have arrived.
-    pub service_changes: Counter,
+    endpoint_changes_pending: Gauge,
+    endpoint_changes: Counter,
+    service_changes_pending: Gauge,
+    service_changes: Counter,
     healthz: Family<CodeLabel, Counter>,
     livez: Family<CodeLabel, Counter>,
     conntrack_deleted: Family<FamilyLabel, Counter>,
@@ -62,7 +57,7 @@ impl EncodeLabelValue for LocalPolicy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LocalLabel {
-    ip_family: IpFamily,
+    ip_family: &'static str,
     traffic_policy: LocalPolicy,
 }
 
@@ -88,56 +83,75 @@ fn programming_histogram() -> Histogram {
 
 impl ProxyMetrics {
     #[rustfmt::skip]
-    pub(super) fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(group: &mut Group<'_>) -> Self {
         let durations = || Durations::new_with_constructor(sync_histogram);
-        let r = registry.sub_registry_with_prefix("kubeproxy");
         Self {
-            sync: add(r, "sync_proxy_rules_duration_seconds",
+            sync: group.add("sync_proxy_rules_duration_seconds",
                 "Time from the start of a sync to the end of its commit", durations()),
-            sync_full: add(r, "sync_full_proxy_rules_duration_seconds",
+            sync_full: group.add("sync_full_proxy_rules_duration_seconds",
                 "Duration of the syncs that looked at everything", durations()),
-            sync_partial: add(r, "sync_partial_proxy_rules_duration_seconds",
+            sync_partial: group.add("sync_partial_proxy_rules_duration_seconds",
                 "Duration of the syncs that looked at what had changed", durations()),
-            programming: add(r, "network_programming_duration_seconds",
+            programming: group.add("network_programming_duration_seconds",
                 "Time from the change of a pod or Service until this node had it in the kernel",
                 Durations::new_with_constructor(programming_histogram)),
-            last_queued: add(r, "sync_proxy_rules_last_queued_timestamp_seconds",
+            last_queued: group.add("sync_proxy_rules_last_queued_timestamp_seconds",
                 "When a change last arrived", Family::default()),
-            last_synced: add(r, "sync_proxy_rules_last_timestamp_seconds",
+            last_synced: group.add("sync_proxy_rules_last_timestamp_seconds",
                 "When a sync last succeeded", Family::default()),
-            failures: add(r, "sync_proxy_rules_nftables_sync_failures",
+            failures: group.add("sync_proxy_rules_nftables_sync_failures",
                 "Syncs that the kernel refused", Family::default()),
-            no_local_endpoints: add(r, "sync_proxy_rules_no_local_endpoints_total",
+            no_local_endpoints: group.add("sync_proxy_rules_no_local_endpoints_total",
                 "Services with a traffic policy Local and no endpoint on this node",
                 Family::default()),
-            endpoint_changes_pending: add(r, "sync_proxy_rules_endpoint_changes_pending",
+            endpoint_changes_pending: group.add("sync_proxy_rules_endpoint_changes_pending",
                 "EndpointSlice changes that are not in the kernel yet", Gauge::default()),
-            endpoint_changes: add(r, "sync_proxy_rules_endpoint_changes",
+            endpoint_changes: group.add("sync_proxy_rules_endpoint_changes",
                 "EndpointSlice changes that have arrived", Counter::default()),
-            service_changes_pending: add(r, "sync_proxy_rules_service_changes_pending",
+            service_changes_pending: group.add("sync_proxy_rules_service_changes_pending",
                 "Service changes that are not in the kernel yet", Gauge::default()),
-            service_changes: add(r, "sync_proxy_rules_service_changes",
+            service_changes: group.add("sync_proxy_rules_service_changes",
                 "Service changes that have arrived", Counter::default()),
-            healthz: add(r, "proxy_healthz", "Answers of /healthz by status", Family::default()),
-            livez: add(r, "proxy_livez", "Answers of /livez by status", Family::default()),
-            conntrack_deleted: add(r, "conntrack_reconciler_deleted_entries",
-                "Connections of UDP Services whose endpoint is gone that were forgotten",
+            healthz: group.add("proxy_healthz", "Responses of /healthz by status", Family::default()),
+            livez: group.add("proxy_livez", "Responses of /livez by status", Family::default()),
+            conntrack_deleted: group.add("conntrack_reconciler_deleted_entries",
+                "Connection tracking entries of UDP Services that were deleted because their endpoint is gone",
                 Family::default()),
-            conntrack_duration: add(r, "conntrack_reconciler_sync_duration_seconds",
+            conntrack_duration: group.add("conntrack_reconciler_sync_duration_seconds",
                 "Duration of the clean-ups of conntrack", durations()),
         }
+    }
+
+    /// Something about a Service has arrived.
+    pub fn service_change_arrived(&self) {
+        self.service_changes.inc();
+    }
+
+    /// The number of Services that changed and are not in the kernel as they are now.
+    pub fn set_service_changes_pending(&self, services: usize) {
+        self.service_changes_pending.set(gauge(services));
+    }
+
+    /// Something about an EndpointSlice has arrived.
+    pub fn endpoint_change_arrived(&self) {
+        self.endpoint_changes.inc();
+    }
+
+    /// The number of EndpointSlice changes that are not in the kernel yet.
+    pub fn set_endpoint_changes_pending(&self, changes: usize) {
+        self.endpoint_changes_pending.set(gauge(changes));
     }
 
     /// A change that this family must carry out has arrived.
     pub fn queued(&self, family: IpFamily, now: Moment) {
         self.last_queued
-            .get_or_create(&label(family))
+            .get_or_create(&FamilyLabel::new(family))
             .set(unix_seconds(now));
     }
 
     /// A sync of this family has succeeded.
     pub fn synced(&self, family: IpFamily, full: bool, took: Duration, now: Moment) {
-        let label = label(family);
+        let label = FamilyLabel::new(family);
         let kind = if full {
             &self.sync_full
         } else {
@@ -153,7 +167,7 @@ impl ProxyMetrics {
 
     /// The kernel has refused a sync of this family.
     pub fn sync_failed(&self, family: IpFamily) {
-        self.failures.get_or_create(&label(family)).inc();
+        self.failures.get_or_create(&FamilyLabel::new(family)).inc();
     }
 
     /// A change that the cluster saw at `triggered` (milliseconds since 1970) is in the kernel.
@@ -161,18 +175,21 @@ impl ProxyMetrics {
         let took = unix_seconds(now) - triggered as f64 / 1000.0;
         // A clock that is behind the control plane's would give nonsense.
         if took >= 0.0 {
-            self.programming.get_or_create(&label(family)).observe(took);
+            self.programming
+                .get_or_create(&FamilyLabel::new(family))
+                .observe(took);
         }
     }
 
-    /// So many Services with a traffic policy Local have no endpoint on this node.
+    /// Sets how many Services with a traffic policy Local have no endpoint on this node.
     pub fn set_no_local_endpoints(&self, family: IpFamily, policy: LocalPolicy, services: usize) {
         let label = LocalLabel {
-            ip_family: family,
+            ip_family: family.name(),
             traffic_policy: policy,
         };
-        let services = i64::try_from(services).unwrap_or(i64::MAX);
-        self.no_local_endpoints.get_or_create(&label).set(services);
+        self.no_local_endpoints
+            .get_or_create(&label)
+            .set(gauge(services));
     }
 
     /// `/healthz` has answered with this status.
@@ -187,16 +204,12 @@ impl ProxyMetrics {
 
     /// A clean-up of conntrack is done.
     pub fn conntrack_cleaned(&self, family: IpFamily, entries: u64, took: Duration) {
-        let label = label(family);
+        let label = FamilyLabel::new(family);
         self.conntrack_deleted.get_or_create(&label).inc_by(entries);
         self.conntrack_duration
             .get_or_create(&label)
             .observe(took.as_secs_f64());
     }
-}
-
-fn label(ip_family: IpFamily) -> FamilyLabel {
-    FamilyLabel { ip_family }
 }
 
 fn unix_seconds(now: Moment) -> f64 {

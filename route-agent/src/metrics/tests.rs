@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -25,17 +25,17 @@ fn filled() -> Metrics {
     proxy.programmed(v4, 9_000_000, now);
     proxy.set_no_local_endpoints(IpFamily::V6, LocalPolicy::External, 2);
     proxy.set_no_local_endpoints(IpFamily::V6, LocalPolicy::Internal, 1);
-    proxy.endpoint_changes_pending.set(4);
-    proxy.endpoint_changes.inc_by(5);
-    proxy.service_changes_pending.set(6);
-    proxy.service_changes.inc_by(7);
+    proxy.set_endpoint_changes_pending(4);
+    proxy.endpoint_change_arrived();
+    proxy.set_service_changes_pending(6);
+    proxy.service_change_arrived();
     proxy.healthz_answered(200);
     proxy.livez_answered(503);
     proxy.conntrack_cleaned(v4, 8, Duration::from_millis(1));
     let node = &metrics.node;
     node.set_routes(v4, 3);
-    node.leases.set(9);
-    node.attachments.set(10);
+    node.set_leases(9);
+    node.set_attachments(10);
     node.repaired("routes");
     node.set_warnings("source", 2);
     node.set_feature("routes", 11, 1, 12);
@@ -94,9 +94,9 @@ fn every_name_that_dashboards_read_is_exposed_exactly() {
                 "1",
             ),
             ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "4"),
-            ("kubeproxy_sync_proxy_rules_endpoint_changes_total", "5"),
+            ("kubeproxy_sync_proxy_rules_endpoint_changes_total", "1"),
             ("kubeproxy_sync_proxy_rules_service_changes_pending", "6"),
-            ("kubeproxy_sync_proxy_rules_service_changes_total", "7"),
+            ("kubeproxy_sync_proxy_rules_service_changes_total", "1"),
             ("kubeproxy_proxy_healthz_total{code=\"200\"}", "1"),
             ("kubeproxy_proxy_livez_total{code=\"503\"}", "1"),
             (
@@ -163,7 +163,7 @@ fn types_are_written_as_each_format_wants_them() {
         "{classic}"
     );
     assert!(
-        classic.contains("# HELP kubeproxy_proxy_healthz_total Answers"),
+        classic.contains("# HELP kubeproxy_proxy_healthz_total Responses"),
         "{classic}"
     );
     assert!(classic.contains("# TYPE kubeproxy_sync_proxy_rules_no_local_endpoints_total gauge\n"));
@@ -192,8 +192,8 @@ fn readers_get_the_format_they_ask_for() {
     }
 }
 
-/// Everything in `text` that looks like a metric of ours, without the parts of a histogram.
-fn metrics_in(text: &str) -> std::collections::BTreeSet<&str> {
+/// Everything in `text` that looks like a metric of ours; of a histogram, without its suffix.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| {
             ["podwire_", "kubeproxy_", "process_"]
@@ -222,4 +222,41 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_are_served() {
             "{file} asks for {missing:?}, which is not served"
         );
     }
+}
+
+/// The labels by which a query sums, and those that its text or its legend shows.
+fn labels_in(text: &str) -> BTreeSet<&str> {
+    let sums = text.split("by (").skip(1);
+    let sums = sums.filter_map(|rest| rest.split_once(')'));
+    let shown = text.split("{{").skip(1);
+    let shown = shown.filter_map(|rest| rest.split_once("}}"));
+    let shown = shown.map(|(label, _)| label.trim().trim_start_matches("$labels."));
+    sums.flat_map(|(labels, _)| labels.split(", "))
+        .chain(shown.filter(|label| !label.starts_with('$')))
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_labels_that_their_metrics_have() {
+    let text = filled().text(TextFormat::Classic);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/monitoring");
+    let mut asked = 0;
+    for (file, query) in [("dashboard.json", "\"expr\":"), ("alerts.yaml", "- alert:")] {
+        let content = std::fs::read_to_string(folder.join(file)).unwrap();
+        for part in content.split(query).skip(1) {
+            // These come with the scrape.
+            let mut has = BTreeSet::from(["node", "job"]);
+            for metric in metrics_in(part) {
+                let of_metric = text.lines().filter(|line| line.starts_with(metric));
+                let labels = of_metric.filter_map(|line| line.split_once('{')?.1.split_once('}'));
+                let labels = labels.flat_map(|(labels, _)| labels.split(','));
+                has.extend(labels.filter_map(|label| Some(label.split_once('=')?.0)));
+            }
+            let labels = labels_in(part);
+            asked += labels.len();
+            let missing: Vec<_> = labels.difference(&has).collect();
+            assert!(missing.is_empty(), "{file} asks for {missing:?}:{part}");
+        }
+    }
+    assert!(asked > 20, "only {asked} labels are asked for");
 }

@@ -1,4 +1,4 @@
-//! Tells the loop when another process touches the directory of the CNI configuration.
+//! Notifies the loop when another program changes the directory of the CNI configuration.
 
 use std::path::Path;
 use std::sync::mpsc::{SendError, Sender};

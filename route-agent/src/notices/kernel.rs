@@ -44,8 +44,8 @@ pub async fn follow(mut monitor: Monitor, ports: Vec<u32>, inputs: Sender<Input>
                 }
             }
         };
-        let mended = Input::Warnings("monitor", Vec::new());
-        if inputs.send(mended).is_err() || inputs.send(Input::Kernel(KernelEvent::Lost)).is_err() {
+        let none = Input::Warnings("monitor", Vec::new());
+        if inputs.send(none).is_err() || inputs.send(Input::Kernel(KernelEvent::Lost)).is_err() {
             return;
         }
     }

@@ -5,6 +5,7 @@
 //! after a growing pause and never keeps another from its work. Nothing is synced before the
 //! source has listed everything once.
 
+mod pending;
 mod slot;
 
 use std::net::IpAddr;
@@ -12,18 +13,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use pending::Pending;
 use slot::{FIRST_PAUSE, Slot};
 
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, World};
-use crate::health::{IpFamily, SharedHealth};
+use crate::health::SharedHealth;
 use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
-use crate::uplink::{self, Finder, Uplink};
-use crate::warnings::{News, Warning, Warnings};
+use crate::uplink::{self, FindError, Finder, Uplink};
+use crate::warnings::{OnNewWarning, Warning, Warnings};
+use podwire_kernel::IpFamily;
 
 /// At most this many inputs are taken in before the features are called.
 const DRAIN: usize = 20_000;
@@ -50,6 +53,7 @@ pub struct Reconcile {
     warnings: Warnings,
     slots: Vec<Slot>,
     dirty: Dirty,
+    pending: Pending,
     /// When the last turn began.
     now: Instant,
     listed: bool,
@@ -61,7 +65,7 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
-    /// A loop that has heard nothing yet.
+    /// A loop that has received nothing yet.
     pub fn new(
         config: Config,
         shared: Shared,
@@ -78,6 +82,7 @@ impl Reconcile {
             warnings: Warnings::default(),
             slots: features.into_iter().map(Slot::new).collect(),
             dirty: Dirty::default(),
+            pending: Pending::default(),
             now: Instant::now(),
             listed: false,
             was_ready: false,
@@ -86,13 +91,13 @@ impl Reconcile {
         }
     }
 
-    /// Shows every new warning to `news`.
-    pub fn telling(mut self, news: Option<News>) -> Self {
-        self.warnings = Warnings::told_to(news);
+    /// Shows every new warning to `on_new`.
+    pub fn with_new_warnings_to(mut self, on_new: Option<OnNewWarning>) -> Self {
+        self.warnings = Warnings::watched_by(on_new);
         self
     }
 
-    /// Runs until told to stop or until nobody can send any more.
+    /// Runs until it receives `Stop` or until all senders are gone.
     pub fn run(mut self, inputs: &Receiver<Input>) {
         while !self.stopping {
             match self.pause(Instant::now()).map_or_else(
@@ -117,8 +122,10 @@ impl Reconcile {
     fn take(&mut self, input: Input) {
         match input {
             Input::Changes(changes) => {
+                let proxy = &self.shared.metrics.proxy;
                 for change in changes {
-                    self.snapshot.apply(change, &mut self.dirty);
+                    self.pending
+                        .fold(change, &mut self.snapshot, &mut self.dirty, proxy);
                 }
                 if !self.listed {
                     // The first sync looks at everything anyway.
@@ -131,19 +138,18 @@ impl Reconcile {
                 podwire_kernel::process::release_memory();
                 self.look = true;
                 self.note_own_node();
-                self.tell(&Event::Resync);
+                self.show(&Event::Resync);
             }
             Input::SourceWarnings(now) => self.warnings.replace("source", now),
             Input::Warnings(origin, now) => self.warnings.replace(origin, now),
-            Input::Kernel(KernelEvent::Lost) => {
-                self.look = true;
-                self.tell(&Event::Resync);
-            }
             Input::Kernel(event) => {
                 self.look |= uplink::is_concerned(&event, self.uplink.as_ref(), self.own_ips());
-                self.tell(&Event::Kernel(&event));
+                self.show(&match event {
+                    KernelEvent::Lost => Event::Resync,
+                    _ => Event::Kernel(&event),
+                });
             }
-            Input::Files => self.tell(&Event::Files),
+            Input::Files => self.show(&Event::Files),
             Input::Report { wide, reply } => {
                 let report = self.report(wide);
                 // The operator may have hung up meanwhile.
@@ -170,17 +176,22 @@ impl Reconcile {
             self.look_for_uplink();
         }
         if !dirty.is_empty() {
-            self.tell(&Event::Objects(&dirty));
+            self.show(&Event::Objects(&dirty));
         }
         self.note_queued();
+        // A sync may take long, and it is then that the numbers are of interest.
+        self.pending.count(&self.shared.metrics.proxy);
         let mut worked = false;
         for place in 0..self.slots.len() {
             if !self.was_ready && self.slots.iter().all(Slot::ready_for_pods) {
                 self.was_ready = true;
-                self.tell(&Event::Ready);
+                self.show(&Event::Ready);
             }
             let (world, slots, warnings) = self.parts();
             worked |= slots[place].sync_if_due(&world, warnings, now);
+        }
+        if !self.slots.iter().any(Slot::owes_services) {
+            self.pending.clear();
         }
         self.note_updated();
         if worked && !self.announced {
@@ -190,11 +201,11 @@ impl Reconcile {
     }
 
     /// Shows an event to every feature.
-    fn tell(&mut self, event: &Event<'_>) {
+    fn show(&mut self, event: &Event<'_>) {
         let now = self.now;
         let (world, slots, _) = self.parts();
         for slot in slots {
-            slot.heed(event, &world, now);
+            slot.notice(event, &world, now);
         }
     }
 
@@ -224,21 +235,20 @@ impl Reconcile {
         let found = finder.find(self.config.uplink.as_deref(), self.own_ips());
         self.finder = Some(finder);
         let (found, trouble) = match found {
-            Ok(Ok(uplink)) => (Some(uplink), None),
-            Ok(Err(text)) => (None, Some(text)),
-            Err(error) => {
-                // Not even looking worked: what was known before is the best guess.
+            Ok(uplink) => (Some(uplink), None),
+            Err(FindError::Kernel(error)) => {
+                // What was known before is the best guess.
                 let again = format!("{}; tried again", crate::error::chain(&error));
                 self.warnings
                     .replace("uplink", [Warning::new("uplink", again)]);
                 self.look = true;
                 return;
             }
+            Err(error @ (FindError::Missing { .. } | FindError::Unknown)) => {
+                let text = format!("{error}; until then routes to other nodes stay as they are");
+                (None, Some(Warning::new("uplink", text)))
+            }
         };
-        let trouble = trouble.map(|text| {
-            let text = format!("{text}; until then routes to other nodes stay as they are");
-            Warning::new("uplink", text)
-        });
         self.warnings.replace("uplink", trouble);
         if found != self.uplink {
             if let Some(uplink) = &found {
@@ -248,10 +258,10 @@ impl Reconcile {
             self.uplink = found;
         }
         // The kernel may have dropped routes even if the uplink looks as it did before.
-        self.tell(&Event::Uplink);
+        self.show(&Event::Uplink);
     }
 
-    /// How long the loop may sleep; `None` for ever.
+    /// How long the loop may sleep; `None` until the next input.
     fn pause(&self, now: Instant) -> Option<Duration> {
         if !self.listed {
             return None;
@@ -337,6 +347,7 @@ impl Reconcile {
     }
 
     fn count(&self) {
+        self.pending.count(&self.shared.metrics.proxy);
         for (origin, count) in self.warnings.counts() {
             self.shared.metrics.node.set_warnings(origin, count);
         }

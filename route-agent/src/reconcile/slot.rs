@@ -20,10 +20,12 @@ pub(super) struct Slot {
     feature: Box<dyn Feature>,
     /// When the next sync is due because something happened or failed.
     wanted: Option<Instant>,
+    /// Something was asked of the feature that no sync has carried out yet.
+    owes: bool,
     /// The kernel or the files beside ours changed since the last sync.
     touched: bool,
-    /// Something else happened since the last sync: what it writes is no repair.
-    news: bool,
+    /// What is wanted may have changed since the last sync: what it writes is then not a repair.
+    wanted_changed: bool,
     backoff: Backoff,
     succeeded: bool,
     error: Option<String>,
@@ -37,8 +39,9 @@ impl Slot {
         Self {
             feature,
             wanted: None,
+            owes: false,
             touched: false,
-            news: false,
+            wanted_changed: false,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, Jitter::None),
             succeeded: false,
             error: None,
@@ -48,11 +51,11 @@ impl Slot {
         }
     }
 
-    /// Shows the feature an event. News end a pause between retries only if they are about
-    /// objects or the uplink: the kernel's echo of a failing write must not.
-    pub(super) fn heed(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
-        if !self.feature.heed(event, world) {
-            // A feature that is told to look at everything and has nothing to do is switched off.
+    /// Shows the feature an event. Only one about objects or the uplink ends a pause between
+    /// retries: the kernel's echo of a failing write must not.
+    pub(super) fn notice(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
+        if !self.feature.notice(event, world) {
+            // A feature that has nothing to do even at a resync is switched off.
             self.succeeded |= matches!(event, Event::Resync);
             return;
         }
@@ -61,8 +64,9 @@ impl Slot {
         if !waiting || !touched {
             self.wanted = Some(now);
         }
+        self.owes = true;
         self.touched |= touched;
-        self.news |= !touched;
+        self.wanted_changed |= !touched;
     }
 
     /// When the feature wants to be called.
@@ -83,6 +87,11 @@ impl Slot {
         self.feature.needed_by_pods() && (self.wanted.is_some() || self.error.is_some())
     }
 
+    /// True while changes of Services wait for this feature.
+    pub(super) fn owes_services(&self) -> bool {
+        self.owes && self.feature.programs_services()
+    }
+
     /// Syncs the feature if there is something to do; says whether there was.
     pub(super) fn sync_if_due(
         &mut self,
@@ -94,14 +103,15 @@ impl Slot {
             return false;
         }
         let name = self.feature.name();
-        let news = std::mem::take(&mut self.news);
-        let repair = std::mem::take(&mut self.touched) && !news;
+        let wanted_changed = std::mem::take(&mut self.wanted_changed);
+        let repair = std::mem::take(&mut self.touched) && !wanted_changed;
         self.wanted = None;
         self.syncs += 1;
         match self.feature.sync(world, &mut Warn::new(name, warnings)) {
             Ok(done) => {
                 self.writes += done.writes;
                 self.succeeded = true;
+                self.owes = false;
                 if repair && done.writes > 0 {
                     tracing::info!(
                         feature = name,

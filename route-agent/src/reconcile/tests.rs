@@ -5,7 +5,7 @@ use super::*;
 use crate::config::test_config;
 use crate::feature::{SyncError, Synced, Warn};
 use crate::health::Health;
-use crate::snapshot::{Change, Node, Object};
+use crate::snapshot::{Change, EndpointSlice, Key, Node, Object, ObjectName, Service};
 
 fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
     let health = SharedHealth::new(Health::new(Duration::from_secs(60)));
@@ -23,6 +23,7 @@ struct Fake {
     syncs: Arc<AtomicUsize>,
     nodes: Arc<AtomicUsize>,
     needed: bool,
+    programs_services: bool,
 }
 
 impl Fake {
@@ -34,6 +35,7 @@ impl Fake {
             syncs: Arc::clone(&syncs),
             nodes: Arc::clone(&nodes),
             needed: true,
+            programs_services: false,
         };
         (fake, syncs, nodes)
     }
@@ -44,7 +46,7 @@ impl Feature for Fake {
         self.name
     }
 
-    fn heed(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         if let Event::Objects(dirty) = event {
             self.nodes.fetch_add(dirty.nodes.len(), Ordering::SeqCst);
         }
@@ -65,6 +67,10 @@ impl Feature for Fake {
 
     fn needed_by_pods(&self) -> bool {
         self.needed
+    }
+
+    fn programs_services(&self) -> bool {
+        self.programs_services
     }
 
     fn report(&mut self, _: &World<'_>, _: &mut Report) {}
@@ -168,4 +174,96 @@ fn the_loop_answers_and_stops() {
     sender.send(Input::Stop).unwrap();
     it.run(&receiver);
     assert_eq!(answer.try_recv().unwrap().features[0].name, "fake");
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName {
+        namespace: Arc::from("default"),
+        name: Arc::from(name),
+    }
+}
+
+fn service(text: &str) -> Change {
+    Change::Set(Object::Service(Service::named(name(text))))
+}
+
+fn slice(text: &str, last_change: u64) -> Change {
+    let slice = EndpointSlice {
+        name: name(text),
+        service: name("web"),
+        ports: Default::default(),
+        endpoints: Default::default(),
+        last_change: Some(last_change),
+        invalid: Default::default(),
+    };
+    Change::Set(Object::EndpointSlice(slice))
+}
+
+/// What Prometheus reads of changes: pending and total ones of Services, then of EndpointSlices.
+fn changes(it: &Reconcile) -> [u64; 4] {
+    let text = it
+        .shared
+        .metrics
+        .text(crate::metrics::TextFormat::OpenMetrics);
+    [
+        "service_changes_pending",
+        "service_changes_total",
+        "endpoint_changes_pending",
+        "endpoint_changes_total",
+    ]
+    .map(|name| {
+        let start = format!("kubeproxy_sync_proxy_rules_{name} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&start));
+        value.unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn changes_are_pending_from_their_arrival_until_a_sync_of_services_has_succeeded() {
+    let (mut proxy, ..) = Fake::new("proxy", 1);
+    proxy.programs_services = true;
+    let (other, ..) = Fake::new("other", 100);
+    let mut it = reconcile(vec![Box::new(proxy), Box::new(other)]);
+    let mut now = Instant::now();
+    it.take(Input::Changes(vec![
+        service("web"),
+        service("db"),
+        slice("web-1", 1),
+    ]));
+    it.turn(now);
+    assert_eq!(changes(&it), [2, 2, 1, 1], "before everything is listed");
+    it.take(Input::Listed);
+    it.turn(now);
+    assert_eq!(changes(&it), [2, 2, 1, 1], "after a sync that failed");
+    // A Service is pending once however often it changes, a slice as often as it does; an object
+    // that arrives as it was is only counted.
+    it.take(Input::Changes(vec![
+        Change::Gone(Key::Service(name("web"))),
+        service("web"),
+        slice("web-1", 2),
+        slice("web-1", 3),
+        slice("web-1", 3),
+        node("a"),
+    ]));
+    it.turn(now);
+    assert_eq!(changes(&it), [0, 4, 0, 4], "after a sync that succeeded");
+    now += Duration::from_secs(1);
+    it.take(Input::Changes(vec![service("db")]));
+    it.turn(now);
+    assert_eq!(changes(&it), [0, 5, 0, 4], "nothing changed");
+}
+
+#[test]
+fn changes_that_arrive_while_syncs_fail_are_added_to_those_that_wait() {
+    let (mut proxy, ..) = Fake::new("proxy", 2);
+    proxy.programs_services = true;
+    let mut it = reconcile(vec![Box::new(proxy)]);
+    let now = Instant::now();
+    it.take(Input::Listed);
+    it.turn(now);
+    for (change, pending) in [(slice("a", 1), 1), (slice("a", 2), 0)] {
+        it.take(Input::Changes(vec![change]));
+        it.turn(now);
+        assert_eq!(changes(&it)[2], pending);
+    }
 }

@@ -1,5 +1,5 @@
 //! `spec.healthCheckNodePort`: one small HTTP server per Service with externalTrafficPolicy Local,
-//! that tells a load balancer how many endpoints of the Service this node has.
+//! that reports to a load balancer how many endpoints of the Service this node has.
 //!
 //! In: the wanted ports, whole, as often as they change. What is applied is the difference: a
 //! listener that stays is not touched. A port that cannot be opened is a warning and is tried
@@ -17,11 +17,11 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Moment;
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
 use crate::health::SharedHealth;
-use crate::serve::http::{Listener, Reply, Server, listen};
+use crate::serve::http::{Listener, Response, Server, listen};
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
 
-/// The pause between tries to open a port that somebody else holds.
+/// The pause between tries to open a port that another process holds.
 const RETRY: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
@@ -39,7 +39,7 @@ struct ServiceBody<'a> {
 }
 
 /// The answer for one port.
-pub fn answer(of: &LocalEndpoints, proxy_healthy: bool) -> Reply {
+pub fn answer(of: &LocalEndpoints, proxy_healthy: bool) -> Response {
     let good = of.count > 0 && proxy_healthy;
     let body = Body {
         service: ServiceBody {
@@ -54,7 +54,7 @@ pub fn answer(of: &LocalEndpoints, proxy_healthy: bool) -> Reply {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Reply::json(status, serde_json::to_string(&body).unwrap_or_default())
+    Response::json(status, serde_json::to_string(&body).unwrap_or_default())
         .with("x-content-type-options", nosniff())
         .with("x-load-balancing-endpoint-weight", of.count as u64)
 }
@@ -64,8 +64,8 @@ pub(super) fn nosniff() -> hyper::header::HeaderValue {
     hyper::header::HeaderValue::from_static("nosniff")
 }
 
-/// Serves the ports that `wanted` names, for ever: when its sender is gone, what is open stays
-/// open. All that is wrong is sent to `warnings`, whole, whenever it changes.
+/// Serves the ports that `wanted` names until it is dropped: when the sender is gone, what is open
+/// stays open. All that is wrong is sent to `warnings`, whole, whenever it changes.
 pub async fn serve(
     mut wanted: watch::Receiver<HealthPorts>,
     health: SharedHealth,
@@ -87,7 +87,7 @@ pub async fn serve(
             () = tokio::time::sleep(RETRY), if failed => Ok(()),
         };
         if changed.is_err() {
-            // Nobody asks for anything new; what is open stays open.
+            // Nothing else will be wanted; what is open stays open.
             return std::future::pending().await;
         }
     }
@@ -96,8 +96,8 @@ pub async fn serve(
 /// The listeners that are open now.
 struct Listeners {
     health: SharedHealth,
-    /// What each port tells, shared with the servers.
-    told: Arc<Mutex<BTreeMap<u16, LocalEndpoints>>>,
+    /// What each port answers, shared with the servers.
+    answers: Arc<Mutex<BTreeMap<u16, LocalEndpoints>>>,
     servers: BTreeMap<SocketAddr, Server>,
 }
 
@@ -105,14 +105,14 @@ impl Listeners {
     fn new(health: SharedHealth) -> Self {
         Self {
             health,
-            told: Arc::default(),
+            answers: Arc::default(),
             servers: BTreeMap::new(),
         }
     }
 
     /// Closes what is not wanted, opens what is missing. Returns what cannot be opened.
     fn apply(&mut self, desired: &HealthPorts) -> Vec<Warning> {
-        self.told
+        self.answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone_from(&desired.ports);
@@ -143,16 +143,16 @@ impl Listeners {
     }
 
     fn start(&self, listener: Listener, port: u16) -> Server {
-        let (told, health) = (Arc::clone(&self.told), self.health.clone());
-        Server::start(listener, move |ask| {
+        let (answers, health) = (Arc::clone(&self.answers), self.health.clone());
+        Server::start(listener, move |request| {
             let healthy = health.with(|health| health.is_healthy(Moment::now()));
-            let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-            let reply = match told.get(&port) {
+            let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let response = match answers.get(&port) {
                 Some(endpoints) => answer(endpoints, healthy),
                 // The port is being closed.
-                None => Reply::not_found(&ask),
+                None => Response::not_found(&request),
             };
-            std::future::ready(reply)
+            std::future::ready(response)
         })
     }
 }
@@ -189,7 +189,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::health::{Health, IpFamily};
+    use crate::health::Health;
+    use podwire_kernel::IpFamily;
 
     fn endpoints(name: &str, count: usize) -> LocalEndpoints {
         LocalEndpoints {
@@ -232,13 +233,13 @@ mod tests {
 
     #[test]
     fn the_answer_is_what_load_balancers_expect() {
-        let reply = answer(&endpoints("web", 2), true);
-        assert_eq!(reply.status, 200);
+        let response = answer(&endpoints("web", 2), true);
+        assert_eq!(response.status, 200);
         assert_eq!(
-            reply.body,
+            response.body,
             r#"{"service":{"namespace":"default","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}"#
         );
-        let headers: Vec<_> = reply
+        let headers: Vec<_> = response
             .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
@@ -294,7 +295,7 @@ mod tests {
         );
         let text = get((ip, two)).await.unwrap();
         assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
-        // The same listener tells of another Service and another number.
+        // The same listener answers for another Service with another number.
         assert!(open.apply(&ports(&[ip], &[(two, "c", 3)])).is_empty());
         let text = get((ip, two)).await.unwrap();
         assert!(

@@ -1,9 +1,9 @@
 //! A small HTTP/1 server over TCP or a Unix socket, for answers that fit into memory.
 //!
-//! Nobody can hold it up: requests have no body that is read, the header must come within
+//! No client can hold it up: the body of a request is not read, its header must come within
 //! [`HEADER_TIME`], a connection lives [`CONNECTION_TIME`] at most, and there are [`CONNECTIONS`]
-//! per listener at most. A [`Server`] that is dropped stops listening at once; answers that are on
-//! their way are finished.
+//! per listener at most. A [`Server`] that is dropped stops listening at once; responses that have
+//! begun are finished.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,16 +28,16 @@ use tokio::time::timeout;
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be kept for further requests.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// How long an answer that is on its way may still take after that.
+/// How long a response that has begun may still take after that.
 const FAREWELL_TIME: Duration = Duration::from_secs(10);
 /// Connections at a time, per listener; more wait in the kernel.
 const CONNECTIONS: usize = 64;
 /// The pause after the kernel refused to hand over a connection (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A request, as far as anybody here cares.
+/// A request: the parts of it that decide the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct Request {
     /// The path, for example `/healthz`.
     pub path: String,
     /// What follows the question mark; empty if there is none.
@@ -46,9 +46,9 @@ pub struct Ask {
     pub accept: String,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub struct Response {
     /// The status.
     pub status: StatusCode,
     /// Headers beside the length and the date.
@@ -57,8 +57,8 @@ pub struct Reply {
     pub body: String,
 }
 
-impl Reply {
-    /// An answer with a body of this content type.
+impl Response {
+    /// A response with a body of this content type.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<String>) -> Self {
         Self {
             status,
@@ -67,12 +67,12 @@ impl Reply {
         }
     }
 
-    /// An answer of plain text.
+    /// A response of plain text.
     pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
         Self::new(status, "text/plain; charset=utf-8", body)
     }
 
-    /// An answer that is a JSON document.
+    /// A response that is a JSON document.
     pub fn json(status: StatusCode, body: impl Into<String>) -> Self {
         Self::new(status, "application/json", body)
     }
@@ -85,8 +85,11 @@ impl Reply {
     }
 
     /// There is no such page.
-    pub fn not_found(ask: &Ask) -> Self {
-        Self::text(StatusCode::NOT_FOUND, format!("there is no {}\n", ask.path))
+    pub fn not_found(request: &Request) -> Self {
+        Self::text(
+            StatusCode::NOT_FOUND,
+            format!("there is no {}\n", request.path),
+        )
     }
 }
 
@@ -138,11 +141,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to answer, on the runtime of the caller.
+    /// Starts to answer requests, on the runtime of the caller.
     pub fn start<A, F>(listener: Listener, answer: A) -> Self
     where
-        A: Fn(Ask) -> F + Send + Sync + 'static,
-        F: Future<Output = Reply> + Send + 'static,
+        A: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
     {
         let (alive, stopped) = watch::channel(());
         tokio::spawn(accept(listener, Arc::new(answer), stopped));
@@ -152,12 +155,12 @@ impl Server {
 
 async fn accept<A, F>(listener: Listener, answer: Arc<A>, mut stopped: watch::Receiver<()>)
 where
-    A: Fn(Ask) -> F + Send + Sync + 'static,
-    F: Future<Output = Reply> + Send + 'static,
+    A: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // The semaphore is never closed; if it were, there would be nobody to serve.
+        // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
@@ -199,8 +202,8 @@ async fn next(listener: &Listener) -> io::Result<Stream> {
 async fn converse<S, A, F>(stream: S, answer: Arc<A>, mut stopped: watch::Receiver<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Fn(Ask) -> F + Send + Sync + 'static,
-    F: Future<Output = Reply> + Send + 'static,
+    A: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
 {
     let service = service_fn(move |request| respond(request, Arc::clone(&answer)));
     let connection = http1::Builder::new()
@@ -208,7 +211,7 @@ where
         .header_read_timeout(HEADER_TIME)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    // A client that breaks the protocol or goes away is its own affair.
+    // A client that breaks the protocol or goes away is not an error of the server.
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = stopped.changed() => {}
@@ -219,42 +222,39 @@ where
 }
 
 async fn respond<A, F>(
-    request: Request<Incoming>,
+    request: hyper::Request<Incoming>,
     answer: Arc<A>,
-) -> Result<Response<Full<Bytes>>, std::convert::Infallible>
+) -> Result<hyper::Response<Full<Bytes>>, std::convert::Infallible>
 where
-    A: Fn(Ask) -> F,
-    F: Future<Output = Reply>,
+    A: Fn(Request) -> F,
+    F: Future<Output = Response>,
 {
-    let reply = if matches!(*request.method(), Method::GET | Method::HEAD) {
+    let answered = if matches!(*request.method(), Method::GET | Method::HEAD) {
         let accept = request
             .headers()
             .get(ACCEPT)
             .and_then(|value| value.to_str().ok());
-        let ask = Ask {
+        let request = Request {
             path: request.uri().path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),
             accept: accept.unwrap_or_default().to_owned(),
         };
-        answer(ask).await
+        answer(request).await
     } else {
-        let mut reply = Reply::text(
+        let mut refused = Response::text(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET is possible here\n",
         );
-        reply
+        refused
             .headers
             .push((ALLOW, HeaderValue::from_static("GET, HEAD")));
-        reply
+        refused
     };
-    let mut response = Response::new(Full::new(Bytes::from(reply.body)));
-    *response.status_mut() = reply.status;
-    response.headers_mut().extend(
-        reply
-            .headers
-            .into_iter()
-            .map(|(name, value)| (Some(name), value)),
-    );
+    let mut response = hyper::Response::new(Full::new(Bytes::from(answered.body)));
+    *response.status_mut() = answered.status;
+    let headers = answered.headers.into_iter();
+    let headers = headers.map(|(name, value)| (Some(name), value));
+    response.headers_mut().extend(headers);
     Ok(response)
 }
 
@@ -265,8 +265,12 @@ mod tests {
 
     use super::*;
 
-    async fn echo(ask: Ask) -> Reply {
-        Reply::text(StatusCode::OK, format!("{} {}", ask.path, ask.query)).with("x-one", 1)
+    async fn echo(request: Request) -> Response {
+        Response::text(
+            StatusCode::OK,
+            format!("{} {}", request.path, request.query),
+        )
+        .with("x-one", 1)
     }
 
     fn local() -> SocketAddr {
@@ -321,7 +325,7 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        // The connection ended after the listener was told to; only then is the port free.
+        // The listener was told to end before the connection was; the port is free a little later.
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }

@@ -16,20 +16,20 @@ use crate::health::{SharedHealth, Verdict};
 use crate::input::{Input, Question};
 use crate::metrics::{Metrics, TextFormat};
 use crate::serve::health_ports::{self, nosniff};
-use crate::serve::http::{Ask, Listener, Reply, Server, listen};
+use crate::serve::http::{Listener, Request, Response, Server, listen};
 use crate::serve::socket;
 use crate::warnings::Warning;
 use crate::why;
 
 /// How long the loop may take to answer: longer than a full sync.
 const LOOP_TIME: Duration = Duration::from_secs(20);
-/// The pause between tries to listen on an address that somebody else holds.
+/// The pause between tries to listen on an address that another process holds.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What the pages are made of.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// Is all well?
+    /// What `/livez` and `/healthz` answer.
     pub health: SharedHealth,
     /// The numbers.
     pub metrics: Arc<Metrics>,
@@ -38,53 +38,55 @@ pub struct Site {
 }
 
 impl Site {
-    /// A page for everybody who can reach the health or metrics address.
-    pub fn public(&self, ask: &Ask) -> Reply {
-        match ask.path.as_str() {
+    /// A page for any client that can reach the health or metrics address.
+    pub fn public(&self, request: &Request) -> Response {
+        match request.path.as_str() {
             "/healthz" => {
-                let reply = verdict(self.health.with(|health| health.healthz(Moment::now())));
-                self.metrics.proxy.healthz_answered(reply.status.as_u16());
-                reply
+                let response = verdict(self.health.with(|health| health.healthz(Moment::now())));
+                self.metrics
+                    .proxy
+                    .healthz_answered(response.status.as_u16());
+                response
             }
             "/livez" => {
-                let reply = verdict(self.health.with(|health| health.livez(Moment::now())));
-                self.metrics.proxy.livez_answered(reply.status.as_u16());
-                reply
+                let response = verdict(self.health.with(|health| health.livez(Moment::now())));
+                self.metrics.proxy.livez_answered(response.status.as_u16());
+                response
             }
             "/metrics" => {
-                let format = TextFormat::accepted(&ask.accept);
+                let format = TextFormat::accepted(&request.accept);
                 let text = self.metrics.text(format);
-                Reply::new(StatusCode::OK, format.content_type(), text)
+                Response::new(StatusCode::OK, format.content_type(), text)
             }
             // What kube-proxy answers there; tests and tools ask for it.
-            "/proxyMode" => Reply::text(StatusCode::OK, "nftables"),
-            _ => Reply::not_found(ask),
+            "/proxyMode" => Response::text(StatusCode::OK, "nftables"),
+            _ => Response::not_found(request),
         }
     }
 
     /// A page for the owner of the agent's socket.
-    pub async fn private(self, ask: Ask) -> Reply {
-        match ask.path.as_str() {
+    pub async fn private(self, request: Request) -> Response {
+        match request.path.as_str() {
             "/status" => {
-                let wide = socket::value(&ask.query, "wide").is_some();
+                let wide = socket::value(&request.query, "wide").is_some();
                 match self.of_loop(|reply| Input::Report { wide, reply }).await {
                     Ok(report) => json(&report),
-                    Err(reply) => reply,
+                    Err(response) => response,
                 }
             }
-            "/why" => match self.why(&ask).await {
-                Ok(reply) | Err(reply) => reply,
+            "/why" => match self.why(&request).await {
+                Ok(response) | Err(response) => response,
             },
-            _ => self.public(&ask),
+            _ => self.public(&request),
         }
     }
 
-    /// The way of a packet: what the kernel knows of pods, then the walk in the loop, then again
+    /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again
     /// the kernel about each hop. The kernel is asked on a thread of its own.
-    async fn why(&self, ask: &Ask) -> Result<Reply, Reply> {
-        let bad = |text: String| Reply::text(StatusCode::BAD_REQUEST, text + "\n");
-        let failed = |text: String| Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
-        let [from, to] = ["from", "to"].map(|name| socket::value(&ask.query, name));
+    async fn why(&self, request: &Request) -> Result<Response, Response> {
+        let bad = |text: String| Response::text(StatusCode::BAD_REQUEST, text + "\n");
+        let failed = |text: String| Response::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
+        let [from, to] = ["from", "to"].map(|name| socket::value(&request.query, name));
         let (Some(from), Some(to)) = (from, to) else {
             return Err(bad("give ?from=...&to=...".into()));
         };
@@ -125,8 +127,8 @@ impl Site {
     async fn of_loop<T>(
         &self,
         question: impl FnOnce(oneshot::Sender<T>) -> Input,
-    ) -> Result<T, Reply> {
-        let busy = |text: &str| Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
+    ) -> Result<T, Response> {
+        let busy = |text: &str| Err(Response::text(StatusCode::SERVICE_UNAVAILABLE, text));
         let (sender, answer) = oneshot::channel();
         if self.inputs.send(question(sender)).is_err() {
             return busy("the agent is stopping\n");
@@ -146,19 +148,19 @@ fn on_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
 }
 
-fn verdict(verdict: Verdict) -> Reply {
+fn verdict(verdict: Verdict) -> Response {
     let status = if verdict.good {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Reply::json(status, verdict.json).with("x-content-type-options", nosniff())
+    Response::json(status, verdict.json).with("x-content-type-options", nosniff())
 }
 
-fn json(value: &impl serde::Serialize) -> Reply {
+fn json(value: &impl serde::Serialize) -> Response {
     match serde_json::to_string(value) {
-        Ok(text) => Reply::json(StatusCode::OK, text),
-        Err(error) => Reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Ok(text) => Response::json(StatusCode::OK, text),
+        Err(error) => Response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
@@ -178,8 +180,8 @@ pub async fn serve(
     let _socket = match socket::listen(&config.socket()) {
         Ok(listener) => {
             let site = site.clone();
-            Some(Server::start(Listener::Unix(listener), move |ask| {
-                site.clone().private(ask)
+            Some(Server::start(Listener::Unix(listener), move |request| {
+                site.clone().private(request)
             }))
         }
         Err(error) => {
@@ -208,7 +210,7 @@ pub async fn serve(
     }
 }
 
-/// Serves the public pages on one address, for ever.
+/// Serves the public pages on one address until it is dropped.
 async fn serve_at(
     site: Site,
     origin: &'static str,
@@ -236,8 +238,8 @@ async fn serve_at(
     if failed {
         warn(origin, Vec::new());
     }
-    let _server = Server::start(Listener::Tcp(listener), move |ask| {
-        std::future::ready(site.public(&ask))
+    let _server = Server::start(Listener::Tcp(listener), move |request| {
+        std::future::ready(site.public(&request))
     });
     std::future::pending().await
 }
@@ -264,8 +266,8 @@ mod tests {
         (site, receiver)
     }
 
-    fn page(path: &str) -> Ask {
-        Ask {
+    fn page(path: &str) -> Request {
+        Request {
             path: path.to_owned(),
             query: String::new(),
             accept: String::new(),
@@ -318,9 +320,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_does_not_answer_is_said() {
         let (site, _inputs) = site();
-        let reply = site.private(page("/status")).await;
-        assert_eq!(reply.status, 503);
-        assert!(reply.body.contains("busy"), "{}", reply.body);
+        let response = site.private(page("/status")).await;
+        assert_eq!(response.status, 503);
+        assert!(response.body.contains("busy"), "{}", response.body);
     }
 
     fn shared(site: &Site) -> Shared {
@@ -330,7 +332,7 @@ mod tests {
         }
     }
 
-    /// Time runs on by itself as soon as everybody waits, so the tries for a taken port are soon.
+    /// Time advances by itself as soon as every task waits, so the retries for a taken port come soon.
     #[tokio::test(start_paused = true)]
     async fn everything_is_served_and_a_taken_address_is_tried_again() {
         let directory = tempfile::tempdir().unwrap();

@@ -170,43 +170,57 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes one change in and adds to `dirty` what it touched.
-    pub fn apply(&mut self, change: Change, dirty: &mut Dirty) {
+    /// Takes one change in and adds to `dirty` what it touched. True if it changed anything.
+    pub fn apply(&mut self, change: Change, dirty: &mut Dirty) -> bool {
         match change {
             Change::Set(Object::Node(node)) => {
                 let name = node.name.clone();
-                if set(&mut self.nodes, name.clone(), node) {
+                let changed = set(&mut self.nodes, name.clone(), node);
+                if changed {
                     dirty.nodes.insert(name);
                 }
+                changed
             }
             Change::Set(Object::Service(service)) => {
                 let name = service.name.clone();
-                if set(&mut self.services, name.clone(), service) {
+                let changed = set(&mut self.services, name.clone(), service);
+                if changed {
                     dirty.services.insert(name);
                 }
+                changed
             }
             Change::Set(Object::EndpointSlice(slice)) => self.set_slice(slice, dirty),
             Change::Set(Object::ServiceCidr(cidr)) => {
-                dirty.service_cidrs |= set(&mut self.service_cidrs, cidr.name.clone(), cidr);
+                let changed = set(&mut self.service_cidrs, cidr.name.clone(), cidr);
+                dirty.service_cidrs |= changed;
+                changed
             }
             Change::Gone(Key::Node(name)) => {
-                if self.nodes.remove(&name).is_some() {
+                let changed = self.nodes.remove(&name).is_some();
+                if changed {
                     dirty.nodes.insert(name);
                 }
+                changed
             }
             Change::Gone(Key::Service(name)) => {
-                if self.services.remove(&name).is_some() {
+                let changed = self.services.remove(&name).is_some();
+                if changed {
                     dirty.services.insert(name);
                 }
+                changed
             }
-            Change::Gone(Key::EndpointSlice(name)) => {
-                if let Some(old) = self.slices.remove(&name) {
+            Change::Gone(Key::EndpointSlice(name)) => match self.slices.remove(&name) {
+                Some(old) => {
                     self.by_service.remove(&(old.service.clone(), name));
                     dirty.endpoints.insert(old.service);
+                    true
                 }
-            }
+                None => false,
+            },
             Change::Gone(Key::ServiceCidr(name)) => {
-                dirty.service_cidrs |= self.service_cidrs.remove(&name).is_some();
+                let changed = self.service_cidrs.remove(&name).is_some();
+                dirty.service_cidrs |= changed;
+                changed
             }
         }
     }
@@ -247,10 +261,10 @@ impl Snapshot {
         self.len() == 0
     }
 
-    fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) {
+    fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) -> bool {
         let (name, service) = (slice.name.clone(), slice.service.clone());
         match self.slices.insert(name.clone(), slice) {
-            Some(old) if Some(&old) == self.slices.get(&name) => return,
+            Some(old) if Some(&old) == self.slices.get(&name) => return false,
             Some(old) if old.service != service => {
                 self.by_service.remove(&(old.service.clone(), name.clone()));
                 dirty.endpoints.insert(old.service);
@@ -259,6 +273,7 @@ impl Snapshot {
         }
         self.by_service.insert((service.clone(), name));
         dirty.endpoints.insert(service);
+        true
     }
 }
 

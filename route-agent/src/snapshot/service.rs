@@ -11,36 +11,8 @@ use ipnetwork::IpNetwork;
 
 use crate::snapshot::{Endpoints, Few, Invalid, ObjectName};
 
-/// A transport protocol of a Service port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP, protocol number 6.
-    Tcp,
-    /// UDP, protocol number 17.
-    Udp,
-    /// SCTP, protocol number 132.
-    Sctp,
-}
-
-impl Protocol {
-    /// The name in lower case, as nft and most tools print it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        }
-    }
-
-    /// The number in an IP header.
-    pub fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        }
-    }
-}
+/// The transport protocol of a port.
+pub use podwire_kernel::Protocol;
 
 /// `spec.type` of a Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,7 +33,8 @@ fn node(node_name: &str, ip: &str) -> Node {
 
 fn apply(snapshot: &mut Snapshot, change: Change) -> Dirty {
     let mut dirty = Dirty::default();
-    snapshot.apply(change, &mut dirty);
+    let changed = snapshot.apply(change, &mut dirty);
+    assert_eq!(changed, !dirty.is_empty());
     dirty
 }
 

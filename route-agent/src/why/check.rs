@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::features::services::layout::answers::Answer as PortalAnswer;
-use crate::features::services::layout::names::{Fixed, Map};
+use crate::features::services::layout::names::{FixedChain, FixedMap};
 use crate::why::services::table;
 use crate::why::{Check, Trace, Wanted};
 
@@ -205,8 +205,8 @@ fn answer(
     key: &[u8],
     number: &[u8],
 ) -> Result<Option<String>, String> {
-    let mut leads = |map: Map, key: &[u8]| {
-        let name = map.fixed_name().unwrap_or_default();
+    let mut leads = |map: FixedMap, key: &[u8]| {
+        let name = map.name();
         let entries = kernel.map(v6, name)?.unwrap_or_default();
         let entry = entries.into_iter().find(|entry| entry.key == key);
         Ok(entry.and_then(|entry| entry.chain))
@@ -216,10 +216,12 @@ fn answer(
         return Ok(Some(answer.chain()));
     }
     let own = [key, number].concat();
-    let chain: Option<String> = leads(Map::Answers, number)?;
+    let chain: Option<String> = leads(FixedMap::Answers, number)?;
     match chain.as_deref() {
-        Some(name) if name == Fixed::OwnChain.name() => leads(Map::OwnChains, &own),
-        Some(name) if name == Fixed::NodePortOwnChain.name() => leads(Map::NodePortOwnChains, &own),
+        Some(name) if name == FixedChain::OwnChain.name() => leads(FixedMap::OwnChains, &own),
+        Some(name) if name == FixedChain::NodePortOwnChain.name() => {
+            leads(FixedMap::NodePortOwnChains, &own)
+        }
         _ => Ok(chain),
     }
 }

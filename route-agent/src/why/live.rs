@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use podwire::attachment::{Alias, LINK_GROUP};
-use podwire_kernel::RouteSocket;
 use podwire_kernel::foreign;
 use podwire_kernel::link::Link;
 use podwire_kernel::nft::{Family, NftSocket, Value};
 use podwire_kernel::route::{RouteFilter, RouteKind};
+use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::features::routes::refused;
 use crate::ours::{REFUSED_TABLE, SERVICES_TABLE as TABLE};
@@ -171,11 +171,7 @@ impl Kernel for Live {
                 }
             }
         }
-        let family = if v6 {
-            foreign::legacy::Family::V6
-        } else {
-            foreign::legacy::Family::V4
-        };
+        let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
         for table in foreign::legacy::tables(family).map_err(text)? {
             for chain in foreign::legacy::chains(family, &table).map_err(text)? {
                 if chain.hook == Some(hook) && chain.drops {

@@ -6,27 +6,24 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use crate::config::services::NodePortAddresses;
-use crate::features::services::desired::endpoints::{Backend, Family, Here};
-use crate::features::services::desired::frontends::{self, Front};
+use crate::features::services::desired::endpoints::{Backend, Here};
+use crate::features::services::desired::frontends::{self, Frontend};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{self, PortPlan};
-use crate::features::services::layout::answers::Answer;
-use crate::features::services::layout::elements::{Element, Key, Value, endpoint_number, objects};
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool};
-use crate::features::services::layout::skeleton::TO_CLUSTER_IP;
+use crate::features::services::layout::elements::{Key, endpoint_number};
+use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedChain, Pool};
+use crate::features::services::layout::portals;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
 use crate::why::{Check, Hop};
-
-/// Where a Node says in which zone it is.
-const ZONE: &str = "topology.kubernetes.io/zone";
+use podwire_kernel::IpFamily;
 
 /// The Service port that takes a packet.
 pub(super) struct Match<'a> {
     pub service: &'a Service,
     pub port: PortPlan,
-    pub front: Front,
+    pub front: Frontend,
 }
 
 /// What becomes of a packet to a Service.
@@ -48,7 +45,7 @@ pub(super) enum Choice<'a> {
 /// The Service that has this address as a ClusterIP, whatever the port.
 pub(super) fn with_cluster_ip<'a>(facts: &Facts<'a>, address: IpAddr) -> Option<&'a Service> {
     facts.snapshot.services.values().find(|service| {
-        frontends::cluster_ips(service, Family::of(address)).any(|one| one == address)
+        frontends::cluster_ips(service, IpFamily::of(address)).any(|one| one == address)
     })
 }
 
@@ -61,10 +58,10 @@ pub(super) fn find<'a>(
     port: u16,
 ) -> Option<Match<'a>> {
     let node_port = facts.is_own(address) && answers_node_ports(facts, from, address);
-    let fits = |plan: &PortPlan, front: &Front| {
+    let fits = |plan: &PortPlan, front: &Frontend| {
         plan.protocol == protocol
             && match front {
-                Front::NodePort(number) => node_port && *number == port,
+                Frontend::NodePort(number) => node_port && *number == port,
                 other => other.address() == Some(address) && plan.port == port,
             }
     };
@@ -73,9 +70,9 @@ pub(super) fn find<'a>(
         .services
         .values()
         .filter_map(|service| {
-            let plan = plan_of(facts, service, Family::of(address))?;
+            let plan = plan_of(facts, service, IpFamily::of(address))?;
             plan.ports.iter().find_map(|port| {
-                let front = *port.fronts.iter().find(|front| fits(port, front))?;
+                let front = *port.frontends.iter().find(|front| fits(port, front))?;
                 Some(Match {
                     service,
                     port: port.clone(),
@@ -87,20 +84,13 @@ pub(super) fn find<'a>(
     // A portal at an address goes before the node ports.
     found.sort_by_key(|found| {
         let created = found.service.created.unwrap_or(u64::MAX);
-        (matches!(found.front, Front::NodePort(_)), created)
+        (matches!(found.front, Frontend::NodePort(_)), created)
     });
     found.into_iter().next()
 }
 
-fn plan_of(facts: &Facts<'_>, service: &Service, family: Family) -> Option<plan::Plan> {
-    let own = facts.own_node();
-    let here = Here {
-        node: &facts.config.node_name,
-        zone: own
-            .and_then(|node| node.labels.get(ZONE))
-            .map(|zone| &**zone),
-        addresses: own.map_or(&[], |node| &node.internal_ips),
-    };
+fn plan_of(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Option<plan::Plan> {
+    let here = Here::of(&facts.config.node_name, facts.own_node());
     let slices = facts.snapshot.slices_of(&service.name).collect::<Vec<_>>();
     let balancing = facts.config.services.balancing.balancing;
     plan::desired(service, slices.into_iter(), family, here, balancing, |_| {
@@ -128,7 +118,7 @@ pub(super) fn networks_of(facts: &Facts<'_>, address: IpAddr) -> networks::Netwo
         facts.snapshot,
         facts.own_node(),
         &facts.config.services,
-        Family::of(address),
+        IpFamily::of(address),
     )
 }
 
@@ -145,36 +135,17 @@ impl Match<'_> {
 
     fn front_text(&self) -> String {
         match self.front {
-            Front::ClusterIp(address) => format!("ClusterIP {address}"),
-            Front::LoadBalancer(address) => format!("load-balancer address {address}"),
-            Front::ExternalIp(address) => format!("external IP {address}"),
-            Front::NodePort(port) => format!("node port {port}"),
-        }
-    }
-
-    /// The map and key that lead to this port.
-    fn portal(&self) -> (Map, Key) {
-        match self.front {
-            Front::NodePort(port) => (
-                Map::NodePorts,
-                Key::new().transport(self.port.protocol, port),
-            ),
-            Front::ClusterIp(address)
-            | Front::LoadBalancer(address)
-            | Front::ExternalIp(address) => {
-                let key = Key::new().address(address);
-                (
-                    Map::Services,
-                    key.transport(self.port.protocol, self.port.port),
-                )
-            }
+            Frontend::ClusterIp(address) => format!("ClusterIP {address}"),
+            Frontend::LoadBalancer(address) => format!("load-balancer address {address}"),
+            Frontend::ExternalIp(address) => format!("external IP {address}"),
+            Frontend::NodePort(port) => format!("node port {port}"),
         }
     }
 
     /// The hop at which the Service is recognised.
     pub fn hop(&self, v6: bool) -> Hop {
-        let (map, key) = self.portal();
-        let map = map.name(&self.service.name).into_owned();
+        let (map, key) = portals::portal(&self.port, &self.front);
+        let map = map.name();
         let table = table(v6);
         Hop::new(format!(
             "Service {}: its {}",
@@ -189,47 +160,23 @@ impl Match<'_> {
         .see(format!("nft list map {table} {map}"))
         .ask(Check::Portal {
             v6,
-            map,
+            map: map.to_owned(),
             key: key.as_bytes().to_vec(),
-            wanted: self.portal_chain(),
+            wanted: portals::chain(&self.service.name, &self.port, &self.front),
         })
-    }
-
-    /// Where the portal must lead.
-    fn portal_chain(&self) -> Option<String> {
-        let (map, key) = self.portal();
-        let plan = plan::Plan {
-            cluster_ips: Box::default(),
-            ports: Box::new([self.port.clone()]),
-        };
-        let name = &self.service.name;
-        let objects = objects(name, &plan);
-        let portal = |element: &&Element| element.map == map && element.key == key;
-        match objects.elements.iter().find(portal)?.value {
-            Value::Answer(answer @ Answer::Own(_)) => {
-                let key = key.number(answer.number());
-                let own = |element: &&Element| element.map != map && element.key == key;
-                match objects.elements.iter().find(own)?.value {
-                    Value::Goto(chain) => Some(chain.name(name)),
-                    _ => None,
-                }
-            }
-            Value::Answer(answer) => Some(answer.chain()),
-            _ => None,
-        }
     }
 
     /// The chain that decides whether the source stays.
     pub fn masquerade_chain(&self) -> &'static str {
         if self.is_external() {
-            "why-masquerade"
+            FixedChain::WhyMasquerade.name()
         } else {
-            TO_CLUSTER_IP
+            FixedChain::ToClusterIp.name()
         }
     }
 
     fn is_external(&self) -> bool {
-        !matches!(self.front, Front::ClusterIp(_))
+        !matches!(self.front, Frontend::ClusterIp(_))
     }
 
     /// Who may answer a packet from there.
@@ -251,7 +198,7 @@ impl Match<'_> {
                 "only endpoints on the client's node may answer",
             )
         };
-        if let (Front::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) {
+        if let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) {
             let allowed = ranges.iter().any(|range| range.contains(source));
             if !allowed {
                 return Choice::None {
@@ -293,7 +240,7 @@ impl Match<'_> {
 
     /// Which source range lets a source in, if not everybody may use this address.
     pub fn let_in(&self, source: IpAddr) -> Option<String> {
-        let (Front::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
+        let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
             return None;
         };
         let range = ranges.iter().find(|range| range.contains(source))?;
@@ -371,12 +318,15 @@ impl Match<'_> {
             );
         }
         let pool = match (self.front, local) {
-            (Front::NodePort(_), false) => Pool::NodePortEndpoints,
-            (Front::NodePort(_), true) => Pool::NodePortLocalEndpoints,
-            (Front::LoadBalancer(_) | Front::ExternalIp(_), true) => Pool::LocalEndpoints,
+            (Frontend::NodePort(_), false) => Pool::NodePortEndpoints,
+            (Frontend::NodePort(_), true) => Pool::NodePortLocalEndpoints,
+            (Frontend::LoadBalancer(_) | Frontend::ExternalIp(_), true) => Pool::LocalEndpoints,
             _ => Pool::Endpoints,
         };
-        (pool.map().to_owned(), self.portal().1)
+        (
+            pool.map().to_owned(),
+            portals::portal(&self.port, &self.front).1,
+        )
     }
 
     /// Is the source replaced by this node's address, and why?

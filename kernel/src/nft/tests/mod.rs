@@ -3,5 +3,6 @@
 
 mod generate;
 mod kernel;
+mod key;
 mod model;
 mod wire;

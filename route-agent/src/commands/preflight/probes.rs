@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use podwire_kernel::Protocol;
 use podwire_kernel::RouteSocket;
-use podwire_kernel::conntrack::{Conntrack, Filter, protocol};
+use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::link::Veth;
 use podwire_kernel::nft::{
     self, Chain, ChainType, Element, Family, Field, Hook, KeyBuf, NftSocket, Reject, Rule, Set,
@@ -219,7 +220,7 @@ fn nat() -> Result<(), String> {
         // No packet from a link of this name.
         Rule::new()
             .iifname(TABLE_LINK)
-            .l4proto(protocol::TCP)
+            .l4proto(Protocol::Tcp.number())
             .dnat(address, Some(80))
     })
 }
@@ -268,7 +269,7 @@ fn reject() -> Result<(), String> {
     rule(ChainType::Filter, Hook::Forward, |_| {
         Rule::new()
             .iifname(TABLE_LINK)
-            .l4proto(protocol::TCP)
+            .l4proto(Protocol::Tcp.number())
             .reject(Reject::TcpReset)
     })?;
     rule(ChainType::Filter, Hook::Forward, |_| {
@@ -312,7 +313,7 @@ fn counters() -> Result<(), String> {
 fn nobodys_entries() -> Filter {
     Filter {
         original_destination: Some(NOBODY.into()),
-        ..Filter::of_protocol(protocol::UDP)
+        ..Filter::of_protocol(Protocol::Udp)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::IpAddr;
 
-use podwire::attachment::{HostPort, Protocol};
+use podwire::attachment::HostPort;
+use podwire_kernel::Protocol;
 use podwire_kernel::nft::Batch;
 
 use super::*;

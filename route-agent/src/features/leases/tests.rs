@@ -58,6 +58,25 @@ fn a_lease_without_link_and_route_goes_after_the_grace_period() {
 }
 
 #[test]
+fn an_address_that_is_taken_by_what_is_not_a_lease_is_named_and_the_others_are_kept_right() {
+    let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
+    fs::create_dir(directory(&node).join("10.10.1.9")).unwrap();
+    node.config.lease_grace = Duration::ZERO;
+    assert_eq!(node.writes(&mut leases), 1);
+    let warnings = node.warnings();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    assert!(
+        warning.contains("address 10.10.1.9") && warning.contains("is not a lease"),
+        "{warning}"
+    );
+    fs::remove_dir(directory(&node).join("10.10.1.9")).unwrap();
+    node.writes(&mut leases);
+    assert!(node.warnings().is_empty());
+}
+
+#[test]
 fn a_lease_that_was_written_again_starts_its_grace_period_again() {
     let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
     // Known to be missing for long, but the file is young: the plugin is about to make the link.

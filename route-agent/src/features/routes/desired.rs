@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::route::{Route, RouteKind};
 
 use crate::cidr;
+use crate::features::routes::claims::{Claims, claim};
 use crate::features::routes::services;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
 use crate::snapshot::{Node, ObjectName, Snapshot};
@@ -108,18 +109,6 @@ impl Desired {
     }
 }
 
-/// A podCIDR that a Node has been given.
-pub struct Taken<'a> {
-    last: u128,
-    /// The podCIDR.
-    pub network: IpNetwork,
-    /// The Node's name.
-    pub node: &'a Arc<str>,
-}
-
-/// The claims that hold, by family and first address. They never overlap.
-pub type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
-
 /// Why nothing can be said about routes, which then stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoUplink {
@@ -176,7 +165,7 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
             Err(text) => faults.entry(&node.name).or_default().push(text),
         }
     }
-    let mut amid_pods = services::amid_pods(&claims, given);
+    let mut amid_pods = services::amid_pods(&claims, snapshot, given.service_cidrs);
     desired.services_amid_pods = amid_pods.names;
     if !snapshot.nodes.contains_key(own) {
         desired.warnings.push(Warning::new(
@@ -239,45 +228,6 @@ fn no_pod_cidr(node: &Node) -> String {
          gives it one with --allocate-node-cidrs)"
             .to_owned()
     }
-}
-
-/// Notes that a Node has a podCIDR, unless it collides.
-fn claim<'a>(
-    network: IpNetwork,
-    node: &'a Node,
-    uplink: &Uplink,
-    claims: &mut Claims<'a>,
-) -> Result<(), String> {
-    if let Some(nodes) = uplink
-        .on_link
-        .iter()
-        .find(|nodes| cidr::overlap(**nodes, network))
-    {
-        return Err(format!(
-            "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
-            uplink.name
-        ));
-    }
-    let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
-    let before = claims
-        .range(..=(v6, last))
-        .next_back()
-        .map(|(_, taken)| taken);
-    if let Some(taken) = before.filter(|t| t.network.is_ipv6() == v6 && t.last >= first) {
-        return Err(format!(
-            "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
-            taken.network, taken.node
-        ));
-    }
-    claims.insert(
-        (v6, first),
-        Taken {
-            last,
-            network,
-            node: &node.name,
-        },
-    );
-    Ok(())
 }
 
 fn route(

@@ -7,6 +7,7 @@
 //! no pod, which would otherwise leave by the default route and come back. What goes to the pods of
 //! a Node that has gone is refused for a while (`refused`), so that its clients need not wait.
 
+mod claims;
 mod desired;
 mod diff;
 pub mod refused;
@@ -30,11 +31,11 @@ use refused::{InUse, Refused};
 use crate::config::Config;
 use crate::error::chain;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::health::IpFamily;
 use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL};
 use crate::report::{Report, RouteReport};
 use crate::snapshot::{ObjectName, Snapshot};
 use crate::warnings::Warning;
+use podwire_kernel::IpFamily;
 
 /// The feature.
 #[derive(Debug)]
@@ -229,7 +230,7 @@ impl Feature for Routes {
         sockets.into_iter().flatten().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
                 let amid_pods = |name| self.is_amid_pods(name, world.snapshot);

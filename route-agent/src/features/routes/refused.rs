@@ -12,13 +12,13 @@
 //! (`docs/decisions/0014-deleted-nodes.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Event as KernelEvent;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comment, Element, Family, Field, Hook, KeyBuf, Reject, Rule, Set, Table,
+    Chain, ChainType, Comment, Element, Family, Field, Hook, KeyReader, Reject, Rule, Set, Table,
     priority,
 };
 use podwire_kernel::route::Route;
@@ -230,14 +230,8 @@ fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
         let set = of_family.fold(
             Set::of(&[field]).with_intervals().with_timeouts(),
             |set, (network, gone)| {
-                let first = KeyBuf::new().address(network.network()).finish();
-                let last = KeyBuf::new().address(network.broadcast()).finish();
-                let mut element = Element::member().comment(&gone.owner).timeout(FORGOTTEN);
-                // The kernel shows a range of one as a single key.
-                if first != last {
-                    element = element.up_to(last);
-                }
-                set.with_element(first, element)
+                let element = Element::member().comment(&gone.owner);
+                set.with_network(*network, element.timeout(FORGOTTEN))
             },
         );
         table = table.with_set(name, set);
@@ -284,26 +278,25 @@ fn refuse() -> Chain {
 pub fn networks_of(table: &Table) -> Vec<(IpNetwork, String, Duration)> {
     let sets = SETS
         .into_iter()
-        .filter_map(|(name, ..)| table.sets.get(name));
-    sets.flat_map(|set| &set.elements)
-        .filter_map(|(first, element)| {
+        .filter_map(|(name, family, _)| Some((family, table.sets.get(name)?)));
+    sets.flat_map(|(family, set)| set.elements.iter().map(move |element| (family, element)))
+        .filter_map(|(family, (first, element))| {
             let last = element.key_end.as_ref().unwrap_or(first);
             let owner = element.comment.as_ref().map_or("", Comment::as_str);
             let left = element.expires.unwrap_or(FORGOTTEN);
             let left = left.saturating_sub(FORGOTTEN - KEPT);
-            Some((network(first, last)?, owner.to_owned(), left))
+            Some((network(family, first, last)?, owner.to_owned(), left))
         })
         .collect()
 }
 
 /// The network from its first to its last address.
-fn network(first: &[u8], last: &[u8]) -> Option<IpNetwork> {
-    let address = |bytes: &[u8]| -> Option<IpAddr> {
-        <[u8; 4]>::try_from(bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-            .ok()
+fn network(family: Family, first: &[u8], last: &[u8]) -> Option<IpNetwork> {
+    let family = match family {
+        Family::Ip6 => IpFamily::V6,
+        _ => IpFamily::V4,
     };
+    let address = |bytes| KeyReader::new(bytes).address(family);
     let (first, last) = (address(first)?, address(last)?);
     let bits = if first.is_ipv6() { 128 } else { 32 };
     let differing = 128 - (cidr::number(first) ^ cidr::number(last)).leading_zeros();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use crate::cidr;
-use crate::features::routes::desired::{Claims, Given, Taken};
-use crate::snapshot::ObjectName;
+use crate::features::routes::claims::{Claims, Taken};
+use crate::snapshot::{ObjectName, Snapshot};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -22,14 +22,18 @@ pub struct AmidPods {
 }
 
 /// Looks for podCIDRs that overlap a Service network or, where no network is known to, contain a
-/// ClusterIP.
-pub fn amid_pods(claims: &Claims<'_>, given: &Given<'_>) -> AmidPods {
+/// ClusterIP. `service_cidrs` are the networks that flags name.
+pub fn amid_pods(
+    claims: &Claims<'_>,
+    snapshot: &Snapshot,
+    service_cidrs: &[IpNetwork],
+) -> AmidPods {
     let mut found = AmidPods::default();
     let mut named: BTreeSet<IpNetwork> = BTreeSet::new();
-    let objects = given.snapshot.service_cidrs.values();
+    let objects = snapshot.service_cidrs.values();
     let networks: Vec<IpNetwork> = objects
         .flat_map(|object| &object.cidrs)
-        .chain(given.service_cidrs)
+        .chain(service_cidrs)
         .copied()
         .collect();
     for taken in claims.values() {
@@ -39,7 +43,7 @@ pub fn amid_pods(claims: &Claims<'_>, given: &Given<'_>) -> AmidPods {
             found.say(taken, &format!("overlaps {services}, the Service network"));
         }
     }
-    for (name, service) in &given.snapshot.services {
+    for (name, service) in &snapshot.services {
         for address in &service.cluster_ips {
             let Some(taken) = holder(claims, *address) else {
                 continue;

@@ -346,11 +346,7 @@ impl Machine {
                 .unwrap();
         }
         let config = test_config(&["--node-name=worker", "--uplink=eth0"]);
-        let uplink = Finder::open()
-            .unwrap()
-            .find(Some("eth0"), &[])
-            .unwrap()
-            .unwrap();
+        let uplink = Finder::open().unwrap().find(Some("eth0"), &[]).unwrap();
         Self {
             socket,
             routes: Routes::open().unwrap(),
@@ -375,9 +371,9 @@ impl Machine {
         (world, &mut self.routes, warn)
     }
 
-    fn heed(&mut self, event: &Event<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>) -> bool {
         let (world, routes, _) = self.parts();
-        routes.heed(event, &world)
+        routes.notice(event, &world)
     }
 
     fn synced(&mut self) -> Synced {
@@ -397,7 +393,7 @@ impl Machine {
     fn change(&mut self, change: Change) -> u64 {
         let mut dirty = Dirty::default();
         self.snapshot.apply(change, &mut dirty);
-        assert!(self.heed(&Event::Objects(&dirty)));
+        assert!(self.notice(&Event::Objects(&dirty)));
         self.sync()
     }
 
@@ -578,7 +574,7 @@ fn a_route_that_others_delete_or_add_is_put_right() {
         route: ours,
         gone: true,
     };
-    assert!(machine.heed(&Event::Kernel(&gone)));
+    assert!(machine.notice(&Event::Kernel(&gone)));
     assert_eq!(machine.sync(), 2);
     assert_eq!(
         machine.kernel(),
@@ -603,7 +599,7 @@ fn one_node_that_the_kernel_refuses_stops_no_other_and_is_tried_again() {
             .snapshot
             .apply(Change::Set(Object::Node(node)), &mut dirty);
     }
-    machine.heed(&Event::Objects(&dirty));
+    machine.notice(&Event::Objects(&dirty));
     assert!(machine.synced().again);
     assert_eq!(machine.synced().writes, 1, "only the bad one");
     let bad = machine
@@ -638,7 +634,7 @@ fn five_thousand_nodes_are_routed_in_150_milliseconds_and_one_change_is_one_writ
     };
     let nodes = (0..5000).map(peer).map(|node| (node.name.clone(), node));
     machine.snapshot.nodes.extend(nodes);
-    machine.heed(&Event::Resync);
+    machine.notice(&Event::Resync);
     let start = (Instant::now(), worked());
     assert_eq!(machine.sync(), 5001);
     let took = worked() - start.1;

@@ -14,25 +14,24 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use podwire_kernel::conntrack::{AddressFamily, Conntrack, Entry, Filter, protocol};
+use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
+use podwire_kernel::nft::ct_status;
+use podwire_kernel::{IpFamily, Protocol};
 
-use crate::features::services::desired::endpoints::{Backend, Family};
+use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::state::UdpChange;
 use crate::metrics::ProxyMetrics;
 
-/// Up to so many ports are looked for one by one, with the kernel's help; for more the whole table
+/// Up to this many ports are looked for one by one, with the kernel's help; for more the whole table
 /// is read once.
 const ONE_BY_ONE: usize = 4;
-
-/// `IPS_DST_NAT`: the destination was rewritten.
-const DST_NAT: u32 = 0x20;
 
 /// UDP ports of one family whose endpoints changed.
 #[derive(Debug)]
 pub struct Work {
     /// The family.
-    pub family: Family,
+    pub family: IpFamily,
     /// The ports, and who may answer now.
     pub changes: Vec<UdpChange>,
     /// The node's own addresses: packets to node ports are for one of these.
@@ -84,7 +83,7 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics
                     .map(|change| (change.claim, change.serving)),
             );
         }
-        for family in Family::BOTH {
+        for family in IpFamily::ALL {
             let serving = &serving[family as usize];
             if serving.is_empty() {
                 continue;
@@ -98,7 +97,7 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics
     }
 }
 
-fn note(family: Family, deleted: usize, start: Instant, metrics: &ProxyMetrics) {
+fn note(family: IpFamily, deleted: usize, start: Instant, metrics: &ProxyMetrics) {
     if deleted > 0 {
         tracing::debug!(
             ?family,
@@ -106,21 +105,18 @@ fn note(family: Family, deleted: usize, start: Instant, metrics: &ProxyMetrics) 
             "forgot UDP connections to endpoints that are gone"
         );
     }
-    metrics.conntrack_cleaned(family.into(), deleted as u64, start.elapsed());
+    metrics.conntrack_cleaned(family, deleted as u64, start.elapsed());
 }
 
 fn sweep(
     conntrack: &mut Conntrack,
-    family: Family,
+    family: IpFamily,
     serving: &Serving,
     node: &[IpAddr],
 ) -> Result<usize, podwire_kernel::Error> {
     let of_family = Filter {
-        protocol: Some(protocol::UDP),
-        family: Some(match family {
-            Family::V4 => AddressFamily::V4,
-            Family::V6 => AddressFamily::V6,
-        }),
+        protocol: Some(Protocol::Udp),
+        family: Some(family),
         ..Filter::default()
     };
     let stale = |entry: &Entry| is_stale(entry, serving, node);
@@ -146,7 +142,7 @@ fn sweep(
     Ok(deleted)
 }
 
-/// True if the connection was sent to a Service port and is answered by nobody who may.
+/// True if the connection was sent to a Service port and is answered by an endpoint that may not.
 fn is_stale(entry: &Entry, serving: &Serving, node: &[IpAddr]) -> bool {
     use crate::snapshot::Protocol::Udp;
     let (to, port) = (entry.original.destination, entry.original.destination_port);
@@ -158,7 +154,7 @@ fn is_stale(entry: &Entry, serving: &Serving, node: &[IpAddr]) -> bool {
         return !serving.contains(&backend);
     }
     // The number of a node port may be any other machine's port as well.
-    let for_node = entry.status & DST_NAT != 0 || to.is_loopback() || node.contains(&to);
+    let for_node = entry.status & ct_status::DNAT != 0 || to.is_loopback() || node.contains(&to);
     let at_node_port = serving.get(&Claim::NodePort(Udp, port));
     at_node_port.is_some_and(|serving| for_node && !serving.contains(&backend))
 }

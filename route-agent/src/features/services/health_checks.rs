@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::snapshot::ObjectName;
 
-/// What a health check node port tells.
+/// What a health check node port answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalEndpoints {
     /// The Service.
@@ -21,6 +21,6 @@ pub struct HealthPorts {
     /// The addresses on which the ports are served: those of the node ports. An unspecified
     /// address stands for all.
     pub addresses: Vec<IpAddr>,
-    /// What each port tells.
+    /// What each port answers.
     pub ports: BTreeMap<u16, LocalEndpoints>,
 }

@@ -5,11 +5,11 @@
 //! connections, and some kernel settings. What must hold: a Service or endpoint that cannot be
 //! used is named and never keeps another out; a change costs what it touches and nothing else; a
 //! start over the right rules writes nothing. Switched off, it takes out the tables that an agent
-//! before this one left: nobody would keep their endpoints right.
+//! before this one left: no one would keep their endpoints right.
 //!
-//! On the way: `service` and `claims` say what a Service may have, `endpoints` which endpoints may
-//! answer, `plan` what follows for the kernel, `layout` how that lies there, `delta` and `held`
-//! what differs, `write`, `table` and `resync` bring it in. `docs/services.md` tells the whole.
+//! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
+//! makes the kernel agree. `publish` and `report` say what came of it, `conntrack` and `sysctls` do
+//! the rest. `docs/services.md` explains the whole.
 
 mod conntrack;
 pub mod desired;
@@ -36,30 +36,29 @@ use crate::config::Config as AgentConfig;
 use crate::config::services::Config as ServicesConfig;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::services::conntrack::{Sweeper, Work};
-use crate::features::services::desired::endpoints::{Family, Here};
+use crate::features::services::desired::endpoints::Here;
 use crate::features::services::health_checks::HealthPorts;
-use crate::features::services::publish::Notes;
-use crate::features::services::table::state::{Done, FamilyTable, View};
+use crate::features::services::publish::Publisher;
+use crate::features::services::table::state::{Done, View};
+use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::Report;
-use crate::snapshot::{Node, ObjectName};
+use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
-
-/// Where a Node says in which zone it is.
-const ZONE: &str = "topology.kubernetes.io/zone";
+use podwire_kernel::IpFamily;
 
 /// The feature.
 pub struct Services {
     socket: NftSocket,
     tables: Vec<FamilyTable>,
     sweeper: Option<Sweeper>,
-    notes: Notes,
+    publisher: Publisher,
     /// Services that changed since the last sync.
     dirty: BTreeSet<ObjectName>,
     /// True if the networks may have changed.
     networks: bool,
     /// Where this node was at the last sync: if that changes, every Service is looked at again.
-    place: Place,
+    seen_here: SeenHere,
     /// What could not be set at the start.
     settings: Option<Vec<String>>,
     /// Whether 127.0.0.0/8 is routed, as far as this agent decided.
@@ -75,10 +74,10 @@ impl Services {
             socket: NftSocket::open()?,
             tables: Vec::new(),
             sweeper: None,
-            notes: Notes::new(health_ports),
+            publisher: Publisher::new(health_ports),
             dirty: BTreeSet::new(),
             networks: true,
-            place: Place::default(),
+            seen_here: SeenHere::default(),
             settings: None,
             localhost_open: None,
             localhost_trouble: None,
@@ -99,7 +98,7 @@ impl Services {
         networks: bool,
     ) -> Result<Done, SyncError> {
         let table = &mut self.tables[index];
-        let label = table.family().into();
+        let label = table.family();
         let (start, now) = (Instant::now(), Moment::now());
         let outcome = table.sync(&mut self.socket, view(world), dirty, networks, start);
         match outcome {
@@ -149,7 +148,7 @@ impl Services {
         let v4 = self
             .tables
             .iter()
-            .find(|table| table.family() == Family::V4);
+            .find(|table| table.family() == IpFamily::V4);
         let Some(guarded) = v4.and_then(FamilyTable::is_there) else {
             return;
         };
@@ -194,7 +193,7 @@ impl Services {
         }
     }
 
-    fn sweep(&mut self, family: Family, done: &mut Done, world: &World<'_>) {
+    fn sweep(&mut self, family: IpFamily, done: &mut Done, world: &World<'_>) {
         if done.udp.is_empty() {
             return;
         }
@@ -231,7 +230,7 @@ impl Feature for Services {
         self.socket.port().into_iter().collect()
     }
 
-    fn heed(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         if !world.config.services.enabled {
             return matches!(event, Event::Resync);
         }
@@ -244,8 +243,8 @@ impl Feature for Services {
                 self.networks |= networks;
                 if self.dirty.len() > before {
                     let now = Moment::now();
-                    for family in Family::BOTH {
-                        world.metrics.proxy.queued(family.into(), now);
+                    for family in IpFamily::ALL {
+                        world.metrics.proxy.queued(family, now);
                     }
                 }
                 networks || self.dirty.len() > before
@@ -256,19 +255,11 @@ impl Feature for Services {
                 touched,
                 ..
             }) if table == TABLE => {
-                let family = match family {
-                    2 => Family::V4,
-                    10 => Family::V6,
-                    _ => return false,
-                };
-                for table in &mut self.tables {
-                    if table.family() == family {
-                        table.doubt(touched);
-                    }
-                }
-                true
+                let ours = |table: &&mut FamilyTable| table.family().number() == *family;
+                let table = self.tables.iter_mut().find(ours);
+                table.map(|table| table.doubt(touched)).is_some()
             }
-            Event::Kernel(KernelEvent::Lost) | Event::Resync => {
+            Event::Resync => {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true
             }
@@ -282,16 +273,16 @@ impl Feature for Services {
             return self.withdraw(&world.config.run_dir, warn);
         }
         if self.tables.is_empty() {
-            self.tables = Family::BOTH
+            self.tables = IpFamily::ALL
                 .map(|family| FamilyTable::new(family, config))
                 .into();
         }
         let before = self.socket.writes();
         let mut dirty = std::mem::take(&mut self.dirty);
         let networks = std::mem::take(&mut self.networks);
-        let place = Place::of(world.own_node());
-        if place != self.place {
-            self.place = place;
+        let here = SeenHere::from(view(world).here);
+        if here != self.seen_here {
+            self.seen_here = here;
             dirty.extend(world.snapshot.services.keys().cloned());
         }
         let mut failed = None;
@@ -302,7 +293,7 @@ impl Feature for Services {
                 Ok(mut done) => {
                     let family = self.tables[index].family();
                     self.sweep(family, &mut done, world);
-                    self.notes.programmed(family, &done, world);
+                    self.publisher.programmed(family, &done, world);
                     looked_at.extend(done.looked_at);
                 }
                 Err(error) => {
@@ -314,14 +305,14 @@ impl Feature for Services {
             self.settings = Some(sysctls::apply(config, &world.config.run_dir));
         }
         self.guard_localhost(config, &world.config.run_dir);
-        self.notes.update(&looked_at, &self.tables, world, warn);
+        self.publisher.update(&looked_at, &self.tables, world, warn);
         let troubles = self
             .settings
             .iter()
             .flatten()
             .chain(&self.localhost_trouble);
         let troubles: Vec<String> = troubles.cloned().collect();
-        self.notes.settings(config, &troubles, warn);
+        self.publisher.settings(config, &troubles, warn);
         if let Some(error) = failed {
             // What was asked for is asked for again, with the rest of the table.
             self.dirty = looked_at;
@@ -330,7 +321,10 @@ impl Feature for Services {
         }
         Ok(Synced {
             writes: self.socket.writes() - before,
-            again: self.tables.iter().any(|table| !table.refused().is_empty()),
+            again: self
+                .tables
+                .iter()
+                .any(|table| !table.applied().refused().is_empty()),
         })
     }
 
@@ -339,6 +333,10 @@ impl Feature for Services {
     }
 
     fn needed_by_pods(&self) -> bool {
+        true
+    }
+
+    fn programs_services(&self) -> bool {
         true
     }
 
@@ -363,36 +361,29 @@ impl Feature for Services {
     }
 }
 
-/// What Services go by of the own Node.
+/// Where this node was at a sync.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Place {
-    zone: Option<Arc<str>>,
+struct SeenHere {
+    zone: Option<Box<str>>,
     addresses: Box<[IpAddr]>,
 }
 
-impl Place {
-    fn of(own: Option<&Node>) -> Place {
-        own.map_or_else(Place::default, |node| Place {
-            zone: node.labels.get(ZONE).cloned(),
-            addresses: node.internal_ips.as_slice().into(),
-        })
+impl From<Here<'_>> for SeenHere {
+    fn from(here: Here<'_>) -> SeenHere {
+        SeenHere {
+            zone: here.zone.map(Box::from),
+            addresses: here.addresses.into(),
+        }
     }
 }
 
 /// The world as the tables see it.
 fn view<'a>(world: &World<'a>) -> View<'a> {
     let own = world.own_node();
-    let zone = own
-        .and_then(|node| node.labels.get(ZONE))
-        .map(|zone| &**zone);
     View {
         snapshot: world.snapshot,
         own,
-        here: Here {
-            node: world.own_name(),
-            zone,
-            addresses: own.map_or(&[], |node| &node.internal_ips),
-        },
+        here: Here::of(world.own_name(), own),
         config: &world.config.services,
     }
 }

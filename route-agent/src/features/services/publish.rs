@@ -12,17 +12,20 @@ use tokio::sync::watch;
 use crate::clock::Moment;
 use crate::config::services::{Config, NodePortAddresses};
 use crate::feature::{Warn, World};
-use crate::features::services::desired::endpoints::{self, Family, Here};
-use crate::features::services::desired::frontends::{self, Front};
+use crate::features::services::desired::endpoints::{self, Here};
+use crate::features::services::desired::frontends::{self, Frontend};
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
-use crate::features::services::table::state::{Done, FamilyTable};
+use crate::features::services::layout::limits;
+use crate::features::services::table::state::Done;
+use crate::features::services::table::sync::FamilyTable;
 use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
+use podwire_kernel::IpFamily;
 
-/// What is known about Services.
+/// Keeps what others want to know about Services, and hands it on.
 #[derive(Debug)]
-pub struct Notes {
+pub struct Publisher {
     health_ports: watch::Sender<HealthPorts>,
     /// The health check that each Service asks for.
     health: BTreeMap<ObjectName, (u16, usize)>,
@@ -34,13 +37,13 @@ pub struct Notes {
     since: u64,
 }
 
-impl Notes {
+impl Publisher {
     /// Nothing is known yet.
-    pub fn new(health_ports: watch::Sender<HealthPorts>) -> Notes {
+    pub fn new(health_ports: watch::Sender<HealthPorts>) -> Publisher {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Notes {
+        Publisher {
             health_ports,
             health: BTreeMap::new(),
             without_local: Default::default(),
@@ -50,7 +53,7 @@ impl Notes {
     }
 
     /// How long it took until the kernel had what changed in the cluster.
-    pub fn programmed(&self, family: Family, done: &Done, world: &World<'_>) {
+    pub fn programmed(&self, family: IpFamily, done: &Done, world: &World<'_>) {
         let now = Moment::now();
         for name in &done.written {
             let times = world
@@ -58,7 +61,7 @@ impl Notes {
                 .slices_of(name)
                 .filter_map(|slice| slice.last_change);
             if let Some(newest) = times.filter(|time| *time > self.since).max() {
-                world.metrics.proxy.programmed(family.into(), newest, now);
+                world.metrics.proxy.programmed(family, newest, now);
             }
         }
     }
@@ -73,16 +76,16 @@ impl Notes {
     ) {
         for name in names {
             self.warn(name, tables, world, warn);
-            self.note_health(name, world);
+            self.check_health(name, world);
             for table in tables {
-                self.note_local(name, table);
+                self.count_local(name, table);
             }
         }
         for table in tables {
             let sets = &self.without_local[table.family() as usize];
             let policies = [LocalPolicy::Internal, LocalPolicy::External];
             for (policy, set) in policies.into_iter().zip(sets) {
-                let family = table.family().into();
+                let family = table.family();
                 world
                     .metrics
                     .proxy
@@ -115,9 +118,15 @@ impl Notes {
                 texts.extend(world.snapshot.slices_of(name).flat_map(endpoints::warnings));
             }
             for table in tables {
-                texts.extend(table.conflicts(name));
-                texts.extend(table.applied(name).into_iter().flat_map(Plan::warnings));
-                let refused = table.refused().get(name);
+                texts.extend(table.applied().conflicts(name));
+                texts.extend(
+                    table
+                        .applied()
+                        .plan(name)
+                        .into_iter()
+                        .flat_map(limits::warnings),
+                );
+                let refused = table.applied().refused().get(name);
                 texts.extend(
                     refused.map(|why| format!("the kernel refuses it: {why}; tried again")),
                 );
@@ -134,7 +143,7 @@ impl Notes {
         }
     }
 
-    fn note_health(&mut self, name: &ObjectName, world: &World<'_>) {
+    fn check_health(&mut self, name: &ObjectName, world: &World<'_>) {
         let asked = world.snapshot.services.get(name).and_then(|service| {
             let applies = service.kind == ServiceKind::LoadBalancer
                 && service.external_policy == TrafficPolicy::Local
@@ -155,8 +164,8 @@ impl Notes {
         };
     }
 
-    fn note_local(&mut self, name: &ObjectName, table: &FamilyTable) {
-        let lacks = lacks_local(table.applied(name));
+    fn count_local(&mut self, name: &ObjectName, table: &FamilyTable) {
+        let lacks = lacks_local(table.applied().plan(name));
         for (set, lacks) in self.without_local[table.family() as usize]
             .iter_mut()
             .zip(lacks)
@@ -169,7 +178,7 @@ impl Notes {
         }
     }
 
-    /// Tells the server of health checks, if anything differs.
+    /// Hands the health checks to their server, if anything differs.
     fn publish(&self, world: &World<'_>) {
         let mut wanted = HealthPorts {
             addresses: health_addresses(world),
@@ -198,8 +207,8 @@ fn lacks_local(plan: Option<&Plan>) -> [bool; 2] {
     let empty = |port: &PortPlan| port.any && port.local.is_empty();
     let internal = |port: &PortPlan| port.internal == TrafficPolicy::Local && empty(port);
     let external = |port: &PortPlan| {
-        let outside = |front: &Front| !matches!(front, Front::ClusterIp(_));
-        port.external == TrafficPolicy::Local && empty(port) && port.fronts.iter().any(outside)
+        let outside = |front: &Frontend| !matches!(front, Frontend::ClusterIp(_));
+        port.external == TrafficPolicy::Local && empty(port) && port.frontends.iter().any(outside)
     };
     [ports().any(internal), ports().any(external)]
 }

@@ -5,22 +5,23 @@ use std::net::SocketAddr;
 
 use podwire_kernel::nft::NftSocket;
 
-use crate::features::services::desired::endpoints::{Backend, Family};
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::elements::{Key, endpoint_number};
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map};
-use crate::features::services::table::encode::kernel_family;
+use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedMap};
+use crate::features::services::layout::portals;
 use crate::features::services::table::observed::{place, where_slots_are};
-use crate::features::services::table::state::FamilyTable;
+use crate::features::services::table::sync::FamilyTable;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::report::{EndpointReport, Report, ServicePortReport, ServiceReport};
 use crate::snapshot::{Balancing, ObjectName};
+use podwire_kernel::IpFamily;
 
 /// Adds the Services of a family to the report; with their endpoints if it is a wide one.
 pub fn report(table: &FamilyTable, kernel: &mut NftSocket, report: &mut Report) {
     let counters = Counters::read(table, kernel, report.wide);
-    let mut services: BTreeMap<&ObjectName, &Plan> = table.all_applied().collect();
+    let mut services: BTreeMap<&ObjectName, &Plan> = table.applied().plans().collect();
     // Services of the other family are there already.
     for known in &mut report.services {
         let name = services
@@ -55,7 +56,7 @@ fn ports<'a>(
         name: port.name.to_string(),
         protocol: port.protocol.name().to_owned(),
         fronts: port
-            .fronts
+            .frontends
             .iter()
             .map(|front| front_text(front, port.port))
             .collect(),
@@ -82,10 +83,10 @@ fn endpoints(name: &ObjectName, port: &PortPlan, counters: &Counters) -> Vec<End
         .collect()
 }
 
-fn front_text(front: &Front, port: u16) -> String {
+fn front_text(front: &Frontend, port: u16) -> String {
     match front {
-        Front::NodePort(port) => format!("*:{port}"),
-        Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => {
+        Frontend::NodePort(port) => format!("*:{port}"),
+        Frontend::ClusterIp(a) | Frontend::LoadBalancer(a) | Frontend::ExternalIp(a) => {
             SocketAddr::new(*a, port).to_string()
         }
     }
@@ -119,16 +120,16 @@ impl Counters {
     }
 
     fn try_read(
-        family: Family,
+        family: IpFamily,
         kernel: &mut NftSocket,
         wide: bool,
     ) -> Result<Counters, podwire_kernel::Error> {
-        let family = kernel_family(family);
+        let family = podwire_kernel::nft::Family::from(family);
         let mut counters = Counters::default();
-        let ways_in = [Map::Services, Map::NodePorts].map(Map::fixed_name);
+        let ways_in = [FixedMap::Services, FixedMap::NodePorts].map(FixedMap::name);
         let headers = kernel.set_headers(family, TABLE)?;
         for (name, header) in headers.iter() {
-            let portal = ways_in.contains(&Some(name));
+            let portal = ways_in.contains(&name);
             if !header.counter || (!portal && !wide) {
                 continue;
             }
@@ -151,16 +152,12 @@ impl Counters {
 
     /// New connections over all fronts of a port.
     fn of_port(&self, port: &PortPlan) -> Option<u64> {
-        let at_front = |front: &Front| match front {
-            Front::NodePort(number) => {
-                self.at("nodeports", &Key::new().transport(port.protocol, *number))
-            }
-            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => self.at(
-                "services",
-                &Key::new().address(*a).transport(port.protocol, port.port),
-            ),
+        let at_front = |front: &Frontend| {
+            let (map, key) = portals::portal(port, front);
+            self.at(map.name(), &key)
         };
-        self.known.then(|| port.fronts.iter().map(at_front).sum())
+        self.known
+            .then(|| port.frontends.iter().map(at_front).sum())
     }
 
     /// New connections that one endpoint got, over all fronts and policies.

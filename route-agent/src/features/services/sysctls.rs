@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::libc;
 use podwire_kernel::sysctl;
 
 use crate::config::services::Config;
@@ -59,7 +60,7 @@ pub fn withdraw(run_dir: &Path) -> Result<(), originals::Error> {
     Ok(())
 }
 
-/// How many connections shall be tracked at most; 0 for as many as the kernel likes.
+/// How many connections may be tracked at most; 0 for as many as the kernel likes.
 fn conntrack_max(config: &Config, cores: u64) -> u64 {
     match u64::from(config.conntrack_max_per_core) {
         0 => 0,
@@ -71,7 +72,7 @@ fn cores() -> u64 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
 }
 
-/// Raises a number; a higher one stays, because somebody will have wanted it.
+/// Raises a number; a higher one stays, because it was set on purpose.
 fn raise(key: &str, wanted: u64, run_dir: &Path) -> Option<String> {
     let now = sysctl::read(key).ok()?.parse::<u64>().ok()?;
     if now >= wanted {
@@ -95,7 +96,10 @@ fn set(key: &str, value: &str, run_dir: &Path) -> Option<String> {
     match originals::ensure(key, value, run_dir) {
         Ok(_) => None,
         Err(originals::Error::Kernel(error))
-            if matches!(error.errno(), Some(EACCES | EPERM | EROFS | ENOENT)) =>
+            if matches!(
+                error.errno(),
+                Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT)
+            ) =>
         {
             tracing::info!(%error, value, "left as it is");
             None
@@ -103,11 +107,6 @@ fn set(key: &str, value: &str, run_dir: &Path) -> Option<String> {
         Err(error) => Some(format!("{}: left as it is", crate::error::chain(&error))),
     }
 }
-
-const EPERM: i32 = 1;
-const ENOENT: i32 = 2;
-const EACCES: i32 = 13;
-const EROFS: i32 = 30;
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,9 @@
-//! Kubernetes Events about objects that are wrong, so that `kubectl describe` tells it where people
-//! look first.
+//! Kubernetes Events about objects that are wrong, so that `kubectl describe` shows it where
+//! people look first.
 //!
 //! Every node sees the same bad object. The Event's name is made of the object and the text, so the
 //! API server keeps the first of them and refuses the others: one Event per object and trouble, in
-//! a cluster of any size. Events are told once and never insisted on: the log, `podwire-agent
+//! a cluster of any size. Each Event is created once and not retried: the log, `podwire-agent
 //! status` and `podwire_warnings` hold everything in any case.
 
 use std::time::{Duration, SystemTime};
@@ -22,9 +22,9 @@ use crate::clock::rfc3339;
 use crate::source::kubernetes::server::ApiServer;
 use crate::warnings::Warning;
 
-/// Warnings that wait to be told; more than that at a time are not told as Events.
+/// Warnings that wait to become Events; any beyond that number do not become Events.
 pub const QUEUE: usize = 64;
-/// The API server takes no longer message.
+/// The API server does not accept a longer message.
 const LONGEST_MESSAGE: usize = 1024;
 /// A name may have 253 bytes; a dot and sixteen digits follow the object's.
 const LONGEST_NAME: usize = 236;
@@ -42,7 +42,7 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     /// The object that a warning names: `Node worker`, `Service default/web`. `None` for what is
-    /// no object of the cluster.
+    /// not an object of the cluster.
     fn of(object: &'a str) -> Option<Self> {
         let (kind, name) = object.split_once(' ')?;
         let (api_version, prefix, plural) = match kind {
@@ -95,23 +95,23 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Creates an Event for every warning about an object, until nobody sends any more. `node` is the
+/// Creates an Event for every warning about an object, until all senders are gone. `node` is the
 /// name under which this agent reports.
 pub async fn publish(server: &ApiServer, node: &str, mut warnings: Receiver<Warning>) {
     while let Some(warning) = warnings.recv().await {
         let Some(subject) = Subject::of(&warning.object) else {
             continue;
         };
-        // All nodes see the same object at the same moment; the first to tell spares the others
-        // nothing, but the API server is not asked by all at once.
+        // All nodes see the same object at the same moment; the pause keeps them from asking the
+        // API server all at once.
         sleep(server.timing().event_pause.mul_f64(random_fraction())).await;
-        if let Err(why) = tell(server, node, &subject, &warning.text).await {
+        if let Err(why) = create(server, node, &subject, &warning.text).await {
             debug!(object = warning.object, why, "no Event");
         }
     }
 }
 
-async fn tell(
+async fn create(
     server: &ApiServer,
     node: &str,
     subject: &Subject<'_>,
@@ -147,7 +147,7 @@ async fn tell(
     let path = format!("/api/v1/namespaces/{namespace}/events");
     let (status, _) = ask(server, Method::POST, &path, event.to_string()).await?;
     match status {
-        // Another node, or this agent before its restart, has told it.
+        // Another node, or this agent before its restart, has created it.
         StatusCode::CONFLICT => Ok(()),
         status if status.is_success() => Ok(()),
         status => Err(format!("{path}: {status}")),

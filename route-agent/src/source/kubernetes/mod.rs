@@ -1,13 +1,13 @@
 //! The Kubernetes API as the source of cluster objects.
 //!
-//! Each kind is listed and watched on its own connection; the loop hears
-//! [`Input::Listed`] when all first lists are complete. An API server that is away costs nothing
-//! but freshness.
+//! Each kind is listed and watched on its own connection; the loop receives
+//! [`Input::Listed`] when all first lists are complete. While the API server is unreachable,
+//! what was read last stays in force.
 
-mod complaints;
 mod events;
 #[cfg(test)]
 mod fake;
+mod problems;
 mod server;
 mod watch;
 mod wire;
@@ -25,11 +25,11 @@ pub use server::{Error, Timing};
 
 use crate::input::Input;
 use crate::snapshot::Object;
-use crate::source::kubernetes::complaints::Complaints;
+use crate::source::kubernetes::problems::Problems;
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::watch::{Resource, Unreadable, Update, follow};
 use crate::source::objects::{self, LABEL_SELECTOR, Names};
-use crate::warnings::{News, Warning};
+use crate::warnings::{OnNewWarning, Warning};
 
 /// What is read of the cluster.
 const RESOURCES: [Resource; 4] = [
@@ -70,15 +70,15 @@ pub struct Kubernetes {
     server: ApiServer,
     inputs: Sender<Input>,
     /// What becomes Events.
-    told: async_mpsc::Receiver<Warning>,
+    new_warnings: async_mpsc::Receiver<Warning>,
 }
 
-/// A queue of warnings that shall become Events: where they go in, and where they come out.
-pub fn events() -> (News, async_mpsc::Receiver<Warning>) {
-    let (told, queue) = async_mpsc::channel(events::QUEUE);
-    // What does not fit is not told as an Event.
+/// A queue of warnings that are to become Events: where they go in, and where they come out.
+pub fn events() -> (OnNewWarning, async_mpsc::Receiver<Warning>) {
+    let (sender, queue) = async_mpsc::channel(events::QUEUE);
+    // What does not fit does not become an Event.
     (
-        Box::new(move |warning| drop(told.try_send(warning.clone()))),
+        Box::new(move |warning| drop(sender.try_send(warning.clone()))),
         queue,
     )
 }
@@ -89,14 +89,14 @@ impl Kubernetes {
         options: Options,
         timing: Timing,
         inputs: Sender<Input>,
-        told: async_mpsc::Receiver<Warning>,
+        new_warnings: async_mpsc::Receiver<Warning>,
     ) -> Result<Self, Error> {
-        let complaints = Arc::new(Complaints::new(inputs.clone()));
-        let server = ApiServer::find(options, timing, complaints).await?;
+        let problems = Arc::new(Problems::new(inputs.clone()));
+        let server = ApiServer::find(options, timing, problems).await?;
         Ok(Self {
             server,
             inputs,
-            told,
+            new_warnings,
         })
     }
 
@@ -104,12 +104,12 @@ impl Kubernetes {
     /// the name under which Events are created.
     pub async fn run(mut self, node: &str) {
         let (_, none) = async_mpsc::channel(1);
-        let told = std::mem::replace(&mut self.told, none);
+        let new_warnings = std::mem::replace(&mut self.new_warnings, none);
         let waiting = AtomicUsize::new(RESOURCES.len());
         let [nodes, services, slices, service_cidrs] = RESOURCES
             .each_ref()
             .map(|resource| self.follow(resource, &waiting));
-        let events = events::publish(&self.server, node, told);
+        let events = events::publish(&self.server, node, new_warnings);
         tokio::join!(nodes, services, slices, service_cidrs, events);
     }
 

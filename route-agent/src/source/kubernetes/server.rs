@@ -21,14 +21,14 @@ use tower::{BoxError, ServiceExt};
 use tracing::{debug, info, warn};
 
 use crate::config::apiserver::Options;
-use crate::source::kubernetes::complaints::Complaints;
+use crate::source::kubernetes::problems::Problems;
 
-/// Why there is no way to the API server.
+/// Why the API server cannot be found.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
     #[error(
-        "cannot use the pod's ServiceAccount to reach the API server; outside of a pod say --kubeconfig"
+        "cannot use the pod's ServiceAccount to reach the API server; outside a pod, give --kubeconfig"
     )]
     InCluster {
         #[source]
@@ -51,12 +51,12 @@ pub enum Error {
 /// How long things may take.
 #[derive(Debug, Clone)]
 pub struct Timing {
-    /// Until a TCP connection stands.
+    /// Until a TCP connection is established.
     pub connect: Duration,
     /// Until an answer begins, and between two parts of a list.
     pub answer: Duration,
-    /// Without a word on a watch. The API server sends a bookmark about once a minute, so a
-    /// longer silence means that nobody is there any more.
+    /// Of silence on a watch. The API server sends a bookmark about once a minute, so a
+    /// longer silence means that the server is gone.
     pub silence: Duration,
     /// Of a whole watch, after which the server ends it and another one begins.
     pub watch: Duration,
@@ -89,7 +89,7 @@ impl Default for Timing {
 pub struct ApiServer {
     options: Options,
     timing: Timing,
-    complaints: Arc<Complaints>,
+    problems: Arc<Problems>,
     state: Mutex<State>,
 }
 
@@ -102,7 +102,7 @@ struct State {
     lost: bool,
 }
 
-/// What a complaint about the API server is about.
+/// The object of a problem with the API server.
 const API_SERVER: &str = "API server";
 
 impl ApiServer {
@@ -110,7 +110,7 @@ impl ApiServer {
     pub async fn find(
         options: Options,
         timing: Timing,
-        complaints: Arc<Complaints>,
+        problems: Arc<Problems>,
     ) -> Result<Self, Error> {
         let (client, server) = connect(&options, &timing, 0).await?;
         info!(%server, "reading the cluster from the API server");
@@ -123,7 +123,7 @@ impl ApiServer {
         Ok(Self {
             options,
             timing,
-            complaints,
+            problems,
             state,
         })
     }
@@ -133,9 +133,9 @@ impl ApiServer {
         &self.timing
     }
 
-    /// Where to tell what is wrong with an object.
-    pub fn complaints(&self) -> &Complaints {
-        &self.complaints
+    /// Where to note what is wrong with an object.
+    pub fn problems(&self) -> &Problems {
+        &self.problems
     }
 
     /// The present client and its generation.
@@ -147,7 +147,7 @@ impl ApiServer {
     /// The API server gave what it was asked for.
     pub fn reached(&self) {
         if std::mem::take(&mut self.state().lost) {
-            self.complaints.settle(API_SERVER);
+            self.problems.clear(API_SERVER);
         }
     }
 
@@ -167,7 +167,7 @@ impl ApiServer {
                     "{} cannot be read ({why}): what was read stays in force until it can",
                     state.server
                 );
-                self.complaints.raise(API_SERVER, text);
+                self.problems.raise(API_SERVER, text);
             }
         }
         let turn = usize::try_from(generation + 1).unwrap_or(0);
@@ -185,7 +185,7 @@ impl ApiServer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is only ever replaced by whole values, so it is good whoever panicked.
+        // The state is only ever replaced by whole values, so it is good even if a thread has panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -243,7 +243,7 @@ fn kubelet_server(path: &Path) -> Option<Uri> {
 }
 
 /// Our own stack instead of kube's default: TCP keep-alive, so that a connection whose other end
-/// vanished without a word is found dead, and no log lines of its own.
+/// vanished without a word is found to be dead, and no log lines of its own.
 fn client(config: &Config, timing: &Timing) -> kube::Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);

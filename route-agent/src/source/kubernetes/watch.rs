@@ -1,4 +1,4 @@
-//! One kind of object: list it, then watch it, for ever.
+//! One kind of object: list it, then watch it, until the agent ends.
 //!
 //! What goes in is a [`Resource`]; what comes out are [`Change`]s and, once, word that the first
 //! list is complete. A watch is resumed where it ended; only when the API server no longer knows
@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::backoff::{Backoff, Jitter, random_fraction};
+use crate::error::chain;
 use crate::snapshot::{Change, Key, Object};
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::wire::{Event, Lines, Page, Status, name_of, resource_version};
@@ -54,7 +55,7 @@ pub enum Unreadable {
     /// It is not the JSON that its kind asks for.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// It cannot be told from others.
+    /// It cannot be told apart from others.
     #[error("{0}")]
     Unnamed(#[from] Unnamed),
 }
@@ -70,7 +71,7 @@ pub enum Update {
 
 /// Why a list or a watch ended.
 enum Failure {
-    /// Nobody wants the updates any more.
+    /// The receiver of the updates is gone.
     Closed,
     /// 410: the place where the watch should go on is no longer known.
     Expired,
@@ -85,7 +86,7 @@ enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed => f.write_str("nobody listens any more"),
+            Self::Closed => f.write_str("the receiver is gone"),
             Self::Expired => f.write_str("410 Gone"),
             Self::Missing => f.write_str("404 Not Found"),
             Self::Busy(_) => f.write_str("429 Too Many Requests"),
@@ -100,7 +101,7 @@ impl Failure {
     }
 }
 
-/// Follows one kind of object until `out` breaks.
+/// Follows one kind of object until `out` returns `Break`.
 pub async fn follow(
     resource: &Resource,
     server: &ApiServer,
@@ -134,7 +135,7 @@ pub async fn follow(
         }
         let pause = match end {
             Ok(()) if progress => None,
-            // A watch that the server ends at once and without a word: not again at once.
+            // The server ended the watch at once and without an event: not again at once.
             Ok(()) => Some(pauses.pause()),
             Err(Failure::Closed) => return,
             Err(Failure::Expired) => {
@@ -155,7 +156,7 @@ pub async fn follow(
             Err(Failure::Busy(least)) => Some(pauses.pause().max(least.min(timing.longest_pause))),
             Err(failure) => {
                 // A connection that breaks after it has served is what a restart of the server
-                // looks like; only if it cannot be made again is that worth a word.
+                // looks like; that is reported only if it cannot be made again.
                 if !progress {
                     server
                         .failed(generation, &format!("{}: {failure}", resource.path))
@@ -319,7 +320,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             }
             "DELETED" => {
                 let gone = self.decode(event.object);
-                self.server.complaints().settle(&self.title(event.object));
+                self.server.problems().clear(&self.title(event.object));
                 if let Some(object) = gone {
                     let key = object.key();
                     self.known.remove(&key);
@@ -335,20 +336,20 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         Ok(())
     }
 
-    /// An object that cannot be read is left out and named; one that can be read again is no
-    /// longer complained about.
+    /// An object that cannot be read is left out and named; the problem is cleared
+    /// when it can be read again.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
-        let complaints = self.server.complaints();
+        let problems = self.server.problems();
         match (self.resource.decode)(item.get(), &mut self.names) {
             Ok(object) => {
-                if !complaints.is_empty() {
-                    complaints.settle(&self.title(item));
+                if !problems.is_empty() {
+                    problems.clear(&self.title(item));
                 }
                 object
             }
             Err(error) => {
                 let text = format!("cannot be read and is left out: {error}");
-                complaints.raise(&self.title(item), text);
+                problems.raise(&self.title(item), text);
                 None
             }
         }
@@ -414,21 +415,6 @@ fn retry_after(answer: &http::Response<Body>) -> Duration {
     let header = answer.headers().get(http::header::RETRY_AFTER);
     let seconds = header.and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(seconds.unwrap_or(1))
-}
-
-/// An error and all its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

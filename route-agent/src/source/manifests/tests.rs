@@ -67,9 +67,9 @@ impl Watched {
             match input {
                 Input::Changes(changes) => {
                     let mut dirty = Dirty::default();
-                    changes
-                        .into_iter()
-                        .for_each(|change| self.snapshot.apply(change, &mut dirty));
+                    for change in changes {
+                        self.snapshot.apply(change, &mut dirty);
+                    }
                 }
                 Input::Listed => self.listed = true,
                 Input::SourceWarnings(now) => self.warnings = now,

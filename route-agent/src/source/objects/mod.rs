@@ -28,6 +28,7 @@ pub use service::{Service, ServiceSpec, ServiceStatus};
 pub use service_cidr::{ServiceCidr, ServiceCidrSpec};
 pub use slice::EndpointSlice;
 
+use crate::clock::milliseconds;
 use crate::snapshot::{Invalid, ObjectName, Protocol};
 use crate::source::objects::lenient::Read;
 use crate::text;
@@ -74,7 +75,7 @@ impl Metadata {
     fn created(&self) -> Option<u64> {
         self.creation_timestamp
             .get()
-            .and_then(timestamp)
+            .and_then(milliseconds)
             .map(|milliseconds| milliseconds / 1000)
     }
 
@@ -269,74 +270,6 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Milliseconds since 1970 of an RFC 3339 time in UTC or with an offset.
-fn timestamp(text: &str) -> Option<u64> {
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let separators = [(4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":")];
-    if separators
-        .iter()
-        .any(|(at, mark)| text.get(*at..at + 1) != Some(mark))
-    {
-        return None;
-    }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let in_range = (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && (0..24).contains(&hour)
-        && (0..60).contains(&minute)
-        && (0..=60).contains(&second);
-    if !in_range {
-        return None;
-    }
-    let rest = text.get(19..)?;
-    let fraction: String = rest
-        .strip_prefix('.')
-        .unwrap_or("")
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    let zone = rest.get(
-        if fraction.is_empty() {
-            0
-        } else {
-            fraction.len() + 1
-        }..,
-    )?;
-    let offset = zone_offset(zone)?;
-    let milliseconds: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    u64::try_from((seconds - offset) * 1000 + milliseconds).ok()
-}
-
-/// Seconds east of UTC of `Z`, `+02:00` and the like.
-fn zone_offset(zone: &str) -> Option<i64> {
-    if zone == "Z" || zone == "z" {
-        return Some(0);
-    }
-    let sign = match zone.get(..1)? {
-        "+" => 1,
-        "-" => -1,
-        _ => return None,
-    };
-    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-    let number = |text: &str| text.parse::<u8>().ok().map(i64::from);
-    Some(sign * (number(hours)? * 3600 + number(minutes)? * 60))
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar, counting years from March so that the leap day
-/// is the last of its year.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let day_of_year = (153 * month + 2) / 5 + day - 1;
-    365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
-        - 719_468
 }
 
 #[cfg(test)]

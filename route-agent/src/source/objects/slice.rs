@@ -4,10 +4,9 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use crate::clock::milliseconds;
 use crate::snapshot::{self, EndpointPort, Endpoints, Hints, ObjectName};
-use crate::source::objects::{
-    Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, timestamp,
-};
+use crate::source::objects::{Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -128,7 +127,7 @@ impl EndpointSlice {
         Ok(Some(snapshot::EndpointSlice {
             ports: ports.into(),
             endpoints,
-            last_change: last_change.and_then(timestamp),
+            last_change: last_change.and_then(milliseconds),
             ..empty(name, service, names, checker)
         }))
     }

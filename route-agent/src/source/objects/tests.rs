@@ -344,28 +344,6 @@ fn slices_of_host_names_or_without_a_service_are_passed_over() {
 }
 
 #[test]
-fn times_are_read_as_rfc_3339() {
-    assert_eq!(timestamp("1970-01-01T00:00:00Z"), Some(0));
-    assert_eq!(timestamp("2000-02-29T12:00:00.5Z"), Some(951_825_600_500));
-    assert_eq!(
-        timestamp("2000-02-29T14:00:00+02:00"),
-        Some(951_825_600_000)
-    );
-    assert_eq!(timestamp("2100-03-01T00:00:00Z"), Some(4_107_542_400_000));
-    for bad in [
-        "",
-        "2000-13-01T00:00:00Z",
-        "2000-01-01",
-        "2000-01-01T00:00:00",
-        "äöü",
-        "1969-12-31T23:59:59Z",
-        "2000-01-01T00:00:00+9000000000000000000:00",
-    ] {
-        assert_eq!(timestamp(bad), None, "{bad}");
-    }
-}
-
-#[test]
 fn a_long_bad_value_is_cut_at_a_character() {
     let mut checker = Checker::default();
     checker.bad("f", "ä".repeat(300), "is long");

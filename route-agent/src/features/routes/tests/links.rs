@@ -31,20 +31,20 @@ fn a_route_of_others_that_goes_with_its_link_is_forgotten() {
     for gone in [false, true] {
         machine.socket.set_up(ends.index).unwrap();
         machine.socket.add_route(&theirs).unwrap();
-        assert!(machine.heed(&Event::Resync));
+        assert!(machine.notice(&Event::Resync));
         machine.sync();
         assert_eq!(machine.warnings.iter().count(), 1, "{:?}", machine.warnings);
-        assert!(!machine.heed(&Event::Kernel(&other)), "it has no routes");
+        assert!(!machine.notice(&Event::Kernel(&other)), "it has no routes");
         let end = match gone {
             false => "ip link set vpn0 down",
             true => "ip link delete vpn0",
         };
         run(end);
-        assert!(machine.heed(&Event::Kernel(&lost(gone))));
+        assert!(machine.notice(&Event::Kernel(&lost(gone))));
         assert_eq!(machine.sync(), 0);
         assert!(machine.warnings.is_empty(), "{:?}", machine.warnings);
         assert!(
-            !machine.heed(&Event::Kernel(&lost(gone))),
+            !machine.notice(&Event::Kernel(&lost(gone))),
             "announced twice"
         );
     }

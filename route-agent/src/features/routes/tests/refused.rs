@@ -149,7 +149,7 @@ fn the_table_is_put_right_shown_and_uninstalled() {
     batch.table(Family::Inet, TABLE).delete();
     NftSocket::open().unwrap().commit(&mut batch).unwrap();
     assert_eq!(differences(&mut machine).len(), 1);
-    assert!(machine.heed(&Event::Kernel(&KernelEvent::Nftables {
+    assert!(machine.notice(&Event::Kernel(&KernelEvent::Nftables {
         family: Family::Inet.number(),
         table: TABLE.into(),
         gone: true,

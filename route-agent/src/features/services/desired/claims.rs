@@ -1,4 +1,4 @@
-//! Who has what: no two Services can share a port of an address or a node port.
+//! Which Service has what: no two Services can share a port of an address or a node port.
 //!
 //! Of several Services that claim the same thing the one with the ClusterIP has it, then the
 //! oldest, then the first by name. The others wait, and come in when it is given up. The outcome
@@ -47,7 +47,7 @@ impl Claimed {
     fn claimant(&self, claim: &Claim, name: &ObjectName) -> Claimant {
         let own = match claim {
             Claim::ClusterIp(_) | Claim::NodePort(..) => true,
-            // A port of its own ClusterIP goes before that of somebody's external IP.
+            // A port of its own ClusterIP goes before an external IP of another.
             Claim::Vip(address, ..) => self.claims(&Claim::ClusterIp(*address)),
         };
         let created = self.created.unwrap_or(u64::MAX);
@@ -60,7 +60,7 @@ impl Claimed {
 }
 
 impl Claims {
-    /// No claims yet, with room for those of so many Services.
+    /// No claims yet, with room for those of this many Services.
     pub fn with_room(services: usize) -> Claims {
         Claims {
             claimed: HashMap::with_capacity(services),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_claims_again_touch_nobody() {
+    fn the_same_claims_again_touch_no_one() {
         let mut claims = Claims::default();
         claims.replace(&name("a"), node_port(None));
         claims.replace(&name("b"), node_port(None));

@@ -7,38 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::snapshot::{EndpointRef, EndpointSlice, Protocol};
+use podwire_kernel::IpFamily;
 
-/// An address family. Each has a table of its own; neither depends on the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
+use crate::cidr;
+use crate::snapshot::{EndpointRef, EndpointSlice, Node, Protocol};
 
-impl Family {
-    /// Both families.
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Family {
-        match address {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        }
-    }
-}
-
-impl From<Family> for crate::health::IpFamily {
-    fn from(family: Family) -> Self {
-        match family {
-            Family::V4 => Self::V4,
-            Family::V6 => Self::V6,
-        }
-    }
-}
+/// Where a Node says in which zone it is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Where the agent runs, as far as Services care.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,6 +24,18 @@ pub struct Here<'a> {
     pub zone: Option<&'a str>,
     /// The own Node's addresses.
     pub addresses: &'a [IpAddr],
+}
+
+impl<'a> Here<'a> {
+    /// The place of the Node with this name; little is known of it as long as it has no object.
+    pub fn of(name: &'a str, node: Option<&'a Node>) -> Here<'a> {
+        let zone = node.and_then(|node| node.labels.get(ZONE));
+        Here {
+            node: name,
+            zone: zone.map(|zone| &**zone),
+            addresses: node.map_or(&[], |node| &node.internal_ips),
+        }
+    }
 }
 
 /// Where a connection is sent: an endpoint's address and port.
@@ -98,7 +85,7 @@ pub fn select<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port_name: &str,
     protocol: Protocol,
-    family: Family,
+    family: IpFamily,
     here: Here<'_>,
 ) -> Selected {
     let candidates = merge(slices, port_name, protocol, family, here);
@@ -171,11 +158,7 @@ pub fn unusable(address: IpAddr) -> Option<&'static str> {
     if let Some(reason) = no_destination(address) {
         return Some(reason);
     }
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    link_local.then_some("is a link-local address, which no other node can reach")
+    cidr::is_link_local(address).then_some("is a link-local address, which no other node can reach")
 }
 
 /// Why an address cannot be the destination of ordinary traffic, if it cannot.
@@ -185,7 +168,9 @@ pub fn no_destination(address: IpAddr) -> Option<&'static str> {
         a if a.is_loopback() => Some("is a loopback address"),
         a if a.is_multicast() => Some("is a multicast address"),
         IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("is in 0.0.0.0/8, which is no destination"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => {
+            Some("is in 0.0.0.0/8, which cannot be a destination")
+        }
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some("is an IPv4 address written as IPv6")
         }
@@ -202,7 +187,7 @@ fn merge<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port_name: &str,
     protocol: Protocol,
-    family: Family,
+    family: IpFamily,
     here: Here<'_>,
 ) -> BTreeMap<Backend, Candidate<'a>> {
     let mut merged: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
@@ -213,7 +198,7 @@ fn merge<'a>(
         for port in slice.ports.iter().filter(matching) {
             for endpoint in &slice.endpoints {
                 let address = endpoint.address;
-                if Family::of(address) != family || unusable(address).is_some() {
+                if IpFamily::of(address) != family || unusable(address).is_some() {
                     continue;
                 }
                 let new = Candidate {

@@ -5,17 +5,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::features::services::desired::endpoints::{Family, no_destination};
-use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort};
-
-/// A client is remembered this long if the Service says nothing usable, in seconds.
-const AFFINITY_DEFAULT: u32 = 10_800;
-/// The longest time that the API allows, in seconds.
-const AFFINITY_LONGEST: u32 = 86_400;
+use crate::features::services::desired::endpoints::no_destination;
+use crate::snapshot::{
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
+};
+use podwire_kernel::IpFamily;
 
 /// One place where a Service port can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Front {
+pub enum Frontend {
     /// `spec.clusterIPs`.
     ClusterIp(IpAddr),
     /// `status.loadBalancer.ingress[].ip`.
@@ -26,12 +24,14 @@ pub enum Front {
     NodePort(u16),
 }
 
-impl Front {
+impl Frontend {
     /// The address, unless it is a node port.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
-            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => Some(*a),
-            Front::NodePort(_) => None,
+            Frontend::ClusterIp(a) | Frontend::LoadBalancer(a) | Frontend::ExternalIp(a) => {
+                Some(*a)
+            }
+            Frontend::NodePort(_) => None,
         }
     }
 }
@@ -54,15 +54,15 @@ impl Claim {
     }
 
     /// The claim that a front of a port makes.
-    pub fn of(front: &Front, port: &ServicePort) -> Claim {
+    pub fn of(front: &Frontend, port: &ServicePort) -> Claim {
         Claim::at(front, port.protocol, port.port)
     }
 
     /// The claim that a front makes for a protocol and port.
-    pub fn at(front: &Front, protocol: Protocol, port: u16) -> Claim {
+    pub fn at(front: &Frontend, protocol: Protocol, port: u16) -> Claim {
         match front {
-            Front::NodePort(node_port) => Claim::NodePort(protocol, *node_port),
-            Front::ClusterIp(a) | Front::LoadBalancer(a) | Front::ExternalIp(a) => {
+            Frontend::NodePort(node_port) => Claim::NodePort(protocol, *node_port),
+            Frontend::ClusterIp(a) | Frontend::LoadBalancer(a) | Frontend::ExternalIp(a) => {
                 Claim::Vip(*a, protocol, port)
             }
         }
@@ -82,13 +82,13 @@ impl std::fmt::Display for Claim {
 }
 
 /// Everything that a Service claims in one family, usable or not granted yet.
-pub fn claims(service: &Service, family: Family) -> BTreeSet<Claim> {
+pub fn claims(service: &Service, family: IpFamily) -> BTreeSet<Claim> {
     let mut claims: BTreeSet<Claim> = cluster_ips(service, family)
         .map(Claim::cluster_ip)
         .collect();
     for port in ports(service) {
         claims.extend(
-            fronts(service, port, family)
+            of_port(service, port, family)
                 .iter()
                 .map(|front| Claim::of(front, port)),
         );
@@ -97,9 +97,9 @@ pub fn claims(service: &Service, family: Family) -> BTreeSet<Claim> {
 }
 
 /// The ClusterIPs of a family; none if the Service is not for a proxy at all.
-pub fn cluster_ips(service: &Service, family: Family) -> impl Iterator<Item = IpAddr> {
+pub fn cluster_ips(service: &Service, family: IpFamily) -> impl Iterator<Item = IpAddr> {
     let usable = is_proxied(service);
-    let of_family = move |a: &IpAddr| usable && Family::of(*a) == family;
+    let of_family = move |a: &IpAddr| usable && IpFamily::of(*a) == family;
     service
         .cluster_ips
         .iter()
@@ -121,40 +121,42 @@ pub fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
 
 /// Where a port can be reached in a family. An address that is both a load-balancer address and
 /// an external IP counts as the former, because source ranges apply to it.
-pub fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<Front> {
+pub fn of_port(service: &Service, port: &ServicePort, family: IpFamily) -> Vec<Frontend> {
     if !service
         .cluster_ips
         .iter()
-        .any(|address| Family::of(*address) == family)
+        .any(|address| IpFamily::of(*address) == family)
     {
         return Vec::new();
     }
-    let mut fronts: Vec<Front> = cluster_ips(service, family).map(Front::ClusterIp).collect();
-    let mut add = |front: Front, address: IpAddr| {
-        let known = |other: &Front| other.address() == Some(address);
-        let of_family = Family::of(address) == family;
-        if of_family && no_destination(address).is_none() && !fronts.iter().any(known) {
-            fronts.push(front);
+    let mut frontends: Vec<Frontend> = cluster_ips(service, family)
+        .map(Frontend::ClusterIp)
+        .collect();
+    let mut add = |front: Frontend, address: IpAddr| {
+        let known = |other: &Frontend| other.address() == Some(address);
+        let of_family = IpFamily::of(address) == family;
+        if of_family && no_destination(address).is_none() && !frontends.iter().any(known) {
+            frontends.push(front);
         }
     };
     if service.kind == ServiceKind::LoadBalancer {
         for vip in &service.load_balancer_vips {
-            add(Front::LoadBalancer(*vip), *vip);
+            add(Frontend::LoadBalancer(*vip), *vip);
         }
     }
     for address in &service.external_ips {
-        add(Front::ExternalIp(*address), *address);
+        add(Frontend::ExternalIp(*address), *address);
     }
     if has_node_ports(service) {
-        fronts.extend(port.node_port.map(Front::NodePort));
+        frontends.extend(port.node_port.map(Frontend::NodePort));
     }
-    fronts
+    frontends
 }
 
 /// The affinity time-out in seconds, within the limits of the API.
 pub fn affinity(service: &Service) -> Option<u32> {
     let seconds = service.affinity?;
-    let usable = (1..=AFFINITY_LONGEST).contains(&seconds);
+    let usable = AFFINITY_SECONDS.contains(&seconds);
     Some(if usable { seconds } else { AFFINITY_DEFAULT })
 }
 
@@ -225,8 +227,9 @@ pub fn warnings(service: &Service) -> Vec<String> {
     if affinity(service) != service.affinity {
         let given = service.affinity.unwrap_or_default();
         texts.push(format!(
-            "affinity time-out of {given} s is out of range (1 to {AFFINITY_LONGEST}): \
-             {AFFINITY_DEFAULT} s is used"
+            "affinity time-out of {given} s is out of range ({} to {}): {AFFINITY_DEFAULT} s is used",
+            AFFINITY_SECONDS.start(),
+            AFFINITY_SECONDS.end()
         ));
     }
     texts
@@ -239,15 +242,14 @@ fn port_fault(port: &ServicePort, before: &[ServicePort]) -> Option<&'static str
     if !port.name.is_empty() && !is_label(&port.name) {
         return Some("its name is not a DNS label (at most 63 of a-z, 0-9 and `-`)");
     }
-    let same_number = |other: &&ServicePort| {
-        other.protocol == port.protocol && other.port == port.port && other.port != 0
-    };
-    if before.iter().any(|other| same_number(&other)) {
+    let same_number =
+        |other: &ServicePort| other.protocol == port.protocol && other.port == port.port;
+    if before.iter().any(same_number) {
         return Some("an earlier port of the Service has the same number and protocol");
     }
     let same_name =
-        |other: &&ServicePort| other.protocol == port.protocol && other.name == port.name;
-    if before.iter().any(|other| same_name(&other)) {
+        |other: &ServicePort| other.protocol == port.protocol && other.name == port.name;
+    if before.iter().any(same_name) {
         return Some("an earlier port of the Service has the same name and protocol");
     }
     None

@@ -2,10 +2,10 @@
 
 use ipnetwork::IpNetwork;
 
+use crate::cidr::{LOOPBACK_V4, without_contained};
 use crate::config::services::{Config, NodePortAddresses};
-use crate::features::services::desired::endpoints::Family;
-use crate::features::services::desired::plan::without_overlaps;
 use crate::snapshot::{Node, Snapshot};
+use podwire_kernel::IpFamily;
 
 /// The networks of one family, each list sorted and without overlaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,10 +25,10 @@ pub fn desired(
     snapshot: &Snapshot,
     own: Option<&Node>,
     config: &Config,
-    family: Family,
+    family: IpFamily,
 ) -> Networks {
     let of_family = |list: &mut dyn Iterator<Item = IpNetwork>| {
-        without_overlaps(list.filter(|network| Family::of(network.ip()) == family))
+        without_contained(list.filter(|network| IpFamily::of(network.ip()) == family)).into()
     };
     let own_pods = own
         .map(|node| node.pod_cidrs.as_slice())
@@ -70,8 +70,8 @@ fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
             .collect(),
         NodePortAddresses::Within(networks) => networks.clone(),
     };
-    let localhost = "127.0.0.0/8".parse::<IpNetwork>().ok();
-    networks.extend(localhost.filter(|_| config.localhost_node_ports));
+    let localhost = config.localhost_node_ports.then_some(LOOPBACK_V4);
+    networks.extend(localhost.map(IpNetwork::V4));
     networks
 }
 
@@ -130,12 +130,12 @@ mod tests {
     fn networks_come_from_the_objects() {
         let snapshot = snapshot();
         let own = snapshot.nodes.get("worker");
-        let v4 = desired(&snapshot, own, &Config::default(), Family::V4);
+        let v4 = desired(&snapshot, own, &Config::default(), IpFamily::V4);
         assert_eq!(shown(&v4.pods), "10.10.1.0/24 10.10.2.0/24");
         assert_eq!(shown(&v4.own_pods), "10.10.1.0/24");
         assert_eq!(shown(&v4.services), "10.200.1.0/24");
         assert_eq!(shown(&v4.node_ports), "");
-        let v6 = desired(&snapshot, own, &Config::default(), Family::V6);
+        let v6 = desired(&snapshot, own, &Config::default(), IpFamily::V6);
         assert_eq!(shown(&v6.pods), "fd00:10:10:1::/64");
         assert_eq!(shown(&v6.services), "fd00:10:200::/112");
     }
@@ -149,11 +149,16 @@ mod tests {
             node_port_addresses: NodePortAddresses::Primary,
             ..Config::default()
         };
-        let v4 = desired(&snapshot, snapshot.nodes.get("worker"), &config, Family::V4);
+        let v4 = desired(
+            &snapshot,
+            snapshot.nodes.get("worker"),
+            &config,
+            IpFamily::V4,
+        );
         assert_eq!(shown(&v4.pods), "10.10.0.0/16");
         assert_eq!(shown(&v4.services), "10.96.0.0/12");
         assert_eq!(shown(&v4.node_ports), "127.0.0.0/8 172.18.0.2/32");
-        let v6 = desired(&snapshot, None, &config, Family::V6);
+        let v6 = desired(&snapshot, None, &config, IpFamily::V6);
         assert_eq!(shown(&v6.pods), "");
     }
 }

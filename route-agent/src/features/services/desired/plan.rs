@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::features::services::desired::endpoints::{self, Backend, Family, Here, Selected};
-use crate::features::services::desired::frontends::{self, Claim, Front};
-use crate::features::services::layout::answers::MOST_ENDPOINTS;
+use crate::cidr::without_contained;
+use crate::features::services::desired::endpoints::{self, Backend, Here, Selected};
+use crate::features::services::desired::frontends::{self, Claim, Frontend};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
+use podwire_kernel::IpFamily;
 
 /// What the kernel must do for one Service, in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub struct PortPlan {
     /// Who may answer through the other addresses and the node port.
     pub external: TrafficPolicy,
     /// Where the port can be reached.
-    pub fronts: Box<[Front]>,
+    pub frontends: Box<[Frontend]>,
     /// Who may use the load-balancer addresses, without overlaps; everybody if there are none.
     pub sources: Option<Box<[IpNetwork]>>,
     /// The endpoints for policy Cluster. The position is the slot in the kernel's map.
@@ -56,7 +57,7 @@ pub struct PortPlan {
 pub fn desired<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-    family: Family,
+    family: IpFamily,
     here: Here<'_>,
     default_balancing: Balancing,
     granted: impl Fn(&Claim) -> bool,
@@ -66,18 +67,18 @@ pub fn desired<'a>(
         .collect();
     let mut ports = Vec::new();
     for port in frontends::ports(service) {
-        let is_granted = |front: &Front| {
+        let is_granted = |front: &Frontend| {
             let address_granted = match front {
-                Front::ClusterIp(address) => cluster_ips.contains(address),
+                Frontend::ClusterIp(address) => cluster_ips.contains(address),
                 _ => true,
             };
             address_granted && granted(&Claim::of(front, port))
         };
-        let fronts: Box<[Front]> = frontends::fronts(service, port, family)
+        let frontends: Box<[Frontend]> = frontends::of_port(service, port, family)
             .into_iter()
             .filter(is_granted)
             .collect();
-        if fronts.is_empty() {
+        if frontends.is_empty() {
             continue;
         }
         let Selected {
@@ -93,8 +94,8 @@ pub fn desired<'a>(
             affinity: frontends::affinity(service),
             internal: service.internal_policy,
             external: service.external_policy,
-            sources: sources(service, &fronts, family, here.addresses),
-            fronts,
+            sources: sources(service, &frontends, family, here.addresses),
+            frontends,
             cluster: cluster.into(),
             local: local.into(),
             any,
@@ -120,20 +121,6 @@ impl Plan {
         }
     }
 
-    /// What of the Service cannot be done.
-    pub fn warnings(&self) -> impl Iterator<Item = String> {
-        let of_port = |port: &PortPlan| {
-            let count = port.cluster.len().max(port.local.len());
-            let more = count.checked_sub(MOST_ENDPOINTS).filter(|more| *more > 0)?;
-            let (number, protocol) = (port.port, port.protocol.name());
-            Some(format!(
-                "port {number}/{protocol} has {count} endpoints and only {MOST_ENDPOINTS} can be \
-                 told apart: the other {more} get no connections; spread them over several Services"
-            ))
-        };
-        self.ports.iter().filter_map(of_port)
-    }
-
     /// Everything that the Service has been granted.
     pub fn claims(&self) -> impl Iterator<Item = Claim> {
         let addresses = self
@@ -141,7 +128,7 @@ impl Plan {
             .iter()
             .map(|address| Claim::cluster_ip(*address));
         let ports = self.ports.iter().flat_map(|port| {
-            port.fronts
+            port.frontends
                 .iter()
                 .map(|front| Claim::at(front, port.protocol, port.port))
         });
@@ -176,27 +163,27 @@ pub fn settle(before: &[Backend], wanted: &[Backend]) -> Box<[Backend]> {
 /// Who may use the load-balancer addresses of this family: none if everybody may.
 ///
 /// A range within another is left out, because the kernel refuses overlapping intervals. If
-/// ranges are given but none is of this family, nobody may.
+/// ranges are given but none is of this family, no one may.
 ///
 /// A load balancer may put its address on the node's own interfaces. Then the node's connections to
 /// it have it as their source as well, so it may be the source if the node's own address may.
 fn sources(
     service: &Service,
-    fronts: &[Front],
-    family: Family,
+    frontends: &[Frontend],
+    family: IpFamily,
     node: &[IpAddr],
 ) -> Option<Box<[IpNetwork]>> {
-    let vips: Vec<IpAddr> = fronts
+    let vips: Vec<IpAddr> = frontends
         .iter()
-        .filter(|front| matches!(front, Front::LoadBalancer(_)))
-        .filter_map(Front::address)
+        .filter(|front| matches!(front, Frontend::LoadBalancer(_)))
+        .filter_map(Frontend::address)
         .collect();
     if vips.is_empty() || !frontends::restricts_sources(service) {
         return None;
     }
     let mut of_family = node
         .iter()
-        .filter(|address| Family::of(**address) == family);
+        .filter(|address| IpFamily::of(**address) == family);
     let from_node = of_family.any(|address| {
         let ranges = &service.source_ranges;
         ranges.iter().any(|range| range.contains(*address))
@@ -205,26 +192,8 @@ fn sources(
     let ours = service
         .source_ranges
         .iter()
-        .filter(|range| Family::of(range.ip()) == family);
-    Some(without_overlaps(ours.copied().chain(itself)))
-}
-
-/// Networks without those that lie within another, sorted.
-pub fn without_overlaps(networks: impl IntoIterator<Item = IpNetwork>) -> Box<[IpNetwork]> {
-    let mut widest_first: Vec<IpNetwork> = networks
-        .into_iter()
-        .filter_map(|network| IpNetwork::new(network.network(), network.prefix()).ok())
-        .collect();
-    widest_first.sort_unstable_by_key(|network| (network.ip(), network.prefix()));
-    let mut kept: Vec<IpNetwork> = Vec::new();
-    for network in widest_first {
-        let covered =
-            |wide: &IpNetwork| wide.contains(network.ip()) && wide.prefix() <= network.prefix();
-        if !kept.last().is_some_and(covered) {
-            kept.push(network);
-        }
-    }
-    kept.into()
+        .filter(|range| IpFamily::of(range.ip()) == family);
+    Some(without_contained(ours.copied().chain(itself)).into())
 }
 
 #[cfg(test)]

@@ -3,22 +3,23 @@
 //! A portal's element holds a number, and the map `answers` leads from the number to a chain. So a
 //! Service that gets an endpoint more changes data and no verdict: for a verdict that leads to a
 //! chain the kernel would validate the whole table, which takes longer the more Services there are
-//! (`docs/decisions/0009-services-as-map-elements.md`). Answers that depend on who asks are not in
+//! (`docs/decisions/0009-services-as-map-elements.md`). Answers that depend on the source are not in
 //! that map, because the chains they lead to look into it again, and the kernel refuses loops.
 
 use podwire_kernel::nft::{Field, Set};
 
-use crate::features::services::layout::elements::SCRATCH;
-use crate::features::services::layout::names::{Fixed, Pool, Shared};
+use crate::features::services::layout::names::{FixedChain, Pool, SharedChain};
 
-/// Endpoints of one Service port that can be told apart: what a number and a slot have room for.
-pub const MOST_ENDPOINTS: usize = 0xffff;
+/// The upper bits of every answer and of every endpoint number.
+pub const SCRATCH: u32 = 0x7000_0000;
+/// The bits that tell such a number from a real packet priority.
+pub const SCRATCH_MASK: u32 = 0xf000_0000;
 
 /// What a portal says of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
-    /// One of so many endpoints.
-    Shared(Shared),
+    /// One of this many endpoints.
+    Shared(SharedChain),
     /// What the chain of this very Service port says.
     Own(OwnAnswer),
     /// Refused: the Service has no endpoint.
@@ -27,9 +28,9 @@ pub enum Answer {
     NoLocalEndpoints,
     /// It depends on the source ranges.
     CheckSource,
-    /// External address, policy Local: it depends on who asks.
+    /// External address, policy Local: it depends on the source.
     ExternalLocal,
-    /// Node port, policy Local: it depends on who asks.
+    /// Node port, policy Local: it depends on the source.
     NodePortLocal,
 }
 
@@ -61,7 +62,7 @@ impl Answer {
     /// The number, host byte order.
     pub fn number(self) -> u32 {
         match self {
-            Answer::Shared(Shared { pool, hash, count }) => {
+            Answer::Shared(SharedChain { pool, hash, count }) => {
                 let pool = POOLS.iter().take_while(|other| **other != pool).count() as u32;
                 SHARED | if hash { HASH } else { 0 } | pool << 16 | count
             }
@@ -79,7 +80,7 @@ impl Answer {
         let lower = number & 0xffff;
         let answer = match (number & 0xff00_0000, lower) {
             (_, 0) => return None,
-            (SHARED, count) => Answer::Shared(Shared {
+            (SHARED, count) => Answer::Shared(SharedChain {
                 pool: *POOLS.get((number >> 16 & 0xf) as usize)?,
                 hash: number & HASH != 0,
                 count,
@@ -120,13 +121,13 @@ impl Answer {
     pub fn chain(self) -> String {
         let fixed = match self {
             Answer::Shared(shared) => return shared.name(),
-            Answer::Own(own) if own.node_port => Fixed::NodePortOwnChain,
-            Answer::Own(_) => Fixed::OwnChain,
-            Answer::NoEndpoints => Fixed::NoEndpoints,
-            Answer::NoLocalEndpoints => Fixed::NoLocalEndpoints,
-            Answer::CheckSource => Fixed::CheckSource,
-            Answer::ExternalLocal => Fixed::ExternalLocal,
-            Answer::NodePortLocal => Fixed::NodePortLocal,
+            Answer::Own(own) if own.node_port => FixedChain::NodePortOwnChain,
+            Answer::Own(_) => FixedChain::OwnChain,
+            Answer::NoEndpoints => FixedChain::NoEndpoints,
+            Answer::NoLocalEndpoints => FixedChain::NoLocalEndpoints,
+            Answer::CheckSource => FixedChain::CheckSource,
+            Answer::ExternalLocal => FixedChain::ExternalLocal,
+            Answer::NodePortLocal => FixedChain::NodePortLocal,
         };
         fixed.name().to_owned()
     }
@@ -134,14 +135,14 @@ impl Answer {
     /// What it means, in words.
     pub fn comment(self) -> String {
         let text = match self {
-            Answer::Shared(Shared { count: 1, .. }) => "1 endpoint",
-            Answer::Shared(Shared { count, .. }) => return format!("{count} endpoints"),
+            Answer::Shared(SharedChain { count: 1, .. }) => "1 endpoint",
+            Answer::Shared(SharedChain { count, .. }) => return format!("{count} endpoints"),
             Answer::Own(own) if own.local => "a chain of its own, endpoints of this node",
             Answer::Own(_) => "a chain of its own",
             Answer::NoEndpoints => "no endpoint",
             Answer::NoLocalEndpoints => "policy Local, no endpoint here",
             Answer::CheckSource => "not for every source",
-            Answer::ExternalLocal | Answer::NodePortLocal => "policy Local: who asks?",
+            Answer::ExternalLocal | Answer::NodePortLocal => "policy Local: check the source",
         };
         text.to_owned()
     }
@@ -159,6 +160,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::features::services::layout::limits::MOST_ENDPOINTS;
 
     fn all() -> Vec<Answer> {
         let mut all = vec![
@@ -171,7 +173,7 @@ mod tests {
         for pool in POOLS {
             for hash in [false, true] {
                 for count in [1, 2, 10, MOST_ENDPOINTS as u32] {
-                    all.push(Answer::Shared(Shared { pool, hash, count }));
+                    all.push(Answer::Shared(SharedChain { pool, hash, count }));
                 }
             }
         }
@@ -211,7 +213,8 @@ mod tests {
 
     #[test]
     fn it_reads_as_nft_prints_it() {
-        let shared = |pool, hash, count| Answer::Shared(Shared { pool, hash, count }).to_string();
+        let shared =
+            |pool, hash, count| Answer::Shared(SharedChain { pool, hash, count }).to_string();
         assert_eq!(shared(Pool::Endpoints, false, 3), "7000:3");
         assert_eq!(shared(Pool::NodePortEndpoints, false, 10), "7002:a");
         assert_eq!(shared(Pool::LocalEndpoints, true, 1), "7011:1");

@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use podwire_kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Set, Source};
+use podwire_kernel::nft::{Chain, DynsetOp, Expr, Family, Field, MetaKey, Rule, Source};
 
-use crate::config::services::Config;
-use crate::features::services::layout::elements::OwnChain;
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, OwnKind, Pool, Shared};
-use crate::features::services::layout::skeleton::{Words, pool_key};
+use crate::features::services::layout::elements::OwnChainSpec;
+use crate::features::services::layout::names::{
+    AffinityHolds, AffinityMap, OwnKind, Pool, SharedChain,
+};
+use crate::features::services::layout::words::{Words, pool_key};
 use crate::snapshot::{Balancing, ObjectName};
-
-/// So many clients of one Service port are remembered; more are served and forgotten.
-const CLIENTS: u32 = 65_536;
 
 /// The same on every node and after every restart, so that a client keeps its endpoint.
 const SEED: u32 = 0x7077;
 
 /// The chain that Services with the same number of endpoints share.
-pub fn shared(chain: Shared, family: Family) -> Chain {
+pub fn shared(chain: SharedChain, family: Family) -> Chain {
     let balancing = if chain.hash {
         Balancing::SourceHash
     } else {
@@ -27,7 +25,7 @@ pub fn shared(chain: Shared, family: Family) -> Chain {
 }
 
 /// A chain of one Service port.
-pub fn own(spec: &OwnChain, service: &ObjectName, family: Family) -> Chain {
+pub fn own(spec: &OwnChainSpec, service: &ObjectName, family: Family) -> Chain {
     match spec.chain.kind {
         OwnKind::RoundRobin(pool) => pick(pool, Balancing::RoundRobin, spec.count, family),
         OwnKind::Affinity => affinity(spec, false, service, family),
@@ -66,8 +64,8 @@ fn slot(words: &Words, balancing: Balancing, count: u32) -> Source {
 ///
 /// Between the rules the endpoint's number lies in the packet's priority, which no routing
 /// decision looks at; postrouting clears it. The last rules are for a client whose endpoint is
-/// gone: it is forgotten and chooses anew.
-fn affinity(spec: &OwnChain, local: bool, service: &ObjectName, family: Family) -> Chain {
+/// gone: it is forgotten and chooses again.
+fn affinity(spec: &OwnChainSpec, local: bool, service: &ObjectName, family: Family) -> Chain {
     let words = Words::of(family);
     let name = |local, holds| {
         let (protocol, port) = (spec.chain.protocol, spec.chain.port);
@@ -103,7 +101,7 @@ fn affinity(spec: &OwnChain, local: bool, service: &ObjectName, family: Family) 
         .with_rule(recall.comment("a known client gets the one it had"))
         .with_rule(remember().comment("from now on this client is known"))
         .with_rule(send())
-        .with_rule(forget(&clients, words.saddr).comment("its endpoint is gone: choose anew"))
+        .with_rule(forget(&clients, words.saddr).comment("its endpoint is gone: choose again"))
         .with_rule(choose())
         .with_rule(remember())
         .with_rule(send())
@@ -116,23 +114,4 @@ fn forget(clients: &str, saddr: Field) -> Rule {
         *op = DynsetOp::Delete;
     }
     rule
-}
-
-impl Words {
-    pub(super) fn affinity_set(&self, map: AffinityMap, config: &Config) -> Set {
-        match map.holds {
-            AffinityHolds::Clients => Set::map(&[self.saddr], &[Field::Priority])
-                .dynamic(CLIENTS)
-                .with_timeouts(),
-            AffinityHolds::Choices => Set::map(&[Field::Slot], &[Field::Priority]),
-            AffinityHolds::Endpoints => {
-                let set = Set::map(&[Field::Priority], &[self.daddr, Field::ThDport]);
-                if config.counters {
-                    set.with_counters()
-                } else {
-                    set
-                }
-            }
-        }
-    }
 }

@@ -8,13 +8,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use podwire::hash::fnv1a;
 
 use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
-use crate::features::services::layout::answers::{Answer, MOST_ENDPOINTS, OwnAnswer};
+use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
+use crate::features::services::layout::limits::MOST_ENDPOINTS;
 use crate::features::services::layout::names::{
-    AffinityHolds, AffinityMap, Chain, Fixed, Map, Own, OwnKind, Pool, Shared,
+    AffinityHolds, AffinityMap, Chain, FixedChain, FixedMap, Map, OwnChain, OwnKind, Pool,
+    SharedChain,
 };
 use crate::snapshot::{Balancing, ObjectName, Protocol, TrafficPolicy};
 
@@ -115,9 +118,9 @@ pub struct Element {
 
 /// A chain of one Service port, with all that its rules depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OwnChain {
+pub struct OwnChainSpec {
     /// Which chain.
-    pub chain: Own,
+    pub chain: OwnChain,
     /// The number of endpoints, at least 1.
     pub count: u32,
     /// How a new client is given an endpoint.
@@ -132,7 +135,7 @@ pub struct Objects {
     /// Elements; no two have the same map and key.
     pub elements: Vec<Element>,
     /// Chains of its own.
-    pub chains: BTreeSet<OwnChain>,
+    pub chains: BTreeSet<OwnChainSpec>,
     /// Maps of its own.
     pub maps: BTreeSet<AffinityMap>,
     /// What its portals answer, as far as it is in the map of answers.
@@ -147,7 +150,7 @@ pub fn objects(service: &ObjectName, plan: &Plan) -> Objects {
     let comment: Arc<str> = Arc::from(service.to_string());
     for address in &plan.cluster_ips {
         objects.elements.push(Element {
-            map: Map::ClusterIps,
+            map: FixedMap::ClusterIps.into(),
             key: Key::new().address(*address),
             value: Value::Member,
             comment: comment.clone(),
@@ -175,25 +178,12 @@ pub fn comment(service: &ObjectName, port: &PortPlan) -> String {
 /// remembered by it stays with its endpoint whatever else changes. FNV-1a, folded to 28 bits; the
 /// upper four are those by which postrouting knows that it has to clean up.
 pub fn endpoint_number(backend: &Backend) -> u32 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut take = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    match backend.address {
-        IpAddr::V4(v4) => take(&v4.octets()),
-        IpAddr::V6(v6) => take(&v6.octets()),
-    }
-    take(&backend.port.to_be_bytes());
+    let key = Key::new().address(backend.address);
+    let port = backend.port.to_be_bytes();
+    let hash = fnv1a(key.as_bytes().iter().copied().chain(port));
     let folded = (hash ^ (hash >> 32)) as u32;
     SCRATCH | (folded & !SCRATCH_MASK)
 }
-
-/// The upper bits of every endpoint number.
-pub const SCRATCH: u32 = 0x7000_0000;
-/// The bits that tell an endpoint number from a real packet priority.
-pub const SCRATCH_MASK: u32 = 0xf000_0000;
 
 /// Which endpoints, and by which chains they are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,21 +208,21 @@ impl<'a> Writer<'a> {
     }
 
     fn write(&mut self) {
-        for front in self.port.fronts.iter().copied() {
+        for front in self.port.frontends.iter().copied() {
             match front {
-                Front::ClusterIp(address) => self.cluster_ip(address),
-                Front::ExternalIp(address) => self.external(address, None),
-                Front::LoadBalancer(address) => {
+                Frontend::ClusterIp(address) => self.cluster_ip(address),
+                Frontend::ExternalIp(address) => self.external(address, None),
+                Frontend::LoadBalancer(address) => {
                     self.external(address, self.port.sources.as_deref());
                 }
-                Front::NodePort(node_port) => self.node_port(node_port),
+                Frontend::NodePort(node_port) => self.node_port(node_port),
             }
         }
     }
 
-    fn push(&mut self, map: Map, key: Key, value: Value) {
+    fn push(&mut self, map: impl Into<Map>, key: Key, value: Value) {
         self.objects.elements.push(Element {
-            map,
+            map: map.into(),
             key,
             value,
             comment: self.comment.clone(),
@@ -252,11 +242,11 @@ impl<'a> Writer<'a> {
             TrafficPolicy::Local => Who::Local,
         };
         let answer = self.answer(who, Pool::Endpoints, key);
-        self.portal(Map::Services, key, answer);
+        self.portal(FixedMap::Services, key, answer);
     }
 
-    /// An element that says what is answered to whoever asks there.
-    fn portal(&mut self, map: Map, key: Key, answer: Answer) {
+    /// An element that says what is answered to a connection there.
+    fn portal(&mut self, map: FixedMap, key: Key, answer: Answer) {
         if !answer.depends_on_source() {
             self.objects.answers.insert(answer);
         }
@@ -266,21 +256,21 @@ impl<'a> Writer<'a> {
     fn external(&mut self, address: IpAddr, sources: Option<&[IpNetwork]>) {
         let key = self.vip(address);
         let pools = Pools {
-            inside: Map::Inside,
-            outside: Map::Outside,
+            inside: FixedMap::Inside,
+            outside: FixedMap::Outside,
             all: Pool::Endpoints,
             local: Pool::LocalEndpoints,
             ask: Answer::ExternalLocal,
-            masquerade: Map::MasqueradeVips,
-            policies: [Fixed::PolicyCluster, Fixed::PolicyLocal],
+            masquerade: FixedMap::MasqueradeVips,
+            policies: [FixedChain::PolicyCluster, FixedChain::PolicyLocal],
         };
         let answer = self.by_policy(key, &pools);
         let Some(sources) = sources else {
-            self.portal(Map::Services, key, answer);
+            self.portal(FixedMap::Services, key, answer);
             return;
         };
-        self.portal(Map::Services, key, Answer::CheckSource);
-        self.portal(Map::Allowed, key, answer);
+        self.portal(FixedMap::Services, key, Answer::CheckSource);
+        self.portal(FixedMap::Allowed, key, answer);
         for range in sources {
             let (first, last) = (key.address(range.network()), key.address(range.broadcast()));
             let value = if first == last {
@@ -288,23 +278,26 @@ impl<'a> Writer<'a> {
             } else {
                 Value::Until(last)
             };
-            self.push(Map::AllowedSources, first, value);
+            self.push(FixedMap::AllowedSources, first, value);
         }
     }
 
     fn node_port(&mut self, node_port: u16) {
         let key = Key::new().transport(self.port.protocol, node_port);
         let pools = Pools {
-            inside: Map::NodePortsInside,
-            outside: Map::NodePortsOutside,
+            inside: FixedMap::NodePortsInside,
+            outside: FixedMap::NodePortsOutside,
             all: Pool::NodePortEndpoints,
             local: Pool::NodePortLocalEndpoints,
             ask: Answer::NodePortLocal,
-            masquerade: Map::MasqueradeNodePorts,
-            policies: [Fixed::NodePortPolicyCluster, Fixed::NodePortPolicyLocal],
+            masquerade: FixedMap::MasqueradeNodePorts,
+            policies: [
+                FixedChain::NodePortPolicyCluster,
+                FixedChain::NodePortPolicyLocal,
+            ],
         };
         let answer = self.by_policy(key, &pools);
-        self.portal(Map::NodePorts, key, answer);
+        self.portal(FixedMap::NodePorts, key, answer);
     }
 
     /// What a connection from outside the cluster is answered, by `externalTrafficPolicy`.
@@ -347,14 +340,14 @@ impl<'a> Writer<'a> {
         }
         for (slot, backend) in backends.iter().enumerate() {
             self.push(
-                Map::Pool(pool),
+                FixedMap::Pool(pool),
                 key.number(slot as u32),
                 Value::Backend(*backend),
             );
         }
         if port.balancing == Balancing::RoundRobin {
             let chain = self.own(OwnKind::RoundRobin(pool));
-            let spec = OwnChain {
+            let spec = OwnChainSpec {
                 chain,
                 count,
                 balancing: port.balancing,
@@ -364,26 +357,26 @@ impl<'a> Writer<'a> {
             return self.own_answer(who, pool, key, chain);
         }
         let hash = port.balancing == Balancing::SourceHash;
-        Answer::Shared(Shared { pool, hash, count })
+        Answer::Shared(SharedChain { pool, hash, count })
     }
 
     /// The answer that leads to a chain of the Service port's own, and the element that says which.
-    fn own_answer(&mut self, who: Who, pool: Pool, key: Key, chain: Own) -> Answer {
+    fn own_answer(&mut self, who: Who, pool: Pool, key: Key, chain: OwnChain) -> Answer {
         let node_port = !pool.has_address();
         let local = who == Who::Local;
         let answer = Answer::Own(OwnAnswer { node_port, local });
         let map = if node_port {
-            Map::NodePortOwnChains
+            FixedMap::NodePortOwnChains
         } else {
-            Map::OwnChains
+            FixedMap::OwnChains
         };
         let key = key.number(answer.number());
         self.push(map, key, Value::Goto(Chain::Own(chain)));
         answer
     }
 
-    fn own(&self, kind: OwnKind) -> Own {
-        Own {
+    fn own(&self, kind: OwnKind) -> OwnChain {
+        OwnChain {
             protocol: self.port.protocol,
             port: self.port.port,
             kind,
@@ -391,7 +384,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The chain that remembers clients: one for all addresses of the port, written once.
-    fn affinity(&mut self, who: Who, backends: &[Backend], timeout: u32) -> Own {
+    fn affinity(&mut self, who: Who, backends: &[Backend], timeout: u32) -> OwnChain {
         let local = who == Who::Local;
         let chain = self.own(if local {
             OwnKind::AffinityLocal
@@ -399,7 +392,7 @@ impl<'a> Writer<'a> {
             OwnKind::Affinity
         });
         let count = backends.len() as u32;
-        let spec = OwnChain {
+        let spec = OwnChainSpec {
             chain,
             count,
             balancing: self.port.balancing,
@@ -425,9 +418,9 @@ impl<'a> Writer<'a> {
                 number = SCRATCH | (number.wrapping_add(1) & !SCRATCH_MASK);
             }
             let slot = Key::new().number(slot as u32);
-            self.push(Map::Affinity(choices), slot, Value::Number(number));
+            self.push(choices, slot, Value::Number(number));
             let number = Key::new().number(number);
-            self.push(Map::Affinity(endpoints), number, Value::Backend(*backend));
+            self.push(endpoints, number, Value::Backend(*backend));
         }
         chain
     }
@@ -435,12 +428,12 @@ impl<'a> Writer<'a> {
 
 /// The maps for one way in from outside the cluster.
 struct Pools {
-    inside: Map,
-    outside: Map,
+    inside: FixedMap,
+    outside: FixedMap,
     all: Pool,
     local: Pool,
     ask: Answer,
-    masquerade: Map,
+    masquerade: FixedMap,
     /// Why it is masqueraded with policy Cluster, and why or why not with policy Local.
-    policies: [Fixed; 2],
+    policies: [FixedChain; 2],
 }

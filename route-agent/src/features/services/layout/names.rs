@@ -1,5 +1,7 @@
 //! Names of maps and chains, as a person reads them in `nft list ruleset`.
 
+use std::borrow::Cow;
+
 use crate::snapshot::{ObjectName, Protocol};
 
 /// The endpoint maps. Each is keyed by where the connection was sent, and the slot.
@@ -17,7 +19,7 @@ pub enum Pool {
 
 impl Pool {
     /// The map's name.
-    pub fn map(self) -> &'static str {
+    pub const fn map(self) -> &'static str {
         match self {
             Pool::Endpoints => "endpoints",
             Pool::LocalEndpoints => "local-endpoints",
@@ -44,14 +46,14 @@ impl Pool {
 
 /// A chain that is always there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fixed {
+pub enum FixedChain {
     /// Refuses: the Service has no endpoint.
     NoEndpoints,
     /// Drops: the policy is Local and there is no endpoint on this node.
     NoLocalEndpoints,
-    /// External address, policy Local: who asks?
+    /// External address, policy Local: decides by the source.
     ExternalLocal,
-    /// Node port, policy Local: who asks?
+    /// Node port, policy Local: decides by the source.
     NodePortLocal,
     /// Load-balancer address with source ranges.
     CheckSource,
@@ -67,30 +69,45 @@ pub enum Fixed {
     NodePortPolicyCluster,
     /// See there.
     NodePortPolicyLocal,
+    /// The portal: every new connection comes through here.
+    Portal,
+    /// Refuses: a ClusterIP, and none of its ports.
+    NoSuchPort,
+    /// Every reason to masquerade a connection or not.
+    WhyMasquerade,
+    /// Decides about connections to ClusterIPs.
+    ToClusterIp,
+    /// Drops what is for an address that no Service has.
+    PreroutingUnallocated,
 }
 
-impl Fixed {
+impl FixedChain {
     /// The chain's name.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
-            Fixed::NoEndpoints => "no-endpoints",
-            Fixed::NoLocalEndpoints => "no-local-endpoints",
-            Fixed::ExternalLocal => "external-local",
-            Fixed::NodePortLocal => "nodeport-local",
-            Fixed::CheckSource => "check-source",
-            Fixed::OwnChain => "own-chain",
-            Fixed::NodePortOwnChain => "nodeport-own-chain",
-            Fixed::PolicyCluster => "policy-cluster",
-            Fixed::PolicyLocal => "policy-local",
-            Fixed::NodePortPolicyCluster => "nodeport-policy-cluster",
-            Fixed::NodePortPolicyLocal => "nodeport-policy-local",
+            FixedChain::NoEndpoints => "no-endpoints",
+            FixedChain::NoLocalEndpoints => "no-local-endpoints",
+            FixedChain::ExternalLocal => "external-local",
+            FixedChain::NodePortLocal => "nodeport-local",
+            FixedChain::CheckSource => "check-source",
+            FixedChain::OwnChain => "own-chain",
+            FixedChain::NodePortOwnChain => "nodeport-own-chain",
+            FixedChain::PolicyCluster => "policy-cluster",
+            FixedChain::PolicyLocal => "policy-local",
+            FixedChain::NodePortPolicyCluster => "nodeport-policy-cluster",
+            FixedChain::NodePortPolicyLocal => "nodeport-policy-local",
+            FixedChain::Portal => "services",
+            FixedChain::NoSuchPort => "no-such-port",
+            FixedChain::WhyMasquerade => "why-masquerade",
+            FixedChain::ToClusterIp => "to-cluster-ip",
+            FixedChain::PreroutingUnallocated => "prerouting-unallocated",
         }
     }
 }
 
 /// A chain that Services with the same number of endpoints share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Shared {
+pub struct SharedChain {
     /// The endpoint map it looks into.
     pub pool: Pool,
     /// By a hash of the source address instead of at random.
@@ -99,7 +116,7 @@ pub struct Shared {
     pub count: u32,
 }
 
-impl Shared {
+impl SharedChain {
     /// The chain's name.
     pub fn name(self) -> String {
         let how = if self.hash { "hash" } else { "pick" };
@@ -109,7 +126,7 @@ impl Shared {
 
 /// A chain of one Service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Own {
+pub struct OwnChain {
     /// The port's protocol.
     pub protocol: Protocol,
     /// The port's number.
@@ -129,7 +146,7 @@ pub enum OwnKind {
     RoundRobin(Pool),
 }
 
-impl Own {
+impl OwnChain {
     /// The chain's name.
     pub fn name(self, service: &ObjectName) -> String {
         let prefix = match self.kind {
@@ -160,9 +177,9 @@ fn port_path(service: &ObjectName, protocol: Protocol, port: u16) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Chain {
     /// Always there.
-    Fixed(Fixed),
+    Fixed(FixedChain),
     /// There while its Service port is.
-    Own(Own),
+    Own(OwnChain),
 }
 
 impl Chain {
@@ -175,9 +192,9 @@ impl Chain {
     }
 }
 
-/// A map or set with elements of Services.
+/// A map or set that is always there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Map {
+pub enum FixedMap {
     /// Address, protocol and port of each Service port to its answer.
     Services,
     /// Each answer to its chain.
@@ -210,8 +227,6 @@ pub enum Map {
     MasqueradeNodePorts,
     /// Endpoints of this node that may reach themselves (a set).
     Hairpin,
-    /// A map of one Service port with affinity.
-    Affinity(AffinityMap),
 }
 
 /// The maps of a Service port with affinity.
@@ -258,58 +273,85 @@ impl AffinityMap {
     }
 }
 
-impl Map {
-    /// The maps and sets that are always there, in the order of a packet's way.
-    pub const FIXED: [Map; 19] = [
-        Map::Services,
-        Map::Answers,
-        Map::Pool(Pool::Endpoints),
-        Map::NodePorts,
-        Map::Pool(Pool::NodePortEndpoints),
-        Map::ClusterIps,
-        Map::AllowedSources,
-        Map::Allowed,
-        Map::Inside,
-        Map::Outside,
-        Map::Pool(Pool::LocalEndpoints),
-        Map::NodePortsInside,
-        Map::NodePortsOutside,
-        Map::Pool(Pool::NodePortLocalEndpoints),
-        Map::OwnChains,
-        Map::NodePortOwnChains,
-        Map::Hairpin,
-        Map::MasqueradeVips,
-        Map::MasqueradeNodePorts,
+impl FixedMap {
+    /// All of them, in the order of a packet's way.
+    pub const ALL: [FixedMap; 19] = [
+        FixedMap::Services,
+        FixedMap::Answers,
+        FixedMap::Pool(Pool::Endpoints),
+        FixedMap::NodePorts,
+        FixedMap::Pool(Pool::NodePortEndpoints),
+        FixedMap::ClusterIps,
+        FixedMap::AllowedSources,
+        FixedMap::Allowed,
+        FixedMap::Inside,
+        FixedMap::Outside,
+        FixedMap::Pool(Pool::LocalEndpoints),
+        FixedMap::NodePortsInside,
+        FixedMap::NodePortsOutside,
+        FixedMap::Pool(Pool::NodePortLocalEndpoints),
+        FixedMap::OwnChains,
+        FixedMap::NodePortOwnChains,
+        FixedMap::Hairpin,
+        FixedMap::MasqueradeVips,
+        FixedMap::MasqueradeNodePorts,
     ];
 
-    /// The name of a map that is always there.
-    pub fn fixed_name(self) -> Option<&'static str> {
-        Some(match self {
-            Map::Services => "services",
-            Map::Answers => "answers",
-            Map::Pool(pool) => pool.map(),
-            Map::NodePorts => "nodeports",
-            Map::Inside => "inside",
-            Map::Outside => "outside",
-            Map::NodePortsInside => "nodeports-inside",
-            Map::NodePortsOutside => "nodeports-outside",
-            Map::AllowedSources => "allowed-sources",
-            Map::Allowed => "allowed",
-            Map::OwnChains => "own-chains",
-            Map::NodePortOwnChains => "nodeport-own-chains",
-            Map::ClusterIps => "cluster-ips",
-            Map::MasqueradeVips => "masquerade-vips",
-            Map::MasqueradeNodePorts => "masquerade-nodeports",
-            Map::Hairpin => "hairpin",
-            Map::Affinity(_) => return None,
-        })
+    /// The map's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FixedMap::Services => "services",
+            FixedMap::Answers => "answers",
+            FixedMap::Pool(pool) => pool.map(),
+            FixedMap::NodePorts => "nodeports",
+            FixedMap::Inside => "inside",
+            FixedMap::Outside => "outside",
+            FixedMap::NodePortsInside => "nodeports-inside",
+            FixedMap::NodePortsOutside => "nodeports-outside",
+            FixedMap::AllowedSources => "allowed-sources",
+            FixedMap::Allowed => "allowed",
+            FixedMap::OwnChains => "own-chains",
+            FixedMap::NodePortOwnChains => "nodeport-own-chains",
+            FixedMap::ClusterIps => "cluster-ips",
+            FixedMap::MasqueradeVips => "masquerade-vips",
+            FixedMap::MasqueradeNodePorts => "masquerade-nodeports",
+            FixedMap::Hairpin => "hairpin",
+        }
     }
 
+    /// The map with this name.
+    pub fn of_name(name: &str) -> Option<FixedMap> {
+        FixedMap::ALL.into_iter().find(|map| map.name() == name)
+    }
+}
+
+/// A map or set with elements of Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Map {
+    /// Always there.
+    Fixed(FixedMap),
+    /// Of one Service port with affinity.
+    Affinity(AffinityMap),
+}
+
+impl Map {
     /// The map's name; `service` is the Service whose element it holds.
-    pub fn name(self, service: &ObjectName) -> std::borrow::Cow<'static, str> {
+    pub fn name(self, service: &ObjectName) -> Cow<'static, str> {
         match self {
+            Map::Fixed(map) => map.name().into(),
             Map::Affinity(map) => map.name(service).into(),
-            fixed => fixed.fixed_name().unwrap_or_default().into(),
         }
+    }
+}
+
+impl From<FixedMap> for Map {
+    fn from(map: FixedMap) -> Map {
+        Map::Fixed(map)
+    }
+}
+
+impl From<AffinityMap> for Map {
+    fn from(map: AffinityMap) -> Map {
+        Map::Affinity(map)
     }
 }

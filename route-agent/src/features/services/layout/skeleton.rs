@@ -9,30 +9,17 @@ use podwire_kernel::nft::{
     Set, Source, fib_flag, fib_type, nat_flag, priority,
 };
 
+use crate::cidr::LOOPBACK_V4;
 use crate::config::services::{Config, NodePortAddresses};
-use crate::features::services::layout::answers::Answer;
-use crate::features::services::layout::elements::{SCRATCH, SCRATCH_MASK};
-use crate::features::services::layout::names::{Fixed, Map, Pool};
+use crate::features::services::layout::answers::{Answer, SCRATCH, SCRATCH_MASK};
+use crate::features::services::layout::names::{FixedChain, FixedMap};
+use crate::features::services::layout::sets::{networks, set_of};
+use crate::features::services::layout::words::Words;
 use crate::snapshot::Protocol;
 
 /// The order in which rejects of unallocated addresses run: after every destination NAT, also
 /// that of other proxies, which have their own Services in the same network.
 const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
-
-/// The chain that decides about connections to ClusterIPs.
-pub const TO_CLUSTER_IP: &str = "to-cluster-ip";
-
-/// Names of the sets that hold networks.
-pub mod networks {
-    /// Pods of the whole cluster.
-    pub const PODS: &str = "pod-cidrs";
-    /// Pods of this node.
-    pub const OWN_PODS: &str = "node-pod-cidrs";
-    /// Addresses that Services may get.
-    pub const SERVICES: &str = "service-cidrs";
-    /// Where node ports answer, unless it is everywhere.
-    pub const NODE_PORTS: &str = "nodeport-addresses";
-}
 
 /// What is always there, in the order in which `nft list` is to show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,113 +33,44 @@ pub struct Skeleton {
 /// The skeleton of a family's table.
 pub fn skeleton(family: Family, config: &Config) -> Skeleton {
     let words = Words::of(family);
+    let parts = Parts { words, config };
     Skeleton {
-        sets: words.sets(config),
-        chains: words.chains(config),
+        sets: parts.sets(),
+        chains: parts.chains(),
     }
 }
 
-/// The set that a map lies in, without elements.
-pub fn set_of(map: Map, family: Family, config: &Config) -> Set {
-    let words = Words::of(family);
-    let counted = |set: Set| {
-        if config.counters {
-            set.with_counters()
-        } else {
-            set
-        }
-    };
-    let vip = words.vip();
-    let port = [Field::L4Proto, Field::ThDport];
-    let slot = |key: &[Field]| [key, &[Field::Slot]].concat();
-    let backend = [words.daddr, Field::ThDport];
-    match map {
-        Map::Services | Map::Allowed | Map::Inside | Map::Outside => {
-            counted(Set::map(&vip, &[Field::Priority]))
-        }
-        Map::NodePorts | Map::NodePortsInside | Map::NodePortsOutside => {
-            counted(Set::map(&port, &[Field::Priority]))
-        }
-        Map::Answers => Set::verdict_map(&[Field::Priority]),
-        Map::OwnChains => Set::verdict_map(&[&vip[..], &[Field::Priority]].concat()),
-        Map::NodePortOwnChains => Set::verdict_map(&[&port[..], &[Field::Priority]].concat()),
-        Map::MasqueradeVips => counted(Set::verdict_map(&vip)),
-        Map::MasqueradeNodePorts => counted(Set::verdict_map(&port)),
-        Map::Pool(pool) if pool.has_address() => counted(Set::map(&slot(&vip), &backend)),
-        Map::Pool(_) => counted(Set::map(&slot(&port), &backend)),
-        Map::AllowedSources => {
-            counted(Set::of(&[&vip[..], &[words.saddr]].concat()).with_intervals())
-        }
-        Map::ClusterIps => Set::of(&[words.daddr]),
-        Map::Hairpin => counted(Set::of(&[words.saddr, words.daddr])),
-        Map::Affinity(map) => words.affinity_set(map, config),
-    }
+/// Makes the parts of the skeleton.
+struct Parts<'a> {
+    words: Words,
+    config: &'a Config,
 }
 
-/// What the two families call the same thing.
-pub(super) struct Words {
-    pub family: Family,
-    pub saddr: Field,
-    pub daddr: Field,
-    original_daddr: CtKey,
-    icmp: u8,
-    echo_request: u8,
-    /// What a ping to a ClusterIP is answered with, so that a learner sees that the address lives
-    /// but does not do ICMP.
-    no_ping: Reject,
-    refused: Reject,
-}
-
-impl Words {
-    pub fn of(family: Family) -> Words {
-        match family {
-            Family::Ip6 => Words {
-                family,
-                saddr: Field::Ip6Saddr,
-                daddr: Field::Ip6Daddr,
-                original_daddr: CtKey::DstIp6,
-                icmp: 58,
-                echo_request: 128,
-                no_ping: Reject::Icmp(1), // administratively prohibited (RFC 4443)
-                refused: Reject::ICMP6_PORT_UNREACHABLE,
-            },
-            _ => Words {
-                family,
-                saddr: Field::IpSaddr,
-                daddr: Field::IpDaddr,
-                original_daddr: CtKey::DstIp,
-                icmp: 1,
-                echo_request: 8,
-                no_ping: Reject::Icmp(2), // protocol unreachable (RFC 792)
-                refused: Reject::ICMP_PORT_UNREACHABLE,
-            },
-        }
-    }
-
-    /// `ip daddr . meta l4proto . th dport`
-    pub fn vip(&self) -> [Field; 3] {
-        [self.daddr, Field::L4Proto, Field::ThDport]
-    }
-
-    fn sets(&self, config: &Config) -> Vec<(&'static str, Set)> {
-        let fixed = Map::FIXED
-            .into_iter()
-            .filter_map(|map| Some((map.fixed_name()?, set_of(map, self.family, config))));
+impl Parts<'_> {
+    fn sets(&self) -> Vec<(&'static str, Set)> {
+        let fixed = FixedMap::ALL.into_iter().map(|map| {
+            (
+                map.name(),
+                set_of(map.into(), self.words.family, self.config),
+            )
+        });
         let network = |field| Set::of(&[field]).with_intervals();
         let mut sets: Vec<(&'static str, Set)> = fixed.collect();
-        sets.push((networks::PODS, network(self.saddr)));
-        sets.push((networks::OWN_PODS, network(self.saddr)));
-        sets.push((networks::SERVICES, network(self.daddr)));
-        if config.node_port_addresses != NodePortAddresses::All {
-            sets.push((networks::NODE_PORTS, network(self.daddr)));
+        sets.push((networks::PODS, network(self.words.saddr)));
+        sets.push((networks::OWN_PODS, network(self.words.saddr)));
+        sets.push((networks::SERVICES, network(self.words.daddr)));
+        if self.config.node_port_addresses != NodePortAddresses::All {
+            sets.push((networks::NODE_PORTS, network(self.words.daddr)));
         }
         sets
     }
 
-    fn chains(&self, config: &Config) -> Vec<(&'static str, Chain)> {
+    fn chains(&self) -> Vec<(&'static str, Chain)> {
         let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
-        let to_services =
-            || nat(Hook::Prerouting, priority::DSTNAT).with_rule(Rule::new().jump("services"));
+        let to_services = || {
+            nat(Hook::Prerouting, priority::DSTNAT)
+                .with_rule(Rule::new().jump(FixedChain::Portal.name()))
+        };
         let output = Chain {
             base: nat(Hook::Output, priority::DSTNAT).base,
             ..to_services()
@@ -161,76 +79,82 @@ impl Words {
         let mut chains = vec![
             ("prerouting", to_services()),
             ("output", output),
-            ("services", self.services(config)),
-            (Fixed::CheckSource.name(), self.check_source()),
+            (FixedChain::Portal.name(), self.services()),
+            (FixedChain::CheckSource.name(), self.check_source()),
             (
-                Fixed::ExternalLocal.name(),
-                self.by_client(&self.vip(), Map::Inside, Map::Outside),
+                FixedChain::ExternalLocal.name(),
+                self.by_client(&self.words.vip(), FixedMap::Inside, FixedMap::Outside),
             ),
             (
-                Fixed::NodePortLocal.name(),
+                FixedChain::NodePortLocal.name(),
                 self.by_client(
                     &[Field::L4Proto, Field::ThDport],
-                    Map::NodePortsInside,
-                    Map::NodePortsOutside,
+                    FixedMap::NodePortsInside,
+                    FixedMap::NodePortsOutside,
                 ),
             ),
             (
-                Fixed::OwnChain.name(),
-                own_chain(&self.vip(), Map::OwnChains),
+                FixedChain::OwnChain.name(),
+                own_chain(&self.words.vip(), FixedMap::OwnChains),
             ),
             (
-                Fixed::NodePortOwnChain.name(),
-                own_chain(&[Field::L4Proto, Field::ThDport], Map::NodePortOwnChains),
+                FixedChain::NodePortOwnChain.name(),
+                own_chain(
+                    &[Field::L4Proto, Field::ThDport],
+                    FixedMap::NodePortOwnChains,
+                ),
             ),
             (
-                Fixed::NoEndpoints.name(),
+                FixedChain::NoEndpoints.name(),
                 self.refuse("no endpoint of the Service is ready"),
             ),
             (
-                Fixed::NoLocalEndpoints.name(),
+                FixedChain::NoLocalEndpoints.name(),
                 drop("traffic policy Local, and no endpoint on this node is ready"),
             ),
-            ("no-such-port", self.no_such_port()),
-            ("prerouting-unallocated", unallocated(Hook::Prerouting)),
+            (FixedChain::NoSuchPort.name(), self.no_such_port()),
+            (
+                FixedChain::PreroutingUnallocated.name(),
+                unallocated(Hook::Prerouting),
+            ),
             ("output-unallocated", unallocated(Hook::Output)),
         ];
-        if self.family == Family::Ip && config.localhost_node_ports {
+        if self.words.family == Family::Ip && self.config.localhost_node_ports {
             chains.push(("guard-localhost", self.guard()));
         }
-        chains.extend(self.way_out(config));
+        chains.extend(self.way_out());
         chains
     }
 
     /// The chains that decide whether a connection is masqueraded.
-    fn way_out(&self, config: &Config) -> [(&'static str, Chain); 7] {
+    fn way_out(&self) -> [(&'static str, Chain); 7] {
         [
             ("postrouting", self.postrouting()),
-            ("why-masquerade", self.why_masquerade()),
-            (TO_CLUSTER_IP, self.to_cluster_ip(config)),
-            (Fixed::PolicyCluster.name(), self.policy_cluster()),
+            (FixedChain::WhyMasquerade.name(), self.why_masquerade()),
+            (FixedChain::ToClusterIp.name(), self.to_cluster_ip()),
+            (FixedChain::PolicyCluster.name(), self.policy_cluster()),
             (
-                Fixed::NodePortPolicyCluster.name(),
-                self.by_node_port(Fixed::PolicyCluster),
+                FixedChain::NodePortPolicyCluster.name(),
+                self.by_node_port(FixedChain::PolicyCluster),
             ),
-            (Fixed::PolicyLocal.name(), self.policy_local()),
+            (FixedChain::PolicyLocal.name(), self.policy_local()),
             (
-                Fixed::NodePortPolicyLocal.name(),
-                self.by_node_port(Fixed::PolicyLocal),
+                FixedChain::NodePortPolicyLocal.name(),
+                self.by_node_port(FixedChain::PolicyLocal),
             ),
         ]
     }
 
     /// The portal: every new connection comes through here.
-    fn services(&self, config: &Config) -> Chain {
-        let portal = answered(Rule::new(), &self.vip(), Map::Services);
+    fn services(&self) -> Chain {
+        let portal = answered(Rule::new(), &self.words.vip(), FixedMap::Services);
         let mut chain = Chain::regular()
             .with_rule(portal.comment("address and port of a Service"))
             .with_rule(ask(Answer::CheckSource))
             .with_rule(ask(Answer::ExternalLocal))
-            .with_rule(self.node_ports(config))
-            .with_rule(self.ask_node_port(config));
-        if config.cluster_ip_echo {
+            .with_rule(self.node_ports())
+            .with_rule(self.ask_node_port());
+        if self.config.cluster_ip_echo {
             let redirect = Expr::Redirect {
                 flags: 0,
                 port_min: None,
@@ -238,40 +162,38 @@ impl Words {
             };
             let rule = self
                 .ping(Rule::new())
-                .in_set(&[self.daddr], "cluster-ips")
+                .in_set(&[self.words.daddr], FixedMap::ClusterIps.name())
                 .counter();
             chain = chain.with_rule(
                 rule.with(redirect)
                     .comment("ping to a ClusterIP: the node answers"),
             );
         }
-        let unknown = Rule::new().in_set(&[self.daddr], "cluster-ips");
-        chain.with_rule(self.not_local(unknown).goto("no-such-port"))
+        let unknown = Rule::new().in_set(&[self.words.daddr], FixedMap::ClusterIps.name());
+        chain.with_rule(self.not_local(unknown).goto(FixedChain::NoSuchPort.name()))
     }
 
-    fn node_ports(&self, config: &Config) -> Rule {
-        let rule = self.at_node_ports(Rule::new(), config);
-        answered(rule, &[Field::L4Proto, Field::ThDport], Map::NodePorts).comment("node port")
+    fn node_ports(&self) -> Rule {
+        let rule = self.at_node_ports(Rule::new());
+        answered(rule, &[Field::L4Proto, Field::ThDport], FixedMap::NodePorts).comment("node port")
     }
 
     /// With the conditions of the node ports again: a program on the node may have set the number.
-    fn ask_node_port(&self, config: &Config) -> Rule {
+    fn ask_node_port(&self) -> Rule {
         let answer = Answer::NodePortLocal;
-        let rule = self.at_node_ports(of_answer(answer), config);
+        let rule = self.at_node_ports(of_answer(answer));
         rule.goto(&answer.chain()).comment(&answer.comment())
     }
 
     /// Where node ports answer.
-    fn at_node_ports(&self, mut rule: Rule, config: &Config) -> Rule {
-        if config.node_port_addresses != NodePortAddresses::All {
-            rule = rule.in_set(&[self.daddr], networks::NODE_PORTS);
-        } else if self.family == Family::Ip6 {
+    fn at_node_ports(&self, mut rule: Rule) -> Rule {
+        if self.config.node_port_addresses != NodePortAddresses::All {
+            rule = rule.in_set(&[self.words.daddr], networks::NODE_PORTS);
+        } else if self.words.family == Family::Ip6 {
             let localhost = std::net::Ipv6Addr::LOCALHOST;
-            rule = rule.is_not(self.daddr, &KeyBuf::new().address(localhost));
-        } else if !config.localhost_node_ports
-            && let Ok(localhost) = "127.0.0.0/8".parse()
-        {
-            rule = rule.within(self.daddr, Comparison::Neq, localhost);
+            rule = rule.is_not(self.words.daddr, &KeyBuf::new().address(localhost));
+        } else if !self.config.localhost_node_ports {
+            rule = rule.within(self.words.daddr, Comparison::Neq, LOOPBACK_V4.into());
         }
         rule.is(
             Source::address_type(fib_flag::DADDR),
@@ -281,12 +203,12 @@ impl Words {
 
     /// Source ranges are checked before anything else is decided.
     fn check_source(&self) -> Chain {
-        let key = [&self.vip()[..], &[self.saddr]].concat();
+        let key = [&self.words.vip()[..], &[self.words.saddr]].concat();
         Chain::regular()
             .with_rule(answered(
-                Rule::new().in_set(&key[..], "allowed-sources"),
-                &self.vip(),
-                Map::Allowed,
+                Rule::new().in_set(&key[..], FixedMap::AllowedSources.name()),
+                &self.words.vip(),
+                FixedMap::Allowed,
             ))
             .with_rule(ask(Answer::ExternalLocal))
             .with_rule(
@@ -298,8 +220,8 @@ impl Words {
     }
 
     /// Policy Local: this node and its pods may use any endpoint, others those of this node.
-    fn by_client(&self, key: &[Field], inside: Map, outside: Map) -> Chain {
-        let from_pods = Rule::new().in_set(&[self.saddr], networks::OWN_PODS);
+    fn by_client(&self, key: &[Field], inside: FixedMap, outside: FixedMap) -> Chain {
+        let from_pods = Rule::new().in_set(&[self.words.saddr], networks::OWN_PODS);
         let from_here = self.of_this_node(Rule::new());
         Chain::regular()
             .with_rule(
@@ -317,13 +239,16 @@ impl Words {
             .l4proto(Protocol::Tcp.number())
             .counter()
             .reject(Reject::TcpReset);
-        Chain::regular()
-            .with_rule(tcp.comment(why))
-            .with_rule(Rule::new().counter().reject(self.refused).comment(why))
+        Chain::regular().with_rule(tcp.comment(why)).with_rule(
+            Rule::new()
+                .counter()
+                .reject(self.words.refused)
+                .comment(why),
+        )
     }
 
     fn no_such_port(&self) -> Chain {
-        let ping = self.ping(Rule::new()).counter().reject(self.no_ping);
+        let ping = self.ping(Rule::new()).counter().reject(self.words.no_ping);
         let mut chain = Chain::regular()
             .with_rule(ping.comment("a ClusterIP has ports and does not answer ping"));
         chain
@@ -333,19 +258,16 @@ impl Words {
     }
 
     fn unallocated(&self) -> Rule {
-        let rule = Rule::new().in_set(&[self.daddr], networks::SERVICES);
+        let rule = Rule::new().in_set(&[self.words.daddr], networks::SERVICES);
         self.not_local(rule)
             .counter()
             .drop()
             .comment("no Service has this address")
     }
 
-    /// Nobody but the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
+    /// Only the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
     fn guard(&self) -> Chain {
-        let rule = match "127.0.0.0/8".parse() {
-            Ok(localhost) => Rule::new().within(self.daddr, Comparison::Eq, localhost),
-            Err(_) => Rule::new(),
-        };
+        let rule = Rule::new().within(self.words.daddr, Comparison::Eq, LOOPBACK_V4.into());
         let rule = rule.iifname_is_not("lo").counter().drop();
         Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
             .with_rule(rule.comment("127.0.0.0/8 is for this node alone"))
@@ -367,7 +289,7 @@ impl Words {
             .with_rule(
                 Rule::new()
                     .ct_status(podwire_kernel::nft::ct_status::DNAT)
-                    .goto("why-masquerade")
+                    .goto(FixedChain::WhyMasquerade.name())
                     .comment("sent to an endpoint"),
             )
     }
@@ -378,12 +300,15 @@ impl Words {
     /// Services costs most, and for what comes from pods, which is most, it need not be done.
     fn why_masquerade(&self) -> Chain {
         let hairpin = Rule::new()
-            .in_set(&[self.saddr, self.daddr], "hairpin")
+            .in_set(
+                &[self.words.saddr, self.words.daddr],
+                FixedMap::Hairpin.name(),
+            )
             .counter();
         let mut chain =
             Chain::regular().with_rule(masquerade(hairpin).comment("a pod that reached itself"));
-        let by_protocol = |key: &[Source], map: Map| {
-            let name = map.fixed_name().unwrap_or_default();
+        let by_protocol = |key: &[Source], map: FixedMap| {
+            let name = map.name();
             // One rule for each protocol: nft knows the type of `ct original proto-dst` only then.
             [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| {
                 Rule::new()
@@ -395,22 +320,24 @@ impl Words {
             Source::Field(Field::L4Proto),
             Source::original(CtKey::ProtoDst),
         ];
-        let vip = [&[Source::original(self.original_daddr)][..], &port].concat();
-        chain.rules.extend(by_protocol(&vip, Map::MasqueradeVips));
+        let vip = [&[Source::original(self.words.original_daddr)][..], &port].concat();
         chain
             .rules
-            .extend(by_protocol(&port, Map::MasqueradeNodePorts));
-        chain.with_rule(Rule::new().goto(TO_CLUSTER_IP))
+            .extend(by_protocol(&vip, FixedMap::MasqueradeVips));
+        chain
+            .rules
+            .extend(by_protocol(&port, FixedMap::MasqueradeNodePorts));
+        chain.with_rule(Rule::new().goto(FixedChain::ToClusterIp.name()))
     }
 
-    /// Whoever is no pod cannot be answered by the endpoint itself.
-    fn to_cluster_ip(&self, config: &Config) -> Chain {
+    /// What is not a pod cannot be answered by the endpoint itself.
+    fn to_cluster_ip(&self) -> Chain {
         let to_cluster_ip = masquerade(self.of_cluster_ip(Rule::new()).counter());
-        if config.masquerade_all {
+        if self.config.masquerade_all {
             return Chain::regular()
                 .with_rule(to_cluster_ip.comment("to a ClusterIP: all are masqueraded"));
         }
-        let from_pod = Rule::new().in_set(&[self.saddr], networks::PODS);
+        let from_pod = Rule::new().in_set(&[self.words.saddr], networks::PODS);
         Chain::regular()
             .with_rule(
                 from_pod
@@ -422,12 +349,17 @@ impl Words {
     }
 
     fn of_cluster_ip(&self, rule: Rule) -> Rule {
-        rule.in_set(&[Source::original(self.original_daddr)][..], "cluster-ips")
+        rule.in_set(
+            &[Source::original(self.words.original_daddr)][..],
+            FixedMap::ClusterIps.name(),
+        )
     }
 
     /// The port alone does not say that the connection came to a node port.
-    fn by_node_port(&self, policy: Fixed) -> Chain {
-        let clash = self.of_cluster_ip(Rule::new()).goto(TO_CLUSTER_IP);
+    fn by_node_port(&self, policy: FixedChain) -> Chain {
+        let clash = self
+            .of_cluster_ip(Rule::new())
+            .goto(FixedChain::ToClusterIp.name());
         Chain::regular()
             .with_rule(clash.comment("a ClusterIP, with a port that is also a node port"))
             .with_rule(Rule::new().goto(policy.name()))
@@ -458,7 +390,7 @@ impl Words {
         )
     }
 
-    /// An address of this node is never refused: somebody may listen there, a DNS cache for one.
+    /// An address of this node is never refused: a program may listen there, such as a DNS cache.
     fn not_local(&self, rule: Rule) -> Rule {
         rule.is_not(
             Source::address_type(fib_flag::DADDR),
@@ -468,25 +400,24 @@ impl Words {
 
     fn ping(&self, rule: Rule) -> Rule {
         let base = podwire_kernel::nft::PayloadBase::Transport;
-        rule.l4proto(self.icmp).is(
+        rule.l4proto(self.words.icmp).is(
             Source::Payload {
                 base,
                 offset: 0,
                 len: 1,
             },
-            &[self.echo_request],
+            &[self.words.echo_request],
         )
     }
 }
 
 /// Takes the answer out of a portal's map and does what it says.
-fn answered(rule: Rule, key: &[Field], map: Map) -> Rule {
-    let name = |map: Map| map.fixed_name().unwrap_or_default();
-    rule.set_meta_from_map(MetaKey::Priority, key, name(map))
-        .verdict_map(&[Field::Priority], name(Map::Answers))
+fn answered(rule: Rule, key: &[Field], map: FixedMap) -> Rule {
+    rule.set_meta_from_map(MetaKey::Priority, key, map.name())
+        .verdict_map(&[Field::Priority], FixedMap::Answers.name())
 }
 
-/// Goes where the answer is found that depends on who asks.
+/// Goes where the answer is found that depends on the source.
 fn ask(answer: Answer) -> Rule {
     let rule = of_answer(answer);
     rule.goto(&answer.chain()).comment(&answer.comment())
@@ -497,11 +428,10 @@ fn of_answer(answer: Answer) -> Rule {
     Rule::new().is(Source::Meta(MetaKey::Priority), &number)
 }
 
-/// What the chain of a Service port says, which the answer told to ask.
-fn own_chain(key: &[Field], map: Map) -> Chain {
+/// What the chain of a Service port says, to which the answer leads.
+fn own_chain(key: &[Field], map: FixedMap) -> Chain {
     let key = [key, &[Field::Priority]].concat();
-    Chain::regular()
-        .with_rule(Rule::new().verdict_map(&key[..], map.fixed_name().unwrap_or_default()))
+    Chain::regular().with_rule(Rule::new().verdict_map(&key[..], map.name()))
 }
 
 fn masquerade(rule: Rule) -> Rule {
@@ -510,15 +440,4 @@ fn masquerade(rule: Rule) -> Rule {
 
 fn drop(why: &str) -> Chain {
     Chain::regular().with_rule(Rule::new().counter().drop().comment(why))
-}
-
-/// The key that an endpoint map is asked with, but for the slot.
-pub(super) fn pool_key(words: &Words, pool: Pool) -> Vec<Source> {
-    let fields = words.vip();
-    let fields = if pool.has_address() {
-        &fields[..]
-    } else {
-        &fields[1..]
-    };
-    fields.iter().map(|field| Source::Field(*field)).collect()
 }

@@ -2,16 +2,15 @@
 
 use ipnetwork::IpNetwork;
 
-use podwire_kernel::nft::{Batch, ElementRef, Set, Table, ValueRef};
+use podwire_kernel::nft::{Key, Set, Table};
 
 use crate::config::services::{Config, NodePortAddresses};
-use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::networks::Networks;
-use crate::features::services::layout::elements::Key;
-use crate::features::services::layout::skeleton::{Skeleton, networks as names, skeleton};
-use crate::features::services::table::encode::kernel_family;
+use crate::features::services::layout::sets::networks as names;
+use crate::features::services::layout::skeleton::{Skeleton, skeleton};
+use crate::features::services::table::encode::{Messages, Writer};
 use crate::features::services::table::observed::same_chain;
-use crate::ours::SERVICES_TABLE as TABLE;
+use crate::features::services::table::state::View;
 
 /// What the table is for, as `nft list` shows it.
 pub const COMMENT: &str = "Kubernetes Services, by podwire-agent";
@@ -47,20 +46,23 @@ pub fn has_sets(table: &Table, wanted: &Skeleton) -> bool {
     wanted.sets.iter().all(set)
 }
 
+/// The skeleton of the writer's table.
+pub fn skeleton_of(writer: &Writer, view: View<'_>) -> Skeleton {
+    skeleton(writer.family(), view.config)
+}
+
 /// Writes everything that is always there, without elements, in the order in which it is read.
-pub fn create(batch: &mut Batch, family: Family, config: &Config) {
-    let family = kernel_family(family);
-    let Skeleton { sets, chains } = skeleton(family, config);
+pub fn create(messages: &mut Messages<'_>, skeleton: &Skeleton) {
     let comment = podwire_kernel::nft::Comment::new(COMMENT);
-    let mut table = batch.table(family, TABLE);
+    let mut table = messages.table();
     table.add(comment.as_ref());
-    for (name, set) in &sets {
+    for (name, set) in &skeleton.sets {
         table.add_set(name, set);
     }
-    for (name, chain) in &chains {
+    for (name, chain) in &skeleton.chains {
         table.add_chain(name, chain);
     }
-    for (name, chain) in &chains {
+    for (name, chain) in &skeleton.chains {
         for rule in &chain.rules {
             table.add_rule(name, rule);
         }
@@ -83,43 +85,30 @@ pub fn network_sets<'a>(
     sets
 }
 
-/// A network as the first and the last key of an element; no last one if it is one address.
-pub fn range(network: &IpNetwork) -> (Key, Option<Key>) {
-    let first = Key::new().address(network.network());
-    let last = Key::new().address(network.broadcast());
-    (first, (first != last).then_some(last))
-}
-
 /// Writes what differs between two states of the networks.
 pub fn diff_networks(
-    batch: &mut Batch,
-    family: Family,
+    messages: &mut Messages<'_>,
+    skeleton: &Skeleton,
     config: &Config,
     before: &Networks,
     after: &Networks,
 ) {
-    let skeleton = skeleton(kernel_family(family), config);
-    let mut table = batch.table(kernel_family(family), TABLE);
     let old = network_sets(before, config);
     let new = network_sets(after, config);
     for ((name, old), (_, new)) in old.into_iter().zip(new) {
         let Some((_, header)) = skeleton.sets.iter().find(|(set, _)| *set == name) else {
             continue;
         };
-        let mut elements = table.elements(name, header);
         for network in old.iter().filter(|network| !new.contains(network)) {
-            let (first, last) = range(network);
-            elements.delete(first.as_bytes(), last.as_ref().map(Key::as_bytes));
+            let (first, last) = Key::interval(*network);
+            messages
+                .table()
+                .elements(name, header)
+                .delete(&first, last.as_deref());
         }
         for network in new.iter().filter(|network| !old.contains(network)) {
-            let (first, last) = range(network);
-            elements.add(&ElementRef {
-                key: first.as_bytes(),
-                key_end: last.as_ref().map(Key::as_bytes),
-                value: ValueRef::None,
-                timeout: None,
-                comment: None,
-            });
+            let (first, last) = Key::interval(*network);
+            messages.add_member(name, header, &first, last.as_deref());
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::features::services::desired::plan::Plan;
 use crate::features::services::layout::answers::Answer;
-use crate::features::services::layout::elements::{Element, Objects, OwnChain};
-use crate::features::services::layout::names::{AffinityMap, Own};
+use crate::features::services::layout::elements::{Element, Objects, OwnChainSpec};
+use crate::features::services::layout::names::{AffinityMap, OwnChain};
+use crate::snapshot::ObjectName;
 
 /// The difference between two states of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,9 +21,9 @@ pub struct Delta {
     /// Maps to delete when nothing refers to them any longer.
     pub old_maps: Vec<AffinityMap>,
     /// Chains to create, or to fill with other rules.
-    pub new_chains: Vec<OwnChain>,
+    pub new_chains: Vec<OwnChainSpec>,
     /// Chains to delete when nothing refers to them any longer.
-    pub old_chains: Vec<Own>,
+    pub old_chains: Vec<OwnChain>,
     /// What its portals answer from now on.
     pub answers_gained: Vec<Answer>,
     /// What they do not answer any longer.
@@ -44,6 +46,17 @@ impl Delta {
     }
 }
 
+/// What is to be written for one Service.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The Service.
+    pub name: ObjectName,
+    /// What differs in the kernel.
+    pub delta: Delta,
+    /// What the Service is afterwards; none if it is gone.
+    pub plan: Option<Plan>,
+}
+
 /// What must be written to get from `before` to `after`.
 pub fn diff(before: Objects, after: Objects) -> Delta {
     let mut delta = Delta::default();
@@ -51,7 +64,7 @@ pub fn diff(before: Objects, after: Objects) -> Delta {
     delta.new_maps = after.maps.difference(&before.maps).copied().collect();
     delta.old_maps = before.maps.difference(&after.maps).copied().collect();
     delta.new_chains = after.chains.difference(&before.chains).copied().collect();
-    let kept: BTreeSet<Own> = after.chains.iter().map(|spec| spec.chain).collect();
+    let kept: BTreeSet<OwnChain> = after.chains.iter().map(|spec| spec.chain).collect();
     let chains = before.chains.iter().map(|spec| spec.chain);
     delta.old_chains = chains.filter(|chain| !kept.contains(chain)).collect();
     delta.answers_gained = after.answers.difference(&before.answers).copied().collect();
@@ -83,11 +96,11 @@ fn diff_elements(before: Vec<Element>, after: Vec<Element>, delta: &mut Delta) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::services::desired::endpoints::Family;
-    use crate::features::services::desired::plan::{Plan, desired};
+    use crate::features::services::desired::plan::desired;
     use crate::features::services::desired::samples::{HERE, SLICE, object, service, slice};
     use crate::features::services::layout::elements::objects;
     use crate::snapshot::Balancing;
+    use podwire_kernel::IpFamily;
 
     fn state(text: &str, endpoints: &str, before: Option<&Plan>) -> (Plan, Objects) {
         let slices = [slice(SLICE, endpoints)];
@@ -95,7 +108,7 @@ mod tests {
         let mut plan = desired(
             &service,
             slices.iter(),
-            Family::V4,
+            IpFamily::V4,
             HERE,
             Balancing::Random,
             |_| true,

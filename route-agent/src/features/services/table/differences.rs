@@ -1,77 +1,83 @@
 //! Where a table differs from what was written, in sentences for the operator.
 //!
 //! In: what was written, and the kernel. Out: one sentence for each object that is missing, wrong
-//! or too much; it says what is wanted. Nothing is changed: the next sync mends it.
+//! or too much; it says what is wanted. Nothing is changed: the next sync repairs it.
 
 use std::collections::BTreeSet;
 
-use podwire_kernel::nft::{NftSocket, Table};
+use podwire_kernel::nft::{Key, Table};
 
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Value, objects};
-use crate::features::services::layout::skeleton::skeleton;
+use crate::features::services::layout::names::FixedMap;
+use crate::features::services::layout::skeleton::{Skeleton, skeleton};
 use crate::features::services::table::base;
 use crate::features::services::table::delta::Delta;
-use crate::features::services::table::encode::{hairpin_key, kernel_family};
+use crate::features::services::table::encode::{Headers, hairpin_key};
+use crate::features::services::table::nftables::{Nftables, TableError};
 use crate::features::services::table::observed::{
-    Found, Held, plain_member, plain_range, same_chain,
+    Found, Observed, plain_member, plain_range, same_chain,
 };
-use crate::features::services::table::state::{FamilyTable, TableError, View};
+use crate::features::services::table::state::{Applied, View};
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::ObjectName;
 
 /// The set of endpoints that may reach themselves.
-const HAIRPIN: &str = "hairpin";
+const HAIRPIN: &str = FixedMap::Hairpin.name();
 
-/// So many elements of one Service, or of one set, are named.
+/// The map from answers to chains.
+const ANSWERS: &str = FixedMap::Answers.name();
+
+/// This many elements of one Service, or of one set, are named.
 const NAMED: usize = 3;
 
-impl FamilyTable {
-    /// Where the kernel differs from what was written, one sentence each.
-    pub fn differences(&self, kernel: &mut NftSocket, view: View<'_>) -> Vec<String> {
-        match self.try_differences(kernel, view) {
-            Ok(texts) => texts,
-            Err(error) => vec![error.to_string()],
-        }
-    }
+/// Where the kernel differs from what was written, one sentence each.
+pub fn differences(
+    applied: &Applied,
+    headers: &Headers,
+    kernel: &mut dyn Nftables,
+    view: View<'_>,
+) -> Vec<String> {
+    let skeleton = skeleton(
+        podwire_kernel::nft::Family::from(applied.family()),
+        view.config,
+    );
+    let written = Written {
+        applied,
+        headers,
+        view,
+        skeleton,
+    };
+    written
+        .differences(kernel)
+        .unwrap_or_else(|error| vec![crate::error::chain(&error)])
+}
 
-    fn try_differences(
-        &self,
-        kernel: &mut NftSocket,
-        view: View<'_>,
-    ) -> Result<Vec<String>, TableError> {
-        let family = kernel_family(self.family);
-        let Some(frame) = kernel.observe_frame(family, TABLE)? else {
-            let written = !self.absent && self.all_applied().next().is_some();
+/// What was written, with what it takes to compare it.
+struct Written<'a> {
+    applied: &'a Applied,
+    headers: &'a Headers,
+    view: View<'a>,
+    skeleton: Skeleton,
+}
+
+impl Written<'_> {
+    fn differences(&self, kernel: &mut dyn Nftables) -> Result<Vec<String>, TableError> {
+        let applied = self.applied;
+        let family = podwire_kernel::nft::Family::from(applied.family());
+        let Some(frame) = kernel.frame(family)? else {
+            let written = applied.plans().next().is_some();
             return Ok(if written {
                 vec![format!("table {family} {TABLE} is missing")]
             } else {
                 Vec::new()
             });
         };
-        let mut texts = self.of_frame(&frame, view);
-        let mut held = Held::observe(kernel, self.family, frame)?;
-        let mut answers = BTreeSet::new();
-        for (name, plan) in self.all_applied() {
-            let delta = held.diff(name, objects(name, plan), &self.headers);
-            answers.extend(delta.answers_gained.iter().copied());
-            texts.extend(self.of_service(name, &delta));
-            for address in &delta.local_gained {
-                let key = hairpin_key(*address);
-                let found = held.claim(HAIRPIN, key.as_bytes(), plain_member());
-                if found != Found::Right {
-                    texts.push(format!(
-                        "set `{HAIRPIN}` lacks {address} . {address}, which Service {name} needs"
-                    ));
-                }
-            }
-        }
-        texts.extend(of_answers(&mut held, &answers));
-        for waiting in &self.standing.old_answers {
-            held.claim_answer(*waiting);
-        }
-        texts.extend(self.of_networks(&mut held, view));
-        texts.extend(self.too_much(kernel, &held, view)?);
+        let mut texts = self.of_frame(&frame);
+        let mut observed = Observed::read(kernel, applied.family(), frame)?;
+        texts.extend(self.of_services(&mut observed));
+        texts.extend(self.of_networks(&mut observed));
+        texts.extend(self.too_much(kernel, &observed)?);
         texts.sort_unstable();
         for text in &mut texts {
             text.insert_str(0, &format!("table {family} {TABLE}: "));
@@ -79,9 +85,33 @@ impl FamilyTable {
         Ok(texts)
     }
 
+    /// What is missing or wrong of all Services, and of what they share.
+    fn of_services(&self, observed: &mut Observed) -> Vec<String> {
+        let (mut texts, mut answers) = (Vec::new(), BTreeSet::new());
+        for (name, plan) in self.applied.plans() {
+            let delta = observed.diff(name, objects(name, plan), self.headers);
+            answers.extend(delta.answers_gained.iter().copied());
+            texts.extend(self.of_service(name, &delta));
+            for address in &delta.local_gained {
+                let key = hairpin_key(*address);
+                let found = observed.claim(HAIRPIN, key.as_bytes(), plain_member());
+                if found != Found::Right {
+                    texts.push(format!(
+                        "set `{HAIRPIN}` lacks {address} . {address}, which Service {name} needs"
+                    ));
+                }
+            }
+        }
+        texts.extend(of_answers(observed, &answers));
+        for waiting in &self.applied.standing.old_answers {
+            observed.claim_answer(*waiting);
+        }
+        texts
+    }
+
     /// Sets and chains that are always there.
-    fn of_frame(&self, frame: &Table, view: View<'_>) -> Vec<String> {
-        let wanted = skeleton(kernel_family(self.family), view.config);
+    fn of_frame(&self, frame: &Table) -> Vec<String> {
+        let wanted = &self.skeleton;
         let sets = wanted.sets.iter().map(|(name, set)| {
             let there = frame.sets.get(name);
             ("set", *name, there.map(|there| there.same_header(set)))
@@ -150,13 +180,13 @@ impl FamilyTable {
         }
     }
 
-    fn of_networks(&self, held: &mut Held, view: View<'_>) -> Vec<String> {
+    fn of_networks(&self, observed: &mut Observed) -> Vec<String> {
         let mut texts = Vec::new();
-        for (name, list) in base::network_sets(&self.networks, view.config) {
+        for (name, list) in base::network_sets(&self.applied.networks, self.view.config) {
             for network in list {
-                let (first, last) = base::range(network);
-                let meaning = last.map_or_else(plain_member, |last| plain_range(last.as_bytes()));
-                if held.claim(name, first.as_bytes(), meaning) != Found::Right {
+                let (first, last) = Key::interval(*network);
+                let meaning = last.as_deref().map_or_else(plain_member, plain_range);
+                if observed.claim(name, &first, meaning) != Found::Right {
                     texts.push(format!("set `{name}` lacks {network}"));
                 }
             }
@@ -164,38 +194,37 @@ impl FamilyTable {
         texts
     }
 
-    /// What nobody wants. What is only waiting to be deleted does not count.
+    /// What is not wanted. What is only waiting to be deleted does not count.
     fn too_much(
         &self,
-        kernel: &mut NftSocket,
-        held: &Held,
-        view: View<'_>,
+        kernel: &mut dyn Nftables,
+        observed: &Observed,
     ) -> Result<Vec<String>, TableError> {
-        let family = kernel_family(self.family);
-        let wanted = skeleton(family, view.config);
+        let family = podwire_kernel::nft::Family::from(self.applied.family());
+        let (applied, wanted) = (self.applied, &self.skeleton);
         let mut texts = Vec::new();
-        let ours = |name: &str| held.wanted.contains(name);
-        for name in held.frame.chains.keys() {
+        let ours = |name: &str| observed.wanted.contains(name);
+        for name in observed.frame.chains.keys() {
             let fixed = wanted.chains.iter().any(|(chain, _)| *chain == name);
-            if !fixed && !ours(name) && !self.standing.old_chains.contains(name) {
+            if !fixed && !ours(name) && !applied.standing.old_chains.contains(name) {
                 texts.push(format!("chain `{name}` is not wanted"));
             }
         }
-        for (name, header) in held.frame.sets.iter() {
+        for (name, header) in observed.frame.sets.iter() {
             let fixed = wanted.sets.iter().any(|(set, _)| *set == name);
             if !fixed && !ours(name) {
-                if !self.standing.old_maps.contains(name) {
+                if !applied.standing.old_maps.contains(name) {
                     texts.push(format!("set `{name}` is not wanted"));
                 }
                 continue;
             }
             // Elements of a Service that was refused may be what it had before.
-            if header.dynamic || !held.has_unclaimed() || !self.refused().is_empty() {
+            if header.dynamic || !observed.has_unclaimed() || !applied.refused().is_empty() {
                 continue;
             }
             let (mut named, mut more) = (Vec::new(), 0);
-            kernel.each_element(family, TABLE, name, header, |key, _| {
-                if !held.is_stale(name, &key) {
+            kernel.elements(family, name, header, &mut |key, _| {
+                if !observed.is_stale(name, &key) {
                     return;
                 }
                 if named.len() < NAMED {
@@ -216,20 +245,20 @@ impl FamilyTable {
 }
 
 /// What several Services answer, and the chains behind it.
-fn of_answers(held: &mut Held, wanted: &BTreeSet<Answer>) -> Vec<String> {
+fn of_answers(observed: &mut Observed, wanted: &BTreeSet<Answer>) -> Vec<String> {
     let mut texts = Vec::new();
     for answer in wanted {
-        let found = held.claim_answer(*answer);
+        let found = observed.claim_answer(*answer);
         let chain = answer.chain();
         if let Answer::Shared(shared) = *answer
-            && !held.has_shared(shared)
+            && !observed.has_shared(shared)
         {
             texts.push(format!("chain `{chain}` is missing, or has other rules"));
         } else if found == Found::Absent {
-            texts.push(format!("map `answers` lacks {answer} : goto {chain}"));
+            texts.push(format!("map `{ANSWERS}` lacks {answer} : goto {chain}"));
         } else if found == Found::Wrong {
             texts.push(format!(
-                "map `answers` has {answer} with another value; wanted is : goto {chain}"
+                "map `{ANSWERS}` has {answer} with another value; wanted is : goto {chain}"
             ));
         }
     }

@@ -5,26 +5,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use podwire_kernel::nft::{self, NftSocket, Table};
+use podwire_kernel::nft::{self, Table};
 
-use crate::features::services::desired::endpoints::{Backend, Family};
-use crate::features::services::desired::frontends::Front;
+use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{self, Plan, PortPlan};
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::chains;
 use crate::features::services::layout::elements::{
     self, Element, Key, Objects, Value, endpoint_number,
 };
-use crate::features::services::layout::names::{AffinityHolds, AffinityMap, Map, Pool, Shared};
+use crate::features::services::layout::names::{
+    AffinityHolds, AffinityMap, FixedMap, Pool, SharedChain,
+};
 use crate::features::services::table::delta::Delta;
-use crate::features::services::table::encode::{Headers, answer_key, backend_data, kernel_family};
-use crate::ours::SERVICES_TABLE as TABLE;
+use crate::features::services::table::encode::{Headers, answer_key, backend_data};
+use crate::features::services::table::nftables::Nftables;
 use crate::snapshot::{ObjectName, TrafficPolicy};
+use podwire_kernel::IpFamily;
 
-/// The elements of a table, and which of them somebody has claimed.
+/// The elements of a table, and which of them are wanted.
 #[derive(Debug)]
-pub struct Held {
-    family: Family,
+pub struct Observed {
+    family: IpFamily,
     /// Chains with their rules, and sets without elements.
     pub frame: Table,
     /// (where, what, claimed), sorted by the first.
@@ -35,22 +38,21 @@ pub struct Held {
     pub wanted: BTreeSet<String>,
 }
 
-impl Held {
+impl Observed {
     /// Reads the elements of all sets but the dynamic ones.
-    pub fn observe(
-        kernel: &mut NftSocket,
-        family: Family,
+    pub fn read(
+        kernel: &mut dyn Nftables,
+        family: IpFamily,
         frame: Table,
-    ) -> Result<Held, podwire_kernel::Error> {
+    ) -> podwire_kernel::Result<Observed> {
         let (mut elements, mut answers) = (Vec::new(), Vec::new());
         for (name, header) in frame.sets.iter().filter(|(_, set)| !set.dynamic) {
-            kernel.each_element(
-                kernel_family(family),
-                TABLE,
+            kernel.elements(
+                podwire_kernel::nft::Family::from(family),
                 name,
                 header,
-                |key, element| {
-                    if Map::Answers.fixed_name() == Some(name) {
+                &mut |key, element| {
+                    if FixedMap::Answers.name() == name {
                         answers.extend(Answer::read(&key));
                     }
                     elements.push((place(name, &key), meaning_of(&element), false));
@@ -58,7 +60,7 @@ impl Held {
             )?;
         }
         elements.sort_unstable_by_key(|(place, ..)| *place);
-        Ok(Held {
+        Ok(Observed {
             family,
             frame,
             elements,
@@ -67,12 +69,12 @@ impl Held {
         })
     }
 
-    /// True if there are elements that nobody has claimed.
+    /// True if there are elements that were not claimed.
     pub fn has_unclaimed(&self) -> bool {
         self.elements.iter().any(|(.., claimed)| !claimed)
     }
 
-    /// True if the element was there when the table was read and nobody wants it. One that came
+    /// True if the element was there when the table was read and is not wanted. One that came
     /// later is ours, or will be announced.
     pub fn is_stale(&self, set: &str, key: &[u8]) -> bool {
         self.find(place(set, key))
@@ -131,14 +133,14 @@ impl Held {
         for map in objects.maps {
             let set = map.name(name);
             let there = self.frame.sets.get(&set);
-            if !there.is_some_and(|set| set.same_header(&headers.of(Map::Affinity(map)))) {
+            if !there.is_some_and(|set| set.same_header(&headers.of(map))) {
                 delta.new_maps.push(map);
             }
             self.wanted.insert(set);
         }
         for spec in objects.chains {
             let chain = spec.chain.name(name);
-            let rules = chains::own(&spec, name, kernel_family(self.family));
+            let rules = chains::own(&spec, name, podwire_kernel::nft::Family::from(self.family));
             if !self.has_chain(&chain, &rules) {
                 delta.new_chains.push(spec);
             }
@@ -174,7 +176,7 @@ impl Held {
     /// Marks what an answer needs as wanted, and says how it was found.
     pub fn claim_answer(&mut self, answer: Answer) -> Found {
         let found = self.find_answer(answer);
-        let set = Map::Answers.fixed_name().unwrap_or_default();
+        let set = FixedMap::Answers.name();
         self.claim(set, answer_key(answer).as_bytes(), 0);
         if let Answer::Shared(shared) = answer {
             self.wanted.insert(shared.name());
@@ -184,7 +186,7 @@ impl Held {
 
     /// An answer is right if the chain that it leads to is so as well.
     pub fn find_answer(&self, answer: Answer) -> Found {
-        let set = Map::Answers.fixed_name().unwrap_or_default();
+        let set = FixedMap::Answers.name();
         match self.meaning(set, answer_key(answer).as_bytes()) {
             None => Found::Absent,
             Some(meaning) if meaning != meaning_of_answer(answer) => Found::Wrong,
@@ -195,9 +197,9 @@ impl Held {
         }
     }
 
-    /// True if the kernel has the chain of so many endpoints, with its rules.
-    pub fn has_shared(&self, shared: Shared) -> bool {
-        let rules = chains::shared(shared, kernel_family(self.family));
+    /// True if the kernel has the chain of that many endpoints, with its rules.
+    pub fn has_shared(&self, shared: SharedChain) -> bool {
+        let rules = chains::shared(shared, podwire_kernel::nft::Family::from(self.family));
         self.has_chain(&shared.name(), &rules)
     }
 
@@ -283,15 +285,15 @@ pub fn where_slots_are(
     }
     let internal = (port.internal == TrafficPolicy::Local) == local;
     let external = !local || port.external == TrafficPolicy::Local;
-    let at = |front: &Front| {
+    let at = |front: &Frontend| {
         let vip = |address| {
             Key::new()
                 .address(address)
                 .transport(port.protocol, port.port)
         };
         let (pool, key) = match front {
-            Front::ClusterIp(address) if internal => (Pool::Endpoints, vip(*address)),
-            Front::LoadBalancer(address) | Front::ExternalIp(address) if external => (
+            Frontend::ClusterIp(address) if internal => (Pool::Endpoints, vip(*address)),
+            Frontend::LoadBalancer(address) | Frontend::ExternalIp(address) if external => (
                 if local {
                     Pool::LocalEndpoints
                 } else {
@@ -299,7 +301,7 @@ pub fn where_slots_are(
                 },
                 vip(*address),
             ),
-            Front::NodePort(node_port) if external => (
+            Frontend::NodePort(node_port) if external => (
                 if local {
                     Pool::NodePortLocalEndpoints
                 } else {
@@ -311,7 +313,7 @@ pub fn where_slots_are(
         };
         Some((pool.map().into(), key))
     };
-    port.fronts.iter().filter_map(at).collect()
+    port.frontends.iter().filter_map(at).collect()
 }
 
 /// Where an element lies, as a number.

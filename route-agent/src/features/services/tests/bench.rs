@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podwire_kernel::nft::{Batch, CommitError, NftSocket};
+use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 use crate::config::services::Config;
-use crate::features::services::desired::endpoints::{Family, Here};
+use crate::features::services::desired::endpoints::Here;
 use crate::features::services::desired::samples::{named_service, object, slice_of};
-use crate::features::services::table::state::{Commit, Done, FamilyTable, TableError, View};
-use crate::snapshot::{Dirty, Node, Object, ObjectName, Protocol, ServiceCidr, Snapshot};
+use crate::features::services::table::delta::Change;
+use crate::features::services::table::nftables::{Nftables, TableError};
+use crate::features::services::table::state::{Done, View};
+use crate::features::services::table::sync::FamilyTable;
+use crate::features::services::tests::golden_cases::{NODE, cluster, node};
+use crate::snapshot::{Dirty, Object, ObjectName, Protocol, Snapshot};
+use podwire_kernel::IpFamily;
 
 /// Runs a test in a network namespace of its own, on a thread of its own.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -44,64 +48,68 @@ pub struct Bench {
     pub dirty: Dirty,
 }
 
-/// The kernel, which can be told to refuse batches that speak of a Service.
+/// The kernel, which can be made to refuse batches about a Service.
 pub struct Kernel {
     pub socket: NftSocket,
     pub refuse: Option<&'static str>,
 }
 
-impl Commit for Kernel {
-    fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
-        match self.refuse {
-            Some(name) if format!("{batch:?}").contains(&hex(name)) => {
-                Err(CommitError::Failed(podwire_kernel::Cause::System {
-                    errno: 28,
-                }))
-            }
-            _ => self.socket.commit(batch),
+impl Nftables for Kernel {
+    fn frame(&mut self, family: nft::Family) -> podwire_kernel::Result<Option<nft::Table>> {
+        self.socket.frame(family)
+    }
+
+    fn elements(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        each: &mut dyn FnMut(nft::Key, nft::Element),
+    ) -> podwire_kernel::Result<()> {
+        self.socket.elements(family, set, header, each)
+    }
+
+    fn element(
+        &mut self,
+        family: nft::Family,
+        set: &str,
+        header: &nft::Set,
+        key: &[u8],
+    ) -> podwire_kernel::Result<Option<nft::Element>> {
+        Nftables::element(&mut self.socket, family, set, header, key)
+    }
+
+    fn commit(&mut self, batch: &mut Batch, services: &[Change]) -> Result<(), CommitError> {
+        let refused = self.refuse.map(object);
+        if services
+            .iter()
+            .any(|change| Some(&change.name) == refused.as_ref())
+        {
+            let full = podwire_kernel::Cause::System { errno: 28 };
+            return Err(CommitError::Failed(full));
         }
+        Nftables::commit(&mut self.socket, batch, services)
     }
-
-    fn socket(&mut self) -> &mut NftSocket {
-        &mut self.socket
-    }
-}
-
-/// The bytes of a text as `{:?}` prints a list of them.
-fn hex(text: &str) -> String {
-    text.bytes()
-        .map(|byte| byte.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 impl Bench {
-    pub fn new(family: Family) -> Bench {
+    pub fn new(family: IpFamily) -> Bench {
         Bench::with(family, Config::default())
     }
 
-    pub fn with(family: Family, config: Config) -> Bench {
+    pub fn with(family: IpFamily, config: Config) -> Bench {
         let kernel = Kernel {
             socket: NftSocket::open().unwrap(),
             refuse: None,
         };
         let table = FamilyTable::new(family, &config);
-        let mut bench = Bench {
-            snapshot: Snapshot::default(),
+        Bench {
+            snapshot: cluster(),
             config,
             table,
             kernel,
             dirty: Dirty::default(),
-        };
-        bench.node("worker", "10.10.1.0/24 fd00:10:10:1::/64", "172.18.0.2");
-        bench.node("worker2", "10.10.2.0/24 fd00:10:10:2::/64", "172.18.0.4");
-        let cidrs = ["10.200.1.0/24", "fd00:10:200::/112"];
-        bench.set(Object::ServiceCidr(ServiceCidr {
-            name: Arc::from("kubernetes"),
-            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
-            invalid: Vec::new(),
-        }));
-        bench
+        }
     }
 
     pub fn set(&mut self, object: Object) {
@@ -116,22 +124,10 @@ impl Bench {
     }
 
     pub fn node(&mut self, name: &str, pods: &str, address: &str) {
-        self.set(Object::Node(Node {
-            name: Arc::from(name),
-            created: None,
-            internal_ips: vec![address.parse().unwrap()],
-            pod_cidrs: pods
-                .split_whitespace()
-                .map(|cidr| cidr.parse().unwrap())
-                .collect(),
-            labels: Default::default(),
-            taints: Vec::new(),
-            deleting: false,
-            invalid: Vec::new(),
-        }));
+        self.set(node(name, pods, address));
     }
 
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> IpFamily {
         self.table.family()
     }
 
@@ -156,15 +152,11 @@ impl Bench {
     pub fn try_sync_at(&mut self, now: Instant) -> Result<Done, TableError> {
         let dirty = std::mem::take(&mut self.dirty);
         let names: BTreeSet<ObjectName> = dirty.services.union(&dirty.endpoints).cloned().collect();
-        let own = self.snapshot.nodes.get("worker");
+        let own = self.snapshot.nodes.get(NODE);
         let view = View {
             snapshot: &self.snapshot,
             own,
-            here: Here {
-                node: "worker",
-                zone: None,
-                addresses: own.map_or(&[], |node| &node.internal_ips),
-            },
+            here: Here::of(NODE, own),
             config: &self.config,
         };
         let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
@@ -183,7 +175,7 @@ impl Bench {
     }
 
     pub fn differences(&mut self) -> Vec<String> {
-        let own = self.snapshot.nodes.get("worker");
+        let own = self.snapshot.nodes.get(NODE);
         let view = View {
             snapshot: &self.snapshot,
             own,

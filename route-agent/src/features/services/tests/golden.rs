@@ -9,25 +9,24 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use podwire_kernel::nft::{Expr, Rule, Table};
+use podwire_kernel::nft::{Element, Expr, Key, Rule, Set, Table};
 
 use crate::config::services::{BalancingFlag, Config, NodePortAddresses};
-use crate::features::services::desired::endpoints::Family;
-use crate::features::services::desired::samples::named_service;
-use crate::features::services::table::encode::kernel_family;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 use crate::features::services::tests::golden_cases::{CASES, CASES6, Case, WEB, case};
+use crate::features::services::tests::packet_walk::table_of;
 use crate::ours::SERVICES_TABLE as TABLE;
-use crate::snapshot::{Balancing, Protocol};
+use crate::snapshot::{Balancing, Object};
+use podwire_kernel::IpFamily;
 
 #[test]
 fn each_kind_of_service_prints_as_its_golden_file_says_and_can_be_loaded_again() {
-    in_namespace(|| check_all(Family::V4, "base", CASES));
+    in_namespace(|| check_all(IpFamily::V4, "base", CASES));
 }
 
 #[test]
 fn each_kind_of_service_prints_and_loads_in_ipv6() {
-    in_namespace(|| check_all(Family::V6, "base6", CASES6));
+    in_namespace(|| check_all(IpFamily::V6, "base6", CASES6));
 }
 
 #[test]
@@ -101,7 +100,7 @@ fn what_a_setting_changes_prints_and_loads() {
     ];
     for (file, shows, config) in cases {
         in_namespace(move || {
-            let mut bench = Bench::with(Family::V4, config);
+            let mut bench = Bench::with(IpFamily::V4, config);
             let case = case(file, shows, WEB);
             fill(&mut bench, &case);
             compare(file, &(case.head("the whole table") + &list()));
@@ -150,12 +149,12 @@ impl Case {
 }
 
 /// The table without Services, then each case on top of it.
-fn check_all(family: Family, base: &str, cases: &[Case]) {
+fn check_all(family: IpFamily, base: &str, cases: &[Case]) {
     let mut bench = Bench::with(family, Config::default());
     // A table comes with the first Service of its family, and stays.
     let ip = match family {
-        Family::V4 => "10.200.1.1",
-        Family::V6 => "fd00:10:200::1",
+        IpFamily::V4 => "10.200.1.1",
+        IpFamily::V6 => "fd00:10:200::1",
     };
     bench.service("first", &format!("cluster-ip {ip}; port tcp 80"));
     bench.sync();
@@ -166,6 +165,7 @@ fn check_all(family: Family, base: &str, cases: &[Case]) {
     loads_again(&mut bench, &[base]);
     for case in cases {
         fill(&mut bench, case);
+        as_value(&mut bench, case);
         let added = format!("what comes on top of {base}.nft");
         let text = on_top(&empty, &list());
         compare(case.file, &(case.head(&added) + &text));
@@ -181,24 +181,40 @@ fn check_all(family: Family, base: &str, cases: &[Case]) {
 
 /// Programs the Services of a case.
 fn fill(bench: &mut Bench, case: &Case) {
-    for (name, text, endpoints) in case.services {
-        let ports: Vec<_> = named_service(name, text)
-            .ports
-            .iter()
-            .map(|port| (port.name.to_string(), port.protocol))
-            .collect();
-        let ports: Vec<_> = ports
-            .iter()
-            .map(|(name, protocol)| match protocol {
-                Protocol::Tcp => (&**name, *protocol, 80),
-                Protocol::Udp => (&**name, *protocol, 53),
-                Protocol::Sctp => (&**name, *protocol, 36412),
-            })
-            .collect();
-        bench.service(name, text);
-        bench.slice(name, &ports, endpoints);
+    for (service, slice) in case.objects() {
+        bench.set(Object::Service(service));
+        bench.set(Object::EndpointSlice(slice));
     }
     bench.sync();
+}
+
+/// The kernel holds the table through which `flows` walks, but for the order of its chains.
+#[track_caller]
+fn as_value(bench: &mut Bench, case: &Case) {
+    let observed = observe(bench);
+    let value = table_of(case, bench.family(), &bench.config);
+    for (name, set) in value.sets.iter() {
+        let there = observed.sets.get(name).unwrap();
+        let said = |set: &Set| -> Vec<_> {
+            let elements = set.elements.iter();
+            let said = |(key, one): (&Key, &Element)| {
+                (key.clone(), one.key_end.clone(), one.value.clone())
+            };
+            elements.map(said).collect()
+        };
+        assert!(there.same_header(set), "{}: set {name}", case.file);
+        assert_eq!(said(there), said(set), "{}: set {name}", case.file);
+    }
+    for (name, chain) in value.chains.iter() {
+        let there = observed.chains.get(name).unwrap();
+        assert_eq!(there.base, chain.base, "{}: chain {name}", case.file);
+        let same = (there.rules.iter().zip(&chain.rules)).all(|(a, b)| a.same_as(b));
+        assert!(
+            same && there.rules.len() == chain.rules.len(),
+            "{}: chain {name}",
+            case.file
+        );
+    }
 }
 
 /// What `nft` prints of everything, without numbers that move.
@@ -241,7 +257,7 @@ fn on_top(empty: &str, listing: &str) -> String {
 /// and in what we read ourselves. An agent that starts over it changes nothing in the listing.
 #[track_caller]
 fn loads_again(bench: &mut Bench, files: &[&str]) {
-    let (listed, held) = (list(), observe(bench));
+    let (listed, observed) = (list(), observe(bench));
     nft("flush ruleset");
     // In one go: nft 1.0.6 cannot add to maps of a table that is there.
     let texts = files
@@ -255,7 +271,7 @@ fn loads_again(bench: &mut Bench, files: &[&str]) {
     };
     assert_eq!(sorted(&list()), sorted(&listed), "{files:?} list otherwise");
     let loaded = observe(bench);
-    for (name, set) in held.sets.iter() {
+    for (name, set) in observed.sets.iter() {
         assert_eq!(loaded.sets.get(name), Some(set), "{files:?}: set {name}");
     }
     // nft chooses other registers than we do for what a rule remembers or hashes; those rules are
@@ -265,7 +281,7 @@ fn loads_again(bench: &mut Bench, files: &[&str]) {
             .iter()
             .any(|expr| matches!(expr, Expr::Dynset { .. } | Expr::Hash { .. }))
     };
-    for (name, chain) in held.chains.iter() {
+    for (name, chain) in observed.chains.iter() {
         let there = loaded.chains.get(name).unwrap();
         assert_eq!(there.base, chain.base, "{files:?}: chain {name}");
         assert_eq!(
@@ -284,7 +300,7 @@ fn loads_again(bench: &mut Bench, files: &[&str]) {
 
 /// The table as our own code reads it.
 fn observe(bench: &mut Bench) -> Table {
-    let family = kernel_family(bench.family());
+    let family = podwire_kernel::nft::Family::from(bench.family());
     let table = bench.kernel.socket.observe(family, TABLE).unwrap();
     let mut table = table.unwrap().normalised();
     // Where a set has ranges, nft turns the one byte of the protocol into network byte order, which
@@ -323,7 +339,7 @@ fn compare(file: &str, text: &str) {
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         text == golden,
-        "the kernel holds:\n{text}\n{} says:\n{golden}\nUPDATE_GOLDEN=1 writes it anew",
+        "the kernel holds:\n{text}\n{} says:\n{golden}\nUPDATE_GOLDEN=1 writes it again",
         path.display()
     );
 }

@@ -1,9 +1,87 @@
-//! The Services of the golden files.
+//! The Services of the golden files, and the cluster that they are in.
+//!
+//! Which address is what, in all cases:
+//!
+//! | addresses | are those of |
+//! | --- | --- |
+//! | 10.10.1.0/24, fd00:10:10:1::/64 | pods of this node, `worker` |
+//! | 10.10.2.0/24, fd00:10:10:2::/64 | pods of the node `worker2` |
+//! | 10.10.3.0/24 | pods of a node that is not known (yet) |
+//! | 172.18.0.2, 172.18.0.4 | this node, the other node |
+//! | 10.200.1.0/24, fd00:10:200::/112 | ClusterIPs |
+//! | 192.0.2.0/24, 2001:db8::/64 | external IPs and addresses of load balancers |
+//! | 198.51.100.0/24, 2001:db8:1::/64 | clients outside the cluster |
+//!
+//! Endpoints listen on TCP port 80, UDP port 53 and SCTP port 36412.
+
+use std::sync::Arc;
+
+use crate::features::services::desired::samples::{named_service, slice_of};
+use crate::snapshot::{
+    Change, Dirty, EndpointSlice, Node, Object, Protocol, Service, ServiceCidr, Snapshot,
+};
+
+/// The name of this node.
+pub const NODE: &str = "worker";
+
+/// The nodes and networks, without Services.
+pub fn cluster() -> Snapshot {
+    let (mut snapshot, mut dirty) = (Snapshot::default(), Dirty::default());
+    let cidrs = ["10.200.1.0/24", "fd00:10:200::/112"];
+    for object in [
+        node(NODE, "10.10.1.0/24 fd00:10:10:1::/64", "172.18.0.2"),
+        node("worker2", "10.10.2.0/24 fd00:10:10:2::/64", "172.18.0.4"),
+        Object::ServiceCidr(ServiceCidr {
+            name: Arc::from("kubernetes"),
+            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            invalid: Vec::new(),
+        }),
+    ] {
+        snapshot.apply(Change::Set(object), &mut dirty);
+    }
+    snapshot
+}
+
+/// A Node with its pods' networks and its own address.
+pub fn node(name: &str, pods: &str, address: &str) -> Object {
+    let pod_cidrs = pods.split_whitespace().map(|cidr| cidr.parse().unwrap());
+    Object::Node(Node {
+        name: Arc::from(name),
+        created: None,
+        internal_ips: vec![address.parse().unwrap()],
+        pod_cidrs: pod_cidrs.collect(),
+        labels: Default::default(),
+        taints: Vec::new(),
+        deleting: false,
+        invalid: Vec::new(),
+    })
+}
+
+impl Case {
+    /// The Services with their endpoints.
+    pub fn objects(&self) -> Vec<(Service, EndpointSlice)> {
+        let object = |(name, text, endpoints): &(&str, &str, &str)| {
+            let service = named_service(name, text);
+            let port = |protocol| match protocol {
+                Protocol::Tcp => 80,
+                Protocol::Udp => 53,
+                Protocol::Sctp => 36412,
+            };
+            let ports = service.ports.iter();
+            let ports: Vec<_> = ports
+                .map(|one| (&*one.name, one.protocol, port(one.protocol)))
+                .collect();
+            let slice = slice_of(name, &format!("{name}-1"), &ports, endpoints);
+            (service, slice)
+        };
+        self.services.iter().map(object).collect()
+    }
+}
 
 /// A golden file.
 pub struct Case {
     pub file: &'static str,
-    /// What it shows, for who reads the file.
+    /// What it shows, for readers of the file.
     pub shows: &'static str,
     /// The Services, as `samples::named_service` reads them, and their endpoints.
     pub services: &'static [(&'static str, &'static str, &'static str)],
@@ -89,7 +167,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "no-endpoints",
-        "Row 9: nobody is ready: refused at every address.",
+        "Row 9: no endpoint is ready: refused at every address.",
         &[(
             "web",
             "kind LoadBalancer; cluster-ip 10.200.1.63; port tcp 80 31000; vip 192.0.2.11; \
@@ -128,7 +206,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "source-ranges-for-nobody",
-        "Row 12: ranges of the other family alone let nobody in.",
+        "Row 12: ranges of the other family alone let no one in.",
         &[(
             "web",
             "kind LoadBalancer; cluster-ip 10.200.1.12; port tcp 80; vip 192.0.2.12; \
@@ -147,7 +225,7 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "external-local",
-        "Row 14: externalTrafficPolicy Local: who asks decides which endpoints answer.",
+        "Row 14: externalTrafficPolicy Local: the source decides which endpoints answer.",
         &[(
             "web",
             "kind LoadBalancer; cluster-ip 10.200.1.14; port tcp 80 31014; vip 192.0.2.14; \

@@ -7,16 +7,16 @@ mod switched_off;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::samples::object;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
+use podwire_kernel::IpFamily;
 
 const WEB: &str = "cluster-ip 10.200.1.63; port tcp 9000";
 
 #[test]
 fn a_restart_over_the_right_rules_writes_nothing() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         assert!(bench.sync().batches > 0);
         assert_eq!(bench.restart(), 0);
@@ -46,7 +46,7 @@ fn everything(bench: &mut Bench) {
 }
 
 /// The rule set without counters and without what is left of time-outs, its sets and chains
-/// sorted: what was mended comes last in the kernel's own order.
+/// sorted: what was repaired comes last in the kernel's own order.
 fn listed() -> String {
     let text = nft("-s list ruleset").replace(" counter ", " ");
     let mut blocks: Vec<&str> = text
@@ -73,7 +73,7 @@ fn same(found: &str, wanted: &str, when: &str) {
 #[test]
 fn whatever_is_broken_by_hand_comes_back_and_nothing_else_is_written() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         let right = listed();
@@ -118,7 +118,7 @@ fn whatever_is_broken_by_hand_comes_back_and_nothing_else_is_written() {
 #[test]
 fn a_difference_is_named_with_what_is_wanted() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         let services = "services { 10.200.1.63 . tcp . 9000";
@@ -195,7 +195,7 @@ fn a_difference_is_named_with_what_is_wanted() {
 #[test]
 fn a_start_over_old_rules_sends_the_difference() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         // While no agent runs: endpoints and ports change, Services come and go.
@@ -231,7 +231,7 @@ fn foreign_tables_stay_as_they_are() {
         nft("add table ip foreign");
         nft("add chain ip foreign prerouting { type nat hook prerouting priority -100; }");
         nft("add table inet podwire-services");
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         nft("delete table ip podwire-services");
@@ -246,7 +246,7 @@ fn foreign_tables_stay_as_they_are() {
 #[test]
 fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         for number in 0..50 {
             let name = format!("web-{number}");
             bench.service(
@@ -259,6 +259,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
         bench.sync();
         let refused: Vec<String> = bench
             .table
+            .applied()
             .refused()
             .keys()
             .map(|n| n.to_string())
@@ -274,7 +275,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
         bench.kernel.refuse = None;
         bench.service("web-33", "cluster-ip 10.200.1.43; port tcp 81");
         bench.sync();
-        assert!(bench.table.refused().is_empty());
+        assert!(bench.table.applied().refused().is_empty());
         assert!(listed().contains("default/web-33:81"));
         assert_eq!(bench.restart(), 0);
     });
@@ -283,7 +284,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
 #[test]
 fn a_refused_change_leaves_the_old_rules_in_place() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3 10.10.2.4");
         bench.sync();
@@ -305,7 +306,7 @@ fn the_size_of_a_change_does_not_depend_on_other_services() {
         let mut sizes = Vec::new();
         for others in [1, 500] {
             nft("flush ruleset");
-            let mut bench = Bench::new(Family::V4);
+            let mut bench = Bench::new(IpFamily::V4);
             for number in 0..others {
                 let name = format!("other-{number}");
                 let address = format!("10.200.{}.{}", 2 + number / 250, 1 + number % 250);
@@ -328,7 +329,7 @@ fn the_size_of_a_change_does_not_depend_on_other_services() {
 #[test]
 fn a_service_that_goes_leaves_nothing_behind() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3@worker 10.10.2.4 10.10.3.3");
         bench.sync();
@@ -348,7 +349,7 @@ fn a_service_that_goes_leaves_nothing_behind() {
 #[test]
 fn an_address_can_move_from_one_service_to_another_in_one_step() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("a", "cluster-ip 10.200.1.1; port tcp 80");
         bench.service("b", "cluster-ip 10.200.1.2; port tcp 80");
         bench.endpoints("a", "10.10.1.1");
@@ -372,7 +373,7 @@ fn an_address_can_move_from_one_service_to_another_in_one_step() {
 #[test]
 fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service(
             "a",
             "kind NodePort; cluster-ip 10.200.1.1; port tcp 80 31000",
@@ -383,8 +384,8 @@ fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes()
         );
         bench.sync();
         assert!(listed().contains("tcp . 31000 comment \"default/a:80\""));
-        assert!(bench.table.conflicts(&object("a")).is_empty());
-        let texts = bench.table.conflicts(&object("b"));
+        assert!(bench.table.applied().conflicts(&object("a")).is_empty());
+        let texts = bench.table.applied().conflicts(&object("b"));
         assert!(
             texts[0].contains("node port 31000/tcp") && texts[0].contains("default/a"),
             "{texts:?}"
@@ -392,14 +393,14 @@ fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes()
         bench.gone("a");
         bench.sync();
         assert!(listed().contains("tcp . 31000 comment \"default/b:80\""));
-        assert!(bench.table.conflicts(&object("b")).is_empty());
+        assert!(bench.table.applied().conflicts(&object("b")).is_empty());
     });
 }
 
 #[test]
 fn a_family_without_services_has_no_table() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V6);
+        let mut bench = Bench::new(IpFamily::V6);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3");
         assert_eq!(bench.sync().batches, 0);
@@ -415,7 +416,7 @@ fn a_family_without_services_has_no_table() {
 #[test]
 fn affinity_outlives_a_restart_and_unrelated_changes() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         let clients = "ip podwire-services affinity/default/everything/tcp-80/clients";
@@ -448,7 +449,7 @@ fn no_connection_fails_during_a_thousand_changes() {
             let listener = TcpListener::bind((format!("10.10.1.{number}"), 80)).unwrap();
             std::thread::spawn(move || listener.incoming().flatten().for_each(drop));
         }
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.1 10.10.1.2 10.10.1.3");
         bench.sync();

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::apiserver::Options;
-use crate::source::kubernetes::complaints::Complaints;
 use crate::source::kubernetes::fake::{Fake, Reply, fast};
+use crate::source::kubernetes::problems::Problems;
 
 const UID: &str = r#"{"items":[{"metadata":{"uid":"the-uid"}}]}"#;
 
 /// What the server was asked, with its answers given, after all of these warnings.
-async fn told(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(String, Value)> {
+async fn requests_after(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(String, Value)> {
     let fake = Fake::start(replies).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let kubeconfig = format!(
@@ -28,8 +28,8 @@ async fn told(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(String, Value)>
         kubelet_kubeconfig: "/does/not/exist".into(),
     };
     let (inputs, _unread) = mpsc::channel();
-    let complaints = Arc::new(Complaints::new(inputs));
-    let server = ApiServer::find(options, fast(), complaints).await.unwrap();
+    let problems = Arc::new(Problems::new(inputs));
+    let server = ApiServer::find(options, fast(), problems).await.unwrap();
     let (sender, queue) = tokio::sync::mpsc::channel(QUEUE);
     for warning in warnings {
         sender.send(warning.clone()).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_bad_service_becomes_one_event_that_kubectl_describe_finds() {
         Reply::Full(200, UID.to_owned()),
         Reply::Full(201, "{}".to_owned()),
     ];
-    let asked = told(&[warning], replies).await;
+    let asked = requests_after(&[warning], replies).await;
     assert_eq!(asked.len(), 2, "{asked:?}");
     assert_eq!(
         asked[0].0,
@@ -74,13 +74,13 @@ async fn events_about_nodes_are_in_the_default_namespace() {
         Reply::Full(200, UID.to_owned()),
         Reply::Full(201, "{}".to_owned()),
     ];
-    let asked = told(&[Warning::new("Node worker", "has no podCIDR")], replies).await;
+    let asked = requests_after(&[Warning::new("Node worker", "has no podCIDR")], replies).await;
     assert_eq!(asked[1].0, "/api/v1/namespaces/default/events");
     assert_eq!(asked[1].1["involvedObject"].get("namespace"), None);
 }
 
 #[tokio::test]
-async fn what_is_gone_refused_or_no_object_does_not_stop_the_next() {
+async fn what_is_gone_refused_or_not_an_object_does_not_stop_the_next() {
     let warnings = [
         Warning::new("uplink", "is not known"),
         Warning::new("Service a/gone", "x"),
@@ -94,7 +94,7 @@ async fn what_is_gone_refused_or_no_object_does_not_stop_the_next() {
         Reply::Full(200, UID.to_owned()),
         Reply::Full(409, "{}".to_owned()),
     ];
-    let asked = told(&warnings, replies).await;
+    let asked = requests_after(&warnings, replies).await;
     assert_eq!(asked.len(), 4, "{asked:?}");
     assert_eq!(asked[3].0, "/api/v1/namespaces/a/events");
 }
@@ -113,7 +113,7 @@ fn the_name_is_the_same_on_every_node_and_differs_by_trouble_and_object() {
 }
 
 #[test]
-fn names_that_would_change_the_request_are_no_subject() {
+fn names_that_would_change_the_request_are_not_a_subject() {
     for object in [
         "Service a/b?c",
         "Service a/../b",

@@ -11,8 +11,8 @@ use super::*;
 use crate::config::apiserver::Options;
 use crate::input::Input;
 use crate::snapshot::Node;
-use crate::source::kubernetes::complaints::Complaints;
 use crate::source::kubernetes::fake::{End, Fake, Reply, fast};
+use crate::source::kubernetes::problems::Problems;
 
 fn node(name: &str, version: u32) -> String {
     format!(r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}"#)
@@ -90,8 +90,8 @@ struct Seen {
 /// Follows `resource` at these ports until `count` lines have come out.
 async fn follow_until(resource: Resource, options: Options, count: usize) -> Seen {
     let (inputs, warnings) = mpsc::channel();
-    let complaints = Arc::new(Complaints::new(inputs));
-    let server = ApiServer::find(options, fast(), complaints).await.unwrap();
+    let problems = Arc::new(Problems::new(inputs));
+    let server = ApiServer::find(options, fast(), problems).await.unwrap();
     let mut lines = Vec::new();
     let following = follow(&resource, &server, |update| {
         match update {
@@ -330,7 +330,7 @@ async fn one_object_that_cannot_be_read_never_stops_the_rest() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_no_event_makes_the_watch_begin_again() {
+async fn a_line_that_is_not_an_event_makes_the_watch_begin_again() {
     let script = [
         page(&["a"], 7, ""),
         Reply::Lines(
@@ -345,7 +345,7 @@ async fn a_line_that_is_no_event_makes_the_watch_begin_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_named_once_and_settled_when_the_server_answers() {
+async fn a_refusal_is_named_once_and_cleared_when_the_server_answers() {
     let script = [status(403), status(403), status(429), page(&["a"], 7, "")];
     let (seen, _) = play(nodes(), script, 2).await;
     assert_eq!(seen.lines, ["+Node a", "listed"]);
@@ -384,7 +384,7 @@ async fn after_a_refusal_the_token_is_read_again() {
     let options = options(&directory, &[fake.port]);
     let token = directory.path().join("token");
     let (inputs, _warnings) = mpsc::channel();
-    let server = ApiServer::find(options, fast(), Arc::new(Complaints::new(inputs)))
+    let server = ApiServer::find(options, fast(), Arc::new(Problems::new(inputs)))
         .await
         .unwrap();
     std::fs::write(token, "second").unwrap();

@@ -77,7 +77,7 @@ fn show(backends: &[Backend]) -> String {
 }
 
 fn selected(slices: &[EndpointSlice]) -> Selected {
-    select(slices, "http", Protocol::Tcp, Family::V4, HERE)
+    select(slices, "http", Protocol::Tcp, IpFamily::V4, HERE)
 }
 
 /// Endpoints in; for policy Cluster and for policy Local the ones that answer; and whether any
@@ -232,7 +232,7 @@ fn a_node_without_a_zone_ignores_zone_hints() {
         node: "worker",
         ..Here::default()
     };
-    let found = select(&slices, "http", Protocol::Tcp, Family::V4, nowhere);
+    let found = select(&slices, "http", Protocol::Tcp, IpFamily::V4, nowhere);
     assert_eq!(show(&found.cluster), "10.10.1.3 10.10.2.4");
 }
 
@@ -268,7 +268,7 @@ fn the_port_is_the_slices_so_a_named_target_port_may_differ_per_pod() {
 fn name_and_protocol_of_the_port_must_match() {
     let slices = [slice("web-1", 80, &["10.10.1.3"])];
     let none = |name, protocol| {
-        select(&slices, name, protocol, Family::V4, HERE)
+        select(&slices, name, protocol, IpFamily::V4, HERE)
             .cluster
             .is_empty()
     };
@@ -289,7 +289,7 @@ fn families_are_kept_apart() {
         slice("web-4", 80, &["10.10.1.3"]),
         slice("web-6", 80, &["fd00:10:10:1::3"]),
     ];
-    let v6 = select(&slices, "http", Protocol::Tcp, Family::V6, HERE);
+    let v6 = select(&slices, "http", Protocol::Tcp, IpFamily::V6, HERE);
     assert_eq!(show(&v6.cluster), "fd00:10:10:1::3");
     assert_eq!(show(&selected(&slices).cluster), "10.10.1.3");
 }
@@ -319,7 +319,7 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
         taken: None,
     });
     assert_eq!(show(&selected(&[mixed.clone()]).cluster), "10.10.1.3");
-    let v6 = select([&mixed], "http", Protocol::Tcp, Family::V6, HERE);
+    let v6 = select([&mixed], "http", Protocol::Tcp, IpFamily::V6, HERE);
     assert!(v6.cluster.is_empty() && !v6.any);
     let texts = warnings(&mixed);
     assert_eq!(texts.len(), bad.len() + 1);

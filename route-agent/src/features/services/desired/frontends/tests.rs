@@ -3,7 +3,7 @@ use crate::features::services::desired::samples::service;
 use crate::snapshot::Invalid;
 
 fn shown(text: &str) -> Vec<String> {
-    claims(&service(text), Family::V4)
+    claims(&service(text), IpFamily::V4)
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -106,11 +106,11 @@ fn a_bad_address_is_left_out_and_the_others_stay() {
 fn a_name_of_300_characters_keeps_the_service_out() {
     let mut bad = service("cluster-ip 10.200.1.63; port tcp 80");
     bad.name.name = "x".repeat(300).into();
-    assert!(claims(&bad, Family::V4).is_empty());
+    assert!(claims(&bad, IpFamily::V4).is_empty());
     let texts = warnings(&bad);
     assert!(texts[0].contains("300 characters"), "{texts:?}");
     bad.name.name = "name with \"quotes\"".into();
-    assert!(claims(&bad, Family::V4).is_empty());
+    assert!(claims(&bad, IpFamily::V4).is_empty());
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn an_address_that_is_both_is_a_load_balancer_address() {
     let text =
         "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; external-ip 5.6.7.8; port tcp 80";
     let service = service(text);
-    let found = fronts(&service, &service.ports[0], Family::V4);
-    assert!(found.contains(&Front::LoadBalancer("5.6.7.8".parse().unwrap())));
+    let found = of_port(&service, &service.ports[0], IpFamily::V4);
+    assert!(found.contains(&Frontend::LoadBalancer("5.6.7.8".parse().unwrap())));
     assert_eq!(found.len(), 2);
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::features::services::desired::samples::{HERE, SLICE, service, slice};
 
-fn plan(yaml: &str, endpoints: &str, family: Family) -> Option<Plan> {
+fn plan(yaml: &str, endpoints: &str, family: IpFamily) -> Option<Plan> {
     let slices = [slice(SLICE, endpoints)];
     desired(
         &service(yaml),
@@ -27,18 +27,18 @@ fn services_that_are_not_for_a_proxy_have_no_plan() {
         plan(
             "cluster-ip 10.200.1.63; port tcp 80",
             "10.10.1.3",
-            Family::V4
+            IpFamily::V4
         )
         .is_some()
     );
-    assert!(plan("port tcp 80", "10.10.1.3", Family::V4).is_none());
+    assert!(plan("port tcp 80", "10.10.1.3", IpFamily::V4).is_none());
     let alias = "kind ExternalName; cluster-ip 10.200.1.63; port tcp 80";
-    assert!(plan(alias, "10.10.1.3", Family::V4).is_none());
+    assert!(plan(alias, "10.10.1.3", IpFamily::V4).is_none());
     assert!(
         plan(
             "cluster-ip 10.200.1.63; port tcp 80",
             "10.10.1.3",
-            Family::V6
+            IpFamily::V6
         )
         .is_none()
     );
@@ -48,38 +48,38 @@ fn services_that_are_not_for_a_proxy_have_no_plan() {
 fn families_are_independent() {
     let dual = "kind NodePort; cluster-ip 10.200.1.63 fd00:10:200::63; port tcp 80 31000";
     let endpoints = "10.10.1.3 fd00:10:10:1::3";
-    let v4 = plan(dual, endpoints, Family::V4).unwrap();
-    let v6 = plan(dual, endpoints, Family::V6).unwrap();
+    let v4 = plan(dual, endpoints, IpFamily::V4).unwrap();
+    let v6 = plan(dual, endpoints, IpFamily::V6).unwrap();
     assert_eq!(*v4.ports[0].cluster, backends("10.10.1.3"));
     assert_eq!(*v6.ports[0].cluster, backends("fd00:10:10:1::3"));
-    assert_eq!(v4.ports[0].fronts.len(), 2);
-    assert_eq!(v6.ports[0].fronts.len(), 2);
+    assert_eq!(v4.ports[0].frontends.len(), 2);
+    assert_eq!(v6.ports[0].frontends.len(), 2);
     let single = "kind NodePort; cluster-ip 10.200.1.63; port tcp 80 31000";
-    assert!(plan(single, endpoints, Family::V6).is_none());
+    assert!(plan(single, endpoints, IpFamily::V6).is_none());
 }
 
 #[test]
 fn fronts_follow_the_type() {
-    let fronts = |kind: &str| {
+    let frontends = |kind: &str| {
         let text = format!(
             "kind {kind}; cluster-ip 10.200.1.63; port tcp 80 31000; vip 5.6.7.8; external-ip 1.2.3.4"
         );
-        plan(&text, "10.10.1.3", Family::V4).map(|plan| plan.ports[0].fronts.to_vec())
+        plan(&text, "10.10.1.3", IpFamily::V4).map(|plan| plan.ports[0].frontends.to_vec())
     };
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let cluster = Front::ClusterIp(ip("10.200.1.63"));
-    let external = Front::ExternalIp(ip("1.2.3.4"));
-    let balanced = Front::LoadBalancer(ip("5.6.7.8"));
-    assert_eq!(fronts("ClusterIP").unwrap(), [cluster, external]);
+    let cluster = Frontend::ClusterIp(ip("10.200.1.63"));
+    let external = Frontend::ExternalIp(ip("1.2.3.4"));
+    let balanced = Frontend::LoadBalancer(ip("5.6.7.8"));
+    assert_eq!(frontends("ClusterIP").unwrap(), [cluster, external]);
     assert_eq!(
-        fronts("NodePort").unwrap(),
-        [cluster, external, Front::NodePort(31000)]
+        frontends("NodePort").unwrap(),
+        [cluster, external, Frontend::NodePort(31000)]
     );
     assert_eq!(
-        fronts("LoadBalancer").unwrap(),
-        [cluster, balanced, external, Front::NodePort(31000)]
+        frontends("LoadBalancer").unwrap(),
+        [cluster, balanced, external, Frontend::NodePort(31000)]
     );
-    assert_eq!(fronts("ExternalName"), None);
+    assert_eq!(frontends("ExternalName"), None);
 }
 
 #[test]
@@ -90,19 +90,19 @@ fn what_was_not_granted_is_left_out_and_the_rest_stays() {
     let plan = desired(
         &service(text),
         slices.iter(),
-        Family::V4,
+        IpFamily::V4,
         HERE,
         Balancing::Random,
         granted,
     )
     .unwrap();
-    assert_eq!(plan.ports[0].fronts.len(), 1);
+    assert_eq!(plan.ports[0].frontends.len(), 1);
     let none = |_: &Claim| false;
     assert!(
         desired(
             &service(text),
             slices.iter(),
-            Family::V4,
+            IpFamily::V4,
             HERE,
             Balancing::Random,
             none
@@ -152,38 +152,10 @@ fn an_endpoint_that_stays_keeps_its_slot() {
 }
 
 #[test]
-fn endpoints_beyond_what_a_number_can_tell_apart_are_named() {
-    let mut plan = plan(
-        "cluster-ip 10.200.1.63; port tcp 80",
-        "10.10.1.3",
-        Family::V4,
-    )
-    .unwrap();
-    let many = |count: u32| -> Box<[Backend]> {
-        let backend = |number| Backend {
-            address: std::net::Ipv4Addr::from(0x0a0a_0000 + number).into(),
-            port: 80,
-        };
-        (0..count).map(backend).collect()
-    };
-    plan.ports[0].cluster = many(65_535);
-    assert_eq!(plan.warnings().count(), 0);
-    plan.ports[0].cluster = many(65_537);
-    let warnings: Vec<String> = plan.warnings().collect();
-    assert_eq!(
-        warnings,
-        [
-            "port 80/tcp has 65537 endpoints and only 65535 can be told apart: the other 2 get no \
-             connections; spread them over several Services"
-        ]
-    );
-}
-
-#[test]
 fn source_ranges_are_per_family_and_without_overlaps() {
     let text = "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80; \
                 source 10.1.0.0/16 10.0.0.0/8 10.0.0.0/8 192.168.1.1/24 fd00::/8";
-    let plan4 = plan(text, "10.10.1.3", Family::V4).unwrap();
+    let plan4 = plan(text, "10.10.1.3", IpFamily::V4).unwrap();
     let found: Vec<String> = plan4.ports[0]
         .sources
         .as_ref()
@@ -194,7 +166,7 @@ fn source_ranges_are_per_family_and_without_overlaps() {
     assert_eq!(found, ["10.0.0.0/8", "192.168.1.0/24"]);
     let open = "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80";
     assert_eq!(
-        plan(open, "10.10.1.3", Family::V4).unwrap().ports[0].sources,
+        plan(open, "10.10.1.3", IpFamily::V4).unwrap().ports[0].sources,
         None
     );
 }
@@ -211,7 +183,7 @@ fn a_load_balancer_address_may_be_the_source_if_the_nodes_own_address_may() {
             addresses: &node,
             ..HERE
         };
-        [Family::V4, Family::V6].map(|family| {
+        [IpFamily::V4, IpFamily::V6].map(|family| {
             let plan = desired(
                 &service(&text),
                 [].iter(),
@@ -249,7 +221,7 @@ fn a_load_balancer_address_may_be_the_source_if_the_nodes_own_address_may() {
 fn ranges_of_the_other_family_alone_let_nobody_in() {
     let text =
         "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80; source fd00::/8";
-    let sources = plan(text, "10.10.1.3", Family::V4).unwrap().ports[0]
+    let sources = plan(text, "10.10.1.3", IpFamily::V4).unwrap().ports[0]
         .sources
         .clone();
     assert_eq!(sources.as_deref(), Some(&[][..]));

@@ -45,9 +45,9 @@ impl Listener {
 }
 
 #[test]
-fn what_is_announced_is_mended_and_only_what_is_not_understood_costs_a_full_reading() {
+fn what_is_announced_is_repaired_and_only_what_is_not_understood_costs_a_full_reading() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         bench.sync_later();
@@ -133,7 +133,7 @@ fn what_is_announced_is_mended_and_only_what_is_not_understood_costs_a_full_read
 #[test]
 fn what_is_in_doubt_and_right_costs_no_write() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         everything(&mut bench);
         bench.sync();
         bench.sync_later();

@@ -1,18 +1,18 @@
 //! An agent that starts over what another one left, with other settings or other objects.
 
 use crate::config::services::Config;
-use crate::features::services::desired::endpoints::Family;
 use crate::features::services::desired::frontends::Claim;
-use crate::features::services::table::state::FamilyTable;
+use crate::features::services::table::sync::FamilyTable;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 use crate::features::services::tests::kernel::{WEB, listed, same};
 use crate::snapshot::{Object, Protocol, ServiceCidr};
+use podwire_kernel::IpFamily;
 
 /// What the kernel holds must be what an agent writes that finds nothing.
 #[track_caller]
 fn as_if_new(bench: &mut Bench, when: &str) {
     assert_eq!(bench.differences(), [""; 0], "{when}");
-    assert!(bench.table.refused().is_empty(), "{when}");
+    assert!(bench.table.applied().refused().is_empty(), "{when}");
     let found = listed();
     nft("flush ruleset");
     bench.restart();
@@ -22,7 +22,7 @@ fn as_if_new(bench: &mut Bench, when: &str) {
 #[test]
 fn networks_that_grow_or_shrink_replace_what_was_there() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3@worker 10.10.2.4");
         bench.sync();
@@ -50,7 +50,7 @@ fn networks_that_grow_or_shrink_replace_what_was_there() {
 #[test]
 fn source_ranges_that_grow_or_shrink_replace_what_was_there() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         for (round, range) in ["10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/16"]
             .into_iter()
             .enumerate()
@@ -78,7 +78,7 @@ fn source_ranges_that_grow_or_shrink_replace_what_was_there() {
 #[test]
 fn counters_are_switched_off_and_on_whatever_services_there_are() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         super::everything(&mut bench);
         bench.sync();
         for counters in [false, true] {
@@ -95,7 +95,7 @@ fn counters_are_switched_off_and_on_whatever_services_there_are() {
 #[test]
 fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3 10.10.2.4");
         bench.sync();
@@ -103,7 +103,7 @@ fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
         bench.kernel.refuse = Some("default/web");
         bench.endpoints("web", "10.10.1.3 10.10.2.4 10.10.2.5");
         bench.restart();
-        assert_eq!(bench.table.refused().len(), 1);
+        assert_eq!(bench.table.applied().refused().len(), 1);
         bench.sync_later();
         same(&listed(), &right, "after the refusal");
         // Nothing has changed in the cluster; it is the time to try again.
@@ -118,7 +118,7 @@ fn what_is_refused_at_the_start_keeps_its_rules_until_it_is_taken() {
 #[test]
 fn what_was_refused_at_the_start_and_goes_leaves_nothing() {
     in_namespace(|| {
-        let mut bench = Bench::new(Family::V4);
+        let mut bench = Bench::new(IpFamily::V4);
         bench.service("web", WEB);
         bench.endpoints("web", "10.10.1.3 10.10.2.4");
         bench.service("other", "cluster-ip 10.200.1.64; port tcp 80");
@@ -136,8 +136,11 @@ fn what_was_refused_at_the_start_and_goes_leaves_nothing() {
 }
 
 #[test]
-fn clients_of_udp_services_that_went_meanwhile_are_told() {
-    for (family, address) in [(Family::V4, "10.200.1.53"), (Family::V6, "fd00:10:200::53")] {
+fn clients_of_udp_services_that_went_meanwhile_are_named() {
+    for (family, address) in [
+        (IpFamily::V4, "10.200.1.53"),
+        (IpFamily::V6, "fd00:10:200::53"),
+    ] {
         in_namespace(move || {
             let mut bench = Bench::new(family);
             let spec = format!("kind NodePort; cluster-ip {address}; port udp 53 31053");

@@ -13,7 +13,7 @@ use crate::features::test_node::TestNode;
 /// A node of a cluster with a Service.
 fn node() -> TestNode {
     let mut node = TestNode::apart();
-    let mut bench = Bench::new(Family::V4);
+    let mut bench = Bench::new(IpFamily::V4);
     bench.service("web", WEB);
     bench.endpoints("web", "10.10.1.3@worker 10.10.2.4");
     node.snapshot = bench.snapshot;
@@ -26,7 +26,7 @@ fn start(node: &mut TestNode, enabled: bool) -> (Services, u64) {
     node.config.services.enabled = enabled;
     let (health_ports, _) = tokio::sync::watch::channel(Default::default());
     let mut services = Services::open(health_ports).unwrap();
-    assert!(services.heed(&Event::Resync, &node.world()));
+    assert!(services.notice(&Event::Resync, &node.world()));
     let writes = node.writes(&mut services);
     (services, writes)
 }
@@ -59,22 +59,22 @@ fn localhost_is_routed_only_while_the_table_with_its_guard_is_there() {
     assert_eq!(nft("list tables"), "");
     assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
 
-    let mut bench = Bench::new(Family::V4);
+    let mut bench = Bench::new(IpFamily::V4);
     bench.service("web", WEB);
     node.snapshot = bench.snapshot;
     start(&mut node, true);
     assert!(nft("list table ip podwire-services").contains("guard-localhost"));
     assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "1");
 
-    // The node starts anew in a cluster without IPv4.
+    // The node starts again, in a cluster without IPv4.
     nft("flush ruleset");
-    node.snapshot = Bench::new(Family::V4).snapshot;
+    node.snapshot = Bench::new(IpFamily::V4).snapshot;
     start(&mut node, true);
     assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
 }
 
 #[test]
-fn a_setting_that_somebody_else_made_before_stays() {
+fn a_setting_that_was_made_before_stays() {
     let mut node = node();
     sysctl::write(ROUTE_LOCALNET, "1").unwrap();
     start(&mut node, true);
@@ -92,7 +92,7 @@ fn a_table_that_comes_back_is_reported_and_goes_at_the_next_look() {
         node.report(&mut services).differences,
         ["the table ip podwire-services should not be there"]
     );
-    assert!(services.heed(&Event::Resync, &node.world()));
+    assert!(services.notice(&Event::Resync, &node.world()));
     assert_eq!(node.writes(&mut services), 1);
     assert_eq!(nft("list tables"), "");
 }

@@ -1,4 +1,4 @@
-//! What is wrong with the source, told to the reconcile loop as one whole set.
+//! What is wrong with the source, sent to the reconcile loop as one whole set.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
@@ -7,48 +7,48 @@ use std::sync::{Mutex, PoisonError};
 use crate::input::Input;
 use crate::warnings::Warning;
 
-/// The complaints that stand, by object.
-pub struct Complaints {
-    standing: Mutex<BTreeMap<String, String>>,
+/// The problems that there are now, by object.
+pub struct Problems {
+    present: Mutex<BTreeMap<String, String>>,
     inputs: Sender<Input>,
 }
 
-impl Complaints {
+impl Problems {
     /// None yet.
     pub fn new(inputs: Sender<Input>) -> Self {
         Self {
-            standing: Mutex::default(),
+            present: Mutex::default(),
             inputs,
         }
     }
 
     /// From now on this is wrong with `object`.
     pub fn raise(&self, object: &str, text: String) {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if standing.get(object) != Some(&text) {
-            standing.insert(object.to_owned(), text);
-            self.tell(&standing);
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.get(object) != Some(&text) {
+            present.insert(object.to_owned(), text);
+            self.send(&present);
         }
     }
 
     /// Nothing is wrong with `object` any more.
-    pub fn settle(&self, object: &str) {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        if standing.remove(object).is_some() {
-            self.tell(&standing);
+    pub fn clear(&self, object: &str) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.remove(object).is_some() {
+            self.send(&present);
         }
     }
 
     /// True if nothing at all is wrong.
     pub fn is_empty(&self) -> bool {
-        self.standing
+        self.present
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_empty()
     }
 
-    fn tell(&self, standing: &BTreeMap<String, String>) {
-        let all = standing
+    fn send(&self, present: &BTreeMap<String, String>) {
+        let all = present
             .iter()
             .map(|(object, text)| Warning::new(object, text))
             .collect();
