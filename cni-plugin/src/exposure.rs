@@ -12,6 +12,7 @@ use podwire_kernel::{IpFamily, Protocol};
 use crate::attachment::{self, DIRECTORY, HostPort, Record, Records, TableError};
 use crate::environment::Call;
 use crate::error::Error;
+use crate::streams;
 
 /// Brings about what `record` says. If that fails, nothing of it is left.
 pub fn expose(record: &Record) -> Result<(), Error> {
@@ -144,7 +145,9 @@ fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
     });
     if let Err(error) = forgotten {
         // The port works for each client that has not used it lately.
-        eprintln!("podwire: {error}; clients with a connection may have to wait for its end");
+        streams::log(format_args!(
+            "{error}; clients with a connection may have to wait for its end"
+        ));
     }
 }
 

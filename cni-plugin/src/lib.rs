@@ -8,6 +8,11 @@
     test,
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
 )]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if no process reads: `streams::log` does not"
+)]
 
 pub mod arguments;
 pub mod attachment;

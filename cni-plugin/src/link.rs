@@ -20,6 +20,7 @@ use podwire_kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
 use crate::attachment::{Alias, LINK_GROUP};
 use crate::error::Error;
 use crate::result::{self, Attached, Interface};
+use crate::streams;
 
 /// `RT_SCOPE_LINK` and everything nearer (linux/rtnetlink.h): such routes have no gateway.
 const NEAR_SCOPES: std::ops::RangeInclusive<u32> = 253..=255;
@@ -219,7 +220,9 @@ fn set_up_host(
     if let Err(error) = sysctl::write(&key, "0")
         && !error.is_not_found()
     {
-        eprintln!("podwire: {error}; router advertisements of containers may be accepted");
+        streams::log(format_args!(
+            "{error}; router advertisements of containers may be accepted"
+        ));
     }
     let alias = wanted.alias.to_string();
     // Strict: a packet from the container with a source that is routed elsewhere is dropped.
@@ -355,7 +358,9 @@ fn allow_ipv6(ifname: &str) -> podwire_kernel::Result<()> {
         sysctl::ensure(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0")?;
     }
     if let Err(error) = sysctl::write(&format!("net/ipv6/conf/{ifname}/accept_ra"), "0") {
-        eprintln!("podwire: {error}; the container may accept router advertisements");
+        streams::log(format_args!(
+            "{error}; the container may accept router advertisements"
+        ));
     }
     Ok(())
 }

@@ -5,6 +5,11 @@
 //! of a whole ADD, and the C library's number parsers for it are a tenth of the program.
 
 #![no_main]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic if no process reads: `streams::log` does not"
+)]
 
 use std::ffi::{c_char, c_int};
 use std::io::Write;
@@ -40,14 +45,14 @@ pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> 
 /// call succeeded and was answered.
 fn print(answer: &Answer) -> bool {
     if let Some(about) = &answer.about {
-        eprintln!("{about}");
+        let _ = writeln!(std::io::stderr(), "{about}");
     }
     if let Some(output) = &answer.output {
         let text = podwire::plugin::text(output);
         let mut out = std::io::stdout();
         if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // The runtime does not listen; the exit status is all there is left.
-            eprintln!("podwire: cannot write the answer: {error}");
+            streams::log(format_args!("cannot write the answer: {error}"));
             return false;
         }
     }

@@ -67,8 +67,9 @@ pub enum RangeError {
         /// The subnet as it was given.
         subnet: IpNetwork,
     },
-    /// The gateway is elsewhere.
-    #[error("gateway {gateway} not in network {subnet}")]
+    /// The gateway is of the other family. Outside of the subnet it may be, as with host-local: a
+    /// container has a route to it alone.
+    #[error("gateway {gateway} is not of the address family of network {subnet}")]
     Gateway {
         /// The gateway.
         gateway: IpAddr,
@@ -128,7 +129,7 @@ impl Range {
         }
         let first = next(subnet.ip());
         let gateway = fields.address("gateway")?.unwrap_or(first);
-        if !subnet.contains(gateway) {
+        if gateway.is_ipv4() != subnet.is_ipv4() {
             return Err(RangeError::Gateway { gateway, subnet });
         }
         let start = fields.address("rangeStart")?.unwrap_or(first);
@@ -352,8 +353,8 @@ mod tests {
              10.1.2.0",
         );
         check_error(
-            json!([{"subnet": "10.1.2.0/24", "gateway": "10.1.3.1"}]),
-            "gateway 10.1.3.1 not in network 10.1.2.0/24",
+            json!([{"subnet": "10.1.2.0/24", "gateway": "fd00::1"}]),
+            "gateway fd00::1 is not of the address family of network 10.1.2.0/24",
         );
         check_error(
             json!([{"subnet": "10.1.2.0/24", "rangeStart": "10.1.3.1"}]),

@@ -5,6 +5,8 @@
 //! a lease, a message into the lock of the records. And the standard library takes it for success
 //! if a stream cannot be written to or read from, so an ADD would be done and not answered.
 
+use std::fmt;
+use std::io::Write;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -30,6 +32,14 @@ pub fn check() -> Result<(), StreamError> {
         return Err(StreamError { stream, problem });
     }
     Ok(())
+}
+
+/// Writes a line for the log of the runtime. That no process reads it, or that there is no room for
+/// it, does not end a call halfway: `eprintln!` would panic.
+pub fn log(line: fmt::Arguments<'_>) {
+    // In one piece, so that lines of calls at the same time do not mix.
+    let text = format!("podwire: {line}\n");
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Checks that a stream is open, and not with the access mode `wrong`.

@@ -90,18 +90,18 @@ impl Location {
             return Ok(());
         };
         store.refresh()?;
-        let leases = store.leases()?.into_iter();
-        *gone = leases
-            .map(|lease| lease.owner)
-            .filter(|owner| !owner.is_adopted() && !keep(owner))
-            .collect();
+        let mut leases = store.leases()?;
+        leases.retain(|lease| !lease.owner.is_adopted() && !keep(&lease.owner));
+        let mut failures = Vec::new();
+        // Each by its file, not by its owner: the index need not know of all that an owner has.
+        for lease in &leases {
+            failures.extend(store.release_lease(lease).err().map(Error::from));
+        }
+        failures.extend(store.refresh().err().map(Error::from));
+        store.finish();
+        *gone = leases.into_iter().map(|lease| lease.owner).collect();
         gone.sort();
         gone.dedup();
-        let mut failures = Vec::new();
-        for owner in gone.iter() {
-            failures.extend(store.release(owner).err().map(Error::from));
-        }
-        store.finish();
         Error::collect(failures)
     }
 }

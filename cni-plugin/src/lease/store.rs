@@ -208,6 +208,7 @@ impl Store {
         if self.directory.lease(lease.address)?.as_ref() != Some(lease) {
             return Ok(false);
         }
+        let indexed = index::addresses(&self.directory, &lease.owner).contains(&lease.address);
         let mut others = self.leases_of(&lease.owner)?;
         others.retain(|address| *address != lease.address);
         self.remove_lease(lease.address)?;
@@ -215,6 +216,10 @@ impl Store {
         index::remove_all(&self.directory, &lease.owner)?;
         for address in others {
             index::add(&self.directory, &lease.owner, address, 0)?;
+        }
+        if !indexed && self.index == Index::Complete {
+            // It was written over in place, so an entry of another owner leads to it.
+            self.index = Index::Stale;
         }
         Ok(true)
     }

@@ -14,6 +14,7 @@ use crate::exposure;
 use crate::lease::Owner;
 use crate::link::Loopback;
 use crate::result::Attached;
+use crate::streams;
 
 /// Carries out one call.
 pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
@@ -115,7 +116,9 @@ fn open_loopback(record: &Record) {
         };
         let loopback = if v4 { "127.0.0.1" } else { "::1" };
         let ports = record.comment();
-        eprintln!("podwire: host ports of {ports} do not work from {loopback}: {reason}");
+        streams::log(format_args!(
+            "host ports of {ports} do not work from {loopback}: {reason}"
+        ));
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::net::{serve, tcp};
+use super::net::{inside, serve, tcp};
 use super::node::{Call, Node, config, in_version, left_in, names, on_a_node};
 
 const LEASES: &str = "/run/ipam/net";
@@ -618,6 +618,36 @@ fn a_lease_that_was_given_to_another_container_in_place_is_that_one_s() {
 }
 
 #[test]
+fn gc_releases_the_leases_that_the_files_say_whatever_the_index_says() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let config = config("host-local", &["10.1.2.0/24"]);
+        let call = |verb, container| Call::new("host-local", verb, container, &config);
+        let mut gc = config.clone();
+        gc["cni.dev/valid-attachments"] = json!([{"containerID": "b", "ifname": "eth0"}]);
+        for content in ["a\r\neth0", "a"] {
+            for still_there in [false, true] {
+                // Released a moment ago, or with a lease of its own beside the other.
+                call("ADD", &a).succeed();
+                if !still_there {
+                    call("DEL", &a).succeed();
+                }
+                let result = call("ADD", &b).succeed();
+                let address = result["ips"][0]["address"].as_str().unwrap();
+                let path = format!("{LEASES}/{}", address.trim_end_matches("/24"));
+                fs::write(&path, content).unwrap();
+                Call::new("host-local", "GC", &a, &gc).succeed();
+                assert_eq!(
+                    left_in(LEASES),
+                    Vec::<String>::new(),
+                    "{content:?}, {still_there}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn an_index_that_is_missing_or_points_elsewhere_does_not_keep_a_lease() {
     on_a_node(|node| {
         let (a, b) = (node.container("a"), node.container("b"));
@@ -691,6 +721,48 @@ fn links_and_pipes_in_the_place_of_our_files_are_neither_followed_nor_waited_for
             assert!(!Path::new("/run/made").exists(), "{lock}");
             call("DEL").succeed();
         }
+    });
+}
+
+#[test]
+fn a_gateway_may_be_outside_of_its_subnet_as_with_host_local() {
+    on_a_node(|node| {
+        let gateways = ["169.254.1.1", "fd00:99::1"];
+        let with_gateways = |plugin: &str| {
+            let mut config = in_version(&config(plugin, &["10.1.2.0/24", "fd00:1::/64"]), "1.0.0");
+            for (set, gateway) in gateways.iter().enumerate() {
+                config["ipam"]["ranges"][set][0]["gateway"] = (*gateway).into();
+            }
+            config
+        };
+        let config = with_gateways("host-local");
+        let theirs = answer_with(node, true, &config, &Value::Null);
+        let ours = answer_with(node, false, &config, &Value::Null);
+        assert_eq!(ours, theirs);
+        assert!(ours.0, "{}", ours.1);
+        let container = node.container("a");
+        // The reference ptp makes the routes in an order that fails there.
+        for plugin in ["ptp", "podwire"] {
+            let config = with_gateways(plugin);
+            let result = Call::new(plugin, "ADD", &container, &config).succeed();
+            Call::new(plugin, "CHECK", &container, &config)
+                .after(&result)
+                .succeed();
+            for gateway in gateways {
+                let address = std::net::SocketAddr::new(gateway.parse().unwrap(), 99);
+                let listener = std::net::TcpListener::bind(address).unwrap();
+                let connect = || std::net::TcpStream::connect(address).map(drop);
+                inside(&container.netns, connect).unwrap();
+                drop(listener);
+            }
+            Call::new(plugin, "DEL", &container, &config).succeed();
+            node.assert_clean();
+        }
+        let mut mixed = with_gateways("podwire");
+        mixed["ipam"]["ranges"][0][0]["gateway"] = "fd00:99::1".into();
+        let message = Call::new("podwire", "ADD", &container, &mixed).fail(7);
+        assert!(message.contains("address family"), "{message}");
+        node.assert_clean();
     });
 }
 

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+
 use super::node::{Call, config, names, on_a_node};
 
 fn introduction(command: &mut Command) -> String {
@@ -129,5 +131,43 @@ fn an_answer_that_no_process_would_read_is_not_worked_for() {
         assert!(!child.wait().unwrap().success());
         assert!(stderr.contains("a pipe that no process reads"), "{stderr}");
         node.assert_clean();
+    });
+}
+
+#[test]
+fn a_log_that_no_process_reads_or_that_is_full_does_not_stop_a_call() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = config("portmap", &["10.1.2.0/24"]);
+        config["runtimeConfig"] = json!({"portMappings": [{"hostPort": 80, "containerPort": 80}]});
+        // The node has no route to the container, which portmap says on standard error.
+        let previous = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "eth0", "sandbox": container.path}],
+            "ips": [{"address": "10.66.0.2/24", "interface": 0}],
+        });
+        let call = |verb| Call::new("portmap", verb, &container, &config).after(&previous);
+        let without_reader = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            Stdio::from(writer)
+        };
+        let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+        let logs: [&dyn Fn() -> Stdio; 2] = [&without_reader, &full];
+        for log in logs {
+            let add = call("ADD");
+            let mut child = add.command().stderr(log()).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(&add.stdin).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(result["ips"][0]["address"], "10.66.0.2/24");
+            assert!(node.ruleset().contains("10.66.0.2 . 80"));
+            call("DEL").succeed();
+            node.assert_nothing_mapped();
+        }
+        let mut person = Command::new(format!("{}/portmap", call("ADD").directory));
+        let status = person.env_clear().stderr(without_reader()).status();
+        assert!(status.unwrap().success());
     });
 }
