@@ -6,11 +6,17 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use podwire_kernel::netns::Netns;
 
+/// One test at a time: a process that another thread starts while a program is being written holds
+/// it open for writing, and then it cannot be started ("text file busy").
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Runs the command in a network namespace of its own.
 fn preflight(as_nobody: bool) -> Output {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let netns =
         Netns::create_anonymous().expect("these tests need root: they make network namespaces");
     // A copy, because no one but root may be let into the folder that it was built in.
