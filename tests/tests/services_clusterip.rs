@@ -372,7 +372,7 @@ fn row_27_one_bad_object_never_stops_the_rest_and_comes_in_when_it_is_mended() {
         "70000",
         "10.200.1.300",
         "row27-text",
-        "300 characters",
+        "more than 253 characters",
     ] {
         assert!(log.contains(named), "{named} is not named in\n{log}");
     }
