@@ -18,6 +18,7 @@ use crate::clock::Moment;
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
 use crate::health::SharedHealth;
 use crate::serve::http::{Listener, Response, Server, listen};
+use crate::serve::places::Places;
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
 
@@ -99,6 +100,8 @@ struct Listeners {
     /// What each port answers, shared with the servers.
     answers: Arc<Mutex<BTreeMap<u16, LocalEndpoints>>>,
     servers: BTreeMap<SocketAddr, Server>,
+    /// Of all ports together, so that the ports of many Services do not use up the descriptors.
+    places: Places,
 }
 
 impl Listeners {
@@ -107,6 +110,7 @@ impl Listeners {
             health,
             answers: Arc::default(),
             servers: BTreeMap::new(),
+            places: Places::default(),
         }
     }
 
@@ -144,7 +148,7 @@ impl Listeners {
 
     fn start(&self, listener: Listener, port: u16) -> Server {
         let (answers, health) = (Arc::clone(&self.answers), self.health.clone());
-        Server::start(listener, move |request| {
+        Server::start_sharing(listener, self.places.clone(), move |request| {
             let healthy = health.with(|health| health.is_healthy(Moment::now()));
             let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
             let response = match answers.get(&port) {

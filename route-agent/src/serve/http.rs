@@ -1,9 +1,9 @@
 //! A small HTTP/1 server over TCP or a Unix socket, for answers that fit into memory.
 //!
 //! No client can hold it up: the body of a request is not read, its header must come within
-//! [`HEADER_TIME`], a connection lives [`CONNECTION_TIME`] at most, and there are [`CONNECTIONS`]
-//! per listener at most. A [`Server`] that is dropped stops listening at once; responses that have
-//! begun are finished.
+//! [`HEADER_TIME`], a connection lives [`CONNECTION_TIME`] at most, and when there are too many, the
+//! one that has waited longest goes ([`Places`]). A [`Server`] that is dropped stops listening at
+//! once; responses that have begun are finished.
 
 use std::future::Future;
 use std::io;
@@ -21,8 +21,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
+
+use crate::serve::places::{Place, Places, Source};
 
 /// How long a client may take to send a request's header.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -30,8 +32,8 @@ const HEADER_TIME: Duration = Duration::from_secs(10);
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 /// How long a response that has begun may still take after that.
 const FAREWELL_TIME: Duration = Duration::from_secs(10);
-/// Connections at a time, per listener; more wait in the kernel.
-const CONNECTIONS: usize = 64;
+/// Connections that the kernel keeps until they are accepted, which is at once.
+const BACKLOG: u32 = 1024;
 /// The pause after the kernel refused to hand over a connection (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -131,7 +133,7 @@ fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for connections of the process before.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(CONNECTIONS as u32)
+    socket.listen(BACKLOG)
 }
 
 /// A running server; stops when dropped.
@@ -147,41 +149,48 @@ impl Server {
         A: Fn(Request) -> F + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
+        Self::start_sharing(listener, Places::default(), answer)
+    }
+
+    /// As [`Server::start`], with the places of other servers.
+    pub fn start_sharing<A, F>(listener: Listener, places: Places, answer: A) -> Self
+    where
+        A: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
         let (alive, stopped) = watch::channel(());
-        tokio::spawn(accept(listener, Arc::new(answer), stopped));
+        tokio::spawn(accept(listener, places, Arc::new(answer), stopped));
         Self { _alive: alive }
     }
 }
 
-async fn accept<A, F>(listener: Listener, answer: Arc<A>, mut stopped: watch::Receiver<()>)
-where
+async fn accept<A, F>(
+    listener: Listener,
+    places: Places,
+    answer: Arc<A>,
+    mut stopped: watch::Receiver<()>,
+) where
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let (answer, end) = (Arc::clone(&answer), stopped.clone());
         let accepted = tokio::select! {
             _ = stopped.changed() => return,
             accepted = next(&listener) => accepted,
         };
-        match accepted {
-            Ok(Stream::Tcp(stream)) => tokio::spawn(async move {
-                converse(stream, answer, end).await;
-                drop(place);
-            }),
-            Ok(Stream::Unix(stream)) => tokio::spawn(async move {
-                converse(stream, answer, end).await;
-                drop(place);
-            }),
-            Err(_) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        let Ok((stream, source)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let (place, go) = places.take(source);
+        let end = End {
+            go,
+            stopped: stopped.clone(),
+        };
+        let answer = Arc::clone(&answer);
+        match stream {
+            Stream::Tcp(stream) => tokio::spawn(converse(stream, answer, place, end)),
+            Stream::Unix(stream) => tokio::spawn(converse(stream, answer, place, end)),
         };
     }
 }
@@ -191,21 +200,42 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-async fn next(listener: &Listener) -> io::Result<Stream> {
+async fn next(listener: &Listener) -> io::Result<(Stream, Source)> {
     Ok(match listener {
-        Listener::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
-        Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+        Listener::Tcp(listener) => {
+            let (stream, peer) = listener.accept().await?;
+            let source = Source::of(peer, stream.local_addr()?);
+            (Stream::Tcp(stream), source)
+        }
+        Listener::Unix(listener) => (Stream::Unix(listener.accept().await?.0), Source::Own),
     })
 }
 
+/// What ends a connection from outside.
+struct End {
+    /// Another connection needs the place.
+    go: oneshot::Receiver<()>,
+    /// The server is gone.
+    stopped: watch::Receiver<()>,
+}
+
 /// Answers the requests of one connection.
-async fn converse<S, A, F>(stream: S, answer: Arc<A>, mut stopped: watch::Receiver<()>)
+async fn converse<S, A, F>(stream: S, answer: Arc<A>, place: Place, mut end: End)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let service = service_fn(move |request| respond(request, Arc::clone(&answer)));
+    let place = Arc::new(place);
+    let service = service_fn(move |request| {
+        let (answer, place) = (Arc::clone(&answer), Arc::clone(&place));
+        async move {
+            place.answering();
+            let response = respond(request, answer).await;
+            place.answered();
+            response
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
@@ -214,11 +244,15 @@ where
     // A client that breaks the protocol or goes away is not an error of the server.
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = stopped.changed() => {}
+        _ = &mut end.go => return,
+        _ = end.stopped.changed() => {}
         () = tokio::time::sleep(CONNECTION_TIME) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(FAREWELL_TIME, connection).await;
+    tokio::select! {
+        _ = timeout(FAREWELL_TIME, connection) => {}
+        _ = end.go => {}
+    }
 }
 
 async fn respond<A, F>(
@@ -336,7 +370,9 @@ mod tests {
     async fn a_client_that_sends_nothing_is_shut_out() {
         let (client, server) = tokio::io::duplex(64);
         let (_alive, stopped) = watch::channel(());
-        let task = tokio::spawn(converse(server, Arc::new(echo), stopped));
+        let (place, go) = Places::default().take(Source::Own);
+        let end = End { go, stopped };
+        let task = tokio::spawn(converse(server, Arc::new(echo), place, end));
         task.await.unwrap();
         drop(client);
     }

@@ -2,5 +2,6 @@
 
 pub mod health_ports;
 pub mod http;
+pub mod places;
 pub mod site;
 pub mod socket;
