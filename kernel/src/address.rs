@@ -1,11 +1,12 @@
 //! Addresses of links.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeader, AddressMessage,
+    AddressAttribute, AddressFlags, AddressHeader, AddressHeaderFlags, AddressMessage,
 };
 
 use crate::netlink::Message;
@@ -139,6 +140,24 @@ impl RouteSocket {
     /// Removes an address.
     pub fn remove_address(&mut self, address: &Address) -> Result<()> {
         self.run(Requests::new().remove_address(address))
+    }
+
+    /// The links that have an IPv6 address that a router's advertisement gave them: one that ends
+    /// (`IFA_F_PERMANENT` is not set) and reaches beyond the link.
+    pub fn links_with_lent_addresses(&mut self) -> Result<BTreeSet<u32>> {
+        let lent = |answer: Message<'_>| {
+            let header = AddressHeader::parse(answer.payload).map_err(packet::malformed)?;
+            let permanent = header.flags.contains(AddressHeaderFlags::Permanent);
+            let global = Scope::from(u8::from(header.scope)) == Scope::Universe;
+            let v6 = u8::from(header.family) == IpFamily::V6.number();
+            Ok((v6 && global && !permanent).then_some(header.index))
+        };
+        let put = |body: &mut Vec<u8>| packet::put(body, &AddressMessage::default());
+        let links: Vec<u32> = self
+            .socket
+            .dump(libc::RTM_GETADDR, put, lent)
+            .map_err(|cause| cause.during("list", "addresses"))?;
+        Ok(links.into_iter().collect())
     }
 
     /// The addresses of the link `link`, or of all links; both families.

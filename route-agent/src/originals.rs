@@ -38,6 +38,14 @@ pub fn ensure(key: &str, value: &str, run_dir: &Path) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// The value that a setting had before the first change of ours, or has now if there was none.
+pub fn before_us(key: &str, run_dir: &Path) -> Result<String, Error> {
+    match read(&run_dir.join(FILE))?.remove(key) {
+        Some(before) => Ok(before),
+        None => Ok(sysctl::read(key)?),
+    }
+}
+
 /// Puts everything back and forgets it; returns what, in a few words each.
 pub fn restore(run_dir: &Path) -> Result<Vec<String>, Error> {
     let path = run_dir.join(FILE);

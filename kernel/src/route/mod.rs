@@ -38,6 +38,8 @@ pub mod protocol {
     pub const BOOT: u8 = 3;
     /// An administrator.
     pub const STATIC: u8 = 4;
+    /// The kernel, from the advertisement of an IPv6 router.
+    pub const RA: u8 = 9;
 }
 
 /// A route, wanted or observed.
