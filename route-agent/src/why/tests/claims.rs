@@ -1,6 +1,7 @@
 //! Of several Services that claim the same thing, `why` names the one that the kernel sends to.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use podwire_kernel::IpFamily;
 use proptest::prelude::*;
@@ -337,6 +338,19 @@ fn affinity_is_looked_up_in_the_maps_that_the_policy_leads_to() {
     }
 }
 
+#[test]
+fn endpoints_that_the_kernel_has_no_room_for_are_not_expected_there() {
+    let mut world = with_services(&[("default/a", "cluster-ip 10.200.1.10; port tcp 80")]);
+    let endpoints: Vec<String> = (0..=0xffff)
+        .map(|number| Ipv4Addr::from(0x0a0b_0000 + number).to_string())
+        .collect();
+    let ports = [("", Protocol::Tcp, 80)];
+    let slice = slice_of("default/a", "default/a-7", &ports, &endpoints.join(" "));
+    world.set(Object::EndpointSlice(slice));
+    let trace = agree(&world, "pod1", ip("10.200.1.10"), Protocol::Tcp, 80);
+    expect(&trace, End::Leaves, &["One of 65535 endpoints"]);
+}
+
 /// Two endpoints whose numbers would be the same if each were numbered for itself.
 fn colliding() -> [Backend; 2] {
     let mut seen = BTreeMap::new();
@@ -474,7 +488,7 @@ fn any_services() -> impl Strategy<Value = Vec<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn why_names_the_service_and_the_endpoints_of_the_kernels_plan(texts in any_services()) {
