@@ -1,6 +1,7 @@
 //! Asks the kernel about each hop of a walk, and names what differs.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use podwire_kernel::IpFamily;
@@ -12,19 +13,21 @@ use crate::why::services::table;
 use crate::why::{Check, Trace, Wanted};
 
 /// The way that a packet takes from this node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Way {
-    /// The next hop, unless the destination is on the link.
-    pub gateway: Option<IpAddr>,
-    /// The link.
-    pub link: Option<String>,
-    /// True if the destination is this node.
-    pub local: bool,
-    /// True if there is no way, or a route that says so.
-    pub unreachable: bool,
-    /// True if a machine (the gateway, or the destination on the link) was asked for its link-layer
-    /// address and does not answer.
-    pub silent: bool,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// The destination is this node.
+    Local,
+    /// There is no way, or a route that says so.
+    Unreachable,
+    /// Over a link.
+    Link {
+        /// Its name, if it is known.
+        link: Option<String>,
+        /// The next hop, unless the destination is on the link.
+        gateway: Option<IpAddr>,
+        /// True if the next hop was asked for its link-layer address and does not answer.
+        silent: bool,
+    },
 }
 
 /// An element of a map.
@@ -112,15 +115,9 @@ impl Answer {
 
 fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer, String> {
     let way = kernel.way(to)?;
-    let text = format!("{to} {}", words(&way));
-    let right = match wanted {
-        Wanted::Any => true,
-        Wanted::Unreachable => way.unreachable,
-        Wanted::Link(link) => way.link.as_ref() == Some(link) && way.gateway.is_none(),
-        Wanted::Gateway(gateway) => way.gateway == Some(*gateway),
-    };
+    let text = format!("{to} {way}");
     let mut answer = Answer::of(text.clone());
-    if !right {
+    if !way.is(wanted) {
         let wanted = match wanted {
             Wanted::Any | Wanted::Unreachable => "unreachable".to_owned(),
             Wanted::Link(link) => format!("dev {link}"),
@@ -128,39 +125,53 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
         };
         answer = answer.differs(format!("route: {text}, but wanted is {wanted}"));
     }
-    if way.silent {
-        let who = way.gateway.unwrap_or(to);
+    if let Way::Link {
+        gateway,
+        silent: true,
+        ..
+    } = way
+    {
+        let next = gateway.unwrap_or(to);
         answer = answer.differs(format!(
-            "{who} does not answer to ARP or neighbour discovery: it is down or not on this link"
+            "{next} does not answer to ARP or neighbour discovery: it is down or not on this link"
         ));
     }
     Ok(answer)
 }
 
-/// As `ip route get` puts it.
-fn words(way: &Way) -> String {
-    if way.unreachable {
-        return "unreachable".into();
+impl Way {
+    fn is(&self, wanted: &Wanted) -> bool {
+        match (wanted, self) {
+            (Wanted::Any, _) | (Wanted::Unreachable, Self::Unreachable) => true,
+            (Wanted::Link(wanted), Self::Link { link, gateway, .. }) => {
+                link.as_ref() == Some(wanted) && gateway.is_none()
+            }
+            (Wanted::Gateway(wanted), Self::Link { gateway, .. }) => *gateway == Some(*wanted),
+            _ => false,
+        }
     }
-    if way.local {
-        return "local".into();
-    }
-    let gateway = way
-        .gateway
-        .map_or(String::new(), |gateway| format!("via {gateway} "));
-    format!("{gateway}dev {}", way.link.as_deref().unwrap_or("?"))
 }
 
-/// The elements of a map, or that it is not there.
-fn entries(
-    kernel: &mut impl Kernel,
-    family: IpFamily,
-    map: &str,
-) -> Result<Result<Vec<Entry>, Answer>, String> {
-    Ok(kernel.map(family, map)?.ok_or_else(|| {
-        let text = format!("map `{map}` of table {} is not there", table(family));
-        Answer::of(text.clone()).differs(text)
-    }))
+impl fmt::Display for Way {
+    /// As `ip route get` puts it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::Link { link, gateway, .. } => {
+                if let Some(gateway) = gateway {
+                    write!(f, "via {gateway} ")?;
+                }
+                write!(f, "dev {}", link.as_deref().unwrap_or("?"))
+            }
+        }
+    }
+}
+
+/// What is said of a map that is not there.
+fn missing(family: IpFamily, map: &str) -> Answer {
+    let text = format!("map `{map}` of table {} is not there", table(family));
+    Answer::of(text.clone()).differs(text)
 }
 
 fn counted(packets: Option<u64>) -> String {
@@ -178,9 +189,8 @@ fn portal(
     key: &[u8],
     wanted: Option<&str>,
 ) -> Result<Answer, String> {
-    let entries = match entries(kernel, family, map)? {
-        Ok(entries) => entries,
-        Err(answer) => return Ok(answer),
+    let Some(entries) = kernel.map(family, map)? else {
+        return Ok(missing(family, map));
     };
     let Some(entry) = entries.iter().find(|entry| entry.key == key) else {
         let text = format!("map `{map}` of table {} does not have it", table(family));
@@ -236,9 +246,8 @@ fn endpoints(
     key: &[u8],
     wanted: &[SocketAddr],
 ) -> Result<Answer, String> {
-    let entries = match entries(kernel, family, map)? {
-        Ok(entries) => entries,
-        Err(answer) => return Ok(answer),
+    let Some(entries) = kernel.map(family, map)? else {
+        return Ok(missing(family, map));
     };
     let mut answer = Answer::default();
     let mut found = BTreeSet::new();
@@ -280,15 +289,14 @@ fn remembered(
     client: IpAddr,
     endpoints: &[(u32, SocketAddr)],
 ) -> Result<Answer, String> {
-    let entries = match entries(kernel, family, map)? {
-        Ok(entries) => entries,
-        Err(answer) => return Ok(answer),
+    let Some(entries) = kernel.map(family, map)? else {
+        return Ok(missing(family, map));
     };
     let known = entries
         .iter()
         .find(|entry| KeyReader::new(&entry.key).address(family) == Some(client));
     Ok(Answer::of(match known {
-        None => format!("{client} is not remembered: it gets any of them"),
+        None => format!("{client} is not remembered: it may get any of them"),
         Some(entry) => {
             let number = KeyReader::new(&entry.data).number();
             let endpoint = endpoints.iter().find(|(known, _)| Some(*known) == number);

@@ -177,6 +177,6 @@ pub(super) fn destination(facts: &Facts<'_>, host: &Host) -> Result<IpAddr, Ques
         .or(node.and_then(|node| node.internal_ips.first()));
     address.copied().ok_or_else(|| QuestionError::Unknown {
         given: format!("\"{name}\""),
-        hint: "it is no Service with a ClusterIP, no pod on this node and no Node; give an address",
+        hint: "it is not a Service with a ClusterIP, a pod on this node, or a Node; give an address",
     })
 }

@@ -114,21 +114,18 @@ impl Kernel for Live {
                     Some(nix::libc::EHOSTUNREACH | nix::libc::ENETUNREACH | nix::libc::EACCES)
                 ) =>
             {
-                return Ok(Way {
-                    unreachable: true,
-                    ..Way::default()
-                });
+                return Ok(Way::Unreachable);
             }
             Err(error) => return Err(error.to_string()),
         };
-        let local = route.kind == RouteKind::Local;
-        let silent = !local && self.is_silent(route.link, route.gateway.unwrap_or(to));
-        Ok(Way {
-            gateway: route.gateway,
-            link: self.link_name(route.link),
-            local,
-            unreachable: !matches!(route.kind, RouteKind::Unicast | RouteKind::Local),
-            silent,
+        Ok(match route.kind {
+            RouteKind::Local => Way::Local,
+            RouteKind::Unicast => Way::Link {
+                link: self.link_name(route.link),
+                gateway: route.gateway,
+                silent: self.is_silent(route.link, route.gateway.unwrap_or(to)),
+            },
+            _ => Way::Unreachable,
         })
     }
 

@@ -9,6 +9,7 @@ mod facts;
 mod live;
 mod owners;
 mod question;
+mod routes;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -26,10 +27,10 @@ pub use live::Live;
 pub use question::{Question, QuestionError, Transport};
 pub use walk::walk;
 
-/// A pod on this node, as its link tells.
+/// A pod on this node, as its link says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// `namespace/name`, if the runtime told the plugin.
+    /// `namespace/name`, if the runtime gave it to the plugin.
     pub name: Option<String>,
     /// The container ID.
     pub container_id: String,
@@ -148,7 +149,7 @@ pub enum Check {
 }
 
 /// The way that a packet should take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wanted {
     /// Straight through a link.
     Link(String),

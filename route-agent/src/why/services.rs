@@ -1,11 +1,11 @@
 //! Which Service a packet is for, which endpoints may answer, and whether it is masqueraded: the
-//! proxy's own plans, told as sentences.
+//! proxy's own plans as sentences.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
-use podwire_kernel::nft::Family;
+use podwire_kernel::nft::{Family, KeyReader};
 
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::endpoints::Backend;
@@ -31,17 +31,27 @@ pub(super) struct Match<'a> {
 /// What becomes of a packet to a Service.
 pub(super) enum Choice<'a> {
     /// One of these endpoints gets it.
-    Endpoints {
-        list: &'a [Backend],
-        /// Endpoints of this node only.
-        local: bool,
-    },
-    /// An error is sent back, or nothing at all.
-    None {
-        refused: bool,
-        what: String,
-        why: String,
-    },
+    Endpoints(Candidates<'a>),
+    /// An error is sent back; the hop says why.
+    Refused(Hop),
+    /// Nothing is sent back; the hop says why.
+    Dropped(Hop),
+}
+
+/// The endpoints of which one gets a packet.
+#[derive(Clone, Copy)]
+pub(super) struct Candidates<'a> {
+    pub list: &'a [Backend],
+    /// Local if only endpoints of this node are in the list.
+    pub policy: TrafficPolicy,
+}
+
+/// What becomes of the source of a packet to a Service, and why.
+pub(super) enum SourceAddress {
+    /// The endpoint sees the client's address.
+    Stays(&'static str),
+    /// The endpoint sees this node's address.
+    Replaced(&'static str),
 }
 
 /// The Service that has this address as a ClusterIP, whatever the port.
@@ -165,13 +175,55 @@ impl Match<'_> {
 
     /// Who may answer a packet from there.
     pub fn choose(&self, from: &Party<'_>, source: IpAddr) -> Choice<'_> {
-        let policy = if self.is_external() {
-            self.port.external
-        } else {
-            self.port.internal
+        if let Some(ranges) = self.source_ranges()
+            && !ranges.iter().any(|range| range.contains(source))
+        {
+            let hop = Hop::new(format!("{source} may not use this address"));
+            return Choice::Dropped(hop.because(not_allowed(source, ranges)));
+        }
+        let policy = self.policy(from);
+        let list = match policy {
+            TrafficPolicy::Cluster => &self.port.cluster,
+            TrafficPolicy::Local => &self.port.local,
         };
-        let inside = matches!(from, Party::Pod(_) | Party::OwnNode);
-        let (name, other) = if self.is_external() {
+        // The kernel has no room for more.
+        let list = &list[..list.len().min(MOST_ENDPOINTS)];
+        if !list.is_empty() {
+            return Choice::Endpoints(Candidates { list, policy });
+        }
+        let hop = Hop::new("No endpoint may answer");
+        if policy == TrafficPolicy::Local && self.port.any {
+            return Choice::Dropped(hop.because(self.none_is_local()));
+        }
+        Choice::Refused(hop.because(
+            "No endpoint of the Service is ready (chain no-endpoints), so the connection is \
+             refused: TCP gets a reset, others \"port unreachable\".",
+        ))
+    }
+
+    /// The policy that counts for a client: from a node or its pods a Service is reached with all
+    /// its endpoints, also at its external addresses.
+    fn policy(&self, from: &Party<'_>) -> TrafficPolicy {
+        if !self.is_external() {
+            return self.port.internal;
+        }
+        match from {
+            Party::Pod(_) | Party::OwnNode => TrafficPolicy::Cluster,
+            _ => self.port.external,
+        }
+    }
+
+    /// The sources that may use this address, if not all may.
+    fn source_ranges(&self) -> Option<&[IpNetwork]> {
+        match self.front {
+            Frontend::LoadBalancer(_) => self.port.sources.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Why a packet is dropped that only endpoints of this node could have got.
+    fn none_is_local(&self) -> String {
+        let (name, meaning) = if self.is_external() {
             (
                 "externalTrafficPolicy",
                 "the source is neither this node nor one of its pods",
@@ -182,97 +234,57 @@ impl Match<'_> {
                 "only endpoints on the client's node may answer",
             )
         };
-        if let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) {
-            let allowed = ranges.iter().any(|range| range.contains(source));
-            if !allowed {
-                return Choice::None {
-                    refused: false,
-                    what: format!("{source} may not use this address"),
-                    why: not_allowed(source, ranges),
-                };
-            }
-        }
-        let local = policy == TrafficPolicy::Local && !(self.is_external() && inside);
-        let list = if local {
-            &self.port.local
-        } else {
-            &self.port.cluster
-        };
-        let list = &list[..list.len().min(MOST_ENDPOINTS)];
-        if !list.is_empty() {
-            return Choice::Endpoints { list, local };
-        }
-        if local && self.port.any {
-            let why = format!(
-                "{name} is Local, {other}, and no endpoint on this node is ready (chain \
-                 no-local-endpoints), so the packet is dropped."
-            );
-            return Choice::None {
-                refused: false,
-                what: "No endpoint may answer".into(),
-                why,
-            };
-        }
-        let why = "No endpoint of the Service is ready (chain no-endpoints), so the connection is \
-                   refused: TCP gets a reset, others \"port unreachable\"."
-            .to_owned();
-        Choice::None {
-            refused: true,
-            what: "No endpoint may answer".into(),
-            why,
-        }
+        format!(
+            "{name} is Local, {meaning}, and no endpoint on this node is ready (chain \
+             no-local-endpoints), so the packet is dropped."
+        )
     }
 
     /// Which source range lets a source in, if not every source may use this address.
     pub fn let_in(&self, source: IpAddr) -> Option<String> {
-        let (Frontend::LoadBalancer(_), Some(ranges)) = (self.front, &self.port.sources) else {
-            return None;
-        };
-        let range = ranges.iter().find(|range| range.contains(source))?;
+        let mut ranges = self.source_ranges()?.iter();
+        let range = ranges.find(|range| range.contains(source))?;
         Some(format!(
-            "Not every source may use this address: {range} of loadBalancerSourceRanges lets {source} in."
+            "Not every source may use this address: {range} of loadBalancerSourceRanges lets \
+             {source} in."
         ))
     }
 
     /// The hop at which one endpoint is chosen.
-    pub fn endpoints_hop(
-        &self,
-        list: &[Backend],
-        local: bool,
-        source: IpAddr,
-        family: IpFamily,
-    ) -> Hop {
-        let count = list.len();
-        let policy = if local {
-            " on this node (traffic policy Local)"
-        } else {
-            ""
+    pub fn endpoints_hop(&self, among: Candidates<'_>, source: IpAddr, family: IpFamily) -> Hop {
+        let Candidates { list, policy } = among;
+        let place = match policy {
+            TrafficPolicy::Cluster => "",
+            TrafficPolicy::Local => " on this node (traffic policy Local)",
         };
-        let mut hop = Hop::new(match count {
-            1 => format!("The only endpoint{policy}: {}", socket(&list[0])),
-            _ => format!("One of {count} endpoints{policy}, {}", self.how(count)),
+        let hop = Hop::new(match list {
+            [only] => format!("The only endpoint{place}: {}", socket(only)),
+            list => format!(
+                "One of {} endpoints{place}, {}",
+                list.len(),
+                self.how(list.len())
+            ),
         });
-        let (map, key) = self.endpoint_map(local);
-        if let Some(seconds) = self.port.affinity {
-            hop = hop.because(format!(
-                "sessionAffinity ClientIP: a client that was here in the last {seconds} s gets the \
-                 endpoint that it had."
-            ));
-            let clients = self.affinity_map(false, AffinityHolds::Clients);
-            hop = hop.ask(Check::Client {
-                family,
-                map: clients,
-                client: source,
-                endpoints: self.numbered(local),
-            });
-        } else {
-            hop = hop.ask(Check::Endpoints {
+        let (map, key) = self.endpoint_map(policy);
+        let hop = match self.port.affinity {
+            Some(seconds) => hop
+                .because(format!(
+                    "sessionAffinity ClientIP: a client that was here in the last {seconds} s gets \
+                     the endpoint that it had."
+                ))
+                .ask(Check::Client {
+                    family,
+                    map: self.clients_map(),
+                    client: source,
+                    endpoints: self.numbered(policy),
+                }),
+            None => hop.ask(Check::Endpoints {
                 family,
                 map: map.clone(),
                 key: key.as_bytes().to_vec(),
                 wanted: list.iter().map(socket).collect(),
-            });
-        }
+            }),
+        };
         hop.see(format!("nft list map {} {map}", table(family)))
     }
 
@@ -289,16 +301,16 @@ impl Match<'_> {
     }
 
     /// The endpoints by the numbers that clients are remembered with.
-    fn numbered(&self, local: bool) -> Vec<(u32, SocketAddr)> {
-        let map = Map::Affinity(self.affinity(local, AffinityHolds::Endpoints));
+    fn numbered(&self, policy: TrafficPolicy) -> Vec<(u32, SocketAddr)> {
+        let map = Map::Affinity(self.affinity(policy, AffinityHolds::Endpoints));
         let plan = Plan {
             cluster_ips: Box::default(),
             ports: Box::new([self.port.clone()]),
         };
         let endpoint = |element: &Element| match element.value {
             Value::Backend(backend) if element.map == map => {
-                let number = element.key.as_bytes().first_chunk()?;
-                Some((u32::from_ne_bytes(*number), socket(&backend)))
+                let number = KeyReader::new(element.key.as_bytes()).number()?;
+                Some((number, socket(&backend)))
             }
             _ => None,
         };
@@ -306,88 +318,80 @@ impl Match<'_> {
         elements.iter().filter_map(endpoint).collect()
     }
 
-    fn affinity(&self, local: bool, holds: AffinityHolds) -> AffinityMap {
+    fn affinity(&self, policy: TrafficPolicy, holds: AffinityHolds) -> AffinityMap {
         AffinityMap {
             protocol: self.port.protocol,
             port: self.port.port,
-            local,
+            local: policy == TrafficPolicy::Local,
             holds,
         }
     }
 
-    fn affinity_map(&self, local: bool, holds: AffinityHolds) -> String {
-        self.affinity(local, holds).name(&self.service.name)
+    /// Where clients are remembered, whatever the policy.
+    fn clients_map(&self) -> String {
+        let map = self.affinity(TrafficPolicy::Cluster, AffinityHolds::Clients);
+        map.name(&self.service.name)
     }
 
-    fn endpoint_map(&self, local: bool) -> (String, Key) {
+    /// The map of the endpoints, and what their keys begin with.
+    fn endpoint_map(&self, policy: TrafficPolicy) -> (String, Key) {
         if self.port.affinity.is_some() {
-            return (
-                self.affinity_map(local, AffinityHolds::Endpoints),
-                Key::new(),
-            );
+            let map = self.affinity(policy, AffinityHolds::Endpoints);
+            return (map.name(&self.service.name), Key::new());
         }
-        let pool = match (self.front, local) {
-            (Frontend::NodePort(_), false) => Pool::NodePortEndpoints,
-            (Frontend::NodePort(_), true) => Pool::NodePortLocalEndpoints,
-            (Frontend::LoadBalancer(_) | Frontend::ExternalIp(_), true) => Pool::LocalEndpoints,
+        let pool = match (self.front, policy) {
+            (Frontend::NodePort(_), TrafficPolicy::Cluster) => Pool::NodePortEndpoints,
+            (Frontend::NodePort(_), TrafficPolicy::Local) => Pool::NodePortLocalEndpoints,
+            (Frontend::LoadBalancer(_) | Frontend::ExternalIp(_), TrafficPolicy::Local) => {
+                Pool::LocalEndpoints
+            }
             _ => Pool::Endpoints,
         };
-        (
-            pool.map().to_owned(),
-            portals::portal(&self.port, &self.front).1,
-        )
+        let (_, key) = portals::portal(&self.port, &self.front);
+        (pool.map().to_owned(), key)
     }
 
     /// Is the source replaced by this node's address, and why?
-    pub fn masquerade(
-        &self,
-        facts: &Facts<'_>,
-        from: &Party<'_>,
-        source: IpAddr,
-    ) -> (bool, String) {
+    pub fn masquerade(&self, facts: &Facts<'_>, from: &Party<'_>, source: IpAddr) -> SourceAddress {
+        use SourceAddress::{Replaced, Stays};
         if self.is_external() {
             return match (self.port.external, from) {
-                (TrafficPolicy::Cluster, _) => (
-                    true,
-                    "externalTrafficPolicy is Cluster: the endpoint may be on any node, and its \
-                     answer must come back through this one (chain policy-cluster)."
-                        .into(),
+                (TrafficPolicy::Cluster, _) => Replaced(
+                    "externalTrafficPolicy is Cluster: the endpoint may be on any node, and \
+                     replies must come back through this one (chain policy-cluster).",
                 ),
-                (TrafficPolicy::Local, Party::OwnNode) => (
-                    true,
-                    "The node itself asks: the answer must come back to it (chain policy-local)."
-                        .into(),
+                (TrafficPolicy::Local, Party::OwnNode) => Replaced(
+                    "The node itself is the client: replies must come back to it (chain \
+                     policy-local).",
                 ),
-                (TrafficPolicy::Local, _) => (
-                    false,
-                    "externalTrafficPolicy is Local: the endpoint sees who asks (chain \
-                     policy-local)."
-                        .into(),
+                (TrafficPolicy::Local, _) => Stays(
+                    "externalTrafficPolicy is Local: the endpoint sees the client's address \
+                     (chain policy-local).",
                 ),
             };
         }
-        let settings = &facts.config.services;
+        if facts.config.services.masquerade_all {
+            return Replaced("--masquerade-all is set: all traffic to ClusterIPs is masqueraded.");
+        }
         let pods = networks_of(facts, source).pods;
-        if settings.masquerade_all {
-            let why = "--masquerade-all is set: all traffic to ClusterIPs is masqueraded.";
-            return (true, why.into());
-        }
         if pods.iter().any(|network| network.contains(source)) {
-            let why = "A pod asks a ClusterIP: the endpoint sees the pod's own address (chain \
-                       to-cluster-ip).";
-            return (false, why.into());
+            return Stays(
+                "A pod connects to a ClusterIP: the endpoint sees the pod's own address (chain \
+                 to-cluster-ip).",
+            );
         }
-        let why = "The source is no pod, so the endpoint must answer to this node (chain \
-                   to-cluster-ip).";
-        (true, why.into())
+        Replaced(
+            "The source is not a pod, so replies must come back through this node (chain \
+             to-cluster-ip).",
+        )
     }
 }
 
-/// Why a load-balancer address takes nothing from this source.
+/// Why a load-balancer address takes nothing from a source.
 fn not_allowed(source: IpAddr, ranges: &[IpNetwork]) -> String {
     let texts: Vec<String> = ranges.iter().map(ToString::to_string).collect();
     let which = match texts.as_slice() {
-        [] => "of this family there are none".to_owned(),
+        [] => "none is of this family".to_owned(),
         texts => texts.join(", "),
     };
     format!(

@@ -2,12 +2,18 @@
 
 use super::*;
 
-/// A kernel that answers what it is told to.
+/// A kernel that answers what it was given.
 #[derive(Default)]
 struct Fake {
     ways: BTreeMap<IpAddr, Way>,
     maps: BTreeMap<String, Vec<Entry>>,
     droppers: Vec<String>,
+}
+
+impl Fake {
+    fn change_way(&mut self, to: &str, change: impl FnOnce(&mut Way)) {
+        change(self.ways.get_mut(&ip(to)).unwrap());
+    }
 }
 
 impl Kernel for Fake {
@@ -29,14 +35,15 @@ impl Kernel for Fake {
 
 /// A kernel that is as it should be for `svc-clusterip`.
 fn right() -> Fake {
-    let via = |gateway: &str| Way {
-        gateway: Some(ip(gateway)),
+    let via = |gateway: &str| Way::Link {
         link: Some("eth0".into()),
-        ..Way::default()
+        gateway: Some(ip(gateway)),
+        silent: false,
     };
-    let through = |link: &str| Way {
+    let through = |link: &str| Way::Link {
         link: Some(link.into()),
-        ..Way::default()
+        gateway: None,
+        silent: false,
     };
     let portal = vec![10, 200, 1, 63, 6, 0, 0, 0, 0x23, 0x28, 0, 0];
     let endpoint = |slot: u32, address: [u8; 4], packets| Entry {
@@ -111,18 +118,23 @@ fn each_difference_is_named() {
         (
             "route: 10.10.1.3 via 172.18.0.9 dev eth0, but wanted is via 172.18.0.2",
             |fake| {
-                fake.ways.get_mut(&ip("10.10.1.3")).unwrap().gateway = Some(ip("172.18.0.9"));
+                fake.change_way("10.10.1.3", |way| match way {
+                    Way::Link { gateway, .. } => *gateway = Some(ip("172.18.0.9")),
+                    other => panic!("{other:?}"),
+                });
             },
         ),
         (
             "route: 10.10.2.3 unreachable, but wanted is dev vethpod1",
             |fake| {
-                fake.ways.get_mut(&ip("10.10.2.3")).unwrap().unreachable = true;
-                fake.ways.get_mut(&ip("10.10.2.3")).unwrap().link = None;
+                fake.change_way("10.10.2.3", |way| *way = Way::Unreachable);
             },
         ),
         ("172.18.0.3 does not answer to ARP", |fake| {
-            fake.ways.get_mut(&ip("10.10.3.3")).unwrap().silent = true;
+            fake.change_way("10.10.3.3", |way| match way {
+                Way::Link { silent, .. } => *silent = true,
+                other => panic!("{other:?}"),
+            });
         }),
         (
             "map `services` of table ip podwire-services does not have it",

@@ -233,7 +233,7 @@ fn a_cluster_ip_leads_to_its_endpoints_by_their_shares_without_masquerade() {
             "nft list map ip podwire-services services",
             "3. One of 3 endpoints, at random, each gets 33.3 %",
             "4. The source stays 10.10.2.3",
-            "A pod asks a ClusterIP",
+            "A pod connects to a ClusterIP",
             "5. The way to the endpoints",
             "10.10.2.4: a pod on this node, straight through its link vethweb",
             "10.10.1.3: via 172.18.0.2 (worker",
@@ -320,7 +320,7 @@ fn local_policies_tell_who_may_answer() {
         &["10.10.3.5:8080", "The source stays 10.10.2.3", "Local"],
     );
     let trace = external.walk("172.18.0.4", "172.18.0.4:31662");
-    expect(&trace, End::Leaves, &["The node itself asks"]);
+    expect(&trace, End::Leaves, &["The node itself is the client"]);
     let internal = World::new(&[]).with("svc-nodeport", |service| {
         service.internal_policy = TrafficPolicy::Local;
     });
@@ -441,7 +441,7 @@ fn unknown_names_are_answered_with_what_to_do() {
     let mut world = World::new(&[]);
     for (from, to, part) in [
         ("nobody", "10.10.1.2", "ask on the node where the pod runs"),
-        ("pod1", "nothing:80", "no Service with a ClusterIP"),
+        ("pod1", "nothing:80", "not a Service with a ClusterIP"),
         ("pod1", "[fd00::1]:80", "pod pod1 has no IPv6 address"),
     ] {
         let error = world.try_walk(from, to).unwrap_err().to_string();
