@@ -102,7 +102,7 @@ fn clients_of_pods_whose_node_has_gone_are_refused_at_once_and_each_time() {
     for (question, answer) in [
         ("why client 10.200.1.80:80", "which is gone"),
         ("why client 10.200.1.80:80", "=x A packet to Service"),
-        ("status", "its Node is gone, refused"),
+        ("status", "refused: its Node is gone"),
     ] {
         let told = node.place().sh(&format!("podwire-agent {question}"));
         let told = told.unwrap().stdout;

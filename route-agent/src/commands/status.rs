@@ -23,7 +23,7 @@ pub struct Status {
     #[arg(short, long, value_enum, default_value = "short")]
     pub output: Output,
 
-    /// Whom to ask.
+    /// Which agent to ask.
     #[command(flatten)]
     pub agent: Agent,
 }
@@ -49,13 +49,13 @@ pub enum StatusError {
     Ask(#[from] AskError),
     /// The agent's answer makes no sense to this program.
     #[error("the agent's answer is not understood; is it of another version than this program?")]
-    Answer(#[from] serde_json::Error),
+    Answer(#[source] serde_json::Error),
+    /// The status cannot be written as JSON.
+    #[error("cannot write the status as JSON")]
+    Json(#[source] serde_json::Error),
     /// The status cannot be written as YAML.
-    #[error("the status cannot be written as YAML: {reason}")]
-    Yaml {
-        /// Why not.
-        reason: String,
-    },
+    #[error("cannot write the status as YAML")]
+    Yaml(#[source] serde_saphyr::SerializeError),
 }
 
 impl Status {
@@ -66,7 +66,7 @@ impl Status {
             Output::Wide | Output::Json | Output::Yaml => "/status?wide=1",
         };
         let answer = self.agent.ask(target).await?;
-        let report: Report = serde_json::from_str(&answer)?;
+        let report: Report = serde_json::from_str(&answer).map_err(StatusError::Answer)?;
         render(&report, self.output)
     }
 }
@@ -74,17 +74,18 @@ impl Status {
 /// Writes a report.
 pub fn render(report: &Report, output: Output) -> Result<String, StatusError> {
     match output {
-        Output::Short => Ok(people(report, SHORT)),
-        Output::Wide => Ok(people(report, usize::MAX)),
-        Output::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
-        Output::Yaml => serde_saphyr::to_string(report).map_err(|error| StatusError::Yaml {
-            reason: error.to_string(),
-        }),
+        Output::Short => Ok(for_people(report, false)),
+        Output::Wide => Ok(for_people(report, true)),
+        Output::Json => match serde_json::to_string_pretty(report) {
+            Ok(text) => Ok(text + "\n"),
+            Err(error) => Err(StatusError::Json(error)),
+        },
+        Output::Yaml => serde_saphyr::to_string(report).map_err(StatusError::Yaml),
     }
 }
 
-fn people(report: &Report, rows: usize) -> String {
-    let wide = rows == usize::MAX;
+fn for_people(report: &Report, wide: bool) -> String {
+    let rows = if wide { usize::MAX } else { SHORT };
     let mut text = head(report);
     let mut section = |title: &str, table: &Table| {
         if !table.is_empty() {
@@ -104,7 +105,11 @@ fn people(report: &Report, rows: usize) -> String {
         .filter(|feature| feature.error.is_some())
     {
         let error = failed.error.as_deref().unwrap_or_default();
-        let _ = writeln!(text, "\n{} fails and is tried again: {error}", failed.name);
+        let _ = writeln!(
+            text,
+            "\n{} fails and will be tried again: {error}",
+            failed.name
+        );
     }
     if !report.differences.is_empty() {
         text.push_str("\nDifferences between what is wanted and what is there\n");
@@ -148,20 +153,20 @@ fn cni_conf(conf: &CniConfReport) -> String {
         (false, _, Some(what)) => format!("not there yet ({what})"),
         (false, _, None) => "not there yet".into(),
         (true, true, _) => "in place".into(),
-        (true, false, Some(what)) => format!("as it was before ({what})"),
-        (true, false, None) => "not what is wanted".into(),
+        (true, false, Some(what)) => format!("left as it was ({what})"),
+        (true, false, None) => "differs from what is wanted".into(),
     };
     if !conf.before.is_empty() {
         let _ = write!(
             state,
-            "; NOT USED, {} sorts before it",
+            "; NOT USED: {} sorts before it",
             conf.before.join(", ")
         );
     } else if conf.present {
         state.push_str(", first in its directory");
     }
     if !conf.after.is_empty() {
-        let _ = write!(state, "; not used: {}", conf.after.join(", "));
+        let _ = write!(state, "; other files, not used: {}", conf.after.join(", "));
     }
     format!("CNI configuration {}: {state}", conf.path.display())
 }
@@ -199,7 +204,7 @@ fn routes(report: &Report) -> Table {
     for route in &report.routes {
         let next_hop = match route.gateway {
             Some(gateway) => gateway.to_string(),
-            None if route.refused => "none: its Node is gone, refused".into(),
+            None if route.refused => "refused: its Node is gone".into(),
             None if route.unreachable => "none: unused pod addresses".into(),
             None => "on the link".into(),
         };
@@ -215,7 +220,7 @@ fn routes(report: &Report) -> Table {
 }
 
 fn pods(report: &Report) -> Table {
-    let mut table = Table::new(&["POD", "ADDRESSES", "LINK", "LINK THERE"]);
+    let mut table = Table::new(&["POD", "ADDRESSES", "LINK", "LINK EXISTS"]);
     for pod in &report.pods {
         let id: String = pod.container_id.chars().take(12).collect();
         let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
@@ -240,7 +245,7 @@ fn services(report: &Report, wide: bool) -> Table {
         "ANSWERS AT",
         "ENDPOINTS",
         "CONNECTIONS",
-        "HOW",
+        "BALANCING",
     ]);
     for service in &report.services {
         for port in &service.ports {
@@ -253,7 +258,7 @@ fn services(report: &Report, wide: bool) -> Table {
                     count => count.to_string(),
                 },
                 counted(port.connections),
-                how(port),
+                balancing(port),
             ]);
             for endpoint in port.endpoints.iter().filter(|_| wide) {
                 let place = if endpoint.here { " (this node)" } else { "" };
@@ -279,9 +284,9 @@ fn port_name(port: &ServicePortReport) -> String {
     }
 }
 
-fn how(port: &ServicePortReport) -> String {
+fn balancing(port: &ServicePortReport) -> String {
     match port.affinity {
-        Some(seconds) => format!("{}, clients stay for {seconds} s", port.balancing),
+        Some(seconds) => format!("{}, affinity {seconds} s", port.balancing),
         None => port.balancing.clone(),
     }
 }

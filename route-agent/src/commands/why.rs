@@ -1,8 +1,6 @@
 //! `podwire-agent why POD-or-IP DST[:PORT][/PROTO]`: the way of a packet, hop by hop, with what
 //! decides at each.
 
-use std::fmt::Write as _;
-
 use clap::{Args, ValueEnum};
 
 use crate::commands::agent::{Agent, AskError};
@@ -11,7 +9,7 @@ use crate::why::{Question, QuestionError, Trace};
 /// The flags of `podwire-agent why`.
 #[derive(Debug, Args)]
 pub struct Why {
-    /// Who sends: a pod of this node (`name` or `namespace/name`) or an address.
+    /// The source: a pod of this node (`name` or `namespace/name`) or an address.
     #[arg(value_name = "POD|IP")]
     pub source: String,
 
@@ -24,7 +22,7 @@ pub struct Why {
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Output,
 
-    /// Whom to ask.
+    /// Which agent to ask.
     #[command(flatten)]
     pub agent: Agent,
 }
@@ -49,7 +47,10 @@ pub enum WhyError {
     Ask(#[from] AskError),
     /// The agent's answer makes no sense to this program.
     #[error("the agent's answer is not understood; is it of another version than this program?")]
-    Answer(#[from] serde_json::Error),
+    Answer(#[source] serde_json::Error),
+    /// The trace cannot be written as JSON.
+    #[error("cannot write the trace as JSON")]
+    Json(#[source] serde_json::Error),
 }
 
 impl Why {
@@ -62,13 +63,13 @@ impl Why {
             .finish();
         let target = format!("/why?{query}");
         let answer = self.agent.ask(&target).await?;
-        let trace: Trace = serde_json::from_str(&answer)?;
-        let mut text = String::new();
-        // Writing into a string cannot fail.
-        let _ = match self.output {
-            Output::Text => write!(text, "{trace}"),
-            Output::Json => writeln!(text, "{}", serde_json::to_string_pretty(&trace)?),
-        };
-        Ok(text)
+        let trace: Trace = serde_json::from_str(&answer).map_err(WhyError::Answer)?;
+        match self.output {
+            Output::Text => Ok(trace.to_string()),
+            Output::Json => match serde_json::to_string_pretty(&trace) {
+                Ok(text) => Ok(text + "\n"),
+                Err(error) => Err(WhyError::Json(error)),
+            },
+        }
     }
 }

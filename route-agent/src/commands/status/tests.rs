@@ -93,13 +93,13 @@ Routes to the pods of other nodes
   worker2  10.10.2.0/24  none: unused pod addresses  -     yes
 
 Pods on this node
-  POD                     ADDRESSES  LINK             LINK THERE
+  POD                     ADDRESSES  LINK             LINK EXISTS
   default/web             10.10.2.4  veth0a1b2c3d4e5  yes
   container 0123456789ab  10.10.2.5  veth0a1b2c3d4e5  NO
 
 Services
-  SERVICE                PORT      ANSWERS AT                ENDPOINTS  CONNECTIONS  HOW
-  default/svc-clusterip  http/tcp  10.200.1.63:9000 *:31662  2          30           random, clients stay for 10800 s
+  SERVICE                PORT      ANSWERS AT                ENDPOINTS  CONNECTIONS  BALANCING
+  default/svc-clusterip  http/tcp  10.200.1.63:9000 *:31662  2          30           random, affinity 10800 s
 "
     );
 }
@@ -123,7 +123,7 @@ fn the_state_of_the_cni_configuration_is_one_sentence() {
             waits(),
             &[],
             &[],
-            "as it was before (waits for Node worker2 to exist), first in its directory",
+            "left as it was (waits for Node worker2 to exist), first in its directory",
         ),
         (
             true,
@@ -131,7 +131,7 @@ fn the_state_of_the_cni_configuration_is_one_sentence() {
             None,
             &["00-a.conf"],
             &["10-b.conflist"],
-            "in place; NOT USED, 00-a.conf sorts before it; not used: 10-b.conflist",
+            "in place; NOT USED: 00-a.conf sorts before it; other files, not used: 10-b.conflist",
         ),
         (
             true,
@@ -139,7 +139,7 @@ fn the_state_of_the_cni_configuration_is_one_sentence() {
             None,
             &[],
             &["10-b.conflist", "99-c.json"],
-            "in place, first in its directory; not used: 10-b.conflist, 99-c.json",
+            "in place, first in its directory; other files, not used: 10-b.conflist, 99-c.json",
         ),
         (
             true,
@@ -147,7 +147,7 @@ fn the_state_of_the_cni_configuration_is_one_sentence() {
             None,
             &[],
             &[],
-            "not what is wanted, first in its directory",
+            "differs from what is wanted, first in its directory",
         ),
     ] {
         let conf = CniConfReport {
@@ -200,7 +200,7 @@ fn what_is_wrong_comes_with_its_number() {
     );
     for line in [
         "\n  Node a  has no podCIDR\n",
-        "\nroutes fails and is tried again: cannot add route: no\n",
+        "\nroutes fails and will be tried again: cannot add route: no\n",
         "\n  route 19 is missing\n  ... and 10 more; -o wide shows all\n",
     ] {
         assert!(text.contains(line), "{line:?} in {text}");
