@@ -11,8 +11,8 @@ use podwire_agent::commands::takeover;
 use podwire_kernel::netns::Netns;
 
 /// What kube-proxy 1.31 in iptables mode writes for one Service, cut down, between rules of others.
-/// The chain MINE-SVC of somebody else uses a chain of kube-proxy, as the portmap plugin can be
-/// told to.
+/// The chain MINE-SVC of another program uses a chain of kube-proxy, as the portmap plugin can be
+/// made to.
 const NAT: &str = "*nat
 :PREROUTING ACCEPT [0:0]
 :INPUT ACCEPT [0:0]

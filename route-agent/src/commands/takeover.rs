@@ -1,10 +1,10 @@
-//! What a kube-proxy left behind: finding it, naming it, and taking it out.
+//! What a kube-proxy left behind: finding it, naming it, and removing it.
 //!
 //! A kube-proxy that is switched off leaves its rules in place, and they go on redirecting
-//! traffic to endpoints that are long gone. There are three places: its own nftables tables, and
+//! traffic to endpoints that are long gone. They are of three kinds: its own nftables tables, and
 //! chains with its names in the tables of iptables-nft and of iptables-legacy. Only those are
-//! taken out, and the jumps to them from built-in chains. If another program's chain leads to one of
-//! them, that one stays, but empty, and is named.
+//! removed, with the jumps to them from built-in chains. A chain to which another program's chain
+//! leads stays, but empty, and is named.
 //!
 //! The kubelet and others also have chains that start with `KUBE-`. They are not a kube-proxy's
 //! and stay.
@@ -61,22 +61,22 @@ pub fn is_of_kube_proxy(chain: &str) -> bool {
             .any(|prefix| chain.starts_with(prefix) && chain.len() > prefix.len())
 }
 
-/// Where something was left.
+/// A table of another program in which something was left.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ForeignTable {
     /// A whole nftables table of a kube-proxy in nftables mode.
-    Table(Family, String),
+    KubeProxy(Family, String),
     /// A table of iptables-nft.
     IptablesNft(Family, String),
     /// A table of iptables-legacy.
     IptablesLegacy(IpFamily, String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ForeignTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = |v6| if v6 { "ip6tables" } else { "iptables" };
         match self {
-            Self::Table(family, name) => write!(f, "nftables table {family} {name}"),
+            Self::KubeProxy(family, name) => write!(f, "nftables table {family} {name}"),
             Self::IptablesNft(family, table) => {
                 write!(f, "{}-nft table {table}", program(*family == Family::Ip6))
             }
@@ -88,30 +88,30 @@ impl fmt::Display for Place {
     }
 }
 
-/// What a kube-proxy left in one place.
+/// What a kube-proxy left in one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// Where.
-    pub place: Place,
-    /// What is to be taken out; empty for a whole table.
-    pub plan: Plan,
+    /// The table.
+    pub table: ForeignTable,
+    /// What of it is to be removed; empty if the whole table is a kube-proxy's.
+    pub removal: Removal,
 }
 
-/// What has to happen to one table of iptables.
+/// What is to be removed from one table of iptables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// What is taken out.
+pub struct Removal {
+    /// What is removed.
     pub edit: Edit,
     /// Chains that must stay because of another program: the chain, and whose chain leads to it.
-    pub held: BTreeMap<String, BTreeSet<String>>,
+    pub kept: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Place::Table(..) = self.place {
-            return write!(f, "{}", self.place);
+        if let ForeignTable::KubeProxy(..) = self.table {
+            return write!(f, "{}", self.table);
         }
-        let edit = &self.plan.edit;
+        let edit = &self.removal.edit;
         let chains: Vec<&str> = edit
             .deleted
             .iter()
@@ -121,7 +121,7 @@ impl fmt::Display for Leftover {
         write!(
             f,
             "{}: {} with their rules ({}), {}",
-            self.place,
+            self.table,
             counted(chains.len(), "chain"),
             some_of(&chains),
             counted(edit.rules.len(), "jump"),
@@ -139,28 +139,28 @@ pub enum TakeOverError {
         #[from]
         source: podwire_kernel::Error,
     },
-    /// Removing failed; the place is as it was.
-    #[error("cannot take a kube-proxy's rules out of the {place}")]
+    /// Removing failed; the table is as it was.
+    #[error("cannot remove a kube-proxy's rules from {table}")]
     Remove {
-        /// Where.
-        place: Place,
+        /// The table.
+        table: ForeignTable,
         /// What the kernel says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Says what must be taken out of a table with these chains.
-pub fn plan(chains: &[Chain]) -> Plan {
-    let mut plan = Plan::default();
+/// What must be removed from a table with these chains.
+pub fn removal_of(chains: &[Chain]) -> Removal {
+    let mut removal = Removal::default();
     for chain in chains.iter().filter(|chain| !is_of_kube_proxy(&chain.name)) {
         for rule in &chain.rules {
             let Some(to) = rule.leads_to.as_ref().filter(|to| is_of_kube_proxy(to)) else {
                 continue;
             };
             if chain.builtin {
-                plan.edit.rules.push((chain.name.clone(), rule.id));
+                removal.edit.rules.push((chain.name.clone(), rule.id));
             } else {
-                let by = plan.held.entry(to.clone()).or_default();
+                let by = removal.kept.entry(to.clone()).or_default();
                 by.insert(chain.name.clone());
             }
         }
@@ -169,22 +169,22 @@ pub fn plan(chains: &[Chain]) -> Plan {
         .iter()
         .filter(|chain| is_of_kube_proxy(&chain.name) && !chain.builtin)
     {
-        if !plan.held.contains_key(&chain.name) {
-            plan.edit.deleted.push(chain.name.clone());
+        if !removal.kept.contains_key(&chain.name) {
+            removal.edit.deleted.push(chain.name.clone());
         } else if !chain.rules.is_empty() {
-            plan.edit.emptied.push(chain.name.clone());
+            removal.edit.emptied.push(chain.name.clone());
         }
     }
-    plan
+    removal
 }
 
 /// Finds everything that a kube-proxy left in this network namespace. Changes nothing.
 pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
     let mut found = Vec::new();
-    let mut add = |place: Place, chains: &[Chain]| {
-        let plan = plan(chains);
-        if !plan.edit.is_empty() {
-            found.push(Leftover { place, plan });
+    let mut add = |table: ForeignTable, chains: &[Chain]| {
+        let removal = removal_of(chains);
+        if !removal.edit.is_empty() {
+            found.push(Leftover { table, removal });
         }
     };
     let mut whole = Vec::new();
@@ -192,60 +192,59 @@ pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
         for table in foreign::nft::tables(family)? {
             if table == "kube-proxy" {
                 whole.push(Leftover {
-                    place: Place::Table(family, table),
-                    plan: Plan::default(),
+                    table: ForeignTable::KubeProxy(family, table),
+                    removal: Removal::default(),
                 });
             } else if IPTABLES_TABLES.contains(&table.as_str()) {
                 let chains = foreign::nft::chains(family, &table)?;
-                add(Place::IptablesNft(family, table), &chains);
+                add(ForeignTable::IptablesNft(family, table), &chains);
             }
         }
     }
     for family in [IpFamily::V4, IpFamily::V6] {
         for table in foreign::legacy::tables(family)? {
             let chains = foreign::legacy::chains(family, &table)?;
-            add(Place::IptablesLegacy(family, table), &chains);
+            add(ForeignTable::IptablesLegacy(family, table), &chains);
         }
     }
     whole.append(&mut found);
     Ok(whole)
 }
 
-/// Takes one leftover out, whole or not at all. What it holds is looked up again: rules may have
-/// changed since it was found. Returns what was taken out.
+/// Removes one leftover, whole or not at all. What it holds is looked up again: rules may have
+/// changed since it was found. Returns what was removed.
 pub fn remove(leftover: &Leftover) -> Result<Leftover, TakeOverError> {
-    let place = &leftover.place;
     let failed = |source| TakeOverError::Remove {
-        place: place.clone(),
+        table: leftover.table.clone(),
         source,
     };
-    let mut done = Plan::default();
-    match place {
-        Place::Table(family, table) => {
+    let mut done = Removal::default();
+    match &leftover.table {
+        ForeignTable::KubeProxy(family, table) => {
             foreign::nft::delete_table(*family, table).map_err(|error| failed(error.into()))?;
         }
-        Place::IptablesNft(family, table) => {
-            done = plan(&foreign::nft::chains(*family, table)?);
+        ForeignTable::IptablesNft(family, table) => {
+            done = removal_of(&foreign::nft::chains(*family, table)?);
             foreign::nft::edit(*family, table, &done.edit).map_err(|error| failed(error.into()))?;
         }
-        Place::IptablesLegacy(family, table) => {
-            let held = std::cell::RefCell::default();
+        ForeignTable::IptablesLegacy(family, table) => {
+            let kept = std::cell::RefCell::default();
             let choose = |chains: &[Chain]| {
-                let plan = plan(chains);
-                *held.borrow_mut() = plan.held;
-                plan.edit
+                let removal = removal_of(chains);
+                *kept.borrow_mut() = removal.kept;
+                removal.edit
             };
             let edit = foreign::legacy::edit(*family, table, choose)
                 .map_err(|error| failed(error.into()))?;
-            done = Plan {
+            done = Removal {
                 edit,
-                held: held.into_inner(),
+                kept: kept.into_inner(),
             };
         }
     }
     Ok(Leftover {
-        place: place.clone(),
-        plan: done,
+        table: leftover.table.clone(),
+        removal: done,
     })
 }
 
@@ -255,7 +254,7 @@ pub fn warnings(found: &[Leftover]) -> Vec<Warning> {
         .iter()
         .map(|leftover| {
             Warning::new(
-                leftover.place.to_string(),
+                leftover.table.to_string(),
                 "a kube-proxy left rules there that may send Service traffic to endpoints that \
                  are gone; see `podwire-agent take-over --dry-run`, and remove them with \
                  `podwire-agent take-over` once no kube-proxy runs on this node",
@@ -303,7 +302,7 @@ pub fn run(dry_run: bool, out: &mut impl fmt::Write) -> Result<bool, TakeOverErr
             Ok(done) => {
                 let verb = if dry_run { "would remove" } else { "removed" };
                 say(format!("{verb} {done}"));
-                for (chain, by) in &done.plan.held {
+                for (chain, by) in &done.removal.kept {
                     let by: Vec<&str> = by.iter().map(String::as_str).collect();
                     say(format!(
                         "  but chain {chain} stays, empty: a rule in chain {} leads to it and is \
@@ -401,7 +400,7 @@ mod tests {
 
     #[test]
     fn jumps_and_chains_go_and_the_rest_stays() {
-        let plan = plan(&chains(&[
+        let removal = removal_of(&chains(&[
             "*PREROUTING: - KUBE-SERVICES CNI-HOSTPORT-DNAT",
             "*POSTROUTING: KUBE-POSTROUTING",
             "CNI-HOSTPORT-DNAT: -",
@@ -413,9 +412,9 @@ mod tests {
             "KUBE-FIREWALL: -",
         ]));
         let jumps = [("PREROUTING".to_owned(), 2), ("POSTROUTING".to_owned(), 4)];
-        assert_eq!(plan.edit.rules, jumps);
+        assert_eq!(removal.edit.rules, jumps);
         assert_eq!(
-            plan.edit.deleted,
+            removal.edit.deleted,
             [
                 "KUBE-SERVICES",
                 "KUBE-SVC-A",
@@ -424,7 +423,7 @@ mod tests {
                 "KUBE-POSTROUTING"
             ]
         );
-        assert!(plan.edit.emptied.is_empty() && plan.held.is_empty());
+        assert!(removal.edit.emptied.is_empty() && removal.kept.is_empty());
     }
 
     #[test]
@@ -435,30 +434,30 @@ mod tests {
             "KUBE-SERVICES: KUBE-MARK-MASQ",
             "KUBE-MARK-MASQ: -",
         ]);
-        let first = plan(&before);
+        let first = removal_of(&before);
         assert_eq!(first.edit.deleted, ["KUBE-SERVICES"]);
         assert_eq!(first.edit.emptied, ["KUBE-MARK-MASQ"]);
-        assert!(first.held["KUBE-MARK-MASQ"].contains("MINE"));
+        assert!(first.kept["KUBE-MARK-MASQ"].contains("MINE"));
         let after = chains(&[
             "*PREROUTING: MINE",
             "MINE: KUBE-MARK-MASQ",
             "KUBE-MARK-MASQ:",
         ]);
-        assert!(plan(&after).edit.is_empty());
+        assert!(removal_of(&after).edit.is_empty());
     }
 
     #[test]
     fn leftovers_are_named_in_a_few_words() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let leftover = Leftover {
-            place: Place::IptablesNft(Family::Ip6, "nat".into()),
-            plan: Plan {
+            table: ForeignTable::IptablesNft(Family::Ip6, "nat".into()),
+            removal: Removal {
                 edit: Edit {
                     rules: vec![("PREROUTING".into(), 1)],
                     emptied: names(&["E"]),
                     deleted: names(&["A", "B", "C", "D"]),
                 },
-                held: BTreeMap::new(),
+                kept: BTreeMap::new(),
             },
         };
         assert_eq!(
@@ -466,8 +465,8 @@ mod tests {
             "ip6tables-nft table nat: 5 chains with their rules (A, B, C, D, ...), 1 jump"
         );
         let table = Leftover {
-            place: Place::Table(Family::Ip, "kube-proxy".into()),
-            plan: Plan::default(),
+            table: ForeignTable::KubeProxy(Family::Ip, "kube-proxy".into()),
+            removal: Removal::default(),
         };
         assert_eq!(table.to_string(), "nftables table ip kube-proxy");
         let warnings = warnings(&[table, leftover]);

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_removed_is_told_line_by_line_and_nothing_is_told_as_well() {
+    fn what_was_removed_is_listed_line_by_line_and_nothing_is_said_as_well() {
         let removed = ["a".to_owned(), "b".to_owned()];
         assert_eq!(account(&removed), "removed a\nremoved b\n");
         assert_eq!(account(&[]), "nothing was left to remove\n");

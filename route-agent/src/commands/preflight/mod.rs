@@ -69,8 +69,8 @@ struct Probe {
     then: Without,
     consequence: &'static str,
     try_it: fn() -> Result<(), String>,
-    /// Tells of this very network namespace (its settings, its permissions), so it must not be
-    /// tried in another.
+    /// Depends on this network namespace (its settings, its permissions), so it must not be tried
+    /// in another.
     here: bool,
 }
 

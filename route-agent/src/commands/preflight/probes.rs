@@ -26,7 +26,7 @@ const PROTOCOL: u8 = crate::ours::ROUTE_PROTOCOL + 1;
 /// A routing table that no rule leads to.
 const NOWHERE: u32 = 112_112;
 /// An address for documentation (RFC 5737), where no machine is.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const UNUSED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// All tries, the most important first.
 pub(super) fn all() -> Vec<Probe> {
@@ -42,7 +42,7 @@ fn basics() -> Vec<Probe> {
         Probe { feature: super::PERMISSION, needed_for: "every change to the network", then: Refuses,
             consequence: "nothing can be programmed: run as root, or give the container the capability NET_ADMIN",
             try_it: net_admin, here: true },
-        Probe { feature: "route protocol", needed_for: "routes to other nodes that can be told from those of others", then: Refuses,
+        Probe { feature: "route protocol", needed_for: "routes to other nodes, which must be distinguishable from those of other programs", then: Refuses,
             consequence: "pods cannot reach pods on other nodes",
             try_it: route_protocol, here: false },
         Probe { feature: "IP forwarding", needed_for: "passing packets between pods and other nodes", then: Refuses,
@@ -127,13 +127,13 @@ fn net_admin() -> Result<(), String> {
     match effective {
         Some(mask) if mask & 1 << CAP_NET_ADMIN != 0 => Ok(()),
         Some(_) => Err("this process does not have the capability NET_ADMIN".into()),
-        None => Err("/proc does not tell the capabilities of this process".into()),
+        None => Err("/proc does not show the capabilities of this process".into()),
     }
 }
 
 fn route_protocol() -> Result<(), String> {
     let mut socket = RouteSocket::open().map_err(text)?;
-    let mut route = Route::to(IpAddr::V4(NOBODY).into());
+    let mut route = Route::to(IpAddr::V4(UNUSED).into());
     route.kind = RouteKind::Unreachable;
     route.protocol = PROTOCOL;
     route.table = NOWHERE;
@@ -215,23 +215,23 @@ fn nat() -> Result<(), String> {
     rule(ChainType::Nat, Hook::Prerouting, |family| {
         let address = match family {
             Family::Ip6 => Ipv6Addr::LOCALHOST.into(),
-            _ => NOBODY.into(),
+            _ => UNUSED.into(),
         };
         // No packet from a link of this name.
         Rule::new()
-            .iifname(TABLE_LINK)
+            .iifname(NO_LINK)
             .l4proto(Protocol::Tcp.number())
             .dnat(address, Some(80))
     })
 }
 
 /// A link that does not exist.
-const TABLE_LINK: &str = "podwire-unused";
+const NO_LINK: &str = "podwire-unused";
 
 fn masquerade() -> Result<(), String> {
     rule(ChainType::Nat, Hook::Postrouting, |_| {
         Rule::new()
-            .oifname(TABLE_LINK)
+            .oifname(NO_LINK)
             .masquerade(nat_flag::FULLY_RANDOM)
     })
 }
@@ -239,7 +239,7 @@ fn masquerade() -> Result<(), String> {
 fn fib() -> Result<(), String> {
     rule(ChainType::Filter, Hook::Prerouting, |_| {
         Rule::new()
-            .iifname(TABLE_LINK)
+            .iifname(NO_LINK)
             .is(
                 Source::address_type(fib_flag::DADDR),
                 &KeyBuf::new().number(nft::fib_type::LOCAL),
@@ -268,12 +268,12 @@ fn jhash() -> Result<(), String> {
 fn reject() -> Result<(), String> {
     rule(ChainType::Filter, Hook::Forward, |_| {
         Rule::new()
-            .iifname(TABLE_LINK)
+            .iifname(NO_LINK)
             .l4proto(Protocol::Tcp.number())
             .reject(Reject::TcpReset)
     })?;
     rule(ChainType::Filter, Hook::Forward, |_| {
-        Rule::new().iifname(TABLE_LINK).reject(Reject::Icmp(3))
+        Rule::new().iifname(NO_LINK).reject(Reject::Icmp(3))
     })
 }
 
@@ -292,7 +292,7 @@ fn dynamic_map() -> Result<(), String> {
 fn pipapo() -> Result<(), String> {
     let key = |last: u8| {
         KeyBuf::new()
-            .address(NOBODY)
+            .address(UNUSED)
             .address([192, 0, 2, last])
             .finish()
     };
@@ -303,28 +303,28 @@ fn pipapo() -> Result<(), String> {
 }
 
 fn counters() -> Result<(), String> {
-    let key = KeyBuf::new().address(NOBODY).finish();
+    let key = KeyBuf::new().address(UNUSED).finish();
     let set = Set::map(&[Field::IpDaddr], &[Field::IpDaddr])
         .with_counters()
         .with_element(key.clone(), Element::data(key));
     commit(&Table::new(Family::Ip, TABLE).with_set("counted", set))
 }
 
-fn nobodys_entries() -> Filter {
+fn unused_entries() -> Filter {
     Filter {
-        original_destination: Some(NOBODY.into()),
+        original_destination: Some(UNUSED.into()),
         ..Filter::of_protocol(Protocol::Udp)
     }
 }
 
 fn conntrack() -> Result<(), String> {
     let mut socket = Conntrack::open().map_err(text)?;
-    socket.count(&nobodys_entries()).map(drop).map_err(text)
+    socket.count(&unused_entries()).map(drop).map_err(text)
 }
 
 fn conntrack_filter() -> Result<(), String> {
     let mut socket = Conntrack::open().map_err(text)?;
-    socket.delete(&nobodys_entries()).map_err(text)?;
+    socket.delete(&unused_entries()).map_err(text)?;
     match socket.filters_deletes() {
         true => Ok(()),
         false => Err("the kernel does not delete connections by a filter".into()),
