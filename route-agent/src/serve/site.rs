@@ -91,10 +91,11 @@ impl Site {
             return Err(bad("give ?from=...&to=...".into()));
         };
         let question = why::Question::parse(&from, &to).map_err(|error| bad(error.to_string()))?;
-        let (mut live, pods, own, gone) = on_thread(|| {
+        let (mut live, pods, node_addresses, gone_cidrs) = on_thread(|| {
             let mut live = why::Live::open()?;
-            let (pods, own, gone) = (live.pods()?, live.own()?, live.gone()?);
-            Ok::<_, podwire_kernel::Error>((live, pods, own, gone))
+            let pods = live.pods()?;
+            let (node_addresses, gone_cidrs) = (live.node_addresses()?, live.gone_cidrs()?);
+            Ok::<_, podwire_kernel::Error>((live, pods, node_addresses, gone_cidrs))
         })
         .await
         .map_err(|error| failed(error.to_string()))?
@@ -105,8 +106,8 @@ impl Site {
                 config: world.config,
                 uplink: world.uplink,
                 pods: &pods,
-                own: &own,
-                gone: &gone,
+                node_addresses: &node_addresses,
+                gone_cidrs: &gone_cidrs,
             };
             why::walk(&facts, &question)
         };

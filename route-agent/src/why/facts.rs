@@ -22,9 +22,9 @@ pub struct Facts<'a> {
     /// The pods on this node.
     pub pods: &'a [Pod],
     /// The addresses of this node.
-    pub own: &'a [IpAddr],
+    pub node_addresses: &'a [IpAddr],
     /// PodCIDRs without a Node, which are refused for a while, with whose they were.
-    pub gone: &'a [(IpNetwork, String)],
+    pub gone_cidrs: &'a [(IpNetwork, String)],
 }
 
 /// Who has an address.
@@ -54,7 +54,7 @@ impl<'a> Facts<'a> {
     /// True if the address is one of this node's.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback()
-            || self.own.contains(&address)
+            || self.node_addresses.contains(&address)
             || self
                 .own_node()
                 .is_some_and(|node| node.internal_ips.contains(&address))
@@ -86,7 +86,7 @@ impl<'a> Facts<'a> {
             }
         }
         let gone = |(network, _): &&(IpNetwork, String)| network.contains(address);
-        match self.gone.iter().find(gone) {
+        match self.gone_cidrs.iter().find(gone) {
             Some((network, owner)) => Party::Gone(*network, owner),
             None => Party::Outside,
         }

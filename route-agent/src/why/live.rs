@@ -54,7 +54,7 @@ impl Live {
     }
 
     /// The addresses of this node.
-    pub fn own(&mut self) -> Result<Vec<IpAddr>, podwire_kernel::Error> {
+    pub fn node_addresses(&mut self) -> Result<Vec<IpAddr>, podwire_kernel::Error> {
         let addresses = self.routes.addresses(None)?;
         Ok(addresses
             .into_iter()
@@ -63,7 +63,7 @@ impl Live {
     }
 
     /// PodCIDRs without a Node, which are refused for a while, with whose they were.
-    pub fn gone(&mut self) -> Result<Vec<(IpNetwork, String)>, podwire_kernel::Error> {
+    pub fn gone_cidrs(&mut self) -> Result<Vec<(IpNetwork, String)>, podwire_kernel::Error> {
         let table = self.tables.observe(Family::Inet, REFUSED_TABLE)?;
         let networks = table.as_ref().map(refused::networks_of).unwrap_or_default();
         Ok(networks

@@ -365,7 +365,7 @@ fn colliding() -> [Backend; 2] {
 }
 
 #[test]
-fn a_client_of_two_endpoints_with_colliding_numbers_is_told_its_own() {
+fn a_client_of_two_endpoints_with_colliding_numbers_is_shown_its_own() {
     let mut world = with_services(&[(
         "default/a",
         "cluster-ip 10.200.1.10; port tcp 80; affinity 60",

@@ -194,7 +194,7 @@ fn drop_policies_of_others_are_named_but_are_no_difference() {
 }
 
 #[test]
-fn a_remembered_client_is_told_its_endpoint() {
+fn a_remembered_client_is_shown_its_endpoint() {
     let world = World::new(&[]).with("svc-clusterip", |service| service.affinity = Some(60));
     let mut trace = world.walk("pod1", "10.200.1.63:9000");
     let numbers: Vec<(u32, SocketAddr)> = trace

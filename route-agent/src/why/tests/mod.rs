@@ -174,8 +174,8 @@ impl World {
             config: &self.config,
             uplink: Some(&self.uplink),
             pods: &self.pods,
-            own: &self.own,
-            gone: &self.gone,
+            node_addresses: &self.own,
+            gone_cidrs: &self.gone,
         };
         walk(&facts, &Question::parse(from, to)?)
     }
@@ -246,7 +246,7 @@ fn a_cluster_ip_leads_to_its_endpoints_by_their_shares_without_masquerade() {
 }
 
 #[test]
-fn an_endpoint_that_reaches_itself_is_told_about_the_hairpin() {
+fn an_endpoint_that_may_reach_itself_is_warned_of_the_hairpin() {
     let trace = World::new(&[]).walk("web", "10.200.1.63:9000");
     expect(
         &trace,
@@ -256,7 +256,7 @@ fn an_endpoint_that_reaches_itself_is_told_about_the_hairpin() {
 }
 
 #[test]
-fn affinity_and_balancing_are_told() {
+fn affinity_and_balancing_are_explained() {
     let world = World::new(&["--balancing=round-robin"]);
     let trace = world.walk("pod1", "10.200.1.63:9000");
     expect(
@@ -299,7 +299,7 @@ fn a_node_port_is_reached_from_outside_with_masquerade() {
 }
 
 #[test]
-fn local_policies_tell_who_may_answer() {
+fn local_policies_decide_who_may_answer() {
     let external = World::new(&[]).with("svc-nodeport", |service| {
         service.external_policy = TrafficPolicy::Local;
     });
@@ -350,7 +350,7 @@ fn source_ranges_drop_others() {
 }
 
 #[test]
-fn what_is_refused_or_dropped_is_told_with_its_reason() {
+fn what_is_refused_or_dropped_comes_with_its_reason() {
     let world = World::new(&[]);
     let refused = [
         ("10.200.1.9:9000", "No endpoint of the Service is ready"),
