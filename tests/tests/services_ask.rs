@@ -256,6 +256,7 @@ fn why_counts_connections_and_knows_remembered_clients() {
     let wanted = format!("is remembered: it gets {}:80", pod.addresses()[0]);
     let said = text("10.200.1.17:80");
     assert!(said.contains(&wanted), "{wanted:?} is not in\n{said}");
+    assert!(!said.contains("differs"), "{said}");
 }
 
 #[test]

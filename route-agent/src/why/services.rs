@@ -174,14 +174,14 @@ impl Match<'_> {
     }
 
     /// Who may answer a packet from there.
-    pub fn choose(&self, from: &Party<'_>, source: IpAddr) -> Choice<'_> {
+    pub fn choose(&self, facts: &Facts<'_>, source: IpAddr) -> Choice<'_> {
         if let Some(ranges) = self.source_ranges()
             && !ranges.iter().any(|range| range.contains(source))
         {
             let hop = Hop::new(format!("{source} may not use this address"));
             return Choice::Dropped(hop.because(not_allowed(source, ranges)));
         }
-        let policy = self.policy(from);
+        let policy = self.policy(facts, source);
         let list = match policy {
             TrafficPolicy::Cluster => &self.port.cluster,
             TrafficPolicy::Local => &self.port.local,
@@ -201,15 +201,17 @@ impl Match<'_> {
         ))
     }
 
-    /// The policy that counts for a client: from a node or its pods a Service is reached with all
-    /// its endpoints, also at its external addresses.
-    fn policy(&self, from: &Party<'_>) -> TrafficPolicy {
+    /// The policy that counts for a client: for this node and its pods, external addresses lead to
+    /// all endpoints. The kernel knows its pods by their addresses (chain external-local).
+    fn policy(&self, facts: &Facts<'_>, source: IpAddr) -> TrafficPolicy {
         if !self.is_external() {
             return self.port.internal;
         }
-        match from {
-            Party::Pod(_) | Party::OwnNode => TrafficPolicy::Cluster,
-            _ => self.port.external,
+        let pods = networks_of(facts, source).own_pods;
+        if facts.is_own(source) || pods.iter().any(|network| network.contains(source)) {
+            TrafficPolicy::Cluster
+        } else {
+            self.port.external
         }
     }
 
@@ -266,8 +268,16 @@ impl Match<'_> {
             ),
         });
         let (map, key) = self.endpoint_map(policy);
-        let hop = match self.port.affinity {
-            Some(seconds) => hop
+        let mut hop = hop
+            .see(format!("nft list map {} {map}", table(family)))
+            .ask(Check::Endpoints {
+                family,
+                map,
+                key: key.as_bytes().to_vec(),
+                wanted: list.iter().map(socket).collect(),
+            });
+        if let Some(seconds) = self.port.affinity {
+            hop = hop
                 .because(format!(
                     "sessionAffinity ClientIP: a client that was here in the last {seconds} s gets \
                      the endpoint that it had."
@@ -277,15 +287,9 @@ impl Match<'_> {
                     map: self.clients_map(),
                     client: source,
                     endpoints: self.numbered(policy),
-                }),
-            None => hop.ask(Check::Endpoints {
-                family,
-                map: map.clone(),
-                key: key.as_bytes().to_vec(),
-                wanted: list.iter().map(socket).collect(),
-            }),
-        };
-        hop.see(format!("nft list map {} {map}", table(family)))
+                });
+        }
+        hop
     }
 
     /// The share of one endpoint.

@@ -239,7 +239,7 @@ impl<'a> Walk<'a> {
     /// Through a Service to its endpoints.
     fn through(mut self, found: &Match<'_>) -> Trace {
         let name = &found.service.name;
-        let candidates = match found.choose(&self.from, self.source) {
+        let candidates = match found.choose(self.facts, self.source) {
             Choice::Endpoints(candidates) => candidates,
             Choice::Refused(hop) => {
                 self.hops.push(hop);

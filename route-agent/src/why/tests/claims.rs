@@ -351,6 +351,44 @@ fn endpoints_that_the_kernel_has_no_room_for_are_not_expected_there() {
     expect(&trace, End::Leaves, &["One of 65535 endpoints"]);
 }
 
+#[test]
+fn an_endpoint_that_is_lost_with_affinity_is_named() {
+    let world = with_services(&[(
+        "default/a",
+        "cluster-ip 10.200.1.10; port tcp 80; affinity 60",
+    )]);
+    let mut planned = Planned::new(&world, IpFamily::V4);
+    let map = "affinity/default/a/tcp-80/endpoints";
+    let lost = |(name, _): &(String, Vec<u8>)| name == map;
+    let place = planned.elements.keys().find(|place| lost(place)).cloned();
+    planned.elements.remove(&place.unwrap());
+    let mut trace = world.walk("pod1", "10.200.1.10:80");
+    check(&mut trace, &mut planned);
+    let [difference] = &trace.differences[..] else {
+        panic!("{trace}");
+    };
+    assert!(
+        difference.ends_with(&format!("not in map `{map}`")),
+        "{trace}"
+    );
+}
+
+#[test]
+fn policy_local_knows_pods_of_this_node_by_its_pod_cidr_as_the_kernel_does() {
+    let mut world = with_services(&[(
+        "default/a",
+        "cluster-ip 10.200.1.10; external-ip 192.0.2.7; external-local; port tcp 80",
+    )]);
+    world.pods.push(pod("second", "10.77.0.2", "vethsecond"));
+    for (from, endpoints) in [
+        ("10.10.2.3", "One of 2 endpoints, at random"),
+        ("10.77.0.2", "The only endpoint on this node"),
+    ] {
+        let trace = agree(&world, from, ip("192.0.2.7"), Protocol::Tcp, 80);
+        expect(&trace, trace.end, &[endpoints]);
+    }
+}
+
 /// Two endpoints whose numbers would be the same if each were numbered for itself.
 fn colliding() -> [Backend; 2] {
     let mut seen = BTreeMap::new();
@@ -414,6 +452,7 @@ fn a_client_of_two_endpoints_with_colliding_numbers_is_shown_its_own() {
             .insert((clients, entry.key.clone()), (element, entry));
         let mut trace = world.walk("pod1", "10.200.1.10:80");
         check(&mut trace, &mut kernel);
+        assert_eq!(trace.differences, Vec::<String>::new(), "{trace}");
         let words = format!("10.10.2.3 is remembered: it gets {}:80", backend.address);
         expect(&trace, End::Leaves, &[&words]);
     }
