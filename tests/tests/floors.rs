@@ -47,6 +47,7 @@ impl Modules {
         let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{file:?}: {error}"));
         let mut reader = Reader {
             name: &name,
+            children: children_of(&parsed),
             module: Module::default(),
         };
         reader.visit_file(&parsed);
@@ -102,9 +103,23 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
+/// The names of the modules that a file declares. A path in it that begins with one of them leads
+/// to that child, without `self::`.
+fn children_of(file: &syn::File) -> BTreeSet<String> {
+    let modules = file.items.iter().filter_map(|item| match item {
+        Item::Mod(child) if child.content.is_none() && !is_for_tests(&child.attrs) => {
+            Some(child.ident.to_string())
+        }
+        _ => None,
+    });
+    modules.collect()
+}
+
 /// Collects what one file names.
 struct Reader<'a> {
     name: &'a Names,
+    /// The modules that the file declares.
+    children: BTreeSet<String>,
     module: Module,
 }
 
@@ -120,6 +135,7 @@ impl Reader<'_> {
                 let kept = self.name.len().checked_sub(ups)?;
                 Some([&self.name[..kept], &path[ups..]].concat())
             }
+            child if self.children.contains(child) => Some([self.name, path].concat()),
             _ => None,
         }
     }
