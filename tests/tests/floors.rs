@@ -135,7 +135,10 @@ impl Reader<'_> {
                 let kept = self.name.len().checked_sub(ups)?;
                 Some([&self.name[..kept], &path[ups..]].concat())
             }
-            child if self.children.contains(child) => Some([self.name, path].concat()),
+            // One name alone is a variable of the same name.
+            child if path.len() > 1 && self.children.contains(child) => {
+                Some([self.name, path].concat())
+            }
             _ => None,
         }
     }
@@ -203,6 +206,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             self.module.uses.extend(self.whole(&names));
         }
     }
+
+    /// `pub(super)` names the parent and needs nothing of it.
+    fn visit_visibility(&mut self, _: &'ast Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Names = path
@@ -359,4 +365,25 @@ fn one_planted_arrow_is_found() {
     let mut modules = agent();
     plant(&mut modules, "snapshot::few", "snapshot::Endpoints");
     assert_eq!(circles(&modules.arrows()).len(), 1);
+}
+
+#[test]
+fn a_path_that_begins_with_a_child_is_an_arrow_and_a_variable_or_visibility_is_none() {
+    let text = "mod child; use child::Thing; fn f(child: u8) -> u8 { child::g(child) } \
+                pub(super) fn h() {}";
+    let parsed = syn::parse_file(text).unwrap();
+    let name = vec!["parent".to_owned()];
+    let mut reader = Reader {
+        name: &name,
+        children: children_of(&parsed),
+        module: Module::default(),
+    };
+    reader.visit_file(&parsed);
+    let uses: Vec<String> = reader
+        .module
+        .uses
+        .iter()
+        .map(|path| path.join("::"))
+        .collect();
+    assert_eq!(uses, ["parent::child::Thing", "parent::child::g"]);
 }

@@ -13,7 +13,8 @@ use podwire_kernel::{Error as KernelError, Requests};
 use serde_json::Value;
 use sha2::{Digest, Sha512};
 
-use super::{Request, sandbox};
+use super::request::Request;
+use super::sandbox;
 use crate::attachment::Alias;
 use crate::environment::Verb;
 use crate::error::Error;

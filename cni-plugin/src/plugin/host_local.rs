@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Request;
+use super::request::Request;
 use crate::arguments::Arguments;
 use crate::environment::Verb;
 use crate::error::Error;
@@ -29,7 +29,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
         Verb::Gc => {
             let valid = config.valid_attachments()?;
             location
-                .collect(&|owner| super::is_valid(&valid, owner))
+                .collect(&|owner| super::request::is_valid(&valid, owner))
                 .1?;
         }
         Verb::Version => {}

@@ -3,7 +3,8 @@
 use podwire_kernel::{Cause, RouteSocket};
 use serde_json::Value;
 
-use super::{Request, sandbox};
+use super::request::Request;
+use super::sandbox;
 use crate::environment::{Call, Verb};
 use crate::error::Error;
 use crate::result::{Attached, Interface, Ip};

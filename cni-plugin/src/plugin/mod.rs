@@ -6,19 +6,19 @@ mod host_local;
 mod loopback;
 mod podwire;
 mod portmap;
+mod request;
 mod sandbox;
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
+pub use self::request::Request;
 use crate::config::{Config, decode, version_for_errors};
 use crate::environment::{Call, Verb};
 use crate::error::Error;
-use crate::lease::Owner;
 use crate::result::print_versions;
 use crate::streams::StreamError;
 use crate::version::Version;
@@ -41,17 +41,6 @@ pub enum Plugin {
     Loopback,
     /// The reference plugin `bandwidth`.
     Bandwidth,
-}
-
-/// What a call is about: the environment, standard input and what is the same in all plugins.
-#[derive(Debug)]
-pub struct Request<'a> {
-    /// The environment.
-    pub call: &'a Call,
-    /// Standard input as it came, for other plugins.
-    pub stdin: &'a [u8],
-    /// Standard input, understood.
-    pub config: Config<'a>,
 }
 
 /// What the plugin answers: the JSON for standard output, if any, and whether it succeeded.
@@ -193,17 +182,6 @@ fn read_all(stdin: impl Read) -> Result<Vec<u8>, Error> {
         return Err(Error::InputTooLong { limit });
     }
     Ok(bytes)
-}
-
-/// Whether a GC keeps what belongs to `owner`. A lease of the old format names no interface, so
-/// any attachment of its container keeps it.
-fn is_valid(valid: &BTreeSet<Owner>, owner: &Owner) -> bool {
-    match owner.ifname {
-        Some(_) => valid.contains(owner),
-        None => valid
-            .iter()
-            .any(|one| one.container_id == owner.container_id),
-    }
 }
 
 /// A JSON value as text, with four spaces for each level, as the reference plugins print it.

@@ -9,7 +9,8 @@ use podwire_kernel::RouteSocket;
 use podwire_kernel::netns::Netns;
 use serde_json::Value;
 
-use super::{Request, check, is_valid, sandbox};
+use super::request::{Request, is_valid};
+use super::{check, sandbox};
 use crate::arguments::Arguments;
 use crate::attachment::{Alias, LINK_GROUP, Record, host_link_name};
 use crate::config::PortMappings;

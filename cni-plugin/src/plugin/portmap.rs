@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use podwire_kernel::RouteSocket;
 use serde_json::Value;
 
-use super::Request;
+use super::request::Request;
 use crate::arguments::Arguments;
 use crate::attachment::Record;
 use crate::environment::Verb;

@@ -9,7 +9,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::{Event, RECEIVE_BUFFER, Touched};
+use super::event::{Event, RECEIVE_BUFFER, Touched};
 use crate::Cause;
 use crate::netlink::{Message, attributes, messages, text};
 use crate::nft::Key;

@@ -18,7 +18,7 @@ use rtnetlink::proto::new_connection;
 use rtnetlink::sys::{AsyncSocket, protocols::NETLINK_ROUTE};
 use tokio::sync::mpsc;
 
-use super::{Event, RECEIVE_BUFFER};
+use super::event::{Event, RECEIVE_BUFFER};
 use crate::Cause;
 use crate::address::Address;
 use crate::link::Link;

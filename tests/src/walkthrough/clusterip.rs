@@ -1,7 +1,8 @@
 //! Observations 7 to 12: a ClusterIP, where it is translated, and how it spreads connections.
 
 use super::checks::{answers, count_of, has_words, lines};
-use super::{Check, Observation, Step};
+use super::observation::{Check, Observation};
+use super::step::Step;
 
 /// A hundred requests, counted by answer.
 const HUNDRED: &str =

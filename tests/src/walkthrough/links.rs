@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::checks::{has_words, lines, lines_with, word_after};
-use super::{Check, Observation, Outputs, Step};
+use super::observation::{Check, Observation};
+use super::stage::Outputs;
+use super::step::Step;
 
 pub(super) const OBSERVATIONS: [Observation; 6] = [
     Observation {

@@ -8,72 +8,24 @@ mod checks;
 mod clusterip;
 mod links;
 mod nodeport;
+mod observation;
 mod page;
 mod picture;
 mod pods;
 mod stage;
+mod step;
 
 use std::io::{self, Write};
 
+pub use observation::{Check, Observation};
 pub use page::Page;
 pub use picture::path;
 pub use pods::{invitation, start_pods, start_services};
 pub use stage::Outputs;
+pub use step::Step;
 
 use crate::error::Result;
 use crate::lab::Lab;
-
-/// One thing to see.
-#[derive(Debug)]
-pub struct Observation {
-    /// Its number in the walkthrough.
-    pub number: u8,
-    /// What is seen, in one sentence.
-    pub claim: &'static str,
-    /// Why it is so, for a learner.
-    pub reason: &'static str,
-    /// What a person types, in order.
-    pub steps: &'static [Step],
-    /// What must be seen.
-    pub checks: &'static [Check],
-}
-
-/// One command of an observation.
-#[derive(Debug, Clone, Copy)]
-pub enum Step {
-    /// It runs to its end.
-    Run {
-        /// On which machine, in which pod.
-        at: &'static str,
-        /// The command. `{veth:POD}` stands for the link of a pod on its node.
-        command: &'static str,
-    },
-    /// It watches while the following commands run: a tcpdump.
-    Watch {
-        /// On which machine, in which pod.
-        at: &'static str,
-        /// The command, as in [`Step::Run`].
-        command: &'static str,
-    },
-    /// It is repeated in silence until its output is as it should be.
-    Until {
-        /// On which machine, in which pod.
-        at: &'static str,
-        /// The command, as in [`Step::Run`].
-        command: &'static str,
-        /// Whether the output is as it should be.
-        holds: fn(&str) -> bool,
-    },
-}
-
-/// Something that must be seen in the output.
-#[derive(Debug)]
-pub struct Check {
-    /// What it is, as it is printed beside the check mark.
-    pub says: &'static str,
-    /// Whether it is so. The outputs are in the order of the steps.
-    pub holds: fn(&Outputs) -> bool,
-}
 
 /// How many observations were shown, and how many of them held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Observations 13 to 15: a NodePort, from a computer that is not part of the cluster.
 
 use super::checks::{has_words, lines};
-use super::{Check, Observation, Step};
+use super::observation::{Check, Observation};
+use super::step::Step;
 
 pub(super) const OBSERVATIONS: [Observation; 3] = [
     Observation {

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::{Page, Step};
+use super::page::Page;
+use super::step::Step;
 use crate::command::Capture;
 use crate::error::{Error, Result};
 use crate::lab::Lab;

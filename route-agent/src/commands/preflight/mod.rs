@@ -5,6 +5,7 @@
 //! or that carry a name of ours and are removed at once. A probe that fails has a consequence: the
 //! agent falls back to something else, or refuses a part of its work. Nothing fails in silence.
 
+mod probe;
 mod probes;
 
 use std::fmt;
@@ -13,66 +14,10 @@ use std::thread;
 use podwire_kernel::netns;
 use serde::Serialize;
 
+pub use crate::commands::preflight::probe::{Finding, Missing, Without};
+
+use crate::commands::preflight::probe::{PERMISSION, Probe};
 use crate::warnings::Warning;
-
-/// What happens without a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Without {
-    /// The agent goes on with less.
-    FallsBack,
-    /// The agent cannot do its work.
-    Refuses,
-}
-
-/// How a probe went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was tried, in a few words.
-    pub feature: &'static str,
-    /// What it is for.
-    pub needed_for: &'static str,
-    /// What fails, if it does.
-    #[serde(flatten)]
-    pub missing: Option<Missing>,
-}
-
-/// Something that does not work here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Missing {
-    /// What the kernel said.
-    pub error: String,
-    /// Does the agent go on?
-    pub then: Without,
-    /// What follows, and what to do: one sentence.
-    pub consequence: &'static str,
-}
-
-impl Finding {
-    /// `works`, `falls back` or `refuses`.
-    pub fn outcome(&self) -> &'static str {
-        match self.missing.as_ref().map(|missing| missing.then) {
-            None => "works",
-            Some(Without::FallsBack) => "falls back",
-            Some(Without::Refuses) => "refuses",
-        }
-    }
-}
-
-/// The permission that nearly all others need.
-const PERMISSION: &str = "NET_ADMIN";
-
-/// One try.
-struct Probe {
-    feature: &'static str,
-    needed_for: &'static str,
-    then: Without,
-    consequence: &'static str,
-    try_it: fn() -> Result<(), String>,
-    /// Depends on this network namespace (its settings, its permissions), so it must not be tried
-    /// in another.
-    here: bool,
-}
 
 /// All findings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,9 +34,7 @@ pub fn run() -> Preflight {
         move || -> Vec<(usize, Finding)> {
             let wanted = |(_, probe): &(usize, Probe)| probe.here == here;
             let probes = probes::all().into_iter().enumerate().filter(wanted);
-            probes
-                .map(|(place, probe)| (place, finding(&probe)))
-                .collect()
+            probes.map(|(place, probe)| (place, probe.run())).collect()
         }
     };
     // A thread of its own, because it does not come back from its namespace.
@@ -106,19 +49,6 @@ pub fn run() -> Preflight {
     Preflight {
         apart,
         findings: findings.into_iter().map(|(_, finding)| finding).collect(),
-    }
-}
-
-fn finding(probe: &Probe) -> Finding {
-    let missing = (probe.try_it)().err().map(|error| Missing {
-        error,
-        then: probe.then,
-        consequence: probe.consequence,
-    });
-    Finding {
-        feature: probe.feature,
-        needed_for: probe.needed_for,
-        missing,
     }
 }
 

@@ -14,8 +14,8 @@ use podwire_kernel::nft::{
 use podwire_kernel::route::{Route, RouteKind};
 use podwire_kernel::sysctl;
 
-use crate::commands::preflight::Probe;
-use crate::commands::preflight::Without::{FallsBack, Refuses};
+use crate::commands::preflight::probe::Without::{FallsBack, Refuses};
+use crate::commands::preflight::probe::{PERMISSION, Probe};
 
 /// Where nftables objects are tried out; never there for others to see.
 const TABLE: &str = "podwire-preflight";
@@ -39,7 +39,7 @@ pub(super) fn all() -> Vec<Probe> {
 #[rustfmt::skip]
 fn basics() -> Vec<Probe> {
     vec![
-        Probe { feature: super::PERMISSION, needed_for: "every change to the network", then: Refuses,
+        Probe { feature: PERMISSION, needed_for: "every change to the network", then: Refuses,
             consequence: "nothing can be programmed: run as root, or give the container the capability NET_ADMIN",
             try_it: net_admin, here: true },
         Probe { feature: "route protocol", needed_for: "routes to other nodes, which must be distinguishable from those of other programs", then: Refuses,
