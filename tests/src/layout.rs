@@ -16,5 +16,7 @@ pub const NET_D: &str = "/etc/cni/net.d";
 pub const CNI_BIN: &str = "/opt/cni/bin";
 /// What the agent of a node logs.
 pub const AGENT_LOG: &str = "/var/log/podwire-agent.log";
+/// Where the agent of a node answers the operator's commands.
+pub const AGENT_SOCKET: &str = "/run/podwire/agent.sock";
 /// Named network namespaces of a node, as `ip netns` and runtimes expect them.
 pub const NETNS: &str = "/run/netns";

@@ -1,10 +1,14 @@
 //! One machine of a lab, and on a node its agent and its pods.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::launch::{Launch, Room};
@@ -18,6 +22,10 @@ use crate::wait;
 /// How long an agent may take until its node can run pods. It takes a fraction of a second; the
 /// rest is for machines that are busy with something else.
 const READY_LIMIT: Duration = Duration::from_secs(20);
+/// Where an agent answers `/livez` and `/healthz`.
+const HEALTH_PORT: u16 = 10256;
+/// Where an agent answers `/metrics`.
+const METRICS_PORT: u16 = 10249;
 
 /// What the lab keeps of a machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -180,19 +188,22 @@ impl Node {
     /// The sum of the agent's samples whose name begins so, for example
     /// `podwire_kernel_writes_total`; 0 if it has none, an error if it does not answer.
     pub fn agent_metric(&self, name: &str) -> Result<f64> {
-        let text = self
-            .place
-            .output("curl -sSf --max-time 5 http://127.0.0.1:10249/metrics")?;
+        let text = self.place.output(&format!(
+            "curl -sSf --max-time 5 http://127.0.0.1:{METRICS_PORT}/metrics"
+        ))?;
         let samples = text.lines().filter(|line| line.starts_with(name));
         Ok(samples
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum())
     }
 
-    /// Waits until the agent has written the CNI configuration, which it does last of all.
+    /// Waits until pods can start here and the agent that runs now has done its first sync and
+    /// answers at all its addresses: the CNI configuration alone can be an earlier agent's.
     pub fn wait_ready(&self) -> Result<()> {
-        let ready = || self.agent().is_none() || self.runtime().network().is_ok();
-        let what = format!("the CNI configuration of {}", self.name());
+        let agent_is_ready = || self.place.inside(agent_is_ready).is_ok_and(|ready| ready);
+        let ready =
+            || self.agent().is_none() || self.runtime().network().is_ok() && agent_is_ready();
+        let what = format!("the first sync on {}", self.name());
         let waited = wait::until(&what, READY_LIMIT, ready);
         if waited.is_ok() && self.agent().is_some() {
             return Ok(());
@@ -234,6 +245,30 @@ impl Node {
         let directory = Path::new(layout::NODES).join(self.name());
         lab.inside(|| fs::remove_dir_all(&directory).map_err(Error::file("remove", &directory)))?
     }
+}
+
+/// Whether the agent of this machine has synced every feature and has opened its pages.
+fn agent_is_ready() -> bool {
+    synced().is_some_and(|synced| synced)
+        && [HEALTH_PORT, METRICS_PORT]
+            .into_iter()
+            .all(|port| TcpStream::connect(("127.0.0.1", port)).is_ok())
+}
+
+/// Whether the agent's report says that every feature was synced; nothing if there is no report.
+fn synced() -> Option<bool> {
+    let mut stream = UnixStream::connect(layout::AGENT_SOCKET).ok()?;
+    stream.set_read_timeout(Some(READY_LIMIT)).ok()?;
+    stream
+        .write_all(b"GET /status HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
+        .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let report: Value = serde_json::from_str(body).ok()?;
+    let syncs = |feature: &Value| feature["syncs"].as_u64();
+    let all = report["features"].as_array()?;
+    Some(all.iter().all(|feature| syncs(feature) > Some(0)))
 }
 
 fn read(path: &Path) -> Result<Node> {

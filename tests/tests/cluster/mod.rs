@@ -367,19 +367,32 @@ pub fn pods(summary: &Summary) -> Vec<&str> {
     summary.answers.keys().map(String::as_str).collect()
 }
 
+/// What `nft` prints. It ends with an error if the tables change while it reads them, and is
+/// then asked again.
+fn nft(node: &Node, command: &str) -> String {
+    let line = format!("nft {command}");
+    for _ in 0..20 {
+        let ran = node.place().sh(&line).unwrap();
+        if ran.status == 0 || !ran.stderr.contains("Interrupted system call") {
+            return ran.success().unwrap();
+        }
+    }
+    panic!(
+        "the tables of {} never stay still for `{line}`",
+        node.name()
+    );
+}
+
 /// The packets that an element of a map or set counted.
 pub fn counted(node: &Node, set: &str, key: &str) -> u64 {
-    let line = format!("nft get element ip podwire-services {set} '{{ {key} }}'");
-    let text = node.place().output(&line).unwrap();
+    let command = format!("get element ip podwire-services {set} '{{ {key} }}'");
+    let text = nft(node, &command);
     packets(&text).unwrap_or_else(|| panic!("no counter in {text}"))
 }
 
 /// The packets that the rule with this comment counted.
 pub fn counted_by(node: &Node, comment: &str) -> u64 {
-    let text = node
-        .place()
-        .output("nft list table ip podwire-services")
-        .unwrap();
+    let text = nft(node, "list table ip podwire-services");
     let rules = text
         .lines()
         .filter(|line| line.contains(&format!("comment \"{comment}\"")));
@@ -398,8 +411,5 @@ pub fn packets(text: &str) -> Option<u64> {
 
 /// True if the text is in the node's table.
 pub fn listed(node: &Node, text: &str) -> bool {
-    node.place()
-        .output("nft list table ip podwire-services")
-        .unwrap()
-        .contains(text)
+    nft(node, "list table ip podwire-services").contains(text)
 }

@@ -19,4 +19,4 @@ mod repair;
 pub mod standing;
 pub mod state;
 pub mod sync;
-mod write;
+pub mod write;

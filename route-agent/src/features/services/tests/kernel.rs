@@ -6,10 +6,12 @@ mod switched_off;
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Instant;
 
 use podwire_kernel::IpFamily;
 
 use crate::features::services::desired::samples::object;
+use crate::features::services::table::write::REST;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 
 const WEB: &str = "cluster-ip 10.200.1.63; port tcp 9000";
@@ -475,9 +477,17 @@ fn no_connection_fails_during_a_thousand_changes() {
         let (mut batches, mut rounds) = (0, 0);
         // A client only ends early because a connection failed.
         let going = || !clients.iter().any(JoinHandle::is_finished);
-        while going() && (rounds < 1000 || CONNECTED.load(Ordering::Relaxed) < 1000) {
+        // Long enough for the deletions that wait, because a packet that is on its way through the
+        // rules can still need what they just led to: by the real clock, or this could fail.
+        let began = Instant::now();
+        let enough = |rounds| {
+            rounds >= 1000
+                && CONNECTED.load(Ordering::Relaxed) >= 1000
+                && began.elapsed() > REST * 2
+        };
+        while going() && !enough(rounds) {
             bench.endpoints("web", states[rounds % states.len()]);
-            batches += bench.sync_later().batches;
+            batches += bench.sync().batches;
             rounds += 1;
         }
         STOP.store(true, Ordering::Relaxed);
