@@ -6,6 +6,7 @@ pub mod hostports;
 pub mod leases;
 pub mod masquerade;
 pub mod parts;
+pub mod policies;
 pub mod routes;
 pub mod services;
 #[cfg(test)]

@@ -270,15 +270,12 @@ impl Snapshot {
     }
 
     /// The Pods of a namespace, sorted by name.
-    pub fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Pod> {
+    pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> {
         in_namespace(&self.pods, namespace)
     }
 
     /// The NetworkPolicies of a namespace, sorted by name.
-    pub fn policies_in<'a>(
-        &'a self,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = &'a NetworkPolicy> {
+    pub fn policies_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a NetworkPolicy> {
         in_namespace(&self.policies, namespace)
     }
 
@@ -373,7 +370,7 @@ fn first_in(namespace: &str) -> ObjectName {
 /// What a map has of a namespace.
 fn in_namespace<'a, V>(
     map: &'a BTreeMap<ObjectName, V>,
-    namespace: &'a str,
+    namespace: &str,
 ) -> impl Iterator<Item = &'a V> {
     map.range(first_in(namespace)..)
         .take_while(move |(name, _)| *name.namespace == *namespace)

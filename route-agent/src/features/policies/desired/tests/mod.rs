@@ -1,0 +1,4 @@
+//! The policies' meaning: row by row, and for whatever may come.
+
+mod random;
+mod rows;
