@@ -26,6 +26,8 @@ pub fn all(
         Box::new(forwarding::Forwarding),
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
+        // Before Services: what leads to a new endpoint is judged from its first packet on.
+        Box::new(policies::Policies::open()?),
         Box::new(services::Services::open(health_ports)?),
         Box::new(hostports::HostPorts::open()?),
         Box::new(leases::Leases::open()?),
