@@ -13,6 +13,7 @@
 pub mod desired;
 pub mod layout;
 mod publish;
+mod report;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::policies::desired::model::{Changed, Here, Model};
 use crate::features::policies::desired::owners;
+use crate::features::policies::publish::Numbers;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::report::Report;
@@ -123,6 +125,14 @@ impl Side {
         seen || !here.pod_cidrs.is_empty()
     }
 
+    fn numbers(&self) -> Numbers<'_> {
+        Numbers {
+            family: self.table.family(),
+            model: self.model.as_ref(),
+            losses: self.table.losses(),
+        }
+    }
+
     fn sync(
         &mut self,
         kernel: &mut NftSocket,
@@ -205,6 +215,10 @@ impl Feature for Policies {
                 failed.get_or_insert(error);
             }
         }
+        publish::numbers(
+            &world.metrics.policies,
+            self.sides.iter().map(Side::numbers),
+        );
         publish::warnings(world, &changed, std::mem::take(&mut self.warn_all), warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
@@ -234,6 +248,10 @@ impl Feature for Policies {
             let differences = side.table.differences(&mut self.socket, model);
             report.differences.extend(differences);
         }
+        let sides = self.sides.iter();
+        let models = sides.filter_map(|side| Some((side.table.family(), side.model.as_ref()?)));
+        let policies = report::report(models, &mut self.socket, world.snapshot);
+        report.policies = Some(policies);
     }
 
     fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {

@@ -1,7 +1,13 @@
-//! What is wrong with policies and pods, as warnings.
+//! What came of the policies: warnings about them, and numbers.
+
+use std::collections::BTreeSet;
+
+use podwire_kernel::IpFamily;
 
 use crate::feature::{Warn, World};
-use crate::features::policies::desired::model::Changed;
+use crate::features::policies::desired::model::{Changed, Model};
+use crate::features::policies::desired::wanted::Place;
+use crate::metrics::PolicyMetrics;
 use crate::snapshot::{Invalid, Key, ObjectName};
 use crate::warnings::Warning;
 
@@ -35,6 +41,41 @@ pub fn warnings(world: &World<'_>, changed: &Changed, all: bool, warn: &mut Warn
         let key = Key::Pod(name.clone());
         warn.replace_for(&key.to_string(), of_pod(name));
     }
+}
+
+/// Sets the numbers that Prometheus reads.
+pub fn numbers<'a>(metrics: &PolicyMetrics, sides: impl Iterator<Item = Numbers<'a>>) {
+    let (mut here, mut isolated) = (BTreeSet::new(), BTreeSet::new());
+    for Numbers {
+        family,
+        model,
+        losses,
+    } in sides
+    {
+        metrics.set_losses(family, losses);
+        let Some(model) = model else {
+            metrics.set_table(family, 0, 0);
+            continue;
+        };
+        metrics.set_table(family, model.classes().len(), model.wanted().len());
+        for (pod, address, policies) in model.locals() {
+            here.extend(policies);
+            if model.wanted().has(&Place::Isolated(address)) {
+                isolated.insert(pod);
+            }
+        }
+    }
+    metrics.set_node(here.len(), isolated.len());
+}
+
+/// What is counted of one family.
+pub struct Numbers<'a> {
+    /// The family.
+    pub family: IpFamily,
+    /// None while there is no table.
+    pub model: Option<&'a Model>,
+    /// How often verdicts were forgotten because something was taken away.
+    pub losses: u64,
 }
 
 /// One sentence each, with what to do.

@@ -52,6 +52,9 @@ struct Ends {
     port: Field,
 }
 
+/// The chain in which a packet ends whose local pod no one has decided about.
+pub const UNDECIDED: &str = "undecided";
+
 const NO_POLICY: &str = "no policy allows it";
 const STRANGER: &str = "no connection that is known, and no policy allows it";
 
@@ -71,7 +74,7 @@ impl Parts<'_> {
         for direction in Direction::ALL {
             chains.push((denied(direction), denial(direction)));
         }
-        chains.push(("undecided", undecided()));
+        chains.push((UNDECIDED, undecided()));
         chains
     }
 
@@ -198,7 +201,7 @@ impl Parts<'_> {
             .with_rule(
                 Rule::new()
                     .not_in_set(&[local, local], &itself)
-                    .goto("undecided"),
+                    .goto(UNDECIDED),
             )
             .with_rule(Rule::new().goto(denied(direction)))
     }

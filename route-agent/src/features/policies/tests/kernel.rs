@@ -102,9 +102,12 @@ fn one_pod_writes_its_own_elements_and_no_others() {
     assert_eq!(bench.gone(Key::Pod(name("shop/new"))), 6);
 }
 
+/// A change, and what it is.
+type Step<'a> = (&'a str, &'a dyn Fn(&mut Bench));
+
 #[test]
 fn what_takes_something_away_is_forgotten_at_once_and_once_more() {
-    let takes: [(&str, &dyn Fn(&mut Bench)); 5] = [
+    let takes: [Step; 5] = [
         ("another peer", &|bench| _ = bench.set(&[to_db_from("job")])),
         ("another label", &|bench| {
             _ = bench.set(&[pod("shop/web", "worker2", 2, "app=job")])
@@ -139,7 +142,7 @@ fn what_takes_something_away_is_forgotten_at_once_and_once_more() {
 
 #[test]
 fn what_only_allows_forgets_nothing() {
-    let gives: [(&str, &dyn Fn(&mut Bench)); 6] = [
+    let gives: [Step; 6] = [
         ("a peer more", &|bench| {
             let spec = json!({"podSelector": app("db"), "ingress": [
                 {"from": [{"podSelector": app("web")}, {"podSelector": app("job")}],
