@@ -165,6 +165,9 @@ pub struct Snapshot {
     pub slices: BTreeMap<ObjectName, EndpointSlice>,
     /// ServiceCIDRs by name.
     pub service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
+    /// Nodes that have gone and still have endpoints, sorted: their pods are endpoints until the
+    /// controllers have deleted them, a minute and more.
+    gone_nodes: Vec<Arc<str>>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
     by_service: BTreeSet<(ObjectName, ObjectName)>,
 }
@@ -177,6 +180,10 @@ impl Snapshot {
                 let name = node.name.clone();
                 let changed = set(&mut self.nodes, name.clone(), node);
                 if changed {
+                    if let Ok(place) = self.gone_nodes.binary_search(&name) {
+                        self.gone_nodes.remove(place);
+                        self.touch_endpoints_on(&name, dirty);
+                    }
                     dirty.nodes.insert(name);
                 }
                 changed
@@ -198,6 +205,7 @@ impl Snapshot {
             Change::Gone(Key::Node(name)) => {
                 let changed = self.nodes.remove(&name).is_some();
                 if changed {
+                    self.note_gone_node(&name, dirty);
                     dirty.nodes.insert(name);
                 }
                 changed
@@ -259,6 +267,33 @@ impl Snapshot {
     /// True if there is no object at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Names of Nodes that have gone and may still have endpoints, sorted. A Node that never had an
+    /// object is not among them.
+    pub fn gone_nodes(&self) -> &[Arc<str>] {
+        &self.gone_nodes
+    }
+
+    fn note_gone_node(&mut self, name: &Arc<str>, dirty: &mut Dirty) {
+        let slices = &self.slices;
+        let has_endpoints =
+            |node: &Arc<str>| slices.values().any(|slice| slice.endpoints.are_on(node));
+        // Nodes come and go for months: only those that still matter are remembered.
+        self.gone_nodes.retain(has_endpoints);
+        if has_endpoints(name) {
+            let place = self.gone_nodes.partition_point(|other| other < name);
+            self.gone_nodes.insert(place, name.clone());
+            self.touch_endpoints_on(name, dirty);
+        }
+    }
+
+    fn touch_endpoints_on(&self, node: &str, dirty: &mut Dirty) {
+        let slices = self.slices.values();
+        let touched = slices.filter(|slice| slice.endpoints.are_on(node));
+        dirty
+            .endpoints
+            .extend(touched.map(|slice| slice.service.clone()));
     }
 
     fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) -> bool {

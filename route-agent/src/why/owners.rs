@@ -25,7 +25,7 @@ pub(super) fn owner(snapshot: &Snapshot, family: IpFamily, claim: Claim) -> Opti
 
 /// What the kernel must do for a Service: what it claims without another Service having it.
 pub(super) fn plan(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Option<Plan> {
-    let here = Here::of(&facts.config.node_name, facts.own_node());
+    let here = Here::of(&facts.config.node_name, facts.snapshot);
     let name = &service.name;
     let claims = claimants(facts.snapshot, family, &frontends::claims(service, family));
     let slices: Vec<_> = facts.snapshot.slices_of(name).collect();

@@ -383,7 +383,7 @@ fn view<'a>(world: &World<'a>) -> View<'a> {
     View {
         snapshot: world.snapshot,
         own,
-        here: Here::of(world.own_name(), own),
+        here: Here::of(world.own_name(), world.snapshot),
         config: &world.config.services,
     }
 }

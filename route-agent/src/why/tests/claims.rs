@@ -34,6 +34,7 @@ impl Planned {
             node: &world.config.node_name,
             zone: None,
             addresses: &[ip("172.18.0.4")],
+            gone_nodes: &[],
         };
         let mut planned = Self {
             elements: BTreeMap::new(),

@@ -156,7 +156,7 @@ impl Bench {
         let view = View {
             snapshot: &self.snapshot,
             own,
-            here: Here::of(NODE, own),
+            here: Here::of(NODE, &self.snapshot),
             config: &self.config,
         };
         let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
