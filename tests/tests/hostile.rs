@@ -7,8 +7,10 @@ mod cluster;
 use std::time::Duration;
 
 use cluster::*;
-use podwire_lab::topology::Families;
-use podwire_lab::wait;
+use podwire_lab::node::Node;
+use podwire_lab::pod::PodSpec;
+use podwire_lab::topology::{Families, Topology};
+use podwire_lab::{Lab, wait};
 use serde_json::json;
 
 #[test]
@@ -59,5 +61,127 @@ fn idle_connections_of_a_pod_keep_no_probe_and_no_balancer_from_its_answer() {
             "503",
             "no endpoint"
         );
+    }
+}
+
+/// Counts on a node what comes in from the node network with such a source (`before` anything of
+/// ours), and what gets past (`reached`: a socket of the node, or a pod).
+fn count_sources(node: &Node, name: &str, family: &str, source: &str) {
+    let rule = format!("iifname eth0 {family} saddr {source} counter");
+    let mut lines = vec![format!("add table inet {name}")];
+    for (chain, hook, priority) in [
+        ("before", "prerouting", -400),
+        ("here", "input", 300),
+        ("onward", "forward", 300),
+    ] {
+        lines.push(format!(
+            "add chain inet {name} {chain} {{ type filter hook {hook} priority {priority}; }}"
+        ));
+        lines.push(format!("add rule inet {name} {chain} {rule}"));
+    }
+    let script = lines.join("\n");
+    node.place()
+        .output(&format!("nft -f - <<'END'\n{script}\nEND"))
+        .unwrap();
+}
+
+/// How many packets came in, and how many got past.
+fn counted_sources(node: &Node, name: &str) -> (u64, u64) {
+    let count = |chain: &str| {
+        let line = format!("nft list chain inet {name} {chain}");
+        packets(&node.place().output(&line).unwrap()).unwrap()
+    };
+    (count("before"), count("here") + count("onward"))
+}
+
+#[test]
+fn datagrams_from_loopback_sources_reach_nothing_before_and_after_services_exist() {
+    let cluster = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
+    let node = cluster.machine("worker").unwrap();
+    let mypc = cluster.place_of("mypc").unwrap();
+    // As another program may have left it.
+    node.place()
+        .output("sysctl -qw net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0")
+        .unwrap();
+    mypc.output(
+        "sysctl -qw net.ipv4.conf.all.route_localnet=1; \
+         ip route del local 127.0.0.0/8 dev lo table local; \
+         ip addr add 127.0.0.9/32 dev eth0; \
+         ip route add 172.18.0.2/32 dev eth0 src 127.0.0.9",
+    )
+    .unwrap();
+    count_sources(&node, "loopback", "ip", "127.0.0.0/8");
+    let send = "bash -c 'for i in 1 2 3; do echo hello >/dev/udp/172.18.0.2/10256; done'";
+    for state in ["without Services", "with a Service"] {
+        let (came, _) = counted_sources(&node, "loopback");
+        mypc.output(send).unwrap();
+        let (now, past) = counted_sources(&node, "loopback");
+        assert_eq!(now, came + 3, "{state}: the attack did not arrive");
+        assert_eq!(past, 0, "{state}");
+        let ports = json!([{"port": 80, "nodePort": 31000}]);
+        let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.9", "ports": ports});
+        cluster
+            .write_manifest("service-web.json", &service("web", spec))
+            .unwrap();
+        wait::until("the table", Duration::from_secs(20), || {
+            let listed = node.place().sh("nft list table ip podwire-services");
+            listed.is_ok_and(|ran| ran.status == 0)
+        })
+        .unwrap();
+    }
+    // Each of the two tables guards by itself, so that one may be switched off.
+    for table in ["inet podwire-masquerade", "ip podwire-services"] {
+        let rules = node.place().output(&format!("nft list table {table}"));
+        let rules = rules.unwrap();
+        let guard = "ip saddr 127.0.0.0/8 iifname != \"lo\"";
+        assert!(rules.contains(guard), "{table} has no {guard}: {rules}");
+    }
+}
+
+#[test]
+fn a_source_of_the_own_pods_that_comes_from_the_node_network_is_dropped() {
+    let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
+    let victim = lab.run("worker", &PodSpec::new("victim")).unwrap();
+    let friend = lab.run("worker", &PodSpec::new("friend")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let mypc = lab.place_of("mypc").unwrap();
+    let names = ["forged-v4", "forged-v6"];
+    count_sources(&node, names[0], "ip", "10.10.1.0/24");
+    count_sources(&node, names[1], "ip6", "fd00:10:10:1::/64");
+    for (name, address) in names.iter().zip(victim.addresses()) {
+        // The address of a real pod of this node, and one that no pod has.
+        let (family, forged) = if address.is_ipv4() {
+            (
+                "-4",
+                ["10.10.1.77".to_owned(), friend.addresses()[0].to_string()],
+            )
+        } else {
+            (
+                "-6",
+                [
+                    "fd00:10:10:1::77".to_owned(),
+                    friend.addresses()[1].to_string(),
+                ],
+            )
+        };
+        let gateway = node.machine().address(address.is_ipv6()).unwrap();
+        for source in &forged {
+            mypc.output(&format!(
+                "ip {family} addr add {source} dev lo nodad 2>/dev/null || \
+                 ip {family} addr add {source} dev lo; \
+                 ip {family} route replace {address} via {gateway}; \
+                 ping {family} -n -c1 -W1 -I {source} {address} || true"
+            ))
+            .unwrap();
+        }
+        let (came, past) = counted_sources(&node, name);
+        assert!(came >= 2, "the attack did not arrive: {came}");
+        assert_eq!(past, 0, "{name}");
+        // Pods of this node reach each other as before, and so does the node.
+        for place in [friend.place(), node.place()] {
+            place
+                .output(&format!("ping {family} -n -c1 -W2 {address}"))
+                .unwrap();
+        }
     }
 }
