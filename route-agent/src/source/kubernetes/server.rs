@@ -85,10 +85,40 @@ impl Default for Timing {
     }
 }
 
+/// How much an API server may send, and how long it may take over it. An honest one stays far
+/// below: an object is at most some megabytes (etcd's `--max-request-bytes`), and a request that is
+/// not a watch takes at most a minute (its own `--request-timeout`).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Of one page of a list; larger ones are asked for again with fewer objects.
+    pub page_bytes: usize,
+    /// Until a page is there.
+    pub page_time: Duration,
+    /// Of a whole list.
+    pub list_bytes: usize,
+    /// Until a whole list is there.
+    pub list_time: Duration,
+    /// Of one event of a watch.
+    pub line_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            page_bytes: 32 << 20,
+            page_time: Duration::from_secs(60),
+            list_bytes: 1 << 30,
+            list_time: Duration::from_secs(300),
+            line_bytes: 16 << 20,
+        }
+    }
+}
+
 /// The API server, with a client that is replaced when it no longer serves.
 pub struct ApiServer {
     options: Options,
     timing: Timing,
+    limits: Limits,
     problems: Arc<Problems>,
     state: Mutex<State>,
 }
@@ -123,9 +153,21 @@ impl ApiServer {
         Ok(Self {
             options,
             timing,
+            limits: Limits::default(),
             problems,
             state,
         })
+    }
+
+    /// With other limits.
+    #[cfg(test)]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The time-outs in force.
