@@ -185,3 +185,44 @@ fn a_source_of_the_own_pods_that_comes_from_the_node_network_is_dropped() {
         }
     }
 }
+
+#[test]
+fn external_ips_that_belong_to_others_are_refused_and_named() {
+    let cluster = Cluster::pair(Families::V4);
+    let web = cluster.web("worker", "web");
+    let client = cluster.client("worker", "client");
+    let ports = json!([{"port": 8765, "targetPort": 80}]);
+    let dns = json!({"clusterIP": "10.200.1.53", "ports": [{"port": 53}]});
+    let spec = json!({
+        "clusterIP": "10.200.1.66", "ports": ports,
+        "externalIPs": ["172.18.0.4", "10.200.1.53", "169.254.169.254", "192.0.2.66"],
+    });
+    cluster.apply(&[
+        service("dns", dns),
+        service("thief", spec),
+        http("thief", &[&web]),
+    ]);
+    let served = |address: &str| ask(client.place(), &format!("{address}:8765")).is_ok();
+    assert!(served("10.200.1.66") && served("192.0.2.66"));
+    for address in ["172.18.0.4", "10.200.1.53", "169.254.169.254"] {
+        assert!(!served(address), "{address}");
+    }
+    let log = cluster.node("worker").agent_log();
+    for words in [
+        "`172.18.0.4` is left out: it is the address of Node worker2",
+        "port 8765/tcp of 10.200.1.53 is left out: Service default/dns has it",
+        "`169.254.169.254` is left out: it is a link-local address",
+    ] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    // What the other gives up can be had, and a Node that comes takes its address along.
+    cluster.delete(&[service("dns", json!({"clusterIP": "10.200.1.53"}))]);
+    assert!(served("10.200.1.53"));
+    let mut node = podwire_lab::manifests::node(cluster.node("worker2").machine());
+    node["metadata"]["name"] = json!("newcomer");
+    node["spec"]["podCIDR"] = json!("10.10.99.0/24");
+    node["spec"]["podCIDRs"] = json!(["10.10.99.0/24"]);
+    node["status"]["addresses"] = json!([{"type": "InternalIP", "address": "192.0.2.66"}]);
+    cluster.apply(&[node]);
+    assert!(!served("192.0.2.66"));
+}

@@ -238,7 +238,7 @@ async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Cli
     let mut servers = options.servers.clone();
     if servers.is_empty() {
         if options.kubeconfig.is_none() {
-            servers.extend(kubelet_server(&options.kubelet_kubeconfig));
+            servers.extend(server_in(&options.kubelet_kubeconfig));
         }
         if !servers.contains(&config.cluster_url) {
             servers.push(config.cluster_url);
@@ -267,13 +267,19 @@ async fn credentials(options: &Options) -> Result<Config, Error> {
         .map_err(failed)
 }
 
-/// The server in the node's kubelet kubeconfig, if there is one that can be read.
-fn kubelet_server(path: &Path) -> Option<Uri> {
+/// The address that a kubeconfig names: the one of the flags, else the node's kubelet's.
+pub fn named_server(options: &Options) -> Option<Uri> {
+    let path = options.kubeconfig.as_ref();
+    server_in(path.unwrap_or(&options.kubelet_kubeconfig))
+}
+
+/// The server in a kubeconfig, if there is one that can be read.
+fn server_in(path: &Path) -> Option<Uri> {
     let kubeconfig = match Kubeconfig::read_from(path) {
         Ok(kubeconfig) => kubeconfig,
         Err(error) => {
             let error: &dyn std::error::Error = &error;
-            debug!(path = %path.display(), error, "no server from the kubelet's kubeconfig");
+            debug!(path = %path.display(), error, "no server from this kubeconfig");
             return None;
         }
     };
@@ -323,15 +329,15 @@ mod tests {
             b"apiVersion: v1\nkind: Config\nclusters:\n- name: k\n  cluster:\n    server: https://kind-control-plane:6443\n",
         )
         .unwrap();
-        let found = kubelet_server(file.path()).unwrap();
+        let found = server_in(file.path()).unwrap();
         assert_eq!(found, "https://kind-control-plane:6443/");
     }
 
     #[test]
     fn a_missing_or_broken_kubelet_kubeconfig_is_no_server() {
-        assert_eq!(kubelet_server(Path::new("/does/not/exist")), None);
+        assert_eq!(server_in(Path::new("/does/not/exist")), None);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"clusters: 7").unwrap();
-        assert_eq!(kubelet_server(file.path()), None);
+        assert_eq!(server_in(file.path()), None);
     }
 }

@@ -155,6 +155,7 @@ fn options(directory: &tempfile::TempDir, ports: &[u16]) -> Options {
         },
         kubeconfig: Some(path),
         kubelet_kubeconfig: "/does/not/exist".into(),
+        read: None,
     }
 }
 
