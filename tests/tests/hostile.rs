@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use cluster::*;
 use podwire_lab::node::Node;
-use podwire_lab::pod::PodSpec;
+use podwire_lab::place::Place;
+use podwire_lab::pod::{Pod, PodSpec};
 use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{Lab, wait};
 use serde_json::json;
@@ -43,7 +44,7 @@ fn idle_connections_of_a_pod_keep_no_probe_and_no_balancer_from_its_answer() {
         })
         .unwrap();
     }
-    let get = |from: &podwire_lab::place::Place, at: &str| {
+    let get = |from: &Place, at: &str| {
         let line = format!("curl -sS --max-time 2 -o /dev/null -w '%{{http_code}}' http://{at}");
         from.sh(&line).unwrap().stdout
     };
@@ -64,10 +65,11 @@ fn idle_connections_of_a_pod_keep_no_probe_and_no_balancer_from_its_answer() {
     }
 }
 
-/// Counts on a node what comes in from the node network with such a source (`before` anything of
-/// ours), and what gets past (`reached`: a socket of the node, or a pod).
-fn count_sources(node: &Node, name: &str, family: &str, source: &str) {
-    let rule = format!("iifname eth0 {family} saddr {source} counter");
+/// Counts on a node what comes in on a link with such a source (`before` anything of ours), and
+/// what gets past (`reached`: a socket of the node, or a pod).
+fn count_sources(node: &Node, name: &str, link: &str, source: &str) {
+    let family = if source.contains(':') { "ip6" } else { "ip" };
+    let rule = format!("iifname {link} {family} saddr {source} counter");
     let mut lines = vec![format!("add table inet {name}")];
     for (chain, hook, priority) in [
         ("before", "prerouting", -400),
@@ -110,7 +112,7 @@ fn datagrams_from_loopback_sources_reach_nothing_before_and_after_services_exist
          ip route add 172.18.0.2/32 dev eth0 src 127.0.0.9",
     )
     .unwrap();
-    count_sources(&node, "loopback", "ip", "127.0.0.0/8");
+    count_sources(&node, "loopback", "eth0", "127.0.0.0/8");
     let send = "bash -c 'for i in 1 2 3; do echo hello >/dev/udp/172.18.0.2/10256; done'";
     for state in ["without Services", "with a Service"] {
         let (came, _) = counted_sources(&node, "loopback");
@@ -146,8 +148,8 @@ fn a_source_of_the_own_pods_that_comes_from_the_node_network_is_dropped() {
     let node = lab.machine("worker").unwrap();
     let mypc = lab.place_of("mypc").unwrap();
     let names = ["forged-v4", "forged-v6"];
-    count_sources(&node, names[0], "ip", "10.10.1.0/24");
-    count_sources(&node, names[1], "ip6", "fd00:10:10:1::/64");
+    count_sources(&node, names[0], "eth0", "10.10.1.0/24");
+    count_sources(&node, names[1], "eth0", "fd00:10:10:1::/64");
     for (name, address) in names.iter().zip(victim.addresses()) {
         // The address of a real pod of this node, and one that no pod has.
         let (family, forged) = if address.is_ipv4() {
@@ -225,4 +227,67 @@ fn external_ips_that_belong_to_others_are_refused_and_named() {
     node["status"]["addresses"] = json!([{"type": "InternalIP", "address": "192.0.2.66"}]);
     cluster.apply(&[node]);
     assert!(!served("192.0.2.66"));
+}
+
+/// The link-local address of a link.
+fn link_local(place: &Place, link: &str) -> String {
+    let line = format!("ip -6 -o addr show dev {link} scope link | awk '{{print $4}}'");
+    let found = place.output(&line).unwrap();
+    found.trim().split('/').next().unwrap().to_owned()
+}
+
+/// Asks for the gateway from many addresses that the pod gives itself, each by a packet of its own.
+fn ask_from_many(pod: &Pod, gateway: &str, source: &str, count: u32) {
+    let (family, width, flag, scope) = if gateway.contains(':') {
+        ("-6", 64, "nodad", "%eth0")
+    } else {
+        ("-4", 32, "", "")
+    };
+    let script = format!(
+        "seq {count} | sed 's|.*|addr add {source}&/{width} dev eth0 {flag}|' | \
+         ip {family} -batch -; for i in $(seq {count}); do ip neigh flush dev eth0; \
+         ping {family} -n -c1 -W1 -I {source}$i{scope} {gateway}{scope} >/dev/null 2>&1 & \
+         done; wait"
+    );
+    pod.place().output(&script).unwrap();
+}
+
+#[test]
+fn forged_neighbours_on_a_pods_link_become_no_entries_of_the_node_in_either_family() {
+    let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
+    let pod = lab.run("worker", &PodSpec::new("attacker")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let links = "ip -o link show group 112 | sed 's/^[0-9]*: //; s/@.*//'";
+    let link = node.place().output(links).unwrap().trim().to_owned();
+    let (gateway, own) = (
+        link_local(node.place(), &link),
+        link_local(pod.place(), "eth0"),
+    );
+    let both_ways = || {
+        for (from, to) in [
+            (pod.place(), format!("-I {own}%eth0 {gateway}%eth0")),
+            (node.place(), format!("{own}%{link}")),
+        ] {
+            from.output(&format!("ping -6 -n -c1 -W2 {to}")).unwrap();
+        }
+    };
+    both_ways();
+    count_sources(&node, "forged", &link, "fe80::dead:0:0:0/80");
+    let arp = "nft 'add table arp forged; add chain arp forged in { type filter hook input priority \
+               -400; }; add rule arp forged in arp operation request arp saddr ip 192.0.2.0/24 counter'";
+    node.place().output(arp).unwrap();
+    ask_from_many(&pod, &gateway, "fe80::dead:0:0:", 300);
+    ask_from_many(&pod, "10.10.1.1", "192.0.2.", 250);
+    let (came, past) = counted_sources(&node, "forged");
+    // Of questions for one neighbour that come close together the pod sends only the first.
+    assert!(came >= 100, "the attack did not arrive: {came}");
+    assert_eq!(past, 0);
+    let asked = node.place().output("nft list chain arp forged in").unwrap();
+    let asked = packets(&asked).unwrap();
+    assert!(asked >= 50, "the attack did not arrive: {asked}");
+    let entries = format!("ip neigh show dev {link}");
+    let entries = node.place().output(&entries).unwrap();
+    let forged = |line: &str| line.starts_with("192.0.2.") || line.contains("dead");
+    assert!(!entries.lines().any(forged), "{entries}");
+    both_ways();
 }

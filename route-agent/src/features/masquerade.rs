@@ -15,8 +15,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
-    priority,
+    Chain, ChainType, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag, priority,
 };
 
 use crate::cidr;
@@ -232,8 +231,9 @@ impl Side {
 
 /// The guard: what comes out of a pod must have a source that is routed back into that pod.
 ///
-/// IPv6 sources that are bound to the link (fe80::/10) or not there yet (`::`) belong to
-/// neighbour discovery and cannot leave the link.
+/// That holds for link-local sources as well, of which the plugin routes the pod's own one: each
+/// other would become a neighbour entry of the node. What has no source yet (`::`) belongs to
+/// neighbour discovery and becomes none.
 fn pod_sources() -> Chain {
     let missing = |rule: Rule| {
         rule.no_way_back()
@@ -243,10 +243,7 @@ fn pod_sources() -> Chain {
     };
     let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
-    let link_local = cidr::LINK_LOCAL_V6.into();
-    let v6 = from_pod(Family::Ip6)
-        .is_not(Field::Ip6Saddr, &unspecified)
-        .within(Field::Ip6Saddr, Comparison::Neq, link_local);
+    let v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
     Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
         .with_comment("pods cannot send from an address that is not theirs")
         .with_rule(missing(from_pod(Family::Ip)))
