@@ -141,6 +141,38 @@ fn datagrams_from_loopback_sources_reach_nothing_before_and_after_services_exist
 }
 
 #[test]
+fn nothing_leaves_the_node_from_or_to_loopback_addresses_and_node_ports_answer_there() {
+    let cluster = Cluster::pair(Families::V4);
+    let web = cluster.web("worker2", "web");
+    let ports = json!([{"port": 80, "nodePort": 31007}]);
+    let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.7", "ports": ports});
+    cluster.apply(&[service("web", spec), http("web", &[&web])]);
+    let node = cluster.node("worker");
+    let script = "sysctl -qw net.ipv4.conf.all.route_localnet=1
+        nft -f - <<'END'
+        add table ip leaving
+        add chain ip leaving tried { type filter hook output priority 300; }
+        add rule ip leaving tried oifname eth0 ip saddr 127.0.0.0/8 icmp type echo-request counter
+        add rule ip leaving tried oifname eth0 ip daddr 127.0.0.0/8 icmp type echo-request counter
+        add chain ip leaving left { type filter hook postrouting priority 300; }
+        add rule ip leaving left oifname eth0 ip saddr 127.0.0.0/8 counter
+        add rule ip leaving left oifname eth0 ip daddr 127.0.0.0/8 counter
+END
+        ping -n -c2 -i 0.2 -W1 -I 127.0.0.1 172.18.0.4 || true
+        ping -n -c2 -i 0.2 -W1 -I eth0 127.0.0.9 || true";
+    node.place().output(script).unwrap();
+    let counts = |chain: &str| -> Vec<u64> {
+        let rules = format!("nft list chain ip leaving {chain}");
+        let rules = node.place().output(&rules).unwrap();
+        rules.lines().filter_map(packets).collect()
+    };
+    assert_eq!(counts("tried"), [2, 2], "the attack was not made");
+    assert_eq!(counts("left"), [0, 0]);
+    assert!(ask(node.place(), "127.0.0.1:31007").is_ok());
+    assert_eq!(counts("left"), [0, 0], "a node port gives another source");
+}
+
+#[test]
 fn a_source_of_the_own_pods_that_comes_from_the_node_network_is_dropped() {
     let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
     let victim = lab.run("worker", &PodSpec::new("victim")).unwrap();

@@ -137,7 +137,8 @@ pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
     if config.anti_spoof {
         table = table
             .with_chain("pod-sources", pod_sources())
-            .with_chain("foreign-sources", foreign_sources());
+            .with_chain("foreign-sources", foreign_sources())
+            .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet));
     }
     table
 }
@@ -368,7 +369,7 @@ mod tests {
         let guard = desired(&snapshot(), &config(&["--masquerade=false"]));
         assert_eq!(
             guard.chains.keys().collect::<Vec<_>>(),
-            ["pod-sources", "foreign-sources"]
+            ["pod-sources", "foreign-sources", "localhost-stays-here"]
         );
         assert_eq!(keys(&guard, "pods-v4"), ["10.10.1.0-10.10.1.255"]);
     }

@@ -122,6 +122,7 @@ impl Parts<'_> {
         ];
         if self.words.family == Family::Ip && self.config.localhost_node_ports {
             chains.push(("guard-localhost", self.guard()));
+            chains.push(("localhost-stays-here", loopback::stays_here(Family::Ip)));
         }
         chains.extend(self.way_out());
         chains
