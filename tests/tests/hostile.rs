@@ -323,3 +323,58 @@ fn forged_neighbours_on_a_pods_link_become_no_entries_of_the_node_in_either_fami
     assert!(!entries.lines().any(forged), "{entries}");
     both_ways();
 }
+
+#[test]
+fn a_pod_at_its_limit_opens_no_more_connections_and_leaves_the_others_theirs() {
+    let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
+    let attacker = lab.run("worker", &PodSpec::new("attacker")).unwrap();
+    let other = lab.run("worker", &PodSpec::web("other")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let mypc = lab.machine("mypc").unwrap();
+    node.stop_agent("TERM").unwrap();
+    node.start_agent_with(&["--pod-connections=20"]).unwrap();
+    wait::until("the limit", Duration::from_secs(10), || {
+        let listed = node.place().sh("nft list table inet podwire-connections");
+        listed.is_ok_and(|ran| ran.status == 0)
+    })
+    .unwrap();
+    let script = "for i in $(seq 15); do echo > /dev/udp/ADDRESS/$((9000 + i)); done 2>/dev/null";
+    for ipv6 in [false, true] {
+        let address = mypc.machine().address(ipv6).unwrap().to_string();
+        let script = script.replace("ADDRESS", &address);
+        let line = format!("bash -c '{script}' || true");
+        attacker.place().output(&line).unwrap();
+    }
+    let tracked = || -> usize {
+        let pods = attacker.addresses().into_iter();
+        let lines = pods.map(|address| format!("conntrack -L -s {address} 2>/dev/null"));
+        let all = node.place().output(&lines.collect::<Vec<_>>().join("; "));
+        all.unwrap().lines().count()
+    };
+    assert_eq!(tracked(), 20);
+    // Another pod has a limit of its own, and what is opened to the one at its limit is not its.
+    for address in &mypc.machine().addresses {
+        let line = format!("ping -n -c1 -W2 {}", address.ip());
+        other.place().output(&line).unwrap();
+    }
+    for address in attacker.addresses() {
+        other
+            .place()
+            .output(&format!("ping -n -c1 -W2 {address}"))
+            .unwrap();
+    }
+    // What is over makes room.
+    node.place()
+        .output(&format!(
+            "conntrack -D -s {} >/dev/null 2>&1",
+            attacker.address(false).unwrap()
+        ))
+        .unwrap();
+    assert!(tracked() < 20);
+    let address = mypc.machine().address(false).unwrap();
+    wait::until("room", Duration::from_secs(10), || {
+        let line = format!("ping -n -c1 -W1 {address}");
+        attacker.place().sh(&line).unwrap().status == 0
+    })
+    .unwrap();
+}

@@ -434,6 +434,9 @@ pub enum Expr {
         bytes: bool,
         over: bool,
     },
+    /// End the rule if there are more (or, `over`, at most) so many connections. In an element of a
+    /// set, of those that led to the element.
+    CtCount { limit: u32, over: bool },
     /// Log the packet.
     Log {
         prefix: Option<Box<str>>,
