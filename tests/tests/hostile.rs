@@ -229,7 +229,7 @@ fn external_ips_that_belong_to_others_are_refused_and_named() {
     let dns = json!({"clusterIP": "10.200.1.53", "ports": [{"port": 53}]});
     let spec = json!({
         "clusterIP": "10.200.1.66", "ports": ports,
-        "externalIPs": ["172.18.0.4", "10.200.1.53", "169.254.169.254", "192.0.2.66"],
+        "externalIPs": ["172.18.0.4", "10.200.1.53", "169.254.169.254", "10.10.2.77", "192.0.2.66"],
     });
     cluster.apply(&[
         service("dns", dns),
@@ -238,7 +238,7 @@ fn external_ips_that_belong_to_others_are_refused_and_named() {
     ]);
     let served = |address: &str| ask(client.place(), &format!("{address}:8765")).is_ok();
     assert!(served("10.200.1.66") && served("192.0.2.66"));
-    for address in ["172.18.0.4", "10.200.1.53", "169.254.169.254"] {
+    for address in ["172.18.0.4", "10.200.1.53", "169.254.169.254", "10.10.2.77"] {
         assert!(!served(address), "{address}");
     }
     let log = cluster.node("worker").agent_log();
@@ -246,6 +246,7 @@ fn external_ips_that_belong_to_others_are_refused_and_named() {
         "`172.18.0.4` is left out: it is the address of Node worker2",
         "port 8765/tcp of 10.200.1.53 is left out: Service default/dns has it",
         "`169.254.169.254` is left out: it is a link-local address",
+        "`10.10.2.77` is left out: it lies in the podCIDR 10.10.2.0/24 of Node worker2",
     ] {
         assert!(log.contains(words), "{words}: {log}");
     }

@@ -45,6 +45,18 @@ fn every_test_that_the_page_names_is_there() {
     }
 }
 
+/// In MiB; the most that was measured, with its nftables (docs/security.md), and half of that again.
+const LEAST_MEMORY: u32 = 300;
+
+#[test]
+fn the_agent_has_a_memory_limit_that_the_worst_measured_case_fits() {
+    let text = fs::read_to_string(repository().join("conf/install.yaml")).unwrap();
+    let (_, agent) = text.split_once("- name: agent\n").unwrap();
+    let (_, limits) = agent.split_once("limits: {memory: ").unwrap();
+    let limit: u32 = limits.split("Mi}").next().unwrap().parse().unwrap();
+    assert!(limit >= LEAST_MEMORY, "{limit} MiB");
+}
+
 #[test]
 fn the_manifests_mount_no_directory_with_the_sockets_of_others() {
     let mut mounts = 0;

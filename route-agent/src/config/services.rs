@@ -36,7 +36,7 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
 
     /// The addresses that Services may have as external IPs: all, none, or CIDRs, comma-separated.
-    /// Addresses of nodes, of the API server and of other Services, and link-local ones, are never
+    /// Addresses of nodes, pods, the API server and other Services, and link-local ones, are never
     /// given.
     #[arg(long = "external-ips", env = "PODWIRE_EXTERNAL_IPS", default_value = "all",
           value_name = "all|none|CIDRS", value_parser = external_ips)]

@@ -165,7 +165,7 @@ pub fn small() -> Limits {
         page_time: Duration::from_millis(900),
         list_bytes: 15_000,
         list_time: Duration::from_millis(1500),
-        line_bytes: 10_000,
+        object_bytes: 4000,
     }
 }
 

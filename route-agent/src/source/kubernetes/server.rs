@@ -98,8 +98,9 @@ pub struct Limits {
     pub list_bytes: usize,
     /// Until a whole list is there.
     pub list_time: Duration,
-    /// Of one event of a watch.
-    pub line_bytes: usize,
+    /// Of one object, in a list or in an event of a watch. Decoded it takes up to twelve times as
+    /// much memory, one object at a time.
+    pub object_bytes: usize,
 }
 
 impl Default for Limits {
@@ -109,7 +110,7 @@ impl Default for Limits {
             page_time: Duration::from_secs(60),
             list_bytes: 1 << 30,
             list_time: Duration::from_secs(300),
-            line_bytes: 16 << 20,
+            object_bytes: 8 << 20,
         }
     }
 }

@@ -260,7 +260,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             }
             let page: Page = serde_json::from_slice(&text).map_err(Failure::failed)?;
             let mut changes = Vec::new();
-            for item in page.items.iter().flatten() {
+            for item in &page.items.0 {
                 if let Some(object) = self.decode(item) {
                     seen.insert(object.key());
                     changes.push(Change::Set(object));
@@ -390,7 +390,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             .map_err(Failure::failed)?;
         let mut body = self.ask(request).await?;
         self.server.reached();
-        let most = self.server.limits().line_bytes;
+        let most = self.server.limits().object_bytes;
         let mut lines = Lines::default();
         // Of what does not make a whole line a server can send a byte now and then, for ever.
         let mut until = Instant::now() + timing.silence;
@@ -468,6 +468,12 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// when it can be read again.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
         let problems = self.server.problems();
+        let most = self.server.limits().object_bytes;
+        if item.get().len() > most {
+            let text = format!("is longer than {most} bytes and is left out: make it smaller");
+            problems.raise(&self.title(item), text);
+            return None;
+        }
         match (self.resource.decode)(item.get(), &mut self.names) {
             Ok(object) => {
                 if !problems.is_empty() {

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
+
 use crate::cidr;
 use crate::config::Config;
 use crate::config::services::ExternalIps;
@@ -19,6 +21,8 @@ use crate::snapshot::{ObjectName, Service, ServiceKind, Snapshot};
 pub struct Externals {
     allowed: ExternalIps,
     reserved: BTreeMap<IpAddr, Holder>,
+    /// Where pods are, and of which Node.
+    pods: Vec<(IpNetwork, Arc<str>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +45,10 @@ impl Externals {
         api_servers: impl IntoIterator<Item = IpAddr>,
     ) -> Externals {
         let mut reserved = BTreeMap::new();
+        let mut pods = Vec::new();
         for node in snapshot.nodes.values() {
+            let of_node = |cidr: &IpNetwork| (*cidr, node.name.clone());
+            pods.extend(node.pod_cidrs.iter().map(of_node));
             for address in &node.internal_ips {
                 reserved.insert(*address, Holder::Node(node.name.clone()));
             }
@@ -59,6 +66,7 @@ impl Externals {
         Externals {
             allowed: allowed.clone(),
             reserved,
+            pods,
         }
     }
 
@@ -72,6 +80,10 @@ impl Externals {
             Some(Holder::Node(name)) => return Some(format!("it is the address of Node {name}")),
             Some(Holder::ApiServer) => return Some("it is the address of the API server".into()),
             None => {}
+        }
+        let mut pods = self.pods.iter();
+        if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr.contains(address)) {
+            return Some(format!("it lies in the podCIDR {cidr} of Node {node}"));
         }
         let allowed = match &self.allowed {
             ExternalIps::All => true,
@@ -116,6 +128,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         let node = Node {
             internal_ips: vec!["172.18.0.4".parse().unwrap(), "fc00::4".parse().unwrap()],
+            pod_cidrs: vec!["10.10.2.0/24".parse().unwrap()],
             ..Node::named("worker2")
         };
         let api = slice_of(
@@ -146,6 +159,7 @@ mod tests {
             for (address, why) in [
                 ("172.18.0.4", "Node worker2"),
                 ("fc00::4", "Node worker2"),
+                ("10.10.2.7", "podCIDR 10.10.2.0/24 of Node worker2"),
                 ("172.18.0.5", "API server"),
                 ("10.0.0.9", "API server"),
                 ("169.254.169.254", "link-local"),

@@ -490,6 +490,25 @@ async fn a_list_of_ever_new_pages_has_a_limit() {
 }
 
 #[tokio::test]
+async fn an_object_that_is_longer_than_any_can_be_is_left_out_and_named_and_the_others_are_read() {
+    let long = format!(
+        r#"{{"metadata":{{"name":"long","labels":{{"a":"{}"}}}}}}"#,
+        "x".repeat(4000)
+    );
+    let text = format!(
+        r#"{{"metadata":{{}},"items":[{},{long}]}}"#,
+        node("short", 7)
+    );
+    let (seen, _) = after_hostility(vec![Reply::Full(200, text), status(410)]).await;
+    assert_eq!(seen.lines[..2], ["+Node short", "listed"]);
+    assert!(
+        seen.warnings[0][0].contains("Node long: is longer than 4000 bytes and is left out"),
+        "{:?}",
+        seen.warnings
+    );
+}
+
+#[tokio::test]
 async fn what_a_list_that_broke_has_brought_goes_with_the_next_one() {
     let script = vec![page(&["old"], 7, "next"), status(500)];
     let (seen, _) = after_hostility(script).await;
@@ -506,7 +525,7 @@ async fn what_a_list_that_broke_has_brought_goes_with_the_next_one() {
 #[tokio::test]
 async fn an_event_without_end_and_one_that_drips_are_given_up() {
     for (bytes, pause, why) in [
-        (1000, 0, "an event of the watch is longer than 10000 bytes"),
+        (1000, 0, "an event of the watch is longer than 4000 bytes"),
         (1, 20, "no answer in time"),
     ] {
         let endless = Reply::Endless(vec![b'x'; bytes], Duration::from_millis(pause));
