@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(Warning::new("Node a", "is wrong").text, "is wrong");
     }
 
-    /// How many lines so many changes make, and what is left to tell.
+    /// How many lines this number of changes makes, and what is left to tell.
     fn lines(changes: u32, within: Duration) -> (u32, Untold) {
         let start = Instant::now();
         let mut log = Log::default();

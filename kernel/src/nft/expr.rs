@@ -434,8 +434,8 @@ pub enum Expr {
         bytes: bool,
         over: bool,
     },
-    /// End the rule if there are more (or, `over`, at most) so many connections. In an element of a
-    /// set, of those that led to the element.
+    /// End the rule if there are more connections than `limit` (or, `over`, if there are not). In an
+    /// element of a set, of those that led to the element.
     CtCount { limit: u32, over: bool },
     /// Log the packet.
     Log {

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -34,11 +35,24 @@ const PAGE: u32 = 500;
 /// More pages than this are no list: ten million objects.
 const MOST_PAGES: usize = 20_000;
 
-/// After so many tries without a watch that lasts, that is said.
+/// After this many tries without a watch that lasts, that is said.
 const NOT_BY_CHANCE: u32 = 5;
+
+/// In bytes; an honest `continue` token or resourceVersion is far shorter. They are kept, and go
+/// into the address of a request.
+const LONGEST_TOKEN: usize = 8 * 1024;
 
 /// A longer error text from a server is cut.
 const LONGEST_ERROR: usize = 64 * 1024;
+
+/// What is to go into a request, unless it is longer than anything honest.
+fn token(text: String) -> Result<String, Failure> {
+    if text.len() <= LONGEST_TOKEN {
+        return Ok(text);
+    }
+    let why = format!("a `continue` token or resourceVersion is longer than {LONGEST_TOKEN} bytes");
+    Err(Failure::Excess(why))
+}
 
 /// A kind of object, and how to read it.
 #[derive(Clone)]
@@ -241,7 +255,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// The pages of a list, and which objects were on them.
     async fn pages(&mut self, seen: &mut BTreeSet<Key>) -> Result<String, Failure> {
         let limits = self.server.limits().clone();
-        let mut tokens = BTreeSet::new();
+        // Only their hashes: there may be many.
+        let (random, mut tokens) = (RandomState::new(), BTreeSet::new());
         let mut next = String::new();
         let mut text = Vec::new();
         let mut bytes = 0;
@@ -267,11 +282,11 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 }
             }
             self.send(Update::Changes(changes))?;
-            next = page.metadata.next;
+            next = token(page.metadata.next)?;
             if next.is_empty() {
-                return Ok(page.metadata.resource_version);
+                return token(page.metadata.resource_version);
             }
-            if tokens.len() >= MOST_PAGES || !tokens.insert(next.clone()) {
+            if tokens.len() >= MOST_PAGES || !tokens.insert(random.hash_one(&next)) {
                 let why = "the list has no end: a `continue` token comes again, or ever more do";
                 return Err(Failure::Excess(why.to_owned()));
             }
@@ -392,7 +407,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         self.server.reached();
         let most = self.server.limits().object_bytes;
         let mut lines = Lines::default();
-        // Of what does not make a whole line a server can send a byte now and then, for ever.
+        // Of what does not make a whole line a server can send a byte now and then, and never end.
         let mut until = Instant::now() + timing.silence;
         while let Some(frame) = timeout_at(until, body.frame()).await.map_err(silent)? {
             let Ok(data) = frame.map_err(Failure::failed)?.into_data() else {
@@ -459,7 +474,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         }
         // Only after the event was taken: a watch that breaks here begins again with it.
         if let Some(newer) = resource_version(event.object) {
-            *version = newer;
+            *version = token(newer)?;
         }
         Ok(())
     }

@@ -477,6 +477,25 @@ async fn a_continue_token_that_comes_again_ends_the_list_and_what_it_brought_is_
 }
 
 #[tokio::test]
+async fn a_token_that_is_longer_than_any_can_be_ends_the_list() {
+    let long = "t".repeat(9000);
+    let (seen, fake) = after_hostility(vec![page(&["forged"], 7, &long)]).await;
+    assert_eq!(
+        seen.lines,
+        [
+            "+Node forged",
+            "-Node forged",
+            "+Node good",
+            "listed",
+            "+Node end"
+        ]
+    );
+    let why = "a `continue` token or resourceVersion is longer than 8192 bytes";
+    assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+    assert!(!fake.targets()[1].contains("continue"));
+}
+
+#[tokio::test]
 async fn a_list_of_ever_new_pages_has_a_limit() {
     let pages = (0..200).map(|n| page(&[&format!("{n:0>100}")], 7, &format!("t{n}")));
     let (seen, fake) = after_hostility(pages.take(83).collect()).await;
