@@ -98,8 +98,8 @@ pub struct Limits {
     pub list_bytes: usize,
     /// Until a whole list is there.
     pub list_time: Duration,
-    /// Of one object, in a list or in an event of a watch. Decoded it takes up to twelve times as
-    /// much memory, one object at a time.
+    /// Of one object, in a list or in an event of a watch. While it is decoded it may take about ten
+    /// times as much memory, one object at a time.
     pub object_bytes: usize,
 }
 

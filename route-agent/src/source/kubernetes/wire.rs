@@ -25,7 +25,7 @@ pub struct Page<'a> {
 pub struct Items<'a>(pub Vec<&'a RawValue>);
 
 /// More objects are on no page of a list, not even of a server that knows no pages: a page of
-/// nothing but `{}` would take eight times its size.
+/// nothing but `{}` would take more than five times its size.
 const MOST_ITEMS: usize = 200_000;
 
 impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
