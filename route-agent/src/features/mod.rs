@@ -1,6 +1,7 @@
 //! What the agent keeps right, one file or folder each. Features never call each other.
 
 pub mod cniconf;
+pub mod connections;
 pub mod forwarding;
 pub mod hostports;
 pub mod leases;
@@ -25,6 +26,7 @@ pub fn all(
         Box::new(forwarding::Forwarding),
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
+        Box::new(connections::Connections::open()?),
         Box::new(services::Services::open(health_ports)?),
         Box::new(hostports::HostPorts::open()?),
         Box::new(leases::Leases::open()?),
