@@ -80,7 +80,7 @@ pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error>
     let mut host = RouteSocket::open().map_err(Error::kernel("link"))?;
     let veth = veth(wanted)?;
     let ends = create_veth(&mut host, wanted, &veth)?;
-    let built = set_up_host(&mut host, wanted, &ends, veth.mac, &pairs)
+    let built = set_up_host(&mut host, wanted, &ends, (veth.mac, veth.peer_mac), &pairs)
         .and_then(|()| set_up_container(wanted, &ends, veth.peer_mac, &pairs, &attached.routes));
     if let Err(error) = built {
         // The error that stopped us is the one to tell; DEL would remove the link as well.
@@ -211,7 +211,7 @@ fn set_up_host(
     host: &mut RouteSocket,
     wanted: &Wanted<'_>,
     ends: &VethEnds,
-    mac: Mac,
+    macs: (Mac, Mac),
     pairs: &[Pair],
 ) -> Result<(), Error> {
     // A container that sends router advertisements must not change the routes of the node
@@ -239,7 +239,8 @@ fn set_up_host(
         ipv4_conf: &conf,
         ..LinkChange::of(ends.index)
     });
-    add_link_local(&mut requests, ends.index, mac, pairs);
+    add_link_local(&mut requests, ends.index, macs.0, pairs, false);
+    add_way_to_neighbour(&mut requests, ends.index, macs.1, pairs);
     for pair in pairs {
         requests.add_address(&Address::new(ends.index, IpNetwork::from(pair.gateway)));
         let mut route = Route::to(IpNetwork::from(pair.address.ip()));
@@ -325,7 +326,7 @@ fn set_up_container(
         up: Some(true),
         ..LinkChange::of(index)
     });
-    add_link_local(&mut requests, index, mac, pairs);
+    add_link_local(&mut requests, index, mac, pairs, true);
     for pair in pairs {
         add_address(&mut requests, wanted.prefix, index, pair);
     }
@@ -368,11 +369,31 @@ fn allow_ipv6(ifname: &str) -> podwire_kernel::Result<()> {
 /// Adds the link-local address that the kernel would make, ready at once: made by the kernel it is
 /// tentative for a second. Without one the node could not ask for the container's hardware address
 /// on behalf of others (`ndisc_send_ns`, net/ipv6/ndisc.c).
-fn add_link_local(requests: &mut Requests, index: u32, mac: Mac, pairs: &[Pair]) {
+fn add_link_local(
+    requests: &mut Requests,
+    index: u32,
+    mac: Mac,
+    pairs: &[Pair],
+    prefix_route: bool,
+) {
     if has_ipv6(pairs)
-        && let Ok(address) = IpNetwork::new(mac.link_local().into(), 64)
+        && let Ok(network) = IpNetwork::new(mac.link_local().into(), 64)
     {
-        requests.add_address(&Address::new(index, address));
+        let mut address = Address::new(index, network);
+        address.prefix_route = prefix_route;
+        requests.add_address(&address);
+    }
+}
+
+/// Of all link-local addresses only the container's own one leads back to its link: the node's end
+/// has no route to fe80::/64. So the agent's
+/// guard of sources, which asks for the way back, drops the others: each would become a neighbour
+/// entry of the node (`ndisc_recv_ns`, net/ipv6/ndisc.c).
+fn add_way_to_neighbour(requests: &mut Requests, index: u32, peer: Mac, pairs: &[Pair]) {
+    if has_ipv6(pairs) {
+        let mut route = Route::to(IpNetwork::from(IpAddr::from(peer.link_local())));
+        route.link = Some(index);
+        requests.replace_route(&route);
     }
 }
 

@@ -218,6 +218,7 @@ impl Bench {
                 ..Here::default()
             },
             config: &self.config,
+            externals: &Default::default(),
         };
         self.kernel.committing = Cost::default();
         let (table, kernel) = (&mut self.table, &mut self.kernel);

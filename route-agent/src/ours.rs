@@ -19,6 +19,9 @@ pub const POLICY_TABLE: &str = "podwire-policy";
 /// The nftables table that masquerades and drops forged sources; its family is inet.
 pub const MASQUERADE_TABLE: &str = "podwire-masquerade";
 
+/// The nftables table that limits the connections of pods; its family is inet.
+pub const CONNECTIONS_TABLE: &str = "podwire-connections";
+
 /// The nftables table that refuses traffic to podCIDRs without a Node; its family is inet.
 pub const REFUSED_TABLE: &str = "podwire-refused";
 

@@ -105,9 +105,12 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
         })
 }
 
-async fn run_all(config: Config) -> Result<(), RunError> {
+async fn run_all(mut config: Config) -> Result<(), RunError> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = %config.node_name, "podwire-agent starts");
+    if config.manifests.is_none() {
+        config.kubernetes.read = kubernetes::named_server(&config.kubernetes);
+    }
     start(config, Channels::new()).await?.wait().await
 }
 

@@ -23,6 +23,34 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Lines of text, each with its end; a line break that comes with a name is escaped.
+pub fn printable_lines<'a>(lines: impl IntoIterator<Item = &'a String>) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&printable(line));
+        text.push('\n');
+    }
+    text
+}
+
+/// Pretty JSON as [`printable`]: a terminal may be what reads it. JSON itself only escapes the
+/// control characters of ASCII; what is escaped here is inside strings and means the same.
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    let escape = |c: char| c != '\n' && is_unprintable(c);
+    if !json.contains(escape) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match escape(c) {
+            // All of them are in the first plane of Unicode: four digits are enough.
+            true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
 /// True for what a terminal obeys and does not show.
 pub fn is_unprintable(c: char) -> bool {
     let separates = matches!(c, '\u{2028}' | '\u{2029}');
@@ -70,6 +98,18 @@ mod tests {
         ] {
             assert_eq!(printable(text), expected);
         }
+    }
+
+    #[test]
+    fn json_is_escaped_where_json_itself_does_not_and_means_the_same() {
+        let text = "a\u{7f}\u{9b}31m\u{202e}\u{2029}b\n\u{1b}é";
+        let json = serde_json::to_string_pretty(&[text]).unwrap();
+        let shown = printable_json(&json);
+        assert_eq!(
+            shown,
+            "[\n  \"a\\u007f\\u009b31m\\u202e\\u2029b\\n\\u001bé\"\n]"
+        );
+        assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [text]);
     }
 
     #[test]

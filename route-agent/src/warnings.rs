@@ -3,17 +3,24 @@
 //! A warning is logged once when it appears and once when it is fixed, never in between; all present
 //! ones are listed by `podwire-agent status` and counted in `podwire_warnings`. A feature either
 //! replaces all of its warnings at once, or those of one object.
+//!
+//! Who may change an object can make and fix its warning as often as there is time. So the log has
+//! a limit over time: what exceeds it is counted, and told as a number.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::text;
 
-/// More than this many new warnings at a time are summarized in one line of the log.
-const NAMED_AT_ONCE: usize = 20;
+/// More than this many lines at a time are summed up in one line of the log.
+const NAMED_AT_ONCE: u32 = 200;
+
+/// After this long there may be one more line: some 25,000 in a day, whatever happens.
+const NEXT_LINE: Duration = Duration::from_millis(3500);
 
 /// In bytes: a kind, and a namespace and name of 253 each; a path is shorter.
 const LONGEST_OBJECT: usize = 600;
@@ -54,6 +61,7 @@ pub struct Warnings {
     /// An origin that has ever raised one stays, so that its count goes back to 0.
     present: BTreeMap<&'static str, BTreeSet<Warning>>,
     on_new: Option<OnNewWarning>,
+    log: Log,
 }
 
 impl fmt::Debug for Warnings {
@@ -75,7 +83,7 @@ impl Warnings {
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
         let now: BTreeSet<Warning> = now.into_iter().collect();
         let before = self.present.entry(origin).or_default();
-        log_difference(origin, before, &now);
+        self.log.difference(origin, before, &now, Instant::now());
         if let Some(on_new) = &mut self.on_new {
             now.difference(before).for_each(on_new);
         }
@@ -100,7 +108,7 @@ impl Warnings {
             .take_while(|w| w.object == object)
             .cloned()
             .collect();
-        log_difference(origin, &before, &now);
+        self.log.difference(origin, &before, &now, Instant::now());
         if let Some(on_new) = &mut self.on_new {
             now.difference(&before).for_each(on_new);
         }
@@ -140,29 +148,74 @@ impl Warnings {
     }
 }
 
-fn log_difference(origin: &'static str, before: &BTreeSet<Warning>, now: &BTreeSet<Warning>) {
-    for warning in now.difference(before).take(NAMED_AT_ONCE) {
-        tracing::warn!(feature = origin, "{}: {}", warning.object, warning.text);
+/// What goes to the log of warnings that come and go.
+#[derive(Debug, Default)]
+struct Log {
+    /// Lines of the present burst that are used up, and since when that is so.
+    used: Option<(u32, Instant)>,
+    /// What came and went without a line.
+    untold: Untold,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Untold {
+    new: usize,
+    fixed: usize,
+}
+
+impl Log {
+    fn difference(
+        &mut self,
+        origin: &'static str,
+        before: &BTreeSet<Warning>,
+        now: &BTreeSet<Warning>,
+        moment: Instant,
+    ) {
+        for warning in now.difference(before) {
+            if self.may_tell(moment) {
+                tracing::warn!(feature = origin, "{}: {}", warning.object, warning.text);
+            } else {
+                self.untold.new += 1;
+            }
+        }
+        for warning in before.difference(now) {
+            if self.may_tell(moment) {
+                let (object, text) = (&warning.object, &warning.text);
+                tracing::info!(feature = origin, "fixed: {object}: {text}");
+            } else {
+                self.untold.fixed += 1;
+            }
+        }
     }
-    let more = now.difference(before).count().saturating_sub(NAMED_AT_ONCE);
-    if more > 0 {
-        tracing::warn!(
-            feature = origin,
-            more,
-            "more warnings; `podwire-agent status` lists all"
-        );
-    }
-    for warning in before.difference(now).take(NAMED_AT_ONCE) {
-        tracing::info!(
-            feature = origin,
-            "fixed: {}: {}",
-            warning.object,
-            warning.text
-        );
-    }
-    let more = before.difference(now).count().saturating_sub(NAMED_AT_ONCE);
-    if more > 0 {
-        tracing::info!(feature = origin, more, "more warnings are fixed");
+
+    /// Whether there may be one more line. The last one before there may not says so, and the first
+    /// one after tells what was left out.
+    fn may_tell(&mut self, moment: Instant) -> bool {
+        let (used, since) = self.used.unwrap_or((0, moment));
+        let passed = moment.saturating_duration_since(since);
+        let earned = u32::try_from(passed.as_millis() / NEXT_LINE.as_millis()).unwrap_or(u32::MAX);
+        let since = if earned >= used {
+            moment
+        } else {
+            since + NEXT_LINE * earned
+        };
+        let used = used.saturating_sub(earned);
+        if used >= NAMED_AT_ONCE {
+            self.used = Some((used, since));
+            if self.untold == Untold::default() {
+                tracing::warn!(
+                    "too many warnings come and go to name each; `podwire-agent status` lists all \
+                     that there are"
+                );
+            }
+            return false;
+        }
+        self.used = Some((used + 1, since));
+        let Untold { new, fixed } = std::mem::take(&mut self.untold);
+        if new + fixed > 0 {
+            tracing::warn!(new, fixed, "warnings were not named one by one");
+        }
+        true
     }
 }
 
@@ -179,6 +232,63 @@ mod tests {
         assert!(warning.object.len() < 700 && warning.text.len() < 2100);
         assert!(warning.text.capacity() < 4200, "the rest is given back");
         assert_eq!(Warning::new("Node a", "is wrong").text, "is wrong");
+    }
+
+    /// How many lines this number of changes makes, and what is left to tell.
+    fn lines(changes: u32, within: Duration) -> (u32, Untold) {
+        let start = Instant::now();
+        let mut log = Log::default();
+        let told = (0..changes).filter(|n| {
+            let told = log.may_tell(start + within * *n / changes);
+            log.untold.new += usize::from(!told);
+            told
+        });
+        (u32::try_from(told.count()).unwrap(), log.untold)
+    }
+
+    #[test]
+    fn what_comes_and_goes_all_the_time_is_summed_up_over_time_and_not_object_by_object() {
+        let (told, untold) = lines(80_000, Duration::from_secs(8));
+        assert_eq!(told, NAMED_AT_ONCE + 2, "two more in eight seconds");
+        assert!(untold.new > 1000, "{untold:?}");
+        let (told, _) = lines(80_000, Duration::from_secs(3500));
+        assert_eq!(told, NAMED_AT_ONCE + 999);
+        // An honest day: each is told.
+        let (told, untold) = lines(100, Duration::from_secs(400));
+        assert_eq!((told, untold), (100, Untold::default()));
+    }
+
+    #[test]
+    fn eighty_thousand_changes_of_one_object_make_some_lines_of_log() {
+        let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let writer = Written(text.clone());
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let mut warnings = Warnings::default();
+            for n in 0..40_000 {
+                let object = format!("Service default/{}", n % 7);
+                warnings.replace_for("services", &object, [format!("bad value {n}")]);
+                warnings.replace_for("services", &object, []);
+            }
+        });
+        let bytes = text.lock().unwrap().len();
+        assert!((1000..50_000).contains(&bytes), "{bytes} bytes of log");
+    }
+
+    #[derive(Clone)]
+    struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -39,7 +39,8 @@ state() {
     done
     echo "# nftables"; nft -s list ruleset 2>/dev/null
     echo "# settings"; sysctl -a 2>/dev/null | grep "^net\." | grep -vE "nf_conntrack_(count|events)|\.stable_secret|netfilter\.nf_log|tcp_fastopen_key|nf_flowtable" | sort
-    echo "# files"; find /etc/cni /opt/cni /run/podwire /var/lib/cni/networks -printf "%p %l\n" 2>/dev/null | sort'
+    # The empty directory /run/podwire stays until the node boots: it was mounted.
+    echo "# files"; find /etc/cni /opt/cni /run/podwire /var/lib/cni/networks ! -path /run/podwire -printf "%p %l\n" 2>/dev/null | sort'
 }
 for node in $(nodes); do
   # Modules bring settings of their own when they are first used.

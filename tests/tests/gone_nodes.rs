@@ -168,3 +168,44 @@ fn another_machine_with_the_pod_cidr_of_one_that_has_gone_is_reached_at_once() {
     cluster.apply(&[http("web", &[&web])]);
     assert_eq!(ask(client.place(), "10.200.1.80").unwrap().pod, web.name());
 }
+
+#[test]
+fn the_endpoints_of_a_gone_node_are_left_out_at_once_and_come_back_with_it() {
+    let cluster = Cluster::pair(Families::V4);
+    let (here, there) = (
+        cluster.web("worker", "here"),
+        cluster.web("worker2", "there"),
+    );
+    let client = cluster.client("worker", "client");
+    cluster.apply(&[
+        service(
+            "web",
+            json!({"clusterIP": "10.200.1.81", "ports": [{"port": 80}]}),
+        ),
+        http("web", &[&here, &there]),
+    ]);
+    assert_eq!(pods(&load(client.place(), "10.200.1.81:80", 100)).len(), 2);
+
+    // The machine is well: only the Node object goes, so that nothing but the rules can tell.
+    let node = cluster.node("worker");
+    let manifest = podwire_lab::manifests::node(cluster.node("worker2").machine());
+    cluster.lab.remove_manifest("node-worker2").unwrap();
+    until_refused(&node);
+    cluster.settle();
+    let summary = load(client.place(), "10.200.1.81:80", 100);
+    assert_eq!(summary.failed, 0, "{summary:?}");
+    assert_eq!(pods(&summary), ["here"]);
+
+    cluster
+        .lab
+        .write_manifest("node-worker2", &manifest)
+        .unwrap();
+    wait::until("the end of refusing", SOON, || !refuses(&node, "")).unwrap();
+    cluster.settle();
+    let summary = load(client.place(), "10.200.1.81:80", 100);
+    assert_eq!(
+        (summary.failed, pods(&summary).len()),
+        (0, 2),
+        "{summary:?}"
+    );
+}

@@ -434,6 +434,9 @@ pub enum Expr {
         bytes: bool,
         over: bool,
     },
+    /// End the rule if there are more connections than `limit` (or, `over`, if there are not). In an
+    /// element of a set, of those that led to the element.
+    CtCount { limit: u32, over: bool },
     /// Log the packet.
     Log {
         prefix: Option<Box<str>>,

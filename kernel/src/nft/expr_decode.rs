@@ -110,6 +110,10 @@ fn known_of(name: &str, data: &[u8]) -> Result<Expr, Cause> {
             bytes: u32_or_zero(data, nfta::LIMIT_TYPE)? != 0,
             over: u32_or_zero(data, nfta::LIMIT_FLAGS)? != 0,
         }),
+        "connlimit" => Ok(Expr::CtCount {
+            limit: u32_or_zero(data, nfta::CONNLIMIT_COUNT)?,
+            over: u32_or_zero(data, nfta::CONNLIMIT_FLAGS)? != 0,
+        }),
         "log" => log_of(data),
         "reject" => reject_of(data),
         "nat" => nat_of(data),

@@ -52,6 +52,7 @@ fn name(expr: &Expr) -> &str {
         Expr::Fib { .. } => "fib",
         Expr::Counter(_) => "counter",
         Expr::Limit { .. } => "limit",
+        Expr::CtCount { .. } => "connlimit",
         Expr::Log { .. } => "log",
         Expr::Reject(_) => "reject",
         Expr::Nat { .. } => "nat",
@@ -221,6 +222,10 @@ fn put_statement(out: &mut Vec<u8>, expr: &Expr) {
             put_u32(out, nfta::LIMIT_BURST, *burst);
             put_u32(out, nfta::LIMIT_TYPE, u32::from(*bytes));
             put_u32(out, nfta::LIMIT_FLAGS, u32::from(*over));
+        }
+        Expr::CtCount { limit, over } => {
+            put_u32(out, nfta::CONNLIMIT_COUNT, *limit);
+            put_u32(out, nfta::CONNLIMIT_FLAGS, u32::from(*over));
         }
         Expr::Log { prefix, target } => put_log(out, prefix.as_deref(), *target),
         Expr::Reject(reject) => {

@@ -452,6 +452,16 @@ impl Rule {
         self.dynset(DynsetOp::Add, set, key, &[], timeout)
     }
 
+    /// `add @SET { KEY ct count over LIMIT }`: go on only if more tracked connections than that
+    /// have come here with this key. An element without any is removed by the kernel.
+    pub fn add_with_more_connections_than(self, set: &str, key: impl Sources, limit: u32) -> Self {
+        let mut rule = self.add(set, key, None);
+        if let Some(Expr::Dynset { exprs, .. }) = rule.exprs.last_mut() {
+            exprs.push(Expr::CtCount { limit, over: true });
+        }
+        rule
+    }
+
     fn dynset(
         mut self,
         op: DynsetOp,

@@ -174,6 +174,9 @@ pub mod expr {
     pub const LIMIT_BURST: u16 = 3;
     pub const LIMIT_TYPE: u16 = 4;
     pub const LIMIT_FLAGS: u16 = 5;
+
+    pub const CONNLIMIT_COUNT: u16 = 1;
+    pub const CONNLIMIT_FLAGS: u16 = 2;
     pub const COUNTER_BYTES: u16 = 1;
     pub const COUNTER_PACKETS: u16 = 2;
     pub const LOG_GROUP: u16 = 1;

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::commands::agent::{Agent, AskError};
 use crate::report::{CniConfReport, DeniedReport, PoliciesReport, Report, ServicePortReport};
+use crate::text::{is_unprintable, printable, printable_json, printable_lines};
 use table::Table;
 
 /// The short form shows this many rows of each list.
@@ -76,12 +77,18 @@ pub fn render(report: &Report, output: Output) -> Result<String, StatusError> {
     match output {
         Output::Short => Ok(for_people(report, false)),
         Output::Wide => Ok(for_people(report, true)),
-        Output::Json => match serde_json::to_string_pretty(report) {
-            Ok(text) => Ok(text + "\n"),
-            Err(error) => Err(StatusError::Json(error)),
+        Output::Json => json(report),
+        Output::Yaml => match serde_saphyr::to_string(report).map_err(StatusError::Yaml)? {
+            // Marks that turn the direction of writing are written as they are; JSON is YAML too.
+            text if text.contains(|c| c != '\n' && is_unprintable(c)) => json(report),
+            text => Ok(text),
         },
-        Output::Yaml => serde_saphyr::to_string(report).map_err(StatusError::Yaml),
     }
+}
+
+fn json(report: &Report) -> Result<String, StatusError> {
+    let text = serde_json::to_string_pretty(report).map_err(StatusError::Json)?;
+    Ok(printable_json(&text).into_owned() + "\n")
 }
 
 fn for_people(report: &Report, wide: bool) -> String {
@@ -106,16 +113,13 @@ fn for_people(report: &Report, wide: bool) -> String {
         .filter(|feature| feature.error.is_some())
     {
         let error = failed.error.as_deref().unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "\n{} fails and will be tried again: {error}",
-            failed.name
-        );
+        let line = format!("{} fails and will be tried again: {error}", failed.name);
+        let _ = writeln!(text, "\n{}", printable(&line));
     }
     if !report.differences.is_empty() {
         text.push_str("\nDifferences between what is wanted and what is there\n");
         for difference in report.differences.iter().take(rows) {
-            let _ = writeln!(text, "  {difference}");
+            let _ = writeln!(text, "  {}", printable(difference));
         }
         let more = report.differences.len().saturating_sub(rows);
         if more > 0 {
@@ -127,31 +131,28 @@ fn for_people(report: &Report, wide: bool) -> String {
 
 /// What can be said in three lines.
 fn head(report: &Report) -> String {
-    let mut text = format!("Node {}: {}\n", report.node, summary(report));
-    match &report.uplink {
+    let mut lines = vec![format!("Node {}: {}", report.node, summary(report))];
+    lines.push(match &report.uplink {
         Some(uplink) => {
             let state = if uplink.up { "up" } else { "down" };
             let addresses: Vec<_> = uplink.addresses.iter().map(ToString::to_string).collect();
-            let _ = writeln!(
-                text,
+            format!(
                 "Uplink {}: {state}, MTU {}, {}",
                 uplink.name,
                 uplink.mtu,
                 addresses.join(", ")
-            );
+            )
         }
-        None => text.push_str("Uplink: not found yet\n"),
-    }
-    if let Some(conf) = &report.cni_conf {
-        let _ = writeln!(text, "{}", cni_conf(conf));
-    }
+        None => "Uplink: not found yet".into(),
+    });
+    lines.extend(report.cni_conf.as_ref().map(cni_conf));
     match &report.policies {
         Some(found) if found.in_cluster > 0 => {
-            let _ = writeln!(text, "Policies: {}", policies(found));
+            lines.push(format!("Policies: {}", policies(found)));
         }
         Some(_) | None => {}
     }
-    text
+    printable_lines(&lines)
 }
 
 /// How many policies there are, and what they did.

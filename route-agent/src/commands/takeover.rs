@@ -285,7 +285,7 @@ pub fn run(dry_run: bool, out: &mut impl fmt::Write) -> Result<bool, TakeOverErr
     let found = find()?;
     // Writing into a string or to a terminal that is gone is not an error.
     let mut say = |text: String| {
-        let _ = writeln!(out, "{text}");
+        let _ = writeln!(out, "{}", crate::text::printable(&text));
     };
     if found.is_empty() {
         say("no rules of a kube-proxy found".into());

@@ -15,6 +15,7 @@ use podwire_kernel::RouteSocket;
 use crate::commands::install::{BinDir, Install};
 use crate::config::Config;
 use crate::features;
+use crate::text::printable_lines;
 
 /// The flags of `podwire-agent uninstall`.
 #[derive(Debug, Clone, Args)]
@@ -85,10 +86,11 @@ pub fn account(removed: &[String]) -> String {
     if removed.is_empty() {
         return "nothing was left to remove\n".to_owned();
     }
-    removed
+    let lines: Vec<String> = removed
         .iter()
-        .map(|what| format!("removed {what}\n"))
-        .collect()
+        .map(|what| format!("removed {what}"))
+        .collect();
+    printable_lines(&lines)
 }
 
 fn remove_links() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
@@ -136,6 +138,8 @@ mod tests {
     fn what_was_removed_is_listed_line_by_line_and_nothing_is_said_as_well() {
         let removed = ["a".to_owned(), "b".to_owned()];
         assert_eq!(account(&removed), "removed a\nremoved b\n");
+        let forged = ["link a\nremoved b\u{1b}[2J".to_owned()];
+        assert_eq!(account(&forged), "removed link a\\nremoved b\\u{1b}[2J\n");
         assert_eq!(account(&[]), "nothing was left to remove\n");
     }
 }

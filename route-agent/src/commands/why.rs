@@ -4,6 +4,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::commands::agent::{Agent, AskError};
+use crate::text::printable_json;
 use crate::why::{Question, QuestionError, Trace};
 
 /// The flags of `podwire-agent why`.
@@ -67,7 +68,7 @@ impl Why {
         match self.output {
             Output::Text => Ok(trace.to_string()),
             Output::Json => match serde_json::to_string_pretty(&trace) {
-                Ok(text) => Ok(text + "\n"),
+                Ok(text) => Ok(printable_json(&text).into_owned() + "\n"),
                 Err(error) => Err(WhyError::Json(error)),
             },
         }

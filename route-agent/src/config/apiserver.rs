@@ -1,5 +1,6 @@
 //! Where the API server is: flags of `podwire-agent run`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -30,6 +31,20 @@ pub struct Options {
         value_parser = absolute_path()
     )]
     pub kubelet_kubeconfig: PathBuf,
+
+    /// The address that a kubeconfig names, read at the start. No flag.
+    #[arg(skip)]
+    pub read: Option<Uri>,
+}
+
+impl Options {
+    /// The addresses of the API server that are known without asking it; names are not resolved.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.servers.iter().chain(&self.read).filter_map(|server| {
+            let host = server.host()?;
+            host.trim_matches(['[', ']']).parse().ok()
+        })
+    }
 }
 
 /// Parses an address of an API server.
@@ -45,6 +60,21 @@ fn server(text: &str) -> Result<Uri, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_are_those_of_flags_and_of_what_was_read_and_names_are_passed_over() {
+        let uri = |text: &str| text.parse::<Uri>().unwrap();
+        let options = Options {
+            servers: ["https://[fd00::1]:6443", "https://name:6443"]
+                .map(uri)
+                .into(),
+            kubeconfig: None,
+            kubelet_kubeconfig: PathBuf::new(),
+            read: Some(uri("https://10.0.0.100:6443")),
+        };
+        let found: Vec<_> = options.addresses().map(|a| a.to_string()).collect();
+        assert_eq!(found, ["fd00::1", "10.0.0.100"]);
+    }
 
     #[test]
     fn addresses_need_a_scheme_and_a_host() {

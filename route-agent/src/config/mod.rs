@@ -124,6 +124,15 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_NETWORK_POLICY", default_value_t = true, action = ArgAction::Set)]
     pub network_policy: bool,
 
+    /// How many connections a pod may have open at a time; 0 for no limit.
+    #[arg(
+        long,
+        env = "PODWIRE_POD_CONNECTIONS",
+        value_name = "NUMBER",
+        default_value_t = 0
+    )]
+    pub pod_connections: u32,
+
     /// The Service proxy.
     #[command(flatten)]
     pub services: services::Config,
@@ -232,6 +241,7 @@ mod tests {
             "--node-name=",
             "--masquerade=maybe",
             "--network-policy=maybe",
+            "--pod-connections=-1",
             "--log-format=xml",
             "--log=inof",
             "--log=podwire_agent",

@@ -35,6 +35,13 @@ pub struct Config {
           value_name = "all|primary|CIDRS", value_parser = node_port_addresses)]
     pub node_port_addresses: NodePortAddresses,
 
+    /// The addresses that Services may have as external IPs: all, none, or CIDRs, comma-separated.
+    /// Addresses of nodes, pods, the API server and other Services, and link-local ones, are never
+    /// given.
+    #[arg(long = "external-ips", env = "PODWIRE_EXTERNAL_IPS", default_value = "all",
+          value_name = "all|none|CIDRS", value_parser = external_ips)]
+    pub external_ips: ExternalIps,
+
     /// Let node ports answer on 127.0.0.1 as well (IPv4 only).
     #[arg(long = "localhost-nodeports", env = "PODWIRE_LOCALHOST_NODEPORTS",
           default_value_t = true, action = ArgAction::Set)]
@@ -116,6 +123,18 @@ pub enum NodePortAddresses {
     Within(Vec<IpNetwork>),
 }
 
+/// The addresses that Services may have as external IPs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ExternalIps {
+    /// Every one that nothing else of the cluster has.
+    #[default]
+    All,
+    /// None.
+    None,
+    /// Those within these networks.
+    Within(Vec<IpNetwork>),
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -126,6 +145,7 @@ impl Default for Config {
             },
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::All,
+            external_ips: ExternalIps::All,
             localhost_node_ports: true,
             cluster_ip_echo: false,
             service_cidrs: Vec::new(),
@@ -162,12 +182,20 @@ fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
     match text.trim() {
         "all" | "" => Ok(NodePortAddresses::All),
         "primary" => Ok(NodePortAddresses::Primary),
-        cidrs => {
-            let networks: Result<Vec<IpNetwork>, _> =
-                cidrs.split(',').map(|text| cidr(text.trim())).collect();
-            networks.map(NodePortAddresses::Within)
-        }
+        cidrs => networks(cidrs).map(NodePortAddresses::Within),
     }
+}
+
+fn external_ips(text: &str) -> Result<ExternalIps, String> {
+    match text.trim() {
+        "all" | "" => Ok(ExternalIps::All),
+        "none" => Ok(ExternalIps::None),
+        cidrs => networks(cidrs).map(ExternalIps::Within),
+    }
+}
+
+fn networks(cidrs: &str) -> Result<Vec<IpNetwork>, String> {
+    cidrs.split(',').map(|text| cidr(text.trim())).collect()
 }
 
 #[cfg(test)]
@@ -199,6 +227,16 @@ mod tests {
             let flag = format!("--nodeport-addresses={bad}");
             assert!(try_test_config(&[&flag]).is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn external_ips_are_all_none_or_networks() {
+        let given = |text: &str| parse(&[&format!("--external-ips={text}")]).external_ips;
+        assert_eq!(given("all"), ExternalIps::All);
+        assert_eq!(given("none"), ExternalIps::None);
+        let one = vec!["192.0.2.0/24".parse().unwrap()];
+        assert_eq!(given("192.0.2.0/24"), ExternalIps::Within(one));
+        assert!(try_test_config(&["--external-ips=some"]).is_err());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! In: the podCIDRs and InternalIPs of all Nodes, and what the flags exempt. Out: the table `inet
 //! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
-//! else. A packet that enters through a pod's link with a source that is not the pod's is dropped.
+//! else. A packet that enters through a pod's link with a source that is not the pod's is dropped,
+//! and so is one that enters elsewhere with the source of a pod of this node, or from or to
+//! 127.0.0.0/8.
 //!
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
@@ -13,14 +15,14 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
-    priority,
+    Chain, ChainType, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag, priority,
 };
 
 use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::features::parts::kept_table::KeptTable;
+use crate::features::parts::loopback;
 use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE};
 use crate::report::Report;
 use crate::snapshot::Snapshot;
@@ -104,19 +106,22 @@ impl Feature for Masquerade {
 pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
     let mut table = Table::new(Family::Inet, TABLE)
         .with_comment("podwire: pod traffic that leaves the cluster takes the node's address");
-    if config.masquerade {
+    if config.masquerade || config.anti_spoof {
         let own = snapshot.nodes.get(&config.node_name);
         let pods: Networks = own
             .into_iter()
             .flat_map(|node| &node.pod_cidrs)
             .map(|cidr| (*cidr, "pods of this node".to_owned()))
             .collect();
+        for side in SIDES {
+            table = table.with_set(side.pods, side.set(side.source, &pods));
+        }
+    }
+    if config.masquerade {
         let cluster = inside(snapshot, config);
         let mut entry = Chain::base(ChainType::Nat, Hook::Postrouting, priority::SRCNAT);
         for side in SIDES {
-            table = table
-                .with_set(side.pods, side.set(side.source, &pods))
-                .with_set(side.cluster, side.set(side.destination, &cluster));
+            table = table.with_set(side.cluster, side.set(side.destination, &cluster));
             entry = entry.with_rule(
                 Rule::new()
                     .nfproto(side.family)
@@ -130,7 +135,10 @@ pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
         }
     }
     if config.anti_spoof {
-        table = table.with_chain("pod-sources", pod_sources());
+        table = table
+            .with_chain("pod-sources", pod_sources())
+            .with_chain("foreign-sources", foreign_sources())
+            .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet));
     }
     table
 }
@@ -224,8 +232,9 @@ impl Side {
 
 /// The guard: what comes out of a pod must have a source that is routed back into that pod.
 ///
-/// IPv6 sources that are bound to the link (fe80::/10) or not there yet (`::`) belong to
-/// neighbour discovery and cannot leave the link.
+/// That holds for link-local sources as well, of which the plugin routes the pod's own one: each
+/// other would become a neighbour entry of the node. What has no source yet (`::`) belongs to
+/// neighbour discovery and becomes none.
 fn pod_sources() -> Chain {
     let missing = |rule: Rule| {
         rule.no_way_back()
@@ -235,14 +244,35 @@ fn pod_sources() -> Chain {
     };
     let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
-    let link_local = cidr::LINK_LOCAL_V6.into();
-    let v6 = from_pod(Family::Ip6)
-        .is_not(Field::Ip6Saddr, &unspecified)
-        .within(Field::Ip6Saddr, Comparison::Neq, link_local);
+    let v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
     Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
         .with_comment("pods cannot send from an address that is not theirs")
         .with_rule(missing(from_pod(Family::Ip)))
         .with_rule(missing(v6))
+}
+
+/// The guard against the others: what does not come out of a pod's link cannot come from a pod of
+/// this node. A pod of another plugin may have a link that is not ours, so it is the route back that
+/// decides here too.
+fn foreign_sources() -> Chain {
+    let chain = Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
+        .with_comment("others cannot send from addresses of this node's pods and of localhost");
+    let chain = loopback::guard(Family::Inet)
+        .into_iter()
+        .fold(chain, Chain::with_rule);
+    SIDES.into_iter().fold(chain, |chain, side| {
+        chain.with_rule(
+            Rule::new()
+                .nfproto(side.family)
+                .in_set(&[side.source], side.pods)
+                .iifgroup_is_not(POD_LINKS)
+                .iifname_is_not("lo")
+                .no_way_back()
+                .counter()
+                .drop()
+                .comment("the source is a pod of this node, and it does not come from there"),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -337,7 +367,11 @@ mod tests {
         );
         assert!(off.chains.is_empty() && off.sets.is_empty());
         let guard = desired(&snapshot(), &config(&["--masquerade=false"]));
-        assert_eq!(guard.chains.keys().collect::<Vec<_>>(), ["pod-sources"]);
+        assert_eq!(
+            guard.chains.keys().collect::<Vec<_>>(),
+            ["pod-sources", "foreign-sources", "localhost-stays-here"]
+        );
+        assert_eq!(keys(&guard, "pods-v4"), ["10.10.1.0-10.10.1.255"]);
     }
 
     #[test]

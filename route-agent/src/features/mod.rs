@@ -1,6 +1,7 @@
 //! What the agent keeps right, one file or folder each. Features never call each other.
 
 pub mod cniconf;
+pub mod connections;
 pub mod forwarding;
 pub mod hostports;
 pub mod leases;
@@ -28,6 +29,7 @@ pub fn all(
         Box::new(masquerade::Masquerade::open()?),
         // Before Services: what leads to a new endpoint is judged from its first packet on.
         Box::new(policies::Policies::open()?),
+        Box::new(connections::Connections::open()?),
         Box::new(services::Services::open(health_ports)?),
         Box::new(hostports::HostPorts::open()?),
         Box::new(leases::Leases::open()?),

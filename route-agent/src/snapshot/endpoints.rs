@@ -79,6 +79,11 @@ impl Endpoints {
         }
     }
 
+    /// True if one of them is on the Node of this name.
+    pub fn are_on(&self, node: &str) -> bool {
+        self.nodes.iter().any(|name| **name == *node)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.iter().count()

@@ -204,6 +204,9 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
     /// NetworkPolicies by name.
     pub policies: BTreeMap<ObjectName, NetworkPolicy>,
+    /// Nodes that have gone and still have endpoints, sorted: their pods are endpoints until the
+    /// controllers have deleted them, a minute and more.
+    gone_nodes: Vec<Arc<str>>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
     by_service: BTreeSet<(ObjectName, ObjectName)>,
 }
@@ -221,7 +224,14 @@ impl Snapshot {
         match object {
             Object::Node(node) => {
                 let name = node.name.clone();
-                note(set(&mut self.nodes, name, node), &mut dirty.nodes)
+                let changed = set(&mut self.nodes, name.clone(), node);
+                if changed.is_some()
+                    && let Ok(place) = self.gone_nodes.binary_search(&name)
+                {
+                    self.gone_nodes.remove(place);
+                    self.touch_endpoints_on(&name, dirty);
+                }
+                note(changed, &mut dirty.nodes)
             }
             Object::Service(service) => {
                 let name = service.name.clone();
@@ -248,7 +258,13 @@ impl Snapshot {
 
     fn remove(&mut self, key: Key, dirty: &mut Dirty) -> bool {
         match key {
-            Key::Node(name) => note(gone(&mut self.nodes, name), &mut dirty.nodes),
+            Key::Node(name) => {
+                let changed = gone(&mut self.nodes, name.clone());
+                if changed.is_some() {
+                    self.note_gone_node(&name, dirty);
+                }
+                note(changed, &mut dirty.nodes)
+            }
             Key::Service(name) => note(gone(&mut self.services, name), &mut dirty.services),
             Key::EndpointSlice(name) => match self.slices.remove(&name) {
                 Some(old) => {
@@ -315,6 +331,33 @@ impl Snapshot {
     /// True if there is no object at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Names of Nodes that have gone and may still have endpoints, sorted. A Node that never had an
+    /// object is not among them.
+    pub fn gone_nodes(&self) -> &[Arc<str>] {
+        &self.gone_nodes
+    }
+
+    fn note_gone_node(&mut self, name: &Arc<str>, dirty: &mut Dirty) {
+        let slices = &self.slices;
+        let has_endpoints =
+            |node: &Arc<str>| slices.values().any(|slice| slice.endpoints.are_on(node));
+        // Nodes come and go for months: only those that still matter are remembered.
+        self.gone_nodes.retain(has_endpoints);
+        if has_endpoints(name) {
+            let place = self.gone_nodes.partition_point(|other| other < name);
+            self.gone_nodes.insert(place, name.clone());
+            self.touch_endpoints_on(name, dirty);
+        }
+    }
+
+    fn touch_endpoints_on(&self, node: &str, dirty: &mut Dirty) {
+        let slices = self.slices.values();
+        let touched = slices.filter(|slice| slice.endpoints.are_on(node));
+        dirty
+            .endpoints
+            .extend(touched.map(|slice| slice.service.clone()));
     }
 
     fn set_slice(&mut self, slice: EndpointSlice, dirty: &mut Dirty) -> bool {

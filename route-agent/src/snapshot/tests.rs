@@ -107,3 +107,53 @@ fn the_slices_of_a_service_are_found_whatever_their_names() {
     );
     assert_eq!(snapshot.slices_of(&web).count(), 1);
 }
+
+fn slice_on(slice_name: &str, service: &str, node: &str) -> EndpointSlice {
+    let endpoint = Endpoint {
+        address: "10.10.2.4".parse().unwrap(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(Arc::from(node)),
+        hints: None,
+    };
+    EndpointSlice {
+        endpoints: [endpoint].into_iter().collect(),
+        ..slice(slice_name, service)
+    }
+}
+
+#[test]
+fn a_node_that_goes_and_comes_back_touches_the_services_that_have_endpoints_on_it() {
+    let mut snapshot = Snapshot::default();
+    let set = |object| Change::Set(object);
+    for name in ["a", "b", "empty"] {
+        apply(&mut snapshot, set(Object::Node(node(name, "10.0.0.1"))));
+    }
+    for slice in [
+        slice_on("web-1", "web", "a"),
+        slice_on("web-2", "web", "b"),
+        slice_on("db-1", "db", "b"),
+    ] {
+        apply(&mut snapshot, set(Object::EndpointSlice(slice)));
+    }
+    let gone = |name: &str| Change::Gone(Key::Node(Arc::from(name)));
+    let services =
+        |dirty: Dirty| -> Vec<String> { dirty.endpoints.iter().map(ToString::to_string).collect() };
+    assert!(services(apply(&mut snapshot, gone("empty"))).is_empty());
+    assert!(snapshot.gone_nodes().is_empty());
+    let touched = services(apply(&mut snapshot, gone("b")));
+    assert_eq!(touched, ["default/db", "default/web"]);
+    assert_eq!(services(apply(&mut snapshot, gone("a"))), ["default/web"]);
+    assert_eq!(snapshot.gone_nodes(), [Arc::from("a"), Arc::from("b")]);
+    let back = apply(&mut snapshot, set(Object::Node(node("a", "10.0.0.1"))));
+    assert_eq!(services(back), ["default/web"]);
+    assert_eq!(snapshot.gone_nodes(), [Arc::from("b")]);
+    // What no endpoint is on any longer is forgotten when the next Node goes.
+    for name in ["web-2", "db-1"] {
+        let key = Key::EndpointSlice(self::name("default", name));
+        apply(&mut snapshot, Change::Gone(key));
+    }
+    apply(&mut snapshot, gone("a"));
+    assert_eq!(snapshot.gone_nodes(), [Arc::from("a")]);
+}

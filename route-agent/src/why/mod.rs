@@ -21,6 +21,8 @@ use std::net::{IpAddr, SocketAddr};
 use podwire_kernel::IpFamily;
 use serde::{Deserialize, Serialize};
 
+use crate::text::printable;
+
 pub use check::{Entry, Kernel, Way, check};
 pub use facts::Facts;
 pub use live::Live;
@@ -186,23 +188,23 @@ impl Hop {
 }
 
 impl fmt::Display for Trace {
-    /// For people.
+    /// For people. Names in it may be of anyone's choice: what is not printable is escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
+        let head = format!(
             "From {} to {}, seen from node {}",
             self.source, self.destination, self.node
-        )?;
+        );
+        writeln!(f, "{}", printable(&head))?;
         for (number, hop) in (1..).zip(&self.hops) {
-            writeln!(f, "\n{number}. {}", hop.what)?;
+            writeln!(f, "\n{number}. {}", printable(&hop.what))?;
             for why in &hop.why {
-                writeln!(f, "   {why}")?;
+                writeln!(f, "   {}", printable(why))?;
             }
             for line in &hop.kernel {
-                writeln!(f, "   kernel: {line}")?;
+                writeln!(f, "   kernel: {}", printable(line))?;
             }
             if let Some(command) = &hop.see {
-                writeln!(f, "   see: {command}")?;
+                writeln!(f, "   see: {}", printable(command))?;
             }
         }
         let mark = match self.end {
@@ -210,11 +212,11 @@ impl fmt::Display for Trace {
             End::Refused | End::Dropped => "=x",
             End::Elsewhere => "=?",
         };
-        writeln!(f, "\n{mark} {}", self.conclusion)?;
+        writeln!(f, "\n{mark} {}", printable(&self.conclusion))?;
         if !self.differences.is_empty() {
             writeln!(f, "\nThe kernel differs from what is wanted:")?;
             for difference in &self.differences {
-                writeln!(f, "   {difference}")?;
+                writeln!(f, "   {}", printable(difference))?;
             }
         }
         Ok(())

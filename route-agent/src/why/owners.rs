@@ -12,22 +12,25 @@ use podwire_kernel::IpFamily;
 
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::Here;
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::plan::{self, Plan};
-use crate::snapshot::{Service, Snapshot};
+use crate::snapshot::Service;
 use crate::why::facts::Facts;
 
 /// The Service that has what a claim is about.
-pub(super) fn owner(snapshot: &Snapshot, family: IpFamily, claim: Claim) -> Option<&Service> {
-    let claims = claimants(snapshot, family, &BTreeSet::from([claim]));
-    snapshot.services.get(claims.owner(&claim)?)
+pub(super) fn owner<'a>(facts: &Facts<'a>, family: IpFamily, claim: Claim) -> Option<&'a Service> {
+    let claims = claimants(facts, family, BTreeSet::from([claim]));
+    facts.snapshot.services.get(claims.owner(&claim)?)
 }
 
 /// What the kernel must do for a Service: what it claims without another Service having it.
 pub(super) fn plan(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Option<Plan> {
-    let here = Here::of(&facts.config.node_name, facts.own_node());
+    let here = Here::of(&facts.config.node_name, facts.snapshot);
     let name = &service.name;
-    let claims = claimants(facts.snapshot, family, &frontends::claims(service, family));
+    let externals = Externals::of(facts.snapshot, facts.config);
+    let refuses = |address| externals.refuses(address).is_some();
+    let claims = claimants(facts, family, frontends::claims(service, family, refuses));
     let slices: Vec<_> = facts.snapshot.slices_of(name).collect();
     let balancing = facts.config.services.balancing.balancing;
     plan::desired(
@@ -42,12 +45,17 @@ pub(super) fn plan(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Op
 
 /// The claims of all Services that claim some of what is wanted. Who has what of the rest is not
 /// to be read from them.
-fn claimants(snapshot: &Snapshot, family: IpFamily, wanted: &BTreeSet<Claim>) -> Claims {
-    let sought = Sought::of(wanted);
+fn claimants(facts: &Facts<'_>, family: IpFamily, mut wanted: BTreeSet<Claim>) -> Claims {
+    let sought = Sought::of(&wanted);
+    // Who has an address as ClusterIP has every port of it.
+    wanted.extend(sought.addresses.iter().copied().map(Claim::ClusterIp));
+    let externals = Externals::of(facts.snapshot, facts.config);
+    let refuses = |address| externals.refuses(address).is_some();
     let mut claims = Claims::default();
-    for service in snapshot.services.values().filter(|one| sought.is_in(one)) {
-        let all = frontends::claims(service, family);
-        if !all.is_disjoint(wanted) {
+    let services = facts.snapshot.services.values();
+    for service in services.filter(|one| sought.is_in(one)) {
+        let all = frontends::claims(service, family, refuses);
+        if !all.is_disjoint(&wanted) {
             let claimed = Claimed {
                 all: all.into_iter().collect(),
                 created: service.created,

@@ -57,7 +57,7 @@ pub(super) enum SourceAddress {
 /// The Service that has this address as a ClusterIP, whatever the port.
 pub(super) fn with_cluster_ip<'a>(facts: &Facts<'a>, address: IpAddr) -> Option<&'a Service> {
     let claim = Claim::ClusterIp(address);
-    owners::owner(facts.snapshot, IpFamily::of(address), claim)
+    owners::owner(facts, IpFamily::of(address), claim)
 }
 
 /// The Service port that the kernel sends a packet to. An address and port of a Service go before
@@ -80,7 +80,7 @@ pub(super) fn find<'a>(
 
 /// The Service port that was granted a claim.
 fn granted<'a>(facts: &Facts<'a>, family: IpFamily, claim: Claim) -> Option<Match<'a>> {
-    let service = owners::owner(facts.snapshot, family, claim)?;
+    let service = owners::owner(facts, family, claim)?;
     let plan = owners::plan(facts, service, family)?;
     plan.ports.iter().find_map(|port| {
         let asked = |front: &&Frontend| Claim::at(front, port.protocol, port.port) == claim;

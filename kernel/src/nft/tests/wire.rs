@@ -168,6 +168,7 @@ fn condition() -> impl Strategy<Value = Expr> {
                 bytes,
                 over
             }),
+        (any::<u32>(), any::<bool>()).prop_map(|(limit, over)| Expr::CtCount { limit, over }),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::text::printable;
+
 /// Rows under headings, each column as wide as its widest cell.
 pub(super) struct Table {
     headings: Vec<String>,
@@ -19,8 +21,10 @@ impl Table {
         }
     }
 
+    /// Adds a row. Names in it may be of anyone's choice: what is not printable is escaped.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        let shown = |cell: String| printable(&cell).into_owned();
+        self.rows.push(cells.into_iter().map(shown).collect());
     }
 
     pub fn is_empty(&self) -> bool {

@@ -1,3 +1,5 @@
+use serde_json::Value;
+
 use super::*;
 use crate::report::{
     EndpointReport, FeatureReport, IsolatedReport, PodReport, RouteReport, ServiceReport,
@@ -279,4 +281,52 @@ fn policies_are_shown_if_there_are_any_with_the_pods_that_they_isolate() {
         text.contains("1 egress, 3 of pods that were not known yet\n"),
         "{text}"
     );
+}
+
+/// Every text of a JSON value, whatever holds it.
+fn texts(value: &mut Value, change: &mut impl FnMut(&mut String)) {
+    match value {
+        Value::String(text) => change(text),
+        Value::Array(values) => values.iter_mut().for_each(|value| texts(value, change)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| texts(value, change)),
+        _ => {}
+    }
+}
+
+#[test]
+fn names_of_anyones_choice_forge_no_line_and_reach_no_terminal_in_any_format() {
+    let mut report = report();
+    report.warnings = vec![WarningReport::default()];
+    report.differences = vec![String::new()];
+    report.features[0].error = Some(String::new());
+    let conf = report.cni_conf.as_mut().unwrap();
+    conf.before = vec![String::new()];
+    conf.after = vec![String::new()];
+    conf.waits = Some(String::new());
+    let mut value = serde_json::to_value(&report).unwrap();
+    // Addresses stay what they are, or there is no report.
+    texts(&mut value, &mut |text| {
+        if !text.starts_with(|c: char| c.is_ascii_digit()) || text.contains("abc") {
+            text.push_str("\u{1b}]0;x\u{7}\u{9b}2J\u{7f}\u{202e}\u{2028}\nforged");
+        }
+    });
+    let hostile: Report = serde_json::from_value(value).unwrap();
+    for output in [Output::Short, Output::Wide, Output::Json, Output::Yaml] {
+        let text = render(&hostile, output).unwrap();
+        assert!(
+            !text.contains(|c: char| c != '\n' && crate::text::is_unprintable(c)),
+            "{output:?}: {text:?}"
+        );
+        assert!(text.contains("forged"));
+        assert!(
+            !text
+                .lines()
+                .any(|line| line.trim_start().starts_with("forged")),
+            "{text}"
+        );
+    }
+    let json: Report = serde_json::from_str(&render(&hostile, Output::Json).unwrap()).unwrap();
+    assert_eq!(json, hostile);
+    let yaml: Report = serde_saphyr::from_str(&render(&hostile, Output::Yaml).unwrap()).unwrap();
+    assert_eq!(yaml, hostile);
 }

@@ -1,4 +1,5 @@
 //! What several features are made of. A part keeps nothing right by itself.
 
 pub mod kept_table;
+pub mod loopback;
 pub mod signs_of_life;

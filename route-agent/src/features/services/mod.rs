@@ -38,6 +38,7 @@ use crate::config::services::Config as ServicesConfig;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::services::conntrack::{Sweeper, Work};
 use crate::features::services::desired::endpoints::Here;
+use crate::features::services::desired::externals::{Externals, api_service};
 use crate::features::services::health_checks::HealthPorts;
 use crate::features::services::publish::Publisher;
 use crate::features::services::table::state::{Done, View};
@@ -59,6 +60,10 @@ pub struct Services {
     networks: bool,
     /// Where this node was at the last sync: if that changes, every Service is looked at again.
     seen_here: SeenHere,
+    /// Who may have which external IP, as of the last sync.
+    externals: Externals,
+    /// True if that may have changed.
+    externals_stale: bool,
     /// What could not be set at the start.
     settings: Option<Vec<String>>,
     /// Whether 127.0.0.0/8 is routed, as far as this agent decided.
@@ -78,6 +83,8 @@ impl Services {
             dirty: BTreeSet::new(),
             networks: true,
             seen_here: SeenHere::default(),
+            externals: Externals::default(),
+            externals_stale: true,
             settings: None,
             localhost_open: None,
             localhost_trouble: None,
@@ -100,7 +107,13 @@ impl Services {
         let table = &mut self.tables[index];
         let label = table.family();
         let (start, now) = (Instant::now(), Moment::now());
-        let outcome = table.sync(&mut self.socket, view(world), dirty, networks, start);
+        let outcome = table.sync(
+            &mut self.socket,
+            view(world, &self.externals),
+            dirty,
+            networks,
+            start,
+        );
         match outcome {
             Ok(done) => {
                 world
@@ -163,6 +176,20 @@ impl Services {
             let trouble = sysctls::withdraw(run_dir).err();
             trouble.map(|error| format!("{}: 127.0.0.0/8 stays open", crate::error::chain(&error)))
         };
+    }
+
+    /// If other external IPs may be had than before, Services with some are looked at again.
+    fn look_at_externals(&mut self, world: &World<'_>, dirty: &mut BTreeSet<ObjectName>) {
+        if !std::mem::take(&mut self.externals_stale) {
+            return;
+        }
+        let now = Externals::of(world.snapshot, world.config);
+        if now != self.externals {
+            self.externals = now;
+            let services = world.snapshot.services.iter();
+            let with_some = services.filter(|(_, service)| !service.external_ips.is_empty());
+            dirty.extend(with_some.map(|(name, _)| name.clone()));
+        }
     }
 
     /// Which of our tables are in the kernel.
@@ -239,6 +266,8 @@ impl Feature for Services {
                 let before = self.dirty.len();
                 self.dirty
                     .extend(dirty.services.iter().chain(&dirty.endpoints).cloned());
+                self.externals_stale |=
+                    !dirty.nodes.is_empty() || dirty.endpoints.contains(&api_service());
                 let networks = dirty.service_cidrs || !dirty.nodes.is_empty();
                 self.networks |= networks;
                 if self.dirty.len() > before {
@@ -280,7 +309,8 @@ impl Feature for Services {
         let before = self.socket.writes();
         let mut dirty = std::mem::take(&mut self.dirty);
         let networks = std::mem::take(&mut self.networks);
-        let here = SeenHere::from(view(world).here);
+        self.look_at_externals(world, &mut dirty);
+        let here = SeenHere::from(view(world, &self.externals).here);
         if here != self.seen_here {
             self.seen_here = here;
             dirty.extend(world.snapshot.services.keys().cloned());
@@ -305,7 +335,9 @@ impl Feature for Services {
             self.settings = Some(sysctls::apply(config, &world.config.run_dir));
         }
         self.guard_localhost(config, &world.config.run_dir);
-        self.publisher.update(&looked_at, &self.tables, world, warn);
+        let externals = &self.externals;
+        self.publisher
+            .update(&looked_at, &self.tables, externals, world, warn);
         let troubles = self
             .settings
             .iter()
@@ -345,7 +377,10 @@ impl Feature for Services {
             report.differences.extend(self.left_over());
         }
         for index in 0..self.tables.len() {
-            let differences = self.tables[index].differences(&mut self.socket, view(world));
+            let differences = {
+                let view = view(world, &self.externals);
+                self.tables[index].differences(&mut self.socket, view)
+            };
             report.differences.extend(differences);
             report::report(&self.tables[index], &mut self.socket, report);
         }
@@ -378,12 +413,13 @@ impl From<Here<'_>> for SeenHere {
 }
 
 /// The world as the tables see it.
-fn view<'a>(world: &World<'a>) -> View<'a> {
+fn view<'a>(world: &World<'a>, externals: &'a Externals) -> View<'a> {
     let own = world.own_node();
     View {
         snapshot: world.snapshot,
         own,
-        here: Here::of(world.own_name(), own),
+        here: Here::of(world.own_name(), world.snapshot),
         config: &world.config.services,
+        externals,
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::Moment;
 use crate::config::services::{Config, NodePortAddresses};
 use crate::feature::{Warn, World};
 use crate::features::services::desired::endpoints::{self, Here};
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Frontend};
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
@@ -71,11 +72,12 @@ impl Publisher {
         &mut self,
         names: &BTreeSet<ObjectName>,
         tables: &[FamilyTable],
+        externals: &Externals,
         world: &World<'_>,
         warn: &mut Warn<'_>,
     ) {
         for name in names {
-            self.warn(name, tables, world, warn);
+            self.warn(name, tables, externals, world, warn);
             self.check_health(name, world);
             for table in tables {
                 self.count_local(name, table);
@@ -108,6 +110,7 @@ impl Publisher {
         &mut self,
         name: &ObjectName,
         tables: &[FamilyTable],
+        externals: &Externals,
         world: &World<'_>,
         warn: &mut Warn<'_>,
     ) {
@@ -115,6 +118,7 @@ impl Publisher {
         if let Some(service) = world.snapshot.services.get(name) {
             texts.extend(frontends::warnings(service));
             if frontends::is_proxied(service) {
+                texts.extend(externals.warnings(service));
                 texts.extend(world.snapshot.slices_of(name).flat_map(endpoints::warnings));
             }
             for table in tables {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::source::kubernetes::server::Timing;
+use crate::source::kubernetes::server::{Limits, Timing};
 
 /// What the server does with one request.
 pub enum Reply {
@@ -15,6 +15,8 @@ pub enum Reply {
     Full(u16, String),
     /// An endless answer: these lines, and then the end.
     Lines(Vec<String>, End),
+    /// These bytes again and again, with this pause.
+    Endless(Vec<u8>, Duration),
     /// Nothing is said and the connection stays open.
     Hang,
     /// The connection is closed at once.
@@ -26,6 +28,8 @@ pub enum End {
     Cut,
     Silence,
 }
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// One request as the server saw it.
 #[derive(Clone, Debug)]
@@ -78,6 +82,8 @@ impl Fake {
 }
 
 async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
+    // What is written in pieces must not wait for the client's acknowledgement.
+    stream.set_nodelay(true).unwrap();
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -128,9 +134,17 @@ async fn answer(stream: &mut TcpStream, reply: Reply) -> bool {
             );
             stream.write_all(text.as_bytes()).await.is_ok()
         }
+        Reply::Endless(bytes, pause) => {
+            stream.write_all(CHUNKED.as_bytes()).await.unwrap();
+            let head = format!("{:x}\r\n", bytes.len());
+            let chunk = [head.as_bytes(), &bytes, b"\r\n"].concat();
+            while stream.write_all(&chunk).await.is_ok() {
+                tokio::time::sleep(pause).await;
+            }
+            false
+        }
         Reply::Lines(lines, end) => {
-            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(CHUNKED.as_bytes()).await.unwrap();
             for line in lines {
                 let chunk = format!("{:x}\r\n{line}\n\r\n", line.len() + 1);
                 stream.write_all(chunk.as_bytes()).await.unwrap();
@@ -141,6 +155,17 @@ async fn answer(stream: &mut TcpStream, reply: Reply) -> bool {
                 End::Silence => std::future::pending().await,
             }
         }
+    }
+}
+
+/// Small limits for tests.
+pub fn small() -> Limits {
+    Limits {
+        page_bytes: 10_000,
+        page_time: Duration::from_millis(900),
+        list_bytes: 15_000,
+        list_time: Duration::from_millis(1500),
+        object_bytes: 4000,
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::mpsc as async_mpsc;
 use tracing::info;
 
 use crate::config::apiserver::Options;
-pub use server::{Error, Timing};
+pub use server::{Error, Timing, named_server};
 
 use crate::input::Input;
 use crate::snapshot::Object;

@@ -85,10 +85,41 @@ impl Default for Timing {
     }
 }
 
+/// How much an API server may send, and how long it may take over it. An honest one stays far
+/// below: an object is at most some megabytes (etcd's `--max-request-bytes`), and a request that is
+/// not a watch takes at most a minute (its own `--request-timeout`).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Of one page of a list; larger ones are asked for again with fewer objects.
+    pub page_bytes: usize,
+    /// Until a page is there.
+    pub page_time: Duration,
+    /// Of a whole list.
+    pub list_bytes: usize,
+    /// Until a whole list is there.
+    pub list_time: Duration,
+    /// Of one object, in a list or in an event of a watch. While it is decoded it may take about ten
+    /// times as much memory, one object at a time.
+    pub object_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            page_bytes: 32 << 20,
+            page_time: Duration::from_secs(60),
+            list_bytes: 1 << 30,
+            list_time: Duration::from_secs(300),
+            object_bytes: 8 << 20,
+        }
+    }
+}
+
 /// The API server, with a client that is replaced when it no longer serves.
 pub struct ApiServer {
     options: Options,
     timing: Timing,
+    limits: Limits,
     problems: Arc<Problems>,
     state: Mutex<State>,
 }
@@ -123,9 +154,21 @@ impl ApiServer {
         Ok(Self {
             options,
             timing,
+            limits: Limits::default(),
             problems,
             state,
         })
+    }
+
+    /// With other limits.
+    #[cfg(test)]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The time-outs in force.
@@ -196,7 +239,7 @@ async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Cli
     let mut servers = options.servers.clone();
     if servers.is_empty() {
         if options.kubeconfig.is_none() {
-            servers.extend(kubelet_server(&options.kubelet_kubeconfig));
+            servers.extend(server_in(&options.kubelet_kubeconfig));
         }
         if !servers.contains(&config.cluster_url) {
             servers.push(config.cluster_url);
@@ -225,13 +268,19 @@ async fn credentials(options: &Options) -> Result<Config, Error> {
         .map_err(failed)
 }
 
-/// The server in the node's kubelet kubeconfig, if there is one that can be read.
-fn kubelet_server(path: &Path) -> Option<Uri> {
+/// The address that a kubeconfig names: the one of the flags, else the node's kubelet's.
+pub fn named_server(options: &Options) -> Option<Uri> {
+    let path = options.kubeconfig.as_ref();
+    server_in(path.unwrap_or(&options.kubelet_kubeconfig))
+}
+
+/// The server in a kubeconfig, if there is one that can be read.
+fn server_in(path: &Path) -> Option<Uri> {
     let kubeconfig = match Kubeconfig::read_from(path) {
         Ok(kubeconfig) => kubeconfig,
         Err(error) => {
             let error: &dyn std::error::Error = &error;
-            debug!(path = %path.display(), error, "no server from the kubelet's kubeconfig");
+            debug!(path = %path.display(), error, "no server from this kubeconfig");
             return None;
         }
     };
@@ -281,15 +330,15 @@ mod tests {
             b"apiVersion: v1\nkind: Config\nclusters:\n- name: k\n  cluster:\n    server: https://kind-control-plane:6443\n",
         )
         .unwrap();
-        let found = kubelet_server(file.path()).unwrap();
+        let found = server_in(file.path()).unwrap();
         assert_eq!(found, "https://kind-control-plane:6443/");
     }
 
     #[test]
     fn a_missing_or_broken_kubelet_kubeconfig_is_no_server() {
-        assert_eq!(kubelet_server(Path::new("/does/not/exist")), None);
+        assert_eq!(server_in(Path::new("/does/not/exist")), None);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"clusters: 7").unwrap();
-        assert_eq!(kubelet_server(file.path()), None);
+        assert_eq!(server_in(file.path()), None);
     }
 }

@@ -3,11 +3,15 @@
 //! What goes in is a [`Resource`]; what comes out are [`Change`]s and, once, word that the first
 //! list is complete. A watch is resumed where it ended; only when the API server no longer knows
 //! that place (410 Gone) is everything listed again, and the difference reported.
+//!
+//! A server that is broken, or not the one that it should be, costs little: what it sends is limited
+//! in size and in time ([`crate::source::kubernetes::server::Limits`]), and only a watch that lasts ends the growing of the pauses.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::http::{self, StatusCode};
@@ -15,7 +19,7 @@ use kube::client::Body;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 use serde_json::value::RawValue;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use crate::backoff::{Backoff, Jitter, random_fraction};
@@ -28,8 +32,27 @@ use crate::source::objects::{Names, Unnamed};
 /// Objects per page of a list: keeps what is in memory at a time small, on both sides.
 const PAGE: u32 = 500;
 
+/// More pages than this are no list: ten million objects.
+const MOST_PAGES: usize = 20_000;
+
+/// After this many tries without a watch that lasts, that is said.
+const NOT_BY_CHANCE: u32 = 5;
+
+/// In bytes; an honest `continue` token or resourceVersion is far shorter. They are kept, and go
+/// into the address of a request.
+const LONGEST_TOKEN: usize = 8 * 1024;
+
 /// A longer error text from a server is cut.
 const LONGEST_ERROR: usize = 64 * 1024;
+
+/// What is to go into a request, unless it is longer than anything honest.
+fn token(text: String) -> Result<String, Failure> {
+    if text.len() <= LONGEST_TOKEN {
+        return Ok(text);
+    }
+    let why = format!("a `continue` token or resourceVersion is longer than {LONGEST_TOKEN} bytes");
+    Err(Failure::Excess(why))
+}
 
 /// A kind of object, and how to read it.
 #[derive(Clone)]
@@ -79,6 +102,8 @@ enum Failure {
     Missing,
     /// The server is overloaded and says how long to wait.
     Busy(Duration),
+    /// It sends more than anything honest can be, or takes longer.
+    Excess(String),
     /// Anything else.
     Failed(String),
 }
@@ -90,7 +115,7 @@ impl fmt::Display for Failure {
             Self::Expired => f.write_str("410 Gone"),
             Self::Missing => f.write_str("404 Not Found"),
             Self::Busy(_) => f.write_str("429 Too Many Requests"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Failed(why) | Self::Excess(why) => f.write_str(why),
         }
     }
 }
@@ -115,6 +140,7 @@ pub async fn follow(
         names: Names::default(),
         known: BTreeSet::new(),
         listed: false,
+        page: PAGE,
     };
     let mut pauses = Backoff::new(timing.first_pause, timing.longest_pause, Jitter::Half);
     let mut version: Option<String> = None;
@@ -123,19 +149,25 @@ pub async fn follow(
         let generation = server.client().1;
         let mut progress = false;
         let end = match &mut version {
-            None => watch.list().await.map(|found| {
-                version = Some(found);
-                progress = true;
-            }),
+            None => {
+                let listed = watch.list().await;
+                if let Ok(found) = listed {
+                    // A list that succeeds says little: the watch must as well.
+                    version = Some(found);
+                    continue;
+                }
+                listed.map(drop)
+            }
             Some(version) => watch.watch(version, &mut progress).await,
         };
-        progress |= end.is_ok() && began.elapsed() > timing.longest_pause;
-        if progress {
-            pauses.reset();
+        let lasted = began.elapsed() > timing.longest_pause;
+        progress |= end.is_ok() && lasted;
+        if progress && lasted {
+            watch.lasted(&mut pauses);
         }
         let pause = match end {
-            Ok(()) if progress => None,
-            // The server ended the watch at once and without an event: not again at once.
+            Ok(()) if progress && lasted => None,
+            // The server ended the watch at once: not again at once.
             Ok(()) => Some(pauses.pause()),
             Err(Failure::Closed) => return,
             Err(Failure::Expired) => {
@@ -144,7 +176,9 @@ pub async fn follow(
                     "the watch is out of date: listing again"
                 );
                 version = None;
-                Some(pauses.pause())
+                let pause = pauses.pause();
+                watch.expired(&pauses);
+                Some(pause)
             }
             Err(Failure::Missing) if resource.optional => {
                 if watch.missing().is_break() {
@@ -180,47 +214,144 @@ struct Watch<'a, F> {
     known: BTreeSet<Key>,
     /// True once the first list was complete.
     listed: bool,
+    /// Objects per page of the next list.
+    page: u32,
 }
 
 impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// Reads all objects, page by page, and returns the version from which to watch.
     async fn list(&mut self) -> Result<String, Failure> {
-        let timing = self.server.timing();
+        let most = self.server.limits().list_time;
         let mut seen = BTreeSet::new();
+        let all = timeout(most, self.pages(&mut seen));
+        let found = all.await.unwrap_or_else(|_| {
+            let seconds = most.as_secs();
+            let why = format!("the list is not complete after {seconds} s");
+            Err(Failure::Excess(why))
+        });
+        match found {
+            Ok(version) => {
+                self.server.reached();
+                self.retire(seen)?;
+                Ok(version)
+            }
+            Err(failure) => {
+                // What a list that cannot be believed has brought must not pile up, try after try;
+                // what another failure left over goes with the next list.
+                if matches!(failure, Failure::Excess(_)) {
+                    let new = seen.difference(&self.known).cloned().map(Change::Gone);
+                    let new: Vec<_> = new.collect();
+                    if !new.is_empty() {
+                        self.send(Update::Changes(new))?;
+                    }
+                } else {
+                    self.known.append(&mut seen);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The pages of a list, and which objects were on them.
+    async fn pages(&mut self, seen: &mut BTreeSet<Key>) -> Result<String, Failure> {
+        let limits = self.server.limits().clone();
+        // Only their hashes: there may be many.
+        let (random, mut tokens) = (RandomState::new(), BTreeSet::new());
         let mut next = String::new();
         let mut text = Vec::new();
+        let mut bytes = 0;
         loop {
             let params = ListParams {
                 label_selector: self.resource.labels.map(str::to_owned),
-                limit: Some(PAGE),
+                limit: Some(self.page),
                 continue_token: (!next.is_empty()).then(|| next.clone()),
                 ..ListParams::default()
             };
-            let request = Request::new(self.resource.path)
-                .list(&params)
-                .map_err(Failure::failed)?;
-            let mut body = self.ask(request).await?;
-            text.clear();
-            while let Some(frame) = timeout(timing.answer, body.frame()).await.map_err(silent)? {
-                if let Ok(data) = frame.map_err(Failure::failed)?.into_data() {
-                    text.extend_from_slice(&data);
-                }
+            self.page(&params, &mut text).await?;
+            bytes += text.len();
+            if bytes > limits.list_bytes {
+                let why = format!("the list is longer than {} bytes", limits.list_bytes);
+                return Err(Failure::Excess(why));
             }
             let page: Page = serde_json::from_slice(&text).map_err(Failure::failed)?;
             let mut changes = Vec::new();
-            for item in page.items.iter().flatten() {
+            for item in &page.items.0 {
                 if let Some(object) = self.decode(item) {
                     seen.insert(object.key());
                     changes.push(Change::Set(object));
                 }
             }
             self.send(Update::Changes(changes))?;
-            if page.metadata.next.is_empty() {
-                self.retire(seen)?;
-                return Ok(page.metadata.resource_version);
+            next = token(page.metadata.next)?;
+            if next.is_empty() {
+                return token(page.metadata.resource_version);
             }
-            next = page.metadata.next;
+            if tokens.len() >= MOST_PAGES || !tokens.insert(random.hash_one(&next)) {
+                let why = "the list has no end: a `continue` token comes again, or ever more do";
+                return Err(Failure::Excess(why.to_owned()));
+            }
         }
+    }
+
+    /// Reads one page into `text`.
+    async fn page(&mut self, params: &ListParams, text: &mut Vec<u8>) -> Result<(), Failure> {
+        let limits = self.server.limits().clone();
+        text.clear();
+        let request = Request::new(self.resource.path)
+            .list(params)
+            .map_err(Failure::failed)?;
+        let silence = self.server.timing().answer;
+        let read = async {
+            let mut body = self.ask(request).await?;
+            while let Some(frame) = timeout(silence, body.frame()).await.map_err(silent)? {
+                if let Ok(data) = frame.map_err(Failure::failed)?.into_data() {
+                    if text.len() + data.len() > limits.page_bytes {
+                        return Ok(false);
+                    }
+                    text.extend_from_slice(&data);
+                }
+            }
+            Ok(true)
+        };
+        let seconds = limits.page_time.as_secs();
+        let late = || Failure::Excess(format!("a page of the list takes longer than {seconds} s"));
+        if timeout(limits.page_time, read)
+            .await
+            .map_err(|_| late())??
+        {
+            return Ok(());
+        }
+        let why = format!(
+            "a page of at most {} objects is longer than {} bytes",
+            self.page, limits.page_bytes
+        );
+        // Objects may be large: fewer at a time.
+        self.page = (self.page / 8).max(1);
+        Err(Failure::Excess(why))
+    }
+
+    /// The server is well: the next failure is the first.
+    fn lasted(&self, pauses: &mut Backoff) {
+        if pauses.tries() >= NOT_BY_CHANCE {
+            self.server.problems().clear(&self.subject());
+        }
+        pauses.reset();
+    }
+
+    /// Says that watches do not last, once that cannot be chance.
+    fn expired(&self, pauses: &Backoff) {
+        if pauses.tries() >= NOT_BY_CHANCE {
+            let text = "the API server answers every watch with 410 Gone, so that all are listed \
+                        again and again, ever more slowly, and changes are seen late; look at its log";
+            self.server
+                .problems()
+                .raise(&self.subject(), text.to_owned());
+        }
+    }
+
+    /// The object of a warning about all of a kind.
+    fn subject(&self) -> String {
+        format!("{} objects", self.resource.kind)
     }
 
     /// After a complete list: what is known but was not seen is gone.
@@ -273,22 +404,34 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             .watch(&params, version)
             .map_err(Failure::failed)?;
         let mut body = self.ask(request).await?;
+        self.server.reached();
+        let most = self.server.limits().object_bytes;
         let mut lines = Lines::default();
-        while let Some(frame) = timeout(timing.silence, body.frame())
-            .await
-            .map_err(silent)?
-        {
+        // Of what does not make a whole line a server can send a byte now and then, and never end.
+        let mut until = Instant::now() + timing.silence;
+        while let Some(frame) = timeout_at(until, body.frame()).await.map_err(silent)? {
             let Ok(data) = frame.map_err(Failure::failed)?.into_data() else {
                 continue;
             };
             lines.push(&data);
             let mut changes = Vec::new();
-            let read = lines.drain(|line| self.event(line, version, &mut changes));
+            let mut whole = false;
+            let read = lines.drain(|line| {
+                whole = true;
+                self.event(line, version, &mut changes)
+            });
             if !changes.is_empty() {
                 self.send(Update::Changes(changes))?;
             }
             read?;
-            *progress = true;
+            if whole {
+                *progress = true;
+                until = Instant::now() + timing.silence;
+            }
+            if lines.pending() > most {
+                let why = format!("an event of the watch is longer than {most} bytes");
+                return Err(Failure::Excess(why));
+            }
         }
         if lines.pending() > 0 {
             debug!(kind = self.resource.kind, "the watch ended within an event");
@@ -331,7 +474,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         }
         // Only after the event was taken: a watch that breaks here begins again with it.
         if let Some(newer) = resource_version(event.object) {
-            *version = newer;
+            *version = token(newer)?;
         }
         Ok(())
     }
@@ -340,6 +483,12 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// when it can be read again.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
         let problems = self.server.problems();
+        let most = self.server.limits().object_bytes;
+        if item.get().len() > most {
+            let text = format!("is longer than {most} bytes and is left out: make it smaller");
+            problems.raise(&self.title(item), text);
+            return None;
+        }
         match (self.resource.decode)(item.get(), &mut self.names) {
             Ok(object) => {
                 if !problems.is_empty() {
@@ -368,10 +517,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             .map_err(silent)?;
         let answer = answer.map_err(|error| Failure::Failed(chain(&error)))?;
         match answer.status() {
-            StatusCode::OK => {
-                self.server.reached();
-                Ok(answer.into_body())
-            }
+            StatusCode::OK => Ok(answer.into_body()),
             StatusCode::GONE => Err(Failure::Expired),
             StatusCode::NOT_FOUND => Err(Failure::Missing),
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(retry_after(&answer))),
@@ -385,7 +531,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// What the server says about a request it refuses.
     async fn refusal(&self, mut body: Body) -> String {
         let mut text = Vec::new();
-        while let Ok(Some(Ok(frame))) = timeout(self.server.timing().answer, body.frame()).await {
+        let until = Instant::now() + self.server.timing().answer;
+        while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
             let Ok(data) = frame.into_data() else {
                 continue;
             };

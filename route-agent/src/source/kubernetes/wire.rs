@@ -3,7 +3,10 @@
 //! Objects stay text until each is decoded by itself, so that one that does not fit our types
 //! costs nothing but itself, and no page is ever held as anything larger than its own text.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// One page of a list.
@@ -14,7 +17,47 @@ pub struct Page<'a> {
     pub metadata: ListMeta,
     /// The objects; `null` for an empty list.
     #[serde(borrow, default)]
-    pub items: Option<Vec<&'a RawValue>>,
+    pub items: Items<'a>,
+}
+
+/// The objects of a page, each as its text.
+#[derive(Default)]
+pub struct Items<'a>(pub Vec<&'a RawValue>);
+
+/// More objects are on no page of a list, not even of a server that knows no pages: a page of
+/// nothing but `{}` would take more than five times its size.
+const MOST_ITEMS: usize = 200_000;
+
+impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_any(ItemsVisitor)
+    }
+}
+
+struct ItemsVisitor;
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Items<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Items::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            if items.len() == MOST_ITEMS {
+                let why = format!("a page of the list has more than {MOST_ITEMS} objects");
+                return Err(A::Error::custom(why));
+            }
+            items.push(item);
+        }
+        Ok(Items(items))
+    }
 }
 
 /// `metadata` of a list.
@@ -159,7 +202,7 @@ mod tests {
         let page: Page = serde_json::from_str(text).unwrap();
         assert_eq!(page.metadata.resource_version, "7");
         assert_eq!(page.metadata.next, "tok");
-        let items = page.items.unwrap();
+        let items = page.items.0;
         assert_eq!(items[0].get(), r#"{"metadata":{"name":"a"}}"#);
         assert_eq!(name_of(items[0]), "a");
         assert_eq!(name_of(items[1]), "without a name");
@@ -169,8 +212,20 @@ mod tests {
     fn an_empty_list_may_have_null_items() {
         let page: Page =
             serde_json::from_str(r#"{"metadata":{"resourceVersion":"1"},"items":null}"#).unwrap();
-        assert!(page.items.is_none());
+        assert!(page.items.0.is_empty());
         assert_eq!(page.metadata.next, "");
+    }
+
+    #[test]
+    fn a_page_of_ever_more_objects_is_refused() {
+        let page = |count: usize| {
+            let items = vec!["{}"; count].join(",");
+            let text = format!(r#"{{"metadata":{{}},"items":[{items}]}}"#);
+            serde_json::from_str::<Page>(&text).map(|page| page.items.0.len())
+        };
+        assert_eq!(page(MOST_ITEMS).unwrap(), MOST_ITEMS);
+        let refused = page(MOST_ITEMS + 1).unwrap_err().to_string();
+        assert!(refused.contains("more than 200000 objects"), "{refused}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::{Backend, Here};
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::plan;
 use crate::features::services::desired::samples::{named_service, slice_of};
@@ -24,9 +25,13 @@ struct Planned {
 impl Planned {
     fn new(world: &World, family: IpFamily) -> Self {
         let services = &world.snapshot.services;
+        let externals = Externals::of(&world.snapshot, &world.config);
         let mut claims = Claims::default();
         for service in services.values() {
-            let all = frontends::claims(service, family).into_iter().collect();
+            let refuses = |address| externals.refuses(address).is_some();
+            let all = frontends::claims(service, family, refuses)
+                .into_iter()
+                .collect();
             let created = service.created;
             claims.replace(&service.name, Claimed { all, created });
         }
@@ -34,6 +39,7 @@ impl Planned {
             node: &world.config.node_name,
             zone: None,
             addresses: &[ip("172.18.0.4")],
+            gone_nodes: &[],
         };
         let mut planned = Self {
             elements: BTreeMap::new(),
@@ -537,7 +543,7 @@ proptest! {
         let mut asked = BTreeSet::new();
         for service in world.snapshot.services.values() {
             for family in IpFamily::ALL {
-                for claim in frontends::claims(service, family) {
+                for claim in frontends::claims(service, family, |_| false) {
                     match claim {
                         Claim::Vip(address, protocol, port) => {
                             asked.insert((address, protocol, port));

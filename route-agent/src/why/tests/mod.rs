@@ -455,3 +455,37 @@ fn unknown_names_are_answered_with_what_to_do() {
     assert!(error.contains("default/pod1 or other/pod1"), "{error}");
     assert!(world.try_walk("other/pod1", "10.10.1.2").is_ok());
 }
+
+#[test]
+fn names_of_anyones_choice_forge_no_line_of_a_trace() {
+    let hostile = || "web\u{1b}[2J\u{9b}\u{202e}\nforged".to_owned();
+    let hop = Hop {
+        what: hostile(),
+        why: vec![hostile()],
+        see: Some(hostile()),
+        kernel: vec![hostile()],
+        checks: Vec::new(),
+    };
+    let trace = Trace {
+        node: hostile(),
+        source: hostile(),
+        destination: hostile(),
+        hops: vec![hop],
+        end: End::Arrives,
+        conclusion: hostile(),
+        differences: vec![hostile()],
+    };
+    let text = trace.to_string();
+    let reaches_terminal = |c: char| c != '\n' && crate::text::is_unprintable(c);
+    assert!(!text.contains(reaches_terminal), "{text:?}");
+    assert!(
+        !text
+            .lines()
+            .any(|line| line.trim_start().starts_with("forged"))
+    );
+    assert_eq!(
+        text.matches("web\\u{1b}[2J\\u{9b}\\u{202e}\\nforged")
+            .count(),
+        9
+    );
+}

@@ -3,8 +3,12 @@
 //! Of several Services that claim the same thing the one with the ClusterIP has it, then the
 //! oldest, then the first by name. The others wait, and come in when it is given up. The outcome
 //! does not depend on the order in which Services were seen.
+//!
+//! Of an address that is the ClusterIP of a Service no other one has any port, not even one that the
+//! Service does not have: what is sent there is not meant for others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use crate::features::services::desired::frontends::Claim;
 use crate::snapshot::ObjectName;
@@ -28,6 +32,8 @@ pub struct Claims {
     single: HashMap<Claim, ObjectName>,
     /// All claimants of things that several Services want.
     several: BTreeMap<Claim, BTreeSet<Claimant>>,
+    /// Who claims ports of an address that is not its ClusterIP.
+    guests: HashMap<IpAddr, BTreeSet<ObjectName>>,
 }
 
 /// What one Service claims.
@@ -42,6 +48,22 @@ pub struct Claimed {
 impl Claimed {
     fn claims(&self, claim: &Claim) -> bool {
         self.all.binary_search(claim).is_ok()
+    }
+
+    /// The addresses of which it claims ports, and which are not its ClusterIPs.
+    fn visited(&self) -> impl Iterator<Item = IpAddr> {
+        self.all.iter().filter_map(|claim| match claim {
+            Claim::Vip(address, ..) if !self.claims(&Claim::ClusterIp(*address)) => Some(*address),
+            _ => None,
+        })
+    }
+
+    /// Its ClusterIPs that the other does not have.
+    fn only_here(&self, other: &Claimed) -> impl Iterator<Item = IpAddr> {
+        self.all.iter().filter_map(|claim| match claim {
+            Claim::ClusterIp(address) if !other.claims(claim) => Some(*address),
+            _ => None,
+        })
     }
 
     fn claimant(&self, claim: &Claim, name: &ObjectName) -> Claimant {
@@ -67,6 +89,7 @@ impl Claims {
             // The ClusterIP, and one port of it.
             single: HashMap::with_capacity(2 * services),
             several: BTreeMap::new(),
+            guests: HashMap::new(),
         }
     }
 
@@ -90,11 +113,30 @@ impl Claims {
         for claim in &now.all {
             self.lodge(claim, now.claimant(claim, name), &mut touched);
         }
+        self.receive(name, &before, &now);
+        for address in before.only_here(&now).chain(now.only_here(&before)) {
+            touched.extend(self.guests.get(&address).into_iter().flatten().cloned());
+        }
         if !now.all.is_empty() {
             self.claimed.insert(name.clone(), now);
         }
         touched.remove(name);
         touched
+    }
+
+    /// Keeps who claims ports of addresses of others.
+    fn receive(&mut self, name: &ObjectName, before: &Claimed, now: &Claimed) {
+        for address in before.visited() {
+            if let Some(guests) = self.guests.get_mut(&address) {
+                guests.remove(name);
+                if guests.is_empty() {
+                    self.guests.remove(&address);
+                }
+            }
+        }
+        for address in now.visited() {
+            self.guests.entry(address).or_default().insert(name.clone());
+        }
     }
 
     /// What a Service claims and another has.
@@ -116,6 +158,11 @@ impl Claims {
 
     /// The Service that has it.
     pub fn owner(&self, claim: &Claim) -> Option<&ObjectName> {
+        if let Claim::Vip(address, ..) = claim
+            && let Some(owner) = self.owner(&Claim::ClusterIp(*address))
+        {
+            return Some(owner);
+        }
         let several = self.several.get(claim).and_then(|waiting| waiting.first());
         several
             .map(|claimant| &claimant.name)
@@ -227,6 +274,36 @@ mod tests {
         claims.replace(&name("thief"), thief);
         claims.replace(&name("dns"), dns);
         assert!(claims.has(&name("dns"), &claim));
+    }
+
+    #[test]
+    fn no_port_of_a_cluster_ip_goes_to_another_service_and_it_comes_in_when_that_is_gone() {
+        let address = "10.200.1.10".parse().unwrap();
+        let [query, other] = [53, 9999].map(|port| Claim::Vip(address, Protocol::Udp, port));
+        let dns = Claimed {
+            all: Box::new([Claim::ClusterIp(address), query]),
+            created: Some(50),
+        };
+        let thief = Claimed {
+            all: Box::new([other]),
+            created: Some(10),
+        };
+        let mut claims = Claims::default();
+        assert!(claims.replace(&name("thief"), thief).is_empty());
+        assert!(claims.has(&name("thief"), &other));
+        let touched = claims.replace(&name("dns"), dns);
+        assert_eq!(touched, [name("thief")].into());
+        assert!(!claims.has(&name("thief"), &other) && claims.has(&name("dns"), &query));
+        let lost: Vec<_> = claims
+            .lost(&name("thief"))
+            .map(|(_, owner)| owner.clone())
+            .collect();
+        assert_eq!(lost, [name("dns")]);
+        let touched = claims.replace(&name("dns"), Claimed::default());
+        assert_eq!(touched, [name("thief")].into());
+        assert!(claims.has(&name("thief"), &other));
+        claims.replace(&name("thief"), Claimed::default());
+        assert!(claims.guests.is_empty());
     }
 
     #[test]

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
 use crate::cidr;
-use crate::snapshot::{EndpointRef, EndpointSlice, Node, Protocol};
+use crate::snapshot::{EndpointRef, EndpointSlice, Protocol, Snapshot};
 
 /// Where a Node says in which zone it is.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -24,16 +25,20 @@ pub struct Here<'a> {
     pub zone: Option<&'a str>,
     /// The own Node's addresses.
     pub addresses: &'a [IpAddr],
+    /// The Nodes that have gone, sorted.
+    pub gone_nodes: &'a [Arc<str>],
 }
 
 impl<'a> Here<'a> {
     /// The place of the Node with this name; little is known of it as long as it has no object.
-    pub fn of(name: &'a str, node: Option<&'a Node>) -> Here<'a> {
+    pub fn of(name: &'a str, snapshot: &'a Snapshot) -> Here<'a> {
+        let node = snapshot.nodes.get(name);
         let zone = node.and_then(|node| node.labels.get(ZONE));
         Here {
             node: name,
             zone: zone.map(|zone| &**zone),
             addresses: node.map_or(&[], |node| &node.internal_ips),
+            gone_nodes: snapshot.gone_nodes(),
         }
     }
 }
@@ -63,6 +68,8 @@ pub struct Selected {
 struct Candidate<'a> {
     endpoint: EndpointRef<'a>,
     local: bool,
+    /// It is on a Node that has gone, and will be deleted when the controllers notice.
+    node_gone: bool,
 }
 
 impl Candidate<'_> {
@@ -72,6 +79,10 @@ impl Candidate<'_> {
 
     fn draining(&self) -> bool {
         self.endpoint.serving && self.endpoint.terminating
+    }
+
+    fn could_answer(&self) -> bool {
+        self.ready() || self.draining()
     }
 
     /// Of two copies of an endpoint in different slices the more useful one counts.
@@ -88,7 +99,14 @@ pub fn select<'a>(
     family: IpFamily,
     here: Here<'_>,
 ) -> Selected {
-    let candidates = merge(slices, port_name, protocol, family, here);
+    let mut candidates = merge(slices, port_name, protocol, family, here);
+    // If there is no other, the endpoints of a gone Node stay: what goes there is refused by name.
+    if candidates
+        .values()
+        .any(|c| c.could_answer() && !c.node_gone)
+    {
+        candidates.retain(|_, candidate| !candidate.node_gone);
+    }
     let pick = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<Backend> {
         let chosen = candidates.iter().filter(|(_, candidate)| wanted(candidate));
         chosen.map(|(backend, _)| *backend).collect()
@@ -102,7 +120,7 @@ pub fn select<'a>(
     if local.is_empty() {
         local = pick(&|c| c.local && c.draining());
     }
-    let any = candidates.values().any(|c| c.ready() || c.draining());
+    let any = candidates.values().any(Candidate::could_answer);
     Selected {
         cluster,
         local,
@@ -182,6 +200,11 @@ fn is_local(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {
     endpoint.node.is_some_and(|node| **node == *here.node)
 }
 
+fn is_on_gone_node(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {
+    let gone = |node| here.gone_nodes.binary_search(node).is_ok();
+    endpoint.node.is_some_and(gone)
+}
+
 /// Merges slices: one candidate per address and port.
 fn merge<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
@@ -201,9 +224,11 @@ fn merge<'a>(
                 if IpFamily::of(address) != family || unusable(address).is_some() {
                     continue;
                 }
+                let local = is_local(&endpoint, here);
                 let new = Candidate {
                     endpoint,
-                    local: is_local(&endpoint, here),
+                    local,
+                    node_gone: !local && is_on_gone_node(&endpoint, here),
                 };
                 merged
                     .entry(Backend {

@@ -82,15 +82,23 @@ impl std::fmt::Display for Claim {
     }
 }
 
-/// Everything that a Service claims in one family, usable or not granted yet.
-pub fn claims(service: &Service, family: IpFamily) -> BTreeSet<Claim> {
+/// Everything that a Service claims in one family, usable or not granted yet, but for external IPs
+/// that are refused.
+pub fn claims(
+    service: &Service,
+    family: IpFamily,
+    refuses: impl Fn(IpAddr) -> bool,
+) -> BTreeSet<Claim> {
     let mut claims: BTreeSet<Claim> = cluster_ips(service, family)
         .map(Claim::cluster_ip)
         .collect();
     for port in ports(service) {
+        let refused =
+            |front: &Frontend| matches!(front, Frontend::ExternalIp(address) if refuses(*address));
         claims.extend(
             of_port(service, port, family)
                 .iter()
+                .filter(|front| !refused(front))
                 .map(|front| Claim::of(front, port)),
         );
     }

@@ -1,11 +1,12 @@
 //! What packets to Services should meet. Pure: the same objects and settings give the same plan.
 //!
 //! `frontends` says what a Service claims, `claims` which of several Services has it, `endpoints`
-//! which endpoints may answer, `networks` which networks the rules ask about, and `plan` what
+//! which endpoints may answer, `externals` who may have which external IP, `networks` which networks the rules ask about, and `plan` what
 //! follows for one Service.
 
 pub mod claims;
 pub mod endpoints;
+pub mod externals;
 pub mod frontends;
 pub mod networks;
 pub mod plan;

@@ -13,6 +13,7 @@ pub const HERE: Here<'static> = Here {
     node: "worker",
     zone: Some("a"),
     addresses: &[],
+    gone_nodes: &[],
 };
 
 /// The slice's name in tests that have only one.

@@ -11,6 +11,7 @@ use podwire_kernel::nft::{
 
 use crate::cidr::LOOPBACK_V4;
 use crate::config::services::{Config, NodePortAddresses};
+use crate::features::parts::loopback;
 use crate::features::services::layout::answers::{Answer, SCRATCH, SCRATCH_MASK};
 use crate::features::services::layout::names::{FixedChain, FixedMap};
 use crate::features::services::layout::sets::{networks, set_of};
@@ -121,6 +122,7 @@ impl Parts<'_> {
         ];
         if self.words.family == Family::Ip && self.config.localhost_node_ports {
             chains.push(("guard-localhost", self.guard()));
+            chains.push(("localhost-stays-here", loopback::stays_here(Family::Ip)));
         }
         chains.extend(self.way_out());
         chains
@@ -267,10 +269,10 @@ impl Parts<'_> {
 
     /// Only the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
     fn guard(&self) -> Chain {
-        let rule = Rule::new().within(self.words.daddr, Comparison::Eq, LOOPBACK_V4.into());
-        let rule = rule.iifname_is_not("lo").counter().drop();
-        Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
-            .with_rule(rule.comment("127.0.0.0/8 is for this node alone"))
+        let chain = Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW);
+        loopback::guard(self.words.family)
+            .into_iter()
+            .fold(chain, Chain::with_rule)
     }
 
     fn postrouting(&self) -> Chain {

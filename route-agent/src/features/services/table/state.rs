@@ -9,6 +9,7 @@ use podwire_kernel::nft::CommitError;
 use crate::config::services::Config;
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::{self, Here};
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Claim};
 use crate::features::services::desired::networks::Networks;
 use crate::features::services::desired::plan::{Plan, desired};
@@ -28,6 +29,8 @@ pub struct View<'a> {
     pub here: Here<'a>,
     /// The settings.
     pub config: &'a Config,
+    /// Who may have which external IP.
+    pub externals: &'a Externals,
 }
 
 /// A UDP port whose endpoints changed: connections to others must be forgotten.
@@ -151,7 +154,7 @@ impl Applied {
                 .snapshot
                 .services
                 .get(name)
-                .map(|service| claimed(service, self.family))
+                .map(|service| claimed(service, self.family, view.externals))
                 .unwrap_or_default();
             let others = self.claims.replace(name, now);
             if !others.is_empty() {
@@ -220,9 +223,12 @@ impl Applied {
     }
 }
 
-fn claimed(service: &crate::snapshot::Service, family: IpFamily) -> Claimed {
+fn claimed(service: &crate::snapshot::Service, family: IpFamily, externals: &Externals) -> Claimed {
+    let refuses = |address| externals.refuses(address).is_some();
     Claimed {
-        all: frontends::claims(service, family).into_iter().collect(),
+        all: frontends::claims(service, family, refuses)
+            .into_iter()
+            .collect(),
         created: service.created,
     }
 }

@@ -308,6 +308,7 @@ mod tests {
                 own: None,
                 here: Default::default(),
                 config: &config,
+                externals: &Default::default(),
             };
             let outcome = table.sync(&mut Full, view, &dirty.services, false, Instant::now());
             (outcome.map(|done| done.batches), table.is_there())

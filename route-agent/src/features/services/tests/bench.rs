@@ -9,6 +9,7 @@ use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 use crate::config::services::Config;
 use crate::features::services::desired::endpoints::Here;
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::samples::{named_service, object, slice_of};
 use crate::features::services::table::delta::Change;
 use crate::features::services::table::nftables::{Nftables, TableError};
@@ -153,11 +154,13 @@ impl Bench {
         let dirty = std::mem::take(&mut self.dirty);
         let names: BTreeSet<ObjectName> = dirty.services.union(&dirty.endpoints).cloned().collect();
         let own = self.snapshot.nodes.get(NODE);
+        let externals = Externals::desired(&self.snapshot, &self.config.external_ips, []);
         let view = View {
             snapshot: &self.snapshot,
             own,
-            here: Here::of(NODE, own),
+            here: Here::of(NODE, &self.snapshot),
             config: &self.config,
+            externals: &externals,
         };
         let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
         self.table
@@ -181,6 +184,7 @@ impl Bench {
             own,
             here: Here::default(),
             config: &self.config,
+            externals: &Externals::desired(&self.snapshot, &self.config.external_ips, []),
         };
         self.table.differences(&mut self.kernel.socket, view)
     }

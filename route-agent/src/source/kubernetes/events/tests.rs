@@ -26,6 +26,7 @@ async fn requests_after(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(Strin
         servers: Vec::new(),
         kubeconfig: Some(file.path().to_owned()),
         kubelet_kubeconfig: "/does/not/exist".into(),
+        read: None,
     };
     let (inputs, _unread) = mpsc::channel();
     let problems = Arc::new(Problems::new(inputs));

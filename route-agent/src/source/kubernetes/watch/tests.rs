@@ -11,7 +11,7 @@ use super::*;
 use crate::config::apiserver::Options;
 use crate::input::Input;
 use crate::snapshot::Node;
-use crate::source::kubernetes::fake::{End, Fake, Reply, fast};
+use crate::source::kubernetes::fake::{End, Fake, Reply, fast, small};
 use crate::source::kubernetes::problems::Problems;
 
 fn node(name: &str, version: u32) -> String {
@@ -89,9 +89,19 @@ struct Seen {
 
 /// Follows `resource` at these ports until `count` lines have come out.
 async fn follow_until(resource: Resource, options: Options, count: usize) -> Seen {
+    follow_while(resource, options, |lines| lines.len() >= count).await
+}
+
+/// Follows `resource` at these ports until what has come out is all.
+async fn follow_while(
+    resource: Resource,
+    options: Options,
+    all: impl Fn(&[String]) -> bool,
+) -> Seen {
     let (inputs, warnings) = mpsc::channel();
     let problems = Arc::new(Problems::new(inputs));
     let server = ApiServer::find(options, fast(), problems).await.unwrap();
+    let server = server.with_limits(small());
     let mut lines = Vec::new();
     let following = follow(&resource, &server, |update| {
         match update {
@@ -101,7 +111,7 @@ async fn follow_until(resource: Resource, options: Options, count: usize) -> See
                 Change::Gone(key) => format!("-{key}"),
             })),
         }
-        if lines.len() >= count {
+        if all(&lines) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -145,6 +155,7 @@ fn options(directory: &tempfile::TempDir, ports: &[u16]) -> Options {
         },
         kubeconfig: Some(path),
         kubelet_kubeconfig: "/does/not/exist".into(),
+        read: None,
     }
 }
 
@@ -401,4 +412,168 @@ async fn after_a_refusal_the_token_is_read_again() {
         .map(|asked| asked.authorization.as_str())
         .collect();
     assert_eq!(tokens, ["Bearer first", "Bearer second"]);
+}
+
+/// Plays the script of a hostile server, then a good list, and returns the warnings before it.
+async fn after_hostility(script: Vec<Reply>) -> (Seen, Fake) {
+    let good = [
+        page(&["good"], 7, ""),
+        Reply::Lines(vec![event("ADDED", &node("end", 8))], End::Silence),
+    ];
+    let script = script.into_iter().chain(good);
+    let fake = Fake::start(script).await;
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(&directory, &[fake.port]);
+    let done = |lines: &[String]| lines.iter().any(|line| line == "+Node end");
+    let seen = follow_while(nodes(), options, done).await;
+    (seen, fake)
+}
+
+#[tokio::test]
+async fn a_list_without_end_is_given_up_named_and_asked_for_in_smaller_pages() {
+    let endless = || Reply::Endless(vec![b' '; 1000], Duration::ZERO);
+    let (seen, fake) = after_hostility(vec![endless(), endless()]).await;
+    assert_eq!(seen.lines, ["+Node good", "listed", "+Node end"]);
+    assert!(
+        seen.warnings[0][0].contains("a page of at most 500 objects is longer than 10000 bytes"),
+        "{:?}",
+        seen.warnings
+    );
+    assert_eq!(
+        seen.warnings.len(),
+        2,
+        "once, and cleared: {:?}",
+        seen.warnings
+    );
+    for (place, limit) in ["limit=500", "limit=62", "limit=7"].iter().enumerate() {
+        assert_asks(&fake, place, &[limit]);
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_drips_is_given_up_and_named() {
+    let drip = Reply::Endless(vec![b' '], Duration::from_millis(20));
+    let (seen, _) = after_hostility(vec![drip]).await;
+    assert_eq!(seen.lines, ["+Node good", "listed", "+Node end"]);
+    let why = "a page of the list takes longer than";
+    assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+}
+
+#[tokio::test]
+async fn a_continue_token_that_comes_again_ends_the_list_and_what_it_brought_is_gone() {
+    for tokens in [&["t", "t"][..], &["t", "u", "t"]] {
+        let pages = tokens.iter().map(|token| page(&["forged"], 7, token));
+        let (seen, fake) = after_hostility(pages.collect()).await;
+        let mut wanted = vec!["+Node forged"; tokens.len()];
+        wanted.extend(["-Node forged", "+Node good", "listed", "+Node end"]);
+        assert_eq!(seen.lines, wanted);
+        assert!(
+            seen.warnings[0][0].contains("the list has no end"),
+            "{:?}",
+            seen.warnings
+        );
+        assert!(!fake.targets()[tokens.len()].contains("continue"));
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_longer_than_any_can_be_ends_the_list() {
+    let long = "t".repeat(9000);
+    let (seen, fake) = after_hostility(vec![page(&["forged"], 7, &long)]).await;
+    assert_eq!(
+        seen.lines,
+        [
+            "+Node forged",
+            "-Node forged",
+            "+Node good",
+            "listed",
+            "+Node end"
+        ]
+    );
+    let why = "a `continue` token or resourceVersion is longer than 8192 bytes";
+    assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+    assert!(!fake.targets()[1].contains("continue"));
+}
+
+#[tokio::test]
+async fn a_list_of_ever_new_pages_has_a_limit() {
+    let pages = (0..200).map(|n| page(&[&format!("{n:0>100}")], 7, &format!("t{n}")));
+    let (seen, fake) = after_hostility(pages.take(83).collect()).await;
+    let asked = fake.targets().len();
+    assert!(asked < 90, "{asked} pages were asked for");
+    assert!(
+        seen.warnings[0][0].contains("the list is longer than 15000 bytes"),
+        "{:?}",
+        seen.warnings
+    );
+}
+
+#[tokio::test]
+async fn an_object_that_is_longer_than_any_can_be_is_left_out_and_named_and_the_others_are_read() {
+    let long = format!(
+        r#"{{"metadata":{{"name":"long","labels":{{"a":"{}"}}}}}}"#,
+        "x".repeat(4000)
+    );
+    let text = format!(
+        r#"{{"metadata":{{}},"items":[{},{long}]}}"#,
+        node("short", 7)
+    );
+    let (seen, _) = after_hostility(vec![Reply::Full(200, text), status(410)]).await;
+    assert_eq!(seen.lines[..2], ["+Node short", "listed"]);
+    assert!(
+        seen.warnings[0][0].contains("Node long: is longer than 4000 bytes and is left out"),
+        "{:?}",
+        seen.warnings
+    );
+}
+
+#[tokio::test]
+async fn what_a_list_that_broke_has_brought_goes_with_the_next_one() {
+    let script = vec![page(&["old"], 7, "next"), status(500)];
+    let (seen, _) = after_hostility(script).await;
+    let wanted = [
+        "+Node old",
+        "+Node good",
+        "-Node old",
+        "listed",
+        "+Node end",
+    ];
+    assert_eq!(seen.lines, wanted);
+}
+
+#[tokio::test]
+async fn an_event_without_end_and_one_that_drips_are_given_up() {
+    for (bytes, pause, why) in [
+        (1000, 0, "an event of the watch is longer than 4000 bytes"),
+        (1, 20, "no answer in time"),
+    ] {
+        let endless = Reply::Endless(vec![b'x'; bytes], Duration::from_millis(pause));
+        let (seen, _) = after_hostility(vec![page(&["a"], 6, ""), endless, status(410)]).await;
+        assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_410_to_every_watch_is_asked_ever_more_slowly_and_named() {
+    let mut script = Vec::new();
+    for version in 0..8 {
+        script.push(page(&["a"], version, ""));
+        let events = vec![event("ADDED", &node("a", 8)), gone()];
+        script.push(if version % 2 == 0 {
+            status(410)
+        } else {
+            // An event before it is no success either.
+            Reply::Lines(events, End::Clean)
+        });
+    }
+    let began = Instant::now();
+    let (seen, _) = after_hostility(script).await;
+    // Pauses of 1, 2, 4, 8, 16, 20, 20 and 20 ms, each at least half of that; 8 x 1 ms without growth.
+    assert!(
+        began.elapsed() > Duration::from_millis(45),
+        "{:?}",
+        began.elapsed()
+    );
+    let text = &seen.warnings[0][0];
+    assert!(text.starts_with("Node objects: the API server answers every watch with 410"));
 }

@@ -5,6 +5,7 @@ use crate::snapshot::{Endpoint, EndpointPort, Few, Invalid, ObjectName};
 
 const HERE: Here<'static> = Here {
     addresses: &[],
+    gone_nodes: &[],
     node: "worker",
     zone: Some("a"),
 };
@@ -347,4 +348,37 @@ fn the_health_check_counts_distinct_ready_addresses_of_this_node() {
         ),
     ];
     assert_eq!(ready_here(&slices, HERE), 2);
+}
+
+#[test]
+fn endpoints_of_a_gone_node_are_left_out_while_others_can_answer() {
+    let gone = [Arc::from("elsewhere"), Arc::from("worker")];
+    let after = Here {
+        gone_nodes: &gone,
+        ..HERE
+    };
+    let cluster = |endpoints: &[&str]| {
+        let slices = [slice("web-1", 80, endpoints)];
+        let found = select(&slices, "http", Protocol::Tcp, IpFamily::V4, after);
+        assert!(found.any);
+        show(&found.cluster)
+    };
+    // The pods of this node run here whatever becomes of its Node.
+    assert_eq!(cluster(&["10.10.1.3 here", "10.10.2.4"]), "10.10.1.3");
+    assert_eq!(cluster(&["10.10.1.3 nowhere", "10.10.2.4"]), "10.10.1.3");
+    assert_eq!(
+        cluster(&["10.10.1.3 here draining", "10.10.2.4"]),
+        "10.10.1.3"
+    );
+    assert_eq!(cluster(&["10.10.1.3 here dead", "10.10.2.4"]), "10.10.2.4");
+    assert_eq!(cluster(&["10.10.2.4", "10.10.2.5"]), "10.10.2.4 10.10.2.5");
+    // Without the gone ones every endpoint has a hint, and they count again.
+    assert_eq!(
+        cluster(&[
+            "10.10.1.3 here zone=a",
+            "10.10.1.4 here zone=b",
+            "10.10.2.4"
+        ]),
+        "10.10.1.3"
+    );
 }

@@ -3,7 +3,7 @@ use crate::features::services::desired::samples::service;
 use crate::snapshot::Invalid;
 
 fn shown(text: &str) -> Vec<String> {
-    claims(&service(text), IpFamily::V4)
+    claims(&service(text), IpFamily::V4, |_| false)
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -106,11 +106,11 @@ fn a_bad_address_is_left_out_and_the_others_stay() {
 fn a_name_of_300_characters_keeps_the_service_out() {
     let mut bad = service("cluster-ip 10.200.1.63; port tcp 80");
     bad.name.name = "x".repeat(300).into();
-    assert!(claims(&bad, IpFamily::V4).is_empty());
+    assert!(claims(&bad, IpFamily::V4, |_| false).is_empty());
     let texts = warnings(&bad);
     assert!(texts[0].contains("300 characters"), "{texts:?}");
     bad.name.name = "name with \"quotes\"".into();
-    assert!(claims(&bad, IpFamily::V4).is_empty());
+    assert!(claims(&bad, IpFamily::V4, |_| false).is_empty());
 }
 
 #[test]

@@ -1,0 +1,209 @@
+//! Which addresses a Service may have as `spec.externalIPs`.
+//!
+//! Whoever may write a Service in some namespace chooses them, and every node then sends what goes
+//! to such an address to that Service: it can take the traffic of the whole cluster to it. So what
+//! other parts of the cluster live from is never given away. (A ClusterIP of another Service is
+//! not either: see [`super::claims`].) Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use crate::cidr;
+use crate::config::Config;
+use crate::config::services::ExternalIps;
+use crate::snapshot::{ObjectName, Service, ServiceKind, Snapshot};
+
+/// Who may have which external IP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Externals {
+    allowed: ExternalIps,
+    reserved: BTreeMap<IpAddr, Holder>,
+    /// Where pods are, and of which Node.
+    pods: Vec<(IpNetwork, Arc<str>)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Holder {
+    Node(Arc<str>),
+    ApiServer,
+}
+
+impl Externals {
+    /// As the cluster and the flags are now.
+    pub fn of(snapshot: &Snapshot, config: &Config) -> Externals {
+        let allowed = &config.services.external_ips;
+        Externals::desired(snapshot, allowed, config.kubernetes.addresses())
+    }
+
+    /// As the cluster is now; `api_servers` are addresses of the API server that the flags name.
+    pub fn desired(
+        snapshot: &Snapshot,
+        allowed: &ExternalIps,
+        api_servers: impl IntoIterator<Item = IpAddr>,
+    ) -> Externals {
+        let mut reserved = BTreeMap::new();
+        let mut pods = Vec::new();
+        for node in snapshot.nodes.values() {
+            let of_node = |cidr: &IpNetwork| (*cidr, node.name.clone());
+            pods.extend(node.pod_cidrs.iter().map(of_node));
+            for address in &node.internal_ips {
+                reserved.insert(*address, Holder::Node(node.name.clone()));
+            }
+        }
+        let service = api_service();
+        let published = snapshot.slices_of(&service).flat_map(|slice| {
+            let endpoints = slice.endpoints.iter();
+            endpoints
+                .map(|endpoint| endpoint.address)
+                .collect::<Vec<_>>()
+        });
+        for address in published.chain(api_servers) {
+            reserved.insert(address, Holder::ApiServer);
+        }
+        Externals {
+            allowed: allowed.clone(),
+            reserved,
+            pods,
+        }
+    }
+
+    /// Why no Service may have this address, if that is so.
+    pub fn refuses(&self, address: IpAddr) -> Option<String> {
+        if cidr::is_link_local(address) {
+            // The metadata service of clouds among others, with the credentials of the node.
+            return Some("it is a link-local address, which is another one on every link".into());
+        }
+        match self.reserved.get(&address) {
+            Some(Holder::Node(name)) => return Some(format!("it is the address of Node {name}")),
+            Some(Holder::ApiServer) => return Some("it is the address of the API server".into()),
+            None => {}
+        }
+        let mut pods = self.pods.iter();
+        if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr.contains(address)) {
+            return Some(format!("it lies in the podCIDR {cidr} of Node {node}"));
+        }
+        let allowed = match &self.allowed {
+            ExternalIps::All => true,
+            ExternalIps::None => false,
+            ExternalIps::Within(networks) => networks.iter().any(|net| net.contains(address)),
+        };
+        (!allowed).then(|| "--external-ips does not allow it".into())
+    }
+
+    /// What of a Service is refused, one sentence each.
+    pub fn warnings(&self, service: &Service) -> Vec<String> {
+        let balanced = |address: &IpAddr| {
+            service.kind == ServiceKind::LoadBalancer
+                && service.load_balancer_vips.contains(address)
+        };
+        let external = service.external_ips.iter().filter(|a| !balanced(a));
+        external
+            .filter_map(|address| {
+                let why = self.refuses(*address)?;
+                Some(format!(
+                    "spec.externalIPs `{address}` is left out: {why}; take it out of the Service"
+                ))
+            })
+            .collect()
+    }
+}
+
+/// The Service whose endpoints are the API servers.
+pub fn api_service() -> ObjectName {
+    ObjectName {
+        namespace: Arc::from("default"),
+        name: Arc::from("kubernetes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::services::desired::samples::{service, slice_of};
+    use crate::snapshot::{Change, Dirty, Node, Object, Protocol};
+
+    fn snapshot() -> Snapshot {
+        let node = Node {
+            internal_ips: vec!["172.18.0.4".parse().unwrap(), "fc00::4".parse().unwrap()],
+            pod_cidrs: vec!["10.10.2.0/24".parse().unwrap()],
+            ..Node::named("worker2")
+        };
+        let api = slice_of(
+            "kubernetes",
+            "kubernetes-1",
+            &[("https", Protocol::Tcp, 6443)],
+            "172.18.0.5",
+        );
+        let mut snapshot = Snapshot::default();
+        for object in [Object::Node(node), Object::EndpointSlice(api)] {
+            snapshot.apply(Change::Set(object), &mut Dirty::default());
+        }
+        snapshot
+    }
+
+    fn refused(allowed: &ExternalIps, address: &str) -> String {
+        let vip = "10.0.0.9".parse().unwrap();
+        let externals = Externals::desired(&snapshot(), allowed, [vip]);
+        externals
+            .refuses(address.parse().unwrap())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn what_the_cluster_lives_from_is_refused_whatever_the_flag_says() {
+        let within = ExternalIps::Within(vec!["0.0.0.0/0".parse().unwrap()]);
+        for allowed in [ExternalIps::All, ExternalIps::None, within] {
+            for (address, why) in [
+                ("172.18.0.4", "Node worker2"),
+                ("fc00::4", "Node worker2"),
+                ("10.10.2.7", "podCIDR 10.10.2.0/24 of Node worker2"),
+                ("172.18.0.5", "API server"),
+                ("10.0.0.9", "API server"),
+                ("169.254.169.254", "link-local"),
+                ("fe80::1", "link-local"),
+            ] {
+                let found = refused(&allowed, address);
+                assert!(found.contains(why), "{allowed:?} {address}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_flag_allows_all_none_or_networks() {
+        let within = ExternalIps::Within(vec!["192.0.2.0/24".parse().unwrap()]);
+        for (allowed, address, given) in [
+            (&ExternalIps::All, "192.0.2.1", true),
+            (&ExternalIps::None, "192.0.2.1", false),
+            (&within, "192.0.2.1", true),
+            (&within, "192.0.3.1", false),
+            (&within, "2001:db8::1", false),
+        ] {
+            assert_eq!(
+                refused(allowed, address).is_empty(),
+                given,
+                "{allowed:?} {address}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_address_is_named_unless_the_load_balancer_gave_it() {
+        let externals = Externals::desired(&snapshot(), &ExternalIps::All, []);
+        let web = service("cluster-ip 10.200.1.9; port tcp 80; external-ip 172.18.0.4 192.0.2.1");
+        assert_eq!(
+            externals.warnings(&web),
+            [
+                "spec.externalIPs `172.18.0.4` is left out: it is the address of Node worker2; take \
+              it out of the Service"
+            ]
+        );
+        let balanced = service(
+            "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 80; vip 172.18.0.4; \
+             external-ip 172.18.0.4",
+        );
+        assert_eq!(externals.warnings(&balanced), [""; 0]);
+    }
+}
