@@ -118,8 +118,10 @@ mod tests {
 
     #[test]
     fn bash_completes_a_flag_of_run() {
-        let asked = r#"COMP_WORDS=(podwire-agent run --cni-conf-) COMP_CWORD=2
-            _podwire__agent podwire-agent --cni-conf- run; printf '%s\n' "${COMPREPLY[@]}""#;
+        // As bash does it: by the function that the script has named for the program.
+        let asked = r#"named=$(complete -p podwire-agent); named=${named#*-F }; named=${named%% *}
+            COMP_WORDS=(podwire-agent run --cni-conf-) COMP_CWORD=2
+            "$named" podwire-agent --cni-conf- run; printf '%s\n' "${COMPREPLY[@]}""#;
         let said = Process::new("bash")
             .args(["-c", &format!("{}\n{asked}", script(Shell::Bash))])
             .output()
