@@ -18,7 +18,7 @@ use crate::config::values::{
     BindAddress, absolute_path, bind_address, cidr, duration, hostname, interface_name, log_filter,
     object_name,
 };
-use crate::ours::SOCKET;
+use crate::ours::{PODS_SOCKET, POLICY_DIR, SOCKET};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -176,6 +176,16 @@ impl Config {
     /// The socket that answers the operator's commands.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(SOCKET)
+    }
+
+    /// The socket on which the plugin tells of attachments.
+    pub fn pods_socket(&self) -> PathBuf {
+        self.run_dir.join(PODS_SOCKET)
+    }
+
+    /// What the plugin has to know about policies.
+    pub fn policy_dir(&self) -> PathBuf {
+        self.run_dir.join(POLICY_DIR)
     }
 }
 

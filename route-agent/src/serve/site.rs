@@ -17,7 +17,7 @@ use crate::input::{Input, Question};
 use crate::metrics::{Metrics, TextFormat};
 use crate::serve::health_ports::{self, nosniff};
 use crate::serve::http::{Listener, Request, Response, Server, listen};
-use crate::serve::socket;
+use crate::serve::{pods, socket};
 use crate::warnings::Warning;
 use crate::why;
 
@@ -178,7 +178,7 @@ pub async fn serve(
         // Without the loop the agent is stopping.
         let _ = inputs.send(Input::Warnings(origin, warnings));
     };
-    let _socket = match socket::listen(&config.socket()) {
+    let _socket = match socket::listen(&config.socket(), socket::COMMANDS) {
         Ok(listener) => {
             let site = site.clone();
             Some(Server::start(Listener::Unix(listener), move |request| {
@@ -191,6 +191,10 @@ pub async fn serve(
             None
         }
     };
+    if let Err(error) = pods::serve(&config.pods_socket(), site.inputs.clone()) {
+        let text = crate::error::chain(&error);
+        warn("pods", vec![Warning::new("the agent", text)]);
+    }
     let (sender, mut port_warnings) = tokio::sync::mpsc::unbounded_channel();
     let addresses = [
         ("healthz", config.healthz_bind_address.0),

@@ -25,7 +25,8 @@ pub struct NamedPort {
 pub struct Pod {
     /// The Pod's name.
     pub name: ObjectName,
-    /// `metadata.uid`: a Pod of a StatefulSet comes back with the same name and another one.
+    /// `metadata.uid`: a Pod of a StatefulSet comes back with the same name and another one. Empty for
+    /// the mirror of a static pod, which has another one for kubelet.
     pub uid: Box<str>,
     /// The Node it runs on, once it is chosen.
     pub node: Option<Arc<str>>,

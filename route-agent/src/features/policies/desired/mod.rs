@@ -1,12 +1,14 @@
 //! What packets to and from the pods of this node should meet.
 //!
-//! Pure. `owners` says which pod has an address, `truth` reads the policies literally, packet by
+//! Pure. `attachments` are what the plugin and the kernel say about addresses of this node, `owners`
+//! says which pod has an address, `truth` reads the policies literally, packet by
 //! packet: it is slow, and what everything else is measured by. `model` says the same in a form
 //! that the kernel looks up: every peer has a class (`atoms`, `classes`, `blocks`), and for every
 //! class and pod of this node `cells` say what is allowed. A change recomputes what it touches, and
 //! `loss` tells whether it takes something away. `wanted` is the outcome.
 
 pub mod atoms;
+pub mod attachments;
 pub mod blocks;
 mod cells;
 pub mod classes;

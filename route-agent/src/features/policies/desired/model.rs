@@ -12,11 +12,12 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
 use crate::features::policies::desired::atoms::{Atom, AtomId, Atoms};
+use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::blocks::{self, Range, Ranges};
 use crate::features::policies::desired::cells::{Stance, cells, stance};
 use crate::features::policies::desired::classes::{ClassKey, Classes};
 use crate::features::policies::desired::compile::Compiled;
-use crate::features::policies::desired::owners::{Owners, address};
+use crate::features::policies::desired::owners::{Owners, address, counts};
 use crate::features::policies::desired::wanted::{
     Cell, Class, Delta, NO_CLASS, Note, Place, PortRange, Ports, Wanted, What,
 };
@@ -47,6 +48,8 @@ pub struct Changed {
     pub namespaces: BTreeSet<Arc<str>>,
     /// Policies.
     pub policies: BTreeSet<ObjectName>,
+    /// Addresses of attachments.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 impl Changed {
@@ -54,9 +57,15 @@ impl Changed {
     pub fn everything(snapshot: &Snapshot) -> Self {
         Self {
             pods: snapshot.pods.keys().cloned().collect(),
-            namespaces: BTreeSet::new(),
             policies: snapshot.policies.keys().cloned().collect(),
+            ..Self::default()
         }
+    }
+
+    /// Takes in changes of attachments.
+    pub fn touch(&mut self, touched: Touched) {
+        self.pods.extend(touched.pods);
+        self.addresses.extend(touched.addresses);
     }
 
     /// Takes in more changes.
@@ -68,7 +77,10 @@ impl Changed {
 
     /// True if nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.pods.is_empty() && self.namespaces.is_empty() && self.policies.is_empty()
+        self.pods.is_empty()
+            && self.namespaces.is_empty()
+            && self.policies.is_empty()
+            && self.addresses.is_empty()
     }
 }
 
@@ -93,6 +105,8 @@ pub struct Model {
     claimed: HashMap<ObjectName, IpAddr>,
     locals: BTreeMap<ObjectName, Local>,
     local_names: HashMap<IpAddr, ObjectName>,
+    /// Addresses without a pod that are open.
+    strangers: BTreeSet<IpAddr>,
     /// The local pods that each policy selects.
     subjects: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     compiled: BTreeMap<ObjectName, Compiled>,
@@ -128,14 +142,20 @@ struct Work {
 
 impl Model {
     /// The model of a cluster.
-    pub fn of(snapshot: &Snapshot, family: IpFamily, here: Here) -> Self {
+    pub fn of(
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        family: IpFamily,
+        here: Here,
+    ) -> Self {
         let mut model = Self {
             family,
             here,
-            owners: Owners::none(family),
+            owners: Owners::default(),
             claimed: HashMap::new(),
             locals: BTreeMap::new(),
             local_names: HashMap::new(),
+            strangers: BTreeSet::new(),
             subjects: BTreeMap::new(),
             compiled: BTreeMap::new(),
             atoms: Atoms::default(),
@@ -146,7 +166,10 @@ impl Model {
             port_ranges: BTreeMap::new(),
             outside: 0,
         };
-        model.update(snapshot, &Changed::everything(snapshot));
+        let mut everything = Changed::everything(snapshot);
+        let addresses = attachments.addresses(family);
+        everything.addresses = addresses.map(|(address, ..)| address).collect();
+        model.update(snapshot, attachments, &everything);
         model
     }
 
@@ -181,29 +204,41 @@ impl Model {
     }
 
     /// Takes changes in, and says what differs.
-    pub fn update(&mut self, snapshot: &Snapshot, changed: &Changed) -> Delta {
+    pub fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        changed: &Changed,
+    ) -> Delta {
         let mut work = Work::default();
-        self.move_pods(snapshot, changed, &mut work);
-        self.select_pods(snapshot, &mut work);
+        self.move_pods(snapshot, attachments, changed, &mut work);
+        self.select_pods(snapshot, attachments, &mut work);
         self.select_by_policies(snapshot, changed, &mut work);
         self.compile(snapshot, changed, &work);
         self.look_at_changed_atoms(snapshot, &mut work);
         for address in &work.addresses {
-            self.classify(snapshot, *address);
+            self.classify(snapshot, attachments, *address);
         }
         let (came, went) = self.classes.settle();
         self.empty(&went);
         self.fill(snapshot, &work.locals, &came);
+        self.open_strangers(snapshot, attachments, changed);
         let mut delta = std::mem::take(&mut self.delta);
         delta.settle(&self.wanted);
         delta
     }
 
     /// Notes which addresses pods have now.
-    fn move_pods(&mut self, snapshot: &Snapshot, changed: &Changed, work: &mut Work) {
+    fn move_pods(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        changed: &Changed,
+        work: &mut Work,
+    ) {
         for name in &changed.pods {
             let pod = snapshot.pods.get(name);
-            let new = pod.and_then(|pod| address(pod, self.family));
+            let new = pod.and_then(|pod| self.claim(pod, attachments));
             let old = match new {
                 Some(new) => self.claimed.insert(name.clone(), new),
                 None => self.claimed.remove(name),
@@ -215,26 +250,43 @@ impl Model {
                 self.owners.add(new, name);
             }
             work.pods.insert(name.clone());
-            for address in old.into_iter().chain(new) {
-                // Who else claims it may have it now, or have it no longer.
-                work.pods
-                    .extend(self.owners.claimants(address).iter().cloned());
-                work.addresses.insert(address);
-            }
+            work.addresses.extend(old.into_iter().chain(new));
+        }
+        let family = self.family;
+        let of_family = |address: &&IpAddr| IpFamily::of(**address) == family;
+        work.addresses
+            .extend(changed.addresses.iter().filter(of_family));
+        for address in &work.addresses {
+            // Who else claims it may have it now, or have it no longer.
+            let claimants = self.owners.claimants(*address).iter();
+            work.pods.extend(claimants.cloned());
         }
         for namespace in &changed.namespaces {
             let pods = snapshot.pods_in(namespace);
             work.addresses
-                .extend(pods.filter_map(|pod| address(pod, self.family)));
+                .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
+        }
+    }
+
+    /// The address that a pod claims.
+    fn claim(&self, pod: &Pod, attachments: &Attachments) -> Option<IpAddr> {
+        let here = pod.node.as_ref() == Some(&self.here.node) && counts(pod);
+        match here {
+            true => attachments.claim(pod, pod.address(self.family), self.family),
+            false => address(pod, self.family),
         }
     }
 
     /// Finds out which pods are local, and which policies select them.
-    fn select_pods(&mut self, snapshot: &Snapshot, work: &mut Work) {
+    fn select_pods(&mut self, snapshot: &Snapshot, attachments: &Attachments, work: &mut Work) {
         for name in std::mem::take(&mut work.pods) {
             let pod = snapshot.pods.get(&name);
             let pod = pod.filter(|pod| pod.node.as_ref() == Some(&self.here.node));
-            let now = pod.and_then(|pod| Some((pod, self.owners.address_of(pod, snapshot)?)));
+            let now = pod.and_then(|pod| {
+                let address = *self.claimed.get(&name)?;
+                let owner = self.owners.owner(address, snapshot, attachments)?;
+                (owner.name == name).then_some((pod, address))
+            });
             let before = self.locals.get(&name);
             if before.is_some_and(|local| now.is_none_or(|(_, address)| address != local.address)) {
                 self.forget_local(&name, work);
@@ -359,7 +411,7 @@ impl Model {
         for atom in self.atoms.take_changed() {
             let pods = atom.scope(snapshot).into_iter();
             work.addresses
-                .extend(pods.filter_map(|pod| address(pod, self.family)));
+                .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
             work.addresses.extend(atom.exact());
             cut |= matches!(atom, Atom::Block(_)) && atom.exact().is_none();
         }
@@ -408,8 +460,8 @@ impl Model {
     }
 
     /// Finds the class of a single address.
-    fn classify(&mut self, snapshot: &Snapshot, address: IpAddr) {
-        let owner = self.owners.owner(address, snapshot);
+    fn classify(&mut self, snapshot: &Snapshot, attachments: &Attachments, address: IpAddr) {
+        let owner = self.owners.owner(address, snapshot, attachments);
         let of_pod = owner.map(|pod| self.atoms.of_pod(pod, snapshot));
         let of_pod = of_pod.unwrap_or_default();
         let exact = self.atoms.of_address(address);
@@ -521,6 +573,43 @@ impl Model {
         self.put(Place::Isolated(address), isolated.then(here));
         let outside = isolated && !self.here.has(address);
         self.put(Place::Outside(address), outside.then(here));
+    }
+
+    /// Opens the addresses of attachments of which no policy can speak: those without a pod, and those
+    /// of pods that are not known, in namespaces without policies.
+    fn open_strangers(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        changed: &Changed,
+    ) {
+        let may_matter = !changed.addresses.is_empty()
+            || !changed.policies.is_empty()
+            || changed.pods.iter().any(|name| attachments.has_pod(name));
+        if !may_matter {
+            return;
+        }
+        let mut now = BTreeSet::new();
+        for (address, namespace, attachment) in attachments.addresses(self.family) {
+            let free = |namespace: &Arc<str>| snapshot.policies_in(namespace).next().is_none();
+            let owner = self.owners.owner(address, snapshot, attachments);
+            if owner.is_none() && namespace.is_none_or(free) {
+                let comment: Arc<str> = attachment.comment().into();
+                for direction in Direction::ALL {
+                    let open = What::member(Note::Text(comment.clone()));
+                    self.put(Place::Open(direction, address), Some(open));
+                }
+                now.insert(address);
+            }
+        }
+        for gone in std::mem::replace(&mut self.strangers, now.clone()).difference(&now) {
+            // It may be a pod's by now, whose policies have decided about it.
+            if !self.local_names.contains_key(gone) {
+                for direction in Direction::ALL {
+                    self.put(Place::Open(direction, *gone), None);
+                }
+            }
+        }
     }
 
     /// Writes the cells of a local pod; `whole` if it has no others.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 use serde_json::{Value, json};
 
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::model::{Changed, Here, Model};
 use crate::features::policies::desired::truth::{Traffic, Truth};
 use crate::snapshot::{Change, Dirty, Key, ObjectName, Protocol, Snapshot};
@@ -97,6 +98,8 @@ pub fn policy(at: &str, spec: &Value) -> Value {
 pub struct Cluster {
     /// Its objects.
     pub snapshot: Snapshot,
+    /// What is attached, on every node alike.
+    pub attachments: Attachments,
     models: BTreeMap<(&'static str, IpFamily), Model>,
     names: Names,
 }
@@ -122,11 +125,17 @@ impl Cluster {
             .iter()
             .flat_map(|(node, _)| IpFamily::ALL.map(|family| (*node, family)));
         let models = each.map(|(node, family)| {
-            let model = Model::of(&snapshot, family, here(node, family));
+            let model = Model::of(
+                &snapshot,
+                &Attachments::default(),
+                family,
+                here(node, family),
+            );
             ((node, family), model)
         });
         Self {
             models: models.collect(),
+            attachments: Attachments::default(),
             snapshot,
             names: Names::default(),
         }
@@ -164,7 +173,7 @@ impl Cluster {
         let mut changed = Changed::default();
         changed.add(&dirty);
         for model in self.models.values_mut() {
-            model.update(&self.snapshot, &changed);
+            model.update(&self.snapshot, &self.attachments, &changed);
         }
     }
 

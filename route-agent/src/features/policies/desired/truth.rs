@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::owners::Owners;
 use crate::snapshot::{
     Direction, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Protocol, Snapshot,
@@ -46,7 +47,7 @@ impl<'a> Truth<'a> {
             IpAddr::V4(_) => &self.v4,
             IpAddr::V6(_) => &self.v6,
         };
-        owners.owner(address, self.snapshot)
+        owners.owner(address, self.snapshot, &Attachments::default())
     }
 
     /// Whether the first packet of a connection may pass.

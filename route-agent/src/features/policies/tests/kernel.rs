@@ -245,10 +245,9 @@ fn an_uninstall_takes_the_tables_out() {
     let mut bench = shop();
     let config = bench.node.config.clone();
     let removed = bench.feature.uninstall(&config).unwrap();
-    assert_eq!(
-        removed,
-        ["table ip podwire-policy", "table ip6 podwire-policy"]
-    );
+    let directory = format!("directory {}", config.policy_dir().display());
+    let tables = ["table ip podwire-policy", "table ip6 podwire-policy"];
+    assert_eq!(removed, [tables[0], tables[1], &directory]);
     assert_eq!(list(), "");
     assert_eq!(bench.feature.uninstall(&config).unwrap(), [""; 0]);
 }
