@@ -1,7 +1,7 @@
 //! What packets to and from the pods of this node should meet.
 //!
 //! Pure. `owners` says which pod has an address, `truth` reads the policies literally, packet by
-//! packet: it is slow, and what everything else is measured by. `model` says the same in a form
+//! packet: it is slow, and what everything else is measured by; `explain` says why. `model` says the same in a form
 //! that the kernel looks up: every peer has a class (`atoms`, `classes`, `blocks`), and for every
 //! class and pod of this node `cells` say what is allowed. A change recomputes what it touches, and
 //! `loss` tells whether it takes something away. `wanted` is the outcome.
@@ -11,6 +11,7 @@ pub mod blocks;
 mod cells;
 pub mod classes;
 mod compile;
+pub mod explain;
 pub mod loss;
 pub mod model;
 pub mod owners;

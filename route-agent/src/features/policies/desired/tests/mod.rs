@@ -2,3 +2,4 @@
 
 mod random;
 mod rows;
+mod words;
