@@ -80,7 +80,8 @@ impl Agent {
             health: SharedHealth::new(Health::new(config.health_timeout)),
         };
         let (health_ports, ports) = watch::channel(HealthPorts::default());
-        let features = features::all(health_ports).unwrap();
+        let drops = DropLog::default();
+        let features = features::all(health_ports, &drops).unwrap();
         let finder = Some(Finder::open().unwrap());
         let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features);
         Self {
@@ -90,6 +91,7 @@ impl Agent {
                 health: shared.health,
                 metrics: shared.metrics,
                 inputs,
+                drops,
             },
             looping: thread::spawn(move || reconcile.run(&outputs)),
             _ports: ports,

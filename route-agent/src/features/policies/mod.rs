@@ -8,9 +8,10 @@
 //! policy there is no table, and switched off the tables go.
 //!
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
-//! makes the kernel agree. `docs/policies.md` explains the whole.
+//! makes the kernel agree; `drops` keeps what was dropped. `docs/policies.md` explains the whole.
 
 pub mod desired;
+pub mod drops;
 pub mod layout;
 mod publish;
 mod report;
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::policies::desired::model::{Changed, Here, Model};
 use crate::features::policies::desired::owners;
+use crate::features::policies::drops::DropLog;
 use crate::features::policies::publish::Numbers;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::ours::POLICY_TABLE as TABLE;
@@ -39,6 +41,8 @@ pub struct Policies {
     sides: [Side; 2],
     /// What changed since the last sync.
     changed: Changed,
+    /// What was dropped, for who asks.
+    drops: DropLog,
     /// Warnings about all policies are to be raised again.
     warn_all: bool,
 }
@@ -55,8 +59,9 @@ struct Side {
 
 impl Policies {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(drops: DropLog) -> podwire_kernel::Result<Self> {
         Ok(Self {
+            drops,
             socket: NftSocket::open()?,
             sides: IpFamily::ALL.map(|family| Side {
                 table: FamilyTable::new(family),
@@ -68,9 +73,24 @@ impl Policies {
         })
     }
 
+    /// Says whether there is anything to be read of what is dropped.
+    fn settle_drops(&self) {
+        let mut tables = self.sides.iter().map(|side| &side.table);
+        self.drops.set_idle(
+            if tables.clone().any(|table| table.is_there() && table.logs()) {
+                None
+            } else if tables.any(FamilyTable::is_there) {
+                drops::CANNOT_LOG
+            } else {
+                drops::NO_POLICIES
+            },
+        );
+    }
+
     /// Takes the tables out.
     fn withdraw(&mut self) -> Result<Synced, SyncError> {
         let before = self.socket.writes();
+        self.drops.set_idle(drops::SWITCHED_OFF);
         for side in &mut self.sides {
             side.model = None;
             if side.table.withdraw(&mut self.socket)? {
@@ -215,6 +235,7 @@ impl Feature for Policies {
                 failed.get_or_insert(error);
             }
         }
+        self.settle_drops();
         publish::numbers(
             &world.metrics.policies,
             self.sides.iter().map(Side::numbers),

@@ -81,6 +81,8 @@ pub struct Frame {
     pub ranges: BTreeSet<(Direction, PortRange)>,
     /// True if a pod with another address is isolated.
     pub outside: bool,
+    /// True if what is dropped is logged.
+    pub log: bool,
 }
 
 /// The model of one family.
@@ -160,12 +162,13 @@ impl Model {
         &self.wanted
     }
 
-    /// What the rules depend on.
+    /// What the rules depend on, of which the model knows.
     pub fn frame(&self) -> Frame {
         Frame {
             pod_cidrs: self.here.pod_cidrs.clone(),
             ranges: self.port_ranges.keys().copied().collect(),
             outside: self.outside > 0,
+            log: false,
         }
     }
 

@@ -203,6 +203,7 @@ mod tests {
             pod_cidrs: Box::default(),
             ranges: [(Direction::Ingress, range), (Direction::Egress, range)].into(),
             outside: true,
+            log: false,
         };
         let all = Lookup::all(&frame);
         assert_eq!(all.len(), 16);
