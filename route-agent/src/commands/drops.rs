@@ -61,9 +61,9 @@ impl Drops {
         let mut idle = None;
         loop {
             print_lines(&self.lines(&page)?)?;
-            if self.output == Output::Text {
-                let remarks = remarks(&page, &mut idle, &mut lost);
-                print_lines(&remarks)?;
+            // Not among the drops, which a program may read.
+            for remark in remarks(&page, &mut idle, &mut lost) {
+                eprintln!("{remark}");
             }
             if !self.follow {
                 return Ok(());

@@ -64,7 +64,8 @@ impl<K: Kernel> Rules<'_, K> {
             ..
         } = *self.asked;
         let outside = self.lookups.contains(&Lookup::Outside);
-        if !inside && !(outside && self.has(&Place::Outside(local))?) {
+        let is_checked = inside || outside && self.has(&Place::Outside(local))?;
+        if !is_checked {
             self.note(format!("{local} is in no podCIDR of this node, and open"));
             return Ok(true);
         }

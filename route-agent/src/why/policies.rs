@@ -167,13 +167,13 @@ impl Asking<'_> {
             Outcome::Itself => {
                 format!(
                     "{direction}: {by} isolate{} {pod}, but a pod always reaches itself.",
-                    s(&judgement.isolating)
+                    ending(&judgement.isolating)
                 )
             }
             Outcome::Allowed(rule) => {
                 format!(
                     "{direction}: {by} isolate{} {pod}; {rule}.",
-                    s(&judgement.isolating)
+                    ending(&judgement.isolating)
                 )
             }
             Outcome::Denied(nearest) => {
@@ -185,12 +185,12 @@ impl Asking<'_> {
                 self.why.get_or_insert_with(|| {
                     format!(
                         "{by} isolate{} {pod} for {direction}, and no rule allows it",
-                        s(&judgement.isolating)
+                        ending(&judgement.isolating)
                     )
                 });
                 format!(
                     "{direction}: {by} isolate{} {pod}, and no rule allows it ({what}); {nearest}.",
-                    s(&judgement.isolating)
+                    ending(&judgement.isolating)
                 )
             }
         };
@@ -309,6 +309,6 @@ fn addresses(all: &[IpAddr]) -> String {
 }
 
 /// One policy isolates, several isolate.
-fn s<T>(all: &[T]) -> &'static str {
+fn ending<T>(all: &[T]) -> &'static str {
     if all.len() == 1 { "s" } else { "" }
 }

@@ -15,6 +15,7 @@ pub mod drops;
 pub mod layout;
 mod publish;
 mod report;
+mod review;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::features::policies::desired::model::{Changed, Here, Model};
 use crate::features::policies::desired::owners;
 use crate::features::policies::drops::DropLog;
 use crate::features::policies::publish::Numbers;
+use crate::features::policies::review::Review;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::report::Report;
@@ -41,6 +43,8 @@ pub struct Policies {
     sides: [Side; 2],
     /// What changed since the last sync.
     changed: Changed,
+    /// What is looked at from time to time.
+    review: Review,
     /// What was dropped, for who asks.
     drops: DropLog,
     /// Warnings about all policies are to be raised again.
@@ -62,6 +66,7 @@ impl Policies {
     pub fn open(drops: DropLog) -> podwire_kernel::Result<Self> {
         Ok(Self {
             drops,
+            review: Review::default(),
             socket: NftSocket::open()?,
             sides: IpFamily::ALL.map(|family| Side {
                 table: FamilyTable::new(family),
@@ -71,6 +76,27 @@ impl Policies {
             changed: Changed::default(),
             warn_all: true,
         })
+    }
+
+    /// When verdicts are to be forgotten once more.
+    fn forgets(&self) -> Option<Instant> {
+        self.sides.iter().filter_map(|side| side.table.due()).min()
+    }
+
+    /// Looks, if it is time to, at what has been counted, and at policies that may be mistaken: what
+    /// is said of them counts as changed.
+    fn review(&mut self, world: &World<'_>, changed: &mut Changed, now: Instant) {
+        if !self.sides.iter().any(|side| side.table.is_there()) {
+            return self.review.stop();
+        }
+        let Some(policies) = self.review.look(world.snapshot, now) else {
+            return;
+        };
+        changed.policies.extend(policies);
+        let families = self.sides.iter().map(|side| side.table.family());
+        let denied = report::denied_packets(&mut self.socket, families);
+        let (_, lost) = self.drops.counts();
+        world.metrics.policies.set_denied(&denied, lost);
     }
 
     /// Says whether there is anything to be read of what is dropped.
@@ -91,6 +117,7 @@ impl Policies {
     fn withdraw(&mut self) -> Result<Synced, SyncError> {
         let before = self.socket.writes();
         self.drops.set_idle(drops::SWITCHED_OFF);
+        self.review.stop();
         for side in &mut self.sides {
             side.model = None;
             if side.table.withdraw(&mut self.socket)? {
@@ -228,7 +255,7 @@ impl Feature for Policies {
             return self.withdraw();
         }
         let (before, now) = (self.socket.writes(), Instant::now());
-        let changed = std::mem::take(&mut self.changed);
+        let mut changed = std::mem::take(&mut self.changed);
         let mut failed = None;
         for side in &mut self.sides {
             if let Err(error) = side.sync(&mut self.socket, world, &changed, now) {
@@ -236,11 +263,13 @@ impl Feature for Policies {
             }
         }
         self.settle_drops();
+        self.review(world, &mut changed, now);
         publish::numbers(
             &world.metrics.policies,
             self.sides.iter().map(Side::numbers),
         );
-        publish::warnings(world, &changed, std::mem::take(&mut self.warn_all), warn);
+        let all = std::mem::take(&mut self.warn_all);
+        publish::warnings(world, &changed, all, &self.review, warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
             Some(error) => Err(error),
@@ -252,7 +281,7 @@ impl Feature for Policies {
     }
 
     fn due(&self) -> Option<Instant> {
-        self.sides.iter().filter_map(|side| side.table.due()).min()
+        self.forgets().into_iter().chain(self.review.due()).min()
     }
 
     fn needed_by_pods(&self) -> bool {

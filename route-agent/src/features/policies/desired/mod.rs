@@ -4,7 +4,8 @@
 //! packet: it is slow, and what everything else is measured by; `explain` says why. `model` says the same in a form
 //! that the kernel looks up: every peer has a class (`atoms`, `classes`, `blocks`), and for every
 //! class and pod of this node `cells` say what is allowed. A change recomputes what it touches, and
-//! `loss` tells whether it takes something away. `wanted` is the outcome.
+//! `loss` tells whether it takes something away. `wanted` is the outcome. `oversights` names what may
+//! be a mistake in a policy.
 
 pub mod atoms;
 pub mod blocks;
@@ -14,6 +15,7 @@ mod compile;
 pub mod explain;
 pub mod loss;
 pub mod model;
+pub mod oversights;
 pub mod owners;
 #[cfg(test)]
 pub mod samples;

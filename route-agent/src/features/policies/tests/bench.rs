@@ -79,7 +79,7 @@ impl Bench {
 
     /// Syncs when the feature wants to be, until it does no longer.
     pub fn rest(&mut self) {
-        while let Some(due) = self.feature.due() {
+        while let Some(due) = self.feature.forgets() {
             std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
             self.sync();
         }
