@@ -16,12 +16,9 @@ use tokio::sync::watch;
 
 pub use denial::Denial;
 pub use listen::follow;
-pub use ring::Page;
+pub use ring::{Idle, Page};
 
 use crate::features::policies::drops::ring::Ring;
-
-/// Why nothing is read, if so.
-pub type Idle = Option<&'static str>;
 
 /// The agent has not looked yet.
 const STARTING: Idle = Some("the agent has not synced the policies yet");

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::policies::drops::Idle;
 use crate::features::policies::drops::denial::Denial;
 
 /// So many are kept.
 const KEPT: usize = 1000;
+
+/// Why nothing is read, if so.
+pub type Idle = Option<&'static str>;
 
 /// The last drops.
 #[derive(Debug, Default)]
