@@ -25,7 +25,8 @@ use podwire_kernel::nft::NftSocket;
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
 use crate::features::policies::publish::Numbers;
 use crate::features::policies::table::sync::FamilyTable;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Element, Field, KeyBuf, Set};
 
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::PortRange;
 use crate::snapshot::{Direction, Protocol};
 

@@ -14,7 +14,7 @@ use podwire_kernel::nft::{
     ct_state, priority,
 };
 
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::layout::sets::{Lookup, Words};
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::Direction;

@@ -7,7 +7,8 @@ use podwire_kernel::IpFamily;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::features::policies::desired::model::{Changed, Model, takes_away};
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::model::{Model, takes_away};
 use crate::features::policies::desired::samples::{
     Cluster, ICMP, NODES, addresses, here, name, namespace, pod, policy, sctp, tcp, udp,
 };
