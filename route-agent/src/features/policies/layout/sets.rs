@@ -10,7 +10,7 @@ use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::PortRange;
 use crate::snapshot::{Direction, Protocol};
 
-/// So many verdicts are remembered. When that is full, packets are judged one by one: slower, and
+/// This many verdicts are remembered. When that is full, packets are judged one by one: slower, and
 /// never wrong.
 const REMEMBERED: u32 = 65_536;
 

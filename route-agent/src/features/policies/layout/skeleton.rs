@@ -6,7 +6,7 @@
 //!
 //! A packet of a connection that was judged before meets one lookup, `allowed`. Replies are judged as
 //! the connection that they belong to, with source and destination exchanged, so that a connection
-//! that is forbidden is cut in both directions, whoever speaks next.
+//! that is forbidden is cut in both directions, no matter who speaks next.
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{

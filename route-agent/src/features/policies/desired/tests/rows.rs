@@ -366,7 +366,7 @@ fn a_named_port_from_a_pod_is_that_of_each_peer() {
     shop.allows(DB, JOB, tcp(8080));
     shop.denies(DB, JOB, tcp(80));
     shop.denies(DB, OUTSIDE, tcp(80));
-    // To anyone: whoever has a port of that name.
+    // To anyone: everyone who has a port of that name.
     let mut shop = Shop::with(&[from_db(json!([{"ports": [{"port": "http"}, {"port": 9}]}]))]);
     shop.cluster
         .set(&[with_port(pod("shop/job", JOB.0, JOB.1, "app=job"), 8080)]);
