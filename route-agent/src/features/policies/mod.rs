@@ -25,7 +25,8 @@ use podwire_kernel::nft::NftSocket;
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
 use crate::features::policies::publish::Numbers;
 use crate::features::policies::table::sync::FamilyTable;
@@ -39,8 +40,8 @@ pub struct Policies {
     sides: [Side; 2],
     /// What changed since the last sync.
     changed: Changed,
-    /// Warnings about all policies are to be raised again.
-    warn_all: bool,
+    /// Warnings and numbers are to be told whether or not anything changed.
+    publish_all: bool,
 }
 
 /// One family.
@@ -64,7 +65,7 @@ impl Policies {
                 has_pods: None,
             }),
             changed: Changed::default(),
-            warn_all: true,
+            publish_all: true,
         })
     }
 
@@ -196,7 +197,7 @@ impl Feature for Policies {
                     (side.model, side.has_pods) = (None, None);
                 }
                 self.changed = Changed::default();
-                self.warn_all = true;
+                self.publish_all = true;
                 true
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
@@ -215,16 +216,17 @@ impl Feature for Policies {
                 failed.get_or_insert(error);
             }
         }
-        publish::numbers(
-            &world.metrics.policies,
-            self.sides.iter().map(Side::numbers),
-        );
-        publish::warnings(world, &changed, std::mem::take(&mut self.warn_all), warn);
+        let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
+        if all || writes > before {
+            let sides = self.sides.iter().map(Side::numbers);
+            publish::numbers(&world.metrics.policies, sides);
+        }
+        publish::warnings(world, &changed, all, warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
             Some(error) => Err(error),
             None => Ok(Synced {
-                writes: self.socket.writes() - before,
+                writes: writes - before,
                 again: false,
             }),
         }

@@ -11,6 +11,7 @@ pub mod blocks;
 mod cells;
 pub mod classes;
 mod compile;
+pub mod frame;
 pub mod loss;
 pub mod model;
 pub mod owners;

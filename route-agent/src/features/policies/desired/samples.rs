@@ -10,7 +10,8 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 use serde_json::{Value, json};
 
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::truth::{Traffic, Truth};
 use crate::snapshot::{Change, Dirty, Key, ObjectName, Protocol, Snapshot};
 use crate::source::decode::{Scope, decode};
