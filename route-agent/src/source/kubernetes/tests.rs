@@ -28,6 +28,7 @@ async fn asked(policies: bool) -> BTreeSet<String> {
         servers: Vec::new(),
         kubeconfig: Some(file.path().to_owned()),
         kubelet_kubeconfig: "/does/not/exist".into(),
+        read: None,
     };
     let (inputs, outputs) = mpsc::channel();
     let (_, no_warnings) = async_mpsc::channel(1);
