@@ -17,7 +17,7 @@ use podwire_kernel::{IpFamily, Protocol};
 
 use crate::commands::preflight::probe::Without::{FallsBack, Refuses};
 use crate::commands::preflight::probe::{PERMISSION, Probe};
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::PortRange;
 use crate::features::policies::layout::skeleton::skeleton;
 use crate::snapshot::Direction;

@@ -27,7 +27,8 @@ use podwire_kernel::nft::NftSocket;
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
 use crate::features::policies::drops::DropLog;
 use crate::features::policies::publish::Numbers;
@@ -47,8 +48,8 @@ pub struct Policies {
     review: Review,
     /// What was dropped, for who asks.
     drops: DropLog,
-    /// Warnings about all policies are to be raised again.
-    warn_all: bool,
+    /// Warnings and numbers are to be published whether or not anything changed.
+    publish_all: bool,
 }
 
 /// One family.
@@ -74,7 +75,7 @@ impl Policies {
                 has_pods: None,
             }),
             changed: Changed::default(),
-            warn_all: true,
+            publish_all: true,
         })
     }
 
@@ -243,7 +244,7 @@ impl Feature for Policies {
                     (side.model, side.has_pods) = (None, None);
                 }
                 self.changed = Changed::default();
-                self.warn_all = true;
+                self.publish_all = true;
                 true
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
@@ -264,17 +265,17 @@ impl Feature for Policies {
         }
         self.settle_drops();
         self.review(world, &mut changed, now);
-        publish::numbers(
-            &world.metrics.policies,
-            self.sides.iter().map(Side::numbers),
-        );
-        let all = std::mem::take(&mut self.warn_all);
+        let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
+        if all || writes > before {
+            let sides = self.sides.iter().map(Side::numbers);
+            publish::numbers(&world.metrics.policies, sides);
+        }
         publish::warnings(world, &changed, all, &self.review, warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
             Some(error) => Err(error),
             None => Ok(Synced {
-                writes: self.socket.writes() - before,
+                writes: writes - before,
                 again: false,
             }),
         }

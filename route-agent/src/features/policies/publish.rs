@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use podwire_kernel::IpFamily;
 
 use crate::feature::{Warn, World};
-use crate::features::policies::desired::model::{Changed, Model};
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::wanted::Place;
 use crate::features::policies::review::Review;
 use crate::metrics::PolicyMetrics;

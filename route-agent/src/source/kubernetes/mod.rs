@@ -9,6 +9,8 @@ mod events;
 mod fake;
 mod problems;
 mod server;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod wire;
 

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::kernel::Fake;
 use super::*;
-use crate::features::policies::desired::model::{Here, Model};
+use crate::features::policies::desired::frame::Here;
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::layout::elements::table;
 use crate::source::decode::{Scope, decode};
 use crate::source::objects::Names;

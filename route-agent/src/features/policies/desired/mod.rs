@@ -13,6 +13,7 @@ mod cells;
 pub mod classes;
 mod compile;
 pub mod explain;
+pub mod frame;
 pub mod loss;
 pub mod model;
 pub mod oversights;

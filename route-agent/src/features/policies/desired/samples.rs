@@ -11,7 +11,8 @@ use podwire_kernel::IpFamily;
 use serde_json::{Value, json};
 
 use crate::features::policies::desired::explain::{Judgement, judge};
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::truth::{Traffic, Truth};
 use crate::snapshot::{Change, Direction, Dirty, Key, ObjectName, Protocol, Snapshot};
 use crate::source::decode::{Scope, decode};

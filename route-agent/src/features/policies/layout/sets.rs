@@ -6,11 +6,11 @@ use std::time::Duration;
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Element, Field, KeyBuf, Set};
 
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::PortRange;
 use crate::snapshot::{Direction, Protocol};
 
-/// So many verdicts are remembered. When that is full, packets are judged one by one: slower, and
+/// This many verdicts are remembered. When that is full, packets are judged one by one: slower, and
 /// never wrong.
 const REMEMBERED: u32 = 65_536;
 

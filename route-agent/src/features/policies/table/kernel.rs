@@ -8,7 +8,7 @@ use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::sets::Lookup;
 use crate::ours::POLICY_TABLE as TABLE;
 
-/// So many elements of a new table go into one transaction: while one is carried out, no one else
+/// This many elements of a new table go into one transaction: while one is carried out, no one else
 /// can change a table.
 const CHUNK: usize = 4096;
 

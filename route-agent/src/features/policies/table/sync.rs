@@ -12,7 +12,8 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Touched;
 use podwire_kernel::nft::{Batch, Element, Key, NftSocket};
 
-use crate::features::policies::desired::model::{Frame, Model, takes_away};
+use crate::features::policies::desired::frame::Frame;
+use crate::features::policies::desired::model::{Model, takes_away};
 use crate::features::policies::desired::wanted::Delta;
 use crate::features::policies::layout::elements::{element, key, table};
 use crate::features::policies::layout::sets::Lookup;

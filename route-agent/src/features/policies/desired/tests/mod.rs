@@ -1,5 +1,6 @@
 //! The policies' meaning: row by row, and for whatever may come.
 
+mod oracle;
 mod random;
 mod rows;
 mod words;
