@@ -95,6 +95,11 @@ bench: root toolchain ## Measure the plugin, the routes and the Service proxy, b
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
 	exit $$missed
 
+.PHONY: oracle
+oracle: toolchain ## Compare policies of CLUSTERS (10000) random clusters with what cyclonus says; needs Go
+	@ORACLE_CLUSTERS=$${CLUSTERS:-10000} cargo test --package podwire-agent --lib -- \
+	    cyclonus --ignored --nocapture
+
 # What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \
     level=4 inline-8bit-counters pc-table trace-compares)

@@ -16,6 +16,9 @@ pub const SERVICES_TABLE: &str = "podwire-services";
 /// The nftables table of NetworkPolicies, in both families.
 pub use podwire::policy::TABLE as POLICY_TABLE;
 
+/// The group to which the policies' rules log what they drop; no other program may read it.
+pub const LOG_GROUP: u16 = 112;
+
 /// The nftables table that masquerades and drops forged sources; its family is inet.
 pub const MASQUERADE_TABLE: &str = "podwire-masquerade";
 

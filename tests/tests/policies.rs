@@ -7,6 +7,7 @@ mod cluster;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cluster::{Cluster, ready, service, slice};
@@ -444,29 +445,50 @@ impl Connection {
         Self::Udp(client, server)
     }
 
-    /// Whether a word gets from one end to the other within this time.
+    /// Whether a word gets from one end to the other within this time. What was sent before may come
+    /// first: TCP sends again what was dropped.
     fn carries(&mut self, from: End, word: &str, limit: Duration) -> bool {
-        let mut found = [0; 4096];
-        match self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let word = format!("{word} {};", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (sent, mut receive): (_, Receive<'_>) = match self {
             Self::Tcp(client, server) => {
-                let (from, to) = match from {
-                    End::Client => (client, server),
-                    End::Server => (server, client),
+                let (from, to) = if from == End::Client {
+                    (client, server)
+                } else {
+                    (server, client)
                 };
                 to.set_read_timeout(Some(limit)).unwrap();
-                from.write_all(word.as_bytes()).is_ok() && to.read(&mut found).is_ok_and(|n| n > 0)
+                (
+                    from.write_all(word.as_bytes()),
+                    Box::new(|buffer| to.read(buffer)),
+                )
             }
             Self::Udp(client, server) => {
-                let (from, to) = match from {
-                    End::Client => (client, server),
-                    End::Server => (server, client),
+                let (from, to) = if from == End::Client {
+                    (client, server)
+                } else {
+                    (server, client)
                 };
                 to.set_read_timeout(Some(limit)).unwrap();
-                from.send(word.as_bytes()).is_ok() && to.recv(&mut found).is_ok()
+                let sent = from.send(word.as_bytes()).map(drop);
+                (sent, Box::new(|buffer| to.recv(buffer)))
+            }
+        };
+        let (mut found, mut buffer) = (String::new(), [0; 4096]);
+        while sent.is_ok() && !found.contains(&word) {
+            match receive(&mut buffer) {
+                Ok(length) if length > 0 => {
+                    found.push_str(&String::from_utf8_lossy(&buffer[..length]));
+                }
+                _ => return false,
             }
         }
+        sent.is_ok()
     }
 }
+
+/// Reads what has come.
+type Receive<'a> = Box<dyn FnMut(&mut [u8]) -> std::io::Result<usize> + 'a>;
 
 #[test]
 fn what_a_change_forbids_is_cut_in_both_directions_and_nothing_else() {

@@ -163,8 +163,8 @@ fn policies(found: &PoliciesReport) -> String {
         undecided,
     } = &found.denied;
     let mut text = format!(
-        "{} in the cluster, {} of them for pods here, {} isolated; packets denied so far: {ingress} \
-         ingress, {egress} egress",
+        "{} in the cluster, {} of them for pods here; isolated pods: {}; packets denied so far: \
+         {ingress} ingress, {egress} egress",
         found.in_cluster,
         found.here,
         found.isolated.len(),

@@ -61,7 +61,7 @@ impl Uninstall {
             }
         };
         let (health_ports, _) = tokio::sync::watch::channel(Default::default());
-        for mut feature in features::all(health_ports)? {
+        for mut feature in features::all(health_ports, &Default::default())? {
             note(feature.uninstall(&self.config));
         }
         if self.pods {

@@ -124,6 +124,10 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_NETWORK_POLICY", default_value_t = true, action = ArgAction::Set)]
     pub network_policy: bool,
 
+    /// Tell pods by Events what NetworkPolicies drop: one for each pod and direction in 10 minutes.
+    #[arg(long, env = "PODWIRE_POLICY_EVENTS", default_value_t = true, action = ArgAction::Set)]
+    pub policy_events: bool,
+
     /// How many connections a pod may have open at a time; 0 for no limit.
     #[arg(
         long,
@@ -228,6 +232,7 @@ mod tests {
         assert_eq!(config.lease_grace, Duration::from_secs(60));
         assert!(config.masquerade && config.anti_spoof && config.cni_conf);
         assert!(config.network_policy);
+        assert!(config.policy_events);
         assert_eq!(config.healthz_bind_address.0.unwrap().port(), 10256);
         assert_eq!(config.socket(), PathBuf::from("/run/podwire/agent.sock"));
     }

@@ -26,7 +26,7 @@ pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
 pub use labels::{Condition, Labels, Requirement, Selector};
 pub use node::Node;
-pub use pod::{NamedPort, Namespace, Pod};
+pub use pod::{NamedPort, Namespace, Pod, Uid};
 pub use policy::{Block, Direction, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use service::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, Protocol, Repeated,

@@ -2,6 +2,7 @@
 //!
 //! There may be 100,000 Pods, and every node has all of them: lists that many share are shared.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -20,6 +21,82 @@ pub struct NamedPort {
     pub port: u16,
 }
 
+/// What sets an object apart from an earlier one of the same name. A UUID takes a third of its text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Uid(UidKind);
+
+#[derive(Clone, PartialEq, Eq)]
+enum UidKind {
+    Uuid([u8; 16]),
+    /// A static pod has a hash there.
+    Other(Box<str>),
+}
+
+impl Uid {
+    /// True if it says nothing.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.0, UidKind::Other(text) if text.is_empty())
+    }
+}
+
+/// Where the hyphens of a UUID are.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+impl From<&str> for Uid {
+    fn from(text: &str) -> Self {
+        Self(match uuid(text) {
+            Some(uuid) => UidKind::Uuid(uuid),
+            None => UidKind::Other(text.into()),
+        })
+    }
+}
+
+/// The bytes of a UUID that is written as Kubernetes writes it.
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 || HYPHENS.iter().any(|at| bytes[*at] != b'-') {
+        return None;
+    }
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let digits = bytes.iter().enumerate();
+    let digits = digits.filter(|(at, _)| !HYPHENS.contains(at));
+    let digits: Vec<u8> = digits
+        .map(|(_, byte)| digit(*byte))
+        .collect::<Option<_>>()?;
+    let mut uuid = [0; 16];
+    for (byte, pair) in uuid.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(uuid)
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            UidKind::Other(text) => f.write_str(text),
+            UidKind::Uuid(uuid) => {
+                for (at, byte) in uuid.iter().enumerate() {
+                    if [4, 6, 8, 10].contains(&at) {
+                        f.write_str("-")?;
+                    }
+                    write!(f, "{byte:02x}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 /// A Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
@@ -27,7 +104,7 @@ pub struct Pod {
     pub name: ObjectName,
     /// `metadata.uid`: a Pod of a StatefulSet comes back with the same name and another one. Empty for
     /// the mirror of a static pod, which has another one for kubelet.
-    pub uid: Box<str>,
+    pub uid: Uid,
     /// The Node it runs on, once it is chosen.
     pub node: Option<Arc<str>>,
     /// `status.podIPs` of IPv4.
@@ -58,7 +135,7 @@ impl Pod {
     pub fn named(name: ObjectName) -> Self {
         Self {
             name,
-            uid: Box::default(),
+            uid: Uid::from(""),
             node: None,
             ipv4: None,
             ipv6: None,
@@ -96,4 +173,28 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Its labels.
     pub labels: Labels,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_is_what_it_was_and_a_uuid_is_small() {
+        let uuid = "0a1b2c3d-4e5f-6789-abcd-ef0123456789";
+        for text in [
+            uuid,
+            "",
+            "0123456789abcdef0123456789abcdef",
+            "0A1B2C3D-4E5F-6789-ABCD-EF0123456789",
+            "0a1b2c3d-4e5f-6789-abcd-ef012345678-",
+            "0a1b2c3d04e5f06789-abcd-ef0123456789",
+        ] {
+            assert_eq!(Uid::from(text).to_string(), text);
+            assert_eq!(matches!(Uid::from(text).0, UidKind::Uuid(_)), text == uuid);
+            assert_eq!(Uid::from(text).is_empty(), text.is_empty());
+        }
+        assert!(Uid::from(uuid) == Uid::from(uuid) && Uid::from(uuid) != Uid::from(""));
+        assert!(size_of::<Uid>() <= 24);
+    }
 }

@@ -270,8 +270,8 @@ fn policies_are_shown_if_there_are_any_with_the_pods_that_they_isolate() {
         },
     });
     let text = for_people(&report, false);
-    let line = "Policies: 12 in the cluster, 2 of them for pods here, 1 isolated; packets denied so \
-                far: 7 ingress, 1 egress\n";
+    let line = "Policies: 12 in the cluster, 2 of them for pods here; isolated pods: 1; packets \
+                denied so far: 7 ingress, 1 egress\n";
     assert!(text.contains(line), "{text}");
     let row = "shop/db-0  10.10.2.4 fd00::4  db deny     -";
     assert!(text.contains(row), "{text}");

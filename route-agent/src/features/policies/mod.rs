@@ -9,14 +9,16 @@
 //! policy there is no table, and switched off the tables go.
 //!
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
-//! makes the kernel agree. `docs/policies.md` explains the whole.
+//! makes the kernel agree; `drops` keeps what was dropped. `docs/policies.md` explains the whole.
 
 pub mod desired;
+pub mod drops;
 pub mod layout;
 mod links;
 mod namespaces;
 mod publish;
 mod report;
+mod review;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -32,10 +34,13 @@ use podwire_kernel::{IpFamily, RouteSocket};
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::policies::desired::attachments::{Attachments, Touched};
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
+use crate::features::policies::drops::DropLog;
 use crate::features::policies::namespaces::Namespaces;
 use crate::features::policies::publish::Numbers;
+use crate::features::policies::review::Review;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::features::policies::waiting::Waiting;
 use crate::files;
@@ -55,8 +60,12 @@ pub struct Policies {
     waiting: Waiting,
     /// What changed since the last sync.
     changed: Changed,
-    /// Warnings about all policies are to be raised again.
-    warn_all: bool,
+    /// What is looked at from time to time.
+    review: Review,
+    /// What was dropped, for who asks.
+    drops: DropLog,
+    /// Warnings and numbers are to be published whether or not anything changed.
+    publish_all: bool,
 }
 
 /// One family.
@@ -71,8 +80,10 @@ struct Side {
 
 impl Policies {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(drops: DropLog) -> podwire_kernel::Result<Self> {
         Ok(Self {
+            drops,
+            review: Review::default(),
             socket: NftSocket::open()?,
             routes: RouteSocket::open()?,
             attachments: Attachments::default(),
@@ -85,13 +96,50 @@ impl Policies {
                 has_pods: None,
             }),
             changed: Changed::default(),
-            warn_all: true,
+            publish_all: true,
         })
+    }
+
+    /// When verdicts are to be forgotten once more.
+    fn forgets(&self) -> Option<Instant> {
+        self.sides.iter().filter_map(|side| side.table.due()).min()
+    }
+
+    /// Looks, if it is time to, at what has been counted, and at policies that may be mistaken: what
+    /// is said of them counts as changed.
+    fn review(&mut self, world: &World<'_>, changed: &mut Changed, now: Instant) {
+        if !self.sides.iter().any(|side| side.table.is_there()) {
+            return self.review.stop();
+        }
+        let Some(policies) = self.review.look(world.snapshot, now) else {
+            return;
+        };
+        changed.policies.extend(policies);
+        let families = self.sides.iter().map(|side| side.table.family());
+        let denied = report::denied_packets(&mut self.socket, families);
+        let (_, lost) = self.drops.counts();
+        world.metrics.policies.set_denied(&denied, lost);
+    }
+
+    /// Says whether there is anything to be read of what is dropped.
+    fn settle_drops(&self) {
+        let mut tables = self.sides.iter().map(|side| &side.table);
+        self.drops.set_idle(
+            if tables.clone().any(|table| table.is_there() && table.logs()) {
+                None
+            } else if tables.any(FamilyTable::is_there) {
+                drops::CANNOT_LOG
+            } else {
+                drops::NO_POLICIES
+            },
+        );
     }
 
     /// Takes the tables out.
     fn withdraw(&mut self, config: &Config) -> Result<Synced, SyncError> {
         let before = self.socket.writes();
+        self.drops.set_idle(drops::SWITCHED_OFF);
+        self.review.stop();
         for side in &mut self.sides {
             side.model = None;
             if side.table.withdraw(&mut self.socket)? {
@@ -287,7 +335,7 @@ impl Feature for Policies {
                     (side.model, side.has_pods) = (None, None);
                 }
                 self.changed = Changed::default();
-                self.warn_all = true;
+                self.publish_all = true;
                 self.look = true;
                 self.namespaces.distrust();
                 true
@@ -333,11 +381,14 @@ impl Feature for Policies {
                 .err()
                 .map(Into::into);
         }
-        publish::numbers(
-            &world.metrics.policies,
-            self.sides.iter().map(Side::numbers),
-        );
-        publish::warnings(world, &changed, std::mem::take(&mut self.warn_all), warn);
+        self.settle_drops();
+        self.review(world, &mut changed, now);
+        let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
+        if all || writes > before {
+            let sides = self.sides.iter().map(Side::numbers);
+            publish::numbers(&world.metrics.policies, sides);
+        }
+        publish::warnings(world, &changed, all, &self.review, warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
             Some(error) => {
@@ -348,7 +399,7 @@ impl Feature for Policies {
             None => {
                 self.waiting.answer(world, &self.attachments, now);
                 Ok(Synced {
-                    writes: self.socket.writes() - before,
+                    writes: writes - before,
                     again: false,
                 })
             }
@@ -356,8 +407,8 @@ impl Feature for Policies {
     }
 
     fn due(&self) -> Option<Instant> {
-        let sides = self.sides.iter().filter_map(|side| side.table.due());
-        sides.chain(self.waiting.due()).min()
+        let dues = [self.forgets(), self.review.due(), self.waiting.due()];
+        dues.into_iter().flatten().min()
     }
 
     fn needed_by_pods(&self) -> bool {

@@ -95,9 +95,22 @@ impl Metadata {
         })
     }
 
+    /// As [`Metadata::object_name`], for one of many objects whose names no other object has.
+    fn single_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
+        let namespace = self.namespace.get().unwrap_or("default");
+        Ok(ObjectName {
+            namespace: names.get(possible(namespace)?),
+            name: Arc::from(self.name()?),
+        })
+    }
+
     fn cluster_name(&self, names: &mut Names) -> Result<Arc<str>, Unnamed> {
+        Ok(names.get(self.name()?))
+    }
+
+    fn name(&self) -> Result<&str, Unnamed> {
         match self.name.get() {
-            Some(name) if !name.is_empty() => Ok(names.get(possible(name)?)),
+            Some(name) if !name.is_empty() => possible(name),
             _ => Err(Unnamed::Missing),
         }
     }

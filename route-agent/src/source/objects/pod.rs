@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::snapshot::{self, Labels, NamedPort};
+use crate::snapshot::{self, Labels, NamedPort, Uid};
 use crate::source::objects::{
     Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, possible,
 };
@@ -90,15 +90,15 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 impl Pod {
     /// The snapshot's value of this Pod.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Pod, Unnamed> {
-        let name = self.metadata.object_name(names)?;
+        let name = self.metadata.single_name(names)?;
         let mut checker = Checker::default();
         let node = self.spec.node_name.get();
         let node = node.filter(|node| !node.is_empty() && possible(node).is_ok());
         let phase = self.status.phase.get().unwrap_or_default();
         let mut pod = snapshot::Pod {
             uid: match self.metadata.annotations.contains_key(MIRROR) {
-                true => Box::default(),
-                false => self.metadata.uid.get().unwrap_or_default().into(),
+                true => Uid::from(""),
+                false => Uid::from(self.metadata.uid.get().unwrap_or_default()),
             },
             node: node.map(|node| names.get(node)),
             labels: self.metadata.shared_labels(names),

@@ -1,4 +1,4 @@
-//! What rules ask of a peer: each question once, whoever asks it.
+//! What rules ask of a peer: each question once, no matter how many ask it.
 //!
 //! Only the policies that select a pod of this node ask. A class of peers is then the set of
 //! questions that its members answer with yes.

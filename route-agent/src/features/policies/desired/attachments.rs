@@ -12,7 +12,7 @@ use std::sync::Arc;
 use podwire::policy::{Attachment, POD_IFNAME};
 use podwire_kernel::IpFamily;
 
-use crate::snapshot::{ObjectName, Pod, Snapshot};
+use crate::snapshot::{ObjectName, Pod, Snapshot, Uid};
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -250,7 +250,7 @@ fn is_of(attachment: &Attachment, pod: &Pod) -> bool {
 }
 
 fn is_same(uid: Option<&str>, pod: &Pod) -> bool {
-    uid.is_none_or(|uid| pod.uid.is_empty() || *pod.uid == *uid)
+    uid.is_none_or(|uid| pod.uid.is_empty() || pod.uid == Uid::from(uid))
 }
 
 fn uid(attachment: &Attachment) -> Option<&str> {

@@ -26,54 +26,78 @@ pub type Ranges = BTreeMap<IpAddr, Range>;
 
 /// Cuts networks of one family.
 pub fn cut<'a>(blocks: impl Iterator<Item = (AtomId, &'a Block)>) -> Ranges {
-    let blocks: Vec<_> = blocks.collect();
-    let mut starts = BTreeSet::new();
-    for (_, block) in &blocks {
-        for network in block.except.iter().chain([&block.network]) {
-            starts.insert(network.network());
-            starts.extend(behind(network));
+    // Where networks begin, and where they are behind their end.
+    let mut changes: BTreeMap<IpAddr, Vec<(AtomId, bool)>> = BTreeMap::new();
+    for (id, block) in blocks {
+        for (first, last) in without_holes(block) {
+            changes.entry(first).or_default().push((id, true));
+            if let Some(behind) = next(last) {
+                changes.entry(behind).or_default().push((id, false));
+            }
         }
     }
     let mut ranges = Ranges::new();
-    let mut open: Option<(IpAddr, Box<[AtomId]>)> = None;
-    for start in &starts {
-        let inside = blocks.iter().filter(|(_, block)| block.contains(*start));
-        let atoms: Box<[AtomId]> = inside.map(|(id, _)| *id).collect();
-        if open.as_ref().is_some_and(|(_, before)| *before == atoms) {
-            continue;
+    let (mut inside, mut first) = (BTreeSet::new(), None);
+    for (address, changes) in changes {
+        let before = inside.clone();
+        for (id, begins) in changes {
+            match begins {
+                true => inside.insert(id),
+                false => inside.remove(&id),
+            };
         }
-        close(&mut ranges, open.take(), *start);
-        if !atoms.is_empty() {
-            open = Some((*start, atoms));
+        if inside != before {
+            close(&mut ranges, first, previous(address), &before);
+            first = Some(address);
         }
     }
-    // Behind each network something changes, unless it ends with the last address of all.
-    if let Some((first, atoms)) = open {
-        let last = if first.is_ipv4() {
-            IpAddr::from([0xff; 4])
-        } else {
-            IpAddr::from([0xff; 16])
-        };
-        ranges.insert(first, Range { last, atoms });
-    }
+    // What has not ended has the last address of all.
+    let last = first.map(|first: IpAddr| match first {
+        IpAddr::V4(_) => IpAddr::from([0xff; 4]),
+        IpAddr::V6(_) => IpAddr::from([0xff; 16]),
+    });
+    close(&mut ranges, first, last, &inside);
     ranges
 }
 
-fn close(ranges: &mut Ranges, open: Option<(IpAddr, Box<[AtomId]>)>, end: IpAddr) {
-    if let (Some((first, atoms)), Some(last)) = (open, previous(end)) {
+fn close(
+    ranges: &mut Ranges,
+    first: Option<IpAddr>,
+    last: Option<IpAddr>,
+    inside: &BTreeSet<AtomId>,
+) {
+    if let (Some(first), Some(last), false) = (first, last, inside.is_empty()) {
+        let atoms = inside.iter().copied().collect();
         ranges.insert(first, Range { last, atoms });
     }
+}
+
+/// The first and last addresses of what is left of a network without its holes; they never touch.
+fn without_holes(block: &Block) -> Vec<(IpAddr, IpAddr)> {
+    let mut holes: Vec<IpNetwork> = block.except.to_vec();
+    holes.sort_unstable_by_key(IpNetwork::network);
+    let (mut left, last) = (Vec::new(), block.network.broadcast());
+    let mut first = Some(block.network.network());
+    for hole in holes {
+        let Some(from) = first.filter(|from| *from <= last) else {
+            return left;
+        };
+        if hole.network() > last || hole.broadcast() < from {
+            continue;
+        }
+        if let Some(before) = previous(hole.network()).filter(|before| *before >= from) {
+            left.push((from, before));
+        }
+        first = next(hole.broadcast());
+    }
+    left.extend(first.filter(|from| *from <= last).map(|from| (from, last)));
+    left
 }
 
 /// The range that an address is in.
 pub fn find(ranges: &Ranges, address: IpAddr) -> Option<(&IpAddr, &Range)> {
     let range = ranges.range(..=address).next_back();
     range.filter(|(_, range)| range.last >= address)
-}
-
-/// The first address behind a network, unless it ends with the last address of all.
-fn behind(network: &IpNetwork) -> Option<IpAddr> {
-    next(network.broadcast())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::features::policies::desired::compile::{Compiled, CompiledRule};
 use crate::features::policies::desired::wanted::{Cell, Class, NO_CLASS, PortRange, Ports};
 use crate::snapshot::{Direction, Pod, PolicyPort, PortMatch};
 
-/// Ranges of up to so many ports are written port by port: each other range costs a rule.
+/// Ranges of up to this many ports are written port by port: each other range costs a rule.
 const FEW_PORTS: u16 = 16;
 
 /// What the policies say of a pod in one direction.

@@ -3,8 +3,8 @@
 //! Pods with their node's network, and those that have ended, have none. Of several pods that claim
 //! one address, because one of them is on its way out, the one that runs has it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
@@ -50,6 +50,17 @@ impl Owners {
         let mut owners = Self::default();
         for pod in snapshot.pods.values() {
             if let Some(address) = address(pod, family) {
+                owners.add(address, &pod.name);
+            }
+        }
+        owners
+    }
+
+    /// The pods of a snapshot that claim one of these addresses: one look at each pod.
+    pub fn about(snapshot: &Snapshot, family: IpFamily, addresses: &BTreeSet<IpAddr>) -> Self {
+        let mut owners = Self::default();
+        for pod in snapshot.pods.values() {
+            if let Some(address) = address(pod, family).filter(|one| addresses.contains(one)) {
                 owners.add(address, &pod.name);
             }
         }

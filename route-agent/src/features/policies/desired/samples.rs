@@ -11,9 +11,11 @@ use podwire_kernel::IpFamily;
 use serde_json::{Value, json};
 
 use crate::features::policies::desired::attachments::Attachments;
-use crate::features::policies::desired::model::{Changed, Here, Model};
+use crate::features::policies::desired::explain::{Judgement, judge};
+use crate::features::policies::desired::frame::{Changed, Here};
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::truth::{Traffic, Truth};
-use crate::snapshot::{Change, Dirty, Key, ObjectName, Protocol, Snapshot};
+use crate::snapshot::{Change, Direction, Dirty, Key, ObjectName, Protocol, Snapshot};
 use crate::source::decode::{Scope, decode};
 use crate::source::objects::Names;
 
@@ -182,10 +184,23 @@ impl Cluster {
         &self.models[&(node, family)]
     }
 
-    /// Whether a packet may pass all nodes: as the policies read, which must be as all models say.
+    /// Whether a packet may pass all nodes: as the policies read, which must be as all models and the
+    /// explanation say.
     #[track_caller]
     pub fn allows(&self, from: IpAddr, to: IpAddr, traffic: Traffic) -> bool {
-        let truth = Truth::of(&self.snapshot).allowed(from, to, traffic);
+        let truth = Truth::about(&self.snapshot, &[from, to].into());
+        let ends = [
+            (Direction::Egress, from, to),
+            (Direction::Ingress, to, from),
+        ];
+        let judgements =
+            ends.map(|(direction, local, peer)| judge(&truth, direction, local, peer, traffic));
+        let explained = judgements.iter().flatten().all(Judgement::passes);
+        let truth = truth.allowed(from, to, traffic);
+        assert_eq!(
+            explained, truth,
+            "{from} -> {to} {traffic:?}: {judgements:?}"
+        );
         let by_models = self.models_allow(from, to, traffic);
         assert_eq!(
             by_models, truth,

@@ -281,11 +281,6 @@ impl Delta {
             })
     }
 
-    /// How many places differ.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// True if none does.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Comment, Element, Key, KeyBuf, KeyReader, Table, Value};
 
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::{Cell, Place, Ports, Wanted, What};
 use crate::features::policies::layout::sets::Lookup;
 use crate::features::policies::layout::skeleton::skeleton;

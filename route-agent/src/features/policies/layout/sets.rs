@@ -7,11 +7,11 @@ use podwire::policy::{ALLOWED, OPEN};
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Element, Field, KeyBuf, Set};
 
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::PortRange;
 use crate::snapshot::{Direction, Protocol};
 
-/// So many verdicts are remembered. When that is full, packets are judged one by one: slower, and
+/// This many verdicts are remembered. When that is full, packets are judged one by one: slower, and
 /// never wrong.
 const REMEMBERED: u32 = 65_536;
 
@@ -204,6 +204,7 @@ mod tests {
             pod_cidrs: Box::default(),
             ranges: [(Direction::Ingress, range), (Direction::Egress, range)].into(),
             outside: true,
+            log: false,
         };
         let all = Lookup::all(&frame);
         assert_eq!(all.len(), 16);

@@ -6,7 +6,7 @@
 //!
 //! A packet of a connection that was judged before meets one lookup, `allowed`. Replies are judged as
 //! the connection that they belong to, with source and destination exchanged, so that a connection
-//! that is forbidden is cut in both directions, whoever speaks next.
+//! that is forbidden is cut in both directions, no matter who speaks next.
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
@@ -14,7 +14,8 @@ use podwire_kernel::nft::{
     ct_state, priority,
 };
 
-use crate::features::policies::desired::model::Frame;
+use crate::features::policies::desired::frame::Frame;
+use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::sets::{Lookup, Words};
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::Direction;
@@ -74,7 +75,7 @@ impl Parts<'_> {
         for direction in Direction::ALL {
             chains.push((denied(direction), denial(direction)));
         }
-        chains.push((UNDECIDED, undecided()));
+        chains.push((UNDECIDED, self.undecided()));
         chains
     }
 
@@ -135,14 +136,12 @@ impl Parts<'_> {
             }
         }
         let key = self.remembered(packet);
-        chain
-            .with_rule(Rule::new().set_meta_number(MetaKey::Priority, 0))
-            .with_rule(
-                Rule::new()
-                    .in_set(&[Field::L4Proto], &Lookup::Ported.name())
-                    .add(&Lookup::Allowed.name(), &key, None)
-                    .comment("it may pass, and so may the rest of it"),
-            )
+        chain.with_rule(
+            Rule::new()
+                .in_set(&[Field::L4Proto], &Lookup::Ported.name())
+                .add(&Lookup::Allowed.name(), &key, None)
+                .comment("it may pass, and so may the rest of it"),
+        )
     }
 
     /// Addresses of pods of this node.
@@ -188,22 +187,36 @@ impl Parts<'_> {
             .with_rule(no_class())
             .with_rule(class_of(Rule::new(), Lookup::Peers))
             .with_rule(class_of(unknown, Lookup::Blocks));
-        // First what is allowed for the peer's class, then what is allowed for all.
-        for pass in [Some(no_class()), None] {
-            for rule in self.lookups(direction, local, port) {
-                chain = chain.with_rule(rule.returns());
-            }
-            chain.rules.extend(pass);
+        // First what is allowed for the peer's class, then what is allowed for all. The class is
+        // taken back in either case: a packet that is not judged keeps the priority that it has.
+        for rule in self.lookups(direction, local, port) {
+            let rule = rule.set_meta_number(MetaKey::Priority, 0);
+            chain = chain.with_rule(rule.returns());
+        }
+        chain = chain.with_rule(no_class());
+        for rule in self.lookups(direction, local, port) {
+            chain = chain.with_rule(rule.returns());
         }
         let itself = Lookup::Itself.name();
-        chain
+        chain = chain
             .with_rule(Rule::new().in_set(&[peer, local], &itself).returns())
             .with_rule(
                 Rule::new()
                     .not_in_set(&[local, local], &itself)
                     .goto(UNDECIDED),
-            )
-            .with_rule(Rule::new().goto(denied(direction)))
+            );
+        let reply = packet == Packet::Reply;
+        let log = Reason::Denied { direction, reply }.rule();
+        chain.rules.extend(self.frame.log.then_some(log));
+        chain.with_rule(Rule::new().goto(denied(direction)))
+    }
+
+    fn undecided(&self) -> Chain {
+        let mut chain = Chain::regular();
+        let log = Reason::Undecided.rule();
+        chain.rules.extend(self.frame.log.then_some(log));
+        let rule = Rule::new().counter().drop();
+        chain.with_rule(rule.comment("a pod of this node that is not known yet"))
     }
 
     /// What allows a packet whose peer has its class in `meta priority`.
@@ -254,9 +267,4 @@ fn denial(direction: Direction) -> Chain {
     Chain::regular()
         .with_rule(stranger.comment(&format!("{direction}: {STRANGER}")))
         .with_rule(denied.comment(&format!("{direction}: {NO_POLICY}")))
-}
-
-fn undecided() -> Chain {
-    let rule = Rule::new().counter().drop();
-    Chain::regular().with_rule(rule.comment("a pod of this node that is not known yet"))
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::features::policies::desired::attachments::{Attachments, Touched};
-use crate::features::policies::desired::model::{Changed, Model};
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::samples::{Cluster, addresses, here, name, pod, policy};
 use crate::snapshot::{Key, ObjectName};
 

@@ -7,16 +7,19 @@ use podwire_kernel::IpFamily;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::features::policies::desired::model::{Changed, Model, takes_away};
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::model::{Model, takes_away};
 use crate::features::policies::desired::samples::{
     Cluster, ICMP, NODES, addresses, here, name, namespace, pod, policy, sctp, tcp, udp,
 };
-use crate::features::policies::desired::truth::Traffic;
+use crate::features::policies::desired::truth::{Traffic, Truth};
 use crate::features::policies::desired::wanted::{Place, Wanted};
 use crate::snapshot::{Change, Dirty, Key};
 
-const NAMESPACES: [&str; 3] = ["a", "b", "c"];
-const TRAFFIC: [Traffic; 7] = [
+/// The namespaces of the clusters.
+pub const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+/// What packets are of.
+pub const TRAFFIC: [Traffic; 7] = [
     tcp(80),
     tcp(81),
     tcp(8080),
@@ -28,8 +31,10 @@ const TRAFFIC: [Traffic; 7] = [
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
+    /// An object comes or changes.
     Set(Value),
+    /// An object goes.
     Gone(Key),
 }
 
@@ -146,7 +151,8 @@ fn an_end() -> impl Strategy<Value = Step> {
     })
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+/// What happens to a cluster.
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => a_pod(),
         4 => a_policy(),
@@ -166,7 +172,8 @@ fn ends() -> Vec<IpAddr> {
     pods.flatten().chain(others).collect()
 }
 
-fn pairs() -> Vec<(IpAddr, IpAddr)> {
+/// From where to where packets go.
+pub fn pairs() -> Vec<(IpAddr, IpAddr)> {
     let ends = ends();
     let all = ends
         .iter()
@@ -181,11 +188,22 @@ fn places(wanted: &Wanted) -> Vec<Place> {
     wanted.iter().map(|(place, _)| *place).collect()
 }
 
-fn apply(cluster: &mut Cluster, step: &Step) {
+/// Makes it happen.
+pub fn apply(cluster: &mut Cluster, step: &Step) {
     match step {
         Step::Set(object) => cluster.set(std::slice::from_ref(object)),
         Step::Gone(key) => cluster.gone(key.clone()),
     }
+}
+
+/// Whether models and truth should agree about an address: one of a node's podCIDR is closed there
+/// unless its pod is known to run there.
+pub fn is_known(cluster: &Cluster, address: IpAddr) -> bool {
+    let pod = Truth::of(&cluster.snapshot).pod(address);
+    !NODES.iter().any(|(node, _)| {
+        here(node, IpFamily::of(address)).has(address)
+            && pod.is_none_or(|pod| pod.node.as_deref() != Some(*node))
+    })
 }
 
 proptest! {
@@ -197,16 +215,8 @@ proptest! {
         for step in &steps {
             apply(&mut cluster, step);
         }
-        let owned = |address: &IpAddr| {
-            let pod = crate::features::policies::desired::truth::Truth::of(&cluster.snapshot).pod(*address);
-            // An address of a node's podCIDR is closed there unless its pod is known to run there.
-            !NODES.iter().any(|(node, _)| {
-                here(node, IpFamily::of(*address)).has(*address)
-                    && pod.is_none_or(|pod| pod.node.as_deref() != Some(*node))
-            })
-        };
         for (from, to) in pairs() {
-            if owned(&from) && owned(&to) {
+            if is_known(&cluster, from) && is_known(&cluster, to) {
                 for traffic in TRAFFIC {
                     cluster.allows(from, to, traffic);
                 }

@@ -273,6 +273,26 @@ fn an_ip_block_may_be_about_pods_as_well() {
 }
 
 #[test]
+fn a_block_that_comes_later_is_about_pods_that_had_a_class_before() {
+    let by_label = json!([{"from": [{"podSelector": app("web")}], "ports": [{"port": 80}]}]);
+    let mut shop = Shop::with(&[to_db(by_label)]);
+    shop.denies(WEB, DB, tcp(81));
+    let by_block = json!([{"from": [{"ipBlock": {"cidr": "10.10.2.0/24"}},
+        {"ipBlock": {"cidr": "fd00:10:10:2::/64"}}], "ports": [{"port": 81}]}]);
+    shop.cluster.set(&[policy("shop/later", &to_db(by_block))]);
+    shop.allows(WEB, DB, tcp(81));
+    shop.allows(WEB, DB, tcp(80));
+    let narrower = json!([{"from": [{"ipBlock": {"cidr": "10.10.2.4/30"}},
+        {"ipBlock": {"cidr": "fd00:10:10:2::4/126"}}], "ports": [{"port": 81}]}]);
+    shop.cluster.set(&[policy("shop/later", &to_db(narrower))]);
+    shop.denies(WEB, DB, tcp(81));
+    shop.allows(PROBE, DB, tcp(81));
+    shop.cluster.gone(Key::NetworkPolicy(name("shop/later")));
+    shop.denies(PROBE, DB, tcp(81));
+    shop.allows(WEB, DB, tcp(80));
+}
+
+#[test]
 fn a_port_is_of_tcp_unless_it_says_so_and_all_of_them_without_a_number() {
     let shop = Shop::with(&[to_db(json!([{"ports": [
         {"port": 80}, {"port": 53, "protocol": "UDP"}, {"protocol": "SCTP"}]}]))]);
@@ -346,7 +366,7 @@ fn a_named_port_from_a_pod_is_that_of_each_peer() {
     shop.allows(DB, JOB, tcp(8080));
     shop.denies(DB, JOB, tcp(80));
     shop.denies(DB, OUTSIDE, tcp(80));
-    // To anyone: whoever has a port of that name.
+    // To anyone: everyone who has a port of that name.
     let mut shop = Shop::with(&[from_db(json!([{"ports": [{"port": "http"}, {"port": 9}]}]))]);
     shop.cluster
         .set(&[with_port(pod("shop/job", JOB.0, JOB.1, "app=job"), 8080)]);
