@@ -185,6 +185,8 @@ mod tests {
         Node {
             name: Arc::from("worker"),
             internal_ips: Vec::new(),
+            other_ips: Vec::new(),
+            all_labels: crate::snapshot::Labels::none(),
             pod_cidrs: Vec::new(),
             labels: BTreeMap::new(),
             taints: taints.iter().map(|taint| Arc::from(*taint)).collect(),

@@ -42,6 +42,8 @@ pub const SOCKET: &str = "pods.sock";
 /// The file with the names of the namespaces that have policies, one a line, in the agent's run
 /// directory.
 pub const NAMESPACES: &str = "policy/namespaces";
+/// The line in that file by which all namespaces have some, also those that come later.
+pub const EVERY_NAMESPACE: &str = "*";
 /// The interface that is the pod's in the cluster's network; others are of networks of which
 /// policies do not speak.
 pub const POD_IFNAME: &str = "eth0";
@@ -192,7 +194,10 @@ fn tell(mut stream: UnixStream, attachment: &Attachment, news: News) -> io::Resu
 fn with_policies<'a>(run_dir: &Path, attachment: &'a Attachment) -> Option<&'a str> {
     let namespace = attachment.pod.as_ref()?.namespace.as_str();
     let written = fs::read_to_string(run_dir.join(NAMESPACES));
-    let may = written.map_or(true, |names| names.lines().any(|name| name == namespace));
+    let may = written.map_or(true, |names| {
+        let mut lines = names.lines();
+        lines.any(|name| name == namespace || name == EVERY_NAMESPACE)
+    });
     may.then_some(namespace)
 }
 

@@ -55,6 +55,8 @@ fn a_namespace_counts_as_one_with_policies_unless_the_file_says_otherwise() {
     };
     assert_eq!(with_policies(directory.path(), &nameless), None);
     assert!(is_enforced(directory.path()));
+    fs::write(directory.path().join(NAMESPACES), "*\nbank\n").unwrap();
+    assert!(has("sho"));
     fs::write(directory.path().join(NAMESPACES), [0xff]).unwrap();
     assert!(has("sho"));
     fs::remove_file(directory.path().join(NAMESPACES)).unwrap();

@@ -52,7 +52,8 @@ impl Pending {
             | Key::ServiceCidr(_)
             | Key::Pod(_)
             | Key::Namespace(_)
-            | Key::NetworkPolicy(_) => {}
+            | Key::NetworkPolicy(_)
+            | Key::ClusterNetworkPolicy(_) => {}
         }
     }
 

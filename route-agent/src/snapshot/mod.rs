@@ -9,6 +9,7 @@
 //! of a change follows its size: an object that arrives again with the same value costs one
 //! comparison and marks nothing.
 
+mod cluster_policy;
 mod endpoints;
 mod few;
 mod labels;
@@ -22,6 +23,9 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
+pub use cluster_policy::{
+    Action, ClusterNetworkPolicy, NAME_LABEL, PodSet, PolicyName, Rank, Tier, TierRule,
+};
 pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
 pub use labels::{Condition, Labels, Requirement, Selector};
@@ -95,6 +99,8 @@ pub enum Object {
     Namespace(Namespace),
     /// A NetworkPolicy.
     NetworkPolicy(NetworkPolicy),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
 }
 
 impl Object {
@@ -108,6 +114,7 @@ impl Object {
             Object::Pod(pod) => Key::Pod(pod.name.clone()),
             Object::Namespace(namespace) => Key::Namespace(namespace.name.clone()),
             Object::NetworkPolicy(policy) => Key::NetworkPolicy(policy.name.clone()),
+            Object::ClusterNetworkPolicy(policy) => Key::ClusterNetworkPolicy(policy.name.clone()),
         }
     }
 }
@@ -129,6 +136,8 @@ pub enum Key {
     Namespace(Arc<str>),
     /// A NetworkPolicy.
     NetworkPolicy(ObjectName),
+    /// A ClusterNetworkPolicy, by name.
+    ClusterNetworkPolicy(Arc<str>),
 }
 
 impl fmt::Display for Key {
@@ -141,6 +150,7 @@ impl fmt::Display for Key {
             Key::Pod(name) => write!(f, "Pod {name}"),
             Key::Namespace(name) => write!(f, "Namespace {name}"),
             Key::NetworkPolicy(name) => write!(f, "NetworkPolicy {name}"),
+            Key::ClusterNetworkPolicy(name) => write!(f, "ClusterNetworkPolicy {name}"),
         }
     }
 }
@@ -172,6 +182,8 @@ pub struct Dirty {
     pub namespaces: BTreeSet<Arc<str>>,
     /// NetworkPolicies.
     pub policies: BTreeSet<ObjectName>,
+    /// ClusterNetworkPolicies, by name.
+    pub cluster_policies: BTreeSet<Arc<str>>,
 }
 
 impl Dirty {
@@ -184,6 +196,7 @@ impl Dirty {
             && self.pods.is_empty()
             && self.namespaces.is_empty()
             && self.policies.is_empty()
+            && self.cluster_policies.is_empty()
     }
 }
 
@@ -204,6 +217,8 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<Arc<str>, Namespace>,
     /// NetworkPolicies by name.
     pub policies: BTreeMap<ObjectName, NetworkPolicy>,
+    /// ClusterNetworkPolicies by name.
+    pub cluster_policies: BTreeMap<Arc<str>, ClusterNetworkPolicy>,
     /// Nodes that have gone and still have endpoints, sorted: their pods are endpoints until the
     /// controllers have deleted them, a minute and more.
     gone_nodes: Vec<Arc<str>>,
@@ -253,6 +268,10 @@ impl Snapshot {
                 let name = policy.name.clone();
                 note(set(&mut self.policies, name, policy), &mut dirty.policies)
             }
+            Object::ClusterNetworkPolicy(policy) => {
+                let changed = set(&mut self.cluster_policies, policy.name.clone(), policy);
+                note(changed, &mut dirty.cluster_policies)
+            }
         }
     }
 
@@ -282,6 +301,10 @@ impl Snapshot {
             Key::Pod(name) => note(gone(&mut self.pods, name), &mut dirty.pods),
             Key::Namespace(name) => note(gone(&mut self.namespaces, name), &mut dirty.namespaces),
             Key::NetworkPolicy(name) => note(gone(&mut self.policies, name), &mut dirty.policies),
+            Key::ClusterNetworkPolicy(name) => {
+                let changed = gone(&mut self.cluster_policies, name);
+                note(changed, &mut dirty.cluster_policies)
+            }
         }
     }
 
@@ -293,6 +316,18 @@ impl Snapshot {
     /// The NetworkPolicies of a namespace, sorted by name.
     pub fn policies_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a NetworkPolicy> {
         in_namespace(&self.policies, namespace)
+    }
+
+    /// True if there is a policy of any kind.
+    pub fn has_policies(&self) -> bool {
+        !self.policies.is_empty() || !self.cluster_policies.is_empty()
+    }
+
+    /// True if some policy may be about a pod of a namespace, whatever its labels are.
+    pub fn may_isolate(&self, namespace: &Arc<str>) -> bool {
+        let mut cluster = self.cluster_policies.values();
+        self.policies_in(namespace).next().is_some()
+            || cluster.any(|policy| policy.subject.reaches(namespace, self))
     }
 
     /// The EndpointSlices of a Service, sorted by name.
@@ -326,6 +361,7 @@ impl Snapshot {
             + self.pods.len()
             + self.namespaces.len()
             + self.policies.len()
+            + self.cluster_policies.len()
     }
 
     /// True if there is no object at all.

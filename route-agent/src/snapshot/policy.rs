@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::snapshot::{Few, Invalid, ObjectName, Protocol, Selector};
+use crate::snapshot::{Few, Invalid, ObjectName, PodSet, Protocol, Selector};
 
 /// A direction, as seen from the pod that a policy selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +84,10 @@ pub enum Peer {
         /// Which of their pods.
         pods: Selector,
     },
+    /// Pods anywhere, as ClusterNetworkPolicies mean them.
+    Anywhere(PodSet),
+    /// The addresses of Nodes with these labels.
+    Nodes(Selector),
     /// Addresses, of pods as well.
     Block(Block),
 }

@@ -22,6 +22,8 @@ fn node(node_name: &str, ip: &str) -> Node {
     Node {
         name: Arc::from(node_name),
         internal_ips: vec![ip.parse().unwrap()],
+        other_ips: Vec::new(),
+        all_labels: crate::snapshot::Labels::none(),
         pod_cidrs: Vec::new(),
         labels: BTreeMap::new(),
         taints: Vec::new(),

@@ -44,7 +44,11 @@ pub enum Scope {
 
 impl Scope {
     fn has(self, kind: Kind) -> bool {
-        self == Scope::All || !matches!(kind, Kind::Pod | Kind::Namespace | Kind::NetworkPolicy)
+        self == Scope::All
+            || !matches!(
+                kind,
+                Kind::Pod | Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy
+            )
     }
 }
 
@@ -58,6 +62,7 @@ enum Kind {
     Pod,
     Namespace,
     NetworkPolicy,
+    ClusterNetworkPolicy,
     /// What EndpointSlices have replaced.
     Endpoints,
     /// A list; the kind of its items if the list's own kind says it.
@@ -94,6 +99,7 @@ fn classify(api_version: &str, kind: &str) -> Kind {
         ("", "Pod") => Kind::Pod,
         ("", "Namespace") => Kind::Namespace,
         ("networking.k8s.io", "NetworkPolicy") => Kind::NetworkPolicy,
+        ("policy.networking.k8s.io", "ClusterNetworkPolicy") => Kind::ClusterNetworkPolicy,
         ("", "List") => Kind::List(None),
         ("", "NodeList") => Kind::List(Some(("v1", "Node"))),
         ("", "ServiceList") => Kind::List(Some(("v1", "Service"))),
@@ -109,6 +115,10 @@ fn classify(api_version: &str, kind: &str) -> Kind {
         ("networking.k8s.io", "NetworkPolicyList") => {
             Kind::List(Some(("networking.k8s.io/v1", "NetworkPolicy")))
         }
+        ("policy.networking.k8s.io", "ClusterNetworkPolicyList") => Kind::List(Some((
+            "policy.networking.k8s.io/v1beta1",
+            "ClusterNetworkPolicy",
+        ))),
         _ => Kind::Other,
     }
 }
@@ -407,6 +417,7 @@ impl Reader<'_> {
             Kind::Pod => Some(Key::Pod(ObjectName { namespace, name })),
             Kind::Namespace => Some(Key::Namespace(name)),
             Kind::NetworkPolicy => Some(Key::NetworkPolicy(ObjectName { namespace, name })),
+            Kind::ClusterNetworkPolicy => Some(Key::ClusterNetworkPolicy(name)),
             Kind::List(_) | Kind::Endpoints | Kind::Other => None,
         }
     }
@@ -443,6 +454,7 @@ enum Slim {
     Pod(Box<objects::Pod>),
     Namespace(objects::Namespace),
     NetworkPolicy(objects::NetworkPolicy),
+    ClusterNetworkPolicy(objects::ClusterNetworkPolicy),
 }
 
 impl Slim {
@@ -455,6 +467,7 @@ impl Slim {
             Slim::Pod(pod) => &pod.metadata,
             Slim::Namespace(namespace) => &namespace.metadata,
             Slim::NetworkPolicy(policy) => &policy.metadata,
+            Slim::ClusterNetworkPolicy(policy) => &policy.metadata,
         }
     }
 
@@ -474,6 +487,9 @@ impl Slim {
             Slim::NetworkPolicy(policy) => {
                 Some(Object::NetworkPolicy(policy.into_snapshot(names)?))
             }
+            Slim::ClusterNetworkPolicy(policy) => {
+                Some(Object::ClusterNetworkPolicy(policy.into_snapshot(names)?))
+            }
         })
     }
 }
@@ -487,6 +503,7 @@ impl Kind {
             Kind::Pod => Slim::Pod(Box::new(from_yaml(text, first_line)?)),
             Kind::Namespace => Slim::Namespace(from_yaml(text, first_line)?),
             Kind::NetworkPolicy => Slim::NetworkPolicy(from_yaml(text, first_line)?),
+            Kind::ClusterNetworkPolicy => Slim::ClusterNetworkPolicy(from_yaml(text, first_line)?),
             _ => Slim::Node(Box::new(from_yaml(text, first_line)?)),
         })
     }
@@ -499,6 +516,7 @@ impl Kind {
             Kind::Pod => Slim::Pod(Box::new(from_json(text)?)),
             Kind::Namespace => Slim::Namespace(from_json(text)?),
             Kind::NetworkPolicy => Slim::NetworkPolicy(from_json(text)?),
+            Kind::ClusterNetworkPolicy => Slim::ClusterNetworkPolicy(from_json(text)?),
             _ => Slim::Node(Box::new(from_json(text)?)),
         })
     }

@@ -6,7 +6,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Family, KeyBuf, KeyReader};
 
 use crate::features::policies::desired::truth::Traffic;
-use crate::features::policies::desired::wanted::{Cell, Class, NO_CLASS, Place, Ports};
+use crate::features::policies::desired::wanted::{Cell, Class, NO_CLASS, Place, Ports, Verdict};
 use crate::features::policies::layout::elements::key;
 use crate::features::policies::layout::sets::Lookup;
 use crate::ours::POLICY_TABLE as TABLE;
@@ -72,18 +72,23 @@ impl<K: Kernel> Rules<'_, K> {
         if self.has(&Place::Open(direction, local))? {
             return Ok(true);
         }
+        let denies = self.lookups.iter().any(|one| Lookup::DENIALS.contains(one));
+        if denies && local == peer && self.has(&Place::Isolated(local))? {
+            return Ok(true);
+        }
         let class = self.class(peer)?;
         let classes = [Some(class), (class != NO_CLASS).then_some(NO_CLASS)];
         for class in classes.into_iter().flatten() {
-            for ports in self.ports() {
+            for (ports, verdict) in self.ports(denies) {
                 let cell = Cell {
                     class,
                     direction,
                     local,
                     ports,
+                    verdict,
                 };
                 if self.has(&Place::Cell(cell))? {
-                    return Ok(true);
+                    return Ok(verdict == Verdict::Allow);
                 }
             }
         }
@@ -117,23 +122,29 @@ impl<K: Kernel> Rules<'_, K> {
         Ok(NO_CLASS)
     }
 
-    /// The ports under which the rules look, in their order.
-    fn ports(&self) -> Vec<Ports> {
+    /// The ports under which the rules look, and for what, in their order.
+    fn ports(&self, denies: bool) -> Vec<(Ports, Verdict)> {
+        let both = |ports| {
+            let denied = denies.then_some((ports, Verdict::Deny));
+            denied.into_iter().chain([(ports, Verdict::Allow)])
+        };
         let Traffic::Port(protocol, port) = self.asked.traffic else {
-            return vec![Ports::Any];
+            return both(Ports::Any).collect();
         };
         let ranges = self.lookups.iter().filter_map(|lookup| match lookup {
-            Lookup::Range(direction, range)
+            Lookup::Range(direction, verdict, range)
                 if *direction == self.asked.direction
                     && (range.first..=range.last).contains(&port) =>
             {
-                Some(Ports::Range(protocol, *range))
+                Some((Ports::Range(protocol, *range), *verdict))
             }
             _ => None,
         });
-        let last = [Ports::All(protocol), Ports::Any];
-        let first = [Ports::One(protocol, port)];
-        first.into_iter().chain(ranges).chain(last).collect()
+        both(Ports::One(protocol, port))
+            .chain(ranges)
+            .chain(both(Ports::All(protocol)))
+            .chain(both(Ports::Any))
+            .collect()
     }
 
     fn has(&mut self, place: &Place) -> Result<bool, String> {

@@ -49,7 +49,7 @@ pub(super) fn ask(
         why: None,
         asked: false,
     };
-    if facts.config.network_policy && !facts.snapshot.policies.is_empty() {
+    if facts.config.network_policy && facts.snapshot.has_policies() {
         for (destination, transport) in to {
             asking.ask(from, source, *destination, traffic(*transport));
         }
@@ -170,6 +170,12 @@ impl Asking<'_> {
                     ending(&judgement.isolating)
                 )
             }
+            Outcome::Accepted(rule) => format!("{direction}: {rule}."),
+            Outcome::Refused(rule) => {
+                self.why
+                    .get_or_insert_with(|| format!("for {direction}, {rule}"));
+                format!("{direction}: {rule} ({}).", Words(traffic))
+            }
             Outcome::Allowed(rule) => {
                 format!(
                     "{direction}: {by} isolate{} {pod}; {rule}.",
@@ -195,7 +201,13 @@ impl Asking<'_> {
             }
         };
         let passes = judgement.passes();
-        self.asked |= !judgement.isolating.is_empty();
+        self.asked |= !matches!(judgement.outcome, Outcome::Open);
+        if let Some(rule) = &judgement.passed {
+            self.say(
+                to,
+                format!("{direction}: {rule}, which leaves it to NetworkPolicies."),
+            );
+        }
         self.say(to, text);
         self.check(direction, local, peer, traffic, passes);
         passes

@@ -18,7 +18,7 @@ use podwire_kernel::{IpFamily, Protocol};
 use crate::commands::preflight::probe::Without::{FallsBack, Refuses};
 use crate::commands::preflight::probe::{PERMISSION, Probe};
 use crate::features::policies::desired::frame::Frame;
-use crate::features::policies::desired::wanted::PortRange;
+use crate::features::policies::desired::wanted::{PortRange, Verdict};
 use crate::features::policies::layout::skeleton::skeleton;
 use crate::snapshot::Direction;
 
@@ -322,7 +322,10 @@ fn pipapo() -> Result<(), String> {
 fn policy_tables() -> Result<(), String> {
     let range = PortRange { first: 1, last: 99 };
     let frame = Frame {
-        ranges: [(Direction::Ingress, range)].into(),
+        ranges: Verdict::ALL
+            .map(|one| (Direction::Ingress, one, range))
+            .into(),
+        denies: true,
         outside: true,
         ..Frame::default()
     };

@@ -1,6 +1,6 @@
-//! NetworkPolicies: what pods of this node may send and be sent.
+//! NetworkPolicies and ClusterNetworkPolicies: what pods of this node may send and be sent.
 //!
-//! In: Pods, Namespaces, NetworkPolicies, this node's podCIDRs, and what the plugin and the kernel say
+//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs, and what the plugin and the kernel say
 //! of this node's attachments. Out: the tables
 //! `ip podwire-policy` and `ip6 podwire-policy`. What must hold: while there is any policy, an address
 //! of the node's podCIDRs about which nothing is known is closed; what cannot be read closes, and is
@@ -157,7 +157,7 @@ impl Policies {
 
     /// What comes before the tables: attachments that no one told of, and the plugin's file.
     fn prepare(&mut self, world: &World<'_>, changed: &mut Changed) -> Result<(), SyncError> {
-        if world.snapshot.policies.is_empty() {
+        if !world.snapshot.has_policies() {
             return Ok(());
         }
         let file = namespaces(world.config);
@@ -233,7 +233,7 @@ impl Side {
         changed: &Changed,
     ) -> bool {
         let snapshot = world.snapshot;
-        if snapshot.policies.is_empty() {
+        if !snapshot.has_policies() {
             // Until there is one, no one looks at pods.
             self.has_pods = None;
             return false;
@@ -314,6 +314,10 @@ impl Feature for Policies {
                     self.attachments.tidy(pod, world.snapshot);
                 }
                 self.changed.add(dirty);
+                if world.snapshot.cluster_policies.is_empty() {
+                    // Only their rules ask about Nodes.
+                    self.changed.nodes.clear();
+                }
                 !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
             }
             Event::Kernel(KernelEvent::Nftables {
@@ -369,11 +373,11 @@ impl Feature for Policies {
         let were_there = self.sides.each_ref().map(|side| side.table.is_there());
         failed = self.sync_sides(world, &changed, now).err().or(failed);
         let are_there = self.sides.each_ref().map(|side| side.table.is_there());
-        if were_there != are_there && !world.snapshot.policies.is_empty() {
+        if were_there != are_there && world.snapshot.has_policies() {
             // The plugin may have found no table, and told no one of what it made meanwhile.
             failed = self.look_again(world, now).err().or(failed);
         }
-        if world.snapshot.policies.is_empty() && failed.is_none() {
+        if !world.snapshot.has_policies() && failed.is_none() {
             self.look = true;
             failed = self
                 .namespaces

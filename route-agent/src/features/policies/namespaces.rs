@@ -8,14 +8,18 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use podwire::policy::EVERY_NAMESPACE;
+
 use crate::files::{self, Durability, FileError};
-use crate::snapshot::{ObjectName, Snapshot};
+use crate::snapshot::{PolicyName, Snapshot};
 
 /// What is known of the file.
 #[derive(Debug, Default)]
 pub struct Namespaces {
     /// The namespaces with policies; none if no one has looked.
     names: Option<BTreeSet<Arc<str>>>,
+    /// Whether ClusterNetworkPolicies are about all of them, also those that come later.
+    all: bool,
     /// What it holds is as wanted.
     written: bool,
 }
@@ -31,13 +35,20 @@ impl Namespaces {
         &mut self,
         path: &Path,
         snapshot: &Snapshot,
-        changed: &BTreeSet<ObjectName>,
+        changed: &BTreeSet<PolicyName>,
     ) -> Result<(), FileError> {
         let names = self.names.get_or_insert_with(|| {
             let policies = snapshot.policies.keys();
             policies.map(|name| name.namespace.clone()).collect()
         });
-        for name in changed {
+        let all = !snapshot.cluster_policies.is_empty();
+        self.written &= self.all == all;
+        self.all = all;
+        let namespaced = changed.iter().filter_map(|name| match name {
+            PolicyName::Namespaced(name) => Some(name),
+            PolicyName::Cluster(_) => None,
+        });
+        for name in namespaced {
             let any = snapshot.policies_in(&name.namespace).next().is_some();
             self.written &= match any {
                 true => !names.insert(name.namespace.clone()),
@@ -47,7 +58,9 @@ impl Namespaces {
         if self.written {
             return Ok(());
         }
-        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        let names = names.iter().map(|name| &**name);
+        let names = all.then_some(EVERY_NAMESPACE).into_iter().chain(names);
+        let text: String = names.map(|name| format!("{name}\n")).collect();
         if fs::read(path).ok().as_deref() != Some(text.as_bytes()) {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory).map_err(FileError::of("create", directory))?;
@@ -68,7 +81,7 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::policies::desired::samples::{Cluster, name, policy};
+    use crate::features::policies::desired::samples::{Cluster, cluster_policy, name, policy};
     use crate::snapshot::Key;
 
     #[test]
@@ -79,7 +92,8 @@ mod tests {
         let mut cluster = Cluster::of(&[policy("shop/one", &everyone)]);
         let mut file = Namespaces::default();
         let mut check = |cluster: &Cluster, changed: &[&str], text: &str| {
-            let changed = changed.iter().map(|at| name(at)).collect();
+            let changed = changed.iter().map(|at| PolicyName::Namespaced(name(at)));
+            let changed = changed.collect();
             file.write(&path, &cluster.snapshot, &changed).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text);
         };
@@ -92,6 +106,11 @@ mod tests {
         check(&cluster, &["shop/one"], "");
         cluster.gone(Key::NetworkPolicy(name("shop/two")));
         check(&cluster, &["shop/two"], "bank\n");
+        // Of namespaces that come later no one can say here whether one is about them.
+        cluster.set(&[cluster_policy("wide", &serde_json::json!({}))]);
+        check(&cluster, &[], "*\nbank\n");
+        cluster.gone(Key::ClusterNetworkPolicy("wide".into()));
+        check(&cluster, &[], "bank\n");
         file.remove(&path).unwrap();
         assert!(!path.exists());
     }

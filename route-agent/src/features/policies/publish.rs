@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use podwire_kernel::IpFamily;
 
 use crate::feature::{Warn, World};
-use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::frame::{Changed, policies};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::wanted::Place;
 use crate::features::policies::review::Review;
 use crate::metrics::PolicyMetrics;
-use crate::snapshot::{Invalid, Key, ObjectName};
+use crate::snapshot::{Invalid, Key, ObjectName, PolicyName};
 use crate::warnings::Warning;
 
 /// Names what could not be read of the objects that changed, or of all, and what may be a mistake.
@@ -22,9 +22,18 @@ pub fn warnings(
     warn: &mut Warn<'_>,
 ) {
     let snapshot = world.snapshot;
-    let of_policy = |name: &ObjectName| {
-        let policy = snapshot.policies.get(name);
-        let mut texts = texts(policy.map_or(&[], |policy| &policy.invalid));
+    let of_policy = |name: &PolicyName| {
+        let invalid: Option<&[Invalid]> = match name {
+            PolicyName::Namespaced(name) => {
+                let policy = snapshot.policies.get(name);
+                policy.map(|policy| &*policy.invalid)
+            }
+            PolicyName::Cluster(name) => {
+                let policy = snapshot.cluster_policies.get(name);
+                policy.map(|policy| &*policy.invalid)
+            }
+        };
+        let mut texts = texts(invalid.unwrap_or_default());
         texts.extend(review.of(name).iter().cloned());
         texts
     };
@@ -33,8 +42,7 @@ pub fn warnings(
         texts(pod.map_or(&[], |pod| &pod.invalid))
     };
     if all {
-        let policies = snapshot.policies.keys();
-        let policies = policies.map(|name| (Key::NetworkPolicy(name.clone()), of_policy(name)));
+        let policies = policies(snapshot).map(|name| (key_of(&name), of_policy(&name)));
         let pods = snapshot.pods.values().filter(|pod| !pod.invalid.is_empty());
         let pods = pods.map(|pod| (Key::Pod(pod.name.clone()), of_pod(&pod.name)));
         warn.replace(policies.chain(pods).flat_map(|(key, texts)| {
@@ -44,12 +52,19 @@ pub fn warnings(
         return;
     }
     for name in &changed.policies {
-        let key = Key::NetworkPolicy(name.clone());
+        let key = key_of(name);
         warn.replace_for(&key.to_string(), of_policy(name));
     }
     for name in &changed.pods {
         let key = Key::Pod(name.clone());
         warn.replace_for(&key.to_string(), of_pod(name));
+    }
+}
+
+fn key_of(policy: &PolicyName) -> Key {
+    match policy {
+        PolicyName::Namespaced(name) => Key::NetworkPolicy(name.clone()),
+        PolicyName::Cluster(name) => Key::ClusterNetworkPolicy(name.clone()),
     }
 }
 

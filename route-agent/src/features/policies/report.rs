@@ -7,12 +7,12 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Chain, Expr, NftSocket};
 
 use crate::features::policies::desired::model::Model;
-use crate::features::policies::desired::truth::isolating;
+use crate::features::policies::desired::truth::{isolating, selecting};
 use crate::features::policies::desired::wanted::Place;
-use crate::features::policies::layout::skeleton::{UNDECIDED, denied};
+use crate::features::policies::layout::skeleton::{UNDECIDED, denied, refused};
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::report::{DeniedReport, IsolatedReport, PoliciesReport};
-use crate::snapshot::{Direction, ObjectName, Snapshot};
+use crate::snapshot::{Direction, ObjectName, PolicyName, Snapshot, Tier};
 
 /// The report about what both families' models and tables hold.
 pub fn report<'a>(
@@ -21,7 +21,7 @@ pub fn report<'a>(
     snapshot: &Snapshot,
 ) -> PoliciesReport {
     let mut report = PoliciesReport {
-        in_cluster: snapshot.policies.len(),
+        in_cluster: snapshot.policies.len() + snapshot.cluster_policies.len(),
         ..PoliciesReport::default()
     };
     let mut here = std::collections::BTreeSet::new();
@@ -49,11 +49,18 @@ fn isolated_report(
     snapshot: &Snapshot,
 ) -> IsolatedReport {
     let by = |direction| -> Vec<String> {
-        let pod = snapshot.pods.get(name).into_iter();
-        let policies = pod.flat_map(|pod| isolating(snapshot, pod, direction));
-        policies
-            .map(|policy| policy.name.name.to_string())
-            .collect()
+        let Some(pod) = snapshot.pods.get(name) else {
+            return Vec::new();
+        };
+        let tier = |tier| {
+            let policies = selecting(snapshot, pod, tier).into_iter();
+            let policies = policies.filter(|policy| !policy.rules(direction).is_empty());
+            policies.map(|policy| PolicyName::Cluster(policy.name.clone()).to_string())
+        };
+        let network = isolating(snapshot, pod, direction);
+        let network = network.map(|policy| policy.name.name.to_string());
+        let all = tier(Tier::Admin).chain(network);
+        all.chain(tier(Tier::Baseline)).collect()
     };
     IsolatedReport {
         pod: name.to_string(),
@@ -80,8 +87,12 @@ fn count(kernel: &mut NftSocket, family: IpFamily, denied_so_far: &mut DeniedRep
         return;
     };
     let packets = |chain: &str| table.chains.get(chain).map_or(0, packets);
-    denied_so_far.ingress += packets(denied(Direction::Ingress));
-    denied_so_far.egress += packets(denied(Direction::Egress));
+    let all = |direction| {
+        let refused = [false, true].map(|reply| packets(refused(direction, reply)));
+        packets(denied(direction)) + refused.iter().sum::<u64>()
+    };
+    denied_so_far.ingress += all(Direction::Ingress);
+    denied_so_far.egress += all(Direction::Egress);
     denied_so_far.undecided += packets(UNDECIDED);
 }
 

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use crate::features::policies::desired::oversights;
-use crate::snapshot::{ObjectName, Snapshot};
+use crate::snapshot::{PolicyName, Snapshot};
 
 /// Between two looks.
 pub(super) const PAUSE: Duration = Duration::from_secs(15);
@@ -22,9 +22,9 @@ pub struct Review {
     /// When to look again.
     due: Option<Instant>,
     /// The last policy that was looked at.
-    last: Option<ObjectName>,
+    last: Option<PolicyName>,
     /// What was found, by policy.
-    found: BTreeMap<ObjectName, Found>,
+    found: BTreeMap<PolicyName, Found>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Review {
     }
 
     /// Looks if it is time to; the policies of which something else is to be said now.
-    pub fn look(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Vec<ObjectName>> {
+    pub fn look(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Vec<PolicyName>> {
         match self.due {
             Some(due) if due > now => return None,
             Some(_) => {}
@@ -57,20 +57,21 @@ impl Review {
             }
         }
         self.due = Some(now + PAUSE);
-        let mut changed: Vec<ObjectName> = Vec::new();
+        let mut changed: Vec<PolicyName> = Vec::new();
         self.found.retain(|name, _| {
-            let there = snapshot.policies.contains_key(name);
+            let there = match name {
+                PolicyName::Namespaced(name) => snapshot.policies.contains_key(name),
+                PolicyName::Cluster(name) => snapshot.cluster_policies.contains_key(name),
+            };
             changed.extend((!there).then(|| name.clone()));
             there
         });
-        let start = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = snapshot.policies.range((start, Bound::Unbounded));
         let mut number = 0;
-        for (name, policy) in rest.take(AT_ONCE) {
+        for (name, texts) in self.rest(snapshot).take(AT_ONCE) {
             number += 1;
             self.last = Some(name.clone());
-            if self.note(name, oversights::of(policy, snapshot)) {
-                changed.push(name.clone());
+            if self.note(&name, texts) {
+                changed.push(name);
             }
         }
         if number < AT_ONCE {
@@ -79,8 +80,33 @@ impl Review {
         Some(changed)
     }
 
+    /// What has not been looked at in this round: ClusterNetworkPolicies come first.
+    fn rest<'a>(
+        &mut self,
+        snapshot: &'a Snapshot,
+    ) -> impl Iterator<Item = (PolicyName, Vec<String>)> + use<'a> {
+        let (cluster, namespaced) = match self.last.take() {
+            None => (Some(Bound::Unbounded), Bound::Unbounded),
+            Some(PolicyName::Cluster(name)) => (Some(Bound::Excluded(name)), Bound::Unbounded),
+            Some(PolicyName::Namespaced(name)) => (None, Bound::Excluded(name)),
+        };
+        let cluster = cluster.into_iter().flat_map(|start| {
+            let rest = snapshot.cluster_policies.range((start, Bound::Unbounded));
+            rest.map(|(name, policy)| {
+                let texts = oversights::of_cluster(policy, snapshot);
+                (PolicyName::Cluster(name.clone()), texts)
+            })
+        });
+        let rest = snapshot.policies.range((namespaced, Bound::Unbounded));
+        let namespaced = rest.map(|(name, policy)| {
+            let texts = oversights::of(policy, snapshot);
+            (PolicyName::Namespaced(name.clone()), texts)
+        });
+        cluster.chain(namespaced)
+    }
+
     /// True if something else is to be said of a policy than before.
-    fn note(&mut self, name: &ObjectName, texts: Vec<String>) -> bool {
+    fn note(&mut self, name: &PolicyName, texts: Vec<String>) -> bool {
         let before = self.found.remove(name);
         let said = before.as_ref().is_some_and(|found| found.sure);
         if texts.is_empty() {
@@ -92,7 +118,7 @@ impl Review {
     }
 
     /// What is to be said of a policy.
-    pub fn of(&self, name: &ObjectName) -> &[String] {
+    pub fn of(&self, name: &PolicyName) -> &[String] {
         let found = self.found.get(name).filter(|found| found.sure);
         found.map_or(&[], |found| &found.texts)
     }
@@ -104,6 +130,10 @@ mod tests {
 
     use super::*;
     use crate::features::policies::desired::samples::{Cluster, name, namespace, pod, policy};
+
+    fn shop_p() -> PolicyName {
+        PolicyName::Namespaced(name("shop/p"))
+    }
 
     #[test]
     fn what_is_found_twice_is_said_until_it_is_right() {
@@ -119,15 +149,15 @@ mod tests {
         assert_eq!(review.look(&cluster.snapshot, start), None);
         assert_eq!(review.look(&cluster.snapshot, start + PAUSE / 2), None);
         assert_eq!(look(&mut review, &cluster), []);
-        assert_eq!(review.of(&name("shop/p")), [""; 0]);
-        assert_eq!(look(&mut review, &cluster), [name("shop/p")]);
+        assert_eq!(review.of(&shop_p()), [""; 0]);
+        assert_eq!(look(&mut review, &cluster), [shop_p()]);
         assert_eq!(
-            review.of(&name("shop/p")),
+            review.of(&shop_p()),
             ["it selects nothing: no pod in its namespace has a=b"]
         );
         assert_eq!(look(&mut review, &cluster), []);
         cluster.set(&[pod("shop/web", "worker", 2, "a=b")]);
-        assert_eq!(look(&mut review, &cluster), [name("shop/p")]);
-        assert_eq!(review.of(&name("shop/p")), [""; 0]);
+        assert_eq!(look(&mut review, &cluster), [shop_p()]);
+        assert_eq!(review.of(&shop_p()), [""; 0]);
     }
 }

@@ -1,5 +1,6 @@
 //! Calls of the plugin that wait for an answer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podwire::policy::{Answer, News};
@@ -68,16 +69,24 @@ fn answer(
     let Some(pod) = &attachment.pod else {
         return Some(Answer::Done);
     };
+    let snapshot = world.snapshot;
     let is_known = attachments
-        .pod_of(attachment, world.snapshot, world.own_name())
+        .pod_of(attachment, snapshot, world.own_name())
         .is_some();
-    if told.news == News::Went || is_known || is_secondary(attachment) {
+    if told.news == News::Went || is_secondary(attachment) {
         return Some(Answer::Done);
     }
-    let mut policies = world.snapshot.policies_in(&pod.namespace);
-    is_late.then(|| match policies.next() {
+    let namespace = &Arc::from(pod.namespace.as_str());
+    if is_known {
+        // Whom ClusterNetworkPolicies select depends on the labels of its Namespace. A manifest may
+        // be without it.
+        let matters = !snapshot.cluster_policies.is_empty();
+        let waits = matters && !snapshot.namespaces.contains_key(namespace);
+        return (is_late || !waits).then_some(Answer::Done);
+    }
+    is_late.then(|| match snapshot.may_isolate(namespace) {
         // It is open, as nothing can isolate it.
-        None => Answer::Done,
-        Some(_) => Answer::Unknown,
+        false => Answer::Done,
+        true => Answer::Unknown,
     })
 }

@@ -54,6 +54,12 @@ impl<'a> Subject<'a> {
                 "/apis/networking.k8s.io/v1",
                 "networkpolicies",
             ),
+            // Where a cluster has but the version before it, there is no Event.
+            "ClusterNetworkPolicy" => (
+                "policy.networking.k8s.io/v1beta1",
+                "/apis/policy.networking.k8s.io/v1beta1",
+                "clusternetworkpolicies",
+            ),
             "EndpointSlice" => (
                 "discovery.k8s.io/v1",
                 "/apis/discovery.k8s.io/v1",

@@ -37,21 +37,21 @@ use crate::warnings::{Notice, OnNewWarning};
 const RESOURCES: [Resource; 4] = [
     Resource {
         kind: "Node",
-        path: "/api/v1/nodes",
+        paths: &["/api/v1/nodes"],
         labels: None,
         optional: false,
         decode: node,
     },
     Resource {
         kind: "Service",
-        path: "/api/v1/services",
+        paths: &["/api/v1/services"],
         labels: Some(LABEL_SELECTOR),
         optional: false,
         decode: service,
     },
     Resource {
         kind: "EndpointSlice",
-        path: "/apis/discovery.k8s.io/v1/endpointslices",
+        paths: &["/apis/discovery.k8s.io/v1/endpointslices"],
         labels: Some(LABEL_SELECTOR),
         optional: false,
         decode: slice,
@@ -60,7 +60,7 @@ const RESOURCES: [Resource; 4] = [
     // only known from the flag.
     Resource {
         kind: "ServiceCIDR",
-        path: "/apis/networking.k8s.io/v1/servicecidrs",
+        paths: &["/apis/networking.k8s.io/v1/servicecidrs"],
         labels: None,
         optional: true,
         decode: service_cidr,
@@ -68,27 +68,38 @@ const RESOURCES: [Resource; 4] = [
 ];
 
 /// What is read for policies alone.
-const FOR_POLICIES: [Resource; 3] = [
+const FOR_POLICIES: [Resource; 4] = [
     Resource {
         kind: "Pod",
-        path: "/api/v1/pods",
+        paths: &["/api/v1/pods"],
         labels: None,
         optional: false,
         decode: pod,
     },
     Resource {
         kind: "Namespace",
-        path: "/api/v1/namespaces",
+        paths: &["/api/v1/namespaces"],
         labels: None,
         optional: false,
         decode: namespace,
     },
     Resource {
         kind: "NetworkPolicy",
-        path: "/apis/networking.k8s.io/v1/networkpolicies",
+        paths: &["/apis/networking.k8s.io/v1/networkpolicies"],
         labels: None,
         optional: false,
         decode: network_policy,
+    },
+    // Its CRD is not a part of Kubernetes. The objects of both versions are the same.
+    Resource {
+        kind: "ClusterNetworkPolicy",
+        paths: &[
+            "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies",
+            "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+        ],
+        labels: None,
+        optional: true,
+        decode: cluster_network_policy,
     },
 ];
 
@@ -142,11 +153,12 @@ impl Kubernetes {
         let [nodes, services, slices, service_cidrs] = RESOURCES
             .each_ref()
             .map(|resource| self.follow(resource, &waiting));
-        let [pods, namespaces, policies] = FOR_POLICIES.each_ref().map(|resource| async {
-            if self.policies {
-                self.follow(resource, &waiting).await;
-            }
-        });
+        let [pods, namespaces, policies, cluster_policies] =
+            FOR_POLICIES.each_ref().map(|resource| async {
+                if self.policies {
+                    self.follow(resource, &waiting).await;
+                }
+            });
         let events = events::publish(&self.server, node, notices);
         tokio::join!(
             nodes,
@@ -156,6 +168,7 @@ impl Kubernetes {
             pods,
             namespaces,
             policies,
+            cluster_policies,
             events
         );
     }
@@ -214,4 +227,10 @@ fn namespace(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable
 fn network_policy(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
     let policy: objects::NetworkPolicy = serde_json::from_str(text)?;
     Ok(Some(Object::NetworkPolicy(policy.into_snapshot(names)?)))
+}
+
+fn cluster_network_policy(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
+    let policy: objects::ClusterNetworkPolicy = serde_json::from_str(text)?;
+    let policy = policy.into_snapshot(names)?;
+    Ok(Some(Object::ClusterNetworkPolicy(policy)))
 }

@@ -64,7 +64,7 @@ pub struct Timing {
     pub first_pause: Duration,
     /// The longest pause between two tries.
     pub longest_pause: Duration,
-    /// Until an API that the cluster does not have is asked for again.
+    /// The longest pause before an API is asked for again that the cluster does not have.
     pub missing: Duration,
     /// The longest pause before an Event is created.
     pub event_pause: Duration,
@@ -79,7 +79,7 @@ impl Default for Timing {
             watch: Duration::from_secs(290),
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(15),
-            missing: Duration::from_secs(600),
+            missing: Duration::from_secs(120),
             event_pause: Duration::from_secs(1),
         }
     }

@@ -63,6 +63,7 @@ async fn what_only_policies_ask_is_not_read_if_there_are_none() {
         "/api/v1/namespaces",
         "/api/v1/pods",
         "/apis/networking.k8s.io/v1/networkpolicies",
+        "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies",
     ];
     let set = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     let without: BTreeSet<String> = set(&always);

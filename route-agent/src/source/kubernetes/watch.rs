@@ -59,8 +59,8 @@ fn token(text: String) -> Result<String, Failure> {
 pub struct Resource {
     /// Its kind, for messages.
     pub kind: &'static str,
-    /// Its path under the server's address.
-    pub path: &'static str,
+    /// Its path under the server's address; of several the first that the cluster has.
+    pub paths: &'static [&'static str],
     /// The label selector that says which objects are read.
     pub labels: Option<&'static str>,
     /// True if a cluster may be without this API.
@@ -141,7 +141,11 @@ pub async fn follow(
         known: BTreeSet::new(),
         listed: false,
         page: PAGE,
+        place: 0,
+        absences: 0,
     };
+    // How long to wait before an API is asked for again that the cluster does not have.
+    let mut absent = Backoff::new(timing.longest_pause, timing.missing, Jitter::Half);
     let mut pauses = Backoff::new(timing.first_pause, timing.longest_pause, Jitter::Half);
     let mut version: Option<String> = None;
     loop {
@@ -152,6 +156,8 @@ pub async fn follow(
             None => {
                 let listed = watch.list().await;
                 if let Ok(found) = listed {
+                    absent.reset();
+                    watch.absences = 0;
                     // A list that succeeds says little: the watch must as well.
                     version = Some(found);
                     continue;
@@ -181,11 +187,12 @@ pub async fn follow(
                 Some(pause)
             }
             Err(Failure::Missing) if resource.optional => {
-                if watch.missing().is_break() {
-                    return;
-                }
                 version = None;
-                Some(timing.missing)
+                match watch.missing() {
+                    ControlFlow::Break(()) => return,
+                    ControlFlow::Continue(true) => Some(absent.pause()),
+                    ControlFlow::Continue(false) => None,
+                }
             }
             Err(Failure::Busy(least)) => Some(pauses.pause().max(least.min(timing.longest_pause))),
             Err(failure) => {
@@ -193,7 +200,7 @@ pub async fn follow(
                 // looks like; that is reported only if it cannot be made again.
                 if !progress {
                     server
-                        .failed(generation, &format!("{}: {failure}", resource.path))
+                        .failed(generation, &format!("{}: {failure}", watch.path()))
                         .await;
                 }
                 Some(pauses.pause())
@@ -216,9 +223,17 @@ struct Watch<'a, F> {
     listed: bool,
     /// Objects per page of the next list.
     page: u32,
+    /// Which of the paths is asked.
+    place: usize,
+    /// How often in a row a path was answered with 404.
+    absences: usize,
 }
 
 impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
+    fn path(&self) -> &'static str {
+        self.resource.paths[self.place]
+    }
+
     /// Reads all objects, page by page, and returns the version from which to watch.
     async fn list(&mut self) -> Result<String, Failure> {
         let most = self.server.limits().list_time;
@@ -297,7 +312,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     async fn page(&mut self, params: &ListParams, text: &mut Vec<u8>) -> Result<(), Failure> {
         let limits = self.server.limits().clone();
         text.clear();
-        let request = Request::new(self.resource.path)
+        let request = Request::new(self.path())
             .list(params)
             .map_err(Failure::failed)?;
         let silence = self.server.timing().answer;
@@ -373,14 +388,25 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         Ok(())
     }
 
-    /// The cluster does not have this kind of object.
-    fn missing(&mut self) -> ControlFlow<()> {
+    /// The cluster does not have this kind of object by this path. True if it has it by none.
+    fn missing(&mut self) -> ControlFlow<(), bool> {
+        let paths = self.resource.paths.len();
+        self.absences += 1;
+        self.place = (self.place + 1) % paths;
+        if !self.absences.is_multiple_of(paths) {
+            return ControlFlow::Continue(false);
+        }
         debug!(
             kind = self.resource.kind,
             "the cluster does not have this API"
         );
+        // While an API server starts it may not know its own resources yet: what was read counts
+        // until it says so twice.
+        if !self.known.is_empty() && self.absences < 2 * paths {
+            return ControlFlow::Continue(true);
+        }
         match self.retire(BTreeSet::new()) {
-            Ok(()) => ControlFlow::Continue(()),
+            Ok(()) => ControlFlow::Continue(true),
             Err(_) => ControlFlow::Break(()),
         }
     }
@@ -400,7 +426,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             timeout: u32::try_from(seconds).ok(),
             ..WatchParams::default()
         };
-        let request = Request::new(self.resource.path)
+        let request = Request::new(self.path())
             .watch(&params, version)
             .map_err(Failure::failed)?;
         let mut body = self.ask(request).await?;

@@ -8,6 +8,7 @@
 //! Scalars are read leniently ([`Text`], [`Number`], [`Flag`]): the API server guarantees their
 //! types, a hand-written manifest does not.
 
+mod cluster_network_policy;
 mod lenient;
 mod network_policy;
 mod node;
@@ -16,6 +17,7 @@ mod scalar;
 mod service;
 mod service_cidr;
 mod slice;
+mod strict;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer};
 
+pub use cluster_network_policy::ClusterNetworkPolicy;
 pub use network_policy::NetworkPolicy;
 pub use node::{Node, NodeSpec, NodeStatus};
 pub use pod::{Namespace, Pod};
@@ -343,6 +346,8 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+#[cfg(test)]
+mod cluster_policy_tests;
 #[cfg(test)]
 mod policy_tests;
 #[cfg(test)]

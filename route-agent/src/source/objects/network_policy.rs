@@ -4,15 +4,13 @@
 //! that has one allows nothing, and is named. So the spec is not read by field names alone, as other
 //! objects are, but whole.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::snapshot::{
-    self, Block, Condition, Direction, Peer, PolicyPort, PolicyRule, PortMatch, Protocol,
-    Requirement, Selector,
+    self, Block, Direction, Peer, PolicyPort, PolicyRule, PortMatch, Protocol, Selector,
 };
+use crate::source::objects::strict::{LONGEST, present, selector, shown, unknown};
 use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient};
 
 /// A NetworkPolicy.
@@ -24,9 +22,6 @@ pub struct NetworkPolicy {
     /// Whom it selects and what it allows.
     pub spec: Value,
 }
-
-/// A longer text is none that Kubernetes could hold here. In bytes.
-const LONGEST: usize = 4096;
 
 const UNKNOWN: &str = "has a field that is not known, so it allows nothing";
 const NO_MAP: &str = "is not a map, so it allows nothing";
@@ -92,11 +87,11 @@ impl Reader<'_> {
         let (ingress, egress) = self.types(spec);
         let subject = match present(spec, "podSelector") {
             None => Selector::default(),
-            Some(selector) => match self.selector(selector) {
+            Some(given) => match selector(self.names, given) {
                 Some(selector) => selector,
                 None => {
                     let reason = "is not a label selector: all pods of the namespace are closed";
-                    self.bad("spec.podSelector", selector, reason);
+                    self.bad("spec.podSelector", given, reason);
                     let nothing = |isolated: bool| isolated.then(Box::default);
                     return (Selector::default(), nothing(ingress), nothing(egress));
                 }
@@ -190,10 +185,10 @@ impl Reader<'_> {
         let known = ["podSelector", "namespaceSelector", "ipBlock"];
         let fields = self.map(field, peer, &known)?;
         let [pods, namespaces, block] = known.map(|name| present(fields, name));
-        let mut selector = |selector: &Value| {
-            let read = self.selector(selector);
+        let mut selector = |given: &Value| {
+            let read = selector(self.names, given);
             if read.is_none() {
-                self.bad(field, selector, NO_SELECTOR);
+                self.bad(field, given, NO_SELECTOR);
             }
             read
         };
@@ -294,78 +289,6 @@ impl Reader<'_> {
         }
     }
 
-    /// A label selector; `None` if it is not understood.
-    fn selector(&mut self, selector: &Value) -> Option<Selector> {
-        let fields = selector.as_object()?;
-        if unknown(fields, &["matchLabels", "matchExpressions"]).is_some() {
-            return None;
-        }
-        let mut requirements = Vec::new();
-        match present(fields, "matchLabels") {
-            None => {}
-            Some(Value::Object(labels)) => {
-                for (key, value) in labels {
-                    let value = self.label(value)?;
-                    requirements.push(Requirement {
-                        key: self.names.get(key),
-                        condition: Condition::In([value].into()),
-                    });
-                }
-            }
-            Some(_) => return None,
-        }
-        match present(fields, "matchExpressions") {
-            None => {}
-            Some(Value::Array(expressions)) => {
-                for expression in expressions {
-                    requirements.push(self.requirement(expression)?);
-                }
-            }
-            Some(_) => return None,
-        }
-        Some(Selector::new(requirements))
-    }
-
-    fn requirement(&mut self, expression: &Value) -> Option<Requirement> {
-        let fields = expression.as_object()?;
-        if unknown(fields, &["key", "operator", "values"]).is_some() {
-            return None;
-        }
-        let key = present(fields, "key")?.as_str()?;
-        let mut values: Vec<Arc<str>> = match present(fields, "values") {
-            None => Vec::new(),
-            Some(Value::Array(values)) => {
-                let values = values.iter().map(|value| self.label(value));
-                values.collect::<Option<_>>()?
-            }
-            Some(_) => return None,
-        };
-        values.sort_unstable();
-        values.dedup();
-        let condition = match (present(fields, "operator")?.as_str()?, values.is_empty()) {
-            ("In", false) => Condition::In(values.into()),
-            ("NotIn", false) => Condition::NotIn(values.into()),
-            ("Exists", true) => Condition::Exists,
-            ("DoesNotExist", true) => Condition::Absent,
-            _ => return None,
-        };
-        Some(Requirement {
-            key: self.names.get(key),
-            condition,
-        })
-    }
-
-    /// The value of a label: a manifest may have a number or a truth value there.
-    fn label(&mut self, value: &Value) -> Option<Arc<str>> {
-        let text = match value {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            Value::Bool(_) | Value::Number(_) => value.to_string(),
-            Value::Array(_) | Value::Object(_) => return None,
-        };
-        (text.len() <= LONGEST).then(|| self.names.get(&text))
-    }
-
     /// The items of a list, none if it is absent; `None` if it is not a list.
     fn list<'v>(&mut self, field: &'static str, list: Option<&'v Value>) -> Option<&'v [Value]> {
         match list {
@@ -398,24 +321,5 @@ impl Reader<'_> {
 
     fn bad(&mut self, field: &'static str, value: &Value, reason: &'static str) {
         self.checker.bad(field, shown(value), reason);
-    }
-}
-
-/// A field that is there and not null.
-fn present<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
-    fields.get(name).filter(|value| !value.is_null())
-}
-
-/// The first field that is not among those that are known.
-fn unknown<'v>(fields: &'v Map<String, Value>, known: &[&str]) -> Option<&'v str> {
-    let given = fields.iter().filter(|(_, value)| !value.is_null());
-    let mut names = given.map(|(name, _)| name.as_str());
-    names.find(|name| !known.contains(name))
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }

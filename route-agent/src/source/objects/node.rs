@@ -85,12 +85,15 @@ impl Node {
             .filter(|(key, _)| LABELS.contains(&&***key))
             .map(|(key, value)| (names.get(key), names.get(value.get().unwrap_or(""))))
             .collect();
+        let all_labels = self.metadata.shared_labels(names);
         let taints = self.spec.taints.iter().filter_map(|taint| taint.key.get());
         Ok(snapshot::Node {
             name,
             internal_ips: internal_ips(&self.status, &mut checker),
+            other_ips: other_ips(&self.status),
             pod_cidrs: pod_cidrs(&self.spec, &mut checker),
             labels,
+            all_labels: all_labels,
             taints: taints.map(|key| names.get(key)).collect(),
             created: self.metadata.created(),
             deleting: self.metadata.deletion_timestamp.get().is_some(),
@@ -120,6 +123,18 @@ fn internal_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
             found.push(ip);
         }
     }
+    found
+}
+
+/// What is no address, such as a host name, is none of these, and not wrong.
+fn other_ips(status: &NodeStatus) -> Vec<IpAddr> {
+    let addresses = status.addresses.iter();
+    let others = addresses.filter(|one| one.kind.get() != Some("InternalIP"));
+    let mut found: Vec<IpAddr> = others
+        .filter_map(|one| one.address.get()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
     found
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::snapshot::{self, Labels, NamedPort, Uid};
+use crate::snapshot::{self, Labels, NAME_LABEL, NamedPort, Uid};
 use crate::source::objects::{
     Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, possible,
 };
@@ -166,9 +166,6 @@ pub struct Namespace {
     pub metadata: Metadata,
 }
 
-/// The label with the Namespace's name, which the API server sets on each.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
-
 impl Namespace {
     /// The snapshot's value of this Namespace.
     pub fn into_snapshot(mut self, names: &mut Names) -> Result<snapshot::Namespace, Unnamed> {
@@ -186,7 +183,7 @@ impl Namespace {
 
 impl Metadata {
     /// The labels, kept once for all objects that have the same.
-    fn shared_labels(&self, names: &mut Names) -> Labels {
+    pub(super) fn shared_labels(&self, names: &mut Names) -> Labels {
         let pairs: Vec<_> = self
             .labels
             .iter()

@@ -35,6 +35,8 @@ fn node(name: &str, internal: &str, cidr: &str) -> Object {
     Object::Node(Node {
         name: Arc::from(name),
         internal_ips: vec![ip(internal)],
+        other_ips: Vec::new(),
+        all_labels: crate::snapshot::Labels::none(),
         pod_cidrs: vec![cidr.parse().unwrap()],
         labels: BTreeMap::new(),
         taints: Vec::new(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use podwire::hash::fnv1a;
 
-use crate::snapshot::{Block, NetworkPolicy, Peer, Pod, Protocol, Selector, Snapshot};
+use crate::snapshot::{Block, Node, Peer, Pod, PodSet, Protocol, Selector, Snapshot};
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,10 @@ pub enum Atom {
         /// The labels of the pod.
         pods: Selector,
     },
+    /// Is it one of these pods, as ClusterNetworkPolicies mean them?
+    Anywhere(PodSet),
+    /// Is it a Node with such labels?
+    Nodes(Selector),
     /// Is it one of these addresses?
     Block(Block),
 }
@@ -52,19 +56,23 @@ impl fmt::Display for Atom {
                     selector(pods)
                 )
             }
+            Atom::Anywhere(pods) => pods.fmt(f),
+            Atom::Nodes(nodes) => write!(f, "nodes {}", selector(nodes)),
             Atom::Block(block) => block.fmt(f),
         }
     }
 }
 
 impl Atom {
-    /// The question that a peer of a policy asks.
-    pub fn of(peer: &Peer, policy: &NetworkPolicy) -> Self {
+    /// The question that a peer of a policy asks; `own` is the namespace of the policy, if it has one.
+    pub fn of(peer: &Peer, own: &Arc<str>) -> Self {
         match peer.clone() {
             Peer::Here(pods) => Atom::Here {
-                namespace: policy.name.namespace.clone(),
+                namespace: own.clone(),
                 pods,
             },
+            Peer::Anywhere(pods) => Atom::Anywhere(pods),
+            Peer::Nodes(nodes) => Atom::Nodes(nodes),
             Peer::Elsewhere { namespaces, pods } => Atom::Elsewhere { namespaces, pods },
             Peer::Block(block) => Atom::Block(block),
         }
@@ -82,7 +90,8 @@ impl Atom {
                 pods.selects(&pod.labels)
                     && namespace.is_some_and(|one| namespaces.selects(&one.labels))
             }
-            Atom::Block(_) => false,
+            Atom::Anywhere(pods) => pods.selects(pod, snapshot),
+            Atom::Nodes(_) | Atom::Block(_) => false,
         }
     }
 
@@ -103,7 +112,11 @@ impl Atom {
                     .filter(|pod| self.selects(pod, snapshot))
                     .collect()
             }
-            Atom::Block(_) => Vec::new(),
+            Atom::Anywhere(pods) => {
+                let all = snapshot.pods.values();
+                all.filter(|pod| pods.selects(pod, snapshot)).collect()
+            }
+            Atom::Nodes(_) | Atom::Block(_) => Vec::new(),
         }
     }
 
@@ -130,6 +143,7 @@ pub struct Atoms {
     known: BTreeMap<AtomId, Known>,
     here: HashMap<Arc<str>, BTreeSet<AtomId>>,
     everywhere: BTreeSet<AtomId>,
+    of_nodes: BTreeSet<AtomId>,
     exact: BTreeMap<IpAddr, AtomId>,
     last: AtomId,
     changed: BTreeSet<Atom>,
@@ -225,7 +239,10 @@ impl Atoms {
                     self.here.remove(namespace);
                 }
             }
-            Atom::Pod | Atom::Elsewhere { .. } => change(&mut self.everywhere),
+            Atom::Pod | Atom::Elsewhere { .. } | Atom::Anywhere(_) => {
+                change(&mut self.everywhere);
+            }
+            Atom::Nodes(_) => change(&mut self.of_nodes),
             Atom::Block(_) => {}
         }
     }
@@ -244,6 +261,20 @@ impl Atoms {
             known.is_some_and(|known| known.atom.selects(pod, snapshot))
         });
         yes.copied().collect()
+    }
+
+    /// True if any question is about Nodes.
+    pub fn ask_about_nodes(&self) -> bool {
+        !self.of_nodes.is_empty()
+    }
+
+    /// The questions about Nodes that a Node answers with yes.
+    pub fn of_node(&self, node: &Node) -> impl Iterator<Item = AtomId> {
+        let ids = self.of_nodes.iter().copied();
+        ids.filter(|id| match self.get(*id) {
+            Some(Atom::Nodes(nodes)) => nodes.selects(&node.all_labels),
+            _ => false,
+        })
     }
 
     /// The question about exactly this address.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use crate::features::policies::desired::classes::Classes;
 use crate::features::policies::desired::compile::{Compiled, CompiledRule};
-use crate::features::policies::desired::wanted::{Cell, Class, NO_CLASS, PortRange, Ports};
-use crate::snapshot::{Direction, Pod, PolicyPort, PortMatch};
+use crate::features::policies::desired::wanted::{
+    Cell, Class, NO_CLASS, PortRange, Ports, Verdict,
+};
+use crate::snapshot::{Direction, Pod, PolicyName, PolicyPort, PortMatch};
 
 /// Ranges of up to this many ports are written port by port: each other range costs a rule.
-const FEW_PORTS: u16 = 16;
+pub const FEW_PORTS: u16 = 16;
 
 /// What the policies say of a pod in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,22 +56,39 @@ pub fn cells(
                     direction,
                     local,
                     ports,
+                    verdict: Verdict::Allow,
                 };
-                found.entry(cell).or_default().insert(&*policy.name.name);
+                found.entry(cell).or_default().insert(short(&policy.name));
             };
             of_rule(rule, pod, direction, classes, only, &mut allow);
         }
     }
+    noted(pod, found)
+}
+
+/// Cells of a pod, each with a text that names the policies that it comes from.
+pub fn noted(pod: &Pod, found: BTreeMap<Cell, BTreeSet<&str>>) -> BTreeMap<Cell, Arc<str>> {
     // Most cells of a pod come from the same policies.
     let mut texts: HashMap<BTreeSet<&str>, Arc<str>> = HashMap::new();
     let noted = found.into_iter().map(|(cell, names)| {
         let text = texts.entry(names).or_insert_with_key(|names| {
             let names: Vec<&str> = names.iter().copied().collect();
-            format!("{}: {}", pod.name, names.join(", ")).into()
+            match names.is_empty() {
+                true => format!("{}: all else", pod.name).into(),
+                false => format!("{}: {}", pod.name, names.join(", ")).into(),
+            }
         });
         (cell, text.clone())
     });
     noted.collect()
+}
+
+/// The name of a policy beside the name of a pod.
+pub fn short(name: &PolicyName) -> &str {
+    match name {
+        PolicyName::Cluster(name) => name,
+        PolicyName::Namespaced(name) => &name.name,
+    }
 }
 
 fn of_rule(

@@ -1,16 +1,22 @@
 //! A policy whose peers are questions.
 
+use std::sync::Arc;
+
+use podwire_kernel::IpFamily;
+
 use crate::features::policies::desired::atoms::{AskedPort, Atom, AtomId, Atoms};
 use crate::snapshot::{
-    Direction, NetworkPolicy, ObjectName, Peer, PolicyPort, PolicyRule, PortMatch,
+    Action, ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, PolicyName, PolicyPort,
+    PolicyRule, PortMatch, Rank,
 };
-use podwire_kernel::IpFamily;
 
 /// A policy that selects a pod of this node.
 #[derive(Debug)]
 pub struct Compiled {
     /// Its name.
-    pub name: ObjectName,
+    pub name: PolicyName,
+    /// Where it stands, if it is a ClusterNetworkPolicy.
+    pub rank: Option<Rank>,
     ingress: Option<Box<[CompiledRule]>>,
     egress: Option<Box<[CompiledRule]>>,
     /// The questions that it asks, each as often as it asks it.
@@ -22,6 +28,8 @@ pub struct Compiled {
 /// A rule.
 #[derive(Debug)]
 pub struct CompiledRule {
+    /// What it does.
+    pub action: Action,
     /// With those who answer one of these with yes; `None` for anyone.
     pub peers: Option<Box<[AtomId]>>,
     /// Over what; `None` for everything.
@@ -41,30 +49,56 @@ impl Compiled {
     /// Asks the questions of a policy; those about addresses of the other family are never answered
     /// with yes, and not asked.
     pub fn new(policy: &NetworkPolicy, family: IpFamily, atoms: &mut Atoms) -> Self {
-        let mut compiled = Self {
-            name: policy.name.clone(),
-            ingress: None,
-            egress: None,
-            asks: Vec::new(),
-            asks_ports: Vec::new(),
-        };
+        let mut compiled = Self::named(PolicyName::Namespaced(policy.name.clone()), None);
+        let own = &policy.name.namespace;
         for direction in Direction::ALL {
             let rules = policy.rules(direction);
             let rules = rules.map(|rules| {
                 let rules = rules.iter();
                 rules
-                    .map(|rule| compiled.rule(policy, rule, direction, family, atoms))
+                    .map(|rule| compiled.rule(own, Action::Accept, rule, direction, family, atoms))
                     .collect()
             });
-            match direction {
-                Direction::Ingress => compiled.ingress = rules,
-                Direction::Egress => compiled.egress = rules,
-            }
+            compiled.set_rules(direction, rules);
         }
         compiled
     }
 
-    /// The rules of a direction, if it isolates in it.
+    /// As [`Compiled::new`], of a ClusterNetworkPolicy.
+    pub fn of_cluster(policy: &ClusterNetworkPolicy, family: IpFamily, atoms: &mut Atoms) -> Self {
+        let name = PolicyName::Cluster(policy.name.clone());
+        let mut compiled = Self::named(name, Some(policy.rank()));
+        let none: Arc<str> = Arc::from("");
+        for direction in Direction::ALL {
+            let rules = policy.rules(direction).iter();
+            let rules = rules.map(|rule| {
+                compiled.rule(&none, rule.action, &rule.traffic, direction, family, atoms)
+            });
+            let rules: Box<[_]> = rules.collect();
+            compiled.set_rules(direction, (!rules.is_empty()).then_some(rules));
+        }
+        compiled
+    }
+
+    fn named(name: PolicyName, rank: Option<Rank>) -> Self {
+        Self {
+            name,
+            rank,
+            ingress: None,
+            egress: None,
+            asks: Vec::new(),
+            asks_ports: Vec::new(),
+        }
+    }
+
+    fn set_rules(&mut self, direction: Direction, rules: Option<Box<[CompiledRule]>>) {
+        match direction {
+            Direction::Ingress => self.ingress = rules,
+            Direction::Egress => self.egress = rules,
+        }
+    }
+
+    /// The rules of a direction, if it says anything about it.
     pub fn rules(&self, direction: Direction) -> Option<&[CompiledRule]> {
         match direction {
             Direction::Ingress => self.ingress.as_deref(),
@@ -84,7 +118,8 @@ impl Compiled {
 
     fn rule(
         &mut self,
-        policy: &NetworkPolicy,
+        own: &Arc<str>,
+        action: Action,
         rule: &PolicyRule,
         direction: Direction,
         family: IpFamily,
@@ -99,9 +134,9 @@ impl Compiled {
         if let Some(given) = &rule.peers {
             let mut ids = Vec::new();
             for peer in given.iter().filter(|peer| is_of(peer, family)) {
-                let id = self.ask(Atom::of(peer, policy), atoms);
+                let id = self.ask(Atom::of(peer, own), atoms);
                 ids.push(id);
-                if !matches!(peer, Peer::Block(_)) && !named.is_empty() {
+                if !matches!(peer, Peer::Block(_) | Peer::Nodes(_)) && !named.is_empty() {
                     asked.push(id);
                 }
             }
@@ -117,6 +152,7 @@ impl Compiled {
             }
         }
         CompiledRule {
+            action,
             peers,
             ports: rule.ports.clone(),
             asked: asked.into(),
@@ -133,7 +169,7 @@ impl Compiled {
 fn is_of(peer: &Peer, family: IpFamily) -> bool {
     match peer {
         Peer::Block(block) => block.network.is_ipv6() == (family == IpFamily::V6),
-        Peer::Here(_) | Peer::Elsewhere { .. } => true,
+        Peer::Here(_) | Peer::Elsewhere { .. } | Peer::Anywhere(_) | Peer::Nodes(_) => true,
     }
 }
 

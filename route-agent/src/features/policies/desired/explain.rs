@@ -5,9 +5,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::features::policies::desired::truth::{Traffic, Truth, is_over, isolating};
+use crate::features::policies::desired::truth::{Traffic, Truth, is_over, isolating, selecting};
 use crate::snapshot::{
-    Direction, Labels, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Selector,
+    Action, ClusterNetworkPolicy, Direction, Labels, NetworkPolicy, Peer, Pod, PodSet, PolicyPort,
+    PolicyRule, PortMatch, Selector, Tier, TierRule,
 };
 
 /// More peers, ports or names than this are not named one by one.
@@ -20,6 +21,8 @@ pub struct Judgement<'a> {
     pub pod: &'a Pod,
     /// The policies that isolate it in the direction.
     pub isolating: Vec<&'a NetworkPolicy>,
+    /// The rule of the Admin tier that leaves it to them, in words.
+    pub passed: Option<String>,
     /// What follows.
     pub outcome: Outcome,
 }
@@ -31,6 +34,10 @@ pub enum Outcome {
     Open,
     /// A pod speaks with itself, which is always allowed.
     Itself,
+    /// A rule of a ClusterNetworkPolicy accepts it, in words.
+    Accepted(String),
+    /// A rule of a ClusterNetworkPolicy denies it, in words.
+    Refused(String),
     /// A rule allows it, in words.
     Allowed(String),
     /// No rule allows it. With the nearest one and what it lacks, if there is any rule.
@@ -40,7 +47,7 @@ pub enum Outcome {
 impl Judgement<'_> {
     /// True unless it is dropped.
     pub fn passes(&self) -> bool {
-        !matches!(self.outcome, Outcome::Denied(_))
+        !matches!(self.outcome, Outcome::Denied(_) | Outcome::Refused(_))
     }
 
     /// The policies that isolate the pod, by their names.
@@ -68,16 +75,25 @@ pub fn judge<'a>(
         peer,
         traffic,
     };
-    let outcome = if isolating.is_empty() {
+    let mut passed = None;
+    let outcome = if local == peer && isolating.is_empty() {
         Outcome::Open
     } else if local == peer {
         Outcome::Itself
     } else {
-        packet.outcome(&isolating)
+        let admin = packet.decided_by(Tier::Admin).unwrap_or_else(|words| {
+            passed = words;
+            None
+        });
+        let network = || (!isolating.is_empty()).then(|| packet.outcome(&isolating));
+        let baseline = || packet.decided_by(Tier::Baseline).ok().flatten();
+        let decided = admin.or_else(network).or_else(baseline);
+        decided.unwrap_or(Outcome::Open)
     };
     Some(Judgement {
         pod,
         isolating,
+        passed,
         outcome,
     })
 }
@@ -99,11 +115,51 @@ struct Near {
 }
 
 impl Packet<'_, '_> {
+    /// What the first rule of a tier decides that matches; if that leaves the tier, its words.
+    fn decided_by(&self, tier: Tier) -> Result<Option<Outcome>, Option<String>> {
+        let policies = selecting(self.truth.snapshot(), self.local, tier).into_iter();
+        let mut rules = policies.flat_map(|policy| {
+            let rules = policy.rules(self.direction).iter();
+            rules.map(move |rule| (policy, rule))
+        });
+        let first = rules.find(|(_, rule)| {
+            let near = self.near("", &rule.traffic);
+            near.is_some_and(|near| near.lacks.is_empty())
+        });
+        let Some((policy, rule)) = first else {
+            return Ok(None);
+        };
+        let words = self.tier_words(policy, rule);
+        match rule.action {
+            Action::Accept => Ok(Some(Outcome::Accepted(words))),
+            Action::Deny => Ok(Some(Outcome::Refused(words))),
+            Action::Pass => Err(Some(words)),
+        }
+    }
+
+    /// A rule of a ClusterNetworkPolicy in words.
+    fn tier_words(&self, policy: &ClusterNetworkPolicy, rule: &TierRule) -> String {
+        let ClusterNetworkPolicy {
+            name,
+            tier,
+            priority,
+            ..
+        } = policy;
+        let called = rule.name.as_ref();
+        let called = called.map_or(String::new(), |name| format!(", rule {name},"));
+        format!(
+            "ClusterNetworkPolicy {name} ({} tier, priority {priority}){called} {} {}",
+            tier.name(),
+            rule.action.verb(),
+            self.traffic_words(&rule.traffic)
+        )
+    }
+
     fn outcome(&self, isolating: &[&NetworkPolicy]) -> Outcome {
         let mut nearest: Option<(Near, &NetworkPolicy, &PolicyRule)> = None;
         for policy in isolating {
             for rule in policy.rules(self.direction).unwrap_or_default() {
-                let Some(near) = self.near(policy, rule) else {
+                let Some(near) = self.near(&policy.name.namespace, rule) else {
                     continue;
                 };
                 if near.lacks.is_empty() {
@@ -125,7 +181,7 @@ impl Packet<'_, '_> {
 
     /// How near the nearest part of a rule comes; none if a list of it is empty because nothing in
     /// it could be read.
-    fn near(&self, policy: &NetworkPolicy, rule: &PolicyRule) -> Option<Near> {
+    fn near(&self, own: &str, rule: &PolicyRule) -> Option<Near> {
         let Some(peers) = &rule.peers else {
             return self.with_ports(
                 rule,
@@ -138,7 +194,7 @@ impl Packet<'_, '_> {
         };
         let mut best: Option<Near> = None;
         for peer in peers {
-            let near = self.with_ports(rule, Some(peer), self.near_peer(policy, peer))?;
+            let near = self.with_ports(rule, Some(peer), self.near_peer(own, peer))?;
             // Of one rule no part may hide another that fits.
             let better = |best: &Near| {
                 (near.lacks.is_empty(), near.score) > (best.lacks.is_empty(), best.score)
@@ -150,14 +206,14 @@ impl Packet<'_, '_> {
         best
     }
 
-    fn near_peer(&self, policy: &NetworkPolicy, peer: &Peer) -> Near {
-        if self.truth.is_peer(policy, peer, self.peer) {
+    fn near_peer(&self, own: &str, peer: &Peer) -> Near {
+        if self.truth.is_peer(own, peer, self.peer) {
             return Near {
                 lacks: Vec::new(),
                 score: 4,
             };
         }
-        let (text, score) = self.lacking_peer(policy, peer);
+        let (text, score) = self.lacking_peer(own, peer);
         Near {
             lacks: vec![text],
             score,
@@ -165,7 +221,7 @@ impl Packet<'_, '_> {
     }
 
     /// What keeps the other end from being a peer, and whether it comes near.
-    fn lacking_peer(&self, policy: &NetworkPolicy, peer: &Peer) -> (String, u8) {
+    fn lacking_peer(&self, own: &str, peer: &Peer) -> (String, u8) {
         let address = self.peer;
         let (namespaces, pods) = match peer {
             Peer::Block(block) if block.network.contains(address) => {
@@ -173,7 +229,15 @@ impl Packet<'_, '_> {
             }
             Peer::Block(block) => return (format!("{address} is not in {}", block.network), 0),
             Peer::Here(pods) => (None, pods),
-            Peer::Elsewhere { namespaces, pods } => (Some(namespaces), pods),
+            Peer::Elsewhere { namespaces, pods } | Peer::Anywhere(PodSet { namespaces, pods }) => {
+                (Some(namespaces), pods)
+            }
+            Peer::Nodes(nodes) => {
+                return (
+                    format!("{address} is no address of {}", node_words(nodes)),
+                    0,
+                );
+            }
         };
         let Some(pod) = self.truth.pod(address) else {
             return (format!("{address} is not the address of a pod"), 0);
@@ -181,13 +245,10 @@ impl Packet<'_, '_> {
         let there = &pod.name.namespace;
         let namespace = self.truth.snapshot().namespaces.get(there);
         match (namespaces, namespace) {
-            (None, _) if *there != policy.name.namespace => {
-                let own = &policy.name.namespace;
-                (
-                    format!("the pod is not in namespace {own}, but in {there}"),
-                    0,
-                )
-            }
+            (None, _) if **there != *own => (
+                format!("the pod is not in namespace {own}, but in {there}"),
+                0,
+            ),
             (Some(_), None) => (format!("the Namespace {there} is not known"), 0),
             (Some(asked), Some(namespace)) if !asked.selects(&namespace.labels) => {
                 let has = lacking(asked, &namespace.labels);
@@ -251,6 +312,11 @@ impl Packet<'_, '_> {
 
     /// A rule in words.
     fn words(&self, policy: &NetworkPolicy, rule: &PolicyRule) -> String {
+        format!("{} allows {}", policy.name, self.traffic_words(rule))
+    }
+
+    /// The traffic of a rule in words.
+    fn traffic_words(&self, rule: &PolicyRule) -> String {
         let ports = match &rule.ports {
             None => "everything".to_owned(),
             Some(ports) => some_of(ports.iter().map(port_words), ", "),
@@ -263,7 +329,7 @@ impl Packet<'_, '_> {
             None => anyone.to_owned(),
             Some(peers) => some_of(peers.iter().map(peer_words), " or "),
         };
-        format!("{} allows {ports} {way} {peers}", policy.name)
+        format!("{ports} {way} {peers}")
     }
 }
 
@@ -301,7 +367,16 @@ fn peer_words(peer: &Peer) -> String {
         Peer::Elsewhere { namespaces, pods } => {
             format!("{} of namespaces {namespaces}", all(pods))
         }
+        Peer::Anywhere(pods) => pods.to_string(),
+        Peer::Nodes(nodes) => node_words(nodes),
         Peer::Block(block) => block.to_string(),
+    }
+}
+
+fn node_words(nodes: &Selector) -> String {
+    match nodes.is_empty() {
+        true => "any node".to_owned(),
+        false => format!("nodes {nodes}"),
     }
 }
 

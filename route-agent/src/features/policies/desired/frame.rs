@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use crate::features::policies::desired::attachments::Touched;
-use crate::features::policies::desired::wanted::PortRange;
-use crate::snapshot::{Direction, Dirty, ObjectName, Snapshot};
+use crate::features::policies::desired::wanted::{PortRange, Verdict};
+use crate::snapshot::{Direction, Dirty, ObjectName, PolicyName, Snapshot};
 
 /// Where the model is made: only pods of this node are enforced here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,9 @@ pub struct Changed {
     /// Namespaces.
     pub namespaces: BTreeSet<Arc<str>>,
     /// Policies.
-    pub policies: BTreeSet<ObjectName>,
+    pub policies: BTreeSet<PolicyName>,
+    /// Nodes.
+    pub nodes: BTreeSet<Arc<str>>,
     /// Addresses of attachments.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -44,7 +46,7 @@ impl Changed {
     pub fn everything(snapshot: &Snapshot) -> Self {
         Self {
             pods: snapshot.pods.keys().cloned().collect(),
-            policies: snapshot.policies.keys().cloned().collect(),
+            policies: policies(snapshot).collect(),
             ..Self::default()
         }
     }
@@ -59,7 +61,11 @@ impl Changed {
     pub fn add(&mut self, dirty: &Dirty) {
         self.pods.extend(dirty.pods.iter().cloned());
         self.namespaces.extend(dirty.namespaces.iter().cloned());
-        self.policies.extend(dirty.policies.iter().cloned());
+        let namespaced = dirty.policies.iter().cloned();
+        self.policies.extend(namespaced.map(PolicyName::Namespaced));
+        let cluster = dirty.cluster_policies.iter().cloned();
+        self.policies.extend(cluster.map(PolicyName::Cluster));
+        self.nodes.extend(dirty.nodes.iter().cloned());
     }
 
     /// True if nothing changed.
@@ -68,7 +74,16 @@ impl Changed {
             && self.namespaces.is_empty()
             && self.policies.is_empty()
             && self.addresses.is_empty()
+            && self.nodes.is_empty()
     }
+}
+
+/// All policies that there are.
+pub fn policies(snapshot: &Snapshot) -> impl Iterator<Item = PolicyName> {
+    let cluster = snapshot.cluster_policies.keys().cloned();
+    let namespaced = snapshot.policies.keys().cloned();
+    let cluster = cluster.map(PolicyName::Cluster);
+    cluster.chain(namespaced.map(PolicyName::Namespaced))
 }
 
 /// What the rules depend on, beside what they look up.
@@ -77,7 +92,9 @@ pub struct Frame {
     /// The node's podCIDRs: addresses in them are checked unless someone decided otherwise.
     pub pod_cidrs: Box<[IpNetwork]>,
     /// The ranges of ports that are looked up.
-    pub ranges: BTreeSet<(Direction, PortRange)>,
+    pub ranges: BTreeSet<(Direction, Verdict, PortRange)>,
+    /// True if something is denied that would be allowed otherwise.
+    pub denies: bool,
     /// True if a pod with another address is isolated.
     pub outside: bool,
     /// True if what is dropped is logged.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::cidr::next;
 use crate::features::policies::desired::wanted::{
-    Cell, Class, Delta, NO_CLASS, Place, Ports, Wanted, What,
+    Cell, Class, Delta, NO_CLASS, Place, Ports, Verdict, Wanted, What,
 };
 use crate::snapshot::Direction;
 
@@ -19,9 +19,10 @@ pub fn takes_away(delta: &Delta, now: &Wanted, is_used: impl Fn(Class) -> bool) 
         now,
         is_used: &is_used,
     };
-    delta
-        .iter()
-        .any(|(place, before)| before.is_some_and(|before| change.loses(place, before)))
+    delta.iter().any(|(place, before)| match before {
+        Some(before) => change.loses(place, before),
+        None => change.loses_by_coming(place),
+    })
 }
 
 struct Change<'a> {
@@ -48,11 +49,32 @@ impl Change<'_> {
             }
             Place::Block(first) => {
                 let last = before.last.unwrap_or(*first);
+                let grown = after.filter(|after| after.last.unwrap_or(*first) > last);
                 self.classes(*first, last)
                     .into_iter()
                     .any(|class| !self.covers(before.class, class))
+                    || grown.is_some_and(|after| !self.covers(NO_CLASS, after.class))
             }
-            Place::Cell(cell) => after.is_none() && !self.is_made_up_for(*cell),
+            Place::Cell(cell) => {
+                after.is_none() && cell.verdict == Verdict::Allow && !self.is_made_up_for(*cell)
+            }
+        }
+    }
+
+    /// Whether something is lost because there is something at a place now: a class of which less is
+    /// allowed than of the one before, or a denial.
+    fn loses_by_coming(&self, place: &Place) -> bool {
+        let class = || self.now.get(place).map_or(NO_CLASS, |what| what.class);
+        match place {
+            Place::Cell(cell) => {
+                cell.verdict == Verdict::Deny && !self.is_open(cell.direction, cell.local)
+            }
+            Place::Peer(address) => {
+                let before = self.delta.block_before(*address, self.now);
+                !self.covers(before, class())
+            }
+            Place::Block(_) => !self.covers(NO_CLASS, class()),
+            Place::Open(..) | Place::Isolated(_) | Place::Outside(_) => false,
         }
     }
 
@@ -77,14 +99,39 @@ impl Change<'_> {
 
     /// True if a peer that was of class `from` and is of class `to` loses nothing.
     fn covers(&self, from: Class, to: Class) -> bool {
+        let denies = |cell: Cell| cell.verdict == Verdict::Deny;
+        if from == NO_CLASS && !self.now.cells(to).any(denies) {
+            // What is said of all holds where nothing else is said.
+            return true;
+        }
         let stayed = self.now.cells(from);
         let stayed = stayed.filter(|cell| self.was_there(cell));
         let went = self.delta.cells(from);
         let went = went.filter_map(|(cell, before)| before.map(|_| cell));
-        stayed.chain(went).all(|cell| {
-            from == to && self.now.has(&Place::Cell(cell))
+        let allowed = stayed.chain(went);
+        let mut allowed = allowed.filter(|cell| cell.verdict == Verdict::Allow);
+        allowed.all(|cell| {
+            let same = Place::Cell(Cell { class: to, ..cell });
+            // What is said of all is asked behind what is said of a class.
+            let of_all = from == NO_CLASS
+                && self.now.has(&Place::Cell(cell))
+                && !self.now.denies(to, cell.direction, cell.local);
+            self.now.has(&same)
+                || of_all
                 || self.is_in(to, cell)
                 || self.is_open(cell.direction, cell.local)
+        }) && self.denies_no_more(from, to)
+    }
+
+    /// True if nothing is denied of class `to` that was not of class `from`, in the same words.
+    fn denies_no_more(&self, from: Class, to: Class) -> bool {
+        let denied = self.now.cells(to).filter(|_| to != NO_CLASS && from != to);
+        let mut denied = denied.filter(|cell| cell.verdict == Verdict::Deny);
+        denied.all(|cell| {
+            self.was_there(&Cell {
+                class: from,
+                ..cell
+            }) || self.is_open(cell.direction, cell.local)
         })
     }
 
@@ -105,9 +152,15 @@ impl Change<'_> {
             self.now.has(&Place::Cell(Cell {
                 class,
                 ports,
+                verdict: Verdict::Allow,
                 ..cell
             }))
         };
+        let denies = |class| self.now.denies(class, cell.direction, cell.local);
+        // Which of two words is asked first is not looked into.
+        if denies(class) || denies(NO_CLASS) {
+            return false;
+        }
         let wider = [cell.ports, Ports::Any];
         let wider = wider.into_iter().chain(match cell.ports {
             Ports::One(protocol, _) | Ports::Range(protocol, _) => Some(Ports::All(protocol)),

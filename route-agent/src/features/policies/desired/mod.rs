@@ -4,7 +4,8 @@
 //! says which pod has an address, `truth` reads the policies literally, packet by packet: it is slow,
 //! and what everything else is measured by; `explain` says why. `model` says the same in a form
 //! that the kernel looks up: every peer has a class (`atoms`, `classes`, `blocks`), and for every
-//! class and pod of this node `cells` say what is allowed. A change recomputes what it touches, and
+//! class and pod of this node `cells` say what is allowed; where ClusterNetworkPolicies have a say,
+//! `tiers` goes through all rules in their order and says what is denied as well. A change recomputes what it touches, and
 //! `loss` tells whether it takes something away. `wanted` is the outcome. `oversights` names what may
 //! be a mistake in a policy.
 
@@ -24,5 +25,6 @@ pub mod owners;
 pub mod samples;
 #[cfg(test)]
 mod tests;
+mod tiers;
 pub mod truth;
 pub mod wanted;

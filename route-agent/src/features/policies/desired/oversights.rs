@@ -1,6 +1,8 @@
 //! What in a policy may be a mistake of who wrote it: it can be meant so, and is enforced as it is.
 
-use crate::snapshot::{NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Selector, Snapshot};
+use crate::snapshot::{
+    ClusterNetworkPolicy, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Selector, Snapshot,
+};
 
 /// What looks like a mistake, one sentence each. Costs a look at the pods of the policy's namespace,
 /// and at the Namespaces if it selects some.
@@ -24,6 +26,21 @@ pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
     texts.sort_unstable();
     texts.dedup();
     texts
+}
+
+/// As [`of`], of a ClusterNetworkPolicy. Costs a look at pods until one is found that it selects.
+pub fn of_cluster(policy: &ClusterNetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
+    let mut pods = snapshot
+        .pods
+        .values()
+        .filter(|pod| !pod.finished && !pod.host_network);
+    match pods.any(|pod| policy.subject.selects(pod, snapshot)) {
+        true => Vec::new(),
+        false => vec![format!(
+            "it selects nothing: there are no pods with {}",
+            policy.subject
+        )],
+    }
 }
 
 /// Ports that no selected pod has under that name.

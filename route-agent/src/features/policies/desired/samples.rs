@@ -96,6 +96,29 @@ pub fn policy(at: &str, spec: &Value) -> Value {
     })
 }
 
+/// A ClusterNetworkPolicy: of all pods, in the Admin tier with priority 10, unless the spec says
+/// otherwise.
+pub fn cluster_policy(name: &str, spec: &Value) -> Value {
+    let mut whole = json!({"tier": "Admin", "priority": 10, "subject": {"namespaces": {}}});
+    for (field, value) in spec.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    json!({
+        "apiVersion": "policy.networking.k8s.io/v1beta1", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name}, "spec": whole,
+    })
+}
+
+/// A Node outside the pod networks.
+pub fn node(name: &str, addresses: &[&str], with: &str) -> Value {
+    let addresses = addresses.iter();
+    let addresses = addresses.map(|one| json!({"type": "InternalIP", "address": one}));
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels(with)},
+        "status": {"addresses": addresses.collect::<Vec<_>>()},
+    })
+}
+
 /// A cluster, and a model of each node and family that follows it change by change.
 pub struct Cluster {
     /// Its objects.

@@ -12,7 +12,8 @@ use podwire_kernel::IpFamily;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::owners::Owners;
 use crate::snapshot::{
-    Direction, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Protocol, Snapshot,
+    Action, ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule,
+    PortMatch, Protocol, Snapshot, Tier,
 };
 
 /// What of a packet matters beside its addresses.
@@ -83,21 +84,45 @@ impl<'a> Truth<'a> {
         let Some(pod) = self.pod(local) else {
             return true;
         };
+        match self.action_of(Tier::Admin, direction, pod, peer, traffic) {
+            Some(Action::Accept) => return true,
+            Some(Action::Deny) => return false,
+            Some(Action::Pass) | None => {}
+        }
         let mut isolated = false;
         for policy in isolating(self.snapshot, pod, direction) {
             isolated = true;
             let rules = policy.rules(direction).unwrap_or_default();
+            let own = &policy.name.namespace;
             let mut rules = rules.iter();
-            if rules.any(|rule| self.is_in_rule(policy, rule, direction, pod, peer, traffic)) {
+            if rules.any(|rule| self.is_in_rule(own, rule, direction, pod, peer, traffic)) {
                 return true;
             }
         }
         !isolated
+            && self.action_of(Tier::Baseline, direction, pod, peer, traffic) != Some(Action::Deny)
     }
 
+    /// What the first rule of a tier does that matches.
+    fn action_of(
+        &self,
+        tier: Tier,
+        direction: Direction,
+        pod: &Pod,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> Option<Action> {
+        let policies = selecting(self.snapshot, pod, tier).into_iter();
+        let mut rules = policies.flat_map(|policy| policy.rules(direction));
+        let first =
+            rules.find(|rule| self.is_in_rule("", &rule.traffic, direction, pod, peer, traffic));
+        first.map(|rule| rule.action)
+    }
+
+    /// Whether traffic is one of a rule; `own` is the namespace of its policy, if it has one.
     fn is_in_rule(
         &self,
-        policy: &NetworkPolicy,
+        own: &str,
         rule: &PolicyRule,
         direction: Direction,
         local: &Pod,
@@ -113,7 +138,7 @@ impl<'a> Truth<'a> {
             return over(None);
         };
         let mut peers = peers.iter();
-        peers.any(|one| self.is_peer(policy, one, peer) && over(Some(one)))
+        peers.any(|one| self.is_peer(own, one, peer) && over(Some(one)))
     }
 
     /// The pod whose names for ports count: a port by its name is one of the destination, if that is
@@ -125,7 +150,7 @@ impl<'a> Truth<'a> {
         local: &'p Pod,
         peer: IpAddr,
     ) -> Option<&'p Pod> {
-        let as_pod = !matches!(meant, Some(Peer::Block(_)));
+        let as_pod = !matches!(meant, Some(Peer::Block(_) | Peer::Nodes(_)));
         match direction {
             Direction::Ingress => Some(local),
             Direction::Egress => self.pod(peer).filter(|_| as_pod),
@@ -133,12 +158,22 @@ impl<'a> Truth<'a> {
     }
 
     /// Whether an address is one of those that a rule means.
-    pub(super) fn is_peer(&self, policy: &NetworkPolicy, peer: &Peer, address: IpAddr) -> bool {
+    pub(super) fn is_peer(&self, own: &str, peer: &Peer, address: IpAddr) -> bool {
         match peer {
             Peer::Block(block) => block.contains(address),
-            Peer::Here(pods) => self.pod(address).is_some_and(|pod| {
-                pod.name.namespace == policy.name.namespace && pods.selects(&pod.labels)
-            }),
+            Peer::Here(pods) => self
+                .pod(address)
+                .is_some_and(|pod| *pod.name.namespace == *own && pods.selects(&pod.labels)),
+            Peer::Anywhere(pods) => {
+                let pod = self.pod(address);
+                pod.is_some_and(|pod| pods.selects(pod, self.snapshot))
+            }
+            Peer::Nodes(nodes) => {
+                let mut all = self.snapshot.nodes.values();
+                all.any(|node| {
+                    nodes.selects(&node.all_labels) && node.addresses().any(|one| one == address)
+                })
+            }
             Peer::Elsewhere { namespaces, pods } => self.pod(address).is_some_and(|pod| {
                 let namespace = self.snapshot.namespaces.get(&pod.name.namespace);
                 namespace.is_some_and(|one| namespaces.selects(&one.labels))
@@ -158,6 +193,20 @@ pub fn isolating<'a>(
         .policies_in(&pod.name.namespace)
         .filter(move |policy| policy.rules(direction).is_some())
         .filter(|policy| policy.subject.selects(&pod.labels))
+}
+
+/// The ClusterNetworkPolicies of a tier that select a pod; the first counts.
+pub fn selecting<'a>(
+    snapshot: &'a Snapshot,
+    pod: &Pod,
+    tier: Tier,
+) -> Vec<&'a ClusterNetworkPolicy> {
+    let policies = snapshot.cluster_policies.values();
+    let mut policies: Vec<_> = policies
+        .filter(|policy| policy.tier == tier && policy.subject.selects(pod, snapshot))
+        .collect();
+    policies.sort_by_key(|policy| policy.priority);
+    policies
 }
 
 /// Whether traffic is over a port.

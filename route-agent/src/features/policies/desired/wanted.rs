@@ -27,11 +27,26 @@ pub enum Place {
     Peer(IpAddr),
     /// The class of the addresses from this one on, if they are not found singly.
     Block(IpAddr),
-    /// Something is allowed.
+    /// Something is allowed, or denied.
     Cell(Cell),
 }
 
-/// Some traffic between a class and a local pod.
+/// What is said of some traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// It is dropped.
+    Deny,
+    /// It may pass.
+    Allow,
+}
+
+impl Verdict {
+    /// Both, in the order in which they are looked for.
+    pub const ALL: [Self; 2] = [Self::Deny, Self::Allow];
+}
+
+/// Some traffic between a class and a local pod. Of several cells that it is in, the one with the
+/// fewest ports decides; and what is said of its class before what is said of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell {
     /// The class of the peer.
@@ -42,9 +57,11 @@ pub struct Cell {
     pub local: IpAddr,
     /// Over what.
     pub ports: Ports,
+    /// What is said of it.
+    pub verdict: Verdict,
 }
 
-/// Ports of the destination.
+/// Ports of the destination, the fewest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ports {
     /// One port.
@@ -151,6 +168,7 @@ impl Wanted {
             direction: Direction::Ingress,
             local: IpAddr::from([0, 0, 0, 0]),
             ports: Ports::One(Protocol::Tcp, 0),
+            verdict: Verdict::Deny,
         });
         self.0
             .range(first..)
@@ -206,21 +224,56 @@ impl Wanted {
             !checked
                 || self.has(&Place::Open(direction, local))
                 || from == to && self.has(&Place::Isolated(local))
-                || self.allows_class(direction, local, self.class(peer), traffic)
-                || self.allows_class(direction, local, NO_CLASS, traffic)
+                || [self.class(peer), NO_CLASS]
+                    .into_iter()
+                    .find_map(|class| self.verdict(direction, local, class, traffic))
+                    == Some(Verdict::Allow)
         };
         by(Direction::Ingress, to, from) && by(Direction::Egress, from, to)
     }
 
-    fn allows_class(
+    /// What is said of traffic with a class, if anything.
+    fn verdict(
         &self,
         direction: Direction,
         local: IpAddr,
         class: Class,
         traffic: Traffic,
-    ) -> bool {
-        self.cells(class).any(|cell| {
-            (cell.direction, cell.local) == (direction, local) && cell.ports.contain(traffic)
+    ) -> Option<Verdict> {
+        let cells = self.cells_of(class, direction, local);
+        let cells = cells.filter(|cell| cell.ports.contain(traffic));
+        let nearest = cells.min_by_key(|cell| (cell.ports, cell.verdict));
+        nearest.map(|cell| cell.verdict)
+    }
+
+    /// True if something of a class is denied that has to do with a local pod.
+    pub fn denies(&self, class: Class, direction: Direction, local: IpAddr) -> bool {
+        let mut cells = self.cells_of(class, direction, local);
+        cells.any(|cell| cell.verdict == Verdict::Deny)
+    }
+
+    /// The cells between a class and a local pod.
+    fn cells_of(
+        &self,
+        class: Class,
+        direction: Direction,
+        local: IpAddr,
+    ) -> impl Iterator<Item = Cell> {
+        let first = Cell {
+            class,
+            direction,
+            local,
+            ports: Ports::One(Protocol::Tcp, 0),
+            verdict: Verdict::Deny,
+        };
+        let all = self.0.range(Place::Cell(first)..);
+        all.map_while(move |(place, _)| match place {
+            Place::Cell(cell)
+                if (cell.class, cell.direction, cell.local) == (class, direction, local) =>
+            {
+                Some(*cell)
+            }
+            _ => None,
         })
     }
 }
@@ -269,6 +322,24 @@ impl Delta {
             Some(before) => before.as_ref(),
             None => now.get(place),
         }
+    }
+
+    /// The range of addresses that an address was in before, given what is there now: its class.
+    pub fn block_before(&self, address: IpAddr, now: &Wanted) -> Class {
+        let until = ..=Place::Block(address);
+        let before = self.0.range(until).rev();
+        let before = before.map_while(|(place, before)| match place {
+            Place::Block(first) => Some((*first, before.as_ref())),
+            _ => None,
+        });
+        let mut before = before.filter_map(|(first, what)| Some((first, what?)));
+        let changed = before.next();
+        let kept = now.blocks(address).next();
+        let kept = kept.filter(|(first, ..)| !self.0.contains_key(&Place::Block(*first)));
+        let changed = changed.map(|(first, what)| (first, what.last.unwrap_or(first), what.class));
+        let found = [changed, kept].into_iter().flatten();
+        let mut found = found.filter(|(first, last, _)| (*first..=*last).contains(&address));
+        found.next().map_or(NO_CLASS, |(.., class)| class)
     }
 
     /// The places of cells of a class that differ.

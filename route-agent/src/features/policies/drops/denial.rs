@@ -35,6 +35,9 @@ pub struct Denial {
     /// `ingress` or `egress`; none if the pod of this node is not known yet.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub direction: Option<String>,
+    /// The rule of a ClusterNetworkPolicy that denies it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub denied_by: Option<String>,
     /// The policies that isolate the pod.
     pub isolated_by: Vec<String>,
     /// The rule that comes nearest, and what it lacks.
@@ -114,6 +117,10 @@ impl Denial {
                 Reason::Undecided => None,
                 Reason::Denied { direction, .. } => Some(direction.name().to_owned()),
             },
+            denied_by: judgement.as_ref().and_then(|one| match &one.outcome {
+                Outcome::Refused(rule) => Some(rule.clone()),
+                _ => None,
+            }),
             isolated_by: judgement.as_ref().map(isolating).unwrap_or_default(),
             allowed_by_now: judgement.as_ref().is_some_and(Judgement::passes),
             nearest: judgement.and_then(|judgement| match judgement.outcome {
@@ -151,6 +158,9 @@ impl Denial {
             return "a pod of this node that is not known yet".into();
         };
         let mut words = format!("denied by {direction}");
+        if let Some(rule) = &self.denied_by {
+            return format!("{words}; {rule}");
+        }
         if !self.isolated_by.is_empty() {
             words += &format!("; isolated by {}", self.isolated_by.join(", "));
         }
@@ -211,7 +221,9 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::features::policies::desired::samples::{Cluster, namespace, pod, policy};
+    use crate::features::policies::desired::samples::{
+        Cluster, cluster_policy, namespace, pod, policy,
+    };
 
     /// `db` is closed but for role=api on 5432; `web` has another role.
     fn cluster() -> Cluster {
@@ -293,6 +305,22 @@ pub(super) mod tests {
             "{unknown}"
         );
         assert_eq!(denials(record("another program", THERE, 6, None)), []);
+    }
+
+    #[test]
+    fn the_rule_of_a_cluster_network_policy_that_denies_is_named() {
+        let mut cluster = cluster();
+        let ports = json!([{"tcp": {"destinationPort": {"number": 5432}}}]);
+        let rule = json!({"name": "no-sql", "action": "Deny", "from": [{"namespaces": {}}],
+            "protocols": ports});
+        cluster.set(&[cluster_policy("guard", &json!({"ingress": [rule]}))]);
+        let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
+        let denial = Denial::of(&[record], &cluster.snapshot).remove(0);
+        assert_eq!(
+            denial.why(),
+            "denied by ingress; ClusterNetworkPolicy guard (Admin tier, priority 10), rule no-sql, \
+             denies tcp 5432 from all pods of all namespaces"
+        );
     }
 
     #[test]

@@ -30,22 +30,23 @@ fn of_cell(cell: &Cell) -> (Lookup, KeyBuf) {
         direction,
         local,
         ports,
+        verdict,
     } = *cell;
     let key = KeyBuf::new().number(class).address(local);
     match ports {
         Ports::One(protocol, port) => (
-            Lookup::Ports(direction),
+            Lookup::Ports(direction, verdict),
             key.protocol(protocol.number()).port(port),
         ),
         Ports::Range(protocol, range) => (
-            Lookup::Range(direction, range),
+            Lookup::Range(direction, verdict, range),
             key.protocol(protocol.number()),
         ),
         Ports::All(protocol) => (
-            Lookup::Protocols(direction),
+            Lookup::Protocols(direction, verdict),
             key.protocol(protocol.number()),
         ),
-        Ports::Any => (Lookup::Any(direction), key),
+        Ports::Any => (Lookup::Any(direction, verdict), key),
     }
 }
 
@@ -80,15 +81,15 @@ pub fn place(lookup: Lookup, key: &[u8], family: IpFamily) -> Option<Place> {
             let (one, other) = (key.address(family)?, key.address(family)?);
             return (one == other).then_some(Place::Isolated(one));
         }
-        Lookup::Ports(direction)
-        | Lookup::Range(direction, _)
-        | Lookup::Protocols(direction)
-        | Lookup::Any(direction) => {
+        Lookup::Ports(direction, verdict)
+        | Lookup::Range(direction, verdict, _)
+        | Lookup::Protocols(direction, verdict)
+        | Lookup::Any(direction, verdict) => {
             let (class, local) = (key.number()?, key.address(family)?);
             let ports = match lookup {
-                Lookup::Ports(_) => Ports::One(key.protocol()?, key.port()?),
-                Lookup::Range(_, range) => Ports::Range(key.protocol()?, range),
-                Lookup::Protocols(_) => Ports::All(key.protocol()?),
+                Lookup::Ports(..) => Ports::One(key.protocol()?, key.port()?),
+                Lookup::Range(.., range) => Ports::Range(key.protocol()?, range),
+                Lookup::Protocols(..) => Ports::All(key.protocol()?),
                 _ => Ports::Any,
             };
             Place::Cell(Cell {
@@ -96,6 +97,7 @@ pub fn place(lookup: Lookup, key: &[u8], family: IpFamily) -> Option<Place> {
                 direction,
                 local,
                 ports,
+                verdict,
             })
         }
         Lookup::Blocks | Lookup::Allowed | Lookup::Ported => return None,

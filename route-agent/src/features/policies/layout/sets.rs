@@ -8,7 +8,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Element, Field, KeyBuf, Set};
 
 use crate::features::policies::desired::frame::Frame;
-use crate::features::policies::desired::wanted::PortRange;
+use crate::features::policies::desired::wanted::{PortRange, Verdict};
 use crate::snapshot::{Direction, Protocol};
 
 /// This many verdicts are remembered. When that is full, packets are judged one by one: slower, and
@@ -17,6 +17,9 @@ const REMEMBERED: u32 = 65_536;
 
 /// A verdict is remembered so long. Connections that live longer are judged again once an hour.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
+
+/// What the name of a set ends with whose elements deny.
+const DENIED: &str = "-denied";
 
 /// A set or map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,14 +34,14 @@ pub enum Lookup {
     Itself,
     /// Isolated local pods whose address is not in a podCIDR of the node.
     Outside,
-    /// Class, local pod, protocol and port that are allowed.
-    Ports(Direction),
-    /// Class, local pod and protocol that are allowed in a range of ports.
-    Range(Direction, PortRange),
-    /// Class, local pod and protocol that are allowed, whatever the port.
-    Protocols(Direction),
-    /// Class and local pod for which everything is allowed.
-    Any(Direction),
+    /// Class, local pod, protocol and port that are allowed, or denied.
+    Ports(Direction, Verdict),
+    /// Class, local pod and protocol that are allowed or denied in a range of ports.
+    Range(Direction, Verdict, PortRange),
+    /// Class, local pod and protocol that are allowed or denied, whatever the port.
+    Protocols(Direction, Verdict),
+    /// Class and local pod for which everything is allowed, or denied.
+    Any(Direction, Verdict),
     /// Verdicts that the rules remember.
     Allowed,
     /// Protocols that have ports.
@@ -52,24 +55,37 @@ impl Lookup {
         Self::Blocks,
         Self::Open(Direction::Ingress),
         Self::Open(Direction::Egress),
-        Self::Ports(Direction::Ingress),
-        Self::Protocols(Direction::Ingress),
-        Self::Any(Direction::Ingress),
-        Self::Ports(Direction::Egress),
-        Self::Protocols(Direction::Egress),
-        Self::Any(Direction::Egress),
+        Self::Ports(Direction::Ingress, Verdict::Allow),
+        Self::Protocols(Direction::Ingress, Verdict::Allow),
+        Self::Any(Direction::Ingress, Verdict::Allow),
+        Self::Ports(Direction::Egress, Verdict::Allow),
+        Self::Protocols(Direction::Egress, Verdict::Allow),
+        Self::Any(Direction::Egress, Verdict::Allow),
         Self::Itself,
         Self::Allowed,
         Self::Ported,
     ];
 
+    /// Those that are there if something is denied.
+    pub const DENIALS: [Self; 6] = [
+        Self::Ports(Direction::Ingress, Verdict::Deny),
+        Self::Protocols(Direction::Ingress, Verdict::Deny),
+        Self::Any(Direction::Ingress, Verdict::Deny),
+        Self::Ports(Direction::Egress, Verdict::Deny),
+        Self::Protocols(Direction::Egress, Verdict::Deny),
+        Self::Any(Direction::Egress, Verdict::Deny),
+    ];
+
     /// All that a frame asks for.
     pub fn all(frame: &Frame) -> Vec<Self> {
         let ranges = frame.ranges.iter();
-        let ranges = ranges.map(|(direction, range)| Self::Range(*direction, *range));
+        let ranges =
+            ranges.map(|(direction, verdict, range)| Self::Range(*direction, *verdict, *range));
+        let denials = frame.denies.then_some(Self::DENIALS);
         let outside = frame.outside.then_some(Self::Outside);
         Self::FIXED
             .into_iter()
+            .chain(denials.into_iter().flatten())
             .chain(ranges)
             .chain(outside)
             .collect()
@@ -78,6 +94,7 @@ impl Lookup {
     /// Its name in the table.
     pub fn name(self) -> Cow<'static, str> {
         use Direction::{Egress, Ingress};
+        use Verdict::{Allow, Deny};
         match self {
             Self::Peers => "peers".into(),
             Self::Blocks => "blocks".into(),
@@ -85,19 +102,29 @@ impl Lookup {
             Self::Open(Egress) => OPEN[1].into(),
             Self::Itself => "self".into(),
             Self::Outside => "outside".into(),
-            Self::Ports(Ingress) => "in-ports".into(),
-            Self::Ports(Egress) => "out-ports".into(),
-            Self::Range(direction, PortRange { first, last }) => {
+            Self::Ports(Ingress, Allow) => "in-ports".into(),
+            Self::Ports(Egress, Allow) => "out-ports".into(),
+            Self::Ports(Ingress, Deny) => "in-ports-denied".into(),
+            Self::Ports(Egress, Deny) => "out-ports-denied".into(),
+            Self::Range(direction, verdict, PortRange { first, last }) => {
                 let way = match direction {
                     Ingress => "in",
                     Egress => "out",
                 };
-                format!("{way}-range-{first}-{last}").into()
+                let denied = match verdict {
+                    Allow => "",
+                    Deny => DENIED,
+                };
+                format!("{way}-range-{first}-{last}{denied}").into()
             }
-            Self::Protocols(Ingress) => "in-protocols".into(),
-            Self::Protocols(Egress) => "out-protocols".into(),
-            Self::Any(Ingress) => "in-any".into(),
-            Self::Any(Egress) => "out-any".into(),
+            Self::Protocols(Ingress, Allow) => "in-protocols".into(),
+            Self::Protocols(Egress, Allow) => "out-protocols".into(),
+            Self::Protocols(Ingress, Deny) => "in-protocols-denied".into(),
+            Self::Protocols(Egress, Deny) => "out-protocols-denied".into(),
+            Self::Any(Ingress, Allow) => "in-any".into(),
+            Self::Any(Egress, Allow) => "out-any".into(),
+            Self::Any(Ingress, Deny) => "in-any-denied".into(),
+            Self::Any(Egress, Deny) => "out-any-denied".into(),
             Self::Allowed => ALLOWED.into(),
             Self::Ported => "ported".into(),
         }
@@ -105,7 +132,8 @@ impl Lookup {
 
     /// The one with this name.
     pub fn of_name(name: &str) -> Option<Self> {
-        let fixed = Self::FIXED.into_iter().chain([Self::Outside]);
+        let fixed = Self::FIXED.into_iter().chain(Self::DENIALS);
+        let fixed = fixed.chain([Self::Outside]);
         let mut fixed = fixed.filter(|one| one.name() == name);
         fixed.next().or_else(|| {
             let (direction, range) = match name.split_once("-range-")? {
@@ -113,12 +141,16 @@ impl Lookup {
                 ("out", range) => (Direction::Egress, range),
                 _ => return None,
             };
+            let (range, verdict) = match range.strip_suffix(DENIED) {
+                Some(range) => (range, Verdict::Deny),
+                None => (range, Verdict::Allow),
+            };
             let (first, last) = range.split_once('-')?;
             let range = PortRange {
                 first: first.parse().ok()?,
                 last: last.parse().ok()?,
             };
-            Some(Self::Range(direction, range)).filter(|one| one.name() == name)
+            Some(Self::Range(direction, verdict, range)).filter(|one| one.name() == name)
         })
     }
 
@@ -134,13 +166,13 @@ impl Lookup {
             Self::Blocks => Set::map(&[source], &[Field::Priority]).with_intervals(),
             Self::Open(_) | Self::Outside => Set::of(&[destination]),
             Self::Itself => Set::of(&[source, destination]),
-            Self::Ports(_) => {
+            Self::Ports(..) => {
                 Set::of(&[Field::Priority, destination, Field::L4Proto, Field::ThDport])
             }
-            Self::Range(..) | Self::Protocols(_) => {
+            Self::Range(..) | Self::Protocols(..) => {
                 Set::of(&[Field::Priority, destination, Field::L4Proto])
             }
-            Self::Any(_) => Set::of(&[Field::Priority, destination]),
+            Self::Any(..) => Set::of(&[Field::Priority, destination]),
             Self::Allowed => {
                 let key = [source, destination, Field::L4Proto, Field::ThDport];
                 let set = Set::of(&key).dynamic(REMEMBERED).with_timeouts();
@@ -202,12 +234,18 @@ mod tests {
         };
         let frame = Frame {
             pod_cidrs: Box::default(),
-            ranges: [(Direction::Ingress, range), (Direction::Egress, range)].into(),
+            ranges: [
+                (Direction::Ingress, Verdict::Allow, range),
+                (Direction::Egress, Verdict::Allow, range),
+                (Direction::Egress, Verdict::Deny, range),
+            ]
+            .into(),
+            denies: true,
             outside: true,
             log: false,
         };
         let all = Lookup::all(&frame);
-        assert_eq!(all.len(), 16);
+        assert_eq!(all.len(), 23);
         for one in all {
             assert_eq!(Lookup::of_name(&one.name()), Some(one));
         }

@@ -15,6 +15,7 @@ use podwire_kernel::nft::{
 };
 
 use crate::features::policies::desired::frame::Frame;
+use crate::features::policies::desired::wanted::Verdict;
 use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::sets::{Lookup, Words};
 use crate::ours::POLICY_TABLE as TABLE;
@@ -57,6 +58,7 @@ struct Ends {
 pub const UNDECIDED: &str = "undecided";
 
 const NO_POLICY: &str = "no policy allows it";
+const DENIED: &str = "a ClusterNetworkPolicy denies it";
 const STRANGER: &str = "no connection that is known, and no policy allows it";
 
 struct Parts<'a> {
@@ -74,6 +76,11 @@ impl Parts<'_> {
         }
         for direction in Direction::ALL {
             chains.push((denied(direction), denial(direction)));
+            if self.frame.denies {
+                for reply in [false, true] {
+                    chains.push((refused(direction, reply), self.refusal(direction, reply)));
+                }
+            }
         }
         chains.push((UNDECIDED, self.undecided()));
         chains
@@ -183,29 +190,37 @@ impl Parts<'_> {
             rule.set_meta_from_map(MetaKey::Priority, &[peer], &map.name())
         };
         let unknown = Rule::new().is(Field::Priority, &KeyBuf::new().number(0));
-        let mut chain = Chain::regular()
+        let itself = Lookup::Itself.name();
+        let is_itself = || Rule::new().in_set(&[peer, local], &itself).returns();
+        let reply = packet == Packet::Reply;
+        let mut chain = Chain::regular();
+        // Nothing denies a pod itself; where nothing denies at all, that can wait.
+        chain.rules.extend(self.frame.denies.then(is_itself));
+        let mut chain = chain
             .with_rule(no_class())
             .with_rule(class_of(Rule::new(), Lookup::Peers))
             .with_rule(class_of(unknown, Lookup::Blocks));
-        // First what is allowed for the peer's class, then what is allowed for all. The class is
-        // taken back in either case: a packet that is not judged keeps the priority that it has.
-        for rule in self.lookups(direction, local, port) {
-            let rule = rule.set_meta_number(MetaKey::Priority, 0);
-            chain = chain.with_rule(rule.returns());
+        // First what is said of the peer's class, then what is said of all. The class is taken back
+        // before a packet may pass: one that is not judged keeps the priority that it has.
+        for (verdict, rule) in self.lookups(direction, local, port) {
+            chain = chain.with_rule(match verdict {
+                Verdict::Allow => rule.set_meta_number(MetaKey::Priority, 0).returns(),
+                Verdict::Deny => rule.goto(refused(direction, reply)),
+            });
         }
         chain = chain.with_rule(no_class());
-        for rule in self.lookups(direction, local, port) {
-            chain = chain.with_rule(rule.returns());
+        for (verdict, rule) in self.lookups(direction, local, port) {
+            chain = chain.with_rule(match verdict {
+                Verdict::Allow => rule.returns(),
+                Verdict::Deny => rule.goto(refused(direction, reply)),
+            });
         }
-        let itself = Lookup::Itself.name();
-        chain = chain
-            .with_rule(Rule::new().in_set(&[peer, local], &itself).returns())
-            .with_rule(
-                Rule::new()
-                    .not_in_set(&[local, local], &itself)
-                    .goto(UNDECIDED),
-            );
-        let reply = packet == Packet::Reply;
+        chain.rules.extend((!self.frame.denies).then(is_itself));
+        chain = chain.with_rule(
+            Rule::new()
+                .not_in_set(&[local, local], &itself)
+                .goto(UNDECIDED),
+        );
         let log = Reason::Denied { direction, reply }.rule();
         chain.rules.extend(self.frame.log.then_some(log));
         chain.with_rule(Rule::new().goto(denied(direction)))
@@ -219,27 +234,44 @@ impl Parts<'_> {
         chain.with_rule(rule.comment("a pod of this node that is not known yet"))
     }
 
-    /// What allows a packet whose peer has its class in `meta priority`.
-    fn lookups(&self, direction: Direction, local: Field, port: Field) -> Vec<Rule> {
+    /// What is said of a packet whose peer has its class in `meta priority`: of the fewest ports
+    /// first.
+    fn lookups(&self, direction: Direction, local: Field, port: Field) -> Vec<(Verdict, Rule)> {
         let key = [Field::Priority, local, Field::L4Proto, port];
-        let ranges = self
-            .frame
-            .ranges
-            .iter()
-            .filter(|(one, _)| *one == direction);
-        let ranges = ranges.map(|(_, range)| {
+        let verdicts: &[Verdict] = match self.frame.denies {
+            true => &Verdict::ALL,
+            false => &[Verdict::Allow],
+        };
+        let each = |key: &'_ [Field], lookup: fn(Direction, Verdict) -> Lookup| {
+            let rules = verdicts.iter().map(|verdict| {
+                let set = lookup(direction, *verdict).name();
+                (*verdict, Rule::new().in_set(key, &set))
+            });
+            rules.collect::<Vec<_>>()
+        };
+        let ranges = self.frame.ranges.iter();
+        let ranges = ranges.filter(|(one, ..)| *one == direction);
+        let ranges = ranges.map(|(_, verdict, range)| {
             let [first, last] = [range.first, range.last].map(u16::to_be_bytes);
             let rule = Rule::new().range(port, &first, &last);
-            rule.in_set(&key[..3], &Lookup::Range(direction, *range).name())
+            let set = Lookup::Range(direction, *verdict, *range).name();
+            (*verdict, rule.in_set(&key[..3], &set))
         });
-        let ports = Rule::new().in_set(&key, &Lookup::Ports(direction).name());
-        let protocols = Rule::new().in_set(&key[..3], &Lookup::Protocols(direction).name());
-        let any = Rule::new().in_set(&key[..2], &Lookup::Any(direction).name());
-        [ports]
+        each(&key, Lookup::Ports)
             .into_iter()
             .chain(ranges)
-            .chain([protocols, any])
+            .chain(each(&key[..3], Lookup::Protocols))
+            .chain(each(&key[..2], Lookup::Any))
             .collect()
+    }
+
+    /// The chain in which a packet ends that a ClusterNetworkPolicy denies.
+    fn refusal(&self, direction: Direction, reply: bool) -> Chain {
+        let mut chain = Chain::regular();
+        let log = Reason::Denied { direction, reply }.rule();
+        chain.rules.extend(self.frame.log.then_some(log));
+        let rule = Rule::new().counter().drop();
+        chain.with_rule(rule.comment(&format!("{direction}: {DENIED}")))
     }
 }
 
@@ -258,6 +290,16 @@ pub const fn denied(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "denied-in",
         Direction::Egress => "denied-out",
+    }
+}
+
+/// The chain in which a packet ends that a ClusterNetworkPolicy denies.
+pub const fn refused(direction: Direction, reply: bool) -> &'static str {
+    match (direction, reply) {
+        (Direction::Ingress, false) => "refused-in",
+        (Direction::Ingress, true) => "refused-in-reply",
+        (Direction::Egress, false) => "refused-out",
+        (Direction::Egress, true) => "refused-out-reply",
     }
 }
 

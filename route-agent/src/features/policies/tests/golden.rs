@@ -6,14 +6,15 @@
 
 use serde_json::{Value, json};
 
-use crate::features::policies::desired::samples::{namespace, pod, policy};
+use crate::features::policies::desired::samples::{cluster_policy, namespace, node, pod, policy};
 use crate::features::policies::tests::bench::{Bench, list, load, nft};
 
-/// A file, what it shows, and the policies of namespace `shop`.
+/// A file, what it shows, the policies of namespace `shop`, and the ClusterNetworkPolicies.
 struct Case {
     file: &'static str,
     shows: &'static str,
     policies: Vec<Value>,
+    cluster: Vec<Value>,
 }
 
 fn app(value: &str) -> Value {
@@ -28,6 +29,7 @@ fn cases() -> Vec<Case> {
             file: "deny-all",
             shows: "No rule: nothing to or from the pods of the namespace but to themselves.",
             policies: vec![json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})],
+            cluster: vec![],
         },
         Case {
             file: "by-label",
@@ -40,6 +42,7 @@ fn cases() -> Vec<Case> {
                     "ports": [{"port": 9100}]}]),
                 ),
             ],
+            cluster: vec![],
         },
         Case {
             file: "blocks",
@@ -52,6 +55,7 @@ fn cases() -> Vec<Case> {
                     {"ipBlock": {"cidr": "2001:db8::7/128"}}]}])),
                 to_db(json!([{"ports": [{"protocol": "TCP"}]}])),
             ],
+            cluster: vec![],
         },
         Case {
             file: "ranges",
@@ -61,8 +65,34 @@ fn cases() -> Vec<Case> {
                     {"port": 80, "endPort": 82}, {"port": 30000, "endPort": 32767}]}])),
                 from_db(json!([{"ports": [{"port": 1024, "endPort": 65535, "protocol": "UDP"}]}])),
             ],
+            cluster: vec![],
+        },
+        Case {
+            file: "tiers",
+            shows: "Nothing from ops but metrics, TCP of 20 ports and more from no pod; no SSH to nodes; then \
+                    what db allows.",
+            policies: vec![to_db(json!([{"from": [{"podSelector": app("web")}]}]))],
+            cluster: vec![json!({
+                "ingress": [
+                    {"action": "Accept", "from": [ops()], "protocols": tcp(9100, 9100)},
+                    {"action": "Deny", "from": [ops()]},
+                    {"action": "Deny", "from": [{"namespaces": {}}], "protocols": tcp(1000, 1019)}],
+                "egress": [
+                    {"action": "Deny", "to": [{"nodes": {}}], "protocols": tcp(22, 22)}]})],
         },
     ]
+}
+
+fn ops() -> Value {
+    json!({"namespaces": {"matchLabels": {"team": "ops"}}})
+}
+
+/// TCP to these ports, as ClusterNetworkPolicies write it.
+fn tcp(first: u16, last: u16) -> Value {
+    match first == last {
+        true => json!([{"tcp": {"destinationPort": {"number": first}}}]),
+        false => json!([{"tcp": {"destinationPort": {"range": {"start": first, "end": last}}}}]),
+    }
 }
 
 fn objects() -> Vec<Value> {
@@ -73,6 +103,7 @@ fn objects() -> Vec<Value> {
         pod("shop/job", "worker", 4, "app=job"),
         pod("shop/web", "worker2", 2, "app=web"),
         pod("ops/probe", "worker2", 5, "app=probe"),
+        node("other", &["172.18.0.9", "fc00::9"], ""),
     ]
 }
 
@@ -82,6 +113,7 @@ fn each_kind_of_policy_prints_as_its_golden_file_says_and_can_be_loaded_again() 
         file,
         shows,
         policies,
+        cluster,
     } in cases()
     {
         let thread = std::thread::spawn(move || {
@@ -89,6 +121,9 @@ fn each_kind_of_policy_prints_as_its_golden_file_says_and_can_be_loaded_again() 
             let mut objects = objects();
             for (number, spec) in policies.iter().enumerate() {
                 objects.push(policy(&format!("shop/p{number}"), spec));
+            }
+            for (number, spec) in cluster.iter().enumerate() {
+                objects.push(cluster_policy(&format!("c{number}"), spec));
             }
             bench.set(&objects);
             let listed = list();

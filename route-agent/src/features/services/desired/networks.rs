@@ -87,6 +87,8 @@ mod tests {
             name: Arc::from(name),
             created: None,
             internal_ips: vec![internal.parse().unwrap()],
+            other_ips: Vec::new(),
+            all_labels: crate::snapshot::Labels::none(),
             pod_cidrs: pods.iter().map(|cidr| cidr.parse().unwrap()).collect(),
             labels: Default::default(),
             taints: Vec::new(),

@@ -49,6 +49,8 @@ pub fn node(name: &str, pods: &str, address: &str) -> Object {
         name: Arc::from(name),
         created: None,
         internal_ips: vec![address.parse().unwrap()],
+        other_ips: Vec::new(),
+        all_labels: crate::snapshot::Labels::none(),
         pod_cidrs: pod_cidrs.collect(),
         labels: Default::default(),
         taints: Vec::new(),

@@ -61,6 +61,8 @@ fn decode(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
         Object::Node(Node {
             name: names.get(&metadata.name),
             internal_ips: Vec::new(),
+            other_ips: Vec::new(),
+            all_labels: crate::snapshot::Labels::none(),
             pod_cidrs: Vec::new(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
@@ -74,7 +76,7 @@ fn decode(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
 fn nodes() -> Resource {
     Resource {
         kind: "Node",
-        path: "/api/v1/nodes",
+        paths: &["/api/v1/nodes"],
         labels: None,
         optional: false,
         decode,
@@ -314,6 +316,59 @@ async fn an_api_that_the_cluster_lacks_counts_as_an_empty_list_until_it_appears(
     let (seen, _) = play(resource, [status(404), status(404), page(&["a"], 7, "")], 2).await;
     assert_eq!(seen.lines, ["listed", "+Node a"]);
     assert_eq!(seen.warnings, Vec::<Vec<String>>::new());
+}
+
+#[tokio::test]
+async fn of_several_versions_of_an_api_the_first_that_the_cluster_has_is_read() {
+    let resource = Resource {
+        paths: &["/apis/new", "/apis/old"],
+        optional: true,
+        ..nodes()
+    };
+    let script = [
+        status(404),
+        status(404),
+        status(404),
+        page(&["a", "b"], 7, ""),
+        // The old version goes, and the new one is there.
+        status(404),
+        page(&["a"], 9, ""),
+    ];
+    let (seen, fake) = play(resource, script, 5).await;
+    assert_eq!(
+        seen.lines,
+        ["listed", "+Node a", "+Node b", "+Node a", "-Node b"]
+    );
+    assert_eq!(seen.warnings, Vec::<Vec<String>>::new());
+    let targets = fake.targets();
+    let paths = targets
+        .iter()
+        .map(|target| target.split('?').next().unwrap());
+    let (old, new) = ("/apis/old", "/apis/new");
+    let expected = [new, old, new, old, old, new];
+    assert_eq!(paths.take(6).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn what_was_read_counts_until_the_cluster_lacks_its_api_twice() {
+    let resource = Resource {
+        optional: true,
+        ..nodes()
+    };
+    let script = [
+        page(&["a"], 7, ""),
+        status(404),
+        page(&["a", "b"], 8, ""),
+        status(404),
+        status(404),
+    ];
+    let (seen, _) = play(resource, script, 6).await;
+    assert_eq!(
+        seen.lines,
+        [
+            "+Node a", "listed", "+Node a", "+Node b", "-Node a", "-Node b"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::features::policies::desired::cells::Stance;
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::owners::{address, counts};
 use crate::features::policies::desired::wanted::{Note, Place, What};
-use crate::snapshot::{Direction, ObjectName, Pod, Snapshot};
+use crate::snapshot::{Direction, ObjectName, Pod, PolicyName, Snapshot};
 
 impl Model {
     /// Notes which addresses pods have now.
@@ -49,8 +49,13 @@ impl Model {
         }
         for namespace in &changed.namespaces {
             let pods = snapshot.pods_in(namespace);
-            work.addresses
-                .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
+            for pod in pods {
+                work.addresses.extend(self.claimed.get(&pod.name));
+                // Whom ClusterNetworkPolicies select depends on labels of Namespaces.
+                if self.locals.contains_key(&pod.name) {
+                    work.pods.insert(pod.name.clone());
+                }
+            }
         }
     }
 
@@ -85,9 +90,7 @@ impl Model {
             let Some((pod, address)) = now else {
                 continue;
             };
-            let policies = snapshot.policies_in(&name.namespace);
-            let policies = policies.filter(|policy| policy.subject.selects(&pod.labels));
-            let policies: BTreeSet<ObjectName> = policies.map(|one| one.name.clone()).collect();
+            let policies = selecting(pod, snapshot);
             let local = self.locals.entry(name.clone()).or_insert_with(|| Local {
                 address,
                 policies: BTreeSet::new(),
@@ -128,7 +131,7 @@ impl Model {
         }
     }
 
-    fn deselect(&mut self, policy: &ObjectName, pod: &ObjectName, work: &mut Work) {
+    fn deselect(&mut self, policy: &PolicyName, pod: &ObjectName, work: &mut Work) {
         if let Some(subjects) = self.subjects.get_mut(policy) {
             subjects.remove(pod);
             if subjects.is_empty() {
@@ -146,18 +149,12 @@ impl Model {
         work: &mut Work,
     ) {
         for name in &changed.policies {
-            let policy = snapshot.policies.get(name);
-            let selects = |pod: &ObjectName| {
-                let pod = snapshot.pods.get(pod);
-                policy
-                    .zip(pod)
-                    .is_some_and(|(policy, pod)| policy.subject.selects(&pod.labels))
-            };
             let here = self.locals.iter_mut();
-            let here = here.filter(|(pod, _)| pod.namespace == name.namespace);
+            let here = here.filter(|(pod, _)| may_select(name, pod));
             let mut subjects = BTreeSet::new();
             for (pod, local) in here {
-                let now = selects(pod);
+                let known = snapshot.pods.get(pod);
+                let now = known.is_some_and(|pod| selects(name, pod, snapshot));
                 let before = local.policies.contains(name);
                 match now {
                     true => {
@@ -196,5 +193,38 @@ impl Model {
         self.put(Place::Isolated(address), isolated.then(here));
         let outside = isolated && !self.here.has(address);
         self.put(Place::Outside(address), outside.then(here));
+    }
+}
+
+/// The policies that select a pod.
+fn selecting(pod: &Pod, snapshot: &Snapshot) -> BTreeSet<PolicyName> {
+    let namespaced = snapshot.policies_in(&pod.name.namespace);
+    let namespaced = namespaced.filter(|policy| policy.subject.selects(&pod.labels));
+    let cluster = snapshot.cluster_policies.values();
+    let cluster = cluster.filter(|policy| policy.subject.selects(pod, snapshot));
+    let namespaced = namespaced.map(|policy| PolicyName::Namespaced(policy.name.clone()));
+    let cluster = cluster.map(|policy| PolicyName::Cluster(policy.name.clone()));
+    namespaced.chain(cluster).collect()
+}
+
+/// Whether a policy selects a pod.
+fn selects(policy: &PolicyName, pod: &Pod, snapshot: &Snapshot) -> bool {
+    match policy {
+        PolicyName::Namespaced(name) => {
+            let policy = snapshot.policies.get(name);
+            policy.is_some_and(|policy| policy.subject.selects(&pod.labels))
+        }
+        PolicyName::Cluster(name) => {
+            let policy = snapshot.cluster_policies.get(name);
+            policy.is_some_and(|policy| policy.subject.selects(pod, snapshot))
+        }
+    }
+}
+
+/// False if the namespace alone says that it does not.
+fn may_select(policy: &PolicyName, pod: &ObjectName) -> bool {
+    match policy {
+        PolicyName::Namespaced(name) => name.namespace == pod.namespace,
+        PolicyName::Cluster(_) => true,
     }
 }

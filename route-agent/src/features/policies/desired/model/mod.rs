@@ -5,6 +5,7 @@
 //! what it touches: a pod its own questions, a policy its own pods and peers.
 
 mod locals;
+mod nodes;
 mod peers;
 mod strangers;
 
@@ -14,18 +15,20 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
+use self::nodes::NodeAddresses;
 use crate::features::policies::desired::atoms::Atoms;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
-use crate::features::policies::desired::cells::{Stance, cells, stance};
+use crate::features::policies::desired::cells::Stance;
 use crate::features::policies::desired::classes::Classes;
 use crate::features::policies::desired::compile::Compiled;
 use crate::features::policies::desired::frame::{Changed, Frame, Here};
 use crate::features::policies::desired::owners::Owners;
+use crate::features::policies::desired::tiers::Selecting;
 use crate::features::policies::desired::wanted::{
-    Cell, Class, Delta, NO_CLASS, Note, Place, PortRange, Ports, Wanted, What,
+    Cell, Class, Delta, NO_CLASS, Note, Place, PortRange, Ports, Verdict, Wanted, What,
 };
-use crate::snapshot::{Direction, ObjectName, Snapshot};
+use crate::snapshot::{Direction, ObjectName, PolicyName, Snapshot};
 
 /// The model of one family.
 #[derive(Debug)]
@@ -40,22 +43,26 @@ pub struct Model {
     /// Addresses without a pod that are open.
     strangers: BTreeSet<IpAddr>,
     /// The local pods that each policy selects.
-    subjects: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
-    compiled: BTreeMap<ObjectName, Compiled>,
+    subjects: BTreeMap<PolicyName, BTreeSet<ObjectName>>,
+    compiled: BTreeMap<PolicyName, Compiled>,
+    /// None while no rule asks about Nodes.
+    nodes: Option<NodeAddresses>,
     atoms: Atoms,
     classes: Classes,
     ranges: Ranges,
     wanted: Wanted,
     delta: Delta,
-    port_ranges: BTreeMap<(Direction, PortRange), usize>,
+    port_ranges: BTreeMap<(Direction, Verdict, PortRange), usize>,
     outside: usize,
+    /// How many cells deny.
+    denials: usize,
 }
 
 /// A pod of this node.
 #[derive(Debug)]
 struct Local {
     address: IpAddr,
-    policies: BTreeSet<ObjectName>,
+    policies: BTreeSet<PolicyName>,
     cells: BTreeSet<Cell>,
 }
 
@@ -65,7 +72,7 @@ struct Work {
     /// Pods that may be local, or may have been.
     pods: BTreeSet<ObjectName>,
     /// Policies that may begin or cease to select a local pod, or that changed.
-    policies: BTreeSet<ObjectName>,
+    policies: BTreeSet<PolicyName>,
     /// Local pods of which all cells are computed again.
     locals: BTreeSet<ObjectName>,
     /// Addresses that may be of another class.
@@ -90,6 +97,7 @@ impl Model {
             strangers: BTreeSet::new(),
             subjects: BTreeMap::new(),
             compiled: BTreeMap::new(),
+            nodes: None,
             atoms: Atoms::default(),
             classes: Classes::default(),
             ranges: Ranges::new(),
@@ -97,6 +105,7 @@ impl Model {
             delta: Delta::default(),
             port_ranges: BTreeMap::new(),
             outside: 0,
+            denials: 0,
         };
         let mut everything = Changed::everything(snapshot);
         let addresses = attachments.addresses(family);
@@ -120,6 +129,7 @@ impl Model {
         Frame {
             pod_cidrs: self.here.pod_cidrs.clone(),
             ranges: self.port_ranges.keys().copied().collect(),
+            denies: self.denials > 0,
             outside: self.outside > 0,
             log: false,
         }
@@ -131,7 +141,7 @@ impl Model {
     }
 
     /// The pods of this node: name, address, and the policies that select them.
-    pub fn locals(&self) -> impl Iterator<Item = (&ObjectName, IpAddr, &BTreeSet<ObjectName>)> {
+    pub fn locals(&self) -> impl Iterator<Item = (&ObjectName, IpAddr, &BTreeSet<PolicyName>)> {
         let locals = self.locals.iter();
         locals.map(|(name, local)| (name, local.address, &local.policies))
     }
@@ -145,6 +155,7 @@ impl Model {
     ) -> Delta {
         let mut work = Work::default();
         self.move_pods(snapshot, attachments, changed, &mut work);
+        self.move_nodes(snapshot, changed, &mut work);
         self.select_pods(snapshot, attachments, &mut work);
         self.select_by_policies(snapshot, changed, &mut work);
         self.compile(snapshot, changed, &work);
@@ -166,16 +177,26 @@ impl Model {
         // What is asked before and after must not cease to be asked in between.
         let mut old = Vec::new();
         for name in &work.policies {
-            let wanted = snapshot.policies.get(name);
-            let wanted = wanted.filter(|_| self.subjects.contains_key(name));
-            let Some(policy) = wanted else {
-                old.extend(self.compiled.remove(name));
-                continue;
+            let known = self.compiled.contains_key(name);
+            let again = changed.policies.contains(name) || !known;
+            let (family, atoms) = (self.family, &mut self.atoms);
+            let compiled = match name {
+                _ if !self.subjects.contains_key(name) => None,
+                // Nothing of it has changed.
+                _ if !again => continue,
+                PolicyName::Namespaced(name) => {
+                    let policy = snapshot.policies.get(name);
+                    policy.map(|policy| Compiled::new(policy, family, atoms))
+                }
+                PolicyName::Cluster(name) => {
+                    let policy = snapshot.cluster_policies.get(name);
+                    policy.map(|policy| Compiled::of_cluster(policy, family, atoms))
+                }
             };
-            if changed.policies.contains(name) || !self.compiled.contains_key(name) {
-                let compiled = Compiled::new(policy, self.family, &mut self.atoms);
-                old.extend(self.compiled.insert(name.clone(), compiled));
-            }
+            old.extend(match compiled {
+                Some(compiled) => self.compiled.insert(name.clone(), compiled),
+                None => self.compiled.remove(name),
+            });
         }
         for compiled in old {
             compiled.release(&mut self.atoms);
@@ -209,15 +230,13 @@ impl Model {
             };
             let address = local.address;
             let policies = local.policies.iter();
-            let policies: Vec<&Compiled> = policies
-                .filter_map(|name| self.compiled.get(name))
-                .collect();
-            let stances = Direction::ALL.map(|one| (one, stance(&policies, one)));
+            let selecting = Selecting::of(policies.filter_map(|name| self.compiled.get(name)));
+            let stances = Direction::ALL.map(|one| (one, selecting.stance(one)));
             let only = (!again.contains(&name)).then_some(came);
             let isolated = stances.iter().filter(|(_, one)| *one == Stance::Isolated);
             let found: BTreeMap<Cell, Arc<str>> = isolated
                 .flat_map(|(direction, _)| {
-                    cells(pod, address, *direction, &policies, &self.classes, only)
+                    selecting.cells(pod, address, *direction, &self.classes, only)
                 })
                 .collect();
             if only.is_none() {
@@ -267,21 +286,22 @@ impl Model {
         if before == after {
             return;
         }
+        let step = |count: &mut usize| match after {
+            true => *count += 1,
+            false => *count -= 1,
+        };
         match place {
-            Place::Outside(_) if after => self.outside += 1,
-            Place::Outside(_) => self.outside -= 1,
-            Place::Cell(Cell {
-                direction,
-                ports: Ports::Range(_, range),
-                ..
-            }) => {
-                let count = self.port_ranges.entry((direction, range)).or_insert(0);
-                if after {
-                    *count += 1;
-                } else {
-                    *count -= 1;
+            Place::Outside(_) => step(&mut self.outside),
+            Place::Cell(cell) => {
+                if cell.verdict == Verdict::Deny {
+                    step(&mut self.denials);
+                }
+                if let Ports::Range(_, range) = cell.ports {
+                    let key = (cell.direction, cell.verdict, range);
+                    let count = self.port_ranges.entry(key).or_insert(0);
+                    step(count);
                     if *count == 0 {
-                        self.port_ranges.remove(&(direction, range));
+                        self.port_ranges.remove(&key);
                     }
                 }
             }

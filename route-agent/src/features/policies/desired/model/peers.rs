@@ -15,13 +15,17 @@ use crate::snapshot::{Pod, Snapshot};
 impl Model {
     /// Whom do questions concern that came or went?
     pub(super) fn look_at_changed_atoms(&mut self, snapshot: &Snapshot, work: &mut Work) {
-        let mut cut = false;
+        let (mut cut, mut nodes) = (false, false);
         for atom in self.atoms.take_changed() {
             let pods = atom.scope(snapshot).into_iter();
             work.addresses
                 .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
             work.addresses.extend(atom.exact());
+            nodes |= matches!(atom, Atom::Nodes(_));
             cut |= matches!(atom, Atom::Block(_)) && atom.exact().is_none();
+        }
+        if nodes {
+            self.look_at_nodes(snapshot, work);
         }
         if cut {
             self.cut_blocks(work);
@@ -79,7 +83,8 @@ impl Model {
         let of_pod = of_pod.unwrap_or_default();
         let exact = self.atoms.of_address(address);
         let place = Place::Peer(address);
-        if of_pod.is_empty() && exact.is_none() {
+        let (of_node, node) = self.node_atoms(snapshot, address);
+        if of_pod.is_empty() && of_node.is_empty() && exact.is_none() {
             let before = self.put(place, None);
             self.release(before);
             return;
@@ -87,13 +92,15 @@ impl Model {
         let range = blocks::find(&self.ranges, address);
         let mut atoms = of_pod.clone();
         atoms.extend(exact);
+        atoms.extend(of_node);
         atoms.extend(range.into_iter().flat_map(|(_, range)| range.atoms.iter()));
         atoms.sort_unstable();
-        let class = self.acquire(&atoms, &of_pod, owner);
-        let note = match owner {
-            Some(pod) => Note::Pod(pod.name.clone()),
-            None => Note::Text(self.text_of(exact.as_slice())),
+        let note = match (owner, node) {
+            (Some(pod), _) => Note::Pod(pod.name.clone()),
+            (None, Some(node)) => Note::Text(format!("Node {node}").into()),
+            (None, None) => Note::Text(self.text_of(exact.as_slice())),
         };
+        let class = self.acquire(&atoms, &of_pod, owner);
         let what = What {
             class,
             last: None,

@@ -20,13 +20,14 @@ impl Model {
     ) {
         let may_matter = !changed.addresses.is_empty()
             || !changed.policies.is_empty()
+            || !snapshot.cluster_policies.is_empty() && !changed.namespaces.is_empty()
             || changed.pods.iter().any(|name| attachments.has_pod(name));
         if !may_matter {
             return;
         }
         let mut now = BTreeSet::new();
         for (address, namespace, attachment) in attachments.addresses(self.family) {
-            let free = |namespace: &Arc<str>| snapshot.policies_in(namespace).next().is_none();
+            let free = |namespace: &Arc<str>| !snapshot.may_isolate(namespace);
             let owner = self.owners.owner(address, snapshot, attachments);
             if owner.is_none() && namespace.is_none_or(free) {
                 let comment: Arc<str> = attachment.comment().into();

@@ -9,7 +9,7 @@ use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::samples::{Cluster, addresses, here, name, pod, policy};
-use crate::snapshot::{Key, ObjectName};
+use crate::snapshot::{Key, ObjectName, PolicyName};
 
 /// One thing that happens; pods are `a/p0` to `b/p1`, addresses have the numbers 2 to 4.
 #[derive(Debug, Clone)]
@@ -82,7 +82,9 @@ fn carry_out(step: &Step, cluster: &mut Cluster) -> Changed {
                 true => cluster.set(&[policy("a/all", &spec)]),
                 false => cluster.gone(Key::NetworkPolicy(name("a/all"))),
             }
-            changed.policies.insert(name("a/all"));
+            changed
+                .policies
+                .insert(PolicyName::Namespaced(name("a/all")));
         }
         Step::Came(link, pod, uid, number) => {
             let attachment = attachment(*link, pod.clone(), *uid, *number);

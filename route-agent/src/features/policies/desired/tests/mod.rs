@@ -4,4 +4,5 @@ mod attached;
 mod oracle;
 mod random;
 mod rows;
+mod tier_rows;
 mod words;

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::model::{Model, takes_away};
 use crate::features::policies::desired::samples::{
-    Cluster, ICMP, NODES, addresses, here, name, namespace, pod, policy, sctp, tcp, udp,
+    Cluster, ICMP, NODES, addresses, cluster_policy, here, name, namespace, node, pod, policy,
+    sctp, tcp, udp,
 };
 use crate::features::policies::desired::truth::{Traffic, Truth};
 use crate::features::policies::desired::wanted::{Place, Wanted};
-use crate::snapshot::{Change, Dirty, Key};
+use crate::snapshot::{Change, Dirty, Key, PolicyName};
 
 /// The namespaces of the clusters.
 pub const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -151,7 +152,115 @@ fn an_end() -> impl Strategy<Value = Step> {
     })
 }
 
-/// What happens to a cluster.
+fn pod_set() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        selector().prop_map(|one| json!({"namespaces": one})),
+        (selector(), selector()).prop_map(
+            |(one, pods)| json!({"pods": {"namespaceSelector": one, "podSelector": pods}})
+        ),
+    ]
+}
+
+fn tier_peer(egress: bool) -> BoxedStrategy<Value> {
+    let networks = prop::sample::subsequence(
+        vec![
+            "10.10.0.0/16",
+            "10.10.1.3/32",
+            "198.51.100.0/29",
+            "0.0.0.0/0",
+            "fd00::/16",
+            "2001:db8::7/128",
+        ],
+        1..3,
+    );
+    match egress {
+        false => pod_set().boxed(),
+        true => prop_oneof![
+            3 => pod_set(),
+            1 => networks.prop_map(|all| json!({"networks": all})),
+            1 => selector().prop_map(|nodes| json!({"nodes": nodes})),
+        ]
+        .boxed(),
+    }
+}
+
+fn protocol() -> impl Strategy<Value = Value> {
+    let number = |number: u16| json!({"destinationPort": {"number": number}});
+    let range =
+        |start: u16, end: u16| json!({"destinationPort": {"range": {"start": start, "end": end}}});
+    prop::sample::select(vec![
+        json!({"tcp": number(80)}),
+        json!({"tcp": number(120)}),
+        json!({"tcp": range(80, 81)}),
+        json!({"tcp": range(100, 9000)}),
+        json!({"tcp": range(1, 65535)}),
+        json!({"tcp": range(8000, 8100)}),
+        json!({"udp": number(80)}),
+        json!({"udp": range(1, 100)}),
+        json!({"sctp": number(80)}),
+    ])
+}
+
+fn tier_rules(egress: bool) -> impl Strategy<Value = Vec<Value>> {
+    let action = prop::sample::select(vec!["Accept", "Deny", "Pass"]);
+    let peers = prop::collection::vec(tier_peer(egress), 1..3);
+    let protocols = prop::collection::vec(protocol(), 0..3);
+    let rule = (action, peers, protocols).prop_map(move |(action, peers, protocols)| {
+        let mut rule = json!({"action": action});
+        rule[if egress { "to" } else { "from" }] = json!(peers);
+        if !protocols.is_empty() {
+            rule["protocols"] = json!(protocols);
+        }
+        rule
+    });
+    prop::collection::vec(rule, 0..4)
+}
+
+fn a_cluster_policy() -> impl Strategy<Value = Step> {
+    let tier = prop::sample::select(vec!["Admin", "Baseline"]);
+    let place = (0_u8..3, tier, 0_u16..2);
+    (place, pod_set(), tier_rules(false), tier_rules(true)).prop_map(
+        |((number, tier, priority), subject, ingress, egress)| {
+            let spec = json!({"tier": tier, "priority": priority, "subject": subject,
+                "ingress": ingress, "egress": egress});
+            Step::Set(cluster_policy(&format!("c{number}"), &spec))
+        },
+    )
+}
+
+fn a_node() -> impl Strategy<Value = Step> {
+    let addresses =
+        prop::sample::subsequence(vec!["198.51.100.7", "198.51.100.9", "2001:db8::7"], 1..3);
+    (0_u8..2, addresses, label()).prop_map(|(number, addresses, with)| {
+        Step::Set(node(&format!("n{number}"), &addresses, with))
+    })
+}
+
+fn an_end_of_a_tier() -> impl Strategy<Value = Step> {
+    (0_u8..3, any::<bool>()).prop_map(|(number, policy)| {
+        Step::Gone(match policy {
+            true => Key::ClusterNetworkPolicy(format!("c{number}").into()),
+            false => Key::Node(format!("n{number}").into()),
+        })
+    })
+}
+
+/// What happens to a cluster that has ClusterNetworkPolicies as well.
+fn all_steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => a_pod(),
+        4 => a_policy(),
+        1 => a_namespace(),
+        1 => an_end(),
+        5 => a_cluster_policy(),
+        2 => a_node(),
+        1 => an_end_of_a_tier(),
+    ];
+    let first = NAMESPACES.map(|one| Step::Set(namespace(one, "x=1")));
+    prop::collection::vec(step, 1..30).prop_map(move |steps| [first.to_vec(), steps].concat())
+}
+
+/// What happens to a cluster of which another program knows all that may.
 pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => a_pod(),
@@ -210,7 +319,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_models_say_what_the_policies_say(steps in steps()) {
+    fn the_models_say_what_the_policies_say(steps in all_steps()) {
         let mut cluster = Cluster::empty();
         for step in &steps {
             apply(&mut cluster, step);
@@ -225,7 +334,7 @@ proptest! {
     }
 
     #[test]
-    fn a_model_that_followed_the_changes_is_the_one_that_is_made_at_once(steps in steps()) {
+    fn a_model_that_followed_the_changes_is_the_one_that_is_made_at_once(steps in all_steps()) {
         let mut cluster = Cluster::empty();
         for step in &steps {
             apply(&mut cluster, step);
@@ -243,7 +352,7 @@ proptest! {
     }
 
     #[test]
-    fn what_differs_is_what_is_said_to_differ_and_a_loss_is_never_missed(steps in steps()) {
+    fn what_differs_is_what_is_said_to_differ_and_a_loss_is_never_missed(steps in all_steps()) {
         let mut cluster = Cluster::empty();
         let (node, family) = ("worker", IpFamily::V4);
         let mut model = Model::of(&cluster.snapshot, &cluster.attachments, family, here(node, family));
@@ -270,7 +379,13 @@ proptest! {
                 ));
                 match object["kind"].as_str().unwrap() {
                     "Pod" => _ = changed.pods.insert(at),
-                    "NetworkPolicy" => _ = changed.policies.insert(at),
+                    "NetworkPolicy" => {
+                        _ = changed.policies.insert(PolicyName::Namespaced(at));
+                    }
+                    "ClusterNetworkPolicy" => {
+                        _ = changed.policies.insert(PolicyName::Cluster(at.name));
+                    }
+                    "Node" => _ = changed.nodes.insert(at.name),
                     _ => _ = changed.namespaces.insert(at.name),
                 }
             }

@@ -14,13 +14,13 @@ use crate::features::policies::desired::samples::{
 use crate::features::policies::desired::truth::Traffic;
 use crate::snapshot::Key;
 
-const WEB: (&str, u8) = ("worker2", 2);
-const DB: (&str, u8) = ("worker", 3);
-const JOB: (&str, u8) = ("worker", 4);
-const PROBE: (&str, u8) = ("worker2", 5);
-const OPS_WEB: (&str, u8) = ("worker", 6);
+pub(super) const WEB: (&str, u8) = ("worker2", 2);
+pub(super) const DB: (&str, u8) = ("worker", 3);
+pub(super) const JOB: (&str, u8) = ("worker", 4);
+pub(super) const PROBE: (&str, u8) = ("worker2", 5);
+pub(super) const OPS_WEB: (&str, u8) = ("worker", 6);
 
-fn objects() -> Vec<Value> {
+pub(super) fn objects() -> Vec<Value> {
     let on = |at, (node, number): (&str, u8), with| pod(at, node, number, with);
     vec![
         namespace("shop", "team=shop"),
@@ -34,23 +34,23 @@ fn objects() -> Vec<Value> {
 }
 
 /// The cluster with these policies of namespace `shop`.
-struct Shop {
-    cluster: Cluster,
+pub(super) struct Shop {
+    pub(super) cluster: Cluster,
 }
 
 /// An end of a connection: a pod, or an address of each family.
 #[derive(Clone, Copy)]
-enum End {
+pub(super) enum End {
     Pod((&'static str, u8)),
     At(&'static str, &'static str),
 }
 
-const OUTSIDE: End = End::At("198.51.100.7", "2001:db8::7");
+pub(super) const OUTSIDE: End = End::At("198.51.100.7", "2001:db8::7");
 /// The other node, as a program on it speaks.
-const NODE2: End = End::At("172.18.0.4", "fc00::4");
+pub(super) const NODE2: End = End::At("172.18.0.4", "fc00::4");
 
 impl End {
-    fn addresses(self) -> [IpAddr; 2] {
+    pub(super) fn addresses(self) -> [IpAddr; 2] {
         match self {
             End::Pod((node, number)) => addresses(node, number),
             End::At(v4, v6) => [v4.parse().unwrap(), v6.parse().unwrap()],
@@ -65,7 +65,7 @@ impl From<(&'static str, u8)> for End {
 }
 
 impl Shop {
-    fn with(policies: &[Value]) -> Self {
+    pub(super) fn with(policies: &[Value]) -> Self {
         let mut cluster = Cluster::of(&objects());
         for (number, spec) in policies.iter().enumerate() {
             cluster.set(&[policy(&format!("shop/p{number}"), spec)]);
@@ -74,7 +74,13 @@ impl Shop {
     }
 
     #[track_caller]
-    fn says(&self, allowed: bool, from: impl Into<End>, to: impl Into<End>, traffic: Traffic) {
+    pub(super) fn says(
+        &self,
+        allowed: bool,
+        from: impl Into<End>,
+        to: impl Into<End>,
+        traffic: Traffic,
+    ) {
         let (from, to) = (from.into().addresses(), to.into().addresses());
         for (from, to) in from.into_iter().zip(to) {
             let found = self.cluster.allows(from, to, traffic);
@@ -83,27 +89,27 @@ impl Shop {
     }
 
     #[track_caller]
-    fn allows(&self, from: impl Into<End>, to: impl Into<End>, traffic: Traffic) {
+    pub(super) fn allows(&self, from: impl Into<End>, to: impl Into<End>, traffic: Traffic) {
         self.says(true, from, to, traffic);
     }
 
     #[track_caller]
-    fn denies(&self, from: impl Into<End>, to: impl Into<End>, traffic: Traffic) {
+    pub(super) fn denies(&self, from: impl Into<End>, to: impl Into<End>, traffic: Traffic) {
         self.says(false, from, to, traffic);
     }
 }
 
 /// A policy that selects `db` and allows this to it.
-fn to_db(rules: Value) -> Value {
+pub(super) fn to_db(rules: Value) -> Value {
     json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"], "ingress": rules})
 }
 
 /// A policy that selects `db` and allows it to go there.
-fn from_db(rules: Value) -> Value {
+pub(super) fn from_db(rules: Value) -> Value {
     json!({"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Egress"], "egress": rules})
 }
 
-fn app(value: &str) -> Value {
+pub(super) fn app(value: &str) -> Value {
     json!({"matchLabels": {"app": value}})
 }
 

@@ -1,0 +1,177 @@
+//! ClusterNetworkPolicies, as their rules are meant.
+//!
+//! What could not be read has been closed: a rule that accepts is not here, one that denies or passes
+//! is here as one that denies everything.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::snapshot::{
+    Direction, Few, Invalid, Labels, ObjectName, Pod, PolicyRule, Selector, Snapshot,
+};
+
+/// Before or behind NetworkPolicies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Before them.
+    Admin,
+    /// Behind them, for pods that none of them isolates.
+    Baseline,
+}
+
+impl Tier {
+    /// As policies write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "Admin",
+            Self::Baseline => "Baseline",
+        }
+    }
+}
+
+/// What a rule does with its traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Allows it, whatever comes later.
+    Accept,
+    /// Drops it, whatever comes later.
+    Deny,
+    /// Leaves the tier.
+    Pass,
+}
+
+impl Action {
+    /// What it does, for sentences about a rule.
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Accept => "accepts",
+            Self::Deny => "denies",
+            Self::Pass => "passes",
+        }
+    }
+}
+
+/// Pods with labels, in Namespaces with labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodSet {
+    /// Which Namespaces.
+    pub namespaces: Selector,
+    /// Which of their pods.
+    pub pods: Selector,
+}
+
+impl PodSet {
+    /// True if a pod belongs to it. Of a Namespace that is not known its name counts.
+    pub fn selects(&self, pod: &Pod, snapshot: &Snapshot) -> bool {
+        self.pods.selects(&pod.labels) && self.reaches(&pod.name.namespace, snapshot)
+    }
+
+    /// True if pods of a Namespace may belong to it.
+    pub fn reaches(&self, namespace: &Arc<str>, snapshot: &Snapshot) -> bool {
+        self.namespaces.is_empty()
+            || match snapshot.namespaces.get(namespace) {
+                Some(known) => self.namespaces.selects(&known.labels),
+                None => self.namespaces.selects(&only_named(namespace)),
+            }
+    }
+}
+
+impl fmt::Display for PodSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pods.is_empty() {
+            true => f.write_str("all pods")?,
+            false => self.pods.fmt(f)?,
+        }
+        match self.namespaces.is_empty() {
+            true => f.write_str(" of all namespaces"),
+            false => write!(f, " of namespaces {}", self.namespaces),
+        }
+    }
+}
+
+/// The label that the API server gives a Namespace.
+pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// The labels of a Namespace of which only the name is known.
+fn only_named(namespace: &Arc<str>) -> Labels {
+    std::iter::once((Arc::from(NAME_LABEL), namespace.clone())).collect()
+}
+
+/// A ClusterNetworkPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterNetworkPolicy {
+    /// The policy's name.
+    pub name: Arc<str>,
+    /// Its tier.
+    pub tier: Tier,
+    /// Within the tier the lowest comes first. Of two with the same the name decides, so that all
+    /// nodes agree.
+    pub priority: u16,
+    /// Which pods it selects, other than those with their node's network.
+    pub subject: PodSet,
+    /// What it does with what comes to them; the first rule that matches counts.
+    pub ingress: Box<[TierRule]>,
+    /// What it does with what they send.
+    pub egress: Box<[TierRule]>,
+    /// What could not be used.
+    pub invalid: Few<Invalid>,
+}
+
+impl ClusterNetworkPolicy {
+    /// The rules of a direction.
+    pub fn rules(&self, direction: Direction) -> &[TierRule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+
+    /// Its place among all of them: the first counts.
+    pub fn rank(&self) -> Rank {
+        Rank {
+            tier: self.tier,
+            priority: self.priority,
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// The place of a ClusterNetworkPolicy among all of them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank {
+    /// Its tier.
+    pub tier: Tier,
+    /// Its priority within the tier.
+    pub priority: u16,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// A rule of a ClusterNetworkPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierRule {
+    /// What its author calls it.
+    pub name: Option<Arc<str>>,
+    /// What it does.
+    pub action: Action,
+    /// With which traffic.
+    pub traffic: PolicyRule,
+}
+
+/// The name of a policy of either kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyName {
+    /// A ClusterNetworkPolicy.
+    Cluster(Arc<str>),
+    /// A NetworkPolicy.
+    Namespaced(ObjectName),
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(name) => write!(f, "ClusterNetworkPolicy {name}"),
+            Self::Namespaced(name) => name.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Reading what must be understood as a whole: label selectors, and maps without fields that are not
+//! known.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::snapshot::{Condition, Requirement, Selector};
+use crate::source::objects::Names;
+
+/// A longer text is none that Kubernetes could hold here. In bytes.
+pub const LONGEST: usize = 4096;
+
+/// A label selector; `None` if it is not understood.
+pub fn selector(names: &mut Names, selector: &Value) -> Option<Selector> {
+    let fields = selector.as_object()?;
+    if unknown(fields, &["matchLabels", "matchExpressions"]).is_some() {
+        return None;
+    }
+    let mut requirements = Vec::new();
+    match present(fields, "matchLabels") {
+        None => {}
+        Some(Value::Object(labels)) => {
+            for (key, value) in labels {
+                let value = label(names, value)?;
+                requirements.push(Requirement {
+                    key: names.get(key),
+                    condition: Condition::In([value].into()),
+                });
+            }
+        }
+        Some(_) => return None,
+    }
+    match present(fields, "matchExpressions") {
+        None => {}
+        Some(Value::Array(expressions)) => {
+            for expression in expressions {
+                requirements.push(requirement(names, expression)?);
+            }
+        }
+        Some(_) => return None,
+    }
+    Some(Selector::new(requirements))
+}
+
+fn requirement(names: &mut Names, expression: &Value) -> Option<Requirement> {
+    let fields = expression.as_object()?;
+    if unknown(fields, &["key", "operator", "values"]).is_some() {
+        return None;
+    }
+    let key = present(fields, "key")?.as_str()?;
+    let mut values: Vec<Arc<str>> = match present(fields, "values") {
+        None => Vec::new(),
+        Some(Value::Array(values)) => {
+            let values = values.iter().map(|value| label(names, value));
+            values.collect::<Option<_>>()?
+        }
+        Some(_) => return None,
+    };
+    values.sort_unstable();
+    values.dedup();
+    let condition = match (present(fields, "operator")?.as_str()?, values.is_empty()) {
+        ("In", false) => Condition::In(values.into()),
+        ("NotIn", false) => Condition::NotIn(values.into()),
+        ("Exists", true) => Condition::Exists,
+        ("DoesNotExist", true) => Condition::Absent,
+        _ => return None,
+    };
+    Some(Requirement {
+        key: names.get(key),
+        condition,
+    })
+}
+
+/// The value of a label: a manifest may have a number or a truth value there.
+fn label(names: &mut Names, value: &Value) -> Option<Arc<str>> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(_) | Value::Object(_) => return None,
+    };
+    (text.len() <= LONGEST).then(|| names.get(&text))
+}
+
+/// A field that is there and not null.
+pub fn present<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
+    fields.get(name).filter(|value| !value.is_null())
+}
+
+/// The first field that is not among those that are known.
+pub fn unknown<'v>(fields: &'v Map<String, Value>, known: &[&str]) -> Option<&'v str> {
+    let given = fields.iter().filter(|(_, value)| !value.is_null());
+    let mut names = given.map(|(name, _)| name.as_str());
+    names.find(|name| !known.contains(name))
+}
+
+/// A value in a message.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
