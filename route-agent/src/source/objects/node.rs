@@ -93,7 +93,7 @@ impl Node {
             other_ips: other_ips(&self.status),
             pod_cidrs: pod_cidrs(&self.spec, &mut checker),
             labels,
-            all_labels: all_labels,
+            all_labels,
             taints: taints.map(|key| names.get(key)).collect(),
             created: self.metadata.created(),
             deleting: self.metadata.deletion_timestamp.get().is_some(),

@@ -1,6 +1,7 @@
 //! One test for each row of the semantics of ClusterNetworkPolicies in `docs/policies.md`, in both
 //! families, on the cluster of `rows`.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
@@ -70,7 +71,7 @@ fn egress(action: &str, to: Value) -> Value {
 #[test]
 fn the_admin_tier_comes_before_network_policies() {
     let open = to_db(json!([{}]));
-    let denied = shop(&[open.clone()], &[ingress("Deny")]);
+    let denied = shop(from_ref(&open), &[ingress("Deny")]);
     denied.denies(WEB, DB, tcp(80));
     denied.denies(WEB, DB, ICMP);
     let accepted = shop(&[to_db(json!([]))], &[ingress("Accept")]);
@@ -85,10 +86,10 @@ fn the_admin_tier_comes_before_network_policies() {
 fn pass_leaves_the_tier_to_network_policies_and_the_baseline() {
     let rules = json!({"ingress": [
         {"action": "Pass", "from": [app_of("shop", "web")]}, {"action": "Deny", "from": all()}]});
-    let left = shop(&[], &[rules.clone()]);
+    let left = shop(&[], from_ref(&rules));
     left.allows(WEB, DB, tcp(80));
     left.denies(PROBE, DB, tcp(80));
-    let isolated = shop(&[to_db(json!([]))], &[rules.clone()]);
+    let isolated = shop(&[to_db(json!([]))], from_ref(&rules));
     isolated.denies(WEB, DB, tcp(80));
     isolated.allows(WEB, JOB, tcp(80));
     let based = shop(&[], &[rules, baseline(ingress("Deny"))]);
@@ -101,11 +102,11 @@ fn pass_leaves_the_tier_to_network_policies_and_the_baseline() {
 #[test]
 fn the_baseline_counts_for_pods_that_no_network_policy_isolates() {
     let deny = baseline(ingress("Deny"));
-    let based = shop(&[], &[deny.clone()]);
+    let based = shop(&[], from_ref(&deny));
     based.denies(WEB, DB, tcp(80));
     based.allows(OUTSIDE, DB, tcp(80));
     let from_web = to_db(json!([{"from": [{"podSelector": app("web")}]}]));
-    let isolated = shop(&[from_web], &[deny.clone()]);
+    let isolated = shop(&[from_web], from_ref(&deny));
     isolated.allows(WEB, DB, tcp(80));
     isolated.denies(PROBE, DB, tcp(80));
     isolated.denies(WEB, JOB, tcp(80));
@@ -270,7 +271,7 @@ fn ping_is_of_rules_without_protocols() {
 #[test]
 fn what_egress_accepts_the_destination_may_still_refuse() {
     let rules = with(egress("Accept", all()), &json!({"priority": 1}));
-    let refused = shop(&[to_db(json!([]))], &[rules.clone()]);
+    let refused = shop(&[to_db(json!([]))], from_ref(&rules));
     refused.denies(WEB, DB, tcp(80));
     refused.allows(WEB, JOB, tcp(80));
     shop(&[], &[rules, at(2, ingress("Deny"))]).denies(WEB, JOB, tcp(80));
@@ -290,7 +291,7 @@ fn ranges_that_overlap_are_decided_port_by_port() {
         rule("Accept", range(2000, 2100)), rule("Deny", range(1000, 3000)),
         rule("Accept", tcp_to(2500)), rule("Deny", tcp_to(5000)),
         rule("Accept", range(1, 65535)), {"action": "Deny", "from": all()}]});
-    let open = shop(&[], &[rules.clone()]);
+    let open = shop(&[], from_ref(&rules));
     for shop in [open, shop(&[to_db(json!([]))], &[rules])] {
         for (port, allowed) in [
             (999, true),
