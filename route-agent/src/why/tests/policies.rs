@@ -149,6 +149,35 @@ fn what_a_rule_allows_passes_by_its_element() {
 }
 
 #[test]
+fn what_a_cluster_network_policy_denies_is_dropped_by_its_element() {
+    let api = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"role": "api"}}});
+    let ports = json!([{"tcp": {"destinationPort": {"number": 80}}}]);
+    let rules = json!([{"name": "no-web", "action": "Deny", "from": [{"pods": api}],
+        "protocols": ports}]);
+    let guard = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "guard"},
+        "spec": {"tier": "Baseline", "priority": 5, "subject": {"namespaces": {}},
+            "ingress": rules},
+    });
+    let world = with_policies(&[], &[guard]);
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4:80", |_| {});
+    expect(
+        &trace,
+        End::Dropped,
+        &[
+            "NetworkPolicies drop it",
+            "ingress: ClusterNetworkPolicy guard (Baseline tier, priority 5), rule no-web, denies \
+             tcp 80 from role=api of all namespaces (tcp 80).",
+            "kernel: peers: 10.10.1.3 has class ",
+            "kernel: in-ports-denied: ",
+            "=x It is dropped: for ingress, ClusterNetworkPolicy guard",
+        ],
+    );
+    assert_eq!(trace.differences, [""; 0]);
+}
+
+#[test]
 fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
     let both = json!({"policyTypes": ["Ingress", "Egress"]});
     let world = with_policies(&[], &[policy("closed", "db", both)]);
