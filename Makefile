@@ -145,8 +145,11 @@ chaos: ## Break things on the kind cluster and count what clients notice
 	@tests/kind/chaos.sh
 
 .PHONY: leave
-leave: toolchain ## Show on a cluster of its own that uninstall leaves nothing on a node
-	@tests/kind/leave.sh
+leave: toolchain ## Show on clusters of its own that uninstall leaves nothing on a node (needs helm, or Go)
+	@$(GO_TOOLS)
+	tests/go-tools.sh helm
+	WAY=kubectl tests/kind/leave.sh
+	WAY=helm SKIP_IMAGE=1 tests/kind/leave.sh
 
 .PHONY: bench-api
 bench-api: toolchain ## Measure the way from the API server to the kernel beside kube-proxy
