@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use crate::policy::PodName;
+
 /// What `CNI_ARGS` asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Arguments {
@@ -14,6 +16,8 @@ pub struct Arguments {
     pub pod_namespace: Option<String>,
     /// `K8S_POD_NAME`.
     pub pod_name: Option<String>,
+    /// `K8S_POD_UID`.
+    pub pod_uid: Option<String>,
     /// The pairs with keys that mean nothing to us.
     pub unknown: Vec<String>,
     /// `IgnoreUnknown`: unknown keys are no error.
@@ -71,6 +75,7 @@ impl Arguments {
                 "IgnoreUnknown" => arguments.ignore_unknown = boolean(value).map_err(wrong)?,
                 "K8S_POD_NAMESPACE" => arguments.pod_namespace = Some(value.to_owned()),
                 "K8S_POD_NAME" => arguments.pod_name = Some(value.to_owned()),
+                "K8S_POD_UID" => arguments.pod_uid = Some(value.to_owned()),
                 _ => {}
             }
             // The names of the pod are for people; the rule about unknown keys holds for them too.
@@ -94,6 +99,17 @@ impl Arguments {
     pub fn pod(&self) -> Option<(&str, &str)> {
         let (namespace, name) = (self.pod_namespace.as_deref()?, self.pod_name.as_deref()?);
         (!namespace.is_empty() && !name.is_empty()).then_some((namespace, name))
+    }
+
+    /// The pod as policies know it, if the runtime told.
+    pub fn pod_name(&self) -> Option<PodName> {
+        let (namespace, name) = self.pod()?;
+        let uid = self.pod_uid.clone().filter(|uid| !uid.is_empty());
+        Some(PodName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid,
+        })
     }
 }
 
@@ -135,6 +151,7 @@ mod tests {
     fn what_containerd_sends_names_the_pod() {
         let arguments = Arguments::parse(CONTAINERD).unwrap();
         assert_eq!(arguments.pod(), Some(("default", "web-0")));
+        assert_eq!(arguments.pod_name().unwrap().uid.as_deref(), Some("1"));
         arguments.refuse_unknown().unwrap();
     }
 

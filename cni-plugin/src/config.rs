@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use podwire_kernel::Protocol;
 use serde_json::Value;
@@ -12,6 +13,7 @@ use crate::environment::{Verb, is_identifier};
 use crate::error::Error;
 use crate::json::{Fields, Node};
 use crate::lease::Owner;
+use crate::policy;
 use crate::result::{Attached, Dns};
 use crate::version::Version;
 
@@ -118,6 +120,14 @@ impl<'a> Config<'a> {
     /// What the configuration itself says about names.
     pub fn dns(&self) -> Result<Dns, Error> {
         Ok(Dns::read_in(&self.fields)?)
+    }
+
+    /// Where the agent's files are.
+    pub fn run_dir(&self) -> Result<&'a Path, Error> {
+        match self.fields.string("runDir")? {
+            "" => Ok(Path::new(policy::RUN_DIR)),
+            path => Ok(Path::new(path)),
+        }
     }
 
     /// The ports that lead to the container.

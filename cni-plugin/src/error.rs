@@ -34,6 +34,8 @@ impl Code {
     pub const CONFIG: Self = Self(7);
     /// `CNI_NETNS` is not a namespace for a container.
     pub const NETNS: Self = Self(8);
+    /// What failed may work a moment later.
+    pub const TRY_AGAIN: Self = Self(11);
     /// The plugin cannot serve ADD now.
     pub const NOT_AVAILABLE: Self = Self(50);
     /// What no other code says.
@@ -203,6 +205,17 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The rules that NetworkPolicies ask for cannot be made.
+    #[error(
+        "{lacks}; namespace {namespace} has NetworkPolicies, a pod there is not started \
+         unprotected; look at the log of podwire-agent on this node, the runtime tries again"
+    )]
+    Unprotected {
+        /// What is missing.
+        lacks: String,
+        /// The namespace.
+        namespace: String,
+    },
     /// Several things failed, and the others were done all the same.
     #[error("{}", Sentences(failures))]
     Several {
@@ -254,6 +267,7 @@ impl Error {
             Self::Netns { .. } | Self::OwnNetns => Code::NETNS,
             Self::Delegate { code, .. } => *code,
             Self::NotAvailable { .. } => Code::NOT_AVAILABLE,
+            Self::Unprotected { .. } => Code::TRY_AGAIN,
             Self::Several { failures } => failures.first().map_or(Code::OTHER, Self::code),
             Self::Allocation(_)
             | Self::InterfaceExists { .. }

@@ -26,6 +26,7 @@ pub mod json;
 pub mod lease;
 pub mod link;
 pub mod plugin;
+pub mod policy;
 pub mod range;
 pub mod result;
 pub mod streams;

@@ -18,6 +18,8 @@ pub mod monitor;
 pub mod neigh;
 pub mod netlink;
 pub mod netns;
+#[cfg(feature = "monitor")]
+pub mod nflog;
 pub mod nft;
 mod packet;
 pub mod process;

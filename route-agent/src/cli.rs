@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::commands::drops::Drops;
 use crate::commands::install::Install;
 #[cfg(feature = "manual")]
 use crate::commands::manual::{Completions, Manual};
@@ -36,6 +37,8 @@ enum Command {
     Status(Status),
     /// Show the way of a packet hop by hop, with what decides at each.
     Why(Why),
+    /// Show what NetworkPolicies dropped on this node: who sent it, to whom, and why.
+    Drops(Drops),
     /// Try out what the kernel and the permissions of this process can do.
     Preflight(Preflight),
     /// Remove the rules that a kube-proxy left on this node, and nothing else.
@@ -115,6 +118,7 @@ impl Cli {
             }
             Command::Status(status) => print!("{}", run::runtime()?.block_on(status.run())?),
             Command::Why(why) => print!("{}", run::runtime()?.block_on(why.run())?),
+            Command::Drops(drops) => run::runtime()?.block_on(drops.run())?,
             Command::Preflight(flags) => {
                 let preflight = preflight::run();
                 match flags.output {

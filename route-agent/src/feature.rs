@@ -4,6 +4,9 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
+use podwire::policy::{Answer, Attachment, News};
+use tokio::sync::mpsc;
+
 /// What the kernel announces.
 pub use podwire_kernel::monitor::Event as KernelEvent;
 
@@ -86,10 +89,40 @@ pub enum Event<'a> {
     /// A file that belongs to a feature changed: another program touched the CNI configuration, or
     /// the plugin wrote a record.
     Files,
+    /// The plugin waits for what follows from an attachment.
+    Told(&'a Told),
     /// Everything that pods need has succeeded for the first time.
     Ready,
     /// Nothing in memory can be trusted any longer: look at the kernel again.
     Resync,
+}
+
+/// What the plugin says of an attachment. It waits for an answer.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// What happened to it.
+    pub news: News,
+    /// The attachment.
+    pub attachment: Attachment,
+    /// Where the answer goes; it has room for one.
+    reply: mpsc::Sender<Answer>,
+}
+
+impl Told {
+    /// If `reply` is dropped without a word, the plugin does without an answer.
+    pub fn new(news: News, attachment: Attachment, reply: mpsc::Sender<Answer>) -> Self {
+        Self {
+            news,
+            attachment,
+            reply,
+        }
+    }
+
+    /// Answers it, once.
+    pub fn answer(&self, answer: Answer) {
+        // The plugin may have been killed meanwhile.
+        let _ = self.reply.try_send(answer);
+    }
 }
 
 /// Everything a feature may know.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::sync::oneshot;
 
-use crate::feature::{KernelEvent, World};
+use crate::feature::{KernelEvent, Told, World};
 use crate::report::Report;
 use crate::snapshot::Change;
 use crate::warnings::Warning;
@@ -24,6 +24,8 @@ pub enum Input {
     Kernel(KernelEvent),
     /// A file of ours, or beside ours, changed.
     Files,
+    /// The plugin tells of an attachment.
+    Told(Box<Told>),
     /// An operator wants the report.
     Report {
         /// With single endpoints.

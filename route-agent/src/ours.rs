@@ -14,7 +14,10 @@ pub use podwire::attachment::LINK_GROUP;
 pub const SERVICES_TABLE: &str = "podwire-services";
 
 /// The nftables table of NetworkPolicies, in both families.
-pub const POLICY_TABLE: &str = "podwire-policy";
+pub use podwire::policy::TABLE as POLICY_TABLE;
+
+/// The group to which the policies' rules log what they drop; no other program may read it.
+pub const LOG_GROUP: u16 = 112;
 
 /// The nftables table that masquerades and drops forged sources; its family is inet.
 pub const MASQUERADE_TABLE: &str = "podwire-masquerade";
@@ -34,3 +37,9 @@ pub const CONFLIST: &str = "00-podwire.conflist";
 
 /// The name of the agent's socket in its run directory.
 pub const SOCKET: &str = "agent.sock";
+
+/// The name of the socket on which the plugin tells of attachments, in the run directory.
+pub use podwire::policy::SOCKET as PODS_SOCKET;
+
+/// What the plugin has to know about policies, in the run directory.
+pub const POLICY_DIR: &str = "policy";

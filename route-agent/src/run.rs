@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc as async_mpsc;
 use tokio::sync::{oneshot, watch};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -19,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::commands::{preflight, takeover};
 use crate::config::{Config, LogFormat};
 use crate::features;
+use crate::features::policies::drops::{self, DropLog};
 use crate::features::services::health_checks::HealthPorts;
 use crate::health::{Health, SharedHealth};
 use crate::input::Input;
@@ -29,7 +30,7 @@ use crate::source::decode::Scope;
 use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::manifests;
 use crate::uplink::Finder;
-use crate::warnings::{OnNewWarning, Warning};
+use crate::warnings::{Notice, Warning};
 
 /// The pause before rules of a kube-proxy are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -111,23 +112,23 @@ struct Channels {
     /// The health checks that the features want served.
     health_ports: watch::Sender<HealthPorts>,
     wanted_ports: watch::Receiver<HealthPorts>,
-    /// New warnings on their way to becoming Events.
-    on_new_warning: OnNewWarning,
-    new_warnings: Receiver<Warning>,
+    /// What is on its way to becoming Events.
+    notices: async_mpsc::Sender<Notice>,
+    events: async_mpsc::Receiver<Notice>,
 }
 
 impl Channels {
     fn new() -> Self {
         let (inputs, outputs) = mpsc::channel();
         let (health_ports, wanted_ports) = watch::channel(HealthPorts::default());
-        let (on_new_warning, new_warnings) = kubernetes::events();
+        let (notices, events) = kubernetes::events();
         Self {
             inputs,
             outputs,
             health_ports,
             wanted_ports,
-            on_new_warning,
-            new_warnings,
+            notices,
+            events,
         }
     }
 }
@@ -139,7 +140,8 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
         metrics: Default::default(),
         health: SharedHealth::new(Health::new(config.health_timeout)),
     };
-    let mut features = features::all(channels.health_ports)?;
+    let drops = DropLog::default();
+    let mut features = features::all(channels.health_ports, &drops)?;
     let ports: Vec<u32> = features
         .iter_mut()
         .flat_map(|feature| feature.ports())
@@ -148,8 +150,9 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     let monitor = kernel_notices::listen(&ports)?;
     let finder = Some(Finder::open()?);
     let with_events = config.manifests.is_none();
+    let notices = with_events.then_some(channels.notices);
     let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features)
-        .with_new_warnings_to(with_events.then_some(channels.on_new_warning));
+        .with_new_warnings_to(notices.clone().map(kubernetes::of_warnings));
     let (ended, loop_end) = oneshot::channel();
     let outputs = channels.outputs;
     let looping = spawn("reconcile", move || {
@@ -158,15 +161,22 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
         reconcile.run(&outputs);
     })?;
     tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
+    let of_drops = notices.filter(|_| config.policy_events);
+    tokio::spawn(drops::follow(drops.clone(), inputs.clone(), of_drops));
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
-    start_source(&config, &inputs, channels.new_warnings).await?;
+    start_source(&config, &inputs, channels.events).await?;
     if config.cni_conf {
         let (directory, inputs) = (config.cni_conf_dir.clone(), inputs.clone());
         spawn("files", move || cni_conf::watch(&directory, &inputs))?;
     }
-    let (serving, stop_serving) =
-        start_serving(config, shared, inputs.clone(), channels.wanted_ports);
+    let site = Site {
+        health: shared.health,
+        metrics: shared.metrics,
+        inputs: inputs.clone(),
+        drops,
+    };
+    let (serving, stop_serving) = start_serving(config, site, channels.wanted_ports);
     Ok(Started {
         inputs,
         looping,
@@ -179,15 +189,9 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
 /// Answers requests until the sender is dropped.
 fn start_serving(
     config: Config,
-    shared: Shared,
-    inputs: Sender<Input>,
+    site: Site,
     wanted_ports: watch::Receiver<HealthPorts>,
 ) -> (tokio::task::JoinHandle<()>, oneshot::Sender<()>) {
-    let site = Site {
-        health: shared.health,
-        metrics: shared.metrics,
-        inputs,
-    };
     let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
@@ -289,7 +293,7 @@ fn look_around(inputs: &Sender<Input>) {
 async fn start_source(
     config: &Config,
     inputs: &Sender<Input>,
-    new_warnings: Receiver<Warning>,
+    events: async_mpsc::Receiver<Notice>,
 ) -> Result<(), RunError> {
     let inputs = inputs.clone();
     match config.manifests.clone() {
@@ -306,7 +310,7 @@ async fn start_source(
             let timing = kubernetes::Timing::default();
             let options = config.kubernetes.clone();
             let policies = config.network_policy;
-            let source = Kubernetes::find(options, timing, policies, inputs, new_warnings).await?;
+            let source = Kubernetes::find(options, timing, policies, inputs, events).await?;
             let node = config.node_name.clone();
             tokio::spawn(async move { source.run(&node).await });
         }

@@ -52,6 +52,27 @@ impl Warning {
     }
 }
 
+/// What becomes an Event about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The object, and what is said of it.
+    pub warning: Warning,
+    /// In one word, as `kubectl` shows it.
+    pub reason: &'static str,
+    /// Tells it from others of the same words: 0 if there is to be but one, whoever sees it.
+    pub moment: u64,
+}
+
+impl From<&Warning> for Notice {
+    fn from(warning: &Warning) -> Self {
+        Self {
+            warning: warning.clone(),
+            reason: "PodwireWarning",
+            moment: 0,
+        }
+    }
+}
+
 /// Is shown every new warning, from the reconcile loop: must not wait for anything.
 pub type OnNewWarning = Box<dyn FnMut(&Warning) + Send>;
 

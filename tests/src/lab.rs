@@ -20,6 +20,7 @@ use crate::node::Node;
 use crate::place::Place;
 use crate::pod::{self, Pod, PodSpec};
 use crate::registry::{self, Entry, Process};
+use crate::runtime::Sandbox;
 use crate::topology::{Machine, Role, Topology};
 use crate::wire;
 use crate::{binaries, wait};
@@ -264,20 +265,39 @@ impl Lab {
 
     /// Starts a pod on a node, and writes its manifest, and that of its namespace if there is none.
     pub fn run(&self, node: &str, spec: &PodSpec) -> Result<Pod> {
+        let pod = self.start(node, spec)?;
+        self.publish(&pod, spec)?;
+        Ok(pod)
+    }
+
+    /// Starts a pod on a node. As in a cluster there is a manifest before, and it has no address yet.
+    pub fn start(&self, node: &str, spec: &PodSpec) -> Result<Pod> {
         if let Ok(pod) = self.pod(&spec.name) {
             return Err(Error::PodExists {
                 name: spec.name.clone(),
                 node: pod.node().into(),
             });
         }
-        let pod = self.machine(node)?.run(spec)?;
+        let machine = self.machine(node)?;
         let namespace = namespace_manifest(&spec.namespace);
         let path = manifest_path(&namespace);
         if !self.place.inside(|| path.exists())? {
             self.write_manifest(&namespace, &manifests::namespace(&spec.namespace))?;
         }
-        self.write_manifest(&pod_manifest(&spec.name), &manifests::pod(&pod, spec))?;
-        Ok(pod)
+        let sandbox = Sandbox::new(&spec.namespace, &spec.name);
+        let manifest = manifests::starting_pod(node, &sandbox, spec);
+        self.write_manifest(&pod_manifest(&spec.name), &manifest)?;
+        let started = machine.run_as(spec, sandbox);
+        if started.is_err() {
+            // The error that counts is the first.
+            let _ = self.forget_pod(&spec.name);
+        }
+        started
+    }
+
+    /// Writes the manifest of a pod that runs, with its addresses.
+    pub fn publish(&self, pod: &Pod, spec: &PodSpec) -> Result<()> {
+        self.write_manifest(&pod_manifest(&spec.name), &manifests::pod(pod, spec))
     }
 
     /// Stops a pod.

@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use crate::pod::{Pod, PodSpec, Servers};
+use crate::runtime::Sandbox;
 use crate::topology::Machine;
 
 /// A Node.
@@ -36,14 +37,25 @@ pub fn node(machine: &Machine) -> Value {
     })
 }
 
-/// A running Pod as the API server would show it. Of each kind of server the first port has a name:
-/// `http`, `tcp`, `udp`.
+/// A running Pod as the API server would show it.
 pub fn pod(pod: &Pod, spec: &PodSpec) -> Value {
     let addresses = pod.addresses();
     let ips: Vec<Value> = addresses
         .iter()
         .map(|address| json!({"ip": address.to_string()}))
         .collect();
+    let mut object = starting_pod(pod.node(), pod.sandbox(), spec);
+    object["status"] = json!({
+        "phase": "Running",
+        "podIP": addresses.first().map(IpAddr::to_string),
+        "podIPs": ips,
+    });
+    object
+}
+
+/// A Pod that its node is about to start. Of each kind of server the first port has a name: `http`,
+/// `tcp`, `udp`.
+pub fn starting_pod(node: &str, sandbox: &Sandbox, spec: &PodSpec) -> Value {
     let Servers { http, tcp, udp } = &spec.servers;
     let kinds = [
         ("http", "TCP", http),
@@ -66,15 +78,11 @@ pub fn pod(pod: &Pod, spec: &PodSpec) -> Value {
         "metadata": {
             "name": spec.name,
             "namespace": spec.namespace,
-            "uid": pod.sandbox().uid,
+            "uid": sandbox.uid,
             "labels": spec.labels,
         },
-        "spec": {"nodeName": pod.node(), "containers": [{"name": "main", "ports": ports}]},
-        "status": {
-            "phase": "Running",
-            "podIP": addresses.first().map(IpAddr::to_string),
-            "podIPs": ips,
-        },
+        "spec": {"nodeName": node, "containers": [{"name": "main", "ports": ports}]},
+        "status": {"phase": "Pending"},
     })
 }
 

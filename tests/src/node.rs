@@ -15,7 +15,7 @@ use crate::launch::{Launch, Room};
 use crate::layout;
 use crate::place::Place;
 use crate::pod::{self, Pod, PodSpec};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Sandbox};
 use crate::topology::{Machine, Role};
 use crate::wait;
 
@@ -117,7 +117,12 @@ impl Node {
 
     /// Starts a pod and sets up its network.
     pub fn run(&self, spec: &PodSpec) -> Result<Pod> {
-        pod::run(&self.place, spec)
+        self.run_as(spec, Sandbox::new(&spec.namespace, &spec.name))
+    }
+
+    /// As [`Node::run`], in this sandbox.
+    pub fn run_as(&self, spec: &PodSpec, sandbox: Sandbox) -> Result<Pod> {
+        pod::run(&self.place, spec, sandbox)
     }
 
     /// Stops a pod and takes its network down.

@@ -170,9 +170,8 @@ impl Pod {
 }
 
 /// Starts a pod on the node whose place this is.
-pub(crate) fn run(node: &Place, spec: &PodSpec) -> Result<Pod> {
+pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<Pod> {
     check_name("pod", &spec.name, LONGEST_NAME)?;
-    let mut sandbox = Sandbox::new(&spec.namespace, &spec.name);
     sandbox.ports.clone_from(&spec.ports);
     let own = binaries::own()?.display().to_string();
     let servers = spec.servers.arguments();

@@ -594,30 +594,6 @@ fn egress_that_is_forbidden_is_cut_as_well_and_so_is_a_pod_that_loses_its_label(
 }
 
 #[test]
-fn a_pod_that_no_one_knows_is_closed_while_there_is_any_policy() {
-    let known = pod("worker", "unknown", "unknown-known", &[]);
-    let node = CLUSTER.node("worker");
-    // As if the API server had not told yet: its node runs it, and there is no manifest.
-    CLUSTER.apply(&[policy(
-        "unknown",
-        "unknown",
-        json!({"podSelector": app("none")}),
-    )]);
-    let spec = PodSpec::web("unknown-new").in_namespace("unknown");
-    let new = node.run(&spec).unwrap();
-    does_not_reach(&known, &new, 80);
-    does_not_reach(&new, &known, 80);
-    let manifest = manifests::pod(&new, &spec);
-    CLUSTER
-        .lab
-        .write_manifest("pod-unknown-new", &manifest)
-        .unwrap();
-    CLUSTER.settle();
-    reaches(&known, &new, 80);
-    reaches(&new, &known, 80);
-}
-
-#[test]
 fn without_an_agent_what_was_decided_stays_and_a_new_one_writes_nothing() {
     let cluster = Cluster::pair(Families::Dual);
     let run = |node: &str, name: &str, value: &str| {

@@ -6,7 +6,7 @@ use std::fmt;
 const LONGEST: usize = 255;
 
 /// What the alias (`IFLA_IFALIAS`) of the host end of a link says, as `ip link` shows it:
-/// `containerID/ifname net=NETWORK pod=NAMESPACE/NAME`.
+/// `containerID/ifname net=NETWORK pod=NAMESPACE/NAME uid=UID`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Alias {
     /// The container ID.
@@ -17,6 +17,8 @@ pub struct Alias {
     pub network: String,
     /// The namespace and name of the pod, if the runtime told them.
     pub pod: Option<(String, String)>,
+    /// The UID of the pod, if the runtime told it: another pod may have the same name later.
+    pub uid: Option<String>,
 }
 
 impl Alias {
@@ -36,6 +38,7 @@ impl Alias {
                     let names = pod.split_once('/');
                     alias.pod = names.map(|(space, name)| (space.to_owned(), name.to_owned()));
                 }
+                Some(("uid", uid)) => alias.uid = Some(uid.to_owned()),
                 _ => {}
             }
         }
@@ -49,7 +52,7 @@ impl Alias {
             container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
             network: self.network.clone(),
-            pod: None,
+            ..Self::default()
         };
         let same = Self::parse(&whole.to_string());
         same.is_some_and(|same| {
@@ -64,11 +67,15 @@ impl fmt::Display for Alias {
         let room = LONGEST.saturating_sub(rest.len());
         let id = self.container_id.get(..room).unwrap_or(&self.container_id);
         write!(f, "{id}{rest}")?;
-        if let Some((namespace, name)) = &self.pod {
-            let pod = format!(" pod={namespace}/{name}");
-            // The pod's name is a courtesy: it goes where it does not fit.
-            if id.len() + rest.len() + pod.len() <= LONGEST && !pod[1..].contains(' ') {
-                f.write_str(&pod)?;
+        let mut room = LONGEST - id.len() - rest.len();
+        let pod = self.pod.as_ref();
+        let pod = pod.map(|(namespace, name)| format!(" pod={namespace}/{name}"));
+        let uid = self.uid.as_ref().map(|uid| format!(" uid={uid}"));
+        // They are a courtesy: they go where they do not fit.
+        for word in [pod, uid].into_iter().flatten() {
+            if word.len() <= room && !word[1..].contains(' ') {
+                f.write_str(&word)?;
+                room -= word.len();
             }
         }
         Ok(())
@@ -87,6 +94,7 @@ mod tests {
             ifname: "eth0".into(),
             network: "podwire".into(),
             pod: Some(("default".into(), "web-0".into())),
+            uid: Some("3f2a".into()),
         }
     }
 
@@ -94,7 +102,7 @@ mod tests {
     fn an_alias_says_whose_link_it_is() {
         assert_eq!(
             alias().to_string(),
-            "abc/eth0 net=podwire pod=default/web-0"
+            "abc/eth0 net=podwire pod=default/web-0 uid=3f2a"
         );
         assert_eq!(Alias::parse(&alias().to_string()), Some(alias()));
     }
@@ -116,7 +124,8 @@ mod tests {
         ) {
             let ifname = ifname.replace('/', "-");
             let pod = Some(("default".to_owned(), name));
-            let alias = Alias { container_id: id.clone(), ifname: ifname.clone(), network, pod };
+            let uid = Some("3f2a".to_owned());
+            let alias = Alias { container_id: id.clone(), ifname: ifname.clone(), network, pod, uid };
             let text = alias.to_string();
             prop_assert!(text.len() <= LONGEST);
             let read = Alias::parse(&text).unwrap();

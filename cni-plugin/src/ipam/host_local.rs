@@ -58,6 +58,16 @@ impl Location {
         Ok(())
     }
 
+    /// The addresses that are leased to `owner`.
+    pub fn addresses(&self, owner: &Owner) -> Result<Vec<IpAddr>, Error> {
+        let Some(mut store) = Store::open(&self.directory)? else {
+            return Ok(Vec::new());
+        };
+        let found = store.addresses_of(owner);
+        store.finish();
+        Ok(found?)
+    }
+
     /// Fails if nothing is leased to `owner`.
     pub fn check(&self, owner: &Owner) -> Result<(), Error> {
         let mut leased = false;

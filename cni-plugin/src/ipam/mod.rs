@@ -4,6 +4,8 @@ mod delegate;
 mod host_local;
 mod resolv_conf;
 
+use std::net::IpAddr;
+
 pub use self::delegate::Delegate;
 pub use self::host_local::{HostLocal, Location};
 
@@ -76,6 +78,16 @@ impl Ipam {
             Self::Location(location) => location.release(&owner(call)),
             Self::Delegate(delegate) => delegate.release(call, stdin),
         }
+    }
+
+    /// The addresses that are leased to the container of `call`; `None` if another plugin knows.
+    pub fn addresses(&self, call: &Call) -> Result<Option<Vec<IpAddr>>, Error> {
+        match self {
+            Self::HostLocal(host_local) => host_local.location().addresses(&owner(call)),
+            Self::Location(location) => location.addresses(&owner(call)),
+            Self::Delegate(_) => return Ok(None),
+        }
+        .map(Some)
     }
 
     /// Fails if the container of `call` has no address.

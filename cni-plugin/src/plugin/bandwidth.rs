@@ -90,7 +90,7 @@ fn limit(
         container_id: request.call.container_id.clone(),
         ifname: request.call.ifname.clone(),
         network: request.config.name.to_owned(),
-        pod: None,
+        ..Alias::default()
     };
     let change = LinkChange {
         mtu: Some(host.mtu),

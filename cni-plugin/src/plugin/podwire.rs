@@ -1,9 +1,11 @@
 //! `podwire` and `ptp`: a link with addresses for a container, and a way back to nothing.
 //!
-//! ADD validates everything first, then leases, makes the link and programs nftables, in this
-//! order, and undoes what it did if a later step fails. DEL goes the other way, goes on after a
+//! ADD validates everything first, then leases, makes the link, has policies enforced and programs
+//! nftables, in this order, and undoes what it did if a later step fails. DEL goes the other way, goes on after a
 //! failure, and takes it for success if something is gone already. Who is killed in between leaves
 //! what the next DEL or GC removes: the names of all parts follow from the container.
+
+use std::net::IpAddr;
 
 use podwire_kernel::RouteSocket;
 use podwire_kernel::netns::Netns;
@@ -20,6 +22,7 @@ use crate::exposure;
 use crate::ipam::Ipam;
 use crate::lease::Owner;
 use crate::link::{self, Loopback, Prefix, Wanted};
+use crate::policy::{self, Attachment, PodName};
 use crate::result::{Attached, Dns};
 
 /// Which of the two plugins it is.
@@ -53,6 +56,7 @@ struct Plan {
     prefix: Prefix,
     ip_masq: bool,
     ports: Option<PortMappings>,
+    pod: Option<PodName>,
 }
 
 impl Plan {
@@ -75,6 +79,7 @@ impl Plan {
                 ifname: call.ifname.clone(),
                 network: config.name.to_owned(),
                 pod: pod.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+                uid: arguments.pod_name().and_then(|pod| pod.uid),
             },
             host_name: host_link_name(&call.container_id, &call.ifname),
             prefix: match mode {
@@ -87,6 +92,7 @@ impl Plan {
                 Mode::Podwire => Some(config.port_mappings()?),
                 Mode::Ptp => None,
             },
+            pod: arguments.pod_name(),
         })
     }
 
@@ -156,22 +162,36 @@ fn attach(
             v6: record.reaches_loopback(false),
         },
     };
+    let run_dir = config.run_dir()?;
     link::create(&wanted, attached)?;
     if plan.dns.is_set() {
         attached.dns = plan.dns.clone();
     }
-    let exposed = if record.is_empty() {
-        Ok(())
-    } else {
-        exposure::expose(&record)
-    };
+    let subject = policy_subject(call, plan.pod.clone(), record.addresses.clone());
+    let admitted = policy::admit(run_dir, &subject);
+    let exposed = admitted.and_then(|()| match record.is_empty() {
+        true => Ok(()),
+        false => exposure::expose(&record),
+    });
     let printed = exposed.and_then(|()| Ok(attached.print(config.version)?));
     if printed.is_err() {
         // The error that stopped us is the one to tell.
         let _ = exposure::withdraw(call, false);
         let _ = link::delete(&plan.host_name);
+        let _ = policy::discharge(run_dir, &subject);
     }
     printed
+}
+
+/// The attachment of a call, as policies know it.
+fn policy_subject(call: &Call, pod: Option<PodName>, addresses: Vec<IpAddr>) -> Attachment {
+    Attachment {
+        link: host_link_name(&call.container_id, &call.ifname),
+        container_id: call.container_id.clone(),
+        ifname: call.ifname.clone(),
+        pod,
+        addresses,
+    }
 }
 
 fn del(request: &Request<'_>) -> Result<(), Error> {
@@ -179,10 +199,33 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
     let mut failures = Vec::new();
     let withdrawn = exposure::withdraw(call, false);
     failures.extend(del_link(call).err());
-    let released = location_of(request).and_then(|ipam| ipam.release(call, stdin));
+    let released = location_of(request).and_then(|ipam| {
+        failures.extend(discharge(request, &ipam).err());
+        ipam.release(call, stdin)
+    });
     failures.extend(released.err());
     failures.extend(withdrawn.err());
     Error::collect(failures)
+}
+
+/// Takes the addresses out of the rules of policies, before another container can get them.
+fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
+    let Request { call, config, .. } = request;
+    let run_dir = config.run_dir()?;
+    if !policy::is_enforced(run_dir) {
+        return Ok(());
+    }
+    let addresses = match ipam.addresses(call)? {
+        Some(addresses) => addresses,
+        None => {
+            let previous = config.previous()?.unwrap_or_default();
+            previous.ips.iter().map(|ip| ip.address.ip()).collect()
+        }
+    };
+    // Whose it was is a help to the agent, and no reason to keep anything.
+    let arguments = Arguments::parse(&call.arguments).unwrap_or_default();
+    let subject = policy_subject(call, arguments.pod_name(), addresses);
+    policy::discharge(run_dir, &subject)
 }
 
 /// Deletes the link, by whatever end can be found.
@@ -210,7 +253,8 @@ fn status(request: &Request<'_>) -> Result<(), Error> {
         &Arguments::default(),
         true,
     )?;
-    ipam.status(call, stdin)
+    ipam.status(call, stdin)?;
+    policy::status(config.run_dir()?)
 }
 
 /// Removes what belongs to attachments of this network that the runtime does not list. A link

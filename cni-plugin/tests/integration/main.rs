@@ -18,6 +18,7 @@ mod loopback;
 mod net;
 mod node;
 mod podwire;
+mod policy;
 mod portmap;
 mod ptp;
 mod reference;

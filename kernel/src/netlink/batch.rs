@@ -89,7 +89,7 @@ impl Batch {
     }
 
     /// Gives the messages the sequence numbers `first`, `first + 1`, and so on.
-    pub(super) fn number(&mut self, first: u32) {
+    pub(crate) fn number(&mut self, first: u32) {
         for (index, start) in self.starts.iter().enumerate() {
             // Numbers wrap around; only their distance matters.
             let sequence = first.wrapping_add(index as u32);
@@ -98,7 +98,7 @@ impl Batch {
     }
 
     /// The bytes to send.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }

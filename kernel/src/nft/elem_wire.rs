@@ -44,6 +44,11 @@ pub(crate) fn put_element_key(
     put_end_of_range(out, layout, key, key_end);
 }
 
+/// Appends the key of the one element that is asked for.
+pub(crate) fn put_sought_key(out: &mut Vec<u8>, layout: Layout, key: &[u8]) {
+    nest(out, uapi::LIST_ELEM, |out| put_keys(out, layout, key, None));
+}
+
 fn put_keys(out: &mut Vec<u8>, layout: Layout, key: &[u8], key_end: Option<&[u8]>) {
     put_data(out, nfta::KEY, cut(key, layout.key_len));
     if layout.ranges == Ranges::KeyEnd {

@@ -232,7 +232,7 @@ impl NftSocket {
     }
 
     /// One element of a set, without reading the others; `None` if it is not there, or the set is
-    /// not. Not for sets of intervals, whose elements have no single key.
+    /// not. In a set of ranges that are not concatenated, the one whose range the key is in.
     pub fn element(
         &mut self,
         family: Family,
@@ -246,7 +246,7 @@ impl NftSocket {
             put_str(out, elem::LIST_TABLE, table);
             put_str(out, elem::LIST_SET, name);
             nest(out, elem::LIST_ELEMENTS, |out| {
-                elem_wire::put_element_key(out, header.layout(), key, None);
+                elem_wire::put_sought_key(out, header.layout(), key);
             });
         };
         let found = self.socket.query(kind(msg::GETSETELEM), asked, |message| {

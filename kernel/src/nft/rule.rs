@@ -515,6 +515,19 @@ impl Rule {
         })
     }
 
+    /// `log prefix "PREFIX" group GROUP snaplen BYTES`: to the program that reads the group. At most
+    /// 127 bytes of prefix.
+    pub fn log_to(self, prefix: &str, group: u16, snaplen: u32) -> Self {
+        self.with(Expr::Log {
+            prefix: Some(prefix.into()),
+            target: LogTarget::Group {
+                group,
+                snaplen,
+                threshold: 0,
+            },
+        })
+    }
+
     /// `reject with ...`.
     pub fn reject(self, reject: Reject) -> Self {
         self.with(Expr::Reject(reject))

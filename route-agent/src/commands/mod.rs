@@ -2,6 +2,7 @@
 //! ends.
 
 pub mod agent;
+pub mod drops;
 pub mod install;
 #[cfg(feature = "manual")]
 pub mod manual;

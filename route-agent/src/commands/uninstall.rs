@@ -61,7 +61,7 @@ impl Uninstall {
             }
         };
         let (health_ports, _) = tokio::sync::watch::channel(Default::default());
-        for mut feature in features::all(health_ports)? {
+        for mut feature in features::all(health_ports, &Default::default())? {
             note(feature.uninstall(&self.config));
         }
         if self.pods {
@@ -122,8 +122,9 @@ fn remove_plugin(bin_dir: &Path) -> Result<Vec<String>, Box<dyn Error + Send + S
 }
 
 fn remove_run_dir(config: &Config) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
-    // A socket without an agent; the directory goes only if nothing of others is in it.
+    // Sockets without an agent; the directory goes only if nothing of others is in it.
     let _ = std::fs::remove_file(config.socket());
+    let _ = std::fs::remove_file(config.pods_socket());
     Ok(match std::fs::remove_dir(&*config.run_dir) {
         Ok(()) => vec![format!("directory {}", config.run_dir.display())],
         Err(_) => Vec::new(),

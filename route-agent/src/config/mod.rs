@@ -19,7 +19,7 @@ use crate::config::values::{
     BindAddress, absolute_path, bind_address, cidr, duration, hostname, interface_name, log_filter,
     object_name,
 };
-use crate::ours::SOCKET;
+use crate::ours::{PODS_SOCKET, POLICY_DIR, SOCKET};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -125,6 +125,10 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_NETWORK_POLICY", default_value_t = true, action = ArgAction::Set)]
     pub network_policy: bool,
 
+    /// Tell pods by Events what NetworkPolicies drop: one for each pod and direction in 10 minutes.
+    #[arg(long, env = "PODWIRE_POLICY_EVENTS", default_value_t = true, action = ArgAction::Set)]
+    pub policy_events: bool,
+
     /// How many connections a pod may have open at a time; 0 for no limit.
     #[arg(
         long,
@@ -179,6 +183,16 @@ impl Config {
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(SOCKET)
     }
+
+    /// The socket on which the plugin tells of attachments.
+    pub fn pods_socket(&self) -> PathBuf {
+        self.run_dir.join(PODS_SOCKET)
+    }
+
+    /// What the plugin has to know about policies.
+    pub fn policy_dir(&self) -> PathBuf {
+        self.run_dir.join(POLICY_DIR)
+    }
 }
 
 /// The flags alone, as a program.
@@ -222,6 +236,7 @@ mod tests {
         assert_eq!(config.lease_grace, Duration::from_secs(60));
         assert!(config.masquerade && config.anti_spoof && config.cni_conf);
         assert!(config.network_policy);
+        assert!(config.policy_events);
         assert_eq!(config.healthz_bind_address.0.unwrap().port(), 10256);
         assert_eq!(config.socket(), PathBuf::from("/run/podwire/agent.sock"));
     }

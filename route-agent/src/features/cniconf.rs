@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
+use podwire::policy::RUN_DIR;
 use serde::Serialize;
 
 use crate::cidr;
@@ -41,7 +42,7 @@ impl Feature for CniConf {
             && match event {
                 Event::Objects(dirty) => dirty.nodes.contains(own),
                 Event::Uplink | Event::Files | Event::Resync | Event::Ready => true,
-                Event::Kernel(_) => false,
+                Event::Kernel(_) | Event::Told(_) => false,
             }
     }
 
@@ -119,7 +120,8 @@ pub fn desired(world: &World<'_>) -> Result<String, String> {
         return Err(format!("waits for Node {name} to have a podCIDR"));
     }
     let lease_dir = world.config.lease_dir();
-    let value = conflist(&networks, mtu, &lease_dir);
+    let run_dir = &*world.config.run_dir;
+    let value = conflist(&networks, mtu, &lease_dir, run_dir);
     let mut text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
     text.push('\n');
     Ok(text)
@@ -142,6 +144,9 @@ struct Plugin<'a> {
     r#type: &'static str,
     ip_masq: bool,
     mtu: u32,
+    /// Only where it is not where the plugin looks anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_dir: Option<&'a Path>,
     capabilities: Capabilities,
     ipam: Ipam<'a>,
 }
@@ -172,7 +177,12 @@ struct Destination {
     dst: &'static str,
 }
 
-fn conflist<'a>(networks: &[IpNetwork], mtu: u32, lease_dir: &'a Path) -> Conflist<'a> {
+fn conflist<'a>(
+    networks: &[IpNetwork],
+    mtu: u32,
+    lease_dir: &'a Path,
+    run_dir: &'a Path,
+) -> Conflist<'a> {
     let (mut ranges, mut routes) = (Vec::new(), Vec::new());
     for (v6, dst) in [(false, "0.0.0.0/0"), (true, "::/0")] {
         let of_family = networks.iter().filter(|network| network.is_ipv6() == v6);
@@ -201,6 +211,7 @@ fn conflist<'a>(networks: &[IpNetwork], mtu: u32, lease_dir: &'a Path) -> Confli
             r#type: "podwire",
             ip_masq: false,
             mtu,
+            run_dir: Some(run_dir).filter(|path| *path != Path::new(RUN_DIR)),
             capabilities,
             ipam,
         }],

@@ -16,19 +16,21 @@ mod test_node;
 use tokio::sync::watch;
 
 use crate::feature::Feature;
+use crate::features::policies::drops::DropLog;
 use crate::features::services::health_checks::HealthPorts;
 
 /// All features, in the order in which they are synced. Each opens its sockets in the network
 /// namespace of the calling thread.
 pub fn all(
     health_ports: watch::Sender<HealthPorts>,
+    drops: &DropLog,
 ) -> podwire_kernel::Result<Vec<Box<dyn Feature>>> {
     Ok(vec![
         Box::new(forwarding::Forwarding),
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
         // Before Services: what leads to a new endpoint is judged from its first packet on.
-        Box::new(policies::Policies::open()?),
+        Box::new(policies::Policies::open(drops.clone())?),
         Box::new(connections::Connections::open()?),
         Box::new(services::Services::open(health_ports)?),
         Box::new(hostports::HostPorts::open()?),

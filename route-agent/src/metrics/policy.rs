@@ -3,11 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use podwire_kernel::IpFamily;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::metrics::{FamilyLabel, Group, gauge};
+use crate::report::DeniedReport;
 
 /// What is counted of policies. Clones share their values.
 #[derive(Debug, Clone)]
@@ -17,6 +19,13 @@ pub struct PolicyMetrics {
     classes: Family<FamilyLabel, Gauge>,
     elements: Family<FamilyLabel, Gauge>,
     losses: Family<FamilyLabel, Counter>,
+    denied: Family<WayLabel, Counter>,
+    lost: Counter,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WayLabel {
+    direction: &'static str,
 }
 
 impl PolicyMetrics {
@@ -36,6 +45,12 @@ impl PolicyMetrics {
             losses: group.add("revocations",
                 "Times that a change took something away, and all connections were judged again",
                 Family::default()),
+            denied: group.add("denied_packets",
+                "Packets that policies dropped, looked at every 15 s; begins again with the rules",
+                Family::default()),
+            lost: group.add("drops_lost",
+                "Dropped packets that were logged and could not be read, at least",
+                Counter::default()),
         }
     }
 
@@ -50,6 +65,20 @@ impl PolicyMetrics {
         let label = FamilyLabel::new(family);
         self.classes.get_or_create(&label).set(gauge(classes));
         self.elements.get_or_create(&label).set(gauge(elements));
+    }
+
+    /// What was dropped, and how many log records were lost.
+    pub fn set_denied(&self, denied: &DeniedReport, lost: u64) {
+        let ways = [
+            ("ingress", denied.ingress),
+            ("egress", denied.egress),
+            ("undecided", denied.undecided),
+        ];
+        for (direction, packets) in ways {
+            let counter = self.denied.get_or_create(&WayLabel { direction });
+            counter.inner().store(packets, Ordering::Relaxed);
+        }
+        self.lost.inner().store(lost, Ordering::Relaxed);
     }
 
     /// How often something was taken away since the start.

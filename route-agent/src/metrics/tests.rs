@@ -3,6 +3,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::clock::Moment;
+use crate::report::DeniedReport;
 
 fn at(unix_milliseconds: u64) -> Moment {
     Moment {
@@ -39,6 +40,15 @@ fn filled() -> Metrics {
     node.repaired("routes");
     node.set_warnings("source", 2);
     node.set_feature("routes", 11, 1, 12);
+    let policies = &metrics.policies;
+    policies.set_node(1, 2);
+    policies.set_table(v4, 3, 4);
+    policies.set_losses(v4, 5);
+    let denied = DeniedReport {
+        ingress: 6,
+        ..DeniedReport::default()
+    };
+    policies.set_denied(&denied, 7);
     metrics
 }
 

@@ -150,6 +150,7 @@ impl Reconcile {
                 });
             }
             Input::Files => self.show(&Event::Files),
+            Input::Told(told) => self.show(&Event::Told(&told)),
             Input::Report { wide, reply } => {
                 let report = self.report(wide);
                 // The operator may have hung up meanwhile.

@@ -3,5 +3,6 @@
 pub mod health_ports;
 pub mod http;
 pub mod places;
+pub mod pods;
 pub mod site;
 pub mod socket;

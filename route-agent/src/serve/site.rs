@@ -11,18 +11,21 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::World;
+use crate::features::policies::drops::DropLog;
 use crate::features::services::health_checks::HealthPorts;
 use crate::health::{SharedHealth, Verdict};
 use crate::input::{Input, Question};
 use crate::metrics::{Metrics, TextFormat};
 use crate::serve::health_ports::{self, nosniff};
 use crate::serve::http::{Listener, Request, Response, Server, listen};
-use crate::serve::socket;
+use crate::serve::{pods, socket};
 use crate::warnings::Warning;
 use crate::why;
 
 /// How long the loop may take to answer: longer than a full sync.
 const LOOP_TIME: Duration = Duration::from_secs(20);
+/// How long who follows the drops waits for the next one, before it asks again.
+const FOLLOWING: Duration = Duration::from_secs(15);
 /// The pause between tries to listen on an address that another process holds.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -35,6 +38,8 @@ pub struct Site {
     pub metrics: Arc<Metrics>,
     /// The way to the reconcile loop.
     pub inputs: mpsc::Sender<Input>,
+    /// What policies dropped.
+    pub drops: DropLog,
 }
 
 impl Site {
@@ -77,8 +82,20 @@ impl Site {
             "/why" => match self.why(&request).await {
                 Ok(response) | Err(response) => response,
             },
+            "/drops" => self.drops(&request).await,
             _ => self.public(&request),
         }
+    }
+
+    /// What policies dropped after the drop with a number; who follows waits for the next one.
+    async fn drops(&self, request: &Request) -> Response {
+        let after = socket::value(&request.query, "after").unwrap_or_default();
+        let patience = match socket::value(&request.query, "follow") {
+            Some(_) => FOLLOWING,
+            None => Duration::ZERO,
+        };
+        let after = after.parse().unwrap_or_default();
+        json(&self.drops.after(after, patience).await)
     }
 
     /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again
@@ -178,7 +195,7 @@ pub async fn serve(
         // Without the loop the agent is stopping.
         let _ = inputs.send(Input::Warnings(origin, warnings));
     };
-    let _socket = match socket::listen(&config.socket()) {
+    let _socket = match socket::listen(&config.socket(), socket::COMMANDS) {
         Ok(listener) => {
             let site = site.clone();
             Some(Server::start(Listener::Unix(listener), move |request| {
@@ -191,6 +208,10 @@ pub async fn serve(
             None
         }
     };
+    if let Err(error) = pods::serve(&config.pods_socket(), site.inputs.clone()) {
+        let text = crate::error::chain(&error);
+        warn("pods", vec![Warning::new("the agent", text)]);
+    }
     let (sender, mut port_warnings) = tokio::sync::mpsc::unbounded_channel();
     let addresses = [
         ("healthz", config.healthz_bind_address.0),
@@ -263,6 +284,7 @@ mod tests {
             health: SharedHealth::new(Health::new(Duration::from_secs(60))),
             metrics: Arc::default(),
             inputs,
+            drops: DropLog::default(),
         };
         (site, receiver)
     }

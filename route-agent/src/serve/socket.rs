@@ -1,6 +1,6 @@
-//! The agent's own socket in its run directory: HTTP for `podwire-agent status` and `why`.
+//! The agent's own sockets in its run directory.
 //!
-//! Only the owner of the socket may use it. An agent that starts takes the name over from the one
+//! Only the owner of a socket may use it. An agent that starts takes the name over from the one
 //! before, so that during an upgrade the newer one answers.
 
 use std::fs::{self, Permissions};
@@ -12,21 +12,30 @@ use tokio::net::UnixListener;
 
 /// The agent cannot make its socket.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {path}; `podwire-agent status` and `why` will not work")]
+#[error("cannot listen on {path}; {consequence}")]
 pub struct ListenError {
     /// The socket.
     path: PathBuf,
+    /// What does not work without it.
+    consequence: &'static str,
     /// What the kernel says.
     source: io::Error,
 }
+
+/// What does not work without the socket of the operator's commands.
+pub const COMMANDS: &str = "`podwire-agent status` and `why` will not work";
+
+/// What does not work without the socket of the plugin.
+pub const PODS: &str = "pods of namespaces with NetworkPolicies will not start";
 
 /// True if an agent listens on the socket `path`.
 fn is_answered(path: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path).is_ok()
 }
 
-/// Listens on the socket `path`, in place of the agent that listened there before.
-pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+/// Listens on the socket `path`, in place of the agent that listened there before. `consequence` says
+/// what does not work without it.
+pub fn listen(path: &Path, consequence: &'static str) -> Result<UnixListener, ListenError> {
     if is_answered(path) {
         tracing::warn!(
             "another agent answers on {}; this one takes its place there, and both write the same \
@@ -36,6 +45,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     }
     let failed = |source| ListenError {
         path: path.to_owned(),
+        consequence,
         source,
     };
     if let Some(directory) = path.parent() {
@@ -71,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_that_cannot_be_made_is_named() {
-        let error = listen(Path::new("/proc/nowhere/agent.sock")).unwrap_err();
+        let error = listen(Path::new("/proc/nowhere/agent.sock"), "no").unwrap_err();
         assert!(error.to_string().contains("/proc/nowhere/agent.sock"));
     }
 

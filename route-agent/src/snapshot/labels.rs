@@ -91,6 +91,11 @@ impl Selector {
         self.0.iter().all(|one| one.is_met_by(labels))
     }
 
+    /// What these labels lack to be selected.
+    pub fn unmet<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Requirement> {
+        self.0.iter().filter(|one| !one.is_met_by(labels))
+    }
+
     /// True if it selects everything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -171,6 +176,9 @@ mod tests {
         ]);
         assert!(both.selects(&labels("app=web tier=front")));
         assert!(!both.selects(&labels("app=web")));
+        let web = labels("app=web");
+        let unmet: Vec<_> = both.unmet(&web).map(|one| &*one.key).collect();
+        assert_eq!(unmet, ["tier"]);
         assert_eq!(both.to_string(), "app=web,tier=front");
         assert!(Selector::default().selects(&Labels::none()));
     }

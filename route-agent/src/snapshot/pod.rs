@@ -32,6 +32,13 @@ enum UidKind {
     Other(Box<str>),
 }
 
+impl Uid {
+    /// True if it says nothing.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.0, UidKind::Other(text) if text.is_empty())
+    }
+}
+
 /// Where the hyphens of a UUID are.
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
 
@@ -95,7 +102,8 @@ impl fmt::Debug for Uid {
 pub struct Pod {
     /// The Pod's name.
     pub name: ObjectName,
-    /// `metadata.uid`: a Pod of a StatefulSet comes back with the same name and another one.
+    /// `metadata.uid`: a Pod of a StatefulSet comes back with the same name and another one. Empty for
+    /// the mirror of a static pod, which has another one for kubelet.
     pub uid: Uid,
     /// The Node it runs on, once it is chosen.
     pub node: Option<Arc<str>>,
@@ -184,6 +192,7 @@ mod tests {
         ] {
             assert_eq!(Uid::from(text).to_string(), text);
             assert_eq!(matches!(Uid::from(text).0, UidKind::Uuid(_)), text == uuid);
+            assert_eq!(Uid::from(text).is_empty(), text.is_empty());
         }
         assert!(Uid::from(uuid) == Uid::from(uuid) && Uid::from(uuid) != Uid::from(""));
         assert!(size_of::<Uid>() <= 24);

@@ -1,7 +1,6 @@
 //! Asks the kernel about each hop of a walk, and names what differs.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use podwire_kernel::IpFamily;
@@ -9,51 +8,10 @@ use podwire_kernel::nft::KeyReader;
 
 use crate::features::services::layout::answers::Answer as PortalAnswer;
 use crate::features::services::layout::names::{FixedChain, FixedMap};
+use crate::why::elements::policies;
+use crate::why::kernel::{Answer, Entry, Kernel, Way};
 use crate::why::services::table;
 use crate::why::{Check, Trace, Wanted};
-
-/// The way that a packet takes from this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
-    /// The destination is this node.
-    Local,
-    /// There is no way, or a route that says so.
-    Unreachable,
-    /// Over a link.
-    Link {
-        /// Its name, if it is known.
-        link: Option<String>,
-        /// The next hop, unless the destination is on the link.
-        gateway: Option<IpAddr>,
-        /// True if the next hop was asked for its link-layer address and does not answer.
-        silent: bool,
-    },
-}
-
-/// An element of a map.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// The key, as the kernel compares it.
-    pub key: Vec<u8>,
-    /// The chain that it leads to.
-    pub chain: Option<String>,
-    /// Its data.
-    pub data: Vec<u8>,
-    /// Packets that it counted. In chains of type nat that is new connections.
-    pub packets: Option<u64>,
-}
-
-/// What the kernel can be asked. Errors are sentences.
-pub trait Kernel {
-    /// The way to an address.
-    fn way(&mut self, to: IpAddr) -> Result<Way, String>;
-
-    /// The elements of a map of the Service table; none if there is no such table or map.
-    fn map(&mut self, family: IpFamily, map: &str) -> Result<Option<Vec<Entry>>, String>;
-
-    /// Chains of others at a hook (`NF_INET_*`) whose policy is to drop, in words.
-    fn droppers(&mut self, family: IpFamily, hook: u32) -> Result<Vec<String>, String>;
-}
 
 /// Asks everything that the walk wants to know and adds the answers to it.
 pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
@@ -79,6 +37,7 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
                     client,
                     endpoints,
                 } => remembered(kernel, family, &map, client, &endpoints),
+                Check::Policies(asked) => policies(kernel, &asked),
                 Check::Droppers { family, hook } => droppers(kernel, family, hook),
             };
             match answer {
@@ -89,27 +48,6 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
                 Err(error) => hop.kernel.push(error),
             }
         }
-    }
-}
-
-/// What the kernel answered.
-#[derive(Default)]
-struct Answer {
-    holds: Vec<String>,
-    differs: Vec<String>,
-}
-
-impl Answer {
-    fn of(text: String) -> Self {
-        Self {
-            holds: vec![text],
-            differs: Vec::new(),
-        }
-    }
-
-    fn differs(mut self, text: String) -> Self {
-        self.differs.push(text);
-        self
     }
 }
 
@@ -137,35 +75,6 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
         ));
     }
     Ok(answer)
-}
-
-impl Way {
-    fn is(&self, wanted: &Wanted) -> bool {
-        match (wanted, self) {
-            (Wanted::Any, _) | (Wanted::Unreachable, Self::Unreachable) => true,
-            (Wanted::Link(wanted), Self::Link { link, gateway, .. }) => {
-                link.as_ref() == Some(wanted) && gateway.is_none()
-            }
-            (Wanted::Gateway(wanted), Self::Link { gateway, .. }) => *gateway == Some(*wanted),
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Way {
-    /// As `ip route get` puts it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local => f.write_str("local"),
-            Self::Unreachable => f.write_str("unreachable"),
-            Self::Link { link, gateway, .. } => {
-                if let Some(gateway) = gateway {
-                    write!(f, "via {gateway} ")?;
-                }
-                write!(f, "dev {}", link.as_deref().unwrap_or("?"))
-            }
-        }
-    }
 }
 
 /// What is said of a map that is not there.

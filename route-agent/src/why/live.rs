@@ -11,10 +11,11 @@ use podwire_kernel::nft::{Family, NftSocket, Value};
 use podwire_kernel::route::{RouteFilter, RouteKind};
 use podwire_kernel::{IpFamily, RouteSocket};
 
+use crate::features::policies::layout::sets::Lookup;
 use crate::features::routes::refused;
-use crate::ours::{REFUSED_TABLE, SERVICES_TABLE as TABLE};
+use crate::ours::{POLICY_TABLE, REFUSED_TABLE, SERVICES_TABLE as TABLE};
 use crate::why::Pod;
-use crate::why::check::{Entry, Kernel, Way};
+use crate::why::kernel::{Entry, Kernel, Way};
 
 /// Sockets of the calling thread's network namespace.
 #[derive(Debug)]
@@ -149,10 +150,46 @@ impl Kernel for Live {
                     chain,
                     data,
                     packets: element.counter.map(|counter| counter.packets),
+                    comment: None,
                 });
             })
             .map_err(text)?;
         Ok(Some(entries))
+    }
+
+    fn policy_lookups(&mut self, family: IpFamily) -> Result<Option<Vec<Lookup>>, String> {
+        let text = |error: podwire_kernel::Error| error.to_string();
+        let family = Family::from(family);
+        if !self.tables.has_table(family, POLICY_TABLE).map_err(text)? {
+            return Ok(None);
+        }
+        let headers = self.tables.set_headers(family, POLICY_TABLE);
+        let headers = headers.map_err(text)?;
+        Ok(Some(headers.keys().filter_map(Lookup::of_name).collect()))
+    }
+
+    fn policy_element(
+        &mut self,
+        family: IpFamily,
+        lookup: Lookup,
+        key: &[u8],
+    ) -> Result<Option<Entry>, String> {
+        let (name, header) = (lookup.name(), lookup.header(family));
+        let family = Family::from(family);
+        let element = self
+            .tables
+            .element(family, POLICY_TABLE, &name, &header, key);
+        let element = element.map_err(|error| error.to_string())?;
+        Ok(element.map(|element| Entry {
+            key: key.to_vec(),
+            chain: None,
+            data: match &element.value {
+                Value::Data(data) => data.to_vec(),
+                Value::Verdict(_) | Value::None => Vec::new(),
+            },
+            packets: element.counter.map(|counter| counter.packets),
+            comment: element.comment.as_ref().map(ToString::to_string),
+        }))
     }
 
     fn droppers(&mut self, family: IpFamily, hook: u32) -> Result<Vec<String>, String> {

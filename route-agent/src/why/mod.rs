@@ -5,9 +5,12 @@
 //! what it holds, and names the differences.
 
 mod check;
+mod elements;
 mod facts;
+mod kernel;
 mod live;
 mod owners;
+mod policies;
 mod question;
 mod routes;
 mod services;
@@ -21,10 +24,13 @@ use std::net::{IpAddr, SocketAddr};
 use podwire_kernel::IpFamily;
 use serde::{Deserialize, Serialize};
 
+use crate::features::policies::desired::truth::Traffic;
+use crate::snapshot::Direction;
 use crate::text::printable;
 
-pub use check::{Entry, Kernel, Way, check};
+pub use check::check;
 pub use facts::Facts;
+pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
 pub use question::{Question, QuestionError, Transport};
 pub use walk::walk;
@@ -141,6 +147,8 @@ pub enum Check {
         /// The endpoints by their numbers.
         endpoints: Vec<(u32, SocketAddr)>,
     },
+    /// Do the elements of policies say the same?
+    Policies(Asked),
     /// Does another program drop what passes here?
     Droppers {
         /// In this family.
@@ -148,6 +156,23 @@ pub enum Check {
         /// The hook, as `NF_INET_*`.
         hook: u32,
     },
+}
+
+/// What policies should say of a packet at one of its ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// As seen from the local pod.
+    pub direction: Direction,
+    /// The pod of this node.
+    pub local: IpAddr,
+    /// The other end.
+    pub peer: IpAddr,
+    /// Over what.
+    pub traffic: Traffic,
+    /// Whether the pod's address is in one of this node's podCIDRs.
+    pub inside: bool,
+    /// Whether it passes.
+    pub passes: bool,
 }
 
 /// The way that a packet should take.

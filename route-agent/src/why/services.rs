@@ -19,6 +19,7 @@ use crate::features::services::layout::portals;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
+use crate::why::question::Transport;
 use crate::why::{Check, Hop, owners};
 
 /// The Service port that takes a packet.
@@ -158,6 +159,11 @@ impl Match<'_> {
             key: key.as_bytes().to_vec(),
             wanted: portals::chain(&self.service.name, &self.port, &self.front),
         })
+    }
+
+    /// What a packet to an endpoint carries.
+    pub fn transport(&self, backend: &Backend) -> Transport {
+        Transport::Port(self.port.protocol, backend.port)
     }
 
     /// The chain that decides whether the source stays.

@@ -10,6 +10,7 @@ use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends;
 use crate::snapshot::Service;
 use crate::why::facts::{Facts, Party, destination, source};
+use crate::why::policies;
 use crate::why::question::{Question, QuestionError, Transport};
 use crate::why::routes::{self, NextHop};
 use crate::why::services::{self, Choice, Match, SourceAddress, networks_of, table};
@@ -51,6 +52,14 @@ struct Walk<'a> {
     transport: Transport,
     family: IpFamily,
     hops: Vec<Hop>,
+}
+
+/// What policies made of a packet.
+enum Judged {
+    /// It is dropped, wherever it goes; with the reason.
+    Dropped(String),
+    /// It passes, but for what goes to some of the endpoints.
+    Passes { denied: usize },
 }
 
 impl<'a> Walk<'a> {
@@ -257,11 +266,39 @@ impl<'a> Walk<'a> {
             hop = hop.because(why);
         }
         self.hops.push(hop);
+        let list = candidates.list.iter();
+        let to: Vec<_> = list
+            .map(|backend| (backend.address, found.transport(backend)))
+            .collect();
+        let denied = match self.ask_policies(&to) {
+            Judged::Dropped(why) => {
+                let text = format!("A packet to Service {name} is dropped: {why}.");
+                return self.trace(End::Dropped, text);
+            }
+            Judged::Passes { denied } => denied,
+        };
         let hop = self.source_towards(found, candidates.list);
         self.hops.push(hop);
         let hop = self.ways_to(candidates.list);
         self.hops.push(hop);
-        self.end_at(found, candidates.list)
+        let mut trace = self.end_at(found, candidates.list);
+        if denied > 0 {
+            let most = format!(" Policies drop what goes to {denied} of them.");
+            trace.conclusion.push_str(&most);
+        }
+        trace
+    }
+
+    /// What the policies say: behind the translation of the destination, before that of the source.
+    fn ask_policies(&mut self, to: &[(IpAddr, Transport)]) -> Judged {
+        let answer = policies::ask(self.facts, &self.from, self.source, to);
+        self.hops.extend(answer.hop);
+        match answer.why {
+            Some(why) if answer.denied == to.len() => Judged::Dropped(why),
+            _ => Judged::Passes {
+                denied: answer.denied,
+            },
+        }
     }
 
     /// Whether the endpoint sees the client's address.
@@ -360,6 +397,9 @@ impl<'a> Walk<'a> {
             });
         }
         self.hops.push(hop);
+        if let Judged::Dropped(why) = self.ask_policies(&[(to, self.transport)]) {
+            return self.trace(End::Dropped, format!("It is dropped: {why}."));
+        }
         if matches!(self.from, Party::Pod(_)) {
             let hop = routes::leaving(self.facts, self.source, to, &party);
             self.hops.push(hop);

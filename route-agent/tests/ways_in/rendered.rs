@@ -32,7 +32,7 @@ fn other_values() -> Value {
         "apiserver": ["https://10.0.0.1:6443", "https://[fd00::1]:6443"],
         "uplink": "eth1", "mtu": 1400, "cniConf": false, "leaseGrace": "5m", "masquerade": false,
         "nonMasqueradeCidrs": ["10.0.0.0/8", "fd00::/8"], "antiSpoof": false, "networkPolicy": false,
-        "podConnections": 5000, "externalIps": "none", "services": false,
+        "policyEvents": false, "podConnections": 5000, "externalIps": "none", "services": false,
         "balancing": "round-robin", "masqueradeAll": true,
         "nodeportAddresses": "10.0.0.0/8,fd00::/8", "localhostNodeports": false,
         "clusterIpEcho": true, "serviceCidr": ["10.200.1.0/24"], "clusterCidr": ["10.10.0.0/16"],

@@ -6,6 +6,7 @@ use std::time::Duration;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::link::Veth;
+use podwire_kernel::nflog;
 use podwire_kernel::nft::{
     self, Chain, ChainType, Element, Family, Field, Hook, KeyBuf, NftSocket, Reject, Rule, Set,
     Source, Table, fib_flag, nat_flag, priority,
@@ -36,7 +37,7 @@ const UNUSED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) fn all() -> Vec<Probe> {
     let mut probes = basics();
     probes.extend(of_services());
-    probes.push(of_policies());
+    probes.extend(of_policies());
     probes.extend(of_the_node());
     probes
 }
@@ -105,10 +106,13 @@ fn of_services() -> Vec<Probe> {
 }
 
 #[rustfmt::skip]
-fn of_policies() -> Probe {
-    Probe { feature: "policy tables", needed_for: "NetworkPolicies", then: Refuses,
+fn of_policies() -> [Probe; 2] {
+    [Probe { feature: "policy tables", needed_for: "NetworkPolicies", then: Refuses,
         consequence: "NetworkPolicies cannot be enforced, and no pod starts while there are any: load the kernel modules nf_tables, nf_conntrack and nft_ct, or switch policies off (--network-policy=false)",
-        try_it: policy_tables, here: false }
+        try_it: policy_tables, here: false },
+    Probe { feature: "logs to programs", needed_for: "naming what NetworkPolicies drop", then: FallsBack,
+        consequence: "what policies drop is counted and not named (podwire-agent drops, Events): load the kernel modules nft_log and nfnetlink_log",
+        try_it: logs, here: false }]
 }
 
 #[rustfmt::skip]
@@ -331,6 +335,15 @@ fn policy_tables() -> Result<(), String> {
     }
     Ok(())
 }
+
+/// A rule that logs, and a program that reads it.
+fn logs() -> Result<(), String> {
+    quiet_rule(|_| Rule::new().log_to("podwire", NO_GROUP, 64))?;
+    nflog::probe(NO_GROUP).map_err(text)
+}
+
+/// A group that no rule logs to.
+const NO_GROUP: u16 = 11_200;
 
 fn counters() -> Result<(), String> {
     let key = KeyBuf::new().address(UNUSED).finish();

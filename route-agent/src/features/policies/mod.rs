@@ -1,6 +1,7 @@
 //! NetworkPolicies: what pods of this node may send and be sent.
 //!
-//! In: Pods, Namespaces, NetworkPolicies, and this node's podCIDRs. Out: the tables
+//! In: Pods, Namespaces, NetworkPolicies, this node's podCIDRs, and what the plugin and the kernel say
+//! of this node's attachments. Out: the tables
 //! `ip podwire-policy` and `ip6 podwire-policy`. What must hold: while there is any policy, an address
 //! of the node's podCIDRs about which nothing is known is closed; what cannot be read closes, and is
 //! named; a change costs what it touches; what a change forbids is cut at once, in both directions,
@@ -8,28 +9,41 @@
 //! policy there is no table, and switched off the tables go.
 //!
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
-//! makes the kernel agree. `docs/policies.md` explains the whole.
+//! makes the kernel agree; `drops` keeps what was dropped. `docs/policies.md` explains the whole.
 
 pub mod desired;
+pub mod drops;
 pub mod layout;
+mod links;
+mod namespaces;
 mod publish;
 mod report;
+mod review;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
-use podwire_kernel::IpFamily;
+use podwire::policy::{Answer, NAMESPACES, News, OPEN};
 use podwire_kernel::nft::NftSocket;
+use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
+use crate::features::policies::drops::DropLog;
+use crate::features::policies::namespaces::Namespaces;
 use crate::features::policies::publish::Numbers;
+use crate::features::policies::review::Review;
 use crate::features::policies::table::sync::FamilyTable;
+use crate::features::policies::waiting::Waiting;
+use crate::files;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::report::Report;
 use crate::snapshot::Pod;
@@ -37,10 +51,20 @@ use crate::snapshot::Pod;
 /// The feature.
 pub struct Policies {
     socket: NftSocket,
+    routes: RouteSocket,
     sides: [Side; 2],
+    attachments: Attachments,
+    /// There may be attachments that no one told of.
+    look: bool,
+    namespaces: Namespaces,
+    waiting: Waiting,
     /// What changed since the last sync.
     changed: Changed,
-    /// Warnings and numbers are to be told whether or not anything changed.
+    /// What is looked at from time to time.
+    review: Review,
+    /// What was dropped, for who asks.
+    drops: DropLog,
+    /// Warnings and numbers are to be published whether or not anything changed.
     publish_all: bool,
 }
 
@@ -56,9 +80,16 @@ struct Side {
 
 impl Policies {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(drops: DropLog) -> podwire_kernel::Result<Self> {
         Ok(Self {
+            drops,
+            review: Review::default(),
             socket: NftSocket::open()?,
+            routes: RouteSocket::open()?,
+            attachments: Attachments::default(),
+            look: true,
+            namespaces: Namespaces::default(),
+            waiting: Waiting::default(),
             sides: IpFamily::ALL.map(|family| Side {
                 table: FamilyTable::new(family),
                 model: None,
@@ -69,9 +100,46 @@ impl Policies {
         })
     }
 
+    /// When verdicts are to be forgotten once more.
+    fn forgets(&self) -> Option<Instant> {
+        self.sides.iter().filter_map(|side| side.table.due()).min()
+    }
+
+    /// Looks, if it is time to, at what has been counted, and at policies that may be mistaken: what
+    /// is said of them counts as changed.
+    fn review(&mut self, world: &World<'_>, changed: &mut Changed, now: Instant) {
+        if !self.sides.iter().any(|side| side.table.is_there()) {
+            return self.review.stop();
+        }
+        let Some(policies) = self.review.look(world.snapshot, now) else {
+            return;
+        };
+        changed.policies.extend(policies);
+        let families = self.sides.iter().map(|side| side.table.family());
+        let denied = report::denied_packets(&mut self.socket, families);
+        let (_, lost) = self.drops.counts();
+        world.metrics.policies.set_denied(&denied, lost);
+    }
+
+    /// Says whether there is anything to be read of what is dropped.
+    fn settle_drops(&self) {
+        let mut tables = self.sides.iter().map(|side| &side.table);
+        self.drops.set_idle(
+            if tables.clone().any(|table| table.is_there() && table.logs()) {
+                None
+            } else if tables.any(FamilyTable::is_there) {
+                drops::CANNOT_LOG
+            } else {
+                drops::NO_POLICIES
+            },
+        );
+    }
+
     /// Takes the tables out.
-    fn withdraw(&mut self) -> Result<Synced, SyncError> {
+    fn withdraw(&mut self, config: &Config) -> Result<Synced, SyncError> {
         let before = self.socket.writes();
+        self.drops.set_idle(drops::SWITCHED_OFF);
+        self.review.stop();
         for side in &mut self.sides {
             side.model = None;
             if side.table.withdraw(&mut self.socket)? {
@@ -79,10 +147,64 @@ impl Policies {
                 tracing::info!("removed the table {family} {TABLE}: policies are switched off");
             }
         }
+        self.namespaces.remove(&namespaces(config))?;
+        self.waiting.answer_all(&Answer::Done);
         Ok(Synced {
             writes: self.socket.writes() - before,
             again: false,
         })
+    }
+
+    /// What comes before the tables: attachments that no one told of, and the plugin's file.
+    fn prepare(&mut self, world: &World<'_>, changed: &mut Changed) -> Result<(), SyncError> {
+        if world.snapshot.policies.is_empty() {
+            return Ok(());
+        }
+        let file = namespaces(world.config);
+        self.namespaces
+            .write(&file, world.snapshot, &changed.policies)?;
+        if self.look {
+            let found = links::attachments(&mut self.routes)?;
+            let mut touched = Touched::default();
+            self.attachments.replace(found, &mut touched);
+            changed.touch(touched);
+            self.look = false;
+        }
+        Ok(())
+    }
+
+    /// Notes whom a change of attachments concerns.
+    fn touch(&mut self, touched: Touched, world: &World<'_>) {
+        for pod in &touched.pods {
+            self.attachments.tidy(pod, world.snapshot);
+        }
+        self.changed.touch(touched);
+    }
+
+    fn look_again(&mut self, world: &World<'_>, now: Instant) -> Result<(), SyncError> {
+        let mut changed = Changed::default();
+        self.look = true;
+        self.prepare(world, &mut changed)?;
+        match changed.is_empty() {
+            true => Ok(()),
+            false => self.sync_sides(world, &changed, now),
+        }
+    }
+
+    fn sync_sides(
+        &mut self,
+        world: &World<'_>,
+        changed: &Changed,
+        now: Instant,
+    ) -> Result<(), SyncError> {
+        let mut failed = None;
+        for side in &mut self.sides {
+            let synced = side.sync(&mut self.socket, world, &self.attachments, changed, now);
+            if let Err(error) = synced {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Tables that should not be there while policies are switched off, or why that is unknown.
@@ -103,7 +225,13 @@ impl Policies {
 impl Side {
     /// Whether there is anything to enforce: some policy, and pods that may have an address of the
     /// family.
-    fn is_wanted(&mut self, world: &World<'_>, here: &Here, changed: &Changed) -> bool {
+    fn is_wanted(
+        &mut self,
+        world: &World<'_>,
+        attachments: &Attachments,
+        here: &Here,
+        changed: &Changed,
+    ) -> bool {
         let snapshot = world.snapshot;
         if snapshot.policies.is_empty() {
             // Until there is one, no one looks at pods.
@@ -123,7 +251,7 @@ impl Side {
             }
         };
         self.has_pods = Some(seen);
-        seen || !here.pod_cidrs.is_empty()
+        seen || !here.pod_cidrs.is_empty() || attachments.has_family(family)
     }
 
     fn numbers(&self) -> Numbers<'_> {
@@ -138,21 +266,22 @@ impl Side {
         &mut self,
         kernel: &mut NftSocket,
         world: &World<'_>,
+        attachments: &Attachments,
         changed: &Changed,
         now: Instant,
     ) -> Result<(), SyncError> {
         let family = self.table.family();
         let here = here(world, family);
-        if !self.is_wanted(world, &here, changed) {
+        if !self.is_wanted(world, attachments, &here, changed) {
             self.model = None;
             self.table.withdraw(kernel)?;
             return Ok(());
         }
         let known = self.model.as_mut().filter(|model| *model.here() == here);
         let delta = match known {
-            Some(model) => Some(model.update(world.snapshot, changed)),
+            Some(model) => Some(model.update(world.snapshot, attachments, changed)),
             None => {
-                self.model = Some(Model::of(world.snapshot, family, here));
+                self.model = Some(Model::of(world.snapshot, attachments, family, here));
                 None
             }
         };
@@ -173,11 +302,17 @@ impl Feature for Policies {
     }
 
     fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
+        if let Event::Told(told) = event {
+            self.waiting.add((*told).clone());
+        }
         if !world.config.network_policy {
-            return matches!(event, Event::Resync);
+            return matches!(event, Event::Resync | Event::Told(_));
         }
         match event {
             Event::Objects(dirty) => {
+                for pod in &dirty.pods {
+                    self.attachments.tidy(pod, world.snapshot);
+                }
                 self.changed.add(dirty);
                 !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
             }
@@ -187,6 +322,9 @@ impl Feature for Policies {
                 touched,
                 ..
             }) if table == TABLE => {
+                // The plugin opens addresses itself where no agent answers in time.
+                let mut sets = touched.elements.iter().map(|(set, _)| set.as_str());
+                self.look |= sets.any(|set| OPEN.contains(&set));
                 let ours = |side: &&mut Side| side.table.family().number() == *family;
                 let side = self.sides.iter_mut().find(ours);
                 side.map(|side| side.table.doubt(touched)).is_some()
@@ -198,7 +336,24 @@ impl Feature for Policies {
                 }
                 self.changed = Changed::default();
                 self.publish_all = true;
+                self.look = true;
+                self.namespaces.distrust();
                 true
+            }
+            Event::Told(told) => {
+                let mut touched = Touched::default();
+                match told.news {
+                    News::Came => self.attachments.came(told.attachment.clone(), &mut touched),
+                    News::Went => self.attachments.went(&told.attachment, &mut touched),
+                }
+                self.touch(touched, world);
+                true
+            }
+            Event::Kernel(KernelEvent::Link { name, gone, .. }) if *gone => {
+                let mut touched = Touched::default();
+                let known = self.attachments.link_went(name, &mut touched);
+                self.touch(touched, world);
+                known
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
         }
@@ -206,34 +361,54 @@ impl Feature for Policies {
 
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
         if !world.config.network_policy {
-            return self.withdraw();
+            return self.withdraw(world.config);
         }
         let (before, now) = (self.socket.writes(), Instant::now());
-        let changed = std::mem::take(&mut self.changed);
-        let mut failed = None;
-        for side in &mut self.sides {
-            if let Err(error) = side.sync(&mut self.socket, world, &changed, now) {
-                failed.get_or_insert(error);
-            }
+        let mut changed = std::mem::take(&mut self.changed);
+        let mut failed = self.prepare(world, &mut changed).err();
+        let were_there = self.sides.each_ref().map(|side| side.table.is_there());
+        failed = self.sync_sides(world, &changed, now).err().or(failed);
+        let are_there = self.sides.each_ref().map(|side| side.table.is_there());
+        if were_there != are_there && !world.snapshot.policies.is_empty() {
+            // The plugin may have found no table, and told no one of what it made meanwhile.
+            failed = self.look_again(world, now).err().or(failed);
         }
+        if world.snapshot.policies.is_empty() && failed.is_none() {
+            self.look = true;
+            failed = self
+                .namespaces
+                .remove(&namespaces(world.config))
+                .err()
+                .map(Into::into);
+        }
+        self.settle_drops();
+        self.review(world, &mut changed, now);
         let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
         if all || writes > before {
             let sides = self.sides.iter().map(Side::numbers);
             publish::numbers(&world.metrics.policies, sides);
         }
-        publish::warnings(world, &changed, all, warn);
+        publish::warnings(world, &changed, all, &self.review, warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
-            Some(error) => Err(error),
-            None => Ok(Synced {
-                writes: writes - before,
-                again: false,
-            }),
+            Some(error) => {
+                let reason = crate::error::chain(error.as_ref());
+                self.waiting.answer_all(&Answer::Failed(reason));
+                Err(error)
+            }
+            None => {
+                self.waiting.answer(world, &self.attachments, now);
+                Ok(Synced {
+                    writes: writes - before,
+                    again: false,
+                })
+            }
         }
     }
 
     fn due(&self) -> Option<Instant> {
-        self.sides.iter().filter_map(|side| side.table.due()).min()
+        let dues = [self.forgets(), self.review.due(), self.waiting.due()];
+        dues.into_iter().flatten().min()
     }
 
     fn needed_by_pods(&self) -> bool {
@@ -256,7 +431,7 @@ impl Feature for Policies {
         report.policies = Some(policies);
     }
 
-    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
         let mut removed = Vec::new();
         for side in &mut self.sides {
             if side.table.withdraw(&mut self.socket)? {
@@ -264,8 +439,17 @@ impl Feature for Policies {
                 removed.push(format!("table {family} {TABLE}"));
             }
         }
+        let directory = config.policy_dir();
+        if files::remove_tree(&directory)? {
+            removed.push(format!("directory {}", directory.display()));
+        }
         Ok(removed)
     }
+}
+
+/// The plugin's file of namespaces.
+fn namespaces(config: &Config) -> PathBuf {
+    config.run_dir.join(NAMESPACES)
 }
 
 /// Where this node is.

@@ -8,16 +8,25 @@ use crate::feature::{Warn, World};
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::wanted::Place;
+use crate::features::policies::review::Review;
 use crate::metrics::PolicyMetrics;
 use crate::snapshot::{Invalid, Key, ObjectName};
 use crate::warnings::Warning;
 
-/// Names what could not be read of the objects that changed, or of all.
-pub fn warnings(world: &World<'_>, changed: &Changed, all: bool, warn: &mut Warn<'_>) {
+/// Names what could not be read of the objects that changed, or of all, and what may be a mistake.
+pub fn warnings(
+    world: &World<'_>,
+    changed: &Changed,
+    all: bool,
+    review: &Review,
+    warn: &mut Warn<'_>,
+) {
     let snapshot = world.snapshot;
     let of_policy = |name: &ObjectName| {
         let policy = snapshot.policies.get(name);
-        texts(policy.map_or(&[], |policy| &policy.invalid))
+        let mut texts = texts(policy.map_or(&[], |policy| &policy.invalid));
+        texts.extend(review.of(name).iter().cloned());
+        texts
     };
     let of_pod = |name: &ObjectName| {
         let pod = snapshot.pods.get(name);

@@ -63,6 +63,16 @@ fn isolated_report(
     }
 }
 
+/// What the tables of these families have dropped.
+pub fn denied_packets(
+    kernel: &mut NftSocket,
+    families: impl Iterator<Item = IpFamily>,
+) -> DeniedReport {
+    let mut so_far = DeniedReport::default();
+    families.for_each(|family| count(kernel, family, &mut so_far));
+    so_far
+}
+
 /// Adds what a table has dropped. What cannot be read is not counted; that it cannot be is named
 /// among the differences.
 fn count(kernel: &mut NftSocket, family: IpFamily, denied_so_far: &mut DeniedReport) {

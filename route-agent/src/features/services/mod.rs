@@ -292,7 +292,9 @@ impl Feature for Services {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true
             }
-            Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
+            Event::Kernel(_) | Event::Uplink | Event::Files | Event::Told(_) | Event::Ready => {
+                false
+            }
         }
     }
 

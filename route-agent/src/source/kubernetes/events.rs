@@ -20,9 +20,9 @@ use tracing::debug;
 use crate::backoff::random_fraction;
 use crate::clock::rfc3339;
 use crate::source::kubernetes::server::ApiServer;
-use crate::warnings::Warning;
+use crate::warnings::Notice;
 
-/// Warnings that wait to become Events; any beyond that number do not become Events.
+/// Notices that wait to become Events; any beyond that number do not become Events.
 pub const QUEUE: usize = 64;
 /// The API server does not accept a longer message.
 const LONGEST_MESSAGE: usize = 1024;
@@ -48,6 +48,12 @@ impl<'a> Subject<'a> {
         let (api_version, prefix, plural) = match kind {
             "Node" => ("v1", "/api/v1", "nodes"),
             "Service" => ("v1", "/api/v1", "services"),
+            "Pod" => ("v1", "/api/v1", "pods"),
+            "NetworkPolicy" => (
+                "networking.k8s.io/v1",
+                "/apis/networking.k8s.io/v1",
+                "networkpolicies",
+            ),
             "EndpointSlice" => (
                 "discovery.k8s.io/v1",
                 "/apis/discovery.k8s.io/v1",
@@ -87,26 +93,31 @@ impl<'a> Subject<'a> {
     }
 
     /// The same on every node, and another for another trouble.
-    fn event_name(&self, text: &str) -> String {
-        let whole = [self.kind, self.namespace.unwrap_or(""), self.name, text].join("\0");
+    fn event_name(&self, notice: &Notice) -> String {
+        let namespace = self.namespace.unwrap_or("");
+        let mut whole = [self.kind, namespace, self.name, &notice.warning.text].join("\0");
+        if notice.moment != 0 {
+            whole += &format!("\0{}", notice.moment);
+        }
         let stem = &self.name[..self.name.len().min(LONGEST_NAME)];
         let stem = stem.trim_end_matches(['-', '.']);
         format!("{stem}.{:016x}", fnv1a(whole.bytes()))
     }
 }
 
-/// Creates an Event for every warning about an object, until all senders are gone. `node` is the
+/// Creates an Event for every notice about an object, until all senders are gone. `node` is the
 /// name under which this agent reports.
-pub async fn publish(server: &ApiServer, node: &str, mut warnings: Receiver<Warning>) {
-    while let Some(warning) = warnings.recv().await {
-        let Some(subject) = Subject::of(&warning.object) else {
+pub async fn publish(server: &ApiServer, node: &str, mut notices: Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        let object = &notice.warning.object;
+        let Some(subject) = Subject::of(object) else {
             continue;
         };
         // All nodes see the same object at the same moment; the pause keeps them from asking the
         // API server all at once.
         sleep(server.timing().event_pause.mul_f64(random_fraction())).await;
-        if let Err(why) = create(server, node, &subject, &warning.text).await {
-            debug!(object = warning.object, why, "no Event");
+        if let Err(why) = create(server, node, &subject, &notice).await {
+            debug!(object, why, "no Event");
         }
     }
 }
@@ -115,8 +126,9 @@ async fn create(
     server: &ApiServer,
     node: &str,
     subject: &Subject<'_>,
-    text: &str,
+    notice: &Notice,
 ) -> Result<(), String> {
+    let text = &notice.warning.text;
     let Some(uid) = uid(server, subject).await? else {
         return Ok(());
     };
@@ -134,9 +146,9 @@ async fn create(
         involved["namespace"] = namespace.into();
     }
     let event = json!({
-        "metadata": {"name": subject.event_name(text), "namespace": namespace},
+        "metadata": {"name": subject.event_name(notice), "namespace": namespace},
         "involvedObject": involved,
-        "reason": "PodwireWarning",
+        "reason": notice.reason,
         "message": &text[..end.unwrap_or(0)],
         "type": "Warning",
         "source": {"component": "podwire", "host": node},

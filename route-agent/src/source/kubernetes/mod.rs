@@ -31,7 +31,7 @@ use crate::source::kubernetes::problems::Problems;
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::watch::{Resource, Unreadable, Update, follow};
 use crate::source::objects::{self, LABEL_SELECTOR, Names};
-use crate::warnings::{OnNewWarning, Warning};
+use crate::warnings::{Notice, OnNewWarning};
 
 /// What is read of the cluster.
 const RESOURCES: [Resource; 4] = [
@@ -99,17 +99,18 @@ pub struct Kubernetes {
     /// True if what policies ask about is read as well.
     policies: bool,
     /// What becomes Events.
-    new_warnings: async_mpsc::Receiver<Warning>,
+    notices: async_mpsc::Receiver<Notice>,
 }
 
-/// A queue of warnings that are to become Events: where they go in, and where they come out.
-pub fn events() -> (OnNewWarning, async_mpsc::Receiver<Warning>) {
-    let (sender, queue) = async_mpsc::channel(events::QUEUE);
+/// A queue of what is to become Events: where it goes in, and where it comes out.
+pub fn events() -> (async_mpsc::Sender<Notice>, async_mpsc::Receiver<Notice>) {
+    async_mpsc::channel(events::QUEUE)
+}
+
+/// Makes Events of new warnings.
+pub fn of_warnings(notices: async_mpsc::Sender<Notice>) -> OnNewWarning {
     // What does not fit does not become an Event.
-    (
-        Box::new(move |warning| drop(sender.try_send(warning.clone()))),
-        queue,
-    )
+    Box::new(move |warning| drop(notices.try_send(warning.into())))
 }
 
 impl Kubernetes {
@@ -119,7 +120,7 @@ impl Kubernetes {
         timing: Timing,
         policies: bool,
         inputs: Sender<Input>,
-        new_warnings: async_mpsc::Receiver<Warning>,
+        notices: async_mpsc::Receiver<Notice>,
     ) -> Result<Self, Error> {
         let problems = Arc::new(Problems::new(inputs.clone()));
         let server = ApiServer::find(options, timing, problems).await?;
@@ -127,7 +128,7 @@ impl Kubernetes {
             server,
             inputs,
             policies,
-            new_warnings,
+            notices,
         })
     }
 
@@ -135,7 +136,7 @@ impl Kubernetes {
     /// the name under which Events are created.
     pub async fn run(mut self, node: &str) {
         let (_, none) = async_mpsc::channel(1);
-        let new_warnings = std::mem::replace(&mut self.new_warnings, none);
+        let notices = std::mem::replace(&mut self.notices, none);
         let policies = if self.policies { FOR_POLICIES.len() } else { 0 };
         let waiting = AtomicUsize::new(RESOURCES.len() + policies);
         let [nodes, services, slices, service_cidrs] = RESOURCES
@@ -146,7 +147,7 @@ impl Kubernetes {
                 self.follow(resource, &waiting).await;
             }
         });
-        let events = events::publish(&self.server, node, new_warnings);
+        let events = events::publish(&self.server, node, notices);
         tokio::join!(
             nodes,
             services,

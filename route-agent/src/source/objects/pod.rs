@@ -84,6 +84,9 @@ pub struct PodIp {
     pub ip: Text,
 }
 
+/// The annotation of a Pod that only mirrors a static one, whose UID is another.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 impl Pod {
     /// The snapshot's value of this Pod.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Pod, Unnamed> {
@@ -93,7 +96,10 @@ impl Pod {
         let node = node.filter(|node| !node.is_empty() && possible(node).is_ok());
         let phase = self.status.phase.get().unwrap_or_default();
         let mut pod = snapshot::Pod {
-            uid: Uid::from(self.metadata.uid.get().unwrap_or_default()),
+            uid: match self.metadata.annotations.contains_key(MIRROR) {
+                true => Uid::from(""),
+                false => Uid::from(self.metadata.uid.get().unwrap_or_default()),
+            },
             node: node.map(|node| names.get(node)),
             labels: self.metadata.shared_labels(names),
             ports: names.ports(named_ports(&self.spec, &mut checker)),

@@ -7,6 +7,7 @@ use podwire_kernel::IpFamily;
 use proptest::prelude::*;
 
 use super::*;
+use crate::features::policies::layout::sets::Lookup;
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::{Backend, Here};
 use crate::features::services::desired::externals::Externals;
@@ -82,7 +83,7 @@ impl Planned {
                 key: key.clone(),
                 chain,
                 data,
-                packets: None,
+                ..Entry::default()
             };
             let shared = matches!(element.map, Map::Fixed(FixedMap::Hairpin));
             let before = self.elements.insert((map, key), (element, entry));
@@ -133,6 +134,19 @@ impl Kernel for Planned {
 
     fn droppers(&mut self, _: IpFamily, _: u32) -> Result<Vec<String>, String> {
         Ok(Vec::new())
+    }
+
+    fn policy_lookups(&mut self, _: IpFamily) -> Result<Option<Vec<Lookup>>, String> {
+        Ok(None)
+    }
+
+    fn policy_element(
+        &mut self,
+        _: IpFamily,
+        _: Lookup,
+        _: &[u8],
+    ) -> Result<Option<Entry>, String> {
+        Ok(None)
     }
 }
 

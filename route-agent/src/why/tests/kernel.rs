@@ -1,13 +1,18 @@
 //! What is said of a kernel, be it right or wrong.
 
+use podwire_kernel::nft::{Element, Key, Table, Value};
+
 use super::*;
+use crate::features::policies::layout::sets::Lookup;
 
 /// A kernel that answers what it was given.
 #[derive(Default)]
-struct Fake {
-    ways: BTreeMap<IpAddr, Way>,
-    maps: BTreeMap<String, Vec<Entry>>,
-    droppers: Vec<String>,
+pub(super) struct Fake {
+    pub(super) ways: BTreeMap<IpAddr, Way>,
+    pub(super) maps: BTreeMap<String, Vec<Entry>>,
+    pub(super) droppers: Vec<String>,
+    /// What the policy table holds, if it is there.
+    pub(super) policies: Option<Table>,
 }
 
 impl Fake {
@@ -30,6 +35,36 @@ impl Kernel for Fake {
 
     fn droppers(&mut self, _: IpFamily, _: u32) -> Result<Vec<String>, String> {
         Ok(self.droppers.clone())
+    }
+
+    fn policy_lookups(&mut self, _: IpFamily) -> Result<Option<Vec<Lookup>>, String> {
+        let table = self.policies.as_ref();
+        let lookups = |table: &Table| table.sets.keys().filter_map(Lookup::of_name).collect();
+        Ok(table.map(lookups))
+    }
+
+    fn policy_element(
+        &mut self,
+        _: IpFamily,
+        lookup: Lookup,
+        key: &[u8],
+    ) -> Result<Option<Entry>, String> {
+        let sets = &self.policies.as_ref().unwrap().sets;
+        let elements = &sets.get(&lookup.name()).unwrap().elements;
+        let end = |(first, element): &(&Key, &Element)| {
+            element.key_end.as_ref().unwrap_or(*first).to_vec()
+        };
+        let mut elements = elements.iter();
+        let found = elements.find(|one| &one.0[..] <= key && key <= &*end(one));
+        Ok(found.map(|(first, element)| Entry {
+            key: first.to_vec(),
+            data: match &element.value {
+                Value::Data(data) => data.to_vec(),
+                _ => Vec::new(),
+            },
+            comment: element.comment.as_ref().map(ToString::to_string),
+            ..Entry::default()
+        }))
     }
 }
 
@@ -83,6 +118,7 @@ fn right() -> Fake {
         ]
         .into(),
         droppers: Vec::new(),
+        policies: None,
     }
 }
 

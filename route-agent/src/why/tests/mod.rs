@@ -2,6 +2,7 @@
 
 mod claims;
 mod kernel;
+mod policies;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use crate::features::policies::desired::attachments::Touched;
 use crate::features::policies::desired::wanted::PortRange;
 use crate::snapshot::{Direction, Dirty, ObjectName, Snapshot};
 
@@ -25,7 +26,7 @@ impl Here {
     }
 }
 
-/// What changed in a snapshot.
+/// What changed in a snapshot, and in what is attached here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
     /// Pods.
@@ -34,6 +35,8 @@ pub struct Changed {
     pub namespaces: BTreeSet<Arc<str>>,
     /// Policies.
     pub policies: BTreeSet<ObjectName>,
+    /// Addresses of attachments.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 impl Changed {
@@ -41,9 +44,15 @@ impl Changed {
     pub fn everything(snapshot: &Snapshot) -> Self {
         Self {
             pods: snapshot.pods.keys().cloned().collect(),
-            namespaces: BTreeSet::new(),
             policies: snapshot.policies.keys().cloned().collect(),
+            ..Self::default()
         }
+    }
+
+    /// Takes in changes of attachments.
+    pub fn touch(&mut self, touched: Touched) {
+        self.pods.extend(touched.pods);
+        self.addresses.extend(touched.addresses);
     }
 
     /// Takes in more changes.
@@ -55,7 +64,10 @@ impl Changed {
 
     /// True if nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.pods.is_empty() && self.namespaces.is_empty() && self.policies.is_empty()
+        self.pods.is_empty()
+            && self.namespaces.is_empty()
+            && self.policies.is_empty()
+            && self.addresses.is_empty()
     }
 }
 
@@ -68,4 +80,6 @@ pub struct Frame {
     pub ranges: BTreeSet<(Direction, PortRange)>,
     /// True if a pod with another address is isolated.
     pub outside: bool,
+    /// True if what is dropped is logged.
+    pub log: bool,
 }

@@ -3,24 +3,28 @@
 //! Pods with their node's network, and those that have ended, have none. Of several pods that claim
 //! one address, because one of them is on its way out, the one that runs has it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 
+use crate::features::policies::desired::attachments::Attachments;
 use crate::snapshot::{ObjectName, Pod, Snapshot};
 
 /// The address that a pod has as a pod, if it has one of this family.
 pub fn address(pod: &Pod, family: IpFamily) -> Option<IpAddr> {
-    let counts = !pod.host_network && !pod.finished;
-    pod.address(family).filter(|_| counts)
+    pod.address(family).filter(|_| counts(pod))
+}
+
+/// True if a pod can have addresses of its own.
+pub fn counts(pod: &Pod) -> bool {
+    !pod.host_network && !pod.finished
 }
 
 /// The pods by address, in one family.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Owners {
-    family: IpFamily,
     claims: HashMap<IpAddr, Claims>,
 }
 
@@ -41,19 +45,22 @@ impl Claims {
 }
 
 impl Owners {
-    /// No pods.
-    pub fn none(family: IpFamily) -> Self {
-        Self {
-            family,
-            claims: HashMap::new(),
-        }
-    }
-
     /// All pods of a snapshot.
     pub fn of(snapshot: &Snapshot, family: IpFamily) -> Self {
-        let mut owners = Self::none(family);
+        let mut owners = Self::default();
         for pod in snapshot.pods.values() {
             if let Some(address) = address(pod, family) {
+                owners.add(address, &pod.name);
+            }
+        }
+        owners
+    }
+
+    /// The pods of a snapshot that claim one of these addresses: one look at each pod.
+    pub fn about(snapshot: &Snapshot, family: IpFamily, addresses: &BTreeSet<IpAddr>) -> Self {
+        let mut owners = Self::default();
+        for pod in snapshot.pods.values() {
+            if let Some(address) = address(pod, family).filter(|one| addresses.contains(one)) {
                 owners.add(address, &pod.name);
             }
         }
@@ -95,17 +102,17 @@ impl Owners {
         self.claims.get(&address).map_or(&[], Claims::names)
     }
 
-    /// The pod that has an address.
-    pub fn owner<'a>(&self, address: IpAddr, snapshot: &'a Snapshot) -> Option<&'a Pod> {
+    /// The pod that has an address. An attachment of this node decides that, if one has it.
+    pub fn owner<'a>(
+        &self,
+        address: IpAddr,
+        snapshot: &'a Snapshot,
+        attachments: &Attachments,
+    ) -> Option<&'a Pod> {
+        let holder = attachments.holder(address);
         let pods = self.claimants(address).iter();
+        let pods = pods.filter(|name| holder.is_none_or(|holder| holder == Some(*name)));
         let pods = pods.filter_map(|name| snapshot.pods.get(name));
         pods.max_by_key(|pod| (pod.running, !pod.deleting, pod.created, &pod.name))
-    }
-
-    /// The address that a pod has, if no other pod has it.
-    pub fn address_of(&self, pod: &Pod, snapshot: &Snapshot) -> Option<IpAddr> {
-        let address = address(pod, self.family)?;
-        let owner = self.owner(address, snapshot)?;
-        (owner.name == pod.name).then_some(address)
     }
 }

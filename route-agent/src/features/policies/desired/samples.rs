@@ -10,10 +10,12 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 use serde_json::{Value, json};
 
+use crate::features::policies::desired::attachments::Attachments;
+use crate::features::policies::desired::explain::{Judgement, judge};
 use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::truth::{Traffic, Truth};
-use crate::snapshot::{Change, Dirty, Key, ObjectName, Protocol, Snapshot};
+use crate::snapshot::{Change, Direction, Dirty, Key, ObjectName, Protocol, Snapshot};
 use crate::source::decode::{Scope, decode};
 use crate::source::objects::Names;
 
@@ -98,6 +100,8 @@ pub fn policy(at: &str, spec: &Value) -> Value {
 pub struct Cluster {
     /// Its objects.
     pub snapshot: Snapshot,
+    /// What is attached, on every node alike.
+    pub attachments: Attachments,
     models: BTreeMap<(&'static str, IpFamily), Model>,
     names: Names,
 }
@@ -123,11 +127,17 @@ impl Cluster {
             .iter()
             .flat_map(|(node, _)| IpFamily::ALL.map(|family| (*node, family)));
         let models = each.map(|(node, family)| {
-            let model = Model::of(&snapshot, family, here(node, family));
+            let model = Model::of(
+                &snapshot,
+                &Attachments::default(),
+                family,
+                here(node, family),
+            );
             ((node, family), model)
         });
         Self {
             models: models.collect(),
+            attachments: Attachments::default(),
             snapshot,
             names: Names::default(),
         }
@@ -165,7 +175,7 @@ impl Cluster {
         let mut changed = Changed::default();
         changed.add(&dirty);
         for model in self.models.values_mut() {
-            model.update(&self.snapshot, &changed);
+            model.update(&self.snapshot, &self.attachments, &changed);
         }
     }
 
@@ -174,10 +184,23 @@ impl Cluster {
         &self.models[&(node, family)]
     }
 
-    /// Whether a packet may pass all nodes: as the policies read, which must be as all models say.
+    /// Whether a packet may pass all nodes: as the policies read, which must be as all models and the
+    /// explanation say.
     #[track_caller]
     pub fn allows(&self, from: IpAddr, to: IpAddr, traffic: Traffic) -> bool {
-        let truth = Truth::of(&self.snapshot).allowed(from, to, traffic);
+        let truth = Truth::about(&self.snapshot, &[from, to].into());
+        let ends = [
+            (Direction::Egress, from, to),
+            (Direction::Ingress, to, from),
+        ];
+        let judgements =
+            ends.map(|(direction, local, peer)| judge(&truth, direction, local, peer, traffic));
+        let explained = judgements.iter().flatten().all(Judgement::passes);
+        let truth = truth.allowed(from, to, traffic);
+        assert_eq!(
+            explained, truth,
+            "{from} -> {to} {traffic:?}: {judgements:?}"
+        );
         let by_models = self.models_allow(from, to, traffic);
         assert_eq!(
             by_models, truth,

@@ -4,10 +4,12 @@
 //! and ports are those of the forward hook: after a destination was translated, before a source is.
 //! Traffic between a node and its own pods never comes here, it is always allowed.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::owners::Owners;
 use crate::snapshot::{
     Direction, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Protocol, Snapshot,
@@ -40,13 +42,27 @@ impl<'a> Truth<'a> {
         }
     }
 
+    /// Of this cluster, for questions about these addresses alone.
+    pub fn about(snapshot: &'a Snapshot, addresses: &BTreeSet<IpAddr>) -> Self {
+        Self {
+            snapshot,
+            v4: Owners::about(snapshot, IpFamily::V4, addresses),
+            v6: Owners::about(snapshot, IpFamily::V6, addresses),
+        }
+    }
+
+    /// The cluster.
+    pub fn snapshot(&self) -> &'a Snapshot {
+        self.snapshot
+    }
+
     /// The pod that has an address.
     pub fn pod(&self, address: IpAddr) -> Option<&'a Pod> {
         let owners = match address {
             IpAddr::V4(_) => &self.v4,
             IpAddr::V6(_) => &self.v6,
         };
-        owners.owner(address, self.snapshot)
+        owners.owner(address, self.snapshot, &Attachments::default())
     }
 
     /// Whether the first packet of a connection may pass.
@@ -88,25 +104,36 @@ impl<'a> Truth<'a> {
         peer: IpAddr,
         traffic: Traffic,
     ) -> bool {
-        let over = |destination: Option<&Pod>| {
+        let over = |one: Option<&Peer>| {
+            let destination = self.destination(one, direction, local, peer);
             let ports = rule.ports.as_deref();
             ports.is_none_or(|ports| ports.iter().any(|one| is_over(one, destination, traffic)))
         };
-        // A port by its name is one of the destination, if that is meant as a pod.
-        let destination = |as_pod: bool| match direction {
-            Direction::Ingress => Some(local),
-            Direction::Egress => self.pod(peer).filter(|_| as_pod),
-        };
         let Some(peers) = &rule.peers else {
-            return over(destination(true));
+            return over(None);
         };
-        peers.iter().any(|one| {
-            let as_pod = !matches!(one, Peer::Block(_));
-            self.is_peer(policy, one, peer) && over(destination(as_pod))
-        })
+        let mut peers = peers.iter();
+        peers.any(|one| self.is_peer(policy, one, peer) && over(Some(one)))
     }
 
-    fn is_peer(&self, policy: &NetworkPolicy, peer: &Peer, address: IpAddr) -> bool {
+    /// The pod whose names for ports count: a port by its name is one of the destination, if that is
+    /// meant as a pod.
+    pub(super) fn destination<'p>(
+        &'p self,
+        meant: Option<&Peer>,
+        direction: Direction,
+        local: &'p Pod,
+        peer: IpAddr,
+    ) -> Option<&'p Pod> {
+        let as_pod = !matches!(meant, Some(Peer::Block(_)));
+        match direction {
+            Direction::Ingress => Some(local),
+            Direction::Egress => self.pod(peer).filter(|_| as_pod),
+        }
+    }
+
+    /// Whether an address is one of those that a rule means.
+    pub(super) fn is_peer(&self, policy: &NetworkPolicy, peer: &Peer, address: IpAddr) -> bool {
         match peer {
             Peer::Block(block) => block.contains(address),
             Peer::Here(pods) => self.pod(address).is_some_and(|pod| {
@@ -133,7 +160,8 @@ pub fn isolating<'a>(
         .filter(|policy| policy.subject.selects(&pod.labels))
 }
 
-fn is_over(port: &PolicyPort, destination: Option<&Pod>, traffic: Traffic) -> bool {
+/// Whether traffic is over a port.
+pub(super) fn is_over(port: &PolicyPort, destination: Option<&Pod>, traffic: Traffic) -> bool {
     let Traffic::Port(protocol, number) = traffic else {
         return false;
     };

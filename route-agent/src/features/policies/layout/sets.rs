@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use podwire::policy::{ALLOWED, OPEN};
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Element, Field, KeyBuf, Set};
 
@@ -80,8 +81,8 @@ impl Lookup {
         match self {
             Self::Peers => "peers".into(),
             Self::Blocks => "blocks".into(),
-            Self::Open(Ingress) => "open-in".into(),
-            Self::Open(Egress) => "open-out".into(),
+            Self::Open(Ingress) => OPEN[0].into(),
+            Self::Open(Egress) => OPEN[1].into(),
             Self::Itself => "self".into(),
             Self::Outside => "outside".into(),
             Self::Ports(Ingress) => "in-ports".into(),
@@ -97,7 +98,7 @@ impl Lookup {
             Self::Protocols(Egress) => "out-protocols".into(),
             Self::Any(Ingress) => "in-any".into(),
             Self::Any(Egress) => "out-any".into(),
-            Self::Allowed => "allowed".into(),
+            Self::Allowed => ALLOWED.into(),
             Self::Ported => "ported".into(),
         }
     }
@@ -203,6 +204,7 @@ mod tests {
             pod_cidrs: Box::default(),
             ranges: [(Direction::Ingress, range), (Direction::Egress, range)].into(),
             outside: true,
+            log: false,
         };
         let all = Lookup::all(&frame);
         assert_eq!(all.len(), 16);

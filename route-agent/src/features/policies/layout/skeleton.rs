@@ -15,6 +15,7 @@ use podwire_kernel::nft::{
 };
 
 use crate::features::policies::desired::frame::Frame;
+use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::sets::{Lookup, Words};
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::Direction;
@@ -74,7 +75,7 @@ impl Parts<'_> {
         for direction in Direction::ALL {
             chains.push((denied(direction), denial(direction)));
         }
-        chains.push((UNDECIDED, undecided()));
+        chains.push((UNDECIDED, self.undecided()));
         chains
     }
 
@@ -197,14 +198,25 @@ impl Parts<'_> {
             chain = chain.with_rule(rule.returns());
         }
         let itself = Lookup::Itself.name();
-        chain
+        chain = chain
             .with_rule(Rule::new().in_set(&[peer, local], &itself).returns())
             .with_rule(
                 Rule::new()
                     .not_in_set(&[local, local], &itself)
                     .goto(UNDECIDED),
-            )
-            .with_rule(Rule::new().goto(denied(direction)))
+            );
+        let reply = packet == Packet::Reply;
+        let log = Reason::Denied { direction, reply }.rule();
+        chain.rules.extend(self.frame.log.then_some(log));
+        chain.with_rule(Rule::new().goto(denied(direction)))
+    }
+
+    fn undecided(&self) -> Chain {
+        let mut chain = Chain::regular();
+        let log = Reason::Undecided.rule();
+        chain.rules.extend(self.frame.log.then_some(log));
+        let rule = Rule::new().counter().drop();
+        chain.with_rule(rule.comment("a pod of this node that is not known yet"))
     }
 
     /// What allows a packet whose peer has its class in `meta priority`.
@@ -255,9 +267,4 @@ fn denial(direction: Direction) -> Chain {
     Chain::regular()
         .with_rule(stranger.comment(&format!("{direction}: {STRANGER}")))
         .with_rule(denied.comment(&format!("{direction}: {NO_POLICY}")))
-}
-
-fn undecided() -> Chain {
-    let rule = Rule::new().counter().drop();
-    Chain::regular().with_rule(rule.comment("a pod of this node that is not known yet"))
 }

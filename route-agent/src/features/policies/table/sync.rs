@@ -19,7 +19,7 @@ use crate::features::policies::layout::elements::{element, key, table};
 use crate::features::policies::layout::sets::Lookup;
 use crate::features::policies::table::differences;
 use crate::features::policies::table::kernel::{
-    TableError, commit, correct, create, forget, observe, remove,
+    TableError, can_log, commit, correct, create, forget, observe, remove,
 };
 use crate::features::policies::table::repair::{Doubts, Repair, repair};
 use crate::ours::POLICY_TABLE as TABLE;
@@ -49,6 +49,8 @@ pub struct FamilyTable {
     forget_at: Option<Instant>,
     /// How often verdicts were forgotten because something was taken away.
     losses: u64,
+    /// Whether the kernel can log what is dropped, as far as is known.
+    log: bool,
 }
 
 impl FamilyTable {
@@ -60,6 +62,20 @@ impl FamilyTable {
             doubts: Doubts::default(),
             forget_at: None,
             losses: 0,
+            log: true,
+        }
+    }
+
+    /// Whether what is dropped is logged.
+    pub fn logs(&self) -> bool {
+        self.log
+    }
+
+    /// What the rules depend on.
+    fn frame(&self, model: &Model) -> Frame {
+        Frame {
+            log: self.log,
+            ..model.frame()
         }
     }
 
@@ -100,7 +116,7 @@ impl FamilyTable {
         let Some(model) = model else {
             return Vec::new();
         };
-        let wanted = table(self.family, &model.frame(), model.wanted());
+        let wanted = table(self.family, &self.frame(model), model.wanted());
         differences::differences(kernel, self.family, &wanted)
     }
 
@@ -125,7 +141,7 @@ impl FamilyTable {
         delta: Option<&Delta>,
         now: Instant,
     ) -> Result<(), TableError> {
-        let frame = model.frame();
+        let frame = self.frame(model);
         let doubts = std::mem::take(&mut self.doubts);
         let known = self.known == Known::Written(frame.clone());
         let done = match delta {
@@ -137,10 +153,18 @@ impl FamilyTable {
             tracing::debug!(family = self.family.name(), error, "the table is read back");
             false
         });
-        if !done {
-            self.read_back(kernel, model, frame, now)?;
+        if done {
+            return Ok(());
         }
-        Ok(())
+        let Err(error) = self.read_back(kernel, model, frame, now) else {
+            return Ok(());
+        };
+        // A kernel that cannot log refuses the rules that do; nothing else depends on them.
+        if !self.log || can_log(self.family) {
+            return Err(error);
+        }
+        self.log = false;
+        self.read_back(kernel, model, self.frame(model), now)
     }
 
     /// The usual case: something changed. False if the whole table must be read.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::feature::{Event, Feature as _, KernelEvent};
 use crate::features::policies::Policies;
+use crate::features::policies::drops::DropLog;
 use crate::features::test_node::TestNode;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::{Change, Dirty, Key, Node, Object};
@@ -28,7 +29,7 @@ impl Bench {
         let mut node = TestNode::apart();
         node.config.node_name = Arc::from("worker");
         let mut bench = Self {
-            feature: Policies::open().unwrap(),
+            feature: Policies::open(DropLog::default()).unwrap(),
             node,
         };
         let cidrs = ["10.10.1.0/24", "fd00:10:10:1::/64"];
@@ -78,7 +79,7 @@ impl Bench {
 
     /// Syncs when the feature wants to be, until it does no longer.
     pub fn rest(&mut self) {
-        while let Some(due) = self.feature.due() {
+        while let Some(due) = self.feature.forgets() {
             std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
             self.sync();
         }
@@ -86,7 +87,7 @@ impl Bench {
 
     /// An agent starts over what is there; returns how many writes that took.
     pub fn restart(&mut self) -> u64 {
-        self.feature = Policies::open().unwrap();
+        self.feature = Policies::open(DropLog::default()).unwrap();
         self.notice(&Event::Resync);
         self.sync()
     }

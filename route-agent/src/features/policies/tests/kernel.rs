@@ -80,7 +80,7 @@ fn a_restart_over_the_right_rules_writes_nothing() {
     remember();
     assert_eq!(bench.restart(), 0);
     assert_eq!(bench.sync(), 0);
-    assert!(bench.feature.due().is_none() && remembers());
+    assert!(bench.feature.forgets().is_none() && remembers());
     assert_eq!(bench.differences(), [""; 0]);
 }
 
@@ -133,7 +133,7 @@ fn what_takes_something_away_is_forgotten_at_once_and_once_more() {
         change(&mut bench);
         assert!(!remembers(), "{what}");
         remember();
-        assert!(bench.feature.due().is_some(), "{what}");
+        assert!(bench.feature.forgets().is_some(), "{what}");
         bench.rest();
         assert!(!remembers(), "{what}: once more");
         assert_eq!(bench.differences(), [""; 0], "{what}");
@@ -172,7 +172,7 @@ fn what_only_allows_forgets_nothing() {
         remember();
         change(&mut bench);
         assert!(remembers(), "{what}");
-        assert!(bench.feature.due().is_none(), "{what}");
+        assert!(bench.feature.forgets().is_none(), "{what}");
         assert_eq!(bench.differences(), [""; 0], "{what}");
     }
 }
@@ -245,10 +245,9 @@ fn an_uninstall_takes_the_tables_out() {
     let mut bench = shop();
     let config = bench.node.config.clone();
     let removed = bench.feature.uninstall(&config).unwrap();
-    assert_eq!(
-        removed,
-        ["table ip podwire-policy", "table ip6 podwire-policy"]
-    );
+    let directory = format!("directory {}", config.policy_dir().display());
+    let tables = ["table ip podwire-policy", "table ip6 podwire-policy"];
+    assert_eq!(removed, [tables[0], tables[1], &directory]);
     assert_eq!(list(), "");
     assert_eq!(bench.feature.uninstall(&config).unwrap(), [""; 0]);
 }

@@ -8,11 +8,17 @@ use super::*;
 use crate::config::apiserver::Options;
 use crate::source::kubernetes::fake::{Fake, Reply, fast};
 use crate::source::kubernetes::problems::Problems;
+use crate::warnings::Warning;
 
 const UID: &str = r#"{"items":[{"metadata":{"uid":"the-uid"}}]}"#;
 
 /// What the server was asked, with its answers given, after all of these warnings.
 async fn requests_after(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(String, Value)> {
+    requests_after_notices(warnings.iter().map(Notice::from).collect(), replies).await
+}
+
+/// The same after all of these notices.
+async fn requests_after_notices(notices: Vec<Notice>, replies: Vec<Reply>) -> Vec<(String, Value)> {
     let fake = Fake::start(replies).await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let kubeconfig = format!(
@@ -32,8 +38,8 @@ async fn requests_after(warnings: &[Warning], replies: Vec<Reply>) -> Vec<(Strin
     let problems = Arc::new(Problems::new(inputs));
     let server = ApiServer::find(options, fast(), problems).await.unwrap();
     let (sender, queue) = tokio::sync::mpsc::channel(QUEUE);
-    for warning in warnings {
-        sender.send(warning.clone()).await.unwrap();
+    for notice in notices {
+        sender.send(notice).await.unwrap();
     }
     drop(sender);
     publish(&server, "worker", queue).await;
@@ -100,14 +106,43 @@ async fn what_is_gone_refused_or_not_an_object_does_not_stop_the_next() {
     assert_eq!(asked[3].0, "/api/v1/namespaces/a/events");
 }
 
+#[tokio::test]
+async fn a_dropped_packet_becomes_an_event_of_its_pod_with_a_reason_of_its_own() {
+    let notice = Notice {
+        warning: Warning::new("Pod shop/db-0", "tcp 80 from 10.10.2.9 was dropped"),
+        reason: "NetworkPolicyDenied",
+        moment: 7,
+    };
+    let replies = vec![
+        Reply::Full(200, UID.to_owned()),
+        Reply::Full(201, "{}".to_owned()),
+    ];
+    let asked = requests_after_notices(vec![notice], replies).await;
+    let pods = "/api/v1/namespaces/shop/pods?fieldSelector=metadata.name%3Ddb-0";
+    assert_eq!(asked[0].0, pods);
+    let event = &asked[1].1;
+    assert_eq!(event["reason"], "NetworkPolicyDenied");
+    assert_eq!(event["involvedObject"]["kind"], "Pod");
+    assert_eq!(event["involvedObject"]["uid"], "the-uid");
+}
+
 #[test]
 fn the_name_is_the_same_on_every_node_and_differs_by_trouble_and_object() {
-    let name = |object, text| Subject::of(object).unwrap().event_name(text);
+    let name = |object: &str, text: &str| {
+        let notice = Notice::from(&Warning::new(object, text));
+        Subject::of(object).unwrap().event_name(&notice)
+    };
     let web = name("Service default/web", "is bad");
     assert_eq!(web, name("Service default/web", "is bad"));
     assert!(web.starts_with("web."), "{web}");
     assert_ne!(web, name("Service default/web", "is worse"));
     assert_ne!(web, name("EndpointSlice default/web", "is bad"));
+    let again = Notice {
+        moment: 5,
+        ..Notice::from(&Warning::new("Service default/web", "is bad"))
+    };
+    let subject = Subject::of("Service default/web").unwrap();
+    assert_ne!(web, subject.event_name(&again));
     let long = format!("Node {}-{}", "a".repeat(235), "b".repeat(17));
     let long = name(&long, "x");
     assert!(long.len() <= 253 && long.starts_with(&format!("{}.", "a".repeat(235))));
@@ -119,7 +154,7 @@ fn names_that_would_change_the_request_are_not_a_subject() {
         "Service a/b?c",
         "Service a/../b",
         "Node a%2f",
-        "Pod a/b",
+        "Secret a/b",
         "Node ",
         "Service /a",
     ] {

@@ -3,19 +3,28 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use podwire_kernel::IpFamily;
+
 use super::{Local, Model, Work};
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::cells::Stance;
 use crate::features::policies::desired::frame::Changed;
-use crate::features::policies::desired::owners::address;
+use crate::features::policies::desired::owners::{address, counts};
 use crate::features::policies::desired::wanted::{Note, Place, What};
-use crate::snapshot::{Direction, ObjectName, Snapshot};
+use crate::snapshot::{Direction, ObjectName, Pod, Snapshot};
 
 impl Model {
     /// Notes which addresses pods have now.
-    pub(super) fn move_pods(&mut self, snapshot: &Snapshot, changed: &Changed, work: &mut Work) {
+    pub(super) fn move_pods(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        changed: &Changed,
+        work: &mut Work,
+    ) {
         for name in &changed.pods {
             let pod = snapshot.pods.get(name);
-            let new = pod.and_then(|pod| address(pod, self.family));
+            let new = pod.and_then(|pod| self.claim(pod, attachments));
             let old = match new {
                 Some(new) => self.claimed.insert(name.clone(), new),
                 None => self.claimed.remove(name),
@@ -27,26 +36,48 @@ impl Model {
                 self.owners.add(new, name);
             }
             work.pods.insert(name.clone());
-            for address in old.into_iter().chain(new) {
-                // Who else claims it may have it now, or have it no longer.
-                work.pods
-                    .extend(self.owners.claimants(address).iter().cloned());
-                work.addresses.insert(address);
-            }
+            work.addresses.extend(old.into_iter().chain(new));
+        }
+        let family = self.family;
+        let of_family = |address: &&IpAddr| IpFamily::of(**address) == family;
+        work.addresses
+            .extend(changed.addresses.iter().filter(of_family));
+        for address in &work.addresses {
+            // Who else claims it may have it now, or have it no longer.
+            let claimants = self.owners.claimants(*address).iter();
+            work.pods.extend(claimants.cloned());
         }
         for namespace in &changed.namespaces {
             let pods = snapshot.pods_in(namespace);
             work.addresses
-                .extend(pods.filter_map(|pod| address(pod, self.family)));
+                .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
+        }
+    }
+
+    /// The address that a pod claims.
+    fn claim(&self, pod: &Pod, attachments: &Attachments) -> Option<IpAddr> {
+        let here = pod.node.as_ref() == Some(&self.here.node) && counts(pod);
+        match here {
+            true => attachments.claim(pod, pod.address(self.family), self.family),
+            false => address(pod, self.family),
         }
     }
 
     /// Finds out which pods are local, and which policies select them.
-    pub(super) fn select_pods(&mut self, snapshot: &Snapshot, work: &mut Work) {
+    pub(super) fn select_pods(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        work: &mut Work,
+    ) {
         for name in std::mem::take(&mut work.pods) {
             let pod = snapshot.pods.get(&name);
             let pod = pod.filter(|pod| pod.node.as_ref() == Some(&self.here.node));
-            let now = pod.and_then(|pod| Some((pod, self.owners.address_of(pod, snapshot)?)));
+            let now = pod.and_then(|pod| {
+                let address = *self.claimed.get(&name)?;
+                let owner = self.owners.owner(address, snapshot, attachments)?;
+                (owner.name == name).then_some((pod, address))
+            });
             let before = self.locals.get(&name);
             if before.is_some_and(|local| now.is_none_or(|(_, address)| address != local.address)) {
                 self.forget_local(&name, work);

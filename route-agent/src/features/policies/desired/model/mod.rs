@@ -1,11 +1,12 @@
 //! The policies in the form that the kernel looks up, kept up to date change by change.
 //!
-//! In: the snapshot, and what changed in it. Out: what the kernel should hold, and what differs. What
+//! In: the snapshot and what is attached here, and what changed in them. Out: what the kernel should hold, and what differs. What
 //! must hold: the outcome is that of a model made from the snapshot in one go, and a change costs
 //! what it touches: a pod its own questions, a policy its own pods and peers.
 
 mod locals;
 mod peers;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 
 use crate::features::policies::desired::atoms::Atoms;
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
 use crate::features::policies::desired::cells::{Stance, cells, stance};
 use crate::features::policies::desired::classes::Classes;
@@ -35,6 +37,8 @@ pub struct Model {
     claimed: HashMap<ObjectName, IpAddr>,
     locals: BTreeMap<ObjectName, Local>,
     local_names: HashMap<IpAddr, ObjectName>,
+    /// Addresses without a pod that are open.
+    strangers: BTreeSet<IpAddr>,
     /// The local pods that each policy selects.
     subjects: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
     compiled: BTreeMap<ObjectName, Compiled>,
@@ -70,14 +74,20 @@ struct Work {
 
 impl Model {
     /// The model of a cluster.
-    pub fn of(snapshot: &Snapshot, family: IpFamily, here: Here) -> Self {
+    pub fn of(
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        family: IpFamily,
+        here: Here,
+    ) -> Self {
         let mut model = Self {
             family,
             here,
-            owners: Owners::none(family),
+            owners: Owners::default(),
             claimed: HashMap::new(),
             locals: BTreeMap::new(),
             local_names: HashMap::new(),
+            strangers: BTreeSet::new(),
             subjects: BTreeMap::new(),
             compiled: BTreeMap::new(),
             atoms: Atoms::default(),
@@ -88,7 +98,10 @@ impl Model {
             port_ranges: BTreeMap::new(),
             outside: 0,
         };
-        model.update(snapshot, &Changed::everything(snapshot));
+        let mut everything = Changed::everything(snapshot);
+        let addresses = attachments.addresses(family);
+        everything.addresses = addresses.map(|(address, ..)| address).collect();
+        model.update(snapshot, attachments, &everything);
         model
     }
 
@@ -102,12 +115,13 @@ impl Model {
         &self.wanted
     }
 
-    /// What the rules depend on.
+    /// What the rules depend on, of which the model knows.
     pub fn frame(&self) -> Frame {
         Frame {
             pod_cidrs: self.here.pod_cidrs.clone(),
             ranges: self.port_ranges.keys().copied().collect(),
             outside: self.outside > 0,
+            log: false,
         }
     }
 
@@ -123,19 +137,25 @@ impl Model {
     }
 
     /// Takes changes in, and says what differs.
-    pub fn update(&mut self, snapshot: &Snapshot, changed: &Changed) -> Delta {
+    pub fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        changed: &Changed,
+    ) -> Delta {
         let mut work = Work::default();
-        self.move_pods(snapshot, changed, &mut work);
-        self.select_pods(snapshot, &mut work);
+        self.move_pods(snapshot, attachments, changed, &mut work);
+        self.select_pods(snapshot, attachments, &mut work);
         self.select_by_policies(snapshot, changed, &mut work);
         self.compile(snapshot, changed, &work);
         self.look_at_changed_atoms(snapshot, &mut work);
         for address in &work.addresses {
-            self.classify(snapshot, *address);
+            self.classify(snapshot, attachments, *address);
         }
         let (came, went) = self.classes.settle();
         self.empty(&went);
         self.fill(snapshot, &work.locals, &came);
+        self.open_strangers(snapshot, attachments, changed);
         let mut delta = std::mem::take(&mut self.delta);
         delta.settle(&self.wanted);
         delta

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{Model, Work};
 use crate::features::policies::desired::atoms::{Atom, AtomId};
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::{self, Range, Ranges};
 use crate::features::policies::desired::classes::ClassKey;
-use crate::features::policies::desired::owners::address;
 use crate::features::policies::desired::wanted::{Class, Note, Place, What};
 use crate::snapshot::{Pod, Snapshot};
 
@@ -19,7 +19,7 @@ impl Model {
         for atom in self.atoms.take_changed() {
             let pods = atom.scope(snapshot).into_iter();
             work.addresses
-                .extend(pods.filter_map(|pod| address(pod, self.family)));
+                .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
             work.addresses.extend(atom.exact());
             cut |= matches!(atom, Atom::Block(_)) && atom.exact().is_none();
         }
@@ -68,8 +68,13 @@ impl Model {
     }
 
     /// Finds the class of a single address.
-    pub(super) fn classify(&mut self, snapshot: &Snapshot, address: IpAddr) {
-        let owner = self.owners.owner(address, snapshot);
+    pub(super) fn classify(
+        &mut self,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        address: IpAddr,
+    ) {
+        let owner = self.owners.owner(address, snapshot, attachments);
         let of_pod = owner.map(|pod| self.atoms.of_pod(pod, snapshot));
         let of_pod = of_pod.unwrap_or_default();
         let exact = self.atoms.of_address(address);

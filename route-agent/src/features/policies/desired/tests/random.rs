@@ -233,7 +233,7 @@ proptest! {
         for (node, _) in NODES {
             for family in IpFamily::ALL {
                 let followed = cluster.model(node, family);
-                let made = Model::of(&cluster.snapshot, family, here(node, family));
+                let made = Model::of(&cluster.snapshot, &cluster.attachments, family, here(node, family));
                 prop_assert_eq!(places(followed.wanted()), places(made.wanted()));
                 prop_assert_eq!(followed.wanted(), made.wanted());
                 prop_assert_eq!(followed.frame(), made.frame());
@@ -246,7 +246,7 @@ proptest! {
     fn what_differs_is_what_is_said_to_differ_and_a_loss_is_never_missed(steps in steps()) {
         let mut cluster = Cluster::empty();
         let (node, family) = ("worker", IpFamily::V4);
-        let mut model = Model::of(&cluster.snapshot, family, here(node, family));
+        let mut model = Model::of(&cluster.snapshot, &cluster.attachments, family, here(node, family));
         for step in &steps {
             let before = model.wanted().clone();
             let change = match step {
@@ -274,7 +274,7 @@ proptest! {
                     _ => _ = changed.namespaces.insert(at.name),
                 }
             }
-            let delta = model.update(&cluster.snapshot, &changed);
+            let delta = model.update(&cluster.snapshot, &cluster.attachments, &changed);
             let mut undone = model.wanted().clone();
             for (place, was) in delta.iter() {
                 prop_assert_ne!(was, model.wanted().get(place));

@@ -1,0 +1,200 @@
+//! A pod starts with its NetworkPolicies in force, and leaves nothing of them to the next owner of
+//! its addresses.
+//!
+//! While there is any policy in the cluster, the kernel has the table [`TABLE`], and an address of
+//! which no one has decided is closed. ADD therefore tells the agent of the attachment, and returns
+//! when the agent has put its rules into the kernel. Without an agent, a pod starts only if its
+//! namespace has no policy: the agent leaves the names of those that have some in a file. Without any
+//! policy there is no such file, and that is all that ADD and DEL look for.
+
+mod elements;
+mod words;
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use podwire_kernel::IpFamily;
+
+pub use self::words::{Answer, Attachment, News, PodName};
+use crate::error::Error;
+use crate::policy::elements::Tables;
+use crate::streams;
+
+/// The nftables table of NetworkPolicies, in both families.
+pub const TABLE: &str = "podwire-policy";
+/// Its sets of local pods to and from which everything is allowed.
+pub const OPEN: [&str; 2] = ["open-in", "open-out"];
+/// Its set of verdicts that are remembered.
+pub const ALLOWED: &str = "allowed";
+
+/// Where the agent's files are, if the configuration does not say (`runDir`).
+pub const RUN_DIR: &str = "/run/podwire";
+/// The socket on which the agent is told of attachments, in its run directory.
+pub const SOCKET: &str = "pods.sock";
+/// The file with the names of the namespaces that have policies, one a line, in the agent's run
+/// directory.
+pub const NAMESPACES: &str = "policy/namespaces";
+/// The interface that is the pod's in the cluster's network; others are of networks of which
+/// policies do not speak.
+pub const POD_IFNAME: &str = "eth0";
+
+/// How long an agent that is being replaced is waited for.
+const RESTART: Duration = Duration::from_secs(2);
+/// How long an agent may take to answer. It waits 2 s itself for a Pod that it does not know.
+const ANSWER: Duration = Duration::from_secs(3);
+/// The pause between tries to reach it.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long it may be away before STATUS says so: a node that is not ready loses its endpoints, and
+/// no update of the agent is worth that.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Since when it is away, as STATUS has found; in the agent's run directory.
+const SILENT_SINCE: &str = "policy/silent";
+
+/// True if there is any policy in the cluster. The agent writes the file before it makes the table and
+/// removes it after the table: this costs one look at the disk, while closing a socket of nftables
+/// waits for what others have deleted there (`nft_rcv_nl_event`, net/netfilter/nf_tables_api.c).
+pub fn is_enforced(run_dir: &Path) -> bool {
+    let file = fs::metadata(run_dir.join(NAMESPACES));
+    !file.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Brings an attachment about in the rules of policies, if there are any. Its link is there, and its
+/// container does not run yet.
+pub fn admit(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
+    if !is_enforced(run_dir) {
+        return Ok(());
+    }
+    let name = attachment.comment();
+    let lacks = match tell_until_heard(run_dir, attachment) {
+        Ok(Answer::Done) => return Ok(()),
+        Ok(Answer::Unknown) => format!("podwire-agent does not know the pod {name} yet"),
+        Ok(Answer::Failed(reason)) => format!("podwire-agent cannot enforce policies: {reason}"),
+        Err(_) => "podwire-agent does not answer".to_owned(),
+    };
+    if let Some(namespace) = with_policies(run_dir, attachment) {
+        let namespace = namespace.to_owned();
+        return Err(Error::Unprotected { lacks, namespace });
+    }
+    streams::log(format_args!(
+        "{lacks}; no NetworkPolicy is about {name}, so it is opened without it"
+    ));
+    match Tables::open(&families(attachment))? {
+        Some(mut tables) => tables.open_addresses(&attachment.addresses, &name),
+        None => Ok(()),
+    }
+}
+
+/// Takes an attachment out of the rules of policies. Its link is gone, and no one has its addresses
+/// yet.
+pub fn discharge(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
+    if attachment.addresses.is_empty() || !is_enforced(run_dir) {
+        return Ok(());
+    }
+    let told = connect(run_dir).and_then(|stream| tell(stream, attachment, News::Went));
+    match told {
+        Ok(Answer::Done) => Ok(()),
+        _ => match Tables::open(&families(attachment))? {
+            Some(mut tables) => tables.forget(&attachment.addresses),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Fails if pods of namespaces with policies have not been able to start for a while.
+pub fn status(run_dir: &Path) -> Result<(), Error> {
+    let since = run_dir.join(SILENT_SINCE);
+    let Err(error) = (match is_enforced(run_dir) {
+        true => connect(run_dir).map(drop),
+        false => Ok(()),
+    }) else {
+        // It is there only after a failure.
+        let _ = fs::remove_file(since);
+        return Ok(());
+    };
+    let found = fs::metadata(&since).and_then(|file| file.modified());
+    let Ok(found) = found else {
+        // Without the file STATUS goes on saying that all is well, and ADD what is wrong.
+        let _ = fs::write(&since, b"");
+        return Ok(());
+    };
+    if found.elapsed().unwrap_or_default() < SILENCE {
+        return Ok(());
+    }
+    let socket = run_dir.join(SOCKET);
+    Err(Error::NotAvailable {
+        reason: format!(
+            "podwire-agent does not answer on {}: {error}; pods of namespaces with \
+             NetworkPolicies do not start until it runs",
+            socket.display()
+        ),
+    })
+}
+
+fn families(attachment: &Attachment) -> Vec<IpFamily> {
+    let has = |family: &IpFamily| {
+        let mut addresses = attachment.addresses.iter();
+        addresses.any(|address| IpFamily::of(*address) == *family)
+    };
+    IpFamily::ALL.into_iter().filter(has).collect()
+}
+
+/// Tells the agent of an attachment that came. One that may be about to start is waited for where the
+/// pod could not start without it.
+fn tell_until_heard(run_dir: &Path, attachment: &Attachment) -> io::Result<Answer> {
+    let deadline = Instant::now() + RESTART;
+    let needs_it = with_policies(run_dir, attachment).is_some();
+    loop {
+        let told = connect(run_dir).and_then(|stream| tell(stream, attachment, News::Came));
+        match told {
+            // One that is killed while it is asked may be back soon, too.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                if !needs_it || Instant::now() >= deadline {
+                    return Err(error);
+                }
+                std::thread::sleep(PAUSE);
+            }
+            told => return told,
+        }
+    }
+}
+
+/// Connects to the agent. One that stands still, with more than it takes waiting, is given up.
+fn connect(run_dir: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let limit = TimeVal::new(ANSWER.as_secs().cast_signed(), 0);
+    setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    connect_to(socket.as_raw_fd(), &UnixAddr::new(&run_dir.join(SOCKET))?)?;
+    Ok(socket.into())
+}
+
+/// Says a line and reads the answer.
+fn tell(mut stream: UnixStream, attachment: &Attachment, news: News) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.write_all(attachment.print(news).as_bytes())?;
+    let mut line = Vec::new();
+    stream.read_to_end(&mut line)?;
+    if line.last() != Some(&b'\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Answer::parse(&line))
+}
+
+/// The namespace of the attachment's pod, unless the agent has written that it has no policy.
+fn with_policies<'a>(run_dir: &Path, attachment: &'a Attachment) -> Option<&'a str> {
+    let namespace = attachment.pod.as_ref()?.namespace.as_str();
+    let written = fs::read_to_string(run_dir.join(NAMESPACES));
+    let may = written.map_or(true, |names| names.lines().any(|name| name == namespace));
+    may.then_some(namespace)
+}
+
+#[cfg(test)]
+mod tests;

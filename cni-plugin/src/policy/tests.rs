@@ -1,0 +1,96 @@
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use super::*;
+
+fn attachment() -> Attachment {
+    Attachment {
+        link: "veth0".into(),
+        container_id: "abc".into(),
+        ifname: POD_IFNAME.into(),
+        pod: Some(PodName {
+            namespace: "shop".into(),
+            name: "web".into(),
+            uid: None,
+        }),
+        addresses: vec!["10.10.1.2".parse().unwrap()],
+    }
+}
+
+/// A run directory whose file names these namespaces.
+fn run_dir(namespaces: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("policy")).unwrap();
+    fs::write(directory.path().join(NAMESPACES), namespaces).unwrap();
+    directory
+}
+
+/// Answers one question after the other with these lines.
+fn agent(directory: &Path, answers: &'static [&'static str]) -> thread::JoinHandle<()> {
+    let listener = UnixListener::bind(directory.join(SOCKET)).unwrap();
+    thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            Attachment::parse(line.as_bytes()).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_namespace_counts_as_one_with_policies_unless_the_file_says_otherwise() {
+    let directory = run_dir("bank\nshop\n");
+    let has = |namespace: &str| {
+        let mut attachment = attachment();
+        attachment.pod.as_mut().unwrap().namespace = namespace.into();
+        with_policies(directory.path(), &attachment).is_some()
+    };
+    assert!(has("shop") && !has("sho") && !has(""));
+    let nameless = Attachment {
+        pod: None,
+        ..attachment()
+    };
+    assert_eq!(with_policies(directory.path(), &nameless), None);
+    assert!(is_enforced(directory.path()));
+    fs::write(directory.path().join(NAMESPACES), [0xff]).unwrap();
+    assert!(has("sho"));
+    fs::remove_file(directory.path().join(NAMESPACES)).unwrap();
+    assert!(has("sho") && !is_enforced(directory.path()));
+}
+
+#[test]
+fn an_agent_that_starts_meanwhile_is_waited_for() {
+    let directory = run_dir("shop\n");
+    let path = directory.path().to_owned();
+    let late = thread::spawn(move || {
+        thread::sleep(5 * PAUSE);
+        agent(&path, &["{\"answer\": \"done\"}\n"]).join().unwrap();
+    });
+    let told = tell_until_heard(directory.path(), &attachment());
+    assert_eq!(told.unwrap(), Answer::Done);
+    late.join().unwrap();
+}
+
+#[test]
+fn an_agent_that_dies_over_its_answer_is_asked_again() {
+    let directory = run_dir("shop\n");
+    let answers = &["", "{\"answer\"", "{\"answer\": \"done\"}\n"];
+    let agent = agent(directory.path(), answers);
+    let told = tell_until_heard(directory.path(), &attachment());
+    assert_eq!(told.unwrap(), Answer::Done);
+    agent.join().unwrap();
+}
+
+#[test]
+fn no_one_waits_for_an_agent_where_there_is_no_policy() {
+    let directory = run_dir("bank\n");
+    let before = Instant::now();
+    tell_until_heard(directory.path(), &attachment()).unwrap_err();
+    assert!(before.elapsed() < RESTART / 2);
+    let directory = run_dir("shop\n");
+    tell_until_heard(directory.path(), &attachment()).unwrap_err();
+    assert!(before.elapsed() >= RESTART);
+}

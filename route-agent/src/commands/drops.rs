@@ -1,0 +1,147 @@
+//! `podwire-agent drops`: what NetworkPolicies dropped on this node, and why.
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+
+use crate::commands::agent::{Agent, AskError};
+use crate::features::policies::drops::{Denial, Page};
+use crate::text::{printable, printable_json};
+
+/// The flags of `podwire-agent drops`.
+#[derive(Debug, Args)]
+pub struct Drops {
+    /// Go on with what is dropped from now on, until stopped.
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// How to write it; as JSON one object in each line.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+
+    /// Which agent to ask.
+    #[command(flatten)]
+    pub agent: Agent,
+}
+
+/// How to write drops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DropsError {
+    /// The agent cannot be asked, or cannot answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The agent's answer makes no sense to this program.
+    #[error("the agent's answer is not understood; is it of another version than this program?")]
+    Answer(#[source] serde_json::Error),
+    /// The drops cannot be written as JSON.
+    #[error("cannot write the drops as JSON")]
+    Json(#[source] serde_json::Error),
+    /// No one reads what is printed.
+    #[error("cannot print the drops")]
+    Print(#[source] std::io::Error),
+}
+
+impl Drops {
+    /// Prints what the agent knows; with `--follow` it ends only with an error.
+    pub async fn run(&self) -> Result<(), DropsError> {
+        let mut page = self.page("/drops").await?;
+        let mut lost = 0;
+        if self.output == Output::Text && page.drops.is_empty() && !self.follow {
+            print_lines(&["Nothing has been dropped since the agent's start.".to_owned()])?;
+        }
+        let mut idle = None;
+        loop {
+            print_lines(&self.lines(&page)?)?;
+            // Not among the drops, which a program may read.
+            for remark in remarks(&page, &mut idle, &mut lost) {
+                eprintln!("{remark}");
+            }
+            if !self.follow {
+                return Ok(());
+            }
+            let target = format!("/drops?follow=1&after={}", page.newest);
+            page = self.page(&target).await?;
+        }
+    }
+
+    async fn page(&self, target: &str) -> Result<Page, DropsError> {
+        let answer = self.agent.ask(target).await?;
+        serde_json::from_str(&answer).map_err(DropsError::Answer)
+    }
+
+    fn lines(&self, page: &Page) -> Result<Vec<String>, DropsError> {
+        let drops = page.drops.iter();
+        drops.map(|one| line(one, self.output)).collect()
+    }
+}
+
+/// Names in it may be of anyone's choice: what is not printable is escaped.
+fn line(denial: &Denial, output: Output) -> Result<String, DropsError> {
+    match output {
+        Output::Text => Ok(printable(&denial.to_string()).into_owned()),
+        Output::Json => match serde_json::to_string(denial) {
+            Ok(text) => Ok(printable_json(&text).into_owned()),
+            Err(error) => Err(DropsError::Json(error)),
+        },
+    }
+}
+
+/// What is to be known beside the drops, each once.
+fn remarks(page: &Page, idle: &mut Option<String>, lost: &mut u64) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if *idle != page.idle {
+        idle.clone_from(&page.idle);
+        let why = page.idle.iter();
+        remarks
+            .extend(why.map(|why| printable(&format!("Nothing is read now: {why}.")).into_owned()));
+    }
+    if page.lost > *lost {
+        let more = page.lost - *lost;
+        *lost = page.lost;
+        remarks.push(format!("{more} more were logged and could not be read."));
+    }
+    if page.forgotten > 0 && !page.drops.is_empty() {
+        remarks.push(format!("{} older ones are no longer kept.", page.forgotten));
+    }
+    remarks
+}
+
+fn print_lines(lines: &[String]) -> Result<(), DropsError> {
+    let mut out = std::io::stdout().lock();
+    let printed = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+    printed
+        .and_then(|()| out.flush())
+        .map_err(DropsError::Print)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_known_is_said_once() {
+        let (mut idle, mut lost) = (None, 0);
+        let page = Page {
+            idle: Some("no\u{1b}thing".into()),
+            lost: 3,
+            ..Page::default()
+        };
+        assert_eq!(
+            remarks(&page, &mut idle, &mut lost),
+            [
+                r"Nothing is read now: no\u{1b}thing.",
+                "3 more were logged and could not be read."
+            ]
+        );
+        assert_eq!(remarks(&page, &mut idle, &mut lost), [""; 0]);
+    }
+}

@@ -1,0 +1,330 @@
+//! Why the policies allow a packet or not, in words.
+//!
+//! Read from the policies literally, like `truth`, which must always come to the same verdict.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::features::policies::desired::truth::{Traffic, Truth, is_over, isolating};
+use crate::snapshot::{
+    Direction, Labels, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule, PortMatch, Selector,
+};
+
+/// More peers, ports or names than this are not named one by one.
+const NAMED: usize = 4;
+
+/// What the policies of one end say of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement<'a> {
+    /// The pod whose policies these are.
+    pub pod: &'a Pod,
+    /// The policies that isolate it in the direction.
+    pub isolating: Vec<&'a NetworkPolicy>,
+    /// What follows.
+    pub outcome: Outcome,
+}
+
+/// What follows from the policies of one end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// No policy isolates the pod: everything is allowed.
+    Open,
+    /// A pod speaks with itself, which is always allowed.
+    Itself,
+    /// A rule allows it, in words.
+    Allowed(String),
+    /// No rule allows it. With the nearest one and what it lacks, if there is any rule.
+    Denied(Option<String>),
+}
+
+impl Judgement<'_> {
+    /// True unless it is dropped.
+    pub fn passes(&self) -> bool {
+        !matches!(self.outcome, Outcome::Denied(_))
+    }
+
+    /// The policies that isolate the pod, by their names.
+    pub fn isolated_by(&self) -> String {
+        let names = self.isolating.iter().map(|policy| policy.name.to_string());
+        some_of(names, ", ")
+    }
+}
+
+/// What the policies of `local` say of a packet that it exchanges with `peer`; none if `local` is not
+/// a pod that is known.
+pub fn judge<'a>(
+    truth: &Truth<'a>,
+    direction: Direction,
+    local: IpAddr,
+    peer: IpAddr,
+    traffic: Traffic,
+) -> Option<Judgement<'a>> {
+    let pod = truth.pod(local)?;
+    let isolating: Vec<_> = isolating(truth.snapshot(), pod, direction).collect();
+    let packet = Packet {
+        truth,
+        direction,
+        local: pod,
+        peer,
+        traffic,
+    };
+    let outcome = if isolating.is_empty() {
+        Outcome::Open
+    } else if local == peer {
+        Outcome::Itself
+    } else {
+        packet.outcome(&isolating)
+    };
+    Some(Judgement {
+        pod,
+        isolating,
+        outcome,
+    })
+}
+
+struct Packet<'a, 'b> {
+    truth: &'b Truth<'a>,
+    direction: Direction,
+    local: &'a Pod,
+    peer: IpAddr,
+    traffic: Traffic,
+}
+
+/// How near a rule comes to a packet.
+struct Near {
+    /// What it lacks, if anything.
+    lacks: Vec<String>,
+    /// More is nearer. A part that fits because it says nothing counts less than one that names it.
+    score: u8,
+}
+
+impl Packet<'_, '_> {
+    fn outcome(&self, isolating: &[&NetworkPolicy]) -> Outcome {
+        let mut nearest: Option<(Near, &NetworkPolicy, &PolicyRule)> = None;
+        for policy in isolating {
+            for rule in policy.rules(self.direction).unwrap_or_default() {
+                let Some(near) = self.near(policy, rule) else {
+                    continue;
+                };
+                if near.lacks.is_empty() {
+                    return Outcome::Allowed(self.words(policy, rule));
+                }
+                if nearest
+                    .as_ref()
+                    .is_none_or(|(best, ..)| near.score > best.score)
+                {
+                    nearest = Some((near, policy, rule));
+                }
+            }
+        }
+        Outcome::Denied(nearest.map(|(near, policy, rule)| {
+            let lacks = near.lacks.join(", and ");
+            format!("{}; {lacks}", self.words(policy, rule))
+        }))
+    }
+
+    /// How near the nearest part of a rule comes; none if a list of it is empty because nothing in
+    /// it could be read.
+    fn near(&self, policy: &NetworkPolicy, rule: &PolicyRule) -> Option<Near> {
+        let Some(peers) = &rule.peers else {
+            return self.with_ports(
+                rule,
+                None,
+                Near {
+                    lacks: Vec::new(),
+                    score: 2,
+                },
+            );
+        };
+        let mut best: Option<Near> = None;
+        for peer in peers {
+            let near = self.with_ports(rule, Some(peer), self.near_peer(policy, peer))?;
+            // Of one rule no part may hide another that fits.
+            let better = |best: &Near| {
+                (near.lacks.is_empty(), near.score) > (best.lacks.is_empty(), best.score)
+            };
+            if best.as_ref().is_none_or(better) {
+                best = Some(near);
+            }
+        }
+        best
+    }
+
+    fn near_peer(&self, policy: &NetworkPolicy, peer: &Peer) -> Near {
+        if self.truth.is_peer(policy, peer, self.peer) {
+            return Near {
+                lacks: Vec::new(),
+                score: 4,
+            };
+        }
+        let (text, score) = self.lacking_peer(policy, peer);
+        Near {
+            lacks: vec![text],
+            score,
+        }
+    }
+
+    /// What keeps the other end from being a peer, and whether it comes near.
+    fn lacking_peer(&self, policy: &NetworkPolicy, peer: &Peer) -> (String, u8) {
+        let address = self.peer;
+        let (namespaces, pods) = match peer {
+            Peer::Block(block) if block.network.contains(address) => {
+                return (format!("{address} is one of its exceptions"), 1);
+            }
+            Peer::Block(block) => return (format!("{address} is not in {}", block.network), 0),
+            Peer::Here(pods) => (None, pods),
+            Peer::Elsewhere { namespaces, pods } => (Some(namespaces), pods),
+        };
+        let Some(pod) = self.truth.pod(address) else {
+            return (format!("{address} is not the address of a pod"), 0);
+        };
+        let there = &pod.name.namespace;
+        let namespace = self.truth.snapshot().namespaces.get(there);
+        match (namespaces, namespace) {
+            (None, _) if *there != policy.name.namespace => {
+                let own = &policy.name.namespace;
+                (
+                    format!("the pod is not in namespace {own}, but in {there}"),
+                    0,
+                )
+            }
+            (Some(_), None) => (format!("the Namespace {there} is not known"), 0),
+            (Some(asked), Some(namespace)) if !asked.selects(&namespace.labels) => {
+                let has = lacking(asked, &namespace.labels);
+                (format!("its Namespace {there} has {has}"), 0)
+            }
+            _ => (format!("the pod has {}", lacking(pods, &pod.labels)), 1),
+        }
+    }
+
+    fn with_ports(&self, rule: &PolicyRule, peer: Option<&Peer>, near: Near) -> Option<Near> {
+        let Some(ports) = &rule.ports else {
+            return Some(Near {
+                score: near.score + 2,
+                ..near
+            });
+        };
+        if ports.is_empty() {
+            return None;
+        }
+        let destination = self
+            .truth
+            .destination(peer, self.direction, self.local, self.peer);
+        if ports
+            .iter()
+            .any(|port| is_over(port, destination, self.traffic))
+        {
+            return Some(Near {
+                score: near.score + 4,
+                ..near
+            });
+        }
+        let mut near = near;
+        near.lacks.push(self.lacking_port(ports, destination));
+        let same = |port: &PolicyPort| matches!(self.traffic, Traffic::Port(protocol, _) if protocol == port.protocol);
+        near.score += u8::from(ports.iter().any(same));
+        Some(near)
+    }
+
+    fn lacking_port(&self, ports: &[PolicyPort], destination: Option<&Pod>) -> String {
+        let Traffic::Port(protocol, _) = self.traffic else {
+            return "ping and what else has no ports is only allowed by rules without ports".into();
+        };
+        let named = ports.iter().find_map(|port| match &port.ports {
+            PortMatch::Named(name) if port.protocol == protocol => Some(name),
+            _ => None,
+        });
+        let this = format!("this is {}", Words(self.traffic));
+        match (named, destination) {
+            (None, _) => this,
+            (Some(name), None) => format!("{this}, and {} has no port {name}", self.peer),
+            (Some(name), Some(pod)) => match pod.port(name, protocol) {
+                Some(number) => format!("{this}, and {name} is {number} of {}", pod.name),
+                None => format!(
+                    "{this}, and {} has no {} port {name}",
+                    pod.name,
+                    protocol.name()
+                ),
+            },
+        }
+    }
+
+    /// A rule in words.
+    fn words(&self, policy: &NetworkPolicy, rule: &PolicyRule) -> String {
+        let ports = match &rule.ports {
+            None => "everything".to_owned(),
+            Some(ports) => some_of(ports.iter().map(port_words), ", "),
+        };
+        let (way, anyone) = match self.direction {
+            Direction::Ingress => ("from", "anyone"),
+            Direction::Egress => ("to", "anywhere"),
+        };
+        let peers = match &rule.peers {
+            None => anyone.to_owned(),
+            Some(peers) => some_of(peers.iter().map(peer_words), " or "),
+        };
+        format!("{} allows {ports} {way} {peers}", policy.name)
+    }
+}
+
+/// What labels have where a selector asks for something else.
+fn lacking(selector: &Selector, labels: &Labels) -> String {
+    let has = selector
+        .unmet(labels)
+        .map(|one| match labels.get(&one.key) {
+            Some(value) => format!("{}={value}", one.key),
+            None => format!("no label {}", one.key),
+        });
+    some_of(has, ", ")
+}
+
+fn port_words(port: &PolicyPort) -> String {
+    let protocol = port.protocol.name();
+    match &port.ports {
+        PortMatch::All => protocol.to_owned(),
+        PortMatch::Numbers { first, last } if first == last => format!("{protocol} {first}"),
+        PortMatch::Numbers { first, last } => format!("{protocol} {first}-{last}"),
+        PortMatch::Named(name) => format!("{protocol} {name}"),
+    }
+}
+
+fn peer_words(peer: &Peer) -> String {
+    let all = |selector: &Selector| match selector.is_empty() {
+        true => "all pods".to_owned(),
+        false => selector.to_string(),
+    };
+    match peer {
+        Peer::Here(pods) => all(pods),
+        Peer::Elsewhere { namespaces, pods } if namespaces.is_empty() => {
+            format!("{} of all namespaces", all(pods))
+        }
+        Peer::Elsewhere { namespaces, pods } => {
+            format!("{} of namespaces {namespaces}", all(pods))
+        }
+        Peer::Block(block) => block.to_string(),
+    }
+}
+
+/// The first few, and how many more there are.
+fn some_of(texts: impl Iterator<Item = String>, between: &str) -> String {
+    let texts: Vec<String> = texts.collect();
+    let more = texts.len().saturating_sub(NAMED);
+    let shown = texts[..texts.len() - more].join(between);
+    match more {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Traffic in words: `tcp 80`.
+#[derive(Debug, Clone, Copy)]
+pub struct Words(pub Traffic);
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Traffic::Port(protocol, port) => write!(f, "{} {port}", protocol.name()),
+            Traffic::Portless => f.write_str("without ports"),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What in a policy may be a mistake of who wrote it: it can be meant so, and is enforced as it is.
+
+use crate::snapshot::{NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Selector, Snapshot};
+
+/// What looks like a mistake, one sentence each. Costs a look at the pods of the policy's namespace,
+/// and at the Namespaces if it selects some.
+pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
+    let pods = snapshot.pods_in(&policy.name.namespace);
+    let mut selected = pods.filter(|pod| policy.subject.selects(&pod.labels) && !pod.finished);
+    let Some(first) = selected.next() else {
+        let subject = match policy.subject.is_empty() {
+            true => "there is no pod in its namespace".to_owned(),
+            false => format!("no pod in its namespace has {}", policy.subject),
+        };
+        return vec![format!("it selects nothing: {subject}")];
+    };
+    let selected: Vec<&Pod> = std::iter::once(first).chain(selected).collect();
+    let ingress = policy.ingress.iter().flatten();
+    let mut texts: Vec<String> = ingress.flat_map(|rule| ports(rule, &selected)).collect();
+    let rules = [&policy.ingress, &policy.egress];
+    let rules = rules.into_iter().flatten().flatten();
+    let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
+    texts.extend(peers.filter_map(|peer| namespaces(peer, snapshot)));
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}
+
+/// Ports that no selected pod has under that name.
+fn ports(rule: &PolicyRule, selected: &[&Pod]) -> Vec<String> {
+    let ports = rule.ports.iter().flatten();
+    let missing = ports.filter_map(|port| match &port.ports {
+        PortMatch::Named(name)
+            if !selected
+                .iter()
+                .any(|pod| pod.port(name, port.protocol).is_some()) =>
+        {
+            let protocol = port.protocol.name();
+            Some(format!(
+                "no pod that it selects has a {protocol} port named {name}, so that allows nothing"
+            ))
+        }
+        _ => None,
+    });
+    missing.collect()
+}
+
+/// A peer that selects no Namespace.
+fn namespaces(peer: &Peer, snapshot: &Snapshot) -> Option<String> {
+    let Peer::Elsewhere { namespaces, .. } = peer else {
+        return None;
+    };
+    let is_one = |selector: &Selector| {
+        let mut all = snapshot.namespaces.values();
+        all.any(|namespace| selector.selects(&namespace.labels))
+    };
+    (!is_one(namespaces)).then(|| {
+        format!("there is no Namespace with {namespaces}, which a namespaceSelector of it asks for")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::features::policies::desired::samples::{Cluster, name, namespace, pod, policy};
+
+    fn oversights(spec: &Value) -> Vec<String> {
+        let cluster = Cluster::of(&[
+            namespace("shop", "kubernetes.io/metadata.name=shop"),
+            pod("shop/db", "worker", 2, "role=db"),
+            policy("shop/p", spec),
+        ]);
+        of(
+            &cluster.snapshot.policies[&name("shop/p")],
+            &cluster.snapshot,
+        )
+    }
+
+    #[test]
+    fn what_may_be_a_mistake_is_named() {
+        let db = json!({"matchLabels": {"role": "db"}});
+        assert_eq!(oversights(&json!({"podSelector": {}})), [""; 0]);
+        let spec = json!({"podSelector": {"matchLabels": {"role": "dbb"}}});
+        assert_eq!(
+            oversights(&spec),
+            ["it selects nothing: no pod in its namespace has role=dbb"]
+        );
+        let ports =
+            |port: &str| json!({"podSelector": db, "ingress": [{"ports": [{"port": port}]}]});
+        assert_eq!(oversights(&ports("http")), [""; 0]);
+        assert_eq!(
+            oversights(&ports("sql")),
+            ["no pod that it selects has a tcp port named sql, so that allows nothing",]
+        );
+        let to = |name: &str| {
+            let labels = json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
+            json!({"podSelector": db, "egress": [{"to": [{"namespaceSelector": labels}]}]})
+        };
+        assert_eq!(oversights(&to("shop")), [""; 0]);
+        assert_eq!(
+            oversights(&to("shopp")),
+            [
+                "there is no Namespace with kubernetes.io/metadata.name=shopp, which a namespaceSelector \
+             of it asks for",
+            ]
+        );
+    }
+}

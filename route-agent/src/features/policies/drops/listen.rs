@@ -1,0 +1,123 @@
+//! Reads what the rules log, while there is something to be read.
+
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant, SystemTime};
+
+use podwire_kernel::nflog::{Logged, Reader, Record};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::features::policies::drops::denial::Denial;
+use crate::features::policies::drops::told::Told;
+use crate::features::policies::drops::{DropLog, Idle};
+use crate::input::{Input, Question};
+use crate::ours::LOG_GROUP;
+use crate::warnings::Notice;
+
+/// The pause before the group is asked for again: another program may have it, or the agent before
+/// this one.
+const RETRY: Duration = Duration::from_secs(5);
+/// What comes within this time is looked up together: the loop looks through all pods once.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// So many at a time.
+const MOST: usize = 200;
+
+/// Reads drops as long as the loop is there. Each that is to become an Event goes to `events`. Opens
+/// its sockets in the network namespace of the calling thread.
+pub async fn follow(log: DropLog, inputs: Sender<Input>, events: Option<mpsc::Sender<Notice>>) {
+    let mut listener = Listener {
+        idle: log.0.idle.subscribe(),
+        log,
+        inputs,
+        events,
+        told: Told::default(),
+    };
+    while listener.idle.wait_for(Option::is_none).await.is_ok() {
+        match Reader::open(LOG_GROUP) {
+            Ok(reader) => {
+                listener.log.set_trouble(None);
+                if !listener.read(reader).await {
+                    return;
+                }
+            }
+            Err(error) => {
+                let text =
+                    format!("{error}: another program may read that group; it is tried again");
+                listener.log.set_trouble(Some(text));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+struct Listener {
+    log: DropLog,
+    inputs: Sender<Input>,
+    events: Option<mpsc::Sender<Notice>>,
+    idle: watch::Receiver<Idle>,
+    told: Told,
+}
+
+impl Listener {
+    /// Reads until nothing is to be read any longer; false if the loop is gone.
+    async fn read(&mut self, mut reader: Reader) -> bool {
+        loop {
+            let first = tokio::select! {
+                changed = self.idle.changed() => match changed {
+                    Err(_) => return false,
+                    Ok(()) if self.idle.borrow().is_some() => return true,
+                    Ok(()) => continue,
+                },
+                first = reader.next() => first,
+            };
+            let Ok(first) = first else {
+                return true;
+            };
+            let mut all = vec![first];
+            let deadline = tokio::time::Instant::now() + TOGETHER;
+            while all.len() < MOST
+                && let Ok(Ok(next)) = tokio::time::timeout_at(deadline, reader.next()).await
+            {
+                all.push(next);
+            }
+            if !self.take_in(all).await {
+                return false;
+            }
+        }
+    }
+
+    /// Asks the loop what these were; false if it is gone.
+    async fn take_in(&mut self, all: Vec<Logged>) -> bool {
+        let (mut lost, mut records) = (0, Vec::<Record>::new());
+        for one in all {
+            match one {
+                Logged::Record(record) => records.push(record),
+                Logged::Lost(number) => lost += number,
+            }
+        }
+        let (reply, answer) = oneshot::channel();
+        let question = Question::new(move |world| Denial::of(&records, world.snapshot), reply);
+        if self.inputs.send(Input::Ask(question)).is_err() {
+            return false;
+        }
+        let Ok(denials) = answer.await else {
+            return false;
+        };
+        self.tell(&denials);
+        self.log.add(denials, lost);
+        true
+    }
+
+    fn tell(&mut self, denials: &[Denial]) {
+        let Some(events) = &self.events else {
+            return;
+        };
+        let moment = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let moment = moment.unwrap_or_default().as_secs();
+        for denial in denials {
+            if let Some(notice) = self.told.about(denial, Instant::now(), moment) {
+                // What does not fit does not become an Event.
+                let _ = events.try_send(notice);
+            }
+        }
+    }
+}

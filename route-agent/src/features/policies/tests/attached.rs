@@ -1,0 +1,292 @@
+//! Pods between ADD and their status: what the plugin tells, and what the kernel knows by itself.
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use podwire::attachment::{Alias, host_link_name};
+use podwire::policy::{Answer, Attachment, NAMESPACES, News, PodName};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::feature::{Event, Feature as _, Told};
+use crate::features::policies::desired::samples::{addresses, name, namespace, pod, policy};
+use crate::features::policies::tests::bench::{Bench, elements, list, nft};
+use crate::features::test_node::{delete_pod_link, make_pod_link};
+use crate::snapshot::Key;
+
+/// A Pod of `worker` of which the API does not know an address yet.
+fn starting(at: &str, uid: &str, with: &str) -> Value {
+    let mut object = pod(at, "worker", 3, with);
+    object["metadata"]["uid"] = json!(uid);
+    object["status"] = json!({"phase": "Pending"});
+    object
+}
+
+fn app(value: &str) -> Value {
+    json!({"matchLabels": {"app": value}})
+}
+
+/// `db` of namespace `shop` is isolated and open to `web` on port 80.
+fn shop() -> Bench {
+    let mut bench = Bench::new();
+    let spec = json!({"podSelector": app("db"), "ingress": [
+        {"from": [{"podSelector": app("web")}], "ports": [{"port": 80}]}]});
+    bench.set(&[
+        namespace("shop", ""),
+        namespace("free", ""),
+        pod("shop/web", "worker2", 2, "app=web"),
+        policy("shop/db", &spec),
+    ]);
+    bench.rest();
+    bench
+}
+
+/// The attachment of a pod, or of no pod, with the address of this number.
+fn attachment(id: &str, at: Option<&str>, uid: &str, number: u8) -> Attachment {
+    Attachment {
+        link: host_link_name(id, "eth0"),
+        container_id: id.into(),
+        ifname: "eth0".into(),
+        pod: at.map(|at| {
+            let (namespace, name) = at.split_once('/').unwrap();
+            PodName {
+                namespace: namespace.into(),
+                name: name.into(),
+                uid: (!uid.is_empty()).then(|| uid.into()),
+            }
+        }),
+        addresses: addresses("worker", number).into(),
+    }
+}
+
+/// What the plugin hears, if anything yet.
+fn tell(bench: &mut Bench, news: News, attachment: &Attachment) -> mpsc::Receiver<Answer> {
+    let (reply, answers) = mpsc::channel(1);
+    let told = Told::new(news, attachment.clone(), reply);
+    assert!(bench.notice(&Event::Told(&told)));
+    bench.sync();
+    answers
+}
+
+const CELL: &str = "10.10.1.3 . tcp . 80";
+
+#[test]
+fn a_pod_is_decided_about_before_the_api_knows_its_address_and_its_status_changes_nothing() {
+    let mut bench = shop();
+    bench.set(&[starting("shop/db", "1", "app=db")]);
+    assert_eq!(elements("self"), "");
+    let told = attachment("a", Some("shop/db"), "1", 3);
+    let mut answer = tell(&mut bench, News::Came, &told);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert!(elements("in-ports").contains(CELL));
+    assert!(list().contains("fd00:10:10:1::3 . tcp . 80"));
+    bench.rest();
+    let mut known = pod("shop/db", "worker", 3, "app=db");
+    known["metadata"]["uid"] = json!("1");
+    assert_eq!(bench.set(&[known]), 0);
+    assert!(bench.differences().is_empty());
+}
+
+#[test]
+fn a_pod_that_the_api_does_not_tell_of_is_waited_for() {
+    let mut bench = shop();
+    let told = attachment("a", Some("shop/db"), "2", 3);
+    let mut answer = tell(&mut bench, News::Came, &told);
+    assert!(answer.try_recv().is_err());
+    // The Pod that had the name before is another.
+    bench.set(&[starting("shop/db", "1", "app=other")]);
+    assert!(answer.try_recv().is_err());
+    assert_eq!(elements("open-in"), "");
+    bench.set(&[starting("shop/db", "2", "app=db")]);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert!(elements("in-ports").contains(CELL));
+}
+
+#[test]
+fn a_pod_that_stays_unknown_is_open_only_where_no_policy_can_isolate_it() {
+    let mut bench = shop();
+    let closed = attachment("a", Some("shop/new"), "1", 3);
+    let free = attachment("b", Some("free/new"), "1", 4);
+    let mut of_shop = tell(&mut bench, News::Came, &closed);
+    let mut of_free = tell(&mut bench, News::Came, &free);
+    while of_shop.is_empty() || of_free.is_empty() {
+        let due = bench.feature.due().unwrap();
+        std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+        bench.sync();
+    }
+    assert_eq!(of_shop.try_recv(), Ok(Answer::Unknown));
+    assert_eq!(of_free.try_recv(), Ok(Answer::Done));
+    assert_eq!(elements("open-in"), "10.10.1.4 comment \"free/new\"");
+    // A policy comes that may be about it.
+    let everyone = json!({"podSelector": {}});
+    bench.set(&[policy("free/all", &everyone)]);
+    assert_eq!(elements("open-in"), "");
+    assert!(bench.differences().is_empty());
+}
+
+#[test]
+fn a_static_pod_is_known_by_its_name() {
+    let mut bench = shop();
+    let mut mirror = starting("shop/db", "of-the-mirror", "app=db");
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "of-kubelet"});
+    bench.set(&[mirror]);
+    let told = attachment("a", Some("shop/db"), "of-kubelet", 3);
+    let mut answer = tell(&mut bench, News::Came, &told);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert!(elements("in-ports").contains(CELL));
+}
+
+#[test]
+fn a_container_without_a_pod_is_open_until_its_link_goes() {
+    let mut bench = shop();
+    let told = attachment("0123456789abcdef", None, "", 5);
+    let mut answer = tell(&mut bench, News::Came, &told);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    for set in ["open-in", "open-out"] {
+        assert_eq!(
+            elements(set),
+            "10.10.1.5 comment \"container 0123456789ab\""
+        );
+    }
+    // What a killed DEL leaves goes with the link.
+    assert!(bench.node.tell_of_lost_link(&mut bench.feature, &told.link));
+    bench.sync();
+    assert_eq!(elements("open-in") + &elements("open-out"), "");
+}
+
+#[test]
+fn the_next_owner_of_an_address_inherits_nothing_though_the_api_still_names_the_last_one() {
+    let mut bench = shop();
+    let mut old = pod("shop/db", "worker", 3, "app=db");
+    old["metadata"]["uid"] = json!("1");
+    bench.set(&[old]);
+    let told = attachment("a", Some("shop/db"), "1", 3);
+    tell(&mut bench, News::Came, &told);
+    nft("add element ip podwire-policy allowed { 10.10.2.2 . 10.10.1.3 . tcp . 80 }");
+    let mut answer = tell(&mut bench, News::Went, &told);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert!(!list().contains("10.10.1.3"));
+    // A pod that is allowed less, and one without policies, get the same address.
+    let mut next = starting("shop/job", "2", "app=job");
+    bench.set(&[next.clone()]);
+    let job = attachment("b", Some("shop/job"), "2", 3);
+    let mut answer = tell(&mut bench, News::Came, &job);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert_eq!(elements("in-ports"), "");
+    assert_eq!(elements("open-in"), "10.10.1.3 comment \"shop/job\"");
+    // Whatever happens to the old one.
+    next = pod("shop/db", "worker", 3, "app=db");
+    next["metadata"]["uid"] = json!("1");
+    next["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    bench.set(&[next]);
+    assert_eq!(elements("open-in"), "10.10.1.3 comment \"shop/job\"");
+    bench.gone(Key::Pod(name("shop/db")));
+    assert_eq!(elements("open-in"), "10.10.1.3 comment \"shop/job\"");
+    assert!(bench.differences().is_empty());
+}
+
+#[test]
+fn a_new_sandbox_of_a_pod_counts_and_not_the_address_that_its_status_still_has() {
+    let mut bench = shop();
+    let mut db = pod("shop/db", "worker", 3, "app=db");
+    db["metadata"]["uid"] = json!("1");
+    bench.set(&[db]);
+    tell(
+        &mut bench,
+        News::Came,
+        &attachment("a", Some("shop/db"), "1", 3),
+    );
+    tell(
+        &mut bench,
+        News::Went,
+        &attachment("a", Some("shop/db"), "1", 3),
+    );
+    let mut answer = tell(
+        &mut bench,
+        News::Came,
+        &attachment("b", Some("shop/db"), "1", 9),
+    );
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    let ports = elements("in-ports");
+    assert!(
+        ports.contains("10.10.1.9 . tcp . 80") && !ports.contains(CELL),
+        "{ports}"
+    );
+}
+
+/// Makes the link of an attachment as the plugin does.
+fn make_link(attachment: &Attachment) {
+    make_pod_link(&attachment.container_id);
+    let pod = attachment.pod.as_ref();
+    let alias = Alias {
+        container_id: attachment.container_id.clone(),
+        ifname: attachment.ifname.clone(),
+        network: "podwire".into(),
+        pod: pod.map(|pod| (pod.namespace.clone(), pod.name.clone())),
+        uid: pod.and_then(|pod| pod.uid.clone()),
+    };
+    ip(&["link", "set", &attachment.link, "alias", &alias.to_string()]);
+    for address in &attachment.addresses {
+        ip(&[
+            "route",
+            "add",
+            &address.to_string(),
+            "dev",
+            &attachment.link,
+        ]);
+    }
+}
+
+#[track_caller]
+fn ip(words: &[&str]) {
+    assert!(Command::new("ip").args(words).status().unwrap().success());
+}
+
+#[test]
+fn pods_that_started_without_an_agent_or_without_a_table_are_found_by_their_links() {
+    let mut bench = shop();
+    bench.set(&[starting("shop/db", "1", "app=db")]);
+    let (db, container) = (
+        attachment("a", Some("shop/db"), "1", 3),
+        attachment("c", None, "", 5),
+    );
+    make_link(&db);
+    make_link(&container);
+    bench.restart();
+    assert!(elements("in-ports").contains(CELL));
+    assert_eq!(elements("open-in"), "10.10.1.5 comment \"container c\"");
+    // What the plugin opens while the agent is busy is not taken for somebody's edit.
+    let late = attachment("d", None, "", 6);
+    make_link(&late);
+    for set in ["open-in", "open-out"] {
+        let address: IpAddr = late.addresses[0];
+        let element = format!("{address} comment \"container d\"");
+        bench.meddle(&format!(
+            "add element ip podwire-policy {set} {{ {element} }}"
+        ));
+    }
+    bench.sync();
+    assert!(elements("open-out").contains("10.10.1.6 comment \"container d\""));
+    assert!(bench.differences().is_empty());
+    // What an operator opens is.
+    bench.meddle("add element ip podwire-policy open-in { 10.10.1.7 }");
+    bench.sync();
+    assert!(!elements("open-in").contains("10.10.1.7"));
+    delete_pod_link("d");
+    bench.restart();
+    assert!(!elements("open-out").contains("10.10.1.6"));
+}
+
+#[test]
+fn the_file_is_there_as_long_as_the_tables_and_switched_off_no_one_waits() {
+    let mut bench = shop();
+    let file = bench.node.config.run_dir.join(NAMESPACES);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "shop\n");
+    bench.gone(Key::NetworkPolicy(name("shop/db")));
+    assert!(!file.exists());
+    let told = attachment("a", Some("shop/db"), "1", 3);
+    bench.node.config.network_policy = false;
+    let mut answer = tell(&mut bench, News::Came, &told);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert_eq!(list(), "");
+}

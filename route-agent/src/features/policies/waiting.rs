@@ -1,0 +1,83 @@
+//! Calls of the plugin that wait for an answer.
+
+use std::time::{Duration, Instant};
+
+use podwire::policy::{Answer, News};
+
+use crate::feature::{Told, World};
+use crate::features::policies::desired::attachments::{Attachments, is_secondary};
+
+/// How long the API server may take to tell of a Pod of which kubelet knows already. The plugin waits
+/// a second longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A call that waits.
+#[derive(Debug)]
+struct Call {
+    told: Told,
+    until: Instant,
+}
+
+/// All calls that wait.
+#[derive(Debug, Default)]
+pub struct Waiting(Vec<Call>);
+
+impl Waiting {
+    /// One more.
+    pub fn add(&mut self, told: Told) {
+        self.0.push(Call {
+            told,
+            until: Instant::now() + PATIENCE,
+        });
+    }
+
+    /// When the first has waited long enough.
+    pub fn due(&self) -> Option<Instant> {
+        self.0.iter().map(|call| call.until).min()
+    }
+
+    /// Answers all.
+    pub fn answer_all(&mut self, answer: &Answer) {
+        for call in self.0.drain(..) {
+            call.told.answer(answer.clone());
+        }
+    }
+
+    /// Answers those whose pod is known, and those that have waited long enough: what is decided now
+    /// is in the kernel.
+    pub fn answer(&mut self, world: &World<'_>, attachments: &Attachments, now: Instant) {
+        self.0.retain(|call| {
+            let answer = answer(&call.told, world, attachments, call.until <= now);
+            let waits = answer.is_none();
+            if let Some(answer) = answer {
+                call.told.answer(answer);
+            }
+            waits
+        });
+    }
+}
+
+/// The answer to a call; none if it is to wait.
+fn answer(
+    told: &Told,
+    world: &World<'_>,
+    attachments: &Attachments,
+    is_late: bool,
+) -> Option<Answer> {
+    let attachment = &told.attachment;
+    let Some(pod) = &attachment.pod else {
+        return Some(Answer::Done);
+    };
+    let is_known = attachments
+        .pod_of(attachment, world.snapshot, world.own_name())
+        .is_some();
+    if told.news == News::Went || is_known || is_secondary(attachment) {
+        return Some(Answer::Done);
+    }
+    let mut policies = world.snapshot.policies_in(&pod.namespace);
+    is_late.then(|| match policies.next() {
+        // It is open, as nothing can isolate it.
+        None => Answer::Done,
+        Some(_) => Answer::Unknown,
+    })
+}

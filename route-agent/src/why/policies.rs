@@ -1,0 +1,314 @@
+//! What NetworkPolicies say of a packet that this node forwards: the policies feature's own reading
+//! as sentences.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::Family;
+
+use crate::features::policies::desired::explain::{Outcome, Words, judge};
+use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::features::policies::layout::skeleton::{UNDECIDED, denied};
+use crate::ours::POLICY_TABLE;
+use crate::snapshot::{Direction, Pod};
+use crate::why::facts::{Facts, Party};
+use crate::why::question::Transport;
+use crate::why::{Asked, Check, Hop};
+
+/// More destinations than this are not looked at one by one.
+const SHOWN: usize = 8;
+
+/// What the policies say of packets from one source to several destinations.
+pub(super) struct Policies {
+    /// The step; none if there is nothing to say.
+    pub hop: Option<Hop>,
+    /// To how many of the destinations packets are dropped.
+    pub denied: usize,
+    /// Why, in one sentence, if any are.
+    pub why: Option<String>,
+}
+
+/// Asks the policies about a way. `to` are destinations and ports as the forward hook sees them.
+pub(super) fn ask(
+    facts: &Facts<'_>,
+    from: &Party<'_>,
+    source: IpAddr,
+    to: &[(IpAddr, Transport)],
+) -> Policies {
+    let mut asking = Asking {
+        facts,
+        truth: Truth::about(
+            facts.snapshot,
+            &BTreeSet::from_iter(to.iter().map(|(address, _)| *address).chain([source])),
+        ),
+        lines: BTreeMap::new(),
+        order: Vec::new(),
+        checks: Vec::new(),
+        denied: 0,
+        why: None,
+        asked: false,
+    };
+    if facts.config.network_policy && !facts.snapshot.policies.is_empty() {
+        for (destination, transport) in to {
+            asking.ask(from, source, *destination, traffic(*transport));
+        }
+    }
+    asking.finish(to.len())
+}
+
+fn traffic(transport: Transport) -> Traffic {
+    match transport {
+        Transport::Ping => Traffic::Portless,
+        Transport::Port(protocol, port) => Traffic::Port(protocol, port),
+    }
+}
+
+struct Asking<'a> {
+    facts: &'a Facts<'a>,
+    truth: Truth<'a>,
+    /// Each sentence, with the destinations that it is true of.
+    lines: BTreeMap<String, Vec<IpAddr>>,
+    order: Vec<String>,
+    checks: Vec<Check>,
+    denied: usize,
+    why: Option<String>,
+    /// Whether any policy was asked.
+    asked: bool,
+}
+
+/// What one end has to say.
+enum Word {
+    /// It is a pod of this node.
+    Here,
+    /// It is an address of this node's podCIDRs without a Pod that is known.
+    Undecided,
+    /// It is a pod of another node.
+    Elsewhere(String),
+    /// It is no pod.
+    None,
+}
+
+impl Asking<'_> {
+    fn ask(&mut self, from: &Party<'_>, source: IpAddr, to: IpAddr, traffic: Traffic) {
+        let facts = self.facts;
+        if *from == Party::OwnNode || facts.is_own(to) {
+            let pod = if facts.is_own(to) { source } else { to };
+            match self.word(pod) {
+                Word::Here | Word::Undecided => self.say(
+                    to,
+                    "No policy is asked: what a node and its own pods send each other is always \
+                     allowed, and does not come through the forward hook."
+                        .into(),
+                ),
+                Word::Elsewhere(node) => self.elsewhere(to, &node, Direction::Ingress),
+                Word::None => {}
+            }
+            return;
+        }
+        let ends = [
+            (Direction::Egress, source, to),
+            (Direction::Ingress, to, source),
+        ];
+        let mut passes = true;
+        for (direction, local, peer) in ends {
+            passes &= match self.word(local) {
+                Word::Here => self.here(direction, local, peer, to, traffic),
+                Word::Undecided => self.undecided(direction, local, peer, to, traffic),
+                Word::Elsewhere(node) => {
+                    self.elsewhere(to, &node, direction);
+                    true
+                }
+                Word::None => true,
+            };
+        }
+        self.denied += usize::from(!passes);
+    }
+
+    /// Who decides about an address.
+    fn word(&self, address: IpAddr) -> Word {
+        let own = &self.facts.config.node_name;
+        match (self.truth.pod(address), self.facts.party(address)) {
+            (Some(pod), _) if pod.node.as_ref() == Some(own) => Word::Here,
+            (_, Party::PodOf(node, _)) => Word::Elsewhere(node.name.to_string()),
+            (None, Party::Pod(_) | Party::NoPod(_)) if self.inside(address) => Word::Undecided,
+            (
+                Some(Pod {
+                    node: Some(node), ..
+                }),
+                _,
+            ) => Word::Elsewhere(node.to_string()),
+            _ => Word::None,
+        }
+    }
+
+    /// True if an address is in one of this node's podCIDRs.
+    fn inside(&self, address: IpAddr) -> bool {
+        let cidrs = self.facts.own_node().into_iter();
+        let mut cidrs = cidrs.flat_map(|node| &node.pod_cidrs);
+        cidrs.any(|cidr| cidr.contains(address))
+    }
+
+    fn here(
+        &mut self,
+        direction: Direction,
+        local: IpAddr,
+        peer: IpAddr,
+        to: IpAddr,
+        traffic: Traffic,
+    ) -> bool {
+        let Some(judgement) = judge(&self.truth, direction, local, peer, traffic) else {
+            return true;
+        };
+        let pod = &judgement.pod.name;
+        let by = judgement.isolated_by();
+        let text = match &judgement.outcome {
+            Outcome::Open => format!("{direction}: no policy isolates {pod}."),
+            Outcome::Itself => {
+                format!(
+                    "{direction}: {by} isolate{} {pod}, but a pod always reaches itself.",
+                    ending(&judgement.isolating)
+                )
+            }
+            Outcome::Allowed(rule) => {
+                format!(
+                    "{direction}: {by} isolate{} {pod}; {rule}.",
+                    ending(&judgement.isolating)
+                )
+            }
+            Outcome::Denied(nearest) => {
+                let nearest = nearest.as_ref().map_or_else(
+                    || "there is no rule that allows anything".to_owned(),
+                    |nearest| format!("nearest rule: {nearest}"),
+                );
+                let what = Words(traffic);
+                self.why.get_or_insert_with(|| {
+                    format!(
+                        "{by} isolate{} {pod} for {direction}, and no rule allows it",
+                        ending(&judgement.isolating)
+                    )
+                });
+                format!(
+                    "{direction}: {by} isolate{} {pod}, and no rule allows it ({what}); {nearest}.",
+                    ending(&judgement.isolating)
+                )
+            }
+        };
+        let passes = judgement.passes();
+        self.asked |= !judgement.isolating.is_empty();
+        self.say(to, text);
+        self.check(direction, local, peer, traffic, passes);
+        passes
+    }
+
+    fn undecided(
+        &mut self,
+        direction: Direction,
+        local: IpAddr,
+        peer: IpAddr,
+        to: IpAddr,
+        traffic: Traffic,
+    ) -> bool {
+        let text = format!(
+            "{direction}: no Pod with the address {local} is known here yet, so it is closed (chain \
+             {UNDECIDED})."
+        );
+        self.why
+            .get_or_insert_with(|| format!("no Pod with the address {local} is known here yet"));
+        self.say(to, text);
+        self.check(direction, local, peer, traffic, false);
+        false
+    }
+
+    fn elsewhere(&mut self, to: IpAddr, node: &str, direction: Direction) {
+        let text = format!("{direction}: node {node} decides for its own pod: ask there.");
+        self.say(to, text);
+    }
+
+    fn say(&mut self, to: IpAddr, text: String) {
+        if !self.lines.contains_key(&text) {
+            self.order.push(text.clone());
+        }
+        self.lines.entry(text).or_default().push(to);
+    }
+
+    fn check(
+        &mut self,
+        direction: Direction,
+        local: IpAddr,
+        peer: IpAddr,
+        traffic: Traffic,
+        passes: bool,
+    ) {
+        let check = Check::Policies(Asked {
+            direction,
+            local,
+            peer,
+            traffic,
+            inside: self.inside(local),
+            passes,
+        });
+        if self.checks.len() < 2 * SHOWN && !self.checks.contains(&check) {
+            self.checks.push(check);
+        }
+    }
+
+    fn finish(self, all: usize) -> Policies {
+        let Some(first) = self.order.first() else {
+            return Policies {
+                hop: None,
+                denied: 0,
+                why: None,
+            };
+        };
+        let what = match self.denied {
+            0 => "NetworkPolicies let it pass".to_owned(),
+            denied if denied == all => "NetworkPolicies drop it".to_owned(),
+            denied => format!("NetworkPolicies drop it on the way to {denied} of {all} endpoints"),
+        };
+        let family = IpFamily::of(self.lines[first][0]);
+        let mut hop = Hop::new(what);
+        for text in self.order.iter().take(2 * SHOWN) {
+            let about = &self.lines[text];
+            hop = hop.because(match about.len() == all {
+                true => text.clone(),
+                false => format!("To {}: {text}", addresses(about)),
+            });
+        }
+        if self.asked && self.denied < all {
+            hop = hop.because(
+                "Replies pass with it: they are judged as the connection that they belong to.",
+            );
+        }
+        if !self.checks.is_empty() {
+            let table = format!("{} {POLICY_TABLE}", Family::from(family));
+            hop = hop.see(match self.denied {
+                0 => format!("nft list table {table}"),
+                _ => format!(
+                    "podwire-agent drops; nft list chain {table} {}",
+                    denied(Direction::Ingress)
+                ),
+            });
+        }
+        hop.checks = self.checks;
+        Policies {
+            hop: Some(hop),
+            denied: self.denied,
+            why: self.why,
+        }
+    }
+}
+
+fn addresses(all: &[IpAddr]) -> String {
+    let shown = &all[..all.len().min(SHOWN)];
+    let names: Vec<_> = shown.iter().map(ToString::to_string).collect();
+    match all.len() - shown.len() {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// One policy isolates, several isolate.
+fn ending<T>(all: &[T]) -> &'static str {
+    if all.len() == 1 { "s" } else { "" }
+}

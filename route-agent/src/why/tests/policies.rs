@@ -1,0 +1,249 @@
+//! What NetworkPolicies make of a way, by themselves and in the kernel.
+
+use podwire_kernel::nft::Table;
+use serde_json::{Value, json};
+
+use super::kernel::Fake;
+use super::*;
+use crate::features::policies::desired::attachments::Attachments;
+use crate::features::policies::desired::frame::Here;
+use crate::features::policies::desired::model::Model;
+use crate::features::policies::layout::elements::table;
+use crate::source::decode::{Scope, decode};
+use crate::source::objects::Names;
+
+fn a_pod(name: &str, node: &str, address: &str, role: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "default", "name": name, "labels": {"role": role}},
+        "spec": {"nodeName": node, "containers": []},
+        "status": {"phase": "Running", "podIPs": [{"ip": address}]},
+    })
+}
+
+fn policy(name: &str, role: &str, mut spec: Value) -> Value {
+    spec["podSelector"] = json!({"matchLabels": {"role": role}});
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "default", "name": name}, "spec": spec,
+    })
+}
+
+/// The walkthrough's cluster with its pods: `pod1` (role=web) and `web` (role=db) here, `far`
+/// (role=api) on `worker`; and with these policies.
+fn with_policies(flags: &[&str], policies: &[Value]) -> World {
+    let mut world = World::new(flags);
+    let pods = [
+        a_pod("pod1", "worker2", "10.10.2.3", "web"),
+        a_pod("web", "worker2", "10.10.2.4", "db"),
+        a_pod("far", "worker", "10.10.1.3", "api"),
+    ];
+    for object in pods.iter().chain(policies) {
+        let text = object.to_string();
+        let contents = decode(text.as_bytes(), Scope::All, &mut Names::default()).unwrap();
+        contents
+            .objects
+            .into_iter()
+            .for_each(|object| world.set(object));
+    }
+    world
+}
+
+/// `db` may be reached by role=api on 80 only.
+fn db_for_api() -> [Value; 2] {
+    let from = json!([{"podSelector": {"matchLabels": {"role": "api"}}}]);
+    [
+        policy("closed", "db", json!({"policyTypes": ["Ingress"]})),
+        policy(
+            "db",
+            "db",
+            json!({"ingress": [{"from": from, "ports": [{"port": 80}]}]}),
+        ),
+    ]
+}
+
+/// The table that this node wants.
+fn kernel_of(world: &World) -> Fake {
+    let here = Here {
+        node: Arc::from("worker2"),
+        pod_cidrs: ["10.10.2.0/24".parse().unwrap()].into(),
+    };
+    let model = Model::of(&world.snapshot, &Attachments::default(), IpFamily::V4, here);
+    let via = |link: &str, gateway: Option<&str>| Way::Link {
+        link: Some(link.into()),
+        gateway: gateway.map(ip),
+        silent: false,
+    };
+    Fake {
+        ways: [
+            (ip("10.10.2.3"), via("vethpod1", None)),
+            (ip("10.10.2.4"), via("vethweb", None)),
+            (ip("10.10.1.3"), via("eth0", Some("172.18.0.2"))),
+        ]
+        .into(),
+        policies: Some(table(IpFamily::V4, &model.frame(), model.wanted())),
+        ..Fake::default()
+    }
+}
+
+/// The trace after the kernel was asked, which may have been changed before.
+fn asked(world: &World, from: &str, to: &str, spoil: impl FnOnce(&mut Option<Table>)) -> Trace {
+    let mut trace = world.walk(from, to);
+    let mut kernel = kernel_of(world);
+    spoil(&mut kernel.policies);
+    check(&mut trace, &mut kernel);
+    trace
+}
+
+#[test]
+fn what_no_rule_allows_is_dropped_with_the_nearest_rule() {
+    let world = with_policies(&[], &db_for_api());
+    let trace = asked(&world, "pod1", "10.10.2.4:80", |_| {});
+    expect(
+        &trace,
+        End::Dropped,
+        &[
+            "Route to 10.10.2.4",
+            "NetworkPolicies drop it",
+            "egress: no policy isolates default/pod1.",
+            "ingress: default/closed, default/db isolate default/web, and no rule allows it (tcp 80); \
+         nearest rule: default/db allows tcp 80 from role=api; the pod has role=web.",
+            "kernel: open-out: 10.10.2.3 (default/pod1)",
+            "kernel: 10.10.2.3 has no class: no rule here asks for it",
+            "kernel: self: 10.10.2.4 . 10.10.2.4 (default/web)",
+            "kernel: no element allows it",
+            "see: podwire-agent drops; nft list chain ip podwire-policy denied-in",
+            "=x It is dropped: default/closed, default/db isolate default/web for ingress, and no rule \
+         allows it.",
+        ],
+    );
+    assert_eq!(trace.differences, [""; 0]);
+}
+
+#[test]
+fn what_a_rule_allows_passes_by_its_element() {
+    let world = with_policies(&[], &db_for_api());
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4:80", |_| {});
+    expect(
+        &trace,
+        End::Arrives,
+        &[
+            "NetworkPolicies let it pass",
+            "egress: node worker decides for its own pod: ask there.",
+            "default/db allows tcp 80 from role=api.",
+            "Replies pass with it",
+            "kernel: peers: 10.10.1.3 has class ",
+            " (default/far)",
+            "kernel: in-ports: ",
+            ". 10.10.2.4 . tcp . 80 (default/web: db)",
+        ],
+    );
+    assert_eq!(trace.differences, [""; 0]);
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4", |_| {});
+    expect(
+        &trace,
+        End::Dropped,
+        &["ping and what else has no ports is only allowed by rules"],
+    );
+    assert_eq!(trace.differences, [""; 0]);
+}
+
+#[test]
+fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
+    let both = json!({"policyTypes": ["Ingress", "Egress"]});
+    let world = with_policies(&[], &[policy("closed", "db", both)]);
+    for (from, to) in [("172.18.0.4", "10.10.2.4:80"), ("web", "172.18.0.4:10250")] {
+        let trace = world.walk(from, to);
+        expect(
+            &trace,
+            End::Arrives,
+            &["No policy is asked: what a node and its own pods"],
+        );
+    }
+    let trace = asked(&world, "web", "10.10.2.4:80", |_| {});
+    expect(
+        &trace,
+        End::Arrives,
+        &[
+            "egress: default/closed isolates default/web, but a pod always reaches itself.",
+            "kernel: self: 10.10.2.4 . 10.10.2.4",
+        ],
+    );
+    assert_eq!(trace.differences, [""; 0]);
+}
+
+#[test]
+fn behind_a_service_each_endpoint_is_judged() {
+    let world = with_policies(&[], &db_for_api());
+    let trace = world.walk("pod1", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Leaves,
+        &[
+            "One of 3 endpoints",
+            "NetworkPolicies drop it on the way to 1 of 3 endpoints",
+            "To 10.10.2.4: ingress: default/closed, default/db isolate default/web, and no rule allows it",
+            "The source stays",
+            "Policies drop what goes to 1 of them.",
+        ],
+    );
+    let to_none = policy("out", "web", json!({"policyTypes": ["Egress"]}));
+    let world = with_policies(&[], &[to_none]);
+    let trace = world.walk("pod1", "10.200.1.63:9000");
+    expect(
+        &trace,
+        End::Dropped,
+        &[
+            "egress: default/out isolates default/pod1, and no rule allows it (tcp 80); there is no rule \
+         that allows anything.",
+            "=x A packet to Service default/svc-clusterip is dropped: default/out isolates default/pod1 \
+         for egress, and no rule allows it.",
+        ],
+    );
+}
+
+#[test]
+fn a_pod_that_is_not_known_is_closed_and_a_cluster_without_policies_asks_none() {
+    let mut world = with_policies(&[], &db_for_api());
+    world.pods.push(pod("new", "10.10.2.9", "vethnew"));
+    let trace = world.walk("new", "10.10.1.3:80");
+    expect(
+        &trace,
+        End::Dropped,
+        &["egress: no Pod with the address 10.10.2.9 is known here yet"],
+    );
+    for world in [
+        with_policies(&[], &[]),
+        with_policies(&["--network-policy=false"], &db_for_api()),
+    ] {
+        let trace = world.walk("pod1", "10.10.2.4:80");
+        assert_eq!(trace.end, End::Arrives);
+        assert!(!trace.to_string().contains("olic"), "{trace}");
+    }
+}
+
+#[test]
+fn a_kernel_that_says_something_else_is_named() {
+    let world = with_policies(&[], &db_for_api());
+    let clear = |set: &'static str| {
+        move |table: &mut Option<Table>| {
+            let sets = &mut table.as_mut().unwrap().sets;
+            sets.get_mut(set).unwrap().elements.clear();
+        }
+    };
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4:80", clear("in-ports"));
+    assert_eq!(
+        trace.differences,
+        ["ingress of 10.10.2.4: the table ip podwire-policy drops it, but the policies allow it",]
+    );
+    let trace = asked(&world, "pod1", "10.10.2.4:80", clear("open-out"));
+    assert_eq!(
+        trace.differences,
+        ["egress of 10.10.2.3: the table ip podwire-policy drops it, but the policies allow it",]
+    );
+    let trace = asked(&world, "pod1", "10.10.2.4:80", |table| *table = None);
+    assert!(
+        trace.differences[0].contains("ip podwire-policy is not there"),
+        "{trace}"
+    );
+}

@@ -1,0 +1,323 @@
+//! NetworkPolicies from a pod's first packet to the next owner of its address, with and without an
+//! agent.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+use podwire_lab::node::Node;
+use podwire_lab::place::Place;
+use podwire_lab::pod::{Pod, PodSpec, Servers};
+use podwire_lab::topology::Families;
+use podwire_lab::wait;
+use serde_json::{Value, json};
+
+/// How long none may come where none must.
+const SILENCE: Duration = Duration::from_millis(300);
+/// A first packet that is dropped is sent again after a second.
+const FIRST: Duration = Duration::from_millis(900);
+/// How long anything may take that must happen.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn policy(namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
+    })
+}
+
+/// `closed` lets nothing in or out; in `shop` `web` reaches `db`, and nothing else is allowed; of
+/// `free` no policy speaks.
+fn policies() -> [Value; 2] {
+    let app = |value: &str| json!({"podSelector": {"matchLabels": {"app": value}}});
+    let both = json!(["Ingress", "Egress"]);
+    let shop = json!({"podSelector": {}, "policyTypes": both,
+        "ingress": [{"from": [app("web")]}], "egress": [{"to": [app("db")]}]});
+    [
+        policy(
+            "closed",
+            "all",
+            json!({"podSelector": {}, "policyTypes": both}),
+        ),
+        policy("shop", "web-to-db", shop),
+    ]
+}
+
+/// A pod with HTTP on 80 and datagrams on UDP 53.
+fn spec(namespace: &str, name: &str, app: &str) -> PodSpec {
+    let spec = PodSpec::new(name).in_namespace(namespace);
+    PodSpec {
+        servers: Servers {
+            http: vec![80],
+            udp: vec![53],
+            ..Servers::default()
+        },
+        ..spec.labelled("app", app)
+    }
+}
+
+fn connects(from: &Place, to: &Pod, limit: Duration) -> bool {
+    let to: Vec<IpAddr> = to.addresses();
+    let connect = || {
+        let mut all = to.iter().map(|address| SocketAddr::new(*address, 80));
+        all.all(|to| TcpStream::connect_timeout(&to, limit).is_ok())
+    };
+    from.inside(connect).unwrap()
+}
+
+/// Whether any connection is made.
+fn leaks(from: &Place, to: &Pod) -> bool {
+    let to: Vec<IpAddr> = to.addresses();
+    let connect = || {
+        let mut all = to.iter().map(|address| SocketAddr::new(*address, 80));
+        all.any(|to| TcpStream::connect_timeout(&to, SILENCE).is_ok())
+    };
+    from.inside(connect).unwrap()
+}
+
+/// Ends what goes on beside a test, also if that panics.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends a datagram to every address that a pod of `worker` may get, over and over, and collects who
+/// answered.
+fn probe(from: &Place, stop: &AtomicBool, answers: &Mutex<Vec<IpAddr>>) {
+    from.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        while !stop.load(Ordering::Relaxed) {
+            for last in 2..90 {
+                let to = SocketAddr::from(([10, 10, 1, last], 53));
+                // Where no pod is, the answer is an error.
+                let _ = socket.send_to(b"anyone\n", to);
+            }
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 200]) {
+                answers.lock().unwrap().push(from.ip());
+            }
+        }
+    })
+    .unwrap();
+}
+
+/// Starts pods of all three namespaces, several at a time, and lets each speak at once: none through
+/// that should not be, and what may pass does within `limit`. Their status comes afterwards.
+fn start_and_speak(
+    cluster: &Cluster,
+    round: usize,
+    limit: Duration,
+    [sink, db]: [&Pod; 2],
+) -> Vec<Pod> {
+    let started = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for number in 0..10 {
+            let started = &started;
+            scope.spawn(move || {
+                let namespace = ["closed", "shop", "free"][number % 3];
+                let spec = spec(namespace, &format!("p{round}-{number}"), "web");
+                let pod = cluster.lab.start("worker", &spec).unwrap();
+                match namespace {
+                    "free" => {
+                        assert!(
+                            connects(pod.place(), sink, limit),
+                            "{} is closed",
+                            pod.name()
+                        );
+                        assert!(!leaks(pod.place(), db));
+                    }
+                    "shop" => {
+                        assert!(connects(pod.place(), db, FIRST), "{} is closed", pod.name());
+                        assert!(!leaks(pod.place(), sink), "{} leaks", pod.name());
+                    }
+                    _ => {
+                        assert!(!leaks(pod.place(), sink), "{} leaks", pod.name());
+                        assert!(!leaks(sink.place(), &pod), "{} leaks", pod.name());
+                    }
+                }
+                cluster.lab.publish(&pod, &spec).unwrap();
+                started.lock().unwrap().push(pod);
+            });
+        }
+    });
+    started.into_inner().unwrap()
+}
+
+#[test]
+fn the_first_packets_of_many_pods_that_start_at_once_meet_their_policies_both_ways() {
+    let cluster = Cluster::pair(Families::Dual);
+    cluster.apply(&policies());
+    let sink = cluster
+        .lab
+        .run("worker", &spec("free", "sink", "sink"))
+        .unwrap();
+    let db = cluster
+        .lab
+        .run("worker", &spec("shop", "db", "db"))
+        .unwrap();
+    let far = cluster
+        .lab
+        .run("worker2", &spec("free", "far", "web"))
+        .unwrap();
+    cluster.settle();
+    let (stop, answers) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let pods = thread::scope(|scope| {
+        let _ends = Ends(&stop);
+        for pod in [&far, &sink] {
+            let (stop, answers) = (&stop, &answers);
+            scope.spawn(move || probe(pod.place(), stop, answers));
+        }
+        // Who is asked before its link is complete may be looked for again only a second later.
+        let rounds = (0..3).map(|round| start_and_speak(&cluster, round, LIMIT, [&sink, &db]));
+        let pods: Vec<Pod> = rounds.flatten().collect();
+        pods
+    });
+    let answers = answers.into_inner().unwrap();
+    let of = |namespace: &str| {
+        let pods = pods.iter();
+        let pods = pods.filter(|pod| pod.sandbox().namespace == namespace);
+        let found = pods.filter(|pod| answers.contains(&pod.address(false).unwrap()));
+        found.map(Pod::name).collect::<Vec<_>>()
+    };
+    assert_eq!((of("closed"), of("shop")), (vec![], vec![]));
+    assert_eq!(of("free").len(), 9, "everyone asks those");
+    // Without that the very first packet passes, where it may.
+    start_and_speak(&cluster, 3, FIRST, [&sink, &db]);
+}
+
+#[test]
+fn an_agent_that_is_killed_at_random_opens_no_pod() {
+    let cluster = Cluster::pair(Families::V4);
+    cluster.apply(&policies());
+    let node = cluster.node("worker");
+    let sink = cluster
+        .lab
+        .run("worker", &spec("free", "sink", "sink"))
+        .unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _ends = Ends(&stop);
+        scope.spawn(|| {
+            let mut pause = 30;
+            while !stop.load(Ordering::Relaxed) {
+                // Whenever that is: any moment of an ADD must do.
+                thread::sleep(Duration::from_millis(pause));
+                pause = (pause * 7) % 191 + 20;
+                node.stop_agent("KILL").unwrap();
+                node.start_agent().unwrap();
+            }
+        });
+        for number in 0..12 {
+            let spec = spec("closed", &format!("k{number}"), "web");
+            // As the kubelet does.
+            let pod = wait::until_some(LIMIT, || cluster.lab.start("worker", &spec).ok());
+            let pod = pod.unwrap_or_else(|| panic!("{}", node.agent_log()));
+            assert!(!leaks(pod.place(), &sink), "{} leaks", pod.name());
+            assert!(!leaks(sink.place(), &pod), "{} leaks", pod.name());
+        }
+    });
+}
+
+fn table(node: &Node) -> String {
+    node.place()
+        .output("nft list table ip podwire-policy")
+        .unwrap()
+}
+
+#[test]
+fn without_an_agent_a_pod_starts_only_where_no_policy_can_be_about_it() {
+    let cluster = Cluster::pair(Families::V4);
+    cluster.apply(&policies());
+    let node = cluster.node("worker");
+    let old = cluster
+        .lab
+        .run("worker", &spec("shop", "old", "web"))
+        .unwrap();
+    let sink = cluster
+        .lab
+        .run("worker", &spec("free", "sink", "sink"))
+        .unwrap();
+    node.stop_agent("KILL").unwrap();
+    // Of the namespace no policy speaks: it starts at once, and is open.
+    let before = Instant::now();
+    let free = cluster
+        .lab
+        .start("worker", &spec("free", "new", "web"))
+        .unwrap();
+    assert!(before.elapsed() < Duration::from_millis(1900));
+    assert!(connects(free.place(), &sink, FIRST) && connects(sink.place(), &free, FIRST));
+    // Of this one they do.
+    let before = Instant::now();
+    let refused = cluster.lab.start("worker", &spec("shop", "new-web", "web"));
+    let error = refused.unwrap_err().to_string();
+    assert!(before.elapsed() >= Duration::from_secs(2));
+    let expected = "podwire-agent does not answer; namespace shop has NetworkPolicies, a pod there \
+                    is not started unprotected";
+    assert!(error.contains(expected), "{error}");
+    let links = node.place().output("ip -br link show group 112").unwrap();
+    assert_eq!(links.lines().count(), 3, "nothing is left of it:\n{links}");
+    // The runtime is told once that has lasted.
+    node.runtime().status().unwrap();
+    node.place()
+        .output("touch -d '-40 seconds' /run/podwire/policy/silent")
+        .unwrap();
+    let error = node.runtime().status().unwrap_err().to_string();
+    assert!(error.contains("podwire-agent does not answer"), "{error}");
+    // A pod that goes leaves nothing to the next owner of its address.
+    let (open, isolated) = (free.address(false).unwrap(), old.address(false).unwrap());
+    for address in [open, isolated] {
+        assert!(table(&node).contains(&address.to_string()));
+    }
+    cluster.lab.remove("new").unwrap();
+    cluster.lab.remove("old").unwrap();
+    for address in [open, isolated] {
+        assert!(
+            !table(&node).contains(&format!("{address} ")),
+            "{}",
+            table(&node)
+        );
+    }
+    node.start_agent().unwrap();
+    node.wait_ready().unwrap();
+    node.runtime().status().unwrap();
+    let web = cluster
+        .lab
+        .start("worker", &spec("shop", "new-web", "web"))
+        .unwrap();
+    assert!(!leaks(web.place(), &sink));
+}
+
+#[test]
+fn a_pod_that_no_one_knows_does_not_start_in_a_namespace_with_policies() {
+    let cluster = Cluster::pair(Families::V4);
+    cluster.apply(&policies());
+    let node = cluster.node("worker");
+    let sink = cluster
+        .lab
+        .run("worker", &spec("free", "sink", "sink"))
+        .unwrap();
+    // As if the API server had not told yet: its node runs it, and there is no manifest.
+    let refused = node.run(&spec("shop", "unknown", "web"));
+    let error = refused.unwrap_err().to_string();
+    assert!(
+        error.contains("does not know the pod shop/unknown yet"),
+        "{error}"
+    );
+    let free = node.run(&spec("free", "unknown", "web")).unwrap();
+    assert!(connects(free.place(), &sink, FIRST) && connects(sink.place(), &free, FIRST));
+    node.remove(&free).unwrap();
+    let gone = format!("{} ", free.address(false).unwrap());
+    assert!(!table(&node).contains(&gone), "{}", table(&node));
+}
