@@ -81,17 +81,18 @@ ci-lint: ## Check the workflow for a public forge (needs actionlint, or Go)
 	actionlint
 
 .PHONY: bench
-bench: root toolchain ## Measure the plugin, the routes and the Service proxy, beside targets
+bench: root toolchain ## Measure the plugin, routes, Services and policies, beside targets
 	@tests/tools.sh bench
 	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
 	    --bin podwire --bin podwire-agent --bin podwire-bench
-	services='cargo bench --target $(TRIPLE) --package podwire-agent --bench services'
+	parts='cargo bench --target $(TRIPLE) --package podwire-agent'
 	export RUSTFLAGS="-C target-feature=+crt-static"
 	# Nothing is compiled while something is measured.
-	$$services --no-run
-	# Both, whatever the first says.
+	$$parts --bench services --bench policies --no-run
+	# All, whatever the first says.
 	missed=0
-	$$services --quiet || missed=1
+	$$parts --bench services --quiet || missed=1
+	$$parts --bench policies --quiet || missed=1
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
 	exit $$missed
 

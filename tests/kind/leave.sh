@@ -54,7 +54,7 @@ remove_by_helm() {
   helm -n kube-system uninstall podwire --wait
   wait_for 60 "the end of the agents" no_agents
   left=$(kubectl get all,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,secrets \
-    --all-namespaces -o name | grep podwire) && { echo "helm left: $left" >&2; exit 1; }
+    --all-namespaces -o name | grep -E '/(podwire|sh\.helm\.)') && { echo "helm left: $left" >&2; exit 1; }
   return 0
 }
 no_agents() { [[ -z $(kubectl -n kube-system get pods -l app.kubernetes.io/name=podwire -o name) ]]; }
