@@ -111,7 +111,12 @@ done
 kubectl delete daemonset web --wait >/dev/null
 kubectl delete service web >/dev/null
 kubectl -n kube-system scale deployment/coredns --replicas=0 >/dev/null
-no_links() { local node; for node in $(nodes); do [[ -z $(docker exec "$node" ip -br link show type veth | grep -v ^eth0) ]]; done; }
+no_links() {
+  local node
+  for node in $(nodes); do
+    [[ -z $(docker exec "$node" ip -br link show type veth | grep -v ^eth0) ]] || return 1
+  done
+}
 wait_for 60 "the end of all pods" no_links
 
 "remove_by_$WAY"
