@@ -113,6 +113,18 @@ fn probe(from: &Place, stop: &AtomicBool, answers: &Mutex<Vec<IpAddr>>) {
     .unwrap();
 }
 
+/// That a pod is closed, and what the node says of that.
+fn closed(cluster: &Cluster, pod: &Pod) -> String {
+    let node = cluster.node("worker");
+    let words = "podwire-agent drops; nft list ruleset; ip -s neigh";
+    let seen = node.place().sh(words).unwrap().stdout;
+    let lines = seen.lines();
+    let about: Vec<&str> = lines
+        .filter(|line| line.contains("counter packets") || line.contains(pod.name()))
+        .collect();
+    format!("{} is closed:\n{}", pod.name(), about.join("\n"))
+}
+
 /// Starts pods of all three namespaces, several at a time, and lets each speak at once: none through
 /// that should not be, and what may pass does within `limit`. Their status comes afterwards.
 fn start_and_speak(
@@ -133,13 +145,17 @@ fn start_and_speak(
                     "free" => {
                         assert!(
                             connects(pod.place(), sink, limit),
-                            "{} is closed",
-                            pod.name()
+                            "{}",
+                            closed(cluster, &pod)
                         );
                         assert!(!leaks(pod.place(), db));
                     }
                     "shop" => {
-                        assert!(connects(pod.place(), db, FIRST), "{} is closed", pod.name());
+                        assert!(
+                            connects(pod.place(), db, FIRST),
+                            "{}",
+                            closed(cluster, &pod)
+                        );
                         assert!(!leaks(pod.place(), sink), "{} leaks", pod.name());
                     }
                     _ => {
