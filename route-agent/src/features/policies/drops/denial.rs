@@ -13,6 +13,7 @@ use crate::features::policies::desired::explain::{Judgement, Outcome, judge};
 use crate::features::policies::desired::truth::{Traffic, Truth, isolating};
 use crate::features::policies::layout::log::Reason;
 use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot};
+use crate::text;
 
 /// More policies than this are counted, and not named.
 const NAMED: usize = 8;
@@ -250,20 +251,13 @@ impl Words {
             isolated_by_more: judgement.isolating.len().saturating_sub(NAMED),
             allowed: judgement.passes(),
             nearest: match judgement.outcome {
-                Outcome::Denied(nearest) => nearest.map(cut),
+                Outcome::Denied(nearest) => {
+                    nearest.map(|nearest| text::cut(&nearest, LONGEST).into_owned())
+                }
                 _ => None,
             },
         }
     }
-}
-
-/// The beginning of a text, if it is too long.
-fn cut(mut text: String) -> String {
-    if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
-        text.push_str("...");
-    }
-    text
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -447,7 +441,8 @@ pub(super) mod tests {
                 .why()
                 .contains(" and 23 more; nearest rule: shop/000")
         );
-        assert!(denial.nearest.as_ref().unwrap().len() <= LONGEST + 3);
+        let nearest = denial.nearest.as_ref().unwrap();
+        assert!(nearest.len() < LONGEST + 30 && nearest.ends_with(" bytes more)"));
         assert!(serde_json::to_string(&denial).unwrap().len() < 4096);
     }
 
