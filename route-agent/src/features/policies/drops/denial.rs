@@ -260,7 +260,9 @@ impl Words {
 /// The beginning of a text, if it is too long.
 fn cut(mut text: String) -> String {
     if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
+        let mut ends = (0..=LONGEST).rev();
+        let end = ends.find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or_default());
         text.push_str("...");
     }
     text
