@@ -91,6 +91,25 @@ fuzz: root toolchain ## Look for input that breaks the plugin, for SECONDS_TO_FU
 	    -artifact_prefix=$(CURDIR)/$(FUZZ)/artifacts/call/ \
 	    $(CURDIR)/$(FUZZ)/corpus/call $(CURDIR)/$(FUZZ)/seeds
 
+KILLS ?= 500
+SEED ?=
+
+.PHONY: kills
+kills: root toolchain ## Kill agents under a client KILLS times (500, from SEED) and count its failures
+	@tests/tools.sh test
+	cargo build --workspace --bins
+	PODWIRE_KILLS=$(KILLS) PODWIRE_SEED=$(SEED) \
+	    cargo test --package podwire-lab --test kills -- --nocapture
+
+SOAK_SECONDS ?= 3600
+
+.PHONY: soak
+soak: root toolchain ## Churn a lab at random for SOAK_SECONDS (3600, from SEED) and check it every minute
+	@tests/tools.sh test
+	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
+	    --bin podwire --bin podwire-agent --bin podwire-lab --bin podwire-soak
+	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED))
+
 .PHONY: image
 image: toolchain ## Build the container image: two static programs and nothing else
 	@tests/kind/image.sh
