@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use podwire_lab::error::Result;
+use podwire_lab::node::Node;
 use podwire_lab::pod::PodSpec;
 use podwire_lab::runtime::PortMapping;
 use podwire_lab::{Lab, manifests};
@@ -25,6 +26,14 @@ pub fn act(lab: &Lab, before: &Wanted, after: &Wanted, action: &Action) -> Resul
             }
             leave_services(lab, before, after, name)
         }
+        Action::PodBreaks(name) => {
+            let pod = lab.pod(name)?;
+            let node = lab.machine(pod.node())?;
+            node.place()
+                .output(&format!("ip link delete {}", pod.host_link()))?;
+            leave_services(lab, before, after, name)
+        }
+        Action::PodIsDeleted(name) => lab.remove(name),
         Action::ServiceIs(name, service) => {
             if before.services.get(name).map(plain) != Some(plain(service)) {
                 write_service(lab, name, service)?;
@@ -40,10 +49,15 @@ pub fn act(lab: &Lab, before: &Wanted, after: &Wanted, action: &Action) -> Resul
         Action::AgentDies(node, again) => {
             let node = lab.machine(node)?;
             node.stop_agent("KILL")?;
-            if *again { node.start_agent() } else { Ok(()) }
+            if *again { start_agent(&node) } else { Ok(()) }
         }
-        Action::AgentComes(node) => lab.machine(node)?.start_agent(),
+        Action::AgentComes(node) => start_agent(&lab.machine(node)?),
     }
+}
+
+/// Starts the agent of a node, with a grace period for leases that a check can wait for.
+pub fn start_agent(node: &Node) -> Result<()> {
+    node.start_agent_with(&["--lease-grace", "3s"])
 }
 
 /// What of a Service is not in its EndpointSlice.

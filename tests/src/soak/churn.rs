@@ -22,6 +22,8 @@ pub struct Wanted {
     pub pods: BTreeMap<String, Pod>,
     /// The Services by name.
     pub services: BTreeMap<String, Service>,
+    /// Pods whose link is gone, and which the runtime has not deleted yet.
+    pub broken: BTreeSet<String>,
     /// The nodes whose agent does not run.
     pub down: BTreeSet<String>,
     /// How many names were given.
@@ -55,6 +57,10 @@ pub enum Action {
     PodComes(String, Pod),
     /// A pod goes; the endpoints are told before, or else after.
     PodGoes(String, bool),
+    /// A pod's link goes, and no one calls DEL: the agent has to take back what it had.
+    PodBreaks(String),
+    /// The runtime deletes such a pod after all.
+    PodIsDeleted(String),
     /// A Service comes, or has other endpoints.
     ServiceIs(String, Service),
     /// A Service goes.
@@ -109,6 +115,8 @@ impl Action {
         match self {
             Self::PodComes(..) => "pods come",
             Self::PodGoes(..) => "pods go",
+            Self::PodBreaks(_) => "pods break",
+            Self::PodIsDeleted(_) => "broken pods are deleted",
             Self::ServiceIs(..) => "Services come or change",
             Self::ServiceGoes(_) => "Services go",
             Self::Breaks(..) => "breakages",
@@ -123,6 +131,8 @@ impl fmt::Display for Action {
         match self {
             Self::PodComes(name, pod) => write!(f, "{name} comes to {}", pod.node),
             Self::PodGoes(name, _) => write!(f, "{name} goes"),
+            Self::PodBreaks(name) => write!(f, "{name} loses its link"),
+            Self::PodIsDeleted(name) => write!(f, "{name}, which was broken, is deleted"),
             Self::ServiceIs(name, service) => {
                 write!(f, "{name} has {} endpoints", service.endpoints.len())
             }
@@ -168,7 +178,7 @@ impl Wanted {
     /// What happens next.
     pub fn next(&self, random: &mut Rng) -> Action {
         loop {
-            let action = match random.u8(..20) {
+            let action = match random.u8(..21) {
                 0..5 => self.pod_comes(random),
                 5..7 => self.pod_goes(random),
                 7..9 => self.service_comes(random),
@@ -180,6 +190,9 @@ impl Wanted {
                 17 => random
                     .choice(&self.down)
                     .map(|node| Action::AgentComes(node.clone())),
+                18 => random
+                    .choice(self.pods.keys())
+                    .map(|name| Action::PodBreaks(name.clone())),
                 _ => self.agent_dies(random),
             };
             if let Some(action) = action {
@@ -256,8 +269,11 @@ impl Wanted {
                 self.names += 1;
                 self.pods.insert(name.clone(), pod.clone());
             }
-            Action::PodGoes(name, _) => {
+            Action::PodGoes(name, _) | Action::PodBreaks(name) => {
                 self.pods.remove(name);
+                if let Action::PodBreaks(_) = action {
+                    self.broken.insert(name.clone());
+                }
                 for service in self.services.values_mut() {
                     service.endpoints.remove(name);
                 }
@@ -275,6 +291,9 @@ impl Wanted {
             Action::AgentComes(node) => {
                 self.down.remove(node);
             }
+            Action::PodIsDeleted(name) => {
+                self.broken.remove(name);
+            }
             Action::AgentDies(_, true) | Action::Breaks(..) => {}
         }
     }
@@ -283,6 +302,12 @@ impl Wanted {
     pub fn calm(&self) -> Vec<Action> {
         let down = self.down.iter().cloned();
         down.map(Action::AgentComes).collect()
+    }
+
+    /// What deletes the broken pods.
+    pub fn bury(&self) -> Vec<Action> {
+        let broken = self.broken.iter().cloned();
+        broken.map(Action::PodIsDeleted).collect()
     }
 
     /// What takes everything away.
@@ -321,7 +346,7 @@ mod tests {
     fn everything_happens_and_nothing_contradicts_itself() {
         let (wanted, done) = after(1, 5000);
         let kinds: BTreeSet<_> = done.iter().map(Action::kind).collect();
-        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
         let damages = Damage::ALL.into_iter().filter(|damage| {
             let is_it = |action: &Action| matches!(action, Action::Breaks(_, one) if one == damage);
             done.iter().any(is_it)
@@ -344,9 +369,16 @@ mod tests {
     #[test]
     fn in_the_end_nothing_is_wanted() {
         let (mut wanted, _) = after(3, 500);
-        for action in [wanted.calm(), wanted.leave()].concat() {
+        for action in [wanted.calm(), wanted.bury(), wanted.leave()].concat() {
             wanted.take_in(&action);
         }
-        assert!(wanted.pods.is_empty() && wanted.services.is_empty() && wanted.down.is_empty());
+        assert_eq!(
+            wanted,
+            Wanted {
+                nodes: wanted.nodes.clone(),
+                names: wanted.names,
+                ..Wanted::default()
+            }
+        );
     }
 }

@@ -105,7 +105,9 @@ pub fn attached(lab: &Lab) -> Result<BTreeMap<String, Attached>> {
 /// Everybody asks everybody: pods each other and every Service, as often as it could be answered by
 /// another endpoint; a neighbour all ports of nodes.
 pub fn ask_all(lab: &Lab, wanted: &Wanted) -> Result<Vec<Answer>> {
-    let pods = lab.pods()?;
+    let mut pods = lab.pods()?;
+    // Without those that are broken.
+    pods.retain(|pod| wanted.pods.contains_key(pod.name()));
     let mut inside = Vec::new();
     for pod in &pods {
         let address = pod.address(false);

@@ -82,7 +82,8 @@ struct Soak {
 fn run(options: &Options) -> Result<Soak> {
     println!("Raising a lab; seed {} ...", options.seed);
     let entry = Entry::claim_free("soak")?;
-    let lab = Lab::up(entry, &Topology::walkthrough(Families::V4), &|_| {})?;
+    let topology = Topology::walkthrough(Families::V4);
+    let lab = Lab::up_without_agents(entry, &topology, &|_| {})?;
     lab.write_manifest(
         "servicecidr",
         &json!({
@@ -93,6 +94,8 @@ fn run(options: &Options) -> Result<Soak> {
         }),
     )?;
     let nodes = lab.cluster()?;
+    nodes.iter().try_for_each(act::start_agent)?;
+    nodes.iter().try_for_each(Node::wait_ready)?;
     let names = nodes.iter().map(|node| node.name().to_owned()).collect();
     let mut soak = Soak {
         lab,
@@ -106,22 +109,19 @@ fn run(options: &Options) -> Result<Soak> {
         wrong: Vec::new(),
     };
     // Tables come with the first that needs them, and stay.
-    for action in soak.wanted.first() {
-        soak.act(&action)?;
-    }
+    soak.act_all(&soak.wanted.first())?;
     soak.check(|soak| soak.violations())?;
-    soak.leave()?;
+    soak.act_all(&soak.wanted.leave())?;
     soak.check(|soak| soak.violations())?;
     let before = soak.all_nodes()?;
     let end = soak.begun + Duration::from_secs(options.seconds);
     while Instant::now() < end {
         soak.churn(end.min(Instant::now() + ROUND))?;
-        for action in soak.wanted.calm() {
-            soak.act(&action)?;
-        }
+        soak.act_all(&soak.wanted.calm())?;
         soak.check(|soak| soak.violations())?;
+        soak.act_all(&soak.wanted.bury())?;
     }
-    soak.leave()?;
+    soak.act_all(&soak.wanted.leave())?;
     soak.check(|soak| soak.remains(&before))?;
     Ok(soak)
 }
@@ -150,9 +150,7 @@ impl Soak {
         act::act(&self.lab, &before, &self.wanted, action)
     }
 
-    /// Takes everything away.
-    fn leave(&mut self) -> Result<()> {
-        let actions = self.wanted.leave();
+    fn act_all(&mut self, actions: &[Action]) -> Result<()> {
         actions.iter().try_for_each(|action| self.act(action))
     }
 
