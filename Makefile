@@ -21,8 +21,13 @@ FUZZ := fuzz
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 DESTDIR ?=
+PREFIX ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
-SBIN ?= /usr/local/sbin
+SBIN ?= $(PREFIX)/sbin
+MAN ?= $(PREFIX)/share/man/man8
+COMPLETIONS_BASH ?= $(PREFIX)/share/bash-completion/completions
+COMPLETIONS_ZSH ?= $(PREFIX)/share/zsh/site-functions
+COMPLETIONS_FISH ?= $(PREFIX)/share/fish/vendor_completions.d
 
 .PHONY: help
 help: ## List the targets
@@ -60,6 +65,21 @@ lint: toolchain ## Check the format and the lints only
 	cargo fmt --check --manifest-path $(FUZZ)/Cargo.toml
 	cargo clippy --workspace --all-targets -- -D warnings
 
+# What tests/go-tools.sh has built comes last: a program of the machine's own is as good.
+GO_TOOLS := export PATH="$$PATH:$(CURDIR)/target/go-tools"
+
+.PHONY: chart-test
+chart-test: toolchain ## Test the Helm chart and the overlays (needs kubectl; helm, or Go)
+	@$(GO_TOOLS)
+	tests/go-tools.sh helm kubectl
+	cargo test --package podwire-agent --test ways_in -- --include-ignored
+
+.PHONY: ci-lint
+ci-lint: ## Check the workflow for a public forge (needs actionlint, or Go)
+	@$(GO_TOOLS)
+	tests/go-tools.sh actionlint
+	actionlint
+
 .PHONY: bench
 bench: root toolchain ## Measure the plugin, the routes and the Service proxy, beside targets
 	@tests/tools.sh bench
@@ -74,6 +94,11 @@ bench: root toolchain ## Measure the plugin, the routes and the Service proxy, b
 	$$services --quiet || missed=1
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
 	exit $$missed
+
+.PHONY: oracle
+oracle: toolchain ## Compare policies of CLUSTERS (10000) random clusters with what cyclonus says; needs Go
+	@ORACLE_CLUSTERS=$${CLUSTERS:-10000} cargo test --package podwire-agent --lib -- \
+	    cyclonus --ignored --nocapture
 
 # What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \
@@ -112,6 +137,10 @@ soak: root toolchain ## Churn a lab at random for SOAK_SECONDS (3600, from SEED)
 image: toolchain ## Build the container image: two static programs and nothing else
 	@tests/kind/image.sh
 
+.PHONY: sbom
+sbom: toolchain ## Print what the image is made of: SPDX in JSON, as `make image` writes it to a file
+	@tests/sbom.sh $(TRIPLE)
+
 .PHONY: kind
 kind: toolchain ## Create a real kind cluster on Podwire alone (KIND_CONFIG, CLUSTER)
 	@tests/kind/up.sh
@@ -145,14 +174,24 @@ bench-nodes: toolchain ## Measure the agent on each node of a kind cluster besid
 	@tests/kind/bench-nodes.sh
 
 .PHONY: install
-install: build ## Install the plugin and the agent on this machine (DESTDIR, CNI_BIN, SBIN)
-	@install -d $(DESTDIR)$(CNI_BIN) $(DESTDIR)$(SBIN)
+install: build ## Install plugin, agent, manual and completions here (DESTDIR, PREFIX, CNI_BIN)
+	@install -d $(addprefix $(DESTDIR),$(CNI_BIN) $(SBIN) $(MAN) $(COMPLETIONS_BASH) \
+	    $(COMPLETIONS_ZSH) $(COMPLETIONS_FISH))
 	# By rename: a runtime that starts the plugin at this moment gets the old one or the new one.
 	install -m 755 $(OUT)/podwire $(DESTDIR)$(CNI_BIN)/.podwire.new
 	mv $(DESTDIR)$(CNI_BIN)/.podwire.new $(DESTDIR)$(CNI_BIN)/podwire
 	install -m 755 $(OUT)/podwire-agent $(DESTDIR)$(SBIN)/.podwire-agent.new
 	mv $(DESTDIR)$(SBIN)/.podwire-agent.new $(DESTDIR)$(SBIN)/podwire-agent
-	echo "Installed $(DESTDIR)$(CNI_BIN)/podwire and $(DESTDIR)$(SBIN)/podwire-agent."
+	$(OUT)/podwire-agent man $(DESTDIR)$(MAN)
+	$(OUT)/podwire-agent completions bash >$(DESTDIR)$(COMPLETIONS_BASH)/podwire-agent
+	$(OUT)/podwire-agent completions zsh >$(DESTDIR)$(COMPLETIONS_ZSH)/_podwire-agent
+	$(OUT)/podwire-agent completions fish >$(DESTDIR)$(COMPLETIONS_FISH)/podwire-agent.fish
+	echo "Installed $(DESTDIR)$(CNI_BIN)/podwire, $(DESTDIR)$(SBIN)/podwire-agent," \
+	    "and its manual and completions below $(DESTDIR)$(PREFIX)/share."
+
+.PHONY: version
+version:
+	@sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml
 
 .PHONY: clean
 clean: ## Remove everything that was built

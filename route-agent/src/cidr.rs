@@ -31,6 +31,22 @@ pub fn number(address: IpAddr) -> u128 {
     }
 }
 
+/// The address behind one; none behind the last.
+pub fn next(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(address) => IpAddr::V4(u32::from(address).checked_add(1)?.into()),
+        IpAddr::V6(address) => IpAddr::V6(u128::from(address).checked_add(1)?.into()),
+    })
+}
+
+/// The address before one; none before the first.
+pub fn previous(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(address) => IpAddr::V4(u32::from(address).checked_sub(1)?.into()),
+        IpAddr::V6(address) => IpAddr::V6(u128::from(address).checked_sub(1)?.into()),
+    })
+}
+
 /// True if the networks have an address in common.
 pub fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.is_ipv4() == other.is_ipv4()

@@ -1,11 +1,15 @@
 //! The commands of `podwire-agent`.
 
 use std::error::Error;
+#[cfg(feature = "manual")]
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::commands::install::Install;
+#[cfg(feature = "manual")]
+use crate::commands::manual::{Completions, Manual};
 use crate::commands::status::Status;
 use crate::commands::why::Why;
 use crate::commands::{preflight, takeover, uninstall};
@@ -36,6 +40,13 @@ enum Command {
     Preflight(Preflight),
     /// Remove the rules that a kube-proxy left on this node, and nothing else.
     TakeOver(TakeOver),
+    /// Write the completions of this command line for a shell.
+    #[cfg(feature = "manual")]
+    Completions(Completions),
+    /// Write the manual pages into a directory.
+    #[cfg(feature = "manual")]
+    #[command(hide = true)]
+    Man(Manual),
 }
 
 #[derive(Debug, Args)]
@@ -72,7 +83,8 @@ impl Cli {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    fn described() -> clap::Command {
+    /// The command line, as it is shown to people.
+    pub(crate) fn described() -> clap::Command {
         Self::command().mut_subcommand("uninstall", |uninstall| {
             uninstall
                 .mut_args(|flag| {
@@ -121,6 +133,12 @@ impl Cli {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            #[cfg(feature = "manual")]
+            Command::Completions(completions) => {
+                std::io::stdout().write_all(&completions.script(Self::described()))?;
+            }
+            #[cfg(feature = "manual")]
+            Command::Man(manual) => manual.write(Self::described())?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -13,6 +13,9 @@ pub use podwire::attachment::LINK_GROUP;
 /// The nftables table of Services, in both families.
 pub const SERVICES_TABLE: &str = "podwire-services";
 
+/// The nftables table of NetworkPolicies, in both families.
+pub const POLICY_TABLE: &str = "podwire-policy";
+
 /// The nftables table that masquerades and drops forged sources; its family is inet.
 pub const MASQUERADE_TABLE: &str = "podwire-masquerade";
 

@@ -26,12 +26,52 @@ pub struct Report {
     pub pods: Vec<PodReport>,
     /// Services that the kernel has, sorted by name.
     pub services: Vec<ServiceReport>,
+    /// NetworkPolicies, unless they are switched off.
+    #[serde(default)]
+    pub policies: Option<PoliciesReport>,
     /// The features, in the order in which they are synced.
     pub features: Vec<FeatureReport>,
     /// Everything that is wrong.
     pub warnings: Vec<WarningReport>,
     /// Where the kernel or the disk differs from what is wanted, one sentence each.
     pub differences: Vec<String>,
+}
+
+/// NetworkPolicies, as far as they concern this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoliciesReport {
+    /// How many there are in the cluster. Without any no table is there, and nothing is judged.
+    pub in_cluster: usize,
+    /// How many of them select a pod of this node.
+    pub here: usize,
+    /// The pods of this node that are isolated in some direction, sorted by name.
+    pub isolated: Vec<IsolatedReport>,
+    /// What was dropped since the rules were made.
+    pub denied: DeniedReport,
+}
+
+/// An isolated pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct IsolatedReport {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The policies that isolate it for ingress.
+    pub ingress: Vec<String>,
+    /// The policies that isolate it for egress.
+    pub egress: Vec<String>,
+}
+
+/// Packets that were dropped.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeniedReport {
+    /// By policies for ingress.
+    pub ingress: u64,
+    /// By policies for egress.
+    pub egress: u64,
+    /// To or from an address of this node about which nothing is known (yet).
+    pub undecided: u64,
 }
 
 /// How one feature does.

@@ -24,6 +24,7 @@ use crate::input::Input;
 use crate::notices::{cni_conf, kernel as kernel_notices};
 use crate::reconcile::{Reconcile, Shared};
 use crate::serve::site::{Site, serve};
+use crate::source::decode::Scope;
 use crate::source::kubernetes::{self, Kubernetes};
 use crate::source::manifests;
 use crate::uplink::Finder;
@@ -304,12 +305,19 @@ async fn start_source(
     let inputs = inputs.clone();
     match config.manifests.clone() {
         Some(directory) => {
-            spawn("manifests", move || manifests::run(&directory, &inputs))?;
+            let scope = match config.network_policy {
+                true => Scope::All,
+                false => Scope::WithoutPolicies,
+            };
+            spawn("manifests", move || {
+                manifests::run(&directory, scope, &inputs)
+            })?;
         }
         None => {
             let timing = kubernetes::Timing::default();
             let options = config.kubernetes.clone();
-            let source = Kubernetes::find(options, timing, inputs, new_warnings).await?;
+            let policies = config.network_policy;
+            let source = Kubernetes::find(options, timing, policies, inputs, new_warnings).await?;
             let node = config.node_name.clone();
             tokio::spawn(async move { source.run(&node).await });
         }

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Builds the container image: two static binaries and nothing else. Needs a Rust toolchain and a
-# Docker engine, and no network once the crates are there.
+# Docker engine, and no network once the crates are there. What the image is made of is written
+# beside the programs, as podwire-VERSION.spdx.json.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 need cargo docker
@@ -13,7 +14,8 @@ profile=${PROFILE:-release}
 target=$(rustc -vV | sed -n 's/^host: //p')
 cd "$root"
 RUSTFLAGS="-C target-feature=+crt-static" \
-  cargo build --profile "$profile" --locked --target "$target" -p podwire -p podwire-agent
+  cargo build --profile "$profile" --locked --target "$target" -p podwire -p podwire-agent \
+  --no-default-features # no shell completions or manual pages: there is no shell
 built=${CARGO_TARGET_DIR:-$root/target}/$target/${profile/dev/debug}
 
 plugin=$(stat -c %s "$built/podwire")
@@ -38,3 +40,6 @@ done
 docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
 docker build --quiet --tag "$IMAGE" "$work" >/dev/null 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
 printf 'image %s, %s bytes, of which the plugin %s\n' "$IMAGE" "$size" "$plugin"
+sbom=$built/podwire-$version.spdx.json
+"$root/tests/sbom.sh" "$target" "$work" >"$sbom"
+printf 'made of %s packages: %s\n' "$(grep -c '"versionInfo"' "$sbom")" "${sbom#"$root/"}"

@@ -66,6 +66,12 @@ enum Command {
         /// A hostPort, for example 8080:80 or 5353:53/udp.
         #[arg(long = "port", value_name = "HOST:POD[/PROTOCOL]", value_parser = port)]
         ports: Vec<PortMapping>,
+        /// Its labels, for NetworkPolicies (comma-separated).
+        #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// Its Kubernetes namespace.
+        #[arg(long, default_value = "default")]
+        namespace: String,
     },
     /// Stop a pod.
     Rm {
@@ -131,6 +137,13 @@ impl From<FamiliesArgument> for Families {
     }
 }
 
+fn label(text: &str) -> std::result::Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as KEY=VALUE, for example app=web")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 fn port(text: &str) -> std::result::Result<PortMapping, String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (host, pod) = ports
@@ -186,11 +199,19 @@ pub fn run() -> Result<u8> {
             return status(place.attach(&command[0], &command[1..])?);
         }
         Command::Pods => pods(&open()?)?,
-        Command::Run { node, pod, ports } => {
+        Command::Run {
+            node,
+            pod,
+            ports,
+            labels,
+            namespace,
+        } => {
             let pod = open()?.run(
                 &node,
                 &PodSpec {
                     ports,
+                    labels: labels.into_iter().collect(),
+                    namespace,
                     ..PodSpec::web(&pod)
                 },
             )?;

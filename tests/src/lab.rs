@@ -203,11 +203,14 @@ impl Lab {
         self.start_machine(machine)
     }
 
-    /// Ends a machine as a power cut does, and takes its manifest away.
+    /// Ends a machine as a power cut does, and takes its manifest and those of its pods away.
     pub fn remove_machine(&self, name: &str) -> Result<()> {
         let machine = self.machine(name)?;
         if machine.is_node() {
             self.remove_manifest(&node_manifest(name))?;
+            for pod in machine.pods()? {
+                self.forget_pod(pod.name())?;
+            }
         }
         machine.end(&self.place)
     }
@@ -259,7 +262,7 @@ impl Lab {
             .inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))?
     }
 
-    /// Starts a pod on a node.
+    /// Starts a pod on a node, and writes its manifest, and that of its namespace if there is none.
     pub fn run(&self, node: &str, spec: &PodSpec) -> Result<Pod> {
         if let Ok(pod) = self.pod(&spec.name) {
             return Err(Error::PodExists {
@@ -267,13 +270,31 @@ impl Lab {
                 node: pod.node().into(),
             });
         }
-        self.machine(node)?.run(spec)
+        let pod = self.machine(node)?.run(spec)?;
+        let namespace = namespace_manifest(&spec.namespace);
+        let path = manifest_path(&namespace);
+        if !self.place.inside(|| path.exists())? {
+            self.write_manifest(&namespace, &manifests::namespace(&spec.namespace))?;
+        }
+        self.write_manifest(&pod_manifest(&spec.name), &manifests::pod(&pod, spec))?;
+        Ok(pod)
     }
 
     /// Stops a pod.
     pub fn remove(&self, name: &str) -> Result<()> {
         let pod = self.pod(name)?;
-        self.machine(pod.node())?.remove(&pod)
+        self.machine(pod.node())?.remove(&pod)?;
+        self.forget_pod(name)
+    }
+
+    /// Takes the manifest of a pod away, if it has one: a pod that its node started has none.
+    fn forget_pod(&self, name: &str) -> Result<()> {
+        let manifest = pod_manifest(name);
+        let path = manifest_path(&manifest);
+        if self.place.inside(|| path.exists())? {
+            self.remove_manifest(&manifest)?;
+        }
+        Ok(())
     }
 
     /// All pods, by node and name.
@@ -453,6 +474,14 @@ fn test_name() -> String {
 
 fn node_manifest(name: &str) -> String {
     format!("node-{name}")
+}
+
+fn pod_manifest(name: &str) -> String {
+    format!("pod-{name}")
+}
+
+fn namespace_manifest(name: &str) -> String {
+    format!("namespace-{name}")
 }
 
 fn manifest_path(name: &str) -> std::path::PathBuf {

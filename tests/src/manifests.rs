@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
+use crate::pod::{Pod, PodSpec, Servers};
 use crate::topology::Machine;
 
 /// A Node.
@@ -33,6 +34,53 @@ pub fn node(machine: &Machine) -> Value {
         "spec": spec,
         "status": {"addresses": addresses},
     })
+}
+
+/// A running Pod as the API server would show it. Of each kind of server the first port has a name:
+/// `http`, `tcp`, `udp`.
+pub fn pod(pod: &Pod, spec: &PodSpec) -> Value {
+    let addresses = pod.addresses();
+    let ips: Vec<Value> = addresses
+        .iter()
+        .map(|address| json!({"ip": address.to_string()}))
+        .collect();
+    let Servers { http, tcp, udp } = &spec.servers;
+    let kinds = [
+        ("http", "TCP", http),
+        ("tcp", "TCP", tcp),
+        ("udp", "UDP", udp),
+    ];
+    let ports = kinds.into_iter().flat_map(|(name, protocol, ports)| {
+        ports.iter().enumerate().map(move |(place, port)| {
+            let mut port = json!({"containerPort": port, "protocol": protocol});
+            if place == 0 {
+                port["name"] = json!(name);
+            }
+            port
+        })
+    });
+    let ports: Vec<Value> = ports.collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": spec.name,
+            "namespace": spec.namespace,
+            "uid": pod.sandbox().uid,
+            "labels": spec.labels,
+        },
+        "spec": {"nodeName": pod.node(), "containers": [{"name": "main", "ports": ports}]},
+        "status": {
+            "phase": "Running",
+            "podIP": addresses.first().map(IpAddr::to_string),
+            "podIPs": ips,
+        },
+    })
+}
+
+/// A Namespace without labels of its own.
+pub fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
 /// A ClusterIP Service of the namespace `default` with one TCP port. Tests change what they like

@@ -1,5 +1,6 @@
 //! Pods: a sandbox, a process that holds its namespaces, and what the plugins answered.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct PodSpec {
     pub name: String,
     /// Its Kubernetes namespace.
     pub namespace: String,
+    /// Its labels, as NetworkPolicies see them.
+    pub labels: BTreeMap<String, String>,
     /// The ports of its servers.
     pub servers: Servers,
     /// Its hostPorts.
@@ -37,12 +40,27 @@ impl PodSpec {
         PodSpec {
             name: name.into(),
             namespace: "default".into(),
+            labels: BTreeMap::new(),
             servers: Servers::default(),
             ports: Vec::new(),
         }
     }
 
-    /// The same with a web server on port 80.
+    /// The same in a namespace.
+    pub fn in_namespace(self, namespace: &str) -> PodSpec {
+        PodSpec {
+            namespace: namespace.into(),
+            ..self
+        }
+    }
+
+    /// The same with a label.
+    pub fn labelled(mut self, key: &str, value: &str) -> PodSpec {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// A pod in the namespace `default` with a web server on port 80.
     pub fn web(name: &str) -> PodSpec {
         PodSpec {
             servers: Servers {

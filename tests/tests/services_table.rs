@@ -1,4 +1,4 @@
-//! The table of rows in `docs/services.md` and the tests that it names.
+//! The tables of rows in `docs/services.md` and `docs/policies.md`, and the tests that they name.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -77,4 +77,38 @@ fn every_test_that_is_named_after_a_row_stands_in_it() {
             "row {row} does not name {name}"
         );
     }
+}
+
+/// A name may be cut at its end: `a_pod_that_...`.
+#[test]
+fn every_row_of_policies_has_tests_that_are_there() {
+    let text = fs::read_to_string(repository().join("docs/policies.md")).unwrap();
+    let (_, part) = text.split_once("## Semantics").unwrap();
+    let part = part.split("\n## ").next().unwrap();
+    let mut tests = tests_below(&repository().join("tests/tests"));
+    tests.extend(tests_below(
+        &repository().join("route-agent/src/features/policies"),
+    ));
+    let mut rows = 0;
+    for line in part.lines().filter(|line| line.starts_with("| ")).skip(2) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, row, _, unit, packets, _] = cells[..] else {
+            panic!("{line}");
+        };
+        let names: Vec<&str> = [unit, packets]
+            .into_iter()
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .filter(|name| !name.ends_with(".rs"))
+            .collect();
+        assert!(!names.is_empty(), "{row} names no test");
+        for name in names {
+            let found = match name.strip_suffix("...") {
+                Some(start) => tests.iter().any(|test| test.starts_with(start)),
+                None => tests.contains(name),
+            };
+            assert!(found, "{row} names {name}, which is not there");
+        }
+        rows += 1;
+    }
+    assert!(rows > 25, "{rows}");
 }

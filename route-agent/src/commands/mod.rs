@@ -3,6 +3,8 @@
 
 pub mod agent;
 pub mod install;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod preflight;
 pub mod status;
 pub mod takeover;

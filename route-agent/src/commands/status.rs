@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use clap::{Args, ValueEnum};
 
 use crate::commands::agent::{Agent, AskError};
-use crate::report::{CniConfReport, Report, ServicePortReport};
+use crate::report::{CniConfReport, DeniedReport, PoliciesReport, Report, ServicePortReport};
 use crate::text::{is_unprintable, printable, printable_json, printable_lines};
 use table::Table;
 
@@ -101,6 +101,7 @@ fn for_people(report: &Report, wide: bool) -> String {
     };
     section("Routes to the pods of other nodes", &routes(report));
     section("Pods on this node", &pods(report));
+    section("Pods that policies isolate", &isolated(report));
     section("Services", &services(report, wide));
     if wide {
         section("Parts of the agent", &features(report));
@@ -145,7 +146,33 @@ fn head(report: &Report) -> String {
         None => "Uplink: not found yet".into(),
     });
     lines.extend(report.cni_conf.as_ref().map(cni_conf));
+    match &report.policies {
+        Some(found) if found.in_cluster > 0 => {
+            lines.push(format!("Policies: {}", policies(found)));
+        }
+        Some(_) | None => {}
+    }
     printable_lines(&lines)
+}
+
+/// How many policies there are, and what they did.
+fn policies(found: &PoliciesReport) -> String {
+    let DeniedReport {
+        ingress,
+        egress,
+        undecided,
+    } = &found.denied;
+    let mut text = format!(
+        "{} in the cluster, {} of them for pods here; isolated pods: {}; packets denied so far: \
+         {ingress} ingress, {egress} egress",
+        found.in_cluster,
+        found.here,
+        found.isolated.len(),
+    );
+    if *undecided > 0 {
+        let _ = write!(text, ", {undecided} of pods that were not known yet");
+    }
+    text
 }
 
 /// Whether the container runtime uses the plugin, and if not, why.
@@ -230,6 +257,24 @@ fn pods(report: &Report) -> Table {
             addresses.join(" "),
             pod.link.clone(),
             yes_no(pod.present),
+        ]);
+    }
+    table
+}
+
+fn isolated(report: &Report) -> Table {
+    let mut table = Table::new(&["POD", "ADDRESSES", "INGRESS BY", "EGRESS BY"]);
+    let list = |names: &[String]| match names.is_empty() {
+        true => "-".to_owned(),
+        false => names.join(" "),
+    };
+    for pod in report.policies.iter().flat_map(|found| &found.isolated) {
+        let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+        table.row([
+            pod.pod.clone(),
+            addresses.join(" "),
+            list(&pod.ingress),
+            list(&pod.egress),
         ]);
     }
     table

@@ -120,6 +120,10 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_ANTI_SPOOF", default_value_t = true, action = ArgAction::Set)]
     pub anti_spoof: bool,
 
+    /// Enforce NetworkPolicies. Off, nothing is read for them, and no pod is isolated.
+    #[arg(long, env = "PODWIRE_NETWORK_POLICY", default_value_t = true, action = ArgAction::Set)]
+    pub network_policy: bool,
+
     /// How many connections a pod may have open at a time; 0 for no limit.
     #[arg(
         long,
@@ -213,6 +217,7 @@ mod tests {
         let config = parse(&[]).unwrap();
         assert_eq!(config.lease_grace, Duration::from_secs(60));
         assert!(config.masquerade && config.anti_spoof && config.cni_conf);
+        assert!(config.network_policy);
         assert_eq!(config.healthz_bind_address.0.unwrap().port(), 10256);
         assert_eq!(config.socket(), PathBuf::from("/run/podwire/agent.sock"));
     }
@@ -235,6 +240,7 @@ mod tests {
             "--node-name=Worker_1",
             "--node-name=",
             "--masquerade=maybe",
+            "--network-policy=maybe",
             "--pod-connections=-1",
             "--log-format=xml",
             "--log=inof",

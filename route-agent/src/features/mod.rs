@@ -7,6 +7,7 @@ pub mod hostports;
 pub mod leases;
 pub mod masquerade;
 pub mod parts;
+pub mod policies;
 pub mod routes;
 pub mod services;
 #[cfg(test)]
@@ -26,6 +27,8 @@ pub fn all(
         Box::new(forwarding::Forwarding),
         Box::new(routes::Routes::open()?),
         Box::new(masquerade::Masquerade::open()?),
+        // Before Services: what leads to a new endpoint is judged from its first packet on.
+        Box::new(policies::Policies::open()?),
         Box::new(connections::Connections::open()?),
         Box::new(services::Services::open(health_ports)?),
         Box::new(hostports::HostPorts::open()?),

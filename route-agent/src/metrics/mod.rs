@@ -6,6 +6,7 @@
 //! it. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
 
 mod node;
+mod policy;
 mod process;
 mod proxy;
 
@@ -15,6 +16,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use node::NodeMetrics;
+pub use policy::PolicyMetrics;
 pub use proxy::{LocalPolicy, ProxyMetrics};
 
 use podwire_kernel::IpFamily;
@@ -26,6 +28,8 @@ pub struct Metrics {
     pub proxy: ProxyMetrics,
     /// Those of Podwire alone.
     pub node: NodeMetrics,
+    /// Those of NetworkPolicies.
+    pub policies: PolicyMetrics,
     registry: Registry,
     names: Vec<String>,
 }
@@ -52,10 +56,13 @@ impl Default for Metrics {
         let mut names = Vec::new();
         let proxy = ProxyMetrics::register(&mut Group::new("kubeproxy", &mut registry, &mut names));
         let node = NodeMetrics::register(&mut Group::new("podwire", &mut registry, &mut names));
+        let mut group = Group::new("podwire_policies", &mut registry, &mut names);
+        let policies = PolicyMetrics::register(&mut group);
         registry.register_collector(Box::new(process::Kernel));
         Self {
             proxy,
             node,
+            policies,
             registry,
             names,
         }

@@ -48,7 +48,11 @@ impl Pending {
                 metrics.endpoint_change_arrived();
                 self.slice_changes += usize::from(changed);
             }
-            Key::Node(_) | Key::ServiceCidr(_) => {}
+            Key::Node(_)
+            | Key::ServiceCidr(_)
+            | Key::Pod(_)
+            | Key::Namespace(_)
+            | Key::NetworkPolicy(_) => {}
         }
     }
 

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +27,10 @@ use crate::feature::KernelEvent;
 use crate::features::services::desired::samples::{named_service, slice_of};
 use crate::ours::NETWORK;
 use crate::serve::http::Request;
-use crate::snapshot::{Change, Node, Object, Protocol};
+use crate::snapshot::{
+    Change, Condition, Few, NetworkPolicy, Node, Object, ObjectName, Peer, Pod, PolicyRule,
+    Protocol, Requirement, Selector,
+};
 
 /// Metrics that this test need not see move, and why.
 const EXCEPTIONS: [(&str, &str); 4] = [
@@ -322,6 +326,48 @@ fn every_metric_that_is_exported_moves_while_the_agent_works() {
         "kubeproxy_conntrack_reconciler_sync_duration_seconds",
         "kubeproxy_conntrack_reconciler_deleted_entries",
     ]);
+
+    // A policy isolates a pod, and then allows less than before.
+    let labels = |value: &str| [(Arc::from("app"), Arc::from(value))].into_iter().collect();
+    let object = |name: &str| ObjectName {
+        namespace: "default".into(),
+        name: name.into(),
+    };
+    let pod = |name: &str, node: &str, address: &str, app: &str| {
+        Object::Pod(Pod {
+            node: Some(node.into()),
+            ipv4: address.parse().ok(),
+            labels: labels(app),
+            ..Pod::named(object(name))
+        })
+    };
+    let policy = |peers: &[&str]| {
+        let selector = |value: &str| {
+            let condition = Condition::In([value.into()].into());
+            let key = Arc::from("app");
+            Selector::new(vec![Requirement { key, condition }])
+        };
+        let peers = peers.iter().map(|value| Peer::Here(selector(value)));
+        let rule = PolicyRule {
+            peers: Some(peers.collect()),
+            ports: None,
+        };
+        Object::NetworkPolicy(NetworkPolicy {
+            name: object("policy"),
+            subject: selector("web"),
+            ingress: Some([rule].into()),
+            egress: None,
+            invalid: Few::new(),
+        })
+    };
+    agent.set([
+        pod("web", "worker", POD, "web"),
+        pod("client", "peer", "10.10.2.9", "client"),
+        policy(&["client"]),
+    ]);
+    agent.wait_for(&["podwire_policies_isolated_pods", "podwire_policies_classes"]);
+    agent.set([policy(&["none"])]);
+    agent.wait_for(&["podwire_policies_revocations"]);
 
     // The kernel refuses what the Services need, and later takes it.
     let owner = Owner::take();

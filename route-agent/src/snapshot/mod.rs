@@ -11,7 +11,10 @@
 
 mod endpoints;
 mod few;
+mod labels;
 mod node;
+mod pod;
+mod policy;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +24,10 @@ use std::sync::Arc;
 
 pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
+pub use labels::{Condition, Labels, Requirement, Selector};
 pub use node::Node;
+pub use pod::{NamedPort, Namespace, Pod, Uid};
+pub use policy::{Block, Direction, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use service::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, Protocol, Repeated,
     Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
@@ -83,6 +89,12 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A ServiceCIDR.
     ServiceCidr(ServiceCidr),
+    /// A Pod.
+    Pod(Pod),
+    /// A Namespace.
+    Namespace(Namespace),
+    /// A NetworkPolicy.
+    NetworkPolicy(NetworkPolicy),
 }
 
 impl Object {
@@ -93,6 +105,9 @@ impl Object {
             Object::Service(service) => Key::Service(service.name.clone()),
             Object::EndpointSlice(slice) => Key::EndpointSlice(slice.name.clone()),
             Object::ServiceCidr(cidr) => Key::ServiceCidr(cidr.name.clone()),
+            Object::Pod(pod) => Key::Pod(pod.name.clone()),
+            Object::Namespace(namespace) => Key::Namespace(namespace.name.clone()),
+            Object::NetworkPolicy(policy) => Key::NetworkPolicy(policy.name.clone()),
         }
     }
 }
@@ -108,6 +123,12 @@ pub enum Key {
     EndpointSlice(ObjectName),
     /// A ServiceCIDR, by name.
     ServiceCidr(Arc<str>),
+    /// A Pod.
+    Pod(ObjectName),
+    /// A Namespace, by name.
+    Namespace(Arc<str>),
+    /// A NetworkPolicy.
+    NetworkPolicy(ObjectName),
 }
 
 impl fmt::Display for Key {
@@ -117,6 +138,9 @@ impl fmt::Display for Key {
             Key::Service(name) => write!(f, "Service {name}"),
             Key::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
             Key::ServiceCidr(name) => write!(f, "ServiceCIDR {name}"),
+            Key::Pod(name) => write!(f, "Pod {name}"),
+            Key::Namespace(name) => write!(f, "Namespace {name}"),
+            Key::NetworkPolicy(name) => write!(f, "NetworkPolicy {name}"),
         }
     }
 }
@@ -142,6 +166,12 @@ pub struct Dirty {
     pub endpoints: BTreeSet<ObjectName>,
     /// True if any ServiceCIDR changed.
     pub service_cidrs: bool,
+    /// Pods.
+    pub pods: BTreeSet<ObjectName>,
+    /// Namespaces, by name.
+    pub namespaces: BTreeSet<Arc<str>>,
+    /// NetworkPolicies.
+    pub policies: BTreeSet<ObjectName>,
 }
 
 impl Dirty {
@@ -151,6 +181,9 @@ impl Dirty {
             && self.services.is_empty()
             && self.endpoints.is_empty()
             && !self.service_cidrs
+            && self.pods.is_empty()
+            && self.namespaces.is_empty()
+            && self.policies.is_empty()
     }
 }
 
@@ -165,6 +198,12 @@ pub struct Snapshot {
     pub slices: BTreeMap<ObjectName, EndpointSlice>,
     /// ServiceCIDRs by name.
     pub service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
+    /// Pods by name.
+    pub pods: BTreeMap<ObjectName, Pod>,
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// NetworkPolicies by name.
+    pub policies: BTreeMap<ObjectName, NetworkPolicy>,
     /// Nodes that have gone and still have endpoints, sorted: their pods are endpoints until the
     /// controllers have deleted them, a minute and more.
     gone_nodes: Vec<Arc<str>>,
@@ -176,48 +215,58 @@ impl Snapshot {
     /// Takes one change in and adds to `dirty` what it touched. True if it changed anything.
     pub fn apply(&mut self, change: Change, dirty: &mut Dirty) -> bool {
         match change {
-            Change::Set(Object::Node(node)) => {
+            Change::Set(object) => self.set(object, dirty),
+            Change::Gone(key) => self.remove(key, dirty),
+        }
+    }
+
+    fn set(&mut self, object: Object, dirty: &mut Dirty) -> bool {
+        match object {
+            Object::Node(node) => {
                 let name = node.name.clone();
                 let changed = set(&mut self.nodes, name.clone(), node);
-                if changed {
-                    if let Ok(place) = self.gone_nodes.binary_search(&name) {
-                        self.gone_nodes.remove(place);
-                        self.touch_endpoints_on(&name, dirty);
-                    }
-                    dirty.nodes.insert(name);
+                if changed.is_some()
+                    && let Ok(place) = self.gone_nodes.binary_search(&name)
+                {
+                    self.gone_nodes.remove(place);
+                    self.touch_endpoints_on(&name, dirty);
                 }
-                changed
+                note(changed, &mut dirty.nodes)
             }
-            Change::Set(Object::Service(service)) => {
+            Object::Service(service) => {
                 let name = service.name.clone();
-                let changed = set(&mut self.services, name.clone(), service);
-                if changed {
-                    dirty.services.insert(name);
-                }
-                changed
+                note(set(&mut self.services, name, service), &mut dirty.services)
             }
-            Change::Set(Object::EndpointSlice(slice)) => self.set_slice(slice, dirty),
-            Change::Set(Object::ServiceCidr(cidr)) => {
-                let changed = set(&mut self.service_cidrs, cidr.name.clone(), cidr);
+            Object::EndpointSlice(slice) => self.set_slice(slice, dirty),
+            Object::ServiceCidr(cidr) => {
+                let changed = set(&mut self.service_cidrs, cidr.name.clone(), cidr).is_some();
                 dirty.service_cidrs |= changed;
                 changed
             }
-            Change::Gone(Key::Node(name)) => {
-                let changed = self.nodes.remove(&name).is_some();
-                if changed {
+            Object::Pod(pod) => note(set(&mut self.pods, pod.name.clone(), pod), &mut dirty.pods),
+            Object::Namespace(namespace) => {
+                let name = namespace.name.clone();
+                let changed = set(&mut self.namespaces, name, namespace);
+                note(changed, &mut dirty.namespaces)
+            }
+            Object::NetworkPolicy(policy) => {
+                let name = policy.name.clone();
+                note(set(&mut self.policies, name, policy), &mut dirty.policies)
+            }
+        }
+    }
+
+    fn remove(&mut self, key: Key, dirty: &mut Dirty) -> bool {
+        match key {
+            Key::Node(name) => {
+                let changed = gone(&mut self.nodes, name.clone());
+                if changed.is_some() {
                     self.note_gone_node(&name, dirty);
-                    dirty.nodes.insert(name);
                 }
-                changed
+                note(changed, &mut dirty.nodes)
             }
-            Change::Gone(Key::Service(name)) => {
-                let changed = self.services.remove(&name).is_some();
-                if changed {
-                    dirty.services.insert(name);
-                }
-                changed
-            }
-            Change::Gone(Key::EndpointSlice(name)) => match self.slices.remove(&name) {
+            Key::Service(name) => note(gone(&mut self.services, name), &mut dirty.services),
+            Key::EndpointSlice(name) => match self.slices.remove(&name) {
                 Some(old) => {
                     self.by_service.remove(&(old.service.clone(), name));
                     dirty.endpoints.insert(old.service);
@@ -225,12 +274,25 @@ impl Snapshot {
                 }
                 None => false,
             },
-            Change::Gone(Key::ServiceCidr(name)) => {
+            Key::ServiceCidr(name) => {
                 let changed = self.service_cidrs.remove(&name).is_some();
                 dirty.service_cidrs |= changed;
                 changed
             }
+            Key::Pod(name) => note(gone(&mut self.pods, name), &mut dirty.pods),
+            Key::Namespace(name) => note(gone(&mut self.namespaces, name), &mut dirty.namespaces),
+            Key::NetworkPolicy(name) => note(gone(&mut self.policies, name), &mut dirty.policies),
         }
+    }
+
+    /// The Pods of a namespace, sorted by name.
+    pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> {
+        in_namespace(&self.pods, namespace)
+    }
+
+    /// The NetworkPolicies of a namespace, sorted by name.
+    pub fn policies_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a NetworkPolicy> {
+        in_namespace(&self.policies, namespace)
     }
 
     /// The EndpointSlices of a Service, sorted by name.
@@ -238,12 +300,7 @@ impl Snapshot {
         &'a self,
         service: &'a ObjectName,
     ) -> impl Iterator<Item = &'a EndpointSlice> {
-        let empty: Arc<str> = Arc::from("");
-        let first = ObjectName {
-            namespace: empty.clone(),
-            name: empty,
-        };
-        let from = Bound::Included((service.clone(), first));
+        let from = Bound::Included((service.clone(), first_in("")));
         self.by_service
             .range((from, Bound::Unbounded))
             .take_while(move |(owner, _)| owner == service)
@@ -256,12 +313,19 @@ impl Snapshot {
         rebuild(&mut self.nodes);
         rebuild(&mut self.services);
         rebuild(&mut self.slices);
+        rebuild(&mut self.pods);
         self.by_service = std::mem::take(&mut self.by_service).into_iter().collect();
     }
 
     /// How many objects there are in all.
     pub fn len(&self) -> usize {
-        self.nodes.len() + self.services.len() + self.slices.len() + self.service_cidrs.len()
+        self.nodes.len()
+            + self.services.len()
+            + self.slices.len()
+            + self.service_cidrs.len()
+            + self.pods.len()
+            + self.namespaces.len()
+            + self.policies.len()
     }
 
     /// True if there is no object at all.
@@ -317,13 +381,43 @@ fn rebuild<K: Ord, V>(map: &mut BTreeMap<K, V>) {
     *map = std::mem::take(map).into_iter().collect();
 }
 
-/// Puts a value into a map; true if that changed anything.
-fn set<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+/// Puts a value into a map; the key if that changed anything.
+fn set<K: Ord + Clone, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> Option<K> {
     if map.get(&key) == Some(&value) {
-        return false;
+        return None;
     }
-    map.insert(key, value);
-    true
+    map.insert(key.clone(), value);
+    Some(key)
+}
+
+/// Takes a value out of a map; the key if that changed anything.
+fn gone<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K) -> Option<K> {
+    map.remove(&key).map(|_| key)
+}
+
+/// Notes what changed, if anything did; true if so.
+fn note<K: Ord>(changed: Option<K>, dirty: &mut BTreeSet<K>) -> bool {
+    let any = changed.is_some();
+    dirty.extend(changed);
+    any
+}
+
+/// A name that sorts before all others of a namespace.
+fn first_in(namespace: &str) -> ObjectName {
+    ObjectName {
+        namespace: Arc::from(namespace),
+        name: Arc::from(""),
+    }
+}
+
+/// What a map has of a namespace.
+fn in_namespace<'a, V>(
+    map: &'a BTreeMap<ObjectName, V>,
+    namespace: &str,
+) -> impl Iterator<Item = &'a V> {
+    map.range(first_in(namespace)..)
+        .take_while(move |(name, _)| *name.namespace == *namespace)
+        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

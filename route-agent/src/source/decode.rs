@@ -33,6 +33,21 @@ pub struct Contents {
     pub documents: usize,
 }
 
+/// Which kinds of objects are read; the others are passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All that Podwire knows.
+    All,
+    /// All but those of which only policies ask.
+    WithoutPolicies,
+}
+
+impl Scope {
+    fn has(self, kind: Kind) -> bool {
+        self == Scope::All || !matches!(kind, Kind::Pod | Kind::Namespace | Kind::NetworkPolicy)
+    }
+}
+
 /// A kind of object, by `apiVersion` and `kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -40,6 +55,9 @@ enum Kind {
     Service,
     EndpointSlice,
     ServiceCidr,
+    Pod,
+    Namespace,
+    NetworkPolicy,
     /// What EndpointSlices have replaced.
     Endpoints,
     /// A list; the kind of its items if the list's own kind says it.
@@ -73,6 +91,9 @@ fn classify(api_version: &str, kind: &str) -> Kind {
         ("", "Endpoints") => Kind::Endpoints,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.k8s.io", "ServiceCIDR") => Kind::ServiceCidr,
+        ("", "Pod") => Kind::Pod,
+        ("", "Namespace") => Kind::Namespace,
+        ("networking.k8s.io", "NetworkPolicy") => Kind::NetworkPolicy,
         ("", "List") => Kind::List(None),
         ("", "NodeList") => Kind::List(Some(("v1", "Node"))),
         ("", "ServiceList") => Kind::List(Some(("v1", "Service"))),
@@ -83,14 +104,20 @@ fn classify(api_version: &str, kind: &str) -> Kind {
         ("networking.k8s.io", "ServiceCIDRList") => {
             Kind::List(Some(("networking.k8s.io/v1", "ServiceCIDR")))
         }
+        ("", "PodList") => Kind::List(Some(("v1", "Pod"))),
+        ("", "NamespaceList") => Kind::List(Some(("v1", "Namespace"))),
+        ("networking.k8s.io", "NetworkPolicyList") => {
+            Kind::List(Some(("networking.k8s.io/v1", "NetworkPolicy")))
+        }
         _ => Kind::Other,
     }
 }
 
 /// Reads all documents of a file.
-pub fn decode(mut input: impl BufRead, names: &mut Names) -> io::Result<Contents> {
+pub fn decode(mut input: impl BufRead, scope: Scope, names: &mut Names) -> io::Result<Contents> {
     let mut reader = Reader {
         names,
+        scope,
         contents: Contents::default(),
         endpoints: 0,
     };
@@ -213,6 +240,7 @@ fn type_by_looks(text: &str) -> Option<Kind> {
 /// Turns documents into objects.
 struct Reader<'a> {
     names: &'a mut Names,
+    scope: Scope,
     contents: Contents,
     /// How many Endpoints objects there were.
     endpoints: usize,
@@ -321,6 +349,9 @@ impl Reader<'_> {
         kind: Kind,
         read: impl FnOnce(Kind) -> Result<Slim, String>,
     ) -> Result<(), String> {
+        if !self.scope.has(kind) {
+            return Ok(());
+        }
         let slim = read(kind)?;
         let waits = matches!(&slim, Slim::Service(service) if service.waits_for_cluster_ip());
         let object = slim
@@ -373,6 +404,9 @@ impl Reader<'_> {
             Kind::Service => Some(Key::Service(ObjectName { namespace, name })),
             Kind::EndpointSlice => Some(Key::EndpointSlice(ObjectName { namespace, name })),
             Kind::ServiceCidr => Some(Key::ServiceCidr(name)),
+            Kind::Pod => Some(Key::Pod(ObjectName { namespace, name })),
+            Kind::Namespace => Some(Key::Namespace(name)),
+            Kind::NetworkPolicy => Some(Key::NetworkPolicy(ObjectName { namespace, name })),
             Kind::List(_) | Kind::Endpoints | Kind::Other => None,
         }
     }
@@ -406,6 +440,9 @@ enum Slim {
     Service(Box<objects::Service>),
     EndpointSlice(objects::EndpointSlice),
     ServiceCidr(objects::ServiceCidr),
+    Pod(Box<objects::Pod>),
+    Namespace(objects::Namespace),
+    NetworkPolicy(objects::NetworkPolicy),
 }
 
 impl Slim {
@@ -415,6 +452,9 @@ impl Slim {
             Slim::Service(service) => &service.metadata,
             Slim::EndpointSlice(slice) => &slice.metadata,
             Slim::ServiceCidr(cidr) => &cidr.metadata,
+            Slim::Pod(pod) => &pod.metadata,
+            Slim::Namespace(namespace) => &namespace.metadata,
+            Slim::NetworkPolicy(policy) => &policy.metadata,
         }
     }
 
@@ -429,6 +469,11 @@ impl Slim {
             Slim::Service(service) => Some(Object::Service(service.into_snapshot(names)?)),
             Slim::EndpointSlice(slice) => slice.into_snapshot(names)?.map(Object::EndpointSlice),
             Slim::ServiceCidr(cidr) => Some(Object::ServiceCidr(cidr.into_snapshot(names)?)),
+            Slim::Pod(pod) => Some(Object::Pod(pod.into_snapshot(names)?)),
+            Slim::Namespace(one) => Some(Object::Namespace(one.into_snapshot(names)?)),
+            Slim::NetworkPolicy(policy) => {
+                Some(Object::NetworkPolicy(policy.into_snapshot(names)?))
+            }
         })
     }
 }
@@ -439,6 +484,9 @@ impl Kind {
             Kind::Service => Slim::Service(Box::new(from_yaml(text, first_line)?)),
             Kind::EndpointSlice => Slim::EndpointSlice(from_yaml(text, first_line)?),
             Kind::ServiceCidr => Slim::ServiceCidr(from_yaml(text, first_line)?),
+            Kind::Pod => Slim::Pod(Box::new(from_yaml(text, first_line)?)),
+            Kind::Namespace => Slim::Namespace(from_yaml(text, first_line)?),
+            Kind::NetworkPolicy => Slim::NetworkPolicy(from_yaml(text, first_line)?),
             _ => Slim::Node(Box::new(from_yaml(text, first_line)?)),
         })
     }
@@ -448,26 +496,23 @@ impl Kind {
             Kind::Service => Slim::Service(Box::new(from_json(text)?)),
             Kind::EndpointSlice => Slim::EndpointSlice(from_json(text)?),
             Kind::ServiceCidr => Slim::ServiceCidr(from_json(text)?),
+            Kind::Pod => Slim::Pod(Box::new(from_json(text)?)),
+            Kind::Namespace => Slim::Namespace(from_json(text)?),
+            Kind::NetworkPolicy => Slim::NetworkPolicy(from_json(text)?),
             _ => Slim::Node(Box::new(from_json(text)?)),
         })
     }
 
+    /// By way of JSON text: a reader of its own for each type costs more room in the program than
+    /// the detour costs time, which only an item of a YAML list takes.
     fn read_value(self, value: &serde_json::Value) -> Result<Slim, String> {
-        Ok(match self {
-            Kind::Service => Slim::Service(Box::new(from_value(value)?)),
-            Kind::EndpointSlice => Slim::EndpointSlice(from_value(value)?),
-            Kind::ServiceCidr => Slim::ServiceCidr(from_value(value)?),
-            _ => Slim::Node(Box::new(from_value(value)?)),
-        })
+        let read = self.read_json(&value.to_string());
+        read.map_err(|message| without_place(&message).to_owned())
     }
 }
 
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
-}
-
-fn from_value<T: DeserializeOwned>(value: &serde_json::Value) -> Result<T, String> {
-    T::deserialize(value).map_err(|error| error.to_string())
 }
 
 /// Parses one YAML document whose first line has this number in its file.

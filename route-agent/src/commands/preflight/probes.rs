@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use podwire_kernel::Protocol;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::link::Veth;
@@ -13,9 +12,14 @@ use podwire_kernel::nft::{
 };
 use podwire_kernel::route::{Route, RouteKind};
 use podwire_kernel::sysctl;
+use podwire_kernel::{IpFamily, Protocol};
 
 use crate::commands::preflight::probe::Without::{FallsBack, Refuses};
 use crate::commands::preflight::probe::{PERMISSION, Probe};
+use crate::features::policies::desired::frame::Frame;
+use crate::features::policies::desired::wanted::PortRange;
+use crate::features::policies::layout::skeleton::skeleton;
+use crate::snapshot::Direction;
 
 /// Where nftables objects are tried out; never there for others to see.
 const TABLE: &str = "podwire-preflight";
@@ -32,6 +36,7 @@ const UNUSED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) fn all() -> Vec<Probe> {
     let mut probes = basics();
     probes.extend(of_services());
+    probes.push(of_policies());
     probes.extend(of_the_node());
     probes
 }
@@ -97,6 +102,13 @@ fn of_services() -> Vec<Probe> {
             consequence: "all connections are listed to find those to be forgotten, which takes longer: newer kernels look by themselves",
             try_it: conntrack_filter, here: false },
     ]
+}
+
+#[rustfmt::skip]
+fn of_policies() -> Probe {
+    Probe { feature: "policy tables", needed_for: "NetworkPolicies", then: Refuses,
+        consequence: "NetworkPolicies cannot be enforced, and no pod starts while there are any: load the kernel modules nf_tables, nf_conntrack and nft_ct, or switch policies off (--network-policy=false)",
+        try_it: policy_tables, here: false }
 }
 
 #[rustfmt::skip]
@@ -300,6 +312,24 @@ fn pipapo() -> Result<(), String> {
         .with_intervals()
         .with_element(key(1), Element::member().up_to(key(9)));
     commit(&Table::new(Family::Ip, TABLE).with_set("ranges", set))
+}
+
+/// The whole table, without a pod to judge.
+fn policy_tables() -> Result<(), String> {
+    let range = PortRange { first: 1, last: 99 };
+    let frame = Frame {
+        ranges: [(Direction::Ingress, range)].into(),
+        outside: true,
+        ..Frame::default()
+    };
+    for family in IpFamily::ALL {
+        let table = skeleton(family, &frame);
+        commit(&Table {
+            name: TABLE.to_owned(),
+            ..table
+        })?;
+    }
+    Ok(())
 }
 
 fn counters() -> Result<(), String> {

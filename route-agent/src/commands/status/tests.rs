@@ -2,8 +2,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::report::{
-    EndpointReport, FeatureReport, PodReport, RouteReport, ServiceReport, UplinkReport,
-    WarningReport,
+    EndpointReport, FeatureReport, IsolatedReport, PodReport, RouteReport, ServiceReport,
+    UplinkReport, WarningReport,
 };
 
 fn report() -> Report {
@@ -69,6 +69,7 @@ fn report() -> Report {
                 connections: Some(30),
             }],
         }],
+        policies: None,
         features: vec![FeatureReport {
             name: "routes".into(),
             error: None,
@@ -245,6 +246,41 @@ fn programs_get_all_of_it_back() {
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     let yaml = render(&report, Output::Yaml).unwrap();
     assert_eq!(serde_saphyr::from_str::<Report>(&yaml).unwrap(), report);
+}
+
+#[test]
+fn policies_are_shown_if_there_are_any_with_the_pods_that_they_isolate() {
+    let mut report = report();
+    assert!(!for_people(&report, true).contains("olicies"));
+    report.policies = Some(PoliciesReport::default());
+    assert!(!for_people(&report, true).contains("olicies"));
+    report.policies = Some(PoliciesReport {
+        in_cluster: 12,
+        here: 2,
+        isolated: vec![IsolatedReport {
+            pod: "shop/db-0".into(),
+            addresses: vec!["10.10.2.4".parse().unwrap(), "fd00::4".parse().unwrap()],
+            ingress: vec!["db".into(), "deny".into()],
+            egress: Vec::new(),
+        }],
+        denied: DeniedReport {
+            ingress: 7,
+            egress: 1,
+            undecided: 0,
+        },
+    });
+    let text = for_people(&report, false);
+    let line = "Policies: 12 in the cluster, 2 of them for pods here; isolated pods: 1; packets \
+                denied so far: 7 ingress, 1 egress\n";
+    assert!(text.contains(line), "{text}");
+    let row = "shop/db-0  10.10.2.4 fd00::4  db deny     -";
+    assert!(text.contains(row), "{text}");
+    report.policies.as_mut().unwrap().denied.undecided = 3;
+    let text = for_people(&report, false);
+    assert!(
+        text.contains("1 egress, 3 of pods that were not known yet\n"),
+        "{text}"
+    );
 }
 
 /// Every text of a JSON value, whatever holds it.

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn read(text: &str) -> Contents {
-    decode(text.as_bytes(), &mut Names::default()).unwrap()
+    decode(text.as_bytes(), Scope::All, &mut Names::default()).unwrap()
 }
 
 fn keys(contents: &Contents) -> Vec<String> {
@@ -91,7 +91,7 @@ fn of_a_value_without_end_little_is_kept() {
             r#"{{"apiVersion": "v1", "kind": "Node", "metadata": {{"name": "a"}}, "spec": "{long}"}}"#
         ),
     ] {
-        let contents = decode(text.as_bytes(), &mut names).unwrap();
+        let contents = decode(text.as_bytes(), Scope::All, &mut names).unwrap();
         let said: usize = contents.problems.iter().map(String::capacity).sum();
         assert!(said < 1000, "{said}");
         for object in &contents.objects {
@@ -126,7 +126,7 @@ fn windows_line_ends_and_a_byte_order_mark_do_no_harm() {
 fn kinds_that_are_not_used_are_passed_over_even_if_they_would_not_parse() {
     let text = "apiVersion: v1\nkind: ConfigMap\ndata: [\n---\n\
         apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: other}\n---\n\
-        apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n";
+        apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: p}\n";
     let contents = read(text);
     assert!(contents.objects.is_empty() && contents.problems.is_empty());
     assert_eq!(contents.documents, 3);
@@ -135,7 +135,7 @@ fn kinds_that_are_not_used_are_passed_over_even_if_they_would_not_parse() {
 #[test]
 fn lists_are_read_in_yaml_and_in_json() {
     let yaml = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  \
-        metadata: {name: a}\n- {apiVersion: v1, kind: Pod, metadata: {name: p}}\n---\n\
+        metadata: {name: a}\n- {apiVersion: v1, kind: Secret, metadata: {name: p}}\n---\n\
         apiVersion: v1\nkind: NodeList\nitems: [{metadata: {name: b}}]\n";
     assert_eq!(keys(&read(yaml)), ["Node a", "Node b"]);
     let json = r#" {"apiVersion":"v1","kind":"List","items":[
@@ -286,7 +286,7 @@ proptest! {
 
     #[test]
     fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = decode(&bytes[..], &mut Names::default());
+        let _ = decode(&bytes[..], Scope::All, &mut Names::default());
     }
 
     #[test]
@@ -304,4 +304,26 @@ proptest! {
         let complete = cut.len().saturating_sub(1);
         prop_assert_eq!(&cut[..complete], &all[..complete]);
     }
+}
+
+#[test]
+fn what_only_policies_ask_is_read_unless_there_are_none() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n---\napiVersion: v1\nkind: \
+                Namespace\nmetadata: {name: shop}\n---\napiVersion: networking.k8s.io/v1\nkind: \
+                NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {}}\n---\n";
+    let text = format!("{text}{NODE}");
+    let all = read(&text);
+    let expected = [
+        "Pod default/web",
+        "Namespace shop",
+        "NetworkPolicy default/deny",
+        "Node worker",
+    ];
+    assert_eq!(keys(&all), expected);
+    assert!(all.problems.is_empty(), "{:?}", all.problems);
+    let mut names = Names::default();
+    let without = decode(text.as_bytes(), Scope::WithoutPolicies, &mut names).unwrap();
+    assert_eq!(keys(&without), ["Node worker"]);
+    let list = r#"{"apiVersion": "v1", "kind": "PodList", "items": [{"metadata": {"name": "a"}}]}"#;
+    assert_eq!(keys(&read(list)), ["Pod default/a"]);
 }

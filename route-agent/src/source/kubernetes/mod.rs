@@ -11,6 +11,8 @@ mod fake;
 pub mod fuzzing;
 mod problems;
 mod server;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod wire;
 
@@ -67,10 +69,37 @@ const RESOURCES: [Resource; 4] = [
     },
 ];
 
+/// What is read for policies alone.
+const FOR_POLICIES: [Resource; 3] = [
+    Resource {
+        kind: "Pod",
+        path: "/api/v1/pods",
+        labels: None,
+        optional: false,
+        decode: pod,
+    },
+    Resource {
+        kind: "Namespace",
+        path: "/api/v1/namespaces",
+        labels: None,
+        optional: false,
+        decode: namespace,
+    },
+    Resource {
+        kind: "NetworkPolicy",
+        path: "/apis/networking.k8s.io/v1/networkpolicies",
+        labels: None,
+        optional: false,
+        decode: network_policy,
+    },
+];
+
 /// The source, ready to run.
 pub struct Kubernetes {
     server: ApiServer,
     inputs: Sender<Input>,
+    /// True if what policies ask about is read as well.
+    policies: bool,
     /// What becomes Events.
     new_warnings: async_mpsc::Receiver<Warning>,
 }
@@ -90,6 +119,7 @@ impl Kubernetes {
     pub async fn find(
         options: Options,
         timing: Timing,
+        policies: bool,
         inputs: Sender<Input>,
         new_warnings: async_mpsc::Receiver<Warning>,
     ) -> Result<Self, Error> {
@@ -98,6 +128,7 @@ impl Kubernetes {
         Ok(Self {
             server,
             inputs,
+            policies,
             new_warnings,
         })
     }
@@ -107,12 +138,27 @@ impl Kubernetes {
     pub async fn run(mut self, node: &str) {
         let (_, none) = async_mpsc::channel(1);
         let new_warnings = std::mem::replace(&mut self.new_warnings, none);
-        let waiting = AtomicUsize::new(RESOURCES.len());
+        let policies = if self.policies { FOR_POLICIES.len() } else { 0 };
+        let waiting = AtomicUsize::new(RESOURCES.len() + policies);
         let [nodes, services, slices, service_cidrs] = RESOURCES
             .each_ref()
             .map(|resource| self.follow(resource, &waiting));
+        let [pods, namespaces, policies] = FOR_POLICIES.each_ref().map(|resource| async {
+            if self.policies {
+                self.follow(resource, &waiting).await;
+            }
+        });
         let events = events::publish(&self.server, node, new_warnings);
-        tokio::join!(nodes, services, slices, service_cidrs, events);
+        tokio::join!(
+            nodes,
+            services,
+            slices,
+            service_cidrs,
+            pods,
+            namespaces,
+            policies,
+            events
+        );
     }
 
     async fn follow(&self, resource: &Resource, waiting: &AtomicUsize) {
@@ -154,4 +200,19 @@ fn slice(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
 fn service_cidr(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
     let cidr: objects::ServiceCidr = serde_json::from_str(text)?;
     Ok(Some(Object::ServiceCidr(cidr.into_snapshot(names)?)))
+}
+
+fn pod(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
+    let pod: objects::Pod = serde_json::from_str(text)?;
+    Ok(Some(Object::Pod(pod.into_snapshot(names)?)))
+}
+
+fn namespace(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
+    let namespace: objects::Namespace = serde_json::from_str(text)?;
+    Ok(Some(Object::Namespace(namespace.into_snapshot(names)?)))
+}
+
+fn network_policy(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
+    let policy: objects::NetworkPolicy = serde_json::from_str(text)?;
+    Ok(Some(Object::NetworkPolicy(policy.into_snapshot(names)?)))
 }

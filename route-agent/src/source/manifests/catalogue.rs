@@ -205,7 +205,7 @@ fn hash(key: &Key) -> u64 {
 mod tests {
     use super::*;
     use crate::snapshot::{Dirty, Snapshot};
-    use crate::source::decode::decode;
+    use crate::source::decode::{Scope, decode};
     use crate::source::objects::Names;
 
     fn node(name: &str, address: &str) -> String {
@@ -224,7 +224,7 @@ mod tests {
 
     impl Cluster {
         fn write(&mut self, path: &str, text: &str) {
-            let contents = decode(text.as_bytes(), &mut Names::default()).unwrap();
+            let contents = decode(text.as_bytes(), Scope::All, &mut Names::default()).unwrap();
             let outcome = self.catalogue.load(Path::new(path), contents);
             self.take(outcome);
         }

@@ -21,7 +21,7 @@ use nix::libc;
 
 use crate::directory::{News, PAUSE, Watch};
 use crate::input::Input;
-use crate::source::decode::{Contents, decode};
+use crate::source::decode::{Contents, Scope, decode};
 use crate::source::manifests::catalogue::{Catalogue, Outcome};
 use crate::source::objects::Names;
 use crate::warnings::Warning;
@@ -38,9 +38,10 @@ const TOO_LARGE: &str = "it is larger than 256 MiB";
 type Stamp = (SystemTime, u64, u64);
 
 /// Runs the source until the loop has ended. To be called on a thread of its own.
-pub fn run(directory: &Path, output: &Sender<Input>) {
+pub fn run(directory: &Path, scope: Scope, output: &Sender<Input>) {
     let mut source = Manifests {
         directory: directory.to_owned(),
+        scope,
         output,
         names: Names::default(),
         catalogue: Catalogue::default(),
@@ -58,6 +59,7 @@ struct Closed;
 
 struct Manifests<'a> {
     directory: PathBuf,
+    scope: Scope,
     output: &'a Sender<Input>,
     names: Names,
     catalogue: Catalogue,
@@ -208,7 +210,7 @@ impl Manifests<'_> {
 
     fn read(&mut self, path: &Path) -> Result<BTreeSet<Arc<Path>>, Closed> {
         let before = stamp(path);
-        match load(path, &mut self.names) {
+        match load(path, self.scope, &mut self.names) {
             // `> file` and then a second write: the moment between them must not remove anything.
             Ok(_) if before.is_some_and(|(_, length, _)| length == 0) => {
                 if !self.catalogue.has_objects(path) {
@@ -300,10 +302,10 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
-fn load(path: &Path, names: &mut Names) -> io::Result<Contents> {
+fn load(path: &Path, scope: Scope, names: &mut Names) -> io::Result<Contents> {
     // One byte more than is allowed shows that the file has grown meanwhile.
     let mut input = BufReader::new(open(path)?.take(LARGEST + 1));
-    let contents = decode(&mut input, names)?;
+    let contents = decode(&mut input, scope, names)?;
     match input.get_ref().limit() {
         0 => Err(io::Error::other(TOO_LARGE)),
         _ => Ok(contents),

@@ -33,7 +33,7 @@ impl Watched {
     fn on(directory: TempDir) -> Self {
         let (sender, inputs) = mpsc::channel();
         let path = directory.path().to_owned();
-        thread::spawn(move || run(&path, &sender));
+        thread::spawn(move || run(&path, Scope::All, &sender));
         let (snapshot, warnings) = (Snapshot::default(), Vec::new());
         Self {
             directory,
@@ -283,7 +283,7 @@ fn a_directory_that_appears_later_is_waited_for_and_one_that_goes_is_kept() {
     let directory = parent.path().join("later");
     let (sender, inputs) = mpsc::channel();
     let path = directory.clone();
-    thread::spawn(move || run(&path, &sender));
+    thread::spawn(move || run(&path, Scope::All, &sender));
     let (snapshot, warnings) = (Snapshot::default(), Vec::new());
     let mut watched = Watched {
         directory: parent,

@@ -9,27 +9,33 @@
 //! types, a hand-written manifest does not.
 
 mod lenient;
+mod network_policy;
 mod node;
+mod pod;
 mod scalar;
 mod service;
 mod service_cidr;
 mod slice;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer};
 
+pub use network_policy::NetworkPolicy;
 pub use node::{Node, NodeSpec, NodeStatus};
+pub use pod::{Namespace, Pod};
 pub use scalar::{Flag, Number, Text};
 pub use service::{Service, ServiceSpec, ServiceStatus};
 pub use service_cidr::{ServiceCidr, ServiceCidrSpec};
 pub use slice::EndpointSlice;
 
 use crate::clock::milliseconds;
-use crate::snapshot::{Invalid, ObjectName, Protocol};
+use crate::snapshot::{Invalid, Labels, NamedPort, ObjectName, Protocol};
 use crate::source::objects::lenient::Read;
 use crate::text;
 
@@ -51,6 +57,8 @@ pub struct Metadata {
     pub name: Text,
     /// Its namespace; `default` if a namespaced manifest has none.
     pub namespace: Text,
+    /// What sets it apart from an earlier object of the same name.
+    pub uid: Text,
     /// Its labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<Box<str>, Text>,
@@ -87,9 +95,22 @@ impl Metadata {
         })
     }
 
+    /// As [`Metadata::object_name`], for one of many objects whose names no other object has.
+    fn single_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
+        let namespace = self.namespace.get().unwrap_or("default");
+        Ok(ObjectName {
+            namespace: names.get(possible(namespace)?),
+            name: Arc::from(self.name()?),
+        })
+    }
+
     fn cluster_name(&self, names: &mut Names) -> Result<Arc<str>, Unnamed> {
+        Ok(names.get(self.name()?))
+    }
+
+    fn name(&self) -> Result<&str, Unnamed> {
         match self.name.get() {
-            Some(name) if !name.is_empty() => Ok(names.get(possible(name)?)),
+            Some(name) if !name.is_empty() => possible(name),
             _ => Err(Unnamed::Missing),
         }
     }
@@ -120,32 +141,82 @@ pub enum Unnamed {
     Impossible,
 }
 
-/// Strings that occur over and over (node names, namespaces, zones), kept once.
+/// What occurs over and over, kept once: strings (node names, namespaces, zones), and the labels and
+/// ports of pods.
 #[derive(Debug, Default)]
 pub struct Names {
-    known: HashSet<Arc<str>>,
+    texts: Pool<Arc<str>>,
+    labels: Pool<Labels>,
+    ports: Pool<Arc<[NamedPort]>>,
+}
+
+/// The values of one type.
+#[derive(Debug)]
+struct Pool<T> {
+    known: HashSet<T>,
     sweep_at: usize,
+}
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self {
+            known: HashSet::new(),
+            sweep_at: 0,
+        }
+    }
+}
+
+impl<T: Clone + Eq + Hash> Pool<T> {
+    /// The shared copy of a value, made by `make` if there is none yet. `holders` says how many hold
+    /// a value, the pool included.
+    fn get<Q: Hash + Eq + ?Sized>(
+        &mut self,
+        value: &Q,
+        holders: impl Fn(&T) -> usize,
+        make: impl FnOnce() -> T,
+    ) -> T
+    where
+        T: Borrow<Q>,
+    {
+        if let Some(known) = self.known.get(value) {
+            return known.clone();
+        }
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|value| holders(value) > 1);
+            self.sweep_at = (self.known.len() * 2).max(1024);
+        }
+        let shared = make();
+        self.known.insert(shared.clone());
+        shared
+    }
 }
 
 impl Names {
     /// The shared copy of a string.
     pub fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.known.get(text) {
-            return known.clone();
+        self.texts.get(text, Arc::strong_count, || Arc::from(text))
+    }
+
+    /// The shared copy of labels.
+    fn labels(&mut self, labels: Labels) -> Labels {
+        let make = || labels.clone();
+        self.labels.get(&labels, Labels::shared_by, make)
+    }
+
+    /// The shared copy of the ports of a pod.
+    fn ports(&mut self, mut ports: Vec<NamedPort>) -> Arc<[NamedPort]> {
+        for port in &mut ports {
+            port.name = self.get(&port.name);
         }
-        if self.known.len() >= self.sweep_at {
-            self.known.retain(|name| Arc::strong_count(name) > 1);
-            self.sweep_at = (self.known.len() * 2).max(1024);
-        }
-        let shared: Arc<str> = Arc::from(text);
-        self.known.insert(shared.clone());
-        shared
+        self.ports
+            .get(&ports[..], Arc::strong_count, || ports.clone().into())
     }
 
     /// The length of the longest string that is kept.
     #[cfg(test)]
     pub fn longest(&self) -> usize {
-        self.known.iter().map(|name| name.len()).max().unwrap_or(0)
+        let lengths = self.texts.known.iter().map(|name| name.len());
+        lengths.max().unwrap_or(0)
     }
 }
 
@@ -272,5 +343,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;

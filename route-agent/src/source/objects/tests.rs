@@ -360,6 +360,6 @@ fn names_are_shared_and_forgotten_when_they_are_not_used() {
     for number in 0..10_000 {
         names.get(&format!("gone-{number}"));
     }
-    assert!(names.known.len() <= 2048);
+    assert!(names.texts.known.len() <= 2048);
     assert!(Arc::ptr_eq(&first, &names.get("worker")));
 }

@@ -1,0 +1,211 @@
+//! Classes of peers: those that no rule tells from each other.
+//!
+//! The number of a class follows from what its members have in common, so an agent that starts again
+//! finds its own numbers in the kernel.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use podwire::hash::fnv1a;
+
+use crate::features::policies::desired::atoms::AtomId;
+use crate::features::policies::desired::wanted::Class;
+use crate::snapshot::Protocol;
+
+/// What the members of a class have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassKey {
+    /// The questions that they answer with yes; sorted, not empty.
+    pub atoms: Box<[AtomId]>,
+    /// The numbers of the named ports that are asked of them; sorted.
+    pub ports: Box<[(Arc<str>, Protocol, u16)]>,
+}
+
+impl ClassKey {
+    /// The number of the named port.
+    pub fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        let named = ports.find(|(one, of, _)| (&**one, *of) == (name, protocol));
+        named.map(|(.., number)| *number)
+    }
+}
+
+/// The classes that are in use.
+#[derive(Debug, Default)]
+pub struct Classes {
+    numbers: HashMap<ClassKey, Class>,
+    used: BTreeMap<Class, Used>,
+    with_atom: HashMap<AtomId, BTreeSet<Class>>,
+    /// Those that may have come or gone since the last look.
+    touched: BTreeSet<Class>,
+    /// Those that were there at the last look.
+    settled: BTreeSet<Class>,
+}
+
+#[derive(Debug)]
+struct Used {
+    key: ClassKey,
+    members: usize,
+}
+
+impl Classes {
+    /// One more member; `hash` is that of the key's questions.
+    pub fn acquire(&mut self, key: ClassKey, hash: u64) -> Class {
+        if let Some(class) = self.numbers.get(&key) {
+            if let Some(used) = self.used.get_mut(class) {
+                used.members += 1;
+            }
+            return *class;
+        }
+        let class = self.free_number(&key, hash);
+        for atom in &key.atoms {
+            self.with_atom.entry(*atom).or_default().insert(class);
+        }
+        self.touched.insert(class);
+        self.numbers.insert(key.clone(), class);
+        self.used.insert(class, Used { key, members: 1 });
+        class
+    }
+
+    /// One member less. The class keeps its number until [`Classes::settle`].
+    pub fn release(&mut self, class: Class) {
+        if let Some(used) = self.used.get_mut(&class) {
+            used.members -= 1;
+            if used.members == 0 {
+                self.touched.insert(class);
+            }
+        }
+    }
+
+    /// Lets go of classes without members: those that came since the last time, and those that went.
+    pub fn settle(&mut self) -> (BTreeSet<Class>, BTreeSet<Class>) {
+        let (mut came, mut went) = (BTreeSet::new(), BTreeSet::new());
+        for class in std::mem::take(&mut self.touched) {
+            let there = self.used.get(&class).is_some_and(|used| used.members > 0);
+            match (self.settled.contains(&class), there) {
+                (false, true) => _ = (self.settled.insert(class), came.insert(class)),
+                (true, false) => _ = (self.settled.remove(&class), went.insert(class)),
+                (true, true) | (false, false) => {}
+            }
+            if !there {
+                self.forget(class);
+            }
+        }
+        (came, went)
+    }
+
+    /// True if an address is of the class.
+    pub fn is_used(&self, class: Class) -> bool {
+        self.settled.contains(&class)
+    }
+
+    /// What the members of a class have in common.
+    pub fn key(&self, class: Class) -> Option<&ClassKey> {
+        self.used.get(&class).map(|used| &used.key)
+    }
+
+    /// The classes whose members answer a question with yes.
+    pub fn with(&self, atom: AtomId) -> impl Iterator<Item = Class> {
+        self.with_atom.get(&atom).into_iter().flatten().copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.settled.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.settled.is_empty()
+    }
+
+    fn forget(&mut self, class: Class) {
+        let Some(Used { key, .. }) = self.used.remove(&class) else {
+            return;
+        };
+        self.numbers.remove(&key);
+        for atom in &key.atoms {
+            if let Some(classes) = self.with_atom.get_mut(atom) {
+                classes.remove(&class);
+                if classes.is_empty() {
+                    self.with_atom.remove(atom);
+                }
+            }
+        }
+    }
+
+    /// A number that no other class has: two different classes may have the same hash.
+    fn free_number(&self, key: &ClassKey, hash: u64) -> Class {
+        let ports = key.ports.iter().flat_map(|(name, protocol, number)| {
+            let name = name.bytes();
+            name.chain([0, protocol.number()])
+                .chain(number.to_be_bytes())
+        });
+        let mut hash = fnv1a(hash.to_be_bytes().into_iter().chain(ports));
+        loop {
+            let class = number(hash);
+            if !self.used.contains_key(&class) {
+                return class;
+            }
+            hash = hash.wrapping_add(1);
+        }
+    }
+}
+
+/// `nft` prints the number in two halves and cannot read one whose half is missing.
+fn number(hash: u64) -> Class {
+    let half = |bits: u64| (bits % 0xfffe) as u32 + 1;
+    half(hash >> 32) << 16 | half(hash & 0xffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(atoms: &[AtomId]) -> ClassKey {
+        ClassKey {
+            atoms: atoms.into(),
+            ports: Box::default(),
+        }
+    }
+
+    #[test]
+    fn a_class_lasts_as_long_as_its_members_and_two_never_share_a_number() {
+        let mut classes = Classes::default();
+        let one = classes.acquire(key(&[1]), 7);
+        let two = classes.acquire(key(&[1, 2]), 7);
+        assert_ne!(one, two);
+        assert_eq!(classes.acquire(key(&[1]), 7), one);
+        assert_eq!(classes.settle(), ([one, two].into(), [].into()));
+        assert_eq!(classes.with(1).collect::<BTreeSet<_>>(), [one, two].into());
+        classes.release(one);
+        assert_eq!(classes.settle(), ([].into(), [].into()));
+        classes.release(one);
+        // The last member went and another came: it never went.
+        classes.release(two);
+        assert_eq!(classes.acquire(key(&[1, 2]), 7), two);
+        assert_eq!(classes.settle(), ([].into(), [one].into()));
+        assert_eq!(classes.with(1).collect::<Vec<_>>(), [two]);
+        assert!(!classes.is_used(one) && classes.is_used(two) && classes.len() == 1);
+    }
+
+    #[test]
+    fn a_number_has_two_halves_of_which_neither_is_nothing_or_all_ones() {
+        for hash in [
+            0,
+            1,
+            0xfffd,
+            0xfffe,
+            0xffff,
+            u64::MAX,
+            0xfffe_0000_fffe,
+            1 << 32,
+        ] {
+            let (major, minor) = (number(hash) >> 16, number(hash) & 0xffff);
+            assert!(
+                (1..0xffff).contains(&major) && (1..0xffff).contains(&minor),
+                "{hash:x}"
+            );
+        }
+    }
+}

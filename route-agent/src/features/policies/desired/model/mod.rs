@@ -1,0 +1,277 @@
+//! The policies in the form that the kernel looks up, kept up to date change by change.
+//!
+//! In: the snapshot, and what changed in it. Out: what the kernel should hold, and what differs. What
+//! must hold: the outcome is that of a model made from the snapshot in one go, and a change costs
+//! what it touches: a pod its own questions, a policy its own pods and peers.
+
+mod locals;
+mod peers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwire_kernel::IpFamily;
+
+use crate::features::policies::desired::atoms::Atoms;
+use crate::features::policies::desired::blocks::Ranges;
+use crate::features::policies::desired::cells::{Stance, cells, stance};
+use crate::features::policies::desired::classes::Classes;
+use crate::features::policies::desired::compile::Compiled;
+use crate::features::policies::desired::frame::{Changed, Frame, Here};
+use crate::features::policies::desired::owners::Owners;
+use crate::features::policies::desired::wanted::{
+    Cell, Class, Delta, NO_CLASS, Note, Place, PortRange, Ports, Wanted, What,
+};
+use crate::snapshot::{Direction, ObjectName, Snapshot};
+
+/// The model of one family.
+#[derive(Debug)]
+pub struct Model {
+    family: IpFamily,
+    here: Here,
+    owners: Owners,
+    /// The address that each pod claims.
+    claimed: HashMap<ObjectName, IpAddr>,
+    locals: BTreeMap<ObjectName, Local>,
+    local_names: HashMap<IpAddr, ObjectName>,
+    /// The local pods that each policy selects.
+    subjects: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
+    compiled: BTreeMap<ObjectName, Compiled>,
+    atoms: Atoms,
+    classes: Classes,
+    ranges: Ranges,
+    wanted: Wanted,
+    delta: Delta,
+    port_ranges: BTreeMap<(Direction, PortRange), usize>,
+    outside: usize,
+}
+
+/// A pod of this node.
+#[derive(Debug)]
+struct Local {
+    address: IpAddr,
+    policies: BTreeSet<ObjectName>,
+    cells: BTreeSet<Cell>,
+}
+
+/// What must be looked at again.
+#[derive(Debug, Default)]
+struct Work {
+    /// Pods that may be local, or may have been.
+    pods: BTreeSet<ObjectName>,
+    /// Policies that may begin or cease to select a local pod, or that changed.
+    policies: BTreeSet<ObjectName>,
+    /// Local pods of which all cells are computed again.
+    locals: BTreeSet<ObjectName>,
+    /// Addresses that may be of another class.
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Model {
+    /// The model of a cluster.
+    pub fn of(snapshot: &Snapshot, family: IpFamily, here: Here) -> Self {
+        let mut model = Self {
+            family,
+            here,
+            owners: Owners::none(family),
+            claimed: HashMap::new(),
+            locals: BTreeMap::new(),
+            local_names: HashMap::new(),
+            subjects: BTreeMap::new(),
+            compiled: BTreeMap::new(),
+            atoms: Atoms::default(),
+            classes: Classes::default(),
+            ranges: Ranges::new(),
+            wanted: Wanted::default(),
+            delta: Delta::default(),
+            port_ranges: BTreeMap::new(),
+            outside: 0,
+        };
+        model.update(snapshot, &Changed::everything(snapshot));
+        model
+    }
+
+    /// Where it was made.
+    pub fn here(&self) -> &Here {
+        &self.here
+    }
+
+    /// What the kernel should hold.
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// What the rules depend on.
+    pub fn frame(&self) -> Frame {
+        Frame {
+            pod_cidrs: self.here.pod_cidrs.clone(),
+            ranges: self.port_ranges.keys().copied().collect(),
+            outside: self.outside > 0,
+        }
+    }
+
+    /// The classes that are in use.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    /// The pods of this node: name, address, and the policies that select them.
+    pub fn locals(&self) -> impl Iterator<Item = (&ObjectName, IpAddr, &BTreeSet<ObjectName>)> {
+        let locals = self.locals.iter();
+        locals.map(|(name, local)| (name, local.address, &local.policies))
+    }
+
+    /// Takes changes in, and says what differs.
+    pub fn update(&mut self, snapshot: &Snapshot, changed: &Changed) -> Delta {
+        let mut work = Work::default();
+        self.move_pods(snapshot, changed, &mut work);
+        self.select_pods(snapshot, &mut work);
+        self.select_by_policies(snapshot, changed, &mut work);
+        self.compile(snapshot, changed, &work);
+        self.look_at_changed_atoms(snapshot, &mut work);
+        for address in &work.addresses {
+            self.classify(snapshot, *address);
+        }
+        let (came, went) = self.classes.settle();
+        self.empty(&went);
+        self.fill(snapshot, &work.locals, &came);
+        let mut delta = std::mem::take(&mut self.delta);
+        delta.settle(&self.wanted);
+        delta
+    }
+
+    /// Asks the questions of policies that select a local pod, and no others.
+    fn compile(&mut self, snapshot: &Snapshot, changed: &Changed, work: &Work) {
+        // What is asked before and after must not cease to be asked in between.
+        let mut old = Vec::new();
+        for name in &work.policies {
+            let wanted = snapshot.policies.get(name);
+            let wanted = wanted.filter(|_| self.subjects.contains_key(name));
+            let Some(policy) = wanted else {
+                old.extend(self.compiled.remove(name));
+                continue;
+            };
+            if changed.policies.contains(name) || !self.compiled.contains_key(name) {
+                let compiled = Compiled::new(policy, self.family, &mut self.atoms);
+                old.extend(self.compiled.insert(name.clone(), compiled));
+            }
+        }
+        for compiled in old {
+            compiled.release(&mut self.atoms);
+        }
+    }
+
+    /// Takes away the cells of classes that have no member any longer.
+    fn empty(&mut self, classes: &BTreeSet<Class>) {
+        for class in classes {
+            let cells: Vec<Cell> = self.wanted.cells(*class).collect();
+            for cell in cells {
+                let name = self.local_names.get(&cell.local);
+                if let Some(local) = name.and_then(|name| self.locals.get_mut(name)) {
+                    local.cells.remove(&cell);
+                }
+                self.put(Place::Cell(cell), None);
+            }
+        }
+    }
+
+    /// Computes all cells of the pods in `again`, and those of the classes that `came` of the others.
+    fn fill(&mut self, snapshot: &Snapshot, again: &BTreeSet<ObjectName>, came: &BTreeSet<Class>) {
+        let mut all: BTreeSet<ObjectName> = again.clone();
+        if !came.is_empty() {
+            all.extend(self.locals.keys().cloned());
+        }
+        for name in all {
+            let (Some(local), Some(pod)) = (self.locals.get(&name), snapshot.pods.get(&name))
+            else {
+                continue;
+            };
+            let address = local.address;
+            let policies = local.policies.iter();
+            let policies: Vec<&Compiled> = policies
+                .filter_map(|name| self.compiled.get(name))
+                .collect();
+            let stances = Direction::ALL.map(|one| (one, stance(&policies, one)));
+            let only = (!again.contains(&name)).then_some(came);
+            let isolated = stances.iter().filter(|(_, one)| *one == Stance::Isolated);
+            let found: BTreeMap<Cell, Arc<str>> = isolated
+                .flat_map(|(direction, _)| {
+                    cells(pod, address, *direction, &policies, &self.classes, only)
+                })
+                .collect();
+            if only.is_none() {
+                self.place_local(&name, address, stances);
+            }
+            self.put_cells(&name, found, only.is_none());
+        }
+    }
+
+    /// Writes the cells of a local pod; `whole` if it has no others.
+    fn put_cells(&mut self, name: &ObjectName, found: BTreeMap<Cell, Arc<str>>, whole: bool) {
+        let Some(local) = self.locals.get_mut(name) else {
+            return;
+        };
+        let mut gone = Vec::new();
+        if whole {
+            gone.extend(
+                local
+                    .cells
+                    .iter()
+                    .filter(|one| !found.contains_key(one))
+                    .copied(),
+            );
+            local.cells = found.keys().copied().collect();
+        } else {
+            local.cells.extend(found.keys());
+        }
+        for cell in gone {
+            self.put(Place::Cell(cell), None);
+        }
+        for (cell, text) in found {
+            self.put(Place::Cell(cell), Some(What::member(Note::Text(text))));
+        }
+    }
+
+    /// Puts something at a place and notes what was there.
+    fn put(&mut self, place: Place, what: Option<What>) -> Option<What> {
+        let is_there = what.is_some();
+        let before = self.wanted.put(place, what);
+        self.count(place, before.is_some(), is_there);
+        self.delta.note(place, before.clone());
+        before
+    }
+
+    /// Keeps count of what the frame depends on.
+    fn count(&mut self, place: Place, before: bool, after: bool) {
+        if before == after {
+            return;
+        }
+        match place {
+            Place::Outside(_) if after => self.outside += 1,
+            Place::Outside(_) => self.outside -= 1,
+            Place::Cell(Cell {
+                direction,
+                ports: Ports::Range(_, range),
+                ..
+            }) => {
+                let count = self.port_ranges.entry((direction, range)).or_insert(0);
+                if after {
+                    *count += 1;
+                } else {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.port_ranges.remove(&(direction, range));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// True if a change takes away something that a model allowed before it.
+pub fn takes_away(delta: &Delta, model: &Model) -> bool {
+    let is_used = |class| class == NO_CLASS || model.classes.is_used(class);
+    crate::features::policies::desired::loss::takes_away(delta, &model.wanted, is_used)
+}

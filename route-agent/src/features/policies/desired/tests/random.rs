@@ -1,0 +1,294 @@
+//! For whatever clusters and changes: the models say what the policies say, a model that followed the
+//! changes is the one that is made at once, and nothing is lost unnoticed.
+
+use std::net::IpAddr;
+
+use podwire_kernel::IpFamily;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::model::{Model, takes_away};
+use crate::features::policies::desired::samples::{
+    Cluster, ICMP, NODES, addresses, here, name, namespace, pod, policy, sctp, tcp, udp,
+};
+use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::features::policies::desired::wanted::{Place, Wanted};
+use crate::snapshot::{Change, Dirty, Key};
+
+/// The namespaces of the clusters.
+pub const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+/// What packets are of.
+pub const TRAFFIC: [Traffic; 7] = [
+    tcp(80),
+    tcp(81),
+    tcp(8080),
+    tcp(120),
+    udp(80),
+    sctp(80),
+    ICMP,
+];
+
+/// One thing that happens.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// An object comes or changes.
+    Set(Value),
+    /// An object goes.
+    Gone(Key),
+}
+
+fn label() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["", "x=1", "x=2", "y=1", "x=1 y=1"])
+}
+
+fn selector() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({}),
+        json!({"matchLabels": {"x": "1"}}),
+        json!({"matchLabels": {"y": "1"}}),
+        json!({"matchExpressions": [{"key": "x", "operator": "NotIn", "values": ["1"]}]}),
+        json!({"matchExpressions": [{"key": "x", "operator": "Exists"}]}),
+    ])
+}
+
+fn block() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({"cidr": "10.10.0.0/16"}),
+        json!({"cidr": "10.10.1.0/24", "except": ["10.10.1.0/29"]}),
+        json!({"cidr": "10.10.1.3/32"}),
+        json!({"cidr": "198.51.100.0/24", "except": ["198.51.100.4/30"]}),
+        json!({"cidr": "198.51.100.7/32"}),
+        json!({"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}),
+        json!({"cidr": "fd00::/16", "except": ["fd00:10:10:1::/64"]}),
+        json!({"cidr": "2001:db8::7/128"}),
+        json!({"cidr": "::/0"}),
+    ])
+}
+
+fn peer() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        selector().prop_map(|pods| json!({"podSelector": pods})),
+        selector().prop_map(|one| json!({"namespaceSelector": one})),
+        (selector(), selector())
+            .prop_map(|(one, pods)| json!({"namespaceSelector": one, "podSelector": pods})),
+        block().prop_map(|block| json!({"ipBlock": block})),
+    ]
+}
+
+fn port() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({"port": 80}),
+        json!({"port": 80, "protocol": "UDP"}),
+        json!({"port": "http"}),
+        json!({"port": "http", "protocol": "UDP"}),
+        json!({"port": 80, "endPort": 90}),
+        json!({"port": 100, "endPort": 9000}),
+        json!({"protocol": "SCTP"}),
+        json!({}),
+    ])
+}
+
+fn rule(peers: &'static str) -> impl Strategy<Value = Value> {
+    let peers_of = prop::collection::vec(peer(), 0..3);
+    let ports = prop::collection::vec(port(), 0..3);
+    (peers_of, ports).prop_map(move |(some, ports)| json!({peers: some, "ports": ports}))
+}
+
+fn a_policy() -> impl Strategy<Value = Step> {
+    let types = prop::sample::select(vec![
+        json!(["Ingress"]),
+        json!(["Egress"]),
+        json!(["Ingress", "Egress"]),
+        json!([]),
+    ]);
+    let ingress = prop::collection::vec(rule("from"), 0..3);
+    let egress = prop::collection::vec(rule("to"), 0..3);
+    let place = (prop::sample::select(NAMESPACES.to_vec()), 0_u8..2);
+    (place, selector(), types, ingress, egress).prop_map(
+        |((namespace, number), pods, types, ingress, egress)| {
+            let spec = json!({
+                "podSelector": pods, "policyTypes": types, "ingress": ingress, "egress": egress,
+            });
+            Step::Set(policy(&format!("{namespace}/p{number}"), &spec))
+        },
+    )
+}
+
+fn a_pod() -> impl Strategy<Value = Step> {
+    let node = prop::sample::select(NODES.map(|(node, _)| node).to_vec());
+    let fate = prop::sample::select(vec![
+        "runs", "runs", "runs", "ended", "host", "leaves", "port",
+    ]);
+    let place = (prop::sample::select(NAMESPACES.to_vec()), 0_u8..3);
+    (place, node, 2_u8..6, label(), fate).prop_map(
+        |((namespace, one), node, number, with, fate)| {
+            let mut pod = pod(&format!("{namespace}/pod{one}"), node, number, with);
+            match fate {
+                "ended" => pod["status"]["phase"] = json!("Failed"),
+                "host" => pod["spec"]["hostNetwork"] = json!(true),
+                "leaves" => pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
+                "port" => pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(8080),
+                _ => {}
+            }
+            Step::Set(pod)
+        },
+    )
+}
+
+fn a_namespace() -> impl Strategy<Value = Step> {
+    (prop::sample::select(NAMESPACES.to_vec()), label())
+        .prop_map(|(one, with)| Step::Set(namespace(one, with)))
+}
+
+fn an_end() -> impl Strategy<Value = Step> {
+    (prop::sample::select(NAMESPACES.to_vec()), 0_u8..3, 0_u8..3).prop_map(|(one, number, kind)| {
+        Step::Gone(match kind {
+            0 => Key::Pod(name(&format!("{one}/pod{number}"))),
+            1 => Key::NetworkPolicy(name(&format!("{one}/p{number}"))),
+            _ => Key::Namespace(one.into()),
+        })
+    })
+}
+
+/// What happens to a cluster.
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => a_pod(),
+        4 => a_policy(),
+        1 => a_namespace(),
+        1 => an_end(),
+    ];
+    let first = NAMESPACES.map(|one| Step::Set(namespace(one, "x=1")));
+    prop::collection::vec(step, 1..25).prop_map(move |steps| [first.to_vec(), steps].concat())
+}
+
+fn ends() -> Vec<IpAddr> {
+    let pods = NODES
+        .iter()
+        .flat_map(|(node, _)| (2..6).map(move |one| addresses(node, one)));
+    let others = ["198.51.100.7", "198.51.100.9", "2001:db8::7", "2001:db8::8"];
+    let others = others.iter().map(|one| one.parse().unwrap());
+    pods.flatten().chain(others).collect()
+}
+
+/// From where to where packets go.
+pub fn pairs() -> Vec<(IpAddr, IpAddr)> {
+    let ends = ends();
+    let all = ends
+        .iter()
+        .flat_map(|from| ends.iter().map(move |to| (*from, *to)));
+    all.filter(|(from, to)| from.is_ipv4() == to.is_ipv4())
+        .collect()
+}
+
+/// A model's places, without the numbers of classes: two different classes of one hash have them in
+/// the order in which they came.
+fn places(wanted: &Wanted) -> Vec<Place> {
+    wanted.iter().map(|(place, _)| *place).collect()
+}
+
+/// Makes it happen.
+pub fn apply(cluster: &mut Cluster, step: &Step) {
+    match step {
+        Step::Set(object) => cluster.set(std::slice::from_ref(object)),
+        Step::Gone(key) => cluster.gone(key.clone()),
+    }
+}
+
+/// Whether models and truth should agree about an address: one of a node's podCIDR is closed there
+/// unless its pod is known to run there.
+pub fn is_known(cluster: &Cluster, address: IpAddr) -> bool {
+    let pod = Truth::of(&cluster.snapshot).pod(address);
+    !NODES.iter().any(|(node, _)| {
+        here(node, IpFamily::of(address)).has(address)
+            && pod.is_none_or(|pod| pod.node.as_deref() != Some(*node))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_models_say_what_the_policies_say(steps in steps()) {
+        let mut cluster = Cluster::empty();
+        for step in &steps {
+            apply(&mut cluster, step);
+        }
+        for (from, to) in pairs() {
+            if is_known(&cluster, from) && is_known(&cluster, to) {
+                for traffic in TRAFFIC {
+                    cluster.allows(from, to, traffic);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_that_followed_the_changes_is_the_one_that_is_made_at_once(steps in steps()) {
+        let mut cluster = Cluster::empty();
+        for step in &steps {
+            apply(&mut cluster, step);
+        }
+        for (node, _) in NODES {
+            for family in IpFamily::ALL {
+                let followed = cluster.model(node, family);
+                let made = Model::of(&cluster.snapshot, family, here(node, family));
+                prop_assert_eq!(places(followed.wanted()), places(made.wanted()));
+                prop_assert_eq!(followed.wanted(), made.wanted());
+                prop_assert_eq!(followed.frame(), made.frame());
+                prop_assert_eq!(followed.classes().len(), made.classes().len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_differs_is_what_is_said_to_differ_and_a_loss_is_never_missed(steps in steps()) {
+        let mut cluster = Cluster::empty();
+        let (node, family) = ("worker", IpFamily::V4);
+        let mut model = Model::of(&cluster.snapshot, family, here(node, family));
+        for step in &steps {
+            let before = model.wanted().clone();
+            let change = match step {
+                Step::Set(_) => {
+                    apply(&mut cluster, step);
+                    None
+                }
+                Step::Gone(key) => Some(Change::Gone(key.clone())),
+            };
+            let mut dirty = Dirty::default();
+            if let Some(change) = change {
+                cluster.snapshot.apply(change, &mut dirty);
+            }
+            let mut changed = Changed::default();
+            changed.add(&dirty);
+            if let Step::Set(object) = step {
+                let at = name(&format!(
+                    "{}/{}",
+                    object["metadata"]["namespace"].as_str().unwrap_or("-"),
+                    object["metadata"]["name"].as_str().unwrap()
+                ));
+                match object["kind"].as_str().unwrap() {
+                    "Pod" => _ = changed.pods.insert(at),
+                    "NetworkPolicy" => _ = changed.policies.insert(at),
+                    _ => _ = changed.namespaces.insert(at.name),
+                }
+            }
+            let delta = model.update(&cluster.snapshot, &changed);
+            let mut undone = model.wanted().clone();
+            for (place, was) in delta.iter() {
+                prop_assert_ne!(was, model.wanted().get(place));
+                undone.put(*place, was.cloned());
+            }
+            prop_assert_eq!(&undone, &before);
+            let is_here = |address| model.here().has(address);
+            let lost = pairs().into_iter().filter(|(from, _)| from.is_ipv4()).any(|(from, to)| {
+                TRAFFIC.iter().any(|traffic| {
+                    before.allows(from, to, *traffic, is_here)
+                        && !model.wanted().allows(from, to, *traffic, is_here)
+                })
+            });
+            prop_assert!(!lost || takes_away(&delta, &model), "{:?}", delta);
+        }
+    }
+}

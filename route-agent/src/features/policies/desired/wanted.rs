@@ -1,0 +1,288 @@
+//! What the kernel should hold for policies, in one family: where something lies, and what it says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::features::policies::desired::truth::Traffic;
+use crate::snapshot::{Direction, ObjectName, Protocol};
+
+/// The number of a class; [`NO_CLASS`] for a peer that no rule tells from others.
+pub type Class = u32;
+
+/// The class of a peer that no rule tells from others. What is allowed for it is allowed for all.
+pub const NO_CLASS: Class = 0;
+
+/// A place that the kernel looks up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// A local pod to which (or from which) everything is allowed.
+    Open(Direction, IpAddr),
+    /// A local pod that is isolated in some direction. It may always reach itself.
+    Isolated(IpAddr),
+    /// An isolated local pod with an address outside the node's podCIDRs.
+    Outside(IpAddr),
+    /// The class of a single address.
+    Peer(IpAddr),
+    /// The class of the addresses from this one on, if they are not found singly.
+    Block(IpAddr),
+    /// Something is allowed.
+    Cell(Cell),
+}
+
+/// Some traffic between a class and a local pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell {
+    /// The class of the peer.
+    pub class: Class,
+    /// As seen from the local pod.
+    pub direction: Direction,
+    /// The local pod.
+    pub local: IpAddr,
+    /// Over what.
+    pub ports: Ports,
+}
+
+/// Ports of the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ports {
+    /// One port.
+    One(Protocol, u16),
+    /// From one to another, both included.
+    Range(Protocol, PortRange),
+    /// All ports of a protocol.
+    All(Protocol),
+    /// Everything, with ports or without.
+    Any,
+}
+
+/// The first and the last port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+/// What is at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct What {
+    /// The class, at places that lead to one.
+    pub class: Class,
+    /// The last address, at places of several.
+    pub last: Option<IpAddr>,
+    /// Why it is there.
+    pub note: Note,
+}
+
+impl What {
+    /// At a place that says all by being there.
+    pub fn member(note: Note) -> Self {
+        Self {
+            class: NO_CLASS,
+            last: None,
+            note,
+        }
+    }
+}
+
+/// Why something is there, for who reads it in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// It is the address of a pod.
+    Pod(ObjectName),
+    /// Anything else.
+    Text(Arc<str>),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Pod(name) => name.fmt(f),
+            Note::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Everything that is wanted in one family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted(BTreeMap<Place, What>);
+
+impl Wanted {
+    /// What is at a place.
+    pub fn get(&self, place: &Place) -> Option<&What> {
+        self.0.get(place)
+    }
+
+    /// True if something is there.
+    pub fn has(&self, place: &Place) -> bool {
+        self.0.contains_key(place)
+    }
+
+    /// All places, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = (&Place, &What)> {
+        self.0.iter()
+    }
+
+    /// How many places there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Puts something at a place, or takes it away; returns what was there.
+    pub fn put(&mut self, place: Place, what: Option<What>) -> Option<What> {
+        match what {
+            Some(what) => self.0.insert(place, what),
+            None => self.0.remove(&place),
+        }
+    }
+
+    /// The cells of a class.
+    pub fn cells(&self, class: Class) -> impl Iterator<Item = Cell> {
+        let first = Place::Cell(Cell {
+            class,
+            direction: Direction::Ingress,
+            local: IpAddr::from([0, 0, 0, 0]),
+            ports: Ports::One(Protocol::Tcp, 0),
+        });
+        self.0
+            .range(first..)
+            .map_while(move |(place, _)| match place {
+                Place::Cell(cell) if cell.class == class => Some(*cell),
+                _ => None,
+            })
+    }
+
+    /// The peers with a class of their own within a range of addresses.
+    pub fn peers(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let all = self.0.range(Place::Peer(first)..=Place::Peer(last));
+        all.filter_map(|(place, _)| match place {
+            Place::Peer(address) => Some(*address),
+            _ => None,
+        })
+    }
+
+    /// The ranges of addresses that share a class, from the one that may contain `first` on.
+    pub fn blocks(&self, first: IpAddr) -> impl Iterator<Item = (IpAddr, IpAddr, Class)> {
+        let before = self.0.range(..=Place::Block(first)).next_back();
+        let from = match before {
+            Some((place @ Place::Block(_), _)) => *place,
+            _ => Place::Block(first),
+        };
+        self.0.range(from..).map_while(|(place, what)| match place {
+            Place::Block(start) => Some((*start, what.last.unwrap_or(*start), what.class)),
+            _ => None,
+        })
+    }
+
+    /// The class of an address, found as the kernel finds it.
+    pub fn class(&self, address: IpAddr) -> Class {
+        if let Some(what) = self.get(&Place::Peer(address)) {
+            return what.class;
+        }
+        let block = self.blocks(address).next();
+        let block = block.filter(|(first, last, _)| (*first..=*last).contains(&address));
+        block.map_or(NO_CLASS, |(.., class)| class)
+    }
+
+    /// Whether a packet may pass, decided as the kernel decides it. `is_here` says whether an address
+    /// is one of this node's podCIDRs.
+    pub fn allows(
+        &self,
+        from: IpAddr,
+        to: IpAddr,
+        traffic: Traffic,
+        is_here: impl Fn(IpAddr) -> bool,
+    ) -> bool {
+        let by = |direction, local, peer| {
+            let checked = is_here(local) || self.has(&Place::Outside(local));
+            !checked
+                || self.has(&Place::Open(direction, local))
+                || from == to && self.has(&Place::Isolated(local))
+                || self.allows_class(direction, local, self.class(peer), traffic)
+                || self.allows_class(direction, local, NO_CLASS, traffic)
+        };
+        by(Direction::Ingress, to, from) && by(Direction::Egress, from, to)
+    }
+
+    fn allows_class(
+        &self,
+        direction: Direction,
+        local: IpAddr,
+        class: Class,
+        traffic: Traffic,
+    ) -> bool {
+        self.cells(class).any(|cell| {
+            (cell.direction, cell.local) == (direction, local) && cell.ports.contain(traffic)
+        })
+    }
+}
+
+impl Ports {
+    /// True if it is over them.
+    pub fn contain(self, traffic: Traffic) -> bool {
+        match (self, traffic) {
+            (Ports::Any, _) => true,
+            (_, Traffic::Portless) => false,
+            (Ports::One(protocol, one), Traffic::Port(of, port)) => (protocol, one) == (of, port),
+            (Ports::Range(protocol, range), Traffic::Port(of, port)) => {
+                protocol == of && (range.first..=range.last).contains(&port)
+            }
+            (Ports::All(protocol), Traffic::Port(of, _)) => protocol == of,
+        }
+    }
+}
+
+/// What differs between two moments: each place with what was there before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta(BTreeMap<Place, Option<What>>);
+
+impl Delta {
+    /// Notes what was at a place before the first change of it.
+    pub fn note(&mut self, place: Place, before: Option<What>) {
+        self.0.entry(place).or_insert(before);
+    }
+
+    /// Forgets places that are again as they were.
+    pub fn settle(&mut self, now: &Wanted) {
+        self.0
+            .retain(|place, before| before.as_ref() != now.get(place));
+    }
+
+    /// The places, each with what was there before.
+    pub fn iter(&self) -> impl Iterator<Item = (&Place, Option<&What>)> {
+        self.0
+            .iter()
+            .map(|(place, before)| (place, before.as_ref()))
+    }
+
+    /// What was at a place before, given what is there now.
+    pub fn before<'a>(&'a self, place: &Place, now: &'a Wanted) -> Option<&'a What> {
+        match self.0.get(place) {
+            Some(before) => before.as_ref(),
+            None => now.get(place),
+        }
+    }
+
+    /// The places of cells of a class that differ.
+    pub fn cells(&self, class: Class) -> impl Iterator<Item = (Cell, Option<&What>)> {
+        self.0
+            .iter()
+            .filter_map(move |(place, before)| match place {
+                Place::Cell(cell) if cell.class == class => Some((*cell, before.as_ref())),
+                _ => None,
+            })
+    }
+
+    /// True if none does.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,263 @@
+//! The chains and their rules.
+//!
+//! One base chain at the forward hook: behind destination NAT and before source NAT, where both ends
+//! have their own addresses, and where nothing comes by that a node sends to its own pods. `accept`
+//! ends this table alone; what other tables refuse stays refused.
+//!
+//! A packet of a connection that was judged before meets one lookup, `allowed`. Replies are judged as
+//! the connection that they belong to, with source and destination exchanged, so that a connection
+//! that is forbidden is cut in both directions, no matter who speaks next.
+
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::{
+    Chain, ChainType, Comparison, CtKey, Family, Field, Hook, KeyBuf, MetaKey, Rule, Source, Table,
+    ct_state, priority,
+};
+
+use crate::features::policies::desired::frame::Frame;
+use crate::features::policies::layout::sets::{Lookup, Words};
+use crate::ours::POLICY_TABLE as TABLE;
+use crate::snapshot::Direction;
+
+/// What the table is for, as `nft list` shows it.
+pub const COMMENT: &str = "Kubernetes NetworkPolicies, by podwire-agent";
+
+/// A table that looks up what a frame asks for, and finds nothing yet.
+pub fn skeleton(family: IpFamily, frame: &Frame) -> Table {
+    let table = Table::new(Family::from(family), TABLE).with_comment(COMMENT);
+    let lookups = Lookup::all(frame).into_iter();
+    let table = lookups.fold(table, |table, one| {
+        table.with_set(&one.name(), one.header(family))
+    });
+    let parts = Parts {
+        words: Words::of(family),
+        frame,
+    };
+    let chains = parts.chains().into_iter();
+    chains.fold(table, |table, (name, chain)| table.with_chain(name, chain))
+}
+
+/// A packet of the first direction of its connection, or a reply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packet {
+    First,
+    Reply,
+}
+
+/// Where the two ends of a connection are in a packet.
+struct Ends {
+    client: Field,
+    server: Field,
+    /// The port of the server.
+    port: Field,
+}
+
+/// The chain in which a packet ends whose local pod no one has decided about.
+pub const UNDECIDED: &str = "undecided";
+
+const NO_POLICY: &str = "no policy allows it";
+const STRANGER: &str = "no connection that is known, and no policy allows it";
+
+struct Parts<'a> {
+    words: Words,
+    frame: &'a Frame,
+}
+
+impl Parts<'_> {
+    fn chains(&self) -> Vec<(&'static str, Chain)> {
+        let mut chains = vec![("forward", self.forward()), ("replies", self.replies())];
+        for packet in [Packet::First, Packet::Reply] {
+            for direction in Direction::ALL {
+                chains.push((judge(direction, packet), self.judge(direction, packet)));
+            }
+        }
+        for direction in Direction::ALL {
+            chains.push((denied(direction), denial(direction)));
+        }
+        chains.push((UNDECIDED, undecided()));
+        chains
+    }
+
+    /// Where client and server are in a packet.
+    fn ends(&self, packet: Packet) -> Ends {
+        let Words {
+            source,
+            destination,
+            ..
+        } = self.words;
+        match packet {
+            Packet::First => Ends {
+                client: source,
+                server: destination,
+                port: Field::ThDport,
+            },
+            Packet::Reply => Ends {
+                client: destination,
+                server: source,
+                port: Field::ThSport,
+            },
+        }
+    }
+
+    fn forward(&self) -> Chain {
+        let reply = Source::Ct(CtKey::Direction, None);
+        let chain = Chain::base(ChainType::Filter, Hook::Forward, priority::FILTER)
+            .with_rule(Rule::new().is(reply, &[1]).goto("replies"))
+            .with_rule(
+                self.is_remembered(Rule::new().ct_state(ct_state::ESTABLISHED), Packet::First)
+                    .accept()
+                    .comment("a connection that was judged"),
+            );
+        self.judged(chain, Packet::First)
+    }
+
+    fn replies(&self) -> Chain {
+        let chain = Chain::regular().with_rule(
+            self.is_remembered(Rule::new(), Packet::Reply)
+                .accept()
+                .comment("a reply of a connection that was judged"),
+        );
+        self.judged(chain, Packet::Reply)
+    }
+
+    /// Judges what is not remembered, and remembers what may pass.
+    fn judged(&self, chain: Chain, packet: Packet) -> Chain {
+        let related = Rule::new()
+            .ct_state(ct_state::RELATED)
+            .l4proto(self.words.icmp)
+            .accept();
+        let mut chain = chain.with_rule(related.comment("an error about a connection"));
+        let Ends { client, server, .. } = self.ends(packet);
+        for (direction, local) in [(Direction::Ingress, server), (Direction::Egress, client)] {
+            for rule in self.checked(local) {
+                let rule = rule.not_in_set(&[local], &Lookup::Open(direction).name());
+                chain = chain.with_rule(rule.jump(judge(direction, packet)));
+            }
+        }
+        let key = self.remembered(packet);
+        chain.with_rule(
+            Rule::new()
+                .in_set(&[Field::L4Proto], &Lookup::Ported.name())
+                .add(&Lookup::Allowed.name(), &key, None)
+                .comment("it may pass, and so may the rest of it"),
+        )
+    }
+
+    /// Addresses of pods of this node.
+    fn checked(&self, local: Field) -> Vec<Rule> {
+        let cidrs = self.frame.pod_cidrs.iter();
+        let inside = cidrs.map(|cidr| Rule::new().within(local, Comparison::Eq, *cidr));
+        let outside = Rule::new().in_set(&[local], &Lookup::Outside.name());
+        inside
+            .chain(self.frame.outside.then_some(outside))
+            .collect()
+    }
+
+    fn is_remembered(&self, rule: Rule, packet: Packet) -> Rule {
+        rule.in_set(&self.remembered(packet), &Lookup::Allowed.name())
+    }
+
+    fn remembered(&self, packet: Packet) -> [Field; 4] {
+        let Ends {
+            client,
+            server,
+            port,
+        } = self.ends(packet);
+        [client, server, Field::L4Proto, port]
+    }
+
+    /// Returns if something allows the packet.
+    fn judge(&self, direction: Direction, packet: Packet) -> Chain {
+        let Ends {
+            client,
+            server,
+            port,
+        } = self.ends(packet);
+        let (peer, local) = match direction {
+            Direction::Ingress => (client, server),
+            Direction::Egress => (server, client),
+        };
+        let no_class = || Rule::new().set_meta_number(MetaKey::Priority, 0);
+        let class_of = |rule: Rule, map: Lookup| {
+            rule.set_meta_from_map(MetaKey::Priority, &[peer], &map.name())
+        };
+        let unknown = Rule::new().is(Field::Priority, &KeyBuf::new().number(0));
+        let mut chain = Chain::regular()
+            .with_rule(no_class())
+            .with_rule(class_of(Rule::new(), Lookup::Peers))
+            .with_rule(class_of(unknown, Lookup::Blocks));
+        // First what is allowed for the peer's class, then what is allowed for all. The class is
+        // taken back in either case: a packet that is not judged keeps the priority that it has.
+        for rule in self.lookups(direction, local, port) {
+            let rule = rule.set_meta_number(MetaKey::Priority, 0);
+            chain = chain.with_rule(rule.returns());
+        }
+        chain = chain.with_rule(no_class());
+        for rule in self.lookups(direction, local, port) {
+            chain = chain.with_rule(rule.returns());
+        }
+        let itself = Lookup::Itself.name();
+        chain
+            .with_rule(Rule::new().in_set(&[peer, local], &itself).returns())
+            .with_rule(
+                Rule::new()
+                    .not_in_set(&[local, local], &itself)
+                    .goto(UNDECIDED),
+            )
+            .with_rule(Rule::new().goto(denied(direction)))
+    }
+
+    /// What allows a packet whose peer has its class in `meta priority`.
+    fn lookups(&self, direction: Direction, local: Field, port: Field) -> Vec<Rule> {
+        let key = [Field::Priority, local, Field::L4Proto, port];
+        let ranges = self
+            .frame
+            .ranges
+            .iter()
+            .filter(|(one, _)| *one == direction);
+        let ranges = ranges.map(|(_, range)| {
+            let [first, last] = [range.first, range.last].map(u16::to_be_bytes);
+            let rule = Rule::new().range(port, &first, &last);
+            rule.in_set(&key[..3], &Lookup::Range(direction, *range).name())
+        });
+        let ports = Rule::new().in_set(&key, &Lookup::Ports(direction).name());
+        let protocols = Rule::new().in_set(&key[..3], &Lookup::Protocols(direction).name());
+        let any = Rule::new().in_set(&key[..2], &Lookup::Any(direction).name());
+        [ports]
+            .into_iter()
+            .chain(ranges)
+            .chain([protocols, any])
+            .collect()
+    }
+}
+
+/// The chain that judges packets.
+fn judge(direction: Direction, packet: Packet) -> &'static str {
+    match (direction, packet) {
+        (Direction::Ingress, Packet::First) => "in",
+        (Direction::Egress, Packet::First) => "out",
+        (Direction::Ingress, Packet::Reply) => "in-reply",
+        (Direction::Egress, Packet::Reply) => "out-reply",
+    }
+}
+
+/// The chain in which a packet ends that policies of one direction do not allow.
+pub const fn denied(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "denied-in",
+        Direction::Egress => "denied-out",
+    }
+}
+
+fn denial(direction: Direction) -> Chain {
+    let stranger = Rule::new().ct_state(ct_state::INVALID).counter().drop();
+    let denied = Rule::new().counter().drop();
+    Chain::regular()
+        .with_rule(stranger.comment(&format!("{direction}: {STRANGER}")))
+        .with_rule(denied.comment(&format!("{direction}: {NO_POLICY}")))
+}
+
+fn undecided() -> Chain {
+    let rule = Rule::new().counter().drop();
+    Chain::regular().with_rule(rule.comment("a pod of this node that is not known yet"))
+}

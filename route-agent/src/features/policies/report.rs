@@ -1,0 +1,85 @@
+//! Policies for the operator's eyes: which pods they isolate here, and what was dropped.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::{Chain, Expr, NftSocket};
+
+use crate::features::policies::desired::model::Model;
+use crate::features::policies::desired::truth::isolating;
+use crate::features::policies::desired::wanted::Place;
+use crate::features::policies::layout::skeleton::{UNDECIDED, denied};
+use crate::ours::POLICY_TABLE as TABLE;
+use crate::report::{DeniedReport, IsolatedReport, PoliciesReport};
+use crate::snapshot::{Direction, ObjectName, Snapshot};
+
+/// The report about what both families' models and tables hold.
+pub fn report<'a>(
+    models: impl Iterator<Item = (IpFamily, &'a Model)>,
+    kernel: &mut NftSocket,
+    snapshot: &Snapshot,
+) -> PoliciesReport {
+    let mut report = PoliciesReport {
+        in_cluster: snapshot.policies.len(),
+        ..PoliciesReport::default()
+    };
+    let mut here = std::collections::BTreeSet::new();
+    let mut isolated: BTreeMap<&ObjectName, Vec<IpAddr>> = BTreeMap::new();
+    for (family, model) in models {
+        for (pod, address, policies) in model.locals() {
+            here.extend(policies);
+            if model.wanted().has(&Place::Isolated(address)) {
+                isolated.entry(pod).or_default().push(address);
+            }
+        }
+        count(kernel, family, &mut report.denied);
+    }
+    report.here = here.len();
+    report.isolated = isolated
+        .into_iter()
+        .map(|(pod, addresses)| isolated_report(pod, addresses, snapshot))
+        .collect();
+    report
+}
+
+fn isolated_report(
+    name: &ObjectName,
+    addresses: Vec<IpAddr>,
+    snapshot: &Snapshot,
+) -> IsolatedReport {
+    let by = |direction| -> Vec<String> {
+        let pod = snapshot.pods.get(name).into_iter();
+        let policies = pod.flat_map(|pod| isolating(snapshot, pod, direction));
+        policies
+            .map(|policy| policy.name.name.to_string())
+            .collect()
+    };
+    IsolatedReport {
+        pod: name.to_string(),
+        addresses,
+        ingress: by(Direction::Ingress),
+        egress: by(Direction::Egress),
+    }
+}
+
+/// Adds what a table has dropped. What cannot be read is not counted; that it cannot be is named
+/// among the differences.
+fn count(kernel: &mut NftSocket, family: IpFamily, denied_so_far: &mut DeniedReport) {
+    let Ok(Some(table)) = kernel.observe_frame(family.into(), TABLE) else {
+        return;
+    };
+    let packets = |chain: &str| table.chains.get(chain).map_or(0, packets);
+    denied_so_far.ingress += packets(denied(Direction::Ingress));
+    denied_so_far.egress += packets(denied(Direction::Egress));
+    denied_so_far.undecided += packets(UNDECIDED);
+}
+
+fn packets(chain: &Chain) -> u64 {
+    let exprs = chain.rules.iter().flat_map(|rule| &rule.exprs);
+    let counters = exprs.filter_map(|expr| match expr {
+        Expr::Counter(counter) => Some(counter.packets),
+        _ => None,
+    });
+    counters.sum()
+}

@@ -1,0 +1,292 @@
+//! What is written when, and what is left alone.
+
+use serde_json::{Value, json};
+
+use crate::feature::{Event, Feature as _};
+use crate::features::policies::desired::samples::{name, namespace, pod, policy};
+use crate::features::policies::tests::bench::{Bench, elements, list, nft};
+use crate::snapshot::Key;
+
+fn app(value: &str) -> Value {
+    json!({"matchLabels": {"app": value}})
+}
+
+/// To `db` from pods with this label, on port 80.
+fn to_db_from(value: &str) -> Value {
+    let spec = json!({"podSelector": app("db"), "ingress": [
+        {"from": [{"podSelector": app(value)}], "ports": [{"port": 80}]}]});
+    policy("shop/db", &spec)
+}
+
+/// The cluster of the tests, with `db` open to `web`.
+fn shop() -> Bench {
+    let mut bench = Bench::new();
+    bench.set(&[
+        namespace("shop", ""),
+        pod("shop/db", "worker", 3, "app=db"),
+        pod("shop/job", "worker", 4, "app=job"),
+        pod("shop/web", "worker2", 2, "app=web"),
+        to_db_from("web"),
+    ]);
+    bench.rest();
+    bench
+}
+
+/// Puts a verdict where the rules remember them, to see whether it is forgotten.
+fn remember() {
+    nft("add element ip podwire-policy allowed { 10.10.2.2 . 10.10.1.3 . tcp . 80 }");
+    assert!(remembers());
+}
+
+fn remembers() -> bool {
+    !elements("allowed").is_empty()
+}
+
+#[test]
+fn without_a_policy_there_is_no_table_and_pods_cost_nothing() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        bench.set(&[namespace("shop", ""), pod("shop/db", "worker", 3, "app=db")]),
+        0
+    );
+    assert_eq!(list(), "");
+    assert!(bench.set(&[to_db_from("web")]) > 0);
+    assert!(
+        list().contains("table ip podwire-policy") && list().contains("table ip6 podwire-policy")
+    );
+    bench.gone(Key::NetworkPolicy(name("shop/db")));
+    assert_eq!(list(), "");
+    assert_eq!(bench.sync(), 0);
+}
+
+#[test]
+fn a_family_without_pods_here_has_no_table() {
+    let mut bench = Bench::new();
+    let worker = bench.node.snapshot.nodes.get_mut("worker").unwrap();
+    worker.pod_cidrs.truncate(1);
+    bench.set(&[namespace("shop", ""), to_db_from("web")]);
+    assert!(list().contains("table ip podwire-policy"));
+    assert!(!list().contains("ip6"));
+    bench.set(&[pod("shop/db", "worker", 3, "app=db")]);
+    // Its address is in no podCIDR of the node, and it is isolated all the same.
+    let text = nft("list table ip6 podwire-policy");
+    assert!(text.contains("set outside"), "{text}");
+    assert_eq!(bench.restart(), 0);
+}
+
+#[test]
+fn a_restart_over_the_right_rules_writes_nothing() {
+    let mut bench = shop();
+    remember();
+    assert_eq!(bench.restart(), 0);
+    assert_eq!(bench.sync(), 0);
+    assert!(bench.feature.due().is_none() && remembers());
+    assert_eq!(bench.differences(), [""; 0]);
+}
+
+#[test]
+fn one_pod_writes_its_own_elements_and_no_others() {
+    let mut bench = shop();
+    // A peer elsewhere: its class, and there is one already.
+    let before = elements("peers");
+    assert_eq!(bench.set(&[pod("shop/web2", "worker2", 7, "app=web")]), 2);
+    assert!(elements("peers").contains("10.10.2.7") && elements("peers").contains(&before));
+    // One that no rule asks about.
+    assert_eq!(
+        bench.set(&[pod("shop/other", "worker2", 8, "app=other")]),
+        0
+    );
+    // One of this node that no policy selects: open in both directions.
+    assert_eq!(bench.set(&[pod("shop/new", "worker", 9, "app=new")]), 4);
+    assert!(elements("open-in").contains("10.10.1.9"));
+    assert_eq!(bench.gone(Key::Pod(name("shop/new"))), 6);
+}
+
+/// A change, and what it is.
+type Step<'a> = (&'a str, &'a dyn Fn(&mut Bench));
+
+#[test]
+fn what_takes_something_away_is_forgotten_at_once_and_once_more() {
+    let takes: [Step; 5] = [
+        ("another peer", &|bench| _ = bench.set(&[to_db_from("job")])),
+        ("another label", &|bench| {
+            _ = bench.set(&[pod("shop/web", "worker2", 2, "app=job")])
+        }),
+        ("a pod that goes", &|bench| {
+            _ = bench.gone(Key::Pod(name("shop/web")))
+        }),
+        ("a policy that isolates", &|bench| {
+            bench.set(&[policy("shop/more", &json!({"podSelector": app("job")}))]);
+        }),
+        ("a namespace that goes", &|bench| {
+            let elsewhere = json!({"podSelector": app("db"), "ingress": [
+                {"from": [{"namespaceSelector": {}}]}]});
+            bench.set(&[policy("shop/db", &elsewhere)]);
+            bench.rest();
+            remember();
+            bench.gone(Key::Namespace("shop".into()));
+        }),
+    ];
+    for (what, change) in takes {
+        let mut bench = shop();
+        remember();
+        change(&mut bench);
+        assert!(!remembers(), "{what}");
+        remember();
+        assert!(bench.feature.due().is_some(), "{what}");
+        bench.rest();
+        assert!(!remembers(), "{what}: once more");
+        assert_eq!(bench.differences(), [""; 0], "{what}");
+    }
+}
+
+#[test]
+fn what_only_allows_forgets_nothing() {
+    let gives: [Step; 6] = [
+        ("a peer more", &|bench| {
+            let spec = json!({"podSelector": app("db"), "ingress": [
+                {"from": [{"podSelector": app("web")}, {"podSelector": app("job")}],
+                    "ports": [{"port": 80}, {"port": 81}]}]});
+            bench.set(&[policy("shop/db", &spec)]);
+        }),
+        ("a policy that allows more", &|bench| {
+            let spec = json!({"podSelector": app("db"), "ingress": [{"from": [{"namespaceSelector": {}}]}]});
+            bench.set(&[policy("shop/more", &spec)]);
+        }),
+        ("a new peer", &|bench| {
+            _ = bench.set(&[pod("shop/web2", "worker2", 7, "app=web")])
+        }),
+        ("a new pod here", &|bench| {
+            _ = bench.set(&[pod("shop/new", "worker", 9, "app=db")])
+        }),
+        ("isolation that ends", &|bench| {
+            bench.set(&[policy("shop/other", &json!({"podSelector": app("none")}))]);
+            bench.gone(Key::NetworkPolicy(name("shop/db")));
+        }),
+        ("a label that no rule asks about", &|bench| {
+            bench.set(&[pod("shop/web", "worker2", 2, "app=web tier=front")]);
+        }),
+    ];
+    for (what, change) in gives {
+        let mut bench = shop();
+        remember();
+        change(&mut bench);
+        assert!(remembers(), "{what}");
+        assert!(bench.feature.due().is_none(), "{what}");
+        assert_eq!(bench.differences(), [""; 0], "{what}");
+    }
+}
+
+#[test]
+fn whatever_is_broken_by_hand_is_named_and_comes_back() {
+    let mut bench = shop();
+    let right = sorted(&list());
+    for command in [
+        "flush ruleset",
+        "delete table ip podwire-policy",
+        "flush chain ip podwire-policy in",
+        "insert rule ip podwire-policy forward accept",
+        "delete element ip podwire-policy open-in { 10.10.1.4 }",
+        "add element ip podwire-policy open-in { 10.10.1.3 }",
+        "add element ip podwire-policy outside { 10.9.9.9 }; add set ip podwire-policy foreign { type ipv4_addr; }",
+        "flush set ip podwire-policy in-ports",
+        "flush map ip podwire-policy peers",
+        "add element ip podwire-policy blocks { 9.9.9.0/24 : 1:1 }",
+        "add chain ip podwire-policy foreign",
+    ] {
+        let command = command.replace("add element ip podwire-policy outside { 10.9.9.9 }; ", "");
+        assert!(bench.meddle(&command), "{command} was not noticed");
+        assert!(!bench.differences().is_empty(), "{command} is not named");
+        assert!(bench.sync() > 0, "{command}");
+        bench.rest();
+        assert_eq!(sorted(&list()), right, "{command}");
+        assert_eq!(bench.differences(), [""; 0], "{command}");
+    }
+    // What the rules remember is theirs.
+    assert!(
+        bench.meddle("add element ip podwire-policy allowed { 10.1.1.1 . 10.10.1.3 . tcp . 1 }")
+    );
+    assert_eq!(bench.sync(), 0);
+}
+
+/// What is repaired comes last in the kernel's own order.
+fn sorted(listing: &str) -> Vec<String> {
+    let mut lines: Vec<String> = listing
+        .split([' ', '\n', '\t'])
+        .map(|word| word.trim_end_matches(',').to_owned())
+        .filter(|word| !word.is_empty())
+        .collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn a_lost_notification_leads_to_a_look_at_everything() {
+    let mut bench = shop();
+    nft("flush set ip podwire-policy in-ports");
+    assert!(bench.notice(&Event::Resync));
+    assert!(bench.sync() > 0);
+    assert_eq!(bench.differences(), [""; 0]);
+}
+
+#[test]
+fn switched_off_the_tables_go_and_are_named_until_then() {
+    let mut bench = shop();
+    bench.node.config.network_policy = false;
+    assert_eq!(bench.differences().len(), 2);
+    bench.restart();
+    assert_eq!(list(), "");
+    assert_eq!(bench.differences(), [""; 0]);
+    assert_eq!(bench.sync(), 0);
+}
+
+#[test]
+fn an_uninstall_takes_the_tables_out() {
+    let mut bench = shop();
+    let config = bench.node.config.clone();
+    let removed = bench.feature.uninstall(&config).unwrap();
+    assert_eq!(
+        removed,
+        ["table ip podwire-policy", "table ip6 podwire-policy"]
+    );
+    assert_eq!(list(), "");
+    assert_eq!(bench.feature.uninstall(&config).unwrap(), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_until_it_is_corrected() {
+    let mut bench = shop();
+    let bad = json!({"podSelector": app("db"), "ingress": [{"from": [{"zone": "a"}]}]});
+    bench.set(&[policy("shop/bad", &bad)]);
+    let warnings = bench.node.warnings();
+    let expected = "NetworkPolicy shop/bad: spec.ingress.from \"{\"zone\":\"a\"}\" is left out: has a \
+                    field that is not known, so it allows nothing; correct it";
+    assert_eq!(warnings, [expected]);
+    bench.restart();
+    assert_eq!(bench.node.warnings(), [expected]);
+    bench.gone(Key::NetworkPolicy(name("shop/bad")));
+    assert_eq!(bench.node.warnings(), [""; 0]);
+}
+
+#[test]
+fn blocks_change_without_ever_overlapping() {
+    let mut bench = shop();
+    let to = |cidr: &str, except: Value| {
+        let spec = json!({"podSelector": app("db"), "policyTypes": ["Egress"], "egress": [
+            {"to": [{"ipBlock": {"cidr": cidr, "except": except}}]}]});
+        policy("shop/out", &spec)
+    };
+    for (cidr, except) in [
+        ("0.0.0.0/0", json!([])),
+        ("10.0.0.0/8", json!(["10.1.0.0/16"])),
+        ("10.0.0.0/9", json!(["10.1.0.0/16", "10.1.2.0/24"])),
+        ("10.0.0.0/31", json!([])),
+        ("0.0.0.0/0", json!(["10.0.0.0/31", "255.255.255.255/32"])),
+        ("10.10.2.2/32", json!([])),
+    ] {
+        assert!(bench.set(&[to(cidr, except)]) > 0, "{cidr}");
+        assert_eq!(bench.differences(), [""; 0], "{cidr}");
+        bench.rest();
+        assert_eq!(bench.restart(), 0, "{cidr}");
+    }
+}

@@ -1,0 +1,5 @@
+//! Tables in a real kernel: each test in a network namespace of its own, with `nft` as the oracle.
+
+mod bench;
+mod golden;
+mod kernel;

@@ -1,0 +1,343 @@
+//! Pods, Namespaces and NetworkPolicies as they come, and what becomes of what cannot be read.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::snapshot::{Direction, Labels, Peer, PolicyPort, PortMatch, Selector};
+
+fn pod(value: Value) -> crate::snapshot::Pod {
+    let pod: Pod = serde_json::from_value(value).unwrap();
+    pod.into_snapshot(&mut Names::default()).unwrap()
+}
+
+/// A policy `shop/p` with this spec.
+fn policy(spec: Value) -> crate::snapshot::NetworkPolicy {
+    let object = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
+    let policy: NetworkPolicy = serde_json::from_value(object).unwrap();
+    policy.into_snapshot(&mut Names::default()).unwrap()
+}
+
+/// The rules of a policy whose ingress is this.
+fn ingress(rules: Value) -> crate::snapshot::NetworkPolicy {
+    policy(json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": rules}))
+}
+
+/// The one peer of the one rule of a policy with this peer, if it could be read.
+fn peer(peer: Value) -> Option<Peer> {
+    let policy = ingress(json!([{"from": [peer.clone()]}]));
+    let rules = policy.ingress.unwrap();
+    let peers = rules[0].peers.clone().expect("never anyone");
+    assert_eq!(peers.is_empty(), !policy.invalid.is_empty(), "{peer}");
+    peers.first().cloned()
+}
+
+fn ports(ports: Value) -> Option<Vec<PolicyPort>> {
+    let policy = ingress(json!([{"ports": ports}]));
+    policy.ingress.unwrap()[0].ports.clone().map(Vec::from)
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(key, value)| (Arc::from(*key), Arc::from(*value)))
+        .collect()
+}
+
+#[test]
+fn a_pod_is_read_as_far_as_policies_ask() {
+    let pod = pod(json!({
+        "metadata": {"name": "db-0", "namespace": "shop", "uid": "3f2a", "managedFields": [{"a": 1}],
+            "labels": {"role": "db", "number": 7}, "creationTimestamp": "2026-11-23T04:00:00Z"},
+        "spec": {"nodeName": "worker", "containers": [
+            {"name": "db", "image": "db:1", "ports": [
+                {"name": "sql", "containerPort": 5432},
+                {"name": "sql", "containerPort": 5433},
+                {"containerPort": 9},
+                {"name": "gossip", "containerPort": 7, "protocol": "UDP"}]},
+            {"name": "side"}],
+            "initContainers": [
+                {"ports": [{"name": "gone", "containerPort": 1}]},
+                {"restartPolicy": "Always", "ports": [{"name": "mesh", "containerPort": 15}]}]},
+        "status": {"phase": "Running", "podIP": "10.10.1.2",
+            "podIPs": [{"ip": "10.10.1.2"}, {"ip": "fd00:10:10:1::2"}]}}));
+    assert_eq!(pod.name.to_string(), "shop/db-0");
+    assert_eq!(
+        (pod.uid.to_string().as_str(), pod.node.as_deref()),
+        ("3f2a", Some("worker"))
+    );
+    assert_eq!(pod.labels, labels(&[("number", "7"), ("role", "db")]));
+    assert_eq!(pod.ipv4, "10.10.1.2".parse().ok());
+    assert_eq!(pod.ipv6, "fd00:10:10:1::2".parse().ok());
+    assert_eq!(pod.port("sql", Protocol::Tcp), Some(5432));
+    assert_eq!(pod.port("sql", Protocol::Udp), None);
+    assert_eq!(pod.port("gossip", Protocol::Udp), Some(7));
+    assert_eq!(pod.port("mesh", Protocol::Tcp), Some(15));
+    assert_eq!(pod.port("gone", Protocol::Tcp), None);
+    assert!(pod.running && !pod.finished && !pod.deleting && !pod.host_network);
+    assert_eq!(pod.created, Some(1_795_406_400));
+    assert!(pod.invalid.is_empty());
+}
+
+#[test]
+fn a_pod_that_has_ended_or_has_no_address_yet_says_so() {
+    for phase in ["Succeeded", "Failed"] {
+        let ended = pod(json!({"metadata": {"name": "job"},
+            "status": {"phase": phase, "podIP": "10.10.1.2"}}));
+        assert!(ended.finished && !ended.running);
+        assert_eq!(ended.ipv4, "10.10.1.2".parse().ok());
+    }
+    let early = pod(json!({"metadata": {"name": "new"}, "spec": null, "status": {"podIP": ""}}));
+    assert_eq!((early.ipv4, early.ipv6, early.node), (None, None, None));
+    assert!(!early.running && early.invalid.is_empty());
+    let odd = pod(json!({"metadata": {"name": "odd"},
+        "spec": {"hostNetwork": "maybe", "containers": [{"ports": [
+            {"name": "a", "containerPort": 70000}, {"name": "b", "containerPort": 1, "protocol": "X"}]}]},
+        "status": {"podIPs": [{"ip": "10.10.1"}, {"ip": "10.10.1.7"}]}}));
+    assert_eq!(odd.invalid.len(), 4);
+    assert!(odd.ports.is_empty());
+    assert_eq!(odd.ipv4, "10.10.1.7".parse().ok());
+}
+
+#[test]
+fn pods_with_the_same_labels_and_ports_share_them() {
+    let mut names = Names::default();
+    let mut read = |name: &str| {
+        let value = json!({"metadata": {"name": name, "labels": {"app": "web"}},
+            "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 80}]}]}});
+        let pod: Pod = serde_json::from_value(value).unwrap();
+        pod.into_snapshot(&mut names).unwrap()
+    };
+    let (one, two) = (read("one"), read("two"));
+    assert!(Arc::ptr_eq(&one.ports, &two.ports));
+    // Both pods, and what keeps it for the next.
+    assert_eq!(one.labels.shared_by(), 3);
+    // What one Pod takes of its own, but for its name and UID: 100,000 of them are on every node.
+    assert!(size_of::<crate::snapshot::Pod>() <= 160);
+}
+
+#[test]
+fn a_namespace_has_the_label_that_the_api_server_gives_it() {
+    let namespace: Namespace =
+        serde_json::from_value(json!({"metadata": {"name": "shop", "labels": {"team": "a"}}}))
+            .unwrap();
+    let namespace = namespace.into_snapshot(&mut Names::default()).unwrap();
+    let expected = labels(&[("kubernetes.io/metadata.name", "shop"), ("team", "a")]);
+    assert_eq!(namespace.labels, expected);
+}
+
+#[test]
+fn without_policy_types_ingress_is_isolated_and_egress_if_it_has_rules() {
+    for (spec, ingress, egress) in [
+        (json!({"podSelector": {}}), Some(0), None),
+        (json!({"podSelector": {}, "egress": []}), Some(0), None),
+        (json!({"podSelector": {}, "egress": [{}]}), Some(0), Some(1)),
+        (
+            json!({"podSelector": {}, "ingress": [{}], "policyTypes": []}),
+            Some(1),
+            None,
+        ),
+        (
+            json!({"podSelector": {}, "policyTypes": ["Egress"]}),
+            None,
+            Some(0),
+        ),
+        (
+            json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]}),
+            Some(0),
+            None,
+        ),
+        (
+            json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": null}),
+            Some(0),
+            Some(0),
+        ),
+        (json!({}), Some(0), None),
+    ] {
+        let read = policy(spec.clone());
+        let count = |direction| read.rules(direction).map(<[_]>::len);
+        assert_eq!(count(Direction::Ingress), ingress, "{spec}");
+        assert_eq!(count(Direction::Egress), egress, "{spec}");
+        assert!(read.invalid.is_empty() && read.subject.is_empty(), "{spec}");
+    }
+}
+
+#[test]
+fn a_rule_without_peers_or_ports_is_for_all_of_them() {
+    for rule in [
+        json!({}),
+        json!(null),
+        json!({"from": [], "ports": []}),
+        json!({"from": null}),
+    ] {
+        let read = ingress(json!([rule]));
+        let rules = read.ingress.unwrap();
+        assert_eq!((&rules[0].peers, &rules[0].ports), (&None, &None), "{rule}");
+        assert!(read.invalid.is_empty());
+    }
+}
+
+#[test]
+fn peers_are_read_by_what_they_have() {
+    let selects = |selector: &Selector, pairs: &[_]| selector.selects(&labels(pairs));
+    let web = json!({"matchLabels": {"app": "web"}});
+    match peer(json!({"podSelector": web})) {
+        Some(Peer::Here(pods)) => assert!(selects(&pods, &[("app", "web")])),
+        other => panic!("{other:?}"),
+    }
+    match peer(json!({"podSelector": web, "namespaceSelector": {}})) {
+        Some(Peer::Elsewhere { namespaces, pods }) => {
+            assert!(namespaces.is_empty() && selects(&pods, &[("app", "web")]));
+        }
+        other => panic!("{other:?}"),
+    }
+    let two = json!({"matchLabels": {"a": true}, "matchExpressions": [
+        {"key": "b", "operator": "In", "values": ["1", 2]},
+        {"key": "c", "operator": "NotIn", "values": ["1"]},
+        {"key": "d", "operator": "Exists"}, {"key": "e", "operator": "DoesNotExist", "values": []}]});
+    match peer(json!({"namespaceSelector": two, "ipBlock": null})) {
+        Some(Peer::Elsewhere { namespaces, pods }) => {
+            assert!(pods.is_empty());
+            assert!(selects(
+                &namespaces,
+                &[("a", "true"), ("b", "2"), ("d", "")]
+            ));
+            assert!(!selects(
+                &namespaces,
+                &[("a", "true"), ("b", "3"), ("d", "")]
+            ));
+        }
+        other => panic!("{other:?}"),
+    }
+    match peer(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.2.0.0/16", "10.1.0.0/16"]}}))
+    {
+        Some(Peer::Block(block)) => {
+            assert_eq!(
+                block.to_string(),
+                "10.0.0.0/8 except 10.1.0.0/16, 10.2.0.0/16"
+            );
+            assert!(block.contains("10.3.0.1".parse().unwrap()));
+            assert!(!block.contains("10.1.0.1".parse().unwrap()));
+            assert!(!block.contains("11.0.0.1".parse().unwrap()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_peer_that_is_not_understood_allows_nothing_and_is_named() {
+    for bad in [
+        json!({}),
+        json!("web"),
+        json!({"podSelector": {}, "serviceSelector": {}}),
+        json!({"podSelector": {"matchFields": {}}}),
+        json!({"podSelector": []}),
+        json!({"podSelector": {"matchLabels": ["a"]}}),
+        json!({"podSelector": {"matchLabels": {"a": {}}}}),
+        json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}),
+        json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+        json!({"podSelector": {"matchExpressions": [{"operator": "Exists"}]}}),
+        json!({"podSelector": {}, "namespaceSelector": {"matchExpressions": {}}}),
+        json!({"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}),
+        json!({"ipBlock": {}}),
+        json!({"ipBlock": {"cidr": "10.0.0.0"}}),
+        json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["all"]}}),
+        json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": "10.1.0.0/16"}}),
+        json!({"ipBlock": {"cidr": "10.0.0.0/8", "zone": "a"}}),
+    ] {
+        assert_eq!(peer(bad.clone()), None, "{bad}");
+    }
+    // The rest of the rule goes on.
+    let read = ingress(json!([{"from": [{}, {"podSelector": {}}]}]));
+    assert_eq!(read.ingress.unwrap()[0].peers.as_ref().unwrap().len(), 1);
+    let text = read.invalid[0].to_string();
+    let expected = "spec.ingress.from \"{}\" is left out: is not a selector of pods or namespaces, \
+                    or else an ipBlock, so it allows nothing";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn ports_are_read_by_what_they_have() {
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let numbers = |first, last| PortMatch::Numbers { first, last };
+    for (port, protocol, wanted) in [
+        (json!({"port": 80}), tcp, numbers(80, 80)),
+        (json!({"port": 53, "protocol": "UDP"}), udp, numbers(53, 53)),
+        (json!({"protocol": "UDP"}), udp, PortMatch::All),
+        (json!({}), tcp, PortMatch::All),
+        (
+            json!({"port": "http"}),
+            tcp,
+            PortMatch::Named(Arc::from("http")),
+        ),
+        (json!({"port": 80, "endPort": 90}), tcp, numbers(80, 90)),
+        (json!({"port": 1, "endPort": 65535}), tcp, numbers(1, 65535)),
+    ] {
+        let expected = PolicyPort {
+            protocol,
+            ports: wanted,
+        };
+        assert_eq!(ports(json!([port])), Some(vec![expected]), "{port}");
+    }
+}
+
+#[test]
+fn a_port_that_is_not_understood_allows_nothing() {
+    for bad in [
+        json!("http"),
+        json!({"port": 0}),
+        json!({"port": 65536}),
+        json!({"port": -1}),
+        json!({"port": [80]}),
+        json!({"port": 80, "protocol": "ICMP"}),
+        json!({"port": 80, "protocol": 6}),
+        json!({"endPort": 90}),
+        json!({"port": "http", "endPort": 90}),
+        json!({"port": 90, "endPort": 80}),
+        json!({"port": 80, "endPort": 70000}),
+        json!({"port": 80, "name": "x"}),
+    ] {
+        assert_eq!(ports(json!([bad])), Some(Vec::new()), "{bad}");
+    }
+}
+
+#[test]
+fn a_rule_that_is_not_understood_is_left_out_and_the_policy_isolates() {
+    for rules in [
+        json!([{"from": [], "via": "x"}]),
+        json!(["all"]),
+        json!({}),
+        json!("all"),
+    ] {
+        let read = ingress(rules.clone());
+        assert_eq!(read.ingress.as_deref(), Some(&[][..]), "{rules}");
+        assert_eq!(read.invalid.len(), 1, "{rules}");
+    }
+    let read = ingress(json!([{"from": {}}, {"ports": 80}]));
+    let nothing = Some(Box::default());
+    let rules = read.ingress.unwrap();
+    assert_eq!(rules[0].peers, nothing);
+    assert_eq!(rules[1].ports, Some(Box::default()));
+}
+
+#[test]
+fn a_spec_that_is_not_understood_closes_all_pods_of_the_namespace() {
+    for spec in [
+        json!([]),
+        json!({"podSelector": {}, "ingress": [{}], "egress": [{}], "priority": 7}),
+    ] {
+        let read = policy(spec.clone());
+        assert!(read.subject.is_empty(), "{spec}");
+        assert_eq!(read.ingress.as_deref(), Some(&[][..]), "{spec}");
+        assert_eq!(read.egress.as_deref(), Some(&[][..]), "{spec}");
+        assert_eq!(read.invalid.len(), 1);
+    }
+    let read = policy(json!({"podSelector": {"app": "web"}, "ingress": [{}]}));
+    assert!(read.subject.is_empty());
+    assert_eq!(
+        (read.ingress.as_deref(), &read.egress),
+        (Some(&[][..]), &None)
+    );
+    let read = policy(json!({"podSelector": {}, "policyTypes": ["ingress"], "ingress": [{}]}));
+    assert_eq!(read.ingress.unwrap().len(), 1);
+    assert_eq!(read.egress.as_deref(), Some(&[][..]));
+}
