@@ -119,7 +119,7 @@ SEED ?=
 
 .PHONY: kills
 kills: root toolchain ## Kill agents under a client KILLS times (500, from SEED) and count its failures
-	@tests/tools.sh test
+	@tests/tools.sh kills
 	cargo build --workspace --bins
 	PODWIRE_KILLS=$(KILLS) PODWIRE_SEED=$(SEED) \
 	    cargo test --package podwire-lab --test kills -- --nocapture
@@ -128,7 +128,7 @@ SOAK_SECONDS ?= 3600
 
 .PHONY: soak
 soak: root toolchain ## Churn a lab at random for SOAK_SECONDS (3600, from SEED) and check it every minute
-	@tests/tools.sh test
+	@tests/tools.sh soak
 	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
 	    --bin podwire --bin podwire-agent --bin podwire-lab --bin podwire-soak
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED))

@@ -20,11 +20,14 @@ use crate::usage::Usage;
 /// After this long without an answer there is none: longer than the first retry of a SYN.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The tables of the agent and the plugin.
-const TABLES: [(Family, &str); 4] = [
+const TABLES: [(Family, &str); 7] = [
     (Family::Ip, "podwire-services"),
+    (Family::Ip, "podwire-policy"),
     (Family::Inet, "podwire-hostports"),
     (Family::Inet, "podwire-ipmasq"),
     (Family::Inet, "podwire-masquerade"),
+    (Family::Inet, "podwire-connections"),
+    (Family::Inet, "podwire-refused"),
 ];
 
 /// What is on a node.

@@ -108,25 +108,32 @@ fn run(options: &Options) -> Result<Soak> {
         slowest: Duration::ZERO,
         wrong: Vec::new(),
     };
-    // Tables come with the first that needs them, and stay.
-    soak.act_all(&soak.wanted.first())?;
-    soak.check(|soak| soak.violations())?;
-    soak.act_all(&soak.wanted.leave())?;
-    soak.check(|soak| soak.violations())?;
-    let before = soak.all_nodes()?;
-    let end = soak.begun + Duration::from_secs(options.seconds);
-    while Instant::now() < end {
-        soak.churn(end.min(Instant::now() + ROUND))?;
-        soak.act_all(&soak.wanted.calm())?;
-        soak.check(|soak| soak.violations())?;
-        soak.act_all(&soak.wanted.bury())?;
+    // What was seen until then is worth having, whatever ends it.
+    if let Err(error) = soak.live(Duration::from_secs(options.seconds)) {
+        soak.wrong.push(format!("it ended early: {error}"));
     }
-    soak.act_all(&soak.wanted.leave())?;
-    soak.check(|soak| soak.remains(&before))?;
     Ok(soak)
 }
 
 impl Soak {
+    fn live(&mut self, time: Duration) -> Result<()> {
+        // Tables come with the first that needs them, and stay.
+        self.act_all(&self.wanted.first())?;
+        self.check(|soak| soak.violations())?;
+        self.act_all(&self.wanted.leave())?;
+        self.check(|soak| soak.violations())?;
+        let before = self.all_nodes()?;
+        let end = self.begun + time;
+        while Instant::now() < end {
+            self.churn(end.min(Instant::now() + ROUND))?;
+            self.act_all(&self.wanted.calm())?;
+            self.check(|soak| soak.violations())?;
+            self.act_all(&self.wanted.bury())?;
+        }
+        self.act_all(&self.wanted.leave())?;
+        self.check(|soak| soak.remains(&before))
+    }
+
     /// Lets things happen until then.
     fn churn(&mut self, until: Instant) -> Result<()> {
         let mut due = Instant::now();

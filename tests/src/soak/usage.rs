@@ -19,11 +19,13 @@ pub struct Usage {
     pub files: u64,
 }
 
-/// What was used in the first third of the time and in the last: medians.
+/// What was used in each third of the time: medians.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trend {
     /// In the first third.
     pub first: Usage,
+    /// In the second third.
+    pub middle: Usage,
     /// In the last third.
     pub last: Usage,
 }
@@ -31,17 +33,18 @@ pub struct Trend {
 impl Trend {
     /// The trend of samples in the order of time; none of fewer than three.
     pub fn of(samples: &[Usage]) -> Option<Self> {
-        let third = samples.len() / 3;
+        let (third, rest) = (samples.len() / 3, samples.len() - samples.len() / 3);
         Some(Self {
-            first: median(samples.get(..third)?)?,
-            last: median(samples.get(samples.len() - third..)?)?,
+            first: median(&samples[..third])?,
+            middle: median(&samples[third..rest])?,
+            last: median(&samples[rest..])?,
         })
     }
 
     /// What grew, one sentence each.
     pub fn growth(&self) -> Vec<String> {
         let mut grown = Vec::new();
-        let Self { first, last } = self;
+        let Self { first, last, .. } = self;
         let allowed = first.memory + MEMORY_SLACK + (first.memory as f64 * MEMORY_GROWTH) as u64;
         if last.memory > allowed {
             grown.push(format!(
@@ -61,11 +64,15 @@ impl Trend {
 
 impl fmt::Display for Trend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, last } = self;
+        let Self {
+            first,
+            middle,
+            last,
+        } = self;
         write!(
             f,
-            "memory {} KiB, then {} KiB; open files {}, then {}",
-            first.memory, last.memory, first.files, last.files
+            "memory {}, {} and {} KiB; open files {}, {} and {} (medians of the thirds)",
+            first.memory, middle.memory, last.memory, first.files, middle.files, last.files
         )
     }
 }
