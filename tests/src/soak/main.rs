@@ -35,6 +35,9 @@ const ROUND: Duration = Duration::from_secs(60);
 const PROGRESS: Duration = Duration::from_secs(5);
 /// The longest pause between two actions.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1200);
+/// Longer than what no Service needs any more stays on a node
+/// (docs/decisions/0009-services-as-map-elements.md).
+const LINGERS: Duration = Duration::from_secs(3);
 /// How long after the last action all must be well. Most is right in a second; a breakage may have
 /// come just before, on several nodes at once, and the machine may be busy.
 const SETTLED: Duration = Duration::from_secs(20);
@@ -122,7 +125,7 @@ impl Soak {
         self.check(|soak| soak.violations())?;
         self.act_all(&self.wanted.leave())?;
         self.check(|soak| soak.violations())?;
-        let before = self.all_nodes()?;
+        let before = self.at_rest()?;
         let end = self.begun + time;
         while Instant::now() < end {
             self.churn(end.min(Instant::now() + ROUND))?;
@@ -249,6 +252,19 @@ impl Soak {
             wrong.extend(invariants::of_end(name, before, seen));
         }
         Ok(wrong)
+    }
+
+    /// What is on the nodes once they look the same for a while.
+    fn at_rest(&self) -> Result<BTreeMap<String, OnNode>> {
+        let mut before = self.all_nodes()?;
+        loop {
+            thread::sleep(LINGERS);
+            let seen = self.all_nodes()?;
+            if seen == before {
+                return Ok(seen);
+            }
+            before = seen;
+        }
     }
 
     fn all_nodes(&self) -> Result<BTreeMap<String, OnNode>> {
