@@ -18,7 +18,8 @@ fuzz_target!(|input: &[u8]| {
     let Some((first, body)) = input.split_first() else {
         return;
     };
-    let (kind, cut) = (usize::from(first % 4), usize::from(first / 4));
+    let first = usize::from(*first);
+    let (kind, cut) = (first % fuzzing::KINDS, first / fuzzing::KINDS);
     let objects = match cut {
         0 => fuzzing::page(kind, body),
         _ => {

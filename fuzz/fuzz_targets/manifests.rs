@@ -10,13 +10,13 @@ mod cluster;
 mod decisions;
 
 use libfuzzer_sys::fuzz_target;
-use podwire_agent::source::decode::decode;
+use podwire_agent::source::decode::{Scope, decode};
 use podwire_agent::source::objects::Names;
 
 fuzz_target!(|input: &[u8]| {
     let mut names = Names::default();
     // The only error is that of text that is not UTF-8.
-    let Ok(contents) = decode(input, &mut names) else {
+    let Ok(contents) = decode(input, Scope::All, &mut names) else {
         return;
     };
     assert!(contents.objects.len() <= input.len());

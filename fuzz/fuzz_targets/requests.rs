@@ -19,7 +19,7 @@ use podwire_agent::health::{Health, SharedHealth};
 use podwire_agent::serve::http::{self, Request, Response};
 use podwire_agent::serve::site::{Site, asked};
 use podwire_agent::snapshot::Snapshot;
-use podwire_agent::source::decode::decode;
+use podwire_agent::source::decode::{Scope, decode};
 use podwire_agent::source::objects::Names;
 use podwire_agent::text::is_unprintable;
 use podwire_agent::why;
@@ -40,7 +40,7 @@ struct Node {
 }
 
 static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
-    let objects = decode(CLUSTER, &mut Names::default()).expect("it is text");
+    let objects = decode(CLUSTER, Scope::All, &mut Names::default()).expect("it is text");
     let (inputs, _) = mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread();
     Arc::new(Node {

@@ -1,10 +1,14 @@
 //! What the agent decides about objects, whatever is in them.
 
+use podwire_agent::features::policies::desired::frame::{self, Changed};
+use podwire_agent::features::policies::desired::model::Model;
+use podwire_agent::features::policies::layout::elements;
 use podwire_agent::features::services::desired::endpoints::{self, Here};
 use podwire_agent::features::services::desired::externals::Externals;
 use podwire_agent::features::services::desired::{frontends, networks, plan};
 use podwire_agent::snapshot::{Balancing, Change, Dirty, Object, Snapshot};
 use podwire_kernel::IpFamily;
+use podwire_kernel::nft::diff;
 
 use crate::cluster::{self, CONFIG, NODE};
 
@@ -21,10 +25,43 @@ pub fn check(objects: Vec<Object>) {
     }
     let mut snapshot = cluster::of(objects);
     decide(&snapshot);
+    let mut models = IpFamily::ALL.map(|family| (family, model(&snapshot, family)));
+    let mut dirty = Dirty::default();
     for key in keys {
-        let _ = snapshot.apply(Change::Gone(key), &mut Dirty::default());
+        let _ = snapshot.apply(Change::Gone(key), &mut dirty);
     }
     assert!(snapshot.is_empty(), "{snapshot:?}");
+    let mut changed = Changed::default();
+    changed.add(&dirty);
+    for (family, model) in &mut models {
+        model.update(&snapshot, &changed);
+        let nothing = Model::of(&snapshot, *family, model.here().clone());
+        assert_eq!(model.wanted(), nothing.wanted(), "all is gone");
+        assert_eq!(model.frame(), nothing.frame(), "all is gone");
+    }
+}
+
+/// What policies want, which can be written and is not changed by changes that change nothing.
+fn model(snapshot: &Snapshot, family: IpFamily) -> Model {
+    let node = snapshot.nodes.get(NODE);
+    let cidrs = node.into_iter().flat_map(|node| &node.pod_cidrs);
+    let here = frame::Here {
+        node: NODE.into(),
+        pod_cidrs: cidrs
+            .filter(|cidr| IpFamily::of_network(**cidr) == family)
+            .copied()
+            .collect(),
+    };
+    let mut model = Model::of(snapshot, family, here);
+    let before = elements::table(family, &model.frame(), model.wanted());
+    let _ = diff(None, &before).messages();
+    model.update(snapshot, &Changed::everything(snapshot));
+    let after = elements::table(family, &model.frame(), model.wanted());
+    assert!(
+        diff(Some(&before), &after).is_empty(),
+        "{before:?} {after:?}"
+    );
+    model
 }
 
 fn decide(snapshot: &Snapshot) {

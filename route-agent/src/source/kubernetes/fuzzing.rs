@@ -3,9 +3,12 @@
 use serde_json::value::RawValue;
 
 use crate::snapshot::Object;
-use crate::source::kubernetes::RESOURCES;
 use crate::source::kubernetes::wire::{Event, Lines, Page, name_of, resource_version};
+use crate::source::kubernetes::{FOR_POLICIES, RESOURCES};
 use crate::source::objects::Names;
+
+/// How many resources there are; numbers start again behind the last.
+pub const KINDS: usize = RESOURCES.len() + FOR_POLICIES.len();
 
 /// The objects of a page of a list of the resource number `kind`, as far as they can be read.
 pub fn page(kind: usize, body: &[u8]) -> Vec<Object> {
@@ -38,7 +41,10 @@ pub fn watch<'a>(kind: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Obj
 }
 
 fn object(kind: usize, text: &RawValue, names: &mut Names) -> Option<Object> {
-    let resource = &RESOURCES[kind % RESOURCES.len()];
+    let resource = match kind % KINDS {
+        one if one < RESOURCES.len() => &RESOURCES[one],
+        one => &FOR_POLICIES[one - RESOURCES.len()],
+    };
     let read = (resource.decode)(text.get(), names);
     // What cannot be read is named.
     let named = |_| name_of(text);
