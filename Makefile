@@ -15,7 +15,7 @@ RELEASE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --tar
 ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # A workspace of its own, see docs/ARCHITECTURE.md.
-FUZZ := cni-plugin/fuzz
+FUZZ := fuzz
 
 # As Cargo.toml says.
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -103,19 +103,36 @@ oracle: toolchain ## Compare policies of CLUSTERS (10000) random clusters with w
 
 # What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \
-    level=4 inline-8bit-counters pc-table trace-compares)
+    level=4 inline-8bit-counters pc-table)
 SECONDS_TO_FUZZ ?= 60
+INPUTS ?= -1
+TARGETS ?=
 
 .PHONY: fuzz
-fuzz: root toolchain ## Look for input that breaks the plugin, for SECONDS_TO_FUZZ (60)
+fuzz: root toolchain ## Look for input that breaks something, for SECONDS_TO_FUZZ (60) in all (INPUTS, TARGETS)
 	@tests/tools.sh fuzz
-	RUSTFLAGS="$(COVERAGE)" cargo build --release --target $(TRIPLE) \
-	    --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz
-	mkdir -p $(FUZZ)/corpus/call $(FUZZ)/artifacts/call
-	target/fuzz/$(TRIPLE)/release/call -max_total_time=$(SECONDS_TO_FUZZ) -timeout=10 \
-	    -max_len=8192 -dict=$(CURDIR)/$(FUZZ)/dictionary.txt -print_final_stats=1 \
-	    -artifact_prefix=$(CURDIR)/$(FUZZ)/artifacts/call/ \
-	    $(CURDIR)/$(FUZZ)/corpus/call $(CURDIR)/$(FUZZ)/seeds
+	RUSTC_WRAPPER=$(CURDIR)/$(FUZZ)/rustc.sh RUSTFLAGS="$(COVERAGE)" \
+	    cargo build --release --target $(TRIPLE) --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz
+	$(FUZZ)/run.sh $(CURDIR)/target/fuzz/$(TRIPLE)/release $(SECONDS_TO_FUZZ) $(INPUTS) $(TARGETS)
+
+KILLS ?= 500
+SEED ?=
+
+.PHONY: kills
+kills: root toolchain ## Kill agents under a client KILLS times (500, from SEED) and count its failures
+	@tests/tools.sh kills
+	cargo build --workspace --bins
+	PODWIRE_KILLS=$(KILLS) PODWIRE_SEED=$(SEED) \
+	    cargo test --package podwire-lab --test kills -- --nocapture
+
+SOAK_SECONDS ?= 3600
+
+.PHONY: soak
+soak: root toolchain ## Churn a lab at random for SOAK_SECONDS (3600, from SEED) and check it every minute
+	@tests/tools.sh soak
+	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
+	    --bin podwire --bin podwire-agent --bin podwire-lab --bin podwire-soak
+	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: image
 image: toolchain ## Build the container image: two static programs and nothing else
