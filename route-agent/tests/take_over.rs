@@ -301,7 +301,7 @@ fn attempt(line: &str) -> Result<String, String> {
 /// Says so, past what is held back for tests that pass, where this kernel cannot run a test.
 fn not_run(what: &str, reason: &str) {
     let reason = reason.lines().next_back().unwrap_or_default();
-    let _ = writeln!(std::io::stderr(), "not run: {what}: {reason}");
+    let _ = writeln!(std::io::stderr(), "\nnot run: {what}: {reason}");
 }
 
 /// What a kube-proxy in ipvs mode makes besides rules.
