@@ -48,6 +48,7 @@ INIT
     cat <<'START'
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb NO_COLOR=1
 mount -t tmpfs tmpfs /run
+rm -rf /var/run; ln -s /run /var/run
 mkdir -p /dev/shm /dev/pts /root "/lib/modules/$version" "$project"
 mount -t tmpfs tmpfs /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs -o mode=1777 tmpfs /tmp
 for name in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do ln -sfn "/proc/self/${name#*:}" "/dev/${name%:*}"; done

@@ -31,6 +31,7 @@ for package in $wanted; do unpack "$tree" "$cache/apt/$suite-$arch/cache/archive
 mkdir -p "$tree"/{proc,sys,dev,run,tmp,mnt,opt,rw}
 cp "$tree/usr/share/base-passwd/passwd.master" "$tree/etc/passwd"
 cp "$tree/usr/share/base-passwd/group.master" "$tree/etc/group"
+echo tcpdump:x:100:65534::/nonexistent:/usr/sbin/nologin >>"$tree/etc/passwd" # for which it gives root up
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$tree/etc/hosts"
 [[ -e $tree/var/run ]] || ln -s /run "$tree/var/run"
 [[ -e $tree/bin/sh ]] || ln -s dash "$tree/bin/sh"
