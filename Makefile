@@ -135,8 +135,8 @@ soak: root toolchain ## Churn a lab at random for SOAK_SECONDS (3600, from SEED)
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: image
-image: toolchain ## Build the container image: two static programs and nothing else
-	@tests/kind/image.sh
+image: toolchain ## Build the container image: two static programs and nothing else (ARCH)
+	@ARCH=$(ARCH) tests/kind/image.sh
 
 .PHONY: sbom
 sbom: toolchain ## Print what the image is made of: SPDX in JSON, as `make image` writes it to a file
@@ -176,6 +176,11 @@ bench-api: toolchain ## Measure the way from the API server to the kernel beside
 .PHONY: bench-nodes
 bench-nodes: toolchain ## Measure the agent on each node of a kind cluster beside kube-proxy
 	@tests/kind/bench-nodes.sh
+
+.PHONY: kernels
+kernels: root toolchain ## Try other kernels in emulated machines (KERNELS, GROUPS, ARCH)
+	@tests/tools.sh kernels
+	tests/kernels/run.sh "$(KERNELS)" "$(GROUPS)" "$(ARCH)"
 
 .PHONY: install
 install: build ## Install plugin, agent, manual and completions here (DESTDIR, PREFIX, CNI_BIN)
