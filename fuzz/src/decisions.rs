@@ -1,5 +1,6 @@
 //! What the agent decides about objects, whatever is in them.
 
+use podwire_agent::features::policies::desired::attachments::Attachments;
 use podwire_agent::features::policies::desired::frame::{self, Changed};
 use podwire_agent::features::policies::desired::model::Model;
 use podwire_agent::features::policies::layout::elements;
@@ -33,9 +34,10 @@ pub fn check(objects: Vec<Object>) {
     assert!(snapshot.is_empty(), "{snapshot:?}");
     let mut changed = Changed::default();
     changed.add(&dirty);
+    let attachments = Attachments::default();
     for (family, model) in &mut models {
-        model.update(&snapshot, &changed);
-        let nothing = Model::of(&snapshot, *family, model.here().clone());
+        model.update(&snapshot, &attachments, &changed);
+        let nothing = Model::of(&snapshot, &attachments, *family, model.here().clone());
         assert_eq!(model.wanted(), nothing.wanted(), "all is gone");
         assert_eq!(model.frame(), nothing.frame(), "all is gone");
     }
@@ -52,10 +54,11 @@ fn model(snapshot: &Snapshot, family: IpFamily) -> Model {
             .copied()
             .collect(),
     };
-    let mut model = Model::of(snapshot, family, here);
+    let attachments = Attachments::default();
+    let mut model = Model::of(snapshot, &attachments, family, here);
     let before = elements::table(family, &model.frame(), model.wanted());
-    let _ = diff(None, &before).messages();
-    model.update(snapshot, &Changed::everything(snapshot));
+    assert!(diff(None, &before).byte_len() > 0, "it is written");
+    model.update(snapshot, &attachments, &Changed::everything(snapshot));
     let after = elements::table(family, &model.frame(), model.wanted());
     assert!(
         diff(Some(&before), &after).is_empty(),
