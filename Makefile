@@ -15,7 +15,7 @@ RELEASE := RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --tar
 ROOT := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # A workspace of its own, see docs/ARCHITECTURE.md.
-FUZZ := cni-plugin/fuzz
+FUZZ := fuzz
 
 # As Cargo.toml says.
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -81,17 +81,18 @@ ci-lint: ## Check the workflow for a public forge (needs actionlint, or Go)
 	actionlint
 
 .PHONY: bench
-bench: root toolchain ## Measure the plugin, the routes and the Service proxy, beside targets
+bench: root toolchain ## Measure the plugin, routes, Services and policies, beside targets
 	@tests/tools.sh bench
 	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
 	    --bin podwire --bin podwire-agent --bin podwire-bench
-	services='cargo bench --target $(TRIPLE) --package podwire-agent --bench services'
+	parts='cargo bench --target $(TRIPLE) --package podwire-agent'
 	export RUSTFLAGS="-C target-feature=+crt-static"
 	# Nothing is compiled while something is measured.
-	$$services --no-run
-	# Both, whatever the first says.
+	$$parts --bench services --bench policies --no-run
+	# All, whatever the first says.
 	missed=0
-	$$services --quiet || missed=1
+	$$parts --bench services --quiet || missed=1
+	$$parts --bench policies --quiet || missed=1
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
 	exit $$missed
 
@@ -102,23 +103,40 @@ oracle: toolchain ## Compare policies of CLUSTERS (10000) random clusters with w
 
 # What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \
-    level=4 inline-8bit-counters pc-table trace-compares)
+    level=4 inline-8bit-counters pc-table)
 SECONDS_TO_FUZZ ?= 60
+INPUTS ?= -1
+TARGETS ?=
 
 .PHONY: fuzz
-fuzz: root toolchain ## Look for input that breaks the plugin, for SECONDS_TO_FUZZ (60)
+fuzz: root toolchain ## Look for input that breaks something, for SECONDS_TO_FUZZ (60) in all (INPUTS, TARGETS)
 	@tests/tools.sh fuzz
-	RUSTFLAGS="$(COVERAGE)" cargo build --release --target $(TRIPLE) \
-	    --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz
-	mkdir -p $(FUZZ)/corpus/call $(FUZZ)/artifacts/call
-	target/fuzz/$(TRIPLE)/release/call -max_total_time=$(SECONDS_TO_FUZZ) -timeout=10 \
-	    -max_len=8192 -dict=$(CURDIR)/$(FUZZ)/dictionary.txt -print_final_stats=1 \
-	    -artifact_prefix=$(CURDIR)/$(FUZZ)/artifacts/call/ \
-	    $(CURDIR)/$(FUZZ)/corpus/call $(CURDIR)/$(FUZZ)/seeds
+	RUSTC_WRAPPER=$(CURDIR)/$(FUZZ)/rustc.sh RUSTFLAGS="$(COVERAGE)" \
+	    cargo build --release --target $(TRIPLE) --manifest-path $(FUZZ)/Cargo.toml --target-dir target/fuzz
+	$(FUZZ)/run.sh $(CURDIR)/target/fuzz/$(TRIPLE)/release $(SECONDS_TO_FUZZ) $(INPUTS) $(TARGETS)
+
+KILLS ?= 500
+SEED ?=
+
+.PHONY: kills
+kills: root toolchain ## Kill agents under a client KILLS times (500, from SEED) and count its failures
+	@tests/tools.sh kills
+	cargo build --workspace --bins
+	PODWIRE_KILLS=$(KILLS) PODWIRE_SEED=$(SEED) \
+	    cargo test --package podwire-lab --test kills -- --nocapture
+
+SOAK_SECONDS ?= 3600
+
+.PHONY: soak
+soak: root toolchain ## Churn a lab at random for SOAK_SECONDS (3600, from SEED) and check it every minute
+	@tests/tools.sh soak
+	$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
+	    --bin podwire --bin podwire-agent --bin podwire-lab --bin podwire-soak
+	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-soak --seconds $(SOAK_SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: image
-image: toolchain ## Build the container image: two static programs and nothing else
-	@tests/kind/image.sh
+image: toolchain ## Build the container image: two static programs and nothing else (ARCH)
+	@ARCH=$(ARCH) tests/kind/image.sh
 
 .PHONY: sbom
 sbom: toolchain ## Print what the image is made of: SPDX in JSON, as `make image` writes it to a file
@@ -145,8 +163,11 @@ chaos: ## Break things on the kind cluster and count what clients notice
 	@tests/kind/chaos.sh
 
 .PHONY: leave
-leave: toolchain ## Show on a cluster of its own that uninstall leaves nothing on a node
-	@tests/kind/leave.sh
+leave: toolchain ## Show on clusters of its own that uninstall leaves nothing on a node (needs helm, or Go)
+	@$(GO_TOOLS)
+	tests/go-tools.sh helm
+	WAY=kubectl tests/kind/leave.sh
+	WAY=helm SKIP_IMAGE=1 tests/kind/leave.sh
 
 .PHONY: bench-api
 bench-api: toolchain ## Measure the way from the API server to the kernel beside kube-proxy
@@ -155,6 +176,11 @@ bench-api: toolchain ## Measure the way from the API server to the kernel beside
 .PHONY: bench-nodes
 bench-nodes: toolchain ## Measure the agent on each node of a kind cluster beside kube-proxy
 	@tests/kind/bench-nodes.sh
+
+.PHONY: kernels
+kernels: root toolchain ## Try other kernels in emulated machines (KERNELS, GROUPS, ARCH)
+	@tests/tools.sh kernels
+	tests/kernels/run.sh "$(KERNELS)" "$(GROUPS)" "$(ARCH)"
 
 .PHONY: install
 install: build ## Install plugin, agent, manual and completions here (DESTDIR, PREFIX, CNI_BIN)

@@ -13,9 +13,13 @@ fn main() {
     if !optimised || !features.split(',').any(|feature| feature == "crt-static") {
         return;
     }
-    let script = format!("{}/small.ld", env!("CARGO_MANIFEST_DIR"));
-    let script = format!("-Wl,-T,{script}");
-    for argument in ["-no-pie", "-static", "-Wl,--no-eh-frame-hdr", &script] {
+    let script = format!("-Wl,-T,{}/small.ld", env!("CARGO_MANIFEST_DIR"));
+    let mut arguments = vec!["-no-pie", "-static"];
+    // On others the C compiler's own start code refers to the tables, as on arm64.
+    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        arguments.extend(["-Wl,--no-eh-frame-hdr", &script]);
+    }
+    for argument in arguments {
         println!("cargo::rustc-link-arg-bin=podwire={argument}");
     }
 }

@@ -2,13 +2,27 @@
 //! addresses, which it corrects when it starts. Written as offsets (24 bytes each) that table has
 //! 385 KB; packed as a bitmap (DT_RELR) it has 9 KB. The C library that is linked in reads both
 //! since glibc 2.36; a linker that does not know the option warns and writes the long form.
+//!
+//! What the plugin leaves out when it is linked (`small.ld` says what, and why that may go), the
+//! agent does too: a tenth of it.
 
 fn main() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../cni-plugin/small.ld");
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={script}");
     let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
     let env = std::env::var("CARGO_CFG_TARGET_ENV").unwrap_or_default();
     let optimised = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    if optimised && env == "gnu" && features.split(',').any(|one| one == "crt-static") {
-        println!("cargo::rustc-link-arg-bin=podwire-agent=-Wl,-z,pack-relative-relocs");
+    if !optimised || env != "gnu" || !features.split(',').any(|one| one == "crt-static") {
+        return;
+    }
+    let script = format!("-Wl,-T,{script}");
+    let mut arguments = vec!["-Wl,-z,pack-relative-relocs"];
+    // On others the C compiler's own start code refers to the tables, as on arm64.
+    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        arguments.extend(["-Wl,--no-eh-frame-hdr", &script]);
+    }
+    for argument in arguments {
+        println!("cargo::rustc-link-arg-bin=podwire-agent={argument}");
     }
 }

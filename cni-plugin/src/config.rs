@@ -122,12 +122,16 @@ impl<'a> Config<'a> {
         Ok(Dns::read_in(&self.fields)?)
     }
 
-    /// Where the agent's files are.
-    pub fn run_dir(&self) -> Result<&'a Path, Error> {
-        match self.fields.string("runDir")? {
-            "" => Ok(Path::new(policy::RUN_DIR)),
-            path => Ok(Path::new(path)),
-        }
+    /// Whether there is an agent, and where its files are.
+    pub fn agent(&self) -> Result<policy::Agent<'a>, Error> {
+        let run_dir = match self.fields.string("runDir")? {
+            "" => policy::RUN_DIR,
+            path => path,
+        };
+        Ok(policy::Agent {
+            run_dir: Path::new(run_dir),
+            enforces: self.fields.boolean("networkPolicy")?.unwrap_or_default(),
+        })
     }
 
     /// The ports that lead to the container.

@@ -207,7 +207,7 @@ pub enum Error {
     },
     /// The rules that NetworkPolicies ask for cannot be made.
     #[error(
-        "{lacks}; namespace {namespace} has NetworkPolicies, a pod there is not started \
+        "{lacks}; namespace {namespace} {has} NetworkPolicies, a pod there is not started \
          unprotected; look at the log of podwire-agent on this node, the runtime tries again"
     )]
     Unprotected {
@@ -215,6 +215,8 @@ pub enum Error {
         lacks: String,
         /// The namespace.
         namespace: String,
+        /// `has` or `may have`.
+        has: &'static str,
     },
     /// Several things failed, and the others were done all the same.
     #[error("{}", Sentences(failures))]

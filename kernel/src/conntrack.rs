@@ -422,7 +422,7 @@ fn put_header(out: &mut Vec<u8>, family: Option<IpFamily>, version: u8) {
 }
 
 /// The entry in a message; `None` for families other than IP.
-fn entry_of(message: Message<'_>) -> Result<Option<Entry>, Cause> {
+pub(crate) fn entry_of(message: Message<'_>) -> Result<Option<Entry>, Cause> {
     let short = || Cause::Malformed("a connection without its addresses".into());
     let bytes = message.payload.get(4..).ok_or_else(short)?;
     let identity = find(bytes, TUPLE_ORIGINAL).ok_or_else(short)?;

@@ -11,6 +11,8 @@ pub mod address;
 pub mod conntrack;
 pub mod error;
 pub mod foreign;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ip;
 pub mod link;
 #[cfg(feature = "monitor")]

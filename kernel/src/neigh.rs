@@ -49,7 +49,7 @@ impl Neighbour {
     }
 
     /// Reads the body of an `RTM_NEWNEIGH`; `None` if it is not about an IP address.
-    fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
+    pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Option<Self>, Cause> {
         let header = NeighbourHeader::parse(payload).map_err(packet::malformed)?;
         let rest = packet::behind_header(payload, header.buffer_len());
         let (mut address, mut mac) = (None, None);

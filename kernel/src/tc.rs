@@ -113,7 +113,7 @@ pub struct Qdisc {
 }
 
 impl Qdisc {
-    fn parse(payload: &[u8]) -> std::result::Result<Self, Cause> {
+    pub(crate) fn parse(payload: &[u8]) -> std::result::Result<Self, Cause> {
         let header = TcHeader::parse(payload).map_err(packet::malformed)?;
         let (mut kind, mut options) = (String::new(), &[][..]);
         for (number, value) in attributes(packet::behind_header(payload, header.buffer_len())) {

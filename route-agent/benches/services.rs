@@ -12,13 +12,15 @@
     reason = "a bench stops at the first surprise"
 )]
 
+mod figures;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
+use figures::{Cost, cost_of, figure, listen, quantile};
 use podwire_agent::config::services::Config;
 use podwire_agent::features::services::desired::endpoints::Here;
 use podwire_agent::features::services::table::delta;
@@ -30,7 +32,6 @@ use podwire_agent::snapshot::{
     Service, ServicePort, Snapshot,
 };
 use podwire_kernel::IpFamily;
-use podwire_kernel::monitor::Monitor;
 use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 /// Services, endpoints of each, and the longest time of a first sync.
@@ -67,58 +68,6 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// How long something took by the clock, and how long this thread worked for it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Cost {
-    wall: Duration,
-    processor: Duration,
-}
-
-/// Does something and takes its cost.
-fn cost_of<T>(work: impl FnOnce() -> T) -> (T, Cost) {
-    let worked = || {
-        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
-        Duration::new(time.tv_sec() as u64, time.tv_nsec() as u32)
-    };
-    let (start, before) = (Instant::now(), worked());
-    let done = work();
-    let cost = Cost {
-        wall: start.elapsed(),
-        processor: worked() - before,
-    };
-    (done, cost)
-}
-
-/// The cost that a share of all, in percent, does not exceed; each column by itself.
-fn quantile(costs: &[Cost], percent: usize) -> Cost {
-    let at = |of: fn(&Cost) -> Duration| {
-        let mut times: Vec<Duration> = costs.iter().map(of).collect();
-        times.sort_unstable();
-        times[(times.len() - 1) * percent / 100]
-    };
-    Cost {
-        wall: at(|cost| cost.wall),
-        processor: at(|cost| cost.processor),
-    }
-}
-
-/// Prints a figure beside its target; true if it is met.
-fn figure(what: &str, cost: Cost, limit: Option<Duration>) -> bool {
-    let milliseconds = |time: Duration| format!("{:.3} ms", time.as_secs_f64() * 1000.0);
-    let met = limit.is_none_or(|limit| cost.wall <= limit);
-    let mark = match limit {
-        None => " ",
-        Some(_) if met => "✓",
-        Some(_) => "✗",
-    };
-    let limit = limit.map_or(String::new(), |limit| {
-        format!("at most {}", milliseconds(limit))
-    });
-    let (wall, processor) = (milliseconds(cost.wall), milliseconds(cost.processor));
-    println!("  {mark} {what:<48}{wall:>14}{processor:>14}  {limit}");
-    met
 }
 
 /// The kernel, with the time that it took for what it was given last.
@@ -293,28 +242,6 @@ fn run(services: u32, endpoints: u32, limit: Duration) -> bool {
         "a start over the right rules wrote something"
     );
     met
-}
-
-/// Listens as the agent does, on a thread of its own, until the bench ends.
-fn listen(socket: &mut NftSocket) -> std::thread::JoinHandle<()> {
-    let port = socket.port().unwrap();
-    let netns = podwire_kernel::netns::Netns::current().unwrap();
-    let (ready, listening) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        netns.switch().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let mut monitor = Monitor::open().unwrap();
-            monitor.ignore(&[port]).unwrap();
-            ready.send(()).unwrap();
-            while monitor.next().await.is_some() {}
-        });
-    });
-    listening.recv().unwrap();
-    thread
 }
 
 fn name(number: u32) -> ObjectName {

@@ -102,7 +102,7 @@ impl Cli {
     pub fn execute(self) -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
         match self.command {
             Command::Run(config) => {
-                run::start_logging(&config)?;
+                run::start_logging(&config);
                 run::run(*config)?;
             }
             Command::Install(install) => {

@@ -1,6 +1,8 @@
 //! What a feature is, and what it is shown.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +15,7 @@ pub use podwire_kernel::monitor::Event as KernelEvent;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::report::Report;
-use crate::snapshot::{Dirty, Node, Snapshot};
+use crate::snapshot::{Dirty, Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::warnings::{Warning, Warnings};
 
@@ -91,6 +93,8 @@ pub enum Event<'a> {
     Files,
     /// The plugin waits for what follows from an attachment.
     Told(&'a Told),
+    /// Someone asks whose addresses these are. The feature that knows answers at once.
+    WhoHas(&'a WhoHas),
     /// Everything that pods need has succeeded for the first time.
     Ready,
     /// Nothing in memory can be trusted any longer: look at the kernel again.
@@ -122,6 +126,31 @@ impl Told {
     pub fn answer(&self, answer: Answer) {
         // The plugin may have been killed meanwhile.
         let _ = self.reply.try_send(answer);
+    }
+}
+
+/// A question: which pods have these addresses? Without an answer none has.
+#[derive(Debug)]
+pub struct WhoHas {
+    /// The addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Where the answer goes; it has room for one.
+    reply: mpsc::Sender<BTreeMap<IpAddr, ObjectName>>,
+}
+
+impl WhoHas {
+    /// Asks for these addresses.
+    pub fn new(
+        addresses: BTreeSet<IpAddr>,
+        reply: mpsc::Sender<BTreeMap<IpAddr, ObjectName>>,
+    ) -> Self {
+        Self { addresses, reply }
+    }
+
+    /// Answers it, once.
+    pub fn answer(&self, pods: BTreeMap<IpAddr, ObjectName>) {
+        // Who asked may have gone meanwhile.
+        let _ = self.reply.try_send(pods);
     }
 }
 

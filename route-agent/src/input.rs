@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::sync::oneshot;
 
-use crate::feature::{KernelEvent, Told, World};
+use crate::feature::{KernelEvent, Told, WhoHas, World};
 use crate::report::Report;
 use crate::snapshot::Change;
 use crate::warnings::Warning;
@@ -26,6 +26,8 @@ pub enum Input {
     Files,
     /// The plugin tells of an attachment.
     Told(Box<Told>),
+    /// Someone asks whose addresses these are.
+    WhoHas(WhoHas),
     /// An operator wants the report.
     Report {
         /// With single endpoints.

@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc as async_mpsc;
 use tokio::sync::{oneshot, watch};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::commands::{preflight, takeover};
 use crate::config::{Config, LogFormat};
@@ -37,14 +38,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The filter of log lines makes no sense.
-    #[error("--log \"{filter}\" is not a log filter; examples are info and podwire_agent=debug")]
-    Filter {
-        /// What was given.
-        filter: String,
-        /// What is wrong with it.
-        source: ParseError,
-    },
     /// The kernel refuses what every part needs.
     #[error("cannot talk to the kernel; the agent needs the capability NET_ADMIN")]
     Kernel(#[from] podwire_kernel::Error),
@@ -65,20 +58,16 @@ pub enum RunError {
 }
 
 /// Logs to stderr as the flags say.
-pub fn start_logging(config: &Config) -> Result<(), RunError> {
-    let filter = EnvFilter::try_new(&config.log).map_err(|source| RunError::Filter {
-        filter: config.log.clone(),
-        source,
-    })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+pub fn start_logging(config: &Config) {
+    let lines = fmt::layer()
+        .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
+    let log = tracing_subscriber::registry().with(config.log.clone());
     match config.log_format {
-        LogFormat::Text => lines.with_target(false).init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_target(false).init(),
+        LogFormat::Text => log.with(lines).init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
     }
-    Ok(())
 }
 
 /// Logs to stderr, for commands without flags about logging.

@@ -56,7 +56,9 @@ fn with_all_permissions_all_is_well() {
         .into_iter()
         .filter(|(_, then)| then.is_some())
         .collect();
-    assert_eq!(gaps, []);
+    // Kernels before 6.8 or so do without, and nothing else.
+    let old = [("conntrack filter".to_owned(), Some("falls-back".to_owned()))];
+    assert!(gaps.is_empty() || gaps == old, "{gaps:?}");
 }
 
 #[test]

@@ -264,6 +264,98 @@ fn the_tables_of_the_nftables_mode_go_and_tables_of_others_stay() {
         .unwrap();
 }
 
+/// What kube-proxy 1.31 in ipvs mode writes into iptables: rules that ask sets of ipset.
+const IPVS_NAT: &str = "*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:KUBE-LOAD-BALANCER - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING
+-A KUBE-LOAD-BALANCER -j KUBE-MARK-MASQ
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-NODE-PORT -p tcp -m set --match-set KUBE-NODE-PORT-TCP dst -j KUBE-MARK-MASQ
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MASQUERADE
+-A KUBE-SERVICES ! -s 10.10.0.0/16 -m set --match-set KUBE-CLUSTER-IP dst,dst -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODE-PORT
+-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT
+COMMIT
+";
+
+/// Runs a command line; what was said if it fails.
+fn attempt(line: &str) -> Result<String, String> {
+    let output = Command::new("sh").args(["-c", line]).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    match output.status.success() {
+        true => Ok(text(output.stdout)),
+        false => Err(text(output.stderr)),
+    }
+}
+
+/// Says so, past what is held back for tests that pass, where this kernel cannot run a test.
+fn not_run(what: &str, reason: &str) {
+    let reason = reason.lines().next_back().unwrap_or_default();
+    let _ = writeln!(std::io::stderr(), "\nnot run: {what}: {reason}");
+}
+
+/// What a kube-proxy in ipvs mode makes besides rules.
+const IPVS_WORLD: [&str; 7] = [
+    "ip link add kube-ipvs0 type dummy",
+    "ip address add 10.200.1.63/32 dev kube-ipvs0",
+    "ipset create KUBE-CLUSTER-IP hash:ip,port",
+    "ipset add KUBE-CLUSTER-IP 10.200.1.63,tcp:9000",
+    "ipset create KUBE-NODE-PORT-TCP bitmap:port range 0-65535",
+    "ipvsadm --add-service --tcp-service 10.200.1.63:9000 --scheduler rr",
+    "ipvsadm --add-server --tcp-service 10.200.1.63:9000 --real-server 10.10.1.3:80 --masquerading",
+];
+
+#[test]
+fn of_an_ipvs_mode_the_link_and_the_rules_go_and_virtual_servers_are_named() {
+    let world = || {
+        for line in IPVS_WORLD {
+            if let Err(reason) = attempt(line) {
+                return not_run("take-over from ipvs", &format!("{line}: {}", reason.trim()));
+            }
+        }
+        for kind in ["nft", "legacy"] {
+            run(
+                &format!("iptables-{kind}-restore"),
+                &["-c"],
+                &with_counters(IPVS_NAT),
+            );
+            let would = dry_run();
+            let table = format!("would remove iptables-{kind} table nat: 5 chains");
+            assert!(would.contains(&table), "{would}");
+            assert!(would.contains("1 virtual server of IPVS stay"), "{would}");
+            let said = take_over();
+            assert_eq!(
+                said.contains("removed link kube-ipvs0"),
+                kind == "nft",
+                "{said}"
+            );
+            let left = saved(&format!("iptables-{kind}-save"), "nat");
+            assert!(!left.contains("KUBE-"), "{left}");
+        }
+        // The link is gone with its addresses, and no rule holds a set any longer.
+        attempt("ip link show kube-ipvs0").unwrap_err();
+        attempt("ipset destroy").unwrap();
+        assert!(
+            attempt("ipvsadm --list --numeric")
+                .unwrap()
+                .contains("10.200.1.63:9000")
+        );
+        attempt("ipvsadm --clear").unwrap();
+        assert_eq!(take_over(), "no rules of a kube-proxy found\n");
+    };
+    netns().enter(world).unwrap();
+}
+
 #[test]
 fn looking_makes_no_tables() {
     netns()

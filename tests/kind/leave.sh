@@ -1,12 +1,19 @@
 #!/bin/bash
 # Shows that uninstall leaves nothing: a cluster of its own with two nodes, the full network state
-# of each before Podwire was there and after conf/uninstall.yaml took it off, compared line by line.
-# In between pods with host ports and Services come and go. Exit status 0 only if nothing differs.
+# of each before Podwire was there and after it was taken off, compared line by line. In between pods
+# with host ports and Services come and go. Exit status 0 only if nothing differs.
+#
+# WAY=kubectl (the default) goes by conf/install.yaml and conf/uninstall.yaml, WAY=helm by the chart.
 set -euo pipefail
 CLUSTER=${CLUSTER:-podwire-leave}
+WAY=${WAY:-kubectl}
 here=$(dirname "$0")
 source "$here/lib.sh"
-need docker kind kubectl
+case $WAY in
+  kubectl) need docker kind kubectl ;;
+  helm) need docker kind kubectl helm ;;
+  *) echo "WAY=$WAY is not known: use kubectl or helm" >&2; exit 1 ;;
+esac
 image=${TEST_IMAGE:-registry.k8s.io/e2e-test-images/agnhost:2.55}
 mkdir -p "$(dirname "$KUBECONFIG")"
 work=$(mktemp -d)
@@ -25,6 +32,31 @@ base=$(node_image)
 kind create cluster --name "$CLUSTER" --config "$work/config" ${base:+--image "$base"}
 kind load docker-image --quiet --name "$CLUSTER" "$IMAGE"
 
+chart=$root/conf/helm/podwire
+chart_image=(--set "image.repository=${IMAGE%:*}" --set "image.tag=${IMAGE##*:}")
+install_by_kubectl() {
+  sed -e "s#image: podwire:.*#image: $IMAGE#" "$root/conf/install.yaml" | kubectl apply -f - >/dev/null
+}
+install_by_helm() {
+  helm -n kube-system install podwire "$chart" "${chart_image[@]}"
+}
+remove_by_kubectl() {
+  kubectl -n kube-system delete daemonset podwire --wait >/dev/null
+  wait_for 60 "the end of the agents" no_agents
+  sed -e "s#image: podwire:.*#image: $IMAGE#" "$root/conf/uninstall.yaml" | kubectl apply -f - >/dev/null
+  kubectl -n kube-system rollout status daemonset/podwire-uninstall --timeout=120s
+  kubectl -n kube-system logs -l app.kubernetes.io/name=podwire-uninstall -c uninstall --prefix --tail=-1
+  kubectl delete -f "$root/conf/uninstall.yaml" -f "$root/conf/install.yaml" --ignore-not-found >/dev/null
+}
+remove_by_helm() {
+  helm -n kube-system upgrade podwire "$chart" --reuse-values --set uninstall.enabled=true --wait --timeout 120s
+  kubectl -n kube-system logs -l app.kubernetes.io/name=podwire -c uninstall --prefix --tail=-1
+  helm -n kube-system uninstall podwire --wait
+  wait_for 60 "the end of the agents" no_agents
+  left=$(kubectl get all,configmaps,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,secrets \
+    --all-namespaces -o name | grep -E '/(podwire|sh\.helm\.)') && { echo "helm left: $left" >&2; exit 1; }
+  return 0
+}
 no_agents() { [[ -z $(kubectl -n kube-system get pods -l app.kubernetes.io/name=podwire -o name) ]]; }
 
 # state NODE: links, addresses, routes and rules of all tables, nftables, settings, files. Left out
@@ -49,7 +81,7 @@ for node in $(nodes); do
   state "$node" >"$work/before.$node"
 done
 
-sed -e "s#image: podwire:.*#image: $IMAGE#" "$root/conf/install.yaml" | kubectl apply -f - >/dev/null
+"install_by_$WAY"
 kubectl -n kube-system rollout status daemonset/podwire --timeout=120s
 kubectl -n kube-system rollout status deployment/coredns --timeout=120s
 kubectl apply -f - >/dev/null <<END
@@ -79,15 +111,15 @@ done
 kubectl delete daemonset web --wait >/dev/null
 kubectl delete service web >/dev/null
 kubectl -n kube-system scale deployment/coredns --replicas=0 >/dev/null
-no_links() { local node; for node in $(nodes); do [[ -z $(docker exec "$node" ip -br link show type veth | grep -v ^eth0) ]]; done; }
+no_links() {
+  local node
+  for node in $(nodes); do
+    [[ -z $(docker exec "$node" ip -br link show type veth | grep -v ^eth0) ]] || return 1
+  done
+}
 wait_for 60 "the end of all pods" no_links
 
-kubectl -n kube-system delete daemonset podwire --wait >/dev/null
-wait_for 60 "the end of the agents" no_agents
-sed -e "s#image: podwire:.*#image: $IMAGE#" "$root/conf/uninstall.yaml" | kubectl apply -f - >/dev/null
-kubectl -n kube-system rollout status daemonset/podwire-uninstall --timeout=120s
-kubectl -n kube-system logs -l app.kubernetes.io/name=podwire-uninstall -c uninstall --prefix --tail=-1
-kubectl delete -f "$root/conf/uninstall.yaml" -f "$root/conf/install.yaml" --ignore-not-found >/dev/null
+"remove_by_$WAY"
 
 differs=0
 for node in $(nodes); do

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use nix::sys::signal::Signal;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
 use podwire_lab::launch::{self, Launch};
+use podwire_lab::node::Node;
 use podwire_lab::pod::PodSpec;
 use podwire_lab::registry::Entry;
 use podwire_lab::runtime::PortMapping;
@@ -81,6 +83,14 @@ enum Command {
         /// The node.
         node: String,
     },
+    /// Kill the agent of a node and start it again. Pods and Services go on meanwhile.
+    Restart {
+        /// The node.
+        node: String,
+        /// The signal that ends the agent: KILL, TERM, INT, ABRT, SEGV or another that does.
+        #[arg(long, default_value = "KILL", value_parser = ending_signal)]
+        signal: Signal,
+    },
     /// Raise a lab, show the walkthrough in it, and take it down again.
     Demo {
         /// Let the lab stay up afterwards.
@@ -146,6 +156,24 @@ fn port(text: &str) -> std::result::Result<PortMapping, String> {
     Ok(PortMapping::new(number(host)?, number(pod)?, protocol))
 }
 
+/// A signal by its name, with `SIG` or without, that ends a process.
+fn ending_signal(text: &str) -> std::result::Result<Signal, String> {
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let signal: Signal = format!("SIG{name}")
+        .parse()
+        .map_err(|_| format!("{text:?} is no signal, as `kill -l` lists them"))?;
+    match signal {
+        Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU => Err(format!(
+            "{text} stops a process, which then goes on to be there"
+        )),
+        Signal::SIGCONT | Signal::SIGCHLD | Signal::SIGURG | Signal::SIGWINCH => {
+            Err(format!("{text} ends no process"))
+        }
+        ends => Ok(ends),
+    }
+}
+
 /// Runs the command of this process's arguments and answers with the exit status.
 pub fn run() -> Result<u8> {
     let cli = Cli::parse();
@@ -196,6 +224,7 @@ pub fn run() -> Result<u8> {
         }
         Command::Rm { pod } => open()?.remove(&pod)?,
         Command::Logs { node } => say(open()?.machine(&node)?.agent_log().trim_end()),
+        Command::Restart { node, signal } => restart(&open()?.machine(&node)?, signal)?,
         Command::Status => show(&open()?)?,
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
         Command::Walkthrough => return demo::show(&open()?),
@@ -247,6 +276,25 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     say("");
     say(walkthrough::invitation(&lab)?);
     lab.stay()
+}
+
+fn restart(node: &Node, signal: Signal) -> Result<()> {
+    if !node.is_node() {
+        return Err(Error::NoAgent {
+            name: node.name().into(),
+        });
+    }
+    let name = signal.as_str().trim_start_matches("SIG");
+    let start = Instant::now();
+    node.stop_agent(name)?;
+    node.start_agent()?;
+    node.wait_ready()?;
+    say(format_args!(
+        "The agent on {} was ended with {signal} and is ready again after {:.1} s.",
+        node.name(),
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(())
 }
 
 /// Takes the name that was asked for, or the first that is free.

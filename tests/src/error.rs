@@ -60,6 +60,12 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// A machine on which no agent runs.
+    #[error("{name} is not a node of the cluster, so no agent runs there")]
+    NoAgent {
+        /// The machine.
+        name: String,
+    },
     /// The lab has neither a machine nor a pod of that name.
     #[error(
         "the lab has no machine or pod named {name}; its machines are {known}, and `podwire-lab \

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod load;
 pub mod manifests;
 pub mod node;
+pub mod not_run;
 pub mod place;
 pub mod pod;
 pub mod registry;

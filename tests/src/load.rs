@@ -35,6 +35,9 @@ pub struct Plan {
     /// How many clients at a time.
     #[arg(long, default_value_t = 1)]
     parallel: u8,
+    /// How many milliseconds to wait between two requests of a client.
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
     /// After how many milliseconds without an answer a request has failed.
     #[arg(long, default_value_t = 2000)]
     patience: u64,
@@ -143,11 +146,13 @@ fn client(plan: &Plan, left: &AtomicU64, deadline: Instant, stop: &AtomicBool) -
             ask_http(plan.target, patience)
         };
         summary.add(outcome, start.elapsed());
+        thread::sleep(Duration::from_millis(plan.pause));
     }
     summary
 }
 
-fn ask_http(target: SocketAddr, patience: Duration) -> io::Result<String> {
+/// Asks an HTTP server once; the name of the pod that answers.
+pub fn ask_http(target: SocketAddr, patience: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&target, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;

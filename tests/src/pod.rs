@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -268,7 +269,10 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
     }
-    let beside = path.with_extension("new");
+    // Several threads may write the same one.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_extension(format!("new-{number}"));
     fs::write(&beside, content).map_err(Error::file("write", &beside))?;
     fs::rename(&beside, path).map_err(Error::file("rename", path))
 }

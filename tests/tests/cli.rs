@@ -95,6 +95,15 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
         Some(7)
     );
 
+    for signal in ["KILL", "sigterm"] {
+        let again = lab.good(&["restart", "worker2", "--signal", signal]);
+        assert!(again.contains("is ready again"), "{again}");
+    }
+    let no_node = lab.bad(&["restart", "mypc"]);
+    assert!(no_node.contains("no agent runs there"), "{no_node}");
+    let no_end = lab.bad(&["restart", "worker2", "--signal", "CONT"]);
+    assert!(no_end.contains("ends no process"), "{no_end}");
+
     lab.good(&["rm", "mine"]);
     assert!(
         lab.bad(&["rm", "mine"])

@@ -4,7 +4,12 @@
 
 mod cluster;
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use cluster::*;
+use podwire_lab::not_run::not_run;
+use podwire_lab::place::Place;
 use podwire_lab::topology::Families;
 use serde_json::{Value, json};
 
@@ -104,6 +109,14 @@ fn row_24_affinity_and_policy_local_work_in_ipv6() {
     assert_eq!(ask(&mypc, &format!("[{}]:31026", at("worker2"))), SILENCE);
 }
 
+/// The kernel's module is one for all: one test loads it, the other looks whether the agent does.
+static MODULE: Mutex<()> = Mutex::new(());
+
+fn is_loaded() -> bool {
+    let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+    modules.lines().any(|line| line.starts_with("sctp "))
+}
+
 /// Sends one SCTP packet that asks for an association (RFC 9260: the common header and an INIT
 /// chunk), from a socket that needs no SCTP in the kernel.
 fn send_sctp(from: &podwire_lab::place::Place, address: &str, port: u16) {
@@ -118,6 +131,8 @@ fn send_sctp(from: &podwire_lab::place::Place, address: &str, port: u16) {
 
 #[test]
 fn row_25_sctp_services_are_served_like_others_and_no_module_is_loaded() {
+    let _turn = MODULE.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = is_loaded();
     let cluster = Cluster::pair(Families::V4);
     let one = cluster.web("worker", "web-1");
     let client = cluster.client("worker2", "client");
@@ -142,7 +157,7 @@ fn row_25_sctp_services_are_served_like_others_and_no_module_is_loaded() {
     let seen = format!("{} > {}.36412", client.addresses()[0], one.addresses()[0]);
     let seen = seen.replacen(" >", ".40000 >", 1);
     send_sctp(client.place(), "10.200.1.25", 9000);
-    let limit = std::time::Duration::from_secs(10);
+    let limit = Duration::from_secs(10);
     let all = |lines: &[String], what: &str| lines.iter().any(|line| line.contains(what));
     assert!(heard.until(limit, |lines| all(lines, &seen)), "{seen}");
     send_sctp(&cluster.at("mypc"), "172.18.0.4", 31025);
@@ -151,9 +166,85 @@ fn row_25_sctp_services_are_served_like_others_and_no_module_is_loaded() {
     heard.finish();
     assert_eq!(counted(&node, "services", "10.200.1.25 . sctp . 9000"), 1);
     assert_eq!(counted(&node, "nodeports", "sctp . 31025"), 1);
-    let modules = std::fs::read_to_string("/proc/modules").unwrap_or_default();
-    assert!(
-        !modules.lines().any(|line| line.starts_with("sctp ")),
-        "the module was loaded"
+    assert_eq!(is_loaded(), loaded, "the module was loaded");
+}
+
+/// A socket of SCTP, one to one; what follows in Perl finds it as S.
+const SCTP_SOCKET: &str = "use Socket; socket(S, PF_INET, SOCK_STREAM, 132) or die $!;";
+
+/// Makes an association and reads the line that the server says.
+fn associate(from: &Place, address: &str, port: u16) -> Result<String, String> {
+    let script = format!(
+        "{SCTP_SOCKET} alarm 10; \
+         connect(S, pack_sockaddr_in({port}, inet_aton(\"{address}\"))) or die $!; print <S>;"
+    );
+    let ran = from.sh(&format!("perl -e '{script}'")).unwrap();
+    match ran.status {
+        0 => Ok(ran.stdout.trim().to_owned()),
+        _ => Err(ran.stderr),
+    }
+}
+
+#[test]
+fn row_25_sctp_associations_are_made_through_a_cluster_ip_and_a_node_port() {
+    let _turn = MODULE.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = Cluster::pair(Families::V4);
+    let one = cluster.web("worker", "web-1");
+    let client = cluster.client("worker2", "client");
+    let possible = client.place().sh(&format!("perl -e '{SCTP_SOCKET}'"));
+    let possible = possible.unwrap();
+    if possible.status != 0 {
+        return not_run("SCTP through Services", &possible.stderr);
+    }
+    // Says to each client whom it sees.
+    let server = format!(
+        "{SCTP_SOCKET} bind(S, pack_sockaddr_in(36412, INADDR_ANY)) or die $!; \
+         listen(S, 9) or die $!; print STDERR \"listening\\n\"; \
+         while (my $peer = accept(C, S)) {{ \
+         my ($port, $address) = unpack_sockaddr_in($peer); \
+         syswrite(C, inet_ntoa($address) . \"\\n\"); close C; }}"
+    );
+    let _server = one
+        .place()
+        .capture(&format!("perl -e '{server}'"), "listening")
+        .unwrap();
+    let ports = json!([{"port": 9000, "protocol": "SCTP", "nodePort": 31026}]);
+    let spec = json!({"type": "NodePort", "clusterIP": "10.200.1.26", "ports": ports});
+    let port = json!([{"port": 36412, "protocol": "SCTP"}]);
+    cluster.apply(&[
+        service("row25b", spec),
+        slice("row25b", port, &[ready(&one)]),
+    ]);
+    let address = |pod: &podwire_lab::pod::Pod| pod.addresses()[0].to_string();
+    // A pod keeps its address; from outside, and back to itself, the node's is put in its place.
+    let mypc = cluster.at("mypc");
+    let worker = cluster.node("worker");
+    for (from, to, port, seen) in [
+        (client.place(), "10.200.1.26", 9000, address(&client)),
+        (
+            client.place(),
+            address(&one).as_str(),
+            36412,
+            address(&client),
+        ),
+        (&mypc, "172.18.0.4", 31026, "172.18.0.4".to_owned()),
+        (worker.place(), "10.200.1.26", 9000, String::new()),
+    ] {
+        let answer = associate(from, to, port);
+        assert!(
+            answer
+                .as_ref()
+                .is_ok_and(|line| !line.is_empty() && line.contains(&seen)),
+            "{} -> {to}:{port}: {answer:?}, wanted {seen}",
+            from.name()
+        );
+    }
+    assert_eq!(
+        counted(
+            &cluster.node("worker2"),
+            "services",
+            "10.200.1.26 . sctp . 9000"
+        ),
+        1
     );
 }

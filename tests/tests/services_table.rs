@@ -86,9 +86,9 @@ fn every_row_of_policies_has_tests_that_are_there() {
     let (_, part) = text.split_once("## Semantics").unwrap();
     let part = part.split("\n## ").next().unwrap();
     let mut tests = tests_below(&repository().join("tests/tests"));
-    tests.extend(tests_below(
-        &repository().join("route-agent/src/features/policies"),
-    ));
+    for folder in ["route-agent/src", "cni-plugin/src", "cni-plugin/tests"] {
+        tests.extend(tests_below(&repository().join(folder)));
+    }
     let mut rows = 0;
     for line in part.lines().filter(|line| line.starts_with("| ")).skip(2) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();

@@ -22,7 +22,7 @@ fn every_observation_of_the_walkthrough_holds_twice_in_one_lab() {
 #[test]
 fn observations_are_numbered_one_after_another() {
     let numbers: Vec<u8> = walkthrough::observations().map(|one| one.number).collect();
-    assert_eq!(numbers, (1..=15).collect::<Vec<u8>>());
+    assert_eq!(numbers, (1..=20).collect::<Vec<u8>>());
 }
 
 #[test]

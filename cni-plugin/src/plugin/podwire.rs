@@ -1,9 +1,9 @@
 //! `podwire` and `ptp`: a link with addresses for a container, and a way back to nothing.
 //!
 //! ADD validates everything first, then leases, makes the link, has policies enforced and programs
-//! nftables, in this order, and undoes what it did if a later step fails. DEL goes the other way, goes on after a
-//! failure, and takes it for success if something is gone already. Who is killed in between leaves
-//! what the next DEL or GC removes: the names of all parts follow from the container.
+//! nftables, in this order, and undoes what it did if a later step fails. DEL goes the other way, goes
+//! on after a failure, and takes it for success if something is gone already. Who is killed in
+//! between leaves what the next DEL or GC removes: the names of all parts follow from the container.
 
 use std::net::IpAddr;
 
@@ -79,6 +79,7 @@ impl Plan {
                 ifname: call.ifname.clone(),
                 network: config.name.to_owned(),
                 pod: pod.map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+                unnamed: false,
                 uid: arguments.pod_name().and_then(|pod| pod.uid),
             },
             host_name: host_link_name(&call.container_id, &call.ifname),
@@ -162,13 +163,13 @@ fn attach(
             v6: record.reaches_loopback(false),
         },
     };
-    let run_dir = config.run_dir()?;
+    let agent = config.agent()?;
     link::create(&wanted, attached)?;
     if plan.dns.is_set() {
         attached.dns = plan.dns.clone();
     }
     let subject = policy_subject(call, plan.pod.clone(), record.addresses.clone());
-    let admitted = policy::admit(run_dir, &subject);
+    let admitted = policy::admit(agent, &subject);
     let exposed = admitted.and_then(|()| match record.is_empty() {
         true => Ok(()),
         false => exposure::expose(&record),
@@ -178,7 +179,7 @@ fn attach(
         // The error that stopped us is the one to tell.
         let _ = exposure::withdraw(call, false);
         let _ = link::delete(&plan.host_name);
-        let _ = policy::discharge(run_dir, &subject);
+        let _ = policy::discharge(agent, &subject);
     }
     printed
 }
@@ -211,8 +212,8 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
 /// Takes the addresses out of the rules of policies, before another container can get them.
 fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
     let Request { call, config, .. } = request;
-    let run_dir = config.run_dir()?;
-    if !policy::is_enforced(run_dir) {
+    let agent = config.agent()?;
+    if !policy::is_enforced(agent) {
         return Ok(());
     }
     let addresses = match ipam.addresses(call)? {
@@ -225,7 +226,7 @@ fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
     // Whose it was is a help to the agent, and no reason to keep anything.
     let arguments = Arguments::parse(&call.arguments).unwrap_or_default();
     let subject = policy_subject(call, arguments.pod_name(), addresses);
-    policy::discharge(run_dir, &subject)
+    policy::discharge(agent, &subject)
 }
 
 /// Deletes the link, by whatever end can be found.
@@ -254,7 +255,7 @@ fn status(request: &Request<'_>) -> Result<(), Error> {
         true,
     )?;
     ipam.status(call, stdin)?;
-    policy::status(config.run_dir()?)
+    policy::status(config.agent()?)
 }
 
 /// Removes what belongs to attachments of this network that the runtime does not list. A link

@@ -7,9 +7,9 @@ use podwire_kernel::netlink::until_undisturbed;
 use podwire_kernel::nft::{Batch, Comment, Element, Family, Field, Key, KeyBuf, NftSocket, Set};
 use podwire_kernel::{Cause, IpFamily};
 
-use super::{ALLOWED, OPEN, TABLE};
 use crate::attachment::TableError;
 use crate::error::Error;
+use crate::policy::names::{ALLOWED, OPEN, TABLE};
 
 /// The tables of policies that are there, of the families that were asked about.
 #[derive(Debug)]
@@ -39,8 +39,9 @@ impl Tables {
         Ok((!tables.families.is_empty()).then_some(tables))
     }
 
-    /// Opens addresses both ways.
+    /// Opens addresses both ways. What is left of their last owners goes first.
     pub fn open_addresses(&mut self, addresses: &[IpAddr], comment: &str) -> Result<(), Error> {
+        self.forget(addresses)?;
         let mut batch = Batch::new();
         let element = Element {
             comment: Comment::new(comment),

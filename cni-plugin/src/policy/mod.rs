@@ -5,9 +5,11 @@
 //! which no one has decided is closed. ADD therefore tells the agent of the attachment, and returns
 //! when the agent has put its rules into the kernel. Without an agent, a pod starts only if its
 //! namespace has no policy: the agent leaves the names of those that have some in a file. Without any
-//! policy there is no such file, and that is all that ADD and DEL look for.
+//! policy there is another file instead, and that is all that ADD and DEL look for. While there is
+//! neither, because the machine has just started, no one knows.
 
 mod elements;
+mod names;
 mod words;
 
 use std::fs;
@@ -23,17 +25,11 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use podwire_kernel::IpFamily;
 
+pub use self::names::{ALLOWED, OPEN, TABLE};
 pub use self::words::{Answer, Attachment, News, PodName};
 use crate::error::Error;
 use crate::policy::elements::Tables;
 use crate::streams;
-
-/// The nftables table of NetworkPolicies, in both families.
-pub const TABLE: &str = "podwire-policy";
-/// Its sets of local pods to and from which everything is allowed.
-pub const OPEN: [&str; 2] = ["open-in", "open-out"];
-/// Its set of verdicts that are remembered.
-pub const ALLOWED: &str = "allowed";
 
 /// Where the agent's files are, if the configuration does not say (`runDir`).
 pub const RUN_DIR: &str = "/run/podwire";
@@ -44,6 +40,8 @@ pub const SOCKET: &str = "pods.sock";
 pub const NAMESPACES: &str = "policy/namespaces";
 /// The line in that file by which all namespaces have some, also those that come later.
 pub const EVERY_NAMESPACE: &str = "*";
+/// The file that the agent leaves in its run directory while there is no policy.
+pub const NONE: &str = "policy/none";
 /// The interface that is the pod's in the cluster's network; others are of networks of which
 /// policies do not speak.
 pub const POD_IFNAME: &str = "eth0";
@@ -60,20 +58,35 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Since when it is away, as STATUS has found; in the agent's run directory.
 const SILENT_SINCE: &str = "policy/silent";
 
-/// True if there is any policy in the cluster. The agent writes the file before it makes the table and
-/// removes it after the table: this costs one look at the disk, while closing a socket of nftables
-/// waits for what others have deleted there (`nft_rcv_nl_event`, net/netfilter/nf_tables_api.c).
-pub fn is_enforced(run_dir: &Path) -> bool {
-    let file = fs::metadata(run_dir.join(NAMESPACES));
-    !file.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+/// What the configuration says of the agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Agent<'a> {
+    /// Where its files are.
+    pub run_dir: &'a Path,
+    /// It enforces policies (`networkPolicy`), so that a machine where it has not said anything since
+    /// the start may have some.
+    pub enforces: bool,
+}
+
+/// True if there may be any policy in the cluster. The agent writes the file of namespaces before it
+/// makes the table and removes it after the table: this costs a look or two at memory, while closing a
+/// socket of nftables waits for what others have deleted there (`nft_rcv_nl_event`,
+/// net/netfilter/nf_tables_api.c).
+pub fn is_enforced(agent: Agent<'_>) -> bool {
+    let may_be_there = |name| {
+        let file = fs::metadata(agent.run_dir.join(name));
+        !file.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    may_be_there(NAMESPACES) || agent.enforces && !may_be_there(NONE)
 }
 
 /// Brings an attachment about in the rules of policies, if there are any. Its link is there, and its
 /// container does not run yet.
-pub fn admit(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
-    if !is_enforced(run_dir) {
+pub fn admit(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
+    if !is_enforced(agent) {
         return Ok(());
     }
+    let run_dir = agent.run_dir;
     let name = attachment.comment();
     let lacks = match tell_until_heard(run_dir, attachment) {
         Ok(Answer::Done) => return Ok(()),
@@ -83,7 +96,16 @@ pub fn admit(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
     };
     if let Some(namespace) = with_policies(run_dir, attachment) {
         let namespace = namespace.to_owned();
-        return Err(Error::Unprotected { lacks, namespace });
+        let has = match run_dir.join(NAMESPACES).exists() {
+            true => "has",
+            // It has not listed the cluster since the machine started.
+            false => "may have",
+        };
+        return Err(Error::Unprotected {
+            lacks,
+            namespace,
+            has,
+        });
     }
     streams::log(format_args!(
         "{lacks}; no NetworkPolicy is about {name}, so it is opened without it"
@@ -96,11 +118,11 @@ pub fn admit(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
 
 /// Takes an attachment out of the rules of policies. Its link is gone, and no one has its addresses
 /// yet.
-pub fn discharge(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
-    if attachment.addresses.is_empty() || !is_enforced(run_dir) {
+pub fn discharge(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
+    if attachment.addresses.is_empty() || !is_enforced(agent) {
         return Ok(());
     }
-    let told = connect(run_dir).and_then(|stream| tell(stream, attachment, News::Went));
+    let told = connect(agent.run_dir).and_then(|stream| tell(stream, attachment, News::Went));
     match told {
         Ok(Answer::Done) => Ok(()),
         _ => match Tables::open(&families(attachment))? {
@@ -111,9 +133,10 @@ pub fn discharge(run_dir: &Path, attachment: &Attachment) -> Result<(), Error> {
 }
 
 /// Fails if pods of namespaces with policies have not been able to start for a while.
-pub fn status(run_dir: &Path) -> Result<(), Error> {
+pub fn status(agent: Agent<'_>) -> Result<(), Error> {
+    let run_dir = agent.run_dir;
     let since = run_dir.join(SILENT_SINCE);
-    let Err(error) = (match is_enforced(run_dir) {
+    let Err(error) = (match is_enforced(agent) {
         true => connect(run_dir).map(drop),
         false => Ok(()),
     }) else {

@@ -18,6 +18,14 @@ fn attachment() -> Attachment {
     }
 }
 
+/// An agent of which the configuration says nothing.
+fn standing(run_dir: &Path) -> Agent<'_> {
+    Agent {
+        run_dir,
+        enforces: false,
+    }
+}
+
 /// A run directory whose file names these namespaces.
 fn run_dir(namespaces: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -54,13 +62,13 @@ fn a_namespace_counts_as_one_with_policies_unless_the_file_says_otherwise() {
         ..attachment()
     };
     assert_eq!(with_policies(directory.path(), &nameless), None);
-    assert!(is_enforced(directory.path()));
+    assert!(is_enforced(standing(directory.path())));
     fs::write(directory.path().join(NAMESPACES), "*\nbank\n").unwrap();
     assert!(has("sho"));
     fs::write(directory.path().join(NAMESPACES), [0xff]).unwrap();
     assert!(has("sho"));
     fs::remove_file(directory.path().join(NAMESPACES)).unwrap();
-    assert!(has("sho") && !is_enforced(directory.path()));
+    assert!(has("sho") && !is_enforced(standing(directory.path())));
 }
 
 #[test]
@@ -95,4 +103,25 @@ fn no_one_waits_for_an_agent_where_there_is_no_policy() {
     let directory = run_dir("shop\n");
     tell_until_heard(directory.path(), &attachment()).unwrap_err();
     assert!(before.elapsed() >= RESTART);
+}
+
+#[test]
+fn until_the_agent_has_spoken_any_namespace_may_have_policies() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent {
+        run_dir: directory.path(),
+        enforces: true,
+    };
+    assert!(is_enforced(agent));
+    let text = admit(agent, &attachment()).unwrap_err().to_string();
+    let expected = "podwire-agent does not answer; namespace shop may have NetworkPolicies";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(!is_enforced(standing(agent.run_dir)));
+    fs::create_dir(directory.path().join("policy")).unwrap();
+    fs::write(directory.path().join(NONE), b"").unwrap();
+    assert!(!is_enforced(agent));
+    admit(agent, &attachment()).unwrap();
+    // The first policy is on its way: both are there for a moment.
+    fs::write(directory.path().join(NAMESPACES), "shop\n").unwrap();
+    assert!(is_enforced(agent));
 }

@@ -21,7 +21,8 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A Pod, as the runtime names it.
+/// A Pod, as the runtime names it. The names are empty where only a link tells of it, in whose alias
+/// they have no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodName {
     /// Its namespace.

@@ -104,6 +104,24 @@ fn without_limits_the_previous_result_is_passed_through() {
 }
 
 #[test]
+fn without_limits_no_one_asks_what_kind_of_link_it_is() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        // As behind a plugin that does not make veth links, or none on this node.
+        let previous = json!({"cniVersion": "1.0.0", "ips": [],
+            "interfaces": [{"name": "lo", "sandbox": container.path}]});
+        let call = |verb, config: &Value| {
+            Call::new("bandwidth", verb, &container, config).after(&previous)
+        };
+        let unlimited = limits(json!({}));
+        call("ADD", &unlimited).succeed();
+        call("CHECK", &unlimited).succeed();
+        let message = call("CHECK", &both()).fail(999);
+        assert!(message.contains("has no veth peer"), "{message}");
+    });
+}
+
+#[test]
 fn limits_that_make_no_sense_are_refused_in_the_words_of_the_reference_plugin() {
     on_a_node(|node| {
         let container = node.container("a");

@@ -155,3 +155,51 @@ fn status_fails_once_the_agent_has_been_away_for_a_while() {
         assert!(!fs::exists("/run/podwire/policy/silent").unwrap());
     });
 }
+
+#[test]
+fn an_address_that_is_opened_without_an_agent_inherits_nothing() {
+    on_a_node(|node| {
+        // As a killed DEL leaves it: the address is free, and its elements are there.
+        enforce(node);
+        let config = config("podwire", &SUBNETS);
+        let container = node.container("a");
+        let result = Call::new("podwire", "ADD", &container, &config).succeed();
+        assert_eq!(result["ips"][0]["address"], "10.1.2.2/32");
+        let ruleset = node.ruleset();
+        assert!(
+            ruleset.contains("10.1.2.2 comment \"container a\""),
+            "{ruleset}"
+        );
+        for of_the_last in [
+            "10.1.2.2 : 1f12:8a4c",
+            "10.1.2.2 . tcp",
+            "10.1.2.2 . 10.1.2.2",
+        ] {
+            assert!(!ruleset.contains(of_the_last), "{of_the_last}:\n{ruleset}");
+        }
+        assert!(ruleset.contains("10.9.9.9 : 1f12:8a4c"), "{ruleset}");
+    });
+}
+
+#[test]
+fn on_a_machine_that_has_just_started_a_pod_waits_for_the_agent() {
+    on_a_node(|node| {
+        let mut config = config("podwire", &SUBNETS);
+        config["networkPolicy"] = true.into();
+        let container = node.container("a");
+        let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
+        let add = Call::new("podwire", "ADD", &container, &config).with("CNI_ARGS", arguments);
+        let text = add.fail(11);
+        assert!(
+            text.contains("namespace shop may have NetworkPolicies"),
+            "{text}"
+        );
+        assert_eq!(node.links(), ["lo"]);
+        // Of a container without a pod no policy can speak.
+        Call::new("podwire", "ADD", &container, &config).succeed();
+        Call::new("podwire", "DEL", &container, &config).succeed();
+        fs::create_dir_all("/run/podwire/policy").unwrap();
+        fs::write("/run/podwire/policy/none", "").unwrap();
+        add.succeed();
+    });
+}

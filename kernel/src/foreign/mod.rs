@@ -6,6 +6,8 @@
 //! What a rule matches is of no interest here.
 
 mod blob;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod legacy;
 pub mod nft;
 

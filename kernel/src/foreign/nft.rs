@@ -144,7 +144,7 @@ fn dump<T>(
 }
 
 /// The chain that a rule jumps or goes to.
-fn leads_to(rule: &[u8]) -> Option<String> {
+pub(super) fn leads_to(rule: &[u8]) -> Option<String> {
     attributes(find(rule, RULE_EXPRESSIONS)?).find_map(|(_, expression)| {
         if text(expression, EXPR_NAME)? != "immediate" {
             return None;

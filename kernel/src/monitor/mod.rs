@@ -74,6 +74,13 @@ impl Monitor {
     }
 }
 
+/// Reads `datagram` as each of the two would: for the fuzzer only.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(datagram: &[u8]) {
+    nftables::read(datagram);
+    route::read(datagram);
+}
+
 impl Drop for Monitor {
     fn drop(&mut self) {
         self.task.abort();

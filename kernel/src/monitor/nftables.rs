@@ -223,3 +223,17 @@ fn writer(body: &[u8]) -> Option<String> {
     let (_, name) = find(NFTA_GEN_PROC_NAME)?;
     Some(format!("{}[{pid}]", text(name)))
 }
+
+/// Reads `datagram`, twice, as a transaction may come in several: for the fuzzer only.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read(datagram: &[u8]) {
+    let mut transaction = Transaction::default();
+    for _ in 0..2 {
+        for event in transaction.read(datagram) {
+            let Event::Nftables { touched, .. } = event else {
+                continue;
+            };
+            assert!(touched.elements.len() <= Touched::ELEMENTS_MAX);
+        }
+    }
+}

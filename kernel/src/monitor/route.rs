@@ -22,6 +22,8 @@ use super::event::{Event, RECEIVE_BUFFER};
 use crate::Cause;
 use crate::address::Address;
 use crate::link::Link;
+#[cfg(feature = "fuzzing")]
+use crate::netlink::messages;
 use crate::netlink::{attributes, word};
 use crate::route::Route;
 
@@ -189,4 +191,15 @@ fn about_link(body: &[u8], gone: bool) -> Option<Event> {
         up: link.up,
         gone,
     })
+}
+
+/// Reads the notifications in `datagram`: for the fuzzer only.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read(datagram: &[u8]) {
+    for message in messages(datagram).map_while(Result::ok) {
+        let _ = understand(&Unread {
+            kind: message.kind,
+            body: message.payload.to_vec(),
+        });
+    }
 }

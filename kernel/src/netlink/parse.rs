@@ -69,7 +69,8 @@ impl Message<'_> {
         }
         Ok(Some(Refusal {
             index,
-            errno: -code,
+            // The smallest number has no positive one.
+            errno: code.saturating_neg(),
             explanation: self.explanation(),
             offset: self.offset(),
         }))

@@ -120,6 +120,12 @@ fn the_words_of_the_kernel_are_found_behind_a_full_or_a_shortened_request() {
 }
 
 #[test]
+fn any_number_can_stand_in_the_place_of_an_error() {
+    let found = refusal(&answer(i32::MIN, true, None)).unwrap();
+    assert_eq!(found.errno, i32::MAX);
+}
+
+#[test]
 fn a_message_that_is_cut_off_is_an_error() {
     let whole = answer(0, true, None);
     let cut = messages(&whole[..whole.len() - 4]).next().unwrap();

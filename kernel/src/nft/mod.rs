@@ -19,6 +19,8 @@ mod expr;
 mod expr_decode;
 mod expr_encode;
 mod field;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod key;
 mod named;
 mod observe;

@@ -297,7 +297,7 @@ impl NftSocket {
     }
 }
 
-fn joined(listed: Vec<elem_wire::Listed>, layout: Layout) -> Vec<elem_wire::Listed> {
+pub(super) fn joined(listed: Vec<elem_wire::Listed>, layout: Layout) -> Vec<elem_wire::Listed> {
     match layout.ranges {
         Ranges::Pairs => join_ranges(listed, layout.key_len),
         Ranges::None | Ranges::KeyEnd => listed,
@@ -314,7 +314,7 @@ fn put_header(family: Option<Family>) -> impl Fn(&mut Vec<u8>) {
 }
 
 /// The attributes of a message, behind `struct nfgenmsg`.
-fn body(message: Message<'_>) -> Result<&[u8], Cause> {
+pub(super) fn body(message: Message<'_>) -> Result<&[u8], Cause> {
     message
         .payload
         .get(NFGEN_HEADER..)
@@ -329,7 +329,7 @@ fn is_ours(message: Message<'_>, family: Family, bytes: &[u8], kind: u16, table:
     family_is(message, family) && find(bytes, kind).map(str_of).as_deref() == Some(table)
 }
 
-fn text(bytes: &[u8], kind: u16) -> Result<String, Cause> {
+pub(super) fn text(bytes: &[u8], kind: u16) -> Result<String, Cause> {
     find(bytes, kind)
         .map(str_of)
         .ok_or_else(|| missing("a name"))

@@ -6,15 +6,18 @@
 //! removed, with the jumps to them from built-in chains. A chain to which another program's chain
 //! leads stays, but empty, and is named.
 //!
+//! One in ipvs mode also leaves a link with the addresses of Services, which makes them the node's
+//! own. It goes. Virtual servers of IPVS may be another program's, and are only named.
+//!
 //! The kubelet and others also have chains that start with `KUBE-`. They are not a kube-proxy's
 //! and stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use podwire_kernel::IpFamily;
 use podwire_kernel::foreign::{self, Chain, Edit};
 use podwire_kernel::nft::Family;
+use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::warnings::Warning;
 
@@ -61,9 +64,11 @@ pub fn is_of_kube_proxy(chain: &str) -> bool {
             .any(|prefix| chain.starts_with(prefix) && chain.len() > prefix.len())
 }
 
-/// A table of another program in which something was left.
+/// Where something was left: a table of another program, or a link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ForeignTable {
+pub enum Place {
+    /// The link of a kube-proxy in ipvs mode, with the addresses of Services.
+    IpvsLink,
     /// A whole nftables table of a kube-proxy in nftables mode.
     KubeProxy(Family, String),
     /// A table of iptables-nft.
@@ -72,10 +77,11 @@ pub enum ForeignTable {
     IptablesLegacy(IpFamily, String),
 }
 
-impl fmt::Display for ForeignTable {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let program = |v6| if v6 { "ip6tables" } else { "iptables" };
         match self {
+            Self::IpvsLink => write!(f, "link {IPVS_LINK}"),
             Self::KubeProxy(family, name) => write!(f, "nftables table {family} {name}"),
             Self::IptablesNft(family, table) => {
                 write!(f, "{}-nft table {table}", program(*family == Family::Ip6))
@@ -88,12 +94,12 @@ impl fmt::Display for ForeignTable {
     }
 }
 
-/// What a kube-proxy left in one table.
+/// What a kube-proxy left in one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// The table.
-    pub table: ForeignTable,
-    /// What of it is to be removed; empty if the whole table is a kube-proxy's.
+    /// The place.
+    pub place: Place,
+    /// What of it is to be removed; empty if all of it is a kube-proxy's.
     pub removal: Removal,
 }
 
@@ -108,8 +114,8 @@ pub struct Removal {
 
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let ForeignTable::KubeProxy(..) = self.table {
-            return write!(f, "{}", self.table);
+        if let Place::KubeProxy(..) | Place::IpvsLink = self.place {
+            return write!(f, "{}", self.place);
         }
         let edit = &self.removal.edit;
         let chains: Vec<&str> = edit
@@ -121,7 +127,7 @@ impl fmt::Display for Leftover {
         write!(
             f,
             "{}: {} with their rules ({}), {}",
-            self.table,
+            self.place,
             counted(chains.len(), "chain"),
             some_of(&chains),
             counted(edit.rules.len(), "jump"),
@@ -139,11 +145,11 @@ pub enum TakeOverError {
         #[from]
         source: podwire_kernel::Error,
     },
-    /// Removing failed; the table is as it was.
-    #[error("cannot remove a kube-proxy's rules from {table}")]
+    /// Removing failed; the place is as it was.
+    #[error("cannot remove what a kube-proxy left: {place}")]
     Remove {
-        /// The table.
-        table: ForeignTable,
+        /// The place.
+        place: Place,
         /// What the kernel says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -181,30 +187,36 @@ pub fn removal_of(chains: &[Chain]) -> Removal {
 /// Finds everything that a kube-proxy left in this network namespace. Changes nothing.
 pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
     let mut found = Vec::new();
-    let mut add = |table: ForeignTable, chains: &[Chain]| {
+    let mut add = |place: Place, chains: &[Chain]| {
         let removal = removal_of(chains);
         if !removal.edit.is_empty() {
-            found.push(Leftover { table, removal });
+            found.push(Leftover { place, removal });
         }
     };
     let mut whole = Vec::new();
+    if ipvs_link()? {
+        whole.push(Leftover {
+            place: Place::IpvsLink,
+            removal: Removal::default(),
+        });
+    }
     for family in [Family::Ip, Family::Ip6] {
         for table in foreign::nft::tables(family)? {
             if table == "kube-proxy" {
                 whole.push(Leftover {
-                    table: ForeignTable::KubeProxy(family, table),
+                    place: Place::KubeProxy(family, table),
                     removal: Removal::default(),
                 });
             } else if IPTABLES_TABLES.contains(&table.as_str()) {
                 let chains = foreign::nft::chains(family, &table)?;
-                add(ForeignTable::IptablesNft(family, table), &chains);
+                add(Place::IptablesNft(family, table), &chains);
             }
         }
     }
     for family in [IpFamily::V4, IpFamily::V6] {
         for table in foreign::legacy::tables(family)? {
             let chains = foreign::legacy::chains(family, &table)?;
-            add(ForeignTable::IptablesLegacy(family, table), &chains);
+            add(Place::IptablesLegacy(family, table), &chains);
         }
     }
     whole.append(&mut found);
@@ -215,19 +227,22 @@ pub fn find() -> Result<Vec<Leftover>, TakeOverError> {
 /// changed since it was found. Returns what was removed.
 pub fn remove(leftover: &Leftover) -> Result<Leftover, TakeOverError> {
     let failed = |source| TakeOverError::Remove {
-        table: leftover.table.clone(),
+        place: leftover.place.clone(),
         source,
     };
     let mut done = Removal::default();
-    match &leftover.table {
-        ForeignTable::KubeProxy(family, table) => {
+    match &leftover.place {
+        Place::IpvsLink => RouteSocket::open()
+            .and_then(|mut socket| socket.delete_link_named(IPVS_LINK))
+            .map_err(|error| failed(error.into()))?,
+        Place::KubeProxy(family, table) => {
             foreign::nft::delete_table(*family, table).map_err(|error| failed(error.into()))?;
         }
-        ForeignTable::IptablesNft(family, table) => {
+        Place::IptablesNft(family, table) => {
             done = removal_of(&foreign::nft::chains(*family, table)?);
             foreign::nft::edit(*family, table, &done.edit).map_err(|error| failed(error.into()))?;
         }
-        ForeignTable::IptablesLegacy(family, table) => {
+        Place::IptablesLegacy(family, table) => {
             let kept = std::cell::RefCell::default();
             let choose = |chains: &[Chain]| {
                 let removal = removal_of(chains);
@@ -243,41 +258,42 @@ pub fn remove(leftover: &Leftover) -> Result<Leftover, TakeOverError> {
         }
     }
     Ok(Leftover {
-        table: leftover.table.clone(),
+        place: leftover.place.clone(),
         removal: done,
     })
 }
 
 /// What the agent says at its start about leftovers.
 pub fn warnings(found: &[Leftover]) -> Vec<Warning> {
-    let mut warnings: Vec<Warning> = found
+    let what = |place: &Place| match place {
+        Place::IpvsLink => "addresses of Services there, which this node takes for its own",
+        _ => "rules there that may send Service traffic to endpoints that are gone",
+    };
+    found
         .iter()
         .map(|leftover| {
-            Warning::new(
-                leftover.table.to_string(),
-                "a kube-proxy left rules there that may send Service traffic to endpoints that \
-                 are gone; see `podwire-agent take-over --dry-run`, and remove them with \
-                 `podwire-agent take-over` once no kube-proxy runs on this node",
-            )
+            let text = format!(
+                "a kube-proxy left {}; see `podwire-agent take-over --dry-run`, and remove them \
+                 with `podwire-agent take-over` once no kube-proxy runs on this node",
+                what(&leftover.place)
+            );
+            Warning::new(leftover.place.to_string(), text)
         })
-        .collect();
-    if has_ipvs_link() {
-        warnings.push(Warning::new(
-            format!("link {IPVS_LINK}"),
-            "a kube-proxy in ipvs mode left it with Service addresses; remove both with \
-             `kube-proxy --cleanup`",
-        ));
-    }
-    warnings
+        .collect()
 }
 
-fn has_ipvs_link() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/dev").is_ok_and(|links| {
-        links
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .any(|(name, _)| name.trim() == IPVS_LINK)
-    })
+/// Is there a link with the name and of the kind that a kube-proxy in ipvs mode makes?
+fn ipvs_link() -> Result<bool, TakeOverError> {
+    let link = RouteSocket::open()?.link_by_name(IPVS_LINK)?;
+    Ok(link.is_some_and(|link| link.kind.as_deref() == Some("dummy")))
+}
+
+/// How many virtual servers IPVS has in this network namespace.
+fn virtual_servers() -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
+    let kinds = ["TCP ", "UDP ", "SCTP ", "FWM "];
+    let is_server = |line: &&str| kinds.iter().any(|kind| line.starts_with(kind));
+    table.lines().filter(is_server).count()
 }
 
 /// The command `podwire-agent take-over`: writes what it does to `out`; true if all of it worked.
@@ -287,6 +303,14 @@ pub fn run(dry_run: bool, out: &mut impl fmt::Write) -> Result<bool, TakeOverErr
     let mut say = |text: String| {
         let _ = writeln!(out, "{}", crate::text::printable(&text));
     };
+    let servers = virtual_servers();
+    if servers > 0 {
+        say(format!(
+            "{} of IPVS stay, for they may be another program's: if none uses IPVS, remove them \
+             with `ipvsadm --clear`",
+            counted(servers, "virtual server")
+        ));
+    }
     if found.is_empty() {
         say("no rules of a kube-proxy found".into());
         return Ok(true);
@@ -450,7 +474,7 @@ mod tests {
     fn leftovers_are_named_in_a_few_words() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let leftover = Leftover {
-            table: ForeignTable::IptablesNft(Family::Ip6, "nat".into()),
+            place: Place::IptablesNft(Family::Ip6, "nat".into()),
             removal: Removal {
                 edit: Edit {
                     rules: vec![("PREROUTING".into(), 1)],
@@ -465,12 +489,17 @@ mod tests {
             "ip6tables-nft table nat: 5 chains with their rules (A, B, C, D, ...), 1 jump"
         );
         let table = Leftover {
-            table: ForeignTable::KubeProxy(Family::Ip, "kube-proxy".into()),
+            place: Place::KubeProxy(Family::Ip, "kube-proxy".into()),
             removal: Removal::default(),
         };
         assert_eq!(table.to_string(), "nftables table ip kube-proxy");
-        let warnings = warnings(&[table, leftover]);
+        let link = Leftover {
+            place: Place::IpvsLink,
+            removal: Removal::default(),
+        };
+        let warnings = warnings(&[table, leftover, link]);
         assert_eq!(warnings[0].object, "nftables table ip kube-proxy");
         assert_eq!(warnings[1].object, "ip6tables-nft table nat");
+        assert_eq!(warnings[2].object, "link kube-ipvs0");
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
+use tracing_subscriber::filter::Targets;
 
 use crate::config::values::{
     BindAddress, absolute_path, bind_address, cidr, duration, hostname, interface_name, log_filter,
@@ -160,7 +161,8 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// What is logged: off, error, warn, info, debug, trace, or per module (`podwire_agent=debug`).
+    /// What is logged: off, error, warn, info, debug, trace, or that of a module (`podwire_agent=debug`);
+    /// separate several by commas.
     #[arg(
         long,
         env = "PODWIRE_LOG",
@@ -168,7 +170,7 @@ pub struct Config {
         value_name = "FILTER",
         value_parser = log_filter
     )]
-    pub log: String,
+    pub log: Targets,
 }
 
 impl Config {
@@ -220,6 +222,8 @@ pub(crate) fn test_config(flags: &[&str]) -> Config {
 mod tests {
     use std::time::Duration;
 
+    use tracing::Level;
+
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Config, String> {
@@ -261,6 +265,10 @@ mod tests {
             "--log=inof",
             "--log=podwire_agent",
             "--log=podwire_agent=debug,wran",
+            "--log=podwire_agent=",
+            "--log=podwire_agent=debug=info",
+            "--log==debug",
+            "--log=info,[sync]=trace,=",
         ] {
             assert!(parse(&[flag]).is_err(), "{flag} was taken");
         }
@@ -273,16 +281,33 @@ mod tests {
                         off, error, warn, info, debug or trace, or a module with its level, such \
                         as podwire_agent=debug";
         assert!(said.contains(expected), "{said}");
-        for filter in [
-            "off",
-            "WARN",
-            "info,podwire_agent=debug",
-            "podwire_agent=debug,hyper=off",
-            "info,[sync]=trace,",
-            "",
-        ] {
-            assert_eq!(parse(&[&format!("--log={filter}")]).unwrap().log, filter);
-        }
+    }
+
+    #[test]
+    fn levels_are_for_all_or_for_a_module() {
+        let logged = |filter: &str| {
+            let log = parse(&[&format!("--log={filter}")]).unwrap().log;
+            ["podwire_agent::run", "hyper"].map(|module| {
+                let levels = [
+                    Level::ERROR,
+                    Level::WARN,
+                    Level::INFO,
+                    Level::DEBUG,
+                    Level::TRACE,
+                ];
+                let levels = levels
+                    .into_iter()
+                    .filter(|level| log.would_enable(module, level));
+                levels.count()
+            })
+        };
+        assert_eq!(logged("off"), [0, 0]);
+        assert_eq!(logged("WARN"), [2, 2]);
+        assert_eq!(logged("info,podwire_agent=debug"), [4, 3]);
+        assert_eq!(logged("podwire_agent=debug,info,"), [4, 3]);
+        assert_eq!(logged("podwire_agent=trace"), [5, 1]);
+        assert_eq!(logged("podwire_agent=debug,hyper=off"), [4, 0]);
+        assert_eq!(logged(""), [1, 1]);
     }
 
     #[test]

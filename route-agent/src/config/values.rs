@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use ipnetwork::IpNetwork;
 use podwire_kernel::link::broken_name_rule;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +73,31 @@ pub fn bind_address(text: &str) -> Result<BindAddress, String> {
         .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
 }
 
-/// A filter of log lines, whose grammar is checked where logging starts. A word alone that is
-/// not a level is a module there: a level with a typo would silence everything.
-pub fn log_filter(text: &str) -> Result<String, String> {
-    let is_word = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
-    let mut words = text.split(',').filter(is_word);
-    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
-        None => Ok(text.to_owned()),
-        Some(word) => Err(format!(
-            "{word:?} is not a log level; use off, error, warn, info, debug or trace, or a module with \
-             its level, such as podwire_agent=debug"
-        )),
+/// Parses levels of log lines: one for all, others for single modules. A text without any leaves
+/// errors. A word alone that is not a level would be a module to `Targets`: a level with a typo would
+/// silence everything.
+pub fn log_filter(text: &str) -> Result<Targets, String> {
+    let mut filter = Targets::new().with_default(LevelFilter::ERROR);
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (module, level) = match part.split_once('=') {
+            Some((module, level)) => (Some(module), level),
+            None => (None, part),
+        };
+        let parsed = Some(level).filter(|level| !level.is_empty());
+        let parsed = parsed.and_then(|level| level.parse::<LevelFilter>().ok());
+        filter = match (module, parsed) {
+            (None, Some(level)) => filter.with_default(level),
+            (Some(module), Some(level)) if !module.is_empty() => filter.with_target(module, level),
+            (Some(_), Some(_)) => return Err(format!("{part:?} names no module")),
+            (_, None) => {
+                return Err(format!(
+                    "{level:?} is not a log level; use off, error, warn, info, debug or trace, or a \
+                     module with its level, such as podwire_agent=debug"
+                ));
+            }
+        };
     }
+    Ok(filter)
 }
 
 /// Parses the name of an interface, which need not exist yet.

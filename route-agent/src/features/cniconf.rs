@@ -42,7 +42,7 @@ impl Feature for CniConf {
             && match event {
                 Event::Objects(dirty) => dirty.nodes.contains(own),
                 Event::Uplink | Event::Files | Event::Resync | Event::Ready => true,
-                Event::Kernel(_) | Event::Told(_) => false,
+                Event::Kernel(_) | Event::Told(_) | Event::WhoHas(_) => false,
             }
     }
 
@@ -120,8 +120,7 @@ pub fn desired(world: &World<'_>) -> Result<String, String> {
         return Err(format!("waits for Node {name} to have a podCIDR"));
     }
     let lease_dir = world.config.lease_dir();
-    let run_dir = &*world.config.run_dir;
-    let value = conflist(&networks, mtu, &lease_dir, run_dir);
+    let value = conflist(&networks, mtu, &lease_dir, world.config);
     let mut text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
     text.push('\n');
     Ok(text)
@@ -147,6 +146,9 @@ struct Plugin<'a> {
     /// Only where it is not where the plugin looks anyway.
     #[serde(skip_serializing_if = "Option::is_none")]
     run_dir: Option<&'a Path>,
+    /// The plugin waits for the agent where policies may be about a pod.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    network_policy: bool,
     capabilities: Capabilities,
     ipam: Ipam<'a>,
 }
@@ -181,7 +183,7 @@ fn conflist<'a>(
     networks: &[IpNetwork],
     mtu: u32,
     lease_dir: &'a Path,
-    run_dir: &'a Path,
+    config: &'a Config,
 ) -> Conflist<'a> {
     let (mut ranges, mut routes) = (Vec::new(), Vec::new());
     for (v6, dst) in [(false, "0.0.0.0/0"), (true, "::/0")] {
@@ -211,7 +213,8 @@ fn conflist<'a>(
             r#type: "podwire",
             ip_masq: false,
             mtu,
-            run_dir: Some(run_dir).filter(|path| *path != Path::new(RUN_DIR)),
+            run_dir: Some(&*config.run_dir).filter(|path| *path != Path::new(RUN_DIR)),
+            network_policy: config.network_policy,
             capabilities,
             ipam,
         }],

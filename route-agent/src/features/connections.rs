@@ -83,7 +83,8 @@ impl Feature for Connections {
             Err(error @ KeepError::Commit { .. }) if wanted.is_some() => {
                 self.table.distrust();
                 let text = format!(
-                    "{}; pods have no limit of connections: load the kernel module nft_connlimit",
+                    "{}; pods have no limit of connections: on the node, as root, run `modprobe \
+                     nft_connlimit`",
                     crate::error::chain(&error)
                 );
                 warn.replace([Warning::new("--pod-connections", text)]);

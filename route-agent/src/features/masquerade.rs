@@ -68,7 +68,9 @@ impl Feature for Masquerade {
                 true
             }
             Event::Kernel(event) => self.table.is_touched_by(event),
-            Event::Uplink | Event::Files | Event::Told(_) | Event::Ready => false,
+            Event::Uplink | Event::Files | Event::Told(_) | Event::WhoHas(_) | Event::Ready => {
+                false
+            }
         }
     }
 

@@ -1,12 +1,14 @@
 //! The metrics of NetworkPolicies.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use podwire_kernel::IpFamily;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use crate::metrics::{FamilyLabel, Group, gauge};
 use crate::report::DeniedReport;
@@ -21,11 +23,17 @@ pub struct PolicyMetrics {
     losses: Family<FamilyLabel, Counter>,
     denied: Family<WayLabel, Counter>,
     lost: Counter,
+    programming: Histogram,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WayLabel {
     direction: &'static str,
+}
+
+/// 100 us to 6.5 s.
+fn programming_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 17))
 }
 
 impl PolicyMetrics {
@@ -51,6 +59,9 @@ impl PolicyMetrics {
             lost: group.add("drops_lost",
                 "Dropped packets that were logged and could not be read, at least",
                 Counter::default()),
+            programming: group.add("programming_duration_seconds",
+                "Time from the arrival of a change of Pods, Namespaces, policies or attachments until the kernel had what follows",
+                programming_histogram()),
         }
     }
 
@@ -58,6 +69,11 @@ impl PolicyMetrics {
     pub fn set_node(&self, here: usize, isolated: usize) {
         self.here.set(gauge(here));
         self.isolated.set(gauge(isolated));
+    }
+
+    /// What followed from a change is in the kernel, after this time.
+    pub fn programmed(&self, took: Duration) {
+        self.programming.observe(took.as_secs_f64());
     }
 
     /// Sets how large the table of a family is.

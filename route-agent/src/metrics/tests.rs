@@ -44,6 +44,7 @@ fn filled() -> Metrics {
     policies.set_node(1, 2);
     policies.set_table(v4, 3, 4);
     policies.set_losses(v4, 5);
+    policies.programmed(Duration::from_micros(300));
     let denied = DeniedReport {
         ingress: 6,
         ..DeniedReport::default()

@@ -150,7 +150,10 @@ impl Reconcile {
                 });
             }
             Input::Files => self.show(&Event::Files),
+            // Nothing can be decided yet. The plugin is to hear that at once, and not to wait for it.
+            Input::Told(told) if !self.listed => drop(told),
             Input::Told(told) => self.show(&Event::Told(&told)),
+            Input::WhoHas(question) => self.show(&Event::WhoHas(&question)),
             Input::Report { wide, reply } => {
                 let report = self.report(wide);
                 // The operator may have hung up meanwhile.

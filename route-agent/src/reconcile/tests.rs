@@ -3,7 +3,9 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::config::test_config;
-use crate::feature::{SyncError, Synced, Warn};
+use podwire::policy::{Attachment, News};
+
+use crate::feature::{SyncError, Synced, Told, Warn};
 use crate::health::Health;
 use crate::snapshot::{Change, EndpointSlice, Key, Node, Object, ObjectName, Service};
 
@@ -16,7 +18,7 @@ fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
     Reconcile::new(test_config(&["--node-name=worker"]), shared, None, features)
 }
 
-/// A feature that fails a number of times, counts its syncs and dirty nodes.
+/// A feature that fails a number of times, counts its syncs, and dirty nodes and news of the plugin.
 struct Fake {
     name: &'static str,
     failures: usize,
@@ -49,6 +51,9 @@ impl Feature for Fake {
     fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         if let Event::Objects(dirty) = event {
             self.nodes.fetch_add(dirty.nodes.len(), Ordering::SeqCst);
+        }
+        if let Event::Told(_) = event {
+            self.nodes.fetch_add(1, Ordering::SeqCst);
         }
         !matches!(event, Event::Ready)
     }
@@ -95,6 +100,23 @@ fn nothing_is_synced_before_everything_is_listed() {
     it.turn(Instant::now());
     assert_eq!(syncs.load(Ordering::SeqCst), 1);
     assert_eq!(it.pause(Instant::now()), None);
+}
+
+#[test]
+fn the_plugin_does_not_wait_for_an_agent_that_waits_for_the_cluster() {
+    let (fake, _, told) = Fake::new("fake", 0);
+    let mut it = reconcile(vec![Box::new(fake)]);
+    let tell = |it: &mut Reconcile| {
+        let (reply, mut answer) = tokio::sync::mpsc::channel(1);
+        let news = Told::new(News::Came, Attachment::default(), reply);
+        it.take(Input::Told(Box::new(news)));
+        // The end without an answer is one, too.
+        assert!(answer.try_recv().is_err() && answer.is_closed());
+        told.load(Ordering::SeqCst)
+    };
+    assert_eq!(tell(&mut it), 0, "no feature keeps it");
+    it.take(Input::Listed);
+    assert_eq!(tell(&mut it), 1);
 }
 
 #[test]

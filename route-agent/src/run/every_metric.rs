@@ -375,7 +375,11 @@ fn every_metric_that_is_exported_moves_while_the_agent_works() {
         pod("client", "peer", "10.10.2.9", "client"),
         policy(&["client"]),
     ]);
-    agent.wait_for(&["podwire_policies_isolated_pods", "podwire_policies_classes"]);
+    agent.wait_for(&[
+        "podwire_policies_isolated_pods",
+        "podwire_policies_classes",
+        "podwire_policies_programming_duration_seconds",
+    ]);
     agent.set([policy(&["none"])]);
     agent.wait_for(&["podwire_policies_revocations"]);
 

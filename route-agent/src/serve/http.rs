@@ -195,6 +195,21 @@ async fn accept<A, F>(
     }
 }
 
+/// Answers the requests of one connection of this machine, whatever it runs over: for the fuzzer
+/// only.
+#[cfg(feature = "fuzzing")]
+pub async fn answer<S, A, F>(stream: S, answer: A)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let (_alive, stopped) = watch::channel(());
+    let places = Places::default();
+    let (place, go) = places.take(Source::Own);
+    converse(stream, Arc::new(answer), place, End { go, stopped }).await;
+}
+
 enum Stream {
     Tcp(tokio::net::TcpStream),
     Unix(tokio::net::UnixStream),

@@ -103,11 +103,7 @@ impl Site {
     async fn why(&self, request: &Request) -> Result<Response, Response> {
         let bad = |text: String| Response::text(StatusCode::BAD_REQUEST, text + "\n");
         let failed = |text: String| Response::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
-        let [from, to] = ["from", "to"].map(|name| socket::value(&request.query, name));
-        let (Some(from), Some(to)) = (from, to) else {
-            return Err(bad("give ?from=...&to=...".into()));
-        };
-        let question = why::Question::parse(&from, &to).map_err(|error| bad(error.to_string()))?;
+        let question = asked(&request.query).map_err(bad)?;
         let (mut live, pods, node_addresses, gone_cidrs) = on_thread(|| {
             let mut live = why::Live::open()?;
             let pods = live.pods()?;
@@ -157,6 +153,15 @@ impl Site {
             Err(_) => busy("the agent is busy with a sync and has not answered in 20 s\n"),
         }
     }
+}
+
+/// What the query of `/why` asks, or what is wrong with it.
+pub fn asked(query: &str) -> Result<why::Question, String> {
+    let [from, to] = ["from", "to"].map(|name| socket::value(query, name));
+    let (Some(from), Some(to)) = (from, to) else {
+        return Err("give ?from=...&to=...".into());
+    };
+    why::Question::parse(&from, &to).map_err(|error| error.to_string())
 }
 
 /// Runs what blocks on another thread.

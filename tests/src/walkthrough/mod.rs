@@ -12,6 +12,7 @@ mod observation;
 mod page;
 mod picture;
 mod pods;
+mod policies;
 mod stage;
 mod step;
 
@@ -49,6 +50,7 @@ pub fn observations() -> impl Iterator<Item = &'static Observation> {
         .iter()
         .chain(&clusterip::OBSERVATIONS)
         .chain(&nodeport::OBSERVATIONS)
+        .chain(&policies::OBSERVATIONS)
 }
 
 /// Shows every observation in a lab that runs the walkthrough's pods.

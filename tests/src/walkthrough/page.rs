@@ -69,13 +69,16 @@ impl<W: Write> Page<W> {
         writeln!(self.out)
     }
 
+    /// A command, which may have several lines.
     pub(super) fn command(&mut self, at: &str, command: &str) -> io::Result<()> {
-        let line = format!(
-            "{} {}",
-            self.painted("36", &format!("{at} $")),
-            self.painted("1", command)
-        );
-        writeln!(self.out, "    {line}")?;
+        let place = self.painted("36", &format!("{at} $"));
+        let mut lines = command.lines();
+        let first = self.painted("1", lines.next().unwrap_or_default());
+        writeln!(self.out, "    {place} {first}")?;
+        for line in lines {
+            let line = self.painted("1", line);
+            writeln!(self.out, "      {line}")?;
+        }
         self.out.flush()
     }
 

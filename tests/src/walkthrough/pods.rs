@@ -41,13 +41,10 @@ pub fn start_pods(lab: &Lab) -> Result<()> {
             http: port.into_iter().collect(),
             ..Servers::default()
         };
-        lab.run(
-            node,
-            &PodSpec {
-                servers,
-                ..PodSpec::new(name)
-            },
-        )?;
+        // Pods that do the same have the same label.
+        let app = name.trim_end_matches(|c: char| c == '-' || c.is_ascii_digit());
+        let spec = PodSpec::new(name).labelled("app", app);
+        lab.run(node, &PodSpec { servers, ..spec })?;
     }
     Ok(())
 }

@@ -19,6 +19,9 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// What tcpdump says when it has begun to listen.
 const LISTENING: &str = "listening on";
 
+/// What `curl -v` says when its answer begins.
+const ANSWERED: &str = "< HTTP/";
+
 /// What the steps of an observation printed, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outputs(pub Vec<String>);
@@ -31,11 +34,13 @@ impl Outputs {
 }
 
 /// Runs the steps, printing each with its output.
-pub(super) fn perform<W: Write>(lab: &Lab, steps: &[Step], page: &mut Page<W>) -> Result<Outputs> {
+pub(super) fn perform<W: Write>(
+    lab: &Lab,
+    steps: &'static [Step],
+    page: &mut Page<W>,
+) -> Result<Outputs> {
     let mut outputs = vec![String::new(); steps.len()];
-    let mut watching: Vec<(usize, &str, String, Capture)> = Vec::new();
-    let printed =
-        |result: std::io::Result<()>| result.map_err(Error::file("write", "the terminal"));
+    let mut watching = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         match *step {
             Step::Run { at, command } => {
@@ -53,18 +58,52 @@ pub(super) fn perform<W: Write>(lab: &Lab, steps: &[Step], page: &mut Page<W>) -
             Step::Watch { at, command } => {
                 let command = fill(lab, command)?;
                 printed(page.command(at, &format!("{command} &")))?;
-                let capture = lab.place_of(at)?.capture(&command, LISTENING)?;
-                watching.push((number, at, command, capture));
+                let begun = if command.starts_with("curl ") {
+                    ANSWERED
+                } else {
+                    LISTENING
+                };
+                let capture = lab.place_of(at)?.capture(&command, begun)?;
+                watching.push(Watching {
+                    number,
+                    at,
+                    command,
+                    capture,
+                });
             }
+            Step::Finish => finish(&mut watching, &mut outputs, page)?,
         }
     }
-    for (number, at, command, mut capture) in watching {
-        // It is bound by its own -c; the limit is for the case that packets do not come.
-        capture.until(WATCH_LIMIT, |_| false);
-        outputs[number] = capture.finish().join("\n");
-        printed(page.watched(at, &command, &outputs[number]))?;
-    }
+    finish(&mut watching, &mut outputs, page)?;
     Ok(Outputs(outputs))
+}
+
+/// A command that goes on.
+struct Watching {
+    /// The number of its step.
+    number: usize,
+    at: &'static str,
+    command: String,
+    capture: Capture,
+}
+
+/// Waits for what goes on, and prints what it saw.
+fn finish<W: Write>(
+    watching: &mut Vec<Watching>,
+    outputs: &mut [String],
+    page: &mut Page<W>,
+) -> Result<()> {
+    for mut one in watching.drain(..) {
+        // It ends by itself; the limit is for the case that packets do not come.
+        one.capture.until(WATCH_LIMIT, |_| false);
+        outputs[one.number] = one.capture.finish().join("\n");
+        printed(page.watched(one.at, &one.command, &outputs[one.number]))?;
+    }
+    Ok(())
+}
+
+fn printed(result: std::io::Result<()>) -> Result<()> {
+    result.map_err(Error::file("write", "the terminal"))
 }
 
 /// Replaces `{veth:POD}` by the name of the pod's link on its node.

@@ -10,13 +10,15 @@ pub enum Step {
         /// The command. `{veth:POD}` stands for the link of a pod on its node.
         command: &'static str,
     },
-    /// It watches while the following commands run: a tcpdump.
+    /// It goes on while the following commands run: a tcpdump, or a download.
     Watch {
         /// On which machine, in which pod.
         at: &'static str,
         /// The command, as in [`Step::Run`].
         command: &'static str,
     },
+    /// What goes on is waited for here, and not only after the last command.
+    Finish,
     /// It is repeated in silence until its output is as it should be.
     Until {
         /// On which machine, in which pod.

@@ -9,7 +9,7 @@ use podwire_kernel::link::Veth;
 use podwire_kernel::nflog;
 use podwire_kernel::nft::{
     self, Chain, ChainType, Element, Family, Field, Hook, KeyBuf, NftSocket, Reject, Rule, Set,
-    Source, Table, fib_flag, nat_flag, priority,
+    Source, Table, ct_status, fib_flag, nat_flag, priority,
 };
 use podwire_kernel::route::{Route, RouteKind};
 use podwire_kernel::sysctl;
@@ -47,21 +47,27 @@ fn basics() -> Vec<Probe> {
     vec![
         Probe { feature: PERMISSION, needed_for: "every change to the network", then: Refuses,
             consequence: "nothing can be programmed: run as root, or give the container the capability NET_ADMIN",
+            modules: &[],
             try_it: net_admin, here: true },
         Probe { feature: "route protocol", needed_for: "routes to other nodes, which must be distinguishable from those of other programs", then: Refuses,
             consequence: "pods cannot reach pods on other nodes",
+            modules: &[],
             try_it: route_protocol, here: false },
         Probe { feature: "IP forwarding", needed_for: "passing packets between pods and other nodes", then: Refuses,
             consequence: "no packet gets from a pod to anywhere: set net.ipv4.ip_forward to 1 on the node, or make /proc/sys/net writable here",
+            modules: &[],
             try_it: forwarding, here: true },
         Probe { feature: "IPv6", needed_for: "pods and Services with IPv6 addresses", then: FallsBack,
             consequence: "only IPv4 works on this node",
+            modules: &[],
             try_it: ipv6, here: false },
         Probe { feature: "veth", needed_for: "the links of pods", then: Refuses,
-            consequence: "the plugin cannot give pods a link: load the kernel module veth",
+            consequence: "the plugin cannot give pods a link",
+            modules: &["veth"],
             try_it: veth, here: false },
         Probe { feature: "nf_tables", needed_for: "masquerade, Services and hostPorts", then: Refuses,
-            consequence: "only routes are kept: load the kernel module nf_tables",
+            consequence: "only routes are kept",
+            modules: &["nf_tables"],
             try_it: nf_tables, here: false },
     ]
 }
@@ -70,37 +76,48 @@ fn basics() -> Vec<Probe> {
 fn of_services() -> Vec<Probe> {
     vec![
         Probe { feature: "nat", needed_for: "Services and hostPorts", then: Refuses,
-            consequence: "no Service works: load the kernel modules nft_chain_nat and nft_nat",
+            consequence: "no Service works",
+            modules: &["nft_chain_nat", "nft_nat", "nft_ct"],
             try_it: nat, here: false },
         Probe { feature: "masquerade", needed_for: "pods that reach outside, Services that are reached from outside", then: Refuses,
-            consequence: "answers to pods from outside the cluster do not come back: load the kernel module nft_masq",
+            consequence: "answers to pods from outside the cluster do not come back",
+            modules: &["nft_chain_nat", "nft_masq"],
             try_it: masquerade, here: false },
         Probe { feature: "fib", needed_for: "node ports, and the guard against false source addresses", then: Refuses,
-            consequence: "node ports do not work: load the kernel modules nft_fib_inet, nft_fib_ipv4 and nft_fib_ipv6",
+            consequence: "node ports do not work",
+            modules: &["nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet"],
             try_it: fib, here: false },
         Probe { feature: "numgen", needed_for: "spreading connections over endpoints", then: Refuses,
-            consequence: "no Service works: load the kernel module nft_numgen",
+            consequence: "no Service works",
+            modules: &["nft_numgen"],
             try_it: numgen, here: false },
         Probe { feature: "reject", needed_for: "refusing connections to Services without endpoints", then: Refuses,
-            consequence: "no Service works: load the kernel module nft_reject_inet",
+            consequence: "no Service works",
+            modules: &["nft_reject_ipv4", "nft_reject_ipv6", "nft_reject_inet"],
             try_it: reject, here: false },
         Probe { feature: "jhash", needed_for: "Services with balancing source-hash", then: FallsBack,
-            consequence: "Services with balancing source-hash are left out: load the kernel module nft_hash",
+            consequence: "Services with balancing source-hash are left out",
+            modules: &["nft_hash"],
             try_it: jhash, here: false },
         Probe { feature: "dynamic maps", needed_for: "session affinity", then: FallsBack,
             consequence: "Services with session affinity are left out: a kernel of 5.7 or newer can do it",
+            modules: &[],
             try_it: dynamic_map, here: false },
         Probe { feature: "interval sets", needed_for: "source ranges of load balancers", then: FallsBack,
             consequence: "Services with loadBalancerSourceRanges are left out: a kernel of 5.6 or newer can do it",
+            modules: &[],
             try_it: pipapo, here: false },
         Probe { feature: "element counters", needed_for: "counting connections per Service and endpoint", then: FallsBack,
             consequence: "Services must go without counters: a kernel of 5.7 or newer can count",
+            modules: &["nft_counter"],
             try_it: counters, here: false },
         Probe { feature: "conntrack", needed_for: "forgetting UDP connections to endpoints that are gone", then: FallsBack,
-            consequence: "UDP clients may go on talking to an endpoint that is gone: load the kernel module nf_conntrack_netlink",
+            consequence: "UDP clients may go on talking to an endpoint that is gone",
+            modules: &["nf_conntrack_netlink"],
             try_it: conntrack, here: false },
         Probe { feature: "conntrack filter", needed_for: "forgetting them without listing all connections", then: FallsBack,
             consequence: "all connections are listed to find those to be forgotten, which takes longer: newer kernels look by themselves",
+            modules: &["nf_conntrack_netlink"],
             try_it: conntrack_filter, here: false },
     ]
 }
@@ -108,10 +125,12 @@ fn of_services() -> Vec<Probe> {
 #[rustfmt::skip]
 fn of_policies() -> [Probe; 2] {
     [Probe { feature: "policy tables", needed_for: "NetworkPolicies", then: Refuses,
-        consequence: "NetworkPolicies cannot be enforced, and no pod starts while there are any: load the kernel modules nf_tables, nf_conntrack and nft_ct, or switch policies off (--network-policy=false)",
+        consequence: "NetworkPolicies cannot be enforced, and no pod starts while there are any: to do without, switch them off (--network-policy=false)",
+        modules: &["nf_tables", "nf_conntrack", "nft_ct"],
         try_it: policy_tables, here: false },
     Probe { feature: "logs to programs", needed_for: "naming what NetworkPolicies drop", then: FallsBack,
-        consequence: "what policies drop is counted and not named (podwire-agent drops, Events): load the kernel modules nft_log and nfnetlink_log",
+        consequence: "what policies drop is counted and not named (podwire-agent drops, Events)",
+        modules: &["nft_log", "nfnetlink_log"],
         try_it: logs, here: false }]
 }
 
@@ -120,12 +139,15 @@ fn of_the_node() -> Vec<Probe> {
     vec![
         Probe { feature: "writable sysctls", needed_for: "the size and time-outs of connection tracking", then: FallsBack,
             consequence: "the node's own settings stay: mount /proc/sys/net writable to have them set",
+            modules: &["nf_conntrack"],
             try_it: writable_sysctl, here: true },
         Probe { feature: "notifications", needed_for: "repairing within a second what others delete", then: FallsBack,
             consequence: "what others delete is only repaired at the next change",
+            modules: &["nfnetlink"],
             try_it: notifications, here: false },
         Probe { feature: "inotify", needed_for: "noticing changed files at once", then: FallsBack,
             consequence: "files are looked at every second: raise fs.inotify.max_user_instances",
+            modules: &[],
             try_it: inotify, here: true },
     ]
 }
@@ -209,9 +231,9 @@ fn commit(table: &Table) -> Result<(), String> {
     socket.commit(&mut batch).map_err(text)
 }
 
-/// Tries a rule in both families, in a chain of a kind that may have it.
+/// Tries a rule in all families of tables, in a chain of a kind that may have it.
 fn rule(kind: ChainType, hook: Hook, of: impl Fn(Family) -> Rule) -> Result<(), String> {
-    for family in [Family::Ip, Family::Ip6] {
+    for family in [Family::Ip, Family::Ip6, Family::Inet] {
         let chain = Chain::base(kind.clone(), hook, priority::FILTER).with_rule(of(family));
         commit(&Table::new(family, TABLE).with_chain("try", chain))?;
     }
@@ -236,6 +258,7 @@ fn nat() -> Result<(), String> {
         // No packet from a link of this name.
         Rule::new()
             .iifname(NO_LINK)
+            .ct_status_not(ct_status::DNAT)
             .l4proto(Protocol::Tcp.number())
             .dnat(address, Some(80))
     })

@@ -47,6 +47,7 @@ fn it_says_what_the_plugin_must_know() {
     assert_eq!(plugin["type"], "podwire");
     assert_eq!(plugin["mtu"], 1450);
     assert_eq!(plugin["ipMasq"], false);
+    assert_eq!(plugin["networkPolicy"], true);
     assert_eq!(
         plugin["ipam"]["dataDir"],
         node.config.lease_dir().to_str().unwrap()
@@ -56,6 +57,9 @@ fn it_says_what_the_plugin_must_know() {
         json!([[{"subnet": "10.10.2.0/24"}]])
     );
     assert_eq!(plugin["ipam"]["routes"], json!([{"dst": "0.0.0.0/0"}]));
+    node.config.network_policy = false;
+    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(self::conf(&node)["plugins"][0].get("networkPolicy"), None);
 }
 
 #[test]

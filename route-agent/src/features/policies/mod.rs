@@ -24,10 +24,11 @@ pub mod table;
 mod tests;
 mod waiting;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
-use podwire::policy::{Answer, NAMESPACES, News, OPEN};
+use podwire::policy::{Answer, News, OPEN};
 use podwire_kernel::nft::NftSocket;
 use podwire_kernel::{IpFamily, RouteSocket};
 
@@ -56,10 +57,14 @@ pub struct Policies {
     attachments: Attachments,
     /// There may be attachments that no one told of.
     look: bool,
+    /// Links of attachments of which the kernel said that they went. Others may have their names.
+    gone: BTreeSet<String>,
     namespaces: Namespaces,
     waiting: Waiting,
     /// What changed since the last sync.
     changed: Changed,
+    /// When the first change arrived that is not in the kernel yet.
+    since: Option<Instant>,
     /// What is looked at from time to time.
     review: Review,
     /// What was dropped, for who asks.
@@ -88,6 +93,7 @@ impl Policies {
             routes: RouteSocket::open()?,
             attachments: Attachments::default(),
             look: true,
+            gone: BTreeSet::new(),
             namespaces: Namespaces::default(),
             waiting: Waiting::default(),
             sides: IpFamily::ALL.map(|family| Side {
@@ -96,6 +102,7 @@ impl Policies {
                 has_pods: None,
             }),
             changed: Changed::default(),
+            since: None,
             publish_all: true,
         })
     }
@@ -147,7 +154,7 @@ impl Policies {
                 tracing::info!("removed the table {family} {TABLE}: policies are switched off");
             }
         }
-        self.namespaces.remove(&namespaces(config))?;
+        self.namespaces.remove(config)?;
         self.waiting.answer_all(&Answer::Done);
         Ok(Synced {
             writes: self.socket.writes() - before,
@@ -160,9 +167,9 @@ impl Policies {
         if !world.snapshot.has_policies() {
             return Ok(());
         }
-        let file = namespaces(world.config);
         self.namespaces
-            .write(&file, world.snapshot, &changed.policies)?;
+            .write(world.config, world.snapshot, &changed.policies)?;
+        self.note_gone_links(world, changed)?;
         if self.look {
             let found = links::attachments(&mut self.routes)?;
             let mut touched = Touched::default();
@@ -171,6 +178,42 @@ impl Policies {
             self.look = false;
         }
         Ok(())
+    }
+
+    /// Takes out the attachments whose links went. What the kernel says comes later than what the
+    /// plugin tells, so a link of the same name may be there again.
+    fn note_gone_links(
+        &mut self,
+        world: &World<'_>,
+        changed: &mut Changed,
+    ) -> Result<(), SyncError> {
+        while let Some(name) = self.gone.first().cloned() {
+            if self.routes.link_by_name(&name)?.is_none() {
+                let mut touched = Touched::default();
+                self.attachments.link_went(&name, &mut touched);
+                for pod in &touched.pods {
+                    self.attachments.tidy(pod, world.snapshot);
+                }
+                changed.touch(touched);
+            }
+            self.gone.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// Notes since when the kernel lacks something.
+    fn note_arrival(&mut self) {
+        if !self.changed.is_empty() {
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// What was waited for is in the kernel, if it made a difference there.
+    fn note_commit(&mut self, world: &World<'_>, written: bool) {
+        let since = self.since.take().filter(|_| written);
+        if let Some(since) = since {
+            world.metrics.policies.programmed(since.elapsed());
+        }
     }
 
     /// Notes whom a change of attachments concerns.
@@ -318,6 +361,7 @@ impl Feature for Policies {
                     // Only their rules ask about Nodes.
                     self.changed.nodes.clear();
                 }
+                self.note_arrival();
                 !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
             }
             Event::Kernel(KernelEvent::Nftables {
@@ -351,13 +395,25 @@ impl Feature for Policies {
                     News::Went => self.attachments.went(&told.attachment, &mut touched),
                 }
                 self.touch(touched, world);
+                self.note_arrival();
                 true
             }
             Event::Kernel(KernelEvent::Link { name, gone, .. }) if *gone => {
-                let mut touched = Touched::default();
-                let known = self.attachments.link_went(name, &mut touched);
-                self.touch(touched, world);
+                let known = self.attachments.has_link(name);
+                self.gone.extend(known.then(|| name.clone()));
                 known
+            }
+            Event::WhoHas(question) => {
+                let models = self.sides.iter().filter_map(|side| side.model.as_ref());
+                let models: Vec<&Model> = models.collect();
+                let owner = |address: &IpAddr| {
+                    let mut models = models.iter();
+                    let pod = models
+                        .find_map(|one| one.owner(*address, world.snapshot, &self.attachments))?;
+                    Some((*address, pod.name.clone()))
+                };
+                question.answer(question.addresses.iter().filter_map(owner).collect());
+                false
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
         }
@@ -379,11 +435,9 @@ impl Feature for Policies {
         }
         if !world.snapshot.has_policies() && failed.is_none() {
             self.look = true;
-            failed = self
-                .namespaces
-                .remove(&namespaces(world.config))
-                .err()
-                .map(Into::into);
+            self.gone.clear();
+            let said = self.namespaces.say_none(world.config);
+            failed = said.err().map(Into::into);
         }
         self.settle_drops();
         self.review(world, &mut changed, now);
@@ -401,6 +455,7 @@ impl Feature for Policies {
                 Err(error)
             }
             None => {
+                self.note_commit(world, writes > before);
                 self.waiting.answer(world, &self.attachments, now);
                 Ok(Synced {
                     writes: writes - before,
@@ -449,11 +504,6 @@ impl Feature for Policies {
         }
         Ok(removed)
     }
-}
-
-/// The plugin's file of namespaces.
-fn namespaces(config: &Config) -> PathBuf {
-    config.run_dir.join(NAMESPACES)
 }
 
 /// Where this node is.

@@ -1,15 +1,17 @@
 //! The file from which the plugin learns, without an agent, which namespaces have policies.
 //!
 //! It is there before the tables are, and goes after them. A policy that is new closes its namespace
-//! there before it is in the kernel.
+//! there before it is in the kernel. While there is no policy another file says so: that neither is
+//! there means that no agent has listed the cluster since the machine started.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podwire::policy::EVERY_NAMESPACE;
+use podwire::policy::{EVERY_NAMESPACE, NAMESPACES, NONE};
 
+use crate::config::Config;
 use crate::files::{self, Durability, FileError};
 use crate::snapshot::{PolicyName, Snapshot};
 
@@ -33,7 +35,7 @@ impl Namespaces {
     /// Writes the namespaces that have policies; `changed` are the policies that may have come or gone.
     pub fn write(
         &mut self,
-        path: &Path,
+        config: &Config,
         snapshot: &Snapshot,
         changed: &BTreeSet<PolicyName>,
     ) -> Result<(), FileError> {
@@ -61,40 +63,66 @@ impl Namespaces {
         let names = names.iter().map(|name| &**name);
         let names = all.then_some(EVERY_NAMESPACE).into_iter().chain(names);
         let text: String = names.map(|name| format!("{name}\n")).collect();
-        if fs::read(path).ok().as_deref() != Some(text.as_bytes()) {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory).map_err(FileError::of("create", directory))?;
-            }
-            files::replace(path, text.as_bytes(), 0o644, Durability::UntilBoot)?;
-        }
+        put(&path(config), text.as_bytes())?;
+        files::remove(&none(config))?;
         self.written = true;
         Ok(())
     }
 
-    /// Removes the file.
-    pub fn remove(&mut self, path: &Path) -> Result<(), FileError> {
+    /// There is no policy.
+    pub fn say_none(&mut self, config: &Config) -> Result<(), FileError> {
         self.distrust();
-        files::remove(path).map(drop)
+        put(&none(config), b"")?;
+        files::remove(&path(config)).map(drop)
     }
+
+    /// No one asks for policies.
+    pub fn remove(&mut self, config: &Config) -> Result<(), FileError> {
+        self.distrust();
+        files::remove(&path(config))?;
+        files::remove(&none(config)).map(drop)
+    }
+}
+
+fn path(config: &Config) -> PathBuf {
+    config.run_dir.join(NAMESPACES)
+}
+
+fn none(config: &Config) -> PathBuf {
+    config.run_dir.join(NONE)
+}
+
+/// Writes a file, unless it is right.
+fn put(path: &Path, text: &[u8]) -> Result<(), FileError> {
+    if fs::read(path).ok().as_deref() == Some(text) {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(FileError::of("create", directory))?;
+    }
+    files::replace(path, text, 0o644, Durability::UntilBoot)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::test_config;
     use crate::features::policies::desired::samples::{Cluster, cluster_policy, name, policy};
     use crate::snapshot::Key;
 
     #[test]
     fn the_file_follows_the_policies_and_is_written_only_for_a_namespace_that_differs() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("policy/namespaces");
+        let run_dir = format!("--run-dir={}", directory.path().display());
+        let config = test_config(&["--node-name=worker", &run_dir]);
+        let (path, none) = (path(&config), none(&config));
         let everyone = serde_json::json!({"podSelector": {}});
         let mut cluster = Cluster::of(&[policy("shop/one", &everyone)]);
         let mut file = Namespaces::default();
         let mut check = |cluster: &Cluster, changed: &[&str], text: &str| {
             let changed = changed.iter().map(|at| PolicyName::Namespaced(name(at)));
             let changed = changed.collect();
-            file.write(&path, &cluster.snapshot, &changed).unwrap();
+            file.write(&config, &cluster.snapshot, &changed).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text);
         };
         check(&cluster, &[], "shop\n");
@@ -111,7 +139,13 @@ mod tests {
         check(&cluster, &[], "*\nbank\n");
         cluster.gone(Key::ClusterNetworkPolicy("wide".into()));
         check(&cluster, &[], "bank\n");
-        file.remove(&path).unwrap();
-        assert!(!path.exists());
+        file.say_none(&config).unwrap();
+        assert!(!path.exists() && none.exists());
+        file.write(&config, &cluster.snapshot, &BTreeSet::new())
+            .unwrap();
+        assert!(path.exists() && !none.exists());
+        file.say_none(&config).unwrap();
+        file.remove(&config).unwrap();
+        assert!(!path.exists() && !none.exists());
     }
 }

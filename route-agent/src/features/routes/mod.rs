@@ -266,7 +266,7 @@ impl Feature for Routes {
                 index, up, gone, ..
             }) => (*gone || !up) && self.lose_link(*index),
             Event::Kernel(event) => self.refused.is_touched_by(event),
-            Event::Files | Event::Told(_) | Event::Ready => false,
+            Event::Files | Event::Told(_) | Event::WhoHas(_) | Event::Ready => false,
         }
     }
 

@@ -292,9 +292,12 @@ impl Feature for Services {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true
             }
-            Event::Kernel(_) | Event::Uplink | Event::Files | Event::Told(_) | Event::Ready => {
-                false
-            }
+            Event::Kernel(_)
+            | Event::Uplink
+            | Event::Files
+            | Event::Told(_)
+            | Event::WhoHas(_)
+            | Event::Ready => false,
         }
     }
 

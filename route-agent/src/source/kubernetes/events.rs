@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::backoff::random_fraction;
 use crate::clock::rfc3339;
 use crate::source::kubernetes::server::ApiServer;
+use crate::text;
 use crate::warnings::Notice;
 
 /// Notices that wait to become Events; any beyond that number do not become Events.
@@ -134,14 +135,11 @@ async fn create(
     subject: &Subject<'_>,
     notice: &Notice,
 ) -> Result<(), String> {
-    let text = &notice.warning.text;
     let Some(uid) = uid(server, subject).await? else {
         return Ok(());
     };
     let namespace = subject.namespace.unwrap_or("default");
     let now = rfc3339(SystemTime::now());
-    let end = (0..=text.len().min(LONGEST_MESSAGE)).rev();
-    let end = end.into_iter().find(|end| text.is_char_boundary(*end));
     let mut involved = json!({
         "apiVersion": subject.api_version,
         "kind": subject.kind,
@@ -155,7 +153,7 @@ async fn create(
         "metadata": {"name": subject.event_name(notice), "namespace": namespace},
         "involvedObject": involved,
         "reason": notice.reason,
-        "message": &text[..end.unwrap_or(0)],
+        "message": text::start(&notice.warning.text, LONGEST_MESSAGE),
         "type": "Warning",
         "source": {"component": "podwire", "host": node},
         "firstTimestamp": now,

@@ -7,6 +7,8 @@
 mod events;
 #[cfg(test)]
 mod fake;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod problems;
 mod server;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! The API says it later, in `status.podIPs`, and says it still when the pod's link is gone. So where
 //! an attachment is known, it counts: a Pod has the addresses of its newest one, and an address is
 //! the Pod's whose attachment has it. What has no Pod here (a container of another runtime, or one
-//! that the API has not told of yet) is open as long as no policy can be about it.
+//! that the API has not told of yet) is open as long as no policy can be about it. Of a pod whose name
+//! has no room in its link's alias only the API says which it is, and until then it is closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -72,7 +73,11 @@ impl Attachments {
             self.by_address.insert(*address, link.clone());
         }
         if let Some(pod) = &known.pod {
-            self.vacated.remove(pod);
+            // Of another Pod of that name the API may still tell the old address.
+            let same = |vacated: &Vacated| vacated.uid.as_deref() == uid(&known.attachment);
+            if self.vacated.get(pod).is_some_and(same) {
+                self.vacated.remove(pod);
+            }
             self.by_pod
                 .entry(pod.clone())
                 .or_default()
@@ -134,6 +139,11 @@ impl Attachments {
         }
     }
 
+    /// True if a link is that of an attachment.
+    pub fn has_link(&self, link: &str) -> bool {
+        self.by_link.contains_key(link)
+    }
+
     /// True if an attachment names the pod.
     pub fn has_pod(&self, name: &ObjectName) -> bool {
         self.by_pod.contains_key(name)
@@ -163,25 +173,36 @@ impl Attachments {
         })
     }
 
-    /// Whose an address is, if an attachment has it: that of a pod, if the runtime told which.
+    /// Whose an address is, if an attachment has it and tells: that of a pod, if it is one's.
     pub fn holder(&self, address: IpAddr) -> Option<Option<&ObjectName>> {
         let known = self.by_link.get(self.by_address.get(&address)?)?;
+        if is_unnamed(&known.attachment) {
+            return None;
+        }
         let counts = !is_secondary(&known.attachment);
         Some(known.pod.as_ref().filter(|_| counts))
     }
 
-    /// Addresses of a family with the namespace and the comment of what has them.
-    pub fn addresses(
+    /// The attached addresses of a family.
+    pub fn addresses(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+        let all = self.by_address.keys().copied();
+        all.filter(move |address| IpFamily::of(*address) == family)
+    }
+
+    /// Addresses of a family of which some may be open without a Pod: with the namespace, if it is a
+    /// pod's, and what has them.
+    pub fn strangers(
         &self,
         family: IpFamily,
     ) -> impl Iterator<Item = (IpAddr, Option<&Arc<str>>, &Attachment)> {
         let all = self.by_address.iter();
         let all = all.filter(move |(address, _)| IpFamily::of(**address) == family);
-        all.filter_map(|(address, link)| {
+        let all = all.filter_map(|(address, link)| {
             let known = self.by_link.get(link)?;
             let namespace = known.pod.as_ref().map(|pod| &pod.namespace);
             Some((*address, namespace, &known.attachment))
-        })
+        });
+        all.filter(|(.., attachment)| !is_unnamed(attachment))
     }
 
     /// The Pod of an attachment, if it is known here as the runtime knows it.
@@ -257,8 +278,14 @@ fn uid(attachment: &Attachment) -> Option<&str> {
     attachment.pod.as_ref()?.uid.as_deref()
 }
 
+/// True if it is a pod's, and no one says which.
+fn is_unnamed(attachment: &Attachment) -> bool {
+    let pod = attachment.pod.as_ref();
+    pod.is_some_and(|pod| pod.name.is_empty())
+}
+
 fn pod_name(attachment: &Attachment) -> Option<ObjectName> {
-    let pod = attachment.pod.as_ref()?;
+    let pod = attachment.pod.as_ref().filter(|pod| !pod.name.is_empty())?;
     Some(ObjectName {
         namespace: Arc::from(pod.namespace.as_str()),
         name: Arc::from(pod.name.as_str()),

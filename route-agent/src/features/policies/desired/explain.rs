@@ -281,13 +281,18 @@ impl Packet<'_, '_> {
             });
         }
         let mut near = near;
-        near.lacks.push(self.lacking_port(ports, destination));
+        near.lacks.push(self.lacking_port(ports, peer, destination));
         let same = |port: &PolicyPort| matches!(self.traffic, Traffic::Port(protocol, _) if protocol == port.protocol);
         near.score += u8::from(ports.iter().any(same));
         Some(near)
     }
 
-    fn lacking_port(&self, ports: &[PolicyPort], destination: Option<&Pod>) -> String {
+    fn lacking_port(
+        &self,
+        ports: &[PolicyPort],
+        peer: Option<&Peer>,
+        destination: Option<&Pod>,
+    ) -> String {
         let Traffic::Port(protocol, _) = self.traffic else {
             return "ping and what else has no ports is only allowed by rules without ports".into();
         };
@@ -298,6 +303,9 @@ impl Packet<'_, '_> {
         let this = format!("this is {}", Words(self.traffic));
         match (named, destination) {
             (None, _) => this,
+            (Some(name), None) if matches!(peer, Some(Peer::Block(_))) => {
+                format!("{this}, and of an ipBlock no port has a name, not {name} either")
+            }
             (Some(name), None) => format!("{this}, and {} has no port {name}", self.peer),
             (Some(name), Some(pod)) => match pod.port(name, protocol) {
                 Some(number) => format!("{this}, and {name} is {number} of {}", pod.name),

@@ -1,11 +1,15 @@
 //! What in a policy may be a mistake of who wrote it: it can be meant so, and is enforced as it is.
 
 use crate::snapshot::{
-    ClusterNetworkPolicy, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Selector, Snapshot,
+    ClusterNetworkPolicy, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Protocol, Selector,
+    Snapshot,
 };
 
+/// More pods than this are not looked at for a port of peers: then nothing is said.
+const LOOKED_AT: usize = 2_000;
+
 /// What looks like a mistake, one sentence each. Costs a look at the pods of the policy's namespace,
-/// and at the Namespaces if it selects some.
+/// at the Namespaces if it selects some, and at some pods there if it asks for ports of them by name.
 pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
     let pods = snapshot.pods_in(&policy.name.namespace);
     let mut selected = pods.filter(|pod| policy.subject.selects(&pod.labels) && !pod.finished);
@@ -19,6 +23,8 @@ pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
     let selected: Vec<&Pod> = std::iter::once(first).chain(selected).collect();
     let ingress = policy.ingress.iter().flatten();
     let mut texts: Vec<String> = ingress.flat_map(|rule| ports(rule, &selected)).collect();
+    let egress = policy.egress.iter().flatten();
+    texts.extend(egress.flat_map(|rule| ports_of_peers(rule, policy, snapshot)));
     let rules = [&policy.ingress, &policy.egress];
     let rules = rules.into_iter().flatten().flatten();
     let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
@@ -60,6 +66,68 @@ fn ports(rule: &PolicyRule, selected: &[&Pod]) -> Vec<String> {
         _ => None,
     });
     missing.collect()
+}
+
+/// Ports that no peer of an egress rule has under that name. A name is one of a pod, never of an
+/// address.
+fn ports_of_peers(rule: &PolicyRule, policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
+    let ports = rule.ports.iter().flatten();
+    let missing = ports.filter_map(|port| match &port.ports {
+        PortMatch::Named(name) if !may_have(name, port.protocol, rule, policy, snapshot) => {
+            let protocol = port.protocol.name();
+            Some(format!(
+                "no pod that its egress is about has a {protocol} port named {name}, so that allows \
+                 nothing"
+            ))
+        }
+        _ => None,
+    });
+    missing.collect()
+}
+
+/// Whether a peer of a rule has a port of this name, or there are too many to be sure.
+fn may_have(
+    port: &str,
+    protocol: Protocol,
+    rule: &PolicyRule,
+    policy: &NetworkPolicy,
+    snapshot: &Snapshot,
+) -> bool {
+    let Some(peers) = &rule.peers else {
+        return any_has(snapshot.pods.values(), None, port, protocol);
+    };
+    peers.iter().any(|peer| match peer {
+        Peer::Block(_) | Peer::Nodes(_) => false,
+        Peer::Here(pods) => {
+            let here = snapshot.pods_in(&policy.name.namespace);
+            any_has(here, Some(pods), port, protocol)
+        }
+        Peer::Anywhere(pods) => {
+            let there = snapshot.pods.values();
+            let there = there.filter(|pod| pods.selects(pod, snapshot));
+            any_has(there, None, port, protocol)
+        }
+        Peer::Elsewhere { namespaces, pods } => {
+            let all = snapshot.namespaces.values();
+            let all = all.filter(|one| namespaces.selects(&one.labels));
+            let there = all.flat_map(|one| snapshot.pods_in(&one.name));
+            any_has(there, Some(pods), port, protocol)
+        }
+    })
+}
+
+fn any_has<'a>(
+    pods: impl Iterator<Item = &'a Pod>,
+    selector: Option<&Selector>,
+    port: &str,
+    protocol: Protocol,
+) -> bool {
+    let is_one = |pod: &Pod| {
+        let selected = selector.is_none_or(|selector| selector.selects(&pod.labels));
+        selected && !pod.finished && pod.port(port, protocol).is_some()
+    };
+    let mut pods = pods;
+    pods.by_ref().take(LOOKED_AT).any(is_one) || pods.next().is_some()
 }
 
 /// A peer that selects no Namespace.
@@ -111,6 +179,27 @@ mod tests {
             oversights(&ports("sql")),
             ["no pod that it selects has a tcp port named sql, so that allows nothing",]
         );
+        let egress = |peer: Value, port: &str| {
+            let rule = json!({"to": [peer], "ports": [{"port": port}]});
+            json!({"podSelector": db, "egress": [rule]})
+        };
+        let nothing = "no pod that its egress is about has a tcp port named";
+        for (peer, port, is_there) in [
+            (json!({"podSelector": db}), "http", true),
+            (json!({"podSelector": db}), "sql", false),
+            (
+                json!({"podSelector": {"matchLabels": {"role": "api"}}}),
+                "http",
+                false,
+            ),
+            (json!({"namespaceSelector": {}}), "http", true),
+            (json!({"namespaceSelector": {}}), "sql", false),
+            (json!({"ipBlock": {"cidr": "10.0.0.0/8"}}), "http", false),
+        ] {
+            let texts = oversights(&egress(peer.clone(), port));
+            let said = texts.iter().any(|text| text.starts_with(nothing));
+            assert_eq!(said, !is_there, "{peer} {port}: {texts:?}");
+        }
         let to = |name: &str| {
             let labels = json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
             json!({"podSelector": db, "egress": [{"to": [{"namespaceSelector": labels}]}]})

@@ -12,8 +12,8 @@ use podwire_kernel::IpFamily;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::owners::Owners;
 use crate::snapshot::{
-    Action, ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, Pod, PolicyPort, PolicyRule,
-    PortMatch, Protocol, Snapshot, Tier,
+    Action, ClusterNetworkPolicy, Direction, NetworkPolicy, ObjectName, Peer, Pod, PolicyPort,
+    PolicyRule, PortMatch, Protocol, Snapshot, Tier,
 };
 
 /// What of a packet matters beside its addresses.
@@ -50,6 +50,21 @@ impl<'a> Truth<'a> {
             v4: Owners::about(snapshot, IpFamily::V4, addresses),
             v6: Owners::about(snapshot, IpFamily::V6, addresses),
         }
+    }
+
+    /// Of this cluster, for questions about the addresses of these pods, and of no pod.
+    pub fn of_owners<'o>(
+        snapshot: &'a Snapshot,
+        owners: impl IntoIterator<Item = (&'o IpAddr, &'o ObjectName)>,
+    ) -> Self {
+        let (mut v4, mut v6) = (Owners::default(), Owners::default());
+        for (address, name) in owners {
+            match address {
+                IpAddr::V4(_) => v4.add(*address, name),
+                IpAddr::V6(_) => v6.add(*address, name),
+            }
+        }
+        Self { snapshot, v4, v6 }
     }
 
     /// The cluster.

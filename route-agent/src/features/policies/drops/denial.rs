@@ -1,6 +1,6 @@
 //! One dropped packet: whose its addresses are, and what the policies say. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -10,9 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
 use crate::features::policies::desired::explain::{Judgement, Outcome, judge};
-use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::features::policies::desired::truth::{Traffic, Truth, isolating, selecting};
 use crate::features::policies::layout::log::Reason;
-use crate::snapshot::{Direction, Protocol, Snapshot};
+use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot, Tier};
+use crate::text;
+
+/// More policies than this are counted, and not named.
+const NAMED: usize = 8;
+/// A rule may name thousands of labels; what is kept of it in words, in bytes.
+const LONGEST: usize = 600;
+/// The rules and peers that are looked at for what is dropped at a time. Whoever writes thousands into
+/// a namespace does not keep the loop from its work: what is left is named without its policies.
+const EFFORT: usize = 10_000;
 
 /// A packet that was dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +47,11 @@ pub struct Denial {
     /// The rule of a ClusterNetworkPolicy that denies it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub denied_by: Option<String>,
-    /// The policies that isolate the pod.
+    /// The policies that isolate the pod, the first ones.
     pub isolated_by: Vec<String>,
+    /// So many more isolate it.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub isolated_by_more: usize,
     /// The rule that comes nearest, and what it lacks.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub nearest: Option<String>,
@@ -58,20 +70,35 @@ pub struct Party {
 }
 
 impl Denial {
-    /// What records say, those that are about policies.
-    pub fn of(records: &[Record], snapshot: &Snapshot) -> Vec<Self> {
-        let packets = records.iter().map(|record| record.packet);
-        let addresses: BTreeSet<IpAddr> = packets
-            .flat_map(|packet| [packet.source, packet.destination])
-            .collect();
-        let truth = Truth::about(snapshot, &addresses);
+    /// The addresses of which records speak, if they are about policies.
+    pub fn addresses(records: &[Record]) -> BTreeSet<IpAddr> {
         let records = records.iter();
-        records
-            .filter_map(|record| Self::of_one(record, &truth))
+        let ours = records.filter(|record| Reason::of_prefix(&record.prefix).is_some());
+        let packets = ours.map(|record| record.packet);
+        packets
+            .flat_map(|packet| [packet.source, packet.destination])
             .collect()
     }
 
-    fn of_one(record: &Record, truth: &Truth<'_>) -> Option<Self> {
+    /// What records say, those that are about policies; `owners` are the pods with these addresses.
+    pub fn of(
+        records: &[Record],
+        snapshot: &Snapshot,
+        owners: &BTreeMap<IpAddr, ObjectName>,
+    ) -> Vec<Self> {
+        let truth = Truth::of_owners(snapshot, owners);
+        let mut court = Court {
+            truth: &truth,
+            known: HashMap::new(),
+            effort: EFFORT,
+        };
+        let records = records.iter();
+        records
+            .filter_map(|record| Self::of_one(record, &mut court))
+            .collect()
+    }
+
+    fn of_one(record: &Record, court: &mut Court<'_, '_>) -> Option<Self> {
         let reason = Reason::of_prefix(&record.prefix)?;
         let packet = record.packet;
         let reply = matches!(reason, Reason::Denied { reply: true, .. });
@@ -91,19 +118,19 @@ impl Denial {
         let traffic = traffic.map_or(Traffic::Portless, |(protocol, port)| {
             Traffic::Port(protocol, port)
         });
-        let judgement = match reason {
-            Reason::Undecided => None,
+        let words = match reason {
+            Reason::Undecided => Words::default(),
             Reason::Denied { direction, .. } => {
                 let (local, peer) = match direction {
                     Direction::Ingress => (destination, source),
                     Direction::Egress => (source, destination),
                 };
-                judge(truth, direction, local, peer, traffic)
+                court.ask((direction, local, peer, traffic))
             }
         };
         let party = |address| Party {
             address,
-            pod: truth.pod(address).map(|pod| pod.name.to_string()),
+            pod: court.truth.pod(address).map(|pod| pod.name.to_string()),
         };
         Some(Self {
             number: 0,
@@ -117,16 +144,11 @@ impl Denial {
                 Reason::Undecided => None,
                 Reason::Denied { direction, .. } => Some(direction.name().to_owned()),
             },
-            denied_by: judgement.as_ref().and_then(|one| match &one.outcome {
-                Outcome::Refused(rule) => Some(rule.clone()),
-                _ => None,
-            }),
-            isolated_by: judgement.as_ref().map(isolating).unwrap_or_default(),
-            allowed_by_now: judgement.as_ref().is_some_and(Judgement::passes),
-            nearest: judgement.and_then(|judgement| match judgement.outcome {
-                Outcome::Denied(nearest) => nearest,
-                _ => None,
-            }),
+            denied_by: words.denied_by,
+            isolated_by: words.isolated_by,
+            isolated_by_more: words.isolated_by_more,
+            allowed_by_now: words.allowed,
+            nearest: words.nearest,
         })
     }
 
@@ -164,6 +186,9 @@ impl Denial {
         if !self.isolated_by.is_empty() {
             words += &format!("; isolated by {}", self.isolated_by.join(", "));
         }
+        if self.isolated_by_more > 0 {
+            words += &format!(" and {} more", self.isolated_by_more);
+        }
         match &self.nearest {
             Some(nearest) => words += &format!("; nearest rule: {nearest}"),
             None if self.allowed_by_now => words += "; the policies allow it by now",
@@ -173,9 +198,91 @@ impl Denial {
     }
 }
 
-fn isolating(judgement: &Judgement<'_>) -> Vec<String> {
-    let policies = judgement.isolating.iter();
-    policies.map(|policy| policy.name.to_string()).collect()
+/// Of which packet something is asked: the direction, the pod whose policies count, the other end.
+type Case = (Direction, IpAddr, IpAddr, Traffic);
+
+/// Asks the policies about each packet once, and about no more than it has time for.
+struct Court<'a, 's> {
+    truth: &'a Truth<'s>,
+    known: HashMap<Case, Words>,
+    effort: usize,
+}
+
+/// What the policies say, in words.
+#[derive(Debug, Clone, Default)]
+struct Words {
+    denied_by: Option<String>,
+    isolated_by: Vec<String>,
+    isolated_by_more: usize,
+    nearest: Option<String>,
+    allowed: bool,
+}
+
+impl Court<'_, '_> {
+    fn ask(&mut self, case: Case) -> Words {
+        if let Some(words) = self.known.get(&case) {
+            return words.clone();
+        }
+        let (direction, local, peer, traffic) = case;
+        let effort = self.effort(direction, local);
+        let words = match self.effort.checked_sub(effort) {
+            None => Words::default(),
+            Some(left) => {
+                self.effort = left;
+                let judgement = judge(self.truth, direction, local, peer, traffic);
+                judgement.map(Words::of).unwrap_or_default()
+            }
+        };
+        self.known.insert(case, words.clone());
+        words
+    }
+
+    /// How many rules and peers there are to look at.
+    fn effort(&self, direction: Direction, local: IpAddr) -> usize {
+        let Some(pod) = self.truth.pod(local) else {
+            return 0;
+        };
+        let snapshot = self.truth.snapshot();
+        let policies = isolating(snapshot, pod, direction);
+        let rules = policies.flat_map(|policy| policy.rules(direction).unwrap_or_default());
+        let tiers = [Tier::Admin, Tier::Baseline].into_iter();
+        let tiers = tiers.flat_map(|tier| selecting(snapshot, pod, tier));
+        let tiered = tiers.flat_map(|policy| policy.rules(direction).iter());
+        rules
+            .chain(tiered.map(|rule| &rule.traffic))
+            .map(|rule| 1 + rule.peers.as_ref().map_or(0, |peers| peers.len()))
+            .sum()
+    }
+}
+
+impl Words {
+    fn of(judgement: Judgement<'_>) -> Self {
+        let policies = judgement.isolating.iter();
+        Self {
+            isolated_by: policies
+                .take(NAMED)
+                .map(|policy| policy.name.to_string())
+                .collect(),
+            isolated_by_more: judgement.isolating.len().saturating_sub(NAMED),
+            allowed: judgement.passes(),
+            denied_by: match &judgement.outcome {
+                Outcome::Refused(rule) => Some(cut(rule)),
+                _ => None,
+            },
+            nearest: match judgement.outcome {
+                Outcome::Denied(nearest) => nearest.map(|nearest| cut(&nearest)),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn cut(words: &str) -> String {
+    text::cut(words, LONGEST).into_owned()
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn protocol_name(number: u8) -> String {
@@ -222,8 +329,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::features::policies::desired::samples::{
-        Cluster, cluster_policy, namespace, pod, policy,
+        Cluster, cluster_policy, name, namespace, pod, policy,
     };
+    use crate::snapshot::Key;
 
     /// `db` is closed but for role=api on 5432; `web` has another role.
     fn cluster() -> Cluster {
@@ -263,12 +371,20 @@ pub(super) mod tests {
 
     pub fn a_denial() -> Denial {
         let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
-        Denial::of(&[record], &cluster().snapshot).remove(0)
+        denials(&[record], &cluster()).remove(0)
+    }
+
+    /// What is said of records, with the pods that have the addresses.
+    fn denials(records: &[Record], cluster: &Cluster) -> Vec<Denial> {
+        let truth = Truth::of(&cluster.snapshot);
+        let owners = Denial::addresses(records).into_iter();
+        let owners = owners.filter_map(|one| Some((one, truth.pod(one)?.name.clone())));
+        Denial::of(records, &cluster.snapshot, &owners.collect())
     }
 
     #[test]
     fn a_packet_is_named_with_pods_policies_and_the_nearest_rule() {
-        let denials = |record| Denial::of(&[record], &cluster().snapshot);
+        let denials = |record| denials(&[record], &cluster());
         let why = "denied by ingress; isolated by shop/db, shop/default-deny; nearest rule: shop/db \
                    allows tcp 5432 from role=api; the pod has role=web";
         assert_eq!(
@@ -315,7 +431,7 @@ pub(super) mod tests {
             "protocols": ports});
         cluster.set(&[cluster_policy("guard", &json!({"ingress": [rule]}))]);
         let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
-        let denial = Denial::of(&[record], &cluster.snapshot).remove(0);
+        let denial = denials(&[record], &cluster).remove(0);
         assert_eq!(
             denial.why(),
             "denied by ingress; ClusterNetworkPolicy guard (Admin tier, priority 10), rule no-sql, \
@@ -326,11 +442,92 @@ pub(super) mod tests {
     #[test]
     fn what_is_allowed_by_now_is_said_to_be() {
         let record = record("podwire denied out", BACK, 6, Some((1, 80)));
-        let denial = Denial::of(&[record], &cluster().snapshot).remove(0);
+        let denial = denials(&[record], &cluster()).remove(0);
         assert_eq!(
             denial.why(),
             "denied by egress; the policies allow it by now"
         );
         assert_eq!(denial.local().unwrap().pod.as_deref(), Some("shop/db-0"));
+    }
+
+    /// A selector that takes many words; with the operator `In` it selects none of the pods.
+    fn verbose_selector(operator: &str) -> serde_json::Value {
+        let names: Vec<String> = (0..500)
+            .map(|number| format!("role-{number:0>50}"))
+            .collect();
+        json!({"matchExpressions": [{"key": "role", "operator": operator, "values": names}]})
+    }
+
+    /// As `cluster`, with many policies whose rules are long.
+    fn verbose_cluster() -> Cluster {
+        let mut cluster = cluster();
+        let among = verbose_selector("In");
+        let spec = json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": among}]}]});
+        let many: Vec<_> = (0..30)
+            .map(|number| policy(&format!("shop/{number:0>200}"), &spec))
+            .collect();
+        cluster.set(&many);
+        cluster.gone(Key::NetworkPolicy(name("shop/db")));
+        cluster
+    }
+
+    #[test]
+    fn who_writes_much_fills_neither_the_memory_nor_the_screen() {
+        let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
+        let denial = denials(&[record], &verbose_cluster()).remove(0);
+        assert_eq!(
+            (denial.isolated_by.len(), denial.isolated_by_more),
+            (NAMED, 23)
+        );
+        assert!(
+            denial
+                .why()
+                .contains(" and 23 more; nearest rule: shop/000")
+        );
+        let nearest = denial.nearest.as_ref().unwrap();
+        assert!(nearest.len() < LONGEST + 30 && nearest.ends_with(" bytes more)"));
+        assert!(serde_json::to_string(&denial).unwrap().len() < 4096);
+    }
+
+    #[test]
+    fn of_the_rule_that_denies_not_more_is_kept() {
+        let mut cluster = cluster();
+        let pods = json!({"namespaceSelector": {}, "podSelector": verbose_selector("NotIn")});
+        let rule = json!({"action": "Deny", "from": [{"pods": pods}]});
+        cluster.set(&[cluster_policy("guard", &json!({"ingress": [rule]}))]);
+        let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
+        let denial = denials(&[record], &cluster).remove(0);
+        let rule = denial.denied_by.unwrap();
+        assert!(rule.starts_with("ClusterNetworkPolicy guard"), "{rule}");
+        assert!(rule.len() < LONGEST + 30 && rule.ends_with(" bytes more)"));
+    }
+
+    #[test]
+    fn what_is_too_much_to_look_at_is_named_without_its_policies() {
+        let mut cluster = cluster();
+        let peers: Vec<_> = (0..EFFORT / 2)
+            .map(|_| json!({"podSelector": {"matchLabels": {"role": "no one"}}}))
+            .collect();
+        let spec = json!({"podSelector": {}, "ingress": [{"from": peers}]});
+        cluster.set(&[policy("shop/long", &spec)]);
+        let to = |port| record("podwire denied in", THERE, 6, Some((40000, port)));
+        // The same packet again costs nothing.
+        let found = denials(&[to(1), to(1), to(2)], &cluster);
+        let named: Vec<_> = found.iter().map(|one| one.isolated_by.len()).collect();
+        assert_eq!(named, [3, 3, 0]);
+        assert_eq!(found[2].why(), "denied by ingress");
+        assert_eq!(found[2].source.pod.as_deref(), Some("shop/web-1"));
+    }
+
+    #[test]
+    fn rules_of_cluster_network_policies_are_to_be_looked_at_as_well() {
+        let mut cluster = cluster();
+        let peers = vec![json!({"namespaces": {"matchLabels": {"team": "no one"}}}); EFFORT / 2];
+        let rule = json!({"action": "Accept", "from": peers});
+        cluster.set(&[cluster_policy("long", &json!({"ingress": [rule]}))]);
+        let to = |port| record("podwire denied in", THERE, 6, Some((40000, port)));
+        let found = denials(&[to(1), to(2)], &cluster);
+        let named: Vec<_> = found.iter().map(|one| one.isolated_by.len()).collect();
+        assert_eq!(named, [2, 0]);
     }
 }

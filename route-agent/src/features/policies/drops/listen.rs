@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use podwire_kernel::nflog::{Logged, Reader, Record};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::feature::{WhoHas, World};
 use crate::features::policies::drops::denial::Denial;
 use crate::features::policies::drops::told::Told;
 use crate::features::policies::drops::{DropLog, Idle};
@@ -16,7 +17,7 @@ use crate::warnings::Notice;
 /// The pause before the group is asked for again: another program may have it, or the agent before
 /// this one.
 const RETRY: Duration = Duration::from_secs(5);
-/// What comes within this time is looked up together: the loop looks through all pods once.
+/// What comes within this time is looked up together.
 const TOGETHER: Duration = Duration::from_millis(100);
 /// So many at a time.
 const MOST: usize = 200;
@@ -69,8 +70,14 @@ impl Listener {
                 },
                 first = reader.next() => first,
             };
-            let Ok(first) = first else {
-                return true;
+            let first = match first {
+                Ok(first) => first,
+                Err(error) => {
+                    let text = format!("log group {LOG_GROUP} cannot be read: {error}");
+                    self.log.set_trouble(Some(text));
+                    tokio::time::sleep(RETRY).await;
+                    return true;
+                }
             };
             let mut all = vec![first];
             let deadline = tokio::time::Instant::now() + TOGETHER;
@@ -94,8 +101,16 @@ impl Listener {
                 Logged::Lost(number) => lost += number,
             }
         }
+        let (reply, mut owners) = mpsc::channel(1);
+        let question = WhoHas::new(Denial::addresses(&records), reply);
+        if self.inputs.send(Input::WhoHas(question)).is_err() {
+            return false;
+        }
+        // No one answers while there is no table any longer.
+        let owners = owners.recv().await.unwrap_or_default();
         let (reply, answer) = oneshot::channel();
-        let question = Question::new(move |world| Denial::of(&records, world.snapshot), reply);
+        let ask = move |world: &World<'_>| Denial::of(&records, world.snapshot, &owners);
+        let question = Question::new(ask, reply);
         if self.inputs.send(Input::Ask(question)).is_err() {
             return false;
         }

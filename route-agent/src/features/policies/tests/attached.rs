@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use podwire::attachment::{Alias, host_link_name};
-use podwire::policy::{Answer, Attachment, NAMESPACES, News, PodName};
+use podwire::policy::{Answer, Attachment, NAMESPACES, NONE, News, PodName};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::feature::{Event, Feature as _, Told};
+use crate::feature::{Event, Feature as _, Told, WhoHas};
 use crate::features::policies::desired::samples::{addresses, name, namespace, pod, policy};
 use crate::features::policies::tests::bench::{Bench, elements, list, nft};
 use crate::features::test_node::{delete_pod_link, make_pod_link};
@@ -223,9 +223,22 @@ fn make_link(attachment: &Attachment) {
         ifname: attachment.ifname.clone(),
         network: "podwire".into(),
         pod: pod.map(|pod| (pod.namespace.clone(), pod.name.clone())),
+        unnamed: false,
         uid: pod.and_then(|pod| pod.uid.clone()),
     };
     ip(&["link", "set", &attachment.link, "alias", &alias.to_string()]);
+    // The gateway of all pods, and the pod's own address of the link.
+    let link = attachment.link.as_str();
+    ip(&["address", "add", "10.10.1.1/32", "dev", link]);
+    ip(&[
+        "address",
+        "add",
+        "fd00:10:10:1::1/128",
+        "dev",
+        link,
+        "nodad",
+    ]);
+    ip(&["route", "append", "fe80::5", "dev", link]);
     for address in &attachment.addresses {
         ip(&[
             "route",
@@ -254,6 +267,12 @@ fn pods_that_started_without_an_agent_or_without_a_table_are_found_by_their_link
     make_link(&container);
     bench.restart();
     assert!(elements("in-ports").contains(CELL));
+    let all = list();
+    assert!(all.contains("fd00:10:10:1::3 . tcp . 80"), "{all}");
+    assert!(
+        !all.contains("fd00:10:10:1::1 ") && !all.contains("fe80::"),
+        "{all}"
+    );
     assert_eq!(elements("open-in"), "10.10.1.5 comment \"container c\"");
     // What the plugin opens while the agent is busy is not taken for somebody's edit.
     let late = attachment("d", None, "", 6);
@@ -283,10 +302,90 @@ fn the_file_is_there_as_long_as_the_tables_and_switched_off_no_one_waits() {
     let file = bench.node.config.run_dir.join(NAMESPACES);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "shop\n");
     bench.gone(Key::NetworkPolicy(name("shop/db")));
-    assert!(!file.exists());
+    let none = bench.node.config.run_dir.join(NONE);
+    assert!(!file.exists() && none.exists());
     let told = attachment("a", Some("shop/db"), "1", 3);
     bench.node.config.network_policy = false;
     let mut answer = tell(&mut bench, News::Came, &told);
     assert_eq!(answer.try_recv(), Ok(Answer::Done));
     assert_eq!(list(), "");
+    assert!(!none.exists());
+}
+
+#[test]
+fn a_pod_whose_name_has_no_room_in_its_alias_is_closed_until_the_api_tells_which_it_is() {
+    let mut bench = shop();
+    let long = format!("shop/{}", "x".repeat(253));
+    bench.set(&[starting(&long, "1", "app=db")]);
+    make_link(&attachment("a", Some(&long), "1", 3));
+    bench.restart();
+    assert_eq!(elements("open-in") + &elements("open-out"), "");
+    let mut known = pod(&long, "worker", 3, "app=db");
+    known["metadata"]["uid"] = json!("1");
+    bench.set(&[known]);
+    assert!(elements("in-ports").contains(CELL));
+    assert!(bench.differences().is_empty());
+}
+
+#[test]
+fn late_news_of_a_link_does_not_take_out_the_one_that_has_its_name_now() {
+    let mut bench = shop();
+    bench.set(&[starting("shop/db", "1", "app=db")]);
+    let told = attachment("a", Some("shop/db"), "1", 3);
+    make_link(&told);
+    tell(&mut bench, News::Came, &told);
+    assert!(bench.node.tell_of_lost_link(&mut bench.feature, &told.link));
+    bench.sync();
+    assert!(elements("in-ports").contains(CELL));
+    delete_pod_link("a");
+    assert!(bench.node.tell_of_lost_link(&mut bench.feature, &told.link));
+    bench.sync();
+    assert!(!list().contains("10.10.1.3"), "{}", list());
+}
+
+#[test]
+fn another_pod_of_the_same_name_and_address_does_not_get_the_rules_of_the_last_one() {
+    let mut bench = shop();
+    let mut old = pod("shop/db", "worker", 3, "app=db");
+    old["metadata"]["uid"] = json!("1");
+    bench.set(&[old]);
+    let first = attachment("a", Some("shop/db"), "1", 3);
+    tell(&mut bench, News::Came, &first);
+    tell(&mut bench, News::Went, &first);
+    let next = attachment("b", Some("shop/db"), "2", 3);
+    let mut answer = tell(&mut bench, News::Came, &next);
+    assert!(answer.try_recv().is_err());
+    assert!(!list().contains("10.10.1.3"), "{}", list());
+    bench.set(&[starting("shop/db", "2", "app=other")]);
+    assert_eq!(answer.try_recv(), Ok(Answer::Done));
+    assert_eq!(elements("in-ports"), "");
+    assert_eq!(elements("open-in"), "10.10.1.3 comment \"shop/db\"");
+}
+
+#[test]
+fn whose_an_address_is_is_known_before_the_api_knows() {
+    let mut bench = shop();
+    let ask = |bench: &mut Bench| {
+        let (reply, mut answers) = mpsc::channel(1);
+        let all = ["10.10.1.3", "10.10.2.2", "fd00:10:10:1::3", "192.0.2.1"];
+        let all = all.map(|one| one.parse().unwrap()).into();
+        bench.notice(&Event::WhoHas(&WhoHas::new(all, reply)));
+        let answer = answers.try_recv().unwrap().into_iter();
+        let answer = answer.map(|(address, name)| format!("{address} {name}"));
+        answer.collect::<Vec<_>>()
+    };
+    bench.set(&[starting("shop/db", "1", "app=db")]);
+    assert_eq!(ask(&mut bench), ["10.10.2.2 shop/web"]);
+    let told = attachment("a", Some("shop/db"), "1", 3);
+    tell(&mut bench, News::Came, &told);
+    assert_eq!(
+        ask(&mut bench),
+        [
+            "10.10.1.3 shop/db",
+            "10.10.2.2 shop/web",
+            "fd00:10:10:1::3 shop/db"
+        ]
+    );
+    bench.gone(Key::NetworkPolicy(name("shop/db")));
+    assert_eq!(ask(&mut bench), [""; 0]);
 }

@@ -28,7 +28,7 @@ use crate::features::policies::desired::tiers::Selecting;
 use crate::features::policies::desired::wanted::{
     Cell, Class, Delta, NO_CLASS, Note, Place, PortRange, Ports, Verdict, Wanted, What,
 };
-use crate::snapshot::{Direction, ObjectName, PolicyName, Snapshot};
+use crate::snapshot::{Direction, ObjectName, Pod, PolicyName, Snapshot};
 
 /// The model of one family.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Model {
         };
         let mut everything = Changed::everything(snapshot);
         let addresses = attachments.addresses(family);
-        everything.addresses = addresses.map(|(address, ..)| address).collect();
+        everything.addresses = addresses.collect();
         model.update(snapshot, attachments, &everything);
         model
     }
@@ -133,6 +133,16 @@ impl Model {
             outside: self.outside > 0,
             log: false,
         }
+    }
+
+    /// The pod that has an address.
+    pub fn owner<'a>(
+        &self,
+        address: IpAddr,
+        snapshot: &'a Snapshot,
+        attachments: &Attachments,
+    ) -> Option<&'a Pod> {
+        self.owners.owner(address, snapshot, attachments)
     }
 
     /// The classes that are in use.

@@ -26,7 +26,7 @@ impl Model {
             return;
         }
         let mut now = BTreeSet::new();
-        for (address, namespace, attachment) in attachments.addresses(self.family) {
+        for (address, namespace, attachment) in attachments.strangers(self.family) {
             let free = |namespace: &Arc<str>| !snapshot.may_isolate(namespace);
             let owner = self.owners.owner(address, snapshot, attachments);
             if owner.is_none() && namespace.is_none_or(free) {

@@ -167,3 +167,29 @@ fn of_many_peers_only_some_are_named() {
          has role=web",
     );
 }
+
+#[test]
+fn a_port_of_an_ip_block_has_no_name() {
+    let block = json!({"ipBlock": {"cidr": "10.10.2.0/24"}});
+    let by_name = |peer: serde_json::Value| json!({"policyTypes": ["Egress"], "egress": [{"to": [peer], "ports": [{"port": "http"}]}]});
+    let Outcome::Denied(Some(words)) = outcome(&shop(&[by_name(block)]), Egress, WEB, tcp(80))
+    else {
+        panic!("it is denied");
+    };
+    assert!(
+        words.ends_with("this is tcp 80, and of an ipBlock no port has a name, not http either"),
+        "{words}"
+    );
+    // To the same pod as a pod it has.
+    let pods = json!({"podSelector": role("web")});
+    let allowed = outcome(&shop(&[by_name(pods.clone())]), Egress, WEB, tcp(80));
+    assert!(matches!(allowed, Outcome::Allowed(_)), "{allowed:?}");
+    let denied = outcome(&shop(&[by_name(pods)]), Egress, WEB, tcp(81));
+    let Outcome::Denied(Some(words)) = denied else {
+        panic!("it is denied");
+    };
+    assert!(
+        words.ends_with("this is tcp 81, and http is 80 of shop/web"),
+        "{words}"
+    );
+}

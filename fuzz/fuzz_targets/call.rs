@@ -28,12 +28,23 @@ struct Call {
     stdin: Vec<u8>,
 }
 
+thread_local! {
+    /// libFuzzer runs its inputs on one thread.
+    static NODE: Node = Node::new();
+}
+
 fuzz_target!(
-    init: node::prepare(),
+    init: {
+        node::prepare();
+        NODE.with(|_| ());
+    },
     |input: &[u8]| -> Corpus {
         match Call::parse(input) {
             Some(call) => {
-                check(&call);
+                NODE.with(|node| {
+                    check(node, &call);
+                    node.tidy();
+                });
                 Corpus::Keep
             }
             None => Corpus::Reject,
@@ -42,8 +53,7 @@ fuzz_target!(
 );
 
 /// Makes a call and what follows from it.
-fn check(call: &Call) {
-    let node = Node::new();
+fn check(node: &Node, call: &Call) {
     let answer = call.answer();
     if !answer.success {
         node.assert_clean("after a call that failed");

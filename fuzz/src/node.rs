@@ -1,11 +1,21 @@
 //! The node on which a call is made: `lo`, one container, and an empty root directory.
+//!
+//! Most calls change nothing, and to look at everything after each takes longer than the call. So
+//! the kernel is asked first whether anything changed at all: it tells of links and rules, and a
+//! file system knows how many files it has.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{chdir, chroot};
 use podwire::attachment::{FAMILY, HOSTPORTS, IPMASQ};
 use podwire_kernel::RouteSocket;
@@ -66,16 +76,45 @@ fn restrict_proc() {
     mount(empty, "/proc/kmsg", none, MsFlags::MS_BIND, none).expect("root may mount");
 }
 
-/// The node during one call. Dropping it makes it as it was before.
-pub struct Node;
+/// The node. Everything on it is as it was when it was made, but during a call.
+pub struct Node {
+    /// Hear of every link of the node and of the container, and of every change of rules.
+    changes: [OwnedFd; 3],
+    /// How many files there could still be.
+    free_files: u64,
+}
 
 impl Node {
+    /// The node that [`prepare`] has made.
     pub fn new() -> Self {
-        Self
+        /// `RTMGRP_LINK` (linux/rtnetlink.h).
+        const LINKS: u32 = 1;
+        /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h), as a bit.
+        const RULES: u32 = 1 << 6;
+        let container = Netns::open(CONTAINER).expect("it is bound there");
+        let there = container
+            .enter(|| listen(SockProtocol::NetlinkRoute, LINKS))
+            .expect("root may enter it");
+        let here = listen(SockProtocol::NetlinkRoute, LINKS);
+        let rules = listen(SockProtocol::NetlinkNetFilter, RULES);
+        Self {
+            changes: [here, there, rules],
+            free_files: free_files(),
+        }
+    }
+
+    /// Whether anything may be other than it was when this was asked last.
+    fn has_changed(&self) -> bool {
+        // All of them: each is emptied.
+        let told = self.changes.iter().filter(|socket| has_said(socket));
+        told.count() > 0 || free_files() != self.free_files
     }
 
     /// Fails if anything is left of an attachment: links, leases, records, elements of nftables.
     pub fn assert_clean(&self, when: &str) {
+        if !self.has_changed() {
+            return;
+        }
         let only_lo = BTreeSet::from(["lo".to_owned()]);
         assert_eq!(links(None), only_lo, "links of the node {when}");
         let container = Netns::open(CONTAINER).expect("it is bound there");
@@ -93,10 +132,12 @@ impl Node {
             }
         }
     }
-}
 
-impl Drop for Node {
-    fn drop(&mut self) {
+    /// Makes the files as they were before the call.
+    pub fn tidy(&self) {
+        if free_files() == self.free_files {
+            return;
+        }
         for entry in fs::read_dir("/").into_iter().flatten().flatten() {
             if !SKELETON.iter().any(|name| entry.file_name() == *name) && !is_kept(&entry.path()) {
                 remove(&entry.path());
@@ -111,6 +152,32 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// A socket that hears what the kernel tells these groups in the namespace of this thread.
+fn listen(protocol: SockProtocol, groups: u32) -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol);
+    let socket = socket.expect("a netlink socket");
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups)).expect("root may listen");
+    socket
+}
+
+/// Whether the kernel has told something; empties the socket.
+fn has_said(socket: &OwnedFd) -> bool {
+    let mut said = false;
+    loop {
+        match recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => return said,
+            // Also if it told more than it could keep.
+            _ => said = true,
+        }
+    }
+}
+
+/// How many files there could still be in the root directory's file system.
+fn free_files() -> u64 {
+    statvfs("/").expect("it is there").files_free()
 }
 
 fn links(netns: Option<&Netns>) -> BTreeSet<String> {

@@ -1,0 +1,62 @@
+#!/bin/bash
+# Runs every target, each for its share of SECONDS seconds or until INPUTS inputs are done, and
+# prints what came of it: run.sh PROGRAMS SECONDS [INPUTS [TARGET...]]
+#
+# A target ends at its first finding; the others go on.
+set -euo pipefail
+
+cd "$(dirname "$0")"
+programs=$1 seconds=$2 inputs=${3:--1}
+shift "$(($# < 3 ? $# : 3))"
+targets=("$@")
+[[ ${#targets[@]} != 0 ]] || targets=(call manifests api kernel requests)
+share=$(((seconds + ${#targets[@]} - 1) / ${#targets[@]}))
+
+# The words that a target's inputs are made of; netlink has none.
+dictionary() {
+    case $1 in
+        call | requests) echo "-dict=$PWD/dictionaries/$1.txt" ;;
+        manifests | api) echo "-dict=$PWD/dictionaries/objects.txt" ;;
+    esac
+}
+
+# YAML takes its time: more inputs are worth more than longer ones.
+longest() {
+    case $1 in
+        manifests) echo 1024 ;;
+        *) echo 4096 ;;
+    esac
+}
+
+value() { sed -n "s/^stat::$1: *//p" "$log"; }
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0 table=
+for target in "${targets[@]}"; do
+    # Absolute paths: a target may change its root.
+    corpus=$PWD/corpus/$target artifacts=$PWD/artifacts/$target
+    mkdir -p "$corpus" "$artifacts"
+    echo "$target: at most $share s ..."
+    code=0
+    begun=$(date +%s%N)
+    # shellcheck disable=SC2046 # one word or none
+    "$programs/$target" -max_total_time="$share" -runs="$inputs" -timeout=10 -max_len="$(longest "$target")" \
+        -print_final_stats=1 -artifact_prefix="$artifacts/" $(dictionary "$target") \
+        "$corpus" "$PWD/seeds/$target" >"$log" 2>&1 || code=$?
+    took=$((($(date +%s%N) - begun) / 1000000))
+    executed=$(value number_of_executed_units)
+    findings=0
+    if [[ $code != 0 ]]; then
+        failed=1 findings=1
+        grep -vE '^#[0-9]+|^stat::' "$log" | tail -n 60 >&2
+    fi
+    table+=$(printf '%-10s %12s %10s %10s %9s' "$target" "${executed:-?}" \
+        "$((took / 1000)).$((took % 1000 / 100)) s" \
+        "$((${executed:-0} * 1000 / (took + 1)))/s" "$findings")$'\n'
+done
+printf '\n%-10s %12s %10s %10s %9s\n%s' TARGET INPUTS TIME SPEED FINDINGS "$table"
+if [[ $failed != 0 ]]; then
+    echo "What was found is in $PWD/artifacts; run a target with one file to see it again." >&2
+fi
+exit $failed

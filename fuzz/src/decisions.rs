@@ -1,0 +1,105 @@
+//! What the agent decides about objects, whatever is in them.
+
+use podwire_agent::features::policies::desired::attachments::Attachments;
+use podwire_agent::features::policies::desired::frame::{self, Changed};
+use podwire_agent::features::policies::desired::model::Model;
+use podwire_agent::features::policies::layout::elements;
+use podwire_agent::features::services::desired::endpoints::{self, Here};
+use podwire_agent::features::services::desired::externals::Externals;
+use podwire_agent::features::services::desired::{frontends, networks, plan};
+use podwire_agent::snapshot::{Balancing, Change, Dirty, Object, Snapshot};
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::diff;
+
+use crate::cluster::{self, CONFIG, NODE};
+
+/// Decides what follows from the objects, and takes them away again.
+pub fn check(objects: Vec<Object>) {
+    if objects.is_empty() {
+        return;
+    }
+    let keys: Vec<_> = objects.iter().map(Object::key).collect();
+    for key in &keys {
+        // It goes into the log as it is.
+        let name = key.to_string();
+        assert!(!name.contains(char::is_control), "{name:?}");
+    }
+    let mut snapshot = cluster::of(objects);
+    decide(&snapshot);
+    let mut models = IpFamily::ALL.map(|family| (family, model(&snapshot, family)));
+    let mut dirty = Dirty::default();
+    for key in keys {
+        let _ = snapshot.apply(Change::Gone(key), &mut dirty);
+    }
+    assert!(snapshot.is_empty(), "{snapshot:?}");
+    let mut changed = Changed::default();
+    changed.add(&dirty);
+    let attachments = Attachments::default();
+    for (family, model) in &mut models {
+        model.update(&snapshot, &attachments, &changed);
+        let nothing = Model::of(&snapshot, &attachments, *family, model.here().clone());
+        assert_eq!(model.wanted(), nothing.wanted(), "all is gone");
+        assert_eq!(model.frame(), nothing.frame(), "all is gone");
+    }
+}
+
+/// What policies want, which can be written and is not changed by changes that change nothing.
+fn model(snapshot: &Snapshot, family: IpFamily) -> Model {
+    let node = snapshot.nodes.get(NODE);
+    let cidrs = node.into_iter().flat_map(|node| &node.pod_cidrs);
+    let here = frame::Here {
+        node: NODE.into(),
+        pod_cidrs: cidrs
+            .filter(|cidr| IpFamily::of_network(**cidr) == family)
+            .copied()
+            .collect(),
+    };
+    let attachments = Attachments::default();
+    let mut model = Model::of(snapshot, &attachments, family, here);
+    let before = elements::table(family, &model.frame(), model.wanted());
+    assert!(diff(None, &before).byte_len() > 0, "it is written");
+    model.update(snapshot, &attachments, &Changed::everything(snapshot));
+    let after = elements::table(family, &model.frame(), model.wanted());
+    assert!(
+        diff(Some(&before), &after).is_empty(),
+        "{before:?} {after:?}"
+    );
+    model
+}
+
+fn decide(snapshot: &Snapshot) {
+    let here = Here::of(NODE, snapshot);
+    let externals = Externals::of(snapshot, &CONFIG);
+    for family in [IpFamily::V4, IpFamily::V6] {
+        let _ = networks::desired(snapshot, snapshot.nodes.get(NODE), &CONFIG.services, family);
+        for (name, service) in &snapshot.services {
+            let claims = frontends::claims(service, family, |ip| externals.refuses(ip).is_some());
+            let slices: Vec<_> = snapshot.slices_of(name).collect();
+            let balancing = Balancing::Random;
+            let granted = |claim: &frontends::Claim| claims.contains(claim);
+            let plan = plan::desired(
+                service,
+                slices.iter().copied(),
+                family,
+                here,
+                balancing,
+                granted,
+            );
+            let Some(mut plan) = plan else {
+                continue;
+            };
+            assert!(plan.ports.iter().all(|port| port.port > 0), "{plan:?}");
+            // Each endpoint stays where it was.
+            let before = plan.clone();
+            plan.settle(&before);
+            assert_eq!(plan, before);
+        }
+    }
+    for service in snapshot.services.values() {
+        let _ = frontends::warnings(service);
+        let _ = externals.warnings(service);
+    }
+    for slice in snapshot.slices.values() {
+        let _ = endpoints::warnings(slice);
+    }
+}

@@ -1,0 +1,52 @@
+//! What the API server sends, without the server: for the fuzzer only.
+
+use serde_json::value::RawValue;
+
+use crate::snapshot::Object;
+use crate::source::kubernetes::wire::{Event, Lines, Page, name_of, resource_version};
+use crate::source::kubernetes::{FOR_POLICIES, RESOURCES};
+use crate::source::objects::Names;
+
+/// How many resources there are; numbers start again behind the last.
+pub const KINDS: usize = RESOURCES.len() + FOR_POLICIES.len();
+
+/// The objects of a page of a list of the resource number `kind`, as far as they can be read.
+pub fn page(kind: usize, body: &[u8]) -> Vec<Object> {
+    let mut names = Names::default();
+    let page = serde_json::from_slice::<Page>(body);
+    let items = page.map(|page| page.items.0).unwrap_or_default();
+    let items = items.into_iter();
+    items
+        .filter_map(|item| object(kind, item, &mut names))
+        .collect()
+}
+
+/// The objects of a watch of the resource number `kind` that comes in these pieces, up to the first
+/// line that cannot be read.
+pub fn watch<'a>(kind: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Object> {
+    let (mut names, mut lines, mut found) = (Names::default(), Lines::default(), Vec::new());
+    for piece in pieces {
+        lines.push(piece);
+        let read = lines.drain(|line| {
+            let event: Event = serde_json::from_slice(line)?;
+            let _ = resource_version(event.object);
+            found.extend(object(kind, event.object, &mut names));
+            Ok::<(), serde_json::Error>(())
+        });
+        if read.is_err() {
+            break;
+        }
+    }
+    found
+}
+
+fn object(kind: usize, text: &RawValue, names: &mut Names) -> Option<Object> {
+    let resource = match kind % KINDS {
+        one if one < RESOURCES.len() => &RESOURCES[one],
+        one => &FOR_POLICIES[one - RESOURCES.len()],
+    };
+    let read = (resource.decode)(text.get(), names);
+    // What cannot be read is named.
+    let named = |_| name_of(text);
+    read.map_err(named).ok().flatten()
+}
