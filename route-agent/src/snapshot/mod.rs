@@ -15,6 +15,7 @@ mod few;
 mod labels;
 mod node;
 mod pod;
+mod pod_set;
 mod policy;
 mod service;
 
@@ -23,14 +24,13 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-pub use cluster_policy::{
-    Action, ClusterNetworkPolicy, NAME_LABEL, PodSet, PolicyName, Rank, Tier, TierRule,
-};
+pub use cluster_policy::{Action, ClusterNetworkPolicy, PolicyName, Rank, Tier, TierRule};
 pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
 pub use labels::{Condition, Labels, Requirement, Selector};
 pub use node::Node;
 pub use pod::{NamedPort, Namespace, Pod, Uid};
+pub use pod_set::{NAME_LABEL, PodSet};
 pub use policy::{Block, Direction, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use service::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, Protocol, Repeated,

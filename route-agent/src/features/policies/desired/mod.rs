@@ -19,6 +19,7 @@ pub mod explain;
 pub mod frame;
 pub mod loss;
 pub mod model;
+mod node_addresses;
 pub mod oversights;
 pub mod owners;
 #[cfg(test)]

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
-use self::nodes::NodeAddresses;
 use crate::features::policies::desired::atoms::Atoms;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
@@ -23,6 +22,7 @@ use crate::features::policies::desired::cells::Stance;
 use crate::features::policies::desired::classes::Classes;
 use crate::features::policies::desired::compile::Compiled;
 use crate::features::policies::desired::frame::{Changed, Frame, Here};
+use crate::features::policies::desired::node_addresses::NodeAddresses;
 use crate::features::policies::desired::owners::Owners;
 use crate::features::policies::desired::tiers::Selecting;
 use crate::features::policies::desired::wanted::{
