@@ -91,10 +91,10 @@ fn run(namespaces: u32) -> (bool, Medians) {
     let name = format!("first sync, median of {ROUNDS}");
     let mut met = figure(&name, quantile(&colds, 50), limit);
     let kinds: [(&str, u64, Doing); 4] = [
-        ("a pod of another node comes or goes", 2, Bench::come_or_go),
+        ("a pod of another node comes and goes", 4, Bench::far),
         ("a pod gets other labels", 2, Bench::relabel),
-        ("a local pod comes or goes", 2, Bench::local_come_or_go),
-        ("a policy of 110 elements comes or goes", 5, Bench::policy),
+        ("a local pod comes and goes", 4, Bench::local),
+        ("a policy of 110 elements comes and goes", 10, Bench::policy),
     ];
     let mut medians = Vec::new();
     for (what, limit, change) in kinds {
@@ -229,12 +229,14 @@ impl Bench {
         cost
     }
 
-    fn come_or_go(&mut self, round: u32) -> Cost {
-        let number = self.namespaces * PODS + round / 2;
-        match round % 2 {
-            1 => self.set(&pod(number - 1, None, None)),
-            _ => self.gone(Key::Pod(pod_name(number - 1))),
-        }
+    /// Sets an object and takes it away again; the two cost differently.
+    fn come_and_go(&mut self, object: &Value, key: Key) -> Cost {
+        self.set(object) + self.gone(key)
+    }
+
+    fn far(&mut self, round: u32) -> Cost {
+        let number = self.namespaces * PODS + round;
+        self.come_and_go(&pod(number, None, None), Key::Pod(pod_name(number)))
     }
 
     fn relabel(&mut self, round: u32) -> Cost {
@@ -246,27 +248,23 @@ impl Bench {
         self.set(&pod(number, None, Some(app)))
     }
 
-    fn local_come_or_go(&mut self, round: u32) -> Cost {
+    fn local(&mut self, _: u32) -> Cost {
         let number = self.namespaces * PODS + 1_000;
-        match round % 2 {
-            1 => self.set(&pod(number, Some(200), Some("b"))),
-            _ => self.gone(Key::Pod(pod_name(number))),
-        }
+        let object = pod(number, Some(200), Some("b"));
+        self.come_and_go(&object, Key::Pod(pod_name(number)))
     }
 
     /// For the first local pod: one class, 110 ports.
-    fn policy(&mut self, round: u32) -> Cost {
+    fn policy(&mut self, _: u32) -> Cost {
         let ports: Vec<Value> = (0..110)
             .map(|port| json!({"port": 20_000 + port}))
             .collect();
         let rule = json!({"from": [peer("c")], "ports": ports});
-        match round % 2 {
-            1 => self.set(&policy(0, "wide", json!({"ingress": [rule]}))),
-            _ => self.gone(Key::NetworkPolicy(ObjectName {
-                namespace: Arc::from("ns-0"),
-                name: Arc::from("wide"),
-            })),
-        }
+        let key = Key::NetworkPolicy(ObjectName {
+            namespace: Arc::from("ns-0"),
+            name: Arc::from("wide"),
+        });
+        self.come_and_go(&policy(0, "wide", json!({"ingress": [rule]})), key)
     }
 }
 

@@ -5,8 +5,13 @@
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache=$root/target/kernels
-debian=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-debian_security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
+# own_mirror NAME: where this machine itself has the archive of that name from.
+own_mirror() {
+    sed -n 's/^URIs: *//p; s/^deb .*\(https\?:[^ ]*\).*/\1/p' /etc/apt/sources.list.d/* /etc/apt/sources.list \
+        2>/dev/null | grep -m1 -E "/$1/?\$" || true
+}
+debian=${DEBIAN_MIRROR:-$(own_mirror debian)}
+debian_security=${DEBIAN_SECURITY_MIRROR:-$(own_mirror debian-security)}
 ubuntu=${UBUNTU_MIRROR:-http://archive.ubuntu.com/ubuntu}
 ubuntu_ports=${UBUNTU_PORTS_MIRROR:-http://ports.ubuntu.com/ubuntu-ports}
 
@@ -22,6 +27,8 @@ use_apt() {
     export APT_CONFIG=$folder/apt.conf
     [[ -r $keys ]] ||
         fail "$keys is missing, by which packages are checked: install debian-archive-keyring"
+    [[ $1 != debian || $debian && $debian_security ]] ||
+        fail "apt here names no archive of Debian: give DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR"
     mkdir -p "$folder"/{state/lists/partial,cache/archives/partial}
     : >"$folder/state/status"
     case $1-$2 in

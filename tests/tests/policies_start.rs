@@ -48,6 +48,15 @@ fn policies() -> [Value; 2] {
     ]
 }
 
+/// Two nodes with these policies, and a pod of `free` on `worker`.
+fn with_policies(families: Families) -> (Cluster, Pod) {
+    let cluster = Cluster::pair(families);
+    cluster.apply(&policies());
+    let sink = spec("free", "sink", "sink");
+    let sink = cluster.lab.run("worker", &sink).unwrap();
+    (cluster, sink)
+}
+
 /// A pod with HTTP on 80 and datagrams on UDP 53.
 fn spec(namespace: &str, name: &str, app: &str) -> PodSpec {
     let spec = PodSpec::new(name).in_namespace(namespace);
@@ -187,12 +196,7 @@ fn start_and_speak(
 
 #[test]
 fn the_first_packets_of_many_pods_that_start_at_once_meet_their_policies_both_ways() {
-    let cluster = Cluster::pair(Families::Dual);
-    cluster.apply(&policies());
-    let sink = cluster
-        .lab
-        .run("worker", &spec("free", "sink", "sink"))
-        .unwrap();
+    let (cluster, sink) = with_policies(Families::Dual);
     let db = cluster
         .lab
         .run("worker", &spec("shop", "db", "db"))
@@ -229,13 +233,8 @@ fn the_first_packets_of_many_pods_that_start_at_once_meet_their_policies_both_wa
 
 #[test]
 fn an_agent_that_is_killed_at_random_opens_no_pod() {
-    let cluster = Cluster::pair(Families::V4);
-    cluster.apply(&policies());
+    let (cluster, sink) = with_policies(Families::V4);
     let node = cluster.node("worker");
-    let sink = cluster
-        .lab
-        .run("worker", &spec("free", "sink", "sink"))
-        .unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let _ends = Ends(&stop);
@@ -338,13 +337,8 @@ fn without_an_agent_a_pod_starts_only_where_no_policy_can_be_about_it() {
 
 #[test]
 fn a_pod_that_no_one_knows_does_not_start_in_a_namespace_with_policies() {
-    let cluster = Cluster::pair(Families::V4);
-    cluster.apply(&policies());
+    let (cluster, sink) = with_policies(Families::V4);
     let node = cluster.node("worker");
-    let sink = cluster
-        .lab
-        .run("worker", &spec("free", "sink", "sink"))
-        .unwrap();
     // As if the API server had not told yet: its node runs it, and there is no manifest.
     let refused = node.run(&spec("shop", "unknown", "web"));
     let error = refused.unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! What a figure cost, beside what it may cost; for the benches that call the agent's parts.
 
+use std::ops::Add;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -13,6 +14,17 @@ pub struct Cost {
     pub wall: Duration,
     /// What this thread worked.
     pub processor: Duration,
+}
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            wall: self.wall + other.wall,
+            processor: self.processor + other.processor,
+        }
+    }
 }
 
 /// Does something and takes its cost.

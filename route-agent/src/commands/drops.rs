@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
+use crate::commands::output::Output;
 use crate::features::policies::drops::{Denial, Page};
 use crate::text::{printable, printable_json};
 
@@ -22,15 +23,6 @@ pub struct Drops {
     /// Which agent to ask.
     #[command(flatten)]
     pub agent: Agent,
-}
-
-/// How to write drops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// Why there is no answer.

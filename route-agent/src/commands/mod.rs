@@ -6,6 +6,7 @@ pub mod drops;
 pub mod install;
 #[cfg(feature = "manual")]
 pub mod manual;
+pub mod output;
 pub mod preflight;
 pub mod status;
 pub mod takeover;

@@ -1,9 +1,10 @@
 //! `podwire-agent why POD-or-IP DST[:PORT][/PROTO]`: the way of a packet, hop by hop, with what
 //! decides at each.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
+use crate::commands::output::Output;
 use crate::text::printable_json;
 use crate::why::{Question, QuestionError, Trace};
 
@@ -26,15 +27,6 @@ pub struct Why {
     /// Which agent to ask.
     #[command(flatten)]
     pub agent: Agent,
-}
-
-/// How to write a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// Why there is no answer.

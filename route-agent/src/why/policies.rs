@@ -161,27 +161,21 @@ impl Asking<'_> {
             return true;
         };
         let pod = &judgement.pod.name;
-        let by = judgement.isolated_by();
+        let isolated = format!(
+            "{} isolate{} {pod}",
+            judgement.isolated_by(),
+            ending(&judgement.isolating)
+        );
         let text = match &judgement.outcome {
             Outcome::Open => format!("{direction}: no policy isolates {pod}."),
-            Outcome::Itself => {
-                format!(
-                    "{direction}: {by} isolate{} {pod}, but a pod always reaches itself.",
-                    ending(&judgement.isolating)
-                )
-            }
+            Outcome::Itself => format!("{direction}: {isolated}, but a pod always reaches itself."),
             Outcome::Accepted(rule) => format!("{direction}: {rule}."),
             Outcome::Refused(rule) => {
                 self.why
                     .get_or_insert_with(|| format!("for {direction}, {rule}"));
                 format!("{direction}: {rule} ({}).", Words(traffic))
             }
-            Outcome::Allowed(rule) => {
-                format!(
-                    "{direction}: {by} isolate{} {pod}; {rule}.",
-                    ending(&judgement.isolating)
-                )
-            }
+            Outcome::Allowed(rule) => format!("{direction}: {isolated}; {rule}."),
             Outcome::Denied(nearest) => {
                 let nearest = nearest.as_ref().map_or_else(
                     || "there is no rule that allows anything".to_owned(),
@@ -189,15 +183,9 @@ impl Asking<'_> {
                 );
                 let what = Words(traffic);
                 self.why.get_or_insert_with(|| {
-                    format!(
-                        "{by} isolate{} {pod} for {direction}, and no rule allows it",
-                        ending(&judgement.isolating)
-                    )
+                    format!("{isolated} for {direction}, and no rule allows it")
                 });
-                format!(
-                    "{direction}: {by} isolate{} {pod}, and no rule allows it ({what}); {nearest}.",
-                    ending(&judgement.isolating)
-                )
+                format!("{direction}: {isolated}, and no rule allows it ({what}); {nearest}.")
             }
         };
         let passes = judgement.passes();

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::Protocol;
+use crate::text::printable;
 
 /// What a packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +37,15 @@ pub struct Question {
     pub transport: Transport,
 }
 
-/// A question that makes no sense.
+/// A question that makes no sense. What was given is shown with its control characters escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
     /// The port is not one.
-    #[error("\"{port}\" in \"{given}\" is not a port (1 to 65535)")]
+    #[error(
+        "\"{}\" in \"{}\" is not a port (1 to 65535)",
+        printable(port),
+        printable(given)
+    )]
     Port {
         /// What was given as the port.
         port: String,
@@ -48,7 +53,11 @@ pub enum QuestionError {
         given: String,
     },
     /// The protocol is not one.
-    #[error("\"{protocol}\" in \"{given}\" is not a protocol: tcp, udp or sctp")]
+    #[error(
+        "\"{}\" in \"{}\" is not a protocol: tcp, udp or sctp",
+        printable(protocol),
+        printable(given)
+    )]
     Protocol {
         /// What was given as the protocol.
         protocol: String,
@@ -56,19 +65,25 @@ pub enum QuestionError {
         given: String,
     },
     /// Neither a name nor an address.
-    #[error("\"{given}\" is neither an address nor the name of a pod, Service or Node")]
+    #[error(
+        "\"{}\" is neither an address nor the name of a pod, Service or Node",
+        printable(given)
+    )]
     Host {
         /// What was given.
         given: String,
     },
     /// A protocol with ports, without a port.
-    #[error("\"{given}\" has a protocol but no port: write it as ADDRESS:PORT/PROTOCOL")]
+    #[error(
+        "\"{}\" has a protocol but no port: write it as ADDRESS:PORT/PROTOCOL",
+        printable(given)
+    )]
     NoPort {
         /// The whole destination.
         given: String,
     },
     /// Nothing has this name.
-    #[error("{given} is not known on this node: {hint}")]
+    #[error("{} is not known on this node: {hint}", printable(given))]
     Unknown {
         /// What was given.
         given: String,
@@ -76,7 +91,12 @@ pub enum QuestionError {
         hint: &'static str,
     },
     /// Several have this name.
-    #[error("\"{given}\" could be {first} or {second}: give its namespace as well")]
+    #[error(
+        "\"{}\" could be {} or {}: give its namespace as well",
+        printable(given),
+        printable(first),
+        printable(second)
+    )]
     Ambiguous {
         /// What was given.
         given: String,
@@ -86,7 +106,11 @@ pub enum QuestionError {
         second: String,
     },
     /// The two ends cannot talk to each other.
-    #[error("{source_text} has no {family} address, so it cannot send to {destination}")]
+    #[error(
+        "{} has no {family} address, so it cannot send to {}",
+        printable(source_text),
+        printable(destination)
+    )]
     Families {
         /// Who sends.
         source_text: String,
@@ -192,6 +216,37 @@ impl fmt::Display for Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_shown_without_what_a_terminal_would_obey() {
+        let evil = "\u{1b}]0;x\u{7}\n";
+        let parsed = |to: &str| Question::parse("pod1", to).unwrap_err();
+        let text = || evil.to_owned();
+        for error in [
+            parsed(&format!("10.0.0.1:{evil}")),
+            parsed(&format!("10.0.0.1:80/{evil}")),
+            parsed(&format!("{evil}/tcp")),
+            Question::parse(&format!("default{evil}pod1"), "10.0.0.1").unwrap_err(),
+            QuestionError::Unknown {
+                given: text(),
+                hint: "",
+            },
+            QuestionError::Ambiguous {
+                given: text(),
+                first: text(),
+                second: text(),
+            },
+            QuestionError::Families {
+                source_text: text(),
+                family: "IPv4",
+                destination: text(),
+            },
+        ] {
+            let said = error.to_string();
+            assert!(!said.contains(char::is_control), "{said:?}");
+            assert!(said.contains("\\u{1b}]0;x\\u{7}\\n"), "{said}");
+        }
+    }
 
     #[test]
     fn what_people_write_is_understood() {
