@@ -125,6 +125,18 @@ kills: root toolchain ## Kill agents under a client KILLS times (500, from SEED)
 	PODWIRE_KILLS=$(KILLS) PODWIRE_SEED=$(SEED) \
 	    cargo test --package podwire-lab --test kills -- --nocapture
 
+STARTS ?= 1000
+
+.PHONY: starts
+starts: root toolchain ## Start STARTS (1000) pods under policies: one by one, 30 at once, while agents are killed
+	@tests/tools.sh starts
+	cargo build --workspace --bins
+	run() { PODWIRE_STARTS=$(STARTS) PODWIRE_AT_ONCE=$$1 \
+	    cargo test --package podwire-lab --test policies_start -- --nocapture "$$2"; }
+	run 1 the_first_packets
+	run 30 the_first_packets
+	run 1 an_agent_that_is_killed
+
 SOAK_SECONDS ?= 3600
 
 .PHONY: soak

@@ -4,12 +4,10 @@
 
 mod cluster;
 
-use std::env;
-use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, http, program, service};
+use cluster::{Cluster, http, parameter, program, service};
 use fastrand::Rng;
 use podwire_lab::Lab;
 use podwire_lab::load::{STARTED, Summary};
@@ -26,15 +24,6 @@ const ROUND: u32 = 50;
 /// An agent lives at most this long before it is killed: in a fraction of it, it has started, has
 /// read everything, has synced, and waits.
 const LONGEST_LIFE: Duration = Duration::from_millis(1500);
-
-/// A number from the environment, or else `default`.
-fn parameter<T: FromStr>(name: &str, default: T) -> T {
-    let given = env::var(name).ok().filter(|text| !text.is_empty());
-    given.map_or(default, |text| {
-        let number = text.parse();
-        number.unwrap_or_else(|_| panic!("{name}={text} is no number"))
-    })
-}
 
 #[test]
 fn no_connection_fails_however_often_and_whenever_agents_are_killed() {

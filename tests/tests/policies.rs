@@ -4,12 +4,11 @@
 
 mod cluster;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use cluster::policies::{ANSWER, SILENCE, addresses, app, policy};
 use cluster::{Cluster, ready, service, slice};
 use podwire_lab::manifests;
 use podwire_lab::place::Place;
@@ -17,11 +16,6 @@ use podwire_lab::pod::{Pod, PodSpec, Servers};
 use podwire_lab::topology::Families;
 use podwire_lab::wait;
 use serde_json::{Value, json};
-
-/// How long an answer may take where one must come.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long none may come where none must.
-const SILENCE: Duration = Duration::from_millis(700);
 
 /// Two nodes of both families; every test has namespaces, pods and policies of its own.
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::pair(Families::Dual));
@@ -48,21 +42,6 @@ fn namespace(name: &str, team: &str) {
         .lab
         .write_manifest(&format!("namespace-{name}"), &object)
         .unwrap();
-}
-
-fn policy(namespace: &str, name: &str, spec: Value) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
-    })
-}
-
-fn app(value: &str) -> Value {
-    json!({"matchLabels": {"app": value}})
-}
-
-fn addresses(pod: &Pod) -> [IpAddr; 2] {
-    [pod.address(false).unwrap(), pod.address(true).unwrap()]
 }
 
 /// Whether a TCP connection is made within this time.
@@ -399,198 +378,6 @@ fn a_node_port_shows_its_client_here_and_its_node_elsewhere() {
     CLUSTER.apply(&[from(address("worker2"))]);
     assert!(!connects(mypc.place(), here, SILENCE));
     assert!(connects(mypc.place(), there, ANSWER));
-}
-
-/// An open connection: both its ends, over TCP or UDP.
-enum Connection {
-    Tcp(TcpStream, TcpStream),
-    Udp(UdpSocket, UdpSocket),
-}
-
-/// Who sends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Client,
-    Server,
-}
-
-impl Connection {
-    fn tcp(client: &Pod, server: &Pod, address: IpAddr, port: u16) -> Self {
-        let at = SocketAddr::new(address, port);
-        let listener = server
-            .place()
-            .inside(|| TcpListener::bind(at).unwrap())
-            .unwrap();
-        let connect = || TcpStream::connect_timeout(&at, ANSWER).unwrap();
-        let client = client.place().inside(connect).unwrap();
-        Self::Tcp(client, listener.accept().unwrap().0)
-    }
-
-    fn udp(client: &Pod, server: &Pod, address: IpAddr, port: u16) -> Self {
-        let at = SocketAddr::new(address, port);
-        let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let server = server
-            .place()
-            .inside(|| UdpSocket::bind(at).unwrap())
-            .unwrap();
-        let client = client
-            .place()
-            .inside(|| UdpSocket::bind(any).unwrap())
-            .unwrap();
-        client.connect(at).unwrap();
-        client.send(b"first").unwrap();
-        server.set_read_timeout(Some(ANSWER)).unwrap();
-        let (_, from) = server.recv_from(&mut [0; 100]).unwrap();
-        server.connect(from).unwrap();
-        Self::Udp(client, server)
-    }
-
-    /// Whether a word gets from one end to the other within this time. What was sent before may come
-    /// first: TCP sends again what was dropped.
-    fn carries(&mut self, from: End, word: &str, limit: Duration) -> bool {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let word = format!("{word} {};", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (sent, mut receive): (_, Receive<'_>) = match self {
-            Self::Tcp(client, server) => {
-                let (from, to) = if from == End::Client {
-                    (client, server)
-                } else {
-                    (server, client)
-                };
-                to.set_read_timeout(Some(limit)).unwrap();
-                (
-                    from.write_all(word.as_bytes()),
-                    Box::new(|buffer| to.read(buffer)),
-                )
-            }
-            Self::Udp(client, server) => {
-                let (from, to) = if from == End::Client {
-                    (client, server)
-                } else {
-                    (server, client)
-                };
-                to.set_read_timeout(Some(limit)).unwrap();
-                let sent = from.send(word.as_bytes()).map(drop);
-                (sent, Box::new(|buffer| to.recv(buffer)))
-            }
-        };
-        let (mut found, mut buffer) = (String::new(), [0; 4096]);
-        while sent.is_ok() && !found.contains(&word) {
-            match receive(&mut buffer) {
-                Ok(length) if length > 0 => {
-                    found.push_str(&String::from_utf8_lossy(&buffer[..length]));
-                }
-                _ => return false,
-            }
-        }
-        sent.is_ok()
-    }
-}
-
-/// Reads what has come.
-type Receive<'a> = Box<dyn FnMut(&mut [u8]) -> std::io::Result<usize> + 'a>;
-
-#[test]
-fn what_a_change_forbids_is_cut_in_both_directions_and_nothing_else() {
-    let db = pod("worker", "revoke", "revoke-db", &[("app", "db")]);
-    let near = pod("worker", "revoke", "revoke-near", &[("app", "web")]);
-    let far = pod("worker2", "revoke", "revoke-far", &[("app", "web")]);
-    let stays = pod("worker2", "revoke", "revoke-stays", &[("app", "stays")]);
-    let allow = |apps: &[&str]| {
-        let peers: Vec<Value> = apps
-            .iter()
-            .map(|one| json!({"podSelector": app(one)}))
-            .collect();
-        let rules = json!([{"from": peers}]);
-        policy(
-            "revoke",
-            "revoke",
-            json!({"podSelector": app("db"), "ingress": rules}),
-        )
-    };
-    CLUSTER.apply(&[allow(&["web", "stays"])]);
-    let (mut cut, mut kept) = (Vec::new(), Vec::new());
-    let mut port = 20_000;
-    for address in addresses(&db) {
-        for make in [Connection::tcp, Connection::udp] {
-            for first in [End::Client, End::Server] {
-                for client in [&near, &far] {
-                    port += 1;
-                    cut.push((first, make(client, &db, address, port)));
-                }
-                port += 1;
-                kept.push(make(&stays, &db, address, port));
-            }
-        }
-    }
-    let ends = |first| match first {
-        End::Client => [End::Client, End::Server],
-        End::Server => [End::Server, End::Client],
-    };
-    for (_, connection) in &mut cut {
-        for end in ends(End::Client) {
-            assert!(connection.carries(end, "before", ANSWER));
-        }
-    }
-    // What only allows cuts nothing, and does not even make the rules forget.
-    CLUSTER.apply(&[allow(&["web", "stays", "more"])]);
-    for (_, connection) in &mut cut {
-        assert!(connection.carries(End::Server, "still", ANSWER));
-    }
-    CLUSTER.apply(&[allow(&["stays"])]);
-    for (number, (first, connection)) in cut.iter_mut().enumerate() {
-        for end in ends(*first) {
-            let passed = connection.carries(end, "after", Duration::from_millis(300));
-            assert!(
-                !passed,
-                "connection {number}: {end:?} still sends, {first:?} was first"
-            );
-        }
-    }
-    for connection in &mut kept {
-        for end in ends(End::Client) {
-            assert!(connection.carries(end, "stays", ANSWER));
-        }
-    }
-    // What is allowed again goes on.
-    CLUSTER.apply(&[allow(&["web", "stays"])]);
-    for (first, connection) in &mut cut {
-        assert!(connection.carries(*first, "again", ANSWER));
-    }
-}
-
-#[test]
-fn egress_that_is_forbidden_is_cut_as_well_and_so_is_a_pod_that_loses_its_label() {
-    let web = pod("worker", "cut", "cut-web", &[("app", "web")]);
-    let db = pod("worker2", "cut", "cut-db", &[("app", "db")]);
-    let egress = |value: &str| {
-        let rules = json!([{"to": [{"podSelector": app(value)}]}]);
-        let spec = json!({"podSelector": app("web"), "policyTypes": ["Egress"], "egress": rules});
-        policy("cut", "cut", spec)
-    };
-    CLUSTER.apply(&[egress("db")]);
-    for (number, address) in addresses(&db).into_iter().enumerate() {
-        let port = 21_000 + number as u16;
-        let mut connection = Connection::tcp(&web, &db, address, port);
-        assert!(connection.carries(End::Client, "before", ANSWER));
-        CLUSTER.apply(&[egress("other")]);
-        assert!(!connection.carries(End::Server, "after", SILENCE));
-        assert!(!connection.carries(End::Client, "after", SILENCE));
-        CLUSTER.apply(&[egress("db")]);
-        assert!(connection.carries(End::Client, "again", ANSWER));
-        let mut spec = PodSpec::new("cut-db")
-            .in_namespace("cut")
-            .labelled("app", "other");
-        let manifest = manifests::pod(&db, &spec);
-        CLUSTER.lab.write_manifest("pod-cut-db", &manifest).unwrap();
-        CLUSTER.settle();
-        assert!(!connection.carries(End::Client, "after", SILENCE));
-        spec = spec.labelled("app", "db");
-        let manifest = manifests::pod(&db, &spec);
-        CLUSTER.lab.write_manifest("pod-cut-db", &manifest).unwrap();
-        CLUSTER.settle();
-        assert!(connection.carries(End::Client, "again", ANSWER));
-    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use podwire_kernel::route::{Route, RouteChange, RouteFilter};
 
 use crate::Options;
 use crate::call::{Attachment, Verb};
+use crate::policies;
 use crate::report::Report;
 use crate::services;
 use crate::sides::{Programs, Side};
@@ -35,7 +36,7 @@ const SIZE_LIMIT: f64 = 2.0;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 10] = [
+    let cases: [(&str, Case); 11] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
@@ -43,6 +44,7 @@ pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), 
         ("parallel", parallel),
         ("size", size),
         ("routes", routes),
+        ("policies", policies::start),
         ("services-idle", services::idle),
         ("services-large", services::large),
         ("services-traffic", services::traffic),
@@ -297,7 +299,7 @@ fn memory(world: &World, side: &Side, pod: &Path) -> Result<f64, String> {
 }
 
 /// Runs all sides in turn, and returns their ADDs.
-fn alternate<const N: usize>(
+pub fn alternate<const N: usize>(
     options: &Options,
     world: &World,
     report: &mut Report,

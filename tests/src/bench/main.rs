@@ -6,6 +6,7 @@
 
 mod call;
 mod cases;
+mod policies;
 mod report;
 mod services;
 mod sides;

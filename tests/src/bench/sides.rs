@@ -41,6 +41,8 @@ pub struct Side {
     pub families: Families,
     /// Where its leases are.
     pub leases: PathBuf,
+    /// Where an agent that enforces policies has its files, if there is one.
+    pub run_dir: Option<PathBuf>,
 }
 
 /// The time of one ADD and the DEL that belongs to it.
@@ -63,6 +65,7 @@ impl Side {
             mapping: false,
             families: Families::V4,
             leases: world.directory(&format!("leases-{}", name.replace([' ', ',', '+'], "-")))?,
+            run_dir: None,
         })
     }
 
@@ -75,6 +78,12 @@ impl Side {
     /// The same with both families.
     pub fn dual(mut self) -> Self {
         self.families = Families::Dual;
+        self
+    }
+
+    /// The same with an agent that enforces policies and has its files here.
+    pub fn beside(mut self, run_dir: &Path) -> Self {
+        self.run_dir = Some(run_dir.to_owned());
         self
     }
 
@@ -192,8 +201,11 @@ impl Side {
         let previous = previous.map_or(String::new(), |result| {
             format!(r#","prevResult":{}"#, result.trim())
         });
+        let agent = self.run_dir.as_ref().map_or(String::new(), |path| {
+            format!(r#","networkPolicy":true,"runDir":"{}""#, path.display())
+        });
         format!(
-            r#"{{"cniVersion":"1.0.0","name":"{network}","type":"{kind}","mtu":1500,"capabilities":{{"portMappings":true}}{ipam}{mappings}{previous}}}"#
+            r#"{{"cniVersion":"1.0.0","name":"{network}","type":"{kind}","mtu":1500,"capabilities":{{"portMappings":true}}{agent}{ipam}{mappings}{previous}}}"#
         )
     }
 }

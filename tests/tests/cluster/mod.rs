@@ -2,7 +2,11 @@
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
 
+pub mod policies;
+
+use std::env;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +20,15 @@ use serde_json::{Value, json};
 
 /// How long the agents may take to carry a change out.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// A number from the environment, or else `default`.
+pub fn parameter<T: FromStr>(name: &str, default: T) -> T {
+    let given = env::var(name).ok().filter(|text| !text.is_empty());
+    given.map_or(default, |text| {
+        let number = text.parse();
+        number.unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
+}
 
 /// A lab with Services.
 pub struct Cluster {

@@ -60,7 +60,7 @@ impl Agent {
         cluster: &Cluster,
         flags: &[&str],
     ) -> Result<Self, String> {
-        let directory = cluster.directory().with_extension("state");
+        let directory = cluster.state();
         let conf = directory.join("net.d");
         for path in [&directory, &conf] {
             fs::create_dir_all(path)

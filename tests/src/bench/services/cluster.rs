@@ -54,6 +54,11 @@ impl Cluster {
         &self.directory
     }
 
+    /// Where an agent that reads it has its files.
+    pub fn state(&self) -> PathBuf {
+        self.directory.with_extension("state")
+    }
+
     /// One more Service, in a file of its own; with another `round` its first endpoint is another,
     /// whose address is returned. The file is renamed in, so it changes at one moment.
     pub fn write_single(&self, number: u32, round: u32) -> Result<Ipv4Addr, String> {
@@ -61,7 +66,8 @@ impl Cluster {
         Ok(self.endpoint(number, 0, round))
     }
 
-    fn put(&self, name: &str, text: &str) -> Result<(), String> {
+    /// Writes a file of manifests, at one moment.
+    pub fn put(&self, name: &str, text: &str) -> Result<(), String> {
         let path = self.directory.join(name);
         let temporary = self.directory.join(format!(".{name}"));
         fs::write(&temporary, text)

@@ -1,7 +1,7 @@
 //! The Service proxy as its users meet it: the real agent, real manifests, real packets.
 
-mod agent;
-mod cluster;
+pub mod agent;
+pub mod cluster;
 mod notice;
 mod traffic;
 

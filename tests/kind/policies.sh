@@ -1,0 +1,90 @@
+#!/bin/bash
+# Suites of others about policies on the cluster, which `make kind` creates:
+#
+#   policies.sh [cluster|cyclonus]...
+#
+#   cluster   the conformance tests of network-policy-api for ClusterNetworkPolicy, with its CRD
+#   cyclonus  all cases of cyclonus for NetworkPolicy; CYCLONUS_FLAGS is added to its command line
+#
+# What asks for SCTP is left out where the kernel has none. Needs Go. Reports go to target/e2e/.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/lib.sh"
+PATH=$PATH:/usr/local/go/bin
+need docker kind kubectl go
+cluster_exists || { echo "there is no cluster $CLUSTER: run make kind first" >&2; exit 1; }
+reports=$root/target/e2e
+tools=$root/target/go-tools
+mkdir -p "$reports" "$tools"
+api=sigs.k8s.io/network-policy-api@v0.3.0
+failed=0
+
+# image NAME: gives this name to the agnhost that the nodes have.
+image() {
+  local node
+  for node in $(nodes); do
+    docker exec "$node" bash -c 'set -e
+      ctr -n k8s.io images ls -q | grep -qx "$1" && exit
+      have=$(ctr -n k8s.io images ls -q | grep -m1 /agnhost:) ||
+        { echo "the nodes have no image agnhost: load one with kind load docker-image" >&2; exit 1; }
+      ctr -n k8s.io images tag "$have" "$1" >/dev/null' bash "$1"
+  done
+}
+
+has_sctp() { docker exec "$CLUSTER-control-plane" test -e /proc/net/sctp; }
+
+# conformance_program: builds the tests of network-policy-api; its path. Where the kernel has no
+# SCTP, its servers serve TCP instead, as they would end at once and no pod would ever be ready.
+conformance_program() {
+  local source copy=$tools/network-policy-api sctp=yes
+  has_sctp || sctp=no
+  local program=$tools/network-policy-conformance-$sctp
+  if [[ ! -x $program ]]; then
+    echo "Building the tests of $api ..." >&2
+    source=$(cd / && go mod download -json "$api" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+    rm -rf "$copy"
+    cp -r --no-preserve=mode "$source" "$copy"
+    [[ $sctp == yes ]] ||
+      sed -i 's/SERVE_SCTP_PORT_/SERVE_TCP_PORT_/' "$copy/conformance/base/manifests.yaml"
+    (cd "$copy" && go test -c -o "$program" ./conformance)
+  fi
+  echo "$program"
+}
+
+cluster() {
+  local program log=$reports/cluster-policies.log
+  program=$(conformance_program)
+  image registry.k8s.io/e2e-test-images/agnhost:2.45
+  kubectl apply --server-side -f \
+    "$tools/network-policy-api/config/crd/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml"
+  local skip=()
+  has_sctp || skip=(-test.skip '(?i)SCTP')
+  echo "== network-policy-api"
+  "$program" -test.v -test.run TestConformance "${skip[@]}" -all-features >"$log" 2>&1 || failed=1
+  grep -E '^ *--- (PASS|FAIL|SKIP)' "$log" | grep -vE '^ {8,}' || true
+  grep -q '^ok\|^PASS' "$log" || { echo "something failed: see $log"; failed=1; }
+}
+
+cyclonus() {
+  local program=$tools/cyclonus log=$reports/cyclonus.log protocols=TCP,UDP
+  if [[ ! -x $program ]]; then
+    echo "Building cyclonus ..."
+    (cd "$root/tests/oracle" && GOBIN=$tools go install github.com/mattfenwick/cyclonus/cmd/cyclonus@v0.5.6)
+  fi
+  image registry.k8s.io/e2e-test-images/agnhost:2.43
+  has_sctp && protocols+=,SCTP
+  echo "== cyclonus"
+  # shellcheck disable=SC2086
+  "$program" generate --exclude= --server-protocol "$protocols" --context "$context" \
+    --perturbation-wait-seconds 1 --cleanup-namespaces --junit-results-file "$reports/cyclonus.xml" \
+    ${CYCLONUS_FLAGS:-} >"$log" 2>&1 || failed=1
+  sed -n '/^Summary/,$p' "$log" | head -n 80
+}
+
+for what in "${@:-cluster}"; do
+  case $what in
+  cluster | cyclonus) "$what" ;;
+  *) echo "there is no suite $what: cluster and cyclonus are known" >&2; exit 2 ;;
+  esac
+done
+exit "$failed"

@@ -1,0 +1,70 @@
+//! What policies cost a pod that starts: the real agent puts its rules into the kernel before ADD
+//! returns.
+
+use crate::Options;
+use crate::cases::{alternate, progress};
+use crate::report::Report;
+use crate::services::agent::{self, Agent};
+use crate::services::cluster::{Cluster, Endpoints, NODE};
+use crate::sides::{Programs, Side};
+use crate::world::World;
+
+/// ADD may take so much longer where policies are about the pod, in ms.
+const LIMIT: f64 = 1.0;
+/// It may take so many times as long where there is no policy in the cluster.
+const NOTHING_MORE: f64 = 1.05;
+
+/// ADD without an agent, beside an agent whose cluster has no policy, and beside one that has some.
+pub fn start(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
+    progress("agents with and without policies");
+    let without = Cluster::write(world.directory("open")?, 0, Endpoints::Elsewhere(0))?;
+    let with = Cluster::write(world.directory("isolated")?, 0, Endpoints::Elsewhere(0))?;
+    with.put("policies.yaml", &policies())?;
+    // An agent without policies has no table; the other has it where the pods start.
+    let (elsewhere, here) = (agent::node()?, agent::node()?);
+    let mut agents = [
+        Agent::start(world, &elsewhere, &without)?,
+        Agent::start(world, &here, &with)?,
+    ];
+    for agent in &mut agents {
+        agent.await_ready()?;
+        agent.await_idle()?;
+    }
+    report.section("One pod at a time, IPv4, and NetworkPolicies");
+    let side = |name| Side::new(world, name, Programs::Podwire);
+    let sides = [
+        side("no agent")?,
+        side("an agent, no policy")?.beside(&without.state()),
+        side("an agent, policies about the pod")?.beside(&with.state()),
+    ];
+    let times = here.enter(|| alternate(options, world, report, &sides));
+    let [alone, open, isolated] = times.map_err(|error| error.to_string())??;
+    let (alone, open) = (alone.median().as_secs_f64(), open.median().as_secs_f64());
+    let isolated = isolated.median().as_secs_f64();
+    report.at_most(
+        "an agent, no policy / no agent, ADD",
+        open / alone,
+        NOTHING_MORE,
+    );
+    report.at_most(
+        "policies about the pod, ADD, ms more than without any",
+        (isolated - open) * 1000.0,
+        LIMIT,
+    );
+    Ok(())
+}
+
+/// The pod of every call, and two policies about it.
+fn policies() -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: default}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: web-5d4f, namespace: default, \
+         labels: {{app: web}}}}\nspec: {{nodeName: {NODE}, containers: [{{name: web}}]}}\n\
+         status: {{phase: Pending}}\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: closed, \
+         namespace: default}}\nspec: {{podSelector: {{}}, policyTypes: [Ingress, Egress]}}\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: web, \
+         namespace: default}}\nspec: {{podSelector: {{matchLabels: {{app: web}}}}, ingress: \
+         [{{from: [{{podSelector: {{}}}}], ports: [{{port: 80}}]}}]}}\n"
+    )
+}
