@@ -36,7 +36,7 @@ const SIZE_LIMIT: f64 = 2.0;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 11] = [
+    let cases: [(&str, Case); 12] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
@@ -44,7 +44,8 @@ pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), 
         ("parallel", parallel),
         ("size", size),
         ("routes", routes),
-        ("policies", policies::start),
+        ("policies-start", policies::start),
+        ("policies-memory", policies::memory),
         ("services-idle", services::idle),
         ("services-large", services::large),
         ("services-traffic", services::traffic),

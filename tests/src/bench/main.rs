@@ -4,6 +4,7 @@
 //! All sides run alternated in one run, so the machine's moods hit them alike; what counts is the
 //! ratio of the medians. It works in network and mount namespaces of its own and leaves nothing.
 
+mod api;
 mod call;
 mod cases;
 mod policies;

@@ -2,6 +2,7 @@
 //! returns.
 
 use crate::Options;
+use crate::api::Api;
 use crate::cases::{alternate, progress};
 use crate::report::Report;
 use crate::services::agent::{self, Agent};
@@ -51,6 +52,38 @@ pub fn start(options: &Options, world: &World, report: &mut Report) -> Result<()
         (isolated - open) * 1000.0,
         LIMIT,
     );
+    Ok(())
+}
+
+/// Pods of the clusters whose policies an agent keeps, and how much memory it may use, in MiB.
+const CLUSTERS: [(usize, f64); 2] = [(10_000, 30.0), (100_000, 90.0)];
+
+/// Memory of an agent that has read pods and policies from an API server.
+pub fn memory(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
+    report.table(
+        "The agent, pods and a tenth as many policies from an API server",
+        &["pods", "in the kernel, s", "MiB", "peak"],
+    );
+    for (pods, limit) in CLUSTERS {
+        progress(&format!("an agent with {pods} pods"));
+        let node = agent::node()?;
+        let directory = world.directory(&format!("policies-{pods}"))?;
+        let kubeconfig = Api::serve(&node, pods, &directory)?;
+        let source = format!("--kubeconfig={}", kubeconfig.display());
+        let mut agent = Agent::start_from(world, &node, &directory, &source, &[])?;
+        let ready = agent.await_ready()?;
+        agent.await_idle()?;
+        let (now, peak) = (agent.memory("VmRSS")?, agent.memory("VmHWM")?);
+        let cells = [
+            pods.to_string(),
+            format!("{:.2}", ready.as_secs_f64()),
+            format!("{now:.1}"),
+            format!("{peak:.1}"),
+        ];
+        report.row(cells.each_ref().map(String::as_str));
+        let text = format!("agent with {pods} pods and policies, resident memory in MiB");
+        report.at_most(&text, now, limit);
+    }
     Ok(())
 }
 

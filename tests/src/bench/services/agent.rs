@@ -60,9 +60,20 @@ impl Agent {
         cluster: &Cluster,
         flags: &[&str],
     ) -> Result<Self, String> {
-        let directory = cluster.state();
+        let source = format!("--manifests={}", cluster.directory().display());
+        Self::start_from(world, netns, &cluster.state(), &source, flags)
+    }
+
+    /// Starts the agent with the flag that says where it reads objects.
+    pub fn start_from(
+        world: &World,
+        netns: &Netns,
+        directory: &Path,
+        source: &str,
+        flags: &[&str],
+    ) -> Result<Self, String> {
         let conf = directory.join("net.d");
-        for path in [&directory, &conf] {
+        for path in [directory, &conf] {
             fs::create_dir_all(path)
                 .map_err(|error| format!("cannot make {}: {error}", path.display()))?;
         }
@@ -70,9 +81,9 @@ impl Agent {
         let mut command = Command::new(&world.agent);
         command
             .arg("run")
+            .arg(source)
             .args([
-                option("manifests", cluster.directory()),
-                option("run-dir", &directory),
+                option("run-dir", directory),
                 option("cni-conf-dir", &conf),
                 format!("--node-name={NODE}"),
             ])
