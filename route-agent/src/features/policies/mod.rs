@@ -123,9 +123,11 @@ impl Policies {
         };
         changed.policies.extend(policies);
         let families = self.sides.iter().map(|side| side.table.family());
-        let denied = report::denied_packets(&mut self.socket, families);
-        let (_, lost) = self.drops.counts();
-        world.metrics.policies.set_denied(&denied, lost);
+        // Without an answer the counters stay: one that went back would count everything again.
+        if let Ok(denied) = report::denied_packets(&mut self.socket, families) {
+            let metrics = &world.metrics.policies;
+            metrics.set_denied(&denied, self.drops.lost());
+        }
     }
 
     /// Says whether there is anything to be read of what is dropped.
@@ -174,6 +176,7 @@ impl Policies {
             let found = links::attachments(&mut self.routes)?;
             let mut touched = Touched::default();
             self.attachments.replace(found, &mut touched);
+            self.tidy(&touched, world);
             changed.touch(touched);
             self.look = false;
         }
@@ -191,9 +194,7 @@ impl Policies {
             if self.routes.link_by_name(&name)?.is_none() {
                 let mut touched = Touched::default();
                 self.attachments.link_went(&name, &mut touched);
-                for pod in &touched.pods {
-                    self.attachments.tidy(pod, world.snapshot);
-                }
+                self.tidy(&touched, world);
                 changed.touch(touched);
             }
             self.gone.remove(&name);
@@ -216,12 +217,11 @@ impl Policies {
         }
     }
 
-    /// Notes whom a change of attachments concerns.
-    fn touch(&mut self, touched: Touched, world: &World<'_>) {
+    /// Forgets what no longer matters of the pods that a change of attachments concerns.
+    fn tidy(&mut self, touched: &Touched, world: &World<'_>) {
         for pod in &touched.pods {
             self.attachments.tidy(pod, world.snapshot);
         }
-        self.changed.touch(touched);
     }
 
     fn look_again(&mut self, world: &World<'_>, now: Instant) -> Result<(), SyncError> {
@@ -390,7 +390,8 @@ impl Feature for Policies {
                     News::Came => self.attachments.came(told.attachment.clone(), &mut touched),
                     News::Went => self.attachments.went(&told.attachment, &mut touched),
                 }
-                self.touch(touched, world);
+                self.tidy(&touched, world);
+                self.changed.touch(touched);
                 self.note_arrival();
                 true
             }
