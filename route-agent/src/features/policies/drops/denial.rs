@@ -47,7 +47,7 @@ pub struct Denial {
     pub direction: Option<String>,
     /// The policies that isolate the pod, the first ones.
     pub isolated_by: Vec<String>,
-    /// So many more isolate it.
+    /// How many more isolate it.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub isolated_by_more: usize,
     /// The rule that comes nearest, and what it lacks.
