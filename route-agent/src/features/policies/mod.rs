@@ -130,18 +130,17 @@ impl Policies {
         }
     }
 
-    /// Says whether there is anything to be read of what is dropped.
-    fn settle_drops(&self) {
+    /// Says whether there is anything to be read of what is dropped. That stays as it was where a
+    /// table could not be written: what is in the kernel goes on to drop.
+    fn settle_drops(&self, world: &World<'_>) {
         let mut tables = self.sides.iter().map(|side| &side.table);
-        self.drops.set_idle(
-            if tables.clone().any(|table| table.is_there() && table.logs()) {
-                None
-            } else if tables.any(FamilyTable::is_there) {
-                drops::CANNOT_LOG
-            } else {
-                drops::NO_POLICIES
-            },
-        );
+        if tables.clone().any(|table| table.is_there() && table.logs()) {
+            self.drops.set_idle(None);
+        } else if tables.any(FamilyTable::is_there) {
+            self.drops.set_idle(drops::CANNOT_LOG);
+        } else if world.snapshot.policies.is_empty() {
+            self.drops.set_idle(drops::NO_POLICIES);
+        }
     }
 
     /// Takes the tables out.
@@ -436,7 +435,7 @@ impl Feature for Policies {
             let said = self.namespaces.say_none(world.config);
             failed = said.err().map(Into::into);
         }
-        self.settle_drops();
+        self.settle_drops(world);
         self.review(world, &mut changed, now);
         let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
         if all || writes > before {
