@@ -29,7 +29,7 @@ cross() {
         return 1
     }
     export "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_LINKER=$tools-gcc" "CC_${target//-/_}=$tools-gcc"
-    # shellcheck disable=SC2034 # for whoever sources this
+    # shellcheck disable=SC2034 # for the script that sources this
     STRIP=$tools-strip
     [[ ! -d $(rustc --print sysroot)/lib/rustlib/$target ]] || return 0
     command -v rustup >/dev/null || {

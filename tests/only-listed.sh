@@ -50,7 +50,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # An overlay cannot lie on another one's upper layer.
 unshare --mount --propagation private bash -euc '
-    work=$1 here=$2; shift 2
+    work=$1; shift
     mount -t tmpfs only-listed "$work"
     cat >"$work/kept"
     hidden=0
@@ -68,5 +68,6 @@ unshare --mount --propagation private bash -euc '
         mount -t overlay -o "lowerdir=$folder,upperdir=$work/$folder/upper,workdir=$work/$folder/work" hidden "$folder"
     done
     echo "Hidden: $hidden programs that tests/tools.txt does not name."
+    command -v cargo >/dev/null || { echo "The only cargo here is hidden, as one that Debian packaged is: use one by rustup." >&2; exit 1; }
     exec env PATH="$(dirname "$(command -v cargo)"):/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$@" </dev/null
-' bash "$work" "$here" "$@" < <(kept_files)
+' bash "$work" "$@" < <(kept_files)

@@ -56,6 +56,7 @@ static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
         snapshot: cluster::of(objects.objects),
         pods: vec![why::Pod {
             name: Some("default/pod1".into()),
+            unnamed: false,
             container_id: "pod1".into(),
             ifname: "eth0".into(),
             link: "veth1".into(),

@@ -10,7 +10,7 @@ use crate::neigh::Neighbour;
 use crate::netlink::{Message, messages};
 use crate::route::Route;
 use crate::tc::Qdisc;
-use crate::{conntrack, foreign, monitor, nft};
+use crate::{conntrack, foreign, monitor, nflog, nft};
 
 /// Reads `input`: the first byte says as what, the rest is what the kernel said.
 pub fn read(input: &[u8]) {
@@ -19,7 +19,10 @@ pub fn read(input: &[u8]) {
     };
     match kind % 4 {
         0 => dump(said),
-        1 => monitor::read(said),
+        1 => {
+            monitor::read(said);
+            let _ = nflog::read(said, &mut 0);
+        }
         2 => nft::fuzzing::read(said),
         _ => foreign::fuzzing::read(said),
     }

@@ -69,7 +69,7 @@ pub struct Packet {
 pub enum Logged {
     /// A packet.
     Record(Record),
-    /// So many could not be handed over, at least.
+    /// This number of packets, at least, could not be handed over.
     Lost(u64),
 }
 
@@ -158,7 +158,6 @@ fn configure(socket: &Socket, group: u16) -> std::result::Result<(), Cause> {
     batch.push(NFULNL_MSG_CONFIG, flags, |out| options(out, group));
     batch.number(0);
     let mut answer = vec![0; DATAGRAM_MAX];
-    // One `sendmsg` per message would do as well; the kernel answers each in a datagram of its own.
     socket.send(batch.bytes(), 0)?;
     let mut answers = 0;
     while answers < batch.len() {
@@ -197,7 +196,7 @@ fn options(out: &mut Vec<u8>, group: u16) {
 }
 
 /// The records in a datagram; `next` is the number that the first one should have.
-fn read(datagram: &[u8], next: &mut u32) -> Vec<Logged> {
+pub(crate) fn read(datagram: &[u8], next: &mut u32) -> Vec<Logged> {
     let mut found = Vec::new();
     for message in messages(datagram).map_while(std::result::Result::ok) {
         if message.kind != NFULNL_MSG_PACKET {

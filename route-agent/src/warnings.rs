@@ -59,7 +59,7 @@ pub struct Notice {
     pub warning: Warning,
     /// In one word, as `kubectl` shows it.
     pub reason: &'static str,
-    /// Tells it from others of the same words: 0 if there is to be but one, whoever sees it.
+    /// Tells it from others of the same words: 0 if there is to be but one, whichever node sees it.
     pub moment: u64,
 }
 

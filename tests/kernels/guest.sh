@@ -7,6 +7,7 @@
 #   @ tests GROUP PASSED FAILED
 #   @ failed GROUP TEST
 #   @ not-run GROUP TEXT      a test that this kernel cannot run, with the reason
+#   @ note GROUP TEXT         for the log alone
 set -uo pipefail
 programs=$(echo "$PWD"/target/*/release)
 export PODWIRE_BIN_DIR=$programs

@@ -146,7 +146,9 @@ pub fn status(agent: Agent<'_>) -> Result<(), Error> {
     };
     let found = fs::metadata(&since).and_then(|file| file.modified());
     let Ok(found) = found else {
-        // Without the file STATUS goes on saying that all is well, and ADD what is wrong.
+        // Without the file STATUS goes on saying that all is well, and ADD what is wrong. On a machine
+        // that has just started there is no directory for it yet.
+        let _ = since.parent().map(fs::create_dir_all);
         let _ = fs::write(&since, b"");
         return Ok(());
     };

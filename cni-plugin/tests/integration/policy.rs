@@ -195,6 +195,12 @@ fn on_a_machine_that_has_just_started_a_pod_waits_for_the_agent() {
             "{text}"
         );
         assert_eq!(node.links(), ["lo"]);
+        // The runtime is told once that has lasted.
+        let silent = "/run/podwire/policy/silent";
+        let status = Call::new("podwire", "STATUS", &container, &config);
+        status.succeed();
+        node.ask("touch", &["-d", "-40 seconds", silent]);
+        status.fail(50);
         // Of a container without a pod no policy can speak.
         Call::new("podwire", "ADD", &container, &config).succeed();
         Call::new("podwire", "DEL", &container, &config).succeed();

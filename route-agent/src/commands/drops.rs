@@ -47,7 +47,7 @@ impl Drops {
     pub async fn run(&self) -> Result<(), DropsError> {
         let mut page = self.page("/drops").await?;
         let mut lost = 0;
-        if self.output == Output::Text && page.drops.is_empty() && !self.follow {
+        if self.output == Output::Text && !self.follow && is_nothing(&page) {
             print_lines(&["Nothing has been dropped since the agent's start.".to_owned()])?;
         }
         let mut idle = None;
@@ -87,6 +87,11 @@ fn line(denial: &Denial, output: Output) -> Result<String, DropsError> {
     }
 }
 
+/// True if nothing was dropped. While nothing is read, or where something was lost, no one knows.
+fn is_nothing(page: &Page) -> bool {
+    page.drops.is_empty() && page.idle.is_none() && page.lost == 0
+}
+
 /// What is to be known beside the drops, each once.
 fn remarks(page: &Page, idle: &mut Option<String>, lost: &mut u64) -> Vec<String> {
     let mut remarks = Vec::new();
@@ -118,6 +123,18 @@ fn print_lines(lines: &[String]) -> Result<(), DropsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_nothing_was_dropped_is_only_said_where_it_is_known() {
+        let page = Page::default();
+        assert!(is_nothing(&page));
+        let unread = Page {
+            idle: Some("the kernel cannot log".into()),
+            ..page.clone()
+        };
+        let lost = Page { lost: 1, ..page };
+        assert!(!is_nothing(&unread) && !is_nothing(&lost));
+    }
 
     #[test]
     fn what_is_to_be_known_is_said_once() {

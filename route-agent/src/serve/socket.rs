@@ -23,7 +23,7 @@ pub struct ListenError {
 }
 
 /// What does not work without the socket of the operator's commands.
-pub const COMMANDS: &str = "`podwire-agent status` and `why` will not work";
+pub const COMMANDS: &str = "`podwire-agent status`, `why` and `drops` will not work";
 
 /// What does not work without the socket of the plugin.
 pub const PODS: &str = "pods of namespaces with NetworkPolicies will not start";

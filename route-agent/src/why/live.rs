@@ -93,6 +93,7 @@ fn pod(link: &Link, addresses: &mut BTreeMap<u32, Vec<IpAddr>>) -> Pod {
         .and_then(Alias::parse)
         .unwrap_or_default();
     Pod {
+        unnamed: alias.unnamed,
         name: alias
             .pod
             .map(|(namespace, name)| format!("{namespace}/{name}")),

@@ -40,6 +40,8 @@ pub use walk::walk;
 pub struct Pod {
     /// `namespace/name`, if the runtime gave it to the plugin.
     pub name: Option<String>,
+    /// True if it is a pod's whose name has no room in the alias of its link.
+    pub unnamed: bool,
     /// The container ID.
     pub container_id: String,
     /// The interface in the pod.

@@ -3,18 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::Family;
 
 use crate::features::policies::desired::explain::{Outcome, Words, judge};
 use crate::features::policies::desired::truth::{Traffic, Truth};
-use crate::features::policies::layout::skeleton::{UNDECIDED, denied};
+use crate::features::policies::layout::skeleton::{UNDECIDED, denied, refused};
 use crate::ours::POLICY_TABLE;
 use crate::snapshot::{Direction, Pod};
 use crate::why::facts::{Facts, Party};
 use crate::why::question::Transport;
-use crate::why::{Asked, Check, Hop};
+use crate::why::{Asked, Check, Hop, Pod as Attached};
 
 /// More destinations than this are not looked at one by one.
 const SHOWN: usize = 8;
@@ -46,7 +47,7 @@ pub(super) fn ask(
         order: Vec::new(),
         checks: Vec::new(),
         denied: 0,
-        why: None,
+        drop: None,
         asked: false,
     };
     if facts.config.network_policy && facts.snapshot.has_policies() {
@@ -72,7 +73,8 @@ struct Asking<'a> {
     order: Vec<String>,
     checks: Vec<Check>,
     denied: usize,
-    why: Option<String>,
+    /// The chain in which the first packet that is dropped ends, and why it does.
+    drop: Option<(&'static str, String)>,
     /// Whether any policy was asked.
     asked: bool,
 }
@@ -83,6 +85,8 @@ enum Word {
     Here,
     /// It is an address of this node's podCIDRs without a Pod that is known.
     Undecided,
+    /// It is attached here, and no policy can be about it.
+    Free,
     /// It is a pod of another node.
     Elsewhere(String),
     /// It is no pod.
@@ -95,7 +99,7 @@ impl Asking<'_> {
         if *from == Party::OwnNode || facts.is_own(to) {
             let pod = if facts.is_own(to) { source } else { to };
             match self.word(pod) {
-                Word::Here | Word::Undecided => self.say(
+                Word::Here | Word::Undecided | Word::Free => self.say(
                     to,
                     "No policy is asked: what a node and its own pods send each other is always \
                      allowed, and does not come through the forward hook."
@@ -115,6 +119,7 @@ impl Asking<'_> {
             passes &= match self.word(local) {
                 Word::Here => self.here(direction, local, peer, to, traffic),
                 Word::Undecided => self.undecided(direction, local, peer, to, traffic),
+                Word::Free => self.free(direction, local, peer, to, traffic),
                 Word::Elsewhere(node) => {
                     self.elsewhere(to, &node, direction);
                     true
@@ -131,6 +136,7 @@ impl Asking<'_> {
         match (self.truth.pod(address), self.facts.party(address)) {
             (Some(pod), _) if pod.node.as_ref() == Some(own) => Word::Here,
             (_, Party::PodOf(node, _)) => Word::Elsewhere(node.name.to_string()),
+            (None, Party::Pod(one)) if self.inside(address) && self.is_free(one) => Word::Free,
             (None, Party::Pod(_) | Party::NoPod(_)) if self.inside(address) => Word::Undecided,
             (
                 Some(Pod {
@@ -140,6 +146,16 @@ impl Asking<'_> {
             ) => Word::Elsewhere(node.to_string()),
             _ => Word::None,
         }
+    }
+
+    /// True if no policy can be about what is attached there: it is no pod's, or its namespace has no
+    /// policy.
+    fn is_free(&self, attached: &Attached) -> bool {
+        let Some(name) = &attached.name else {
+            return !attached.unnamed;
+        };
+        let namespace = name.split_once('/').map_or(&**name, |(space, _)| space);
+        !self.facts.snapshot.may_isolate(&Arc::from(namespace))
     }
 
     /// True if an address is in one of this node's podCIDRs.
@@ -171,8 +187,8 @@ impl Asking<'_> {
             Outcome::Itself => format!("{direction}: {isolated}, but a pod always reaches itself."),
             Outcome::Accepted(rule) => format!("{direction}: {rule}."),
             Outcome::Refused(rule) => {
-                self.why
-                    .get_or_insert_with(|| format!("for {direction}, {rule}"));
+                let why = || (refused(direction, false), format!("for {direction}, {rule}"));
+                self.drop.get_or_insert_with(why);
                 format!("{direction}: {rule} ({}).", Words(traffic))
             }
             Outcome::Allowed(rule) => format!("{direction}: {isolated}; {rule}."),
@@ -182,8 +198,9 @@ impl Asking<'_> {
                     |nearest| format!("nearest rule: {nearest}"),
                 );
                 let what = Words(traffic);
-                self.why.get_or_insert_with(|| {
-                    format!("{isolated} for {direction}, and no rule allows it")
+                self.drop.get_or_insert_with(|| {
+                    let why = format!("{isolated} for {direction}, and no rule allows it");
+                    (denied(direction), why)
                 });
                 format!("{direction}: {isolated}, and no rule allows it ({what}); {nearest}.")
             }
@@ -213,11 +230,27 @@ impl Asking<'_> {
             "{direction}: no Pod with the address {local} is known here yet, so it is closed (chain \
              {UNDECIDED})."
         );
-        self.why
-            .get_or_insert_with(|| format!("no Pod with the address {local} is known here yet"));
+        self.drop.get_or_insert_with(|| {
+            let why = format!("no Pod with the address {local} is known here yet");
+            (UNDECIDED, why)
+        });
         self.say(to, text);
         self.check(direction, local, peer, traffic, false);
         false
+    }
+
+    fn free(
+        &mut self,
+        direction: Direction,
+        local: IpAddr,
+        peer: IpAddr,
+        to: IpAddr,
+        traffic: Traffic,
+    ) -> bool {
+        let text = format!("{direction}: no policy can be about {local}, so it is open.");
+        self.say(to, text);
+        self.check(direction, local, peer, traffic, true);
+        true
     }
 
     fn elsewhere(&mut self, to: IpAddr, node: &str, direction: Direction) {
@@ -282,19 +315,18 @@ impl Asking<'_> {
         }
         if !self.checks.is_empty() {
             let table = format!("{} {POLICY_TABLE}", Family::from(family));
-            hop = hop.see(match self.denied {
-                0 => format!("nft list table {table}"),
-                _ => format!(
-                    "podwire-agent drops; nft list chain {table} {}",
-                    denied(Direction::Ingress)
-                ),
+            hop = hop.see(match &self.drop {
+                None => format!("nft list table {table}"),
+                Some((chain, _)) => {
+                    format!("podwire-agent drops; nft list chain {table} {chain}")
+                }
             });
         }
         hop.checks = self.checks;
         Policies {
             hop: Some(hop),
             denied: self.denied,
-            why: self.why,
+            why: self.drop.map(|(_, why)| why),
         }
     }
 }

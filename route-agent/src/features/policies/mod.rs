@@ -123,23 +123,24 @@ impl Policies {
         };
         changed.policies.extend(policies);
         let families = self.sides.iter().map(|side| side.table.family());
-        let denied = report::denied_packets(&mut self.socket, families);
-        let (_, lost) = self.drops.counts();
-        world.metrics.policies.set_denied(&denied, lost);
+        // Without an answer the counters stay: one that went back would count everything again.
+        if let Ok(denied) = report::denied_packets(&mut self.socket, families) {
+            let metrics = &world.metrics.policies;
+            metrics.set_denied(&denied, self.drops.lost());
+        }
     }
 
-    /// Says whether there is anything to be read of what is dropped.
-    fn settle_drops(&self) {
+    /// Says whether there is anything to be read of what is dropped. That stays as it was where a
+    /// table could not be written: what is in the kernel goes on to drop.
+    fn settle_drops(&self, world: &World<'_>) {
         let mut tables = self.sides.iter().map(|side| &side.table);
-        self.drops.set_idle(
-            if tables.clone().any(|table| table.is_there() && table.logs()) {
-                None
-            } else if tables.any(FamilyTable::is_there) {
-                drops::CANNOT_LOG
-            } else {
-                drops::NO_POLICIES
-            },
-        );
+        if tables.clone().any(|table| table.is_there() && table.logs()) {
+            self.drops.set_idle(None);
+        } else if tables.any(FamilyTable::is_there) {
+            self.drops.set_idle(drops::CANNOT_LOG);
+        } else if world.snapshot.policies.is_empty() {
+            self.drops.set_idle(drops::NO_POLICIES);
+        }
     }
 
     /// Takes the tables out.
@@ -174,6 +175,7 @@ impl Policies {
             let found = links::attachments(&mut self.routes)?;
             let mut touched = Touched::default();
             self.attachments.replace(found, &mut touched);
+            self.tidy(&touched, world);
             changed.touch(touched);
             self.look = false;
         }
@@ -191,9 +193,7 @@ impl Policies {
             if self.routes.link_by_name(&name)?.is_none() {
                 let mut touched = Touched::default();
                 self.attachments.link_went(&name, &mut touched);
-                for pod in &touched.pods {
-                    self.attachments.tidy(pod, world.snapshot);
-                }
+                self.tidy(&touched, world);
                 changed.touch(touched);
             }
             self.gone.remove(&name);
@@ -216,12 +216,11 @@ impl Policies {
         }
     }
 
-    /// Notes whom a change of attachments concerns.
-    fn touch(&mut self, touched: Touched, world: &World<'_>) {
+    /// Forgets what no longer matters of the pods that a change of attachments concerns.
+    fn tidy(&mut self, touched: &Touched, world: &World<'_>) {
         for pod in &touched.pods {
             self.attachments.tidy(pod, world.snapshot);
         }
-        self.changed.touch(touched);
     }
 
     fn look_again(&mut self, world: &World<'_>, now: Instant) -> Result<(), SyncError> {
@@ -394,7 +393,8 @@ impl Feature for Policies {
                     News::Came => self.attachments.came(told.attachment.clone(), &mut touched),
                     News::Went => self.attachments.went(&told.attachment, &mut touched),
                 }
-                self.touch(touched, world);
+                self.tidy(&touched, world);
+                self.changed.touch(touched);
                 self.note_arrival();
                 true
             }
@@ -439,7 +439,7 @@ impl Feature for Policies {
             let said = self.namespaces.say_none(world.config);
             failed = said.err().map(Into::into);
         }
-        self.settle_drops();
+        self.settle_drops(world);
         self.review(world, &mut changed, now);
         let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
         if all || writes > before {

@@ -33,7 +33,8 @@ pub fn report<'a>(
                 isolated.entry(pod).or_default().push(address);
             }
         }
-        count(kernel, family, &mut report.denied);
+        // That it cannot be read is named among the differences.
+        let _ = count(kernel, family, &mut report.denied);
     }
     report.here = here.len();
     report.isolated = isolated
@@ -74,17 +75,22 @@ fn isolated_report(
 pub fn denied_packets(
     kernel: &mut NftSocket,
     families: impl Iterator<Item = IpFamily>,
-) -> DeniedReport {
+) -> podwire_kernel::Result<DeniedReport> {
     let mut so_far = DeniedReport::default();
-    families.for_each(|family| count(kernel, family, &mut so_far));
-    so_far
+    for family in families {
+        count(kernel, family, &mut so_far)?;
+    }
+    Ok(so_far)
 }
 
-/// Adds what a table has dropped. What cannot be read is not counted; that it cannot be is named
-/// among the differences.
-fn count(kernel: &mut NftSocket, family: IpFamily, denied_so_far: &mut DeniedReport) {
-    let Ok(Some(table)) = kernel.observe_frame(family.into(), TABLE) else {
-        return;
+/// Adds what a table has dropped.
+fn count(
+    kernel: &mut NftSocket,
+    family: IpFamily,
+    denied_so_far: &mut DeniedReport,
+) -> podwire_kernel::Result<()> {
+    let Some(table) = kernel.observe_frame(family.into(), TABLE)? else {
+        return Ok(());
     };
     let packets = |chain: &str| table.chains.get(chain).map_or(0, packets);
     let all = |direction| {
@@ -94,6 +100,7 @@ fn count(kernel: &mut NftSocket, family: IpFamily, denied_so_far: &mut DeniedRep
     denied_so_far.ingress += all(Direction::Ingress);
     denied_so_far.egress += all(Direction::Egress);
     denied_so_far.undecided += packets(UNDECIDED);
+    Ok(())
 }
 
 fn packets(chain: &Chain) -> u64 {

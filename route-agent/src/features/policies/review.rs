@@ -2,7 +2,7 @@
 //! counted.
 //!
 //! A policy is named when two looks in a row found the same, so that objects may come in any order;
-//! each look takes in so many policies, however many there are.
+//! each look takes in a limited number of policies, however many there are.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -13,7 +13,7 @@ use crate::snapshot::{PolicyName, Snapshot};
 
 /// Between two looks.
 pub(super) const PAUSE: Duration = Duration::from_secs(15);
-/// So many policies are looked at each time.
+/// How many policies are looked at each time.
 const AT_ONCE: usize = 500;
 
 /// The looks so far.

@@ -100,6 +100,7 @@ fn slice(of: &str, port: u16, endpoints: &[(&str, &str)]) -> Object {
 fn pod(name: &str, address: &str, link: &str) -> Pod {
     Pod {
         name: Some(format!("default/{name}")),
+        unnamed: false,
         container_id: name.to_owned(),
         ifname: "eth0".into(),
         link: link.into(),

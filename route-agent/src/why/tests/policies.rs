@@ -1,11 +1,12 @@
 //! What NetworkPolicies make of a way, by themselves and in the kernel.
 
+use podwire::policy::{Attachment, PodName};
 use podwire_kernel::nft::Table;
 use serde_json::{Value, json};
 
 use super::kernel::Fake;
 use super::*;
-use crate::features::policies::desired::attachments::Attachments;
+use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::Here;
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::layout::elements::table;
@@ -62,13 +63,33 @@ fn db_for_api() -> [Value; 2] {
     ]
 }
 
+/// What the plugin tells of a pod here.
+fn attachment(pod: &Pod) -> Attachment {
+    let names = pod.name.as_deref().and_then(|name| name.split_once('/'));
+    Attachment {
+        link: pod.link.clone(),
+        container_id: pod.container_id.clone(),
+        ifname: pod.ifname.clone(),
+        pod: names.map(|(namespace, name)| PodName {
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: None,
+        }),
+        addresses: pod.addresses.clone(),
+    }
+}
+
 /// The table that this node wants.
 fn kernel_of(world: &World) -> Fake {
     let here = Here {
         node: Arc::from("worker2"),
         pod_cidrs: ["10.10.2.0/24".parse().unwrap()].into(),
     };
-    let model = Model::of(&world.snapshot, &Attachments::default(), IpFamily::V4, here);
+    let mut attachments = Attachments::default();
+    for pod in &world.pods {
+        attachments.came(attachment(pod), &mut Touched::default());
+    }
+    let model = Model::of(&world.snapshot, &attachments, IpFamily::V4, here);
     let via = |link: &str, gateway: Option<&str>| Way::Link {
         link: Some(link.into()),
         gateway: gateway.map(ip),
@@ -171,6 +192,7 @@ fn what_a_cluster_network_policy_denies_is_dropped_by_its_element() {
              tcp 80 from role=api of all namespaces (tcp 80).",
             "kernel: peers: 10.10.1.3 has class ",
             "kernel: in-ports-denied: ",
+            "see: podwire-agent drops; nft list chain ip podwire-policy refused-in",
             "=x It is dropped: for ingress, ClusterNetworkPolicy guard",
         ],
     );
@@ -225,6 +247,7 @@ fn behind_a_service_each_endpoint_is_judged() {
         &[
             "egress: default/out isolates default/pod1, and no rule allows it (tcp 80); there is no rule \
          that allows anything.",
+            "see: podwire-agent drops; nft list chain ip podwire-policy denied-out",
             "=x A packet to Service default/svc-clusterip is dropped: default/out isolates default/pod1 \
          for egress, and no rule allows it.",
         ],
@@ -239,7 +262,10 @@ fn a_pod_that_is_not_known_is_closed_and_a_cluster_without_policies_asks_none() 
     expect(
         &trace,
         End::Dropped,
-        &["egress: no Pod with the address 10.10.2.9 is known here yet"],
+        &[
+            "egress: no Pod with the address 10.10.2.9 is known here yet",
+            "see: podwire-agent drops; nft list chain ip podwire-policy undecided",
+        ],
     );
     for world in [
         with_policies(&[], &[]),
@@ -249,6 +275,34 @@ fn a_pod_that_is_not_known_is_closed_and_a_cluster_without_policies_asks_none() 
         assert_eq!(trace.end, End::Arrives);
         assert!(!trace.to_string().contains("olic"), "{trace}");
     }
+}
+
+#[test]
+fn what_no_policy_can_be_about_is_open_as_in_the_kernel() {
+    let mut world = with_policies(&[], &db_for_api());
+    let without_pod = Pod {
+        name: None,
+        ..pod("box", "10.10.2.9", "vethbox")
+    };
+    let elsewhere = Pod {
+        name: Some("other/new".into()),
+        ..pod("new", "10.10.2.10", "vethnew")
+    };
+    world.pods.extend([without_pod, elsewhere]);
+    for from in ["10.10.2.9", "10.10.2.10"] {
+        let trace = asked(&world, from, "10.10.1.3:80", |_| {});
+        let open = format!("egress: no policy can be about {from}, so it is open.");
+        expect(&trace, End::Leaves, &["let it pass", &open]);
+        assert_eq!(trace.differences, [""; 0]);
+    }
+    world.pods.push(Pod {
+        name: None,
+        unnamed: true,
+        ..pod("long", "10.10.2.11", "vethlong")
+    });
+    let trace = world.walk("10.10.2.11", "10.10.1.3:80");
+    let closed = "no Pod with the address 10.10.2.11 is known here yet";
+    expect(&trace, End::Dropped, &[closed]);
 }
 
 #[test]

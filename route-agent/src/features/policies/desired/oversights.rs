@@ -14,11 +14,14 @@ pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
     let pods = snapshot.pods_in(&policy.name.namespace);
     let mut selected = pods.filter(|pod| policy.subject.selects(&pod.labels) && !pod.finished);
     let Some(first) = selected.next() else {
-        let subject = match policy.subject.is_empty() {
-            true => "there is no pod in its namespace".to_owned(),
-            false => format!("no pod in its namespace has {}", policy.subject),
+        let subject = &policy.subject;
+        return match subject.is_empty() {
+            // A policy for all pods is often there before the first of them.
+            true => Vec::new(),
+            false => vec![format!(
+                "it selects nothing: no pod in its namespace has {subject}"
+            )],
         };
-        return vec![format!("it selects nothing: {subject}")];
     };
     let selected: Vec<&Pod> = std::iter::once(first).chain(selected).collect();
     let ingress = policy.ingress.iter().flatten();
@@ -161,6 +164,14 @@ mod tests {
             &cluster.snapshot.policies[&name("shop/p")],
             &cluster.snapshot,
         )
+    }
+
+    #[test]
+    fn a_policy_for_all_pods_of_an_empty_namespace_is_no_mistake() {
+        let closed = policy("empty/p", &json!({"podSelector": {}}));
+        let cluster = Cluster::of(&[namespace("empty", ""), closed]);
+        let policy = &cluster.snapshot.policies[&name("empty/p")];
+        assert_eq!(of(policy, &cluster.snapshot), [""; 0]);
     }
 
     #[test]

@@ -12,15 +12,16 @@ use crate::clock::rfc3339;
 use crate::features::policies::desired::explain::{Judgement, Outcome, judge};
 use crate::features::policies::desired::truth::{Traffic, Truth, isolating, selecting};
 use crate::features::policies::layout::log::Reason;
-use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot, Tier};
+use crate::snapshot::{Direction, ObjectName, PolicyRule, Protocol, Snapshot, Tier};
 use crate::text;
 
 /// More policies than this are counted, and not named.
 const NAMED: usize = 8;
 /// A rule may name thousands of labels; what is kept of it in words, in bytes.
 const LONGEST: usize = 600;
-/// The rules and peers that are looked at for what is dropped at a time. Whoever writes thousands into
-/// a namespace does not keep the loop from its work: what is left is named without its policies.
+/// The peers of rules, each with each port, that are looked at for what is dropped at a time. A tenant
+/// who writes thousands into a namespace does not keep the loop from its work: what is left is named
+/// without its policies.
 const EFFORT: usize = 10_000;
 
 /// A packet that was dropped.
@@ -49,7 +50,7 @@ pub struct Denial {
     pub denied_by: Option<String>,
     /// The policies that isolate the pod, the first ones.
     pub isolated_by: Vec<String>,
-    /// So many more isolate it.
+    /// How many more isolate it.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub isolated_by_more: usize,
     /// The rule that comes nearest, and what it lacks.
@@ -237,7 +238,7 @@ impl Court<'_, '_> {
         words
     }
 
-    /// How many rules and peers there are to look at.
+    /// How many peers there are to look at, each with each port.
     fn effort(&self, direction: Direction, local: IpAddr) -> usize {
         let Some(pod) = self.truth.pod(local) else {
             return 0;
@@ -248,10 +249,13 @@ impl Court<'_, '_> {
         let tiers = [Tier::Admin, Tier::Baseline].into_iter();
         let tiers = tiers.flat_map(|tier| selecting(snapshot, pod, tier));
         let tiered = tiers.flat_map(|policy| policy.rules(direction).iter());
-        rules
-            .chain(tiered.map(|rule| &rule.traffic))
-            .map(|rule| 1 + rule.peers.as_ref().map_or(0, |peers| peers.len()))
-            .sum()
+        let of_rule = |rule: &PolicyRule| {
+            let peers = rule.peers.as_ref().map_or(0, |peers| peers.len());
+            let ports = rule.ports.as_ref().map_or(0, |ports| ports.len());
+            (1 + peers).saturating_mul(1 + ports)
+        };
+        let all = rules.chain(tiered.map(|rule| &rule.traffic));
+        all.map(of_rule).sum()
     }
 }
 
@@ -517,6 +521,12 @@ pub(super) mod tests {
         assert_eq!(named, [3, 3, 0]);
         assert_eq!(found[2].why(), "denied by ingress");
         assert_eq!(found[2].source.pod.as_deref(), Some("shop/web-1"));
+        // Each peer is looked at with each port.
+        let root = 1 + EFFORT.isqrt();
+        let ports: Vec<_> = (1..=root).map(|port| json!({"port": port})).collect();
+        let spec = json!({"podSelector": {}, "ingress": [{"from": peers[..root], "ports": ports}]});
+        cluster.set(&[policy("shop/long", &spec)]);
+        assert_eq!(denials(&[to(1)], &cluster)[0].isolated_by, [""; 0]);
     }
 
     #[test]

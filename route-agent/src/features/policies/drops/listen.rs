@@ -19,7 +19,7 @@ use crate::warnings::Notice;
 const RETRY: Duration = Duration::from_secs(5);
 /// What comes within this time is looked up together.
 const TOGETHER: Duration = Duration::from_millis(100);
-/// So many at a time.
+/// No more at a time.
 const MOST: usize = 200;
 
 /// Reads drops as long as the loop is there. Each that is to become an Event goes to `events`. Opens

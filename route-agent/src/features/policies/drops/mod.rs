@@ -72,9 +72,9 @@ impl DropLog {
         self.with(|ring| ring.page(number, idle))
     }
 
-    /// How many were read, and how many were lost at least.
-    pub fn counts(&self) -> (u64, u64) {
-        self.with(|ring| (ring.newest(), ring.lost()))
+    /// How many were logged and could not be read, at least.
+    pub fn lost(&self) -> u64 {
+        self.with(|ring| ring.lost())
     }
 
     fn add(&self, denials: Vec<Denial>, lost: u64) {

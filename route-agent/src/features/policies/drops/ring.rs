@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::policies::drops::denial::Denial;
 
-/// So many are kept.
+/// How many are kept.
 const KEPT: usize = 1000;
 
 /// Why nothing is read, if so.
@@ -29,16 +29,16 @@ pub struct Page {
     pub idle: Option<String>,
     /// The number of the newest one.
     pub newest: u64,
-    /// So many were logged and could not be read, at least.
+    /// How many were logged and could not be read, at least.
     pub lost: u64,
-    /// So many that were asked for are no longer kept.
+    /// How many of those that were asked for are no longer kept.
     pub forgotten: u64,
     /// The drops, oldest first.
     pub drops: Vec<Denial>,
 }
 
 impl Ring {
-    /// More came, and so many were lost before them.
+    /// More came, and `lost` that could not be read.
     pub fn add(&mut self, denials: Vec<Denial>, lost: u64) {
         self.lost += lost;
         for mut denial in denials {

@@ -8,11 +8,12 @@ use podwire_kernel::nft::Rule;
 use crate::ours::LOG_GROUP;
 use crate::snapshot::Direction;
 
-/// So many packets are logged each second by each rule, and so many at once; the rest is only
-/// counted. A connection that is refused is tried again a few times, so each is seen.
+/// How many packets each rule logs in a second; the rest is only counted. A connection that is refused
+/// is tried again a few times, so each is seen.
 const RATE: u64 = 10;
+/// How many it logs at once.
 const AT_ONCE: u32 = 20;
-/// So much of a packet, in bytes: the headers up to the ports.
+/// How much of a packet, in bytes: the headers up to the ports.
 const COPIED: u32 = 128;
 
 /// Why a packet was dropped.

@@ -164,7 +164,10 @@ impl FamilyTable {
             return Err(error);
         }
         self.log = false;
-        self.read_back(kernel, model, self.frame(model), now)
+        let without = self.read_back(kernel, model, self.frame(model), now);
+        // What fails without logging as well says nothing of logging: it is tried again with it.
+        self.log = without.is_err();
+        without
     }
 
     /// The usual case: something changed. False if the whole table must be read.

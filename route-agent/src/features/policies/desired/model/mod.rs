@@ -1,8 +1,9 @@
 //! The policies in the form that the kernel looks up, kept up to date change by change.
 //!
-//! In: the snapshot and what is attached here, and what changed in them. Out: what the kernel should hold, and what differs. What
-//! must hold: the outcome is that of a model made from the snapshot in one go, and a change costs
-//! what it touches: a pod its own questions, a policy its own pods and peers.
+//! In: the snapshot and what is attached here, and what changed in them. Out: what the kernel should
+//! hold, and what differs. What must hold: the outcome is that of a model made from the snapshot in
+//! one go, and a change costs what it touches: a pod its own questions, a policy its own pods and
+//! peers.
 
 mod locals;
 mod nodes;
