@@ -36,7 +36,7 @@ const SIZE_LIMIT: f64 = 2.0;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 12] = [
+    let cases: [(&str, Case); 13] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
@@ -46,6 +46,7 @@ pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), 
         ("routes", routes),
         ("policies-start", policies::start),
         ("policies-memory", policies::memory),
+        ("policies-traffic", policies::traffic),
         ("services-idle", services::idle),
         ("services-large", services::large),
         ("services-traffic", services::traffic),

@@ -12,6 +12,7 @@ mod report;
 mod services;
 mod sides;
 mod statistics;
+mod talk;
 mod world;
 
 use std::path::PathBuf;

@@ -7,59 +7,32 @@
 //! In one lab the agent leaves Services alone, and one rule translates every connection to the server.
 //! That is the least that any proxy costs that leaves the translation to the kernel.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::Pid;
-use podwire_kernel::address::Address;
-use podwire_kernel::link::Veth;
-use podwire_kernel::netns::Netns;
 use podwire_kernel::nft::{
     Chain, ChainType, Comparison, Family, Field, Hook, NftSocket, Rule, Table, diff, priority,
 };
-use podwire_kernel::route::Route;
-use podwire_kernel::sysctl;
-use podwire_kernel::{RouteSocket, Scope};
 
-use super::agent::{self, Agent};
 use super::cluster::{Cluster, Endpoints, PORT, TARGET, cluster_ip};
 use crate::Options;
 use crate::cases::progress;
 use crate::report::Report;
 use crate::statistics::{Times, ratio};
+use crate::talk::{CONNECTIONS, Lab, SERVERS, TURN, TURNS, connect, directly, wait_for_end};
 use crate::world::World;
 
 /// Services of the small and of the large cluster.
 const FEW: u32 = 10;
 const MANY: u32 = 30_000;
 
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
-const SERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 88, 0, 3), Ipv4Addr::new(10, 88, 0, 4)];
-
-/// Where the servers answer those who do not go through a Service. Not the endpoints' port, so
-/// that no connection's addresses collide with those of a translated one.
-const DIRECT: u16 = TARGET + 1;
-
-/// Links of pods, for which the agent has rules.
-const POD_GROUP: u32 = 112;
-
-/// Turns of each side, and connections in one turn where connections are timed one by one.
-const TURNS: usize = 400;
-const CONNECTIONS: usize = 50;
-
-/// The length of a turn in which as much as possible is done.
-const TURN: Duration = Duration::from_millis(50);
-
 /// First packets among few and among many Services; connections and bytes beside direct ones.
 pub fn traffic(_: &Options, world: &World, report: &mut Report) -> Result<(), String> {
-    let few = Lab::raise(world, "few", FEW)?;
-    let many = Lab::raise(world, "many", MANY)?;
-    let floor = Lab::raise_floor(world)?;
+    let few = raise(world, "few", FEW)?;
+    let many = raise(world, "many", MANY)?;
+    let floor = raise_floor(world)?;
     report.table(
         "Connections from a pod to a pod of the same node",
         &["", "p50", "p90", "p99"],
@@ -293,186 +266,45 @@ fn via_service(number: u32) -> SocketAddr {
     SocketAddrV4::new(cluster_ip(number), PORT).into()
 }
 
-fn directly(server: u32) -> SocketAddr {
-    SocketAddrV4::new(SERVERS[server as usize % 2], DIRECT).into()
+/// A node with this many Services.
+fn raise(world: &World, name: &str, services: u32) -> Result<Lab, String> {
+    progress(&format!("a node with {services} Services"));
+    let directory = world.directory(&format!("traffic-{name}"))?;
+    let cluster = Cluster::write(directory, services, Endpoints::Here(SERVERS))?;
+    Lab::with_agent(world, &cluster, &[])
 }
 
-/// A new connection, and how long the first packet and its answer took.
-fn connect(target: SocketAddr) -> std::io::Result<(TcpStream, Duration)> {
-    let start = Instant::now();
-    let stream = TcpStream::connect(target)?;
-    Ok((stream, start.elapsed()))
-}
-
-/// Says that nothing more comes, and waits until the server ends the connection: with a reset, so
-/// that nothing of it is left at either end.
-fn wait_for_end(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.shutdown(Shutdown::Write)?;
-    match stream.read(&mut [0; 16]) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// A node with an agent, a client and a server.
-struct Lab {
-    client: Netns,
-    node: Netns,
-    _agent: Agent,
-}
-
-impl Lab {
-    fn raise(world: &World, name: &str, services: u32) -> Result<Self, String> {
-        progress(&format!("a node with {services} Services"));
-        let directory = world.directory(&format!("traffic-{name}"))?;
-        let cluster = Cluster::write(directory, services, Endpoints::Here(SERVERS))?;
-        Self::with_agent(world, &cluster, &[])
-    }
-
-    fn raise_floor(world: &World) -> Result<Self, String> {
-        progress("a node with one rule");
-        let failed = |error: podwire_kernel::Error| error.to_string();
-        let cluster = Cluster::write(
-            world.directory("traffic-floor")?,
-            0,
-            Endpoints::Here(SERVERS),
-        )?;
-        let lab = Self::with_agent(world, &cluster, &["--services=false"])?;
-        let services = IpNetwork::new(cluster_ip(0).into(), 12).map_err(|e| e.to_string())?;
-        let rule = Rule::new()
-            .within(Field::IpDaddr, Comparison::Eq, services)
-            .l4proto(6)
-            .dnat(SERVERS[0].into(), Some(TARGET));
-        let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
-        let table = Table::new(Family::Ip, "floor")
-            .with_chain(
-                "prerouting",
-                nat(Hook::Prerouting, priority::DSTNAT).with_rule(rule),
-            )
-            .with_chain("postrouting", nat(Hook::Postrouting, priority::SRCNAT));
-        let mut socket = lab
-            .node
-            .enter(NftSocket::open)
-            .map_err(failed)?
-            .map_err(failed)?;
-        socket
-            .commit(&mut diff(None, &table))
-            .map_err(|error| error.to_string())?;
-        Ok(lab)
-    }
-
-    fn with_agent(world: &World, cluster: &Cluster, flags: &[&str]) -> Result<Self, String> {
-        let failed = |error: podwire_kernel::Error| error.to_string();
-        let node = agent::node()?;
-        let client = pod(&node, "vethclient", &[CLIENT]).map_err(failed)?;
-        let server = pod(&node, "vethserver", &SERVERS).map_err(failed)?;
-        let mut agent = Agent::start_with(world, &node, cluster, flags)?;
-        agent.await_ready()?;
-        agent.await_idle()?;
-        // Ended connections are forgotten before their number fills the table.
-        node.enter(|| sysctl::write("net/netfilter/nf_conntrack_tcp_timeout_close", "1"))
-            .map_err(failed)?
-            .map_err(failed)?;
-        for port in [TARGET, DIRECT] {
-            serve(&server, port)?;
-        }
-        Ok(Self {
-            client,
-            node,
-            _agent: agent,
-        })
-    }
-
-    /// Runs `work` in the client's namespace, on the first processor.
-    fn in_client<T>(&self, work: impl FnOnce() -> std::io::Result<T>) -> Result<T, String> {
-        pin(0);
-        self.client
-            .enter(work)
-            .map_err(|error| error.to_string())?
-            .map_err(|error| format!("a connection of the bench failed: {error}"))
-    }
-}
-
-/// A pod as the plugin makes it: a link of its own, and the node as its gateway.
-fn pod(node: &Netns, link: &str, addresses: &[Ipv4Addr]) -> podwire_kernel::Result<Netns> {
-    let netns = Netns::create_anonymous()?;
-    let host = |address: Ipv4Addr| IpNetwork::from(std::net::IpAddr::from(address));
-    node.enter(|| {
-        let mut socket = RouteSocket::open()?;
-        let ends = socket.create_veth(&Veth {
-            peer_netns: Some(&netns),
-            group: POD_GROUP,
-            ..Veth::new(link, "eth0")?
-        })?;
-        netns.enter(|| {
-            let mut inside = RouteSocket::open()?;
-            inside.set_up(1)?;
-            inside.set_up(ends.peer_index)?;
-            for address in addresses {
-                inside.add_address(&Address::new(ends.peer_index, host(*address)))?;
-            }
-            inside.add_route(&Route {
-                link: Some(ends.peer_index),
-                scope: Scope::Link,
-                ..Route::to(host(GATEWAY))
-            })
-        })??;
-        socket.set_up(ends.index)?;
-        socket.add_address(&Address::new(ends.index, host(GATEWAY)))?;
-        for address in addresses {
-            socket.add_route(&Route {
-                link: Some(ends.index),
-                scope: Scope::Link,
-                ..Route::to(host(*address))
-            })?;
-        }
-        podwire_kernel::Result::Ok(())
-    })??;
-    netns.enter(|| {
-        let mut inside = RouteSocket::open()?;
-        let everything = IpNetwork::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        let to = everything.expect("every address has a network of no bits");
-        inside.add_route(&Route {
-            gateway: Some(GATEWAY.into()),
-            ..Route::to(to)
-        })
-    })??;
-    Ok(netns)
-}
-
-/// Takes connections at a port, one after the other, and what comes through them.
-fn serve(netns: &Netns, port: u16) -> Result<(), String> {
-    let listen = || -> std::io::Result<TcpListener> {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-        // Accepted connections inherit it: closing one resets it.
-        let linger = nix::libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        setsockopt(&listener, sockopt::Linger, &linger)?;
-        Ok(listener)
-    };
-    let listener = netns
-        .enter(listen)
-        .map_err(|error| error.to_string())?
-        .map_err(|error| format!("cannot listen at port {port}: {error}"))?;
-    std::thread::spawn(move || {
-        pin(1);
-        let mut buffer = vec![0; 256 << 10];
-        for mut stream in listener.incoming().flatten() {
-            while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
-        }
-    });
-    Ok(())
-}
-
-/// Keeps the calling thread on one processor. With fewer processors it stays where it is.
-fn pin(processor: usize) {
-    let mut set = CpuSet::new();
-    if set.set(processor).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(0), &set);
-    }
+/// A node with one rule that translates every connection.
+fn raise_floor(world: &World) -> Result<Lab, String> {
+    progress("a node with one rule");
+    let failed = |error: podwire_kernel::Error| error.to_string();
+    let cluster = Cluster::write(
+        world.directory("traffic-floor")?,
+        0,
+        Endpoints::Here(SERVERS),
+    )?;
+    let lab = Lab::with_agent(world, &cluster, &["--services=false"])?;
+    let services = IpNetwork::new(cluster_ip(0).into(), 12).map_err(|e| e.to_string())?;
+    let rule = Rule::new()
+        .within(Field::IpDaddr, Comparison::Eq, services)
+        .l4proto(6)
+        .dnat(SERVERS[0].into(), Some(TARGET));
+    let nat = |hook, priority| Chain::base(ChainType::Nat, hook, priority);
+    let table = Table::new(Family::Ip, "floor")
+        .with_chain(
+            "prerouting",
+            nat(Hook::Prerouting, priority::DSTNAT).with_rule(rule),
+        )
+        .with_chain("postrouting", nat(Hook::Postrouting, priority::SRCNAT));
+    let mut socket = lab
+        .node
+        .enter(NftSocket::open)
+        .map_err(failed)?
+        .map_err(failed)?;
+    socket
+        .commit(&mut diff(None, &table))
+        .map_err(|error| error.to_string())?;
+    Ok(lab)
 }
 
 /// Numbers without a pattern that a cache could learn, the same in each run (xorshift64*).

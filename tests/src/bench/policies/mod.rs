@@ -1,5 +1,6 @@
-//! What policies cost a pod that starts: the real agent puts its rules into the kernel before ADD
-//! returns.
+//! What policies cost: a pod that starts, the agent's memory, and packets.
+
+mod traffic;
 
 use crate::Options;
 use crate::api::Api;
@@ -9,6 +10,7 @@ use crate::services::agent::{self, Agent};
 use crate::services::cluster::{Cluster, Endpoints, NODE};
 use crate::sides::{Programs, Side};
 use crate::world::World;
+pub use traffic::traffic;
 
 /// ADD may take so much longer where policies are about the pod, in ms.
 const LIMIT: f64 = 1.0;
