@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::snapshot::{
     self, Action, Block, Direction, Peer, PodSet, PolicyPort, PolicyRule, PortMatch, Protocol,
-    Tier, TierRule,
+    Selector, Tier, TierRule,
 };
 use crate::source::objects::strict::{LONGEST, present, selector, shown, unknown};
 use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient};
@@ -183,8 +183,14 @@ impl Reader<'_> {
                     return None;
                 }
                 let [namespaces, pods] = KNOWN.map(|name| present(fields, name));
+                // Without a selector of Namespaces pods of all are meant; theirs has to be there
+                // (`NamespacedPod`, apis/v1beta1 of network-policy-api).
+                let namespaces = match namespaces {
+                    Some(namespaces) => selector(self.names, namespaces)?,
+                    None => Selector::default(),
+                };
                 Some(PodSet {
-                    namespaces: selector(self.names, namespaces?)?,
+                    namespaces,
                     pods: selector(self.names, pods?)?,
                 })
             }

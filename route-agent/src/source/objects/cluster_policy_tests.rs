@@ -78,6 +78,24 @@ fn a_policy_is_read_with_its_tier_priority_subject_and_rules_in_their_order() {
 }
 
 #[test]
+fn pods_without_a_selector_of_namespaces_are_those_of_all() {
+    let web = json!({"matchLabels": {"app": "web"}});
+    for pods in [
+        json!({"podSelector": web}),
+        json!({"podSelector": web, "namespaceSelector": null}),
+        json!({"podSelector": web, "namespaceSelector": {}}),
+    ] {
+        let read = policy(json!({
+            "tier": "Admin", "priority": 1, "subject": {"pods": pods},
+            "ingress": [{"action": "Accept", "from": [{"pods": pods}]}]}));
+        assert_eq!(read.invalid.len(), 0, "{pods}");
+        assert!(read.subject.namespaces.is_empty() && !read.subject.pods.is_empty());
+        let peers = read.ingress[0].traffic.peers.as_ref().unwrap();
+        assert_eq!(*peers, [Peer::Anywhere(read.subject.clone())].into());
+    }
+}
+
+#[test]
 fn a_rule_that_is_not_understood_accepts_nothing_or_denies_everything_and_is_named() {
     for rest in [
         json!({"to": [{"domainNames": ["example.org"]}]}),
@@ -85,7 +103,7 @@ fn a_rule_that_is_not_understood_accepts_nothing_or_denies_everything_and_is_nam
         json!({"to": [{}]}),
         json!({"to": [{"namespaces": {}, "nodes": {}}]}),
         json!({"to": [{"namespaces": {"matchFields": {}}}]}),
-        json!({"to": [{"pods": {"podSelector": {}}}]}),
+        json!({"to": [{"pods": {"namespaceSelector": {}}}]}),
         json!({"to": [{"networks": ["10.0.0.0"]}]}),
         json!({"to": [{"networks": []}]}),
         json!({"to": []}),

@@ -141,6 +141,10 @@ fn the_subject_is_pods_of_namespaces_or_pods_among_them() {
     some.denies(DB, OPS_WEB, tcp(80));
     some.allows(DB, PROBE, tcp(80));
     some.allows(DB, WEB, tcp(80));
+    let anywhere = of(json!({"pods": {"podSelector": app("web")}}));
+    anywhere.denies(DB, OPS_WEB, tcp(80));
+    anywhere.denies(DB, WEB, tcp(80));
+    anywhere.allows(DB, PROBE, tcp(80));
 }
 
 #[test]
