@@ -170,6 +170,12 @@ kind-down: ## Delete the kind cluster
 e2e: ## Run the upstream end-to-end tests of Kubernetes on the kind cluster
 	@tests/kind/e2e.sh all
 
+SUITES ?= cluster
+
+.PHONY: e2e-policies
+e2e-policies: ## Run suites of others for policies on the kind cluster: SUITES (cluster, cyclonus); needs Go
+	@tests/kind/policies.sh $(SUITES)
+
 .PHONY: chaos
 chaos: ## Break things on the kind cluster and count what clients notice
 	@tests/kind/chaos.sh
