@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::ArgumentsError;
 use crate::attachment::{RecordError, TableError};
+use crate::config::LONGEST_NAME;
 use crate::environment::{EnvironmentError, Verb};
 use crate::json::WrongType;
 use crate::lease::{AllocationError, StoreError};
@@ -84,6 +85,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The name of the network is too long.
+    #[error("network name is too long")]
+    LongName {
+        /// The name.
+        name: String,
+    },
     /// The configuration has a version that is not spoken.
     #[error("incompatible CNI versions")]
     Version {
@@ -150,8 +157,8 @@ pub enum Error {
     Netns {
         /// Its path.
         path: String,
-        /// What the kernel said.
-        source: podwire_kernel::Error,
+        /// What the kernel said, without the path.
+        source: podwire_kernel::Cause,
     },
     /// The container shares the namespace of the plugin.
     #[error("plugin's netns and netns from CNI_NETNS should not be the same")]
@@ -263,7 +270,9 @@ impl Error {
                 RangeError::WrongType(_) => Code::DECODING,
                 _ => Code::CONFIG,
             },
-            Self::NoName | Self::BadName { .. } | Self::Config { .. } => Code::CONFIG,
+            Self::NoName | Self::BadName { .. } | Self::LongName { .. } | Self::Config { .. } => {
+                Code::CONFIG
+            }
             Self::Version { .. } | Self::VerbTooNew { .. } => Code::INCOMPATIBLE_VERSION,
             Self::Unsupported { .. } => Code::UNSUPPORTED_FIELD,
             Self::Netns { .. } | Self::OwnNetns => Code::NETNS,
@@ -296,6 +305,11 @@ impl Error {
             Self::BadName { name } => format!(
                 "the name is {name:?}, but a name starts with a letter or digit and goes on with \
                  letters, digits, \"_\", \".\" and \"-\""
+            ),
+            Self::LongName { name } => format!(
+                "the name has {} characters, but it becomes a part of the aliases of links, where \
+                 {LONGEST_NAME} have room",
+                name.len()
             ),
             Self::Allocation(error) => error.advice().to_owned(),
             Self::OwnNetns => "CNI_NETNS has to name the network namespace of a container".into(),
@@ -395,9 +409,9 @@ mod tests {
             (
                 Error::Netns {
                     path: "/n".into(),
-                    source: kernel(),
+                    source: Cause::NotFound,
                 },
-                "failed to open netns \"/n\": cannot change link veth0: there is no such object",
+                "failed to open netns \"/n\": there is no such object",
             ),
             (
                 Error::kernel("link")(kernel()),
