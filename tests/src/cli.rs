@@ -208,7 +208,7 @@ pub fn run() -> Result<u8> {
             namespace,
         } => {
             let lab = open()?;
-            let _lock = lab.lock()?;
+            let _lock = lab.lock(busy)?;
             let pod = lab.run(
                 &node,
                 &PodSpec {
@@ -227,13 +227,13 @@ pub fn run() -> Result<u8> {
         }
         Command::Rm { pod } => {
             let lab = open()?;
-            let _lock = lab.lock()?;
+            let _lock = lab.lock(busy)?;
             lab.remove(&pod)?;
         }
         Command::Logs { node } => say(open()?.node(&node)?.agent_log().trim_end()),
         Command::Restart { node, signal } => {
             let lab = open()?;
-            let _lock = lab.lock()?;
+            let _lock = lab.lock(busy)?;
             restart(&lab.node(&node)?, signal)?;
         }
         Command::Status => show(&open()?)?,
@@ -274,7 +274,7 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     interrupt::takes_down(&name)?;
     let start = Instant::now();
     let lab = Lab::up(entry, &Topology::walkthrough(families), &progress)?;
-    let _lock = lab.lock()?;
+    let _lock = lab.lock(busy)?;
     if !empty {
         progress("the pods");
         walkthrough::start_pods(&lab)?;
@@ -317,6 +317,11 @@ pub fn claim(name: Option<&str>, stem: &str) -> Result<Entry> {
 /// Tells what is being worked on.
 pub fn progress(what: &str) {
     mention(format_args!("Raising {what} ..."));
+}
+
+/// Tells why nothing happens for a while.
+pub fn busy() {
+    mention("Another command changes this lab; waiting until it is through ...");
 }
 
 fn pods(lab: &Lab) -> Result<()> {

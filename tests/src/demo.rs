@@ -55,7 +55,7 @@ pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
 /// Shows the walkthrough in a lab that was up before and stays.
 pub fn show_in(lab: &Lab) -> Result<u8> {
     walkthrough::require(lab)?;
-    let _lock = lab.lock()?;
+    let _lock = lab.lock(cli::busy)?;
     interrupt::restores(lab.name())?;
     show(lab)
 }

@@ -204,14 +204,22 @@ impl Lab {
         }
     }
 
-    /// Waits until no other command changes what runs in the lab; none begins to as long as the
-    /// answer lives. The kernel gives it back if this process is killed.
-    pub fn lock(&self) -> Result<Flock<fs::File>> {
+    /// Waits until no other command changes what runs in the lab, and calls `busy` if one does; none
+    /// begins to as long as the answer lives. The kernel gives it back if this process is killed.
+    pub fn lock(&self, busy: impl FnOnce()) -> Result<Flock<fs::File>> {
         let path = Path::new(layout::NODES).join("lock");
         let open = || fs::File::create(&path).map_err(Error::file("create", &path));
         let file = self.place.inside(open)??;
+        let (file, errno) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err(refused) => refused,
+        };
+        if errno != nix::Error::EWOULDBLOCK {
+            return Err(Error::file("lock", path)(errno.into()));
+        }
+        busy();
         Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| Error::file("lock", &path)(errno.into()))
+            .map_err(|(_, errno)| Error::file("lock", path)(errno.into()))
     }
 
     /// Adds a machine while the lab is up; a node gets its manifest, but not yet an agent.

@@ -13,6 +13,7 @@ mod page;
 mod picture;
 mod pods;
 mod policies;
+mod restore;
 mod stage;
 mod step;
 
@@ -21,7 +22,8 @@ use std::io::{self, Write};
 pub use observation::{Check, Observation};
 pub use page::Page;
 pub use picture::path;
-pub use pods::{invitation, require, restore, start_pods, start_services};
+pub use pods::{invitation, require, start_pods, start_services};
+pub use restore::restore;
 pub use stage::Outputs;
 pub use step::Step;
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
-use super::stage;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::pod::{PodSpec, Servers};
 use crate::topology::Families;
-use crate::{binaries, layout, manifests, wait};
+use crate::{binaries, manifests, wait};
 
 /// Node, pod, and the port of its web server, in the order in which they start. Addresses are
 /// given out one after another, so the order decides them; pods without a port stand for those
@@ -96,7 +95,8 @@ pub fn start_services(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn write_services(lab: &Lab) -> Result<()> {
+/// Writes them as they are at the start.
+pub(super) fn write_services(lab: &Lab) -> Result<()> {
     let [first, second] = service_addresses(lab);
     let clusterip = manifests::service("svc-clusterip", first, 9000, 80);
     let mut nodeport = manifests::service("svc-nodeport", second, 9000, 8080);
@@ -118,43 +118,6 @@ fn write_services(lab: &Lab) -> Result<()> {
         lab.write_manifest(&name, &service)?;
     }
     Ok(())
-}
-
-/// The manifests that observations write, and the last one takes away.
-const WRITTEN: [&str; 4] = ["web", "web-client", "echo", "client"];
-
-/// How long the agents may take to see that these are gone. Policies of a person's own stay.
-const RESTORED_LIMIT: Duration = Duration::from_secs(5);
-
-/// Takes away what a walkthrough that was interrupted has left: policies, and the affinity of
-/// svc-clusterip. Answers whether there was anything.
-pub fn restore(lab: &Lab) -> Result<bool> {
-    // What is being run may be what leaves something.
-    let _performing = stage::performing();
-    let left = |line: &str| Ok(lab.place().sh(line)?.status == 0);
-    let manifests = WRITTEN.map(|name| format!("{}/{name}.yaml", layout::MANIFESTS));
-    let has_policies = left(&format!(
-        "ls {} 2>/dev/null | grep -q .",
-        manifests.join(" ")
-    ))?;
-    let service = format!("{}/svc-clusterip.yaml", layout::MANIFESTS);
-    let has_affinity = left(&format!("grep -q 'sessionAffinity: ClientIP' {service}"))?;
-    if has_policies {
-        lab.place()
-            .output(&format!("rm -f {}", manifests.join(" ")))?;
-    }
-    if has_affinity {
-        write_services(lab)?;
-    }
-    if has_policies || has_affinity {
-        let rules = "nft list ruleset | grep -qE 'podwire-policy|update @affinity'";
-        for node in lab.cluster()? {
-            let gone = || node.place().sh(rules).is_ok_and(|ran| ran.status != 0);
-            // Whatever else is there is not the walkthrough's.
-            let _ = wait::until("", RESTORED_LIMIT, gone);
-        }
-    }
-    Ok(has_policies || has_affinity)
 }
 
 /// An error unless the lab has what the walkthrough shows, where it shows it.
