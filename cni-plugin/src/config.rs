@@ -19,7 +19,7 @@ use crate::version::Version;
 
 /// The longest name of a network with which attachments are made, in bytes: the alias of a link has
 /// room for it, for the name of the interface and for a container ID (`attachment/alias.rs`).
-pub const LONGEST_NAME: usize = 128;
+const LONGEST_NAME: usize = 128;
 
 /// The smallest MTU that IPv4 can work with (RFC 791).
 const SMALLEST_MTU: i64 = 68;
@@ -85,8 +85,10 @@ impl<'a> Config<'a> {
     /// its name is too long for an attachment to be made.
     pub fn allow(&self, verb: Verb) -> Result<(), Error> {
         if matches!(verb, Verb::Add | Verb::Status) && self.name.len() > LONGEST_NAME {
-            let name = self.name.to_owned();
-            return Err(Error::LongName { name });
+            return Err(Error::LongName {
+                name: self.name.to_owned(),
+                limit: LONGEST_NAME,
+            });
         }
         let since = match verb {
             Verb::Check => Version::V0_4_0,

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use crate::arguments::ArgumentsError;
 use crate::attachment::{RecordError, TableError};
-use crate::config::LONGEST_NAME;
 use crate::environment::{EnvironmentError, Verb};
 use crate::json::WrongType;
 use crate::lease::{AllocationError, StoreError};
@@ -90,6 +89,8 @@ pub enum Error {
     LongName {
         /// The name.
         name: String,
+        /// The longest that a name may be, in bytes.
+        limit: usize,
     },
     /// The configuration has a version that is not spoken.
     #[error("incompatible CNI versions")]
@@ -306,9 +307,9 @@ impl Error {
                 "the name is {name:?}, but a name starts with a letter or digit and goes on with \
                  letters, digits, \"_\", \".\" and \"-\""
             ),
-            Self::LongName { name } => format!(
+            Self::LongName { name, limit } => format!(
                 "the name has {} characters, but it becomes a part of the aliases of links, where \
-                 {LONGEST_NAME} have room",
+                 {limit} have room",
                 name.len()
             ),
             Self::Allocation(error) => error.advice().to_owned(),
