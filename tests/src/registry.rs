@@ -75,12 +75,15 @@ impl Process {
     }
 }
 
-/// What is recorded of a lab.
+/// What is recorded of a lab. An earlier `podwire-lab` on this machine reads the first two numbers, and
+/// writes nothing else: each would otherwise take the other's labs for dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Held {
     /// The process that holds it.
+    #[serde(flatten)]
     holder: Process,
     /// The process that raised it, as long as the lab ends with that one.
+    #[serde(default)]
     raiser: Option<Process>,
 }
 
@@ -340,6 +343,32 @@ mod tests {
         for (raiser, ends) in [(None, false), (Some(holder), false), (Some(gone), true)] {
             assert_eq!(Held { holder, raiser }.is_ending(), ends, "{raiser:?}");
         }
+    }
+
+    #[test]
+    fn earlier_programs_read_what_is_recorded_and_are_read() {
+        let holder = Process::own().unwrap();
+        let raiser = Some(holder);
+        for held in [
+            Held { holder, raiser },
+            Held {
+                holder,
+                raiser: None,
+            },
+        ] {
+            let text = serde_json::to_string(&held).unwrap();
+            assert_eq!(serde_json::from_str::<Held>(&text).unwrap(), held);
+            assert_eq!(serde_json::from_str::<Process>(&text).unwrap(), holder);
+        }
+        let old = serde_json::to_string(&holder).unwrap();
+        let read = serde_json::from_str::<Held>(&old).unwrap();
+        assert_eq!(
+            read,
+            Held {
+                holder,
+                raiser: None
+            }
+        );
     }
 
     #[test]
