@@ -341,19 +341,21 @@ impl Lab {
         let missing = match self.pod(name) {
             Ok(pod) => {
                 self.machine(pod.node())?.remove(&pod)?;
-                return self.forget_pod(name);
+                return self.forget_pod(name).map(drop);
             }
             Err(error) => error,
         };
         let mut left = self.leftovers()?;
         left.retain(|one| one.name() == name);
-        if left.is_empty() {
-            return Err(missing);
+        for one in &left {
+            self.node(one.node())?.clear(one)?;
         }
-        for one in left {
-            self.node(one.node())?.clear(&one)?;
+        // The manifest comes first and goes last: it may be all that there is.
+        let had_manifest = self.forget_pod(name)?;
+        match left.is_empty() && !had_manifest {
+            true => Err(missing),
+            false => Ok(()),
         }
-        self.forget_pod(name)
     }
 
     /// What is there of pods whose start or end was not finished, by node and name.
@@ -365,14 +367,16 @@ impl Lab {
         Ok(left)
     }
 
-    /// Takes the manifest of a pod away, if it has one: a pod that its node started has none.
-    fn forget_pod(&self, name: &str) -> Result<()> {
+    /// Takes the manifest of a pod away, and answers whether it had one: a pod that its node started
+    /// has none.
+    fn forget_pod(&self, name: &str) -> Result<bool> {
         let manifest = pod_manifest(name);
         let path = manifest_path(&manifest);
-        if self.place.inside(|| path.exists())? {
+        let has_one = self.place.inside(|| path.exists())?;
+        if has_one {
             self.remove_manifest(&manifest)?;
         }
-        Ok(())
+        Ok(has_one)
     }
 
     /// All pods, by node and name.

@@ -242,7 +242,10 @@ pub(crate) fn remove(node: &Place, pod: &Pod) -> Result<()> {
             end_process(node, pod.record.pid);
             let _ = node.inside(|| launch::forget(pod.name()));
         });
+    // The command that started it may have been killed at its very end.
+    let begun = begun_path(node.name(), pod.name());
     let path = record_path(node.name(), pod.name());
+    let _ = node.inside(|| fs::remove_file(&begun))?;
     node.inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
     result
 }
