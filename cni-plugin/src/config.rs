@@ -17,6 +17,10 @@ use crate::policy;
 use crate::result::{Attached, Dns};
 use crate::version::Version;
 
+/// The longest name of a network with which attachments are made, in bytes: the alias of a link has
+/// room for it, for the name of the interface and for a container ID (`attachment/alias.rs`).
+const LONGEST_NAME: usize = 128;
+
 /// The smallest MTU that IPv4 can work with (RFC 791).
 const SMALLEST_MTU: i64 = 68;
 
@@ -77,8 +81,15 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// Fails if the version of the configuration does not know `verb` yet.
+    /// Fails if the configuration is not one for `verb`: its version does not know the verb yet, or
+    /// its name is too long for an attachment to be made.
     pub fn allow(&self, verb: Verb) -> Result<(), Error> {
+        if matches!(verb, Verb::Add | Verb::Status) && self.name.len() > LONGEST_NAME {
+            return Err(Error::LongName {
+                name: self.name.to_owned(),
+                limit: LONGEST_NAME,
+            });
+        }
         let since = match verb {
             Verb::Check => Version::V0_4_0,
             Verb::Status | Verb::Gc => Version::V1_1_0,

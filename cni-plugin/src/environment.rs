@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use podwire_kernel::link::broken_name_rule;
+use podwire_kernel::link::{NAME_MAX, broken_name_rule};
 
 /// What the runtime asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,14 @@ pub struct Call {
     pub netns_override: bool,
 }
 
+/// The longest container ID, in bytes. Those of runtimes have 64; what is kept of an attachment is
+/// found again by this ID, and nothing on the way may have to cut it off.
+pub const LONGEST_ID: usize = 1024;
+
+/// Below `/proc/sys/net/ipv4/conf` these stand for interfaces in general, so the kernel gives none
+/// such a name (`sysctl_dev_name_is_allowed`, include/linux/inetdevice.h).
+const NAMES_OF_SETTINGS: [&str; 2] = ["all", "default"];
+
 /// An environment that describes no call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvironmentError {
@@ -66,6 +74,15 @@ pub enum EnvironmentError {
     ContainerId {
         /// The value.
         id: String,
+    },
+    /// `CNI_CONTAINERID` is longer than any that a later DEL has to find again.
+    #[error(
+        "containerID is too long: CNI_CONTAINERID has {length} characters, but an ID has at most \
+         {LONGEST_ID}"
+    )]
+    LongContainerId {
+        /// How many it has.
+        length: usize,
     },
     /// `CNI_IFNAME` cannot be the name of an interface.
     #[error("CNI_IFNAME is {name:?}, but {rule}")]
@@ -113,7 +130,9 @@ impl Call {
         }))
     }
 
-    /// Checks the container ID and the interface name, if the verb needs them.
+    /// Checks the container ID and the interface name, if the verb needs them. What only an ADD
+    /// could do wrong is refused there alone: a DEL of it has nothing to take away, or takes away
+    /// what was made before it was refused.
     pub fn check(&self) -> Result<(), EnvironmentError> {
         if !matches!(self.verb, Verb::Add | Verb::Del | Verb::Check) {
             return Ok(());
@@ -122,18 +141,32 @@ impl Call {
             let id = self.container_id.clone();
             return Err(EnvironmentError::ContainerId { id });
         }
-        // DEL takes away what was made before names with % were refused.
-        let name = match self.verb {
-            Verb::Del => self.ifname.replace('%', "-"),
-            _ => self.ifname.clone(),
-        };
-        match broken_name_rule(&name) {
+        let length = self.container_id.len();
+        if self.verb == Verb::Add && length > LONGEST_ID {
+            return Err(EnvironmentError::LongContainerId { length });
+        }
+        match self.broken_ifname_rule() {
             None => Ok(()),
             Some(rule) => Err(EnvironmentError::Ifname {
                 name: self.ifname.clone(),
                 rule,
             }),
         }
+    }
+
+    /// The rule that `CNI_IFNAME` breaks, if it breaks one that matters to the verb.
+    fn broken_ifname_rule(&self) -> Option<&'static str> {
+        if self.verb == Verb::Del {
+            let name = self.ifname.replace('%', "-");
+            // As much of it as fits, and no half letter.
+            let start = (0..=NAME_MAX).rev().find_map(|end| name.get(..end));
+            return broken_name_rule(start.unwrap_or_default());
+        }
+        let is_of_settings = NAMES_OF_SETTINGS.contains(&self.ifname.as_str());
+        broken_name_rule(&self.ifname).or(is_of_settings.then_some(
+            "all and default stand for every interface in the kernel's settings, so none may \
+             have that name",
+        ))
     }
 
     /// The path of the container's network namespace as it is told to the runtime again.
@@ -272,11 +305,26 @@ mod tests {
 
     #[test]
     fn container_ids_that_could_leave_a_directory_are_refused() {
-        for id in ["a", "0", "a_b.c-d", &"f".repeat(300)] {
+        for id in ["a", "0", "a_b.c-d", &"f".repeat(LONGEST_ID)] {
             check(id, "eth0").unwrap();
         }
         for id in ["", ".", "..", "a/b", "-a", "_a", "a b", "a\u{e9}", "a\n"] {
             check(id, "eth0").unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_and_deleted() {
+        let long = "f".repeat(LONGEST_ID + 1);
+        let text = check(&long, "eth0").unwrap_err().to_string();
+        assert!(text.contains("has 1025 characters"), "{text}");
+        let ifname = "x".repeat(300);
+        check("a", &ifname).unwrap_err();
+        for (id, ifname) in [(&*long, "eth0"), ("a", &*ifname), ("a", "sixteen-bytes-xé")] {
+            let mut call = read(&ADD).unwrap().unwrap();
+            (call.container_id, call.ifname) = (id.to_owned(), ifname.to_owned());
+            call.verb = Verb::Del;
+            call.check().unwrap();
         }
     }
 
@@ -296,6 +344,8 @@ mod tests {
             "a\u{a0}b",
             "sixteen-bytes-xy",
             "net%d",
+            "all",
+            "default",
         ];
         for name in bad {
             check("a", name).unwrap_err();
@@ -303,8 +353,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_kernel_would_complete_is_refused_but_deleted() {
-        for name in ["net%d", "%d", "a%", "%s"] {
+    fn a_name_that_the_kernel_would_complete_or_refuse_is_refused_but_deleted() {
+        for name in ["net%d", "%d", "a%", "%s", "all", "default"] {
             check("a", name).unwrap_err();
             let mut call = read(&ADD).unwrap().unwrap();
             call.ifname = name.to_owned();

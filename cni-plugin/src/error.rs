@@ -84,6 +84,14 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The name of the network is too long.
+    #[error("network name is too long")]
+    LongName {
+        /// The name.
+        name: String,
+        /// The longest that a name may be, in bytes.
+        limit: usize,
+    },
     /// The configuration has a version that is not spoken.
     #[error("incompatible CNI versions")]
     Version {
@@ -150,8 +158,8 @@ pub enum Error {
     Netns {
         /// Its path.
         path: String,
-        /// What the kernel said.
-        source: podwire_kernel::Error,
+        /// What the kernel said, without the path.
+        source: podwire_kernel::Cause,
     },
     /// The container shares the namespace of the plugin.
     #[error("plugin's netns and netns from CNI_NETNS should not be the same")]
@@ -263,7 +271,9 @@ impl Error {
                 RangeError::WrongType(_) => Code::DECODING,
                 _ => Code::CONFIG,
             },
-            Self::NoName | Self::BadName { .. } | Self::Config { .. } => Code::CONFIG,
+            Self::NoName | Self::BadName { .. } | Self::LongName { .. } | Self::Config { .. } => {
+                Code::CONFIG
+            }
             Self::Version { .. } | Self::VerbTooNew { .. } => Code::INCOMPATIBLE_VERSION,
             Self::Unsupported { .. } => Code::UNSUPPORTED_FIELD,
             Self::Netns { .. } | Self::OwnNetns => Code::NETNS,
@@ -296,6 +306,11 @@ impl Error {
             Self::BadName { name } => format!(
                 "the name is {name:?}, but a name starts with a letter or digit and goes on with \
                  letters, digits, \"_\", \".\" and \"-\""
+            ),
+            Self::LongName { name, limit } => format!(
+                "the name has {} characters, but it becomes a part of the aliases of links, where \
+                 {limit} have room",
+                name.len()
             ),
             Self::Allocation(error) => error.advice().to_owned(),
             Self::OwnNetns => "CNI_NETNS has to name the network namespace of a container".into(),
@@ -395,9 +410,9 @@ mod tests {
             (
                 Error::Netns {
                     path: "/n".into(),
-                    source: kernel(),
+                    source: Cause::NotFound,
                 },
-                "failed to open netns \"/n\": cannot change link veth0: there is no such object",
+                "failed to open netns \"/n\": there is no such object",
             ),
             (
                 Error::kernel("link")(kernel()),

@@ -197,10 +197,12 @@ fn create_veth(
                 ifname: wanted.ifname.to_owned(),
                 host: wanted.host_name.to_owned(),
             }
-        } else if let Err(source) = wanted.netns.enter(|| ()) {
+        } else if let Err(error) = wanted.netns.enter(|| ()) {
             // The kernel only says that something about the request is invalid.
-            let path = wanted.sandbox.to_owned();
-            Error::Netns { path, source }
+            Error::Netns {
+                path: wanted.sandbox.to_owned(),
+                source: error.cause,
+            }
         } else {
             Error::kernel("link")(error)
         }
@@ -386,9 +388,8 @@ fn add_link_local(
 }
 
 /// Of all link-local addresses only the container's own one leads back to its link: the node's end
-/// has no route to fe80::/64. So the agent's
-/// guard of sources, which asks for the way back, drops the others: each would become a neighbour
-/// entry of the node (`ndisc_recv_ns`, net/ipv6/ndisc.c).
+/// has no route to fe80::/64. So the agent's guard of sources, which asks for the way back, drops the
+/// others: each would become a neighbour entry of the node (`ndisc_recv_ns`, net/ipv6/ndisc.c).
 fn add_way_to_neighbour(requests: &mut Requests, index: u32, peer: Mac, pairs: &[Pair]) {
     if has_ipv6(pairs) {
         let mut route = Route::to(IpNetwork::from(IpAddr::from(peer.link_local())));

@@ -42,7 +42,7 @@ modules() {
     for module in ${line#modprobe --all }; do
         modprobe "$module" 2>/dev/null || echo "@ note $1 there is no module $module"
     done
-    "$programs/podwire-agent" preflight
+    "$programs/podwire-agent" preflight || bad=1
     "$programs/podwire-lab" demo 2>&1 | tee /run/demo
     local status=${PIPESTATUS[0]}
     echo /sbin/modprobe >/proc/sys/kernel/modprobe

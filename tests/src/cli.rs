@@ -16,7 +16,7 @@ use podwire_lab::{init, layout, load, serve, walkthrough};
 
 use crate::demo;
 use crate::interrupt;
-use crate::say::say;
+use crate::say::{mention, say};
 
 /// A cluster of network namespaces on this machine, with the real Podwire in it.
 #[derive(Parser)]
@@ -31,7 +31,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Raise a lab: four nodes, mypc, and the pods of the walkthrough.
+    /// Raise a lab: four nodes, mypc beside them, internet behind a router, and the pods of the
+    /// walkthrough.
     Up {
         /// Which address families it speaks.
         #[arg(long, value_enum, default_value_t = FamiliesArgument::V4)]
@@ -42,14 +43,14 @@ enum Command {
     },
     /// Take a lab down. Nothing of it is left.
     Down,
-    /// Open a shell on a node, on mypc, in a pod, or in the lab itself (`lab`).
+    /// Open a shell on a node, on mypc or internet, in a pod, or in the lab itself (`lab`).
     Shell {
-        /// Where.
+        /// Where: the name of a machine or a pod, or `lab`.
         place: String,
     },
-    /// Run a command in a pod or on a node.
+    /// Run a command in a pod, on a node, on mypc or internet, or in the lab itself (`lab`).
     Exec {
-        /// Where.
+        /// Where: the name of a machine or a pod, or `lab`.
         place: String,
         /// The command and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -206,7 +207,9 @@ pub fn run() -> Result<u8> {
             labels,
             namespace,
         } => {
-            let pod = open()?.run(
+            let lab = open()?;
+            let _lock = lab.lock(busy)?;
+            let pod = lab.run(
                 &node,
                 &PodSpec {
                     ports,
@@ -222,12 +225,20 @@ pub fn run() -> Result<u8> {
                 addresses.join(" and ")
             ));
         }
-        Command::Rm { pod } => open()?.remove(&pod)?,
-        Command::Logs { node } => say(open()?.machine(&node)?.agent_log().trim_end()),
-        Command::Restart { node, signal } => restart(&open()?.machine(&node)?, signal)?,
+        Command::Rm { pod } => {
+            let lab = open()?;
+            let _lock = lab.lock(busy)?;
+            lab.remove(&pod)?;
+        }
+        Command::Logs { node } => say(open()?.node(&node)?.agent_log().trim_end()),
+        Command::Restart { node, signal } => {
+            let lab = open()?;
+            let _lock = lab.lock(busy)?;
+            restart(&lab.node(&node)?, signal)?;
+        }
         Command::Status => show(&open()?)?,
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
-        Command::Walkthrough => return demo::show(&open()?),
+        Command::Walkthrough => return demo::show_in(&open()?),
         Command::Init => init::run()?,
         Command::Launch { specification } => say(launch::run(&parse_launch(&specification)?)?),
         Command::Pause => loop {
@@ -263,27 +274,25 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     interrupt::takes_down(&name)?;
     let start = Instant::now();
     let lab = Lab::up(entry, &Topology::walkthrough(families), &progress)?;
+    let _lock = lab.lock(busy)?;
     if !empty {
         progress("the pods");
         walkthrough::start_pods(&lab)?;
         progress("the Services");
         walkthrough::start_services(&lab)?;
     }
+    let invitation = walkthrough::invitation(&lab)?;
+    // What is said may end this process, if no one listens.
+    lab.stay()?;
     say(format_args!(
-        "Lab {name} is up after {:.1} s.",
+        "Lab {name} is up after {:.1} s.\n",
         start.elapsed().as_secs_f64()
     ));
-    say("");
-    say(walkthrough::invitation(&lab)?);
-    lab.stay()
+    say(invitation);
+    Ok(())
 }
 
 fn restart(node: &Node, signal: Signal) -> Result<()> {
-    if !node.is_node() {
-        return Err(Error::NoAgent {
-            name: node.name().into(),
-        });
-    }
     let name = signal.as_str().trim_start_matches("SIG");
     let start = Instant::now();
     node.stop_agent(name)?;
@@ -307,7 +316,12 @@ pub fn claim(name: Option<&str>, stem: &str) -> Result<Entry> {
 
 /// Tells what is being worked on.
 pub fn progress(what: &str) {
-    say(format_args!("Raising {what} ..."));
+    mention(format_args!("Raising {what} ..."));
+}
+
+/// Tells why nothing happens for a while.
+pub fn busy() {
+    mention("Another command changes this lab; waiting until it is through ...");
 }
 
 fn pods(lab: &Lab) -> Result<()> {
@@ -323,6 +337,14 @@ fn pods(lab: &Lab) -> Result<()> {
             pod.name(),
             pod.node(),
             pod.host_link()
+        ));
+    }
+    for left in lab.leftovers()? {
+        let name = left.name();
+        say(format_args!(
+            "{name:<14} {:<14} is being started, or a command that was killed left it: \
+             `podwire-lab rm {name}` takes it away",
+            left.node()
         ));
     }
     Ok(())

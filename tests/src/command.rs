@@ -116,13 +116,25 @@ pub fn follow(
     })
 }
 
-/// Waits for a program that has the caller's terminal. Ctrl-C is for the program, not for us.
+/// Waits for a program that has the caller's terminal. Ctrl-C is for the program, not for us; a signal
+/// that asks us to end is passed on, because the program would not end with us.
 pub fn attend(mut child: Child, line: &str, place: &str) -> Result<i32> {
     let mut ours = SigSet::empty();
     ours.add(Signal::SIGINT);
     ours.add(Signal::SIGQUIT);
     // After the start, so that the child does not inherit it.
-    let _ = ours.thread_block();
+    let mut passed_on = SigSet::empty();
+    passed_on.add(Signal::SIGTERM);
+    passed_on.add(Signal::SIGHUP);
+    for signals in [ours, passed_on] {
+        let _ = signals.thread_block();
+    }
+    let pid = Pid::from_raw(child.id().cast_signed());
+    thread::spawn(move || {
+        while let Ok(signal) = passed_on.wait() {
+            let _ = kill(pid, signal);
+        }
+    });
     let status = child.wait().map_err(|source| Error::Start {
         program: line.into(),
         place: place.into(),

@@ -35,9 +35,10 @@ pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
         start.elapsed().as_secs_f64()
     ));
     if keep {
-        say(format_args!("\nThe lab stays up. Try:"));
-        say(walkthrough::invitation(&lab)?);
+        let invitation = walkthrough::invitation(&lab)?;
         lab.stay()?;
+        say(format_args!("\nThe lab stays up. Try:"));
+        say(invitation);
     } else {
         say(format_args!(
             "The lab is down again and the machine is as it was.\n"
@@ -51,8 +52,16 @@ pub fn run(name: Option<&str>, keep: bool) -> Result<u8> {
     Ok(code)
 }
 
-/// Shows the walkthrough in a lab that is up.
-pub fn show(lab: &Lab) -> Result<u8> {
+/// Shows the walkthrough in a lab that was up before and stays.
+pub fn show_in(lab: &Lab) -> Result<u8> {
+    walkthrough::require(lab)?;
+    let _lock = lab.lock(cli::busy)?;
+    interrupt::restores(lab.name())?;
+    show(lab)
+}
+
+/// Shows the walkthrough in a lab.
+fn show(lab: &Lab) -> Result<u8> {
     tools::require()?;
     let mut page = walkthrough::Page::terminal();
     let printed = |result: io::Result<()>| result.map_err(Error::file("write", "the terminal"));

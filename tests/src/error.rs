@@ -60,11 +60,37 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
-    /// A machine on which no agent runs.
-    #[error("{name} is not a node of the cluster, so no agent runs there")]
-    NoAgent {
+    /// A machine on which no pod runs.
+    #[error("{name} is not a node of the cluster, so no pod and no agent runs there")]
+    NotANode {
         /// The machine.
         name: String,
+    },
+    /// The name of a pod is that of another place.
+    #[error("a pod cannot be named {name}: that is a machine of the lab, or the lab itself")]
+    NameOfMachine {
+        /// The name.
+        name: String,
+    },
+    /// A label that Kubernetes would not take.
+    #[error(
+        "{label:?} is no label: key and value are up to 63 letters, digits, dashes, underscores and \
+         dots that begin and end with a letter or digit; the value may be empty, and the key may \
+         have a domain and / before it"
+    )]
+    BadLabel {
+        /// The label.
+        label: String,
+    },
+    /// The walkthrough would not hold in this lab.
+    #[error(
+        "the walkthrough does not fit lab {lab}: {reason}; `podwire-lab demo` has one that fits"
+    )]
+    DoesNotFit {
+        /// The lab.
+        lab: String,
+        /// Why.
+        reason: String,
     },
     /// The lab has neither a machine nor a pod of that name.
     #[error(

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
@@ -18,15 +18,12 @@ use crate::layout;
 use crate::manifests;
 use crate::node::Node;
 use crate::place::Place;
-use crate::pod::{self, Pod, PodSpec};
-use crate::registry::{self, Entry, Process};
+use crate::pod::{self, Leftover, Pod, PodSpec};
+use crate::registry::{self, END_LIMIT, Entry, Process};
 use crate::runtime::Sandbox;
 use crate::topology::{Machine, Role, Topology};
 use crate::wire;
 use crate::{binaries, wait};
-
-/// How long the kernel may take to kill what lives in a lab.
-const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// A lab that is up.
 #[derive(Debug)]
@@ -70,9 +67,7 @@ impl Lab {
         topology: &Topology,
         progress: &dyn Fn(&str),
     ) -> Result<Lab> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
+        registry::require_root()?;
         progress("the namespaces");
         let programs = ["podwire", "podwire-agent", "podwire-lab"];
         let programs = programs.map(|name| binaries::find(name).map(|path| (name, path)));
@@ -106,20 +101,19 @@ impl Lab {
 
     /// The lab with this name, or the only one that is up.
     pub fn open(name: Option<&str>) -> Result<Lab> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
+        registry::require_root()?;
         // From a shell in the lab: its PID 1 holds it.
         if Path::new(layout::INSIDE).exists() {
             return Lab::enter(name.unwrap_or("lab"), 1);
         }
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => only(registry::all())?,
-        };
-        let process =
-            registry::holder(&name).ok_or_else(|| Error::NoSuchLab { name: name.clone() })?;
-        Lab::enter(&name, process.pid)
+        let name = named(name)?;
+        let none = || Error::NoSuchLab { name: name.clone() };
+        let process = registry::holder(&name).ok_or_else(none)?;
+        Lab::enter(&name, process.pid).map_err(|error| match registry::holder(&name) {
+            // It ended under our hands.
+            None => none(),
+            Some(_) => error,
+        })
     }
 
     fn enter(name: &str, pid: i32) -> Result<Lab> {
@@ -158,6 +152,9 @@ impl Lab {
         let Some(raised) = &mut self.raised else {
             return Ok(());
         };
+        if let Some(entry) = &mut raised.entry {
+            entry.set_staying()?;
+        }
         if let Some(mut life) = raised.life.take() {
             life.write_all(init::STAY)
                 .map_err(Error::file("write", "the lab's life line"))?;
@@ -192,6 +189,37 @@ impl Lab {
                     .join(", "),
             }),
         }
+    }
+
+    /// One node of the cluster.
+    pub fn node(&self, name: &str) -> Result<Node> {
+        let mut nodes = self.cluster()?;
+        match nodes.iter().position(|node| node.name() == name) {
+            Some(position) => Ok(nodes.swap_remove(position)),
+            None if self.machine(name).is_ok() => Err(Error::NotANode { name: name.into() }),
+            None => Err(Error::NoSuchNode {
+                name: name.into(),
+                known: nodes.iter().map(Node::name).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// Waits until no other command changes what runs in the lab, and calls `busy` if one does; none
+    /// begins to as long as the answer lives. The kernel gives it back if this process is killed.
+    pub fn lock(&self, busy: impl FnOnce()) -> Result<Flock<fs::File>> {
+        let path = Path::new(layout::NODES).join("lock");
+        let open = || fs::File::create(&path).map_err(Error::file("create", &path));
+        let file = self.place.inside(open)??;
+        let (file, errno) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err(refused) => refused,
+        };
+        if errno != nix::Error::EWOULDBLOCK {
+            return Err(Error::file("lock", path)(errno.into()));
+        }
+        busy();
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| Error::file("lock", path)(errno.into()))
     }
 
     /// Adds a machine while the lab is up; a node gets its manifest, but not yet an agent.
@@ -272,13 +300,21 @@ impl Lab {
 
     /// Starts a pod on a node. As in a cluster there is a manifest before, and it has no address yet.
     pub fn start(&self, node: &str, spec: &PodSpec) -> Result<Pod> {
+        spec.check()?;
+        let name = &spec.name;
+        if name == "lab" || self.machine(name).is_ok() {
+            return Err(Error::NameOfMachine { name: name.clone() });
+        }
         if let Ok(pod) = self.pod(&spec.name) {
             return Err(Error::PodExists {
                 name: spec.name.clone(),
                 node: pod.node().into(),
             });
         }
-        let machine = self.machine(node)?;
+        let machine = self.node(node)?;
+        for one in self.leftovers()?.iter().filter(|one| one.name() == name) {
+            self.node(one.node())?.clear(one)?;
+        }
         let namespace = namespace_manifest(&spec.namespace);
         let path = manifest_path(&namespace);
         if !self.place.inside(|| path.exists())? {
@@ -302,19 +338,45 @@ impl Lab {
 
     /// Stops a pod.
     pub fn remove(&self, name: &str) -> Result<()> {
-        let pod = self.pod(name)?;
-        self.machine(pod.node())?.remove(&pod)?;
-        self.forget_pod(name)
+        let missing = match self.pod(name) {
+            Ok(pod) => {
+                self.machine(pod.node())?.remove(&pod)?;
+                return self.forget_pod(name).map(drop);
+            }
+            Err(error) => error,
+        };
+        let mut left = self.leftovers()?;
+        left.retain(|one| one.name() == name);
+        for one in &left {
+            self.node(one.node())?.clear(one)?;
+        }
+        // The manifest comes first and goes last: it may be all that there is.
+        let had_manifest = self.forget_pod(name)?;
+        match left.is_empty() && !had_manifest {
+            true => Err(missing),
+            false => Ok(()),
+        }
     }
 
-    /// Takes the manifest of a pod away, if it has one: a pod that its node started has none.
-    fn forget_pod(&self, name: &str) -> Result<()> {
+    /// What is there of pods whose start or end was not finished, by node and name.
+    pub fn leftovers(&self) -> Result<Vec<Leftover>> {
+        let mut left = Vec::new();
+        for node in self.cluster()? {
+            left.extend(pod::left_on(&self.place, node.name())?);
+        }
+        Ok(left)
+    }
+
+    /// Takes the manifest of a pod away, and answers whether it had one: a pod that its node started
+    /// has none.
+    fn forget_pod(&self, name: &str) -> Result<bool> {
         let manifest = pod_manifest(name);
         let path = manifest_path(&manifest);
-        if self.place.inside(|| path.exists())? {
+        let has_one = self.place.inside(|| path.exists())?;
+        if has_one {
             self.remove_manifest(&manifest)?;
         }
-        Ok(())
+        Ok(has_one)
     }
 
     /// All pods, by node and name.
@@ -350,24 +412,23 @@ impl Lab {
 
 /// Takes the lab with this name down, or the only one that is up, and answers with its name.
 pub fn down(name: Option<&str>) -> Result<String> {
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None => only(registry::all())?,
-    };
-    let process = registry::holder(&name).ok_or_else(|| Error::NoSuchLab { name: name.clone() })?;
+    registry::require_root()?;
+    let name = named(name)?;
+    let process =
+        registry::process(&name).ok_or_else(|| Error::NoSuchLab { name: name.clone() })?;
     process.kill();
     wait::until(&format!("the end of lab {name}"), END_LIMIT, || {
         !process.is_alive()
     })?;
-    registry::remove(&name);
+    registry::remove(&name, process);
     Ok(name)
 }
 
 /// Takes down the lab `name`, which this process is raising or has raised.
 pub fn abandon(name: &str) -> Result<()> {
-    match registry::holder(name) {
+    match registry::process(name) {
         // Its own process is not there yet, or ends with this one.
-        Some(process) if process.is_this_one() => registry::remove(name),
+        Some(process) if process.is_this_one() => registry::remove(name, process),
         Some(_) => down(Some(name)).map(drop)?,
         None => {}
     }
@@ -436,7 +497,7 @@ fn hold(entry: Entry, topology: &Topology) -> Result<Lab> {
     let stdout = child.stdout.take();
     let pid = i32::try_from(child.id()).unwrap_or(-1);
     let log = entry.log();
-    let raised = Raised {
+    let mut raised = Raised {
         child,
         life,
         entry: Some(entry),
@@ -458,18 +519,27 @@ fn hold(entry: Entry, topology: &Topology) -> Result<Lab> {
     }
     let entry = raised
         .entry
-        .as_ref()
+        .as_mut()
         .expect("it was put in a few lines above");
     let process = Process::find(pid).ok_or_else(|| Error::NoSuchLab {
         name: entry.name().into(),
     })?;
     entry.set_holder(process)?;
+    let name = entry.name().to_owned();
     Ok(Lab {
-        name: entry.name().into(),
+        name,
         place: Place::of_pid(pid, "lab")?,
         topology: topology.clone(),
         raised: Some(raised),
     })
+}
+
+/// The name that was asked for, or that of the only lab that is up.
+fn named(name: Option<&str>) -> Result<String> {
+    match name {
+        Some(name) => registry::check_name(name).map(|()| name.to_owned()),
+        None => only(registry::all()),
+    }
 }
 
 fn only(mut names: Vec<String>) -> Result<String> {

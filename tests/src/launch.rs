@@ -81,6 +81,32 @@ pub fn netns_file(name: &str) -> PathBuf {
     Path::new(layout::NETNS).join(name)
 }
 
+/// The processes of a pod, those that are about to start it and the plugins that are called for its
+/// container, as the lab numbers them.
+pub fn processes_of(pod: &str, container_id: &str) -> Vec<i32> {
+    let room = Room::Pod { name: pod.into() };
+    let room = serde_json::to_string(&room).expect("a Room is plain data");
+    let variables = [
+        format!("PODWIRE_PLACE={pod}"),
+        format!("CNI_CONTAINERID={container_id}"),
+    ];
+    let is_of = |pid: &i32| {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let has = |text: Vec<u8>, wanted: &dyn Fn(&str) -> bool| {
+            let words = text.split(|byte| *byte == 0);
+            words
+                .into_iter()
+                .any(|word| wanted(&String::from_utf8_lossy(word)))
+        };
+        has(read("environ"), &|word| {
+            variables.iter().any(|one| one == word)
+        }) || has(read("cmdline"), &|word| word.contains(&room))
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_of).collect()
+}
+
 fn start(launch: &Launch) -> Result<u32> {
     let [program, arguments @ ..] = launch.command.as_slice() else {
         return Err(Error::Command {

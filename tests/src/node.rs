@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::launch::{Launch, Room};
 use crate::layout;
 use crate::place::Place;
-use crate::pod::{self, Pod, PodSpec};
+use crate::pod::{self, Leftover, Pod, PodSpec};
 use crate::runtime::{Runtime, Sandbox};
 use crate::topology::{Machine, Role};
 use crate::wait;
@@ -128,6 +128,11 @@ impl Node {
     /// Stops a pod and takes its network down.
     pub fn remove(&self, pod: &Pod) -> Result<()> {
         pod::remove(&self.place, pod)
+    }
+
+    /// Takes away what is left of a pod here.
+    pub fn clear(&self, left: &Leftover) -> Result<()> {
+        pod::clear(&self.place, left)
     }
 
     /// The pods that run here.

@@ -2,23 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::launch::{self, Launch, Room};
 use crate::layout;
 use crate::place::Place;
+use crate::registry::Process;
 use crate::runtime::{self, Attachment, PortMapping, Runtime, Sandbox};
-use crate::topology::check_name;
+use crate::topology::{check_label, check_name};
 use crate::{binaries, wait};
 
 /// The longest name of a pod, as for any object that becomes a host name (RFC 1123).
 const LONGEST_NAME: usize = 63;
+
+/// How the name of the file ends that is there while a pod is being started.
+const BEGUN: &str = "begun";
 
 /// A pod that is to run.
 #[derive(Debug, Clone)]
@@ -45,6 +51,15 @@ impl PodSpec {
             servers: Servers::default(),
             ports: Vec::new(),
         }
+    }
+
+    /// An error unless Kubernetes would take its names and labels.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_name("pod", &self.name, LONGEST_NAME)?;
+        check_name("namespace", &self.namespace, LONGEST_NAME)?;
+        self.labels
+            .iter()
+            .try_for_each(|(key, value)| check_label(key, value))
     }
 
     /// The same in a namespace.
@@ -172,8 +187,12 @@ impl Pod {
 
 /// Starts a pod on the node whose place this is.
 pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<Pod> {
-    check_name("pod", &spec.name, LONGEST_NAME)?;
+    spec.check()?;
     sandbox.ports.clone_from(&spec.ports);
+    // Who finds this without a record of the pod knows that this process did not get to its end.
+    let begun = begun_path(node.name(), &spec.name);
+    let text = serde_json::to_vec_pretty(&sandbox).expect("a Sandbox is plain data");
+    node.inside(|| write(&begun, &text))??;
     let own = binaries::own()?.display().to_string();
     let servers = spec.servers.arguments();
     let mut command = vec![
@@ -188,10 +207,15 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
         command,
         environment: vec![("PODWIRE_PLACE".into(), spec.name.clone())],
         log: Some(format!("/var/log/pod-{}.log", spec.name).into()),
-    })?;
+    });
+    let forget_begun = || {
+        let _ = node.inside(|| fs::remove_file(&begun));
+    };
+    let pid = pid.inspect_err(|_| forget_begun())?;
     let undo = |error| {
         end_process(node, pid);
         let _ = node.inside(|| launch::forget(&spec.name));
+        forget_begun();
         error
     };
     let place = node
@@ -207,6 +231,7 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
     let path = record_path(node.name(), &spec.name);
     let text = serde_json::to_vec_pretty(&record).expect("a Record is plain data");
     node.inside(|| write(&path, &text))?.map_err(undo)?;
+    forget_begun();
     Ok(Pod { record, place })
 }
 
@@ -217,9 +242,60 @@ pub(crate) fn remove(node: &Place, pod: &Pod) -> Result<()> {
             end_process(node, pod.record.pid);
             let _ = node.inside(|| launch::forget(pod.name()));
         });
+    // The command that started it may have been killed at its very end.
+    let begun = begun_path(node.name(), pod.name());
     let path = record_path(node.name(), pod.name());
+    let _ = node.inside(|| fs::remove_file(&begun))?;
     node.inside(|| fs::remove_file(&path).map_err(Error::file("remove", &path)))??;
     result
+}
+
+/// What is left of a pod by a command that was killed while it started or stopped it; or the pod is
+/// just being started.
+#[derive(Debug)]
+pub struct Leftover {
+    node: String,
+    sandbox: Sandbox,
+    attachment: Option<Attachment>,
+}
+
+impl Leftover {
+    /// The pod's name.
+    pub fn name(&self) -> &str {
+        &self.sandbox.name
+    }
+
+    /// The node on which it is.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+}
+
+/// Takes away what is left of a pod on the node whose place this is.
+pub(crate) fn clear(node: &Place, left: &Leftover) -> Result<()> {
+    let name = left.name();
+    // What starts the sandbox may go on without the command that was killed.
+    wait::until(
+        &format!("the end of {name}"),
+        Duration::from_secs(10),
+        || {
+            let pids = node
+                .inside(|| launch::processes_of(name, &left.sandbox.id))
+                .unwrap_or_default();
+            pids.iter().for_each(|pid| end_process(node, *pid));
+            pids.is_empty()
+        },
+    )?;
+    let deleted = Runtime::new(node).delete(&left.sandbox, left.attachment.as_ref(), || {
+        let _ = node.inside(|| launch::forget(name));
+    });
+    for path in [
+        record_path(node.name(), name),
+        begun_path(node.name(), name),
+    ] {
+        let _ = node.inside(|| fs::remove_file(&path))?;
+    }
+    deleted
 }
 
 /// Ends a process of the lab and waits until it is gone.
@@ -232,29 +308,67 @@ pub(crate) fn end_process(place: &Place, pid: i32) {
 /// The pods recorded on a node, sorted by name. Reads the lab's own files: `lab` is any place
 /// that sees them.
 pub(crate) fn on(lab: &Place, node: &str) -> Result<Vec<Pod>> {
-    let directory = Path::new(layout::NODES).join(node).join("pods");
     let mut pods = lab.inside(|| -> Result<Vec<Pod>> {
-        let Ok(entries) = fs::read_dir(&directory) else {
-            return Ok(Vec::new());
-        };
-        let files = entries.flatten().map(|entry| entry.path());
-        files
-            .filter(|path| path.extension().is_some_and(|e| e == "json"))
-            .map(|p| read(&p))
-            .collect()
+        let mut pods = Vec::new();
+        for record in records::<Record>(node, "json")? {
+            match Place::of_pid(record.pid, &record.sandbox.name) {
+                Ok(place) => pods.push(Pod { record, place }),
+                // It was being stopped by a command that was killed.
+                Err(_) if Process::find(record.pid).is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pods)
     })??;
     pods.sort_by(|a, b| a.name().cmp(b.name()));
     Ok(pods)
 }
 
-fn read(path: &Path) -> Result<Pod> {
-    let text = fs::read(path).map_err(Error::file("read", path))?;
-    let record: Record = serde_json::from_slice(&text).map_err(|error| Error::Unreadable {
-        path: path.into(),
-        reason: error.to_string(),
-    })?;
-    let place = Place::of_pid(record.pid, &record.sandbox.name)?;
-    Ok(Pod { record, place })
+/// What is left of pods on a node, sorted by name; `lab` as for [`on`].
+pub(crate) fn left_on(lab: &Place, node: &str) -> Result<Vec<Leftover>> {
+    let left = lab.inside(|| -> Result<BTreeMap<String, Leftover>> {
+        let of = |sandbox: Sandbox, attachment| Leftover {
+            node: node.into(),
+            sandbox,
+            attachment,
+        };
+        let begun = records::<Sandbox>(node, BEGUN)?.into_iter();
+        let mut left: BTreeMap<_, _> = begun
+            .map(|sandbox| (sandbox.name.clone(), of(sandbox, None)))
+            .collect();
+        for record in records::<Record>(node, "json")? {
+            let name = record.sandbox.name.clone();
+            match Process::find(record.pid) {
+                Some(_) => left.remove(&name),
+                None => left.insert(name, of(record.sandbox, Some(record.attachment))),
+            };
+        }
+        Ok(left)
+    })??;
+    Ok(left.into_values().collect())
+}
+
+/// What the files of a node's pods with this ending hold. One that goes meanwhile is not there.
+fn records<T: DeserializeOwned>(node: &str, ending: &str) -> Result<Vec<T>> {
+    let directory = Path::new(layout::NODES).join(node).join("pods");
+    let Ok(entries) = fs::read_dir(&directory) else {
+        return Ok(Vec::new());
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut found = Vec::new();
+    for path in paths.filter(|path| path.extension().is_some_and(|e| e == ending)) {
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            text => text.map_err(Error::file("read", &path))?,
+        };
+        found.push(
+            serde_json::from_slice(&text).map_err(|error| Error::Unreadable {
+                path,
+                reason: error.to_string(),
+            })?,
+        );
+    }
+    Ok(found)
 }
 
 fn record_path(node: &str, pod: &str) -> PathBuf {
@@ -262,6 +376,10 @@ fn record_path(node: &str, pod: &str) -> PathBuf {
         .join(node)
         .join("pods")
         .join(format!("{pod}.json"))
+}
+
+fn begun_path(node: &str, pod: &str) -> PathBuf {
+    record_path(node, pod).with_extension(BEGUN)
 }
 
 /// Writes a file so that no one ever reads half of it.

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +15,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::wait;
 
 /// The directory that holds a directory for each lab.
 const DIRECTORY: &str = "/run/podwire-lab";
@@ -73,28 +75,70 @@ impl Process {
     }
 }
 
+/// What is recorded of a lab. An earlier `podwire-lab` on this machine reads the first two numbers, and
+/// writes nothing else: each would otherwise take the other's labs for dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Held {
+    /// The process that holds it.
+    #[serde(flatten)]
+    holder: Process,
+    /// The process that raised it, as long as the lab ends with that one.
+    #[serde(default)]
+    raiser: Option<Process>,
+}
+
+impl Held {
+    /// Whether the lab is about to end, though its process is still there: no one keeps it, or it has
+    /// left its namespaces already, as it does before it waits for all that lived in them.
+    fn is_ending(&self) -> bool {
+        let namespace = format!("/proc/{}/ns/mnt", self.holder.pid);
+        self.raiser.is_some_and(|raiser| !raiser.is_alive()) || fs::read_link(namespace).is_err()
+    }
+}
+
 /// Where a lab is recorded, while it is being raised and while it is up.
 #[derive(Debug)]
 pub struct Entry {
     name: String,
+    held: Held,
 }
+
+/// How long the kernel may take to kill what lives in a lab.
+pub const END_LIMIT: Duration = Duration::from_secs(20);
 
 impl Entry {
     /// Takes the name for a lab that is about to be raised.
     pub fn claim(name: &str) -> Result<Entry> {
+        require_root()?;
         check_name(name)?;
         forget_the_dead();
-        let _lock = lock()?;
-        let directory = directory(name);
-        if holder(name).is_some() {
-            return Err(Error::AlreadyUp { name: name.into() });
-        }
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
-        let entry = Entry { name: name.into() };
+        let own = Process::own()?;
         // Until the lab's own process is known, this one holds the name.
-        entry.set_holder(Process::own()?)?;
-        Ok(entry)
+        let held = Held {
+            holder: own,
+            raiser: Some(own),
+        };
+        let entry = Entry {
+            name: name.into(),
+            held,
+        };
+        loop {
+            let lock = lock()?;
+            let Some(before) = held_by_name(name) else {
+                let directory = directory(name);
+                let _ = fs::remove_dir_all(&directory);
+                fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
+                entry.write()?;
+                return Ok(entry);
+            };
+            drop(lock);
+            if !before.is_ending() {
+                return Err(Error::AlreadyUp { name: name.into() });
+            }
+            wait::until(&format!("the end of lab {name}"), END_LIMIT, || {
+                !before.holder.is_alive()
+            })?;
+        }
     }
 
     /// Takes `stem`, or the first of `stem-2`, `stem-3` and so on that is free.
@@ -119,9 +163,20 @@ impl Entry {
     }
 
     /// Records which process holds the lab.
-    pub fn set_holder(&self, process: Process) -> Result<()> {
+    pub fn set_holder(&mut self, process: Process) -> Result<()> {
+        self.held.holder = process;
+        self.write()
+    }
+
+    /// Records that the lab outlives the process that raised it.
+    pub fn set_staying(&mut self) -> Result<()> {
+        self.held.raiser = None;
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
         let path = record(&self.name);
-        let text = serde_json::to_vec(&process).expect("a Process is plain data");
+        let text = serde_json::to_vec(&self.held).expect("a Held is plain data");
         let beside = path.with_extension("new");
         fs::write(&beside, text).map_err(Error::file("write", &beside))?;
         fs::rename(&beside, &path).map_err(Error::file("rename", path))
@@ -134,22 +189,45 @@ impl Entry {
 
     /// Removes the record, and the common directory if it was the last one.
     pub fn remove(self) {
-        remove(&self.name);
+        remove(&self.name, self.held.holder);
     }
 }
 
-/// Removes what is recorded of a lab.
-pub fn remove(name: &str) {
+/// Removes what is recorded of the lab that this process held, unless the name has passed to another
+/// one meanwhile.
+pub fn remove(name: &str, process: Process) {
     let Ok(_lock) = lock() else { return };
-    let _ = fs::remove_dir_all(directory(name));
+    if read(name).is_some_and(|held| held.holder == process) {
+        let _ = fs::remove_dir_all(directory(name));
+    }
     let _ = fs::remove_dir(DIRECTORY);
 }
 
 /// The process that holds the lab, if it is up.
 pub fn holder(name: &str) -> Option<Process> {
-    let text = fs::read(record(name)).ok()?;
-    let process: Process = serde_json::from_slice(&text).ok()?;
-    process.is_alive().then_some(process)
+    let held = held_by_name(name)?;
+    (!held.is_ending()).then_some(held.holder)
+}
+
+/// The process that holds the lab, were it about to end.
+pub fn process(name: &str) -> Option<Process> {
+    held_by_name(name).map(|held| held.holder)
+}
+
+fn held_by_name(name: &str) -> Option<Held> {
+    read(name).filter(|held| held.holder.is_alive())
+}
+
+fn read(name: &str) -> Option<Held> {
+    serde_json::from_slice(&fs::read(record(name)).ok()?).ok()
+}
+
+/// An error unless this process may make and enter namespaces.
+pub fn require_root() -> Result<()> {
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Error::NotRoot),
+    }
 }
 
 /// The names of all labs that are up, sorted. Removes what crashed ones left.
@@ -163,10 +241,13 @@ pub fn all() -> Vec<String> {
 
 /// Removes what crashed labs left.
 fn forget_the_dead() {
-    for name in recorded().into_iter().filter(|name| holder(name).is_none()) {
+    for name in recorded()
+        .into_iter()
+        .filter(|name| process(name).is_none())
+    {
         // Under the lock, and asked again: it may just be being raised.
         if let Ok(_lock) = lock()
-            && holder(&name).is_none()
+            && process(&name).is_none()
         {
             let _ = fs::remove_dir_all(directory(&name));
             let _ = fs::remove_dir(DIRECTORY);
@@ -192,7 +273,8 @@ fn record(name: &str) -> PathBuf {
     directory(name).join("holder.json")
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// An error unless the name can be a directory's.
+pub fn check_name(name: &str) -> Result<()> {
     let fits = (1..=LONGEST_NAME).contains(&name.len())
         && name
             .bytes()
@@ -248,6 +330,44 @@ mod tests {
                 ..own
             }
             .is_alive()
+        );
+    }
+
+    #[test]
+    fn a_lab_ends_when_no_one_keeps_it() {
+        let holder = Process::own().unwrap();
+        let gone = Process {
+            started: holder.started + 1,
+            ..holder
+        };
+        for (raiser, ends) in [(None, false), (Some(holder), false), (Some(gone), true)] {
+            assert_eq!(Held { holder, raiser }.is_ending(), ends, "{raiser:?}");
+        }
+    }
+
+    #[test]
+    fn earlier_programs_read_what_is_recorded_and_are_read() {
+        let holder = Process::own().unwrap();
+        let raiser = Some(holder);
+        for held in [
+            Held { holder, raiser },
+            Held {
+                holder,
+                raiser: None,
+            },
+        ] {
+            let text = serde_json::to_string(&held).unwrap();
+            assert_eq!(serde_json::from_str::<Held>(&text).unwrap(), held);
+            assert_eq!(serde_json::from_str::<Process>(&text).unwrap(), holder);
+        }
+        let old = serde_json::to_string(&holder).unwrap();
+        let read = serde_json::from_str::<Held>(&old).unwrap();
+        assert_eq!(
+            read,
+            Held {
+                holder,
+                raiser: None
+            }
         );
     }
 

@@ -67,6 +67,35 @@ pub(crate) fn check_name(kind: &'static str, name: &str, limit: usize) -> Result
     }
 }
 
+/// An error unless Kubernetes would take the label
+/// (<https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/>).
+pub(crate) fn check_label(key: &str, value: &str) -> Result<()> {
+    let is_edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let is_name = |text: &str| {
+        let mut bytes = text.bytes();
+        text.len() <= 63
+            && is_edge(text.bytes().next())
+            && is_edge(text.bytes().next_back())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let is_domain = |text: &str| {
+        text.len() <= 253
+            && text
+                .split('.')
+                .all(|part| check_name("part", part, 63).is_ok())
+    };
+    let (domain, name) = match key.split_once('/') {
+        Some((domain, name)) => (Some(domain), name),
+        None => (None, key),
+    };
+    if domain.is_none_or(is_domain) && is_name(name) && (value.is_empty() || is_name(value)) {
+        return Ok(());
+    }
+    Err(Error::BadLabel {
+        label: format!("{key}={value}"),
+    })
+}
+
 /// Which families a lab speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Families {
@@ -209,5 +238,32 @@ mod tests {
             assert!(check_name("machine", bad, LONGEST_NAME).is_err(), "{bad:?}");
         }
         check_name("machine", "control-plane", LONGEST_NAME).unwrap();
+    }
+
+    #[test]
+    fn labels_are_those_of_kubernetes() {
+        let long = "x".repeat(64);
+        for (key, value) in [
+            ("app", "web"),
+            ("app", ""),
+            ("a_b.C-1", "x_y.Z-2"),
+            ("example.com/app", &long[1..]),
+        ] {
+            check_label(key, value).unwrap();
+        }
+        for (key, value) in [
+            ("", ""),
+            ("a", "b c"),
+            ("-a", "b"),
+            ("a", "b."),
+            ("/a", "b"),
+            ("A.b/c", "d"),
+            ("a/b/c", "d"),
+            ("a", "b=c"),
+            (&*long, "a"),
+            ("a", &*long),
+        ] {
+            assert!(check_label(key, value).is_err(), "{key}={value}");
+        }
     }
 }

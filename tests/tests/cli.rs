@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -99,8 +102,42 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
         let again = lab.good(&["restart", "worker2", "--signal", signal]);
         assert!(again.contains("is ready again"), "{again}");
     }
-    let no_node = lab.bad(&["restart", "mypc"]);
-    assert!(no_node.contains("no agent runs there"), "{no_node}");
+    for command in [
+        &["restart", "mypc"][..],
+        &["logs", "mypc"],
+        &["run", "mypc", "x"],
+    ] {
+        let no_node = lab.bad(command);
+        assert!(no_node.contains("mypc is not a node"), "{no_node}");
+    }
+    let unknown = lab.bad(&["run", "nope", "x"]);
+    assert!(
+        unknown.contains("worker3") && !unknown.contains("mypc"),
+        "{unknown}"
+    );
+    for (arguments, expected) in [
+        (
+            &["x", "--namespace", "../../x"][..],
+            "cannot name a namespace",
+        ),
+        (&["x", "--labels", "="], "is no label"),
+        (&["x", "--labels", "a=b c"], "is no label"),
+        (&["worker"], "that is a machine"),
+        (&["lab"], "the lab itself"),
+        (&[&*"x".repeat(300)], "cannot name a pod"),
+    ] {
+        let refused = lab.bad(&[&["run", "worker"], arguments].concat());
+        assert!(refused.contains(expected), "{refused}");
+    }
+    let unfit = lab.bad(&["walkthrough"]);
+    assert!(unfit.contains("it has no pod coredns-1"), "{unfit}");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let full = lab.command(&["pods"]).stdout(full).output().unwrap();
+    let said = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert!(
+        said.contains("No space left") && full.status.code() == Some(1),
+        "{said}"
+    );
     let no_end = lab.bad(&["restart", "worker2", "--signal", "CONT"]);
     assert!(no_end.contains("ends no process"), "{no_end}");
 
@@ -115,6 +152,142 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
     );
     assert!(lab.good(&["down"]).contains("is down"));
     assert!(lab.bad(&["pods"]).contains("no lab named"));
+}
+
+#[test]
+fn a_lab_stays_though_no_one_reads_what_is_said_of_it() {
+    let lab = Named::new("unread");
+    let mut up = lab.command(&["up", "--empty"]);
+    let mut up = up.stdout(Stdio::piped()).spawn().unwrap();
+    drop(up.stdout.take());
+    assert!(up.wait().unwrap().success());
+    assert_eq!(lab.good(&["status"]).matches("running").count(), 4);
+}
+
+#[test]
+fn a_lab_of_ipv6_has_its_pods_and_services_and_is_no_place_for_the_walkthrough() {
+    let lab = Named::new("six");
+    let up = lab.good(&["up", "--families", "v6"]);
+    assert!(up.contains("exec pod1 ping fd00:10:10:1::2"), "{up}");
+    assert!(!up.contains("podwire-lab walkthrough"), "{up}");
+    let url = "http://[fd00:10:200:1::63]:9000";
+    let answer = lab.good(&["exec", "pod1", "curl", "-gsS", "--max-time", "3", url]);
+    assert!(answer.starts_with("web-"), "{answer}");
+    let unfit = lab.bad(&["walkthrough"]);
+    assert!(unfit.contains("it speaks IPv6 alone"), "{unfit}");
+}
+
+#[test]
+fn an_interrupted_walkthrough_puts_back_what_it_changed() {
+    let lab = Named::new("restored");
+    lab.good(&["up"]);
+    let written = |what: &str| {
+        let line = format!("cd /run/podwire-lab/manifests; {what}");
+        let arguments = ["exec", "lab", "sh", "-c", &line];
+        lab.run(&arguments).status.success()
+    };
+    let left = "ls web.yaml || grep -q ClientIP svc-clusterip.yaml";
+    let mut shown = lab.command(&["walkthrough"]);
+    let mut shown = shown.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(shown.stdout.take().unwrap()).lines();
+    let mut until = |mark: &str| {
+        let mut lines = said.by_ref().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains(mark)), "{mark}");
+    };
+    until("curl -sS --connect-timeout 1 10.10.1.3");
+    assert!(written("ls web.yaml"));
+    kill(Pid::from_raw(shown.id().cast_signed()), Signal::SIGTERM).unwrap();
+    until("Interrupted: what the walkthrough changed");
+    until("The lab is as it was.");
+    assert_eq!(shown.wait().unwrap().code(), Some(143), "as a shell has it");
+    assert!(!written(left));
+    // What was killed without a chance is put back at the next start.
+    assert!(written(
+        "sed -i 's/Affinity: None/Affinity: ClientIP/' svc-clusterip.yaml"
+    ));
+    let again = lab.good(&["walkthrough"]);
+    assert!(
+        again.contains("what it left was taken away first"),
+        "{again}"
+    );
+    assert!(again.contains("20 of 20 observations hold"), "{again}");
+    assert!(!written(left));
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_nothing_that_the_next_one_cannot_take_away() {
+    let lab = Named::new("killed");
+    lab.good(&["up", "--empty"]);
+    for (number, pause) in [1, 4, 8, 12, 20, 35, 60].into_iter().enumerate() {
+        let mut run = lab.command(&["run", "worker", "ka"]);
+        let mut run = run.stdout(Stdio::null()).spawn().unwrap();
+        // How far it gets is different each time.
+        thread::sleep(Duration::from_millis(pause));
+        run.kill().unwrap();
+        run.wait().unwrap();
+        lab.good(&["pods"]);
+        if number % 2 == 0 {
+            lab.run(&["rm", "ka"]);
+        }
+        if !lab.good(&["pods"]).contains(" veth") {
+            lab.good(&["run", "worker", "ka"]);
+        }
+        lab.good(&["rm", "ka"]);
+        let left = "ls /run/netns; ip -br link show group 112; \
+                    ls /run/podwire/ipam/podwire | grep -E '^[0-9]+[.]'; true";
+        assert_eq!(
+            lab.good(&["exec", "worker", "sh", "-c", left]),
+            "",
+            "{pause} ms"
+        );
+    }
+    let mut twice: Vec<_> = ["worker", "worker2"]
+        .map(|node| lab.command(&["run", node, "tw"]).spawn().unwrap())
+        .into();
+    let good = twice
+        .iter_mut()
+        .filter_map(|run| run.wait().unwrap().success().then_some(()));
+    assert_eq!(good.count(), 1, "one name, one pod");
+    let mut exec = lab.command(&["exec", "tw", "sh", "-c", "echo there; exec sleep 300"]);
+    let mut exec = exec.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(exec.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "there");
+    kill(Pid::from_raw(exec.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(exec.wait().unwrap().code(), Some(143));
+    // The end of what it held open: the program in the pod ended, too.
+    assert!(said.next().is_none());
+}
+
+#[test]
+fn a_lab_whose_raiser_was_killed_is_not_up_and_its_name_is_free() {
+    let lab = Named::new("dying");
+    let mut demo = lab.command(&["demo"]);
+    let mut demo = demo.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut raised = said.by_ref().map(Result::unwrap);
+    assert!(raised.any(|line| line.contains("Raising the pods")));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    assert!(lab.bad(&["pods"]).contains("no lab named"));
+    lab.good(&["up", "--empty"]);
+    assert_eq!(lab.good(&["status"]).matches("running").count(), 4);
+}
+
+#[test]
+fn without_root_the_first_word_is_of_root() {
+    let program = binaries::own().unwrap();
+    for arguments in [&["up"][..], &["demo"], &["down"], &["status"]] {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        // It need not be able to reach the place where the program was built.
+        let output = command.arg("/proc/self/fd/0").args(arguments);
+        let output = output
+            .stdin(File::open(&program).unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("which needs root"), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-/// `IFALIASZ` of linux/if.h without the final zero, in bytes.
-const LONGEST: usize = 255;
+/// The longest alias that the kernel takes with a final zero behind it, in bytes: with `IFALIASZ - 2`
+/// the attribute is within its policy (`ifla_policy`, net/core/rtnetlink.c).
+const LONGEST: usize = 254;
 
 /// Stands for the pod's name where that does not fit, so that no one takes it for no pod.
 const UNNAMED: &str = " pod=?";

@@ -70,7 +70,8 @@ impl Directory {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = match open(path, flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+            // No directory has a name that is too long.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => return Ok(None),
             Err(errno) => return Err(error("open lease directory", path, errno)),
         };
         let lock = lock(&fd, kind).map_err(|errno| error("lock", &path.join("lock"), errno))?;

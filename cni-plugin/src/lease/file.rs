@@ -15,8 +15,9 @@ use nix::sys::stat::Mode;
 
 use super::Owner;
 
-/// Longer files are not leases: a container ID and the name of an interface are shorter.
-const LONGEST: u64 = 4096;
+/// Longer files are not leases. What they name came in the environment, of which no variable is
+/// longer (`MAX_ARG_STRLEN`, linux/binfmts.h): whatever was leased can be released.
+const LONGEST: u64 = 128 << 10;
 
 /// Whose an address is, by its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +108,7 @@ mod tests {
         for content in [&b""[..], b"\r\n", b"\0\0\0\0", b" \n"] {
             assert_eq!(Holder::of(content), Holder::NoOne, "{content:?}");
         }
-        let long = vec![b'a'; 4097];
+        let long = vec![b'a'; LONGEST as usize + 1];
         for content in [&b"\xff\xfe"[..], b"abc\0\0", &long] {
             let holder = Holder::of(content);
             assert!(matches!(holder, Holder::Unknown(_)), "{holder:?}");

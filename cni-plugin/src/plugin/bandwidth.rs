@@ -223,9 +223,9 @@ fn find_host(
         return Err(changed("no interfaces provided".to_owned()));
     }
     let inside = RouteSocket::open_in(&sandbox::open_any(call)?);
-    let mut inside = inside.map_err(|source| Error::Netns {
+    let mut inside = inside.map_err(|error| Error::Netns {
         path: call.sandbox(),
-        source,
+        source: error.cause,
     })?;
     let ifname = &call.ifname;
     let link = inside

@@ -92,8 +92,8 @@ fn check(call: &Call) -> Result<(), Error> {
 /// A socket in the namespace of the container. Without the `lo` of the node nothing there works.
 fn open(call: &Call) -> Result<RouteSocket, Error> {
     let netns = sandbox::open(call)?;
-    RouteSocket::open_in(&netns).map_err(|source| Error::Netns {
+    RouteSocket::open_in(&netns).map_err(|error| Error::Netns {
         path: call.sandbox(),
-        source,
+        source: error.cause,
     })
 }

@@ -26,8 +26,10 @@ pub fn open_any(call: &Call) -> Result<Netns, Error> {
         }
         _ => Netns::open(path),
     };
-    let path = call.sandbox();
-    opened.map_err(|source| Error::Netns { path, source })
+    opened.map_err(|error| Error::Netns {
+        path: call.sandbox(),
+        source: error.cause,
+    })
 }
 
 /// Opens the namespace of the container for DEL; `None` if it is gone, or something else has its

@@ -234,12 +234,89 @@ fn an_environment_that_makes_no_sense_is_named() {
             node,
             &call.clone().with("CNI_NETNS", bytes),
             8,
-            "open network namespace",
+            "failed to open netns",
         );
-        let long = "f".repeat(100_000);
-        Call::new("podwire", "DEL", &container, &config)
-            .with("CNI_CONTAINERID", long)
-            .succeed();
+    });
+}
+
+#[test]
+fn what_a_deletion_could_not_find_again_is_not_made_and_its_deletion_succeeds() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let plain = config("podwire", &SUBNETS);
+        let mut named = plain.clone();
+        named["name"] = "n".repeat(300).into();
+        let mut stored = plain.clone();
+        stored["ipam"]["dataDir"] = format!("/run/{}", "d".repeat(300)).into();
+        let path = format!("/run/netns/{}", "p".repeat(5000));
+        for (config, name, value, code, expected) in [
+            (&plain, "CNI_CONTAINERID", "f".repeat(5000), 4, "too long"),
+            (&plain, "CNI_IFNAME", "x".repeat(300), 4, "too long"),
+            (&plain, "CNI_IFNAME", "all".into(), 4, "stand for every"),
+            (&plain, "CNI_NETNS", path, 8, "File name too long"),
+            (&named, "CNI_IFNAME", "eth0".into(), 7, "name is too long"),
+            (
+                &stored,
+                "CNI_IFNAME",
+                "eth0".into(),
+                5,
+                "File name too long",
+            ),
+        ] {
+            check(
+                node,
+                &add(&container, config).with(name, &value),
+                code,
+                expected,
+            );
+            let del = Call::new("podwire", "DEL", &container, config);
+            del.with(name, value).succeed();
+        }
+        let status = Call::new("podwire", "STATUS", &container, &named);
+        check(node, &status, 7, "name is too long");
+    });
+}
+
+#[test]
+fn the_longest_names_leave_nothing_and_so_does_a_lease_of_before_they_were_limited() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = config("podwire", &SUBNETS);
+        config["name"] = "n".repeat(128).into();
+        let arguments = format!(
+            "K8S_POD_NAMESPACE={};K8S_POD_NAME={};IgnoreUnknown=1",
+            "s".repeat(5000),
+            "p".repeat(5000)
+        );
+        let call = |verb, id: &str| {
+            let call = Call::new("podwire", verb, &container, &config);
+            call.with("CNI_CONTAINERID", id)
+                .with("CNI_ARGS", &arguments)
+                .ifname("fifteen-bytes-x")
+        };
+        let id = "f".repeat(1024);
+        call("ADD", &id).succeed();
+        let directory = format!("/run/ipam/{}", "n".repeat(128));
+        call("DEL", &id).succeed();
+        node.assert_clean();
+        let old = "e".repeat(5000);
+        fs::write(
+            format!("{directory}/10.1.2.9"),
+            format!("{old}\r\nfifteen-bytes-x"),
+        )
+        .unwrap();
+        call("DEL", &old).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn an_error_of_a_namespace_says_its_path_once() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let call = add(&container, &config("podwire", &SUBNETS));
+        let answer = call.with("CNI_NETNS", "/run/netns/gone").fail(8);
+        assert_eq!(answer.matches("/run/netns/gone").count(), 1, "{answer}");
     });
 }
 

@@ -470,7 +470,7 @@ fn what_cannot_be_read_in_the_place_of_a_lease_takes_its_address_and_nothing_els
         let at = |low: u8| format!("{LEASES}/10.1.2.{low}");
         fs::create_dir_all(at(2)).unwrap();
         fs::write(at(3), b"\xff\xfe").unwrap();
-        fs::write(at(4), vec![b'a'; 5000]).unwrap();
+        fs::write(at(4), vec![b'a'; 200_000]).unwrap();
         fs::write(at(5), "a\r\neth0\0").unwrap();
         fs::write("/run/elsewhere", "a\r\neth0").unwrap();
         symlink("/run/elsewhere", at(6)).unwrap();

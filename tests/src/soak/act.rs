@@ -1,20 +1,27 @@
 //! Carrying actions out in the lab.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use podwire_lab::error::Result;
+use podwire_lab::error::{Error, Result};
 use podwire_lab::node::Node;
 use podwire_lab::pod::PodSpec;
 use podwire_lab::runtime::PortMapping;
-use podwire_lab::{Lab, manifests};
+use podwire_lab::{Lab, manifests, wait};
 use serde_json::json;
 
 use crate::churn::{Action, Pod, Service, Wanted};
+use crate::policy::LABEL;
+
+/// How long a pod may take to start: an agent that was killed comes back in a second or two.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The code by which a plugin says so (CNI specification 1.1.0, "Error codes").
+const TRY_AGAIN: u32 = 11;
 
 /// Makes an action happen. `before` is what was wanted until now, `after` what is from now on.
 pub fn act(lab: &Lab, before: &Wanted, after: &Wanted, action: &Action) -> Result<()> {
     match action {
-        Action::PodComes(name, pod) => lab.run(&pod.node, &spec(name, pod)).map(drop),
+        Action::PodComes(name, pod) => come(lab, name, pod),
         Action::PodGoes(name, told) => {
             // kubelet and the controllers do not wait for each other.
             if *told {
@@ -44,6 +51,12 @@ pub fn act(lab: &Lab, before: &Wanted, after: &Wanted, action: &Action) -> Resul
             lab.remove_manifest(&format!("service-{name}"))?;
             lab.remove_manifest(&format!("endpointslice-{name}"))
         }
+        Action::PodIsLabelled(name, _) => match after.pods.get(name) {
+            Some(pod) => lab.publish(&lab.pod(name)?, &spec(name, pod)),
+            None => Ok(()),
+        },
+        Action::PolicyIs(name, policy) => lab.write_manifest(name, &policy.manifest(name)),
+        Action::PolicyGoes(name) => lab.remove_manifest(name),
         // There may be nothing to break.
         Action::Breaks(node, damage) => lab.machine(node)?.place().sh(damage.command()).map(drop),
         Action::AgentDies(node, again) => {
@@ -53,6 +66,25 @@ pub fn act(lab: &Lab, before: &Wanted, after: &Wanted, action: &Action) -> Resul
         }
         Action::AgentComes(node) => start_agent(&lab.machine(node)?),
     }
+}
+
+/// Starts a pod, as often as the plugin says that it may work later: where there are policies it does
+/// not start one while the agent is away.
+fn come(lab: &Lab, name: &str, pod: &Pod) -> Result<()> {
+    let spec = spec(name, pod);
+    let mut last = None;
+    let started = wait::until_some(PATIENCE, || match lab.run(&pod.node, &spec) {
+        Err(
+            error @ Error::Plugin {
+                code: TRY_AGAIN, ..
+            },
+        ) => {
+            last = Some(error);
+            None
+        }
+        ended => Some(ended.map(drop)),
+    });
+    started.unwrap_or_else(|| last.map_or(Ok(()), Err))
 }
 
 /// Starts the agent of a node, with a grace period for leases that a check can wait for.
@@ -69,7 +101,7 @@ fn spec(name: &str, pod: &Pod) -> PodSpec {
     let port = |port| PortMapping::new(port, 80, "tcp");
     PodSpec {
         ports: pod.host_port.map(port).into_iter().collect(),
-        ..PodSpec::web(name)
+        ..PodSpec::web(name).labelled(LABEL, &pod.group.to_string())
     }
 }
 

@@ -6,10 +6,14 @@ use std::net::Ipv4Addr;
 
 use fastrand::Rng;
 
+use crate::policy::{Directions, GROUPS, Policy};
+
 /// Pods on one node at most: each pod asks each other one in every check.
 const PODS: usize = 4;
 /// Services at most.
 const SERVICES: usize = 12;
+/// NetworkPolicies at most.
+const POLICIES: usize = 4;
 /// The first and the last address of a Service are 10.200.1.FIRST and 10.200.1.LAST.
 const ADDRESSES: std::ops::Range<u8> = 10..250;
 
@@ -22,6 +26,8 @@ pub struct Wanted {
     pub pods: BTreeMap<String, Pod>,
     /// The Services by name.
     pub services: BTreeMap<String, Service>,
+    /// The NetworkPolicies by name.
+    pub policies: BTreeMap<String, Policy>,
     /// Pods whose link is gone, and which the runtime has not deleted yet.
     pub broken: BTreeSet<String>,
     /// The nodes whose agent does not run.
@@ -37,6 +43,8 @@ pub struct Pod {
     pub node: String,
     /// The port of the node that is its port 80, if it has one.
     pub host_port: Option<u16>,
+    /// The value of its label, by which policies select.
+    pub group: u8,
 }
 
 /// A Service.
@@ -61,10 +69,16 @@ pub enum Action {
     PodBreaks(String),
     /// The runtime deletes such a pod after all.
     PodIsDeleted(String),
+    /// A pod gets another label.
+    PodIsLabelled(String, u8),
     /// A Service comes, or has other endpoints.
     ServiceIs(String, Service),
     /// A Service goes.
     ServiceGoes(String),
+    /// A NetworkPolicy comes or changes.
+    PolicyIs(String, Policy),
+    /// A NetworkPolicy goes.
+    PolicyGoes(String),
     /// Someone breaks something on a node.
     Breaks(String, Damage),
     /// The agent of a node is killed; it comes again at once, or only later.
@@ -82,6 +96,8 @@ pub enum Damage {
     Table,
     /// The elements of the map of Services are gone.
     Elements,
+    /// The table of policies is gone.
+    Policies,
     /// All routes to the pods of others are gone.
     Routes,
     /// One of them is.
@@ -89,10 +105,11 @@ pub enum Damage {
 }
 
 impl Damage {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Ruleset,
         Self::Table,
         Self::Elements,
+        Self::Policies,
         Self::Routes,
         Self::Route,
     ];
@@ -103,6 +120,7 @@ impl Damage {
             Self::Ruleset => "nft flush ruleset",
             Self::Table => "nft delete table ip podwire-services",
             Self::Elements => "nft flush map ip podwire-services services",
+            Self::Policies => "nft delete table ip podwire-policy",
             Self::Routes => "ip route flush proto 112",
             Self::Route => "ip route del $(ip route show proto 112 | grep via | head -n1)",
         }
@@ -117,8 +135,11 @@ impl Action {
             Self::PodGoes(..) => "pods go",
             Self::PodBreaks(_) => "pods break",
             Self::PodIsDeleted(_) => "broken pods are deleted",
+            Self::PodIsLabelled(..) => "labels change",
             Self::ServiceIs(..) => "Services come or change",
             Self::ServiceGoes(_) => "Services go",
+            Self::PolicyIs(..) => "policies come or change",
+            Self::PolicyGoes(_) => "policies go",
             Self::Breaks(..) => "breakages",
             Self::AgentDies(..) => "agents killed",
             Self::AgentComes(_) => "agents started late",
@@ -136,7 +157,9 @@ impl fmt::Display for Action {
             Self::ServiceIs(name, service) => {
                 write!(f, "{name} has {} endpoints", service.endpoints.len())
             }
-            Self::ServiceGoes(name) => write!(f, "{name} goes"),
+            Self::PodIsLabelled(name, group) => write!(f, "{name} is of group {group} now"),
+            Self::PolicyIs(name, policy) => write!(f, "{name} isolates group {}", policy.selects),
+            Self::ServiceGoes(name) | Self::PolicyGoes(name) => write!(f, "{name} goes"),
             Self::Breaks(node, damage) => write!(f, "on {node}: {}", damage.command()),
             Self::AgentDies(node, true) => write!(f, "agent killed on {node}"),
             Self::AgentDies(node, false) => write!(f, "agent killed on {node}, for a while"),
@@ -154,7 +177,7 @@ impl Wanted {
         }
     }
 
-    /// A pod with a hostPort on every node, and a Service of all of them.
+    /// A pod with a hostPort on every node, a Service of all of them, and a policy for one.
     pub fn first(&self) -> Vec<Action> {
         let mut after = self.clone();
         let mut actions = Vec::new();
@@ -162,6 +185,7 @@ impl Wanted {
             let pod = Pod {
                 node: node.clone(),
                 host_port: Some(port),
+                group: (port % u16::from(GROUPS)) as u8,
             };
             actions.push(Action::PodComes(format!("first-{port}"), pod));
         }
@@ -172,13 +196,19 @@ impl Wanted {
             endpoints: after.pods.into_keys().collect(),
         };
         actions.push(Action::ServiceIs("first".into(), service));
+        let policy = Policy {
+            selects: 0,
+            directions: Directions::Both,
+            allows: Some(1),
+        };
+        actions.push(Action::PolicyIs("first-policy".into(), policy));
         actions
     }
 
     /// What happens next.
     pub fn next(&self, random: &mut Rng) -> Action {
         loop {
-            let action = match random.u8(..21) {
+            let action = match random.u8(..27) {
                 0..5 => self.pod_comes(random),
                 5..7 => self.pod_goes(random),
                 7..9 => self.service_comes(random),
@@ -193,7 +223,14 @@ impl Wanted {
                 18 => random
                     .choice(self.pods.keys())
                     .map(|name| Action::PodBreaks(name.clone())),
-                _ => self.agent_dies(random),
+                19..21 => self.agent_dies(random),
+                21..24 => self.policy_is(random),
+                24 => random
+                    .choice(self.policies.keys())
+                    .map(|name| Action::PolicyGoes(name.clone())),
+                _ => random
+                    .choice(self.pods.keys())
+                    .map(|name| Action::PodIsLabelled(name.clone(), random.u8(..GROUPS))),
             };
             if let Some(action) = action {
                 return action;
@@ -202,12 +239,15 @@ impl Wanted {
     }
 
     fn pod_comes(&self, random: &mut Rng) -> Option<Action> {
-        let node = random.choice(&self.nodes)?;
+        // Where there are policies no pod starts without its agent, and that comes only later.
+        let starts = |node: &&String| self.policies.is_empty() || !self.down.contains(*node);
+        let node = random.choice(self.nodes.iter().filter(starts).collect::<Vec<_>>())?;
         let there = self.pods.values().filter(|pod| pod.node == *node).count();
         let host_port = random.bool().then(|| 20_000 + self.names % 10_000);
         let pod = Pod {
             node: node.clone(),
             host_port,
+            group: random.u8(..GROUPS),
         };
         (there < PODS).then(|| Action::PodComes(format!("pod-{}", self.names), pod))
     }
@@ -250,6 +290,20 @@ impl Wanted {
         some.cloned().collect()
     }
 
+    fn policy_is(&self, random: &mut Rng) -> Option<Action> {
+        let known = self.policies.keys().collect::<Vec<_>>();
+        let name = match random.choice(&known) {
+            Some(name) if known.len() == POLICIES || random.bool() => (*name).clone(),
+            _ => format!("policy-{}", self.names),
+        };
+        let policy = Policy {
+            selects: random.u8(..GROUPS),
+            directions: random.choice(Directions::ALL)?,
+            allows: random.bool().then(|| random.u8(..GROUPS)),
+        };
+        Some(Action::PolicyIs(name, policy))
+    }
+
     fn breaks(&self, random: &mut Rng) -> Option<Action> {
         let node = random.choice(&self.nodes)?;
         Some(Action::Breaks(node.clone(), random.choice(Damage::ALL)?))
@@ -285,6 +339,18 @@ impl Wanted {
             Action::ServiceGoes(name) => {
                 self.services.remove(name);
             }
+            Action::PodIsLabelled(name, group) => {
+                self.pods
+                    .entry(name.clone())
+                    .and_modify(|pod| pod.group = *group);
+            }
+            Action::PolicyIs(name, policy) => {
+                self.names += u16::from(!self.policies.contains_key(name));
+                self.policies.insert(name.clone(), policy.clone());
+            }
+            Action::PolicyGoes(name) => {
+                self.policies.remove(name);
+            }
             Action::AgentDies(node, false) => {
                 self.down.insert(node.clone());
             }
@@ -314,8 +380,10 @@ impl Wanted {
     pub fn leave(&self) -> Vec<Action> {
         let services = self.services.keys().cloned().map(Action::ServiceGoes);
         let pods = self.pods.keys().cloned();
+        let policies = self.policies.keys().cloned().map(Action::PolicyGoes);
         services
             .chain(pods.map(|name| Action::PodGoes(name, true)))
+            .chain(policies)
             .collect()
     }
 }
@@ -346,7 +414,7 @@ mod tests {
     fn everything_happens_and_nothing_contradicts_itself() {
         let (wanted, done) = after(1, 5000);
         let kinds: BTreeSet<_> = done.iter().map(Action::kind).collect();
-        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        assert_eq!(kinds.len(), 11, "{kinds:?}");
         let damages = Damage::ALL.into_iter().filter(|damage| {
             let is_it = |action: &Action| matches!(action, Action::Breaks(_, one) if one == damage);
             done.iter().any(is_it)

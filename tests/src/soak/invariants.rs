@@ -7,6 +7,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::churn::Wanted;
+use crate::policy::Directions;
 
 /// What is on one node, as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,16 +70,20 @@ impl fmt::Display for Asked {
     }
 }
 
-/// Each pod is reached; each Service is answered by its endpoints only, and refused without.
+/// Each pod is reached by those who may, and by no one else; each Service is answered by those of its
+/// endpoints that the asker may reach, and by no one if it has none or the packet went to another.
 pub fn of_answers(wanted: &Wanted, answers: &[Answer]) -> Vec<String> {
     let wrong = answers.iter().filter_map(|one| {
         let good = match &one.asked {
-            Asked::Pod(name) | Asked::HostPort(name) => one.answer.as_ref() == Ok(name),
+            Asked::Pod(name) | Asked::HostPort(name) => match &one.answer {
+                Ok(pod) => pod == name && wanted.may_reach(&one.from, name),
+                Err(_) => !wanted.may_reach(&one.from, name),
+            },
             Asked::Service(name) | Asked::NodePort(name, _) => {
                 let endpoints = &wanted.services.get(name)?.endpoints;
                 match &one.answer {
-                    Ok(pod) => endpoints.contains(pod),
-                    Err(_) => endpoints.is_empty(),
+                    Ok(pod) => endpoints.contains(pod) && wanted.may_reach(&one.from, pod),
+                    Err(_) => !always_answers(wanted, &one.from, endpoints),
                 }
             }
         };
@@ -89,6 +94,11 @@ pub fn of_answers(wanted: &Wanted, answers: &[Answer]) -> Vec<String> {
         (!good).then(|| format!("{} asks {}: {answer}", one.from, one.asked))
     });
     wrong.collect()
+}
+
+/// Whether a Service with these endpoints answers whenever it is asked.
+pub fn always_answers(wanted: &Wanted, from: &str, endpoints: &BTreeSet<String>) -> bool {
+    !endpoints.is_empty() && endpoints.iter().all(|pod| wanted.may_reach(from, pod))
 }
 
 /// What `podwire-agent status -o json` says is not well on a node.
@@ -116,11 +126,11 @@ pub fn of_status(node: &str, status: &Value) -> Vec<String> {
 pub fn of_node(
     node: &str,
     wanted: &Wanted,
-    attached: &BTreeMap<String, Attached>,
+    all: &BTreeMap<String, Attached>,
     seen: &OnNode,
 ) -> Vec<String> {
     let here = || wanted.pods.iter().filter(|(_, pod)| pod.node == node);
-    let attached = || here().filter_map(|(name, _)| attached.get(name));
+    let attached = || here().filter_map(|(name, _)| all.get(name));
     let leases = attached().flat_map(|pod| pod.addresses.iter().cloned());
     let links = attached().map(|pod| pod.link.clone());
     let services = wanted.services.values();
@@ -147,6 +157,51 @@ pub fn of_node(
         ports.map(str::to_owned).collect(),
     );
     let recorded = here().filter(|(_, pod)| pod.host_port.is_some()).count();
+    // The API still says that a pod without its link has its addresses, and an agent that was not
+    // there when the link went goes by that.
+    let lost = wanted.broken.iter().filter_map(|name| all.get(name));
+    let lost: BTreeSet<_> = lost.flat_map(|pod| pod.addresses.iter().cloned()).collect();
+    let is = |pod: &String, direction| wanted.is_isolated(pod, direction);
+    let addresses = |wants: &dyn Fn(&String) -> bool| -> BTreeSet<String> {
+        // Without any policy there is no table.
+        let pods = here().filter(|(name, _)| !wanted.policies.is_empty() && wants(name));
+        let pods = pods.filter_map(|(name, _)| all.get(name));
+        pods.flat_map(|pod| pod.addresses.iter().cloned()).collect()
+    };
+    for (set, wants) in [
+        ("open-in", addresses(&|pod| !is(pod, Directions::Ingress))),
+        ("open-out", addresses(&|pod| !is(pod, Directions::Egress))),
+    ] {
+        let mut found = seen.elements_of(&format!("podwire-policy {set}"));
+        found.retain(|address| wants.contains(address) || !lost.contains(address));
+        compare(&format!("address in {set}"), wants, found);
+    }
+    let isolated = |pod: &String| is(pod, Directions::Ingress) || is(pod, Directions::Egress);
+    let isolated = addresses(&isolated);
+    let mut found = seen.elements_of("podwire-policy self");
+    found.retain(|pair| {
+        let address = pair.split(" . ").next().unwrap_or_default();
+        isolated.contains(address) || !lost.contains(address)
+    });
+    let isolated = isolated.into_iter();
+    compare(
+        "isolated pod",
+        isolated
+            .map(|address| format!("{address} . {address}"))
+            .collect(),
+        found,
+    );
+    let has_table = seen
+        .chains
+        .iter()
+        .any(|chain| chain.starts_with("podwire-policy "));
+    if has_table == wanted.policies.is_empty() {
+        let there = if has_table { "a table" } else { "no table" };
+        let policies = wanted.policies.len();
+        wrong.push(format!(
+            "{node}: {there} of policies, and {policies} policies"
+        ));
+    }
     if seen.records != recorded {
         let records = seen.records;
         wrong.push(format!(
@@ -195,6 +250,7 @@ impl OnNode {
 mod tests {
     use super::*;
     use crate::churn::{Pod, Service};
+    use crate::policy::Policy;
     use serde_json::json;
 
     fn set(texts: &[&str]) -> BTreeSet<String> {
@@ -203,12 +259,13 @@ mod tests {
 
     fn wanted() -> Wanted {
         let mut wanted = Wanted::on(vec!["worker".into()]);
-        let pod = |host_port| Pod {
+        let pod = |host_port, group| Pod {
             node: "worker".into(),
             host_port,
+            group,
         };
-        wanted.pods.insert("a".into(), pod(Some(8080)));
-        wanted.pods.insert("b".into(), pod(None));
+        wanted.pods.insert("a".into(), pod(Some(8080), 0));
+        wanted.pods.insert("b".into(), pod(None, 1));
         let service = |last, endpoints| Service {
             address: std::net::Ipv4Addr::new(10, 200, 1, last),
             node_port: None,
@@ -286,6 +343,57 @@ mod tests {
             answer(service("empty"), Ok("a")),
         ];
         assert_eq!(of_answers(&wanted(), &bad).len(), bad.len());
+    }
+
+    /// No one but `a` itself may reach `a`.
+    fn isolating() -> Wanted {
+        let mut wanted = wanted();
+        let policy = Policy {
+            selects: 0,
+            directions: Directions::Ingress,
+            allows: None,
+        };
+        wanted.policies.insert("p".into(), policy);
+        wanted
+    }
+
+    #[test]
+    fn isolated_pods_are_in_self_and_open_ones_in_the_open_sets() {
+        let mut seen = right();
+        let check = |wanted: &Wanted, seen: &OnNode| of_node("worker", wanted, &attached(), seen);
+        assert_eq!(check(&isolating(), &seen).len(), 5);
+        seen.chains = set(&["podwire-policy forward"]);
+        for element in [
+            "open-in 10.10.1.3",
+            "open-out 10.10.1.2",
+            "open-out 10.10.1.3",
+            "self 10.10.1.2 . 10.10.1.2",
+        ] {
+            seen.elements.insert(format!("podwire-policy {element}"));
+        }
+        assert_eq!(check(&isolating(), &seen), [""; 0]);
+        assert_eq!(check(&wanted(), &seen).len(), 5, "all of it is left over");
+    }
+
+    #[test]
+    fn an_answer_that_a_policy_forbids_is_wrong_and_so_is_silence_where_it_allows() {
+        let answer = |from: &str, asked: &Asked, good: bool| Answer {
+            from: from.into(),
+            asked: asked.clone(),
+            answer: if good {
+                Ok("a".into())
+            } else {
+                Err("timed out".into())
+            },
+        };
+        let [pod, service] = [Asked::Pod("a".into()), Asked::Service("one".into())];
+        for asked in [&pod, &service] {
+            let answers = [true, false].map(|good| answer("b", asked, good));
+            assert_eq!(of_answers(&isolating(), &answers).len(), 1);
+            assert!(of_answers(&isolating(), &answers)[0].contains("answered by a"));
+            let own = [true, false].map(|good| answer("a", asked, good));
+            assert!(of_answers(&isolating(), &own)[0].contains("timed out"));
+        }
     }
 
     #[test]

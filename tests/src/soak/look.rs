@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
 use podwire_kernel::nft::{Family, NftSocket};
@@ -11,18 +12,24 @@ use podwire_lab::error::{Error, Result};
 use podwire_lab::load::ask_http;
 use podwire_lab::node::Node;
 use podwire_lab::place::Place;
+use podwire_lab::pod::Pod;
 use serde_json::Value;
 
 use crate::churn::Wanted;
-use crate::invariants::{Answer, Asked, Attached, OnNode};
+use crate::invariants::{Answer, Asked, Attached, OnNode, always_answers};
 use crate::usage::Usage;
 
 /// After this long without an answer there is none: longer than the first retry of a SYN.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// The same where a policy may drop the question: silence is right there, and an answer comes at once.
+const SILENCE: Duration = Duration::from_millis(400);
+/// How many questions one thread asks: so many silences may take a fraction of what all may take.
+const IN_A_ROW: usize = 6;
 /// The tables of the agent and the plugin.
-const TABLES: [(Family, &str); 7] = [
+const TABLES: [(Family, &str); 8] = [
     (Family::Ip, "podwire-services"),
     (Family::Ip, "podwire-policy"),
+    (Family::Ip6, "podwire-policy"),
     (Family::Inet, "podwire-hostports"),
     (Family::Inet, "podwire-ipmasq"),
     (Family::Inet, "podwire-masquerade"),
@@ -105,65 +112,113 @@ pub fn attached(lab: &Lab) -> Result<BTreeMap<String, Attached>> {
     Ok(pods.collect())
 }
 
-/// Everybody asks everybody: pods each other and every Service, as often as it could be answered by
-/// another endpoint; a neighbour all ports of nodes.
+/// A question, where it goes, and how long an answer is waited for.
+struct Question {
+    asked: Asked,
+    target: SocketAddr,
+    patience: Duration,
+}
+
+/// Everybody asks everybody, all at once: pods each other and every Service, as often as it could be
+/// answered by another endpoint; a neighbour all ports of nodes.
 pub fn ask_all(lab: &Lab, wanted: &Wanted) -> Result<Vec<Answer>> {
     let mut pods = lab.pods()?;
     // Without those that are broken.
     pods.retain(|pod| wanted.pods.contains_key(pod.name()));
-    let mut inside = Vec::new();
-    for pod in &pods {
-        let address = pod.address(false);
-        inside.extend(address.map(|ip| (Asked::Pod(pod.name().into()), SocketAddr::new(ip, 80))));
+    let neighbour = lab.machine("mypc")?;
+    let mut asked = vec![(neighbour.place(), outside(lab, wanted)?)];
+    let inside = |pod| (Pod::place(pod), inside(&pods, wanted, pod.name()));
+    asked.extend(pods.iter().map(inside));
+    thread::scope(|scope| {
+        let mut asking = Vec::new();
+        for (place, questions) in &asked {
+            for some in questions.chunks(IN_A_ROW) {
+                asking.push(scope.spawn(move || ask_from(place, some)));
+            }
+        }
+        let mut answers = Vec::new();
+        for one in asking {
+            let found = one
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            answers.extend(found?);
+        }
+        Ok(answers)
+    })
+}
+
+/// What a pod can ask.
+fn inside(pods: &[Pod], wanted: &Wanted, from: &str) -> Vec<Question> {
+    let mut questions = Vec::new();
+    for pod in pods {
+        let patience = patience(wanted.may_reach(from, pod.name()));
+        questions.extend(pod.addresses().into_iter().map(|address| Question {
+            asked: Asked::Pod(pod.name().into()),
+            target: SocketAddr::new(address, 80),
+            patience,
+        }));
     }
     for (name, service) in &wanted.services {
-        let target = SocketAddr::new(service.address.into(), 80);
-        let times = 2 * service.endpoints.len() + 1;
-        inside.extend(std::iter::repeat_n(
-            (Asked::Service(name.clone()), target),
-            times,
-        ));
+        let answers = always_answers(wanted, from, &service.endpoints);
+        // Where silence is right most of the questions would be spent on it.
+        let times = if answers {
+            2 * service.endpoints.len()
+        } else {
+            1
+        } + 1;
+        questions.extend((0..times).map(|_| Question {
+            asked: Asked::Service(name.clone()),
+            target: SocketAddr::new(service.address.into(), 80),
+            patience: patience(answers),
+        }));
     }
-    let mut answers = Vec::new();
-    for pod in &pods {
-        answers.extend(ask_from(pod.place(), &inside)?);
-    }
-    let neighbour = lab.machine("mypc")?;
-    answers.extend(ask_from(neighbour.place(), &outside(lab, wanted)?)?);
-    Ok(answers)
+    questions
+}
+
+fn patience(answers: bool) -> Duration {
+    if answers { PATIENCE } else { SILENCE }
 }
 
 /// What a neighbour can ask.
-fn outside(lab: &Lab, wanted: &Wanted) -> Result<Vec<(Asked, SocketAddr)>> {
+fn outside(lab: &Lab, wanted: &Wanted) -> Result<Vec<Question>> {
     let mut questions = Vec::new();
     for node in lab.cluster()? {
         let Some(address) = node.machine().address(false) else {
             continue;
         };
+        let mut ask = |asked, port, answers| {
+            questions.push(Question {
+                asked,
+                target: SocketAddr::new(address, port),
+                patience: patience(answers),
+            });
+        };
         for (name, service) in &wanted.services {
-            let asked = || Asked::NodePort(name.clone(), node.name().into());
-            let port = service.node_port;
-            questions.extend(port.map(|port| (asked(), SocketAddr::new(address, port))));
+            if let Some(port) = service.node_port {
+                let asked = Asked::NodePort(name.clone(), node.name().into());
+                ask(
+                    asked,
+                    port,
+                    always_answers(wanted, "mypc", &service.endpoints),
+                );
+            }
         }
-        for (name, pod) in wanted
-            .pods
-            .iter()
-            .filter(|(_, pod)| pod.node == node.name())
-        {
-            let asked = || Asked::HostPort(name.clone());
-            let port = pod.host_port;
-            questions.extend(port.map(|port| (asked(), SocketAddr::new(address, port))));
+        for (name, pod) in &wanted.pods {
+            if let Some(port) = pod.host_port.filter(|_| pod.node == node.name()) {
+                let answers = wanted.may_reach("mypc", name);
+                ask(Asked::HostPort(name.clone()), port, answers);
+            }
         }
     }
     Ok(questions)
 }
 
-fn ask_from(place: &Place, questions: &[(Asked, SocketAddr)]) -> Result<Vec<Answer>> {
+fn ask_from(place: &Place, questions: &[Question]) -> Result<Vec<Answer>> {
     place.inside(|| {
-        let ask = |(asked, target): &(Asked, SocketAddr)| Answer {
+        let ask = |question: &Question| Answer {
             from: place.name().into(),
-            asked: asked.clone(),
-            answer: ask_http(*target, PATIENCE).map_err(|error| error.to_string()),
+            asked: question.asked.clone(),
+            answer: ask_http(question.target, question.patience).map_err(|e| e.to_string()),
         };
         questions.iter().map(ask).collect()
     })

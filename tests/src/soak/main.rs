@@ -2,13 +2,14 @@
 //! whether all is as it should be.
 //!
 //! A seed decides what happens ([`churn`]); [`act`] makes it happen, [`look`] sees what came of it,
-//! [`invariants`] and [`usage`] say what of that is wrong. At the end everything is taken away, and
+//! [`invariants`] and [`usage`] say what of that is wrong; what policies mean is in [`policy`]. At the end everything is taken away, and
 //! the nodes must be as they were.
 
 mod act;
 mod churn;
 mod invariants;
 mod look;
+mod policy;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -85,7 +86,7 @@ struct Soak {
 fn run(options: &Options) -> Result<Soak> {
     println!("Raising a lab; seed {} ...", options.seed);
     let entry = Entry::claim_free("soak")?;
-    let topology = Topology::walkthrough(Families::V4);
+    let topology = Topology::walkthrough(Families::Dual);
     let lab = Lab::up_without_agents(entry, &topology, &|_| {})?;
     lab.write_manifest(
         "servicecidr",
@@ -93,7 +94,7 @@ fn run(options: &Options) -> Result<Soak> {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "ServiceCIDR",
             "metadata": {"name": "kubernetes"},
-            "spec": {"cidrs": ["10.200.1.0/24"]},
+            "spec": {"cidrs": ["10.200.1.0/24", "fd00:10:200:1::/112"]},
         }),
     )?;
     let nodes = lab.cluster()?;
@@ -174,10 +175,11 @@ impl Soak {
         let usage = self.samples.last();
         let usage = usage.map(|usage| format!("{} KiB, {} files", usage.memory, usage.files));
         println!(
-            "[{:>5} s] {} pods, {} Services, {} actions, agent {}: {what}",
+            "[{:>5} s] {} pods, {} Services, {} policies, {} actions, agent {}: {what}",
             self.begun.elapsed().as_secs(),
             self.wanted.pods.len(),
             self.wanted.services.len(),
+            self.wanted.policies.len(),
             self.done.values().sum::<u64>(),
             usage.unwrap_or_else(|| "unknown".into()),
         );

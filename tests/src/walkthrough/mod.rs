@@ -13,6 +13,7 @@ mod page;
 mod picture;
 mod pods;
 mod policies;
+mod restore;
 mod stage;
 mod step;
 
@@ -21,11 +22,12 @@ use std::io::{self, Write};
 pub use observation::{Check, Observation};
 pub use page::Page;
 pub use picture::path;
-pub use pods::{invitation, start_pods, start_services};
+pub use pods::{invitation, require, start_pods, start_services};
+pub use restore::restore;
 pub use stage::Outputs;
 pub use step::Step;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lab::Lab;
 
 /// How many observations were shown, and how many of them held.
@@ -53,8 +55,20 @@ pub fn observations() -> impl Iterator<Item = &'static Observation> {
         .chain(&policies::OBSERVATIONS)
 }
 
-/// Shows every observation in a lab that runs the walkthrough's pods.
+/// Shows every observation in a lab that runs the walkthrough's pods. However that ends, nothing of it
+/// stays in the lab; what an earlier one left goes first.
 pub fn show<W: Write>(lab: &Lab, page: &mut Page<W>) -> Result<Verdict> {
+    if restore(lab)? {
+        let text = "A walkthrough was interrupted in this lab; what it left was taken away first.";
+        page.text(text)
+            .map_err(Error::file("write", "the terminal"))?;
+    }
+    let verdict = show_all(lab, page);
+    restore(lab)?;
+    verdict
+}
+
+fn show_all<W: Write>(lab: &Lab, page: &mut Page<W>) -> Result<Verdict> {
     let mut verdict = Verdict { shown: 0, held: 0 };
     for observation in observations() {
         verdict.shown += 1;
@@ -66,7 +80,7 @@ pub fn show<W: Write>(lab: &Lab, page: &mut Page<W>) -> Result<Verdict> {
 /// Shows one observation and answers whether it holds. A command that cannot be run at all
 /// counts against it, and the walkthrough goes on.
 fn show_one<W: Write>(lab: &Lab, observation: &Observation, page: &mut Page<W>) -> Result<bool> {
-    let printed = |error: io::Error| crate::error::Error::file("write", "the terminal")(error);
+    let printed = |error: io::Error| Error::file("write", "the terminal")(error);
     page.claim(observation.number, observation.claim)
         .map_err(printed)?;
     let outputs = match stage::perform(lab, observation.steps, page) {

@@ -97,6 +97,14 @@ impl<W: Write> Page<W> {
         self.out.flush()
     }
 
+    /// What takes a while.
+    pub(super) fn waiting(&mut self, at: &str, command: &str) -> io::Result<()> {
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let line = self.painted("2", &format!("waiting until {program} in {at} ends ..."));
+        writeln!(self.out, "    {line}")?;
+        self.out.flush()
+    }
+
     pub(super) fn watched(&mut self, at: &str, command: &str, output: &str) -> io::Result<()> {
         let program = command.split_whitespace().next().unwrap_or_default();
         let line = self.painted("36", &format!("what {program} in {at} saw:"));

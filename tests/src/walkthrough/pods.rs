@@ -1,12 +1,15 @@
 //! The pods of the walkthrough, with the addresses of the notes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use serde_json::json;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::pod::{PodSpec, Servers};
+use crate::topology::Families;
 use crate::{binaries, manifests, wait};
 
 /// Node, pod, and the port of its web server, in the order in which they start. Addresses are
@@ -52,10 +55,51 @@ pub fn start_pods(lab: &Lab) -> Result<()> {
 /// How long the agents may take to see the Services.
 const SERVICES_LIMIT: Duration = Duration::from_secs(10);
 
+/// The walkthrough's two Services, and where they are in a lab without IPv4.
+const ADDRESSES: [&str; 2] = ["10.200.1.63", "10.200.1.217"];
+const ADDRESSES_V6: [&str; 2] = ["fd00:10:200:1::63", "fd00:10:200:1::217"];
+
+fn is_v6(lab: &Lab) -> bool {
+    lab.topology().families == Families::V6
+}
+
+fn service_addresses(lab: &Lab) -> [&'static str; 2] {
+    if is_v6(lab) { ADDRESSES_V6 } else { ADDRESSES }
+}
+
+/// A port at an address, as a URL has it.
+fn with_port(address: &str, port: u16) -> String {
+    match address.contains(':') {
+        true => format!("[{address}]:{port}"),
+        false => format!("{address}:{port}"),
+    }
+}
+
 /// Writes the walkthrough's two Services and waits until every node serves them.
 pub fn start_services(lab: &Lab) -> Result<()> {
-    let clusterip = manifests::service("svc-clusterip", "10.200.1.63", 9000, 80);
-    let mut nodeport = manifests::service("svc-nodeport", "10.200.1.217", 9000, 8080);
+    write_services(lab)?;
+    let targets = service_addresses(lab).map(|address| with_port(address, 9000));
+    for node in lab.cluster()? {
+        let served = || {
+            targets.iter().all(|target| {
+                let line = format!("curl -gsf -o /dev/null --max-time 1 '{target}'");
+                node.place().sh(&line).is_ok_and(|ran| ran.status == 0)
+            })
+        };
+        wait::until(
+            &format!("Services on {}", node.name()),
+            SERVICES_LIMIT,
+            served,
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes them as they are at the start.
+pub(super) fn write_services(lab: &Lab) -> Result<()> {
+    let [first, second] = service_addresses(lab);
+    let clusterip = manifests::service("svc-clusterip", first, 9000, 80);
+    let mut nodeport = manifests::service("svc-nodeport", second, 9000, 8080);
     nodeport["spec"]["type"] = json!("NodePort");
     nodeport["spec"]["externalTrafficPolicy"] = json!("Cluster");
     nodeport["spec"]["ports"][0]["nodePort"] = json!(31662);
@@ -68,25 +112,40 @@ pub fn start_services(lab: &Lab) -> Result<()> {
         let endpoints = pods
             .iter()
             .filter(|pod| pod.name().starts_with(stem))
-            .filter_map(|pod| Some((pod.address(false)?, pod.node())));
+            .filter_map(|pod| Some((pod.address(is_v6(lab))?, pod.node())));
         let slice = manifests::endpoint_slice(&name, port, endpoints);
         lab.write_manifest(&format!("{name}-endpoints"), &slice)?;
         lab.write_manifest(&name, &service)?;
     }
+    Ok(())
+}
+
+/// An error unless the lab has what the walkthrough shows, where it shows it.
+pub fn require(lab: &Lab) -> Result<()> {
+    let unfit = |reason| {
+        let lab = lab.name().into();
+        Err(Error::DoesNotFit { lab, reason })
+    };
+    if is_v6(lab) {
+        return unfit("it speaks IPv6 alone, and everything that is shown is about IPv4".into());
+    }
+    let pods = lab.pods()?;
     for node in lab.cluster()? {
-        let served = || {
-            ["10.200.1.63:9000", "10.200.1.217:9000"]
-                .iter()
-                .all(|target| {
-                    let line = format!("curl -sf -o /dev/null --max-time 1 {target}");
-                    node.place().sh(&line).is_ok_and(|ran| ran.status == 0)
-                })
-        };
-        wait::until(
-            &format!("Services on {}", node.name()),
-            SERVICES_LIMIT,
-            served,
-        )?;
+        let here = PODS.iter().filter(|(on, ..)| *on == node.name());
+        let networks = &node.machine().pod_cidrs;
+        let network = networks.iter().find(|network| network.is_ipv4());
+        for ((_, name, _), place) in here.zip(2..) {
+            let wanted = network.and_then(|network| match network {
+                IpNetwork::V4(network) => network.nth(place).map(IpAddr::V4),
+                IpNetwork::V6(_) => None,
+            });
+            let Some(pod) = pods.iter().find(|pod| pod.name() == *name) else {
+                return unfit(format!("it has no pod {name}"));
+            };
+            if let Some(wanted) = wanted.filter(|wanted| pod.address(false) != Some(*wanted)) {
+                return unfit(format!("its pod {name} is not at {wanted}"));
+            }
+        }
     }
     Ok(())
 }
@@ -99,23 +158,31 @@ pub fn invitation(lab: &Lab) -> Result<String> {
          alias podwire-lab='{program} --lab {}'\n",
         lab.name()
     );
+    let [service, _] = service_addresses(lab);
+    let why = format!(
+        "exec worker2 podwire-agent why pod1 {}",
+        with_port(service, 9000)
+    );
+    let has_pods = lab.pod("pod1").is_ok();
+    let pod2 = lab
+        .pod("pod2")
+        .ok()
+        .and_then(|pod| pod.addresses().first().copied());
+    let ping = pod2.map_or_else(String::new, |address| format!("exec pod1 ping {address}"));
     for (command, note) in [
         ("status", "machines, agents, addresses"),
         ("pods", "pods, their addresses and links"),
         (
             "shell worker2",
-            "a shell on a node; also in pod1, mypc, lab",
+            "a shell on a node; also in a pod, mypc, internet, lab",
         ),
-        ("exec pod1 ping 10.10.1.2", "a command in a pod"),
+        (ping.as_str(), "a command in a pod"),
         ("exec worker2 ip route", "a command on a node"),
         (
             "exec worker2 podwire-agent status",
             "what the agent keeps right",
         ),
-        (
-            "exec worker2 podwire-agent why pod1 10.200.1.63:9000",
-            "the way of a packet, hop by hop",
-        ),
+        (why.as_str(), "the way of a packet, hop by hop"),
         (
             "exec worker2 nft list ruleset",
             "the rules, in the kernel's own words",
@@ -128,6 +195,10 @@ pub fn invitation(lab: &Lab) -> Result<String> {
         ("walkthrough", "the walkthrough again"),
         ("down", "the end: nothing is left"),
     ] {
+        let needs_pods = command.is_empty() || command.contains("pod1") || command == "walkthrough";
+        if needs_pods && !has_pods || command == "walkthrough" && is_v6(lab) {
+            continue;
+        }
         text.push_str(&format!("  podwire-lab {command:<53} # {note}\n"));
     }
     Ok(text)

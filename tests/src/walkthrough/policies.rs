@@ -313,10 +313,11 @@ END",
 const CUT: Observation = Observation {
     number: 20,
     claim: "What a change forbids is cut at once, even in the middle of a connection.",
-    reason: "pod1 was downloading from echo-2, which takes three seconds here and brings 60 MB, when \
-             the policy changed: only client may, from then on. Packets of connections that were judged need no more than one lookup, in allowed; a \
-             change that forbids something empties that set, and every connection is judged again. \
-             When the last policy is gone, the table goes too.",
+    reason: "pod1 was downloading from echo-2: 20 MB a second, for three seconds. Then the policy \
+             changed, and from then on only client may. A connection that was judged costs one \
+             lookup for each packet, in allowed; a change that forbids something empties that set, \
+             and every connection is judged again. When the last policy is gone, the table goes \
+             too.",
     steps: &[
         Step::Watch {
             at: "pod1",

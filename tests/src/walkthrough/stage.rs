@@ -1,7 +1,8 @@
 //! Performing the commands of an observation in a lab.
 
 use std::io::Write;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::page::Page;
 use super::step::Step;
@@ -21,6 +22,19 @@ const LISTENING: &str = "listening on";
 
 /// What `curl -v` says when its answer begins.
 const ANSWERED: &str = "< HTTP/";
+
+/// How long something goes on in silence before it is said what is waited for.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Held while a command runs that changes something, so that what it changes is not put back before
+/// it is through.
+static PERFORMING: Mutex<()> = Mutex::new(());
+
+/// Waits until no command of the walkthrough runs in this process, and none begins as long as the
+/// answer lives.
+pub(super) fn performing() -> MutexGuard<'static, ()> {
+    PERFORMING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What the steps of an observation printed, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +60,11 @@ pub(super) fn perform<W: Write>(
             Step::Run { at, command } => {
                 let command = fill(lab, command)?;
                 printed(page.command(at, &command))?;
-                let ran = lab.place_of(at)?.sh(&command)?;
+                let place = lab.place_of(at)?;
+                let ran = {
+                    let _performing = performing();
+                    place.sh(&command)?
+                };
                 outputs[number] = ran.stdout + &ran.stderr;
                 printed(page.output(&outputs[number]))?;
             }
@@ -95,7 +113,12 @@ fn finish<W: Write>(
 ) -> Result<()> {
     for mut one in watching.drain(..) {
         // It ends by itself; the limit is for the case that packets do not come.
-        one.capture.until(WATCH_LIMIT, |_| false);
+        let begun = Instant::now();
+        one.capture.until(QUIET, |_| false);
+        if begun.elapsed() >= QUIET {
+            printed(page.waiting(one.at, &one.command))?;
+            one.capture.until(WATCH_LIMIT - QUIET, |_| false);
+        }
         outputs[one.number] = one.capture.finish().join("\n");
         printed(page.watched(one.at, &one.command, &outputs[one.number]))?;
     }
