@@ -200,23 +200,15 @@ pub async fn serve(
         // Without the loop the agent is stopping.
         let _ = inputs.send(Input::Warnings(origin, warnings));
     };
-    let _socket = match socket::listen(&config.socket(), socket::COMMANDS) {
-        Ok(listener) => {
-            let site = site.clone();
-            Some(Server::start(Listener::Unix(listener), move |request| {
-                site.clone().private(request)
-            }))
-        }
-        Err(error) => {
-            let text = crate::error::chain(&error);
-            warn("socket", vec![Warning::new("the agent", text)]);
-            None
-        }
+    let commands = |listener| {
+        let site = site.clone();
+        let server = Server::start(Listener::Unix(listener), move |request| {
+            site.clone().private(request)
+        });
+        until_dropped(server)
     };
-    if let Err(error) = pods::serve(&config.pods_socket(), site.inputs.clone()) {
-        let text = crate::error::chain(&error);
-        warn("pods", vec![Warning::new("the agent", text)]);
-    }
+    let plugins = |listener| pods::serve(listener, site.inputs.clone());
+    let (commands_at, plugins_at) = (config.socket(), config.pods_socket());
     let (sender, mut port_warnings) = tokio::sync::mpsc::unbounded_channel();
     let addresses = [
         ("healthz", config.healthz_bind_address.0),
@@ -226,6 +218,8 @@ pub async fn serve(
     let [health_page, metrics_page] = pages;
     tokio::select! {
         () = stop => {}
+        () = socket::hold(&commands_at, socket::COMMANDS, commands, |now| warn("socket", now)) => {}
+        () = socket::hold(&plugins_at, socket::PODS, plugins, |now| warn("pods", now)) => {}
         () = health_page => {}
         () = metrics_page => {}
         () = health_ports::serve(ports, site.health.clone(), sender) => {}
@@ -235,6 +229,11 @@ pub async fn serve(
             }
         } => {}
     }
+}
+
+/// Keeps a server until it is dropped.
+async fn until_dropped(_server: Server) {
+    std::future::pending().await
 }
 
 /// Serves the public pages on one address until it is dropped.
