@@ -62,6 +62,8 @@ pub fn start_logging(config: &Config) {
     let lines = fmt::layer()
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
+        // It would be told on stderr, and panic there.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     let log = tracing_subscriber::registry().with(config.log.clone());
     match config.log_format {
@@ -74,6 +76,7 @@ pub fn start_logging(config: &Config) {
 pub fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
         .with_writer(io::stderr)
         .with_target(false)
         .init();

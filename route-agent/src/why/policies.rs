@@ -187,7 +187,12 @@ impl Asking<'_> {
             Outcome::Itself => format!("{direction}: {isolated}, but a pod always reaches itself."),
             Outcome::Accepted(rule) => format!("{direction}: {rule}."),
             Outcome::Refused(rule) => {
-                let why = || (refused(direction, false), format!("for {direction}, {rule}"));
+                let why = || {
+                    (
+                        refused(direction, false),
+                        format!("for {direction}, {rule}"),
+                    )
+                };
                 self.drop.get_or_insert_with(why);
                 format!("{direction}: {rule} ({}).", Words(traffic))
             }
