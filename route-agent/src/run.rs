@@ -5,6 +5,7 @@
 //! through one channel.
 
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -47,6 +48,14 @@ pub enum RunError {
         /// What was attempted.
         operation: &'static str,
         /// Why it failed.
+        source: io::Error,
+    },
+    /// There is no place for the sockets and for what the plugin has to know.
+    #[error("cannot use the run directory {}; give another one with --run-dir", path.display())]
+    RunDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
         source: io::Error,
     },
     /// The API server cannot be found.
@@ -99,12 +108,21 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
 }
 
 async fn run_all(mut config: Config) -> Result<(), RunError> {
+    make_run_dir(&config.run_dir)?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = %config.node_name, "podwire-agent starts");
     if config.manifests.is_none() {
         config.kubernetes.read = kubernetes::named_server(&config.kubernetes);
     }
     start(config, Channels::new()).await?.wait().await
+}
+
+/// Without that directory nothing that a pod needs would work.
+fn make_run_dir(path: &Path) -> Result<(), RunError> {
+    std::fs::create_dir_all(path).map_err(|source| RunError::RunDir {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What the parts of the agent are connected by.
@@ -323,3 +341,18 @@ async fn start_source(
 
 #[cfg(test)]
 mod every_metric;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_that_cannot_be_is_named_with_its_flag() {
+        let error = make_run_dir(Path::new("/etc/passwd/x")).unwrap_err();
+        assert_eq!(
+            crate::error::chain(&error),
+            "cannot use the run directory /etc/passwd/x; give another one with --run-dir: Not a \
+             directory (os error 20)"
+        );
+    }
+}

@@ -40,9 +40,11 @@ impl Review {
         self.due
     }
 
-    /// There is nothing to look at any longer.
-    pub fn stop(&mut self) {
-        *self = Self::default();
+    /// There is nothing to look at any longer; the policies of which nothing is to be said now.
+    pub fn stop(&mut self) -> Vec<PolicyName> {
+        let found = std::mem::take(self).found.into_iter();
+        let said = found.filter(|(_, found)| found.sure);
+        said.map(|(name, _)| name).collect()
     }
 
     /// Looks if it is time to; the policies of which something else is to be said now.
@@ -156,6 +158,15 @@ mod tests {
             ["it selects nothing: no pod in its namespace has a=b"]
         );
         assert_eq!(look(&mut review, &cluster), []);
+        let mut stopped = Review::default();
+        look(&mut stopped, &cluster);
+        assert_eq!(stopped.stop(), [], "nothing was said yet");
+        std::mem::swap(&mut stopped, &mut review);
+        assert_eq!(stopped.stop(), [shop_p()]);
+        assert_eq!(stopped.of(&shop_p()), [""; 0]);
+        look(&mut review, &cluster);
+        look(&mut review, &cluster);
+        assert_eq!(look(&mut review, &cluster), [shop_p()]);
         cluster.set(&[pod("shop/web", "worker", 2, "a=b")]);
         assert_eq!(look(&mut review, &cluster), [shop_p()]);
         assert_eq!(review.of(&shop_p()), [""; 0]);

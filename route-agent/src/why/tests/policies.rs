@@ -224,7 +224,10 @@ fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
             "kernel: self: 10.10.2.4 . 10.10.2.4",
         ],
     );
-    let of_policies = trace.differences.iter().filter(|one| one.contains("policy"));
+    let of_policies = trace
+        .differences
+        .iter()
+        .filter(|one| one.contains("policy"));
     assert_eq!(of_policies.count(), 0, "{trace}");
 }
 
