@@ -156,6 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_is_said_when_it_appears() {
+        let (_parent, directory, watch) = watched();
+        let path = directory.join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(next(&watch), Ok(vec![News::Written(path)]));
+        let path = directory.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(next(&watch), Ok(vec![News::Written(path)]));
+    }
+
+    #[test]
     fn renames_links_and_removals_are_said_in_their_order() {
         let (parent, directory, watch) = watched();
         let (one, two) = (directory.join("one"), directory.join("two"));

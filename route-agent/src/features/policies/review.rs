@@ -158,17 +158,24 @@ mod tests {
             ["it selects nothing: no pod in its namespace has a=b"]
         );
         assert_eq!(look(&mut review, &cluster), []);
-        let mut stopped = Review::default();
-        look(&mut stopped, &cluster);
-        assert_eq!(stopped.stop(), [], "nothing was said yet");
-        std::mem::swap(&mut stopped, &mut review);
-        assert_eq!(stopped.stop(), [shop_p()]);
-        assert_eq!(stopped.of(&shop_p()), [""; 0]);
-        look(&mut review, &cluster);
-        look(&mut review, &cluster);
-        assert_eq!(look(&mut review, &cluster), [shop_p()]);
         cluster.set(&[pod("shop/web", "worker", 2, "a=b")]);
         assert_eq!(look(&mut review, &cluster), [shop_p()]);
+        assert_eq!(review.of(&shop_p()), [""; 0]);
+    }
+    #[test]
+    fn what_was_said_is_taken_back_when_there_is_nothing_to_look_at_any_longer() {
+        let lost = json!({"podSelector": {"matchLabels": {"a": "b"}}});
+        let cluster = Cluster::of(&[namespace("shop", ""), policy("shop/p", &lost)]);
+        let (mut review, start) = (Review::default(), Instant::now());
+        for number in 0..3 {
+            assert_eq!(review.stop(), [], "nothing was said");
+            for look in 0..2 {
+                review.look(&cluster.snapshot, start + PAUSE * (10 * number + look));
+            }
+        }
+        review.look(&cluster.snapshot, start + PAUSE * 100);
+        assert_eq!(review.of(&shop_p()).len(), 1);
+        assert_eq!(review.stop(), [shop_p()]);
         assert_eq!(review.of(&shop_p()), [""; 0]);
     }
 }

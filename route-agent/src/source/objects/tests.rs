@@ -154,7 +154,7 @@ fn addresses_written_in_old_ways_are_read_as_kubernetes_reads_them_and_named() {
     assert!(
         notes(&web.invalid).contains(
             &"spec.loadBalancerSourceRanges \"::ffff:10.0.0.0/104\" is taken as 10.0.0.0/8: \
-              is an IPv4 address written as IPv6"
+              it is an IPv4 address written as IPv6"
                 .to_owned()
         ),
         "{:?}",

@@ -110,7 +110,12 @@ impl Parts<'_> {
     fn forward(&self) -> Chain {
         let reply = Source::Ct(CtKey::Direction, None);
         let chain = Chain::base(ChainType::Filter, Hook::Forward, priority::FILTER)
-            .with_rule(Rule::new().is(reply, &[1]).goto("replies"))
+            .with_rule(
+                Rule::new()
+                    .is(reply, &[1])
+                    .goto("replies")
+                    .comment("source and destination exchanged"),
+            )
             .with_rule(
                 self.is_remembered(Rule::new().ct_state(ct_state::ESTABLISHED), Packet::First)
                     .accept()
@@ -139,7 +144,8 @@ impl Parts<'_> {
         for (direction, local) in [(Direction::Ingress, server), (Direction::Egress, client)] {
             for rule in self.checked(local) {
                 let rule = rule.not_in_set(&[local], &Lookup::Open(direction).name());
-                chain = chain.with_rule(rule.jump(judge(direction, packet)));
+                let rule = rule.jump(judge(direction, packet));
+                chain = chain.with_rule(rule.comment("a pod here that policies isolate"));
             }
         }
         let key = self.remembered(packet);
