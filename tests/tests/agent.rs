@@ -480,3 +480,31 @@ fn two_agents_with_different_settings_quarrel_quietly_and_the_one_that_stays_ans
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", node.agent_log()));
 }
+
+#[test]
+fn what_a_pods_kernel_asks_its_own_link_is_not_counted_as_forged() {
+    let lab = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
+    let _pod = lab.run("worker", &PodSpec::new("web")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let chain = || {
+        let line = "nft list chain inet podwire-masquerade pod-sources";
+        node.place().output(line).unwrap()
+    };
+    // Routers are asked for when the pod's own address has been tried out.
+    wait::until("a question for routers", Duration::from_secs(20), || {
+        let text = chain();
+        let asked = text.lines().find(|line| line.contains("asks its own link"));
+        !asked.unwrap().contains("packets 0 ")
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", chain()));
+    let text = chain();
+    let forged = text
+        .lines()
+        .filter(|line| line.contains("is not this pod's address"));
+    let forged: Vec<_> = forged.collect();
+    assert_eq!(forged.len(), 2, "{text}");
+    assert!(
+        forged.iter().all(|line| line.contains("packets 0 ")),
+        "{text}"
+    );
+}
