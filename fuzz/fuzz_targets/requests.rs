@@ -9,6 +9,7 @@
 #[path = "../src/cluster.rs"]
 mod cluster;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, mpsc};
 use std::time::Duration;
@@ -138,6 +139,8 @@ impl Node {
             pods: &self.pods,
             node_addresses: &self.own,
             gone_cidrs: &[],
+            host_ports: &[],
+            owners: &BTreeMap::new(),
         };
         match why::walk(&facts, &question) {
             Ok(trace) => {

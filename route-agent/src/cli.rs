@@ -1,8 +1,6 @@
 //! The commands of `podwire-agent`.
 
 use std::error::Error;
-#[cfg(feature = "manual")]
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -11,6 +9,7 @@ use crate::commands::drops::Drops;
 use crate::commands::install::Install;
 #[cfg(feature = "manual")]
 use crate::commands::manual::{Completions, Manual};
+use crate::commands::output::print;
 use crate::commands::status::Status;
 use crate::commands::why::Why;
 use crate::commands::{preflight, takeover, uninstall};
@@ -111,20 +110,21 @@ impl Cli {
             }
             Command::Uninstall(uninstall) => {
                 run::log_to_stderr();
-                print!("{}", uninstall::account(&uninstall.run()?));
+                print(&uninstall::account(&uninstall.run()?))?;
                 if uninstall.stay {
                     run::runtime()?.block_on(run::stopped())?;
                 }
             }
-            Command::Status(status) => print!("{}", run::runtime()?.block_on(status.run())?),
-            Command::Why(why) => print!("{}", run::runtime()?.block_on(why.run())?),
+            Command::Status(status) => print(&run::runtime()?.block_on(status.run())?)?,
+            Command::Why(why) => print(&run::runtime()?.block_on(why.run())?)?,
             Command::Drops(drops) => run::runtime()?.block_on(drops.run())?,
             Command::Preflight(flags) => {
                 let preflight = preflight::run();
-                match flags.output {
-                    PreflightOutput::Table => println!("{preflight}"),
-                    PreflightOutput::Json => println!("{}", serde_json::to_string(&preflight)?),
-                }
+                let text = match flags.output {
+                    PreflightOutput::Table => preflight.to_string(),
+                    PreflightOutput::Json => serde_json::to_string(&preflight)?,
+                };
+                print(&(text + "\n"))?;
                 if preflight.refuses() {
                     return Ok(ExitCode::FAILURE);
                 }
@@ -132,14 +132,18 @@ impl Cli {
             Command::TakeOver(flags) => {
                 let mut said = String::new();
                 let worked = takeover::run(flags.dry_run, &mut said);
-                print!("{said}");
-                if !worked? {
+                let printed = print(&said);
+                let worked = worked?;
+                printed?;
+                if !worked {
                     return Ok(ExitCode::FAILURE);
                 }
             }
             #[cfg(feature = "manual")]
             Command::Completions(completions) => {
-                std::io::stdout().write_all(&completions.script(Self::described()))?;
+                print(&String::from_utf8_lossy(
+                    &completions.script(Self::described()),
+                ))?;
             }
             #[cfg(feature = "manual")]
             Command::Man(manual) => manual.write(Self::described())?,

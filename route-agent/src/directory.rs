@@ -95,9 +95,9 @@ fn news_of(kind: EventKind, path: PathBuf) -> Option<News> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(News::Written(path)),
-        // A regular file that was just created is closed by its writer later. Links are complete
-        // when they appear.
-        EventKind::Create(_) if is_link(&path) => Some(News::Written(path)),
+        // A regular file that was just created is closed by its writer later. Links, and what is no
+        // file at all, are complete when they appear.
+        EventKind::Create(_) if is_complete(&path) => Some(News::Written(path)),
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => {
             Some(News::Gone(path))
         }
@@ -105,9 +105,11 @@ fn news_of(kind: EventKind, path: PathBuf) -> Option<News> {
     }
 }
 
-fn is_link(path: &Path) -> bool {
-    fs::symlink_metadata(path)
-        .is_ok_and(|metadata| metadata.file_type().is_symlink() || metadata.nlink() > 1)
+fn is_complete(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| {
+        let kind = metadata.file_type();
+        !(kind.is_file() || kind.is_dir()) || kind.is_file() && metadata.nlink() > 1
+    })
 }
 
 #[cfg(test)]
@@ -150,6 +152,17 @@ mod tests {
         let soon = Instant::now() + Duration::from_millis(50);
         assert_eq!(watch.next(Some(soon)), Ok(Vec::new()));
         drop(file);
+        assert_eq!(next(&watch), Ok(vec![News::Written(path)]));
+    }
+
+    #[test]
+    fn what_is_no_file_is_said_when_it_appears() {
+        let (_parent, directory, watch) = watched();
+        let path = directory.join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(next(&watch), Ok(vec![News::Written(path)]));
+        let path = directory.join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(next(&watch), Ok(vec![News::Written(path)]));
     }
 

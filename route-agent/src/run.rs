@@ -5,6 +5,7 @@
 //! through one channel.
 
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +50,14 @@ pub enum RunError {
         /// Why it failed.
         source: io::Error,
     },
+    /// There is no place for the sockets and for what the plugin has to know.
+    #[error("cannot use the run directory {}; give another one with --run-dir", path.display())]
+    RunDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The API server cannot be found.
     #[error("cannot find the API server (with --manifests DIR none is needed)")]
     Kubernetes(#[from] kubernetes::Error),
@@ -62,6 +71,8 @@ pub fn start_logging(config: &Config) {
     let lines = fmt::layer()
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
+        // It would be told on stderr, and panic there.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     let log = tracing_subscriber::registry().with(config.log.clone());
     match config.log_format {
@@ -74,6 +85,7 @@ pub fn start_logging(config: &Config) {
 pub fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false)
         .with_writer(io::stderr)
         .with_target(false)
         .init();
@@ -96,12 +108,21 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, RunError> {
 }
 
 async fn run_all(mut config: Config) -> Result<(), RunError> {
+    make_run_dir(&config.run_dir)?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = %config.node_name, "podwire-agent starts");
     if config.manifests.is_none() {
         config.kubernetes.read = kubernetes::named_server(&config.kubernetes);
     }
     start(config, Channels::new()).await?.wait().await
+}
+
+/// Without that directory nothing that a pod needs would work.
+fn make_run_dir(path: &Path) -> Result<(), RunError> {
+    std::fs::create_dir_all(path).map_err(|source| RunError::RunDir {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// What the parts of the agent are connected by.
@@ -320,3 +341,18 @@ async fn start_source(
 
 #[cfg(test)]
 mod every_metric;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_that_cannot_be_is_named_with_its_flag() {
+        let error = make_run_dir(Path::new("/etc/passwd/x")).unwrap_err();
+        assert_eq!(
+            crate::error::chain(&error),
+            "cannot use the run directory /etc/passwd/x; give another one with --run-dir: Not a \
+             directory (os error 20)"
+        );
+    }
+}

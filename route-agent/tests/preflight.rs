@@ -91,3 +91,25 @@ fn without_permissions_every_gap_is_named_and_the_command_fails() {
         "{works:?}"
     );
 }
+
+#[test]
+fn a_report_that_cannot_be_written_is_an_error_and_one_that_no_one_reads_is_none() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let run = |out: std::process::Stdio| {
+        let netns = Netns::create_anonymous().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_podwire-agent"));
+        command.arg("preflight").stdout(out);
+        let output = netns.enter(|| command.output()).unwrap().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let (code, said) = run(full.into());
+    assert_eq!(code, Some(1), "{said}");
+    let expected = "podwire-agent: cannot write to standard output: No space left on device";
+    assert!(said.starts_with(expected), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(run(writer.into()), (Some(1), String::new()));
+}

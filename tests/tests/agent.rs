@@ -444,3 +444,67 @@ fn a_route_of_others_counts_no_longer_once_its_link_is_down_or_gone() {
         wait::until("the end of the warning", SOON, || !warned()).unwrap();
     }
 }
+
+#[test]
+fn two_agents_with_different_settings_quarrel_quietly_and_the_one_that_stays_answers_again() {
+    let lab = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let place = node.place();
+    let other = [
+        "--mtu=1400",
+        "--masquerade=false",
+        "--healthz-bind-address=",
+        "--metrics-bind-address=",
+    ];
+    // From now on the node's agent is the second one.
+    node.start_agent_with(&other).unwrap();
+    let patience = Duration::from_secs(20);
+    let quarrel = "another program keeps changing what this part keeps right";
+    wait::until("a warning about the other", patience, || {
+        let status = place.output("podwire-agent status");
+        status.is_ok_and(|status| status.contains(quarrel))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", node.agent_log()));
+    let log = node.agent_log();
+    assert!(log.lines().count() < 200, "{log}");
+    node.stop_agent("TERM").unwrap();
+    wait::until("an answer of the first agent", patience, || {
+        place.output("podwire-agent status").is_ok()
+    })
+    .unwrap();
+    wait::until("what the first agent wants", patience, || {
+        conflist(&node)["plugins"][0]["mtu"] == json!(1500)
+            && place
+                .output("nft list table inet podwire-masquerade")
+                .is_ok_and(|table| table.contains("from-pod-v4"))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", node.agent_log()));
+}
+
+#[test]
+fn what_a_pods_kernel_asks_its_own_link_is_not_counted_as_forged() {
+    let lab = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
+    let _pod = lab.run("worker", &PodSpec::new("web")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let chain = || {
+        let line = "nft list chain inet podwire-masquerade pod-sources";
+        node.place().output(line).unwrap()
+    };
+    // Routers are asked for when the pod's own address has been tried out.
+    wait::until("a question for routers", Duration::from_secs(20), || {
+        let text = chain();
+        let asked = text.lines().find(|line| line.contains("asks its own link"));
+        !asked.unwrap().contains("packets 0 ")
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", chain()));
+    let text = chain();
+    let forged = text
+        .lines()
+        .filter(|line| line.contains("is not this pod's address"));
+    let forged: Vec<_> = forged.collect();
+    assert_eq!(forged.len(), 2, "{text}");
+    assert!(
+        forged.iter().all(|line| line.contains("packets 0 ")),
+        "{text}"
+    );
+}

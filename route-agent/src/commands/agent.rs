@@ -134,11 +134,12 @@ mod tests {
     async fn the_agent_answers_on_its_socket_and_the_newest_agent_wins() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/agent.sock");
-        let _old = Server::start(Listener::Unix(listen(&path, COMMANDS).unwrap()), |_| {
+        let listener = || Listener::Unix(listen(&path, COMMANDS).unwrap().0);
+        let _old = Server::start(listener(), |_| {
             std::future::ready(Response::text(StatusCode::OK, "old"))
         });
         assert_eq!(ask(&path, "/").await.unwrap(), "old");
-        let _new = Server::start(Listener::Unix(listen(&path, COMMANDS).unwrap()), echo);
+        let _new = Server::start(listener(), echo);
         let text = "ns/pod a&b=c%\u{e9} [::1]:80";
         let target = format!(
             "/x?other=1&say={}",

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
-use crate::commands::output::Output;
+use crate::commands::output::{Output, PrintError, print};
 use crate::features::policies::drops::{Denial, Page};
 use crate::text::{printable, printable_json};
 
@@ -39,7 +39,7 @@ pub enum DropsError {
     Json(#[source] serde_json::Error),
     /// No one reads what is printed.
     #[error("cannot print the drops")]
-    Print(#[source] std::io::Error),
+    Print(#[source] PrintError),
 }
 
 impl Drops {
@@ -55,7 +55,8 @@ impl Drops {
             print_lines(&self.lines(&page)?)?;
             // Not among the drops, which a program may read.
             for remark in remarks(&page, &mut idle, &mut lost) {
-                eprintln!("{remark}");
+                // Who does not read them may still read the drops.
+                let _ = writeln!(std::io::stderr(), "{remark}");
             }
             if !self.follow {
                 return Ok(());
@@ -113,11 +114,8 @@ fn remarks(page: &Page, idle: &mut Option<String>, lost: &mut u64) -> Vec<String
 }
 
 fn print_lines(lines: &[String]) -> Result<(), DropsError> {
-    let mut out = std::io::stdout().lock();
-    let printed = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
-    printed
-        .and_then(|()| out.flush())
-        .map_err(DropsError::Print)
+    let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+    print(&text).map_err(DropsError::Print)
 }
 
 #[cfg(test)]

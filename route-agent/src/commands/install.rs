@@ -63,8 +63,9 @@ impl Install {
     /// Installs the plugin, and `loopback` as a link to it if the node has none: containerd
     /// calls that for every pod.
     pub fn run(&self) -> Result<(), FileError> {
-        fs::create_dir_all(&*self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
+        // First what may be missing: an installation that fails leaves nothing behind.
         let wanted = fs::read(&self.plugin).map_err(FileError::of("read", &self.plugin))?;
+        fs::create_dir_all(&*self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
         let target = self.bin_dir.join(PLUGIN);
         if fs::read(&target).is_ok_and(|present| present == wanted) {
             info!(plugin = %target.display(), "is installed already");
@@ -200,5 +201,9 @@ mod tests {
         let error = install.run().unwrap_err();
         assert!(error.to_string().starts_with("cannot read /"), "{error}");
         assert!(error.to_string().ends_with("/nothing"), "{error}");
+        assert!(
+            !directory.path().join("opt").exists(),
+            "nothing is left of it"
+        );
     }
 }

@@ -1,4 +1,7 @@
-//! How a command writes what the agent answers.
+//! How a command writes what it has to say.
+
+use std::error::Error;
+use std::io::{self, Write};
 
 use clap::ValueEnum;
 
@@ -9,4 +12,54 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+/// What a command has to say cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub struct PrintError(#[from] io::Error);
+
+/// Writes a text to standard output.
+pub fn print(text: &str) -> Result<(), PrintError> {
+    print_to(&mut io::stdout().lock(), text)
+}
+
+fn print_to(out: &mut impl Write, text: &str) -> Result<(), PrintError> {
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// True if all that failed is that whoever read the output has read enough, as `head` does.
+pub fn is_unread(error: &(dyn Error + 'static)) -> bool {
+    match error.downcast_ref::<PrintError>() {
+        Some(PrintError(error)) => error.kind() == io::ErrorKind::BrokenPipe,
+        None => error.source().is_some_and(is_unread),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::commands::drops::DropsError;
+    use crate::error::chain;
+
+    #[test]
+    fn output_that_cannot_be_written_is_said_and_output_that_no_one_reads_is_not() {
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let error = print_to(&mut full, "text").unwrap_err();
+        assert!(!is_unread(&error));
+        let said = chain(&error);
+        assert!(
+            said.starts_with("cannot write to standard output: No space"),
+            "{said}"
+        );
+        let (reader, mut writer) = io::pipe().unwrap();
+        drop(reader);
+        let error = print_to(&mut writer, "text").unwrap_err();
+        assert!(is_unread(&error));
+        assert!(is_unread(&DropsError::Print(error)));
+        assert!(!is_unread(&io::Error::from(io::ErrorKind::BrokenPipe)));
+    }
 }

@@ -13,6 +13,7 @@ use podwire::attachment::LINK_GROUP;
 use podwire_kernel::RouteSocket;
 
 use crate::commands::install::{BinDir, Install};
+use crate::commands::output::print;
 use crate::config::Config;
 use crate::features;
 use crate::text::printable_lines;
@@ -72,7 +73,8 @@ impl Uninstall {
         match first_error {
             Some(error) => {
                 if !removed.is_empty() {
-                    print!("{}", account(&removed));
+                    // The error that counts is the first.
+                    let _ = print(&account(&removed));
                 }
                 Err(error)
             }

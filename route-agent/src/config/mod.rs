@@ -68,7 +68,8 @@ pub struct Config {
     pub node_name: Arc<str>,
 
     /// Read cluster objects from the Kubernetes manifests (YAML, JSON) in this directory.
-    #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR", value_parser = absolute_path())]
+    #[arg(long, env = "PODWIRE_MANIFESTS", value_name = "DIR", value_parser = absolute_path(),
+          conflicts_with_all = ["servers", "kubeconfig"])]
     pub manifests: Option<PathBuf>,
 
     /// Where the API server is, if there are no manifests.
@@ -271,6 +272,14 @@ mod tests {
             "--log=info,[sync]=trace,=",
         ] {
             assert!(parse(&[flag]).is_err(), "{flag} was taken");
+        }
+    }
+
+    #[test]
+    fn objects_come_from_manifests_or_from_an_api_server() {
+        for other in ["--apiserver=https://10.0.0.1:6443", "--kubeconfig=/a"] {
+            let said = parse(&["--manifests=/m", other]).unwrap_err();
+            assert!(said.contains("cannot be used with"), "{said}");
         }
     }
 

@@ -29,7 +29,10 @@ pub struct ConfError(#[from] FileError);
 
 /// The feature.
 #[derive(Debug, Default)]
-pub struct CniConf;
+pub struct CniConf {
+    /// What the log said is in place: a repair is told by the loop.
+    told: Option<String>,
+}
 
 impl Feature for CniConf {
     fn name(&self) -> &'static str {
@@ -53,7 +56,7 @@ impl Feature for CniConf {
         let mut warnings: Vec<_> = others.map(|name| competitor(directory, &name)).collect();
         let mut writes = 0;
         match desired(world) {
-            Ok(text) if world.ready_for_pods => writes = write(directory, &text)?,
+            Ok(text) if world.ready_for_pods => writes = self.write(directory, text)?,
             // The features that are not ready say themselves what is wrong.
             Ok(_) => {}
             Err(reason) => warnings.push(Warning::new("CNI configuration", reason)),
@@ -98,6 +101,22 @@ impl Feature for CniConf {
         let removed = files::remove(&config.cni_conf_dir.join(FILE))?;
         let named = |path: &std::path::PathBuf| format!("file {}", path.display());
         Ok(removed.iter().map(named).collect())
+    }
+}
+
+impl CniConf {
+    /// Puts the text in place unless it is there; returns the number of writes.
+    fn write(&mut self, directory: &Path, text: String) -> Result<u64, ConfError> {
+        let path = directory.join(FILE);
+        if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+            return Ok(0);
+        }
+        files::replace(&path, text.as_bytes(), 0o644, Durability::Durable)?;
+        if self.told.as_ref() != Some(&text) {
+            tracing::info!(path = %path.display(), "CNI configuration is in place");
+            self.told = Some(text);
+        }
+        Ok(1)
     }
 }
 
@@ -223,17 +242,6 @@ fn conflist<'a>(
 
 fn create_directory(path: &Path) -> Result<(), ConfError> {
     Ok(fs::create_dir_all(path).map_err(FileError::of("create", path))?)
-}
-
-/// Puts the text in place unless it is there; returns the number of writes.
-fn write(directory: &Path, text: &str) -> Result<u64, ConfError> {
-    let path = directory.join(FILE);
-    if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
-        return Ok(0);
-    }
-    files::replace(&path, text.as_bytes(), 0o644, Durability::Durable)?;
-    tracing::info!(path = %path.display(), "CNI configuration is in place");
-    Ok(1)
 }
 
 /// The names of other configurations in the directory.

@@ -9,13 +9,13 @@
 //! same lock while it reads the one and repairs the other, so that neither ever undoes what the
 //! other is doing. If the plugin is at work it does not wait but comes back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use podwire::attachment::{
     DIRECTORY, FAMILY, HOSTPORTS, IPMASQ, Record, Records, Unreadable, apply, has_all,
-    host_link_name, hostports_table, ipmasq_table,
+    host_link_name, hostports_table, ipmasq_table, keys,
 };
 use podwire::exposure;
 use podwire_kernel::RouteSocket;
@@ -73,7 +73,7 @@ impl HostPorts {
         &mut self,
         records: &Records,
         grace: Duration,
-    ) -> Result<(u64, Vec<Unreadable>), SyncError> {
+    ) -> Result<(u64, Vec<Unreadable>, Vec<Warning>), SyncError> {
         let (all, unreadable) = records.read_all()?;
         self.links = all.iter().map(link).collect();
         let lost = self.lost(&all, grace)?;
@@ -94,7 +94,7 @@ impl HostPorts {
             // What cannot be read may be in the tables: nothing is taken out then.
             self.complete(&kept)?
         };
-        Ok((lost.len() as u64 + writes, unreadable))
+        Ok((lost.len() as u64 + writes, unreadable, given_twice(&kept)))
     }
 
     /// The records of attachments that have shown no sign of life for the grace period.
@@ -186,15 +186,16 @@ impl Feature for HostPorts {
             self.come_back(CALM);
             return Ok(done);
         };
-        let (writes, unreadable) = self.keep(&records, world.config.lease_grace)?;
+        let (writes, unreadable, twice) = self.keep(&records, world.config.lease_grace)?;
         done.writes = writes;
-        warn.replace(unreadable.iter().map(|one| {
+        let unreadable = unreadable.iter().map(|one| {
             let text = format!(
                 "{}; its hostPorts cannot be put back if they get lost",
                 one.reason
             );
             Warning::new(format!("file {}", one.path.display()), text)
-        }));
+        });
+        warn.replace(unreadable.chain(twice));
         Ok(done)
     }
 
@@ -240,6 +241,42 @@ fn keep(table: &mut KeptTable, wanted: Option<Table>) -> Result<u64, SyncError> 
         Some(wanted) => table.keep(&wanted)?,
         None => u64::from(table.remove()?),
     })
+}
+
+/// Names host ports that several attachments have: the youngest, which comes last, gets the
+/// connections, and the others none.
+fn given_twice(records: &[Record]) -> Vec<Warning> {
+    let mut given = BTreeMap::new();
+    let mut warnings = Vec::new();
+    for record in records {
+        for port in &record.host_ports {
+            for key in keys(port) {
+                let Some(before) = given.insert(key, record) else {
+                    continue;
+                };
+                if link(before) == link(record) {
+                    continue;
+                }
+                let text = format!(
+                    "has hostPort {}/{}, which {} of this node has had before and gets no \
+                     connections through any longer; give one of them another port",
+                    port.host_port,
+                    port.protocol,
+                    whose(before)
+                );
+                warnings.push(Warning::new(whose(record), text));
+            }
+        }
+    }
+    warnings
+}
+
+/// A record's pod as a person would name it.
+fn whose(record: &Record) -> String {
+    match &record.pod {
+        Some((namespace, name)) => format!("Pod {namespace}/{name}"),
+        None => format!("container {}", record.container_id),
+    }
 }
 
 /// The host end of the link that a record is about.

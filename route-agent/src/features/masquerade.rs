@@ -15,7 +15,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::nft::{
-    Chain, ChainType, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag, priority,
+    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
+    priority,
 };
 
 use crate::cidr;
@@ -232,6 +233,20 @@ impl Side {
     }
 }
 
+/// Addresses of a single link (RFC 4291, section 2.5.6).
+const LINK_LOCAL: IpNetwork = v6_network(0xfe80, 10);
+
+/// Groups of a single link (RFC 4291, section 2.7).
+const ALL_ON_LINK: IpNetwork = v6_network(0xff02, 16);
+
+const fn v6_network(first: u16, prefix: u8) -> IpNetwork {
+    let address = Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0);
+    match ipnetwork::Ipv6Network::new_checked(address, prefix) {
+        Some(network) => IpNetwork::V6(network),
+        None => panic!("the prefix is longer than an address"),
+    }
+}
+
 /// The guard: what comes out of a pod must have a source that is routed back into that pod.
 ///
 /// That holds for link-local sources as well, of which the plugin routes the pod's own one: each
@@ -247,9 +262,18 @@ fn pod_sources() -> Chain {
     let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
     let v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
+    // A kernel asks for routers and joins groups by itself, from an address that no one gave it.
+    let by_itself = from_pod(Family::Ip6)
+        .within(Field::Ip6Saddr, Comparison::Eq, LINK_LOCAL)
+        .within(Field::Ip6Daddr, Comparison::Eq, ALL_ON_LINK);
     Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
         .with_comment("pods cannot send from an address that is not theirs")
         .with_rule(missing(from_pod(Family::Ip)))
+        .with_rule(
+            by_itself.no_way_back().counter().drop().comment(
+                "a kernel asks its own link for routers and groups: of no consequence here",
+            ),
+        )
         .with_rule(missing(v6))
 }
 

@@ -36,6 +36,6 @@ pub fn all(
         Box::new(hostports::HostPorts::open()?),
         Box::new(leases::Leases::open()?),
         // Last: it appears when the others are done.
-        Box::new(cniconf::CniConf),
+        Box::new(cniconf::CniConf::default()),
     ])
 }

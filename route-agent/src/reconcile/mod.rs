@@ -6,6 +6,7 @@
 //! source has listed everything once.
 
 mod pending;
+mod repairs;
 mod slot;
 
 use std::net::IpAddr;

@@ -6,6 +6,7 @@ use crate::backoff::{Backoff, Jitter};
 use crate::error::chain;
 use crate::feature::{Event, Feature, Warn, World};
 use crate::metrics::Metrics;
+use crate::reconcile::repairs::{Repairs, Told};
 use crate::report::{FeatureReport, Report};
 use crate::warnings::Warnings;
 
@@ -14,6 +15,14 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// No pause between two tries is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The origin of warnings about repairs.
+const REPAIRS: &str = "repairs";
+
+/// What is said of another program that undoes every repair.
+const QUARREL: &str = "another program keeps changing what this part keeps right, most likely a second \
+                       podwire-agent with other settings on this node (`pgrep -a podwire-agent`): stop \
+                       one of them. Until then repairs come late, some seconds apart";
 
 /// A feature and what the loop knows about it.
 pub(super) struct Slot {
@@ -27,6 +36,7 @@ pub(super) struct Slot {
     /// What is wanted may have changed since the last sync: what it writes is then not a repair.
     wanted_changed: bool,
     backoff: Backoff,
+    repairs: Repairs,
     succeeded: bool,
     error: Option<String>,
     syncs: u64,
@@ -43,6 +53,7 @@ impl Slot {
             touched: false,
             wanted_changed: false,
             backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, Jitter::None),
+            repairs: Repairs::new(),
             succeeded: false,
             error: None,
             syncs: 0,
@@ -52,7 +63,8 @@ impl Slot {
     }
 
     /// Shows the feature an event. Only one about objects or the uplink ends a pause between
-    /// retries: the kernel's echo of a failing write must not.
+    /// retries: the kernel's echo of a failing write must not. What other programs change again and
+    /// again waits as well.
     pub(super) fn notice(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
         if !self.feature.notice(event, world) {
             // A feature that has nothing to do even at a resync is switched off.
@@ -61,8 +73,11 @@ impl Slot {
         }
         let touched = matches!(event, Event::Kernel(_) | Event::Files);
         let waiting = self.backoff.tries() > 0 && self.wanted.is_some();
-        if !waiting || !touched {
+        if !touched {
             self.wanted = Some(now);
+        } else if !waiting {
+            let next = self.repairs.next(now);
+            self.wanted = Some(self.wanted.map_or(next, |wanted| wanted.min(next)));
         }
         self.owes = true;
         self.touched |= touched;
@@ -71,7 +86,7 @@ impl Slot {
 
     /// When the feature wants to be called.
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.wanted, self.feature.due()]
+        [self.wanted, self.feature.due(), self.repairs.over()]
             .into_iter()
             .flatten()
             .min()
@@ -99,10 +114,18 @@ impl Slot {
         warnings: &mut Warnings,
         now: Instant,
     ) -> bool {
+        let name = self.feature.name();
+        if let Some(times) = self.repairs.end(now) {
+            tracing::info!(
+                feature = name,
+                times,
+                "put right what changed; it is quiet now"
+            );
+            warnings.replace_for(REPAIRS, &part(name), []);
+        }
         if self.due().is_none_or(|due| due > now) {
             return false;
         }
-        let name = self.feature.name();
         let wanted_changed = std::mem::take(&mut self.wanted_changed);
         let repair = std::mem::take(&mut self.touched) && !wanted_changed;
         self.wanted = None;
@@ -113,11 +136,8 @@ impl Slot {
                 self.succeeded = true;
                 self.owes = false;
                 if repair && done.writes > 0 {
-                    tracing::info!(
-                        feature = name,
-                        writes = done.writes,
-                        "put right what changed"
-                    );
+                    let told = self.repairs.made(now);
+                    tell(name, done.writes, &told, warnings);
                     world.metrics.node.repaired(name);
                 }
                 if self.error.take().is_some() {
@@ -166,5 +186,20 @@ impl Slot {
             writes: self.writes,
         });
         self.feature.report(world, report);
+    }
+}
+
+/// How a person would name a feature.
+fn part(feature: &str) -> String {
+    format!("the agent's part {feature}")
+}
+
+/// Tells of a repair.
+fn tell(feature: &'static str, writes: u64, told: &Told, warnings: &mut Warnings) {
+    match told {
+        Told::Single => tracing::info!(feature, writes, "put right what changed"),
+        Told::Quarrel => warnings.replace_for(REPAIRS, &part(feature), [QUARREL.to_owned()]),
+        Told::Nothing => {}
+        Told::Sum(times) => tracing::info!(feature, times, "put right what changed"),
     }
 }

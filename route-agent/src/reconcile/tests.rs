@@ -289,3 +289,43 @@ fn changes_that_arrive_while_syncs_fail_are_added_to_those_that_wait() {
         assert_eq!(changes(&it)[2], pending);
     }
 }
+
+#[test]
+fn what_another_program_changes_without_pause_is_repaired_with_pauses_and_a_warning() {
+    let (fake, syncs, _) = Fake::new("fake", 0);
+    let mut it = reconcile(vec![Box::new(fake)]);
+    it.take(Input::Listed);
+    let mut now = Instant::now();
+    it.turn(now);
+    let quarrel = |it: &Reconcile| it.warnings.count("repairs");
+    // Nothing that the feature writes stays for longer than a millisecond.
+    let end = now + Duration::from_secs(60);
+    while now < end {
+        now += Duration::from_millis(1);
+        it.take(Input::Files);
+        it.turn(now);
+    }
+    let done = syncs.load(Ordering::SeqCst);
+    assert!((25..45).contains(&done), "{done} syncs in a minute");
+    assert_eq!(quarrel(&it), 1);
+    let report = it.report(false);
+    let of_repairs = report.warnings.iter().find(|one| one.feature == "repairs");
+    let text = &of_repairs.unwrap().text;
+    assert!(
+        text.contains("a second podwire-agent with other settings"),
+        "{text}"
+    );
+    // What the cluster wants does not wait.
+    it.take(Input::Changes(vec![node("a")]));
+    it.turn(now);
+    assert_eq!(syncs.load(Ordering::SeqCst), done + 1);
+    now += Duration::from_secs(40);
+    it.turn(now);
+    assert_eq!(quarrel(&it), 0);
+    it.take(Input::Files);
+    it.turn(now);
+    let before = syncs.load(Ordering::SeqCst);
+    it.take(Input::Files);
+    it.turn(now + Duration::from_millis(1));
+    assert_eq!(syncs.load(Ordering::SeqCst), before + 1, "at once again");
+}

@@ -4,18 +4,15 @@
 //! upgrade asks the newer one.
 
 use std::io;
-use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use podwire::policy::{Answer, Attachment};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::feature::Told;
 use crate::input::Input;
-use crate::serve::socket::{self, ListenError};
 
 /// A longer line is not the plugin's: a container ID and names of Kubernetes fit many times.
 const LONGEST: usize = 16 << 10;
@@ -26,13 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after a connection could not be taken, for example for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens until the task is aborted or the runtime ends.
-pub fn serve(path: &Path, inputs: Sender<Input>) -> Result<JoinHandle<()>, ListenError> {
-    let listener = socket::listen(path, socket::PODS)?;
-    Ok(tokio::spawn(accept(listener, inputs)))
-}
-
-async fn accept(listener: UnixListener, inputs: Sender<Input>) {
+/// Takes what the plugin says, until dropped.
+pub async fn serve(listener: UnixListener, inputs: Sender<Input>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(converse(stream, inputs.clone()))),
@@ -107,13 +99,21 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::serve::socket;
 
     /// What is answered to a line, with a loop that answers with `answer`.
     async fn exchange(line: &str, answer: Option<Answer>) -> (String, Option<Attachment>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/pods.sock");
         let (inputs, outputs) = channel::channel();
-        let server = serve(&path, inputs).unwrap();
+        let held = path.clone();
+        let server = tokio::spawn(async move {
+            let serve = |listener| serve(listener, inputs.clone());
+            socket::hold(&held, socket::PODS, serve, |_| ()).await;
+        });
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let looping = tokio::task::spawn_blocking(move || {

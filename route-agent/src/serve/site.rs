@@ -1,7 +1,8 @@
 //! What is answered where: the pages of the health address, of the metrics address and of the
 //! agent's own socket.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::feature::World;
+use crate::feature::{WhoHas, World};
 use crate::features::policies::drops::DropLog;
 use crate::features::services::health_checks::HealthPorts;
 use crate::health::{SharedHealth, Verdict};
@@ -19,6 +20,7 @@ use crate::metrics::{Metrics, TextFormat};
 use crate::serve::health_ports::{self, nosniff};
 use crate::serve::http::{Listener, Request, Response, Server, listen};
 use crate::serve::{pods, socket};
+use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
 use crate::why;
 
@@ -104,15 +106,18 @@ impl Site {
         let bad = |text: String| Response::text(StatusCode::BAD_REQUEST, text + "\n");
         let failed = |text: String| Response::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
         let question = asked(&request.query).map_err(bad)?;
-        let (mut live, pods, node_addresses, gone_cidrs) = on_thread(|| {
+        let (mut live, pods, node_addresses, gone_cidrs, host_ports) = on_thread(|| {
             let mut live = why::Live::open()?;
             let pods = live.pods()?;
             let (node_addresses, gone_cidrs) = (live.node_addresses()?, live.gone_cidrs()?);
-            Ok::<_, podwire_kernel::Error>((live, pods, node_addresses, gone_cidrs))
+            let host_ports = live.host_ports()?;
+            let found = (live, pods, node_addresses, gone_cidrs, host_ports);
+            Ok::<_, podwire_kernel::Error>(found)
         })
         .await
         .map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(error.to_string()))?;
+        let owners = self.owners(&pods).await;
         let walk = move |world: &World<'_>| {
             let facts = why::Facts {
                 snapshot: world.snapshot,
@@ -121,6 +126,8 @@ impl Site {
                 pods: &pods,
                 node_addresses: &node_addresses,
                 gone_cidrs: &gone_cidrs,
+                host_ports: &host_ports,
+                owners: &owners,
             };
             why::walk(&facts, &question)
         };
@@ -135,6 +142,19 @@ impl Site {
         .await
         .map_err(|error| failed(error.to_string()))?;
         Ok(json(&trace))
+    }
+
+    /// Whose the addresses of these pods are, by what the plugin told and the API says together.
+    async fn owners(&self, pods: &[why::Pod]) -> BTreeMap<IpAddr, ObjectName> {
+        let addresses = pods.iter().flat_map(|pod| pod.addresses.iter().copied());
+        let (reply, mut owners) = tokio::sync::mpsc::channel(1);
+        let question = WhoHas::new(addresses.collect(), reply);
+        if self.inputs.send(Input::WhoHas(question)).is_err() {
+            return BTreeMap::new();
+        }
+        // Without policies no one answers.
+        let answer = tokio::time::timeout(LOOP_TIME, owners.recv()).await;
+        answer.ok().flatten().unwrap_or_default()
     }
 
     /// Asks the loop.
@@ -200,23 +220,15 @@ pub async fn serve(
         // Without the loop the agent is stopping.
         let _ = inputs.send(Input::Warnings(origin, warnings));
     };
-    let _socket = match socket::listen(&config.socket(), socket::COMMANDS) {
-        Ok(listener) => {
-            let site = site.clone();
-            Some(Server::start(Listener::Unix(listener), move |request| {
-                site.clone().private(request)
-            }))
-        }
-        Err(error) => {
-            let text = crate::error::chain(&error);
-            warn("socket", vec![Warning::new("the agent", text)]);
-            None
-        }
+    let commands = |listener| {
+        let site = site.clone();
+        let server = Server::start(Listener::Unix(listener), move |request| {
+            site.clone().private(request)
+        });
+        until_dropped(server)
     };
-    if let Err(error) = pods::serve(&config.pods_socket(), site.inputs.clone()) {
-        let text = crate::error::chain(&error);
-        warn("pods", vec![Warning::new("the agent", text)]);
-    }
+    let plugins = |listener| pods::serve(listener, site.inputs.clone());
+    let (commands_at, plugins_at) = (config.socket(), config.pods_socket());
     let (sender, mut port_warnings) = tokio::sync::mpsc::unbounded_channel();
     let addresses = [
         ("healthz", config.healthz_bind_address.0),
@@ -226,6 +238,8 @@ pub async fn serve(
     let [health_page, metrics_page] = pages;
     tokio::select! {
         () = stop => {}
+        () = socket::hold(&commands_at, socket::COMMANDS, commands, |now| warn("socket", now)) => {}
+        () = socket::hold(&plugins_at, socket::PODS, plugins, |now| warn("pods", now)) => {}
         () = health_page => {}
         () = metrics_page => {}
         () = health_ports::serve(ports, site.health.clone(), sender) => {}
@@ -235,6 +249,11 @@ pub async fn serve(
             }
         } => {}
     }
+}
+
+/// Keeps a server until it is dropped.
+async fn until_dropped(_server: Server) {
+    std::future::pending().await
 }
 
 /// Serves the public pages on one address until it is dropped.

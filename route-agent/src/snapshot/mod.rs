@@ -19,6 +19,7 @@ mod pod_set;
 mod policy;
 mod service;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
@@ -69,8 +70,16 @@ impl Invalid {
     /// What is done with the value, and why, as the end of a sentence.
     pub fn consequence(&self) -> String {
         match &self.taken {
-            None => format!("is left out: {}", self.reason),
-            Some(taken) => format!("is taken as {taken}: {}", self.reason),
+            None => format!("is left out: {}", self.because()),
+            Some(taken) => format!("is taken as {taken}: {}", self.because()),
+        }
+    }
+
+    /// The reason with a subject, if it begins with a verb that lacks one.
+    fn because(&self) -> Cow<'static, str> {
+        match self.reason.split(' ').next() {
+            Some("is" | "has" | "does") => format!("it {}", self.reason).into(),
+            _ => self.reason.into(),
         }
     }
 }

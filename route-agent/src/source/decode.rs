@@ -551,9 +551,23 @@ fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, St
             .map_or(0, |location| location.line() as usize);
         let message = error.without_snippet().to_string();
         let message = message.lines().next().unwrap_or("cannot be parsed");
-        let message = without_place(message);
+        let message = plain(without_place(message));
         format!("line {}: {message}", first_line + line.saturating_sub(1))
     })
+}
+
+/// A message of the parser in the words of who writes manifests, without advice for who calls it.
+fn plain(message: &str) -> &str {
+    if message.contains("budget") {
+        return "it is too large or nested too deeply for a manifest";
+    }
+    let advice = [
+        ", set DuplicateKeyPolicy",
+        "; set DuplicateKeyPolicy",
+        " (set DuplicateKeyPolicy",
+    ];
+    let ends = advice.iter().filter_map(|advice| message.find(advice));
+    ends.min().map_or(message, |end| &message[..end])
 }
 
 /// A message of the parser without `at line 1, column 7` at its end: it counts from the start of

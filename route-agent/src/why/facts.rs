@@ -1,13 +1,15 @@
 //! What the walk goes by: who has which address and which name. Pure.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
-use crate::snapshot::{Node, Snapshot};
+use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::why::Pod;
+use crate::why::host_ports::HostPort;
 use crate::why::question::{Host, QuestionError};
 
 /// Everything that the walk goes by.
@@ -25,6 +27,11 @@ pub struct Facts<'a> {
     pub node_addresses: &'a [IpAddr],
     /// PodCIDRs without a Node, which are refused for a while, with whose they were.
     pub gone_cidrs: &'a [(IpNetwork, String)],
+    /// The ports of this node that lead to containers.
+    pub host_ports: &'a [HostPort],
+    /// Whose the addresses of the pods here are, as the rules of policies have it. Empty while no one
+    /// knows.
+    pub owners: &'a BTreeMap<IpAddr, ObjectName>,
 }
 
 /// Who has an address.

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use podwire::attachment::{Alias, LINK_GROUP};
 use podwire_kernel::foreign;
 use podwire_kernel::link::Link;
 use podwire_kernel::nft::{Family, NftSocket, Value};
-use podwire_kernel::route::{RouteFilter, RouteKind};
+use podwire_kernel::route::RouteKind;
 use podwire_kernel::{IpFamily, RouteSocket};
 
+use crate::features::parts::pod_links::{PodLink, pod_links};
 use crate::features::policies::layout::sets::Lookup;
 use crate::features::routes::refused;
 use crate::ours::{POLICY_TABLE, REFUSED_TABLE, SERVICES_TABLE as TABLE};
 use crate::why::Pod;
+use crate::why::host_ports::{self, HostPort};
 use crate::why::kernel::{Entry, Kernel, Way};
 
 /// Sockets of the calling thread's network namespace.
@@ -39,19 +40,13 @@ impl Live {
 
     /// The pods on this node: their links, and the routes to them.
     pub fn pods(&mut self) -> Result<Vec<Pod>, podwire_kernel::Error> {
-        let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
-        for route in self.routes.routes(RouteFilter::default())? {
-            let destination = route.destination;
-            let host = destination.prefix() == if destination.is_ipv4() { 32 } else { 128 };
-            if let Some(link) = route.link
-                && host
-                && route.kind == RouteKind::Unicast
-            {
-                addresses.entry(link).or_default().push(destination.ip());
-            }
-        }
-        let pods = self.links.values().filter(|link| link.group == LINK_GROUP);
-        Ok(pods.map(|link| pod(link, &mut addresses)).collect())
+        let found = pod_links(&mut self.routes, self.links.values().cloned())?;
+        Ok(found.into_iter().map(pod).collect())
+    }
+
+    /// The ports of this node that lead to containers.
+    pub fn host_ports(&mut self) -> Result<Vec<HostPort>, podwire_kernel::Error> {
+        host_ports::read(&mut self.tables)
     }
 
     /// The addresses of this node.
@@ -86,12 +81,8 @@ impl Live {
     }
 }
 
-fn pod(link: &Link, addresses: &mut BTreeMap<u32, Vec<IpAddr>>) -> Pod {
-    let alias = link
-        .alias
-        .as_deref()
-        .and_then(Alias::parse)
-        .unwrap_or_default();
+fn pod(one: PodLink) -> Pod {
+    let alias = one.alias.unwrap_or_default();
     Pod {
         unnamed: alias.unnamed,
         name: alias
@@ -99,9 +90,9 @@ fn pod(link: &Link, addresses: &mut BTreeMap<u32, Vec<IpAddr>>) -> Pod {
             .map(|(namespace, name)| format!("{namespace}/{name}")),
         container_id: alias.container_id,
         ifname: alias.ifname,
-        link: link.name.clone(),
-        up: link.up,
-        addresses: addresses.remove(&link.index).unwrap_or_default(),
+        link: one.link.name,
+        up: one.link.up,
+        addresses: one.addresses,
     }
 }
 

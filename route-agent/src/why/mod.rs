@@ -7,8 +7,10 @@
 mod check;
 mod elements;
 mod facts;
+mod host_ports;
 mod kernel;
 mod live;
+mod near;
 mod owners;
 mod policies;
 mod question;
@@ -30,6 +32,7 @@ use crate::text::printable;
 
 pub use check::check;
 pub use facts::Facts;
+pub use host_ports::HostPort;
 pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
 pub use question::{Question, QuestionError, Transport};

@@ -39,9 +39,9 @@ pub(super) fn ask(
 ) -> Policies {
     let mut asking = Asking {
         facts,
-        truth: Truth::about(
-            facts.snapshot,
-            &BTreeSet::from_iter(to.iter().map(|(address, _)| *address).chain([source])),
+        truth: truth(
+            facts,
+            to.iter().map(|(address, _)| *address).chain([source]),
         ),
         lines: BTreeMap::new(),
         order: Vec::new(),
@@ -49,6 +49,8 @@ pub(super) fn ask(
         denied: 0,
         drop: None,
         asked: false,
+        here: false,
+        elsewhere: BTreeSet::new(),
     };
     if facts.config.network_policy && facts.snapshot.has_policies() {
         for (destination, transport) in to {
@@ -56,6 +58,20 @@ pub(super) fn ask(
         }
     }
     asking.finish(to.len())
+}
+
+/// The policies, and whom they are about: of a pod here the rules may know more than its status says.
+fn truth<'a>(facts: &Facts<'a>, addresses: impl Iterator<Item = IpAddr>) -> Truth<'a> {
+    let is_known = |address: &IpAddr| {
+        let mut pods = facts.pods.iter();
+        !facts.owners.is_empty() && pods.any(|pod| pod.addresses.contains(address))
+    };
+    let (known, others): (BTreeSet<_>, BTreeSet<_>) = addresses.partition(is_known);
+    let known = facts
+        .owners
+        .iter()
+        .filter(|(address, _)| known.contains(*address));
+    Truth::about(facts.snapshot, &others).and_of(known)
 }
 
 fn traffic(transport: Transport) -> Traffic {
@@ -77,6 +93,10 @@ struct Asking<'a> {
     drop: Option<(&'static str, String)>,
     /// Whether any policy was asked.
     asked: bool,
+    /// Whether this node has a say.
+    here: bool,
+    /// The other nodes that have one.
+    elsewhere: BTreeSet<String>,
 }
 
 /// What one end has to say.
@@ -99,12 +119,15 @@ impl Asking<'_> {
         if *from == Party::OwnNode || facts.is_own(to) {
             let pod = if facts.is_own(to) { source } else { to };
             match self.word(pod) {
-                Word::Here | Word::Undecided | Word::Free => self.say(
-                    to,
-                    "No policy is asked: what a node and its own pods send each other is always \
-                     allowed, and does not come through the forward hook."
-                        .into(),
-                ),
+                Word::Here | Word::Undecided | Word::Free => {
+                    self.here = true;
+                    self.say(
+                        to,
+                        "No policy is asked: what a node and its own pods send each other is \
+                         always allowed, and does not come through the forward hook."
+                            .into(),
+                    );
+                }
                 Word::Elsewhere(node) => self.elsewhere(to, &node, Direction::Ingress),
                 Word::None => {}
             }
@@ -116,7 +139,9 @@ impl Asking<'_> {
         ];
         let mut passes = true;
         for (direction, local, peer) in ends {
-            passes &= match self.word(local) {
+            let word = self.word(local);
+            self.here |= matches!(word, Word::Here | Word::Undecided | Word::Free);
+            passes &= match word {
                 Word::Here => self.here(direction, local, peer, to, traffic),
                 Word::Undecided => self.undecided(direction, local, peer, to, traffic),
                 Word::Free => self.free(direction, local, peer, to, traffic),
@@ -259,6 +284,7 @@ impl Asking<'_> {
     }
 
     fn elsewhere(&mut self, to: IpAddr, node: &str, direction: Direction) {
+        self.elsewhere.insert(node.to_owned());
         let text = format!("{direction}: node {node} decides for its own pod: ask there.");
         self.say(to, text);
     }
@@ -291,6 +317,20 @@ impl Asking<'_> {
         }
     }
 
+    /// What is said of a packet that nothing here drops.
+    fn passes(&self) -> String {
+        let nodes: Vec<&str> = self.elsewhere.iter().map(String::as_str).collect();
+        let (who, decide) = match nodes[..] {
+            [] => return "NetworkPolicies let it pass".to_owned(),
+            [one] => (format!("node {one}"), "decides"),
+            _ => (format!("nodes {}", nodes.join(", ")), "decide"),
+        };
+        match self.here {
+            true => format!("NetworkPolicies let it pass here; {who} {decide} as well"),
+            false => format!("NetworkPolicies: {who} {decide}, not this node"),
+        }
+    }
+
     fn finish(self, all: usize) -> Policies {
         let Some(first) = self.order.first() else {
             return Policies {
@@ -300,7 +340,7 @@ impl Asking<'_> {
             };
         };
         let what = match self.denied {
-            0 => "NetworkPolicies let it pass".to_owned(),
+            0 => self.passes(),
             denied if denied == all => "NetworkPolicies drop it".to_owned(),
             denied => format!("NetworkPolicies drop it on the way to {denied} of {all} endpoints"),
         };

@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::Protocol;
-use crate::text::printable;
+use crate::text::{cut, printable};
+
+/// In bytes: a namespace and a name, and a port.
+const LONGEST_SHOWN: usize = 600;
 
 /// What a packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +45,9 @@ pub struct Question {
 pub enum QuestionError {
     /// The port is not one.
     #[error(
-        "\"{}\" in \"{}\" is not a port (1 to 65535)",
-        printable(port),
-        printable(given)
+        "\"{}\" in \"{}\" is not a port: a number from 1 to 65535, names of ports are not taken",
+        shown(port),
+        shown(given)
     )]
     Port {
         /// What was given as the port.
@@ -55,8 +58,8 @@ pub enum QuestionError {
     /// The protocol is not one.
     #[error(
         "\"{}\" in \"{}\" is not a protocol: tcp, udp or sctp",
-        printable(protocol),
-        printable(given)
+        shown(protocol),
+        shown(given)
     )]
     Protocol {
         /// What was given as the protocol.
@@ -67,7 +70,7 @@ pub enum QuestionError {
     /// Neither a name nor an address.
     #[error(
         "\"{}\" is neither an address nor the name of a pod, Service or Node",
-        printable(given)
+        shown(given)
     )]
     Host {
         /// What was given.
@@ -76,14 +79,14 @@ pub enum QuestionError {
     /// A protocol with ports, without a port.
     #[error(
         "\"{}\" has a protocol but no port: write it as ADDRESS:PORT/PROTOCOL",
-        printable(given)
+        shown(given)
     )]
     NoPort {
         /// The whole destination.
         given: String,
     },
     /// Nothing has this name.
-    #[error("{} is not known on this node: {hint}", printable(given))]
+    #[error("{} is not known on this node: {hint}", shown(given))]
     Unknown {
         /// What was given.
         given: String,
@@ -93,9 +96,9 @@ pub enum QuestionError {
     /// Several have this name.
     #[error(
         "\"{}\" could be {} or {}: give its namespace as well",
-        printable(given),
-        printable(first),
-        printable(second)
+        shown(given),
+        shown(first),
+        shown(second)
     )]
     Ambiguous {
         /// What was given.
@@ -108,8 +111,8 @@ pub enum QuestionError {
     /// The two ends cannot talk to each other.
     #[error(
         "{} has no {family} address, so it cannot send to {}",
-        printable(source_text),
-        printable(destination)
+        shown(source_text),
+        shown(destination)
     )]
     Families {
         /// Who sends.
@@ -119,6 +122,12 @@ pub enum QuestionError {
         /// Where to.
         destination: String,
     },
+}
+
+/// What was given, for a message: without what a terminal would obey, and no longer than an honest
+/// one is.
+fn shown(given: &str) -> String {
+    cut(&printable(given), LONGEST_SHOWN).into_owned()
 }
 
 impl Question {
@@ -249,6 +258,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_long_is_not_shown_whole() {
+        let long = "x".repeat(100_000);
+        for given in [
+            format!("{long}X"),
+            format!("10.0.0.1:{long}"),
+            format!("a:80/{long}"),
+        ] {
+            let said = Question::parse("pod1", &given).unwrap_err().to_string();
+            assert!(said.len() < 2000, "{} bytes", said.len());
+        }
+        let unknown = QuestionError::Unknown {
+            given: long,
+            hint: "",
+        };
+        assert!(unknown.to_string().len() < 1000);
+    }
+
+    #[test]
     fn what_people_write_is_understood() {
         let ip = |text: &str| Host::Ip(text.parse().unwrap());
         let name = |text: &str| Host::Name(text.to_owned());
@@ -287,7 +314,10 @@ mod tests {
     fn nonsense_is_refused_in_one_sentence() {
         for (destination, part) in [
             ("10.0.0.1:0", "\"0\""),
-            ("10.0.0.1:http", "\"http\""),
+            (
+                "web-1:http",
+                "\"http\" in \"web-1:http\" is not a port: a number from 1 to 65535, names",
+            ),
             ("10.0.0.1:70000", "\"70000\""),
             ("10.0.0.1:80/quic", "\"quic\""),
             ("10.0.0.1/udp", "no port"),

@@ -10,6 +10,8 @@ use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends;
 use crate::snapshot::Service;
 use crate::why::facts::{Facts, Party, destination, source};
+use crate::why::host_ports::HostPort;
+use crate::why::near::near;
 use crate::why::policies;
 use crate::why::question::{Question, QuestionError, Transport};
 use crate::why::routes::{self, NextHop};
@@ -64,6 +66,10 @@ enum Judged {
 
 impl<'a> Walk<'a> {
     fn go(mut self, to: IpAddr) -> Trace {
+        if let Some(near) = near(self.facts, &self.from, &self.sender(), to) {
+            self.hops.push(near.hop);
+            return self.trace(near.end, near.conclusion);
+        }
         match self.begin(to) {
             Some((end, conclusion)) => self.trace(end, conclusion),
             None => self.meet_services(to),
@@ -180,6 +186,12 @@ impl<'a> Walk<'a> {
             self.hops.push(found.hop(self.family));
             return self.through(&found);
         }
+        if let Transport::Port(protocol, port) = self.transport
+            && facts.is_own(to)
+            && let Some(found) = HostPort::of(facts.host_ports, to, protocol, port)
+        {
+            return self.through_host_port(found);
+        }
         // At its own addresses the node refuses nothing in the name of a Service.
         if facts.is_own(to) {
             return self.route_to(to);
@@ -192,6 +204,20 @@ impl<'a> Walk<'a> {
             Some(network) => self.unallocated(to, *network),
             None => self.route_to(to),
         }
+    }
+
+    /// Through a port of this node to a container.
+    fn through_host_port(mut self, found: &HostPort) -> Trace {
+        let mut hop = found.hop();
+        if found.target.ip() == self.source {
+            hop = hop.because(
+                "It leads back to the sender: the source is replaced by this node's address, or the \
+                 pod would answer to itself without the node (hairpin).",
+            );
+        }
+        self.hops.push(hop);
+        self.transport = Transport::Port(found.protocol, found.target.port());
+        self.route_to(found.target.ip())
     }
 
     /// To a ClusterIP, but to none of its ports.
@@ -400,7 +426,7 @@ impl<'a> Walk<'a> {
         if let Judged::Dropped(why) = self.ask_policies(&[(to, self.transport)]) {
             return self.trace(End::Dropped, format!("It is dropped: {why}."));
         }
-        if matches!(self.from, Party::Pod(_)) {
+        if matches!(self.from, Party::Pod(_)) && to != self.source {
             let hop = routes::leaving(self.facts, self.source, to, &party);
             self.hops.push(hop);
         }

@@ -40,7 +40,7 @@ fn conf(node: &TestNode) -> Value {
 #[test]
 fn it_says_what_the_plugin_must_know() {
     let mut node = ready_node(&["10.10.2.0/24"]);
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     let conf = conf(&node);
     assert_eq!(conf["name"], "podwire");
     let plugin = &conf["plugins"][0];
@@ -58,14 +58,14 @@ fn it_says_what_the_plugin_must_know() {
     );
     assert_eq!(plugin["ipam"]["routes"], json!([{"dst": "0.0.0.0/0"}]));
     node.config.network_policy = false;
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     assert_eq!(self::conf(&node)["plugins"][0].get("networkPolicy"), None);
 }
 
 #[test]
 fn two_families_give_two_addresses_and_two_networks_of_one_family_one() {
     let mut node = ready_node(&["10.10.2.0/24", "fd00:2::/64", "10.10.7.0/24"]);
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     let ipam = &conf(&node)["plugins"][0]["ipam"];
     let v4 = json!([{"subnet": "10.10.2.0/24"}, {"subnet": "10.10.7.0/24"}]);
     assert_eq!(ipam["ranges"], json!([v4, [{"subnet": "fd00:2::/64"}]]));
@@ -78,27 +78,27 @@ fn two_families_give_two_addresses_and_two_networks_of_one_family_one() {
 #[test]
 fn what_is_there_already_is_not_written_again() {
     let mut node = ready_node(&["10.10.2.0/24"]);
-    node.writes(&mut CniConf);
-    assert_eq!(node.writes(&mut CniConf), 0);
+    node.writes(&mut CniConf::default());
+    assert_eq!(node.writes(&mut CniConf::default()), 0);
     fs::remove_file(file(&node)).unwrap();
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     fs::write(file(&node), "{}").unwrap();
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     assert_eq!(fs::read_dir(&node.config.cni_conf_dir).unwrap().count(), 1);
 }
 
 #[test]
 fn a_new_mtu_or_pod_cidr_rewrites_it() {
     let mut node = ready_node(&["10.10.2.0/24"]);
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     node.uplink.as_mut().unwrap().mtu = 9000;
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     assert_eq!(conf(&node)["plugins"][0]["mtu"], 9000);
     let own = node.snapshot.nodes.get_mut("worker").unwrap();
     own.pod_cidrs = vec!["10.10.9.0/24".parse().unwrap()];
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     node.config.mtu = Some(1400);
-    assert_eq!(node.writes(&mut CniConf), 1);
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
     assert_eq!(conf(&node)["plugins"][0]["mtu"], 1400);
 }
 
@@ -106,11 +106,11 @@ fn a_new_mtu_or_pod_cidr_rewrites_it() {
 fn it_waits_until_pods_can_start_and_says_why() {
     let mut node = ready_node(&["10.10.2.0/24"]);
     node.ready_for_pods = false;
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     assert!(!file(&node).exists());
     node.ready_for_pods = true;
     node.uplink = None;
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     assert!(!file(&node).exists());
     assert_eq!(node.warnings().len(), 1);
     node.uplink = ready_node(&[]).uplink;
@@ -120,23 +120,23 @@ fn it_waits_until_pods_can_start_and_says_why() {
         .unwrap()
         .pod_cidrs
         .clear();
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     assert!(
         node.warnings()[0].contains("podCIDR"),
         "{:?}",
         node.warnings()
     );
     node.snapshot.nodes.clear();
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     assert!(node.warnings()[0].contains("Node worker to exist"));
 }
 
 #[test]
 fn a_file_in_place_stays_when_its_reason_is_gone() {
     let mut node = ready_node(&["10.10.2.0/24"]);
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     node.snapshot.nodes.clear();
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     assert!(file(&node).exists());
 }
 
@@ -153,7 +153,7 @@ fn competitors_are_named() {
     ] {
         fs::write(node.config.cni_conf_dir.join(name), "").unwrap();
     }
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     let warnings = node.warnings();
     assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(
@@ -169,7 +169,7 @@ fn competitors_are_named() {
 #[test]
 fn an_own_network_among_the_nodes_is_not_given_to_pods() {
     let mut node = ready_node(&["172.18.5.0/24"]);
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     assert!(!file(&node).exists());
 }
 
@@ -179,7 +179,7 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
     let blocked = node.path("file");
     fs::write(&blocked, "").unwrap();
     node.config.cni_conf_dir = blocked.join("net.d");
-    let error = chain(&*node.sync(&mut CniConf).unwrap_err());
+    let error = chain(&*node.sync(&mut CniConf::default()).unwrap_err());
     assert!(error.starts_with("pods cannot start"), "{error}");
     assert!(error.contains("file/net.d"), "{error}");
 }
@@ -187,10 +187,10 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
 #[test]
 fn it_can_be_read_by_all() {
     let mut node = ready_node(&["10.10.2.0/24"]);
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     let mode = fs::metadata(file(&node)).unwrap().permissions().mode();
     assert_eq!(mode & 0o444, 0o444);
-    let removed = CniConf.uninstall(&node.config).unwrap();
+    let removed = CniConf::default().uninstall(&node.config).unwrap();
     assert_eq!(removed.len(), 1);
     assert!(!file(&node).exists());
 }
@@ -198,16 +198,16 @@ fn it_can_be_read_by_all() {
 #[test]
 fn status_says_whether_the_runtime_uses_it() {
     let mut node = ready_node(&["10.10.2.0/24"]);
-    let report = node.report(&mut CniConf);
+    let report = node.report(&mut CniConf::default());
     let conf = report.cni_conf.unwrap();
     assert!(!conf.present && !conf.current && conf.waits.is_none());
     assert_eq!(report.differences.len(), 1, "it should be there");
 
-    node.writes(&mut CniConf);
+    node.writes(&mut CniConf::default());
     for name in ["00-a.conf", "10-kindnet.conflist"] {
         fs::write(node.config.cni_conf_dir.join(name), "").unwrap();
     }
-    let report = node.report(&mut CniConf);
+    let report = node.report(&mut CniConf::default());
     let conf = report.cni_conf.unwrap();
     assert!(conf.present && conf.current);
     assert_eq!(conf.before, ["00-a.conf"]);
@@ -215,10 +215,21 @@ fn status_says_whether_the_runtime_uses_it() {
     assert_eq!(report.differences, [""; 0]);
 
     fs::write(file(&node), "{}").unwrap();
-    assert!(!node.report(&mut CniConf).cni_conf.unwrap().current);
+    assert!(
+        !node
+            .report(&mut CniConf::default())
+            .cni_conf
+            .unwrap()
+            .current
+    );
     node.snapshot.nodes.clear();
-    let waits = node.report(&mut CniConf).cni_conf.unwrap().waits.unwrap();
+    let waits = node
+        .report(&mut CniConf::default())
+        .cni_conf
+        .unwrap()
+        .waits
+        .unwrap();
     assert!(waits.contains("Node worker to exist"), "{waits}");
     node.config.cni_conf = false;
-    assert_eq!(node.report(&mut CniConf).cni_conf, None);
+    assert_eq!(node.report(&mut CniConf::default()).cni_conf, None);
 }

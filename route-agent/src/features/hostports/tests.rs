@@ -183,3 +183,30 @@ fn uninstall_removes_tables_and_records_once() {
     assert!(!feature.directory.exists());
     assert_eq!(feature.uninstall(&node.config).unwrap(), [""; 0]);
 }
+
+#[test]
+fn a_host_port_that_two_pods_have_is_named() {
+    let pod = |name: &str, number: u8, port: u16| {
+        let mut record = record(name, number);
+        record.pod = Some(("default".to_owned(), name.to_owned()));
+        record.host_ports[0].host_port = port;
+        record
+    };
+    let both = [
+        pod("old", 2, 8080),
+        pod("new", 3, 8080),
+        pod("other", 4, 8081),
+    ];
+    // Once for each family.
+    let mut warnings = given_twice(&both);
+    warnings.dedup();
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(warnings[0].object, "Pod default/new");
+    let expected = "has hostPort 8080/tcp, which Pod default/old of this node has had before";
+    assert!(warnings[0].text.starts_with(expected), "{:?}", warnings[0]);
+    // Of an attachment that was made again there may be two records.
+    assert_eq!(given_twice(&[pod("old", 2, 8080), pod("old", 2, 8080)]), []);
+    let mut elsewhere = pod("new", 3, 8080);
+    elsewhere.host_ports[0].host_ip = Some(IpAddr::from([127, 0, 0, 1]));
+    assert_eq!(given_twice(&[pod("old", 2, 8080), elsewhere]), []);
+}

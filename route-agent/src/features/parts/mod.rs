@@ -2,4 +2,5 @@
 
 pub mod kept_table;
 pub mod loopback;
+pub mod pod_links;
 pub mod signs_of_life;

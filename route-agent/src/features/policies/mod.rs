@@ -116,7 +116,7 @@ impl Policies {
     /// is said of them counts as changed.
     fn review(&mut self, world: &World<'_>, changed: &mut Changed, now: Instant) {
         if !self.sides.iter().any(|side| side.table.is_there()) {
-            return self.review.stop();
+            return changed.policies.extend(self.review.stop());
         }
         let Some(policies) = self.review.look(world.snapshot, now) else {
             return;
@@ -147,7 +147,8 @@ impl Policies {
     fn withdraw(&mut self, config: &Config) -> Result<Synced, SyncError> {
         let before = self.socket.writes();
         self.drops.set_idle(drops::SWITCHED_OFF);
-        self.review.stop();
+        // Switched off with the start of the agent, so nothing was said.
+        drop(self.review.stop());
         for side in &mut self.sides {
             side.model = None;
             if side.table.withdraw(&mut self.socket)? {

@@ -40,9 +40,11 @@ impl Review {
         self.due
     }
 
-    /// There is nothing to look at any longer.
-    pub fn stop(&mut self) {
-        *self = Self::default();
+    /// There is nothing to look at any longer; the policies of which nothing is to be said now.
+    pub fn stop(&mut self) -> Vec<PolicyName> {
+        let found = std::mem::take(self).found.into_iter();
+        let said = found.filter(|(_, found)| found.sure);
+        said.map(|(name, _)| name).collect()
     }
 
     /// Looks if it is time to; the policies of which something else is to be said now.
@@ -158,6 +160,22 @@ mod tests {
         assert_eq!(look(&mut review, &cluster), []);
         cluster.set(&[pod("shop/web", "worker", 2, "a=b")]);
         assert_eq!(look(&mut review, &cluster), [shop_p()]);
+        assert_eq!(review.of(&shop_p()), [""; 0]);
+    }
+    #[test]
+    fn what_was_said_is_taken_back_when_there_is_nothing_to_look_at_any_longer() {
+        let lost = json!({"podSelector": {"matchLabels": {"a": "b"}}});
+        let cluster = Cluster::of(&[namespace("shop", ""), policy("shop/p", &lost)]);
+        let (mut review, start) = (Review::default(), Instant::now());
+        for number in 0..3 {
+            assert_eq!(review.stop(), [], "nothing was said");
+            for look in 0..2 {
+                review.look(&cluster.snapshot, start + PAUSE * (10 * number + look));
+            }
+        }
+        review.look(&cluster.snapshot, start + PAUSE * 100);
+        assert_eq!(review.of(&shop_p()).len(), 1);
+        assert_eq!(review.stop(), [shop_p()]);
         assert_eq!(review.of(&shop_p()), [""; 0]);
     }
 }

@@ -327,3 +327,18 @@ fn what_only_policies_ask_is_read_unless_there_are_none() {
     let list = r#"{"apiVersion": "v1", "kind": "PodList", "items": [{"metadata": {"name": "a"}}]}"#;
     assert_eq!(keys(&read(list)), ["Pod default/a"]);
 }
+
+#[test]
+fn what_is_wrong_with_a_manifest_is_said_to_who_writes_it() {
+    let deep = format!("kind: {}{}\n", "[".repeat(20_000), "]".repeat(20_000));
+    let twice = "apiVersion: v1\nkind: Node\nkind: Node\n".to_owned();
+    let anchors = "a: &a x\n".to_owned() + &"b: [*a, *a]\n".repeat(2);
+    for text in [deep, twice, anchors] {
+        let contents = decode(text.as_bytes(), Scope::All, &mut Names::default()).unwrap();
+        let said = contents.problems.join(" ");
+        assert!(!said.is_empty());
+        for word in ["DuplicateKeyPolicy", "Options", "budget", "Budget", "{"] {
+            assert!(!said.contains(word), "{said}");
+        }
+    }
+}

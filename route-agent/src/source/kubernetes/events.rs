@@ -23,7 +23,8 @@ use crate::source::kubernetes::server::ApiServer;
 use crate::text;
 use crate::warnings::Notice;
 
-/// Notices that wait to become Events; any beyond that number do not become Events.
+/// Notices that wait to become Events; any beyond that number do not become Events. Drops may have half
+/// of the places.
 pub const QUEUE: usize = 64;
 /// The API server does not accept a longer message.
 const LONGEST_MESSAGE: usize = 1024;

@@ -250,7 +250,7 @@ fn a_peer_that_is_not_understood_allows_nothing_and_is_named() {
     let read = ingress(json!([{"from": [{}, {"podSelector": {}}]}]));
     assert_eq!(read.ingress.unwrap()[0].peers.as_ref().unwrap().len(), 1);
     let text = read.invalid[0].to_string();
-    let expected = "spec.ingress.from \"{}\" is left out: is not a selector of pods or namespaces, \
+    let expected = "spec.ingress.from \"{}\" is left out: it is not a selector of pods or namespaces, \
                     or else an ipBlock, so it allows nothing";
     assert_eq!(text, expected);
 }

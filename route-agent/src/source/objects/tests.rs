@@ -69,7 +69,7 @@ fn bad_fields_of_a_node_are_left_out_and_named() {
     assert_eq!(worker.invalid.len(), 9);
     assert_eq!(
         worker.invalid[4].to_string(),
-        "spec.podCIDRs \"10.10.1.5/24\" is taken as 10.10.1.0/24: has host bits set"
+        "spec.podCIDRs \"10.10.1.5/24\" is taken as 10.10.1.0/24: it has host bits set"
     );
     assert!(worker.deleting);
 }
@@ -154,7 +154,7 @@ fn addresses_written_in_old_ways_are_read_as_kubernetes_reads_them_and_named() {
     assert!(
         notes(&web.invalid).contains(
             &"spec.loadBalancerSourceRanges \"::ffff:10.0.0.0/104\" is taken as 10.0.0.0/8: \
-              is an IPv4 address written as IPv6"
+              it is an IPv4 address written as IPv6"
                 .to_owned()
         ),
         "{:?}",
@@ -193,9 +193,9 @@ fn a_value_that_is_replaced_says_by_what() {
     assert_eq!(
         notes(&web.invalid),
         [
-            "spec.type \"Magic\" is taken as ClusterIP: is not ClusterIP, NodePort, LoadBalancer \
+            "spec.type \"Magic\" is taken as ClusterIP: it is not ClusterIP, NodePort, LoadBalancer \
              or ExternalName",
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds \"0\" is taken as 10800: is not \
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds \"0\" is taken as 10800: it is not \
              between 1 and 86400",
         ]
     );

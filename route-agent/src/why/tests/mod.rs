@@ -25,6 +25,8 @@ struct World {
     pods: Vec<Pod>,
     own: Vec<IpAddr>,
     gone: Vec<(IpNetwork, String)>,
+    host_ports: Vec<HostPort>,
+    owners: BTreeMap<IpAddr, ObjectName>,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -129,6 +131,8 @@ impl World {
             ],
             own: vec![ip("172.18.0.4"), ip("10.10.2.1")],
             gone: vec![("10.10.7.0/24".parse().unwrap(), "Node old".into())],
+            host_ports: Vec::new(),
+            owners: BTreeMap::new(),
         };
         for object in [
             node("control-plane", "172.18.0.5", "10.10.0.0/24"),
@@ -180,6 +184,8 @@ impl World {
             pods: &self.pods,
             node_addresses: &self.own,
             gone_cidrs: &self.gone,
+            host_ports: &self.host_ports,
+            owners: &self.owners,
         };
         walk(&facts, &Question::parse(from, to)?)
     }
@@ -492,4 +498,101 @@ fn names_of_anyones_choice_forge_no_line_of_a_trace() {
             .count(),
         9
     );
+}
+
+#[test]
+fn what_means_the_sender_itself_stays_in_the_pod() {
+    let mut world = World::new(&[]);
+    world.pods[0].addresses.push(ip("fd00:10::3"));
+    for to in [
+        "127.0.0.1:80",
+        "10.10.2.3:80",
+        "0.0.0.0:80",
+        "[::1]:80",
+        "[::]:80",
+        "fd00:10::3",
+    ] {
+        let trace = world.walk("pod1", to);
+        let parts = [
+            "1. It stays in the pod, on its interface lo",
+            "=> It goes back to pod default/pod1",
+        ];
+        expect(&trace, End::Arrives, &parts);
+        assert!(!trace.to_string().contains("gateway"), "{trace}");
+    }
+    let trace = world.walk("172.18.0.4", "0.0.0.0:80");
+    expect(
+        &trace,
+        End::Arrives,
+        &["stays on this node", "It arrives at this node"],
+    );
+    let trace = world.walk("10.10.1.3", "127.0.0.1:80");
+    expect(&trace, End::Elsewhere, &["stays where it is sent"]);
+}
+
+#[test]
+fn what_is_for_all_on_a_link_goes_no_further() {
+    let mut world = World::new(&[]);
+    world.pods[0].addresses.push(ip("fd00:10::3"));
+    for to in [
+        "224.0.0.1",
+        "239.1.2.3:9999/udp",
+        "255.255.255.255:67/udp",
+        "172.18.255.255",
+        "ff02::1",
+    ] {
+        let trace = world.walk("pod1", to);
+        expect(
+            &trace,
+            End::Dropped,
+            &["cast address", "vethpod1", "ends at this node"],
+        );
+        assert!(!trace.to_string().contains("leaves the cluster"), "{trace}");
+    }
+    let trace = world.walk("172.18.0.4", "224.0.0.1");
+    expect(&trace, End::Leaves, &["multicast", "reaches no pod"]);
+}
+
+#[test]
+fn a_host_port_leads_to_its_container_and_others_to_the_node() {
+    let mut world = World::new(&[]);
+    world.host_ports = vec![HostPort {
+        map: "hostports-v4",
+        family: IpFamily::V4,
+        address: None,
+        protocol: Protocol::Tcp,
+        port: 8080,
+        target: "10.10.2.4:80".parse().unwrap(),
+        comment: Some("default/web".into()),
+        connections: Some(3),
+    }];
+    let trace = world.walk("172.18.0.6", "172.18.0.4:8080");
+    expect(
+        &trace,
+        End::Arrives,
+        &[
+            "hostPort 8080/tcp of this node leads to 10.10.2.4:80 of default/web",
+            "kernel: hostports-v4: tcp . 8080 : 10.10.2.4 . 80, 3 connections so far",
+            "see: nft list map inet podwire-hostports hostports-v4",
+            "Route to 10.10.2.4",
+            "It arrives at pod default/web, 10.10.2.4, on this node.",
+        ],
+    );
+    let trace = world.walk("web", "172.18.0.4:8080");
+    expect(
+        &trace,
+        End::Arrives,
+        &["(hairpin)", "It arrives at pod default/web"],
+    );
+    assert!(!trace.to_string().contains("source stays"), "{trace}");
+    for to in ["172.18.0.4:8081", "172.18.0.4:8080/udp"] {
+        expect(
+            &world.walk("172.18.0.6", to),
+            End::Arrives,
+            &["It arrives at this node"],
+        );
+    }
+    world.host_ports[0].address = Some(ip("172.18.0.9"));
+    let trace = world.walk("172.18.0.6", "172.18.0.4:8080");
+    expect(&trace, End::Arrives, &["It arrives at this node"]);
 }

@@ -149,7 +149,7 @@ fn what_a_rule_allows_passes_by_its_element() {
         &trace,
         End::Arrives,
         &[
-            "NetworkPolicies let it pass",
+            "NetworkPolicies let it pass here; node worker decides as well",
             "egress: node worker decides for its own pod: ask there.",
             "default/db allows tcp 80 from role=api.",
             "Replies pass with it",
@@ -202,7 +202,7 @@ fn what_a_cluster_network_policy_denies_is_dropped_by_its_element() {
 #[test]
 fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
     let both = json!({"policyTypes": ["Ingress", "Egress"]});
-    let world = with_policies(&[], &[policy("closed", "db", both)]);
+    let mut world = with_policies(&[], &[policy("closed", "db", both)]);
     for (from, to) in [("172.18.0.4", "10.10.2.4:80"), ("web", "172.18.0.4:10250")] {
         let trace = world.walk(from, to);
         expect(
@@ -211,7 +211,11 @@ fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
             &["No policy is asked: what a node and its own pods"],
         );
     }
-    let trace = asked(&world, "web", "10.10.2.4:80", |_| {});
+    // By way of a Service.
+    let itself = slice("svc-itself", 80, &[("10.10.2.4", "worker2")]);
+    world.set(itself);
+    world.set(Object::Service(service("svc-itself", "10.200.1.77", None)));
+    let trace = asked(&world, "web", "10.200.1.77:9000", |_| {});
     expect(
         &trace,
         End::Arrives,
@@ -220,7 +224,11 @@ fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
             "kernel: self: 10.10.2.4 . 10.10.2.4",
         ],
     );
-    assert_eq!(trace.differences, [""; 0]);
+    let of_policies = trace
+        .differences
+        .iter()
+        .filter(|one| one.contains("policy"));
+    assert_eq!(of_policies.count(), 0, "{trace}");
 }
 
 #[test]
@@ -329,4 +337,50 @@ fn a_kernel_that_says_something_else_is_named() {
         trace.differences[0].contains("ip podwire-policy is not there"),
         "{trace}"
     );
+}
+
+#[test]
+fn of_a_pod_whose_status_has_no_address_yet_the_rules_know_more() {
+    let mut world = with_policies(&[], &db_for_api());
+    let mut new = a_pod("new", "worker2", "10.10.2.99", "db");
+    new["status"] = json!({"phase": "Pending"});
+    let contents = decode(
+        new.to_string().as_bytes(),
+        Scope::All,
+        &mut Names::default(),
+    )
+    .unwrap();
+    contents
+        .objects
+        .into_iter()
+        .for_each(|object| world.set(object));
+    world.pods.push(pod("new", "10.10.2.9", "vethnew"));
+    world.owners = BTreeMap::from([
+        (ip("10.10.2.9"), name("new")),
+        (ip("10.10.2.3"), name("pod1")),
+    ]);
+    let trace = world.walk("10.10.1.3", "10.10.2.9:80");
+    expect(
+        &trace,
+        End::Arrives,
+        &[
+            "default/closed, default/db isolate default/new; default/db allows tcp 80 from role=api.",
+        ],
+    );
+    assert!(!trace.to_string().contains("is known here yet"), "{trace}");
+}
+
+#[test]
+fn where_only_another_node_decides_that_node_is_named() {
+    let world = with_policies(&[], &db_for_api());
+    let trace = world.walk("10.10.1.3", "10.10.3.3:80");
+    expect(
+        &trace,
+        End::Leaves,
+        &[
+            "NetworkPolicies: nodes worker, worker3 decide, not this node",
+            "ask there",
+        ],
+    );
+    assert!(!trace.to_string().contains("let it pass"), "{trace}");
 }

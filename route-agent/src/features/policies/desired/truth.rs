@@ -57,14 +57,26 @@ impl<'a> Truth<'a> {
         snapshot: &'a Snapshot,
         owners: impl IntoIterator<Item = (&'o IpAddr, &'o ObjectName)>,
     ) -> Self {
-        let (mut v4, mut v6) = (Owners::default(), Owners::default());
+        let none = Self {
+            snapshot,
+            v4: Owners::default(),
+            v6: Owners::default(),
+        };
+        none.and_of(owners)
+    }
+
+    /// For questions about the addresses of these pods as well.
+    pub fn and_of<'o>(
+        mut self,
+        owners: impl IntoIterator<Item = (&'o IpAddr, &'o ObjectName)>,
+    ) -> Self {
         for (address, name) in owners {
             match address {
-                IpAddr::V4(_) => v4.add(*address, name),
-                IpAddr::V6(_) => v6.add(*address, name),
+                IpAddr::V4(_) => self.v4.add(*address, name),
+                IpAddr::V6(_) => self.v6.add(*address, name),
             }
         }
-        Self { snapshot, v4, v6 }
+        self
     }
 
     /// The cluster.

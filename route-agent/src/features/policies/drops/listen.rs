@@ -130,9 +130,34 @@ impl Listener {
         let moment = moment.unwrap_or_default().as_secs();
         for denial in denials {
             if let Some(notice) = self.told.about(denial, Instant::now(), moment) {
-                // What does not fit does not become an Event.
-                let _ = events.try_send(notice);
+                offer(events, notice);
             }
         }
+    }
+}
+
+/// Puts a notice into the queue, of which half stays free for warnings: a burst of drops must not keep
+/// them from becoming Events. What does not fit does not become one.
+fn offer(events: &mpsc::Sender<Notice>, notice: Notice) {
+    if events.capacity() * 2 > events.max_capacity() {
+        let _ = events.try_send(notice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warnings::Warning;
+
+    #[test]
+    fn a_burst_of_drops_leaves_half_of_the_queue_to_warnings() {
+        let (events, queue) = mpsc::channel(8);
+        let notice = || Notice::from(&Warning::new("Pod default/a", "x"));
+        (0..100).for_each(|_| offer(&events, notice()));
+        assert_eq!(queue.len(), 4);
+        for _ in 0..4 {
+            events.try_send(notice()).unwrap();
+        }
+        assert!(events.try_send(notice()).is_err());
     }
 }

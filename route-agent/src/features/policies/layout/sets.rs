@@ -154,8 +154,52 @@ impl Lookup {
         })
     }
 
+    /// What it is for, as `nft list` shows it.
+    fn purpose(self) -> &'static str {
+        use Direction::{Egress, Ingress};
+        use Verdict::{Allow, Deny};
+        match self {
+            Self::Peers => {
+                "the class of an address (shown as number:number): who has one is in the same rules"
+            }
+            Self::Blocks => "the class of a range of addresses (shown as number:number)",
+            Self::Open(Ingress) => "pods here that everyone may reach: no policy isolates them",
+            Self::Open(Egress) => "pods here that may reach everyone: no policy isolates them",
+            Self::Itself => "isolated pods here: each may reach itself",
+            Self::Outside => "isolated pods here with an address outside of the podCIDRs",
+            Self::Ports(_, Allow) => {
+                "allowed: class of the peer (none: all), pod here, protocol, port"
+            }
+            Self::Ports(_, Deny) => {
+                "denied: class of the peer (none: all), pod here, protocol, port"
+            }
+            Self::Range(_, Allow, _) => {
+                "allowed in this range of ports: class of the peer (none: all), pod here, protocol"
+            }
+            Self::Range(_, Deny, _) => {
+                "denied in this range of ports: class of the peer (none: all), pod here, protocol"
+            }
+            Self::Protocols(_, Allow) => {
+                "allowed on all ports: class of the peer (none: all), pod here, protocol"
+            }
+            Self::Protocols(_, Deny) => {
+                "denied on all ports: class of the peer (none: all), pod here, protocol"
+            }
+            Self::Any(_, Allow) => "everything is allowed: class of the peer (none: all), pod here",
+            Self::Any(_, Deny) => "everything is denied: class of the peer (none: all), pod here",
+            Self::Allowed => {
+                "connections that were judged and may pass: client, server, protocol, port"
+            }
+            Self::Ported => "protocols that have ports",
+        }
+    }
+
     /// How it is declared, with the elements that are always in it.
     pub fn header(self, family: IpFamily) -> Set {
+        self.declared(family).with_comment(self.purpose())
+    }
+
+    fn declared(self, family: IpFamily) -> Set {
         let Words {
             source,
             destination,
@@ -248,6 +292,8 @@ mod tests {
         assert_eq!(all.len(), 23);
         for one in all {
             assert_eq!(Lookup::of_name(&one.name()), Some(one));
+            // 128 with the zero at its end; longer ones are cut.
+            assert!(one.purpose().len() < 128, "{}", one.purpose());
         }
         for other in [
             "foreign",

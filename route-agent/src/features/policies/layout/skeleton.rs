@@ -110,7 +110,12 @@ impl Parts<'_> {
     fn forward(&self) -> Chain {
         let reply = Source::Ct(CtKey::Direction, None);
         let chain = Chain::base(ChainType::Filter, Hook::Forward, priority::FILTER)
-            .with_rule(Rule::new().is(reply, &[1]).goto("replies"))
+            .with_rule(
+                Rule::new()
+                    .is(reply, &[1])
+                    .goto("replies")
+                    .comment("source and destination exchanged"),
+            )
             .with_rule(
                 self.is_remembered(Rule::new().ct_state(ct_state::ESTABLISHED), Packet::First)
                     .accept()
@@ -139,7 +144,8 @@ impl Parts<'_> {
         for (direction, local) in [(Direction::Ingress, server), (Direction::Egress, client)] {
             for rule in self.checked(local) {
                 let rule = rule.not_in_set(&[local], &Lookup::Open(direction).name());
-                chain = chain.with_rule(rule.jump(judge(direction, packet)));
+                let rule = rule.jump(judge(direction, packet));
+                chain = chain.with_rule(rule.comment("a pod here that policies isolate"));
             }
         }
         let key = self.remembered(packet);
@@ -191,39 +197,53 @@ impl Parts<'_> {
         };
         let unknown = Rule::new().is(Field::Priority, &KeyBuf::new().number(0));
         let itself = Lookup::Itself.name();
-        let is_itself = || Rule::new().in_set(&[peer, local], &itself).returns();
+        let is_itself = || {
+            let rule = Rule::new().in_set(&[peer, local], &itself).returns();
+            rule.comment("allowed: a pod always reaches itself")
+        };
         let reply = packet == Packet::Reply;
-        let mut chain = Chain::regular();
+        let mut chain = Chain::regular().with_comment(&purpose(direction, packet));
         // Nothing denies a pod itself; where nothing denies at all, that can wait.
         chain.rules.extend(self.frame.denies.then(is_itself));
         let mut chain = chain
-            .with_rule(no_class())
-            .with_rule(class_of(Rule::new(), Lookup::Peers))
-            .with_rule(class_of(unknown, Lookup::Blocks));
+            .with_rule(no_class().comment("none: no rule asks for this peer"))
+            .with_rule(class_of(Rule::new(), Lookup::Peers).comment("the class of the peer"))
+            .with_rule(class_of(unknown, Lookup::Blocks).comment("else that of its block"));
         // First what is said of the peer's class, then what is said of all. The class is taken back
         // before a packet may pass: one that is not judged keeps the priority that it has.
         for (verdict, rule) in self.lookups(direction, local, port) {
             chain = chain.with_rule(match verdict {
-                Verdict::Allow => rule.set_meta_number(MetaKey::Priority, 0).returns(),
-                Verdict::Deny => rule.goto(refused(direction, reply)),
+                Verdict::Allow => {
+                    let rule = rule.set_meta_number(MetaKey::Priority, 0).returns();
+                    rule.comment("allowed for the peer's class")
+                }
+                Verdict::Deny => {
+                    let rule = rule.goto(refused(direction, reply));
+                    rule.comment("denied for the peer's class")
+                }
             });
         }
-        chain = chain.with_rule(no_class());
+        chain = chain.with_rule(no_class().comment("none: what rules say of all peers"));
         for (verdict, rule) in self.lookups(direction, local, port) {
             chain = chain.with_rule(match verdict {
-                Verdict::Allow => rule.returns(),
-                Verdict::Deny => rule.goto(refused(direction, reply)),
+                Verdict::Allow => rule.returns().comment("allowed for all peers"),
+                Verdict::Deny => {
+                    let rule = rule.goto(refused(direction, reply));
+                    rule.comment("denied for all peers")
+                }
             });
         }
         chain.rules.extend((!self.frame.denies).then(is_itself));
         chain = chain.with_rule(
             Rule::new()
                 .not_in_set(&[local, local], &itself)
-                .goto(UNDECIDED),
+                .goto(UNDECIDED)
+                .comment("a pod that no one has decided about yet"),
         );
         let log = Reason::Denied { direction, reply }.rule();
         chain.rules.extend(self.frame.log.then_some(log));
-        chain.with_rule(Rule::new().goto(denied(direction)))
+        let nothing = Rule::new().goto(denied(direction));
+        chain.with_rule(nothing.comment("policies isolate the pod, and nothing allows it"))
     }
 
     fn undecided(&self) -> Chain {
@@ -273,6 +293,19 @@ impl Parts<'_> {
         let rule = Rule::new().counter().drop();
         chain.with_rule(rule.comment(&format!("{direction}: {DENIED}")))
     }
+}
+
+/// What a chain that judges packets does, for who reads it.
+fn purpose(direction: Direction, packet: Packet) -> String {
+    let what = match packet {
+        Packet::First => "packets",
+        Packet::Reply => "replies of connections",
+    };
+    let which = match direction {
+        Direction::Ingress => "to pods here",
+        Direction::Egress => "from pods here",
+    };
+    format!("{what} {which}: return means that policies allow it")
 }
 
 /// The chain that judges packets.

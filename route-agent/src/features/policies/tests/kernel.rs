@@ -258,7 +258,7 @@ fn what_cannot_be_read_is_named_until_it_is_corrected() {
     let bad = json!({"podSelector": app("db"), "ingress": [{"from": [{"zone": "a"}]}]});
     bench.set(&[policy("shop/bad", &bad)]);
     let warnings = bench.node.warnings();
-    let expected = "NetworkPolicy shop/bad: spec.ingress.from \"{\"zone\":\"a\"}\" is left out: has a \
+    let expected = "NetworkPolicy shop/bad: spec.ingress.from \"{\"zone\":\"a\"}\" is left out: it has a \
                     field that is not known, so it allows nothing; correct it";
     assert_eq!(warnings, [expected]);
     bench.restart();

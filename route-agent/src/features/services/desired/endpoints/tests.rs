@@ -326,7 +326,7 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
     assert_eq!(texts.len(), bad.len() + 1);
     assert_eq!(
         texts[0],
-        "ports[].port `70000` of EndpointSlice web-1 is left out: is not a port"
+        "ports[].port `70000` of EndpointSlice web-1 is left out: it is not a port"
     );
     for (text, address) in texts[1..].iter().zip(bad) {
         assert!(text.contains(address) && text.contains("web-1"), "{text}");
