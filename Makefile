@@ -196,9 +196,9 @@ bench-nodes: toolchain ## Measure the agent on each node of a kind cluster besid
 	@tests/kind/bench-nodes.sh
 
 .PHONY: kernels
-kernels: root toolchain ## Try other kernels in emulated machines (KERNELS, GROUPS, ARCH)
+kernels: root toolchain ## Try other kernels in emulated machines (KERNELS, GROUPS, ARCH, KUBE_PROXY)
 	@tests/tools.sh kernels
-	tests/kernels/run.sh "$(KERNELS)" "$(GROUPS)" "$(ARCH)"
+	KUBE_PROXY="$(KUBE_PROXY)" tests/kernels/run.sh "$(KERNELS)" "$(GROUPS)" "$(ARCH)"
 
 .PHONY: install
 install: build ## Install plugin, agent, manual and completions here (DESTDIR, PREFIX, CNI_BIN)

@@ -14,11 +14,7 @@ fn main() {
         return;
     }
     let script = format!("-Wl,-T,{}/small.ld", env!("CARGO_MANIFEST_DIR"));
-    let mut arguments = vec!["-no-pie", "-static"];
-    // On others the C compiler's own start code refers to the tables, as on arm64.
-    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        arguments.extend(["-Wl,--no-eh-frame-hdr", &script]);
-    }
+    let arguments = ["-no-pie", "-static", "-Wl,--no-eh-frame-hdr", &script];
     for argument in arguments {
         println!("cargo::rustc-link-arg-bin=podwire={argument}");
     }

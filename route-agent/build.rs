@@ -17,11 +17,11 @@ fn main() {
         return;
     }
     let script = format!("-Wl,-T,{script}");
-    let mut arguments = vec!["-Wl,-z,pack-relative-relocs"];
-    // On others the C compiler's own start code refers to the tables, as on arm64.
-    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        arguments.extend(["-Wl,--no-eh-frame-hdr", &script]);
-    }
+    let arguments = [
+        "-Wl,-z,pack-relative-relocs",
+        "-Wl,--no-eh-frame-hdr",
+        &script,
+    ];
     for argument in arguments {
         println!("cargo::rustc-link-arg-bin=podwire-agent={argument}");
     }

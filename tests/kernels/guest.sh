@@ -50,6 +50,18 @@ modules() {
     echo "@ result $1 $(wc -w <<<"${line#modprobe --all }") named, then $(held)"
 }
 
+# A real kube-proxy in ipvs mode, and what take-over leaves of it.
+kube-proxy() {
+    [[ -x $programs/kube-proxy ]] || { echo "@ result $1 not run: KUBE_PROXY names no program"; return; }
+    # The kernel loads these for nobody who only has a namespace of their own.
+    modprobe --all ip_vs ip_vs_rr nf_conntrack dummy || { bad=1; echo "@ result $1 FAILED: no ipvs"; return; }
+    local status
+    unshare --net bash tests/kernels/kube-proxy.sh "$programs" 2>&1 | tee /run/out
+    status=${PIPESTATUS[0]}
+    [[ $status == 0 ]] || bad=1
+    echo "@ result $1 $([[ $status == 0 ]] || echo 'FAILED: ')$(tail -n1 /run/out)"
+}
+
 # held: the last line of the demo.
 held() { sed -nE 's/^.*\b([0-9]+ of [0-9]+) observations hold.*/\1/p' /run/demo; }
 
@@ -82,7 +94,7 @@ echo "@ booted $(uname -r) $(uname -m)"
 for line; do
     read -r group what names <<<"$line"
     case $what in
-        modules | preflight | demo) echo "@ start $group"; "$what" "$group" ;;
+        modules | preflight | demo | kube-proxy) echo "@ start $group"; "$what" "$group" ;;
         # shellcheck disable=SC2086 # names are words
         *) tests "$group" "$what" $names ;;
     esac

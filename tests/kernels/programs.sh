@@ -25,6 +25,7 @@ for program in podwire podwire-agent podwire-lab; do
     # Where tests look for the programs of their own package.
     ln "$work/$built/release/$program" "$work/$built/debug/$program"
 done
+[[ $arch != amd64 || ! ${KUBE_PROXY:-} ]] || install -m 755 "$KUBE_PROXY" "$work/$built/release/kube-proxy"
 touch "$work/tests.list"
 for what; do
     package=${what%%/*} program=${what#*/}

@@ -5,7 +5,7 @@ use podwire_kernel::nft::{
     Verdict, diff, priority,
 };
 
-use crate::lab::{in_netns, install, nft, observe};
+use crate::lab::{in_netns, install, nft, not_run, observe, try_nft};
 
 fn ours() -> Table {
     let key = [Field::L4Proto, Field::ThDport];
@@ -26,7 +26,7 @@ fn ours() -> Table {
         )
 }
 
-/// Lets `nft` carry the changes out, and checks that the difference to ours is seen and mended.
+/// Lets `nft` carry the changes out, and checks that the difference to ours is seen and taken back.
 fn check(changes: &str) -> Table {
     let mut socket = NftSocket::open().unwrap();
     nft(&["flush", "ruleset"], "");
@@ -42,7 +42,7 @@ fn check(changes: &str) -> Table {
 }
 
 #[test]
-fn every_change_by_others_is_seen_and_mended() {
+fn every_change_by_others_is_seen_and_taken_back() {
     in_netns(|| {
         for changes in [
             "flush chain inet ours input",
@@ -54,7 +54,6 @@ fn every_change_by_others_is_seen_and_mended() {
             "delete element inet ours ports { tcp . 80 }",
             "delete element inet ours ports { tcp . 80 }
              add element inet ours ports { tcp . 80 comment \"mine\" : jump web }",
-            "add element inet ours ports { * : drop }",
             "add chain inet ours other { type filter hook forward priority 0; policy drop; }",
             "add chain inet ours input { policy drop; }",
             "add set inet ours words { type ipv4_addr . mark; flags interval; }",
@@ -71,6 +70,18 @@ fn every_change_by_others_is_seen_and_mended() {
         ] {
             check(changes);
         }
+    });
+}
+
+#[test]
+fn an_element_for_all_that_others_add_is_seen_and_taken_back() {
+    in_netns(|| {
+        let theirs = "add table inet theirs
+             add map inet theirs ports { type inet_service : verdict; elements = { * : drop }; }";
+        if let Err(reason) = try_nft(&["-f", "-"], theirs) {
+            return not_run("elements for all", &reason);
+        }
+        check("add element inet ours ports { * : drop }");
     });
 }
 

@@ -264,8 +264,9 @@ fn pods_that_leave_the_cluster_or_lie_about_their_address() {
                 .drop()
                 .comment("a lie")
         };
+        // Where Podwire has it: old kernels look for the way back in prerouting only.
         let filter =
-            |hook| Chain::base(ChainType::Filter, hook, priority::RAW).with_rule(spoofed());
+            || Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW).with_rule(spoofed());
         let inside = Set::of(&[Field::IpDaddr])
             .with_intervals()
             .with_element(
@@ -280,7 +281,7 @@ fn pods_that_leave_the_cluster_or_lie_about_their_address() {
             );
         let table = Table::new(Family::Inet, "podwire-masquerade")
             .with_set("inside", inside)
-            .with_chain("spoofed", filter(Hook::Prerouting))
+            .with_chain("spoofed", filter())
             .with_chain(
                 "postrouting",
                 Chain::base(ChainType::Nat, Hook::Postrouting, priority::SRCNAT)
@@ -312,7 +313,7 @@ fn pods_that_leave_the_cluster_or_lie_about_their_address() {
                             .masquerade(nat_flag::FULLY_RANDOM),
                     ),
             );
-        let only = |family| Table::new(family, "t").with_chain("spoofed", filter(Hook::Input));
+        let only = |family| Table::new(family, "t").with_chain("spoofed", filter());
         check_listing(&[table, only(Family::Ip), only(Family::Ip6)], "masquerade");
     });
 }
