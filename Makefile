@@ -101,9 +101,10 @@ oracle: toolchain ## Compare policies of CLUSTERS (10000) random clusters with w
 	@ORACLE_CLUSTERS=$${CLUSTERS:-10000} cargo test --package podwire-agent --lib -- \
 	    cyclonus --ignored --nocapture
 
-# What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed.
+# What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed; how
+# much is counted of which crate is in fuzz/rustc.sh.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-, \
-    level=4 inline-8bit-counters pc-table)
+    inline-8bit-counters pc-table)
 SECONDS_TO_FUZZ ?= 60
 INPUTS ?= -1
 TARGETS ?=
