@@ -60,8 +60,12 @@ cluster() {
   local program log=$reports/cluster-policies.log
   program=$(conformance_program)
   image registry.k8s.io/e2e-test-images/agnhost:2.45
-  kubectl apply --server-side -f \
-    "$tools/network-policy-api/config/crd/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml"
+  if ! kubectl get crd clusternetworkpolicies.policy.networking.k8s.io >/dev/null 2>&1; then
+    kubectl apply --server-side -f \
+      "$tools/network-policy-api/config/crd/experimental/policy.networking.k8s.io_clusternetworkpolicies.yaml"
+    echo "The agents look for this CRD twice a minute: waiting for 40 s ..."
+    sleep 40
+  fi
   # What an interrupted run left.
   kubectl delete clusternetworkpolicies --all >/dev/null
   kubectl get namespaces -o name | sed -n "/network-policy-conformance/p" | xargs -r \

@@ -79,7 +79,7 @@ impl Default for Timing {
             watch: Duration::from_secs(290),
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(15),
-            missing: Duration::from_secs(120),
+            missing: Duration::from_secs(30),
             event_pause: Duration::from_secs(1),
         }
     }
