@@ -109,8 +109,8 @@ impl HostPort {
             self.target
         ))
         .because(
-            "The plugin gave it the port when it started. No program of the node gets what comes to \
-             that port from outside or from pods.",
+            "The plugin gave it the port when it started. No program of the node gets what is sent \
+             to that port.",
         )
         .see(format!("nft list map {FAMILY} {HOSTPORTS} {}", self.map));
         hop.kernel.push(self.to_string());
