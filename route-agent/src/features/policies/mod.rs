@@ -1,12 +1,12 @@
 //! NetworkPolicies and ClusterNetworkPolicies: what pods of this node may send and be sent.
 //!
-//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs, and what the plugin and the kernel say
-//! of this node's attachments. Out: the tables
-//! `ip podwire-policy` and `ip6 podwire-policy`. What must hold: while there is any policy, an address
-//! of the node's podCIDRs about which nothing is known is closed; what cannot be read closes, and is
-//! named; a change costs what it touches; what a change forbids is cut at once, in both directions,
-//! and what it does not forbid goes on; a start over the right rules writes nothing. Without any
-//! policy there is no table, and switched off the tables go.
+//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs, and what the plugin and
+//! the kernel say of this node's attachments. Out: the tables `ip podwire-policy` and
+//! `ip6 podwire-policy`. What must hold: while there is any policy, an address of the node's podCIDRs
+//! about which nothing is known is closed; what cannot be read closes, and is named; a change costs
+//! what it touches; what a change forbids is cut at once, in both directions, and what it does not
+//! forbid goes on; a start over the right rules writes nothing. Without any policy there is no table,
+//! and switched off the tables go.
 //!
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
 //! makes the kernel agree; `drops` keeps what was dropped. `docs/policies.md` explains the whole.
@@ -138,7 +138,7 @@ impl Policies {
             self.drops.set_idle(None);
         } else if tables.any(FamilyTable::is_there) {
             self.drops.set_idle(drops::CANNOT_LOG);
-        } else if world.snapshot.policies.is_empty() {
+        } else if !world.snapshot.has_policies() {
             self.drops.set_idle(drops::NO_POLICIES);
         }
     }
