@@ -33,7 +33,7 @@ use podwire_kernel::nft::NftSocket;
 use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::config::Config;
-use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, WhoHas, World};
 use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
@@ -47,7 +47,7 @@ use crate::features::policies::waiting::Waiting;
 use crate::files;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::report::Report;
-use crate::snapshot::Pod;
+use crate::snapshot::{Dirty, Pod};
 
 /// The feature.
 pub struct Policies {
@@ -202,6 +202,32 @@ impl Policies {
         Ok(())
     }
 
+    fn notice_objects(&mut self, dirty: &Dirty, world: &World<'_>) -> bool {
+        for pod in &dirty.pods {
+            self.attachments.tidy(pod, world.snapshot);
+        }
+        self.changed.add(dirty);
+        if world.snapshot.cluster_policies.is_empty() {
+            // Only their rules ask about Nodes.
+            self.changed.nodes.clear();
+        }
+        self.note_arrival();
+        !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
+    }
+
+    /// Answers whose addresses are, as the rules have it.
+    fn tell_who_has(&self, question: &WhoHas, world: &World<'_>) {
+        let models = self.sides.iter().filter_map(|side| side.model.as_ref());
+        let models: Vec<&Model> = models.collect();
+        let owner = |address: &IpAddr| {
+            let mut models = models.iter();
+            let pod =
+                models.find_map(|one| one.owner(*address, world.snapshot, &self.attachments))?;
+            Some((*address, pod.name.clone()))
+        };
+        question.answer(question.addresses.iter().filter_map(owner).collect());
+    }
+
     /// Notes since when the kernel lacks something.
     fn note_arrival(&mut self) {
         if !self.changed.is_empty() {
@@ -352,18 +378,7 @@ impl Feature for Policies {
             return matches!(event, Event::Resync | Event::Told(_));
         }
         match event {
-            Event::Objects(dirty) => {
-                for pod in &dirty.pods {
-                    self.attachments.tidy(pod, world.snapshot);
-                }
-                self.changed.add(dirty);
-                if world.snapshot.cluster_policies.is_empty() {
-                    // Only their rules ask about Nodes.
-                    self.changed.nodes.clear();
-                }
-                self.note_arrival();
-                !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
-            }
+            Event::Objects(dirty) => self.notice_objects(dirty, world),
             Event::Kernel(KernelEvent::Nftables {
                 family,
                 table,
@@ -405,15 +420,7 @@ impl Feature for Policies {
                 known
             }
             Event::WhoHas(question) => {
-                let models = self.sides.iter().filter_map(|side| side.model.as_ref());
-                let models: Vec<&Model> = models.collect();
-                let owner = |address: &IpAddr| {
-                    let mut models = models.iter();
-                    let pod = models
-                        .find_map(|one| one.owner(*address, world.snapshot, &self.attachments))?;
-                    Some((*address, pod.name.clone()))
-                };
-                question.answer(question.addresses.iter().filter_map(owner).collect());
+                self.tell_who_has(question, world);
                 false
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
