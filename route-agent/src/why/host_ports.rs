@@ -9,6 +9,7 @@ use podwire_kernel::nft::{Element, KeyReader, NftSocket, Value};
 
 use crate::snapshot::Protocol;
 use crate::why::Hop;
+use crate::why::check::counted;
 
 /// An element of the table of host ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,13 +129,10 @@ impl fmt::Display for HostPort {
         let (protocol, port, target) = (self.protocol.name(), self.port, self.target);
         write!(
             f,
-            "{protocol} . {port} : {} . {}",
+            "{protocol} . {port} : {} . {}{}",
             target.ip(),
-            target.port()
-        )?;
-        if let Some(connections) = self.connections {
-            write!(f, ", {connections} connections so far")?;
-        }
-        Ok(())
+            target.port(),
+            counted(self.connections)
+        )
     }
 }
