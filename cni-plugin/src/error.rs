@@ -215,16 +215,16 @@ pub enum Error {
     },
     /// The rules that NetworkPolicies ask for cannot be made.
     #[error(
-        "{lacks}; namespace {namespace} {has} NetworkPolicies, a pod there is not started \
-         unprotected; look at the log of podwire-agent on this node, the runtime tries again"
+        "{lacks}; namespace {namespace} {concern}, a pod there is not started unprotected; look \
+         at the log of podwire-agent on this node, the runtime tries again"
     )]
     Unprotected {
         /// What is missing.
         lacks: String,
         /// The namespace.
         namespace: String,
-        /// `has` or `may have`.
-        has: &'static str,
+        /// Which policies it has or may have, in words.
+        concern: &'static str,
     },
     /// Several things failed, and the others were done all the same.
     #[error("{}", Sentences(failures))]

@@ -46,7 +46,7 @@ sub respond {
     my $single = $kind =~ s/List$//r;
     $item =~ s/\{/{"apiVersion":"$version","kind":"$single",/;
     return answer(200, $item) if defined $name;
-    # A list that is sent by a watch: whoever asks falls back to a plain one.
+    # A list that is sent by a watch: a client falls back to a plain one.
     return refusal(422, 'Invalid') if $query =~ /sendInitialEvents=true/;
     return if $query =~ /\bwatch=(true|1)/;
     return answer(200, qq({"apiVersion":"$version","kind":"$kind","metadata":{"resourceVersion":"1"},"items":[$item]}));

@@ -92,7 +92,8 @@ cyclonus() {
   "$program" generate --exclude= --server-protocol "$protocols" --context "$context" \
     --perturbation-wait-seconds 1 --cleanup-namespaces --junit-results-file "$reports/cyclonus.xml" \
     ${CYCLONUS_FLAGS:-} >"$log" 2>&1 || failed=1
-  sed -n '/^Summary/,$p' "$log" | head -n 80
+  # Not head: with pipefail the sed that it stops would end the script.
+  sed -n '/^Summary/,$p' "$log" | sed -n 1,80p
 }
 
 for what in "${@:-cluster}"; do

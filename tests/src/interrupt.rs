@@ -56,9 +56,9 @@ fn before_the_end(
 
 fn end(what: &str, work: impl FnOnce() -> Result<&'static str>, code: i32) -> ! {
     // What is shown of a lab that is going away is not worth reading: nothing else prints, and the
-    // walkthrough, which prints every command, runs no more. That goes
-    // for the error of the main thread as well, which misses the lab and would end this process
-    // with a code of its own: so the locks are held until the exit.
+    // walkthrough, which prints every command, runs no more. That goes for the error of the main
+    // thread as well, which misses the lab and would end this process with a code of its own: so the
+    // locks are held until the exit.
     let (mut out, _err) = (io::stdout().lock(), io::stderr().lock());
     let _ = writeln!(out, "\nInterrupted: {what} ...");
     let said = match work() {

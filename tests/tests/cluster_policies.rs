@@ -9,17 +9,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use cluster::policies::{ANSWER, SILENCE, addresses, policy};
 use cluster::{Cluster, ready, service, slice};
 use podwire_lab::manifests;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec};
 use podwire_lab::topology::Families;
 use serde_json::{Value, json};
-
-/// How long an answer may take where one must come.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long none may come where none must.
-const SILENCE: Duration = Duration::from_millis(700);
 
 /// Two nodes of both families; every test has a namespace, pods and policies of its own.
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::pair(Families::Dual));
@@ -64,17 +60,6 @@ fn tier(tier: &str, name: &str, namespace: &str, rules: Value) -> Value {
     })
 }
 
-fn network(namespace: &str, name: &str, spec: Value) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
-    })
-}
-
-fn addresses(pod: &Pod) -> [IpAddr; 2] {
-    [pod.address(false).unwrap(), pod.address(true).unwrap()]
-}
-
 fn connects(from: &Place, to: SocketAddr, limit: Duration) -> bool {
     from.inside(|| TcpStream::connect_timeout(&to, limit).is_ok())
         .unwrap()
@@ -114,7 +99,7 @@ fn the_admin_tier_denies_what_a_network_policy_allows_and_pass_leaves_it_to_them
     namespace("admin");
     let db = pod("worker", "admin", "db");
     let [near, far] = ["worker", "worker2"].map(|node| pod(node, "admin", node));
-    let open = network("admin", "open", json!({"podSelector": {}, "ingress": [{}]}));
+    let open = policy("admin", "open", json!({"podSelector": {}, "ingress": [{}]}));
     CLUSTER.apply(&[open]);
     reaches(&near, &db);
     let deny = json!({"action": "Deny", "from": [{"namespaces": named("admin")}]});
@@ -163,7 +148,7 @@ fn the_baseline_denies_where_no_network_policy_says_anything() {
     let peer = json!({"podSelector": {"matchLabels": {"pod": far.name()}}});
     let spec = json!({"podSelector": {"matchLabels": {"pod": db.name()}},
         "ingress": [{"from": [peer]}]});
-    CLUSTER.apply(&[network("base", "db", spec)]);
+    CLUSTER.apply(&[policy("base", "db", spec)]);
     reaches(&far, &db);
     does_not_reach(&other, &db);
     does_not_reach(&other, &far);

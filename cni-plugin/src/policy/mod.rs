@@ -94,17 +94,11 @@ pub fn admit(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
         Ok(Answer::Failed(reason)) => format!("podwire-agent cannot enforce policies: {reason}"),
         Err(_) => "podwire-agent does not answer".to_owned(),
     };
-    if let Some(namespace) = with_policies(run_dir, attachment) {
-        let namespace = namespace.to_owned();
-        let has = match run_dir.join(NAMESPACES).exists() {
-            true => "has",
-            // It has not listed the cluster since the machine started.
-            false => "may have",
-        };
+    if let Some((namespace, concern)) = with_policies(run_dir, attachment) {
         return Err(Error::Unprotected {
             lacks,
-            namespace,
-            has,
+            namespace: namespace.to_owned(),
+            concern,
         });
     }
     streams::log(format_args!(
@@ -215,15 +209,23 @@ fn tell(mut stream: UnixStream, attachment: &Attachment, news: News) -> io::Resu
     Ok(Answer::parse(&line))
 }
 
-/// The namespace of the attachment's pod, unless the agent has written that it has no policy.
-fn with_policies<'a>(run_dir: &Path, attachment: &'a Attachment) -> Option<&'a str> {
+/// The namespace of the attachment's pod and which policies it has or may have, in words; none if the
+/// agent has written that it has none.
+fn with_policies<'a>(
+    run_dir: &Path,
+    attachment: &'a Attachment,
+) -> Option<(&'a str, &'static str)> {
     let namespace = attachment.pod.as_ref()?.namespace.as_str();
-    let written = fs::read_to_string(run_dir.join(NAMESPACES));
-    let may = written.map_or(true, |names| {
-        let mut lines = names.lines();
-        lines.any(|name| name == namespace || name == EVERY_NAMESPACE)
-    });
-    may.then_some(namespace)
+    let concern = match fs::read_to_string(run_dir.join(NAMESPACES)) {
+        Ok(names) if names.lines().any(|name| name == namespace) => "has NetworkPolicies",
+        Ok(names) if names.lines().any(|name| name == EVERY_NAMESPACE) => {
+            "can be selected by ClusterNetworkPolicies"
+        }
+        Ok(_) => return None,
+        // The agent has not listed the cluster since the machine started.
+        Err(_) => "may have NetworkPolicies",
+    };
+    Some((namespace, concern))
 }
 
 #[cfg(test)]

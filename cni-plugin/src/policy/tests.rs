@@ -65,6 +65,9 @@ fn a_namespace_counts_as_one_with_policies_unless_the_file_says_otherwise() {
     assert!(is_enforced(standing(directory.path())));
     fs::write(directory.path().join(NAMESPACES), "*\nbank\n").unwrap();
     assert!(has("sho"));
+    let attachment = attachment();
+    let (_, concern) = with_policies(directory.path(), &attachment).unwrap();
+    assert_eq!(concern, "can be selected by ClusterNetworkPolicies");
     fs::write(directory.path().join(NAMESPACES), [0xff]).unwrap();
     assert!(has("sho"));
     fs::remove_file(directory.path().join(NAMESPACES)).unwrap();

@@ -29,7 +29,7 @@ fn print_to(out: &mut impl Write, text: &str) -> Result<(), PrintError> {
     Ok(out.flush()?)
 }
 
-/// True if all that failed is that whoever read the output has read enough, as `head` does.
+/// True if all that failed is that the reader of the output has read enough, as `head` does.
 pub fn is_unread(error: &(dyn Error + 'static)) -> bool {
     match error.downcast_ref::<PrintError>() {
         Some(PrintError(error)) => error.kind() == io::ErrorKind::BrokenPipe,

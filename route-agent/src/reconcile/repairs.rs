@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Jitter};
 
-/// So many repairs are made at once, whatever their cause.
+/// This many repairs are made at once, whatever their cause.
 const AT_ONCE: u32 = 20;
 
 /// After this long one more is.
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_now_and_then_is_repaired_at_once_for_ever() {
+    fn a_change_now_and_then_is_always_repaired_at_once() {
         let mut repairs = Repairs::new();
         let start = Instant::now();
         for second in 0..1000 {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, Jitter};
 use crate::error::chain;
-use crate::feature::{Event, Feature, Warn, World};
+use crate::feature::{Event, Feature, KernelEvent, Warn, World};
 use crate::metrics::Metrics;
 use crate::reconcile::repairs::{Repairs, Told};
 use crate::report::{FeatureReport, Report};
@@ -62,16 +62,16 @@ impl Slot {
         }
     }
 
-    /// Shows the feature an event. Only one about objects or the uplink ends a pause between
-    /// retries: the kernel's echo of a failing write must not. What other programs change again and
-    /// again waits as well.
+    /// Shows the feature an event. What other programs change does not end a pause between retries:
+    /// the kernel's echo of a failing write must not. What they change again and again waits as
+    /// well.
     pub(super) fn notice(&mut self, event: &Event<'_>, world: &World<'_>, now: Instant) {
         if !self.feature.notice(event, world) {
             // A feature that has nothing to do even at a resync is switched off.
             self.succeeded |= matches!(event, Event::Resync);
             return;
         }
-        let touched = matches!(event, Event::Kernel(_) | Event::Files);
+        let touched = is_others_work(event);
         let waiting = self.backoff.tries() > 0 && self.wanted.is_some();
         if !touched {
             self.wanted = Some(now);
@@ -186,6 +186,15 @@ impl Slot {
             writes: self.writes,
         });
         self.feature.report(world, report);
+    }
+}
+
+/// True if what a feature writes because of an event puts right what another program changed. Links
+/// come and go as pods do, and no feature keeps them: what follows from that is wanted.
+fn is_others_work(event: &Event<'_>) -> bool {
+    match event {
+        Event::Kernel(event) => !matches!(event, KernelEvent::Link { .. }),
+        event => matches!(event, Event::Files),
     }
 }
 

@@ -329,3 +329,23 @@ fn what_another_program_changes_without_pause_is_repaired_with_pauses_and_a_warn
     it.turn(now + Duration::from_millis(1));
     assert_eq!(syncs.load(Ordering::SeqCst), before + 1, "at once again");
 }
+
+#[test]
+fn the_links_of_many_pods_that_end_at_once_are_no_repairs() {
+    let (fake, syncs, _) = Fake::new("fake", 0);
+    let mut it = reconcile(vec![Box::new(fake)]);
+    it.take(Input::Listed);
+    let now = Instant::now();
+    it.turn(now);
+    for index in 1..=500 {
+        it.take(Input::Kernel(KernelEvent::Link {
+            index,
+            name: format!("veth{index}"),
+            up: false,
+            gone: true,
+        }));
+        it.turn(now);
+    }
+    assert_eq!(syncs.load(Ordering::SeqCst), 501, "each at once");
+    assert_eq!(it.warnings.count("repairs"), 0);
+}

@@ -171,7 +171,7 @@ mod tests {
         assert!(error.to_string().contains("/proc/nowhere/agent.sock"));
     }
 
-    /// Holds the socket, and says `name` to whoever comes.
+    /// Holds the socket, and says `name` to each that comes.
     async fn say(path: PathBuf, name: &'static str) {
         let serve = |listener: UnixListener| async move {
             loop {

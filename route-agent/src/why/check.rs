@@ -83,7 +83,8 @@ fn missing(family: IpFamily, map: &str) -> Answer {
     Answer::of(text.clone()).differs(text)
 }
 
-fn counted(packets: Option<u64>) -> String {
+/// The end of a line about an element: how many connections it counted, if it counts.
+pub(super) fn counted(packets: Option<u64>) -> String {
     match packets {
         Some(1) => ", 1 connection so far".into(),
         Some(number) => format!(", {number} connections so far"),

@@ -9,6 +9,7 @@ use podwire_kernel::nft::{Element, KeyReader, NftSocket, Value};
 
 use crate::snapshot::Protocol;
 use crate::why::Hop;
+use crate::why::check::counted;
 
 /// An element of the table of host ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +110,8 @@ impl HostPort {
             self.target
         ))
         .because(
-            "The plugin gave it the port when it started. No program of the node gets what comes to \
-             that port from outside or from pods.",
+            "The plugin gave it the port when it started. No program of the node gets what is sent \
+             to that port.",
         )
         .see(format!("nft list map {FAMILY} {HOSTPORTS} {}", self.map));
         hop.kernel.push(self.to_string());
@@ -128,13 +129,10 @@ impl fmt::Display for HostPort {
         let (protocol, port, target) = (self.protocol.name(), self.port, self.target);
         write!(
             f,
-            "{protocol} . {port} : {} . {}",
+            "{protocol} . {port} : {} . {}{}",
             target.ip(),
-            target.port()
-        )?;
-        if let Some(connections) = self.connections {
-            write!(f, ", {connections} connections so far")?;
-        }
-        Ok(())
+            target.port(),
+            counted(self.connections)
+        )
     }
 }

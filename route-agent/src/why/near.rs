@@ -1,5 +1,4 @@
-//! Destinations that are not beyond the sender's own link: itself, and whoever else is on the link.
-//! Pure.
+//! Destinations that are not beyond the sender's own link: itself, and what else is on the link. Pure.
 
 use std::net::IpAddr;
 

@@ -178,7 +178,10 @@ impl<'a> Walk<'a> {
             let hop = Hop::new("Services are left to another proxy (--services=false)");
             self.hops
                 .push(hop.because("What that proxy does cannot be seen from here."));
-            return self.route_to(to);
+            return match self.host_port(to) {
+                Some(found) => self.through_host_port(found),
+                None => self.route_to(to),
+            };
         }
         if let Transport::Port(protocol, port) = self.transport
             && let Some(found) = services::find(facts, &self.from, to, protocol, port)
@@ -186,10 +189,7 @@ impl<'a> Walk<'a> {
             self.hops.push(found.hop(self.family));
             return self.through(&found);
         }
-        if let Transport::Port(protocol, port) = self.transport
-            && facts.is_own(to)
-            && let Some(found) = HostPort::of(facts.host_ports, to, protocol, port)
-        {
+        if let Some(found) = self.host_port(to) {
             return self.through_host_port(found);
         }
         // At its own addresses the node refuses nothing in the name of a Service.
@@ -204,6 +204,15 @@ impl<'a> Walk<'a> {
             Some(network) => self.unallocated(to, *network),
             None => self.route_to(to),
         }
+    }
+
+    /// The port of this node that takes the packet to a container, if one does.
+    fn host_port(&self, to: IpAddr) -> Option<&'a HostPort> {
+        let Transport::Port(protocol, port) = self.transport else {
+            return None;
+        };
+        let found = HostPort::of(self.facts.host_ports, to, protocol, port);
+        found.filter(|_| self.facts.is_own(to))
     }
 
     /// Through a port of this node to a container.

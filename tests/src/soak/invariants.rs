@@ -138,12 +138,7 @@ pub fn of_node(
     let host_ports = here().filter_map(|(_, pod)| Some(pod.host_port?.to_string()));
     let mut wrong = Vec::new();
     let mut compare = |what: &str, wanted: BTreeSet<String>, seen: BTreeSet<String>| {
-        for left in seen.difference(&wanted) {
-            wrong.push(format!("{node}: {what} {left} is left over"));
-        }
-        for missing in wanted.difference(&seen) {
-            wrong.push(format!("{node}: {what} {missing} is missing"));
-        }
+        wrong.extend(differences(node, what, &wanted, &seen));
     };
     compare("lease", leases.collect(), seen.leases.clone());
     compare("link", links.collect(), seen.links.clone());
@@ -157,10 +152,29 @@ pub fn of_node(
         ports.map(str::to_owned).collect(),
     );
     let recorded = here().filter(|(_, pod)| pod.host_port.is_some()).count();
+    wrong.extend(of_policies(node, wanted, all, seen));
+    if seen.records != recorded {
+        let records = seen.records;
+        wrong.push(format!(
+            "{node}: {records} attachment records of {recorded} pods with a hostPort"
+        ));
+    }
+    wrong
+}
+
+/// The table of policies says of each pod of a node whether it is isolated, and nothing else.
+fn of_policies(
+    node: &str,
+    wanted: &Wanted,
+    all: &BTreeMap<String, Attached>,
+    seen: &OnNode,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
     // The API still says that a pod without its link has its addresses, and an agent that was not
     // there when the link went goes by that.
     let lost = wanted.broken.iter().filter_map(|name| all.get(name));
     let lost: BTreeSet<_> = lost.flat_map(|pod| pod.addresses.iter().cloned()).collect();
+    let here = || wanted.pods.iter().filter(|(_, pod)| pod.node == node);
     let is = |pod: &String, direction| wanted.is_isolated(pod, direction);
     let addresses = |wants: &dyn Fn(&String) -> bool| -> BTreeSet<String> {
         // Without any policy there is no table.
@@ -174,7 +188,8 @@ pub fn of_node(
     ] {
         let mut found = seen.elements_of(&format!("podwire-policy {set}"));
         found.retain(|address| wants.contains(address) || !lost.contains(address));
-        compare(&format!("address in {set}"), wants, found);
+        let what = format!("address in {set}");
+        wrong.extend(differences(node, &what, &wants, &found));
     }
     let isolated = |pod: &String| is(pod, Directions::Ingress) || is(pod, Directions::Egress);
     let isolated = addresses(&isolated);
@@ -184,13 +199,8 @@ pub fn of_node(
         isolated.contains(address) || !lost.contains(address)
     });
     let isolated = isolated.into_iter();
-    compare(
-        "isolated pod",
-        isolated
-            .map(|address| format!("{address} . {address}"))
-            .collect(),
-        found,
-    );
+    let pairs = isolated.map(|address| format!("{address} . {address}"));
+    wrong.extend(differences(node, "isolated pod", &pairs.collect(), &found));
     let has_table = seen
         .chains
         .iter()
@@ -202,13 +212,21 @@ pub fn of_node(
             "{node}: {there} of policies, and {policies} policies"
         ));
     }
-    if seen.records != recorded {
-        let records = seen.records;
-        wrong.push(format!(
-            "{node}: {records} attachment records of {recorded} pods with a hostPort"
-        ));
-    }
     wrong
+}
+
+/// What is on a node and should not be, and the other way round.
+fn differences(
+    node: &str,
+    what: &str,
+    wanted: &BTreeSet<String>,
+    seen: &BTreeSet<String>,
+) -> Vec<String> {
+    let left = seen.difference(wanted);
+    let left = left.map(|one| format!("{node}: {what} {one} is left over"));
+    let missing = wanted.difference(seen);
+    let missing = missing.map(|one| format!("{node}: {what} {one} is missing"));
+    left.chain(missing).collect()
 }
 
 /// One of the sets of what is on a node.

@@ -23,7 +23,7 @@ use crate::usage::Usage;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The same where a policy may drop the question: silence is right there, and an answer comes at once.
 const SILENCE: Duration = Duration::from_millis(400);
-/// How many questions one thread asks: so many silences may take a fraction of what all may take.
+/// How many questions one thread asks: that many silences may take a fraction of what all may take.
 const IN_A_ROW: usize = 6;
 /// The tables of the agent and the plugin.
 const TABLES: [(Family, &str); 8] = [
@@ -119,7 +119,7 @@ struct Question {
     patience: Duration,
 }
 
-/// Everybody asks everybody, all at once: pods each other and every Service, as often as it could be
+/// All ask all others at once: pods each other and every Service, as often as it could be
 /// answered by another endpoint; a neighbour all ports of nodes.
 pub fn ask_all(lab: &Lab, wanted: &Wanted) -> Result<Vec<Answer>> {
     let mut pods = lab.pods()?;

@@ -2,8 +2,8 @@
 //! whether all is as it should be.
 //!
 //! A seed decides what happens ([`churn`]); [`act`] makes it happen, [`look`] sees what came of it,
-//! [`invariants`] and [`usage`] say what of that is wrong; what policies mean is in [`policy`]. At the end everything is taken away, and
-//! the nodes must be as they were.
+//! [`invariants`] and [`usage`] say what of that is wrong; what policies mean is in [`policy`]. At the
+//! end everything is taken away, and the nodes must be as they were.
 
 mod act;
 mod churn;

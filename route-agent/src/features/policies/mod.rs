@@ -1,12 +1,12 @@
 //! NetworkPolicies and ClusterNetworkPolicies: what pods of this node may send and be sent.
 //!
-//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs, and what the plugin and the kernel say
-//! of this node's attachments. Out: the tables
-//! `ip podwire-policy` and `ip6 podwire-policy`. What must hold: while there is any policy, an address
-//! of the node's podCIDRs about which nothing is known is closed; what cannot be read closes, and is
-//! named; a change costs what it touches; what a change forbids is cut at once, in both directions,
-//! and what it does not forbid goes on; a start over the right rules writes nothing. Without any
-//! policy there is no table, and switched off the tables go.
+//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs, and what the plugin and
+//! the kernel say of this node's attachments. Out: the tables `ip podwire-policy` and
+//! `ip6 podwire-policy`. What must hold: while there is any policy, an address of the node's podCIDRs
+//! about which nothing is known is closed; what cannot be read closes, and is named; a change costs
+//! what it touches; what a change forbids is cut at once, in both directions, and what it does not
+//! forbid goes on; a start over the right rules writes nothing. Without any policy there is no table,
+//! and switched off the tables go.
 //!
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
 //! makes the kernel agree; `drops` keeps what was dropped. `docs/policies.md` explains the whole.
@@ -33,7 +33,7 @@ use podwire_kernel::nft::NftSocket;
 use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::config::Config;
-use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, WhoHas, World};
 use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
@@ -47,7 +47,7 @@ use crate::features::policies::waiting::Waiting;
 use crate::files;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::report::Report;
-use crate::snapshot::Pod;
+use crate::snapshot::{Dirty, Pod};
 
 /// The feature.
 pub struct Policies {
@@ -138,7 +138,7 @@ impl Policies {
             self.drops.set_idle(None);
         } else if tables.any(FamilyTable::is_there) {
             self.drops.set_idle(drops::CANNOT_LOG);
-        } else if world.snapshot.policies.is_empty() {
+        } else if !world.snapshot.has_policies() {
             self.drops.set_idle(drops::NO_POLICIES);
         }
     }
@@ -200,6 +200,32 @@ impl Policies {
             self.gone.remove(&name);
         }
         Ok(())
+    }
+
+    fn notice_objects(&mut self, dirty: &Dirty, world: &World<'_>) -> bool {
+        for pod in &dirty.pods {
+            self.attachments.tidy(pod, world.snapshot);
+        }
+        self.changed.add(dirty);
+        if world.snapshot.cluster_policies.is_empty() {
+            // Only their rules ask about Nodes.
+            self.changed.nodes.clear();
+        }
+        self.note_arrival();
+        !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
+    }
+
+    /// Answers whose addresses are, as the rules have it.
+    fn tell_who_has(&self, question: &WhoHas, world: &World<'_>) {
+        let models = self.sides.iter().filter_map(|side| side.model.as_ref());
+        let models: Vec<&Model> = models.collect();
+        let owner = |address: &IpAddr| {
+            let mut models = models.iter();
+            let pod =
+                models.find_map(|one| one.owner(*address, world.snapshot, &self.attachments))?;
+            Some((*address, pod.name.clone()))
+        };
+        question.answer(question.addresses.iter().filter_map(owner).collect());
     }
 
     /// Notes since when the kernel lacks something.
@@ -352,18 +378,7 @@ impl Feature for Policies {
             return matches!(event, Event::Resync | Event::Told(_));
         }
         match event {
-            Event::Objects(dirty) => {
-                for pod in &dirty.pods {
-                    self.attachments.tidy(pod, world.snapshot);
-                }
-                self.changed.add(dirty);
-                if world.snapshot.cluster_policies.is_empty() {
-                    // Only their rules ask about Nodes.
-                    self.changed.nodes.clear();
-                }
-                self.note_arrival();
-                !self.changed.is_empty() || dirty.nodes.contains(world.own_name())
-            }
+            Event::Objects(dirty) => self.notice_objects(dirty, world),
             Event::Kernel(KernelEvent::Nftables {
                 family,
                 table,
@@ -405,15 +420,7 @@ impl Feature for Policies {
                 known
             }
             Event::WhoHas(question) => {
-                let models = self.sides.iter().filter_map(|side| side.model.as_ref());
-                let models: Vec<&Model> = models.collect();
-                let owner = |address: &IpAddr| {
-                    let mut models = models.iter();
-                    let pod = models
-                        .find_map(|one| one.owner(*address, world.snapshot, &self.attachments))?;
-                    Some((*address, pod.name.clone()))
-                };
-                question.answer(question.addresses.iter().filter_map(owner).collect());
+                self.tell_who_has(question, world);
                 false
             }
             Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,

@@ -592,6 +592,15 @@ fn a_host_port_leads_to_its_container_and_others_to_the_node() {
             &["It arrives at this node"],
         );
     }
+    // The plugin gives ports whichever program serves Services.
+    let mut other = World::new(&["--services=false"]);
+    other.host_ports.clone_from(&world.host_ports);
+    let trace = other.walk("172.18.0.6", "172.18.0.4:8080");
+    expect(
+        &trace,
+        End::Arrives,
+        &["another proxy", "hostPort 8080/tcp"],
+    );
     world.host_ports[0].address = Some(ip("172.18.0.9"));
     let trace = world.walk("172.18.0.6", "172.18.0.4:8080");
     expect(&trace, End::Arrives, &["It arrives at this node"]);

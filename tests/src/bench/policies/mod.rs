@@ -14,7 +14,7 @@ pub use traffic::traffic;
 
 /// ADD may take so much longer where policies are about the pod, in ms.
 const LIMIT: f64 = 1.0;
-/// It may take so many times as long where there is no policy in the cluster.
+/// It may take this many times as long where there is no policy in the cluster.
 const NOTHING_MORE: f64 = 1.05;
 
 /// ADD without an agent, beside an agent whose cluster has no policy, and beside one that has some.

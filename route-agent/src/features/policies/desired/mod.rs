@@ -5,9 +5,9 @@
 //! and what everything else is measured by; `explain` says why. `model` says the same in a form
 //! that the kernel looks up: every peer has a class (`atoms`, `classes`, `blocks`), and for every
 //! class and pod of this node `cells` say what is allowed; where ClusterNetworkPolicies have a say,
-//! `tiers` goes through all rules in their order and says what is denied as well. A change recomputes what it touches, and
-//! `loss` tells whether it takes something away. `wanted` is the outcome. `oversights` names what may
-//! be a mistake in a policy.
+//! `tiers` goes through all rules in their order and says what is denied as well. A change recomputes
+//! what it touches, and `loss` tells whether it takes something away. `wanted` is the outcome.
+//! `oversights` names what may be a mistake in a policy.
 
 pub mod atoms;
 pub mod attachments;

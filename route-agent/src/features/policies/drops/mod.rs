@@ -23,7 +23,7 @@ use crate::features::policies::drops::ring::Ring;
 /// The agent has not looked yet.
 const STARTING: Idle = Some("the agent has not synced the policies yet");
 /// There is no table.
-pub const NO_POLICIES: Idle = Some("there is no NetworkPolicy in the cluster");
+pub const NO_POLICIES: Idle = Some("there is no policy in the cluster");
 /// There is no table either.
 pub const SWITCHED_OFF: Idle = Some("NetworkPolicies are switched off (--network-policy=false)");
 /// The rules have no statement that logs.
