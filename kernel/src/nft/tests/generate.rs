@@ -279,14 +279,17 @@ fn rule(
             .log("property "),
         (_, Some((1 | 3, ..))) if !base => plain,
         (_, Some((set @ (1 | 3), ..))) => Rule::new().l4proto(6).verdict_map(key_of(set), &name),
-        (4 | 5, Some((set, ..))) => Rule::new().l4proto(6).in_set(key_of(set), &name).drop(),
+        // Sets only: old kernels do not take a map for a set.
+        (4 | 5, Some((set @ (0 | 2 | 6), ..))) => {
+            Rule::new().l4proto(6).in_set(key_of(set), &name).drop()
+        }
         (6, Some((5, ..))) => Rule::new().update_map(
             &name,
             &[Field::IpSaddr],
             &[Source::random(3)],
             Some(Duration::from_secs(60)),
         ),
-        (_, Some((set, ..))) => Rule::new().l4proto(6).not_in_set(key_of(set), &name),
+        (_, Some((set @ (0 | 2 | 6), ..))) => Rule::new().l4proto(6).not_in_set(key_of(set), &name),
         _ => plain,
     }
 }

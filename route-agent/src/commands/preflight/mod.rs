@@ -43,8 +43,9 @@ pub fn run() -> Preflight {
         let apart = netns::unshare_thread().is_ok();
         (apart, try_here(false)())
     });
-    let mut findings = try_here(true)();
     let (apart, others) = apart.join().unwrap_or_default();
+    // Afterwards: what is looked at here comes with modules that the others have the kernel load.
+    let mut findings = try_here(true)();
     findings.extend(others);
     findings.sort_by_key(|(place, _)| *place);
     Preflight {
@@ -211,6 +212,58 @@ mod tests {
         );
         let warning = &preflight.warnings()[0].text;
         assert!(warning.ends_with("run `modprobe --all b a`"), "{warning}");
+    }
+
+    /// What a rule says, and the module that does it; what is not here is part of nf_tables.
+    const STATEMENTS: [(&str, &str); 16] = [
+        ("type nat ", "nft_chain_nat"),
+        ("ct ", "nft_ct"),
+        ("counter", "nft_counter"),
+        ("ct count ", "nft_connlimit"),
+        ("dnat ", "nft_nat"),
+        ("fib ", "nft_fib_inet"),
+        ("jhash ", "nft_hash"),
+        ("limit rate ", "nft_limit"),
+        ("log ", "nft_log"),
+        ("masquerade", "nft_masq"),
+        ("numgen ", "nft_numgen"),
+        ("queue ", "nft_queue"),
+        ("quota ", "nft_quota"),
+        ("redirect", "nft_redir"),
+        ("reject", "nft_reject_inet"),
+        ("socket ", "nft_socket"),
+    ];
+
+    #[test]
+    fn every_module_that_the_rules_use_is_named_by_a_probe() {
+        let probes = probes::all();
+        let named = probes.iter().flat_map(|probe| probe.modules).copied();
+        // The last one is for `--cluster-ip-echo` alone, as docs/kernels.md says.
+        let named: BTreeSet<&str> = named.chain(["nft_redir"]).collect();
+        let mut used = BTreeSet::new();
+        for feature in ["services", "policies"] {
+            let folder = format!(
+                "{}/src/features/{feature}/golden",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            for file in std::fs::read_dir(folder).unwrap() {
+                let path = file.unwrap().path();
+                if path.extension().is_none_or(|name| name != "nft") {
+                    continue;
+                }
+                let text = std::fs::read_to_string(path).unwrap();
+                // What stands in quotes is a name or a comment.
+                let rules: String = text.split('"').step_by(2).collect();
+                let said = STATEMENTS.iter().filter(|(word, _)| {
+                    let mut places = rules.match_indices(word);
+                    places.any(|(at, _)| at == 0 || rules[..at].ends_with(char::is_whitespace))
+                });
+                used.extend(said.map(|(_, module)| *module));
+            }
+        }
+        assert!(used.contains("nft_limit"), "{used:?}");
+        let missing: Vec<_> = used.difference(&named).collect();
+        assert!(missing.is_empty(), "no probe names {missing:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::commands::preflight::probe::Without::{FallsBack, Refuses};
 use crate::commands::preflight::probe::{PERMISSION, Probe};
 use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::{PortRange, Verdict};
+use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::skeleton::skeleton;
 use crate::snapshot::Direction;
 
@@ -130,7 +131,7 @@ fn of_policies() -> [Probe; 2] {
         try_it: policy_tables, here: false },
     Probe { feature: "logs to programs", needed_for: "naming what NetworkPolicies drop", then: FallsBack,
         consequence: "what policies drop is counted and not named (podwire-agent drops, Events)",
-        modules: &["nft_log", "nfnetlink_log"],
+        modules: &["nft_limit", "nft_log", "nfnetlink_log"],
         try_it: logs, here: false }]
 }
 
@@ -362,9 +363,9 @@ fn policy_tables() -> Result<(), String> {
     Ok(())
 }
 
-/// A rule that logs, and a program that reads it.
+/// The rule that logs, and a program that reads what is logged.
 fn logs() -> Result<(), String> {
-    quiet_rule(|_| Rule::new().log_to("podwire", NO_GROUP, 64))?;
+    quiet_rule(|_| Reason::Undecided.rule())?;
     nflog::probe(NO_GROUP).map_err(text)
 }
 

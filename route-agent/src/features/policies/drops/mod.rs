@@ -28,8 +28,9 @@ pub const NO_POLICIES: Idle = Some("there is no policy in the cluster");
 pub const SWITCHED_OFF: Idle = Some("NetworkPolicies are switched off (--network-policy=false)");
 /// The rules have no statement that logs.
 pub const CANNOT_LOG: Idle = Some(
-    "this kernel cannot hand packets to programs: load the kernel modules nft_log and nfnetlink_log \
-     and start the agent again; what is dropped is counted all the same (podwire-agent status)",
+    "this kernel cannot hand packets to programs: load the kernel modules nft_limit, nft_log and \
+     nfnetlink_log and start the agent again; what is dropped is counted all the same \
+     (podwire-agent status)",
 );
 
 /// The last drops. Clones share them.
