@@ -12,6 +12,7 @@ use podwire_agent::features::services::desired::endpoints::{self, Here};
 use podwire_agent::features::services::desired::externals::Externals;
 use podwire_agent::features::services::desired::{frontends, networks, plan};
 use podwire_agent::snapshot::{Balancing, Change, Dirty, Object, Snapshot};
+use podwire_agent::text::is_unprintable;
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Table, diff};
 
@@ -41,9 +42,9 @@ pub fn check(objects: Vec<Object>) {
     }
     let keys: Vec<_> = objects.iter().map(Object::key).collect();
     for key in &keys {
-        // It goes into the log as it is.
+        // It goes into the log and to terminals as it is.
         let name = key.to_string();
-        assert!(!name.contains(char::is_control), "{name:?}");
+        assert!(!name.contains(is_unprintable), "{name:?}");
     }
     let mut snapshot = cluster::of(objects);
     decide(&snapshot);

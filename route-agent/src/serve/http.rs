@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::serve::places::{Place, Places, Source};
+use crate::text::printable;
 
 /// How long a client may take to send a request's header.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -86,12 +87,10 @@ impl Response {
         self
     }
 
-    /// There is no such page.
+    /// There is no such page. A path may hold any character that is not ASCII.
     pub fn not_found(request: &Request) -> Self {
-        Self::text(
-            StatusCode::NOT_FOUND,
-            format!("there is no {}\n", request.path),
-        )
+        let path = printable(&request.path);
+        Self::text(StatusCode::NOT_FOUND, format!("there is no {path}\n"))
     }
 }
 
@@ -332,6 +331,21 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text
+    }
+
+    #[tokio::test]
+    async fn a_page_that_there_is_not_is_named_without_what_a_terminal_would_obey() {
+        let listener = listen(local()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = |request: Request| async move { Response::not_found(&request) };
+        let _server = Server::start(Listener::Tcp(listener), answer);
+        let get = "GET /a\u{9b}31m\u{202e}ż HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let text = send(address, get).await;
+        assert!(
+            text.starts_with("HTTP/1.1 404 ")
+                && text.ends_with("\r\n\r\nthere is no /a\\u{9b}31m\\u{202e}ż\n"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
