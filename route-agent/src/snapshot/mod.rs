@@ -358,6 +358,9 @@ impl Snapshot {
         rebuild(&mut self.services);
         rebuild(&mut self.slices);
         rebuild(&mut self.pods);
+        rebuild(&mut self.namespaces);
+        rebuild(&mut self.policies);
+        rebuild(&mut self.cluster_policies);
         self.by_service = std::mem::take(&mut self.by_service).into_iter().collect();
     }
 

@@ -153,6 +153,12 @@ impl Wanted {
         self.0.is_empty()
     }
 
+    /// Takes as little memory as can be: what is filled one by one in its order keeps half of every
+    /// node of the tree free.
+    pub fn compact(&mut self) {
+        self.0 = std::mem::take(&mut self.0).into_iter().collect();
+    }
+
     /// Puts something at a place, or takes it away; returns what was there.
     pub fn put(&mut self, place: Place, what: Option<What>) -> Option<What> {
         match what {

@@ -112,6 +112,7 @@ impl Model {
         let addresses = attachments.addresses(family);
         everything.addresses = addresses.collect();
         model.update(snapshot, attachments, &everything);
+        model.wanted.compact();
         model
     }
 
