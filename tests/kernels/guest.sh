@@ -52,7 +52,7 @@ modules() {
 # A real kube-proxy in ipvs mode, and what take-over leaves of it.
 kube-proxy() {
     [[ -x $programs/kube-proxy ]] || { echo "@ result $1 not run: KUBE_PROXY names no program"; return; }
-    # The kernel loads these for nobody who only has a namespace of their own.
+    # The kernel loads these for no one who only has a namespace of their own.
     modprobe --all ip_vs ip_vs_rr nf_conntrack dummy || { bad=1; echo "@ result $1 FAILED: no ipvs"; return; }
     local status
     unshare --net bash tests/kernels/kube-proxy.sh "$programs" 2>&1 | tee /run/out
