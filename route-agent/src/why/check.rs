@@ -9,7 +9,7 @@ use podwire_kernel::nft::KeyReader;
 use crate::features::services::layout::answers::Answer as PortalAnswer;
 use crate::features::services::layout::names::{FixedChain, FixedMap};
 use crate::why::elements::policies;
-use crate::why::kernel::{Answer, Entry, Kernel, Way};
+use crate::why::kernel::{Answer, Entry, Kernel, Way, counted};
 use crate::why::services::table;
 use crate::why::{Check, Trace, Wanted};
 
@@ -81,15 +81,6 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
 fn missing(family: IpFamily, map: &str) -> Answer {
     let text = format!("map `{map}` of table {} is not there", table(family));
     Answer::of(text.clone()).differs(text)
-}
-
-/// The end of a line about an element: how many connections it counted, if it counts.
-pub(super) fn counted(packets: Option<u64>) -> String {
-    match packets {
-        Some(1) => ", 1 connection so far".into(),
-        Some(number) => format!(", {number} connections so far"),
-        None => String::new(),
-    }
 }
 
 fn portal(

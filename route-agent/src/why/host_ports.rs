@@ -9,7 +9,7 @@ use podwire_kernel::nft::{Element, KeyReader, NftSocket, Value};
 
 use crate::snapshot::Protocol;
 use crate::why::Hop;
-use crate::why::check::counted;
+use crate::why::kernel::counted;
 
 /// An element of the table of host ports.
 #[derive(Debug, Clone, PartialEq, Eq)]

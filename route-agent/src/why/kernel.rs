@@ -113,3 +113,12 @@ impl fmt::Display for Way {
         }
     }
 }
+
+/// The end of a line about an element: how many connections it counted, if it counts.
+pub(super) fn counted(packets: Option<u64>) -> String {
+    match packets {
+        Some(1) => ", 1 connection so far".into(),
+        Some(number) => format!(", {number} connections so far"),
+        None => String::new(),
+    }
+}
