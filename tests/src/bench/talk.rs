@@ -57,6 +57,21 @@ pub fn connect(target: SocketAddr) -> std::io::Result<(TcpStream, Duration)> {
     Ok((stream, start.elapsed()))
 }
 
+/// Sends as much as it can through a new connection for a [`TURN`], in Gbit/s.
+pub fn throughput(target: SocketAddr) -> std::io::Result<f64> {
+    let bytes = vec![0u8; 256 << 10];
+    let (mut stream, _) = connect(target)?;
+    let start = Instant::now();
+    let mut sent = 0;
+    while start.elapsed() < TURN {
+        stream.write_all(&bytes)?;
+        sent += bytes.len();
+    }
+    let rate = sent as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
+    wait_for_end(stream)?;
+    Ok(rate)
+}
+
 /// Says that nothing more comes, and waits until the server ends the connection: with a reset, so
 /// that nothing of it is left at either end.
 pub fn wait_for_end(mut stream: TcpStream) -> std::io::Result<()> {

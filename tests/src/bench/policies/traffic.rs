@@ -10,7 +10,7 @@ use crate::cases::progress;
 use crate::report::Report;
 use crate::services::cluster::{Cluster, Endpoints, NODE};
 use crate::talk::{
-    CLIENT, CONNECTIONS, ECHO, Lab, SERVERS, TURN, TURNS, connect, directly, wait_for_end,
+    self, CLIENT, CONNECTIONS, ECHO, Lab, SERVERS, TURN, TURNS, connect, directly, wait_for_end,
 };
 use crate::world::World;
 
@@ -103,19 +103,7 @@ fn round_trips(lab: &Lab) -> Result<f64, String> {
 }
 
 fn throughput(lab: &Lab) -> Result<f64, String> {
-    let bytes = vec![0u8; 256 << 10];
-    lab.in_client(|| {
-        let (mut stream, _) = connect(directly(0))?;
-        let start = Instant::now();
-        let mut sent = 0;
-        while start.elapsed() < TURN {
-            stream.write_all(&bytes)?;
-            sent += bytes.len();
-        }
-        let rate = sent as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
-        wait_for_end(stream)?;
-        Ok(rate)
-    })
+    lab.in_client(|| talk::throughput(directly(0)))
 }
 
 fn lab(world: &World, name: &str, policies: bool) -> Result<Lab, String> {

@@ -7,7 +7,6 @@
 //! In one lab the agent leaves Services alone, and one rule translates every connection to the server.
 //! That is the least that any proxy costs that leaves the translation to the kernel.
 
-use std::io::Write;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use crate::Options;
 use crate::cases::progress;
 use crate::report::Report;
 use crate::statistics::{Times, ratio};
-use crate::talk::{CONNECTIONS, Lab, SERVERS, TURN, TURNS, connect, directly, wait_for_end};
+use crate::talk::{self, CONNECTIONS, Lab, SERVERS, TURN, TURNS, connect, directly, wait_for_end};
 use crate::world::World;
 
 /// Services of the small and of the large cluster.
@@ -147,21 +146,10 @@ fn connections(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), Strin
 
 fn throughput(many: &Lab, floor: &Lab, report: &mut Report) -> Result<(), String> {
     progress("throughput");
-    let bytes = vec![0u8; 256 << 10];
     let mut random = Random(3);
     let mut one_turn = |side: Side| {
-        side.lab(many, floor).in_client(|| {
-            let (mut stream, _) = connect(side.targets().draw(&mut random))?;
-            let start = Instant::now();
-            let mut sent = 0;
-            while start.elapsed() < TURN {
-                stream.write_all(&bytes)?;
-                sent += bytes.len();
-            }
-            let rate = sent as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9;
-            wait_for_end(stream)?;
-            Ok(rate)
-        })
+        let target = side.targets().draw(&mut random);
+        side.lab(many, floor).in_client(|| talk::throughput(target))
     };
     let rates = take_turns(&mut one_turn)?;
     compare("throughput of one connection, Gbit/s", &rates, 1, report);
