@@ -99,6 +99,26 @@ struct Asking<'a> {
     elsewhere: BTreeSet<String>,
 }
 
+/// An end of the packet that is asked about.
+#[derive(Clone, Copy)]
+struct End {
+    /// As seen from here.
+    direction: Direction,
+    local: IpAddr,
+    peer: IpAddr,
+    traffic: Traffic,
+}
+
+impl End {
+    /// The destination of the packet.
+    fn to(self) -> IpAddr {
+        match self.direction {
+            Direction::Egress => self.peer,
+            Direction::Ingress => self.local,
+        }
+    }
+}
+
 /// What one end has to say.
 enum Word {
     /// It is a pod of this node.
@@ -139,12 +159,18 @@ impl Asking<'_> {
         ];
         let mut passes = true;
         for (direction, local, peer) in ends {
+            let end = End {
+                direction,
+                local,
+                peer,
+                traffic,
+            };
             let word = self.word(local);
             self.here |= matches!(word, Word::Here | Word::Undecided | Word::Free);
             passes &= match word {
-                Word::Here => self.here(direction, local, peer, to, traffic),
-                Word::Undecided => self.undecided(direction, local, peer, to, traffic),
-                Word::Free => self.free(direction, local, peer, to, traffic),
+                Word::Here => self.here(end),
+                Word::Undecided => self.undecided(end),
+                Word::Free => self.free(end),
                 Word::Elsewhere(node) => {
                     self.elsewhere(to, &node, direction);
                     true
@@ -190,14 +216,13 @@ impl Asking<'_> {
         cidrs.any(|cidr| cidr.contains(address))
     }
 
-    fn here(
-        &mut self,
-        direction: Direction,
-        local: IpAddr,
-        peer: IpAddr,
-        to: IpAddr,
-        traffic: Traffic,
-    ) -> bool {
+    fn here(&mut self, end: End) -> bool {
+        let End {
+            direction,
+            local,
+            peer,
+            traffic,
+        } = end;
         let Some(judgement) = judge(&self.truth, direction, local, peer, traffic) else {
             return true;
         };
@@ -239,23 +264,17 @@ impl Asking<'_> {
         self.asked |= !matches!(judgement.outcome, Outcome::Open);
         if let Some(rule) = &judgement.passed {
             self.say(
-                to,
+                end.to(),
                 format!("{direction}: {rule}, which leaves it to NetworkPolicies."),
             );
         }
-        self.say(to, text);
-        self.check(direction, local, peer, traffic, passes);
-        passes
+        self.conclude(end, text, passes)
     }
 
-    fn undecided(
-        &mut self,
-        direction: Direction,
-        local: IpAddr,
-        peer: IpAddr,
-        to: IpAddr,
-        traffic: Traffic,
-    ) -> bool {
+    fn undecided(&mut self, end: End) -> bool {
+        let End {
+            direction, local, ..
+        } = end;
         let text = format!(
             "{direction}: no Pod with the address {local} is known here yet, so it is closed (chain \
              {UNDECIDED})."
@@ -264,23 +283,15 @@ impl Asking<'_> {
             let why = format!("no Pod with the address {local} is known here yet");
             (UNDECIDED, why)
         });
-        self.say(to, text);
-        self.check(direction, local, peer, traffic, false);
-        false
+        self.conclude(end, text, false)
     }
 
-    fn free(
-        &mut self,
-        direction: Direction,
-        local: IpAddr,
-        peer: IpAddr,
-        to: IpAddr,
-        traffic: Traffic,
-    ) -> bool {
+    fn free(&mut self, end: End) -> bool {
+        let End {
+            direction, local, ..
+        } = end;
         let text = format!("{direction}: no policy can be about {local}, so it is open.");
-        self.say(to, text);
-        self.check(direction, local, peer, traffic, true);
-        true
+        self.conclude(end, text, true)
     }
 
     fn elsewhere(&mut self, to: IpAddr, node: &str, direction: Direction) {
@@ -296,14 +307,15 @@ impl Asking<'_> {
         self.lines.entry(text).or_default().push(to);
     }
 
-    fn check(
-        &mut self,
-        direction: Direction,
-        local: IpAddr,
-        peer: IpAddr,
-        traffic: Traffic,
-        passes: bool,
-    ) {
+    /// Says what comes of one end, and has it compared with the kernel.
+    fn conclude(&mut self, end: End, text: String, passes: bool) -> bool {
+        self.say(end.to(), text);
+        let End {
+            direction,
+            local,
+            peer,
+            traffic,
+        } = end;
         let check = Check::Policies(Asked {
             direction,
             local,
@@ -315,6 +327,7 @@ impl Asking<'_> {
         if self.checks.len() < 2 * SHOWN && !self.checks.contains(&check) {
             self.checks.push(check);
         }
+        passes
     }
 
     /// What is said of a packet that nothing here drops.
