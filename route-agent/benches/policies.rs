@@ -119,6 +119,12 @@ fn run(namespaces: u32) -> (bool, Medians) {
     (met, medians)
 }
 
+/// Of so many pods one is of this node. The number is odd, so that the pods of this node are of all apps,
+/// and policies about each select some, however large the cluster is.
+fn every(namespaces: u32) -> u32 {
+    namespaces * PODS / LOCALS | 1
+}
+
 /// A cluster, and what its node has in the kernel.
 struct Bench {
     names: Names,
@@ -146,7 +152,7 @@ impl Bench {
             kernel: NftSocket::open().expect("an nftables socket"),
             namespaces,
         };
-        let every = namespaces * PODS / LOCALS;
+        let every = every(namespaces);
         let mut objects = vec![namespace("monitoring"), namespace("kube-system")];
         for number in 0..namespaces {
             objects.push(namespace(&format!("ns-{number}")));
@@ -242,7 +248,7 @@ impl Bench {
     fn relabel(&mut self, round: u32) -> Cost {
         let number = round * 7 % (self.namespaces * PODS);
         // Those of this node keep their labels.
-        let every = self.namespaces * PODS / LOCALS;
+        let every = every(self.namespaces);
         let number = number + u32::from(number.is_multiple_of(every));
         let app = APPS[(round / 3) as usize % APPS.len()];
         self.set(&pod(number, None, Some(app)))

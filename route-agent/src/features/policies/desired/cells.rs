@@ -99,14 +99,14 @@ fn of_rule(
     only: Option<&BTreeSet<Class>>,
     allow: &mut dyn FnMut(Class, Ports),
 ) {
-    let asked_for = |class: &Class| only.is_none_or(|only| only.contains(class));
     let members = |atoms: &[u32]| -> BTreeSet<Class> {
-        let all = atoms.iter().flat_map(|atom| classes.with(*atom));
-        all.filter(asked_for).collect()
+        let atoms = atoms.iter();
+        atoms.flat_map(|atom| classes.with(*atom, only)).collect()
     };
     let peers = match &rule.peers {
         Some(atoms) => members(atoms),
-        None => [NO_CLASS].into_iter().filter(asked_for).collect(),
+        None if only.is_none_or(|only| only.contains(&NO_CLASS)) => [NO_CLASS].into(),
+        None => BTreeSet::new(),
     };
     let Some(ports) = &rule.ports else {
         for class in peers {

@@ -104,9 +104,21 @@ impl Classes {
         self.used.get(&class).map(|used| &used.key)
     }
 
-    /// The classes whose members answer a question with yes.
-    pub fn with(&self, atom: AtomId) -> impl Iterator<Item = Class> {
-        self.with_atom.get(&atom).into_iter().flatten().copied()
+    /// The classes whose members answer a question with yes; only those in `only`, if it is given. Costs
+    /// what the smaller of both sets has: one class among thousands is looked up, not looked for.
+    pub fn with<'a>(
+        &'a self,
+        atom: AtomId,
+        only: Option<&'a BTreeSet<Class>>,
+    ) -> impl Iterator<Item = Class> + 'a {
+        const NONE: &BTreeSet<Class> = &BTreeSet::new();
+        let all = self.with_atom.get(&atom).unwrap_or(NONE);
+        let (fewer, more) = match only {
+            Some(only) if only.len() < all.len() => (only, Some(all)),
+            only => (all, only),
+        };
+        let fewer = fewer.iter().copied();
+        fewer.filter(move |class| more.is_none_or(|more| more.contains(class)))
     }
 
     /// How many there are.
@@ -177,7 +189,10 @@ mod tests {
         assert_ne!(one, two);
         assert_eq!(classes.acquire(key(&[1]), 7), one);
         assert_eq!(classes.settle(), ([one, two].into(), [].into()));
-        assert_eq!(classes.with(1).collect::<BTreeSet<_>>(), [one, two].into());
+        assert_eq!(
+            classes.with(1, None).collect::<BTreeSet<_>>(),
+            [one, two].into()
+        );
         classes.release(one);
         assert_eq!(classes.settle(), ([].into(), [].into()));
         classes.release(one);
@@ -185,7 +200,11 @@ mod tests {
         classes.release(two);
         assert_eq!(classes.acquire(key(&[1, 2]), 7), two);
         assert_eq!(classes.settle(), ([].into(), [one].into()));
-        assert_eq!(classes.with(1).collect::<Vec<_>>(), [two]);
+        assert_eq!(classes.with(1, None).collect::<Vec<_>>(), [two]);
+        let among = |only: Option<&BTreeSet<Class>>| classes.with(1, only).collect::<Vec<_>>();
+        assert_eq!((among(None), among(Some(&[].into()))), (vec![two], vec![]));
+        assert_eq!(among(Some(&[one].into())), []);
+        assert_eq!(among(Some(&[one, two].into())), [two]);
         assert!(!classes.is_used(one) && classes.is_used(two) && classes.len() == 1);
     }
 

@@ -94,10 +94,8 @@ impl<'a> Selecting<'a> {
         if only.is_none() {
             write(NO_CLASS, &anyone, &Said::nothing());
         }
-        for class in reading.concerned() {
-            if only.is_none_or(|only| only.contains(&class)) {
-                write(class, &reading.said_of(class), &anyone);
-            }
+        for class in reading.concerned(only) {
+            write(class, &reading.said_of(class), &anyone);
         }
         noted(pod, found)
     }
@@ -187,8 +185,8 @@ struct Reading<'a, 'b> {
 }
 
 impl<'a> Reading<'a, '_> {
-    /// The classes that rules are about.
-    fn concerned(&self) -> BTreeSet<Class> {
+    /// The classes that rules are about, those in `only` if it is given.
+    fn concerned(&self, only: Option<&BTreeSet<Class>>) -> BTreeSet<Class> {
         let rules = self.selecting.all();
         let rules = rules.filter_map(|policy| policy.rules(self.direction));
         let atoms = rules
@@ -196,7 +194,9 @@ impl<'a> Reading<'a, '_> {
             .flat_map(|rule| rule.peers.iter().flatten().chain(&rule.asked));
         let atoms: BTreeSet<u32> = atoms.copied().collect();
         let classes = atoms.into_iter();
-        classes.flat_map(|atom| self.classes.with(atom)).collect()
+        classes
+            .flat_map(|atom| self.classes.with(atom, only))
+            .collect()
     }
 
     fn said_of(&self, class: Class) -> Said<'a> {
