@@ -17,6 +17,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use libfuzzer_sys::fuzz_target;
 use podwire_agent::features::policies::drops::DropLog;
+use podwire_agent::flows::FlowLog;
 use podwire_agent::health::{Health, SharedHealth};
 use podwire_agent::serve::http::{self, Request, Response};
 use podwire_agent::serve::site::{Site, asked};
@@ -53,6 +54,7 @@ static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
             metrics: Arc::default(),
             inputs,
             drops: DropLog::default(),
+            flows: FlowLog::new(false),
         },
         snapshot: cluster::of(objects.objects),
         pods: vec![why::Pod {

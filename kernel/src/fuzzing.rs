@@ -22,7 +22,7 @@ pub fn read(input: &[u8]) {
         1 => {
             monitor::read(said);
             let _ = nflog::read(said, &mut 0);
-            let _ = conntrack::events::read(said);
+            conntrack::events::read(said, &mut Vec::new());
         }
         2 => nft::fuzzing::read(said),
         _ => foreign::fuzzing::read(said),

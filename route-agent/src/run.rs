@@ -6,6 +6,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::config::{Config, LogFormat};
 use crate::features;
 use crate::features::policies::drops::{self, DropLog};
 use crate::features::services::health_checks::HealthPorts;
+use crate::flows::{self, FlowLog};
 use crate::health::{Health, SharedHealth};
 use crate::input::Input;
 use crate::notices::{cni_conf, kernel as kernel_notices};
@@ -184,6 +186,9 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
     let of_drops = notices.filter(|_| config.policy_events);
     tokio::spawn(drops::follow(drops.clone(), inputs.clone(), of_drops));
+    let flows = FlowLog::new(config.flows);
+    let metrics = Arc::clone(&shared.metrics);
+    tokio::spawn(flows::follow(flows.clone(), inputs.clone(), metrics));
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
     start_source(&config, &inputs, channels.events).await?;
@@ -196,6 +201,7 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
         metrics: shared.metrics,
         inputs: inputs.clone(),
         drops,
+        flows,
     };
     let (serving, stop_serving) = start_serving(config, site, channels.wanted_ports);
     Ok(Started {

@@ -1,4 +1,4 @@
-//! Connections that begin and end, as the kernel announces them to whoever listens.
+//! Connections that begin and end, as the kernel announces them to those who listen.
 //!
 //! While no one listens the kernel makes no announcements (`nf_conntrack_events` is 2, "only if
 //! someone listens", since Linux 5.19; before, it was 1 and the kernel made them and threw them away).
@@ -104,7 +104,7 @@ impl Reader {
                 let mut space = &mut self.buffer[..];
                 match readable.try_io(|socket| socket.get_ref().recv(&mut space, 0)) {
                     Err(_would_block) => break,
-                    Ok(Ok(length)) => events.extend(read(&self.buffer[..length])),
+                    Ok(Ok(length)) => read(&self.buffer[..length], events),
                     Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                         events.push(Event::Lost);
                     }
@@ -119,10 +119,10 @@ impl Reader {
     }
 }
 
-/// The announcements in a datagram.
-pub(crate) fn read(datagram: &[u8]) -> Vec<Event> {
+/// Adds the announcements in a datagram.
+pub(crate) fn read(datagram: &[u8], events: &mut Vec<Event>) {
     let all = messages(datagram).map_while(std::result::Result::ok);
-    all.filter_map(event).collect()
+    events.extend(all.filter_map(event));
 }
 
 /// None if it is not one about a connection of IP.
@@ -186,6 +186,12 @@ mod tests {
                 );
             });
         });
+    }
+
+    fn read(datagram: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        super::read(datagram, &mut events);
+        events
     }
 
     /// An announcement as the kernel makes it.

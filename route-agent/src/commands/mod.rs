@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod drops;
+pub mod flows;
 pub mod install;
 #[cfg(feature = "manual")]
 pub mod manual;
@@ -10,5 +11,6 @@ pub mod output;
 pub mod preflight;
 pub mod status;
 pub mod takeover;
+pub mod top;
 pub mod uninstall;
 pub mod why;
