@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
 use crate::commands::output::{Output, PrintError, print};
-use crate::features::policies::drops::{Denial, Page};
+use crate::drops::{Dropped, Page};
 use crate::text::{printable, printable_json};
 
 /// The flags of `podwire-agent drops`.
@@ -78,10 +78,10 @@ impl Drops {
 }
 
 /// Names in it may be of anyone's choice: what is not printable is escaped.
-fn line(denial: &Denial, output: Output) -> Result<String, DropsError> {
+fn line(one: &Dropped, output: Output) -> Result<String, DropsError> {
     match output {
-        Output::Text => Ok(printable(&denial.to_string()).into_owned()),
-        Output::Json => match serde_json::to_string(denial) {
+        Output::Text => Ok(printable(&one.to_string()).into_owned()),
+        Output::Json => match serde_json::to_string(one) {
             Ok(text) => Ok(printable_json(&text).into_owned()),
             Err(error) => Err(DropsError::Json(error)),
         },

@@ -1,4 +1,4 @@
-//! One dropped packet: whose its addresses are, and what the policies say. Pure.
+//! One packet that was refused or dropped: whose its addresses are, what decided, and why. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -9,32 +9,45 @@ use podwire_kernel::nflog::Record;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
-use crate::features::policies::desired::explain::{Judgement, Outcome, judge};
-use crate::features::policies::desired::truth::{Traffic, Truth, isolating, selecting};
-use crate::features::policies::layout::log::Reason;
-use crate::snapshot::{Direction, ObjectName, PolicyRule, Protocol, Snapshot, Tier};
-use crate::text;
+use crate::drops::place::Place;
+use crate::drops::policy::{Court, Words};
+use crate::feature::World;
+use crate::features::parts::log::Reason;
+use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::snapshot::{Direction, ObjectName, Protocol};
+use crate::why::{Decided, Facts, Pod, Refused};
 
-/// More policies than this are counted, and not named.
-const NAMED: usize = 8;
-/// A rule may name thousands of labels; what is kept of it in words, in bytes.
-const LONGEST: usize = 600;
-/// The peers of rules, each with each port, that are looked at for what is dropped at a time. A tenant
-/// who writes thousands into a namespace does not keep the loop from its work: what is left is named
-/// without its policies.
-const EFFORT: usize = 10_000;
+/// The flag of both guards against false sources.
+const ANTI_SPOOF: &str = "--anti-spoof";
 
-/// A packet that was dropped.
+/// Both guards, as `why` calls them.
+const GUARD: &str = "the guard against false sources (table inet podwire-masquerade";
+
+/// A packet that was refused or dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Denial {
+pub struct Dropped {
     /// Counts the drops since the agent's start.
     pub number: u64,
     /// When, in UTC.
     pub time: String,
+    /// Which kind of rule: `policy`, `no-endpoints` and so on.
+    pub reason: String,
+    /// `refused` if the sender was told, else `dropped`.
+    pub verdict: String,
+    /// The object that decides: a Service port, a policy, a flag.
+    pub decided_by: String,
+    /// Why, in a sentence.
+    pub because: String,
     /// Who opened the connection.
     pub source: Party,
     /// Whom to.
     pub destination: Party,
+    /// The pod out of which a packet came whose source is not that pod's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sent_by: Option<String>,
+    /// The link of this node through which it came in, unless this node sent it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub link: Option<String>,
     /// `tcp`, `udp`, `sctp`, `icmp` or the number of another protocol.
     pub protocol: String,
     /// The port of the destination, for protocols that have ports.
@@ -42,7 +55,7 @@ pub struct Denial {
     pub port: Option<u16>,
     /// True if the packet went from the destination back to the source.
     pub reply: bool,
-    /// `ingress` or `egress`; none if the pod of this node is not known yet.
+    /// `ingress` or `egress`, if policies dropped it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub direction: Option<String>,
     /// The rule of a ClusterNetworkPolicy that denies it.
@@ -70,8 +83,8 @@ pub struct Party {
     pub pod: Option<String>,
 }
 
-impl Denial {
-    /// The addresses of which records speak, if they are about policies.
+impl Dropped {
+    /// The addresses of which records speak, those of our rules.
     pub fn addresses(records: &[Record]) -> BTreeSet<IpAddr> {
         let records = records.iter();
         let ours = records.filter(|record| Reason::of_prefix(&record.prefix).is_some());
@@ -81,76 +94,36 @@ impl Denial {
             .collect()
     }
 
-    /// What records say, those that are about policies; `owners` are the pods with these addresses.
-    pub fn of(
+    /// What records say, those of our rules. `owners` are the pods with these addresses as the rules of
+    /// policies have it, `place` is what the kernel knows.
+    pub(super) fn of(
         records: &[Record],
-        snapshot: &Snapshot,
+        world: &World<'_>,
         owners: &BTreeMap<IpAddr, ObjectName>,
+        place: &Place,
     ) -> Vec<Self> {
-        let truth = Truth::of_owners(snapshot, owners);
-        let mut court = Court {
-            truth: &truth,
+        let truth = Truth::of_owners(world.snapshot, owners);
+        let mut addresses = Self::addresses(records);
+        addresses.retain(|address| !owners.contains_key(address));
+        let mut reader = Reader {
+            owners,
+            elsewhere: Truth::about(world.snapshot, &addresses),
+            place,
+            facts: Facts {
+                snapshot: world.snapshot,
+                config: world.config,
+                uplink: world.uplink,
+                pods: &place.pods,
+                node_addresses: &place.own,
+                gone_cidrs: &place.gone,
+                host_ports: &[],
+                owners,
+            },
+            court: Court::of(&truth),
             known: HashMap::new(),
-            effort: EFFORT,
         };
         let records = records.iter();
-        records
-            .filter_map(|record| Self::of_one(record, &mut court))
-            .collect()
-    }
-
-    fn of_one(record: &Record, court: &mut Court<'_, '_>) -> Option<Self> {
-        let reason = Reason::of_prefix(&record.prefix)?;
-        let packet = record.packet;
-        let reply = matches!(reason, Reason::Denied { reply: true, .. });
-        let (source, destination, port) = match reply {
-            false => (
-                packet.source,
-                packet.destination,
-                packet.ports.map(|(_, to)| to),
-            ),
-            true => (
-                packet.destination,
-                packet.source,
-                packet.ports.map(|(from, _)| from),
-            ),
-        };
-        let traffic = Protocol::from_number(packet.protocol).zip(port);
-        let traffic = traffic.map_or(Traffic::Portless, |(protocol, port)| {
-            Traffic::Port(protocol, port)
-        });
-        let words = match reason {
-            Reason::Undecided => Words::default(),
-            Reason::Denied { direction, .. } => {
-                let (local, peer) = match direction {
-                    Direction::Ingress => (destination, source),
-                    Direction::Egress => (source, destination),
-                };
-                court.ask((direction, local, peer, traffic))
-            }
-        };
-        let party = |address| Party {
-            address,
-            pod: court.truth.pod(address).map(|pod| pod.name.to_string()),
-        };
-        Some(Self {
-            number: 0,
-            time: rfc3339(record.time.unwrap_or_else(SystemTime::now)),
-            source: party(source),
-            destination: party(destination),
-            protocol: protocol_name(packet.protocol),
-            port,
-            reply,
-            direction: match reason {
-                Reason::Undecided => None,
-                Reason::Denied { direction, .. } => Some(direction.name().to_owned()),
-            },
-            denied_by: words.denied_by,
-            isolated_by: words.isolated_by,
-            isolated_by_more: words.isolated_by_more,
-            allowed_by_now: words.allowed,
-            nearest: words.nearest,
-        })
+        records.filter_map(|record| reader.read(record)).collect()
     }
 
     /// The end whose policies do not allow it.
@@ -174,115 +147,175 @@ impl Denial {
         let port = self.port.map_or(String::new(), |port| format!(" {port}"));
         format!("{}{port}", self.protocol)
     }
+}
 
-    /// Why, in words.
-    pub fn why(&self) -> String {
-        let Some(direction) = &self.direction else {
-            return "a pod of this node that is not known yet".into();
+/// Reads records.
+struct Reader<'a, 's> {
+    /// The pods by address, as the rules of policies have it.
+    owners: &'a BTreeMap<IpAddr, ObjectName>,
+    /// The pods with the other addresses, as the API has it.
+    elsewhere: Truth<'a>,
+    place: &'a Place,
+    facts: Facts<'a>,
+    court: Court<'a, 's>,
+    /// Of what is asked once more, the answer is the same.
+    known: HashMap<Refused, Decided>,
+}
+
+impl Reader<'_, '_> {
+    fn read(&mut self, record: &Record) -> Option<Dropped> {
+        let reason = Reason::of_prefix(&record.prefix)?;
+        let packet = record.packet;
+        let reply = matches!(reason, Reason::Denied { reply: true, .. });
+        let (source, destination, port) = match reply {
+            false => (
+                packet.source,
+                packet.destination,
+                packet.ports.map(|(_, to)| to),
+            ),
+            true => (
+                packet.destination,
+                packet.source,
+                packet.ports.map(|(from, _)| from),
+            ),
         };
-        let mut words = format!("denied by {direction}");
-        if let Some(rule) = &self.denied_by {
-            return format!("{words}; {rule}");
-        }
-        if !self.isolated_by.is_empty() {
-            words += &format!("; isolated by {}", self.isolated_by.join(", "));
-        }
-        if self.isolated_by_more > 0 {
-            words += &format!(" and {} more", self.isolated_by_more);
-        }
-        match &self.nearest {
-            Some(nearest) => words += &format!("; nearest rule: {nearest}"),
-            None if self.allowed_by_now => words += "; the policies allow it by now",
-            None => {}
-        }
-        words
+        let refused = Refused {
+            reason,
+            source,
+            destination,
+            port: Protocol::from_number(packet.protocol).zip(port),
+        };
+        let words = self.words(&refused);
+        let through = record.link.and_then(|index| self.place.links.get(&index));
+        let Decided { by, because } = self.decided(&refused, &words, through);
+        let sent_by = through.and_then(|(_, pod)| pod.as_ref()).map(title);
+        Some(Dropped {
+            number: 0,
+            time: rfc3339(record.time.unwrap_or_else(SystemTime::now)),
+            reason: reason.name().to_owned(),
+            verdict: reason.verdict().name().to_owned(),
+            decided_by: by,
+            because,
+            source: self.party(source),
+            destination: self.party(destination),
+            sent_by: sent_by.filter(|_| reason == Reason::Spoofed),
+            link: through.map(|(name, _)| name.clone()),
+            protocol: protocol_name(packet.protocol),
+            port,
+            reply,
+            direction: match reason {
+                Reason::Denied { direction, .. } => Some(direction.name().to_owned()),
+                _ => None,
+            },
+            denied_by: words.denied_by,
+            isolated_by: words.isolated_by,
+            isolated_by_more: words.isolated_by_more,
+            nearest: words.nearest,
+            allowed_by_now: words.allowed,
+        })
     }
-}
 
-/// Of which packet something is asked: the direction, the pod whose policies count, the other end.
-type Case = (Direction, IpAddr, IpAddr, Traffic);
+    /// What policies say, if they dropped it.
+    fn words(&mut self, refused: &Refused) -> Words {
+        let Reason::Denied { direction, .. } = refused.reason else {
+            return Words::default();
+        };
+        let (source, destination) = (refused.source, refused.destination);
+        let (local, peer) = match direction {
+            Direction::Ingress => (destination, source),
+            Direction::Egress => (source, destination),
+        };
+        let traffic = refused.port.map_or(Traffic::Portless, |(protocol, port)| {
+            Traffic::Port(protocol, port)
+        });
+        self.court.ask((direction, local, peer, traffic))
+    }
 
-/// Asks the policies about each packet once, and about no more than it has time for.
-struct Court<'a, 's> {
-    truth: &'a Truth<'s>,
-    known: HashMap<Case, Words>,
-    effort: usize,
-}
-
-/// What the policies say, in words.
-#[derive(Debug, Clone, Default)]
-struct Words {
-    denied_by: Option<String>,
-    isolated_by: Vec<String>,
-    isolated_by_more: usize,
-    nearest: Option<String>,
-    allowed: bool,
-}
-
-impl Court<'_, '_> {
-    fn ask(&mut self, case: Case) -> Words {
-        if let Some(words) = self.known.get(&case) {
-            return words.clone();
-        }
-        let (direction, local, peer, traffic) = case;
-        let effort = self.effort(direction, local);
-        let words = match self.effort.checked_sub(effort) {
-            None => Words::default(),
-            Some(left) => {
-                self.effort = left;
-                let judgement = judge(self.truth, direction, local, peer, traffic);
-                judgement.map(Words::of).unwrap_or_default()
+    /// What decided; `through` is the link through which it came.
+    fn decided(
+        &mut self,
+        refused: &Refused,
+        words: &Words,
+        through: Option<&(String, Option<Pod>)>,
+    ) -> Decided {
+        let link = through.map_or("a link that is gone", |(name, _)| name);
+        let pod = through.and_then(|(_, pod)| pod.as_ref());
+        let pod = pod.map_or_else(|| "a pod that is gone".to_owned(), title);
+        let source = refused.source;
+        match refused.reason {
+            Reason::Denied { direction, .. } => {
+                Decided::new(words.decided_by(), words.why(direction))
             }
-        };
-        self.known.insert(case, words.clone());
-        words
+            Reason::Undecided => Decided::new(
+                "NetworkPolicies",
+                "a pod of this node that is not known yet",
+            ),
+            Reason::Spoofed => Decided::new(
+                ANTI_SPOOF,
+                format!(
+                    "It came from {pod}, and {source} is not an address of that pod: {GUARD}, chain \
+                     pod-sources) drops it."
+                ),
+            ),
+            Reason::Foreign => Decided::new(
+                ANTI_SPOOF,
+                format!(
+                    "{source} is a pod of this node, and it came through {link}, not from there: \
+                     {GUARD}, chain foreign-sources) drops it."
+                ),
+            ),
+            Reason::Loopback => {
+                let way = match through {
+                    Some(_) => format!("came through {link}"),
+                    None => "was to leave it".to_owned(),
+                };
+                let because = format!("127.0.0.0/8 is for this node alone, and the packet {way}.");
+                Decided::new("the guard of 127.0.0.0/8", because)
+            }
+            Reason::TooManyConnections => {
+                let most = self.facts.config.pod_connections;
+                let because = format!(
+                    "A pod may have {most} connections, and {pod} has them (table inet \
+                     podwire-connections)."
+                );
+                Decided::new(format!("--pod-connections={most}"), because)
+            }
+            _ => self.by_services(refused),
+        }
     }
 
-    /// How many peers there are to look at, each with each port.
-    fn effort(&self, direction: Direction, local: IpAddr) -> usize {
-        let Some(pod) = self.truth.pod(local) else {
-            return 0;
-        };
-        let snapshot = self.truth.snapshot();
-        let policies = isolating(snapshot, pod, direction);
-        let rules = policies.flat_map(|policy| policy.rules(direction).unwrap_or_default());
-        let tiers = [Tier::Admin, Tier::Baseline].into_iter();
-        let tiers = tiers.flat_map(|tier| selecting(snapshot, pod, tier));
-        let tiered = tiers.flat_map(|policy| policy.rules(direction).iter());
-        let of_rule = |rule: &PolicyRule| {
-            let peers = rule.peers.as_ref().map_or(0, |peers| peers.len());
-            let ports = rule.ports.as_ref().map_or(0, |ports| ports.len());
-            (1 + peers).saturating_mul(1 + ports)
-        };
-        let all = rules.chain(tiered.map(|rule| &rule.traffic));
-        all.map(of_rule).sum()
+    /// What decided, where `why` knows.
+    fn by_services(&mut self, refused: &Refused) -> Decided {
+        let facts = &self.facts;
+        let known = self.known.entry(*refused);
+        let decided = known.or_insert_with(|| refused.decided(facts).unwrap_or_default());
+        decided.clone()
     }
-}
 
-impl Words {
-    fn of(judgement: Judgement<'_>) -> Self {
-        let policies = judgement.isolating.iter();
-        Self {
-            isolated_by: policies
-                .take(NAMED)
-                .map(|policy| policy.name.to_string())
-                .collect(),
-            isolated_by_more: judgement.isolating.len().saturating_sub(NAMED),
-            allowed: judgement.passes(),
-            denied_by: match &judgement.outcome {
-                Outcome::Refused(rule) => Some(cut(rule)),
-                _ => None,
-            },
-            nearest: match judgement.outcome {
-                Outcome::Denied(nearest) => nearest.map(|nearest| cut(&nearest)),
-                _ => None,
-            },
+    fn party(&self, address: IpAddr) -> Party {
+        let owner = || self.owners.get(&address).map(ToString::to_string);
+        let here = || {
+            let mut pods = self.place.pods.iter();
+            pods.find(|pod| pod.addresses.contains(&address))
+                .and_then(|pod| pod.name.clone())
+        };
+        let elsewhere = || {
+            let pod = self.elsewhere.pod(address);
+            pod.map(|pod| pod.name.to_string())
+        };
+        Party {
+            address,
+            pod: owner().or_else(here).or_else(elsewhere),
         }
     }
 }
 
-fn cut(words: &str) -> String {
-    text::cut(words, LONGEST).into_owned()
+/// A pod by its name, or by what is known instead.
+fn title(pod: &Pod) -> String {
+    match &pod.name {
+        Some(name) => name.clone(),
+        None => format!("the pod behind {}", pod.link),
+    }
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -307,20 +340,18 @@ impl fmt::Display for Party {
     }
 }
 
-impl fmt::Display for Denial {
+impl fmt::Display for Dropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            time,
-            source,
-            destination,
-            ..
-        } = self;
-        let reply = if self.reply { " (a reply)" } else { "" };
-        let (traffic, why) = (self.traffic(), self.why());
-        write!(
-            f,
-            "{time} {source} -> {destination} {traffic}{reply}: {why}"
-        )
+        write!(f, "{} {}", self.time, self.source)?;
+        if let Some(pod) = &self.sent_by {
+            write!(f, ", sent by {pod},")?;
+        }
+        write!(f, " -> {} {}", self.destination, self.traffic())?;
+        if self.reply {
+            write!(f, " (a reply)")?;
+        }
+        let (verdict, by) = (&self.verdict, &self.decided_by);
+        write!(f, ": {verdict} by {by}: {}", self.because)
     }
 }
 
@@ -332,9 +363,12 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::test_config;
+    use crate::drops::policy::{EFFORT, LONGEST, NAMED};
     use crate::features::policies::desired::samples::{
         Cluster, cluster_policy, name, namespace, pod, policy,
     };
+    use crate::metrics::Metrics;
     use crate::snapshot::Key;
 
     /// `db` is closed but for role=api on 5432; `web` has another role.
@@ -361,6 +395,7 @@ pub(super) mod tests {
         Record {
             prefix: prefix.into(),
             time: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400)),
+            link: None,
             packet: Packet {
                 source,
                 destination,
@@ -373,32 +408,39 @@ pub(super) mod tests {
     const THERE: [&str; 2] = ["10.10.2.9", "10.10.1.2"];
     const BACK: [&str; 2] = ["10.10.1.2", "10.10.2.9"];
 
-    pub fn a_denial() -> Denial {
+    pub fn a_drop() -> Dropped {
         let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
-        denials(&[record], &cluster()).remove(0)
+        drops(&[record], &cluster()).remove(0)
     }
 
     /// What is said of records, with the pods that have the addresses.
-    fn denials(records: &[Record], cluster: &Cluster) -> Vec<Denial> {
+    fn drops(records: &[Record], cluster: &Cluster) -> Vec<Dropped> {
         let truth = Truth::of(&cluster.snapshot);
-        let owners = Denial::addresses(records).into_iter();
+        let owners = Dropped::addresses(records).into_iter();
         let owners = owners.filter_map(|one| Some((one, truth.pod(one)?.name.clone())));
-        Denial::of(records, &cluster.snapshot, &owners.collect())
+        let world = World {
+            metrics: &Metrics::default(),
+            config: &test_config(&["--node-name=worker"]),
+            snapshot: &cluster.snapshot,
+            uplink: None,
+            ready_for_pods: true,
+        };
+        Dropped::of(records, &world, &owners.collect(), &Place::default())
     }
 
     #[test]
     fn a_packet_is_named_with_pods_policies_and_the_nearest_rule() {
-        let denials = |record| denials(&[record], &cluster());
-        let why = "denied by ingress; isolated by shop/db, shop/default-deny; nearest rule: shop/db \
-                   allows tcp 5432 from role=api; the pod has role=web";
+        let drops = |record| drops(&[record], &cluster());
+        let why = "dropped by NetworkPolicy shop/db, shop/default-deny: denied by ingress; nearest \
+                   rule: shop/db allows tcp 5432 from role=api; the pod has role=web";
         assert_eq!(
-            a_denial().to_string(),
+            a_drop().to_string(),
             format!(
                 "1970-01-02T00:00:00.000Z 10.10.2.9 (shop/web-1) -> 10.10.1.2 (shop/db-0) tcp 5432: {why}"
             ),
         );
         // A reply is named as its connection.
-        let reply = denials(record(
+        let reply = drops(record(
             "podwire denied in-reply",
             BACK,
             6,
@@ -411,7 +453,7 @@ pub(super) mod tests {
             )),
             "{reply}"
         );
-        let unknown = denials(record(
+        let unknown = drops(record(
             "podwire undecided",
             ["10.10.1.77", "192.0.2.1"],
             1,
@@ -420,11 +462,12 @@ pub(super) mod tests {
         .remove(0);
         assert!(
             unknown.to_string().ends_with(
-                "10.10.1.77 -> 192.0.2.1 icmp: a pod of this node that is not known yet"
+                "10.10.1.77 -> 192.0.2.1 icmp: dropped by NetworkPolicies: a pod of this node \
+                 that is not known yet"
             ),
             "{unknown}"
         );
-        assert_eq!(denials(record("another program", THERE, 6, None)), []);
+        assert_eq!(drops(record("another program", THERE, 6, None)), []);
     }
 
     #[test]
@@ -435,9 +478,9 @@ pub(super) mod tests {
             "protocols": ports});
         cluster.set(&[cluster_policy("guard", &json!({"ingress": [rule]}))]);
         let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
-        let denial = denials(&[record], &cluster).remove(0);
+        let one = drops(&[record], &cluster).remove(0);
         assert_eq!(
-            denial.why(),
+            one.because,
             "denied by ingress; ClusterNetworkPolicy guard (Admin tier, priority 10), rule no-sql, \
              denies tcp 5432 from all pods of all namespaces"
         );
@@ -446,12 +489,12 @@ pub(super) mod tests {
     #[test]
     fn what_is_allowed_by_now_is_said_to_be() {
         let record = record("podwire denied out", BACK, 6, Some((1, 80)));
-        let denial = denials(&[record], &cluster()).remove(0);
+        let one = drops(&[record], &cluster()).remove(0);
         assert_eq!(
-            denial.why(),
+            one.because,
             "denied by egress; the policies allow it by now"
         );
-        assert_eq!(denial.local().unwrap().pod.as_deref(), Some("shop/db-0"));
+        assert_eq!(one.local().unwrap().pod.as_deref(), Some("shop/db-0"));
     }
 
     /// A selector that takes many words; with the operator `In` it selects none of the pods.
@@ -478,19 +521,13 @@ pub(super) mod tests {
     #[test]
     fn who_writes_much_fills_neither_the_memory_nor_the_screen() {
         let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
-        let denial = denials(&[record], &verbose_cluster()).remove(0);
-        assert_eq!(
-            (denial.isolated_by.len(), denial.isolated_by_more),
-            (NAMED, 23)
-        );
-        assert!(
-            denial
-                .why()
-                .contains(" and 23 more; nearest rule: shop/000")
-        );
-        let nearest = denial.nearest.as_ref().unwrap();
+        let one = drops(&[record], &verbose_cluster()).remove(0);
+        assert_eq!((one.isolated_by.len(), one.isolated_by_more), (NAMED, 23));
+        assert!(one.decided_by.ends_with(" and 23 more"));
+        assert!(one.because.contains("; nearest rule: shop/000"));
+        let nearest = one.nearest.as_ref().unwrap();
         assert!(nearest.len() < LONGEST + 30 && nearest.ends_with(" bytes more)"));
-        assert!(serde_json::to_string(&denial).unwrap().len() < 4096);
+        assert!(serde_json::to_string(&one).unwrap().len() < 8192);
     }
 
     #[test]
@@ -500,8 +537,8 @@ pub(super) mod tests {
         let rule = json!({"action": "Deny", "from": [{"pods": pods}]});
         cluster.set(&[cluster_policy("guard", &json!({"ingress": [rule]}))]);
         let record = record("podwire denied in", THERE, 6, Some((40000, 5432)));
-        let denial = denials(&[record], &cluster).remove(0);
-        let rule = denial.denied_by.unwrap();
+        let one = drops(&[record], &cluster).remove(0);
+        let rule = one.denied_by.unwrap();
         assert!(rule.starts_with("ClusterNetworkPolicy guard"), "{rule}");
         assert!(rule.len() < LONGEST + 30 && rule.ends_with(" bytes more)"));
     }
@@ -516,17 +553,17 @@ pub(super) mod tests {
         cluster.set(&[policy("shop/long", &spec)]);
         let to = |port| record("podwire denied in", THERE, 6, Some((40000, port)));
         // The same packet again costs nothing.
-        let found = denials(&[to(1), to(1), to(2)], &cluster);
+        let found = drops(&[to(1), to(1), to(2)], &cluster);
         let named: Vec<_> = found.iter().map(|one| one.isolated_by.len()).collect();
         assert_eq!(named, [3, 3, 0]);
-        assert_eq!(found[2].why(), "denied by ingress");
+        assert_eq!(found[2].because, "denied by ingress");
         assert_eq!(found[2].source.pod.as_deref(), Some("shop/web-1"));
         // Each peer is looked at with each port.
         let root = 1 + EFFORT.isqrt();
         let ports: Vec<_> = (1..=root).map(|port| json!({"port": port})).collect();
         let spec = json!({"podSelector": {}, "ingress": [{"from": peers[..root], "ports": ports}]});
         cluster.set(&[policy("shop/long", &spec)]);
-        assert_eq!(denials(&[to(1)], &cluster)[0].isolated_by, [""; 0]);
+        assert_eq!(drops(&[to(1)], &cluster)[0].isolated_by, [""; 0]);
     }
 
     #[test]
@@ -536,7 +573,7 @@ pub(super) mod tests {
         let rule = json!({"action": "Accept", "from": peers});
         cluster.set(&[cluster_policy("long", &json!({"ingress": [rule]}))]);
         let to = |port| record("podwire denied in", THERE, 6, Some((40000, port)));
-        let found = denials(&[to(1), to(2)], &cluster);
+        let found = drops(&[to(1), to(2)], &cluster);
         let named: Vec<_> = found.iter().map(|one| one.isolated_by.len()).collect();
         assert_eq!(named, [2, 0]);
     }
