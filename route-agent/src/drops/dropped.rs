@@ -260,8 +260,8 @@ impl Reader<'_, '_> {
             Reason::Foreign => Decided::new(
                 ANTI_SPOOF,
                 format!(
-                    "{source} is a pod of this node, and it came through {link}, not from there: \
-                     {GUARD}, chain foreign-sources) drops it."
+                    "{source} is for pods of this node, and it came through {link}, not from one of \
+                     them: {GUARD}, chain foreign-sources) drops it."
                 ),
             ),
             Reason::Loopback => {
