@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster::*;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec};
+use podwire_lab::topology::Families;
 use podwire_lab::wait;
 use serde_json::{Value, json};
 
@@ -399,4 +400,43 @@ fn a_pod_with_too_many_connections_is_named_and_what_is_seen_is_counted() {
             .is_ok_and(|count| count >= found.len() as f64)
     };
     wait::until("the metric", PATIENCE, counted).unwrap();
+}
+
+#[test]
+fn without_an_agent_all_is_refused_as_before_and_one_that_comes_back_writes_nothing_and_reads_on() {
+    let cluster = Cluster::pair(Families::Dual);
+    let client = cluster.client("worker", "client");
+    let spec = |address: &str| json!({"clusterIP": address, "ports": [{"port": 80}]});
+    cluster.apply(&[
+        service("empty", spec("10.200.1.41")),
+        service("empty6", spec("fd00:10:200::41")),
+    ]);
+    let (node, targets) = (cluster.node("worker"), ["10.200.1.41", "[fd00:10:200::41]"]);
+    node.stop_agent("TERM").unwrap();
+    for target in targets {
+        assert_eq!(ask(client.place(), target), REFUSED);
+    }
+    node.start_agent().unwrap();
+    node.wait_ready().unwrap();
+    assert_eq!(
+        node.agent_metric("podwire_kernel_writes_total").unwrap(),
+        0.0
+    );
+    // Reading begins with the agent; who asks often is seen for sure.
+    for (target, name) in targets.into_iter().zip(["empty", "empty6"]) {
+        let named = || {
+            assert_eq!(ask(client.place(), target), REFUSED);
+            let text = node.place().output("podwire-agent drops").unwrap();
+            let by = format!("refused by Service default/{name}, port 80/tcp: ");
+            let mut lines = text.lines();
+            lines.any(|line| line.contains("(default/client) -> ") && line.contains(&by))
+        };
+        wait::until(target, PATIENCE, named).unwrap();
+    }
+    let status = node.place().output("podwire-agent status").unwrap();
+    assert!(
+        status.contains("Packets refused and dropped so far: "),
+        "{status}"
+    );
+    assert!(status.contains(" no-endpoints"), "{status}");
 }

@@ -14,7 +14,7 @@ use crate::drops::policy::{Court, Words};
 use crate::feature::World;
 use crate::features::parts::log::Reason;
 use crate::features::policies::desired::truth::{Traffic, Truth};
-use crate::snapshot::{Direction, ObjectName, Protocol};
+use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot};
 use crate::why::{Decided, Facts, Pod, Refused};
 
 /// The flag of both guards against false sources.
@@ -104,7 +104,11 @@ impl Dropped {
     ) -> Vec<Self> {
         let truth = Truth::of_owners(world.snapshot, owners);
         let mut addresses = Self::addresses(records);
-        addresses.retain(|address| !owners.contains_key(address));
+        // Each pod of the cluster is looked at for those that are left.
+        addresses.retain(|address| {
+            let known = owners.contains_key(address) || place.knows(*address);
+            !known && is_of_a_pod(world.snapshot, *address)
+        });
         let mut reader = Reader {
             owners,
             elsewhere: Truth::about(world.snapshot, &addresses),
@@ -308,6 +312,12 @@ impl Reader<'_, '_> {
             pod: owner().or_else(here).or_else(elsewhere),
         }
     }
+}
+
+/// True if an address is in some Node's podCIDR.
+fn is_of_a_pod(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let mut cidrs = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+    cidrs.any(|cidr| cidr.contains(address))
 }
 
 /// A pod by its name, or by what is known instead.

@@ -33,6 +33,14 @@ pub(super) struct Place {
     pub gone: Vec<(IpNetwork, String)>,
 }
 
+impl Place {
+    /// True if an address is this node's, or that of a pod here whose name is known.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        let mut named = self.pods.iter().filter(|pod| pod.name.is_some());
+        self.own.contains(&address) || named.any(|pod| pod.addresses.contains(&address))
+    }
+}
+
 /// Asks the kernel.
 #[derive(Debug)]
 pub(super) struct Kernel {

@@ -106,6 +106,7 @@ impl Feature for Connections {
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
         if let Some(wanted) = desired(world.config, self.logging) {
             report.differences.extend(self.table.differences(&wanted));
+            report.add_refused(self.table.refused());
         }
     }
 

@@ -97,6 +97,7 @@ impl Feature for Masquerade {
         report
             .differences
             .extend(self.table.differences(&self.wanted));
+        report.add_refused(self.table.refused());
     }
 
     fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {

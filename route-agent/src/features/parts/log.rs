@@ -6,7 +6,9 @@
 //! A rule that logs stands only where nothing but a refusal follows, so that no packet that passes
 //! meets one. Where a base chain decides by itself, the packet is sent to a chain of its own first.
 
-use podwire_kernel::nft::{Chain, Family, NftSocket, Rule, Table, diff};
+use std::collections::BTreeMap;
+
+use podwire_kernel::nft::{Chain, Expr, Family, NftSocket, Rule, Table, diff};
 
 use crate::ours::LOG_GROUP;
 use crate::snapshot::Direction;
@@ -203,6 +205,27 @@ impl Logging {
     }
 }
 
+/// How many packets a table has refused and dropped, by the names of the reasons that it logs.
+pub fn counted(table: &Table) -> BTreeMap<String, u64> {
+    let mut counted = BTreeMap::new();
+    for (_, chain) in table.chains.iter() {
+        let mut reason = None;
+        for expr in chain.rules.iter().flat_map(|rule| &rule.exprs) {
+            match (expr, reason) {
+                (Expr::Log { prefix, .. }, _) => {
+                    reason = prefix.as_deref().and_then(Reason::of_prefix);
+                }
+                // What follows a rule that logs is the refusal.
+                (Expr::Counter(counter), Some(reason)) => {
+                    *counted.entry(reason.name().to_owned()).or_default() += counter.packets;
+                }
+                _ => {}
+            }
+        }
+    }
+    counted
+}
+
 /// Whether the kernel takes a rule that logs. It is tried in a transaction that fails in any case, by
 /// what comes last, so that nothing changes and no one is told of anything.
 fn takes_rules(mut kernel: NftSocket) -> bool {
@@ -220,6 +243,8 @@ fn takes_rules(mut kernel: NftSocket) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use podwire_kernel::nft::Counter;
+
     use super::*;
 
     #[test]
@@ -228,6 +253,27 @@ mod tests {
             assert_eq!(Reason::of_prefix(one.prefix()), Some(one));
         }
         assert_eq!(Reason::of_prefix("podwire denied"), None);
+    }
+
+    #[test]
+    fn what_a_table_refused_is_counted_behind_the_rule_that_logs_it() {
+        let counting = |packets| {
+            let bytes = 0;
+            Rule::new()
+                .with(Expr::Counter(Counter { packets, bytes }))
+                .drop()
+        };
+        let chain = Logging::On.chain(Reason::NoEndpoints, [counting(2), counting(3)]);
+        let mut passing = Chain::regular().with_rule(counting(50));
+        passing
+            .rules
+            .extend(Logging::On.chain(Reason::SourceRange, [counting(7)]).rules);
+        let table = Table::new(Family::Ip, "t")
+            .with_chain("a", chain)
+            .with_chain("b", passing);
+        let wanted = [("no-endpoints", 5), ("source-range", 7)];
+        let wanted = wanted.map(|(reason, packets)| (reason.to_owned(), packets));
+        assert_eq!(counted(&table), wanted.into());
     }
 
     #[test]

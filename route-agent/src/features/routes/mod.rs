@@ -327,6 +327,7 @@ impl Feature for Routes {
     }
 
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
+        report.add_refused(self.refused.counted());
         let ours = match self.observe() {
             Ok(observed) => observed.ours,
             Err(error) => {

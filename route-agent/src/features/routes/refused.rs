@@ -160,6 +160,14 @@ impl Refused {
         })
     }
 
+    /// How many packets were refused.
+    pub fn counted(&mut self) -> BTreeMap<String, u64> {
+        match self.networks.is_empty() {
+            true => BTreeMap::new(),
+            false => self.table.refused(),
+        }
+    }
+
     /// Where the kernel differs from what is wanted, one sentence each.
     pub fn differences(&mut self) -> Vec<String> {
         if !self.networks.is_empty() {
