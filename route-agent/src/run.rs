@@ -20,8 +20,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::commands::{preflight, takeover};
 use crate::config::{Config, LogFormat};
+use crate::drops::{self, DropLog};
 use crate::features;
-use crate::features::policies::drops::{self, DropLog};
+use crate::features::parts::log::Logging;
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
 use crate::health::{Health, SharedHealth};
@@ -163,8 +164,9 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
         metrics: Default::default(),
         health: SharedHealth::new(Health::new(config.health_timeout)),
     };
-    let drops = DropLog::default();
-    let mut features = features::all(channels.health_ports, &drops)?;
+    let logging = Logging::of_kernel();
+    let drops = DropLog::new(logging);
+    let mut features = features::all(channels.health_ports, logging)?;
     let ports: Vec<u32> = features
         .iter_mut()
         .flat_map(|feature| feature.ports())
@@ -185,10 +187,15 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     })?;
     tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
     let of_drops = notices.filter(|_| config.policy_events);
-    tokio::spawn(drops::follow(drops.clone(), inputs.clone(), of_drops));
+    let metrics = &shared.metrics;
+    let following = drops::follow(drops.clone(), inputs.clone(), Arc::clone(metrics), of_drops);
+    tokio::spawn(following);
     let flows = FlowLog::new(config.flows);
-    let metrics = Arc::clone(&shared.metrics);
-    tokio::spawn(flows::follow(flows.clone(), inputs.clone(), metrics));
+    tokio::spawn(flows::follow(
+        flows.clone(),
+        inputs.clone(),
+        Arc::clone(metrics),
+    ));
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
     start_source(&config, &inputs, channels.events).await?;
