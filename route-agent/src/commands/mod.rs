@@ -8,6 +8,7 @@ pub mod install;
 pub mod manual;
 pub mod output;
 pub mod preflight;
+pub mod relay;
 pub mod status;
 pub mod takeover;
 pub mod uninstall;

@@ -1,0 +1,3 @@
+//! `kubectl podwire`.
+
+fn main() {}
