@@ -8,3 +8,5 @@
 
 pub mod fleet;
 pub mod reach;
+pub mod said;
+pub mod status;
