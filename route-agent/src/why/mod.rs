@@ -35,7 +35,7 @@ pub use facts::Facts;
 pub use host_ports::HostPort;
 pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
-pub use question::{Question, QuestionError, Transport};
+pub use question::{Host, Question, QuestionError, Transport};
 pub use walk::walk;
 
 /// A pod on this node, as its link says.
