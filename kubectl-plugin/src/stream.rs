@@ -206,7 +206,7 @@ impl Flags {
 }
 
 /// True if a moment is no longer ago than that; a clock that cannot be read hides nothing.
-fn is_younger(time: &str, since: Duration) -> bool {
+pub(crate) fn is_younger(time: &str, since: Duration) -> bool {
     let Ok(time) = time.parse::<Timestamp>() else {
         return true;
     };

@@ -27,7 +27,7 @@ const PAGES: [(&str, &str); 5] = [
 ];
 
 /// The objects of the API server.
-const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 7] = [
     kind("", "v1", "Node", "nodes", false),
     kind("", "v1", "Pod", "pods", true),
     kind("", "v1", "Service", "services", false),

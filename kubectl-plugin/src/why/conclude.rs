@@ -86,8 +86,8 @@ impl Mtus {
     }
 }
 
-/// The conclusion.
-pub(super) fn conclude(parts: &[Part], mtus: &Mtus) -> Verdict {
+/// The conclusion. `dropped` is what was seen to be dropped of late.
+pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[String]) -> Verdict {
     if let Some(failure) = first_failure(parts) {
         let at = match failure.hop {
             Some(hop) => format!(" at hop {hop}"),
@@ -109,6 +109,13 @@ pub(super) fn conclude(parts: &[Part], mtus: &Mtus) -> Verdict {
         return Verdict {
             good: false,
             conclusion: format!("{arrival} Small packets do; {lost}."),
+            failure: None,
+        };
+    }
+    if let Some(seen) = dropped.first() {
+        return Verdict {
+            good: false,
+            conclusion: format!("As it is asked about, it arrives, but of late {seen}"),
             failure: None,
         };
     }

@@ -6,10 +6,13 @@ mod places;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::Args;
+use podwire_agent::drops::{Dropped, Page as Drops};
 use podwire_agent::report::Report;
 use podwire_agent::text::printable;
 use podwire_agent::why::{End as TraceEnd, Host, Question, Trace, Transport};
@@ -17,10 +20,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::said::{DeskError, Output, Said, for_programs};
+use crate::stream::is_younger;
 use conclude::{Mtus, conclude};
 use places::{End, Places};
 
 pub use conclude::Failure;
+
+/// Drops of longer ago may have had another reason.
+const LATE: Duration = Duration::from_secs(60);
 
 /// Endpoints on other nodes that are walked to one by one.
 const WALKED: usize = 4;
@@ -124,7 +131,8 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
     }
     .go()
     .await;
-    let verdict = conclude(&parts, &mtus(fleet, &asked, &parts).await);
+    let seen = dropped(fleet, &asked, &parts).await;
+    let verdict = conclude(&parts, &mtus(fleet, &asked, &parts).await, &seen);
     Ok(Walk {
         source: asked.source.title.clone(),
         destination: asked.shown(),
@@ -176,6 +184,12 @@ impl Asked {
             to,
             transport: question.transport,
         })
+    }
+
+    /// The source as `namespace/name`, if it is a pod.
+    fn pod(&self) -> Option<&str> {
+        let name = self.source.title.strip_prefix("pod ")?;
+        name.split(" (").next()
     }
 
     /// The first node that sees the packet: the sender's; what comes from outside is first seen
@@ -356,6 +370,36 @@ impl Walking<'_> {
         });
         end
     }
+}
+
+/// What the nodes on the way dropped of late of what the source sent: it may send what no one asks
+/// about, from another address for example.
+async fn dropped(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Vec<String> {
+    let nodes: BTreeSet<&str> = parts.iter().map(|part| part.node.as_str()).collect();
+    let mut found = Vec::new();
+    for node in nodes {
+        let Ok(page) = fleet.get::<Drops>(node, "/drops").await else {
+            continue;
+        };
+        let its = |one: &&Dropped| {
+            let sent = one.sent_by.as_deref().or(one.source.pod.as_deref());
+            let by = one.source.address == asked.from || sent.is_some() && sent == asked.pod();
+            by && is_younger(&one.time, LATE)
+                && parts_lead_to(parts, asked, one.destination.address)
+        };
+        if let Some(last) = page.drops.iter().rfind(its) {
+            found.push(format!("node {node} dropped this: {last}"));
+        }
+    }
+    found
+}
+
+/// True if an address is the one that is asked about, or that of an endpoint on the way.
+fn parts_lead_to(parts: &[Part], asked: &Asked, address: IpAddr) -> bool {
+    let text = address.to_string();
+    let traces = parts.iter().flat_map(|part| &part.trace);
+    let mut ends = traces.map(|trace| trace.destination.trim_start_matches('['));
+    address == asked.to || ends.any(|end| end.split([':', ' ', ']']).next() == Some(&text))
 }
 
 /// The MTUs on the way to the first node where it arrives.
