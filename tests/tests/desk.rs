@@ -131,7 +131,7 @@ fn a_stopped_agent_is_named_and_the_others_answer() {
     let (text, good) = stage.desk(&["status"]);
     assert!(!good, "{text}");
     assert!(
-        text.contains("node worker2: the agent: no agent on node worker2: it is stopped"),
+        text.contains("node worker2: the agent: does not run: it is stopped"),
         "{text}"
     );
     let (text, _) = stage.desk(&["status", "-o", "json"]);
@@ -195,7 +195,7 @@ fn a_flushed_map_is_named() {
         "web:80",
         "worker",
         "Service default/web",
-        "map `services`",
+        "`services` of table ip podwire-services",
     );
 }
 
