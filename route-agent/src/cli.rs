@@ -11,6 +11,7 @@ use crate::commands::install::Install;
 #[cfg(feature = "manual")]
 use crate::commands::manual::{Completions, Manual};
 use crate::commands::output::print;
+use crate::commands::relay::Relay;
 use crate::commands::status::Status;
 use crate::commands::top::Top;
 use crate::commands::why::Why;
@@ -46,6 +47,9 @@ enum Command {
     Top(Top),
     /// Try out what the kernel and the permissions of this process can do.
     Preflight(Preflight),
+    /// Answer many questions over standard input and output, one in each line: how `kubectl podwire`
+    /// asks the agent.
+    Relay(Relay),
     /// Remove the rules that a kube-proxy left on this node, and nothing else.
     TakeOver(TakeOver),
     /// Write the completions of this command line for a shell.
@@ -126,6 +130,12 @@ impl Cli {
             Command::Drops(drops) => run::runtime()?.block_on(drops.run())?,
             Command::Flows(flows) => run::runtime()?.block_on(flows.run())?,
             Command::Top(top) => print(&run::runtime()?.block_on(top.run())?)?,
+            Command::Relay(relay) => {
+                let runtime = run::runtime()?;
+                runtime.block_on(relay.run());
+                // The thread that reads may wait for a line that never comes.
+                runtime.shutdown_background();
+            }
             Command::Preflight(flags) => {
                 let preflight = preflight::run();
                 let text = match flags.output {

@@ -70,7 +70,15 @@ impl Agent {
 /// Asks the agent on the socket `path` for `target` (a path and perhaps a query) and returns the
 /// body of its answer.
 pub async fn ask(path: &Path, target: &str) -> Result<String, AskError> {
-    match tokio::time::timeout(ANSWER_TIME, ask_patiently(path, target)).await {
+    match get(path, target).await? {
+        (StatusCode::OK, text) => Ok(text),
+        (_, text) => Err(AskError::Refused { text }),
+    }
+}
+
+/// Asks the agent on the socket `path` for `target` and returns its answer, whatever it is.
+pub async fn get(path: &Path, target: &str) -> Result<(StatusCode, String), AskError> {
+    match tokio::time::timeout(ANSWER_TIME, get_patiently(path, target)).await {
         Ok(answer) => answer,
         Err(_) => Err(AskError::Late {
             path: path.to_owned(),
@@ -78,7 +86,7 @@ pub async fn ask(path: &Path, target: &str) -> Result<String, AskError> {
     }
 }
 
-async fn ask_patiently(path: &Path, target: &str) -> Result<String, AskError> {
+async fn get_patiently(path: &Path, target: &str) -> Result<(StatusCode, String), AskError> {
     let stream = UnixStream::connect(path)
         .await
         .map_err(|source| AskError::Connect {
@@ -107,11 +115,7 @@ async fn ask_patiently(path: &Path, target: &str) -> Result<String, AskError> {
     let body = response.into_body().collect().await.map_err(failed)?;
     carrier.abort();
     let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-    if status == StatusCode::OK {
-        Ok(text)
-    } else {
-        Err(AskError::Refused { text })
-    }
+    Ok((status, text))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use podwire_kernel::conntrack::{Conntrack, Filter};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Moment;
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
@@ -93,6 +94,10 @@ impl Site {
             "/top" => match self.top().await {
                 Ok(response) | Err(response) => response,
             },
+            "/cluster" => match self.cluster().await {
+                Ok(cluster) => json(&cluster),
+                Err(response) => response,
+            },
             _ => self.public(&request),
         }
     }
@@ -125,6 +130,15 @@ impl Site {
             .of_loop(|reply| Input::Ask(Question::new(sum_up, reply)))
             .await?;
         Ok(json(&top))
+    }
+
+    /// What is known of the cluster, and of the pods of this node.
+    async fn cluster(&self) -> Result<Cluster, Response> {
+        let wide = false;
+        let report = self.of_loop(|reply| Input::Report { wide, reply }).await?;
+        let look = move |world: &World<'_>| Cluster::of(world, &report.pods);
+        self.of_loop(|reply| Input::Ask(Question::new(look, reply)))
+            .await
     }
 
     /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again
@@ -218,7 +232,11 @@ pub fn asked(query: &str) -> Result<why::Question, String> {
     let (Some(from), Some(to)) = (from, to) else {
         return Err("give ?from=...&to=...".into());
     };
-    why::Question::parse(&from, &to).map_err(|error| error.to_string())
+    let question = why::Question::parse(&from, &to).map_err(|error| error.to_string())?;
+    Ok(match socket::value(query, "answer") {
+        Some(_) => question.as_answer(),
+        None => question,
+    })
 }
 
 /// Runs what blocks on another thread.
