@@ -12,6 +12,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod directory;
+pub mod drops;
 pub mod error;
 pub mod feature;
 pub mod features;

@@ -14,6 +14,7 @@ mod near;
 mod owners;
 mod policies;
 mod question;
+mod refusals;
 mod routes;
 mod services;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use host_ports::HostPort;
 pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
 pub use question::{Question, QuestionError, Transport};
+pub use refusals::{Decided, Refused};
 pub use walk::walk;
 
 /// A pod on this node, as its link says.
