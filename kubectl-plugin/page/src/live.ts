@@ -28,59 +28,70 @@ function token(): string {
   return given ?? sessionStorage.getItem(KEY) ?? "";
 }
 
-/** Opens the session of this page and listens; a stream that breaks is opened again. */
+let key = "";
+
+/** Opens the stream of events, and again when it breaks. The token goes in a header: a cookie would go to
+ * every other port of this address as well, and an EventSource sends no header. */
 export async function start(): Promise<void> {
-  const given = token();
-  try {
-    // The answer sets a cookie that scripts cannot read: a stream of events carries no header.
-    const answer = await fetch("/api/session", { method: "POST", headers: { "x-podwire-token": given } });
-    if (!answer.ok) {
-      connection.value = "refused";
-      return;
+  key = token();
+  for (;;) {
+    try {
+      const answer = await fetch("/api/events", { headers: { "x-podwire-token": key } });
+      if (answer.status === 401) {
+        connection.value = "refused";
+        return;
+      }
+      if (answer.ok && answer.body) await read(answer.body as ReadableStream<BufferSource>);
+    } catch {
+      // The server is gone, for now or for good; below is said that it is tried again.
     }
-  } catch {
     connection.value = "lost";
-    setTimeout(() => void start(), 2000);
-    return;
+    await new Promise((done) => setTimeout(done, 1500));
   }
-  listen();
 }
 
-function listen(): void {
-  const stream = new EventSource("/api/events");
-  const on = <T>(name: string, take: (value: T) => void) =>
-    stream.addEventListener(name, (event) => take(JSON.parse((event as MessageEvent<string>).data) as T));
-  stream.onopen = () => {
-    // The server tells again what it keeps.
-    flows.value = [];
-    drops.value = [];
-    samples.value = [];
-    connection.value = "live";
-  };
-  stream.onerror = () => {
-    connection.value = "lost";
-    if (stream.readyState === EventSource.CLOSED) setTimeout(() => void start(), 2000);
-  };
-  on<View>("state", (value) => {
-    view.value = sparing(view.peek(), value);
-  });
-  on<Flow[]>("flows", (value) => {
-    addFlows(value);
-    hear(value, []);
-  });
-  on<Drop[]>("drops", (value) => {
-    addDrops(value);
-    hear([], value);
-    const last = value.at(-1);
-    if (last) announcement.value = `Dropped: ${last.reason}`;
-  });
-  on<Sample[]>("samples", addSamples);
-  on<string[]>("remarks", (value) => {
-    remarks.value = value;
-  });
-  on<number>("missed", (value) => {
-    missed.value += value;
-  });
+/** Reads a stream of events to its end. */
+async function read(body: ReadableStream<BufferSource>): Promise<void> {
+  // The server tells again what it keeps.
+  [flows.value, drops.value, samples.value] = [[], [], []];
+  connection.value = "live";
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) event(block);
+  }
+}
+
+/** One event: its name in one line, its JSON in another. */
+function event(block: string): void {
+  const lines = block.split("\n");
+  const field = (name: string) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
+  const [kind, data] = [field("event"), field("data")];
+  if (kind && data) take(kind, JSON.parse(data));
+}
+
+let begun = false;
+
+function take(kind: string, value: unknown): void {
+  if (kind === "state") view.value = sparing(view.peek(), value as View);
+  else if (kind === "samples") addSamples(value as Sample[]);
+  else if (kind === "remarks") remarks.value = value as string[];
+  else if (kind === "missed") missed.value += value as number;
+  else if (kind === "flows") {
+    addFlows(value as Flow[]);
+    hear(value as Flow[], []);
+  } else if (kind === "drops") {
+    const news = value as Drop[];
+    addDrops(news);
+    hear([], news);
+    const last = news.at(-1);
+    if (begun && last) announcement.value = last.reason;
+    begun = true;
+  }
 }
 
 /** The new view, with the old value of each node that is still the same: what is the same is not drawn
@@ -107,7 +118,7 @@ export async function ask(): Promise<void> {
   lit.value = 0;
   const query = new URLSearchParams({ from: from.value.trim(), to: to.value.trim() });
   try {
-    const answer = await fetch(`/api/why?${query}`);
+    const answer = await fetch(`/api/why?${query}`, { headers: { "x-podwire-token": key } });
     if (mine !== round) return;
     if (answer.ok) way.value = (await answer.json()) as Way;
     else failure.value = (await answer.text()).trim();

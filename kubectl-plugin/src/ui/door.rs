@@ -61,14 +61,22 @@ impl Door {
     /// Whether a request is for this server, and from a page of it, or of none.
     pub fn is_for_us(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let ours = |text: &str| self.hosts.iter().any(|host| host == text);
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
         if !host.is_some_and(ours) {
-            return Err((StatusCode::MISDIRECTED_REQUEST, "ask for a loopback address\n"));
+            return Err((
+                StatusCode::MISDIRECTED_REQUEST,
+                "ask for a loopback address\n",
+            ));
         }
         let Some(origin) = headers.get(header::ORIGIN) else {
             return Ok(());
         };
-        let origin = origin.to_str().ok().and_then(|text| text.strip_prefix("http://"));
+        let origin = origin
+            .to_str()
+            .ok()
+            .and_then(|text| text.strip_prefix("http://"));
         match origin.is_some_and(ours) {
             true => Ok(()),
             false => Err((StatusCode::FORBIDDEN, "another site may not ask\n")),
@@ -77,7 +85,9 @@ impl Door {
 
     /// Whether it has the token.
     pub fn has_token(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let given = headers.get(HEADER).map_or(&[][..], |value| value.as_bytes());
+        let given = headers
+            .get(HEADER)
+            .map_or(&[][..], |value| value.as_bytes());
         match self.token.is(given) {
             true => Ok(()),
             false => Err((
@@ -93,7 +103,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -102,8 +115,15 @@ mod tests {
         for good in ["127.0.0.1:80", "localhost:80", "[::1]:80"] {
             assert_eq!(door.is_for_us(&headers(&[(header::HOST, good)])), Ok(()));
         }
-        for bad in ["rebound.example:80", "127.0.0.1:81", "127.0.0.1", "127.0.0.1:80.example"] {
-            let refused = door.is_for_us(&headers(&[(header::HOST, bad)])).unwrap_err();
+        for bad in [
+            "rebound.example:80",
+            "127.0.0.1:81",
+            "127.0.0.1",
+            "127.0.0.1:80.example",
+        ] {
+            let refused = door
+                .is_for_us(&headers(&[(header::HOST, bad)]))
+                .unwrap_err();
             assert_eq!(refused.0, StatusCode::MISDIRECTED_REQUEST, "{bad}");
         }
         assert!(door.is_for_us(&HeaderMap::new()).is_err());
@@ -114,7 +134,12 @@ mod tests {
         let door = Door::new(80, Token::new().unwrap());
         let from = |origin| headers(&[(header::HOST, "127.0.0.1:80"), (header::ORIGIN, origin)]);
         assert_eq!(door.is_for_us(&from("http://127.0.0.1:80")), Ok(()));
-        for bad in ["http://127.0.0.1:81", "https://127.0.0.1:80", "http://evil.example", "null"] {
+        for bad in [
+            "http://127.0.0.1:81",
+            "https://127.0.0.1:80",
+            "http://evil.example",
+            "null",
+        ] {
             assert!(door.is_for_us(&from(bad)).is_err(), "{bad}");
         }
     }

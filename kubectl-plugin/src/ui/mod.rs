@@ -23,7 +23,9 @@ use watch::Watch;
 #[derive(Debug, thiserror::Error)]
 pub enum UiError {
     /// The port cannot be had.
-    #[error("cannot listen on {address}; is the port taken? Choose another with --port, or 0 for any")]
+    #[error(
+        "cannot listen on {address}; is the port taken? Choose another with --port, or 0 for any"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

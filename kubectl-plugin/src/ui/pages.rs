@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-
 use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -36,9 +35,15 @@ pub fn router(door: Door, watch: Watch) -> Router {
         .with_state(watch);
     Router::new()
         .route("/", get(|| file("text/html; charset=utf-8", HOME)))
-        .route("/page.js", get(|| file("text/javascript; charset=utf-8", SCRIPT)))
+        .route(
+            "/page.js",
+            get(|| file("text/javascript; charset=utf-8", SCRIPT)),
+        )
         .route("/page.css", get(|| file("text/css; charset=utf-8", STYLE)))
-        .route("/third-party.txt", get(|| file("text/plain; charset=utf-8", NOTICES)))
+        .route(
+            "/third-party.txt",
+            get(|| file("text/plain; charset=utf-8", NOTICES)),
+        )
         .merge(asked)
         .layer(from_fn_with_state(door, for_us))
 }
@@ -59,8 +64,14 @@ async fn for_us(State(door): State<Door>, request: Request, next: Next) -> Respo
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -76,7 +87,7 @@ async fn with_token(State(door): State<Door>, request: Request, next: Next) -> R
 
 async fn state(State(watch): State<Watch>) -> Response {
     let json = [(header::CONTENT_TYPE, "application/json")];
-    (json, watch.state().await.to_string()).into_response()
+    (json, watch.state().to_string()).into_response()
 }
 
 async fn events(State(watch): State<Watch>) -> Response {
@@ -91,12 +102,15 @@ async fn events(State(watch): State<Watch>) -> Response {
 /// What happens, until the browser goes.
 fn stream(viewer: Viewer) -> impl Stream<Item = Result<Event, Infallible>> {
     unfold(viewer, |mut viewer| async move {
-        let News { kind, data } = viewer.next().await?;
+        let News { kind, data, .. } = viewer.next().await;
         Some((Ok(Event::default().event(kind).data(&*data)), viewer))
     })
 }
 
-async fn why(State(watch): State<Watch>, Query(query): Query<BTreeMap<String, String>>) -> Response {
+async fn why(
+    State(watch): State<Watch>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
     let (Some(from), Some(to)) = (query.get("from"), query.get("to")) else {
         return (StatusCode::BAD_REQUEST, "give ?from=...&to=...\n").into_response();
     };

@@ -292,7 +292,10 @@ fn add(
         known.connections = sum(known.connections, port.connections);
         for endpoint in &port.endpoints {
             let address = endpoint.address.to_string();
-            let at = known.endpoints.iter().position(|one| one.address == address);
+            let at = known
+                .endpoints
+                .iter()
+                .position(|one| one.address == address);
             let at = at.unwrap_or_else(|| {
                 let owner = owners.get(&endpoint.address.ip());
                 known.endpoints.push(EndpointView {

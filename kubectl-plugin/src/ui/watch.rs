@@ -1,0 +1,525 @@
+//! What is asked of the agents while someone looks, and who is told.
+//!
+//! With the first viewer the agents are asked, over one relay a node; when the last one has gone, the
+//! questions end and the relays with them. A viewer has a queue of limited length: what does not fit
+//! is counted, and the count is told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldDrop, ToldFlow, counter};
+use super::view::{Kind, Said, View, Wrong, view};
+use super::way::{Way, find};
+use crate::fleet::Fleet;
+use crate::reach::Reach;
+
+/// Pages that are open at a time.
+const VIEWERS: usize = 16;
+/// What waits for a viewer at most, in messages.
+const WAITING: usize = 64;
+/// What a new viewer is told of the past.
+const REMEMBERED: usize = 200;
+/// Ten minutes.
+const SAMPLES: usize = 300;
+/// Between two samples, and between two looks at the state at least.
+const STEP: Duration = Duration::from_secs(2);
+/// A look at the state may take this share of the time: a large cluster is looked at less often.
+const SHARE: u32 = 5;
+/// Between two looks at which nodes there are, and after a question that could not be answered.
+const AGAIN: Duration = Duration::from_secs(20);
+/// After a node did not answer.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// One message to a viewer.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// The name of the event.
+    pub kind: &'static str,
+    /// JSON.
+    pub data: Arc<str>,
+    /// How many things it tells.
+    count: usize,
+}
+
+impl News {
+    fn of(kind: &'static str, value: &impl Serialize, count: usize) -> Self {
+        let data = serde_json::to_string(value).expect("what the page gets is plain data");
+        Self {
+            kind,
+            data: data.into(),
+            count,
+        }
+    }
+
+    fn list<T: Serialize>(kind: &'static str, list: &[T]) -> Self {
+        Self::of(kind, &list, list.len())
+    }
+}
+
+/// The cluster as it is watched. Clones share it.
+#[derive(Clone)]
+pub struct Watch(Arc<Shared>);
+
+struct Shared {
+    reach: Arc<dyn Reach>,
+    title: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    viewers: BTreeMap<u64, Arc<Queue>>,
+    last: u64,
+    /// What asks the agents.
+    asking: Option<AbortHandle>,
+    fleet: Option<Fleet>,
+    view: View,
+    /// The same as it is told; none before the agents were asked.
+    told: Option<News>,
+    flows: VecDeque<Flow>,
+    drops: VecDeque<Dropped>,
+    samples: VecDeque<Sample>,
+    /// Why a node tells no flows or drops, by node and what.
+    remarks: BTreeMap<(String, &'static str), String>,
+    now: Counted,
+}
+
+/// What happened since the last sample, and how far the counters of the nodes were.
+#[derive(Default)]
+struct Counted {
+    connections: u64,
+    bytes: Option<u64>,
+    /// Drops and repairs by node, in all.
+    before: BTreeMap<String, [u64; 2]>,
+    more: [u64; 2],
+}
+
+/// What waits for a viewer.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    came: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    news: VecDeque<News>,
+    /// Only the newest state is of use.
+    state: Option<News>,
+    missed: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    fn push(&self, news: News) {
+        let mut waiting = lock(&self.waiting);
+        if news.kind == "state" {
+            waiting.state = Some(news);
+        } else if waiting.news.len() < WAITING {
+            waiting.news.push_back(news);
+        } else {
+            waiting.missed += news.count;
+        }
+        drop(waiting);
+        self.came.notify_one();
+    }
+
+    fn pop(&self) -> Option<News> {
+        let mut waiting = lock(&self.waiting);
+        if let Some(state) = waiting.state.take() {
+            return Some(state);
+        }
+        let news = waiting.news.pop_front();
+        if news.is_none() && waiting.missed > 0 {
+            let missed = std::mem::take(&mut waiting.missed);
+            return Some(News::of("missed", &missed, 0));
+        }
+        news
+    }
+}
+
+/// One open page. When it goes, nothing more is kept for it.
+pub struct Viewer {
+    watch: Watch,
+    number: u64,
+    queue: Arc<Queue>,
+}
+
+impl Viewer {
+    /// The next message.
+    pub async fn next(&mut self) -> News {
+        loop {
+            if let Some(news) = self.queue.pop() {
+                return news;
+            }
+            self.queue.came.notified().await;
+        }
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        let mut state = lock(&self.watch.0.state);
+        state.viewers.remove(&self.number);
+        if state.viewers.is_empty() {
+            // The relays go with the fleet.
+            state.fleet = None;
+            if let Some(asking) = state.asking.take() {
+                asking.abort();
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// Nothing is asked yet.
+    pub fn new(reach: Arc<dyn Reach>, title: String) -> Self {
+        Self(Arc::new(Shared {
+            reach,
+            title,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// One more viewer; none if there are too many. It is told what is known.
+    pub fn view(&self) -> Option<Viewer> {
+        let mut state = lock(&self.0.state);
+        if state.viewers.len() >= VIEWERS {
+            return None;
+        }
+        state.last += 1;
+        let (number, queue) = (state.last, Arc::new(Queue::default()));
+        for news in state.past() {
+            queue.push(news);
+        }
+        state.viewers.insert(number, Arc::clone(&queue));
+        if state.asking.is_none() {
+            let asking = tokio::spawn(self.clone().ask());
+            state.asking = Some(asking.abort_handle());
+        }
+        Some(Viewer {
+            watch: self.clone(),
+            number,
+            queue,
+        })
+    }
+
+    /// The cluster as it was last told, as JSON.
+    pub fn state(&self) -> Arc<str> {
+        let state = lock(&self.0.state);
+        match &state.told {
+            Some(news) => Arc::clone(&news.data),
+            None => "null".into(),
+        }
+    }
+
+    /// The way of a packet. Who asks without looking is answered as well.
+    pub async fn why(&self, from: &str, to: &str) -> Result<Way, String> {
+        let (fleet, view) = {
+            let state = lock(&self.0.state);
+            (state.fleet.clone(), state.view.clone())
+        };
+        let fleet = fleet.ok_or("the agents are not asked yet: open the page first")?;
+        find(&fleet, &view, from, to).await
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut lock(&self.0.state))
+    }
+
+    /// Asks until this is aborted.
+    async fn ask(self) {
+        loop {
+            let fleet = match Fleet::assemble(Arc::clone(&self.0.reach)).await {
+                Ok(fleet) => fleet,
+                Err(error) => {
+                    self.with(|state| state.no_nodes(&self.0.title, error.to_string()));
+                    sleep(RETRY).await;
+                    continue;
+                }
+            };
+            self.with(|state| state.fleet = Some(fleet.clone()));
+            let mut open = JoinSet::new();
+            for node in fleet.nodes() {
+                open.spawn(self.clone().flows(fleet.clone(), node.name.clone()));
+                open.spawn(self.clone().drops(fleet.clone(), node.name.clone()));
+            }
+            open.spawn(self.clone().look(fleet.clone()));
+            open.spawn(self.clone().sample());
+            // Ends with what was spawned when the nodes are others.
+            self.until_nodes_change(&fleet).await;
+        }
+    }
+
+    async fn until_nodes_change(&self, fleet: &Fleet) {
+        let names = |fleet: &Fleet| fleet.nodes().cloned().collect::<Vec<_>>();
+        loop {
+            sleep(AGAIN).await;
+            let now = Fleet::assemble(Arc::clone(&self.0.reach)).await;
+            if now.is_ok_and(|now| names(&now) != names(fleet)) {
+                return;
+            }
+        }
+    }
+
+    /// Looks at the state of all nodes over and over.
+    async fn look(self, fleet: Fleet) {
+        let mut kept: BTreeMap<String, Said> = BTreeMap::new();
+        loop {
+            let began = Instant::now();
+            let mut open = JoinSet::new();
+            for node in fleet.nodes() {
+                let (fleet, name) = (fleet.clone(), node.name.clone());
+                open.spawn(async move {
+                    let said = fleet.get(&name, "/status?wide=1").await;
+                    let repairs = match fleet.ask(&name, "/metrics").await {
+                        Ok(reply) => counter(&reply.body, "podwire_repairs_total"),
+                        Err(_) => 0,
+                    };
+                    (name, said.map_err(|error| error.to_string()), repairs)
+                });
+            }
+            // The first picture does not wait for a node that does not answer.
+            while let Ok(Some(ended)) = timeout(STEP, open.join_next()).await {
+                let Ok((name, said, repairs)) = ended else {
+                    continue;
+                };
+                self.with(|state| state.now.add(&name, &said, repairs));
+                kept.insert(name, said);
+            }
+            self.tell(&fleet, &kept);
+            while let Some(ended) = open.join_next().await {
+                let Ok((name, said, repairs)) = ended else {
+                    continue;
+                };
+                self.with(|state| state.now.add(&name, &said, repairs));
+                kept.insert(name, said);
+            }
+            self.tell(&fleet, &kept);
+            sleep(STEP.max(began.elapsed() * SHARE)).await;
+        }
+    }
+
+    fn tell(&self, fleet: &Fleet, kept: &BTreeMap<String, Said>) {
+        let waited = || Err("it has not answered yet".to_owned());
+        let said = fleet.nodes().map(|node| {
+            let said = kept.get(&node.name).cloned().unwrap_or_else(waited);
+            (node.name.clone(), said)
+        });
+        let view = view(&self.0.title, &said.collect());
+        self.with(|state| state.show(view));
+    }
+
+    /// Follows the connections of a node.
+    async fn flows(self, fleet: Fleet, node: String) {
+        // What was before is not news: only the number of the newest one is asked for.
+        let mut after = u64::MAX;
+        loop {
+            let target = match after {
+                u64::MAX => format!("/flows?after={after}"),
+                after => format!("/flows?after={after}&follow=1"),
+            };
+            let page: FlowPage = match fleet.get(&node, &target).await {
+                Ok(page) => page,
+                Err(error) => {
+                    self.remark(&node, "flows", Some(error.to_string()));
+                    sleep(RETRY).await;
+                    after = u64::MAX;
+                    continue;
+                }
+            };
+            self.remark(&node, "flows", page.trouble);
+            // An agent that was started again counts from the beginning.
+            after = page.newest;
+            let flows: Vec<Flow> = page
+                .flows
+                .into_iter()
+                .map(|one| ToldFlow::of(one, &node))
+                .collect();
+            if !flows.is_empty() {
+                self.with(|state| state.add_flows(flows));
+            }
+        }
+    }
+
+    /// Follows what a node drops.
+    async fn drops(self, fleet: Fleet, node: String) {
+        let mut after = 0;
+        let mut follow = "";
+        loop {
+            let target = format!("/drops?after={after}{follow}");
+            let page: DropPage = match fleet.get(&node, &target).await {
+                Ok(page) => page,
+                Err(error) => {
+                    self.remark(&node, "drops", Some(error.to_string()));
+                    sleep(RETRY).await;
+                    continue;
+                }
+            };
+            self.remark(&node, "drops", page.idle);
+            if page.newest < after {
+                // The agent was started again.
+                after = 0;
+                continue;
+            }
+            let first = follow.is_empty();
+            (after, follow) = (page.newest, "&follow=1");
+            let drops: Vec<Dropped> = page
+                .drops
+                .into_iter()
+                .map(|one| ToldDrop::of(one, &node))
+                .collect();
+            if !first && !drops.is_empty() {
+                self.with(|state| state.add_drops(drops));
+            }
+        }
+    }
+
+    fn remark(&self, node: &str, what: &'static str, why: Option<String>) {
+        self.with(|state| state.remark(node, what, why));
+    }
+
+    async fn sample(self) {
+        let mut every = tokio::time::interval(STEP);
+        every.tick().await;
+        self.with(|state| state.now.restart());
+        loop {
+            every.tick().await;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let at = now.map_or(0, |since| since.as_secs());
+            self.with(|state| state.sample(at));
+        }
+    }
+}
+
+impl State {
+    fn past(&self) -> Vec<News> {
+        let mut past: Vec<News> = self.told.iter().cloned().collect();
+        let flows: Vec<&Flow> = self.flows.iter().collect();
+        let drops: Vec<&Dropped> = self.drops.iter().collect();
+        let samples: Vec<&Sample> = self.samples.iter().collect();
+        past.push(News::list("past-flows", &flows));
+        past.push(News::list("past-drops", &drops));
+        past.push(News::list("samples", &samples));
+        past.push(self.remarks());
+        past
+    }
+
+    fn send(&self, news: &News) {
+        for queue in self.viewers.values() {
+            queue.push(news.clone());
+        }
+    }
+
+    fn show(&mut self, view: View) {
+        let news = News::of("state", &view, 0);
+        self.view = view;
+        if self.told.as_ref().is_none_or(|told| told.data != news.data) {
+            self.send(&news);
+            self.told = Some(news);
+        }
+    }
+
+    fn no_nodes(&mut self, title: &str, text: String) {
+        let wrong = Wrong {
+            kind: Kind::Silent,
+            node: String::new(),
+            object: String::new(),
+            text,
+        };
+        self.show(View {
+            title: title.to_owned(),
+            wrong: vec![wrong],
+            ..View::default()
+        });
+    }
+
+    fn add_flows(&mut self, flows: Vec<Flow>) {
+        for flow in &flows {
+            match (flow.began, flow.bytes) {
+                (true, _) => self.now.connections += 1,
+                (false, Some(bytes)) => *self.now.bytes.get_or_insert(0) += bytes,
+                (false, None) => {}
+            }
+        }
+        self.send(&News::list("flows", &flows));
+        keep(&mut self.flows, flows, REMEMBERED);
+    }
+
+    fn add_drops(&mut self, drops: Vec<Dropped>) {
+        self.send(&News::list("drops", &drops));
+        keep(&mut self.drops, drops, REMEMBERED);
+    }
+
+    fn remark(&mut self, node: &str, what: &'static str, why: Option<String>) {
+        let key = (node.to_owned(), what);
+        let before = match &why {
+            Some(text) => self.remarks.insert(key, text.clone()),
+            None => self.remarks.remove(&key),
+        };
+        if before != why {
+            self.send(&self.remarks());
+        }
+    }
+
+    fn remarks(&self) -> News {
+        let lines = self.remarks.iter();
+        let lines = lines.map(|((node, what), why)| format!("No {what} of {node}: {why}"));
+        News::list("remarks", &lines.collect::<Vec<_>>())
+    }
+
+    fn sample(&mut self, at: u64) {
+        let sample = self.now.take(at);
+        self.send(&News::list("samples", &[sample]));
+        keep(&mut self.samples, vec![sample], SAMPLES);
+    }
+}
+
+fn keep<T>(kept: &mut VecDeque<T>, more: Vec<T>, most: usize) {
+    kept.extend(more);
+    let over = kept.len().saturating_sub(most);
+    kept.drain(..over);
+}
+
+impl Counted {
+    /// What a node has counted. One that was started again counts from the beginning.
+    fn add(&mut self, node: &str, said: &Said, repairs: u64) {
+        let Ok(report) = said else {
+            return;
+        };
+        let denied = report.policies.as_ref().map(|all| &all.denied);
+        let denied = denied.map_or(0, |one| one.ingress + one.egress + one.undecided);
+        let now = [report.refused.values().sum::<u64>() + denied, repairs];
+        let before = self.before.insert(node.to_owned(), now).unwrap_or(now);
+        for (more, (now, before)) in self.more.iter_mut().zip(now.into_iter().zip(before)) {
+            *more += if now >= before { now - before } else { now };
+        }
+    }
+
+    /// No one looked meanwhile: what happened then belongs to no sample.
+    fn restart(&mut self) {
+        *self = Self::default();
+    }
+
+    fn take(&mut self, at: u64) -> Sample {
+        let rate = |count: u64| count as f64 / STEP.as_secs_f64();
+        let [drops, repairs] = std::mem::take(&mut self.more);
+        let bytes = self.bytes.as_mut().map(std::mem::take);
+        Sample {
+            at,
+            connections: rate(std::mem::take(&mut self.connections)),
+            bytes: bytes.map(rate),
+            drops: rate(drops),
+            repairs: rate(repairs),
+        }
+    }
+}
