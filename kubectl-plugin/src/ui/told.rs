@@ -15,6 +15,9 @@ pub struct Party {
     /// Its port, for protocols that have ports.
     #[serde(default, skip_serializing)]
     pub port: Option<u16>,
+    /// The node that has it, or on which its pod runs.
+    #[serde(default, skip_serializing)]
+    pub node: Option<String>,
 }
 
 /// Some flows of a node.
@@ -78,6 +81,11 @@ pub struct Flow {
 }
 
 impl ToldFlow {
+    /// The node of who opened it, if that is known.
+    pub fn opened_on(&self) -> Option<&str> {
+        self.source.node.as_deref()
+    }
+
     /// For the page.
     pub fn of(self, node: &str) -> Flow {
         let front = self.endpoint.is_some().then(|| written(&self.destination));

@@ -340,11 +340,13 @@ impl Watch {
             self.remark(&node, "flows", page.trouble);
             // An agent that was started again counts from the beginning.
             after = page.newest;
-            let flows: Vec<Flow> = page
-                .flows
-                .into_iter()
-                .map(|one| ToldFlow::of(one, &node))
-                .collect();
+            // Both ends' nodes notice a connection: the one tells it on which it was opened.
+            let elsewhere = |one: &ToldFlow| {
+                let opened = one.opened_on().filter(|name| *name != node);
+                opened.is_some_and(|name| fleet.node(name).is_some())
+            };
+            let told = page.flows.into_iter().filter(|one| !elsewhere(one));
+            let flows: Vec<Flow> = told.map(|one| one.of(&node)).collect();
             if !flows.is_empty() {
                 self.with(|state| state.add_flows(flows));
             }
