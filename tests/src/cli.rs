@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
+use podwire_desk::ui;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
 use podwire_lab::launch::{self, Launch};
@@ -12,7 +13,7 @@ use podwire_lab::pod::PodSpec;
 use podwire_lab::registry::Entry;
 use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Topology};
-use podwire_lab::{init, layout, load, serve, walkthrough};
+use podwire_lab::{desk, init, layout, load, serve, walkthrough};
 
 use crate::demo;
 use crate::interrupt;
@@ -102,6 +103,8 @@ enum Command {
     Walkthrough,
     /// Show the machines, their agents and whether they are ready for pods.
     Status,
+    /// Show the lab as a live page for a browser on this machine, until Ctrl-C.
+    Ui(ui::Look),
     /// PID 1 of a lab.
     #[command(hide = true)]
     Init,
@@ -237,6 +240,7 @@ pub fn run() -> Result<u8> {
             restart(&lab.node(&node)?, signal)?;
         }
         Command::Status => show(&open()?)?,
+        Command::Ui(look) => desk::ui(&open()?, &look)?,
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
         Command::Walkthrough => return demo::show_in(&open()?),
         Command::Init => init::run()?,

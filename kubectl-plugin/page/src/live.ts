@@ -74,13 +74,14 @@ function event(block: string): void {
   if (kind && data) take(kind, JSON.parse(data));
 }
 
-let begun = false;
-
 function take(kind: string, value: unknown): void {
   if (kind === "state") view.value = sparing(view.peek(), value as View);
   else if (kind === "samples") addSamples(value as Sample[]);
   else if (kind === "remarks") remarks.value = value as string[];
   else if (kind === "missed") missed.value += value as number;
+  // What was before this page was opened is listed, not drawn.
+  else if (kind === "past-flows") addFlows(value as Flow[]);
+  else if (kind === "past-drops") addDrops(value as Drop[]);
   else if (kind === "flows") {
     addFlows(value as Flow[]);
     hear(value as Flow[], []);
@@ -89,8 +90,7 @@ function take(kind: string, value: unknown): void {
     addDrops(news);
     hear([], news);
     const last = news.at(-1);
-    if (begun && last) announcement.value = last.reason;
-    begun = true;
+    if (last) announcement.value = `Dropped: ${last.reason}`;
   }
 }
 

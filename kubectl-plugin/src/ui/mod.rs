@@ -10,9 +10,12 @@ mod view;
 mod watch;
 mod way;
 
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use clap::Args;
+use podwire_agent::error::chain;
 use tokio::net::TcpListener;
 
 use crate::reach::Reach;
@@ -39,6 +42,36 @@ pub enum UiError {
     /// The server broke.
     #[error("the live page broke")]
     Serve(#[source] std::io::Error),
+}
+
+/// An error with all its causes, in one line.
+pub fn in_full(error: &UiError) -> String {
+    chain(error)
+}
+
+/// How to look: the arguments of `ui`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Look {
+    /// The port on the loopback address, by default any that is free.
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+}
+
+impl Look {
+    /// Serves the page, and prints its address; `title` says what is looked at.
+    pub async fn at(&self, reach: Arc<dyn Reach>, title: String) -> Result<(), UiError> {
+        let invite = |address: &str| {
+            let mut out = io::stdout();
+            // Without a reader the page is of use to no one, but no harm either.
+            let _ = writeln!(
+                out,
+                "{address}\n\nOpen it in a browser on this machine; the address lets in whoever \
+                 has it. Ctrl-C ends it."
+            );
+            let _ = out.flush();
+        };
+        serve(reach, title, self.port, invite).await
+    }
 }
 
 /// Serves the page on a loopback port (0: any) until this is dropped. `ready` is told its address,
