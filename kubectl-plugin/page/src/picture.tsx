@@ -14,6 +14,8 @@ import { cut, shown } from "./words";
 
 /** Below this scale labels of pods cannot be read, and are not drawn. */
 const FAR = 0.45;
+/** In pixels: below this all parts of the page stand below each other, as in style.css. */
+const NARROW = 760;
 
 /** The part of the picture that is seen, and whether from afar. */
 const scope = signal<Box & { far: boolean }>({ x: 0, y: 0, w: 0, h: 0, far: true });
@@ -56,23 +58,27 @@ export function Picture() {
   const label = now ? summary(now) : "The cluster is being asked.";
   return (
     <div class="picture">
-      <svg ref={svg} role="img" aria-label={label} class="far">
-        <g ref={scene}>
-          {now && layout && <Scene now={now} layout={layout} />}
-          <g ref={under} class="under" />
-          {layout && <Ports layout={layout} />}
-          {places && <Lit places={places} />}
-          <g ref={over} class="over" />
-        </g>
-      </svg>
-      <div class="zoom" role="group" aria-label="Zoom">
-        <button type="button" aria-label="Closer" onClick={() => camera?.by(1.4)}>+</button>
-        <button type="button" aria-label="Further away" onClick={() => camera?.by(1 / 1.4)}>−</button>
-        <button type="button" aria-label="Show all" onClick={() => layout && camera?.show(layout)}>⤢</button>
-      </div>
-      <Legend />
       {now && <Namespaces />}
-      {!now && <p class="waiting">Asking the agents …</p>}
+      <div class="sheet">
+        <svg ref={svg} role="img" aria-label={label} class="far">
+          <g ref={scene}>
+            {now && layout && <Scene now={now} layout={layout} />}
+            <g ref={under} class="under" />
+            {layout && <Ports layout={layout} />}
+            {places && <Lit places={places} />}
+            <g ref={over} class="over" />
+          </g>
+        </svg>
+        {!now && <p class="waiting">Asking the agents …</p>}
+      </div>
+      <div class="foot">
+        <Legend />
+        <div class="zoom" role="group" aria-label="Zoom">
+          <button type="button" aria-label="Closer" onClick={() => camera?.by(1.4)}>+</button>
+          <button type="button" aria-label="Further away" onClick={() => camera?.by(1 / 1.4)}>−</button>
+          <button type="button" aria-label="Show all" onClick={() => layout && camera?.show(layout)}>⤢</button>
+        </div>
+      </div>
     </div>
   );
 }
@@ -111,7 +117,7 @@ function fingerprint(now: View): string {
 }
 
 function aspect(): number {
-  return innerWidth < 760 ? 0.72 : 1.55;
+  return innerWidth < NARROW ? 0.72 : 1.55;
 }
 
 function summary(now: View): string {
@@ -408,9 +414,12 @@ class Camera {
   private move(box: Box, most: number): void {
     const { clientWidth: w, clientHeight: h } = this.svg;
     if (!w || !h) return;
-    const k = Math.min(most, (w - 40) / box.w, (h - 70) / box.h);
+    const wide = (w - 36) / box.w;
+    // On a narrow screen what is below is reached by moving it, if it can be read then.
+    const tall = Math.max((h - 36) / box.h, innerWidth < NARROW && wide > FAR ? FAR + 0.01 : 0);
+    const k = Math.min(most, wide, tall);
     const x = w / 2 - (box.x + box.w / 2) * k;
-    const y = (h - 26) / 2 - (box.y + box.h / 2) * k;
+    const y = Math.max(18, (h - box.h * k) / 2) - box.y * k;
     select(this.svg).call(this.behaviour.transform, zoomIdentity.translate(x, y).scale(k));
   }
 

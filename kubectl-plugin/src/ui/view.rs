@@ -201,7 +201,11 @@ fn node(name: &str, said: &Said) -> NodeView {
 }
 
 fn own(uplink: &UplinkReport) -> impl Iterator<Item = IpAddr> {
-    uplink.addresses.iter().map(|network| network.ip())
+    // An address that each link has by itself leads no one to this node.
+    let of_link =
+        |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let addresses = uplink.addresses.iter().map(|network| network.ip());
+    addresses.filter(move |address| !of_link(address))
 }
 
 fn pod(pod: &PodReport, report: &Report) -> PodView {

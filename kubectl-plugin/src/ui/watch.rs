@@ -17,7 +17,7 @@ use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldDrop, ToldFlow,
 use super::view::{Kind, Said, View, Wrong, view};
 use super::way::{Way, find};
 use crate::fleet::Fleet;
-use crate::reach::Reach;
+use crate::reach::{Reach, ReachError};
 
 /// Pages that are open at a time.
 const VIEWERS: usize = 16;
@@ -331,7 +331,7 @@ impl Watch {
             let page: FlowPage = match fleet.get(&node, &target).await {
                 Ok(page) => page,
                 Err(error) => {
-                    self.remark(&node, "flows", Some(error.to_string()));
+                    self.remark(&node, "flows", Some(reason(error)));
                     sleep(RETRY).await;
                     after = u64::MAX;
                     continue;
@@ -362,7 +362,7 @@ impl Watch {
             let page: DropPage = match fleet.get(&node, &target).await {
                 Ok(page) => page,
                 Err(error) => {
-                    self.remark(&node, "drops", Some(error.to_string()));
+                    self.remark(&node, "drops", Some(reason(error)));
                     sleep(RETRY).await;
                     continue;
                 }
@@ -473,16 +473,31 @@ impl State {
         }
     }
 
+    /// One line for all nodes that say the same.
     fn remarks(&self) -> News {
-        let lines = self.remarks.iter();
-        let lines = lines.map(|((node, what), why)| format!("No {what} of {node}: {why}"));
-        News::list("remarks", &lines.collect::<Vec<_>>())
+        let mut lines: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for ((node, what), why) in &self.remarks {
+            lines.entry((what, why)).or_default().push(node);
+        }
+        let line = |((what, why), nodes): ((&str, &str), Vec<&str>)| match nodes[..] {
+            [node] => format!("No {what} of {node}: {why}"),
+            _ => format!("No {what} of {} nodes: {why}", nodes.len()),
+        };
+        News::list("remarks", &lines.into_iter().map(line).collect::<Vec<_>>())
     }
 
     fn sample(&mut self, at: u64) {
         let sample = self.now.take(at);
         self.send(&News::list("samples", &[sample]));
         keep(&mut self.samples, vec![sample], SAMPLES);
+    }
+}
+
+/// Without the name of the node.
+fn reason(error: ReachError) -> String {
+    match error {
+        ReachError::Refused { text, .. } => format!("its agent says: {text}"),
+        error => error.to_string(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole way of a packet: one agent says how it leaves its node, the next one how it goes on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use podwire_agent::why::{End, Trace};
 use serde::Serialize;
@@ -33,18 +34,18 @@ pub async fn find(fleet: &Fleet, view: &View, from: &str, to: &str) -> Result<Wa
         .or_else(|| start(view, without_port(to)))
         .or_else(|| view.nodes.iter().find(|node| node.answers));
     let first = first.ok_or("no agent answers")?;
-    let mut way = Way::default();
-    let trace = match ask(fleet, &first.name, from, to).await {
+    // The name of a pod is known where the pod runs only, its address everywhere.
+    let to = by_address(view, &with_port(view, to));
+    let trace = match ask(fleet, &first.name, from, &to).await {
         Ok(trace) => trace,
         Err(ReachError::Refused { text, .. }) => return Err(text),
         Err(error) => return Err(error.to_string()),
     };
-    let next = (trace.end == End::Leaves).then(|| goes_on(view, first, &trace, to));
+    let mut way = Way::default();
+    let next = (trace.end == End::Leaves).then(|| goes_on(view, first, &trace, &to));
     way.traces.push(trace);
     if let Some((node, target)) = next.flatten() {
-        // An address says the same on each node; a name is only known where its pod runs.
-        let source = address_of(view, from).unwrap_or_else(|| from.to_owned());
-        match ask(fleet, &node, &source, &target).await {
+        match ask(fleet, &node, &by_address(view, from), &target).await {
             Ok(trace) => way.traces.push(trace),
             Err(error) => way.silent.push(Silent {
                 node,
@@ -76,10 +77,30 @@ fn is_of(pod: &PodView, name: &str) -> bool {
     pod.id == name || pod.name == name || pod.addresses.iter().any(|one| one.to_string() == name)
 }
 
-fn address_of(view: &View, name: &str) -> Option<String> {
+/// A Service answers no ping: without a port its first one is meant.
+fn with_port(view: &View, given: &str) -> String {
+    let service = view.services.iter().find(|service| service.id == given);
+    let port = service.and_then(|service| service.ports.first());
+    let front =
+        port.and_then(|port| Some((port.fronts.first()?.rsplit_once(':')?.1, &port.protocol)));
+    match front {
+        Some((port, protocol)) => format!("{given}:{port}/{protocol}"),
+        None => given.to_owned(),
+    }
+}
+
+/// What is asked for, with the address of a pod in place of its name.
+fn by_address(view: &View, given: &str) -> String {
+    let name = without_port(given);
     let mut pods = view.nodes.iter().flat_map(|node| &node.pods);
-    let pod = pods.find(|pod| is_of(pod, name))?;
-    pod.addresses.first().map(ToString::to_string)
+    let pod = pods.find(|pod| pod.id == name || pod.name == name);
+    match pod.and_then(|pod| pod.addresses.first()) {
+        Some(IpAddr::V6(address)) if name != given => {
+            given.replacen(name, &format!("[{address}]"), 1)
+        }
+        Some(address) => given.replacen(name, &address.to_string(), 1),
+        None => given.to_owned(),
+    }
 }
 
 /// `a:80/udp` without what stands for the transport; an IPv6 address without one is left alone.
@@ -94,40 +115,29 @@ fn without_port(to: &str) -> &str {
     }
 }
 
-/// The other node on which it goes on, and what to ask there: where the words of the first agent lead,
-/// as only it knows which endpoints a Service has.
+/// The other node on which it goes on, and what to ask there: the pod to which the words of the first
+/// agent lead, as only it knows which endpoints a Service has.
 fn goes_on(view: &View, first: &NodeView, trace: &Trace, to: &str) -> Option<(String, String)> {
     let texts = trace.hops.iter().flat_map(|hop| {
         let why = hop.why.iter().map(String::as_str);
         std::iter::once(hop.what.as_str()).chain(why)
     });
-    let named: BTreeSet<&str> = texts
-        .chain([trace.conclusion.as_str(), trace.destination.as_str(), to])
+    let words = texts
+        .chain([trace.conclusion.as_str()])
         .flat_map(|text| text.split([' ', ',', ';', '(', ')']))
-        .map(|word| word.trim_end_matches(['.', ':']))
-        .filter(|word| !word.is_empty())
-        .collect();
+        .map(|word| word.trim_end_matches(['.', ':']));
+    let named: Vec<&str> = std::iter::once(to).chain(words).collect();
     let others = view.nodes.iter().filter(|node| node.name != first.name);
-    let mut ends = others.flat_map(|node| {
-        let ends = node.pods.iter().flat_map(|pod| &pod.addresses);
-        ends.chain(&node.addresses)
-            .map(move |address| (node, address.to_string()))
-    });
-    let direct = address_of(view, without_port(to));
-    let found = ends.find_map(|(node, address)| {
-        if direct.as_ref().is_some_and(|direct| *direct != address) {
-            return None;
-        }
-        let word = named.iter().find(|word| without_port(word) == address);
-        let target = match (word, &direct) {
-            (Some(word), _) => (*word).to_owned(),
-            (None, Some(_)) => to.replacen(without_port(to), &address, 1),
-            (None, None) => return None,
-        };
-        Some((node.name.clone(), target))
-    });
-    // The next hop is named as well: it is where to go on only if no pod is.
-    found
+    let ends: BTreeMap<String, &str> = others
+        .flat_map(|node| {
+            let pods = node.pods.iter().flat_map(|pod| &pod.addresses);
+            pods.map(|address| (address.to_string(), node.name.as_str()))
+        })
+        .collect();
+    named.into_iter().find_map(|word| {
+        let node = ends.get(without_port(word))?;
+        Some(((*node).to_owned(), word.to_owned()))
+    })
 }
 
 #[cfg(test)]
@@ -144,6 +154,31 @@ mod tests {
             ("fd00::1", "fd00::1"),
         ] {
             assert_eq!(without_port(given), host);
+        }
+    }
+
+    #[test]
+    fn a_pod_is_asked_for_by_its_address() {
+        let pod = |id: &str, address: &str| PodView {
+            id: id.into(),
+            addresses: vec![address.parse().unwrap()],
+            ..PodView::default()
+        };
+        let node = NodeView {
+            pods: vec![pod("default/a", "10.10.1.2"), pod("default/b", "fd00::2")],
+            ..NodeView::default()
+        };
+        let view = View {
+            nodes: vec![node],
+            ..View::default()
+        };
+        for (given, asked) in [
+            ("default/a", "10.10.1.2"),
+            ("default/a:80", "10.10.1.2:80"),
+            ("default/b:80/udp", "[fd00::2]:80/udp"),
+            ("default/web:80", "default/web:80"),
+        ] {
+            assert_eq!(by_address(&view, given), asked);
         }
     }
 }
