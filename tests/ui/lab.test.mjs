@@ -15,6 +15,9 @@ metadata: {name: deny-all, namespace: default}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 `;
 
+// The nodes of a lab share their PIDs: the agent of this one is in this network namespace.
+const KILL = "for p in $(pidof podwire-agent); do [ $(readlink /proc/$p/ns/net) != $(readlink /proc/self/ns/net) ] || kill -9 $p; done";
+
 const lab = (...args) => promisify(execFile)(PROGRAM, ["--lab", NAME, ...args], { timeout: 60_000 });
 /** Fails in the lab are answers here. */
 const tried = (...args) => lab(...args).catch((error) => error);
@@ -71,9 +74,9 @@ test("only who has the token, and asks for loopback from this very page, is answ
 
 for (const theme of ["dark", "light"]) {
   test(`the page shows the walkthrough's lab within 2 s, ${theme}`, async (t) => {
-    const began = performance.now();
     await with_page({ theme }, async (page) => {
-      const took = performance.now() - began;
+      // Since the browser was sent there.
+      const took = await page.evaluate(() => performance.now());
       t.diagnostic(`all nodes were there after ${Math.round(took)} ms`);
       assert.ok(took < 2000, `${took} ms`);
       assert.equal(await page.locator("svg g.node").count(), 4);
@@ -137,7 +140,7 @@ test("what a policy drops is seen with the policy, and why says the same", async
 test("an agent that is gone is on top of the page until it is back", async () => {
   await with_page({ theme: "light" }, async (page) => {
     await page.locator(".trouble.good").waitFor();
-    await lab("exec", "worker3", "sh", "-c", "kill -9 $(pidof podwire-agent)");
+    await lab("exec", "worker3", "sh", "-c", KILL);
     await page.locator("svg g.node.silent").waitFor();
     await page.locator(".trouble.bad", { hasText: "worker3" }).waitFor();
     await shoot(page, "ui-fault-light");

@@ -1,5 +1,6 @@
 // The question: from where, to where; and the answer, hop by hop.
 
+import { useEffect } from "preact/hooks";
 import { ask, choose, forget } from "../live";
 import { asking, failure, from, lit, things, to, way } from "../state";
 import type { Hop, Trace } from "../types";
@@ -42,7 +43,15 @@ function swap(): void {
   void ask();
 }
 
+/** The hop that stops a packet is looked at, however long the way to it. */
+function useSight(): void {
+  useEffect(() => {
+    document.querySelector(".answer li.bad.on")?.scrollIntoView({ block: "nearest" });
+  }, [lit.value]);
+}
+
 function Answer() {
+  useSight();
   if (asking.value) return <p class="quiet">Asking …</p>;
   if (failure.value) return <p class="bad" role="alert">{shown(failure.value)}</p>;
   const found = way.value;
