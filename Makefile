@@ -24,6 +24,7 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 CNI_BIN ?= /opt/cni/bin
 SBIN ?= $(PREFIX)/sbin
+BIN ?= $(PREFIX)/bin
 MAN ?= $(PREFIX)/share/man/man8
 COMPLETIONS_BASH ?= $(PREFIX)/share/bash-completion/completions
 COMPLETIONS_ZSH ?= $(PREFIX)/share/zsh/site-functions
@@ -77,6 +78,8 @@ test-ui: root toolchain ## Test the live page in headless Chromium, beside a lab
 build: toolchain ## Build the release programs: static, stripped
 	@$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
 	    --bin podwire --bin podwire-agent --bin podwire-lab
+	# By itself: what it needs of kube is not for the agent.
+	$(RELEASE) --package kubectl-podwire
 
 .PHONY: test
 test: root toolchain ## Format, lints, unit, property and golden tests, real packets in the lab
@@ -230,20 +233,26 @@ kernels: root toolchain ## Try other kernels in emulated machines (KERNELS, GROU
 	KUBE_PROXY="$(KUBE_PROXY)" tests/kernels/run.sh "$(KERNELS)" "$(GROUPS)" "$(ARCH)"
 
 .PHONY: install
-install: build ## Install plugin, agent, manual and completions here (DESTDIR, PREFIX, CNI_BIN)
-	@install -d $(addprefix $(DESTDIR),$(CNI_BIN) $(SBIN) $(MAN) $(COMPLETIONS_BASH) \
+install: build ## Install plugin, agent, kubectl podwire, manual and completions here (DESTDIR, PREFIX, CNI_BIN)
+	@install -d $(addprefix $(DESTDIR),$(CNI_BIN) $(SBIN) $(BIN) $(MAN) $(COMPLETIONS_BASH) \
 	    $(COMPLETIONS_ZSH) $(COMPLETIONS_FISH))
 	# By rename: a runtime that starts the plugin at this moment gets the old one or the new one.
 	install -m 755 $(OUT)/podwire $(DESTDIR)$(CNI_BIN)/.podwire.new
 	mv $(DESTDIR)$(CNI_BIN)/.podwire.new $(DESTDIR)$(CNI_BIN)/podwire
 	install -m 755 $(OUT)/podwire-agent $(DESTDIR)$(SBIN)/.podwire-agent.new
 	mv $(DESTDIR)$(SBIN)/.podwire-agent.new $(DESTDIR)$(SBIN)/podwire-agent
+	install -m 755 $(OUT)/kubectl-podwire $(DESTDIR)$(BIN)/.kubectl-podwire.new
+	mv $(DESTDIR)$(BIN)/.kubectl-podwire.new $(DESTDIR)$(BIN)/kubectl-podwire
 	$(OUT)/podwire-agent man $(DESTDIR)$(MAN)
+	$(OUT)/kubectl-podwire man $(DESTDIR)$(MAN)
 	$(OUT)/podwire-agent completions bash >$(DESTDIR)$(COMPLETIONS_BASH)/podwire-agent
 	$(OUT)/podwire-agent completions zsh >$(DESTDIR)$(COMPLETIONS_ZSH)/_podwire-agent
 	$(OUT)/podwire-agent completions fish >$(DESTDIR)$(COMPLETIONS_FISH)/podwire-agent.fish
+	$(OUT)/kubectl-podwire completions bash >$(DESTDIR)$(COMPLETIONS_BASH)/kubectl-podwire
+	$(OUT)/kubectl-podwire completions zsh >$(DESTDIR)$(COMPLETIONS_ZSH)/_kubectl-podwire
+	$(OUT)/kubectl-podwire completions fish >$(DESTDIR)$(COMPLETIONS_FISH)/kubectl-podwire.fish
 	echo "Installed $(DESTDIR)$(CNI_BIN)/podwire, $(DESTDIR)$(SBIN)/podwire-agent," \
-	    "and its manual and completions below $(DESTDIR)$(PREFIX)/share."
+	    "$(DESTDIR)$(BIN)/kubectl-podwire, and manual and completions below $(DESTDIR)$(PREFIX)/share."
 
 .PHONY: version
 version:

@@ -4,7 +4,13 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
+use podwire_desk::cli::Verb;
+use podwire_desk::said::Output;
+use podwire_desk::status::Status;
+use podwire_desk::stream;
+use podwire_desk::sysdump::Sysdump;
 use podwire_desk::ui;
+use podwire_desk::why::Why;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
 use podwire_lab::launch::{self, Launch};
@@ -101,10 +107,17 @@ enum Command {
     },
     /// Show the walkthrough in a lab that is up, on IPv4 and with its pods.
     Walkthrough,
-    /// Show the machines, their agents and whether they are ready for pods.
-    Status,
     /// Show the lab as a live page for a browser on this machine, until Ctrl-C.
     Ui(ui::Look),
+    /// Show the machines, their agents and whether they are ready for pods, and then what is wrong
+    /// in the network and what each node has. Fails if anything is wrong.
+    Status(Status),
+    /// Show the way of a packet over all nodes that it meets, there and back, and where it fails.
+    Why(Why),
+    /// Show what the rules of all nodes refused and dropped, who decided, and why.
+    Drops(stream::Flags),
+    /// Write everything that a report of a fault needs into one archive.
+    Sysdump(Sysdump),
     /// PID 1 of a lab.
     #[command(hide = true)]
     Init,
@@ -239,8 +252,18 @@ pub fn run() -> Result<u8> {
             let _lock = lab.lock(busy)?;
             restart(&lab.node(&node)?, signal)?;
         }
-        Command::Status => show(&open()?)?,
         Command::Ui(look) => desk::ui(&open()?, &look)?,
+        Command::Status(status) => {
+            let lab = open()?;
+            if status.output == Output::Text {
+                show(&lab)?;
+                say("");
+            }
+            return asked(&lab, &Verb::Status(status));
+        }
+        Command::Why(why) => return asked(&open()?, &Verb::Why(why)),
+        Command::Drops(flags) => return asked(&open()?, &Verb::Drops(flags)),
+        Command::Sysdump(sysdump) => return asked(&open()?, &Verb::Sysdump(sysdump)),
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
         Command::Walkthrough => return demo::show_in(&open()?),
         Command::Init => init::run()?,
@@ -259,6 +282,11 @@ pub fn run() -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// The exit status of a verb of the desk.
+fn asked(lab: &Lab, verb: &Verb) -> Result<u8> {
+    Ok(u8::from(!desk::run(lab, verb)?))
 }
 
 fn status(code: i32) -> Result<u8> {

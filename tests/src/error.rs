@@ -31,6 +31,9 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// The agents cannot be asked, or give no answer.
+    #[error(transparent)]
+    Desk(podwire_desk::said::DeskError),
     /// No lab is up at all.
     #[error("no lab is up: `podwire-lab up` raises one")]
     NoLab,

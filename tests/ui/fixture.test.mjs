@@ -70,7 +70,11 @@ test("a narrow screen has everything below each other, and nothing to the side",
 
 test("the keyboard alone chooses two ends and asks", async () => {
   const hop = { what: "sent by a pod", why: ["its link is up"], see: "ip link", kernel: [] };
-  const way = { traces: [{ node: "node-001", source: "a", destination: "b", hops: [hop, { ...hop, what: "refused" }], end: "refused", conclusion: "no endpoint", differences: [] }], silent: [] };
+  const trace = { node: "node-001", source: "a", destination: "b", hops: [hop, { ...hop, what: "refused" }], end: "refused", conclusion: "no endpoint", differences: [] };
+  const way = {
+    source: "a", destination: "b", good: false, conclusion: "no endpoint", failure: { part: 0, hop: 2, node: "node-001", cause: "none" },
+    parts: [{ node: "node-001", way: "there", title: "on node-001", trace: { Ok: trace } }, { node: "node-002", way: "there", title: "on node-002", trace: { Err: "late" } }],
+  };
   await with_page(synthetic(4, 4), { way, still: true }, async (page) => {
     await page.keyboard.press("/");
     assert.ok(await page.locator("input.search").evaluate((field) => field === document.activeElement));

@@ -2,7 +2,7 @@
 
 import { addDrops, addFlows, addSamples, announcement, asking, connection, drops, failure, flows, from,
   lit, missed, remarks, samples, to, view, way } from "./state";
-import type { Drop, Flow, Sample, View, Way } from "./types";
+import { trace, type Drop, type Flow, type Sample, type View, type Way } from "./types";
 
 const KEY = "podwire-token";
 /** How long each hop is looked at before the next one lights up, in milliseconds. */
@@ -129,12 +129,11 @@ export async function ask(): Promise<void> {
   asking.value = false;
   const found: Way | null = way.value;
   if (!found) return;
-  const hops = found.traces.reduce((sum, trace) => sum + trace.hops.length, 0);
+  const hops = found.parts.reduce((sum, part) => sum + (trace(part)?.hops.length ?? 0), 0);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (still) lit.value = hops;
   else light(mine, hops);
-  const last = found.traces.at(-1);
-  announcement.value = last ? last.conclusion : (found.silent[0]?.text ?? "No agent answered.");
+  announcement.value = found.conclusion;
 }
 
 function light(mine: number, hops: number): void {

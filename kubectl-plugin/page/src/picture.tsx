@@ -8,7 +8,7 @@ import { Dots } from "./dots";
 import { choose, onTraffic } from "./live";
 import { lay, type Box, type Layout, type NodeBox, type PodBox } from "./layout";
 import { colour, from, hits, hovered, lit, namespaces, search, to, view, way } from "./state";
-import type { Drop, Flow, NodeView, PodView, ServiceView, View } from "./types";
+import { trace, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type View } from "./types";
 import { drawn, Places, route, upTo, type End } from "./ways";
 import { cut, shown } from "./words";
 
@@ -307,15 +307,17 @@ function shield(x: number, y: number): string {
 /** The way that `why` told, lit as far as its hops have been shown. */
 function Lit({ places }: { places: Places }) {
   const found = way.value;
-  const last = found?.traces.at(-1);
-  const first = found?.traces.at(0);
-  const start = places.find(from.value, first?.source);
-  if (!found || !last || !start) return null;
-  const target = destination(places, found.traces.map((trace) => trace.destination), last.conclusion);
-  const good = last.end === "arrives" || last.end === "leaves";
-  const points = good ? route(places.layout, start, target).points : upTo(places.layout, start, target, last.node);
-  const hops = found.traces.reduce((sum, trace) => sum + trace.hops.length, 0) || 1;
-  const share = Math.min(1, lit.value / hops);
+  const there = found?.parts.filter((part) => part.way === "there") ?? [];
+  const first = there[0];
+  const start = places.find(from.value, first && trace(first)?.source);
+  if (!found || !start) return null;
+  const { failure, good } = found;
+  // Of several endpoints the one at which it fails, else the first.
+  const goal = there.find((part) => part === found.parts[failure?.part ?? -1] && part !== first) ?? there[1] ?? first;
+  const target = destination(places, [goal && trace(goal)?.destination, to.value]);
+  const points = failure ? upTo(places.layout, start, target, failure.node) : route(places.layout, start, target).points;
+  const hops = found.parts.reduce((sum, part) => sum + (trace(part)?.hops.length ?? 0), 0);
+  const share = Math.min(1, lit.value / Math.max(1, failure?.hop ?? hops));
   const stop = points.at(-1)!;
   return (
     <g class={`lit ${good ? "good" : "bad"}`}>
@@ -326,15 +328,12 @@ function Lit({ places }: { places: Places }) {
   );
 }
 
-/** Where it goes in the end: a Service's endpoint is named by the words of the hops only. */
-function destination(places: Places, named: string[], conclusion: string): End {
-  const direct = places.find(to.value, to.value.replace(/:\d+(\/\w+)?$/, ""), ...named);
-  if (direct && direct.kind !== "service") return direct;
-  for (const word of conclusion.split(/[\s,;()]+/)) {
-    const end = places.find(word.replace(/[.:]+$/, ""), word.replace(/:\d+\.?$/, ""));
-    if (end && end.kind !== "service") return end;
-  }
-  return direct ?? { kind: "outside" };
+/** The first of these that is in the picture; addresses may come with a port, and with what is sent. */
+function destination(places: Places, named: (string | null | undefined)[]): End {
+  const bare = (name: string) => (name.split(" ")[0] ?? "").replace(/\/(tcp|udp|sctp)$/i, "").replace(/^\[(.*)\](:\d+)?$/, "$1");
+  const plain = named.flatMap((name) => (name ? [name, bare(name), bare(name).replace(/^([^:]*):\d+$/, "$1")] : []));
+  const ends = plain.map((name) => places.find(name)).filter((end) => end !== null);
+  return ends.find((end) => end.kind !== "service") ?? ends[0] ?? { kind: "outside" };
 }
 
 function traffic(dots: Dots, places: Places, news: Flow[], losses: Drop[]): void {

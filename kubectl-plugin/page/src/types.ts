@@ -135,9 +135,26 @@ export interface Trace {
   differences: string[];
 }
 
-/** The whole way, as the agents on it tell it. */
+/** What one node says, on the way there or back. */
+export interface Part {
+  node: string;
+  way: "there" | "back";
+  title: string;
+  trace: { Ok: Trace } | { Err: string };
+}
+
+/** The whole way, as all agents on it tell it. */
 export interface Way {
-  traces: Trace[];
-  /** Agents that could not say. */
-  silent: { node: string; text: string }[];
+  source: string;
+  destination: string;
+  parts: Part[];
+  good: boolean;
+  conclusion: string;
+  /** The first hop that fails; hops are counted from 1, over all parts. */
+  failure: { part: number; hop: number | null; node: string; cause: string } | null;
+}
+
+/** The trace of a part; null if its node says nothing. */
+export function trace(part: Part): Trace | null {
+  return "Ok" in part.trace ? part.trace.Ok : null;
 }

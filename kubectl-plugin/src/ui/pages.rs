@@ -116,7 +116,7 @@ async fn why(
     };
     match watch.why(from, to).await {
         Ok(way) => {
-            let json = serde_json::to_string(&way).expect("a Way is plain data");
+            let json = serde_json::to_string(&way).expect("a Walk is plain data");
             ([(header::CONTENT_TYPE, "application/json")], json).into_response()
         }
         Err(text) => (StatusCode::BAD_REQUEST, text).into_response(),

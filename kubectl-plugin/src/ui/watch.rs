@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldDrop, ToldFlow, counter};
 use super::view::{Kind, Said, View, Wrong, view};
-use super::way::{Way, find};
+use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
+use crate::why::{Walk, walk};
 
 /// Pages that are open at a time.
 const VIEWERS: usize = 16;
@@ -222,14 +223,15 @@ impl Watch {
         }
     }
 
-    /// The way of a packet. Who asks without looking is answered as well.
-    pub async fn why(&self, from: &str, to: &str) -> Result<Way, String> {
-        let (fleet, view) = {
+    /// The way of a packet over all nodes, or why there is no answer.
+    pub async fn why(&self, from: &str, to: &str) -> Result<Walk, String> {
+        let (fleet, to) = {
             let state = lock(&self.0.state);
-            (state.fleet.clone(), state.view.clone())
+            (state.fleet.clone(), destination(&state.view, to))
         };
         let fleet = fleet.ok_or("the agents are not asked yet: open the page first")?;
-        find(&fleet, &view, from, to).await
+        let found = walk(&fleet, from, &to).await;
+        found.map_err(|error| error.to_string())
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {

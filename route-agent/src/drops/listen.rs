@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::drops::DropLog;
 use crate::drops::dropped::Dropped;
-use crate::drops::place::{Kernel, Place};
+use crate::drops::place::{Kernel, Place, addresses};
 use crate::drops::told::Told;
 use crate::feature::{WhoHas, World};
 use crate::features::parts::log::Reason;
@@ -113,7 +113,7 @@ impl Listener {
             }
         }
         let (reply, mut owners) = mpsc::channel(1);
-        let question = WhoHas::new(Dropped::addresses(&records), reply);
+        let question = WhoHas::new(addresses(&records), reply);
         if self.inputs.send(Input::WhoHas(question)).is_err() {
             return false;
         }

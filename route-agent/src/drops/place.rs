@@ -2,7 +2,7 @@
 //!
 //! Asked address by address, so that it costs what it is about, however many pods there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -13,7 +13,6 @@ use podwire_kernel::nflog::Record;
 use podwire_kernel::nft::{Family, NftSocket};
 use podwire_kernel::route::RouteKind;
 
-use crate::drops::dropped::Dropped;
 use crate::features::parts::log::Reason;
 use crate::features::parts::pod_links::PodLink;
 use crate::features::routes::refused::networks_of;
@@ -60,7 +59,7 @@ impl Kernel {
     /// What it knows of these packets. What it does not tell is left out.
     pub fn look(&mut self, records: &[Record]) -> Place {
         let mut place = Place::default();
-        for address in Dropped::addresses(records) {
+        for address in addresses(records) {
             self.look_at(address, &mut place);
         }
         for index in records.iter().filter_map(|record| record.link) {
@@ -97,6 +96,16 @@ impl Kernel {
             _ => {}
         }
     }
+}
+
+/// The addresses of which records speak, those of our rules.
+pub(super) fn addresses(records: &[Record]) -> BTreeSet<IpAddr> {
+    let records = records.iter();
+    let ours = records.filter(|record| Reason::of_prefix(&record.prefix).is_some());
+    let packets = ours.map(|record| record.packet);
+    packets
+        .flat_map(|packet| [packet.source, packet.destination])
+        .collect()
 }
 
 /// The pod behind a link, if it is one of the plugin's.

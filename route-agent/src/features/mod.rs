@@ -11,7 +11,7 @@ pub mod policies;
 pub mod routes;
 pub mod services;
 #[cfg(test)]
-mod test_node;
+pub(crate) mod test_node;
 
 use tokio::sync::watch;
 

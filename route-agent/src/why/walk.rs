@@ -114,9 +114,15 @@ impl<'a> Walk<'a> {
                  send (hook prerouting).",
             ),
             Party::NoPod(cidr) => {
+                let guard = match self.facts.config.anti_spoof {
+                    true => {
+                        ": no one can send from it, and what a pod sends from it all the same is \
+                         dropped (table inet podwire-masquerade, chain pod-sources)."
+                    }
+                    false => ": no one can send from it.",
+                };
                 let conclusion = format!(
-                    "{} is in this node's podCIDR {cidr}, but no pod here has this address: no one \
-                     can send from it.",
+                    "{} is in this node's podCIDR {cidr}, but no pod here has this address{guard}",
                     self.source
                 );
                 return Some((End::Elsewhere, conclusion));

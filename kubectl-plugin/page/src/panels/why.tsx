@@ -3,7 +3,7 @@
 import { useEffect } from "preact/hooks";
 import { ask, choose, forget } from "../live";
 import { asking, failure, from, lit, things, to, way } from "../state";
-import type { Hop, Trace } from "../types";
+import { trace, type Hop, type Part, type Trace } from "../types";
 import { shown } from "../words";
 
 export function Why() {
@@ -59,28 +59,16 @@ function Answer() {
     const begun = from.value && !to.value;
     return <p class="quiet">{begun ? "Now choose where to." : "Choose two things in the picture, and see the way of a packet between them."}</p>;
   }
-  const last = found.traces.at(-1);
-  const good = last?.end === "arrives" || last?.end === "leaves";
   let number = 0;
   return (
     <div class="answer">
-      {last && <p class={`verdict ${good ? "good" : "bad"}`}><b>{word(last)}</b> {shown(last.conclusion)}</p>}
-      {found.traces.map((trace, index) => {
-        const failing = index === found.traces.length - 1 && !good ? trace.hops.length - 1 : -1;
-        return (
-          <div key={index}>
-            <h3>on {shown(trace.node)}</h3>
-            <ol start={number + 1}>
-              {trace.hops.map((hop, place) => {
-                number += 1;
-                return <Step key={place} hop={hop} on={number <= lit.value} bad={place === failing} />;
-              })}
-            </ol>
-            {trace.differences.map((text) => <p key={text} class="bad">The kernel differs: {shown(text)}</p>)}
-          </div>
-        );
+      <p class={`verdict ${found.good ? "good" : "bad"}`}><b>{found.good ? "Arrives." : "Fails."}</b> {shown(found.conclusion)}</p>
+      {found.parts.map((part, index) => {
+        const said = trace(part);
+        const before = number;
+        number += said?.hops.length ?? 0;
+        return <Half key={index} part={part} said={said} before={before} />;
       })}
-      {found.silent.map((one) => <p key={one.node} class="bad">{shown(one.node)}: {shown(one.text)}</p>)}
       <div class="row">
         <button type="button" onClick={() => { const end = to.value; forget(); choose(end); }}>Go on from there</button>
         <button type="button" onClick={forget}>Close</button>
@@ -89,9 +77,24 @@ function Answer() {
   );
 }
 
-function word(trace: Trace): string {
-  const words = { arrives: "Arrives.", leaves: "Leaves.", refused: "Refused.", dropped: "Dropped.", elsewhere: "Unknown." };
-  return words[trace.end];
+/** What one node says; its hops come after `before` others. */
+function Half({ part, said, before }: { part: Part; said: Trace | null; before: number }) {
+  const fails = way.value?.failure?.hop;
+  return (
+    <div>
+      <h3>{shown(part.title)}</h3>
+      {!said && <p class="bad">No answer: {"Err" in part.trace && shown(part.trace.Err)}</p>}
+      {said && (
+        <ol start={before + 1}>
+          {said.hops.map((hop, index) => {
+            const number = before + index + 1;
+            return <Step key={index} hop={hop} on={number <= lit.value} bad={number === fails} />;
+          })}
+        </ol>
+      )}
+      {said?.differences.map((text) => <p key={text} class="bad">The kernel differs: {shown(text)}</p>)}
+    </div>
+  );
 }
 
 function Step({ hop, on, bad }: { hop: Hop; on: boolean; bad: boolean }) {

@@ -33,6 +33,7 @@ fn report() -> Report {
     Report {
         wide: true,
         node: "worker2".into(),
+        version: "0.1.0".into(),
         listed: true,
         uplink: Some(UplinkReport {
             name: "eth0".into(),

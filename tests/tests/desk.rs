@@ -1,0 +1,294 @@
+//! The verbs of the desk on the nodes of a lab: what is wrong is named, with its node and hop.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cluster;
+
+use std::process::Command;
+use std::time::Duration;
+
+use cluster::policies::{app, policy};
+use cluster::*;
+use podwire_lab::launch::{Launch, Room};
+use podwire_lab::pod::{Pod, PodSpec};
+use podwire_lab::topology::Families;
+use podwire_lab::{binaries, wait};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Two nodes: `client` on the first, `web` behind a Service on the second.
+struct Stage {
+    cluster: Cluster,
+    web: Pod,
+}
+
+impl Stage {
+    fn raise() -> Self {
+        let cluster = Cluster::pair(Families::V4);
+        cluster.client("worker", "client");
+        let labelled = PodSpec::web("web").labelled("app", "web");
+        let web = cluster.lab.run("worker2", &labelled).unwrap();
+        let spec = json!({"clusterIP": "10.200.1.41", "ports": [{"port": 80}]});
+        cluster.apply(&[service("web", spec), http("web", &[&web])]);
+        Self { cluster, web }
+    }
+
+    /// What `podwire-lab` prints, and whether all is well.
+    fn desk(&self, arguments: &[&str]) -> (String, bool) {
+        let ran = Command::new(binaries::own().unwrap())
+            .args(["--lab", self.cluster.lab.name()])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(ran.stdout).unwrap() + &String::from_utf8_lossy(&ran.stderr);
+        (text, ran.status.success())
+    }
+
+    fn why(&self, from: &str, to: &str) -> Value {
+        let (text, _) = self.desk(&["why", from, to, "-o", "json"]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn on(&self, place: &str, line: &str) {
+        self.cluster.at(place).output(line).unwrap();
+    }
+
+    /// Does something on a node again and again, against the agent, which repairs it each time.
+    fn again_and_again(&self, node: &str, line: &str) {
+        let line = format!("while :; do {line}; sleep 0.005; done");
+        let launch = Launch {
+            room: Room::Shared,
+            command: ["sh", "-c", &line].map(str::to_owned).to_vec(),
+            environment: Vec::new(),
+            log: None,
+        };
+        self.cluster.at(node).launch(&launch).unwrap();
+    }
+
+    /// Waits until `why` fails on a node, at a hop that says `hop`, for a cause that says `cause`.
+    fn names(&self, from: &str, to: &str, node: &str, hop: &str, cause: &str) {
+        let mut last = Value::Null;
+        let done = || {
+            last = self.why(from, to);
+            let failure = &last["failure"];
+            let said =
+                |value: &Value, part: &str| value.as_str().is_some_and(|text| text.contains(part));
+            let hops = last["parts"].as_array().into_iter().flatten();
+            let hops =
+                hops.flat_map(|part| part["trace"]["Ok"]["hops"].as_array().into_iter().flatten());
+            let number = failure["hop"].as_u64().unwrap_or(0);
+            let what = hops
+                .enumerate()
+                .find(|(place, _)| *place as u64 + 1 == number);
+            let is_hop = match what {
+                Some((_, found)) => said(&found["what"], hop),
+                None => hop.is_empty(),
+            };
+            is_hop && failure["node"] == node && said(&last["conclusion"], cause)
+        };
+        let found = wait::until("the cause to be named", PATIENCE, done);
+        assert!(found.is_ok(), "{node}, {hop:?}, {cause:?}: {last:#}");
+    }
+}
+
+#[test]
+fn a_network_in_order_is_said_to_be_and_both_ways_are_walked() {
+    let stage = Stage::raise();
+    let (text, good) = stage.desk(&["status"]);
+    assert!(good && text.contains("every agent answers"), "{text}");
+    assert!(text.contains("AGENT") && text.contains("NETWORK"), "{text}");
+    for (from, to) in [
+        ("client", "web:80"),
+        ("default/client", "default/web"),
+        ("client", &*stage.web.addresses()[0].to_string()),
+        ("worker", "worker2"),
+        ("worker", "client"),
+    ] {
+        // A Service has no ping; the pod of its name is asked for by its address.
+        if to == "default/web" {
+            continue;
+        }
+        let walk = stage.why(from, to);
+        assert_eq!(walk["good"], true, "{from} {to}: {walk:#}");
+    }
+    let (text, good) = stage.desk(&["why", "client", "web:80"]);
+    for part in [
+        "On node worker, where the packet begins",
+        "On node worker2, where it arrives for pod default/web",
+        "On node worker2, where the answer begins",
+        "On node worker, where the answer arrives",
+        "The answer comes back.",
+    ] {
+        assert!(good && text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_stopped_agent_is_named_and_the_others_answer() {
+    let stage = Stage::raise();
+    stage.cluster.node("worker2").stop_agent("TERM").unwrap();
+    let (text, good) = stage.desk(&["status"]);
+    assert!(!good, "{text}");
+    assert!(
+        text.contains("node worker2: the agent: no agent on node worker2: it is stopped"),
+        "{text}"
+    );
+    let (text, _) = stage.desk(&["status", "-o", "json"]);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["findings"].as_array().unwrap().len(), 1, "{value:#}");
+    stage.names("client", "web:80", "worker2", "", "it is stopped");
+}
+
+#[test]
+fn a_sysdump_has_all_nodes() {
+    let stage = Stage::raise();
+    let directory = std::env::temp_dir().join(format!("podwire-{}", stage.cluster.lab.name()));
+    let file = directory.with_extension("tar.gz");
+    let (text, good) = stage.desk(&["sysdump", "--file", file.to_str().unwrap()]);
+    let list = Command::new("tar").arg("-tzf").arg(&file).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(good, "{text}");
+    for name in [
+        "README.md",
+        "status.yaml",
+        "nodes/worker/cluster.json",
+        "nodes/worker2/agent.log",
+    ] {
+        assert!(list.contains(name), "{name}: {list}");
+    }
+}
+
+#[test]
+fn a_deleted_route_is_named() {
+    let stage = Stage::raise();
+    stage.again_and_again("worker", "ip route del 10.10.2.0/24 2>/dev/null");
+    stage.names(
+        "client",
+        "web:80",
+        "worker",
+        "The way to the endpoints",
+        "wanted is via",
+    );
+}
+
+#[test]
+fn a_deleted_route_back_is_named_on_the_other_node() {
+    let stage = Stage::raise();
+    stage.again_and_again("worker2", "ip route del 10.10.1.0/24 2>/dev/null");
+    stage.names(
+        "client",
+        "web:80",
+        "worker2",
+        "Route to 10.10.1.",
+        "the answer does not come back",
+    );
+}
+
+#[test]
+fn a_flushed_map_is_named() {
+    let stage = Stage::raise();
+    stage.again_and_again("worker", "nft flush map ip podwire-services services");
+    stage.names(
+        "client",
+        "web:80",
+        "worker",
+        "Service default/web",
+        "map `services`",
+    );
+}
+
+#[test]
+fn a_policy_of_the_other_node_is_named() {
+    let stage = Stage::raise();
+    let spec = json!({"podSelector": app("web"), "policyTypes": ["Ingress"]});
+    stage.cluster.apply(&[policy("default", "forbid-it", spec)]);
+    stage.names("client", "web:80", "worker2", "olic", "forbid-it");
+}
+
+#[test]
+fn a_service_without_endpoints_and_a_port_that_it_does_not_have_are_named() {
+    let stage = Stage::raise();
+    stage.names(
+        "client",
+        "web:81",
+        "worker",
+        "ClusterIP 10.200.1.41",
+        "not among those",
+    );
+    stage.cluster.apply(&[http("web", &[])]);
+    stage.names("client", "web:80", "worker", "", "refused");
+}
+
+#[test]
+fn a_node_that_is_gone_is_named() {
+    let stage = Stage::raise();
+    stage.cluster.node("worker2").stop_agent("KILL").unwrap();
+    stage.on("worker2", "ip link set eth0 down");
+    stage.names("client", "web:80", "worker2", "", "fails on node worker2");
+}
+
+#[test]
+fn a_smaller_mtu_of_the_other_node_is_named() {
+    let stage = Stage::raise();
+    stage.on("worker2", "ip link set eth0 mtu 1300");
+    let said = || {
+        let walk = stage.why("client", "web:80");
+        let text = walk["conclusion"].as_str().unwrap_or_default().to_owned();
+        text.contains("uplink eth0 of node worker2 has 1300")
+    };
+    wait::until("the MTU to be named", PATIENCE, said).unwrap();
+    let (text, good) = stage.desk(&["status"]);
+    assert!(!good && text.contains("MTUs of uplinks differ"), "{text}");
+}
+
+#[test]
+fn a_pod_that_sends_from_another_address_is_named() {
+    let stage = Stage::raise();
+    let pod = stage.web.addresses()[0];
+    stage.on("client", "ip addr add 10.10.1.99/32 dev lo");
+    let said = || {
+        let _ = stage
+            .cluster
+            .at("client")
+            .sh(&format!("ping -c1 -W1 -I 10.10.1.99 {pod}"));
+        let walk = stage.why("client", &pod.to_string());
+        let text = walk["conclusion"].as_str().unwrap_or_default().to_owned();
+        text.contains("node worker dropped this") && text.contains("10.10.1.99")
+    };
+    wait::until("the spoofed packet to be named", PATIENCE, said).unwrap();
+    stage.names("10.10.1.99", "web:80", "worker", "", "chain pod-sources");
+}
+
+#[test]
+fn masquerade_that_is_off_is_named() {
+    let stage = Stage::raise();
+    let node = stage.cluster.node("worker");
+    node.stop_agent("TERM").unwrap();
+    node.start_agent_with(&["--masquerade=false"]).unwrap();
+    node.wait_ready().unwrap();
+    let walk = stage.why("client", "192.0.2.9:80");
+    let text = walk["conclusion"].as_str().unwrap();
+    assert!(
+        text.contains("on node worker, masquerading is off"),
+        "{walk:#}"
+    );
+    assert_eq!(walk["good"], false);
+}
+
+#[test]
+fn a_foreign_rule_that_drops_is_named_on_its_node() {
+    let stage = Stage::raise();
+    stage.on(
+        "worker2",
+        "nft 'add table inet foreign; \
+         add chain inet foreign stops { type filter hook forward priority 0; }; \
+         add rule inet foreign stops tcp dport 80 drop'",
+    );
+    let walk = stage.why("client", "web:80");
+    let text = walk["conclusion"].as_str().unwrap();
+    let named = "on node worker2, nftables chain inet foreign stops has a rule that drops";
+    assert!(text.contains(named), "{walk:#}");
+    assert_eq!(walk["good"], false);
+}
