@@ -106,7 +106,9 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Ui(look) => {
-                look.at(self.reach().await?, "cluster".into()).await?;
+                let context = self.target.context.clone();
+                let title = context.unwrap_or_else(|| "cluster".to_owned());
+                look.at(self.reach().await?, title).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Verb(verb) => {

@@ -6,7 +6,7 @@ import { signal, useComputed } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { Dots } from "./dots";
 import { choose, onTraffic } from "./live";
-import { lay, type Box, type Layout, type NodeBox, type PodBox } from "./layout";
+import { lay, type Box, type Layout, type NodeBox, type PodBox, type Point } from "./layout";
 import { colour, from, hits, hovered, lit, namespaces, search, to, view, way } from "./state";
 import { trace, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type View } from "./types";
 import { drawn, Places, route, upTo, type End } from "./ways";
@@ -29,7 +29,7 @@ export function Picture() {
   const under = useRef<SVGGElement>(null);
   const now = view.value;
   const shape = now ? fingerprint(now) : "";
-  const layout = useMemo(() => (now ? lay(now, aspect()) : null), [shape]);
+  const layout = useMemo(() => (now ? lay(now, aspect(now.nodes.length)) : null), [shape]);
   const places = useMemo(() => (layout ? new Places(layout) : null), [layout]);
 
   useEffect(() => {
@@ -116,8 +116,10 @@ function fingerprint(now: View): string {
   return `${now.services.map((one) => one.id)}|${nodes.join("|")}`;
 }
 
-function aspect(): number {
-  return innerWidth < NARROW ? 0.72 : 1.55;
+/** Width by height; on a narrow screen a few nodes stand below each other. */
+function aspect(nodes: number): number {
+  if (innerWidth >= NARROW) return 1.55;
+  return nodes <= 8 ? 0.25 : 0.72;
 }
 
 function summary(now: View): string {
@@ -312,19 +314,27 @@ function Lit({ places }: { places: Places }) {
   const start = places.find(from.value, first && trace(first)?.source);
   if (!found || !start) return null;
   const { failure, good } = found;
-  // Of several endpoints the one at which it fails, else the first.
-  const goal = there.find((part) => part === found.parts[failure?.part ?? -1] && part !== first) ?? there[1] ?? first;
-  const target = destination(places, [goal && trace(goal)?.destination, to.value]);
-  const points = failure ? upTo(places.layout, start, target, failure.node) : route(places.layout, start, target).points;
+  // Of several endpoints the one at which it fails, else all.
+  const failing = there.find((part) => part === found.parts[failure?.part ?? -1] && part !== first);
+  const goals = failing ? [failing] : there.length > 1 ? there.slice(1) : there;
+  const ways = goals.map((goal) => {
+    const target = destination(places, [trace(goal)?.destination, to.value]);
+    return failure ? upTo(places.layout, start, target, failure.node) : route(places.layout, start, target).points;
+  });
   const hops = found.parts.reduce((sum, part) => sum + (trace(part)?.hops.length ?? 0), 0);
   const share = Math.min(1, lit.value / Math.max(1, failure?.hop ?? hops));
-  const stop = points.at(-1)!;
+  return <g class={`lit ${good ? "good" : "bad"}`}>{ways.map((points, index) => <LitWay key={index} points={points} share={share} good={good} />)}</g>;
+}
+
+function LitWay({ points, share, good }: { points: Point[]; share: number; good: boolean }) {
+  const stop = points.at(-1);
+  if (!stop) return null;
   return (
-    <g class={`lit ${good ? "good" : "bad"}`}>
+    <>
       <path d={drawn(points)} pathLength={1} stroke-dasharray={`${share} 1`} />
       {share === 1 && good && <circle cx={stop.x} cy={stop.y} r="7" />}
       {share === 1 && !good && <path class="stop" d={`M${stop.x - 8} ${stop.y - 8}l16 16m0 -16l-16 16`} />}
-    </g>
+    </>
   );
 }
 
@@ -415,7 +425,7 @@ class Camera {
     if (!w || !h) return;
     const wide = (w - 36) / box.w;
     // On a narrow screen what is below is reached by moving it, if it can be read then.
-    const tall = Math.max((h - 36) / box.h, innerWidth < NARROW && wide > FAR ? FAR + 0.01 : 0);
+    const tall = Math.max((h - 36) / box.h, innerWidth < NARROW && wide > FAR ? Math.min(wide, 0.8) : 0);
     const k = Math.min(most, wide, tall);
     const x = w / 2 - (box.x + box.w / 2) * k;
     const y = Math.max(18, (h - box.h * k) / 2) - box.y * k;

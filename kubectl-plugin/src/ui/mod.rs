@@ -5,6 +5,7 @@
 
 mod door;
 mod pages;
+mod queue;
 mod told;
 mod view;
 mod watch;

@@ -13,7 +13,8 @@ use axum::routing::get;
 use futures_util::stream::{Stream, unfold};
 
 use super::door::Door;
-use super::watch::{News, Viewer, Watch};
+use super::queue::News;
+use super::watch::{Viewer, Watch};
 
 /// The page's own files, built from `page/src` by `make page`.
 const HOME: &str = include_str!("../../page/dist/index.html");

@@ -157,8 +157,17 @@ pub enum Kind {
     Warning,
 }
 
-/// What is known of a node: its agent's report, or why there is none.
-pub type Said = Result<Report, String>;
+/// What is known of a node: its agent's report, or that there is none.
+pub type Said = Result<Report, Silent>;
+
+/// An agent that does not answer.
+#[derive(Debug, Clone, Default)]
+pub struct Silent {
+    /// Why not.
+    pub why: String,
+    /// What it said last: its pods may be there all the same.
+    pub last: Option<Box<Report>>,
+}
 
 /// Puts together what the agents of these nodes said.
 pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
@@ -179,10 +188,16 @@ pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
 
 fn node(name: &str, said: &Said) -> NodeView {
     let name = name.to_owned();
-    match said {
-        Ok(report) => NodeView {
+    let (report, trouble) = match said {
+        Ok(report) => (Some(report), None),
+        Err(silent) => (silent.last.as_deref(), Some(silent.why.clone())),
+    };
+    let answers = trouble.is_none();
+    match report {
+        Some(report) => NodeView {
             name,
-            answers: true,
+            answers,
+            trouble,
             addresses: report.uplink.iter().flat_map(own).collect(),
             uplink: report.uplink.as_ref().map(|uplink| Uplink {
                 name: uplink.name.clone(),
@@ -192,9 +207,9 @@ fn node(name: &str, said: &Said) -> NodeView {
             pods: report.pods.iter().map(|one| pod(one, report)).collect(),
             ..NodeView::default()
         },
-        Err(trouble) => NodeView {
+        None => NodeView {
             name,
-            trouble: Some(trouble.clone()),
+            trouble,
             ..NodeView::default()
         },
     }
@@ -349,7 +364,7 @@ fn wrong(node: &str, said: &Said) -> Vec<Wrong> {
     };
     let report = match said {
         Ok(report) => report,
-        Err(trouble) => return vec![one(Kind::Silent, "", trouble)],
+        Err(silent) => return vec![one(Kind::Silent, "", &silent.why)],
     };
     let features = report.features.iter();
     let failed = features.filter_map(|feature| {
@@ -362,4 +377,80 @@ fn wrong(node: &str, said: &Said) -> Vec<Wrong> {
         .chain(differences.map(|text| one(Kind::Difference, "", text)))
         .chain(warnings.map(|warning| one(Kind::Warning, &warning.object, &warning.text)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(node: &str, pod: &str) -> Report {
+        let pod = PodReport {
+            link: "veth1".into(),
+            pod: Some(pod.into()),
+            addresses: vec!["10.10.1.2".parse().unwrap()],
+            present: true,
+            container_id: "0123".into(),
+            ifname: "eth0".into(),
+            mtu: None,
+        };
+        Report {
+            node: node.into(),
+            pods: vec![pod],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_node_that_falls_silent_keeps_its_pods_and_is_wrong() {
+        let silent = Silent {
+            why: "it is late".into(),
+            last: Some(Box::new(report("a", "default/web"))),
+        };
+        let said = BTreeMap::from([
+            ("a".to_owned(), Err(silent)),
+            ("b".to_owned(), Ok(report("b", "x/y"))),
+        ]);
+        let seen = view("t", &said);
+        assert!(!seen.nodes[0].answers && seen.nodes[1].answers);
+        assert_eq!(seen.nodes[0].pods[0].id, "default/web");
+        let wrong: Vec<_> = seen
+            .wrong
+            .iter()
+            .map(|one| (one.kind, &*one.node, &*one.text))
+            .collect();
+        assert_eq!(wrong, [(Kind::Silent, "a", "it is late")]);
+    }
+
+    #[test]
+    fn connections_that_nodes_counted_are_added_up() {
+        let endpoint = |connections| podwire_agent::report::EndpointReport {
+            address: "10.10.1.2:80".parse().unwrap(),
+            here: false,
+            connections,
+        };
+        let counted = |connections| {
+            let port = podwire_agent::report::ServicePortReport {
+                connections,
+                endpoints: vec![endpoint(connections)],
+                ..Default::default()
+            };
+            let service = ServiceReport {
+                name: "default/web".into(),
+                ports: vec![port],
+            };
+            Report {
+                services: vec![service],
+                ..report("n", "default/pod")
+            }
+        };
+        let said = BTreeMap::from([
+            ("a".to_owned(), Ok(counted(Some(3)))),
+            ("b".to_owned(), Ok(counted(None))),
+            ("c".to_owned(), Ok(counted(Some(4)))),
+        ]);
+        let port = &view("t", &said).services[0].ports[0];
+        assert_eq!((port.connections, port.endpoints.len()), (Some(7), 1));
+        assert_eq!(port.endpoints[0].connections, Some(7));
+        assert_eq!(port.endpoints[0].pod.as_deref(), Some("default/pod"));
+    }
 }

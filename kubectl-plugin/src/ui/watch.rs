@@ -1,20 +1,19 @@
 //! What is asked of the agents while someone looks, and who is told.
 //!
 //! With the first viewer the agents are asked, over one relay a node; when the last one has gone, the
-//! questions end and the relays with them. A viewer has a queue of limited length: what does not fit
-//! is counted, and the count is told.
+//! questions end and the relays with them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-use tokio::sync::Notify;
+use podwire_agent::report::Report;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::queue::{News, Queue, lock};
 use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldDrop, ToldFlow, counter};
-use super::view::{Kind, Said, View, Wrong, view};
+use super::view::{Kind, Said, Silent, View, Wrong, view};
 use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
@@ -22,8 +21,6 @@ use crate::why::{Walk, walk};
 
 /// Pages that are open at a time.
 const VIEWERS: usize = 16;
-/// What waits for a viewer at most, in messages.
-const WAITING: usize = 64;
 /// What a new viewer is told of the past.
 const REMEMBERED: usize = 200;
 /// Ten minutes.
@@ -36,32 +33,6 @@ const SHARE: u32 = 5;
 const AGAIN: Duration = Duration::from_secs(20);
 /// After a node did not answer.
 const RETRY: Duration = Duration::from_secs(3);
-
-/// One message to a viewer.
-#[derive(Debug, Clone)]
-pub struct News {
-    /// The name of the event.
-    pub kind: &'static str,
-    /// JSON.
-    pub data: Arc<str>,
-    /// How many things it tells.
-    count: usize,
-}
-
-impl News {
-    fn of(kind: &'static str, value: &impl Serialize, count: usize) -> Self {
-        let data = serde_json::to_string(value).expect("what the page gets is plain data");
-        Self {
-            kind,
-            data: data.into(),
-            count,
-        }
-    }
-
-    fn list<T: Serialize>(kind: &'static str, list: &[T]) -> Self {
-        Self::of(kind, &list, list.len())
-    }
-}
 
 /// The cluster as it is watched. Clones share it.
 #[derive(Clone)]
@@ -101,53 +72,6 @@ struct Counted {
     more: [u64; 2],
 }
 
-/// What waits for a viewer.
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    came: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    news: VecDeque<News>,
-    /// Only the newest state is of use.
-    state: Option<News>,
-    missed: usize,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Queue {
-    fn push(&self, news: News) {
-        let mut waiting = lock(&self.waiting);
-        if news.kind == "state" {
-            waiting.state = Some(news);
-        } else if waiting.news.len() < WAITING {
-            waiting.news.push_back(news);
-        } else {
-            waiting.missed += news.count;
-        }
-        drop(waiting);
-        self.came.notify_one();
-    }
-
-    fn pop(&self) -> Option<News> {
-        let mut waiting = lock(&self.waiting);
-        if let Some(state) = waiting.state.take() {
-            return Some(state);
-        }
-        let news = waiting.news.pop_front();
-        if news.is_none() && waiting.missed > 0 {
-            let missed = std::mem::take(&mut waiting.missed);
-            return Some(News::of("missed", &missed, 0));
-        }
-        news
-    }
-}
-
 /// One open page. When it goes, nothing more is kept for it.
 pub struct Viewer {
     watch: Watch,
@@ -158,12 +82,7 @@ pub struct Viewer {
 impl Viewer {
     /// The next message.
     pub async fn next(&mut self) -> News {
-        loop {
-            if let Some(news) = self.queue.pop() {
-                return news;
-            }
-            self.queue.came.notified().await;
-        }
+        self.queue.next().await
     }
 }
 
@@ -287,32 +206,56 @@ impl Watch {
                         Ok(reply) => counter(&reply.body, "podwire_repairs_total"),
                         Err(_) => 0,
                     };
-                    (name, said.map_err(|error| error.to_string()), repairs)
+                    (name, said, repairs)
                 });
             }
             // The first picture does not wait for a node that does not answer.
             while let Ok(Some(ended)) = timeout(STEP, open.join_next()).await {
-                let Ok((name, said, repairs)) = ended else {
-                    continue;
-                };
-                self.with(|state| state.now.add(&name, &said, repairs));
-                kept.insert(name, said);
+                if let Ok((name, said, repairs)) = ended {
+                    self.hear(&mut kept, name, said, repairs);
+                }
             }
             self.tell(&fleet, &kept);
             while let Some(ended) = open.join_next().await {
-                let Ok((name, said, repairs)) = ended else {
-                    continue;
-                };
-                self.with(|state| state.now.add(&name, &said, repairs));
-                kept.insert(name, said);
+                if let Ok((name, said, repairs)) = ended {
+                    self.hear(&mut kept, name, said, repairs);
+                }
             }
             self.tell(&fleet, &kept);
             sleep(STEP.max(began.elapsed() * SHARE)).await;
         }
     }
 
+    /// What a node answered; one that is silent keeps what it said last.
+    fn hear(
+        &self,
+        kept: &mut BTreeMap<String, Said>,
+        node: String,
+        said: Result<Report, ReachError>,
+        repairs: u64,
+    ) {
+        if let Ok(report) = &said {
+            self.with(|state| state.now.add(&node, report, repairs));
+        }
+        let before = kept.remove(&node);
+        let said = said.map_err(|error| Silent {
+            why: reason(error),
+            last: match before {
+                Some(Ok(report)) => Some(Box::new(report)),
+                Some(Err(silent)) => silent.last,
+                None => None,
+            },
+        });
+        kept.insert(node, said);
+    }
+
     fn tell(&self, fleet: &Fleet, kept: &BTreeMap<String, Said>) {
-        let waited = || Err("it has not answered yet".to_owned());
+        let waited = || {
+            Err(Silent {
+                why: "it has not answered yet".into(),
+                last: None,
+            })
+        };
         let said = fleet.nodes().map(|node| {
             let said = kept.get(&node.name).cloned().unwrap_or_else(waited);
             (node.name.clone(), said)
@@ -511,10 +454,7 @@ fn keep<T>(kept: &mut VecDeque<T>, more: Vec<T>, most: usize) {
 
 impl Counted {
     /// What a node has counted. One that was started again counts from the beginning.
-    fn add(&mut self, node: &str, said: &Said, repairs: u64) {
-        let Ok(report) = said else {
-            return;
-        };
+    fn add(&mut self, node: &str, report: &Report, repairs: u64) {
         let denied = report.policies.as_ref().map(|all| &all.denied);
         let denied = denied.map_or(0, |one| one.ingress + one.egress + one.undecided);
         let now = [report.refused.values().sum::<u64>() + denied, repairs];
@@ -540,5 +480,49 @@ impl Counted {
             drops: rate(drops),
             repairs: rate(repairs),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reach::fake::Fake;
+
+    #[tokio::test(start_paused = true)]
+    async fn agents_are_asked_while_someone_looks_and_not_otherwise() {
+        let fake = Arc::new(Fake::of(&["a", "b"]).tells("a", "/status?wide=1", &Report::default()));
+        let watch = Watch::new(fake.clone(), "test".into());
+        sleep(AGAIN).await;
+        assert_eq!(fake.made(), 0);
+        assert!(watch.why("a", "b").await.is_err());
+        let mut viewer = watch.view().unwrap();
+        let state = loop {
+            let news = viewer.next().await;
+            if news.kind == "state" {
+                break news.data;
+            }
+        };
+        assert!(state.contains("there is no /status"), "{state}");
+        assert_eq!(fake.made(), 2, "one way a node");
+        drop(viewer);
+        assert!(lock(&watch.0.state).fleet.is_none());
+        sleep(AGAIN * 2).await;
+        assert_eq!(fake.made(), 2);
+        assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
+    }
+
+    #[test]
+    fn an_agent_that_counts_from_the_beginning_again_is_no_flood() {
+        let report = |drops| Report {
+            refused: BTreeMap::from([("policy".to_owned(), drops)]),
+            ..Report::default()
+        };
+        let mut counted = Counted::default();
+        counted.add("a", &report(1000), 0);
+        assert_eq!(counted.take(1).drops, 0.0, "what was before is no news");
+        counted.add("a", &report(1006), 0);
+        assert_eq!(counted.take(3).drops, 3.0, "a second");
+        counted.add("a", &report(2), 0);
+        assert_eq!(counted.take(5).drops, 1.0);
     }
 }

@@ -57,6 +57,11 @@ function Filter({ label }: { label: string }) {
   );
 }
 
+/** Which agents tell nothing, and why. */
+function Remarks({ about }: { about: string }) {
+  return <>{remarks.value.filter((text) => text.startsWith(about)).map((text) => <p key={text} class="quiet">{shown(text)}</p>)}</>;
+}
+
 function fits(...texts: (string | number | null)[]): boolean {
   const wanted = filter.value.trim().toLowerCase();
   return !wanted || texts.join(" ").toLowerCase().includes(wanted);
@@ -68,7 +73,7 @@ function Flows() {
     <>
       <Filter label="Filter by name, address or port" />
       {missed.value > 0 && <p class="quiet">{missed.value} were left out: more happens than this page can read.</p>}
-      {remarks.value.map((text) => <p key={text} class="quiet">{shown(text)}</p>)}
+      <Remarks about="No flows" />
       {list.length === 0 && <p class="quiet">No connection yet. Try a <code>curl</code> from a pod.</p>}
       <ul class="events">
         {list.slice(0, SHOWN).map((one, index) => <FlowLine key={`${one.time}${index}`} flow={one} />)}
@@ -100,6 +105,7 @@ function Drops() {
   return (
     <>
       <Filter label="Filter by name, address or reason" />
+      <Remarks about="No drops" />
       {list.length === 0 && <p class="quiet">Nothing was dropped.</p>}
       <ul class="events">
         {list.slice(0, SHOWN).map((one, index) => (
