@@ -94,7 +94,7 @@ for (const theme of ["dark", "light"]) {
       const hops = await page.locator(".answer li").count();
       assert.ok(hops >= 3, `${hops} hops`);
       await page.locator(".answer li.on").nth(hops - 1).waitFor();
-      await page.locator("svg .lit circle").waitFor();
+      await page.locator("svg .lit circle").nth(2).waitFor();
       for (let i = 0; i < 12; i++) await lab("exec", "client", "curl", "-s", "10.200.1.63:9000");
       await page.locator("#tab-services").click();
       await shoot(page, `ui-why-${theme}`);

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::queue::{News, Queue, lock};
-use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldDrop, ToldFlow, counter};
+use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldFlow, counter};
 use super::view::{Kind, Said, Silent, View, Wrong, view};
 use super::way::destination;
 use crate::fleet::Fleet;
@@ -266,25 +266,21 @@ impl Watch {
 
     /// Follows the connections of a node.
     async fn flows(self, fleet: Fleet, node: String) {
-        // What was before is not news: only the number of the newest one is asked for.
-        let mut after = u64::MAX;
+        let mut place = Place::default();
         loop {
-            let target = match after {
-                u64::MAX => format!("/flows?after={after}"),
-                after => format!("/flows?after={after}&follow=1"),
-            };
-            let page: FlowPage = match fleet.get(&node, &target).await {
+            let page: FlowPage = match fleet.get(&node, &place.target("/flows")).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.remark(&node, "flows", Some(reason(error)));
                     sleep(RETRY).await;
-                    after = u64::MAX;
+                    place = Place::default();
                     continue;
                 }
             };
             self.remark(&node, "flows", page.trouble);
-            // An agent that was started again counts from the beginning.
-            after = page.newest;
+            if !place.is_news(page.newest, page.flows.is_empty()) {
+                continue;
+            }
             // Both ends' nodes notice a connection: the one tells it on which it was opened.
             let elsewhere = |one: &ToldFlow| {
                 let opened = one.opened_on().filter(|name| *name != node);
@@ -300,32 +296,24 @@ impl Watch {
 
     /// Follows what a node drops.
     async fn drops(self, fleet: Fleet, node: String) {
-        let mut after = 0;
-        let mut follow = "";
+        let mut place = Place::default();
         loop {
-            let target = format!("/drops?after={after}{follow}");
-            let page: DropPage = match fleet.get(&node, &target).await {
+            let page: DropPage = match fleet.get(&node, &place.target("/drops")).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.remark(&node, "drops", Some(reason(error)));
                     sleep(RETRY).await;
+                    place = Place::default();
                     continue;
                 }
             };
             self.remark(&node, "drops", page.idle);
-            if page.newest < after {
-                // The agent was started again.
-                after = 0;
+            if !place.is_news(page.newest, page.drops.is_empty()) {
                 continue;
             }
-            let first = follow.is_empty();
-            (after, follow) = (page.newest, "&follow=1");
-            let drops: Vec<Dropped> = page
-                .drops
-                .into_iter()
-                .map(|one| ToldDrop::of(one, &node))
-                .collect();
-            if !first && !drops.is_empty() {
+            let told = page.drops.into_iter();
+            let drops: Vec<Dropped> = told.map(|one| one.of(&node)).collect();
+            if !drops.is_empty() {
                 self.with(|state| state.add_drops(drops));
             }
         }
@@ -345,6 +333,30 @@ impl Watch {
             let at = now.map_or(0, |since| since.as_secs());
             self.with(|state| state.sample(at));
         }
+    }
+}
+
+/// How far something that a node tells was read.
+#[derive(Default)]
+struct Place {
+    after: u64,
+    /// What was before this has been passed over.
+    follows: bool,
+}
+
+impl Place {
+    fn target(&self, page: &str) -> String {
+        let Self { after, follows } = self;
+        let follow = if *follows { "&follow=1" } else { "" };
+        format!("{page}?after={after}{follow}")
+    }
+
+    /// Whether what comes up to this number happened since it is followed.
+    fn is_news(&mut self, newest: u64, empty: bool) -> bool {
+        self.after = newest;
+        let news = self.follows;
+        self.follows |= empty;
+        news
     }
 }
 
