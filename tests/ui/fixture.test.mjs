@@ -43,6 +43,20 @@ for (const theme of ["dark", "light"]) {
   });
 }
 
+test("a connection is a line and a dot on its way within a second", async () => {
+  const view = synthetic(4, 4);
+  await with_page(view, {}, async (page, server) => {
+    await page.getByText("live", { exact: true }).waitFor();
+    const began = performance.now();
+    server.send("flows", connections(view, 1));
+    await Promise.all([page.locator(".events li").first().waitFor(), page.locator("svg .over circle.dot").first().waitFor({ state: "attached" })]);
+    const took = performance.now() - began;
+    assert.ok(took < 1000, `${took} ms`);
+    // A dot is gone when it has arrived.
+    await page.locator("svg .over circle.dot").first().waitFor({ state: "detached" });
+  });
+});
+
 test("names that mean harm are shown as text", async () => {
   await with_page(hostile(), {}, async (page) => {
     const seen = await page.locator("body").innerText();

@@ -67,7 +67,7 @@ function make(kind: Kind, element: HTMLElement): uPlot {
     height: 72,
     legend: { show: false },
     cursor: { show: false },
-    padding: [6, 4, 0, 0],
+    padding: [6, 18, 0, 0],
     scales: {
       x: { range: () => { const end = Date.now() / 1000; return [end - 600, end]; } },
       y: { range: (_self, _least, most) => [0, Math.max(1, most * 1.15)] },
