@@ -50,7 +50,7 @@ lab: build ## Raise the same cluster and let it stay, to look around in
 ui: build ## Raise a lab, unless one is up, and show it as a live page for a browser on this machine
 	@tests/tools.sh demo
 	lab="$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab"
-	$$lab status >/dev/null 2>&1 || $$lab up
+	$$lab pods >/dev/null 2>&1 || $$lab up
 	$$lab ui
 
 .PHONY: page
