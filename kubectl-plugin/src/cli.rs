@@ -22,6 +22,7 @@ use crate::said::{DeskError, Said};
 use crate::status::Status;
 use crate::stream;
 use crate::sysdump::Sysdump;
+use crate::ui::Look;
 use crate::uninstall::Uninstall;
 use crate::why::Why;
 
@@ -60,6 +61,8 @@ pub struct Cli {
 enum Command {
     #[command(flatten)]
     Verb(Verb),
+    /// Show the cluster as a live page for a browser on this machine, until Ctrl-C.
+    Ui(Look),
     /// Remove Podwire from every node, and from the cluster.
     Uninstall(Uninstall),
     /// Write the completions of this command line for a shell.
@@ -104,6 +107,11 @@ impl Cli {
             Command::Man(manual) => {
                 manual.write(Self::named())?;
                 Ok(ExitCode::SUCCESS)
+            }
+            Command::Ui(look) => {
+                let context = self.target.context.clone();
+                let title = context.unwrap_or_else(|| "cluster".to_owned());
+                look.at(self.reach().await?, title).await?;
             }
             Command::Uninstall(uninstall) => {
                 let reach = ApiReach::new(&self.target).await?;

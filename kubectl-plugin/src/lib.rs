@@ -15,5 +15,6 @@ pub mod said;
 pub mod status;
 pub mod stream;
 pub mod sysdump;
+pub mod ui;
 pub mod uninstall;
 pub mod why;

@@ -9,6 +9,7 @@ use podwire_desk::said::Output;
 use podwire_desk::status::Status;
 use podwire_desk::stream;
 use podwire_desk::sysdump::Sysdump;
+use podwire_desk::ui;
 use podwire_desk::why::Why;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
@@ -106,6 +107,8 @@ enum Command {
     },
     /// Show the walkthrough in a lab that is up, on IPv4 and with its pods.
     Walkthrough,
+    /// Show the lab as a live page for a browser on this machine, until Ctrl-C.
+    Ui(ui::Look),
     /// Show the machines, their agents and whether they are ready for pods, and then what is wrong
     /// in the network and what each node has. Fails if anything is wrong.
     Status(Status),
@@ -249,6 +252,7 @@ pub fn run() -> Result<u8> {
             let _lock = lab.lock(busy)?;
             restart(&lab.node(&node)?, signal)?;
         }
+        Command::Ui(look) => desk::ui(&open()?, &look)?,
         Command::Status(status) => {
             let lab = open()?;
             if status.output == Output::Text {

@@ -10,6 +10,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why the lab could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The live page cannot be shown.
+    #[error("{reason}")]
+    Ui {
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Namespaces can only be made by root.
     #[error("the lab makes network namespaces, which needs root: run it again with sudo")]
     NotRoot,
