@@ -8,3 +8,4 @@
 
 pub mod fleet;
 pub mod reach;
+pub mod test;
