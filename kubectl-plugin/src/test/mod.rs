@@ -5,6 +5,9 @@
 //! start it.
 
 pub mod command;
+pub mod explain;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod ground;
 pub mod junit;
 pub mod kubernetes;

@@ -643,3 +643,139 @@ fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
             .map(move |distance| (from, (from + distance) % nodes))
     })
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A cluster of so many nodes with everything.
+    pub(crate) fn cluster(nodes: usize, families: &[Family]) -> World {
+        let node = |number: usize| Node {
+            name: format!("node{number}"),
+            addresses: vec![
+                format!("172.18.0.{}", number + 2).parse().unwrap(),
+                format!("fc00::{}", number + 2).parse().unwrap(),
+            ],
+            unfit: None,
+        };
+        World {
+            nodes: (0..nodes).map(node).collect(),
+            families: families.to_vec(),
+            outside: families.to_vec(),
+            ..World::default()
+        }
+    }
+
+    /// What the README and the pages that it leads to promise of every family.
+    const PROMISED: [(Group, Way); 20] = [
+        (Group::PodToPod, Way::Ping),
+        (Group::PodToPod, Way::Tcp),
+        (Group::PodToPod, Way::Udp),
+        (Group::PodToPod, Way::Large),
+        (Group::PodToPod, Way::FullSize),
+        (Group::PodToPod, Way::Fragmented),
+        (Group::NodeToPod, Way::Tcp),
+        (Group::PodToNode, Way::Tcp),
+        (Group::ClusterIp, Way::Tcp),
+        (Group::ClusterIp, Way::Udp),
+        (Group::ClusterIp, Way::Repeated),
+        (Group::NodePort, Way::Tcp),
+        (Group::NodePortLocal, Way::Tcp),
+        (Group::Hairpin, Way::Tcp),
+        (Group::Affinity, Way::Repeated),
+        (Group::NoEndpoints, Way::Tcp),
+        (Group::Dns, Way::Lookup),
+        (Group::Outside, Way::Tcp),
+        (Group::PolicyAllows, Way::Tcp),
+        (Group::PolicyForbids, Way::Tcp),
+    ];
+
+    #[test]
+    fn every_node_is_on_both_ends_of_every_promised_way() {
+        let families = [Family::V4, Family::V6];
+        for nodes in 2..40 {
+            let plan = Plan::of(&cluster(nodes, &families));
+            for (family, (group, way)) in
+                families.iter().flat_map(|family| PROMISED.map(|promised| (family, promised)))
+            {
+                let cases = plan.cases.iter().filter(|case| {
+                    (case.group, case.family, case.way) == (group, *family, way)
+                });
+                let (mut from, mut to) = (BTreeSet::new(), BTreeSet::new());
+                for case in cases {
+                    from.insert(case.from.node);
+                    to.extend(case.to_node());
+                }
+                let what = format!("{} {way} {family} on {nodes} nodes", group.title());
+                assert_eq!(from.len(), nodes, "{what}");
+                assert!(to.is_empty() || to.len() == nodes, "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_tried_is_named() {
+        let whole = Plan::of(&cluster(3, &[Family::V4, Family::V6]));
+        assert_eq!(whole.skipped, []);
+        let bare = World {
+            no_policies: Some("they are off".into()),
+            no_dns: Some("there is none".into()),
+            no_api: Some("there is none".into()),
+            outside: Vec::new(),
+            ..cluster(3, &[Family::V4])
+        };
+        let plan = Plan::of(&bare);
+        for group in Group::ALL {
+            let tried = plan.cases.iter().any(|case| case.group == group);
+            let skipped = plan.skipped.iter().any(|one| one.group == group);
+            assert!(tried || skipped, "{}", group.title());
+        }
+        assert!(plan.skipped.iter().any(|one| one.reason.contains("IPv6")));
+    }
+
+    #[test]
+    fn a_node_without_pods_is_a_failure_and_no_one_asks_it() {
+        let mut world = cluster(3, &[Family::V4]);
+        world.nodes[1].unfit = Some("the kubelet is gone".into());
+        let plan = Plan::of(&world);
+        assert_eq!(plan.unfit, [("node1".into(), "the kubelet is gone".into())]);
+        assert_eq!(plan.nodes.len(), 2);
+    }
+
+    #[test]
+    fn many_nodes_are_not_all_tried_with_all_and_that_is_said() {
+        let plan = Plan::of(&cluster(100, &[Family::V4]));
+        let pings = plan.cases.iter().filter(|case| case.way == Way::Ping).count();
+        assert_eq!(pings, 800);
+        let said = |one: &Skipped| one.reason.contains("of 10000 pairs of nodes 800 are tried");
+        assert!(plan.skipped.iter().any(said), "{:?}", plan.skipped);
+    }
+
+    proptest! {
+        /// By construction: no case sends where its own policies or nodes forbid it to arrive.
+        #[test]
+        fn nothing_is_unreachable_by_construction(nodes in 1usize..40, v6: bool) {
+            let family = if v6 { Family::V6 } else { Family::V4 };
+            let plan = Plan::of(&cluster(nodes, &[family]));
+            for case in &plan.cases {
+                prop_assert!(case.from.node < nodes && case.to_node().is_none_or(|to| to < nodes));
+                let to = match case.to {
+                    Target::Spot(spot) => Some(spot),
+                    _ => None,
+                };
+                // Only clients reach clients, only by TCP; servers reach nothing else.
+                let to_client = to.is_some_and(|spot| spot.role == Role::Client);
+                let forbidden = match case.from.role {
+                    Role::Server => true,
+                    Role::Client => to_client && case.way == Way::Udp,
+                    Role::Host => to_client,
+                };
+                prop_assert_eq!(forbidden, case.want == Want::Nothing, "{}", plan.describe(case));
+            }
+        }
+    }
+}

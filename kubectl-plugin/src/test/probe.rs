@@ -141,6 +141,29 @@ pub fn source(case: &Case, laid: &Laid) -> Option<String> {
     }
 }
 
+/// The command that tells with which address a pod sends; none if that is its node's affair.
+pub fn sender(case: &Case, laid: &Laid) -> Option<Vec<String>> {
+    if case.from.role == Role::Host {
+        return None;
+    }
+    let (address, _) = end(case, laid).ok()?;
+    let line = format!("ip -o route get {address}");
+    Some(["bash", "-c", &line].map(str::to_owned).to_vec())
+}
+
+/// What is wrong with the address with which a pod sends, if it is not one of its own.
+pub fn forged(place: &Place, ran: &Ran) -> Option<String> {
+    let mut words = ran.stdout.split_whitespace().skip_while(|word| *word != "src");
+    let address: IpAddr = words.nth(1)?.parse().ok()?;
+    match place.addresses.contains(&address) {
+        true => None,
+        false => Some(format!(
+            "pod {} sends from {address}, which is not its address: its node drops that as forged",
+            place.pod
+        )),
+    }
+}
+
 fn url<'a>(case: &Case, laid: &'a Laid) -> Result<&'a str, String> {
     let mut known = laid.outside.iter();
     known
@@ -424,5 +447,207 @@ fn said(text: &str) -> String {
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::fake::laid;
+    use crate::test::plan::{Group, Plan, Spot};
+
+    fn ran(status: i32, stdout: &str, stderr: &str) -> Ran {
+        Ran {
+            status,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        }
+    }
+
+    fn plan() -> Plan {
+        Plan::of(&crate::test::plan::tests::cluster(2, &[Family::V4, Family::V6]))
+    }
+
+    /// The first case like this, over IPv4.
+    fn case(group: Group, way: Way, from: Spot) -> Case {
+        let plan = plan();
+        let found = plan.cases.iter().find(|case| {
+            (case.group, case.way, case.from, case.family) == (group, way, from, Family::V4)
+                && case.to_node().is_none_or(|node| node == 1)
+        });
+        found.unwrap_or_else(|| panic!("{group:?} {way:?} {from:?}")).clone()
+    }
+
+    fn judged(group: Group, way: Way, from: Spot, ran: &Ran) -> Result<(), String> {
+        judge(&case(group, way, from), &laid(&plan()), ran)
+    }
+
+    #[track_caller]
+    fn check(group: Group, way: Way, from: Spot, good: &Ran, bad: &[(Ran, &str)]) {
+        assert_eq!(judged(group, way, from, good), Ok(()));
+        for (ran, wanted) in bad {
+            let said = judged(group, way, from, ran).unwrap_err();
+            assert!(said.contains(wanted), "{said:?} does not say {wanted:?}");
+        }
+    }
+
+    const CLIENT: Spot = Spot {
+        role: Role::Client,
+        node: 0,
+    };
+    const HOST: Spot = Spot {
+        role: Role::Host,
+        node: 0,
+    };
+
+    fn late() -> Ran {
+        ran(28, "", "curl: (28) Connection timed out after 2001 milliseconds\n")
+    }
+
+    #[test]
+    fn a_pod_answers_by_its_name_and_sees_the_address_of_who_asks() {
+        let good = ran(0, "server-1\n10.0.0.1:40000\n", "");
+        let bad = [
+            (ran(0, "server-0\n10.0.0.1:40000\n", ""), "server-0 answered instead of server-1"),
+            (ran(0, "server-1\n172.18.0.2:40000\n", ""), "seen as 172.18.0.2"),
+            (ran(0, "server-1\n", ""), "does not say whom it came to"),
+            (ran(0, "", ""), "empty"),
+            (late(), "(28) Connection timed out"),
+        ];
+        check(Group::PodToPod, Way::Tcp, CLIENT, &good, &bad);
+    }
+
+    #[test]
+    fn a_ping_is_answered_or_not() {
+        let bad = [(ran(1, "1 packets transmitted, 0 received\n", ""), "0 received")];
+        check(Group::PodToPod, Way::Ping, CLIENT, &ran(0, "1 received", ""), &bad);
+    }
+
+    #[test]
+    fn datagrams_come_back_whole() {
+        let bad = [
+            (ran(0, "", ""), "no answer came"),
+            (ran(124, "", ""), "no answer came"),
+            (ran(0, "server-0", ""), "server-0 answered"),
+        ];
+        check(Group::PodToPod, Way::Udp, CLIENT, &ran(0, "server-1", ""), &bad);
+        let bad = [
+            (ran(0, "sent 1472 got 0\n", ""), "no answer came to a datagram of 1472 bytes"),
+            (ran(0, "sent 1472 got 1400\n", ""), "1400 of 1467 bytes"),
+            (ran(1, "", "bash: connect: Network is unreachable"), "unreachable"),
+        ];
+        let good = ran(0, "sent 1472 got 1467\n", "");
+        check(Group::PodToPod, Way::FullSize, CLIENT, &good, &bad);
+        // The server reads no more than that.
+        let bad = [(ran(0, "sent 4000 got 1467\n", ""), "1467 of 2043")];
+        let good = ran(0, "sent 4000 got 2043\n", "");
+        check(Group::PodToPod, Way::Fragmented, CLIENT, &good, &bad);
+    }
+
+    #[test]
+    fn large_bodies_come_back_whole() {
+        let bad = [(ran(0, "1448\n", ""), "1448 of 50000"), (late(), "timed out")];
+        check(Group::PodToPod, Way::Large, CLIENT, &ran(0, "50000\n", ""), &bad);
+    }
+
+    #[test]
+    fn a_service_is_answered_by_its_endpoints_only() {
+        let good = ran(0, "server-0\n10.0.0.1:40000\n", "");
+        let bad = [(ran(0, "client-0\n10.0.0.1:40000\n", ""), "client-0 answered, which is no endpoint")];
+        check(Group::ClusterIp, Way::Tcp, CLIENT, &good, &bad);
+        let good = ran(0, "server-0\nserver-1\nserver-0\n", "");
+        let bad = [(ran(0, "server-0\nserver-0\n", ""), "there are 2 endpoints")];
+        check(Group::ClusterIp, Way::Repeated, CLIENT, &good, &bad);
+        let good = ran(0, "server-0\nserver-0\n", "");
+        let bad = [(ran(0, "server-0\nserver-1\n", ""), "by server-0, server-1 in turn")];
+        check(Group::Affinity, Way::Repeated, CLIENT, &good, &bad);
+        let good = ran(0, "client-0\n10.0.0.1:40000\n", "");
+        let bad = [(ran(0, "server-0\n10.0.0.1:40000\n", ""), "server-0 answered instead of client-0")];
+        check(Group::Hairpin, Way::Tcp, CLIENT, &good, &bad);
+    }
+
+    #[test]
+    fn a_local_node_port_keeps_the_client_and_the_node() {
+        let good = ran(0, "server-1\n172.18.0.2:40000\n", "");
+        let bad = [
+            (ran(0, "server-0\n172.18.0.2:40000\n", ""), "server-0 answered"),
+            (ran(0, "server-1\n172.18.0.3:40000\n", ""), "seen as 172.18.0.3"),
+        ];
+        check(Group::NodePortLocal, Way::Tcp, HOST, &good, &bad);
+    }
+
+    #[test]
+    fn without_endpoints_a_refusal_comes_at_once() {
+        let good = ran(7, "", "curl: (7) Failed to connect\n");
+        let bad = [(ran(0, "server-0\n", ""), "server-0 answered"), (late(), "must come at once")];
+        check(Group::NoEndpoints, Way::Tcp, CLIENT, &good, &bad);
+    }
+
+    #[test]
+    fn dns_answers_the_service_s_addresses_and_no_others() {
+        let laid = laid(&plan());
+        let web = laid.services[&Service::Web].addresses[0];
+        let bad = [
+            (ran(0, "", ""), "knows no address of web"),
+            (ran(0, "10.96.9.9\n", ""), "answers 10.96.9.9 instead of"),
+            (ran(9, ";; no servers could be reached\n", ""), "no servers could be reached"),
+        ];
+        check(Group::Dns, Way::Lookup, CLIENT, &ran(0, &format!("{web}\n"), ""), &bad);
+    }
+
+    #[test]
+    fn outside_a_pod_has_its_node_s_address() {
+        check(Group::Outside, Way::Tcp, CLIENT, &ran(0, "<html>", ""), &[(late(), "timed out")]);
+        let good = ran(0, "172.18.0.2:40000", "");
+        let bad = [(ran(0, "10.0.0.1:40000", ""), "seen as 10.0.0.1")];
+        check(Group::Outside, Way::Tcp, CLIENT, &good, &bad);
+    }
+
+    #[test]
+    fn what_a_policy_forbids_must_not_be_answered_and_must_have_been_tried() {
+        let server = Spot::server(0);
+        let bad = [
+            (ran(0, "client-0\n", ""), "client-0 answered, which a policy forbids"),
+            (ran(127, "", "bash: curl: command not found\n"), "command not found"),
+        ];
+        check(Group::PolicyForbids, Way::Tcp, server, &late(), &bad);
+    }
+
+    #[test]
+    fn every_case_has_a_command_and_a_question_for_why() {
+        let (plan, mut laid) = (plan(), laid(&plan()));
+        for case in &plan.cases {
+            let command = command(case, &laid).unwrap();
+            assert_eq!(command[..2], ["bash", "-c"]);
+            assert!(source(case, &laid).is_some() && destination(case, &laid).is_some());
+        }
+        laid.spots.clear();
+        laid.services.clear();
+        assert!(command(&plan.cases[0], &laid).is_err());
+    }
+
+    #[test]
+    fn a_pod_that_sends_from_an_address_of_another_is_named() {
+        let place = Place {
+            pod: "test/client-0".into(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+        };
+        let said = |text| forged(&place, &ran(0, text, ""));
+        assert_eq!(said("10.0.0.12 via 10.0.0.254 dev eth0 src 10.0.0.1 uid 0"), None);
+        assert_eq!(said("RTNETLINK answers: Network is unreachable"), None);
+        let text = said("10.0.0.12 via 10.0.0.254 dev eth0 src 10.0.0.99 uid 0").unwrap();
+        assert!(text.contains("sends from 10.0.0.99"), "{text}");
+    }
+
+    #[test]
+    fn why_is_told_the_port_of_a_url() {
+        for (url, end) in [
+            ("https://1.1.1.1/", "1.1.1.1:443"),
+            ("http://[2001:db8::1]/x", "[2001:db8::1]:80"),
+            ("http://[2001:db8::1]:81/x", "[2001:db8::1]:81"),
+            ("http://192.0.2.1:8080", "192.0.2.1:8080"),
+        ] {
+            assert_eq!(authority(url), end);
+        }
     }
 }
