@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::reach::{Client, Node, Ran, Reach, ReachError, Reply};
+use crate::reach::{Client, Kind, Listing, Node, Ran, Reach, ReachError, Reply};
 
 /// How long the way to a node may take.
 const WAY: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ const COMMAND: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct Fleet {
     reach: Arc<dyn Reach>,
+    remarks: Arc<[String]>,
     members: Arc<BTreeMap<String, Member>>,
 }
 
@@ -39,13 +40,22 @@ pub type Answers<T> = BTreeMap<String, Result<T, ReachError>>;
 impl Fleet {
     /// Finds out which nodes there are. No agent is asked yet.
     pub async fn assemble(reach: Arc<dyn Reach>) -> Result<Self, ReachError> {
-        let nodes = reach.nodes().await?;
+        let Listing { nodes, remarks } = match timeout(ANSWER, reach.nodes()).await {
+            Ok(listing) => listing?,
+            Err(_) => {
+                return Err(ReachError::List {
+                    what: "the nodes".into(),
+                    reason: format!("the API server gave no answer in {} s", ANSWER.as_secs()),
+                });
+            }
+        };
         let member = |node: Node| {
             let client = Mutex::default();
             (node.name.clone(), Member { node, client })
         };
         Ok(Self {
             reach,
+            remarks: remarks.into(),
             members: Arc::new(nodes.into_iter().map(member).collect()),
         })
     }
@@ -53,6 +63,25 @@ impl Fleet {
     /// The nodes, sorted by name.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.members.values().map(|member| &member.node)
+    }
+
+    /// What may be missing among the nodes, and why, one sentence each.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
+    /// The objects of a kind; none if this way knows no API server, or the cluster no such kind.
+    pub async fn objects(
+        &self,
+        kind: &'static Kind,
+    ) -> Result<Option<Vec<serde_json::Value>>, ReachError> {
+        match timeout(ANSWER, self.reach.objects(kind)).await {
+            Ok(objects) => objects,
+            Err(_) => Err(ReachError::List {
+                what: kind.plural.to_owned(),
+                reason: format!("the API server gave no answer in {} s", ANSWER.as_secs()),
+            }),
+        }
     }
 
     /// The node of this name.

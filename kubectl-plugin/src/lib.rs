@@ -8,4 +8,6 @@
 
 pub mod fleet;
 pub mod reach;
+pub mod said;
+pub mod status;
 pub mod test;

@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod cidr;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod directory;

@@ -14,6 +14,9 @@ pub struct Report {
     pub wide: bool,
     /// The Node that stands for this machine.
     pub node: String,
+    /// The agent's version; empty from an agent that does not say it yet.
+    #[serde(default)]
+    pub version: String,
     /// True once the source has delivered everything; nothing is written before.
     pub listed: bool,
     /// The interface to the other nodes.
@@ -161,6 +164,9 @@ pub struct PodReport {
     pub ifname: String,
     /// The addresses leased to it.
     pub addresses: Vec<IpAddr>,
+    /// The MTU of the link in bytes, if the link is there.
+    #[serde(default)]
+    pub mtu: Option<u32>,
     /// True if the link is there; a lease without one is released after a while.
     pub present: bool,
 }

@@ -153,6 +153,7 @@ impl Blob {
                         .jump()
                         .and_then(|offset| starts.get(&offset))
                         .map(|name| (*name).to_owned()),
+                    drops: entries[index].target == Target::Standard(DROP),
                 })
                 .collect(),
         };

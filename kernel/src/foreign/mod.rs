@@ -35,6 +35,8 @@ pub struct Rule {
     pub id: u64,
     /// The chain that it jumps or goes to.
     pub leads_to: Option<String>,
+    /// True if it drops what it matches.
+    pub drops: bool,
 }
 
 /// What to take out of one table.

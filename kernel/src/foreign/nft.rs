@@ -27,13 +27,14 @@ const CHAIN_POLICY: u16 = 5;
 /// `NFTA_HOOK_HOOKNUM`.
 const HOOK_NUMBER: u16 = 1;
 /// `NF_DROP` (linux/netfilter.h).
-const POLICY_DROP: u32 = 0;
+const DROP: u32 = 0;
 /// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`,
-/// `NFTA_VERDICT_CHAIN`.
+/// `NFTA_VERDICT_CODE`, `NFTA_VERDICT_CHAIN`.
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
 const IMMEDIATE_DATA: u16 = 2;
 const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 
 /// `struct nfgenmsg` is four bytes (linux/netfilter/nfnetlink.h).
@@ -68,14 +69,18 @@ pub fn chains(family: Family, table: &str) -> Result<Vec<Chain>> {
                 name: text(bytes, CHAIN_NAME)?,
                 builtin: hook.is_some(),
                 hook: hook.and_then(|hook| number(hook, HOOK_NUMBER)),
-                drops: number(bytes, CHAIN_POLICY) == Some(POLICY_DROP),
+                drops: number(bytes, CHAIN_POLICY) == Some(DROP),
                 rules: Vec::new(),
             })
         })?;
         let rules = dump(&mut socket, GETRULE, family, Some(table), |bytes| {
             let id = u64::from_be_bytes(*find(bytes, RULE_HANDLE)?.first_chunk()?);
-            let leads_to = leads_to(bytes);
-            Some((text(bytes, RULE_CHAIN)?, Rule { id, leads_to }))
+            let rule = Rule {
+                id,
+                leads_to: leads_to(bytes),
+                drops: verdicts(bytes).any(|verdict| number(verdict, VERDICT_CODE) == Some(DROP)),
+            };
+            Some((text(bytes, RULE_CHAIN)?, rule))
         })?;
         let mut rules_of: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
         for (chain, rule) in rules {
@@ -145,13 +150,21 @@ fn dump<T>(
 
 /// The chain that a rule jumps or goes to.
 pub(super) fn leads_to(rule: &[u8]) -> Option<String> {
-    attributes(find(rule, RULE_EXPRESSIONS)?).find_map(|(_, expression)| {
-        if text(expression, EXPR_NAME)? != "immediate" {
-            return None;
-        }
-        let data = find(find(expression, EXPR_DATA)?, IMMEDIATE_DATA)?;
-        text(find(data, DATA_VERDICT)?, VERDICT_CHAIN)
-    })
+    verdicts(rule).find_map(|verdict| text(verdict, VERDICT_CHAIN))
+}
+
+/// The verdicts of a rule.
+fn verdicts(rule: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let expressions = find(rule, RULE_EXPRESSIONS).into_iter();
+    expressions
+        .flat_map(attributes)
+        .filter_map(|(_, expression)| {
+            if text(expression, EXPR_NAME)? != "immediate" {
+                return None;
+            }
+            let data = find(find(expression, EXPR_DATA)?, IMMEDIATE_DATA)?;
+            find(data, DATA_VERDICT)
+        })
 }
 
 fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {

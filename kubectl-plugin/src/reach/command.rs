@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::process::{Child, Command};
 
 use crate::reach::relay::{RelayClient, Streams};
-use crate::reach::{Client, Later, Node, Ran, Reach, ReachError};
+use crate::reach::{Client, Later, Listing, Node, Ran, Reach, ReachError};
 
 /// Makes the command that runs `podwire-agent` with these arguments on the node of this name.
 pub type Lead = Box<dyn Fn(&str, &[&str]) -> Command + Send + Sync>;
@@ -30,8 +30,12 @@ impl Commands {
 }
 
 impl Reach for Commands {
-    fn nodes(&self) -> Later<'_, Result<Vec<Node>, ReachError>> {
-        Box::pin(std::future::ready(Ok(self.nodes.clone())))
+    fn nodes(&self) -> Later<'_, Result<Listing, ReachError>> {
+        let listing = Listing {
+            nodes: self.nodes.clone(),
+            remarks: Vec::new(),
+        };
+        Box::pin(std::future::ready(Ok(listing)))
     }
 
     fn client(&self, node: &Node) -> Later<'_, Result<Arc<dyn Client>, ReachError>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::reach::{Client, Later, Node, Ran, Reach, ReachError, Reply};
+use crate::reach::{Client, Later, Listing, Node, Ran, Reach, ReachError, Reply};
 
 /// What a node of a test answers.
 #[derive(Debug, Clone)]
@@ -24,6 +24,7 @@ type Script = BTreeMap<(String, String), Says>;
 #[derive(Default)]
 pub(crate) struct Fake {
     pub nodes: Vec<Node>,
+    pub remarks: Vec<String>,
     /// What is not here is not found.
     answers: Arc<Script>,
     /// By node and the arguments; what is not here fails.
@@ -66,8 +67,12 @@ impl Fake {
 }
 
 impl Reach for Fake {
-    fn nodes(&self) -> Later<'_, Result<Vec<Node>, ReachError>> {
-        Box::pin(async { Ok(self.nodes.clone()) })
+    fn nodes(&self) -> Later<'_, Result<Listing, ReachError>> {
+        let listing = Listing {
+            nodes: self.nodes.clone(),
+            remarks: self.remarks.clone(),
+        };
+        Box::pin(async { Ok(listing) })
     }
 
     fn client(&self, node: &Node) -> Later<'_, Result<Arc<dyn Client>, ReachError>> {

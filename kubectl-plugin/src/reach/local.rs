@@ -8,7 +8,7 @@ use podwire_agent::error::chain;
 use podwire_agent::ours::SOCKET;
 
 use crate::reach::command::{finish, podwire_agent};
-use crate::reach::{Client, Later, Node, Ran, Reach, ReachError, Reply};
+use crate::reach::{Client, Later, Listing, Node, Ran, Reach, ReachError, Reply};
 
 /// This node alone.
 #[derive(Debug, Clone)]
@@ -44,8 +44,13 @@ impl Local {
 }
 
 impl Reach for Local {
-    fn nodes(&self) -> Later<'_, Result<Vec<Node>, ReachError>> {
-        Box::pin(async { Ok(vec![self.node().await?]) })
+    fn nodes(&self) -> Later<'_, Result<Listing, ReachError>> {
+        Box::pin(async {
+            Ok(Listing {
+                nodes: vec![self.node().await?],
+                remarks: Vec::new(),
+            })
+        })
     }
 
     fn client(&self, node: &Node) -> Later<'_, Result<Arc<dyn Client>, ReachError>> {

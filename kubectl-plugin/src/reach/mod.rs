@@ -1,8 +1,9 @@
 //! Which nodes there are, and how the agent of each is asked.
 //!
 //! Three ways: [`local`], the socket of this node; [`command`], a program that leads to a relay, as
-//! in the lab; and exec through the API server.
+//! in the lab; and [`api`], exec through the API server.
 
+pub mod api;
 pub mod command;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -23,8 +24,8 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A way to nodes.
 pub trait Reach: Send + Sync {
-    /// The nodes of the cluster, as far as this way knows them, sorted by name.
-    fn nodes(&self) -> Later<'_, Result<Vec<Node>, ReachError>>;
+    /// The nodes of the cluster, as far as this way knows them.
+    fn nodes(&self) -> Later<'_, Result<Listing, ReachError>>;
 
     /// A client for the agent of a node. It may only find out with the first question that no one
     /// is there.
@@ -36,6 +37,39 @@ pub trait Reach: Send + Sync {
     /// What the agent of a node logged; `previous` is of the agent before the one that runs. None
     /// if this way does not know.
     fn logs(&self, node: &Node, previous: bool) -> Later<'_, Result<Option<String>, ReachError>>;
+
+    /// The objects of a kind, as the API server has them. None if this way knows no API server, or
+    /// the cluster no such kind.
+    fn objects(
+        &self,
+        _: &'static Kind,
+    ) -> Later<'_, Result<Option<Vec<serde_json::Value>>, ReachError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// Which nodes there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The nodes, sorted by name.
+    pub nodes: Vec<Node>,
+    /// What may be missing from it, and why, one sentence each.
+    pub remarks: Vec<String>,
+}
+
+/// A kind of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The group of the API; empty for the first.
+    pub group: &'static str,
+    /// The version.
+    pub version: &'static str,
+    /// The kind.
+    pub kind: &'static str,
+    /// The resource.
+    pub plural: &'static str,
+    /// True for Podwire's own objects only, in its namespace.
+    pub of_podwire: bool,
 }
 
 /// Asks one agent. Many questions may be open at a time.

@@ -9,7 +9,11 @@ use clap::Args;
 use podwire_agent::text::printable;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::fleet::Fleet;
+use crate::said::Said;
+use crate::test::explain::Agents;
 use crate::test::ground::{Explain, Ground, GroundError, Outside};
+use crate::test::kubernetes::{self, Cluster};
 use crate::test::plan::{Family, Group};
 use crate::test::run::{self, Done, Pace, Progress, Verdict};
 use crate::test::{junit, report};
@@ -36,6 +40,29 @@ pub struct Flags {
     /// How many ways are tried at a time.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub parallel: u16,
+}
+
+/// The flags of `kubectl podwire test`.
+#[derive(Debug, Clone, Args)]
+pub struct Test {
+    /// The image that pods run: one with agnhost's netexec, and bash, curl, dig, ip and ping.
+    #[arg(long, default_value = kubernetes::IMAGE)]
+    pub image: String,
+
+    /// What is tried, and how it is told.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+impl Test {
+    /// Tests the cluster of this client, whose agents are this fleet.
+    pub async fn run(&self, client: kube::Client, fleet: Fleet) -> Result<Said, TestError> {
+        let agents = Agents::new(fleet);
+        let no_policies = agents.no_policies().await;
+        let outside = self.flags.outside();
+        let cluster = Cluster::new(client, self.image.clone(), no_policies, outside);
+        perform(&self.flags, &cluster, &agents).await
+    }
 }
 
 /// What `--outside` says.
@@ -107,13 +134,12 @@ pub enum TestError {
     },
 }
 
-/// Runs the test, says what happens on standard error, and answers with what is to be printed and
-/// whether all is well.
+/// Runs the test, and says on standard error how far it is.
 pub async fn perform(
     flags: &Flags,
     ground: &impl Ground,
     explain: &impl Explain,
-) -> Result<(String, bool), TestError> {
+) -> Result<Said, TestError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(TestError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(TestError::Signals)?;
     let asked_to_end = async {
@@ -137,7 +163,10 @@ pub async fn perform(
             source,
         })?;
     }
-    Ok((report::render(&outcome), outcome.passed()))
+    Ok(Said {
+        text: report::render(&outcome),
+        good: outcome.passed(),
+    })
 }
 
 /// Tells a person how far it is: a line that changes on a terminal, else a line for each stage and

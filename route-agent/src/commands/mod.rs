@@ -10,6 +10,7 @@ pub mod output;
 pub mod preflight;
 pub mod relay;
 pub mod status;
+pub mod table;
 pub mod takeover;
 pub mod uninstall;
 pub mod why;

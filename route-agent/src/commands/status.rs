@@ -3,16 +3,14 @@
 //! The agent answers with plain values; everything about their looks is here. The short form lists
 //! everything that matters and cuts long lists; `wide` leaves nothing out and adds endpoints.
 
-mod table;
-
 use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
 
 use crate::commands::agent::{Agent, AskError};
+use crate::commands::table::Table;
 use crate::report::{CniConfReport, DeniedReport, PoliciesReport, Report, ServicePortReport};
 use crate::text::{is_unprintable, printable, printable_json, printable_lines};
-use table::Table;
 
 /// The short form shows this many rows of each list.
 const SHORT: usize = 20;

@@ -377,7 +377,12 @@ mod tests {
         let mut rule = |to: &str| {
             id += 1;
             let leads_to = (to != "-").then(|| to.to_owned());
-            Rule { id, leads_to }
+            let drops = false;
+            Rule {
+                id,
+                leads_to,
+                drops,
+            }
         };
         lines
             .iter()

@@ -200,6 +200,7 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
                 container_id: alias.container_id,
                 ifname: alias.ifname,
                 addresses: Vec::new(),
+                mtu: Some(link.mtu),
                 present: true,
             },
         );
@@ -222,6 +223,7 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
             container_id: container_id.clone(),
             ifname: ifname.to_owned(),
             addresses: Vec::new(),
+            mtu: None,
             present: is_adopted,
         });
         // A link whose alias was taken away does not say whose it is.

@@ -280,6 +280,7 @@ impl Reconcile {
         let mut report = Report {
             wide,
             node: self.config.node_name.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
             uplink: self.uplink.as_ref().map(|uplink| UplinkReport {
                 name: uplink.name.clone(),
                 mtu: uplink.mtu,

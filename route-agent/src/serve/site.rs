@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Moment;
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::feature::{WhoHas, World};
 use crate::features::policies::drops::DropLog;
@@ -85,6 +86,10 @@ impl Site {
                 Ok(response) | Err(response) => response,
             },
             "/drops" => self.drops(&request).await,
+            "/cluster" => match self.cluster().await {
+                Ok(cluster) => json(&cluster),
+                Err(response) => response,
+            },
             _ => self.public(&request),
         }
     }
@@ -98,6 +103,15 @@ impl Site {
         };
         let after = after.parse().unwrap_or_default();
         json(&self.drops.after(after, patience).await)
+    }
+
+    /// What is known of the cluster, and of the pods of this node.
+    async fn cluster(&self) -> Result<Cluster, Response> {
+        let wide = false;
+        let report = self.of_loop(|reply| Input::Report { wide, reply }).await?;
+        let look = move |world: &World<'_>| Cluster::of(world, &report.pods);
+        self.of_loop(|reply| Input::Ask(Question::new(look, reply)))
+            .await
     }
 
     /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again
@@ -181,7 +195,11 @@ pub fn asked(query: &str) -> Result<why::Question, String> {
     let (Some(from), Some(to)) = (from, to) else {
         return Err("give ?from=...&to=...".into());
     };
-    why::Question::parse(&from, &to).map_err(|error| error.to_string())
+    let question = why::Question::parse(&from, &to).map_err(|error| error.to_string())?;
+    Ok(match socket::value(query, "answer") {
+        Some(_) => question.as_answer(),
+        None => question,
+    })
 }
 
 /// Runs what blocks on another thread.

@@ -43,7 +43,9 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
             match answer {
                 Ok(answer) => {
                     hop.kernel.extend(answer.holds);
-                    trace.differences.extend(answer.differs);
+                    trace.differences.extend(answer.differs.iter().cloned());
+                    hop.differs.extend(answer.differs);
+                    hop.suspects.extend(answer.suspects);
                 }
                 Err(error) => hop.kernel.push(error),
             }
@@ -215,9 +217,9 @@ fn droppers(kernel: &mut impl Kernel, family: IpFamily, hook: u32) -> Result<Ans
     let mut answer = Answer::default();
     for chain in kernel.droppers(family, hook)? {
         answer.holds.push(format!(
-            "{chain} drops what none of its rules accepts; that is not Podwire's: look there if \
-             packets vanish"
+            "{chain}; that is not Podwire's: look there if packets vanish"
         ));
+        answer.suspects.push(chain);
     }
     Ok(answer)
 }

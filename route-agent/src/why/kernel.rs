@@ -49,7 +49,7 @@ pub trait Kernel {
     /// The elements of a map of the Service table; none if there is no such table or map.
     fn map(&mut self, family: IpFamily, map: &str) -> Result<Option<Vec<Entry>>, String>;
 
-    /// Chains of others at a hook (`NF_INET_*`) whose policy is to drop, in words.
+    /// Chains of others at a hook (`NF_INET_*`) that drop, and what, in words.
     fn droppers(&mut self, family: IpFamily, hook: u32) -> Result<Vec<String>, String>;
 
     /// What the policy table looks up; none if there is no such table.
@@ -69,13 +69,15 @@ pub trait Kernel {
 pub(super) struct Answer {
     pub holds: Vec<String>,
     pub differs: Vec<String>,
+    /// What may stop a packet all the same.
+    pub suspects: Vec<String>,
 }
 
 impl Answer {
     pub fn of(text: String) -> Self {
         Self {
             holds: vec![text],
-            differs: Vec::new(),
+            ..Self::default()
         }
     }
 

@@ -1,10 +1,10 @@
 //! The kernel of this node, as the walk asks it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use podwire_kernel::foreign;
+use podwire_kernel::foreign::{self, Chain};
 use podwire_kernel::link::Link;
 use podwire_kernel::nft::{Family, NftSocket, Value};
 use podwire_kernel::route::RouteKind;
@@ -189,27 +189,58 @@ impl Kernel for Live {
         let mut found = Vec::new();
         for family in [Family::from(family), Family::Inet] {
             for table in foreign::nft::tables(family).map_err(text)? {
-                for chain in foreign::nft::chains(family, &table).map_err(text)? {
-                    if chain.hook == Some(hook) && chain.drops {
-                        found.push(format!("nftables chain {family} {table} {}", chain.name));
-                    }
+                if is_ours(&table) {
+                    continue;
                 }
+                let chains = foreign::nft::chains(family, &table).map_err(text)?;
+                let named = |name: &str| format!("nftables chain {family} {table} {name}");
+                found.extend(dropping(&chains, hook, named));
             }
         }
         for table in foreign::legacy::tables(family).map_err(text)? {
-            for chain in foreign::legacy::chains(family, &table).map_err(text)? {
-                if chain.hook == Some(hook) && chain.drops {
-                    let program = match family {
-                        IpFamily::V4 => "iptables",
-                        IpFamily::V6 => "ip6tables",
-                    };
-                    found.push(format!(
-                        "{program}-legacy table {table} chain {}",
-                        chain.name
-                    ));
-                }
-            }
+            let chains = foreign::legacy::chains(family, &table).map_err(text)?;
+            let program = match family {
+                IpFamily::V4 => "iptables",
+                IpFamily::V6 => "ip6tables",
+            };
+            let named = |name: &str| format!("{program}-legacy table {table} chain {name}");
+            found.extend(dropping(&chains, hook, named));
         }
         Ok(found)
     }
+}
+
+/// True for the name of a table of ours, or of the plugin's.
+fn is_ours(table: &str) -> bool {
+    table.starts_with("podwire-")
+}
+
+/// The chains that drop at a hook, by their policy or by a rule, there or in a chain that a rule
+/// leads to.
+fn dropping(
+    chains: &[Chain],
+    hook: u32,
+    named: impl Fn(&str) -> String,
+) -> impl Iterator<Item = String> {
+    let mut found = Vec::new();
+    let at_hook = chains.iter().filter(|chain| chain.hook == Some(hook));
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    let mut next: Vec<&Chain> = at_hook.collect();
+    while let Some(chain) = next.pop() {
+        // What the kubelet has there drops only what is forged.
+        if chain.name.starts_with("KUBE-") || !seen.insert(&chain.name) {
+            continue;
+        }
+        if chain.drops && chain.hook.is_some() {
+            found.push(format!(
+                "{} drops what none of its rules accepts",
+                named(&chain.name)
+            ));
+        } else if chain.rules.iter().any(|rule| rule.drops) {
+            found.push(format!("{} has a rule that drops", named(&chain.name)));
+        }
+        let leads = chain.rules.iter().filter_map(|rule| rule.leads_to.as_ref());
+        next.extend(leads.filter_map(|name| chains.iter().find(|chain| chain.name == *name)));
+    }
+    found.into_iter()
 }

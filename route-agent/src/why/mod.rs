@@ -104,6 +104,12 @@ pub struct Hop {
     pub see: Option<String>,
     /// What the kernel holds about it.
     pub kernel: Vec<String>,
+    /// Where the kernel differs here from what is wanted; the trace has them all.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub differs: Vec<String>,
+    /// What may stop a packet here, and is not Podwire's to decide or to know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub suspects: Vec<String>,
     /// What to ask the kernel.
     #[serde(skip)]
     pub checks: Vec<Check>,
@@ -203,6 +209,11 @@ impl Hop {
 
     fn because(mut self, why: impl Into<String>) -> Self {
         self.why.push(why.into());
+        self
+    }
+
+    fn suspect(mut self, what: impl Into<String>) -> Self {
+        self.suspects.push(what.into());
         self
     }
 

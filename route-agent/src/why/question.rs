@@ -38,6 +38,9 @@ pub struct Question {
     pub destination: Host,
     /// What.
     pub transport: Transport,
+    /// True if it is the answer to a packet that went the other way: no rule of a Service and no
+    /// policy is asked, for its connection is known.
+    pub answers: bool,
 }
 
 /// A question that makes no sense. What was given is shown with its control characters escaped.
@@ -154,7 +157,16 @@ impl Question {
             source: host_of(source)?,
             destination: host_of(host)?,
             transport,
+            answers: false,
         })
+    }
+
+    /// The same packet as the answer to one that went the other way.
+    pub fn as_answer(self) -> Self {
+        Self {
+            answers: true,
+            ..self
+        }
     }
 }
 

@@ -76,16 +76,23 @@ impl NextHop {
 /// Whether a pod's packet is masqueraded on its way out.
 pub(super) fn leaving(facts: &Facts<'_>, source: IpAddr, to: IpAddr, party: &Party<'_>) -> Hop {
     let stays = |why: &str| Hop::new(format!("The source stays {source}")).because(why);
+    let lost = format!(
+        "no machine outside knows a way back to {source}, unless a router there has a route to it"
+    );
     let config = facts.config;
     if *party != Party::Outside {
         return stays("Pods and nodes of the cluster see each other's own addresses.");
     }
     if !config.masquerade {
-        return stays("--masquerade=false is set: masquerading is off.");
+        return stays("--masquerade=false is set: masquerading is off.").suspect(format!(
+            "masquerading is off (--masquerade=false), and {lost}"
+        ));
     }
     let mut exempt = config.non_masquerade_cidrs.iter();
     if let Some(network) = exempt.find(|network| network.contains(to)) {
-        return stays(&format!("{network} is exempt by --non-masquerade-cidrs."));
+        return stays(&format!("{network} is exempt by --non-masquerade-cidrs.")).suspect(format!(
+            "{network} is not masqueraded (--non-masquerade-cidrs), and {lost}"
+        ));
     }
     Hop::new("The source is replaced by this node's address (masquerade)")
         .because(format!(

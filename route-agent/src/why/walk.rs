@@ -33,6 +33,7 @@ pub fn walk(facts: &Facts<'_>, question: &Question) -> Result<Trace, QuestionErr
         source,
         from: facts.party(source),
         transport: question.transport,
+        answers: question.answers,
         family: IpFamily::of(destination),
         hops: Vec::new(),
     };
@@ -52,6 +53,8 @@ struct Walk<'a> {
     source: IpAddr,
     from: Party<'a>,
     transport: Transport,
+    /// The packet is an answer.
+    answers: bool,
     family: IpFamily,
     hops: Vec<Hop>,
 }
@@ -72,6 +75,7 @@ impl<'a> Walk<'a> {
         }
         match self.begin(to) {
             Some((end, conclusion)) => self.trace(end, conclusion),
+            None if self.answers => self.route_to(to),
             None => self.meet_services(to),
         }
     }
@@ -118,7 +122,7 @@ impl<'a> Walk<'a> {
                 );
                 return Some((End::Elsewhere, conclusion));
             }
-            Party::PodOf(node, _) | Party::Node(node) if self.is_service(to) => {
+            Party::PodOf(node, _) | Party::Node(node) if !self.answers && self.is_service(to) => {
                 let conclusion = format!(
                     "Services are resolved on the node where a connection begins: ask on node {}.",
                     node.name
@@ -432,10 +436,12 @@ impl<'a> Walk<'a> {
             });
         }
         self.hops.push(hop);
-        if let Judged::Dropped(why) = self.ask_policies(&[(to, self.transport)]) {
+        if !self.answers
+            && let Judged::Dropped(why) = self.ask_policies(&[(to, self.transport)])
+        {
             return self.trace(End::Dropped, format!("It is dropped: {why}."));
         }
-        if matches!(self.from, Party::Pod(_)) && to != self.source {
+        if !self.answers && matches!(self.from, Party::Pod(_)) && to != self.source {
             let hop = routes::leaving(self.facts, self.source, to, &party);
             self.hops.push(hop);
         }

@@ -22,6 +22,7 @@ fn report() -> Report {
         container_id: "0123456789abcdef".into(),
         ifname: "eth0".into(),
         addresses: vec![address.parse().unwrap()],
+        mtu: Some(1500),
         present,
     };
     let endpoint = |address: &str, here, connections| EndpointReport {

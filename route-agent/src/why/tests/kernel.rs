@@ -219,7 +219,7 @@ fn drop_policies_of_others_are_named_but_are_no_difference() {
     let mut kernel = right();
     kernel
         .droppers
-        .push("nftables chain ip filter FORWARD".into());
+        .push("nftables chain ip filter FORWARD drops what none of its rules accepts".into());
     let trace = checked(&mut kernel);
     expect(
         &trace,

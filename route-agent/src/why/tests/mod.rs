@@ -474,6 +474,8 @@ fn names_of_anyones_choice_forge_no_line_of_a_trace() {
         why: vec![hostile()],
         see: Some(hostile()),
         kernel: vec![hostile()],
+        differs: vec![hostile()],
+        suspects: vec![hostile()],
         checks: Vec::new(),
     };
     let trace = Trace {

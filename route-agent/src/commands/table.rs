@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use crate::text::printable;
 
 /// Rows under headings, each column as wide as its widest cell.
-pub(super) struct Table {
+pub struct Table {
     headings: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
+    /// No rows under these headings.
     pub fn new(headings: &[&str]) -> Self {
         Self {
             headings: headings
@@ -27,6 +28,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(shown).collect());
     }
 
+    /// True if there is no row.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

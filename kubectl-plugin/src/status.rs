@@ -1,0 +1,558 @@
+//! `status`: all nodes on one screen, and first what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use clap::Args;
+use podwire_agent::commands::table::Table;
+use podwire_agent::report::Report;
+use podwire_agent::text::{printable, printable_lines};
+use serde::Serialize;
+
+use crate::fleet::{Answers, Fleet};
+use crate::reach::Node;
+use crate::said::{DeskError, Output, Said, for_programs};
+
+/// More is only shown with `--all`.
+const SHORT: usize = 20;
+/// Fewer starts of an agent are an upgrade or a reboot.
+const MANY_RESTARTS: i32 = 3;
+
+/// The flags of `status`.
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+
+    /// Show all nodes and all that is wrong, however many there are.
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+/// The state of a cluster's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Overview {
+    /// The whole state in one sentence.
+    pub summary: String,
+    /// Everything that is wrong; what concerns most nodes comes first.
+    pub findings: Vec<Finding>,
+    /// The nodes, sorted by name.
+    pub nodes: Vec<Row>,
+    /// What may be missing here, and why.
+    pub remarks: Vec<String>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// On which nodes; empty for the cluster as a whole.
+    pub nodes: Vec<String>,
+    /// What it is about.
+    pub object: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Its name, and what the cluster says of it and its agent.
+    #[serde(flatten)]
+    pub node: Node,
+    /// Why its agent does not answer, if it does not.
+    pub error: Option<String>,
+    /// What its agent says.
+    pub agent_says: Option<Says>,
+}
+
+/// What an agent says of its node, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Says {
+    /// The agent's version.
+    pub version: String,
+    /// True if nothing is wrong there.
+    pub good: bool,
+    /// The uplink's name, if it is found.
+    pub uplink: Option<String>,
+    /// Whether it is up.
+    pub uplink_up: bool,
+    /// Its MTU.
+    pub uplink_mtu: u32,
+    /// Routes to pods of other nodes that the kernel has.
+    pub routes: usize,
+    /// Routes that there should be.
+    pub routes_wanted: usize,
+    /// Pods.
+    pub pods: usize,
+    /// Services.
+    pub services: usize,
+    /// Policies that select a pod there.
+    pub policies: usize,
+}
+
+impl Status {
+    /// Asks all agents.
+    pub async fn run(&self, fleet: &Fleet) -> Result<Said, DeskError> {
+        let overview = Overview::of(fleet).await;
+        let text = match self.output {
+            Output::Text => overview.text(if self.all { usize::MAX } else { SHORT }),
+            output => for_programs(&overview, output)?,
+        };
+        Ok(Said {
+            text,
+            good: overview.findings.is_empty(),
+        })
+    }
+}
+
+impl Overview {
+    /// Asks all agents.
+    pub async fn of(fleet: &Fleet) -> Self {
+        let reports = fleet.get_all("/status").await;
+        Self::put_together(fleet.nodes(), &reports, fleet.remarks())
+    }
+
+    fn put_together<'a>(
+        nodes: impl Iterator<Item = &'a Node>,
+        reports: &Answers<Report>,
+        remarks: &[String],
+    ) -> Self {
+        let mut found = Findings::default();
+        let rows: Vec<Row> = nodes
+            .map(|node| found.row(node, reports.get(&node.name)))
+            .collect();
+        found.between(&rows);
+        let findings = found.sorted();
+        Self {
+            summary: summary(&rows, &findings),
+            findings,
+            nodes: rows,
+            remarks: remarks.to_vec(),
+        }
+    }
+
+    /// For people. Names in it may be of anyone's choice: what is not printable is escaped.
+    fn text(&self, rows: usize) -> String {
+        let mut text = printable_lines([&self.summary]);
+        if !self.findings.is_empty() {
+            text.push_str("\nWrong\n");
+        }
+        for finding in self.findings.iter().take(rows) {
+            let line = format!(
+                "  {}: {}: {}",
+                finding.place(),
+                finding.object,
+                finding.text
+            );
+            let _ = writeln!(text, "{}", printable(&line));
+        }
+        let more = self.findings.len().saturating_sub(rows);
+        if more > 0 {
+            let _ = writeln!(text, "  ... and {more} more; --all shows them");
+        }
+        let _ = write!(text, "\nNodes\n{}", self.table().text(rows));
+        if !self.remarks.is_empty() {
+            text.push('\n');
+            text.push_str(&printable_lines(&self.remarks));
+        }
+        text
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new(&[
+            "NODE", "READY", "AGENT", "UPLINK", "ROUTES", "PODS", "SERVICES", "POLICIES",
+        ]);
+        for row in &self.nodes {
+            table.row(row.cells());
+        }
+        table
+    }
+}
+
+impl Finding {
+    /// On which nodes, in a few words.
+    fn place(&self) -> String {
+        match self.nodes.as_slice() {
+            [] => "the cluster".into(),
+            [one] => format!("node {one}"),
+            [one, two] => format!("nodes {one} and {two}"),
+            [one, rest @ ..] => format!("node {one} and {} more", rest.len()),
+        }
+    }
+}
+
+impl Row {
+    fn cells(&self) -> [String; 8] {
+        let ready = match self.node.ready {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "-",
+        };
+        let unknown = || "-".to_owned();
+        let Some(says) = &self.agent_says else {
+            let [b, c, d, e, f] = std::array::from_fn(|_| unknown());
+            return [
+                self.node.name.clone(),
+                ready.into(),
+                "NO ANSWER".into(),
+                b,
+                c,
+                d,
+                e,
+                f,
+            ];
+        };
+        let version = match says.version.is_empty() {
+            true => "unknown version",
+            false => &says.version,
+        };
+        let uplink = match &says.uplink {
+            Some(name) if says.uplink_up => format!("{name}, MTU {}", says.uplink_mtu),
+            Some(name) => format!("{name} is DOWN"),
+            None => "NONE".into(),
+        };
+        [
+            self.node.name.clone(),
+            ready.into(),
+            version.into(),
+            uplink,
+            format!("{}/{}", says.routes, says.routes_wanted),
+            says.pods.to_string(),
+            says.services.to_string(),
+            says.policies.to_string(),
+        ]
+    }
+}
+
+/// What is wrong, each thing once with all nodes where it is.
+#[derive(Default)]
+struct Findings(BTreeMap<(String, String), BTreeSet<String>>);
+
+impl Findings {
+    fn add(&mut self, node: Option<&str>, object: impl Into<String>, text: impl Into<String>) {
+        let nodes = self.0.entry((object.into(), text.into())).or_default();
+        nodes.extend(node.map(str::to_owned));
+    }
+
+    fn row(
+        &mut self,
+        node: &Node,
+        answer: Option<&Result<Report, crate::reach::ReachError>>,
+    ) -> Row {
+        let name = node.name.as_str();
+        if node.ready == Some(false) {
+            self.add(Some(name), "the Node", "is not ready");
+        }
+        if let Some(agent) = &node.agent
+            && agent.restarts >= MANY_RESTARTS
+        {
+            let text = format!(
+                "was started again {} times; its log says why",
+                agent.restarts
+            );
+            self.add(Some(name), format!("the agent's pod {}", agent.name), text);
+        }
+        let mut row = Row {
+            node: node.clone(),
+            ..Row::default()
+        };
+        match answer {
+            Some(Ok(report)) => {
+                let before = self.0.values().map(BTreeSet::len).sum::<usize>();
+                self.of_report(name, report);
+                let after = self.0.values().map(BTreeSet::len).sum::<usize>();
+                row.agent_says = Some(says(report, before == after));
+            }
+            Some(Err(error)) => {
+                self.add(Some(name), "the agent", error.to_string());
+                row.error = Some(error.to_string());
+            }
+            None => {}
+        }
+        row
+    }
+
+    fn of_report(&mut self, node: &str, report: &Report) {
+        let here = Some(node);
+        if !report.listed {
+            self.add(
+                here,
+                "the agent",
+                "waits for the first complete list of cluster objects; nothing is written yet",
+            );
+        }
+        match &report.uplink {
+            None => self.add(here, "the uplink", "is not found"),
+            Some(uplink) if !uplink.up => {
+                self.add(here, format!("uplink {}", uplink.name), "is down")
+            }
+            Some(uplink) => {
+                let (name, mtu) = (&uplink.name, uplink.mtu);
+                let larger = |pod: &&podwire_agent::report::PodReport| pod.mtu > Some(mtu);
+                let pods = report.pods.iter().filter(larger).count();
+                if pods > 0 {
+                    let text = format!(
+                        "has MTU {mtu}, and the links of {pods} pods have a larger one: what they \
+                         send in large packets may be lost"
+                    );
+                    self.add(here, format!("uplink {name}"), text);
+                }
+            }
+        }
+        for route in &report.routes {
+            if !route.present {
+                self.add(
+                    here,
+                    format!("route {}", route.destination),
+                    format!("to the pods of {} is not in the kernel", route.node),
+                );
+            }
+        }
+        for feature in &report.features {
+            if let Some(error) = &feature.error {
+                self.add(
+                    here,
+                    &feature.name,
+                    format!("fails and will be tried again: {error}"),
+                );
+            }
+        }
+        for warning in &report.warnings {
+            self.add(here, &warning.object, &warning.text);
+        }
+        for difference in &report.differences {
+            self.add(here, "the kernel differs from what is wanted", difference);
+        }
+    }
+
+    /// What is only seen when nodes are compared.
+    fn between(&mut self, rows: &[Row]) {
+        let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut mtus: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        for row in rows {
+            if let Some(says) = &row.agent_says {
+                versions
+                    .entry(&says.version)
+                    .or_default()
+                    .push(&row.node.name);
+                if says.uplink.is_some() {
+                    mtus.entry(says.uplink_mtu)
+                        .or_default()
+                        .push(&row.node.name);
+                }
+            }
+        }
+        if versions.len() > 1 {
+            let list: Vec<String> = versions
+                .iter()
+                .map(|(version, nodes)| match version.is_empty() {
+                    true => format!("one that does not say its version ({})", few(nodes)),
+                    false => format!("{version} ({})", few(nodes)),
+                })
+                .collect();
+            self.add(None, "versions of agents differ", list.join(", "));
+        }
+        if mtus.len() > 1 {
+            let list: Vec<String> = mtus
+                .iter()
+                .map(|(mtu, nodes)| format!("{mtu} ({})", few(nodes)))
+                .collect();
+            let text = format!(
+                "{}: large packets between them may be lost",
+                list.join(", ")
+            );
+            self.add(None, "MTUs of uplinks differ", text);
+        }
+    }
+
+    fn sorted(self) -> Vec<Finding> {
+        let mut all: Vec<Finding> = self
+            .0
+            .into_iter()
+            .map(|((object, text), nodes)| Finding {
+                nodes: nodes.into_iter().collect(),
+                object,
+                text,
+            })
+            .collect();
+        // By node, so that a node's troubles are together; what is on many nodes first.
+        all.sort_by_key(|one| (std::cmp::Reverse(one.nodes.len()), one.nodes.clone()));
+        all
+    }
+}
+
+fn few(names: &[&str]) -> String {
+    match names {
+        [one, two, three, rest @ ..] if !rest.is_empty() => {
+            format!("{one}, {two}, {three} and {} more", rest.len())
+        }
+        names => names.join(", "),
+    }
+}
+
+fn says(report: &Report, good: bool) -> Says {
+    let uplink = report.uplink.as_ref();
+    let to_others = || {
+        report
+            .routes
+            .iter()
+            .filter(|route| !route.unreachable && !route.refused)
+    };
+    Says {
+        version: report.version.clone(),
+        good,
+        uplink: uplink.map(|uplink| uplink.name.clone()),
+        uplink_up: uplink.is_some_and(|uplink| uplink.up),
+        uplink_mtu: uplink.map_or(0, |uplink| uplink.mtu),
+        routes: to_others().filter(|route| route.present).count(),
+        routes_wanted: to_others().count(),
+        pods: report.pods.len(),
+        services: report.services.len(),
+        policies: report.policies.as_ref().map_or(0, |found| found.here),
+    }
+}
+
+fn summary(rows: &[Row], findings: &[Finding]) -> String {
+    let answered = rows.iter().filter(|row| row.agent_says.is_some()).count();
+    let pods: usize = rows
+        .iter()
+        .filter_map(|row| row.agent_says.as_ref())
+        .map(|says| says.pods)
+        .sum();
+    let nodes = match rows.len() {
+        1 => "1 node".to_owned(),
+        many => format!("{many} nodes"),
+    };
+    let agents = match answered == rows.len() {
+        true => "every agent answers".to_owned(),
+        false => format!("{} of the agents do not answer", rows.len() - answered),
+    };
+    let wrong = match findings.len() {
+        0 => "all is as it should be".to_owned(),
+        1 => "1 thing is wrong".to_owned(),
+        many => format!("{many} things are wrong"),
+    };
+    format!("{nodes}, {agents}, {pods} pods: {wrong}.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use podwire_agent::report::{UplinkReport, WarningReport};
+
+    use super::*;
+    use crate::reach::AgentPod;
+    use crate::reach::fake::{Fake, Says as Answer};
+
+    const HOSTILE: &str = "pod \u{1b}]0;x\u{7}<b>\nforged";
+
+    fn report(node: &str) -> Report {
+        Report {
+            node: node.into(),
+            version: "0.1.0".into(),
+            listed: true,
+            uplink: Some(UplinkReport {
+                name: "eth0".into(),
+                mtu: 1500,
+                up: true,
+                addresses: Vec::new(),
+            }),
+            ..Report::default()
+        }
+    }
+
+    async fn said(fake: Fake, output: Output) -> Said {
+        let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
+        let status = Status { output, all: false };
+        status.run(&fleet).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_cluster_in_order_is_a_line_and_a_table() {
+        let fake = Fake::of(&["a", "b"])
+            .tells("a", "/status", &report("a"))
+            .tells("b", "/status", &report("b"));
+        let said = said(fake, Output::Text).await;
+        assert!(said.good);
+        assert_eq!(
+            said.text,
+            "2 nodes, every agent answers, 0 pods: all is as it should be.\n\nNodes\n  \
+             NODE  READY  AGENT  UPLINK          ROUTES  PODS  SERVICES  POLICIES\n  \
+             a     -      0.1.0  eth0, MTU 1500  0/0     0     0         0\n  \
+             b     -      0.1.0  eth0, MTU 1500  0/0     0     0         0\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_comes_first_once_with_its_nodes_and_as_text_only() {
+        let warned = |node: &str| Report {
+            warnings: vec![WarningReport {
+                feature: "services".into(),
+                object: HOSTILE.into(),
+                text: "is odd".into(),
+            }],
+            ..report(node)
+        };
+        let mut other = warned("b");
+        other.version = "0.2.0".into();
+        other.uplink.as_mut().unwrap().mtu = 1400;
+        let mut fake = Fake::of(&["a", "b", "c"])
+            .tells("a", "/status", &warned("a"))
+            .tells("b", "/status", &other)
+            .says("c", "/status", Answer::Badly(503, HOSTILE.into()));
+        fake.nodes[2].ready = Some(false);
+        fake.nodes[2].agent = Some(AgentPod {
+            name: "podwire-c".into(),
+            restarts: 7,
+            ..AgentPod::default()
+        });
+        fake.remarks.push(HOSTILE.into());
+        let text = said(fake, Output::Text).await;
+        assert!(!text.good);
+        let text = text.text;
+        assert!(
+            !text.contains(|c: char| c != '\n' && c.is_control()),
+            "{text}"
+        );
+        let shown = r"pod \u{1b}]0;x\u{7}<b>\nforged";
+        for line in [
+            "3 nodes, 1 of the agents do not answer, 0 pods: 6 things are wrong.".to_owned(),
+            format!("  nodes a and b: {shown}: is odd"),
+            "  the cluster: versions of agents differ: 0.1.0 (a), 0.2.0 (b)".into(),
+            "  the cluster: MTUs of uplinks differ: 1400 (b), 1500 (a): large packets between them \
+             may be lost"
+                .into(),
+            "  node c: the Node: is not ready".into(),
+            "  node c: the agent's pod podwire-c: was started again 7 times; its log says why".into(),
+            format!("  node c: the agent: the agent on node c says: {shown}"),
+            shown.into(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        let first = text.find("Wrong").unwrap();
+        assert!(first < text.find("Nodes").unwrap());
+    }
+
+    #[tokio::test]
+    async fn json_and_yaml_say_the_same_and_obey_no_name() {
+        for output in [Output::Json, Output::Yaml] {
+            let mut hostile = report("a");
+            hostile.warnings.push(WarningReport {
+                feature: "x".into(),
+                object: HOSTILE.into(),
+                text: "\u{202e}".into(),
+            });
+            let fake = Fake::of(&["a"]).tells("a", "/status", &hostile);
+            let said = said(fake, output).await;
+            assert!(!said.text.contains(|c: char| c != '\n' && c.is_control()));
+            let value: serde_json::Value = match output {
+                Output::Json => serde_json::from_str(&said.text).unwrap(),
+                _ => serde_saphyr::from_str(&said.text).unwrap(),
+            };
+            assert_eq!(value["findings"][0]["object"], HOSTILE);
+            assert_eq!(value["nodes"][0]["name"], "a");
+        }
+    }
+}
