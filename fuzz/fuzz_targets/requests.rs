@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use libfuzzer_sys::fuzz_target;
-use podwire_agent::features::policies::drops::DropLog;
+use podwire_agent::drops::DropLog;
+use podwire_agent::features::parts::log::Logging;
 use podwire_agent::health::{Health, SharedHealth};
 use podwire_agent::serve::http::{self, Request, Response};
 use podwire_agent::serve::site::{Site, asked};
@@ -52,7 +53,7 @@ static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
             health: SharedHealth::new(Health::new(Duration::from_secs(60))),
             metrics: Arc::default(),
             inputs,
-            drops: DropLog::default(),
+            drops: DropLog::new(Logging::On),
         },
         snapshot: cluster::of(objects.objects),
         pods: vec![why::Pod {

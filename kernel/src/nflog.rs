@@ -34,6 +34,7 @@ const NFULNL_CFG_CMD_BIND: u8 = 1;
 const NFULNL_COPY_PACKET: u8 = 2;
 const NFULNL_CFG_F_SEQ: u16 = 1;
 const NFULA_TIMESTAMP: u16 = 3;
+const NFULA_IFINDEX_INDEV: u16 = 4;
 const NFULA_PAYLOAD: u16 = 9;
 const NFULA_PREFIX: u16 = 10;
 const NFULA_SEQ: u16 = 12;
@@ -47,6 +48,8 @@ pub struct Record {
     pub prefix: String,
     /// When it was received by this machine, if the kernel says so.
     pub time: Option<SystemTime>,
+    /// The index of the link through which it came in; none if this machine sent it.
+    pub link: Option<u32>,
     /// What it was.
     pub packet: Packet,
 }
@@ -205,8 +208,7 @@ pub(crate) fn read(datagram: &[u8], next: &mut u32) -> Vec<Logged> {
         let Some(body) = message.payload.get(HEADER..) else {
             continue;
         };
-        if let Some(number) = value(body, NFULA_SEQ).and_then(|value| value.first_chunk::<4>()) {
-            let number = u32::from_be_bytes(*number);
+        if let Some(number) = number(body, NFULA_SEQ) {
             let lost = number.wrapping_sub(*next);
             // A number that goes back belongs to a group that began again.
             if lost > 0 && lost < u32::MAX / 2 {
@@ -225,11 +227,18 @@ fn value(body: &[u8], wanted: u16) -> Option<&[u8]> {
         .map(|(_, value)| value)
 }
 
+/// A number of 32 bits, in network byte order.
+fn number(body: &[u8], wanted: u16) -> Option<u32> {
+    let bytes = value(body, wanted)?.first_chunk::<4>()?;
+    Some(u32::from_be_bytes(*bytes))
+}
+
 fn record(body: &[u8]) -> Option<Record> {
     let packet = Packet::read(value(body, NFULA_PAYLOAD)?)?;
     Some(Record {
         prefix: value(body, NFULA_PREFIX).map(text).unwrap_or_default(),
         time: value(body, NFULA_TIMESTAMP).and_then(time),
+        link: number(body, NFULA_IFINDEX_INDEV),
         packet,
     })
 }

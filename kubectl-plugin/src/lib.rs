@@ -6,8 +6,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+pub mod cli;
+pub mod drops;
 pub mod fleet;
+pub mod on_nodes;
 pub mod reach;
 pub mod said;
 pub mod status;
+pub mod stream;
+pub mod sysdump;
 pub mod test;
+pub mod why;

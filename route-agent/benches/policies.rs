@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use figures::{Cost, cost_of, figure, listen, quantile};
+use podwire_agent::features::parts::log::Logging;
 use podwire_agent::features::policies::desired::attachments::Attachments;
 use podwire_agent::features::policies::desired::frame::{Changed, Here};
 use podwire_agent::features::policies::desired::model::Model;
@@ -107,7 +108,7 @@ fn run(namespaces: u32) -> (bool, Medians) {
         met &= figure(&format!("{what}, p99"), quantile(&costs, 99), limit);
         medians.push((what, median));
     }
-    bench.table = FamilyTable::new(IpFamily::V4);
+    bench.table = FamilyTable::new(IpFamily::V4, Logging::On);
     let before = bench.kernel.writes();
     let ((), warm) = cost_of(|| bench.sync_all());
     figure("a new start over the right rules", warm, None);
@@ -148,7 +149,7 @@ impl Bench {
                 pod_cidrs: Box::new(["10.0.0.0/24".parse().unwrap()]),
             },
             model: None,
-            table: FamilyTable::new(IpFamily::V4),
+            table: FamilyTable::new(IpFamily::V4, Logging::On),
             kernel: NftSocket::open().expect("an nftables socket"),
             namespaces,
         };
@@ -200,7 +201,7 @@ impl Bench {
             &mut self.kernel,
             NftSocket::open().unwrap(),
         ));
-        self.table = FamilyTable::new(IpFamily::V4);
+        self.table = FamilyTable::new(IpFamily::V4, Logging::On);
         let ((), cost) = cost_of(|| self.sync_all());
         cost
     }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use figures::{Cost, cost_of, figure, listen, quantile};
 use podwire_agent::config::services::Config;
+use podwire_agent::features::parts::log::Logging;
 use podwire_agent::features::services::desired::endpoints::Here;
 use podwire_agent::features::services::table::delta;
 use podwire_agent::features::services::table::nftables::Nftables;
@@ -167,6 +168,7 @@ impl Bench {
                 ..Here::default()
             },
             config: &self.config,
+            logging: Logging::On,
             externals: &Default::default(),
         };
         self.kernel.committing = Cost::default();

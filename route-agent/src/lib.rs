@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod directory;
+pub mod drops;
 pub mod error;
 pub mod feature;
 pub mod features;

@@ -1,5 +1,6 @@
 //! What `podwire-agent status` shows: the agent's answer on its socket, as plain values.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -32,12 +33,25 @@ pub struct Report {
     /// NetworkPolicies, unless they are switched off.
     #[serde(default)]
     pub policies: Option<PoliciesReport>,
+    /// Packets that rules refused or dropped since they were made, by reason; without those that
+    /// policies denied, and only where rules log.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// The features, in the order in which they are synced.
     pub features: Vec<FeatureReport>,
     /// Everything that is wrong.
     pub warnings: Vec<WarningReport>,
     /// Where the kernel or the disk differs from what is wanted, one sentence each.
     pub differences: Vec<String>,
+}
+
+impl Report {
+    /// More packets that rules of some table refused or dropped.
+    pub fn add_refused(&mut self, more: BTreeMap<String, u64>) {
+        for (reason, packets) in more {
+            *self.refused.entry(reason).or_default() += packets;
+        }
+    }
 }
 
 /// NetworkPolicies, as far as they concern this node.

@@ -19,8 +19,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::commands::{preflight, takeover};
 use crate::config::{Config, LogFormat};
+use crate::drops::{self, DropLog};
 use crate::features;
-use crate::features::policies::drops::{self, DropLog};
+use crate::features::parts::log::Logging;
 use crate::features::services::health_checks::HealthPorts;
 use crate::health::{Health, SharedHealth};
 use crate::input::Input;
@@ -161,8 +162,9 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
         metrics: Default::default(),
         health: SharedHealth::new(Health::new(config.health_timeout)),
     };
-    let drops = DropLog::default();
-    let mut features = features::all(channels.health_ports, &drops)?;
+    let logging = Logging::of_kernel();
+    let drops = DropLog::new(logging);
+    let mut features = features::all(channels.health_ports, logging)?;
     let ports: Vec<u32> = features
         .iter_mut()
         .flat_map(|feature| feature.ports())
@@ -183,7 +185,9 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     })?;
     tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
     let of_drops = notices.filter(|_| config.policy_events);
-    tokio::spawn(drops::follow(drops.clone(), inputs.clone(), of_drops));
+    let metrics = shared.metrics.clone();
+    let following = drops::follow(drops.clone(), inputs.clone(), metrics, of_drops);
+    tokio::spawn(following);
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
     start_source(&config, &inputs, channels.events).await?;

@@ -1,15 +1,16 @@
 //! Why a case failed, as the agents of the cluster see it.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::time::Duration;
 
+use podwire_agent::error::chain;
 use podwire_agent::report::Report;
-use podwire_agent::why::{End, Trace};
 use tokio::time::timeout;
 
 use crate::fleet::Fleet;
+use crate::reach::ReachError;
 use crate::test::ground::Explain;
+use crate::why::{Walk, walk};
 
 /// How long an agent may think about a question. The test has many.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -17,20 +18,18 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// So many lines about one node are told.
 const MOST: usize = 20;
 
+/// How long all agents on a way may think about it.
+const WALK: Duration = Duration::from_secs(30);
+
 /// The agents of a cluster.
 pub struct Agents {
     fleet: Fleet,
-    /// The nodes whose agents gave no answer: they are not waited for again.
-    silent: Mutex<BTreeSet<String>>,
 }
 
 impl Agents {
     /// Those of this fleet.
     pub fn new(fleet: Fleet) -> Self {
-        Self {
-            fleet,
-            silent: Mutex::default(),
-        }
+        Self { fleet }
     }
 
     /// Why policies are not tried: they are off on a node, or no one says. None if they are on.
@@ -50,39 +49,14 @@ impl Agents {
             false => Some("no agent says whether policies are on".to_owned()),
         }
     }
-
-    fn is_silent(&self, node: &str) -> bool {
-        let silent = self.silent.lock();
-        silent.is_ok_and(|silent| silent.contains(node))
-    }
-
-    /// Notes that an agent gave no answer, and says so the first time.
-    fn note(&self, node: &str, reason: String) -> Vec<String> {
-        let first = self.silent.lock().is_ok_and(|mut silent| silent.insert(node.to_owned()));
-        match first {
-            true => vec![reason],
-            false => Vec::new(),
-        }
-    }
 }
 
 impl Explain for Agents {
-    async fn why(&self, node: &str, source: &str, destination: &str) -> Vec<String> {
-        if self.is_silent(node) {
-            return Vec::new();
-        }
-        let query = form_urlencoded::Serializer::new(String::new())
-            .append_pair("from", source)
-            .append_pair("to", destination)
-            .finish();
-        let target = format!("/why?{query}");
-        let asked = timeout(ANSWER, self.fleet.get::<Trace>(node, &target)).await;
-        let silent = || format!("the agent on node {node} gave no answer in {} s", ANSWER.as_secs());
-        match asked {
-            Ok(Ok(trace)) => told(&trace),
-            Ok(Err(error @ crate::reach::ReachError::Refused { .. })) => vec![error.to_string()],
-            Ok(Err(error)) => self.note(node, error.to_string()),
-            Err(_) => self.note(node, silent()),
+    async fn why(&self, source: &str, destination: &str) -> Vec<String> {
+        match timeout(WALK, walk(&self.fleet, source, destination)).await {
+            Ok(Ok(walk)) => told(&walk),
+            Ok(Err(error)) => vec![chain(&error)],
+            Err(_) => vec![format!("the agents gave no answer in {} s", WALK.as_secs())],
         }
     }
 
@@ -90,7 +64,7 @@ impl Explain for Agents {
         let reports = self.fleet.each(|fleet, node| async move {
             let report = timeout(ANSWER, fleet.get::<Report>(&node, "/status")).await;
             report.unwrap_or_else(|_| {
-                Err(crate::reach::ReachError::Late {
+                Err(ReachError::Late {
                     node,
                     seconds: ANSWER.as_secs(),
                 })
@@ -111,14 +85,18 @@ impl Explain for Agents {
 }
 
 /// What matters of a way: how it ends, and where the kernel is not as it should be.
-fn told(trace: &Trace) -> Vec<String> {
-    let mut lines = Vec::new();
-    // Whoever has no say has nothing to say.
-    if trace.end != End::Elsewhere {
-        lines.push(format!("why, on node {}: {}", trace.node, trace.conclusion));
+fn told(walk: &Walk) -> Vec<String> {
+    let mut lines = vec![format!("why: {}", walk.conclusion)];
+    for part in &walk.parts {
+        match &part.trace {
+            Ok(trace) => {
+                let differences = trace.differences.iter().take(MOST);
+                lines.extend(differences.map(|one| format!("node {} differs: {one}", part.node)));
+            }
+            Err(error) => lines.push(error.clone()),
+        }
     }
-    let differences = trace.differences.iter().take(MOST);
-    lines.extend(differences.map(|one| format!("node {} differs: {one}", trace.node)));
+    lines.dedup();
     lines
 }
 
@@ -158,9 +136,11 @@ mod tests {
     use std::sync::Arc;
 
     use podwire_agent::report::{PoliciesReport, UplinkReport, WarningReport};
+    use podwire_agent::why::{End, Trace};
 
     use super::*;
     use crate::reach::fake::{Fake, Says};
+    use crate::why::{Part, Way};
 
     fn report(mtu: u32) -> Report {
         Report {
@@ -179,28 +159,39 @@ mod tests {
         Agents::new(Fleet::assemble(Arc::new(fake)).await.unwrap())
     }
 
-    const WHY: &str = "/why?from=test%2Fclient-0&to=10.0.0.1";
-
-    #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_way_is_told_and_a_silent_agent_is_named_once() {
+    #[test]
+    fn the_end_of_a_way_is_told_and_where_the_kernel_differs() {
         let trace = Trace {
             node: "a".into(),
             source: "test/client-0".into(),
             destination: "10.0.0.1".into(),
             hops: Vec::new(),
-            end: End::Dropped,
-            conclusion: "It is dropped.".into(),
+            end: End::Leaves,
+            conclusion: "It leaves.".into(),
             differences: vec!["a route is missing".into()],
         };
-        let fake = Fake::of(&["a", "b"]).tells("a", WHY, &trace).says("b", WHY, Says::Nothing);
-        let agents = agents(fake).await;
-        let ask = async |node| agents.why(node, "test/client-0", "10.0.0.1").await;
+        let part = |node: &str, trace| Part {
+            node: node.into(),
+            way: Way::There,
+            title: String::new(),
+            trace,
+        };
+        let walk = Walk {
+            source: trace.source.clone(),
+            destination: trace.destination.clone(),
+            parts: vec![part("a", Ok(trace)), part("b", Err("the agent on node b is gone".into()))],
+            good: false,
+            conclusion: "It fails on node a.".into(),
+            failure: None,
+        };
         assert_eq!(
-            ask("a").await,
-            ["why, on node a: It is dropped.", "node a differs: a route is missing"]
+            told(&walk),
+            [
+                "why: It fails on node a.",
+                "node a differs: a route is missing",
+                "the agent on node b is gone",
+            ]
         );
-        assert_eq!(ask("b").await, ["the agent on node b gave no answer in 10 s"]);
-        assert_eq!(ask("b").await, Vec::<String>::new());
     }
 
     #[tokio::test(start_paused = true)]

@@ -126,8 +126,8 @@ impl Ground for Fake {
 }
 
 impl Explain for Fake {
-    async fn why(&self, node: &str, source: &str, destination: &str) -> Vec<String> {
-        vec![format!("{node}: {source} to {destination} \u{1b}[31mdropped")]
+    async fn why(&self, source: &str, destination: &str) -> Vec<String> {
+        vec![format!("{source} to {destination}: \u{1b}[31mdropped")]
     }
 
     async fn wrong(&self) -> Vec<String> {

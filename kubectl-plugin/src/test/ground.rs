@@ -112,13 +112,8 @@ pub trait Ground: Sync {
 
 /// Who knows why a packet does not arrive.
 pub trait Explain: Sync {
-    /// What the agents say of a packet from `source` on `node`, one line each.
-    fn why(
-        &self,
-        node: &str,
-        source: &str,
-        destination: &str,
-    ) -> impl Future<Output = Vec<String>> + Send;
+    /// What the agents say of a packet, one line each.
+    fn why(&self, source: &str, destination: &str) -> impl Future<Output = Vec<String>> + Send;
 
     /// What the agents say is wrong, one line each.
     fn wrong(&self) -> impl Future<Output = Vec<String>> + Send;

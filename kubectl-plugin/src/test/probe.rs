@@ -97,8 +97,13 @@ fn datagram(address: IpAddr, port: u16, size: &str) -> String {
     )
 }
 
-/// What to tell `why` of the case: the address and port that it sends to, and over what.
-pub fn destination(case: &Case, laid: &Laid) -> Option<String> {
+/// What to ask `why` about the case: who sends, and where to.
+pub fn question(case: &Case, laid: &Laid) -> Option<(String, String)> {
+    Some((source(case, laid)?, destination(case, laid)?))
+}
+
+/// The address and port that a case sends to, and over what.
+fn destination(case: &Case, laid: &Laid) -> Option<String> {
     let (address, port) = match case.to {
         Target::Outside => {
             let text = url(case, laid).ok()?;
@@ -131,8 +136,7 @@ fn authority(url: &str) -> String {
     }
 }
 
-/// What to tell `why` of the sender.
-pub fn source(case: &Case, laid: &Laid) -> Option<String> {
+fn source(case: &Case, laid: &Laid) -> Option<String> {
     let place = laid.spots.get(&case.from)?;
     match case.from.role {
         // A pod in the network of its node has no packets of its own.
@@ -619,7 +623,7 @@ mod tests {
         for case in &plan.cases {
             let command = command(case, &laid).unwrap();
             assert_eq!(command[..2], ["bash", "-c"]);
-            assert!(source(case, &laid).is_some() && destination(case, &laid).is_some());
+            assert!(question(case, &laid).is_some());
         }
         laid.spots.clear();
         laid.services.clear();

@@ -1,6 +1,6 @@
 //! Runs a plan on a ground, so many cases at a time, and finds out why those fail that do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
@@ -12,8 +12,8 @@ use crate::test::probe;
 /// How long one command may take. It ends by itself sooner; a busy API server may be slow to start it.
 const COMMAND: Duration = Duration::from_secs(30);
 
-/// For so many failures `why` is asked: the rest will be more of the same.
-const EXPLAINED: usize = 24;
+/// For so many failures of a group `why` is asked: the rest will be more of the same.
+const EXPLAINED: usize = 3;
 
 /// How a test is run.
 #[derive(Debug, Clone)]
@@ -156,7 +156,7 @@ async fn attempt(
     let failed = done.iter().any(|one| matches!(one.verdict, Verdict::Failed { .. }));
     if failed {
         progress.stage("asking the agents why");
-        explain_all(ground, explain, &laid, &plan, &mut done).await;
+        explain_all(ground, explain, &laid, pace, &mut done).await;
     }
     let missing = laid.missing.clone();
     let wrong = match failed || !missing.is_empty() || !plan.unfit.is_empty() {
@@ -270,53 +270,40 @@ fn forgive_outside(done: &mut [Done], laid: &Laid) {
     }
 }
 
-/// Asks the agents about the failures, one question for the same way of a packet, and each pod that
-/// sent for the address that it sends from.
+/// Asks the agents about some failures of each group, one question for the same way of a packet, and
+/// each pod that sent for the address that it sends from.
 async fn explain_all(
     ground: &impl Ground,
     explain: &impl Explain,
     laid: &Laid,
-    plan: &Plan,
+    pace: &Pace,
     done: &mut [Done],
 ) {
-    let mut answers: BTreeMap<(String, String, String), Vec<String>> = BTreeMap::new();
-    let mut senders: BTreeMap<Spot, Option<String>> = BTreeMap::new();
+    let failed = |one: &&Done| matches!(one.verdict, Verdict::Failed { .. });
+    let mut asked: BTreeMap<Group, usize> = BTreeMap::new();
+    let mut questions = BTreeSet::new();
+    let mut senders: BTreeMap<Spot, &Case> = BTreeMap::new();
+    for one in done.iter().filter(failed) {
+        senders.entry(one.case.from).or_insert(&one.case);
+        let asked = asked.entry(one.case.group).or_default();
+        if *asked < EXPLAINED && probe::question(&one.case, laid).is_some_and(|question| questions.insert(question)) {
+            *asked += 1;
+        }
+    }
+    let answers = stream::iter(questions).map(async |(source, destination)| {
+        let answer = explain.why(&source, &destination).await;
+        ((source, destination), answer)
+    });
+    let answers: BTreeMap<_, _> = answers.buffer_unordered(pace.parallel.max(1)).collect().await;
+    let senders = stream::iter(senders).map(async |(spot, case)| (spot, stranger(ground, laid, case).await));
+    let senders: BTreeMap<_, _> = senders.buffer_unordered(pace.parallel.max(1)).collect().await;
     for one in done {
         let Verdict::Failed { why, .. } = &mut one.verdict else {
             continue;
         };
-        let from = one.case.from;
-        if !senders.contains_key(&from) {
-            senders.insert(from, stranger(ground, laid, &one.case).await);
-        }
-        why.extend(senders.get(&from).cloned().flatten());
-        let source = probe::source(&one.case, laid);
-        let destination = probe::destination(&one.case, laid);
-        let (Some(source), Some(destination)) = (source, destination) else {
-            continue;
-        };
-        let ends = [Some(one.case.from.node), one.case.to_node()];
-        let mut nodes: Vec<&str> = ends
-            .into_iter()
-            .flatten()
-            .filter_map(|node| plan.nodes.get(node).map(|node| node.name.as_str()))
-            .collect();
-        nodes.dedup();
-        for node in nodes {
-            let question = (node.to_owned(), source.clone(), destination.clone());
-            if !answers.contains_key(&question) {
-                if answers.len() >= EXPLAINED {
-                    continue;
-                }
-                let answer = explain.why(node, &source, &destination).await;
-                answers.insert(question.clone(), answer);
-            }
-            for line in answers.get(&question).into_iter().flatten() {
-                if !why.contains(line) {
-                    why.push(line.clone());
-                }
-            }
-        }
+        why.extend(senders.get(&one.case.from).cloned().flatten());
+        let question = probe::question(&one.case, laid);
+        why.extend(question.and_then(|question| answers.get(&question)).into_iter().flatten().cloned());
     }
 }
 
@@ -414,8 +401,7 @@ mod tests {
         let text = report::render(&outcome);
         let named = "✗ the client on node0 to the server on node1, ping, IPv4: 0 received";
         assert!(text.contains(named), "{text}");
-        assert!(text.contains("    node0: test/client-0 to 10.0.0.12"), "{text}");
-        assert!(text.contains("    node1: test/client-0 to 10.0.0.12"), "{text}");
+        assert!(text.contains("    test/client-0 to 10.0.0.12"), "{text}");
         assert!(text.contains("node0: a route is missing"), "{text}");
         assert!(text.contains("DNS: none"), "{text}");
         let obeyed = text.chars().any(|c| c.is_control() && c != '\n');

@@ -1,4 +1,4 @@
-//! `podwire-agent drops`: what NetworkPolicies dropped on this node, and why.
+//! `podwire-agent drops`: what the rules of this node refused and dropped, who decided, and why.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
 use crate::commands::output::{Output, PrintError, print};
-use crate::features::policies::drops::{Denial, Page};
+use crate::drops::{Dropped, Page};
 use crate::text::{printable, printable_json};
 
 /// The flags of `podwire-agent drops`.
@@ -48,7 +48,9 @@ impl Drops {
         let mut page = self.page("/drops").await?;
         let mut lost = 0;
         if self.output == Output::Text && !self.follow && is_nothing(&page) {
-            print_lines(&["Nothing has been dropped since the agent's start.".to_owned()])?;
+            print_lines(&[
+                "Nothing has been refused or dropped since the agent's start.".to_owned(),
+            ])?;
         }
         let mut idle = None;
         loop {
@@ -78,10 +80,10 @@ impl Drops {
 }
 
 /// Names in it may be of anyone's choice: what is not printable is escaped.
-fn line(denial: &Denial, output: Output) -> Result<String, DropsError> {
+fn line(one: &Dropped, output: Output) -> Result<String, DropsError> {
     match output {
-        Output::Text => Ok(printable(&denial.to_string()).into_owned()),
-        Output::Json => match serde_json::to_string(denial) {
+        Output::Text => Ok(printable(&one.to_string()).into_owned()),
+        Output::Json => match serde_json::to_string(one) {
             Ok(text) => Ok(printable_json(&text).into_owned()),
             Err(error) => Err(DropsError::Json(error)),
         },
@@ -132,6 +134,24 @@ mod tests {
         };
         let lost = Page { lost: 1, ..page };
         assert!(!is_nothing(&unread) && !is_nothing(&lost));
+    }
+
+    #[test]
+    fn names_that_a_terminal_would_obey_are_escaped_in_both_forms() {
+        let name = "default/evil\u{1b}[31m\u{202e}\nx";
+        let one: Dropped = serde_json::from_value(serde_json::json!({
+            "number": 1, "time": "1970-01-01T00:00:00Z", "reason": "spoofed", "verdict": "dropped",
+            "decided_by": format!("Service {name}"), "because": name, "protocol": "tcp",
+            "source": {"address": "10.10.1.2", "pod": name}, "sent_by": name,
+            "destination": {"address": "10.10.1.3", "pod": name},
+            "reply": false, "isolated_by": [], "allowed_by_now": false,
+        }))
+        .unwrap();
+        for output in [Output::Text, Output::Json] {
+            let line = line(&one, output).unwrap();
+            assert!(!line.contains(crate::text::is_unprintable), "{line}");
+            assert!(line.matches("default/evil").count() >= 5, "{line}");
+        }
     }
 
     #[test]

@@ -150,7 +150,20 @@ fn head(report: &Report) -> String {
         }
         Some(_) | None => {}
     }
+    lines.extend(refused(report));
     printable_lines(&lines)
+}
+
+/// What rules refused and dropped, if anything.
+fn refused(report: &Report) -> Option<String> {
+    let counted = report.refused.iter().filter(|(_, packets)| **packets > 0);
+    let counted: Vec<_> = counted
+        .map(|(reason, packets)| format!("{packets} {reason}"))
+        .collect();
+    (!counted.is_empty()).then(|| {
+        let counted = counted.join(", ");
+        format!("Packets refused and dropped so far: {counted} (podwire-agent drops names them)")
+    })
 }
 
 /// How many policies there are, and what they did.

@@ -16,6 +16,7 @@ use crate::commands::install::{BinDir, Install};
 use crate::commands::output::print;
 use crate::config::Config;
 use crate::features;
+use crate::features::parts::log::Logging;
 use crate::text::printable_lines;
 
 /// The flags of `podwire-agent uninstall`.
@@ -62,7 +63,7 @@ impl Uninstall {
             }
         };
         let (health_ports, _) = tokio::sync::watch::channel(Default::default());
-        for mut feature in features::all(health_ports, &Default::default())? {
+        for mut feature in features::all(health_ports, Logging::Off)? {
             note(feature.uninstall(&self.config));
         }
         if self.pods {

@@ -16,6 +16,7 @@ use podwire_kernel::nft::{
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::features::parts::kept_table::{KeepError, KeptTable};
+use crate::features::parts::log::{Logging, Reason};
 use crate::ours::{CONNECTIONS_TABLE as TABLE, LINK_GROUP as POD_LINKS};
 use crate::report::Report;
 use crate::warnings::Warning;
@@ -23,19 +24,24 @@ use crate::warnings::Warning;
 /// How many links the kernel remembers; it forgets those without connections by itself.
 const LINKS: u32 = 65_535;
 
+/// The chain in which connections end that are too many.
+const END: &str = "too-many";
+
 /// The feature.
 #[derive(Debug)]
 pub struct Connections {
     table: KeptTable,
+    logging: Logging,
     /// Not looked at since the start.
     stale: bool,
 }
 
 impl Connections {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             table: KeptTable::open(Family::Inet, TABLE)?,
+            logging,
             stale: true,
         })
     }
@@ -70,7 +76,7 @@ impl Feature for Connections {
     }
 
     fn sync(&mut self, world: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
-        let wanted = desired(world.config);
+        let wanted = desired(world.config, self.logging);
         match self.keep(wanted.as_ref()) {
             Ok(writes) => {
                 self.stale = false;
@@ -98,8 +104,9 @@ impl Feature for Connections {
     }
 
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
-        if let Some(wanted) = desired(world.config) {
+        if let Some(wanted) = desired(world.config, self.logging) {
             report.differences.extend(self.table.differences(&wanted));
+            report.add_refused(self.table.refused());
         }
     }
 
@@ -111,7 +118,7 @@ impl Feature for Connections {
 }
 
 /// The table that this node should have, if any.
-fn desired(config: &Config) -> Option<Table> {
+fn desired(config: &Config, logging: Logging) -> Option<Table> {
     let limit = std::num::NonZeroU32::new(config.pod_connections)?.get();
     // The kernel keeps the limit in each element: another limit needs another set.
     let set = format!("at-most-{limit}");
@@ -119,15 +126,16 @@ fn desired(config: &Config) -> Option<Table> {
         .iifgroup(POD_LINKS)
         .ct_state(ct_state::NEW)
         .add_with_more_connections_than(&set, &[Field::Iifname], limit)
-        .counter()
-        .drop()
-        .comment("this pod has as many connections as it may have");
+        .goto(END);
+    let end = Rule::new().counter().drop();
+    let end = end.comment("this pod has as many connections as it may have");
     // Behind connection tracking, and before anything is decided about the connection.
     let chain = Chain::base(ChainType::Filter, Hook::Prerouting, priority::MANGLE);
     let table = Table::new(Family::Inet, TABLE)
         .with_comment("podwire: how many connections a pod may have open")
         .with_set(&set, Set::of(&[Field::Iifname]).dynamic(LINKS))
-        .with_chain("from-pods", chain.with_rule(rule));
+        .with_chain("from-pods", chain.with_rule(rule))
+        .with_chain(END, logging.chain(Reason::TooManyConnections, [end]));
     Some(table)
 }
 
@@ -145,14 +153,17 @@ mod tests {
 
     #[test]
     fn without_a_limit_there_is_no_table_and_it_goes_when_the_limit_does() {
-        assert_eq!(desired(&config(0)), None);
-        assert_eq!(desired(&test_config(&["--node-name=worker"])), None);
+        assert_eq!(desired(&config(0), Logging::On), None);
+        assert_eq!(
+            desired(&test_config(&["--node-name=worker"]), Logging::On),
+            None
+        );
         Netns::create_anonymous()
             .unwrap()
             .enter(|| {
-                let mut feature = Connections::open().unwrap();
+                let mut feature = Connections::open(Logging::On).unwrap();
                 for limit in [0, 20, 30] {
-                    let wanted = desired(&config(limit));
+                    let wanted = desired(&config(limit), Logging::On);
                     let first = feature.keep(wanted.as_ref()).unwrap();
                     assert_eq!(first > 0, limit > 0, "{limit}");
                     feature.table.distrust();

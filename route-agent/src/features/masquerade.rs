@@ -23,6 +23,7 @@ use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::features::parts::kept_table::KeptTable;
+use crate::features::parts::log::{Logging, Reason};
 use crate::features::parts::loopback;
 use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE};
 use crate::report::Report;
@@ -32,6 +33,7 @@ use crate::snapshot::Snapshot;
 #[derive(Debug)]
 pub struct Masquerade {
     table: KeptTable,
+    logging: Logging,
     wanted: Table,
     /// The wanted table must be computed again.
     stale: bool,
@@ -39,9 +41,10 @@ pub struct Masquerade {
 
 impl Masquerade {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             table: KeptTable::open(Family::Inet, TABLE)?,
+            logging,
             wanted: Table::new(Family::Inet, TABLE),
             stale: true,
         })
@@ -77,7 +80,7 @@ impl Feature for Masquerade {
 
     fn sync(&mut self, world: &World<'_>, _: &mut Warn<'_>) -> Result<Synced, SyncError> {
         if self.stale {
-            self.wanted = desired(world.snapshot, world.config);
+            self.wanted = desired(world.snapshot, world.config, self.logging);
             self.stale = false;
         }
         Ok(Synced {
@@ -94,6 +97,7 @@ impl Feature for Masquerade {
         report
             .differences
             .extend(self.table.differences(&self.wanted));
+        report.add_refused(self.table.refused());
     }
 
     fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
@@ -106,7 +110,7 @@ impl Feature for Masquerade {
 }
 
 /// The table that this node should have.
-pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
+pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table {
     let mut table = Table::new(Family::Inet, TABLE)
         .with_comment("podwire: pod traffic that leaves the cluster takes the node's address");
     if config.masquerade || config.anti_spoof {
@@ -141,7 +145,10 @@ pub fn desired(snapshot: &Snapshot, config: &Config) -> Table {
         table = table
             .with_chain("pod-sources", pod_sources())
             .with_chain("foreign-sources", foreign_sources())
-            .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet));
+            .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet))
+            .with_chain(SPOOFED, spoofed(logging))
+            .with_chain(ELSEWHERE, elsewhere(logging))
+            .with_chain(loopback::END, loopback::end(logging));
     }
     table
 }
@@ -247,22 +254,40 @@ const fn v6_network(first: u16, prefix: u8) -> IpNetwork {
     }
 }
 
+/// The chain in which packets of a pod end whose source is not the pod's.
+pub const SPOOFED: &str = "spoofed";
+
+/// The chain in which packets from elsewhere end whose source is a pod of this node.
+pub const ELSEWHERE: &str = "spoofed-elsewhere";
+
+fn spoofed(logging: Logging) -> Chain {
+    let rule = Rule::new().counter().drop();
+    logging.chain(
+        Reason::Spoofed,
+        [rule.comment("the source is not this pod's address")],
+    )
+}
+
+fn elsewhere(logging: Logging) -> Chain {
+    let rule = Rule::new().counter().drop();
+    logging.chain(
+        Reason::Foreign,
+        [rule.comment("the source is a pod of this node, and it does not come from there")],
+    )
+}
+
 /// The guard: what comes out of a pod must have a source that is routed back into that pod.
 ///
 /// That holds for link-local sources as well, of which the plugin routes the pod's own one: each
 /// other would become a neighbour entry of the node. What has no source yet (`::`) belongs to
 /// neighbour discovery and becomes none.
 fn pod_sources() -> Chain {
-    let missing = |rule: Rule| {
-        rule.no_way_back()
-            .counter()
-            .drop()
-            .comment("the source is not this pod's address")
-    };
+    let missing = |rule: Rule| rule.no_way_back().goto(SPOOFED);
     let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
     let v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
-    // A kernel asks for routers and joins groups by itself, from an address that no one gave it.
+    // A kernel asks for routers and joins groups by itself, from an address that no one gave it. It is
+    // not logged: no one forged anything.
     let by_itself = from_pod(Family::Ip6)
         .within(Field::Ip6Saddr, Comparison::Eq, LINK_LOCAL)
         .within(Field::Ip6Daddr, Comparison::Eq, ALL_ON_LINK);
@@ -294,9 +319,7 @@ fn foreign_sources() -> Chain {
                 .iifgroup_is_not(POD_LINKS)
                 .iifname_is_not("lo")
                 .no_way_back()
-                .counter()
-                .drop()
-                .comment("the source is a pod of this node, and it does not come from there"),
+                .goto(ELSEWHERE),
         )
     })
 }
@@ -354,6 +377,7 @@ mod tests {
         let table = desired(
             &snapshot(),
             &config(&["--non-masquerade-cidrs=192.168.0.0/16"]),
+            Logging::On,
         );
         assert_eq!(keys(&table, "pods-v4"), ["10.10.1.0-10.10.1.255"]);
         assert_eq!(
@@ -374,7 +398,7 @@ mod tests {
         let mut snapshot = snapshot();
         let twin = node("twin", &["10.10.2.7"], &["10.10.0.0/16"]);
         snapshot.nodes.insert(twin.name.clone(), twin);
-        let table = desired(&snapshot, &config(&[]));
+        let table = desired(&snapshot, &config(&[]), Logging::On);
         assert_eq!(
             keys(&table, "cluster-v4"),
             [
@@ -390,12 +414,20 @@ mod tests {
         let off = desired(
             &snapshot(),
             &config(&["--masquerade=false", "--anti-spoof=false"]),
+            Logging::On,
         );
         assert!(off.chains.is_empty() && off.sets.is_empty());
-        let guard = desired(&snapshot(), &config(&["--masquerade=false"]));
+        let guard = desired(&snapshot(), &config(&["--masquerade=false"]), Logging::On);
         assert_eq!(
             guard.chains.keys().collect::<Vec<_>>(),
-            ["pod-sources", "foreign-sources", "localhost-stays-here"]
+            [
+                "pod-sources",
+                "foreign-sources",
+                "localhost-stays-here",
+                "spoofed",
+                "spoofed-elsewhere",
+                "loopback"
+            ]
         );
         assert_eq!(keys(&guard, "pods-v4"), ["10.10.1.0-10.10.1.255"]);
     }
@@ -405,7 +437,7 @@ mod tests {
         podwire_kernel::netns::Netns::create_anonymous()
             .unwrap()
             .enter(|| {
-                let wanted = desired(&snapshot(), &config(&[]));
+                let wanted = desired(&snapshot(), &config(&[]), Logging::On);
                 let mut table = KeptTable::open(Family::Inet, TABLE).unwrap();
                 assert!(table.keep(&wanted).unwrap() > 0);
                 // As after a restart: nothing is known of the kernel.

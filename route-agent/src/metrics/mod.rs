@@ -5,6 +5,7 @@
 //! scrape. The registry appends `_total` to the names of counters, so they are registered without
 //! it. Values that the kernel keeps anyway (conntrack, this process) are read at each scrape.
 
+mod drops;
 mod node;
 mod policy;
 mod process;
@@ -15,6 +16,7 @@ use std::fmt::Write as _;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use drops::DropMetrics;
 pub use node::NodeMetrics;
 pub use policy::PolicyMetrics;
 pub use proxy::{LocalPolicy, ProxyMetrics};
@@ -30,6 +32,8 @@ pub struct Metrics {
     pub node: NodeMetrics,
     /// Those of NetworkPolicies.
     pub policies: PolicyMetrics,
+    /// Those of refused and dropped packets.
+    pub drops: DropMetrics,
     registry: Registry,
     names: Vec<String>,
 }
@@ -58,11 +62,14 @@ impl Default for Metrics {
         let node = NodeMetrics::register(&mut Group::new("podwire", &mut registry, &mut names));
         let mut group = Group::new("podwire_policies", &mut registry, &mut names);
         let policies = PolicyMetrics::register(&mut group);
+        let mut group = Group::new("podwire_drops", &mut registry, &mut names);
+        let drops = DropMetrics::register(&mut group);
         registry.register_collector(Box::new(process::Kernel));
         Self {
             proxy,
             node,
             policies,
+            drops,
             registry,
             names,
         }

@@ -83,8 +83,13 @@ impl PolicyMetrics {
         self.elements.get_or_create(&label).set(gauge(elements));
     }
 
-    /// What was dropped, and how many log records were lost.
-    pub fn set_denied(&self, denied: &DeniedReport, lost: u64) {
+    /// How many log records of drops were lost.
+    pub fn set_lost(&self, lost: u64) {
+        self.lost.inner().store(lost, Ordering::Relaxed);
+    }
+
+    /// What was dropped.
+    pub fn set_denied(&self, denied: &DeniedReport) {
         let ways = [
             ("ingress", denied.ingress),
             ("egress", denied.egress),
@@ -94,7 +99,6 @@ impl PolicyMetrics {
             let counter = self.denied.get_or_create(&WayLabel { direction });
             counter.inner().store(packets, Ordering::Relaxed);
         }
-        self.lost.inner().store(lost, Ordering::Relaxed);
     }
 
     /// How often something was taken away since the start.

@@ -49,7 +49,9 @@ fn filled() -> Metrics {
         ingress: 6,
         ..DeniedReport::default()
     };
-    policies.set_denied(&denied, 7);
+    policies.set_denied(&denied);
+    policies.set_lost(7);
+    metrics.drops.seen("no-endpoints");
     metrics
 }
 

@@ -12,8 +12,8 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::Moment;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
-use crate::features::policies::drops::DropLog;
 use crate::features::services::health_checks::HealthPorts;
 use crate::health::{SharedHealth, Verdict};
 use crate::input::{Input, Question};
@@ -316,6 +316,7 @@ mod tests {
 
     use super::*;
     use crate::config::test_config;
+    use crate::features::parts::log::Logging;
     use crate::health::Health;
     use crate::reconcile::{Reconcile, Shared};
     use crate::report::Report;
@@ -326,7 +327,7 @@ mod tests {
             health: SharedHealth::new(Health::new(Duration::from_secs(60))),
             metrics: Arc::default(),
             inputs,
-            drops: DropLog::default(),
+            drops: DropLog::new(Logging::On),
         };
         (site, receiver)
     }

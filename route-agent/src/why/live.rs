@@ -41,7 +41,7 @@ impl Live {
     /// The pods on this node: their links, and the routes to them.
     pub fn pods(&mut self) -> Result<Vec<Pod>, podwire_kernel::Error> {
         let found = pod_links(&mut self.routes, self.links.values().cloned())?;
-        Ok(found.into_iter().map(pod).collect())
+        Ok(found.into_iter().map(Pod::from).collect())
     }
 
     /// The ports of this node that lead to containers.
@@ -81,18 +81,20 @@ impl Live {
     }
 }
 
-fn pod(one: PodLink) -> Pod {
-    let alias = one.alias.unwrap_or_default();
-    Pod {
-        unnamed: alias.unnamed,
-        name: alias
-            .pod
-            .map(|(namespace, name)| format!("{namespace}/{name}")),
-        container_id: alias.container_id,
-        ifname: alias.ifname,
-        link: one.link.name,
-        up: one.link.up,
-        addresses: one.addresses,
+impl From<PodLink> for Pod {
+    fn from(one: PodLink) -> Self {
+        let alias = one.alias.unwrap_or_default();
+        Self {
+            unnamed: alias.unnamed,
+            name: alias
+                .pod
+                .map(|(namespace, name)| format!("{namespace}/{name}")),
+            container_id: alias.container_id,
+            ifname: alias.ifname,
+            link: one.link.name,
+            up: one.link.up,
+            addresses: one.addresses,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod near;
 mod owners;
 mod policies;
 mod question;
+mod refusals;
 mod routes;
 mod services;
 #[cfg(test)]
@@ -35,7 +36,8 @@ pub use facts::Facts;
 pub use host_ports::HostPort;
 pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
-pub use question::{Question, QuestionError, Transport};
+pub use question::{Host, Question, QuestionError, Transport};
+pub use refusals::{Decided, Refused};
 pub use walk::walk;
 
 /// A pod on this node, as its link says.

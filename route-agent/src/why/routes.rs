@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use podwire_kernel::IpFamily;
 
 use crate::ours::REFUSED_TABLE as REFUSED;
@@ -61,16 +63,20 @@ impl NextHop {
                 format!("node {} itself, through {uplink}", node.name),
                 Wanted::Any,
             ),
-            Party::Gone(cidr, owner) => Self::new(
-                format!(
-                    "nowhere: {cidr} was the podCIDR of {owner}, which is gone, and table \
-                     inet {REFUSED} refuses it for a while"
-                ),
-                Wanted::Any,
-            ),
+            Party::Gone(cidr, owner) => {
+                Self::new(format!("nowhere: {}", gone(cidr, owner)), Wanted::Any)
+            }
             Party::Outside => Self::new("outside the cluster".into(), Wanted::Any),
         }
     }
+}
+
+/// Why what goes to the podCIDR of a Node that is gone is refused.
+pub(super) fn gone(cidr: IpNetwork, owner: &str) -> String {
+    format!(
+        "{cidr} was the podCIDR of {owner}, which is gone, and table inet {REFUSED} refuses it for a \
+         while"
+    )
 }
 
 /// Whether a pod's packet is masqueraded on its way out.

@@ -9,7 +9,7 @@ use podwire_kernel::nft::{Family, KeyReader};
 
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends::{Claim, Frontend};
+use crate::features::services::desired::frontends::{self, Claim, Frontend};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::layout::elements::{Element, Key, Value, objects};
@@ -395,6 +395,26 @@ impl Match<'_> {
              to-cluster-ip).",
         )
     }
+}
+
+/// Why a ping to a ClusterIP is refused.
+pub(super) const NO_PING: &str = "A ClusterIP is a rule, not a machine: it has ports and does not \
+                                  answer ping. That says nothing about the Service.";
+
+/// Why a packet to a ClusterIP, and to none of its ports, is refused.
+pub(super) fn no_such_port(service: &Service) -> String {
+    let ports: Vec<String> = frontends::ports(service)
+        .map(|port| format!("{}/{}", port.port, port.protocol.name()))
+        .collect();
+    format!(
+        "The Service has no such port (chain no-such-port). It has {}.",
+        ports.join(", ")
+    )
+}
+
+/// Why a packet to an address that a Service may get, and none has, is dropped.
+pub(super) fn not_assigned(network: IpNetwork) -> String {
+    format!("It is in the Service network {network}, but not assigned.")
 }
 
 /// Why a load-balancer address takes nothing from a source.

@@ -7,7 +7,6 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
 use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends;
 use crate::snapshot::Service;
 use crate::why::facts::{Facts, Party, destination, source};
 use crate::why::host_ports::HostPort;
@@ -243,24 +242,15 @@ impl<'a> Walk<'a> {
                 format!("A ping to Service {name} is answered."),
             ),
             Transport::Ping => (
-                "A ClusterIP is a rule, not a machine: it has ports and does not answer ping. That \
-                 says nothing about the Service."
-                    .to_owned(),
+                services::NO_PING.to_owned(),
                 End::Refused,
                 format!("A ping to Service {name} is refused."),
             ),
             Transport::Port(..) => {
-                let ports: Vec<String> = frontends::ports(service)
-                    .map(|port| format!("{}/{}", port.port, port.protocol.name()))
-                    .collect();
-                let why = format!(
-                    "The Service has no such port (chain no-such-port). It has {}.",
-                    ports.join(", ")
-                );
                 let conclusion = format!(
                     "A packet to a port that is not among those of Service {name} is refused."
                 );
-                (why, End::Refused, conclusion)
+                (services::no_such_port(service), End::Refused, conclusion)
             }
         };
         let see = format!("nft list chain {} no-such-port", table(self.family));
@@ -271,7 +261,7 @@ impl<'a> Walk<'a> {
 
     /// To an address that a Service may get, and none has.
     fn unallocated(mut self, to: IpAddr, network: IpNetwork) -> Trace {
-        let why = format!("It is in the Service network {network}, but not assigned.");
+        let why = services::not_assigned(network);
         let see = format!(
             "nft list chain {} prerouting-unallocated",
             table(self.family)

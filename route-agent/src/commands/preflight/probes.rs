@@ -17,9 +17,9 @@ use podwire_kernel::{IpFamily, Protocol};
 
 use crate::commands::preflight::probe::Without::{FallsBack, Refuses};
 use crate::commands::preflight::probe::{PERMISSION, Probe};
+use crate::features::parts::log::Reason;
 use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::{PortRange, Verdict};
-use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::skeleton::skeleton;
 use crate::snapshot::Direction;
 
@@ -129,8 +129,8 @@ fn of_policies() -> [Probe; 2] {
         consequence: "NetworkPolicies cannot be enforced, and no pod starts while there are any: to do without, switch them off (--network-policy=false)",
         modules: &["nf_tables", "nf_conntrack", "nft_ct"],
         try_it: policy_tables, here: false },
-    Probe { feature: "logs to programs", needed_for: "naming what NetworkPolicies drop", then: FallsBack,
-        consequence: "what policies drop is counted and not named (podwire-agent drops, Events)",
+    Probe { feature: "logs to programs", needed_for: "naming what is refused and dropped", then: FallsBack,
+        consequence: "what is refused and dropped is counted and not named (podwire-agent drops, Events)",
         modules: &["nft_limit", "nft_log", "nfnetlink_log"],
         try_it: logs, here: false }]
 }

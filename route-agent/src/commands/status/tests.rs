@@ -33,6 +33,7 @@ fn report() -> Report {
     Report {
         wide: true,
         node: "worker2".into(),
+        version: "0.1.0".into(),
         listed: true,
         uplink: Some(UplinkReport {
             name: "eth0".into(),
@@ -71,6 +72,7 @@ fn report() -> Report {
             }],
         }],
         policies: None,
+        refused: Default::default(),
         features: vec![FeatureReport {
             name: "routes".into(),
             error: None,
@@ -247,6 +249,20 @@ fn programs_get_all_of_it_back() {
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     let yaml = render(&report, Output::Yaml).unwrap();
     assert_eq!(serde_saphyr::from_str::<Report>(&yaml).unwrap(), report);
+}
+
+#[test]
+fn what_rules_refused_is_shown_where_there_is_any() {
+    let mut report = report();
+    report.refused = [("no-endpoints", 3), ("spoofed", 12), ("loopback", 0)]
+        .map(|(reason, packets)| (reason.to_owned(), packets))
+        .into();
+    let text = render(&report, Output::Short).unwrap();
+    let line = "\nPackets refused and dropped so far: 3 no-endpoints, 12 spoofed (podwire-agent drops \
+                names them)\n";
+    assert!(text.contains(line), "{text}");
+    report.refused.clear();
+    assert!(!render(&report, Output::Short).unwrap().contains("so far"));
 }
 
 #[test]

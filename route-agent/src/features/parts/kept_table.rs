@@ -3,8 +3,12 @@
 //! For small tables: the whole of it is wanted, observed and compared at once. What must hold:
 //! nothing is sent if the kernel has what is wanted; other tables are never touched.
 
+use std::collections::BTreeMap;
+
 use podwire_kernel::monitor::Event as KernelEvent;
 use podwire_kernel::nft::{Batch, CommitError, Family, NftSocket, Table, diff};
+
+use crate::features::parts::log::counted;
 
 /// Why a table could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +100,12 @@ impl KeptTable {
                 )],
             },
         }
+    }
+
+    /// How many packets its rules have refused and dropped, by reason; nothing if it cannot be read.
+    pub fn refused(&mut self) -> BTreeMap<String, u64> {
+        let table = self.observe().ok().flatten();
+        table.as_ref().map(counted).unwrap_or_default()
     }
 
     /// Removes the table; true if there was one.

@@ -6,22 +6,36 @@
 use podwire_kernel::nft::{Chain, ChainType, Comparison, Family, Field, Hook, Rule, priority};
 
 use crate::cidr::LOOPBACK_V4;
+use crate::features::parts::log::{Logging, Reason};
 
 /// After every source NAT: what has been given another source never comes here.
 const AFTER_SRCNAT: i32 = priority::SRCNAT + 10;
 
-/// The rules for a chain that sees every packet that comes in, in a table of this family.
+/// The chain in which such packets end.
+pub const END: &str = "loopback";
+
+/// The rules for a chain that sees every packet that comes in, in a table of this family. They lead
+/// to [`END`].
 pub fn guard(family: Family) -> [Rule; 2] {
     rules(family, |rule| rule.iifname_is_not("lo"))
 }
 
 /// The chain, for a table of this family, that keeps packets from leaving with such an address. It
-/// sees the first packet of each connection and no other.
+/// sees the first packet of each connection and no other. It leads to [`END`].
 pub fn stays_here(family: Family) -> Chain {
     let chain = Chain::base(ChainType::Nat, Hook::Postrouting, AFTER_SRCNAT);
     rules(family, |rule| rule.oifname_is_not("lo"))
         .into_iter()
         .fold(chain, Chain::with_rule)
+}
+
+/// What [`END`] does.
+pub fn end(logging: Logging) -> Chain {
+    let rule = Rule::new().counter().drop();
+    logging.chain(
+        Reason::Loopback,
+        [rule.comment("127.0.0.0/8 is for this node alone")],
+    )
 }
 
 fn rules(family: Family, elsewhere: impl Fn(Rule) -> Rule) -> [Rule; 2] {
@@ -30,9 +44,6 @@ fn rules(family: Family, elsewhere: impl Fn(Rule) -> Rule) -> [Rule; 2] {
             Family::Inet => Rule::new().nfproto(Family::Ip),
             _ => Rule::new(),
         };
-        elsewhere(rule.within(field, Comparison::Eq, LOOPBACK_V4.into()))
-            .counter()
-            .drop()
-            .comment("127.0.0.0/8 is for this node alone")
+        elsewhere(rule.within(field, Comparison::Eq, LOOPBACK_V4.into())).goto(END)
     })
 }

@@ -1,6 +1,7 @@
 //! What several features are made of. A part keeps nothing right by itself.
 
 pub mod kept_table;
+pub mod log;
 pub mod loopback;
 pub mod pod_links;
 pub mod signs_of_life;

@@ -9,10 +9,9 @@
 //! and switched off the tables go.
 //!
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
-//! makes the kernel agree; `drops` keeps what was dropped. `docs/policies.md` explains the whole.
+//! makes the kernel agree. `docs/policies.md` explains the whole.
 
 pub mod desired;
-pub mod drops;
 pub mod layout;
 mod links;
 mod namespaces;
@@ -34,11 +33,11 @@ use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, WhoHas, World};
+use crate::features::parts::log::Logging;
 use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
-use crate::features::policies::drops::DropLog;
 use crate::features::policies::namespaces::Namespaces;
 use crate::features::policies::publish::Numbers;
 use crate::features::policies::review::Review;
@@ -67,8 +66,6 @@ pub struct Policies {
     since: Option<Instant>,
     /// What is looked at from time to time.
     review: Review,
-    /// What was dropped, for who asks.
-    drops: DropLog,
     /// Warnings and numbers are to be published whether or not anything changed.
     publish_all: bool,
 }
@@ -85,9 +82,8 @@ struct Side {
 
 impl Policies {
     /// Works in the network namespace of the calling thread.
-    pub fn open(drops: DropLog) -> podwire_kernel::Result<Self> {
+    pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
-            drops,
             review: Review::default(),
             socket: NftSocket::open()?,
             routes: RouteSocket::open()?,
@@ -97,7 +93,7 @@ impl Policies {
             namespaces: Namespaces::default(),
             waiting: Waiting::default(),
             sides: IpFamily::ALL.map(|family| Side {
-                table: FamilyTable::new(family),
+                table: FamilyTable::new(family, logging),
                 model: None,
                 has_pods: None,
             }),
@@ -125,28 +121,13 @@ impl Policies {
         let families = self.sides.iter().map(|side| side.table.family());
         // Without an answer the counters stay: one that went back would count everything again.
         if let Ok(denied) = report::denied_packets(&mut self.socket, families) {
-            let metrics = &world.metrics.policies;
-            metrics.set_denied(&denied, self.drops.lost());
-        }
-    }
-
-    /// Says whether there is anything to be read of what is dropped. That stays as it was where a
-    /// table could not be written: what is in the kernel goes on to drop.
-    fn settle_drops(&self, world: &World<'_>) {
-        let mut tables = self.sides.iter().map(|side| &side.table);
-        if tables.clone().any(|table| table.is_there() && table.logs()) {
-            self.drops.set_idle(None);
-        } else if tables.any(FamilyTable::is_there) {
-            self.drops.set_idle(drops::CANNOT_LOG);
-        } else if !world.snapshot.has_policies() {
-            self.drops.set_idle(drops::NO_POLICIES);
+            world.metrics.policies.set_denied(&denied);
         }
     }
 
     /// Takes the tables out.
     fn withdraw(&mut self, config: &Config) -> Result<Synced, SyncError> {
         let before = self.socket.writes();
-        self.drops.set_idle(drops::SWITCHED_OFF);
         // Switched off with the start of the agent, so nothing was said.
         drop(self.review.stop());
         for side in &mut self.sides {
@@ -447,7 +428,6 @@ impl Feature for Policies {
             let said = self.namespaces.say_none(world.config);
             failed = said.err().map(Into::into);
         }
-        self.settle_drops(world);
         self.review(world, &mut changed, now);
         let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
         if all || writes > before {

@@ -32,6 +32,7 @@ use refused::{InUse, Refused};
 use crate::config::Config;
 use crate::error::chain;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::parts::log::Logging;
 use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL};
 use crate::report::{Report, RouteReport};
 use crate::snapshot::{ObjectName, Snapshot};
@@ -63,14 +64,14 @@ struct Observed {
 
 impl Routes {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
         let socket = RouteSocket::open()?;
         Ok(Self {
             socket,
             observed: None,
             desired: Desired::default(),
             stale: true,
-            refused: Refused::open()?,
+            refused: Refused::open(logging)?,
             started: false,
         })
     }
@@ -326,6 +327,7 @@ impl Feature for Routes {
     }
 
     fn report(&mut self, world: &World<'_>, report: &mut Report) {
+        report.add_refused(self.refused.counted());
         let ours = match self.observe() {
             Ok(observed) => observed.ours,
             Err(error) => {

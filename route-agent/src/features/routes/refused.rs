@@ -25,6 +25,7 @@ use podwire_kernel::route::Route;
 
 use crate::cidr;
 use crate::features::parts::kept_table::{KeepError, KeptTable};
+use crate::features::parts::log::{Logging, Reason};
 use crate::features::routes::Desired;
 use crate::ours::REFUSED_TABLE as TABLE;
 use crate::report::RouteReport;
@@ -47,6 +48,7 @@ const SETS: [(&str, Family, Field); 2] = [
 #[derive(Debug)]
 pub struct Refused {
     table: KeptTable,
+    logging: Logging,
     /// They never overlap.
     networks: BTreeMap<IpNetwork, Gone>,
     /// What the agent before this one refused has been taken over.
@@ -64,9 +66,10 @@ struct Gone {
 
 impl Refused {
     /// Works in the network namespace of the calling thread.
-    pub fn open() -> podwire_kernel::Result<Self> {
+    pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             table: KeptTable::open(Family::Inet, TABLE)?,
+            logging,
             networks: BTreeMap::new(),
             adopted: false,
             absent: false,
@@ -137,7 +140,7 @@ impl Refused {
         self.networks.retain(|network, _| !in_use.has(*network));
         if !self.networks.is_empty() {
             self.absent = false;
-            return self.table.keep(&wanted(&self.networks));
+            return self.table.keep(&wanted(&self.networks, self.logging));
         }
         let removed = !self.absent && self.table.remove()?;
         self.absent = true;
@@ -157,10 +160,20 @@ impl Refused {
         })
     }
 
+    /// How many packets were refused.
+    pub fn counted(&mut self) -> BTreeMap<String, u64> {
+        match self.networks.is_empty() {
+            true => BTreeMap::new(),
+            false => self.table.refused(),
+        }
+    }
+
     /// Where the kernel differs from what is wanted, one sentence each.
     pub fn differences(&mut self) -> Vec<String> {
         if !self.networks.is_empty() {
-            return self.table.differences(&wanted(&self.networks));
+            return self
+                .table
+                .differences(&wanted(&self.networks, self.logging));
         }
         match self.table.observe() {
             Ok(None) => Vec::new(),
@@ -220,7 +233,7 @@ pub fn has_node(snapshot: &Snapshot, network: IpNetwork) -> bool {
 }
 
 /// The table that refuses these podCIDRs.
-fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
+fn wanted(networks: &BTreeMap<IpNetwork, Gone>, logging: Logging) -> Table {
     let mut table = Table::new(Family::Inet, TABLE)
         .with_comment("podwire: pods of Nodes that have gone; clients need not wait for them");
     for (name, family, field) in SETS {
@@ -236,7 +249,7 @@ fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
         );
         table = table.with_set(name, set);
     }
-    table = table.with_chain("refuse", refuse());
+    table = table.with_chain("refuse", refuse(logging));
     // Behind the translation of Services, and before the packet is routed: without a default route
     // it would go no further.
     let prerouting = (Hook::Prerouting, priority::DSTNAT + 10);
@@ -256,22 +269,17 @@ fn wanted(networks: &BTreeMap<IpNetwork, Gone>) -> Table {
 
 /// A reset is never rate limited, unlike ICMP; and the kernel gives an `unreachable` route's ICMP out
 /// once a second for each client.
-fn refuse() -> Chain {
+fn refuse(logging: Logging) -> Chain {
     let why = "no Node has this podCIDR any more";
-    Chain::regular()
-        .with_rule(
-            Rule::new()
-                .l4proto(Protocol::Tcp.number())
-                .counter()
-                .reject(Reject::TcpReset)
-                .comment(why),
-        )
-        .with_rule(
-            Rule::new()
-                .counter()
-                .reject(Reject::ICMPX_HOST_UNREACHABLE)
-                .comment(why),
-        )
+    let tcp = Rule::new()
+        .l4proto(Protocol::Tcp.number())
+        .counter()
+        .reject(Reject::TcpReset);
+    let others = Rule::new().counter().reject(Reject::ICMPX_HOST_UNREACHABLE);
+    logging.chain(
+        Reason::GoneNode,
+        [tcp, others].map(|rule| rule.comment(why)),
+    )
 }
 
 /// The podCIDRs that a table refuses, with whose they were and for how long they still are.
@@ -326,7 +334,7 @@ mod tests {
             .iter()
             .map(|(network, gone)| (*network, gone.owner.clone(), KEPT))
             .collect();
-        assert_eq!(networks_of(&wanted(&networks)), read);
+        assert_eq!(networks_of(&wanted(&networks, Logging::On)), read);
     }
 
     #[test]

@@ -349,7 +349,7 @@ impl Machine {
         let uplink = Finder::open().unwrap().find(Some("eth0"), &[]).unwrap();
         Self {
             socket,
-            routes: Routes::open().unwrap(),
+            routes: Routes::open(Logging::On).unwrap(),
             config,
             snapshot: snapshot([own()]),
             warnings: Warnings::default(),
@@ -439,7 +439,7 @@ fn a_restart_over_the_right_routes_writes_nothing() {
         ]
     );
     assert!(machine.warnings.is_empty(), "{:?}", machine.warnings);
-    machine.routes = Routes::open().unwrap();
+    machine.routes = Routes::open(Logging::On).unwrap();
     assert_eq!(machine.sync(), 0);
 }
 
@@ -447,7 +447,7 @@ fn a_restart_over_the_right_routes_writes_nothing() {
 fn who_has_a_pod_cidr_keeps_it_over_a_restart() {
     let mut machine = Machine::new();
     machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
-    machine.routes = Routes::open().unwrap();
+    machine.routes = Routes::open(Logging::On).unwrap();
     // By name it would come first.
     let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
     assert_eq!(machine.set(newcomer), 0);
@@ -467,7 +467,7 @@ fn an_own_ipv6_network_is_refused_and_found_right_again() {
         machine.kernel(),
         ["10.10.1.0/24 Unreachable", "fd00:1::/64 Unreachable"]
     );
-    machine.routes = Routes::open().unwrap();
+    machine.routes = Routes::open(Logging::On).unwrap();
     assert_eq!(machine.sync(), 0);
 }
 
@@ -476,7 +476,7 @@ fn routes_of_nodes_that_went_while_the_agent_was_down_are_removed() {
     let mut machine = Machine::new();
     machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
     machine.set(node("b", &["172.18.0.5"], &["10.10.3.0/24"]));
-    machine.routes = Routes::open().unwrap();
+    machine.routes = Routes::open(Logging::On).unwrap();
     machine.snapshot.nodes.remove("a");
     assert_eq!(machine.sync(), 1);
     assert_eq!(
@@ -654,6 +654,6 @@ fn five_thousand_nodes_are_routed_in_150_milliseconds_and_one_change_is_one_writ
         "one changed Node of 5,000 in {:?}, {took:?} of it work",
         start.0.elapsed()
     );
-    machine.routes = Routes::open().unwrap();
+    machine.routes = Routes::open(Logging::On).unwrap();
     assert_eq!(machine.sync(), 0);
 }

@@ -36,6 +36,7 @@ use crate::clock::Moment;
 use crate::config::Config as AgentConfig;
 use crate::config::services::Config as ServicesConfig;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::parts::log::Logging;
 use crate::features::services::conntrack::{Sweeper, Work};
 use crate::features::services::desired::endpoints::Here;
 use crate::features::services::desired::externals::{Externals, api_service};
@@ -51,6 +52,7 @@ use crate::warnings::Warning;
 /// The feature.
 pub struct Services {
     socket: NftSocket,
+    logging: Logging,
     tables: Vec<FamilyTable>,
     sweeper: Option<Sweeper>,
     publisher: Publisher,
@@ -74,9 +76,13 @@ pub struct Services {
 
 impl Services {
     /// Works in the network namespace of the calling thread.
-    pub fn open(health_ports: watch::Sender<HealthPorts>) -> podwire_kernel::Result<Self> {
+    pub fn open(
+        health_ports: watch::Sender<HealthPorts>,
+        logging: Logging,
+    ) -> podwire_kernel::Result<Self> {
         Ok(Services {
             socket: NftSocket::open()?,
+            logging,
             tables: Vec::new(),
             sweeper: None,
             publisher: Publisher::new(health_ports),
@@ -109,7 +115,7 @@ impl Services {
         let (start, now) = (Instant::now(), Moment::now());
         let outcome = table.sync(
             &mut self.socket,
-            view(world, &self.externals),
+            view(world, &self.externals, self.logging),
             dirty,
             networks,
             start,
@@ -315,7 +321,7 @@ impl Feature for Services {
         let mut dirty = std::mem::take(&mut self.dirty);
         let networks = std::mem::take(&mut self.networks);
         self.look_at_externals(world, &mut dirty);
-        let here = SeenHere::from(view(world, &self.externals).here);
+        let here = SeenHere::from(Here::of(world.own_name(), world.snapshot));
         if here != self.seen_here {
             self.seen_here = here;
             dirty.extend(world.snapshot.services.keys().cloned());
@@ -383,7 +389,7 @@ impl Feature for Services {
         }
         for index in 0..self.tables.len() {
             let differences = {
-                let view = view(world, &self.externals);
+                let view = view(world, &self.externals, self.logging);
                 self.tables[index].differences(&mut self.socket, view)
             };
             report.differences.extend(differences);
@@ -418,13 +424,14 @@ impl From<Here<'_>> for SeenHere {
 }
 
 /// The world as the tables see it.
-fn view<'a>(world: &World<'a>, externals: &'a Externals) -> View<'a> {
+fn view<'a>(world: &World<'a>, externals: &'a Externals, logging: Logging) -> View<'a> {
     let own = world.own_node();
     View {
         snapshot: world.snapshot,
         own,
         here: Here::of(world.own_name(), world.snapshot),
         config: &world.config.services,
+        logging,
         externals,
     }
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::NftSocket;
 
+use crate::features::parts::log::counted;
 use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
@@ -21,6 +22,9 @@ use crate::snapshot::{Balancing, ObjectName};
 /// Adds the Services of a family to the report; with their endpoints if it is a wide one.
 pub fn report(table: &FamilyTable, kernel: &mut NftSocket, report: &mut Report) {
     let counters = Counters::read(table, kernel, report.wide);
+    if let Ok(Some(rules)) = kernel.observe_frame(table.family().into(), TABLE) {
+        report.add_refused(counted(&rules));
+    }
     let mut services: BTreeMap<&ObjectName, &Plan> = table.applied().plans().collect();
     // Services of the other family are there already.
     for known in &mut report.services {

@@ -3,6 +3,7 @@
 mod claims;
 mod kernel;
 mod policies;
+mod refusals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -176,8 +177,8 @@ impl World {
         self
     }
 
-    fn try_walk(&self, from: &str, to: &str) -> Result<Trace, QuestionError> {
-        let facts = Facts {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
             snapshot: &self.snapshot,
             config: &self.config,
             uplink: Some(&self.uplink),
@@ -186,8 +187,11 @@ impl World {
             gone_cidrs: &self.gone,
             host_ports: &self.host_ports,
             owners: &self.owners,
-        };
-        walk(&facts, &Question::parse(from, to)?)
+        }
+    }
+
+    fn try_walk(&self, from: &str, to: &str) -> Result<Trace, QuestionError> {
+        walk(&self.facts(), &Question::parse(from, to)?)
     }
 
     fn walk(&self, from: &str, to: &str) -> Trace {

@@ -14,9 +14,9 @@ use podwire_kernel::nft::{
     ct_state, priority,
 };
 
+use crate::features::parts::log::Reason;
 use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::Verdict;
-use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::sets::{Lookup, Words};
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::Direction;

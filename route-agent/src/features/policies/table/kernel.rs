@@ -1,19 +1,15 @@
 //! A table of the kernel, read and written as a whole.
 
 use podwire_kernel::netlink::until_undisturbed;
-use podwire_kernel::nft::{Batch, Chain, CommitError, Family, NftSocket, Table, diff, diff_into};
+use podwire_kernel::nft::{Batch, CommitError, Family, NftSocket, Table, diff, diff_into};
 use podwire_kernel::{Cause, IpFamily};
 
-use crate::features::policies::layout::log::Reason;
 use crate::features::policies::layout::sets::Lookup;
 use crate::ours::POLICY_TABLE as TABLE;
 
 /// This many elements of a new table go into one transaction: while one is carried out, no one else
 /// can change a table.
 const CHUNK: usize = 4096;
-
-/// A table in which something is tried.
-const TRIAL: &str = "podwire-try-log";
 
 /// Why a table is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -133,14 +129,4 @@ pub fn remove(kernel: &mut NftSocket, family: IpFamily) -> Result<bool, TableErr
     batch.table(family.into(), TABLE).destroy();
     commit(kernel, family, &mut batch)?;
     Ok(true)
-}
-
-/// Whether the kernel takes a rule that logs. Tried with a table that goes with the transaction in
-/// which it comes.
-pub fn can_log(family: IpFamily) -> bool {
-    let chain = Chain::regular().with_rule(Reason::Undecided.rule());
-    let table = Table::new(family.into(), TRIAL).with_chain("try", chain);
-    let mut batch = diff(None, &table);
-    batch.table(family.into(), TRIAL).delete();
-    NftSocket::open().is_ok_and(|mut socket| socket.commit(&mut batch).is_ok())
 }

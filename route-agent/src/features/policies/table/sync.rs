@@ -12,6 +12,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Touched;
 use podwire_kernel::nft::{Batch, Element, Key, NftSocket};
 
+use crate::features::parts::log::Logging;
 use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::model::{Model, takes_away};
 use crate::features::policies::desired::wanted::Delta;
@@ -19,7 +20,7 @@ use crate::features::policies::layout::elements::{element, key, table};
 use crate::features::policies::layout::sets::Lookup;
 use crate::features::policies::table::differences;
 use crate::features::policies::table::kernel::{
-    TableError, can_log, commit, correct, create, forget, observe, remove,
+    TableError, commit, correct, create, forget, observe, remove,
 };
 use crate::features::policies::table::repair::{Doubts, Repair, repair};
 use crate::ours::POLICY_TABLE as TABLE;
@@ -49,32 +50,26 @@ pub struct FamilyTable {
     forget_at: Option<Instant>,
     /// How often verdicts were forgotten because something was taken away.
     losses: u64,
-    /// Whether the kernel can log what is dropped, as far as is known.
-    log: bool,
+    logging: Logging,
 }
 
 impl FamilyTable {
     /// A table of which nothing is known.
-    pub fn new(family: IpFamily) -> Self {
+    pub fn new(family: IpFamily, logging: Logging) -> Self {
         Self {
             family,
             known: Known::Nothing,
             doubts: Doubts::default(),
             forget_at: None,
             losses: 0,
-            log: true,
+            logging,
         }
-    }
-
-    /// Whether what is dropped is logged.
-    pub fn logs(&self) -> bool {
-        self.log
     }
 
     /// What the rules depend on.
     fn frame(&self, model: &Model) -> Frame {
         Frame {
-            log: self.log,
+            log: self.logging.is_on(),
             ..model.frame()
         }
     }
@@ -156,18 +151,7 @@ impl FamilyTable {
         if done {
             return Ok(());
         }
-        let Err(error) = self.read_back(kernel, model, frame, now) else {
-            return Ok(());
-        };
-        // A kernel that cannot log refuses the rules that do; nothing else depends on them.
-        if !self.log || can_log(self.family) {
-            return Err(error);
-        }
-        self.log = false;
-        let without = self.read_back(kernel, model, self.frame(model), now);
-        // What fails without logging as well says nothing of logging: it is tried again with it.
-        self.log = without.is_err();
-        without
+        self.read_back(kernel, model, frame, now)
     }
 
     /// The usual case: something changed. False if the whole table must be read.

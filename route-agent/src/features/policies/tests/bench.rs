@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::feature::{Event, Feature as _, KernelEvent};
+use crate::features::parts::log::Logging;
 use crate::features::policies::Policies;
-use crate::features::policies::drops::DropLog;
 use crate::features::test_node::TestNode;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::{Change, Dirty, Key, Node, Object};
@@ -29,7 +29,7 @@ impl Bench {
         let mut node = TestNode::apart();
         node.config.node_name = Arc::from("worker");
         let mut bench = Self {
-            feature: Policies::open(DropLog::default()).unwrap(),
+            feature: Policies::open(Logging::On).unwrap(),
             node,
         };
         let cidrs = ["10.10.1.0/24", "fd00:10:10:1::/64"];
@@ -87,7 +87,7 @@ impl Bench {
 
     /// An agent starts over what is there; returns how many writes that took.
     pub fn restart(&mut self) -> u64 {
-        self.feature = Policies::open(DropLog::default()).unwrap();
+        self.feature = Policies::open(Logging::On).unwrap();
         self.notice(&Event::Resync);
         self.sync()
     }

@@ -12,7 +12,7 @@ impl Machine {
     }
 
     fn restart(&mut self) -> u64 {
-        self.routes = Routes::open().unwrap();
+        self.routes = Routes::open(Logging::On).unwrap();
         self.synced().writes
     }
 }

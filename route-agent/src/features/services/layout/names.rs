@@ -77,8 +77,10 @@ pub enum FixedChain {
     WhyMasquerade,
     /// Decides about connections to ClusterIPs.
     ToClusterIp,
-    /// Drops what is for an address that no Service has.
+    /// Finds what is for an address that no Service has.
     PreroutingUnallocated,
+    /// Drops it.
+    Unallocated,
 }
 
 impl FixedChain {
@@ -101,6 +103,7 @@ impl FixedChain {
             FixedChain::WhyMasquerade => "why-masquerade",
             FixedChain::ToClusterIp => "to-cluster-ip",
             FixedChain::PreroutingUnallocated => "prerouting-unallocated",
+            FixedChain::Unallocated => "unallocated",
         }
     }
 }

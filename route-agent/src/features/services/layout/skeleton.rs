@@ -11,6 +11,7 @@ use podwire_kernel::nft::{
 
 use crate::cidr::LOOPBACK_V4;
 use crate::config::services::{Config, NodePortAddresses};
+use crate::features::parts::log::{Logging, Reason};
 use crate::features::parts::loopback;
 use crate::features::services::layout::answers::{Answer, SCRATCH, SCRATCH_MASK};
 use crate::features::services::layout::names::{FixedChain, FixedMap};
@@ -32,9 +33,13 @@ pub struct Skeleton {
 }
 
 /// The skeleton of a family's table.
-pub fn skeleton(family: Family, config: &Config) -> Skeleton {
+pub fn skeleton(family: Family, config: &Config, logging: Logging) -> Skeleton {
     let words = Words::of(family);
-    let parts = Parts { words, config };
+    let parts = Parts {
+        words,
+        config,
+        logging,
+    };
     Skeleton {
         sets: parts.sets(),
         chains: parts.chains(),
@@ -45,6 +50,7 @@ pub fn skeleton(family: Family, config: &Config) -> Skeleton {
 struct Parts<'a> {
     words: Words,
     config: &'a Config,
+    logging: Logging,
 }
 
 impl Parts<'_> {
@@ -76,7 +82,7 @@ impl Parts<'_> {
             base: nat(Hook::Output, priority::DSTNAT).base,
             ..to_services()
         };
-        let unallocated = |hook| nat(hook, AFTER_DSTNAT).with_rule(self.unallocated());
+        let unallocated = |hook| nat(hook, AFTER_DSTNAT).with_rule(self.is_unallocated());
         let mut chains = vec![
             ("prerouting", to_services()),
             ("output", output),
@@ -107,11 +113,17 @@ impl Parts<'_> {
             ),
             (
                 FixedChain::NoEndpoints.name(),
-                self.refuse("no endpoint of the Service is ready"),
+                self.logging.chain(
+                    Reason::NoEndpoints,
+                    self.refuse("no endpoint of the Service is ready"),
+                ),
             ),
             (
                 FixedChain::NoLocalEndpoints.name(),
-                drop("traffic policy Local, and no endpoint on this node is ready"),
+                self.drop(
+                    Reason::NoLocalEndpoints,
+                    "traffic policy Local, and no endpoint on this node is ready",
+                ),
             ),
             (FixedChain::NoSuchPort.name(), self.no_such_port()),
             (
@@ -119,10 +131,15 @@ impl Parts<'_> {
                 unallocated(Hook::Prerouting),
             ),
             ("output-unallocated", unallocated(Hook::Output)),
+            (
+                FixedChain::Unallocated.name(),
+                self.drop(Reason::Unallocated, "no Service has this address"),
+            ),
         ];
         if self.words.family == Family::Ip && self.config.localhost_node_ports {
             chains.push(("guard-localhost", self.guard()));
             chains.push(("localhost-stays-here", loopback::stays_here(Family::Ip)));
+            chains.push((loopback::END, loopback::end(self.logging)));
         }
         chains.extend(self.way_out());
         chains
@@ -206,19 +223,16 @@ impl Parts<'_> {
     /// Source ranges are checked before anything else is decided.
     fn check_source(&self) -> Chain {
         let key = [&self.words.vip()[..], &[self.words.saddr]].concat();
-        Chain::regular()
+        let mut chain = Chain::regular()
             .with_rule(answered(
                 Rule::new().in_set(&key[..], FixedMap::AllowedSources.name()),
                 &self.words.vip(),
                 FixedMap::Allowed,
             ))
-            .with_rule(ask(Answer::ExternalLocal))
-            .with_rule(
-                Rule::new()
-                    .counter()
-                    .drop()
-                    .comment("not in loadBalancerSourceRanges"),
-            )
+            .with_rule(ask(Answer::ExternalLocal));
+        let refusal = self.drop(Reason::SourceRange, "not in loadBalancerSourceRanges");
+        chain.rules.extend(refusal.rules);
+        chain
     }
 
     /// Policy Local: this node and its pods may use any endpoint, others those of this node.
@@ -236,35 +250,32 @@ impl Parts<'_> {
             )
     }
 
-    fn refuse(&self, why: &str) -> Chain {
+    fn refuse(&self, why: &str) -> [Rule; 2] {
         let tcp = Rule::new()
             .l4proto(Protocol::Tcp.number())
             .counter()
             .reject(Reject::TcpReset);
-        Chain::regular().with_rule(tcp.comment(why)).with_rule(
-            Rule::new()
-                .counter()
-                .reject(self.words.refused)
-                .comment(why),
-        )
+        let others = Rule::new().counter().reject(self.words.refused);
+        [tcp, others].map(|rule| rule.comment(why))
+    }
+
+    /// Drops everything.
+    fn drop(&self, reason: Reason, why: &str) -> Chain {
+        let rule = Rule::new().counter().drop();
+        self.logging.chain(reason, [rule.comment(why)])
     }
 
     fn no_such_port(&self) -> Chain {
         let ping = self.ping(Rule::new()).counter().reject(self.words.no_ping);
-        let mut chain = Chain::regular()
-            .with_rule(ping.comment("a ClusterIP has ports and does not answer ping"));
-        chain
-            .rules
-            .extend(self.refuse("the Service has no such port").rules);
-        chain
+        let ping = ping.comment("a ClusterIP has ports and does not answer ping");
+        let others = self.refuse("the Service has no such port");
+        let rules = std::iter::once(ping).chain(others);
+        self.logging.chain(Reason::NoSuchPort, rules)
     }
 
-    fn unallocated(&self) -> Rule {
+    fn is_unallocated(&self) -> Rule {
         let rule = Rule::new().in_set(&[self.words.daddr], networks::SERVICES);
-        self.not_local(rule)
-            .counter()
-            .drop()
-            .comment("no Service has this address")
+        self.not_local(rule).goto(FixedChain::Unallocated.name())
     }
 
     /// Only the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
@@ -438,8 +449,4 @@ fn own_chain(key: &[Field], map: FixedMap) -> Chain {
 
 fn masquerade(rule: Rule) -> Rule {
     rule.masquerade(nat_flag::FULLY_RANDOM)
-}
-
-fn drop(why: &str) -> Chain {
-    Chain::regular().with_rule(Rule::new().counter().drop().comment(why))
 }

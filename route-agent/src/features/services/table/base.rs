@@ -47,7 +47,7 @@ pub fn has_sets(table: &Table, wanted: &Skeleton) -> bool {
 
 /// The skeleton of the writer's table.
 pub fn skeleton_of(writer: &Writer, view: View<'_>) -> Skeleton {
-    skeleton(writer.family(), view.config)
+    skeleton(writer.family(), view.config, view.logging)
 }
 
 /// Writes everything that is always there, without elements, in the order in which it is read.

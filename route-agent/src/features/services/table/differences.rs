@@ -41,6 +41,7 @@ pub fn differences(
     let skeleton = skeleton(
         podwire_kernel::nft::Family::from(applied.family()),
         view.config,
+        view.logging,
     );
     let written = Written {
         applied,

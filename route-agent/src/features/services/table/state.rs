@@ -7,6 +7,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::CommitError;
 
 use crate::config::services::Config;
+use crate::features::parts::log::Logging;
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
@@ -29,6 +30,8 @@ pub struct View<'a> {
     pub here: Here<'a>,
     /// The settings.
     pub config: &'a Config,
+    /// Whether what is refused is logged.
+    pub logging: Logging,
     /// Who may have which external IP.
     pub externals: &'a Externals,
 }

@@ -259,6 +259,7 @@ mod tests {
     use podwire_kernel::nft::{self, Batch, CommitError, Element, Key, Set, Table};
 
     use super::*;
+    use crate::features::parts::log::Logging;
     use crate::features::services::desired::samples::named_service;
     use crate::features::services::table::delta::Change;
     use crate::snapshot::{self, Dirty, Object, Snapshot};
@@ -308,6 +309,7 @@ mod tests {
                 own: None,
                 here: Default::default(),
                 config: &config,
+                logging: Logging::On,
                 externals: &Default::default(),
             };
             let outcome = table.sync(&mut Full, view, &dirty.services, false, Instant::now());

@@ -8,6 +8,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{self, Batch, CommitError, NftSocket};
 
 use crate::config::services::Config;
+use crate::features::parts::log::Logging;
 use crate::features::services::desired::endpoints::Here;
 use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::samples::{named_service, object, slice_of};
@@ -160,6 +161,7 @@ impl Bench {
             own,
             here: Here::of(NODE, &self.snapshot),
             config: &self.config,
+            logging: Logging::On,
             externals: &externals,
         };
         let networks = !dirty.nodes.is_empty() || dirty.service_cidrs;
@@ -184,6 +186,7 @@ impl Bench {
             own,
             here: Here::default(),
             config: &self.config,
+            logging: Logging::On,
             externals: &Externals::desired(&self.snapshot, &self.config.external_ips, []),
         };
         self.table.differences(&mut self.kernel.socket, view)

@@ -15,6 +15,7 @@ use podwire_kernel::nft::{
 };
 
 use crate::config::services::Config;
+use crate::features::parts::log::{Logging, Reason, Verdict as Refusal};
 use crate::features::services::desired::endpoints::Here;
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, desired};
@@ -59,7 +60,7 @@ pub fn table_of(case: &Case, family: IpFamily, config: &Config) -> Table {
     let snapshot = cluster();
     let own = snapshot.nodes.get(NODE);
     let kernel_family = NftFamily::from(family);
-    let skeleton = skeleton(kernel_family, config);
+    let skeleton = skeleton(kernel_family, config, Logging::On);
     let mut table = Table::new(kernel_family, TABLE);
     for (name, set) in skeleton.sets {
         table.sets.insert(name, set);
@@ -184,6 +185,7 @@ impl<'a> Node<'a> {
             chance,
             priority: 0,
             sent_to: None,
+            logged: None,
             registers: [0; 64],
         };
         let first = if from_here {
@@ -191,10 +193,16 @@ impl<'a> Node<'a> {
         } else {
             Hook::Prerouting
         };
-        match walk.hook(first) {
-            Fate::Refused => return End::Refused,
-            Fate::Dropped => return End::Dropped,
-            _ => {}
+        let refused = match walk.hook(first) {
+            Fate::Refused => Some((End::Refused, Refusal::Refused)),
+            Fate::Dropped => Some((End::Dropped, Refusal::Dropped)),
+            _ => None,
+        };
+        // All that is refused is logged, as what it is; and nothing that passes meets such a rule.
+        let said = walk.logged.map(Reason::verdict);
+        assert_eq!(said, refused.map(|(_, verdict)| verdict));
+        if let Some((end, _)) = refused {
+            return end;
         }
         let Some(endpoint) = walk.sent_to else {
             return End::Untouched;
@@ -223,6 +231,7 @@ struct Walk<'n, 't> {
     chance: u32,
     priority: u32,
     sent_to: Option<SocketAddr>,
+    logged: Option<Reason>,
     registers: [u8; 64],
 }
 
@@ -294,7 +303,13 @@ impl Walk<'_, '_> {
 
     fn expr(&mut self, expr: &Expr) -> Step {
         match expr {
-            Expr::Counter(_) => {}
+            // The first packets are within the limit.
+            Expr::Counter(_) | Expr::Limit { .. } => {}
+            Expr::Log { prefix, .. } => {
+                let reason = prefix.as_deref().and_then(Reason::of_prefix);
+                let reason = reason.expect("some reason has this prefix");
+                assert_eq!(self.logged.replace(reason), None, "logged twice");
+            }
             Expr::Meta { key, dreg } => {
                 let value = self.meta(*key);
                 self.load(*dreg, &value);

@@ -6,7 +6,7 @@ use crate::config::services::Config;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::sync::FamilyTable;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
-use crate::features::services::tests::kernel::{WEB, listed, same, with_web};
+use crate::features::services::tests::kernel::{WEB, everything, listed, same, with_web};
 use crate::snapshot::{Object, Protocol, ServiceCidr};
 
 /// What the kernel holds must be what an agent writes that finds nothing.
@@ -151,4 +151,48 @@ fn clients_of_udp_services_that_went_meanwhile_are_named() {
             assert_eq!(claims.len(), 2);
         });
     }
+}
+
+#[test]
+fn rules_of_a_version_that_logged_nothing_are_replaced_and_all_others_stay() {
+    in_namespace(|| {
+        let mut bench = Bench::new(IpFamily::V4);
+        everything(&mut bench);
+        bench.sync();
+        bench.sync_later();
+        let right = listed();
+        let table = "ip podwire-services";
+        let instead = |chain: &str, rules: &[&str]| {
+            nft(&format!("flush chain {table} {chain}"));
+            for rule in rules {
+                nft(&format!("add rule {table} {chain} {rule}"));
+            }
+        };
+        let unallocated = "ip daddr @service-cidrs fib daddr type != local counter drop";
+        instead("prerouting-unallocated", &[unallocated]);
+        instead("output-unallocated", &[unallocated]);
+        let guard =
+            ["ip daddr", "ip saddr"].map(|field| format!("{field} 127.0.0.0/8 counter drop"));
+        let guard = guard.each_ref().map(String::as_str);
+        instead("guard-localhost", &guard);
+        instead("localhost-stays-here", &guard);
+        instead("no-local-endpoints", &["counter drop"]);
+        instead(
+            "no-endpoints",
+            &[
+                "meta l4proto tcp counter reject with tcp reset",
+                "counter reject",
+            ],
+        );
+        nft(&format!(
+            "delete chain {table} unallocated; delete chain {table} loopback"
+        ));
+        let portal = || nft(&format!("-a list chain {table} services"));
+        let before = portal();
+        // The difference in rules is one transaction; no element is written.
+        assert_eq!(bench.restart(), 1);
+        same(&listed(), &right, "over older rules");
+        assert_eq!(portal(), before, "the portal was written as well");
+        assert_eq!(bench.restart(), 0);
+    });
 }

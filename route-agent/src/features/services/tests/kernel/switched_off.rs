@@ -6,6 +6,7 @@ use podwire_kernel::sysctl;
 
 use super::*;
 use crate::feature::{Event, Feature};
+use crate::features::parts::log::Logging;
 use crate::features::services::Services;
 use crate::features::services::sysctls::ROUTE_LOCALNET;
 use crate::features::test_node::TestNode;
@@ -25,7 +26,7 @@ fn node() -> TestNode {
 fn start(node: &mut TestNode, enabled: bool) -> (Services, u64) {
     node.config.services.enabled = enabled;
     let (health_ports, _) = tokio::sync::watch::channel(Default::default());
-    let mut services = Services::open(health_ports).unwrap();
+    let mut services = Services::open(health_ports, Logging::On).unwrap();
     assert!(services.notice(&Event::Resync, &node.world()));
     let writes = node.writes(&mut services);
     (services, writes)

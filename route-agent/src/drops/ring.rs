@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::policies::drops::denial::Denial;
+use crate::drops::dropped::Dropped;
 
 /// How many are kept.
 const KEPT: usize = 1000;
@@ -17,7 +17,7 @@ pub type Idle = Option<&'static str>;
 pub(super) struct Ring {
     /// Why nothing can be read, if so.
     pub trouble: Option<String>,
-    kept: VecDeque<Denial>,
+    kept: VecDeque<Dropped>,
     newest: u64,
     lost: u64,
 }
@@ -34,20 +34,20 @@ pub struct Page {
     /// How many of those that were asked for are no longer kept.
     pub forgotten: u64,
     /// The drops, oldest first.
-    pub drops: Vec<Denial>,
+    pub drops: Vec<Dropped>,
 }
 
 impl Ring {
     /// More came, and `lost` that could not be read.
-    pub fn add(&mut self, denials: Vec<Denial>, lost: u64) {
+    pub fn add(&mut self, drops: Vec<Dropped>, lost: u64) {
         self.lost += lost;
-        for mut denial in denials {
+        for mut one in drops {
             self.newest += 1;
-            denial.number = self.newest;
+            one.number = self.newest;
             if self.kept.len() == KEPT {
                 self.kept.pop_front();
             }
-            self.kept.push_back(denial);
+            self.kept.push_back(one);
         }
     }
 
@@ -66,7 +66,7 @@ impl Ring {
     pub fn page(&self, number: u64, idle: Idle) -> Page {
         let number = if number > self.newest { 0 } else { number };
         let after = self.kept.iter().filter(|one| one.number > number);
-        let drops: Vec<Denial> = after.cloned().collect();
+        let drops: Vec<Dropped> = after.cloned().collect();
         Page {
             idle: idle.map(str::to_owned).or_else(|| self.trouble.clone()),
             newest: self.newest,
@@ -80,13 +80,13 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::policies::drops::denial::tests::a_denial;
+    use crate::drops::dropped::tests::a_drop;
 
     #[test]
     fn the_last_ones_are_kept_and_those_after_a_number_are_found() {
         let mut ring = Ring::default();
-        ring.add(vec![a_denial(); KEPT], 0);
-        ring.add(vec![a_denial(); 2], 7);
+        ring.add(vec![a_drop(); KEPT], 0);
+        ring.add(vec![a_drop(); 2], 7);
         let numbers =
             |page: &Page| -> Vec<u64> { page.drops.iter().map(|one| one.number).collect() };
         let page = ring.page(1000, None);

@@ -1,16 +1,20 @@
 //! Reads what the rules log, while there is something to be read.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use podwire_kernel::nflog::{Logged, Reader, Record};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::drops::DropLog;
+use crate::drops::dropped::Dropped;
+use crate::drops::place::{Kernel, Place, addresses};
+use crate::drops::told::Told;
 use crate::feature::{WhoHas, World};
-use crate::features::policies::drops::denial::Denial;
-use crate::features::policies::drops::told::Told;
-use crate::features::policies::drops::{DropLog, Idle};
+use crate::features::parts::log::Reason;
 use crate::input::{Input, Question};
+use crate::metrics::Metrics;
 use crate::ours::LOG_GROUP;
 use crate::warnings::Notice;
 
@@ -22,17 +26,30 @@ const TOGETHER: Duration = Duration::from_millis(100);
 /// No more at a time.
 const MOST: usize = 200;
 
-/// Reads drops as long as the loop is there. Each that is to become an Event goes to `events`. Opens
-/// its sockets in the network namespace of the calling thread.
-pub async fn follow(log: DropLog, inputs: Sender<Input>, events: Option<mpsc::Sender<Notice>>) {
+/// Reads drops as long as the loop is there, if there can be any to be read. Each that is to become an
+/// Event goes to `events`. Opens its sockets in the network namespace of the calling thread.
+pub async fn follow(
+    log: DropLog,
+    inputs: Sender<Input>,
+    metrics: Arc<Metrics>,
+    events: Option<mpsc::Sender<Notice>>,
+) {
+    if log.0.idle.is_some() {
+        return;
+    }
+    let kernel = match Kernel::open() {
+        Ok(kernel) => kernel,
+        Err(error) => return log.set_trouble(Some(error.to_string())),
+    };
     let mut listener = Listener {
-        idle: log.0.idle.subscribe(),
         log,
+        kernel: Some(kernel),
+        metrics,
         inputs,
         events,
         told: Told::default(),
     };
-    while listener.idle.wait_for(Option::is_none).await.is_ok() {
+    loop {
         match Reader::open(LOG_GROUP) {
             Ok(reader) => {
                 listener.log.set_trouble(None);
@@ -52,25 +69,19 @@ pub async fn follow(log: DropLog, inputs: Sender<Input>, events: Option<mpsc::Se
 
 struct Listener {
     log: DropLog,
+    /// Not there while it is asked.
+    kernel: Option<Kernel>,
     inputs: Sender<Input>,
+    metrics: Arc<Metrics>,
     events: Option<mpsc::Sender<Notice>>,
-    idle: watch::Receiver<Idle>,
     told: Told,
 }
 
 impl Listener {
-    /// Reads until nothing is to be read any longer; false if the loop is gone.
+    /// Reads until that fails; false if the loop is gone.
     async fn read(&mut self, mut reader: Reader) -> bool {
         loop {
-            let first = tokio::select! {
-                changed = self.idle.changed() => match changed {
-                    Err(_) => return false,
-                    Ok(()) if self.idle.borrow().is_some() => return true,
-                    Ok(()) => continue,
-                },
-                first = reader.next() => first,
-            };
-            let first = match first {
+            let first = match reader.next().await {
                 Ok(first) => first,
                 Err(error) => {
                     let text = format!("log group {LOG_GROUP} cannot be read: {error}");
@@ -102,34 +113,56 @@ impl Listener {
             }
         }
         let (reply, mut owners) = mpsc::channel(1);
-        let question = WhoHas::new(Denial::addresses(&records), reply);
+        let question = WhoHas::new(addresses(&records), reply);
         if self.inputs.send(Input::WhoHas(question)).is_err() {
             return false;
         }
         // No one answers while there is no table any longer.
         let owners = owners.recv().await.unwrap_or_default();
         let (reply, answer) = oneshot::channel();
-        let ask = move |world: &World<'_>| Denial::of(&records, world.snapshot, &owners);
+        let Some((records, place)) = self.look(records).await else {
+            return false;
+        };
+        for reason in records
+            .iter()
+            .filter_map(|one| Reason::of_prefix(&one.prefix))
+        {
+            self.metrics.drops.seen(reason.name());
+        }
+        let ask = move |world: &World<'_>| Dropped::of(&records, world, &owners, &place);
         let question = Question::new(ask, reply);
         if self.inputs.send(Input::Ask(question)).is_err() {
             return false;
         }
-        let Ok(denials) = answer.await else {
+        let Ok(drops) = answer.await else {
             return false;
         };
-        self.tell(&denials);
-        self.log.add(denials, lost);
+        self.tell(&drops);
+        self.log.add(drops, lost);
+        self.metrics.policies.set_lost(self.log.lost());
         true
     }
 
-    fn tell(&mut self, denials: &[Denial]) {
+    /// Asks the kernel about packets, on another thread, as it may take a while.
+    async fn look(&mut self, records: Vec<Record>) -> Option<(Vec<Record>, Place)> {
+        let mut kernel = self.kernel.take()?;
+        let looking = tokio::task::spawn_blocking(move || {
+            let place = kernel.look(&records);
+            (kernel, records, place)
+        });
+        let (kernel, records, place) = looking.await.ok()?;
+        self.kernel = Some(kernel);
+        Some((records, place))
+    }
+
+    fn tell(&mut self, drops: &[Dropped]) {
         let Some(events) = &self.events else {
             return;
         };
         let moment = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let moment = moment.unwrap_or_default().as_secs();
-        for denial in denials {
-            if let Some(notice) = self.told.about(denial, Instant::now(), moment) {
+        for one in drops {
+            if let Some(notice) = self.told.about(one, Instant::now(), moment) {
                 offer(events, notice);
             }
         }

@@ -1,0 +1,265 @@
+//! What agents keep a list of, from many nodes at a time: drops, and what else comes as pages.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use podwire_agent::commands::output::print;
+use podwire_agent::config::values::duration;
+use podwire_agent::text::{printable, printable_json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::fleet::Fleet;
+use crate::reach::ReachError;
+use crate::said::DeskError;
+
+/// The pause before an agent that gave no answer is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Which records, from which nodes, and how.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Flags {
+    /// Go on with what comes from now on, until stopped.
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only what is younger, for example 90s or 5m.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub since: Option<Duration>,
+
+    /// Write JSON: one object in each line.
+    #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
+    pub output: String,
+
+    /// Only of this node; may be given more than once.
+    #[arg(long = "node", value_name = "NODE")]
+    pub nodes: Vec<String>,
+
+    /// Only from or to this pod.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    pub pod: Option<String>,
+
+    /// Only from or to pods of this namespace.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub pod_namespace: Option<String>,
+
+    /// Only what is about this Service.
+    #[arg(long, value_name = "NAMESPACE/SERVICE")]
+    pub service: Option<String>,
+
+    /// Only with this verdict.
+    #[arg(long, value_name = "VERDICT")]
+    pub verdict: Option<String>,
+
+    /// Only to this port.
+    #[arg(long)]
+    pub port: Option<u16>,
+
+    /// Only of this protocol.
+    #[arg(long)]
+    pub protocol: Option<String>,
+}
+
+/// A page of records, as agents give it.
+pub trait Page: DeserializeOwned + Send + 'static {
+    /// What it is a page of.
+    type Record: Record;
+    /// Where it is asked for.
+    const PATH: &'static str;
+    /// What is said if there is nothing.
+    const NOTHING: &'static str;
+
+    /// The number of the newest record.
+    fn newest(&self) -> u64;
+    /// What is to be known beside the records.
+    fn remarks(&self) -> Vec<String>;
+    /// The records, oldest first.
+    fn records(self) -> Vec<Self::Record>;
+}
+
+/// One record.
+pub trait Record: Serialize + Display + Send + 'static {
+    /// When, as RFC 3339 has it.
+    fn time(&self) -> &str;
+    /// The pods at its ends, as `namespace/name`.
+    fn pods(&self) -> Vec<&str>;
+    /// True if it is about this Service (`namespace/name`).
+    fn is_of_service(&self, service: &str) -> bool;
+    /// What became of it.
+    fn verdict(&self) -> &str;
+    /// The port of the destination.
+    fn port(&self) -> Option<u16>;
+    /// The protocol.
+    fn protocol(&self) -> &str;
+}
+
+/// A record with its node, for programs.
+#[derive(Serialize)]
+struct OfNode<'a, T> {
+    node: &'a str,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+/// What a node's list came to.
+enum News<T> {
+    Records(String, Vec<T>),
+    /// A remark, with its node.
+    Remark(String, String),
+}
+
+impl Flags {
+    /// Prints what the agents have, and with `--follow` what comes. False if an agent gave no answer.
+    pub async fn run<P: Page>(&self, fleet: &Fleet) -> Result<bool, DeskError> {
+        let nodes = self.chosen(fleet)?;
+        let (sender, mut news) = mpsc::channel(64);
+        for node in nodes {
+            let (fleet, sender, follow) = (fleet.clone(), sender.clone(), self.follow);
+            tokio::spawn(async move { read::<P>(&fleet, &node, follow, &sender).await });
+        }
+        drop(sender);
+        let mut all = Vec::new();
+        let mut good = true;
+        while let Some(news) = news.recv().await {
+            match news {
+                News::Records(node, records) => {
+                    let kept = records.into_iter().filter(|one| self.wants(one));
+                    let lines =
+                        kept.map(|one| Ok((one.time().to_owned(), self.line(&node, &one)?)));
+                    all.extend(lines.collect::<Result<Vec<_>, DeskError>>()?);
+                }
+                News::Remark(node, text) => {
+                    good = false;
+                    let line = format!("node {node}: {text}");
+                    // Not among the records, which a program may read.
+                    let _ = writeln!(std::io::stderr(), "{}", printable(&line));
+                }
+            }
+            if self.follow {
+                show(&mut all)?;
+            }
+        }
+        if all.is_empty() && good && self.output == "text" {
+            print(&format!("{}\n", P::NOTHING))?;
+        }
+        show(&mut all)?;
+        Ok(good)
+    }
+
+    fn chosen(&self, fleet: &Fleet) -> Result<Vec<String>, DeskError> {
+        if let Some(unknown) = self.nodes.iter().find(|name| fleet.node(name).is_none()) {
+            let text = format!("there is no node {unknown}");
+            return Err(DeskError::Question(printable(&text).into_owned()));
+        }
+        let chosen = |name: &String| self.nodes.is_empty() || self.nodes.contains(name);
+        let names = fleet.nodes().map(|node| node.name.clone());
+        Ok(names.filter(chosen).collect())
+    }
+
+    pub(crate) fn wants(&self, one: &impl Record) -> bool {
+        let pods = one.pods();
+        let named = |pod: &String| {
+            let full = |known: &&str| {
+                *known == pod || known.split_once('/').is_some_and(|(_, short)| short == pod)
+            };
+            pods.iter().any(|known| full(known))
+        };
+        let of_namespace = |namespace: &String| {
+            let of = |known: &&str| known.split_once('/').is_some_and(|(of, _)| of == namespace);
+            pods.iter().any(|known| of(known))
+        };
+        self.pod.as_ref().is_none_or(named)
+            && self.pod_namespace.as_ref().is_none_or(of_namespace)
+            && self
+                .service
+                .as_ref()
+                .is_none_or(|name| one.is_of_service(name))
+            && self
+                .verdict
+                .as_ref()
+                .is_none_or(|verdict| one.verdict() == verdict)
+            && self.port.is_none_or(|port| one.port() == Some(port))
+            && self
+                .protocol
+                .as_ref()
+                .is_none_or(|protocol| one.protocol().eq_ignore_ascii_case(protocol))
+            && self.since.is_none_or(|since| is_younger(one.time(), since))
+    }
+
+    /// Names in it may be of anyone's choice: what is not printable is escaped.
+    fn line(&self, node: &str, record: &impl Record) -> Result<String, DeskError> {
+        if self.output == "text" {
+            return Ok(printable(&format!("{node}: {record}")).into_owned());
+        }
+        match serde_json::to_string(&OfNode { node, record }) {
+            Ok(text) => Ok(printable_json(&text).into_owned()),
+            Err(error) => Err(DeskError::Write {
+                format: "JSON",
+                source: error.into(),
+            }),
+        }
+    }
+}
+
+/// True if a moment is no longer ago than that; a clock that cannot be read hides nothing.
+fn is_younger(time: &str, since: Duration) -> bool {
+    let Ok(time) = time.parse::<Timestamp>() else {
+        return true;
+    };
+    Timestamp::now().duration_since(time).as_secs_f64() <= since.as_secs_f64()
+}
+
+/// Prints lines in the order of their time, and forgets them.
+fn show(lines: &mut Vec<(String, String)>) -> Result<(), DeskError> {
+    lines.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let text: String = lines
+        .drain(..)
+        .flat_map(|(_, line)| [line, "\n".into()])
+        .collect();
+    Ok(print(&text)?)
+}
+
+/// Reads one node's list, once or for as long as someone listens.
+async fn read<P: Page>(
+    fleet: &Fleet,
+    node: &str,
+    follow: bool,
+    sender: &mpsc::Sender<News<P::Record>>,
+) {
+    let mut target = P::PATH.to_owned();
+    let mut said: Vec<String> = Vec::new();
+    loop {
+        let answer: Result<P, ReachError> = fleet.get(node, &target).await;
+        let (remarks, records) = match answer {
+            Ok(page) => {
+                target = format!("{}?follow=1&after={}", P::PATH, page.newest());
+                (page.remarks(), page.records())
+            }
+            Err(error) => (vec![error.to_string()], Vec::new()),
+        };
+        let failed = records.is_empty() && !remarks.is_empty();
+        for remark in &remarks {
+            let new = !said.contains(remark);
+            if new
+                && sender
+                    .send(News::Remark(node.to_owned(), remark.clone()))
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+        }
+        said = remarks;
+        let sent = sender.send(News::Records(node.to_owned(), records)).await;
+        if sent.is_err() || !follow {
+            return;
+        }
+        if failed {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! `sysdump`: everything that a report of a fault needs, in one archive, secrets left out.
+
+mod redact;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+use podwire_agent::text::printable;
+
+use crate::fleet::{Answers, Fleet};
+use crate::on_nodes::everywhere;
+use crate::reach::Kind;
+use crate::said::{DeskError, Output, for_programs};
+use crate::status::Overview;
+
+/// What is asked of each agent, and in which file the answer is.
+const PAGES: [(&str, &str); 5] = [
+    ("/status?wide=1", "status.json"),
+    ("/cluster", "cluster.json"),
+    ("/drops", "drops.json"),
+    ("/flows", "flows.json"),
+    ("/metrics", "metrics.txt"),
+];
+
+/// The objects of the API server.
+const KINDS: [Kind; 7] = [
+    kind("", "v1", "Node", "nodes", false),
+    kind("", "v1", "Pod", "pods", true),
+    kind("", "v1", "Service", "services", false),
+    kind("apps", "v1", "DaemonSet", "daemonsets", true),
+    kind(
+        "discovery.k8s.io",
+        "v1",
+        "EndpointSlice",
+        "endpointslices",
+        false,
+    ),
+    kind(
+        "networking.k8s.io",
+        "v1",
+        "NetworkPolicy",
+        "networkpolicies",
+        false,
+    ),
+    kind(
+        "policy.networking.k8s.io",
+        "v1alpha2",
+        "ClusterNetworkPolicy",
+        "clusternetworkpolicies",
+        false,
+    ),
+];
+
+const fn kind(
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    of_podwire: bool,
+) -> Kind {
+    Kind {
+        group,
+        version,
+        kind,
+        plural,
+        of_podwire,
+    }
+}
+
+/// The flags of `sysdump`.
+#[derive(Debug, Clone, Args)]
+pub struct Sysdump {
+    /// The archive; named after the moment if not given.
+    #[arg(short, long, value_name = "FILE.tar.gz")]
+    pub file: Option<PathBuf>,
+}
+
+impl Sysdump {
+    /// Writes the archive and returns where it is. What is being done goes to `progress`.
+    pub async fn run(
+        &self,
+        fleet: &Fleet,
+        progress: &(dyn Fn(&str) + Sync),
+    ) -> Result<PathBuf, DeskError> {
+        let now = Timestamp::now();
+        let name = format!("podwire-sysdump-{}", now.strftime("%Y%m%d-%H%M%S"));
+        let path = self
+            .file
+            .clone()
+            .unwrap_or_else(|| format!("{name}.tar.gz").into());
+        let files = collect(fleet, progress).await;
+        progress(&format!("writing {}", path.display()));
+        let failed = |source| DeskError::File {
+            path: path.display().to_string(),
+            source,
+        };
+        let file = std::fs::File::create(&path).map_err(failed)?;
+        pack(file, &name, &files, now.as_second()).map_err(failed)?;
+        Ok(path)
+    }
+}
+
+/// A file of the archive: its path and its text.
+type Entry = (String, String);
+
+/// Everything, and what is missing, in a page that says what is what.
+async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> {
+    let mut files = Vec::new();
+    let mut missing = Vec::new();
+    progress("the state of all nodes");
+    let overview = Overview::of(fleet).await;
+    if let Ok(text) = for_programs(&overview, Output::Yaml) {
+        files.push(("status.yaml".to_owned(), text));
+    }
+    for (target, name) in PAGES {
+        progress(&format!("{target} of every agent"));
+        let answers = fleet
+            .each(move |fleet, node| async move {
+                let reply = fleet.ask(&node, target).await?;
+                Ok(reply.text(&node)?.to_owned())
+            })
+            .await;
+        add(&mut files, &mut missing, name, answers);
+    }
+    for (previous, name) in [(false, "agent.log"), (true, "agent-before.log")] {
+        progress("the logs of the agents");
+        let logs = fleet
+            .each(move |fleet, node| async move { fleet.logs(&node, previous).await })
+            .await;
+        let kept = logs
+            .into_iter()
+            .filter_map(|(node, log)| Some((node, log.transpose()?)));
+        add(&mut files, &mut missing, name, kept.collect());
+    }
+    progress("preflight on every node");
+    let ran = everywhere(fleet, &["preflight", "-o", "json"]).await;
+    let ran = ran
+        .into_iter()
+        .map(|(node, ran)| (node, ran.map(|ran| ran.output + &ran.errors)));
+    add(&mut files, &mut missing, "preflight.json", ran.collect());
+    for kind in &KINDS {
+        progress(&format!("{} of the API server", kind.plural));
+        match objects(fleet, kind).await {
+            Ok(Some(text)) => files.push((format!("objects/{}.yaml", kind.plural), text)),
+            Ok(None) => {}
+            Err(error) => missing.push(format!("objects/{}.yaml: {error}", kind.plural)),
+        }
+    }
+    missing.extend(fleet.remarks().iter().cloned());
+    files.insert(
+        0,
+        ("README.md".to_owned(), readme(&overview.summary, &missing)),
+    );
+    files
+}
+
+fn add(files: &mut Vec<Entry>, missing: &mut Vec<String>, name: &str, answers: Answers<String>) {
+    for (node, answer) in answers {
+        let path = format!("nodes/{}/{name}", safe(&node));
+        match answer {
+            Ok(text) => files.push((path, text)),
+            Err(error) => missing.push(format!("{path}: {error}")),
+        }
+    }
+}
+
+/// A node's name as part of a path: whatever it is, it leads nowhere else.
+fn safe(name: &str) -> String {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let name: String = name
+        .chars()
+        .map(|c| if good(c) { c } else { '_' })
+        .collect();
+    name.replace("..", "_").trim_start_matches('.').to_owned()
+}
+
+async fn objects(fleet: &Fleet, kind: &'static Kind) -> Result<Option<String>, DeskError> {
+    let Some(mut objects) = fleet.objects(kind).await? else {
+        return Ok(None);
+    };
+    objects.iter_mut().for_each(redact::object);
+    for_programs(&objects, Output::Yaml).map(Some)
+}
+
+fn readme(summary: &str, missing: &[String]) -> String {
+    let mut text = format!(
+        "# What Podwire is and does in a cluster\n\nMade by `kubectl podwire sysdump` {}.\n\n{}\n\n\
+         | file | what it is |\n| --- | --- |\n\
+         | `status.yaml` | all nodes, and what is wrong |\n\
+         | `nodes/NODE/status.json` | the agent's report, with every endpoint |\n\
+         | `nodes/NODE/cluster.json` | what the agent knows of Nodes, Services and policies |\n\
+         | `nodes/NODE/drops.json`, `flows.json` | the last drops and connections |\n\
+         | `nodes/NODE/metrics.txt` | its metrics |\n\
+         | `nodes/NODE/agent.log`, `agent-before.log` | its log, and that of the agent before |\n\
+         | `nodes/NODE/preflight.json` | what kernel and permissions can do |\n\
+         | `objects/` | Nodes, Services, EndpointSlices and policies; Podwire's own pods and \
+         DaemonSet |\n\n\
+         Left out: Secrets, the values of environment variables, annotations, and whatever has a \
+         name like token or password. Names and addresses of the cluster are in it.\n",
+        env!("CARGO_PKG_VERSION"),
+        printable(summary)
+    );
+    if !missing.is_empty() {
+        text.push_str("\n## Missing\n\n");
+        for line in missing {
+            text.push_str(&format!("- {}\n", printable(line)));
+        }
+    }
+    text
+}
+
+fn pack(out: impl Write, folder: &str, files: &[Entry], time: i64) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(GzEncoder::new(out, Compression::default()));
+    for (path, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(u64::try_from(time).unwrap_or_default());
+        archive.append_data(&mut header, format!("{folder}/{path}"), text.as_bytes())?;
+    }
+    archive.into_inner()?.finish()?.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::reach::fake::{Fake, Says};
+
+    #[tokio::test]
+    async fn the_archive_has_what_answers_and_a_page_that_says_what_does_not() {
+        let mut fake = Fake::of(&["a", "../b"])
+            .says("a", "/metrics", Says::Well("podwire 1\n".into()))
+            .says(
+                "../b",
+                "/metrics",
+                Says::Badly(503, "busy \u{1b}[2J".into()),
+            );
+        fake.logs.insert(("a".into(), false), "a line\n".into());
+        let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = Some(directory.path().join("dump.tar.gz"));
+        let path = Sysdump { file }.run(&fleet, &|_| {}).await.unwrap();
+        let archive = std::fs::File::open(path).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+        let mut files = BTreeMap::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            files.insert(path.split_once('/').unwrap().1.to_owned(), text);
+        }
+        assert_eq!(files["nodes/a/metrics.txt"], "podwire 1\n");
+        assert_eq!(files["nodes/a/agent.log"], "a line\n");
+        assert!(!files.contains_key("nodes/a/agent-before.log"));
+        let readme = &files["README.md"];
+        assert!(
+            readme.contains(r"nodes/__b/metrics.txt: the agent on node ../b says: busy \u{1b}[2J"),
+            "{readme}"
+        );
+        assert!(files.keys().all(|path| !path.contains("..")), "{files:?}");
+    }
+}

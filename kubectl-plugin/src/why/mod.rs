@@ -1,0 +1,414 @@
+//! `why SOURCE DESTINATION`: the way of a packet over all nodes that it meets, there and back, and
+//! the first hop that fails.
+
+mod conclude;
+mod places;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use clap::Args;
+use podwire_agent::report::Report;
+use podwire_agent::text::printable;
+use podwire_agent::why::{End as TraceEnd, Host, Question, Trace, Transport};
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::Fleet;
+use crate::said::{DeskError, Output, Said, for_programs};
+use conclude::{Mtus, conclude};
+use places::{End, Places};
+
+pub use conclude::Failure;
+
+/// Endpoints on other nodes that are walked to one by one.
+const WALKED: usize = 4;
+
+/// The flags of `why`.
+#[derive(Debug, Clone, Args)]
+pub struct Why {
+    /// Who sends: a pod, a node or an address.
+    #[arg(value_name = "NAMESPACE/POD|NODE|IP")]
+    pub source: String,
+
+    /// Where to: a Service, pod, node, host or address, perhaps with :PORT and /tcp, /udp or /sctp.
+    /// Without a port it is a ping.
+    #[arg(value_name = "DESTINATION[:PORT][/PROTOCOL]")]
+    pub destination: String,
+
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// The whole way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walk {
+    /// Who sends.
+    pub source: String,
+    /// Where to.
+    pub destination: String,
+    /// What each node says, in the order of the way.
+    pub parts: Vec<Part>,
+    /// True if nothing is found that stops it.
+    pub good: bool,
+    /// One sentence or two about the whole.
+    pub conclusion: String,
+    /// The first hop that fails, if one does.
+    pub failure: Option<Failure>,
+}
+
+/// What one node says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The node.
+    pub node: String,
+    /// There or back.
+    pub way: Way,
+    /// What happens on this node, in words.
+    pub title: String,
+    /// The hops, or why the node says nothing.
+    pub trace: Result<Trace, String>,
+}
+
+/// In which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// From the source to the destination.
+    There,
+    /// The answer.
+    Back,
+}
+
+/// What is asked, found in the cluster.
+struct Asked {
+    source: End,
+    from: IpAddr,
+    destination: End,
+    to: IpAddr,
+    transport: Transport,
+}
+
+impl Why {
+    /// Asks the nodes on the way.
+    pub async fn run(&self, fleet: &Fleet) -> Result<Said, DeskError> {
+        let walk = walk(fleet, &self.source, &self.destination).await?;
+        let text = match self.output {
+            Output::Text => walk.text(),
+            output => for_programs(&walk, output)?,
+        };
+        Ok(Said {
+            text,
+            good: walk.good,
+        })
+    }
+}
+
+/// Walks from a source to a destination, over all nodes on the way.
+pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk, DeskError> {
+    let places = Places::of(fleet.get_all("/cluster").await);
+    if places.is_empty() {
+        // Then each node's own reason is what there is to know.
+        for (_, answer) in fleet.get_all::<Report>("/status").await {
+            answer?;
+        }
+    }
+    let asked = Asked::find(&places, source, destination).await?;
+    let parts = Walking {
+        fleet,
+        places: &places,
+        asked: &asked,
+        parts: Vec::new(),
+    }
+    .go()
+    .await;
+    let verdict = conclude(&parts, &mtus(fleet, &asked, &parts).await);
+    Ok(Walk {
+        source: asked.source.title.clone(),
+        destination: asked.shown(),
+        parts,
+        good: verdict.good,
+        conclusion: verdict.conclusion,
+        failure: verdict.failure,
+    })
+}
+
+impl Asked {
+    async fn find(places: &Places, source: &str, destination: &str) -> Result<Self, DeskError> {
+        let question = Question::parse(source, destination)
+            .map_err(|error| DeskError::Question(error.to_string()))?;
+        let source = match &question.source {
+            Host::Ip(ip) => places.at(*ip),
+            Host::Name(name) => match places.named(name)? {
+                Some(end) => end,
+                None => return Err(places.unknown(name)),
+            },
+        };
+        let destination = match &question.destination {
+            Host::Ip(ip) => places.at(*ip),
+            Host::Name(name) => receiver(places, name).await?,
+        };
+        let both = [true, false].into_iter().find_map(|v4| {
+            let ends = (source.address(v4)?, destination.address(v4)?);
+            Some(ends)
+        });
+        let Some((from, to)) = both else {
+            let text = format!(
+                "{} and {} have no address of the same IP family",
+                source.title, destination.title
+            );
+            return Err(DeskError::Question(printable(&text).into_owned()));
+        };
+        if source.node.is_none() && destination.node.is_none() {
+            let text = format!(
+                "neither {} nor {} is on a node: give a pod, a node or one of their addresses as one \
+                 of the two",
+                source.title, destination.title
+            );
+            return Err(DeskError::Question(printable(&text).into_owned()));
+        }
+        Ok(Self {
+            source,
+            from,
+            destination,
+            to,
+            transport: question.transport,
+        })
+    }
+
+    /// The first node that sees the packet: the sender's; what comes from outside is first seen
+    /// where it comes in.
+    fn first(&self) -> Option<&String> {
+        self.source.node.as_ref().or(self.destination.node.as_ref())
+    }
+
+    /// The destination with its port, for people.
+    fn shown(&self) -> String {
+        format!(
+            "{} ({})",
+            self.destination.title,
+            target(self.to, self.transport)
+        )
+    }
+}
+
+/// A Service, pod, node or host of this name.
+async fn receiver(places: &Places, name: &str) -> Result<End, DeskError> {
+    if let Some(service) = places.service(name)? {
+        let title = format!("Service {}/{}", service.namespace, service.name);
+        let mut addresses = service.cluster_ips.clone();
+        if addresses.is_empty() {
+            // Of a headless Service, DNS gives the endpoints.
+            let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+            addresses.extend(endpoints.filter(|one| one.ready).map(|one| one.address));
+        }
+        if addresses.is_empty() {
+            let text = format!("{title} has neither a ClusterIP nor endpoints");
+            return Err(DeskError::Question(printable(&text).into_owned()));
+        }
+        let node = None;
+        return Ok(End {
+            title,
+            addresses,
+            node,
+        });
+    }
+    if let Some(end) = places.named(name)? {
+        return Ok(end);
+    }
+    // A host's name has a dot, and no slash.
+    if !name.contains('.') || name.contains('/') {
+        return Err(places.unknown(name));
+    }
+    let found = tokio::net::lookup_host((name, 0)).await;
+    let addresses = match found {
+        Ok(sockets) => sockets.map(|socket| socket.ip()).collect(),
+        Err(error) => {
+            let text = format!("{name} has no address for this machine: {error}");
+            return Err(DeskError::Question(printable(&text).into_owned()));
+        }
+    };
+    Ok(End {
+        title: format!("host {name}"),
+        addresses,
+        node: None,
+    })
+}
+
+/// `ADDRESS[:PORT/PROTOCOL]`, as the agent takes it.
+fn target(address: IpAddr, transport: Transport) -> String {
+    match transport {
+        Transport::Ping => address.to_string(),
+        Transport::Port(protocol, port) => {
+            let socket = std::net::SocketAddr::new(address, port);
+            format!("{socket}/{}", protocol.name())
+        }
+    }
+}
+
+struct Walking<'a> {
+    fleet: &'a Fleet,
+    places: &'a Places,
+    asked: &'a Asked,
+    parts: Vec<Part>,
+}
+
+impl Walking<'_> {
+    async fn go(mut self) -> Vec<Part> {
+        let asked = self.asked;
+        if let Some(node) = asked.first() {
+            let title = match asked.source.node {
+                Some(_) => format!("On node {node}, where the packet begins"),
+                None => format!("On node {node}, where it comes in"),
+            };
+            let to = target(asked.to, asked.transport);
+            let end = self.ask(node, Way::There, title, asked.from, &to).await;
+            if end == Some(TraceEnd::Leaves) {
+                self.arrive().await;
+            }
+        }
+        self.parts
+    }
+
+    /// On the nodes of those it is for, and back from there.
+    async fn arrive(&mut self) {
+        for (address, transport) in self.receivers() {
+            let end = self.places.at(address);
+            let Some(node) = end.node else { continue };
+            if Some(&node) == self.asked.first() {
+                continue;
+            }
+            let title = format!("On node {node}, where it arrives for {}", end.title);
+            let to = target(address, transport);
+            let from = self.asked.from;
+            let arrived = self.ask(&node, Way::There, title, from, &to).await;
+            if arrived == Some(TraceEnd::Arrives) {
+                self.come_back(&node, address).await;
+            }
+        }
+    }
+
+    /// The addresses and ports that it may end at.
+    fn receivers(&self) -> Vec<(IpAddr, Transport)> {
+        let Asked { to, transport, .. } = self.asked;
+        let Some((_, endpoints)) = self.places.behind(*to, *transport) else {
+            return vec![(*to, *transport)];
+        };
+        let mut receivers: Vec<_> = endpoints
+            .iter()
+            .map(|one| {
+                let transport = match transport {
+                    Transport::Port(protocol, _) => Transport::Port(*protocol, one.port),
+                    Transport::Ping => Transport::Ping,
+                };
+                (one.address, transport)
+            })
+            .collect();
+        receivers.truncate(WALKED);
+        receivers
+    }
+
+    async fn come_back(&mut self, node: &str, from: IpAddr) {
+        let to = self.asked.from;
+        let title = format!("On node {node}, where the answer begins");
+        let left = self
+            .ask(node, Way::Back, title, from, &to.to_string())
+            .await;
+        if let (Some(TraceEnd::Leaves), Some(home)) = (left, &self.asked.source.node) {
+            let title = format!("On node {home}, where the answer arrives");
+            self.ask(home, Way::Back, title, from, &to.to_string())
+                .await;
+        }
+    }
+
+    /// Asks one node and notes what it says. None if it says nothing.
+    async fn ask(
+        &mut self,
+        node: &str,
+        way: Way,
+        title: String,
+        from: IpAddr,
+        to: &str,
+    ) -> Option<TraceEnd> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query
+            .append_pair("from", &from.to_string())
+            .append_pair("to", to);
+        if way == Way::Back {
+            query.append_pair("answer", "1");
+        }
+        let target = format!("/why?{}", query.finish());
+        let answer = self.fleet.get::<Trace>(node, &target).await;
+        let not_ready = self.fleet.node(node).and_then(|node| node.ready) == Some(false);
+        let trace = match answer {
+            Ok(trace) => Ok(trace),
+            Err(error) if not_ready => Err(format!("the node is not ready, and {error}")),
+            Err(error) => Err(error.to_string()),
+        };
+        let end = trace.as_ref().ok().map(|trace| trace.end);
+        self.parts.push(Part {
+            node: node.to_owned(),
+            way,
+            title,
+            trace,
+        });
+        end
+    }
+}
+
+/// The MTUs on the way to the first node where it arrives.
+async fn mtus(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Mtus {
+    let Some(home) = &asked.source.node else {
+        return Mtus::default();
+    };
+    let mut others = parts.iter().filter(|part| part.node != *home);
+    let Ok(report) = fleet.get::<Report>(home, "/status").await else {
+        return Mtus::default();
+    };
+    let other = match others.next() {
+        Some(part) => fleet.get::<Report>(&part.node, "/status").await.ok(),
+        None => None,
+    };
+    Mtus::of((asked.from, &report), other.as_ref())
+}
+
+impl Walk {
+    /// For people. Names in it may be of anyone's choice: what is not printable is escaped.
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("From {} to {}", self.source, self.destination)];
+        let mut number = 0;
+        for part in &self.parts {
+            lines.push(String::new());
+            lines.push(part.title.clone());
+            let trace = match &part.trace {
+                Ok(trace) => trace,
+                Err(why) => {
+                    lines.push(format!("  no answer: {why}"));
+                    continue;
+                }
+            };
+            for hop in &trace.hops {
+                number += 1;
+                let fails = self.failure.as_ref().and_then(|at| at.hop) == Some(number);
+                let mark = if fails { "   <== fails here" } else { "" };
+                lines.push(format!("{number:>3}. {}{mark}", hop.what));
+                lines.extend(hop.why.iter().map(|why| format!("     {why}")));
+                let held = hop.kernel.iter().map(|line| format!("     kernel: {line}"));
+                lines.extend(held);
+                let wrong = hop.differs.iter().map(|line| format!("     WRONG: {line}"));
+                lines.extend(wrong);
+                lines.extend(hop.see.iter().map(|command| format!("     see: {command}")));
+            }
+            lines.push(format!("     {}", trace.conclusion));
+        }
+        let mut text = String::new();
+        for line in &lines {
+            let _ = writeln!(text, "{}", printable(line));
+        }
+        let mark = if self.good { "=>" } else { "=x" };
+        let _ = writeln!(text, "\n{mark} {}", printable(&self.conclusion));
+        text
+    }
+}

@@ -1,0 +1,222 @@
+//! Who has which name and which address in the cluster, and on which node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use podwire_agent::cluster::{Cluster, Endpoint, Service};
+use podwire_agent::snapshot::Protocol;
+use podwire_agent::text::printable;
+use podwire_agent::why::Transport;
+
+use crate::fleet::Answers;
+use crate::said::DeskError;
+
+/// One end of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    /// What it is, in words.
+    pub title: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The node where it is; none if it is outside of the cluster, or on no node alone.
+    pub node: Option<String>,
+}
+
+impl End {
+    /// The first address of a family.
+    pub fn address(&self, v4: bool) -> Option<IpAddr> {
+        let mut addresses = self.addresses.iter();
+        addresses.find(|address| address.is_ipv4() == v4).copied()
+    }
+}
+
+/// What the agents know together.
+pub(crate) struct Places {
+    clusters: BTreeMap<String, Cluster>,
+}
+
+impl Places {
+    /// What those who answered know.
+    pub fn of(answers: Answers<Cluster>) -> Self {
+        let known = answers.into_iter();
+        let known = known.filter_map(|(node, answer)| Some((node, answer.ok()?)));
+        Self {
+            clusters: known.collect(),
+        }
+    }
+
+    /// True if no agent answered.
+    pub fn is_empty(&self) -> bool {
+        self.clusters.is_empty()
+    }
+
+    /// All agents know the same Nodes and Services: one that answered speaks for them.
+    fn any(&self) -> Option<&Cluster> {
+        self.clusters.values().next()
+    }
+
+    /// Who has this address.
+    pub fn at(&self, address: IpAddr) -> End {
+        let end = |title: String, node: Option<&str>| End {
+            title,
+            addresses: vec![address],
+            node: node.map(str::to_owned),
+        };
+        for (node, cluster) in &self.clusters {
+            let mut pods = cluster.pods.iter();
+            if let Some(pod) = pods.find(|pod| pod.addresses.contains(&address)) {
+                let title = match &pod.name {
+                    Some(name) => format!("pod {name} ({address})"),
+                    None => format!("the pod with {address}"),
+                };
+                return end(title, Some(node));
+            }
+        }
+        for node in self.any().into_iter().flat_map(|cluster| &cluster.nodes) {
+            if node.addresses.contains(&address) {
+                return end(format!("node {} ({address})", node.name), Some(&node.name));
+            }
+            if node.pod_cidrs.iter().any(|cidr| cidr.contains(address)) {
+                let title = match self.endpoint_at(address) {
+                    Some(pod) => format!("pod {pod} ({address})"),
+                    None => address.to_string(),
+                };
+                return end(title, Some(&node.name));
+            }
+        }
+        end(address.to_string(), None)
+    }
+
+    /// The pod of an endpoint, by what the cluster says: the agent of its node may not answer.
+    fn endpoint_at(&self, address: IpAddr) -> Option<&str> {
+        let mut endpoints = self.endpoints().filter(|one| one.address == address);
+        endpoints.find_map(|one| one.pod.as_deref())
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let services = self.any().into_iter().flat_map(|cluster| &cluster.services);
+        let ports = services.flat_map(|service| &service.ports);
+        ports.flat_map(|port| &port.endpoints)
+    }
+
+    /// The pod or Node of this name; none if there is none. A pod's namespace may be left out.
+    pub fn named(&self, name: &str) -> Result<Option<End>, DeskError> {
+        let mut found: BTreeMap<&str, End> = BTreeMap::new();
+        for (node, cluster) in &self.clusters {
+            for pod in &cluster.pods {
+                let full = pod.name.as_deref().filter(|full| is_meant(name, full));
+                if let Some(full) = full {
+                    let end = pod_end(full, &pod.addresses, node);
+                    found.insert(full, end);
+                }
+            }
+        }
+        let of_others = self.endpoints().filter_map(|one| {
+            let full = one.pod.as_deref().filter(|full| is_meant(name, full))?;
+            Some((full, pod_end(full, &[one.address], one.node.as_deref()?)))
+        });
+        for (full, end) in of_others {
+            found.entry(full).or_insert(end);
+        }
+        if found.len() > 1 {
+            let names: Vec<&str> = found.keys().copied().collect();
+            return Err(several(name, &names));
+        }
+        if let Some((_, end)) = found.pop_first() {
+            return Ok(Some(end));
+        }
+        let mut nodes = self.any().into_iter().flat_map(|cluster| &cluster.nodes);
+        Ok(nodes.find(|node| node.name == name).map(|node| End {
+            title: format!("node {name}"),
+            addresses: node.addresses.clone(),
+            node: Some(name.to_owned()),
+        }))
+    }
+
+    /// The Service of this name; its namespace may be left out.
+    pub fn service(&self, name: &str) -> Result<Option<&Service>, DeskError> {
+        let services = self.any().into_iter().flat_map(|cluster| &cluster.services);
+        let full = |service: &Service| format!("{}/{}", service.namespace, service.name);
+        let found: Vec<&Service> = services
+            .filter(|service| is_meant(name, &full(service)))
+            .collect();
+        match found.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            many => {
+                let names: Vec<String> = many.iter().map(|service| full(service)).collect();
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                Err(several(name, &names))
+            }
+        }
+    }
+
+    /// The endpoints that a packet to a Service's address may go to, and the Service; none if no
+    /// Service has it.
+    pub fn behind(
+        &self,
+        address: IpAddr,
+        transport: Transport,
+    ) -> Option<(&Service, Vec<&Endpoint>)> {
+        let Transport::Port(protocol, number) = transport else {
+            return None;
+        };
+        let cluster = self.any()?;
+        let is_node = (cluster.nodes.iter()).any(|node| node.addresses.contains(&address));
+        for service in &cluster.services {
+            let own = service.cluster_ips.contains(&address) || service.external.contains(&address);
+            let mut ports = service.ports.iter();
+            let port = ports.find(|port| {
+                let same = port.protocol == protocol_name(protocol);
+                let fits = own && port.port == number;
+                same && (fits || is_node && port.node_port == Some(number))
+            });
+            if let Some(port) = port {
+                let fits =
+                    |one: &&Endpoint| one.ready && one.address.is_ipv4() == address.is_ipv4();
+                return Some((service, port.endpoints.iter().filter(fits).collect()));
+            }
+        }
+        None
+    }
+
+    /// Names that a wrong one may have been meant as: a few that contain it, else how to see all.
+    pub fn unknown(&self, name: &str) -> DeskError {
+        let short = name.rsplit('/').next().unwrap_or(name);
+        let pods = self.clusters.values().flat_map(|cluster| &cluster.pods);
+        let near: BTreeSet<&str> = pods
+            .filter_map(|pod| pod.name.as_deref())
+            .filter(|full| full.contains(short) || short.contains(full))
+            .take(3)
+            .collect();
+        let near: Vec<&str> = near.into_iter().collect();
+        let hint = match near.is_empty() {
+            true => "give NAMESPACE/NAME of a pod or Service, a node, a host or an address".into(),
+            false => format!("did you mean {}?", near.join(" or ")),
+        };
+        let text = format!("\"{name}\" is not known to any agent that answers: {hint}");
+        DeskError::Question(printable(&text).into_owned())
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    protocol.name()
+}
+
+fn pod_end(full: &str, addresses: &[IpAddr], node: &str) -> End {
+    End {
+        title: format!("pod {full}"),
+        addresses: addresses.to_vec(),
+        node: Some(node.to_owned()),
+    }
+}
+
+fn is_meant(name: &str, full: &str) -> bool {
+    full == name || full.split_once('/').is_some_and(|(_, short)| short == name)
+}
+
+fn several(name: &str, names: &[&str]) -> DeskError {
+    let shown = names[..names.len().min(5)].join(", ");
+    let text = format!("\"{name}\" could be any of {shown}: give its namespace as well");
+    DeskError::Question(printable(&text).into_owned())
+}

@@ -1,0 +1,300 @@
+use std::sync::Arc;
+
+use podwire_agent::cluster::{Cluster, Endpoint, Node, Pod, Port, Service};
+use podwire_agent::report::{PodReport, UplinkReport};
+use podwire_agent::why::Hop;
+
+use super::*;
+use crate::reach::fake::Fake;
+
+const HOSTILE: &str = "default/b\u{1b}[2J\nforged";
+
+fn cluster(node: &str, pods: &[(&str, &str)]) -> Cluster {
+    let node_of = |name: &str, address: &str, cidr: &str| Node {
+        name: name.into(),
+        addresses: vec![address.parse().unwrap()],
+        pod_cidrs: vec![cidr.parse().unwrap()],
+        ready: None,
+    };
+    Cluster {
+        node: node.into(),
+        nodes: vec![
+            node_of("one", "192.168.8.1", "10.10.1.0/24"),
+            node_of("two", "192.168.8.2", "10.10.2.0/24"),
+        ],
+        services: vec![Service {
+            name: "web".into(),
+            namespace: "default".into(),
+            cluster_ips: vec!["10.200.0.1".parse().unwrap()],
+            ports: vec![Port {
+                protocol: "tcp".into(),
+                port: 80,
+                endpoints: vec![Endpoint {
+                    address: "10.10.2.2".parse().unwrap(),
+                    port: 8080,
+                    pod: Some(HOSTILE.into()),
+                    node: Some("two".into()),
+                    ready: true,
+                    serving: true,
+                    terminating: false,
+                }],
+                ..Port::default()
+            }],
+            ..Service::default()
+        }],
+        pods: pods
+            .iter()
+            .map(|(name, address)| Pod {
+                name: Some((*name).into()),
+                addresses: vec![address.parse().unwrap()],
+                ..Pod::default()
+            })
+            .collect(),
+        ..Cluster::default()
+    }
+}
+
+fn trace(node: &str, end: TraceEnd, conclusion: &str) -> Trace {
+    let hop = |what: &str| Hop {
+        what: what.into(),
+        ..Hop::default()
+    };
+    Trace {
+        node: node.into(),
+        source: String::new(),
+        destination: String::new(),
+        hops: vec![hop("first"), hop("second")],
+        end,
+        conclusion: conclusion.into(),
+        differences: Vec::new(),
+    }
+}
+
+fn report(node: &str, pod: &str, mtu: u32) -> Report {
+    Report {
+        node: node.into(),
+        uplink: Some(UplinkReport {
+            name: "eth0".into(),
+            mtu,
+            up: true,
+            addresses: Vec::new(),
+        }),
+        pods: vec![PodReport {
+            link: "veth1".into(),
+            pod: None,
+            container_id: String::new(),
+            ifname: "eth0".into(),
+            addresses: vec![pod.parse().unwrap()],
+            mtu: Some(1500),
+            present: true,
+        }],
+        ..Report::default()
+    }
+}
+
+const THERE: &str = "/why?from=10.10.1.2&to=10.200.0.1%3A80%2Ftcp";
+const ARRIVES: &str = "/why?from=10.10.1.2&to=10.10.2.2%3A8080%2Ftcp";
+const BACK: &str = "/why?from=10.10.2.2&to=10.10.1.2&answer=1";
+
+/// Two nodes with a pod each, between which all is well.
+fn well() -> Fake {
+    Fake::of(&["one", "two"])
+        .tells(
+            "one",
+            "/cluster",
+            &cluster("one", &[("default/a", "10.10.1.2")]),
+        )
+        .tells(
+            "two",
+            "/cluster",
+            &cluster("two", &[(HOSTILE, "10.10.2.2")]),
+        )
+        .tells("one", "/status", &report("one", "10.10.1.2", 1500))
+        .tells("two", "/status", &report("two", "10.10.2.2", 1500))
+        .tells(
+            "one",
+            THERE,
+            &trace("one", TraceEnd::Leaves, "It goes to its endpoint."),
+        )
+        .tells(
+            "two",
+            ARRIVES,
+            &trace("two", TraceEnd::Arrives, "It arrives at the pod."),
+        )
+        .tells("two", BACK, &trace("two", TraceEnd::Leaves, "It leaves."))
+        .tells("one", BACK, &trace("one", TraceEnd::Arrives, "It arrives."))
+}
+
+async fn walked(fake: Fake, from: &str, to: &str) -> Result<Walk, DeskError> {
+    let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
+    walk(&fleet, from, to).await
+}
+
+#[tokio::test]
+async fn both_nodes_are_asked_there_and_back() {
+    let walk = walked(well(), "default/a", "web:80").await.unwrap();
+    let parts: Vec<_> = walk
+        .parts
+        .iter()
+        .map(|part| (part.node.as_str(), part.way))
+        .collect();
+    assert_eq!(
+        parts,
+        [
+            ("one", Way::There),
+            ("two", Way::There),
+            ("two", Way::Back),
+            ("one", Way::Back)
+        ]
+    );
+    assert!(walk.good);
+    assert_eq!(
+        walk.conclusion,
+        "It arrives at the pod. The answer comes back."
+    );
+    let text = walk.text();
+    assert!(text.contains("\n  8. second\n"), "{text}");
+    assert!(
+        text.contains(r"for pod default/b\u{1b}[2J\nforged (10.10.2.2)"),
+        "{text}"
+    );
+    assert!(
+        !text.contains(|c: char| c != '\n' && c.is_control()),
+        "{text}"
+    );
+    let json = for_programs(&walk, Output::Json).unwrap();
+    assert_eq!(serde_json::from_str::<Walk>(&json).unwrap(), walk);
+}
+
+#[tokio::test]
+async fn the_first_hop_that_fails_is_named_with_its_node() {
+    let mut differs = trace("two", TraceEnd::Arrives, "It arrives at the pod.");
+    differs.hops[1].differs = vec!["route: 10.10.2.2 unreachable, but wanted is dev veth1".into()];
+    let refused = trace(
+        "one",
+        TraceEnd::Refused,
+        "A packet to Service web is refused.",
+    );
+    let dropped = trace(
+        "two",
+        TraceEnd::Dropped,
+        "It is dropped: policy p isolates it.",
+    );
+    let mut lost = trace("one", TraceEnd::Arrives, "It arrives.");
+    lost.hops[0].differs = vec!["route: 10.10.1.2 via x".into()];
+    for (node, target, answer, hop, begin, cause) in [
+        (
+            "two",
+            ARRIVES,
+            differs,
+            4,
+            "The packet does not arrive: it fails on node two at hop 4. ",
+            "Route: 10.10.2.2 unreachable",
+        ),
+        (
+            "one",
+            THERE,
+            refused,
+            2,
+            "The packet does not arrive: it fails on node one at hop 2. ",
+            "A packet to Service web is refused.",
+        ),
+        (
+            "two",
+            ARRIVES,
+            dropped,
+            4,
+            "The packet does not arrive: it fails on node two at hop 4. ",
+            "It is dropped: policy p isolates it.",
+        ),
+        (
+            "one",
+            BACK,
+            lost,
+            7,
+            "The packet arrives, and the answer does not come back: it fails on node one at hop 7. ",
+            "Route: 10.10.1.2 via x.",
+        ),
+    ] {
+        let fake = well().tells(node, target, &answer);
+        let walk = walked(fake, "a", "default/web:80").await.unwrap();
+        assert!(!walk.good);
+        assert_eq!(walk.failure.as_ref().unwrap().hop, Some(hop));
+        assert!(
+            walk.conclusion.starts_with(&format!("{begin}{cause}")),
+            "{}",
+            walk.conclusion
+        );
+        assert!(walk.text().contains("<== fails here"), "{}", walk.text());
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_explains_its_silence() {
+    let mut silent = trace("one", TraceEnd::Leaves, "It goes to its endpoint.");
+    silent.hops[1].differs = vec![
+        "192.168.8.2 does not answer to ARP or neighbour discovery: it is down or not on this link"
+            .into(),
+    ];
+    let mut fake = well().tells("one", THERE, &silent);
+    let alone = walked(fake, "a", "web:80").await.unwrap();
+    assert!(
+        alone.conclusion.contains("does not answer to ARP"),
+        "{}",
+        alone.conclusion
+    );
+    fake = well().tells("one", THERE, &silent);
+    fake.nodes[1].ready = Some(false);
+    fake.nodes[1].absent = Some("its pod podwire-2 does not run (Unknown)".into());
+    let walk = walked(fake, "a", "web:80").await.unwrap();
+    assert_eq!(
+        walk.conclusion,
+        "The packet does not arrive: it fails on node two. The node is not ready, and no agent on \
+         node two: its pod podwire-2 does not run (Unknown)."
+    );
+}
+
+#[tokio::test]
+async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_else_is_well() {
+    let fake = well().tells("two", "/status", &report("two", "10.10.2.2", 1400));
+    let walk = walked(fake, "a", "web:80").await.unwrap();
+    assert!(!walk.good);
+    let said = "Small packets do; packets of more than 1400 bytes may not: the pod's link veth1 has \
+                MTU 1500, uplink eth0 of node two has 1400.";
+    assert!(walk.conclusion.ends_with(said), "{}", walk.conclusion);
+    let mut suspect = trace("two", TraceEnd::Arrives, "It arrives at the pod.");
+    suspect.hops[0].suspects = vec!["nftables chain ip x y has a rule that drops".into()];
+    let walk = walked(well().tells("two", ARRIVES, &suspect), "a", "web:80")
+        .await
+        .unwrap();
+    assert_eq!(
+        walk.conclusion,
+        "Nothing of Podwire's stops it. If it fails all the same, look here: on node two, nftables \
+         chain ip x y has a rule that drops."
+    );
+}
+
+#[tokio::test]
+async fn names_that_no_one_has_or_several_have_are_said() {
+    let error = walked(well(), "aa", "web:80")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("\"aa\" is not known"), "{error}");
+    let two = cluster("two", &[("other/a", "10.10.2.2")]);
+    let fake = well().tells("two", "/cluster", &two);
+    let error = walked(fake, "a", "web:80").await.unwrap_err().to_string();
+    assert!(
+        error.contains("could be any of default/a, other/a"),
+        "{error}"
+    );
+    assert!(walked(well(), "a", "web:http").await.is_err());
+    let error = walked(well(), "a", "fd00::1")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("no address of the same IP family"),
+        "{error}"
+    );
+}
