@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
+use podwire_desk::test::command::Flags;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
 use podwire_lab::launch::{self, Launch};
@@ -12,7 +13,7 @@ use podwire_lab::pod::PodSpec;
 use podwire_lab::registry::Entry;
 use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Topology};
-use podwire_lab::{init, layout, load, serve, walkthrough};
+use podwire_lab::{connectivity, init, layout, load, serve, walkthrough};
 
 use crate::demo;
 use crate::interrupt;
@@ -102,6 +103,8 @@ enum Command {
     Walkthrough,
     /// Show the machines, their agents and whether they are ready for pods.
     Status,
+    /// Put pods on every node, try every way that Podwire promises between them, and name what fails.
+    Test(Flags),
     /// PID 1 of a lab.
     #[command(hide = true)]
     Init,
@@ -237,6 +240,7 @@ pub fn run() -> Result<u8> {
             restart(&lab.node(&node)?, signal)?;
         }
         Command::Status => show(&open()?)?,
+        Command::Test(flags) => return test(open()?, &flags),
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
         Command::Walkthrough => return demo::show_in(&open()?),
         Command::Init => init::run()?,
@@ -290,6 +294,16 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     ));
     say(invitation);
     Ok(())
+}
+
+fn test(lab: Lab, flags: &Flags) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(Error::Runtime)?;
+    let said = runtime.block_on(connectivity::test(lab, flags))?;
+    say(said.text.trim_end());
+    Ok(u8::from(!said.good))
 }
 
 fn restart(node: &Node, signal: Signal) -> Result<()> {

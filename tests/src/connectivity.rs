@@ -3,21 +3,33 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use podwire_desk::test::ground::{Ground, GroundError, HTTP, Laid, Outside, PORT, Place, Portal, Ran, UDP};
+use podwire_desk::fleet::Fleet;
+use podwire_desk::reach;
+use podwire_desk::reach::command::Commands;
+use podwire_desk::said::Said;
+use podwire_desk::test::command::{self, Flags};
+use podwire_desk::test::explain::Agents;
+use podwire_desk::test::ground::{
+    Ground, GroundError, HTTP, Laid, Outside, PORT, Place, Portal, Ran, UDP,
+};
 use podwire_desk::test::objects;
 use podwire_desk::test::plan::{Family, Node, Plan, Role, Service, Spot, World, name};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
+use crate::error::Error;
 use crate::lab::Lab;
 use crate::launch::{Launch, Room};
+use crate::node::Node as Machine;
 use crate::pod::{self, PodSpec, Servers};
-use crate::topology::Families;
-use crate::{layout, wait};
+use crate::topology::{self, Families};
+use crate::{binaries, layout, wait};
 
 /// The Kubernetes namespace of its pods.
 pub const NAMESPACE: &str = "podwire-test";
@@ -34,13 +46,20 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// A lab in which to try things.
 pub struct LabGround {
     lab: Arc<Lab>,
-    outside: Vec<Outside>,
+    outside: Option<Vec<Outside>>,
+    /// Nothing is to be made any more.
+    over: Arc<AtomicBool>,
 }
 
 impl LabGround {
-    /// In this lab; `outside` is what is asked beyond its router.
-    pub fn new(lab: Arc<Lab>, outside: Vec<Outside>) -> Self {
-        Self { lab, outside }
+    /// In this lab. `outside` is what is asked beyond its router; a server of the test's own there, if
+    /// no one says what.
+    pub fn new(lab: Arc<Lab>, outside: Option<Vec<Outside>>) -> Self {
+        Self {
+            lab,
+            outside,
+            over: Arc::default(),
+        }
     }
 
     /// Does something that blocks.
@@ -57,8 +76,12 @@ impl LabGround {
 
 impl Ground for LabGround {
     async fn world(&self) -> Result<World, GroundError> {
-        let outside = self.outside.iter().map(|outside| outside.family).collect();
+        let outside = self.outside.clone();
         self.blocking(move |lab| {
+            let outside = match outside {
+                Some(named) => named.iter().map(|outside| outside.family).collect(),
+                None => families(lab),
+            };
             let nodes = lab.cluster()?.into_iter().map(|node| {
                 let unfit = node.runtime().status().err();
                 let addresses = node.machine().addresses.iter();
@@ -86,8 +109,23 @@ impl Ground for LabGround {
 
     async fn prepare(&self, plan: &Plan) -> Result<Laid, GroundError> {
         let (plan, outside) = (plan.clone(), self.outside.clone());
-        let laid = self.blocking(move |lab| make(lab, &plan)).await?;
-        Ok(Laid { outside, ..laid })
+        let over = Arc::clone(&self.over);
+        self.blocking(move |lab| {
+            // Who is interrupted cleans, after this or instead of it.
+            let _lock = lab.lock(|| ())?;
+            if over.load(Ordering::Acquire) {
+                return Ok(Laid::default());
+            }
+            let outside = match outside {
+                Some(named) => named,
+                None => beyond(lab)?,
+            };
+            Ok(Laid {
+                outside,
+                ..make(lab, &plan)?
+            })
+        })
+        .await
     }
 
     async fn run(
@@ -109,8 +147,36 @@ impl Ground for LabGround {
     }
 
     async fn clean(&self) -> Result<(), GroundError> {
+        self.over.store(true, Ordering::Release);
         self.blocking(remove_all).await.map(drop)
     }
+}
+
+/// The agents of a lab, each behind a relay.
+pub async fn agents(lab: &Lab) -> crate::error::Result<Agents> {
+    let nodes = lab.cluster()?;
+    let nodes = nodes.iter().map(|node| reach::Node::named(node.name()));
+    let (program, name) = (binaries::own()?, lab.name().to_owned());
+    let agent = format!("{}/podwire-agent", layout::PROGRAMS);
+    let lead = move |node: &str, arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(["--lab", &name, "exec", node, &agent]);
+        command.args(arguments);
+        command
+    };
+    let reach = Commands::new(nodes.collect(), Box::new(lead), Box::new(|_| None));
+    let fleet = Fleet::assemble(Arc::new(reach)).await;
+    fleet.map(Agents::new).map_err(Error::Reach)
+}
+
+/// Tests a lab, and answers with what came of it.
+pub async fn test(lab: Lab, flags: &Flags) -> crate::error::Result<Said> {
+    let agents = agents(&lab).await?;
+    let outside = flags.names_outside().then(|| flags.outside());
+    let ground = LabGround::new(Arc::new(lab), outside);
+    command::perform(flags, &ground, &agents)
+        .await
+        .map_err(Error::Test)
 }
 
 fn families(lab: &Lab) -> Vec<Family> {
@@ -137,7 +203,7 @@ fn make(lab: &Lab, plan: &Plan) -> crate::error::Result<Laid> {
     }
     for spot in objects::spots(plan) {
         let made = match spot.role {
-            Role::Host => start_server(lab, plan, spot),
+            Role::Host => start_host(lab, plan, spot),
             Role::Client | Role::Server => start_pod(lab, plan, spot),
         };
         match made {
@@ -150,7 +216,10 @@ fn make(lab: &Lab, plan: &Plan) -> crate::error::Result<Laid> {
             continue;
         }
         let portal = portal(lab, number, service);
-        for object in [service_object(service, &portal)].iter().chain(&slices(lab, service, &laid)) {
+        for object in [service_object(service, &portal)]
+            .iter()
+            .chain(&slices(lab, service, &laid))
+        {
             lab.write_manifest(&manifest(object), object)?;
         }
         laid.services.insert(service, portal);
@@ -181,10 +250,19 @@ fn start_pod(lab: &Lab, plan: &Plan, spot: Spot) -> crate::error::Result<Place> 
 }
 
 /// What a pod in the network of its node would be: a server there. Its place is the node.
-fn start_server(lab: &Lab, plan: &Plan, spot: Spot) -> crate::error::Result<Place> {
-    let node = lab.node(&plan.nodes[spot.node].name)?;
+fn start_host(lab: &Lab, plan: &Plan, spot: Spot) -> crate::error::Result<Place> {
+    let node = &plan.nodes[spot.node];
+    start_server(lab, &lab.node(&node.name)?)?;
+    Ok(Place {
+        pod: node.name.clone(),
+        addresses: node.addresses.clone(),
+    })
+}
+
+/// A server in the network of a machine.
+fn start_server(lab: &Lab, machine: &Machine) -> crate::error::Result<()> {
     let program = Path::new(layout::PROGRAMS).join("podwire-lab");
-    let pid = node.place().launch(&Launch {
+    let pid = machine.place().launch(&Launch {
         room: Room::Shared,
         command: vec![
             program.display().to_string(),
@@ -195,17 +273,34 @@ fn start_server(lab: &Lab, plan: &Plan, spot: Spot) -> crate::error::Result<Plac
         environment: Vec::new(),
         log: None,
     })?;
-    let path = server_path(node.name());
-    lab.place().inside(|| pod::write(&path, pid.to_string().as_bytes()))??;
-    Ok(Place {
-        pod: node.name().to_owned(),
-        addresses: plan.nodes[spot.node].addresses.clone(),
-    })
+    let path = server_path(machine.name());
+    let written = || pod::write(&path, pid.to_string().as_bytes());
+    lab.place().inside(written)?
 }
 
-/// Where it is written which process is the server in the network of a node.
-fn server_path(node: &str) -> PathBuf {
-    Path::new(layout::NODES).join(format!("{NAMESPACE}-{node}"))
+/// Servers on the machines beyond the router, which answer with the address that they see.
+fn beyond(lab: &Lab) -> crate::error::Result<Vec<Outside>> {
+    let mut outside = Vec::new();
+    for machine in lab.machines()? {
+        if machine.machine().role != topology::Role::Outside {
+            continue;
+        }
+        start_server(lab, &machine)?;
+        for family in families(lab) {
+            let address = machine.machine().address(family == Family::V6);
+            outside.extend(address.map(|address| Outside {
+                family,
+                url: format!("http://{}/clientip", SocketAddr::new(address, HTTP)),
+                named: true,
+            }));
+        }
+    }
+    Ok(outside)
+}
+
+/// Where it is written which process is the server in the network of a machine.
+fn server_path(machine: &str) -> PathBuf {
+    Path::new(layout::NODES).join(format!("{NAMESPACE}-{machine}"))
 }
 
 fn manifest(object: &Value) -> String {
@@ -224,7 +319,9 @@ fn portal(lab: &Lab, number: u16, service: Service) -> Portal {
         Family::V6 => format!("fd00:10:200::{last}"),
     });
     Portal {
-        addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
+        addresses: addresses
+            .filter_map(|address| address.parse().ok())
+            .collect(),
         port: PORT,
         node_port: matches!(service, Service::Web | Service::Local).then_some(NODE_PORT + number),
     }
@@ -317,6 +414,7 @@ fn settle(lab: &Lab, laid: &Laid) -> crate::error::Result<()> {
 
 /// Takes away whatever a test left, and names it. What is gone already is no error.
 fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
+    let _lock = lab.lock(|| ())?;
     let mut gone = Vec::new();
     for pod in lab.pods()? {
         if pod.sandbox().namespace == NAMESPACE {
@@ -324,7 +422,7 @@ fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
             gone.push(format!("pod {}", pod.name()));
         }
     }
-    for node in lab.cluster()? {
+    for node in lab.machines()? {
         let path = server_path(node.name());
         let Ok(pid) = lab.place().inside(|| fs::read_to_string(&path))? else {
             continue;
@@ -333,15 +431,23 @@ fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
         let line = format!("grep -qz -- --http={HTTP} /proc/{pid}/cmdline && kill -KILL {pid}");
         node.place().sh(&line)?;
         let _ = lab.place().inside(|| fs::remove_file(&path))?;
-        gone.push(format!("the server on node {}", node.name()));
+        gone.push(format!("the server on {}", node.name()));
     }
     let ours = format!("{NAMESPACE}-");
-    let files = lab.place().inside(|| fs::read_dir(layout::MANIFESTS).map(|files| {
-        let names = files.flatten().filter_map(|file| file.file_name().into_string().ok());
-        names.filter(|name| name.starts_with(&ours)).collect::<Vec<_>>()
-    }))?;
+    let files = lab.place().inside(|| {
+        fs::read_dir(layout::MANIFESTS).map(|files| {
+            let names = files
+                .flatten()
+                .filter_map(|file| file.file_name().into_string().ok());
+            names
+                .filter(|name| name.starts_with(&ours))
+                .collect::<Vec<_>>()
+        })
+    })?;
     for file in files.unwrap_or_default() {
-        let _ = lab.place().inside(|| fs::remove_file(Path::new(layout::MANIFESTS).join(&file)))?;
+        let _ = lab
+            .place()
+            .inside(|| fs::remove_file(Path::new(layout::MANIFESTS).join(&file)))?;
         gone.push(format!("manifest {file}"));
     }
     Ok(gone)

@@ -6,18 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_desk::fleet::Fleet;
-use podwire_desk::reach::Node as ReachNode;
-use podwire_desk::reach::command::Commands;
-use podwire_desk::test::explain::Agents;
-use podwire_desk::test::ground::{Ground, GroundError, Laid, Outside, Place, Ran};
-use podwire_desk::test::plan::{Family, Group, Plan, World};
+use podwire_desk::test::ground::{Ground, GroundError, Laid, Place, Ran};
+use podwire_desk::test::plan::{Group, Plan, World};
 use podwire_desk::test::report;
 use podwire_desk::test::run::{self, Done, Outcome, Pace, Progress};
-use podwire_lab::connectivity::{LabGround, NAMESPACE};
+use podwire_lab::connectivity::{LabGround, NAMESPACE, agents};
 use podwire_lab::launch::{Launch, Room};
 use podwire_lab::topology::{Families, Topology};
-use podwire_lab::{Lab, binaries, layout};
+use podwire_lab::{Lab, layout};
 use serde_json::json;
 
 struct Quiet;
@@ -49,7 +45,12 @@ impl Ground for Planted {
         Ok(laid)
     }
 
-    async fn run(&self, place: &Place, command: &[String], limit: Duration) -> Result<Ran, GroundError> {
+    async fn run(
+        &self,
+        place: &Place,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Ran, GroundError> {
         self.ground.run(place, command, limit).await
     }
 
@@ -58,50 +59,9 @@ impl Ground for Planted {
     }
 }
 
-/// The agents of a lab, each behind a relay.
-async fn agents(lab: &Lab) -> Agents {
-    let nodes = lab.cluster().unwrap();
-    let nodes = nodes.iter().map(|node| ReachNode::named(node.name())).collect();
-    let program = binaries::find("podwire-lab").unwrap();
-    let name = lab.name().to_owned();
-    let lead = move |node: &str, arguments: &[&str]| {
-        let mut command = tokio::process::Command::new(&program);
-        let agent = format!("{}/podwire-agent", layout::PROGRAMS);
-        command.args(["--lab", &name, "exec", node, &agent]).args(arguments);
-        command
-    };
-    let reach = Commands::new(nodes, Box::new(lead), Box::new(|_| None));
-    Agents::new(Fleet::assemble(Arc::new(reach)).await.unwrap())
-}
-
-/// A machine beyond the router that answers with the address that it sees.
-fn outside(lab: &Lab, families: &[Family]) -> Vec<Outside> {
-    let machine = lab.machine("internet").unwrap();
-    let program = format!("{}/podwire-lab", layout::PROGRAMS);
-    machine
-        .place()
-        .launch(&Launch {
-            room: Room::Shared,
-            command: vec![program, "serve".into(), "--http=80".into()],
-            environment: Vec::new(),
-            log: None,
-        })
-        .unwrap();
-    let url = |family: &Family| match machine.machine().address(*family == Family::V6).unwrap() {
-        std::net::IpAddr::V4(address) => format!("http://{address}/clientip"),
-        std::net::IpAddr::V6(address) => format!("http://[{address}]/clientip"),
-    };
-    let named = |family: &Family| Outside {
-        family: *family,
-        url: url(family),
-        named: true,
-    };
-    families.iter().map(named).collect()
-}
-
-async fn tried(lab: &Arc<Lab>, outside: &[Outside], plant: fn(&Lab)) -> Outcome {
+async fn tried(lab: &Arc<Lab>, plant: fn(&Lab)) -> Outcome {
     let ground = Planted {
-        ground: LabGround::new(Arc::clone(lab), outside.to_vec()),
+        ground: LabGround::new(Arc::clone(lab), None),
         lab: Arc::clone(lab),
         plant,
     };
@@ -109,15 +69,17 @@ async fn tried(lab: &Arc<Lab>, outside: &[Outside], plant: fn(&Lab)) -> Outcome 
         parallel: 16,
         again: vec![Duration::from_millis(500)],
     };
-    let agents = agents(lab).await;
+    let agents = agents(lab).await.unwrap();
     let never = std::future::pending();
-    run::run(&ground, &agents, &pace, &Quiet, never).await.unwrap().unwrap()
+    run::run(&ground, &agents, &pace, &Quiet, never)
+        .await
+        .unwrap()
+        .unwrap()
 }
 
-async fn passes(topology: &Topology, families: &[Family]) {
+async fn passes(topology: &Topology) {
     let lab = Arc::new(Lab::for_test(topology).unwrap());
-    let outside = outside(&lab, families);
-    let outcome = tried(&lab, &outside, |_| ()).await;
+    let outcome = tried(&lab, |_| ()).await;
     let text = report::render(&outcome);
     println!("{text}");
     assert!(outcome.passed(), "{text}");
@@ -127,29 +89,37 @@ async fn passes(topology: &Topology, families: &[Family]) {
         assert_eq!(of > 0, here, "{}", group.title());
     }
     assert!(lab.pods().unwrap().is_empty(), "pods are left");
-    let left = lab.place().output(&format!("ls {}", layout::MANIFESTS)).unwrap();
+    let left = lab
+        .place()
+        .output(&format!("ls {}", layout::MANIFESTS))
+        .unwrap();
     assert!(!left.contains(NAMESPACE), "{left}");
 }
 
 #[tokio::test]
 async fn every_way_works_in_a_lab_of_four_nodes() {
-    passes(&Topology::walkthrough(Families::V4), &[Family::V4]).await;
+    passes(&Topology::walkthrough(Families::V4)).await;
 }
 
 #[tokio::test]
 async fn every_way_works_over_both_families() {
-    passes(&Topology::pair(Families::Dual), &[Family::V4, Family::V6]).await;
+    passes(&Topology::pair(Families::Dual)).await;
 }
 
 #[tokio::test]
 async fn what_a_killed_test_left_is_named_and_taken_away_by_the_next() {
     let lab = Arc::new(Lab::for_test(&Topology::pair(Families::V4)).unwrap());
-    let ground = LabGround::new(Arc::clone(&lab), Vec::new());
+    let ground = LabGround::new(Arc::clone(&lab), None);
     let plan = Plan::of(&ground.world().await.unwrap());
     ground.prepare(&plan).await.unwrap();
     assert_eq!(lab.pods().unwrap().len(), 4);
     let left = ground.clear().await.unwrap();
-    for one in ["pod client-0", "the server on node worker2", "manifest podwire-test-service-web.yaml"] {
+    for one in [
+        "pod client-0",
+        "the server on worker2",
+        "the server on internet",
+        "manifest podwire-test-service-web.yaml",
+    ] {
         assert!(left.iter().any(|left| left == one), "{one}: {left:?}");
     }
     assert!(lab.pods().unwrap().is_empty());
@@ -159,15 +129,20 @@ async fn what_a_killed_test_left_is_named_and_taken_away_by_the_next() {
 /// Plants a fault in a lab of two nodes; the test must fail in these groups and no others, and name it.
 async fn named(plant: fn(&Lab), groups: &[Group], names: &[&str]) {
     let lab = Arc::new(Lab::for_test(&Topology::pair(Families::V4)).unwrap());
-    let outside = outside(&lab, &[Family::V4]);
-    let outcome = tried(&lab, &outside, plant).await;
+    let outcome = tried(&lab, plant).await;
     let text = report::render(&outcome);
     println!("{text}");
-    let failed = Group::ALL.into_iter().filter(|group| outcome.count(*group).0 > 0);
+    let failed = Group::ALL
+        .into_iter()
+        .filter(|group| outcome.count(*group).0 > 0);
     let failed: Vec<&str> = failed.map(Group::title).collect();
     assert!(!outcome.passed(), "{text}");
     for group in groups {
-        assert!(failed.contains(&group.title()), "{}: {failed:?}\n{text}", group.title());
+        assert!(
+            failed.contains(&group.title()),
+            "{}: {failed:?}\n{text}",
+            group.title()
+        );
     }
     for name in names {
         assert!(text.contains(name), "{name:?} is not named:\n{text}");
@@ -195,7 +170,10 @@ fn on(lab: &Lab, node: &str, line: &str) {
 
 /// Writes a Service's EndpointSlice over.
 fn endpoints(lab: &Lab, service: &str, port: u16, addresses: &[&str]) {
-    let endpoints: Vec<_> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    let endpoints: Vec<_> = addresses
+        .iter()
+        .map(|address| json!({"addresses": [address]}))
+        .collect();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -220,7 +198,8 @@ async fn a_deleted_route_is_named() {
 
 #[tokio::test]
 async fn a_flushed_map_is_named() {
-    let plant = |lab: &Lab| again_and_again(lab, "worker", "nft flush map ip podwire-services services");
+    let plant =
+        |lab: &Lab| again_and_again(lab, "worker", "nft flush map ip podwire-services services");
     named(plant, &[Group::ClusterIp], &["podwire-services"]).await;
 }
 
@@ -233,7 +212,8 @@ async fn a_policy_is_named() {
             "metadata": {"name": "forbid-it", "namespace": NAMESPACE},
             "spec": {"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"]},
         });
-        lab.write_manifest(&format!("{NAMESPACE}-forbid-it"), &policy).unwrap();
+        lab.write_manifest(&format!("{NAMESPACE}-forbid-it"), &policy)
+            .unwrap();
     };
     named(plant, &[Group::PodToPod, Group::ClusterIp], &["forbid-it"]).await;
 }
@@ -241,7 +221,12 @@ async fn a_policy_is_named() {
 #[tokio::test]
 async fn a_service_without_endpoints_is_named() {
     let plant = |lab: &Lab| endpoints(lab, "web", 18080, &[]);
-    named(plant, &[Group::ClusterIp, Group::NodePort], &["no endpoints"]).await;
+    named(
+        plant,
+        &[Group::ClusterIp, Group::NodePort],
+        &["no endpoints"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -259,7 +244,12 @@ async fn a_node_that_is_gone_is_named() {
 #[tokio::test]
 async fn a_smaller_mtu_of_one_node_is_named() {
     let plant = |lab: &Lab| on(lab, "worker2", "ip link set eth0 mtu 1300");
-    named(plant, &[Group::PodToPod], &["UDP that fills the MTU", "1300"]).await;
+    named(
+        plant,
+        &[Group::PodToPod],
+        &["UDP that fills the MTU", "1300"],
+    )
+    .await;
 }
 
 #[tokio::test]

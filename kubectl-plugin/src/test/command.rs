@@ -96,6 +96,11 @@ fn outside(text: &str) -> Result<Named, String> {
 }
 
 impl Flags {
+    /// True if someone says what is tried outside, or that nothing is.
+    pub fn names_outside(&self) -> bool {
+        !self.outside.is_empty()
+    }
+
     /// What is tried outside.
     pub fn outside(&self) -> Vec<Outside> {
         if self.outside.contains(&Named::Nothing) {
@@ -122,7 +127,7 @@ pub enum TestError {
     Ground(#[from] GroundError),
     #[error("cannot listen for signals, and would leave pods behind when one comes")]
     Signals(#[source] io::Error),
-    #[error("interrupted; everything that the test made is being removed")]
+    #[error("interrupted; everything that the test made is removed")]
     Interrupted,
     #[error("cannot write the report as JUnit")]
     Junit(#[from] quick_junit::SerializeError),
@@ -142,10 +147,12 @@ pub async fn perform(
 ) -> Result<Said, TestError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(TestError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(TestError::Signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(TestError::Signals)?;
     let asked_to_end = async {
         tokio::select! {
             _ = interrupt.recv() => (),
             _ = terminate.recv() => (),
+            _ = hang_up.recv() => (),
         }
     };
     let pace = Pace {
@@ -213,7 +220,10 @@ impl Progress for Teller {
     }
 
     fn case(&self, done: &Done, through: usize, of: usize) {
-        let mut told = self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut told = self
+            .told
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if matches!(done.verdict, Verdict::Failed { .. }) {
             told.failed += 1;
         }
@@ -229,5 +239,45 @@ impl Progress for Teller {
             told.group = Some(group);
             self.say(&format!("{through} of {of}: {}", group.title()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_outside_is_named_by_its_address_and_fits_a_command_line() {
+        let v6 = "http://[2001:db8::1]:8080/clientip";
+        assert_eq!(outside(v6), Ok(Named::Url(Family::V6, v6.into())));
+        let v4 = "https://192.0.2.1/";
+        assert_eq!(outside(v4), Ok(Named::Url(Family::V4, v4.into())));
+        assert_eq!(outside("none"), Ok(Named::Nothing));
+        for bad in [
+            "192.0.2.1",
+            "ftp://192.0.2.1/",
+            "http://example.org/",
+            "http://192.0.2.1/;reboot",
+            "http://192.0.2.1/$(reboot)",
+            "http://192.0.2.1/ x",
+        ] {
+            assert!(outside(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_a_word_something_is_tried_that_is_allowed_to_be_away() {
+        let flags = |outside: &[&str]| Flags {
+            outside: outside
+                .iter()
+                .map(|one| self::outside(one).unwrap())
+                .collect(),
+            junit: None,
+            parallel: 8,
+        };
+        assert!(flags(&[]).outside().iter().all(|one| !one.named));
+        assert_eq!(flags(&["none"]).outside(), []);
+        let named = flags(&["http://192.0.2.1/"]).outside();
+        assert!(named.len() == 1 && named[0].named);
     }
 }

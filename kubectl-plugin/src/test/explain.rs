@@ -78,7 +78,11 @@ impl Explain for Agents {
                 Err(error) => lines.push(error.to_string()),
             }
         }
-        lines.extend(known.iter().flat_map(|(node, report)| complaints(node, report)));
+        lines.extend(
+            known
+                .iter()
+                .flat_map(|(node, report)| complaints(node, report)),
+        );
         lines.extend(different_mtus(&known));
         lines
     }
@@ -103,7 +107,9 @@ fn told(walk: &Walk) -> Vec<String> {
 /// One line if not all nodes send packets of the same size to each other: larger ones vanish, because
 /// between nodes there is no router that could say so.
 fn different_mtus(reports: &[(String, Report)]) -> Option<String> {
-    let uplinks = reports.iter().filter_map(|(node, report)| Some((node, report.uplink.as_ref()?)));
+    let uplinks = reports
+        .iter()
+        .filter_map(|(node, report)| Some((node, report.uplink.as_ref()?)));
     let mtus: BTreeSet<u32> = uplinks.clone().map(|(_, uplink)| uplink.mtu).collect();
     if mtus.len() < 2 {
         return None;
@@ -126,9 +132,17 @@ fn complaints(node: &str, report: &Report) -> Vec<String> {
     let down = report.uplink.as_ref().filter(|uplink| !uplink.up);
     let down = down.map(|uplink| format!("node {node}: the uplink {} is down", uplink.name));
     let warnings = report.warnings.iter();
-    let warnings = warnings.map(|one| format!("node {node}: {}: {}: {}", one.feature, one.object, one.text));
-    let differences = report.differences.iter().map(|one| format!("node {node} differs: {one}"));
-    down.into_iter().chain(warnings).chain(differences).take(MOST).collect()
+    let warnings =
+        warnings.map(|one| format!("node {node}: {}: {}: {}", one.feature, one.object, one.text));
+    let differences = report
+        .differences
+        .iter()
+        .map(|one| format!("node {node} differs: {one}"));
+    down.into_iter()
+        .chain(warnings)
+        .chain(differences)
+        .take(MOST)
+        .collect()
 }
 
 #[cfg(test)]
@@ -179,7 +193,10 @@ mod tests {
         let walk = Walk {
             source: trace.source.clone(),
             destination: trace.destination.clone(),
-            parts: vec![part("a", Ok(trace)), part("b", Err("the agent on node b is gone".into()))],
+            parts: vec![
+                part("a", Ok(trace)),
+                part("b", Err("the agent on node b is gone".into())),
+            ],
             good: false,
             conclusion: "It fails on node a.".into(),
             failure: None,
@@ -222,7 +239,10 @@ mod tests {
         let agents_of = async |fake| agents(fake).await.no_policies().await;
         assert_eq!(agents_of(on(Fake::of(&["a"]))).await, None);
         let off = on(Fake::of(&["a", "b"])).tells("b", "/status", &Report::default());
-        assert_eq!(agents_of(off).await.unwrap(), "policies are switched off on node b");
+        assert_eq!(
+            agents_of(off).await.unwrap(),
+            "policies are switched off on node b"
+        );
         assert!(agents_of(Fake::of(&["a"])).await.is_some());
     }
 }

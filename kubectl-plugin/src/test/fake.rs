@@ -41,8 +41,14 @@ pub(crate) fn laid(plan: &Plan) -> Laid {
         named: false,
     };
     Laid {
-        spots: objects::spots(plan).into_iter().map(|spot| (spot, place(spot))).collect(),
-        services: (1..).zip(services).map(|(number, service)| (service, portal(number))).collect(),
+        spots: objects::spots(plan)
+            .into_iter()
+            .map(|spot| (spot, place(spot)))
+            .collect(),
+        services: (1..)
+            .zip(services)
+            .map(|(number, service)| (service, portal(number)))
+            .collect(),
         outside: vec![
             outside(Family::V4, "http://192.0.2.1/"),
             outside(Family::V6, "http://[2001:db8::1]/"),
@@ -65,7 +71,10 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    pub fn new(world: World, answers: impl Fn(&str, &str, usize) -> Ran + Send + Sync + 'static) -> Self {
+    pub fn new(
+        world: World,
+        answers: impl Fn(&str, &str, usize) -> Ran + Send + Sync + 'static,
+    ) -> Self {
         Self {
             world,
             change: |_| (),
@@ -105,7 +114,12 @@ impl Ground for Fake {
         Ok(laid)
     }
 
-    async fn run(&self, place: &Place, command: &[String], _: Duration) -> Result<Ran, GroundError> {
+    async fn run(
+        &self,
+        place: &Place,
+        command: &[String],
+        _: Duration,
+    ) -> Result<Ran, GroundError> {
         let line = command.last().cloned().unwrap_or_default();
         let key = (place.pod.clone(), line.clone());
         let before = {

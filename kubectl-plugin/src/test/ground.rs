@@ -113,8 +113,8 @@ pub trait Ground: Sync {
 /// Who knows why a packet does not arrive.
 pub trait Explain: Sync {
     /// What the agents say of a packet, one line each.
-    fn why(&self, source: &str, destination: &str) -> impl Future<Output = Vec<String>> + Send;
+    fn why(&self, source: &str, destination: &str) -> impl Future<Output = Vec<String>>;
 
     /// What the agents say is wrong, one line each.
-    fn wrong(&self) -> impl Future<Output = Vec<String>> + Send;
+    fn wrong(&self) -> impl Future<Output = Vec<String>>;
 }

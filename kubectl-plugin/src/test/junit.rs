@@ -25,12 +25,17 @@ pub fn render(outcome: &Outcome) -> Result<String, quick_junit::SerializeError> 
         for skipped in outcome.plan.skipped.iter().filter(|one| one.group == group) {
             let mut status = TestCaseStatus::skipped();
             status.set_message(printable(&skipped.reason).into_owned());
-            suite.add_test_case(TestCase::new(printable(&skipped.reason).into_owned(), status));
+            suite.add_test_case(TestCase::new(
+                printable(&skipped.reason).into_owned(),
+                status,
+            ));
         }
         for done in outcome.done.iter().filter(|done| done.case.group == group) {
             let name = outcome.plan.describe(&done.case);
             let mut case = match &done.verdict {
-                Verdict::Passed => TestCase::new(printable(&name).into_owned(), TestCaseStatus::success()),
+                Verdict::Passed => {
+                    TestCase::new(printable(&name).into_owned(), TestCaseStatus::success())
+                }
                 Verdict::Failed { reason, why } => failed(&name, reason, why),
                 Verdict::Skipped(reason) => {
                     let mut status = TestCaseStatus::skipped();

@@ -74,15 +74,24 @@ impl Cluster {
     where
         T: Clone + std::fmt::Debug + serde::Serialize + DeserializeOwned,
     {
-        let what = format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"]));
-        let object = serde_json::from_value(object)
-            .map_err(|error| GroundError(format!("{what} is not what Kubernetes takes: {error}")))?;
+        let what = format!(
+            "{} {}",
+            text(&object["kind"]),
+            text(&object["metadata"]["name"])
+        );
+        let object = serde_json::from_value(object).map_err(|error| {
+            GroundError(format!("{what} is not what Kubernetes takes: {error}"))
+        })?;
         let made = api.create(&PostParams::default(), &object).await;
         made.map_err(|error| self.failed(&format!("create {what}"), &error))
     }
 
     fn failed(&self, what: &str, error: &kube::Error) -> GroundError {
-        GroundError(format!("cannot {what} in namespace {}: {}", self.namespace, chain(error)))
+        GroundError(format!(
+            "cannot {what} in namespace {}: {}",
+            self.namespace,
+            chain(error)
+        ))
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -96,7 +105,8 @@ impl Cluster {
     /// Makes all objects, and answers with where the Services are.
     async fn make(&self, plan: &Plan) -> Result<BTreeMap<Service, Portal>, GroundError> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        self.create(&namespaces, objects::namespace(&self.namespace)).await?;
+        self.create(&namespaces, objects::namespace(&self.namespace))
+            .await?;
         // Before the pods: so they start with them in force.
         if plan.has_policies() {
             let api: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -106,10 +116,13 @@ impl Cluster {
         }
         let services = self.services();
         let services = stream::iter(objects::services(plan)).map(async |service| {
-            let made = self.create(&services, objects::service(&self.namespace, service)).await?;
+            let made = self
+                .create(&services, objects::service(&self.namespace, service))
+                .await?;
             Ok::<_, GroundError>((service, portal(&made)))
         });
-        let mut services: BTreeMap<_, _> = services.buffer_unordered(AT_A_TIME).try_collect().await?;
+        let mut services: BTreeMap<_, _> =
+            services.buffer_unordered(AT_A_TIME).try_collect().await?;
         if let Some(portal) = self.api_server().await {
             services.insert(Service::Api, portal);
         }
@@ -125,7 +138,10 @@ impl Cluster {
 
     async fn api_server(&self) -> Option<Portal> {
         let api: Api<core::Service> = Api::namespaced(self.client.clone(), "default");
-        api.get("kubernetes").await.ok().map(|service| portal(&service))
+        api.get("kubernetes")
+            .await
+            .ok()
+            .map(|service| portal(&service))
     }
 
     /// Waits until all pods are ready, or can no longer be expected to be.
@@ -210,7 +226,10 @@ impl Ground for Cluster {
         let api: Api<core::Node> = Api::all(self.client.clone());
         let listed = api.list(&ListParams::default()).await;
         let listed = listed.map_err(|error| {
-            GroundError(format!("cannot list the nodes of the cluster: {}", chain(&error)))
+            GroundError(format!(
+                "cannot list the nodes of the cluster: {}",
+                chain(&error)
+            ))
         })?;
         let mut nodes: Vec<Node> = listed.items.iter().map(node).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -239,7 +258,10 @@ impl Ground for Cluster {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let ours = ListParams::default().labels(objects::LABEL);
         let listed = api.list(&ours).await.map_err(|error| {
-            GroundError(format!("cannot list the namespaces of the cluster: {}", chain(&error)))
+            GroundError(format!(
+                "cannot list the namespaces of the cluster: {}",
+                chain(&error)
+            ))
         })?;
         let mut left = Vec::new();
         for namespace in listed.items {
@@ -287,7 +309,10 @@ impl Ground for Cluster {
 
 impl Cluster {
     async fn exec(&self, pod: &str, command: &[String]) -> Result<Ran, GroundError> {
-        let parameters = AttachParams::default().stdin(false).stdout(true).stderr(true);
+        let parameters = AttachParams::default()
+            .stdin(false)
+            .stdout(true)
+            .stderr(true);
         let started = self.pods().exec(pod, command, &parameters).await;
         let what = format!("run a command in pod {pod}");
         let mut process = started.map_err(|error| self.failed(&what, &error))?;
@@ -345,19 +370,29 @@ fn node(node: &core::Node) -> Node {
     let status = node.status.as_ref();
     let addresses = status.iter().flat_map(|status| &status.addresses).flatten();
     let internal = addresses.filter(|address| address.type_ == "InternalIP");
-    let conditions = status.iter().flat_map(|status| &status.conditions).flatten();
-    let ready = conditions.clone().find(|condition| condition.type_ == "Ready");
+    let conditions = status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .flatten();
+    let ready = conditions
+        .clone()
+        .find(|condition| condition.type_ == "Ready");
     let unfit = match ready {
         Some(condition) if condition.status == "True" => None,
         Some(condition) => Some(format!(
             "the node is not ready: {}",
-            condition.message.as_deref().unwrap_or("it does not say why")
+            condition
+                .message
+                .as_deref()
+                .unwrap_or("it does not say why")
         )),
         None => Some("the node never said that it is ready".to_owned()),
     };
     Node {
         name: node.metadata.name.clone().unwrap_or_default(),
-        addresses: internal.filter_map(|address| address.address.parse().ok()).collect(),
+        addresses: internal
+            .filter_map(|address| address.address.parse().ok())
+            .collect(),
         unfit,
     }
 }
@@ -365,8 +400,14 @@ fn node(node: &core::Node) -> Node {
 /// The families of a node's pods, the cluster's first one first.
 fn families(node: &core::Node) -> Vec<Family> {
     let spec = node.spec.as_ref();
-    let cidrs = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
-    let address = |cidr: &String| cidr.split('/').next().and_then(|address| address.parse().ok());
+    let cidrs = spec
+        .and_then(|spec| spec.pod_cidrs.clone())
+        .unwrap_or_default();
+    let address = |cidr: &String| {
+        cidr.split('/')
+            .next()
+            .and_then(|address| address.parse().ok())
+    };
     cidrs.iter().filter_map(address).map(Family::of).collect()
 }
 
@@ -376,8 +417,13 @@ fn portal(service: &core::Service) -> Portal {
     let ports = spec.ports.unwrap_or_default();
     let first = ports.first();
     Portal {
-        addresses: addresses.iter().filter_map(|one| one.parse().ok()).collect(),
-        port: first.and_then(|port| u16::try_from(port.port).ok()).unwrap_or(PORT),
+        addresses: addresses
+            .iter()
+            .filter_map(|one| one.parse().ok())
+            .collect(),
+        port: first
+            .and_then(|port| u16::try_from(port.port).ok())
+            .unwrap_or(PORT),
         node_port: first
             .and_then(|port| port.node_port)
             .and_then(|port| u16::try_from(port).ok()),
@@ -397,7 +443,9 @@ fn state(pod: Option<&Pod>) -> State {
     };
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
-    let ready = conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True");
+    let ready = conditions
+        .iter()
+        .any(|one| one.type_ == "Ready" && one.status == "True");
     let meta = &pod.metadata;
     if ready {
         let ips = status.pod_ips.unwrap_or_default();
@@ -415,8 +463,14 @@ fn state(pod: Option<&Pod>) -> State {
         .first()
         .and_then(|one| one.state.as_ref()?.waiting.clone());
     let (reason, message) = match waiting {
-        Some(waiting) => (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default()),
-        None => (status.reason.unwrap_or_default(), status.message.unwrap_or_default()),
+        Some(waiting) => (
+            waiting.reason.unwrap_or_default(),
+            waiting.message.unwrap_or_default(),
+        ),
+        None => (
+            status.reason.unwrap_or_default(),
+            status.message.unwrap_or_default(),
+        ),
     };
     match reason.as_str() {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
@@ -428,7 +482,11 @@ fn state(pod: Option<&Pod>) -> State {
         _ if status.phase.as_deref() == Some("Failed") => {
             State::Broken(format!("its node refused it: {reason} {message}"))
         }
-        _ => State::Waits(format!("it is not ready: {reason} {message}").trim_end().to_owned()),
+        _ => State::Waits(
+            format!("it is not ready: {reason} {message}")
+                .trim_end()
+                .to_owned(),
+        ),
     }
 }
 
@@ -449,4 +507,82 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = one.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn said(status: Value) -> (bool, String) {
+        let pod = json!({"metadata": {"name": "client-0", "namespace": "test"}, "status": status});
+        match state(Some(&serde_json::from_value(pod).unwrap())) {
+            State::Ready(place) => (true, format!("{place:?}")),
+            State::Waits(why) => (true, why),
+            State::Broken(why) => (false, why),
+        }
+    }
+
+    #[test]
+    fn an_image_that_no_one_has_is_given_up_at_once_and_the_flag_is_named() {
+        let waiting = json!({"reason": "ImagePullBackOff", "message": "no route to the registry"});
+        let container = json!({
+            "name": "netexec", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": waiting},
+        });
+        let (hope, why) = said(json!({"phase": "Pending", "containerStatuses": [container]}));
+        assert!(!hope && why.contains("`--image`") && why.contains("no route to the registry"));
+        let (hope, why) = said(json!({"phase": "Failed", "reason": "OutOfpods"}));
+        assert!(!hope && why.contains("OutOfpods"), "{why}");
+        let (hope, _) = said(json!({"phase": "Pending"}));
+        assert!(hope);
+        assert!(matches!(state(None), State::Broken(_)));
+    }
+
+    #[test]
+    fn a_ready_pod_has_its_addresses() {
+        let (_, place) = said(json!({
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+        }));
+        assert_eq!(
+            place,
+            r#"Place { pod: "test/client-0", addresses: [10.0.0.1, fd00::1] }"#
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_says_why() {
+        let of = |conditions: Value| {
+            let object = json!({"metadata": {"name": "a"}, "status": {
+                "addresses": [
+                    {"type": "InternalIP", "address": "172.18.0.2"},
+                    {"type": "Hostname", "address": "a"},
+                ],
+                "conditions": conditions,
+            }});
+            node(&serde_json::from_value(object).unwrap())
+        };
+        let ready = of(json!([{"type": "Ready", "status": "True"}]));
+        assert_eq!((ready.unfit, ready.addresses.len()), (None, 1));
+        let gone =
+            of(json!([{"type": "Ready", "status": "Unknown", "message": "no word from it"}]));
+        assert_eq!(
+            gone.unfit.unwrap(),
+            "the node is not ready: no word from it"
+        );
+        assert!(of(json!([])).unfit.is_some());
+    }
+
+    #[test]
+    fn the_end_of_a_command_is_its_exit_status() {
+        let status = |value: Value| exit_status(&serde_json::from_value(value).unwrap());
+        assert_eq!(status(json!({"status": "Success"})), 0);
+        let cause = json!({"reason": "ExitCode", "message": "28"});
+        let failed = json!({"status": "Failure", "details": {"causes": [cause]}});
+        assert_eq!(status(failed), 28);
+        assert_eq!(status(json!({"status": "Failure"})), -1);
+    }
 }

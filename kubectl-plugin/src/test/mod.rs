@@ -16,3 +16,5 @@ pub mod plan;
 pub mod probe;
 pub mod report;
 pub mod run;
+#[cfg(test)]
+mod tests;

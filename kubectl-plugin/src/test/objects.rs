@@ -166,5 +166,8 @@ pub fn policies(namespace: &str) -> Vec<Value> {
         "policyTypes": ["Egress"],
         "egress": [{"to": [{"podSelector": {"matchLabels": client}}]}],
     });
-    vec![policy("guard-clients", guard), policy("keep-servers-in", keep_in)]
+    vec![
+        policy("guard-clients", guard),
+        policy("keep-servers-in", keep_in),
+    ]
 }

@@ -699,12 +699,14 @@ pub(crate) mod tests {
         let families = [Family::V4, Family::V6];
         for nodes in 2..40 {
             let plan = Plan::of(&cluster(nodes, &families));
-            for (family, (group, way)) in
-                families.iter().flat_map(|family| PROMISED.map(|promised| (family, promised)))
+            for (family, (group, way)) in families
+                .iter()
+                .flat_map(|family| PROMISED.map(|promised| (family, promised)))
             {
-                let cases = plan.cases.iter().filter(|case| {
-                    (case.group, case.family, case.way) == (group, *family, way)
-                });
+                let cases = plan
+                    .cases
+                    .iter()
+                    .filter(|case| (case.group, case.family, case.way) == (group, *family, way));
                 let (mut from, mut to) = (BTreeSet::new(), BTreeSet::new());
                 for case in cases {
                     from.insert(case.from.node);
@@ -749,7 +751,11 @@ pub(crate) mod tests {
     #[test]
     fn many_nodes_are_not_all_tried_with_all_and_that_is_said() {
         let plan = Plan::of(&cluster(100, &[Family::V4]));
-        let pings = plan.cases.iter().filter(|case| case.way == Way::Ping).count();
+        let pings = plan
+            .cases
+            .iter()
+            .filter(|case| case.way == Way::Ping)
+            .count();
         assert_eq!(pings, 800);
         let said = |one: &Skipped| one.reason.contains("of 10000 pairs of nodes 800 are tried");
         assert!(plan.skipped.iter().any(said), "{:?}", plan.skipped);

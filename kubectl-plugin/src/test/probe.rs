@@ -33,7 +33,10 @@ const TIMED_OUT: i32 = 28;
 /// The command that tries the case, or why there is none: something that it needs is not there.
 pub fn command(case: &Case, laid: &Laid) -> Result<Vec<String>, String> {
     let line = match case.to {
-        Target::Outside => format!("curl -sSk --connect-timeout 3 --max-time 6 {}", url(case, laid)?),
+        Target::Outside => format!(
+            "curl -sSk --connect-timeout 3 --max-time 6 {}",
+            url(case, laid)?
+        ),
         Target::Name(service) => {
             let record = match case.family {
                 Family::V4 => "A",
@@ -157,7 +160,10 @@ pub fn sender(case: &Case, laid: &Laid) -> Option<Vec<String>> {
 
 /// What is wrong with the address with which a pod sends, if it is not one of its own.
 pub fn forged(place: &Place, ran: &Ran) -> Option<String> {
-    let mut words = ran.stdout.split_whitespace().skip_while(|word| *word != "src");
+    let mut words = ran
+        .stdout
+        .split_whitespace()
+        .skip_while(|word| *word != "src");
     let address: IpAddr = words.nth(1)?.parse().ok()?;
     match place.addresses.contains(&address) {
         true => None,
@@ -234,7 +240,10 @@ pub fn judge(case: &Case, laid: &Laid, ran: &Ran) -> Result<(), String> {
     match case.want {
         Want::Refused => match ran.status {
             REFUSED => Ok(()),
-            0 => Err(format!("{} answered, where a refusal must come", said(&ran.stdout))),
+            0 => Err(format!(
+                "{} answered, where a refusal must come",
+                said(&ran.stdout)
+            )),
             TIMED_OUT => Err("nothing came, where a refusal must come at once".to_owned()),
             _ => Err(failure(ran)),
         },
@@ -264,7 +273,10 @@ fn nothing(case: &Case, ran: &Ran) -> Result<(), String> {
     match ran.status {
         // A policy may refuse as well as drop.
         REFUSED | TIMED_OUT => Ok(()),
-        0 => Err(format!("{} answered, which a policy forbids", said(&ran.stdout))),
+        0 => Err(format!(
+            "{} answered, which a policy forbids",
+            said(&ran.stdout)
+        )),
         _ => Err(failure(ran)),
     }
 }
@@ -306,12 +318,23 @@ fn addresses(case: &Case, laid: &Laid, ran: &Ran) -> Result<(), String> {
     };
     let wanted: BTreeSet<IpAddr> = match service {
         Service::Headless => {
-            let servers = laid.spots.iter().filter(|(spot, _)| spot.role == Role::Server);
-            servers.flat_map(|(_, place)| of_family(&place.addresses)).collect()
+            let servers = laid
+                .spots
+                .iter()
+                .filter(|(spot, _)| spot.role == Role::Server);
+            servers
+                .flat_map(|(_, place)| of_family(&place.addresses))
+                .collect()
         }
-        service => of_family(&portal_of(laid, service)?.addresses).into_iter().collect(),
+        service => of_family(&portal_of(laid, service)?.addresses)
+            .into_iter()
+            .collect(),
     };
-    let found: BTreeSet<IpAddr> = ran.stdout.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let found: BTreeSet<IpAddr> = ran
+        .stdout
+        .lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .collect();
     if found == wanted {
         return Ok(());
     }
@@ -342,7 +365,11 @@ fn answer(case: &Case, laid: &Laid, ran: &Ran, who: Who, seen: Seen) -> Result<(
         return Err("no answer came".to_owned());
     }
     succeeded(ran)?;
-    let mut lines = ran.stdout.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines = ran
+        .stdout
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     let mut names: Vec<&str> = match case.way {
         Way::Repeated => lines.by_ref().collect(),
         _ => lines.next().into_iter().collect(),
@@ -358,7 +385,10 @@ fn answer(case: &Case, laid: &Laid, ran: &Ran, who: Who, seen: Seen) -> Result<(
         Seen::Sender | Seen::Node(_) => lines.next().unwrap_or_default(),
     };
     let Some(address) = seen_address(address) else {
-        return Err(format!("the answer does not say whom it came to: {}", said(&ran.stdout)));
+        return Err(format!(
+            "the answer does not say whom it came to: {}",
+            said(&ran.stdout)
+        ));
     };
     match seen {
         Seen::Any => Ok(()),
@@ -367,7 +397,9 @@ fn answer(case: &Case, laid: &Laid, ran: &Ran, who: Who, seen: Seen) -> Result<(
             let own = &spot_place(laid, case.from)?.addresses;
             match own.contains(&address) {
                 true => Ok(()),
-                false => Err(format!("it was seen as {address}, not with its own address")),
+                false => Err(format!(
+                    "it was seen as {address}, not with its own address"
+                )),
             }
         }
     }
@@ -388,7 +420,10 @@ fn answerers(laid: &Laid, who: Who, names: &[&str]) -> Result<(), String> {
             let name = spot_place(laid, spot)?.name();
             match names == [name] {
                 true => Ok(()),
-                false => Err(format!("{} answered instead of {name}", said(&names.join(", ")))),
+                false => Err(format!(
+                    "{} answered instead of {name}",
+                    said(&names.join(", "))
+                )),
             }
         }
         Who::Server | Who::SameServer | Who::Servers => {
@@ -415,7 +450,9 @@ fn is_of_node(laid: &Laid, node: usize, address: IpAddr) -> Result<(), String> {
     let place = spot_place(laid, crate::test::plan::Spot::host(node))?;
     match place.addresses.contains(&address) {
         true => Ok(()),
-        false => Err(format!("it was seen as {address}, not with the address of its node")),
+        false => Err(format!(
+            "it was seen as {address}, not with the address of its node"
+        )),
     }
 }
 
@@ -469,7 +506,10 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        Plan::of(&crate::test::plan::tests::cluster(2, &[Family::V4, Family::V6]))
+        Plan::of(&crate::test::plan::tests::cluster(
+            2,
+            &[Family::V4, Family::V6],
+        ))
     }
 
     /// The first case like this, over IPv4.
@@ -479,7 +519,9 @@ mod tests {
             (case.group, case.way, case.from, case.family) == (group, way, from, Family::V4)
                 && case.to_node().is_none_or(|node| node == 1)
         });
-        found.unwrap_or_else(|| panic!("{group:?} {way:?} {from:?}")).clone()
+        found
+            .unwrap_or_else(|| panic!("{group:?} {way:?} {from:?}"))
+            .clone()
     }
 
     fn judged(group: Group, way: Way, from: Spot, ran: &Ran) -> Result<(), String> {
@@ -505,15 +547,25 @@ mod tests {
     };
 
     fn late() -> Ran {
-        ran(28, "", "curl: (28) Connection timed out after 2001 milliseconds\n")
+        ran(
+            28,
+            "",
+            "curl: (28) Connection timed out after 2001 milliseconds\n",
+        )
     }
 
     #[test]
     fn a_pod_answers_by_its_name_and_sees_the_address_of_who_asks() {
         let good = ran(0, "server-1\n10.0.0.1:40000\n", "");
         let bad = [
-            (ran(0, "server-0\n10.0.0.1:40000\n", ""), "server-0 answered instead of server-1"),
-            (ran(0, "server-1\n172.18.0.2:40000\n", ""), "seen as 172.18.0.2"),
+            (
+                ran(0, "server-0\n10.0.0.1:40000\n", ""),
+                "server-0 answered instead of server-1",
+            ),
+            (
+                ran(0, "server-1\n172.18.0.2:40000\n", ""),
+                "seen as 172.18.0.2",
+            ),
             (ran(0, "server-1\n", ""), "does not say whom it came to"),
             (ran(0, "", ""), "empty"),
             (late(), "(28) Connection timed out"),
@@ -523,8 +575,17 @@ mod tests {
 
     #[test]
     fn a_ping_is_answered_or_not() {
-        let bad = [(ran(1, "1 packets transmitted, 0 received\n", ""), "0 received")];
-        check(Group::PodToPod, Way::Ping, CLIENT, &ran(0, "1 received", ""), &bad);
+        let bad = [(
+            ran(1, "1 packets transmitted, 0 received\n", ""),
+            "0 received",
+        )];
+        check(
+            Group::PodToPod,
+            Way::Ping,
+            CLIENT,
+            &ran(0, "1 received", ""),
+            &bad,
+        );
     }
 
     #[test]
@@ -534,11 +595,23 @@ mod tests {
             (ran(124, "", ""), "no answer came"),
             (ran(0, "server-0", ""), "server-0 answered"),
         ];
-        check(Group::PodToPod, Way::Udp, CLIENT, &ran(0, "server-1", ""), &bad);
+        check(
+            Group::PodToPod,
+            Way::Udp,
+            CLIENT,
+            &ran(0, "server-1", ""),
+            &bad,
+        );
         let bad = [
-            (ran(0, "sent 1472 got 0\n", ""), "no answer came to a datagram of 1472 bytes"),
+            (
+                ran(0, "sent 1472 got 0\n", ""),
+                "no answer came to a datagram of 1472 bytes",
+            ),
             (ran(0, "sent 1472 got 1400\n", ""), "1400 of 1467 bytes"),
-            (ran(1, "", "bash: connect: Network is unreachable"), "unreachable"),
+            (
+                ran(1, "", "bash: connect: Network is unreachable"),
+                "unreachable",
+            ),
         ];
         let good = ran(0, "sent 1472 got 1467\n", "");
         check(Group::PodToPod, Way::FullSize, CLIENT, &good, &bad);
@@ -550,23 +623,41 @@ mod tests {
 
     #[test]
     fn large_bodies_come_back_whole() {
-        let bad = [(ran(0, "1448\n", ""), "1448 of 50000"), (late(), "timed out")];
-        check(Group::PodToPod, Way::Large, CLIENT, &ran(0, "50000\n", ""), &bad);
+        let bad = [
+            (ran(0, "1448\n", ""), "1448 of 50000"),
+            (late(), "timed out"),
+        ];
+        check(
+            Group::PodToPod,
+            Way::Large,
+            CLIENT,
+            &ran(0, "50000\n", ""),
+            &bad,
+        );
     }
 
     #[test]
     fn a_service_is_answered_by_its_endpoints_only() {
         let good = ran(0, "server-0\n10.0.0.1:40000\n", "");
-        let bad = [(ran(0, "client-0\n10.0.0.1:40000\n", ""), "client-0 answered, which is no endpoint")];
+        let bad = [(
+            ran(0, "client-0\n10.0.0.1:40000\n", ""),
+            "client-0 answered, which is no endpoint",
+        )];
         check(Group::ClusterIp, Way::Tcp, CLIENT, &good, &bad);
         let good = ran(0, "server-0\nserver-1\nserver-0\n", "");
         let bad = [(ran(0, "server-0\nserver-0\n", ""), "there are 2 endpoints")];
         check(Group::ClusterIp, Way::Repeated, CLIENT, &good, &bad);
         let good = ran(0, "server-0\nserver-0\n", "");
-        let bad = [(ran(0, "server-0\nserver-1\n", ""), "by server-0, server-1 in turn")];
+        let bad = [(
+            ran(0, "server-0\nserver-1\n", ""),
+            "by server-0, server-1 in turn",
+        )];
         check(Group::Affinity, Way::Repeated, CLIENT, &good, &bad);
         let good = ran(0, "client-0\n10.0.0.1:40000\n", "");
-        let bad = [(ran(0, "server-0\n10.0.0.1:40000\n", ""), "server-0 answered instead of client-0")];
+        let bad = [(
+            ran(0, "server-0\n10.0.0.1:40000\n", ""),
+            "server-0 answered instead of client-0",
+        )];
         check(Group::Hairpin, Way::Tcp, CLIENT, &good, &bad);
     }
 
@@ -574,8 +665,14 @@ mod tests {
     fn a_local_node_port_keeps_the_client_and_the_node() {
         let good = ran(0, "server-1\n172.18.0.2:40000\n", "");
         let bad = [
-            (ran(0, "server-0\n172.18.0.2:40000\n", ""), "server-0 answered"),
-            (ran(0, "server-1\n172.18.0.3:40000\n", ""), "seen as 172.18.0.3"),
+            (
+                ran(0, "server-0\n172.18.0.2:40000\n", ""),
+                "server-0 answered",
+            ),
+            (
+                ran(0, "server-1\n172.18.0.3:40000\n", ""),
+                "seen as 172.18.0.3",
+            ),
         ];
         check(Group::NodePortLocal, Way::Tcp, HOST, &good, &bad);
     }
@@ -583,7 +680,10 @@ mod tests {
     #[test]
     fn without_endpoints_a_refusal_comes_at_once() {
         let good = ran(7, "", "curl: (7) Failed to connect\n");
-        let bad = [(ran(0, "server-0\n", ""), "server-0 answered"), (late(), "must come at once")];
+        let bad = [
+            (ran(0, "server-0\n", ""), "server-0 answered"),
+            (late(), "must come at once"),
+        ];
         check(Group::NoEndpoints, Way::Tcp, CLIENT, &good, &bad);
     }
 
@@ -594,14 +694,29 @@ mod tests {
         let bad = [
             (ran(0, "", ""), "knows no address of web"),
             (ran(0, "10.96.9.9\n", ""), "answers 10.96.9.9 instead of"),
-            (ran(9, ";; no servers could be reached\n", ""), "no servers could be reached"),
+            (
+                ran(9, ";; no servers could be reached\n", ""),
+                "no servers could be reached",
+            ),
         ];
-        check(Group::Dns, Way::Lookup, CLIENT, &ran(0, &format!("{web}\n"), ""), &bad);
+        check(
+            Group::Dns,
+            Way::Lookup,
+            CLIENT,
+            &ran(0, &format!("{web}\n"), ""),
+            &bad,
+        );
     }
 
     #[test]
     fn outside_a_pod_has_its_node_s_address() {
-        check(Group::Outside, Way::Tcp, CLIENT, &ran(0, "<html>", ""), &[(late(), "timed out")]);
+        check(
+            Group::Outside,
+            Way::Tcp,
+            CLIENT,
+            &ran(0, "<html>", ""),
+            &[(late(), "timed out")],
+        );
         let good = ran(0, "172.18.0.2:40000", "");
         let bad = [(ran(0, "10.0.0.1:40000", ""), "seen as 10.0.0.1")];
         check(Group::Outside, Way::Tcp, CLIENT, &good, &bad);
@@ -611,8 +726,14 @@ mod tests {
     fn what_a_policy_forbids_must_not_be_answered_and_must_have_been_tried() {
         let server = Spot::server(0);
         let bad = [
-            (ran(0, "client-0\n", ""), "client-0 answered, which a policy forbids"),
-            (ran(127, "", "bash: curl: command not found\n"), "command not found"),
+            (
+                ran(0, "client-0\n", ""),
+                "client-0 answered, which a policy forbids",
+            ),
+            (
+                ran(127, "", "bash: curl: command not found\n"),
+                "command not found",
+            ),
         ];
         check(Group::PolicyForbids, Way::Tcp, server, &late(), &bad);
     }
@@ -637,7 +758,10 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap()],
         };
         let said = |text| forged(&place, &ran(0, text, ""));
-        assert_eq!(said("10.0.0.12 via 10.0.0.254 dev eth0 src 10.0.0.1 uid 0"), None);
+        assert_eq!(
+            said("10.0.0.12 via 10.0.0.254 dev eth0 src 10.0.0.1 uid 0"),
+            None
+        );
         assert_eq!(said("RTNETLINK answers: Network is unreachable"), None);
         let text = said("10.0.0.12 via 10.0.0.254 dev eth0 src 10.0.0.99 uid 0").unwrap();
         assert!(text.contains("sends from 10.0.0.99"), "{text}");

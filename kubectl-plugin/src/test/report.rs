@@ -27,7 +27,10 @@ pub fn render(outcome: &Outcome) -> String {
     if !skipped.is_empty() {
         line(&mut text, "\nNot tried:");
         for one in skipped {
-            line(&mut text, &format!("  – {}: {}", one.group.title(), printable(&one.reason)));
+            line(
+                &mut text,
+                &format!("  – {}: {}", one.group.title(), printable(&one.reason)),
+            );
         }
     }
     line(&mut text, &format!("\n{}", summary(outcome)));
@@ -62,10 +65,16 @@ fn nodes(outcome: &Outcome, text: &mut String) {
     for (number, node) in (1..).zip(&outcome.plan.nodes) {
         let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
         let name = printable(&node.name);
-        line(text, &format!("  {number:>3} {name}  {}", addresses.join(" ")));
+        line(
+            text,
+            &format!("  {number:>3} {name}  {}", addresses.join(" ")),
+        );
     }
     for (node, reason) in &outcome.plan.unfit {
-        line(text, &format!("    ✗ {}  {}", printable(node), printable(reason)));
+        line(
+            text,
+            &format!("    ✗ {}  {}", printable(node), printable(reason)),
+        );
     }
 }
 
@@ -109,7 +118,8 @@ fn matrix(outcome: &Outcome, group: Group, family: Family, text: &mut String) {
     for node in 0..outcome.plan.nodes.len() {
         let mut row = format!("  from {:>3} ", node + 1);
         for column in &columns {
-            let of_cell = |one: &&&Done| one.case.from.node == node && one.case.to_node() == *column;
+            let of_cell =
+                |one: &&&Done| one.case.from.node == node && one.case.to_node() == *column;
             let cell: Vec<&Done> = all.iter().filter(of_cell).copied().collect();
             let mark = match cell.is_empty() {
                 true => ' ',
@@ -124,7 +134,14 @@ fn matrix(outcome: &Outcome, group: Group, family: Family, text: &mut String) {
 fn failures(outcome: &Outcome, text: &mut String) {
     for (spot, reason) in &outcome.missing {
         let spot = outcome.plan.spot(*spot);
-        line(text, &format!("\n✗ {} does not run: {}", printable(&spot), printable(reason)));
+        line(
+            text,
+            &format!(
+                "\n✗ {} does not run: {}",
+                printable(&spot),
+                printable(reason)
+            ),
+        );
     }
     let failures: Vec<&Done> = outcome.failures().collect();
     let mut last: &[String] = &[];
@@ -144,7 +161,10 @@ fn failures(outcome: &Outcome, text: &mut String) {
         last = why;
     }
     if failures.len() > TOLD {
-        line(text, &format!("\n… and {} more failures", failures.len() - TOLD));
+        line(
+            text,
+            &format!("\n… and {} more failures", failures.len() - TOLD),
+        );
     }
     if !outcome.wrong.is_empty() {
         line(text, "\nThe agents say:");
