@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::error::Error;
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::launch::{Launch, Room};
 use crate::node::Node as Machine;
 use crate::pod::{self, PodSpec, Servers};
@@ -434,13 +434,14 @@ fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
         gone.push(format!("the server on {}", node.name()));
     }
     let ours = format!("{NAMESPACE}-");
+    let namespace = format!("{}.yaml", lab::namespace_manifest(NAMESPACE));
     let files = lab.place().inside(|| {
         fs::read_dir(layout::MANIFESTS).map(|files| {
             let names = files
                 .flatten()
                 .filter_map(|file| file.file_name().into_string().ok());
             names
-                .filter(|name| name.starts_with(&ours))
+                .filter(|name| name.starts_with(&ours) || *name == namespace)
                 .collect::<Vec<_>>()
         })
     })?;

@@ -94,6 +94,16 @@ fn told(walk: &Walk) -> Vec<String> {
     for part in &walk.parts {
         match &part.trace {
             Ok(trace) => {
+                // Where agents find nothing wrong, the way itself shows what they cannot know: a port
+                // at which no one listens, say.
+                if walk.good {
+                    let hops = trace.hops.iter();
+                    let said = hops.flat_map(|hop| std::iter::once(&hop.what).chain(&hop.why));
+                    lines.extend(
+                        said.take(MOST)
+                            .map(|hop| format!("node {}: {hop}", part.node)),
+                    );
+                }
                 let differences = trace.differences.iter().take(MOST);
                 lines.extend(differences.map(|one| format!("node {} differs: {one}", part.node)));
             }

@@ -70,8 +70,8 @@ async fn what_fails_is_named_with_its_why_and_everything_is_taken_away() {
         [
             (0, Some(0), true),
             (0, Some(1), false),
-            (1, Some(0), true),
-            (1, Some(1), true)
+            (1, Some(1), true),
+            (1, Some(0), true)
         ]
     );
     let text = report::render(&outcome);
