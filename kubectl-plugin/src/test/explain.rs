@@ -98,9 +98,13 @@ fn told(walk: &Walk) -> Vec<String> {
                 // at which no one listens, say.
                 if walk.good {
                     let hops = trace.hops.iter();
-                    let said = hops.flat_map(|hop| std::iter::once(&hop.what).chain(&hop.why));
+                    let said = hops.flat_map(|hop| {
+                        std::iter::once(&hop.what)
+                            .chain(&hop.why)
+                            .chain(&hop.kernel)
+                    });
                     lines.extend(
-                        said.take(MOST)
+                        said.take(2 * MOST)
                             .map(|hop| format!("node {}: {hop}", part.node)),
                     );
                 }
