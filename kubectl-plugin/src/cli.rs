@@ -22,6 +22,7 @@ use crate::said::{DeskError, Said};
 use crate::status::Status;
 use crate::stream;
 use crate::sysdump::Sysdump;
+use crate::uninstall::Uninstall;
 use crate::why::Why;
 
 /// What a Podwire network does: all nodes of a cluster, asked from the desk.
@@ -59,6 +60,8 @@ pub struct Cli {
 enum Command {
     #[command(flatten)]
     Verb(Verb),
+    /// Remove Podwire from every node, and from the cluster.
+    Uninstall(Uninstall),
     /// Write the completions of this command line for a shell.
     Completions(Completions),
     /// Write the manual pages into a directory.
@@ -100,6 +103,11 @@ impl Cli {
             }
             Command::Man(manual) => {
                 manual.write(Self::named())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Uninstall(uninstall) => {
+                let reach = ApiReach::new(&self.target).await?;
+                print(&uninstall.run(&reach, &progress).await?.text)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Verb(verb) => {

@@ -15,4 +15,5 @@ pub mod said;
 pub mod status;
 pub mod stream;
 pub mod sysdump;
+pub mod uninstall;
 pub mod why;

@@ -281,7 +281,7 @@ impl Findings {
                 row.agent_says = Some(says(report, before == after));
             }
             Some(Err(error)) => {
-                self.add(Some(name), "the agent", error.to_string());
+                self.add(Some(name), "the agent", error.of_the_agent());
                 row.error = Some(error.to_string());
             }
             None => {}
@@ -543,7 +543,7 @@ mod tests {
                 .into(),
             "  node c: the Node: is not ready".into(),
             "  node c: the agent's pod podwire-c: was started again 7 times; its log says why".into(),
-            format!("  node c: the agent: the agent on node c says: {shown}"),
+            format!("  node c: the agent: says: {shown}"),
             shown.into(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

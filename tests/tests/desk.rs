@@ -131,7 +131,7 @@ fn a_stopped_agent_is_named_and_the_others_answer() {
     let (text, good) = stage.desk(&["status"]);
     assert!(!good, "{text}");
     assert!(
-        text.contains("node worker2: the agent: no agent on node worker2: it is stopped"),
+        text.contains("node worker2: the agent: does not run: it is stopped"),
         "{text}"
     );
     let (text, _) = stage.desk(&["status", "-o", "json"]);

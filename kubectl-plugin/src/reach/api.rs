@@ -20,7 +20,7 @@ use crate::reach::relay::{RelayClient, Streams};
 use crate::reach::{AgentPod, Client, Kind, Later, Listing, Node, Ran, Reach, ReachError};
 
 /// What `conf/install.yaml` and the chart give the agents' pods.
-const LABEL: &str = "app.kubernetes.io/name=podwire";
+pub(crate) const LABEL: &str = "app.kubernetes.io/name=podwire";
 /// The agent's container.
 const CONTAINER: &str = "agent";
 /// The program in it, which is the image's entry point.
@@ -101,12 +101,12 @@ impl ApiReach {
     async fn list(&self) -> Result<Listing, ReachError> {
         let labelled = ListParams::default().labels(LABEL);
         let pods = self.pods().list(&labelled).await;
-        let pods = pods.map_err(|error| self.listing("list", "pods", &self.namespace, &error))?;
+        let pods = pods.map_err(|error| self.failed("list", "pods", &self.namespace, &error))?;
         let nodes: Api<ApiNode> = Api::all(self.client.clone());
         let (nodes, remarks) = match nodes.list(&ListParams::default()).await {
             Ok(nodes) => (nodes.items, Vec::new()),
             Err(error) => {
-                let error = self.listing("list", "nodes", "", &error);
+                let error = self.failed("list", "nodes", "", &error);
                 let remark = format!("{error}; nodes without an agent cannot be seen");
                 (Vec::new(), vec![remark])
             }
@@ -125,7 +125,8 @@ impl ApiReach {
         Ok(listing)
     }
 
-    fn listing(
+    /// What an error of the API server means for this verb and resource.
+    pub(crate) fn failed(
         &self,
         verb: &'static str,
         resource: &'static str,
@@ -138,8 +139,9 @@ impl ApiReach {
                 resource,
                 namespace: namespace.to_owned(),
             },
-            false => ReachError::List {
-                what: resource.to_owned(),
+            false => ReachError::Server {
+                verb,
+                resource,
                 reason: said(error),
             },
         }
@@ -265,7 +267,7 @@ impl ApiReach {
             )),
             // The cluster has no such kind.
             Err(Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(self.listing("list", kind.plural, namespace, &error)),
+            Err(error) => Err(self.failed("list", kind.plural, namespace, &error)),
         }
     }
 }

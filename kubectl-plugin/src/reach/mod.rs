@@ -170,6 +170,16 @@ pub enum ReachError {
         /// Why not.
         reason: String,
     },
+    /// The API server does not do what is needed.
+    #[error("cannot {verb} {resource}: {}", printable(reason))]
+    Server {
+        /// The verb of the API.
+        verb: &'static str,
+        /// The resource of the API.
+        resource: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The user may not do what is needed.
     #[error(
         "you may not {verb} {resource}{}; ask for that permission (conf/desk-rbac.yaml has all that is \
@@ -235,6 +245,23 @@ pub enum ReachError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl ReachError {
+    /// The same of an agent whose node is named beside it, so that it is the same for all of them.
+    pub fn of_the_agent(&self) -> String {
+        match self {
+            Self::Absent { reason, .. } => format!("does not run: {reason}"),
+            Self::Broken { reason, .. } => format!("cannot be asked: {reason}"),
+            Self::Late { seconds, .. } => format!("gave no answer in {seconds} s"),
+            Self::Refused { text, .. } => format!("says: {text}"),
+            Self::Unknown { reason, .. } => format!(
+                "gives an answer that is not understood ({reason}); is it of another version than this \
+                 program?"
+            ),
+            Self::List { .. } | Self::Server { .. } | Self::Forbidden { .. } => self.to_string(),
+        }
+    }
 }
 
 /// Where, in a sentence.

@@ -168,7 +168,7 @@ async fn read(
         let mut text = Vec::new();
         // Without its last words the end is said all the same.
         let _ = errors.take(LAST_WORDS).read_to_end(&mut text).await;
-        String::from_utf8_lossy(&text).trim().to_owned()
+        reason(&String::from_utf8_lossy(&text))
     };
     let (ended, words) = tokio::join!(hand_out, listen);
     let mut now = lock(&waiting);
@@ -178,6 +178,16 @@ async fn read(
     });
     now.replies.clear();
     drop(keep);
+}
+
+/// What a relay's last words mean: what is wrong is in the first line.
+fn reason(words: &str) -> String {
+    match words.contains("unrecognized subcommand") {
+        true => "it is of an older version, which cannot be asked from elsewhere (it has no \
+                 `podwire-agent relay`): upgrade it"
+            .to_owned(),
+        false => words.lines().next().unwrap_or_default().trim().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -221,9 +231,15 @@ mod tests {
         assert!(lock(&client.waiting).replies.is_empty());
     }
 
+    #[test]
+    fn an_agent_without_a_relay_is_called_old() {
+        let words = "error: unrecognized subcommand 'relay'\n\nUsage: podwire-agent <COMMAND>\n";
+        assert!(reason(words).starts_with("it is of an older version"));
+    }
+
     #[tokio::test]
     async fn a_relay_that_ends_says_why_to_those_who_wait_and_to_those_who_come() {
-        let (client, _asked, replies) = client("podwire-agent: no such \u{1b}command\n");
+        let (client, _asked, replies) = client("podwire-agent: no such \u{1b}command\nmore\n");
         let end = async { drop(replies) };
         let (answer, ()) = tokio::join!(client.ask("/a"), end);
         for error in [answer.unwrap_err(), client.ask("/b").await.unwrap_err()] {
