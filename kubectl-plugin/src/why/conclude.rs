@@ -7,7 +7,7 @@ use podwire_agent::report::Report;
 use podwire_agent::why::{End, Trace};
 use serde::{Deserialize, Serialize};
 
-use crate::why::{Part, Way};
+use crate::why::part::{Part, Way};
 
 /// Where a way fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

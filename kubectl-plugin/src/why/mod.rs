@@ -2,6 +2,7 @@
 //! the first hop that fails.
 
 mod conclude;
+mod part;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use conclude::{Mtus, conclude};
 use places::{End, Places};
 
 pub use conclude::Failure;
+pub use part::{Part, Way};
 
 /// Drops of longer ago may have had another reason.
 const LATE: Duration = Duration::from_secs(60);
@@ -64,29 +66,6 @@ pub struct Walk {
     pub conclusion: String,
     /// The first hop that fails, if one does.
     pub failure: Option<Failure>,
-}
-
-/// What one node says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// The node.
-    pub node: String,
-    /// There or back.
-    pub way: Way,
-    /// What happens on this node, in words.
-    pub title: String,
-    /// The hops, or why the node says nothing.
-    pub trace: Result<Trace, String>,
-}
-
-/// In which direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Way {
-    /// From the source to the destination.
-    There,
-    /// The answer.
-    Back,
 }
 
 /// What is asked, found in the cluster.
