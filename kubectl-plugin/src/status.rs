@@ -109,7 +109,8 @@ impl Status {
             Output::Text => overview.text(if self.all { usize::MAX } else { SHORT }),
             output => {
                 let answered = reports.iter();
-                let reports = answered.filter_map(|(node, one)| Some((&**node, one.as_ref().ok()?)));
+                let reports =
+                    answered.filter_map(|(node, one)| Some((&**node, one.as_ref().ok()?)));
                 let reports = reports.collect();
                 let overview = &overview;
                 for_programs(&Complete { overview, reports }, output)?

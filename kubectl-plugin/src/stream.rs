@@ -166,11 +166,11 @@ impl Flags {
             let full = |known: &&str| {
                 *known == pod || known.split_once('/').is_some_and(|(_, short)| short == pod)
             };
-            pods.iter().any(|known| full(known))
+            pods.iter().any(full)
         };
         let of_namespace = |namespace: &String| {
             let of = |known: &&str| known.split_once('/').is_some_and(|(of, _)| of == namespace);
-            pods.iter().any(|known| of(known))
+            pods.iter().any(of)
         };
         self.pod.as_ref().is_none_or(named)
             && self.pod_namespace.as_ref().is_none_or(of_namespace)
