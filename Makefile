@@ -46,6 +46,34 @@ lab: build ## Raise the same cluster and let it stay, to look around in
 	@tests/tools.sh demo
 	$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab up
 
+.PHONY: ui
+ui: build ## Raise a lab, unless one is up, and show it as a live page for a browser on this machine
+	@tests/tools.sh demo
+	lab="$(ROOT) env PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-lab"
+	$$lab pods >/dev/null 2>&1 || $$lab up
+	$$lab ui
+
+.PHONY: page
+page: page-tools ## Build the live page from kubectl-plugin/page/src into dist/ (needs Node.js)
+	@cd kubectl-plugin/page && node_modules/.bin/tsc --project . && node build.mjs
+
+.PHONY: page-check
+page-check: page-tools ## Check the live page: types, no markup out of strings, dist/ as the sources give
+	@cd kubectl-plugin/page && node_modules/.bin/tsc --project . && node build.mjs --check
+
+.PHONY: page-tools
+page-tools:
+	@tests/tools.sh page
+	cd kubectl-plugin/page && npm ci --silent
+
+# PICTURES=1 also takes the pictures in docs/pictures/.
+.PHONY: test-ui
+test-ui: root toolchain ## Test the live page in headless Chromium, beside a lab (needs Node.js)
+	@tests/tools.sh page test-ui
+	cargo build --workspace --bins
+	cd tests/ui && npm ci --silent
+	PODWIRE_BIN_DIR=$(CURDIR)/target/debug node --test --test-concurrency=1 fixture.test.mjs lab.test.mjs
+
 .PHONY: build
 build: toolchain ## Build the release programs: static, stripped
 	@$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \

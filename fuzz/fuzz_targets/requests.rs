@@ -18,6 +18,7 @@ use hyper::StatusCode;
 use libfuzzer_sys::fuzz_target;
 use podwire_agent::drops::DropLog;
 use podwire_agent::features::parts::log::Logging;
+use podwire_agent::flows::FlowLog;
 use podwire_agent::health::{Health, SharedHealth};
 use podwire_agent::serve::http::{self, Request, Response};
 use podwire_agent::serve::site::{Site, asked};
@@ -54,6 +55,7 @@ static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
             metrics: Arc::default(),
             inputs,
             drops: DropLog::new(Logging::On),
+            flows: FlowLog::new(false),
         },
         snapshot: cluster::of(objects.objects),
         pods: vec![why::Pod {

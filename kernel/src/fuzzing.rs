@@ -22,6 +22,7 @@ pub fn read(input: &[u8]) {
         1 => {
             monitor::read(said);
             let _ = nflog::read(said, &mut 0);
+            conntrack::events::read(said, &mut Vec::new());
         }
         2 => nft::fuzzing::read(said),
         _ => foreign::fuzzing::read(said),

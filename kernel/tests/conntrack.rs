@@ -252,3 +252,100 @@ fn hundreds_of_entries_are_deleted_one_by_one_where_the_kernel_cannot_filter() {
         assert_eq!(conntrack.writes(), 1200);
     });
 }
+
+#[cfg(feature = "monitor")]
+mod announced {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use podwire_kernel::conntrack::events::{Connection, Event, RECEIVE_BUFFER, Reader};
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    async fn next(reader: &mut Reader) -> Vec<Event> {
+        let mut events = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), reader.read(&mut events, 100))
+            .await
+            .expect("something is announced")
+            .unwrap();
+        events
+    }
+
+    /// The first event that is one of this kind.
+    async fn wait_for(
+        reader: &mut Reader,
+        wanted: impl Fn(&Event) -> Option<Connection>,
+    ) -> Connection {
+        loop {
+            if let Some(found) = next(reader).await.iter().find_map(&wanted) {
+                return found;
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_begins_and_ends_is_announced_with_what_passed() {
+        in_netns(|| {
+            std::fs::write("/proc/sys/net/netfilter/nf_conntrack_acct", "1").unwrap();
+            std::fs::write("/proc/sys/net/netfilter/nf_conntrack_timestamp", "1").unwrap();
+            runtime().block_on(async {
+                let mut reader = Reader::open(RECEIVE_BUFFER).unwrap();
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let to = listener.local_addr().unwrap();
+                let mut client = TcpStream::connect(to).unwrap();
+                let (mut server, from) = listener.accept().unwrap();
+                client.write_all(b"twelve bytes").unwrap();
+                server.read_exact(&mut [0; 12]).unwrap();
+                let began = wait_for(&mut reader, |event| match event {
+                    Event::Began(one) => Some(*one),
+                    _ => None,
+                });
+                let began = began.await;
+                assert_eq!(began.original.source_port, from.port());
+                assert_eq!(began.original.destination_port, to.port());
+                drop((client, server));
+                Conntrack::open()
+                    .unwrap()
+                    .delete(&Filter::of_protocol(Protocol::Tcp))
+                    .unwrap();
+                let ended = wait_for(&mut reader, |event| match event {
+                    Event::Ended(one) => Some(*one),
+                    _ => None,
+                });
+                let ended = ended.await;
+                assert_eq!(ended.original, began.original);
+                let [sent, received] = ended.counts.expect("they are counted");
+                assert!(sent.packets >= 3 && sent.bytes >= 3 * 40 + 12, "{sent:?}");
+                assert!(received.packets >= 2, "{received:?}");
+                assert!(ended.lasted.is_some() && ended.began.is_some());
+            });
+        });
+    }
+
+    #[test]
+    fn what_is_not_read_in_time_is_lost_and_that_is_said() {
+        in_netns(|| {
+            runtime().block_on(async {
+                let mut reader = Reader::open(1).unwrap();
+                for port in 0..500 {
+                    send(([127, 0, 0, 1], 10_000 + port));
+                }
+                let mut all = Vec::new();
+                while !all.contains(&Event::Lost) {
+                    all.extend(next(&mut reader).await);
+                }
+                let began = |event: &&Event| matches!(event, Event::Began(_));
+                let began = all.iter().filter(began).count();
+                assert!(began > 0 && began < 500, "{began} of 500");
+            });
+        });
+    }
+}

@@ -10,6 +10,7 @@ use podwire_agent::commands::manual::{Completions, Manual};
 use podwire_agent::commands::output::print;
 use podwire_agent::config::values::absolute_path;
 use podwire_agent::drops::Page as Drops;
+use podwire_agent::flows::Page as Flows;
 use podwire_agent::ours::SOCKET;
 use podwire_agent::text::printable;
 
@@ -22,6 +23,9 @@ use crate::said::{DeskError, Said};
 use crate::status::Status;
 use crate::stream;
 use crate::sysdump::Sysdump;
+use crate::test::command::Test;
+use crate::top::Top;
+use crate::ui::Look;
 use crate::uninstall::Uninstall;
 use crate::why::Why;
 
@@ -60,6 +64,10 @@ pub struct Cli {
 enum Command {
     #[command(flatten)]
     Verb(Verb),
+    /// Put pods on every node, try every way that Podwire promises between them, and name what fails.
+    Test(Test),
+    /// Show the cluster as a live page for a browser on this machine, until Ctrl-C.
+    Ui(Look),
     /// Remove Podwire from every node, and from the cluster.
     Uninstall(Uninstall),
     /// Write the completions of this command line for a shell.
@@ -78,6 +86,10 @@ pub enum Verb {
     Why(Why),
     /// Show what the rules of all nodes refused and dropped, who decided, and why.
     Drops(stream::Flags),
+    /// Show connections as they begin and end on all nodes, with who takes part.
+    Flows(stream::Flags),
+    /// Show who has the most connections now: Services, pods, pairs of nodes.
+    Top(Top),
     /// Try out what the kernel of every node and the permissions of its agent can do.
     Preflight(Preflight),
     /// Write everything that a report of a fault needs into one archive, secrets left out.
@@ -103,6 +115,23 @@ impl Cli {
             }
             Command::Man(manual) => {
                 manual.write(Self::named())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Test(test) => {
+                let reach = ApiReach::new(&self.target).await?;
+                let client = reach.client().clone();
+                let fleet = Fleet::assemble(Arc::new(reach)).await?;
+                let Said { text, good } = test.run(client, fleet).await?;
+                print(&text)?;
+                Ok(match good {
+                    true => ExitCode::SUCCESS,
+                    false => ExitCode::FAILURE,
+                })
+            }
+            Command::Ui(look) => {
+                let context = self.target.context.clone();
+                let title = context.unwrap_or_else(|| "cluster".to_owned());
+                look.at(self.reach().await?, title).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Uninstall(uninstall) => {
@@ -151,6 +180,8 @@ impl Verb {
             Self::Status(status) => status.run(fleet).await?,
             Self::Why(why) => why.run(fleet).await?,
             Self::Drops(flags) => return flags.run::<Drops>(fleet).await,
+            Self::Flows(flags) => return flags.run::<Flows>(fleet).await,
+            Self::Top(top) => top.run(fleet).await?,
             Self::Preflight(preflight) => preflight.run(fleet).await?,
             Self::TakeOver(take_over) => take_over.run(fleet).await?,
             Self::Sysdump(sysdump) => {

@@ -1,5 +1,7 @@
 //! `drops`: what the rules of all nodes refused and dropped, and why.
 
+use std::borrow::Cow;
+
 use podwire_agent::drops::{Dropped, Page};
 
 use crate::stream;
@@ -31,8 +33,8 @@ impl stream::Page for Page {
 }
 
 impl stream::Record for Dropped {
-    fn time(&self) -> &str {
-        &self.time
+    fn time(&self) -> Cow<'_, str> {
+        self.time.as_str().into()
     }
 
     fn pods(&self) -> Vec<&str> {
@@ -60,8 +62,8 @@ impl stream::Record for Dropped {
         self.port
     }
 
-    fn protocol(&self) -> &str {
-        &self.protocol
+    fn protocol(&self) -> Cow<'_, str> {
+        self.protocol.as_str().into()
     }
 }
 

@@ -9,11 +9,16 @@
 pub mod cli;
 pub mod drops;
 pub mod fleet;
+pub mod flows;
 pub mod on_nodes;
 pub mod reach;
 pub mod said;
 pub mod status;
 pub mod stream;
 pub mod sysdump;
+pub mod test;
+pub mod top;
+pub mod ui;
 pub mod uninstall;
+
 pub mod why;

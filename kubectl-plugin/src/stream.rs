@@ -1,5 +1,6 @@
 //! What agents keep a list of, from many nodes at a time: drops, and what else comes as pages.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 use std::time::Duration;
@@ -77,6 +78,10 @@ pub trait Page: DeserializeOwned + Send + 'static {
     fn newest(&self) -> u64;
     /// What is to be known beside the records.
     fn remarks(&self) -> Vec<String>;
+    /// True if there are more, to be had with the next question.
+    fn is_cut(&self) -> bool {
+        false
+    }
     /// The records, oldest first.
     fn records(self) -> Vec<Self::Record>;
 }
@@ -84,7 +89,7 @@ pub trait Page: DeserializeOwned + Send + 'static {
 /// One record.
 pub trait Record: Serialize + Display + Send + 'static {
     /// When, as RFC 3339 has it.
-    fn time(&self) -> &str;
+    fn time(&self) -> Cow<'_, str>;
     /// The pods at its ends, as `namespace/name`.
     fn pods(&self) -> Vec<&str>;
     /// True if it is about this Service (`namespace/name`).
@@ -94,7 +99,7 @@ pub trait Record: Serialize + Display + Send + 'static {
     /// The port of the destination.
     fn port(&self) -> Option<u16>;
     /// The protocol.
-    fn protocol(&self) -> &str;
+    fn protocol(&self) -> Cow<'_, str>;
 }
 
 /// A record with its node, for programs.
@@ -133,7 +138,7 @@ impl Flags {
                 News::Records(node, records) => {
                     let kept = records.into_iter().filter(|one| self.wants(one));
                     let lines =
-                        kept.map(|one| Ok((one.time().to_owned(), self.line(&node, &one)?)));
+                        kept.map(|one| Ok((one.time().into_owned(), self.line(&node, &one)?)));
                     all.extend(lines.collect::<Result<Vec<_>, DeskError>>()?);
                 }
                 News::Remark(node, text) | News::Failed(node, text) => {
@@ -190,7 +195,9 @@ impl Flags {
                 .protocol
                 .as_ref()
                 .is_none_or(|protocol| one.protocol().eq_ignore_ascii_case(protocol))
-            && self.since.is_none_or(|since| is_younger(one.time(), since))
+            && self
+                .since
+                .is_none_or(|since| is_younger(&one.time(), since))
     }
 
     /// Names in it may be of anyone's choice: what is not printable is escaped.
@@ -238,12 +245,13 @@ async fn read<P: Page>(
     loop {
         let answer: Result<P, ReachError> = fleet.get(node, &target).await;
         let failed = answer.is_err();
-        let (remarks, records) = match answer {
+        let (remarks, cut, records) = match answer {
             Ok(page) => {
-                target = format!("{}?follow=1&after={}", P::PATH, page.newest());
-                (page.remarks(), page.records())
+                let wait = if follow { "follow=1&" } else { "" };
+                target = format!("{}?{wait}after={}", P::PATH, page.newest());
+                (page.remarks(), page.is_cut(), page.records())
             }
-            Err(error) => (vec![error.to_string()], Vec::new()),
+            Err(error) => (vec![error.to_string()], false, Vec::new()),
         };
         for remark in remarks.iter().filter(|remark| !said.contains(remark)) {
             let (node, text) = (node.to_owned(), remark.clone());
@@ -257,7 +265,7 @@ async fn read<P: Page>(
         }
         said = remarks;
         let sent = sender.send(News::Records(node.to_owned(), records)).await;
-        if sent.is_err() || !follow {
+        if sent.is_err() || !(follow || cut) {
             return;
         }
         if failed {

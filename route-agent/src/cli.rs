@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::commands::drops::Drops;
+use crate::commands::flows::Flows;
 use crate::commands::install::Install;
 #[cfg(feature = "manual")]
 use crate::commands::manual::{Completions, Manual};
 use crate::commands::output::print;
 use crate::commands::relay::Relay;
 use crate::commands::status::Status;
+use crate::commands::top::Top;
 use crate::commands::why::Why;
 use crate::commands::{preflight, takeover, uninstall};
 use crate::config::Config;
@@ -39,6 +41,10 @@ enum Command {
     Why(Why),
     /// Show what NetworkPolicies dropped on this node: who sent it, to whom, and why.
     Drops(Drops),
+    /// Show connections as they begin and end on this node, with who takes part.
+    Flows(Box<Flows>),
+    /// Show who has the most connections on this node now: Services, pods, pairs of nodes.
+    Top(Top),
     /// Try out what the kernel and the permissions of this process can do.
     Preflight(Preflight),
     /// Answer many questions over standard input and output, one in each line: how `kubectl podwire`
@@ -130,6 +136,8 @@ impl Cli {
             Command::Status(status) => print(&run::runtime()?.block_on(status.run())?)?,
             Command::Why(why) => print(&run::runtime()?.block_on(why.run())?)?,
             Command::Drops(drops) => run::runtime()?.block_on(drops.run())?,
+            Command::Flows(flows) => run::runtime()?.block_on(flows.run())?,
+            Command::Top(top) => print(&run::runtime()?.block_on(top.run())?)?,
             Command::Relay(relay) => {
                 let runtime = run::runtime()?;
                 runtime.block_on(relay.run());

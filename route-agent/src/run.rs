@@ -6,6 +6,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::drops::{self, DropLog};
 use crate::features;
 use crate::features::parts::log::Logging;
 use crate::features::services::health_checks::HealthPorts;
+use crate::flows::{self, FlowLog};
 use crate::health::{Health, SharedHealth};
 use crate::input::Input;
 use crate::notices::{cni_conf, kernel as kernel_notices};
@@ -185,9 +187,15 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     })?;
     tokio::spawn(kernel_notices::follow(monitor, ports, inputs.clone()));
     let of_drops = notices.filter(|_| config.policy_events);
-    let metrics = shared.metrics.clone();
-    let following = drops::follow(drops.clone(), inputs.clone(), metrics, of_drops);
+    let metrics = &shared.metrics;
+    let following = drops::follow(drops.clone(), inputs.clone(), Arc::clone(metrics), of_drops);
     tokio::spawn(following);
+    let flows = FlowLog::new(config.flows);
+    tokio::spawn(flows::follow(
+        flows.clone(),
+        inputs.clone(),
+        Arc::clone(metrics),
+    ));
     let looking = inputs.clone();
     spawn("preflight", move || look_around(&looking))?;
     start_source(&config, &inputs, channels.events).await?;
@@ -200,6 +208,7 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
         metrics: shared.metrics,
         inputs: inputs.clone(),
         drops,
+        flows,
     };
     let (serving, stop_serving) = start_serving(config, site, channels.wanted_ports);
     Ok(Started {

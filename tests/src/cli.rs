@@ -9,6 +9,9 @@ use podwire_desk::said::Output;
 use podwire_desk::status::Status;
 use podwire_desk::stream;
 use podwire_desk::sysdump::Sysdump;
+use podwire_desk::test::command::Flags;
+use podwire_desk::top::Top;
+use podwire_desk::ui;
 use podwire_desk::why::Why;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
@@ -18,7 +21,7 @@ use podwire_lab::pod::PodSpec;
 use podwire_lab::registry::Entry;
 use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Topology};
-use podwire_lab::{desk, init, layout, load, serve, walkthrough};
+use podwire_lab::{connectivity, desk, init, layout, load, serve, walkthrough};
 
 use crate::demo;
 use crate::interrupt;
@@ -106,6 +109,8 @@ enum Command {
     },
     /// Show the walkthrough in a lab that is up, on IPv4 and with its pods.
     Walkthrough,
+    /// Show the lab as a live page for a browser on this machine, until Ctrl-C.
+    Ui(ui::Look),
     /// Show the machines, their agents and whether they are ready for pods, and then what is wrong
     /// in the network and what each node has. Fails if anything is wrong.
     Status(Status),
@@ -113,8 +118,14 @@ enum Command {
     Why(Why),
     /// Show what the rules of all nodes refused and dropped, who decided, and why.
     Drops(stream::Flags),
+    /// Show connections as they begin and end on all nodes, with who takes part.
+    Flows(stream::Flags),
+    /// Show who has the most connections now: Services, pods, pairs of nodes.
+    Top(Top),
     /// Write everything that a report of a fault needs into one archive.
     Sysdump(Sysdump),
+    /// Put pods on every node, try every way that Podwire promises between them, and name what fails.
+    Test(Flags),
     /// PID 1 of a lab.
     #[command(hide = true)]
     Init,
@@ -249,6 +260,7 @@ pub fn run() -> Result<u8> {
             let _lock = lab.lock(busy)?;
             restart(&lab.node(&node)?, signal)?;
         }
+        Command::Ui(look) => desk::ui(&open()?, &look)?,
         Command::Status(status) => {
             let lab = open()?;
             if status.output == Output::Text {
@@ -259,7 +271,10 @@ pub fn run() -> Result<u8> {
         }
         Command::Why(why) => return asked(&open()?, &Verb::Why(why)),
         Command::Drops(flags) => return asked(&open()?, &Verb::Drops(flags)),
+        Command::Flows(flags) => return asked(&open()?, &Verb::Flows(flags)),
+        Command::Top(top) => return asked(&open()?, &Verb::Top(top)),
         Command::Sysdump(sysdump) => return asked(&open()?, &Verb::Sysdump(sysdump)),
+        Command::Test(flags) => return test(open()?, &flags),
         Command::Demo { keep } => return demo::run(cli.lab.as_deref(), keep),
         Command::Walkthrough => return demo::show_in(&open()?),
         Command::Init => init::run()?,
@@ -318,6 +333,16 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     ));
     say(invitation);
     Ok(())
+}
+
+fn test(lab: Lab, flags: &Flags) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(Error::Runtime)?;
+    let said = runtime.block_on(connectivity::test(lab, flags))?;
+    say(said.text.trim_end());
+    Ok(u8::from(!said.good))
 }
 
 fn restart(node: &Node, signal: Signal) -> Result<()> {

@@ -6,6 +6,7 @@ use podwire_desk::cli::Verb;
 use podwire_desk::fleet::Fleet;
 use podwire_desk::reach::Node;
 use podwire_desk::reach::command::Commands;
+use podwire_desk::ui::Look;
 
 use crate::binaries;
 use crate::error::{Error, Result};
@@ -50,4 +51,19 @@ pub fn run(lab: &Lab, verb: &Verb) -> Result<bool> {
     });
     runtime.shutdown_background();
     done.map_err(Error::Desk)
+}
+
+/// Shows the live page until this process is interrupted.
+pub fn ui(lab: &Lab, look: &Look) -> Result<()> {
+    let title = format!("lab {}", lab.name());
+    let reach = Arc::new(reach(lab)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::file("start", "the runtime"))?;
+    runtime
+        .block_on(look.at(reach, title))
+        .map_err(|error| Error::Ui {
+            reason: podwire_desk::ui::in_full(&error),
+        })
 }

@@ -10,6 +10,21 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why the lab could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The live page cannot be shown.
+    #[error("{reason}")]
+    Ui {
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The agents of the lab cannot be asked.
+    #[error(transparent)]
+    Reach(podwire_desk::reach::ReachError),
+    /// The connectivity test has no result.
+    #[error(transparent)]
+    Test(podwire_desk::test::command::TestError),
+    /// Nothing can be waited for.
+    #[error("cannot wait for answers")]
+    Runtime(#[source] std::io::Error),
     /// Namespaces can only be made by root.
     #[error("the lab makes network namespaces, which needs root: run it again with sudo")]
     NotRoot,

@@ -570,7 +570,7 @@ fn pod_manifest(name: &str) -> String {
     format!("pod-{name}")
 }
 
-fn namespace_manifest(name: &str) -> String {
+pub(crate) fn namespace_manifest(name: &str) -> String {
     format!("namespace-{name}")
 }
 

@@ -12,6 +12,7 @@
 
 pub mod binaries;
 pub mod command;
+pub mod connectivity;
 pub mod desk;
 pub mod error;
 pub mod init;

@@ -3,6 +3,10 @@
 //! `GET /` answers `web-1 answers 10.10.0.6`; `GET /client` the client's address and port;
 //! `GET /bytes/N` that many bytes. TCP servers answer each line, UDP servers each datagram, with
 //! the same words and what was sent. One thread for each connection is enough for a lab.
+//!
+//! What the connectivity test asks is answered as the server of Kubernetes' own tests does
+//! (agnhost's netexec): `/hostname`, `/clientip` and `/echo` with `msg` over HTTP, and `hostname`
+//! and `echo ...` in datagrams.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -109,7 +113,13 @@ fn answer_http(mut stream: TcpStream, name: &str) -> io::Result<()> {
     let mut first = String::new();
     request.read_line(&mut first)?;
     let mut line = String::new();
+    let mut length = 0;
     while request.read_line(&mut line)? > 0 && !line.trim_end().is_empty() {
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().unwrap_or(0);
+        }
         line.clear();
     }
     let path = first.split_whitespace().nth(1).unwrap_or("/");
@@ -123,6 +133,13 @@ fn answer_http(mut stream: TcpStream, name: &str) -> io::Result<()> {
     }
     let body = match path {
         "/client" => format!("{}\n", SocketAddr::new(client(peer), peer.port())),
+        "/hostname" => name.to_owned(),
+        "/clientip" => SocketAddr::new(client(peer), peer.port()).to_string(),
+        "/echo" => {
+            let mut form = String::new();
+            request.take(length).read_to_string(&mut form)?;
+            form.strip_prefix("msg=").unwrap_or_default().to_owned()
+        }
         _ => format!("{name} answers {}\n", client(peer)),
     };
     head(&mut stream, body.len() as u64)?;
@@ -156,7 +173,13 @@ fn answer_datagrams(socket: &UdpSocket, name: &str) {
             continue;
         };
         let said = String::from_utf8_lossy(&buffer[..length]);
-        let answer = format!("{name} answers {} {}\n", client(peer), said.trim_end());
+        let answer = match said.trim_end() {
+            "hostname" => name.to_owned(),
+            said => match said.strip_prefix("echo ") {
+                Some(said) => said.to_owned(),
+                None => format!("{name} answers {} {said}\n", client(peer)),
+            },
+        };
         let _ = socket.send_to(answer.as_bytes(), peer);
     }
 }
@@ -195,6 +218,19 @@ mod tests {
         let answer = talk(answer_http, "GET /bytes/70000 HTTP/1.1\r\n\r\n");
         let body = answer.split_once("\r\n\r\n").unwrap().1;
         assert_eq!(body.len(), 70_000);
+    }
+
+    #[test]
+    fn the_connectivity_test_gets_the_answers_of_kubernetes_own_server() {
+        let body = |said| {
+            let answer = talk(answer_http, said);
+            answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+        };
+        assert_eq!(body("GET /hostname HTTP/1.1\r\n\r\n"), "web-1");
+        let client: SocketAddr = body("GET /clientip HTTP/1.1\r\n\r\n").parse().unwrap();
+        assert_eq!(client.ip(), IpAddr::from(Ipv4Addr::LOCALHOST));
+        let said = "POST /echo HTTP/1.1\r\nContent-Length: 8\r\n\r\nmsg=xxxx";
+        assert_eq!(body(said), "xxxx");
     }
 
     #[test]

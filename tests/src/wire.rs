@@ -111,7 +111,7 @@ fn cable(socket: &mut RouteSocket, name: &str, pid: i32) -> podwire_kernel::Resu
 }
 
 /// Gives a machine its addresses and its default route, and the kernel's own defaults where the
-/// host may have changed them for new namespaces.
+/// host may have changed them for new namespaces. What connections carry is counted, for who looks.
 fn start_network(machine: &Place, addresses: &[IpNetwork], router: &[IpNetwork]) -> Result<()> {
     machine.kernel(|| {
         for (key, value) in [
@@ -122,6 +122,8 @@ fn start_network(machine: &Place, addresses: &[IpNetwork], router: &[IpNetwork])
         ] {
             sysctl::ensure(key, value)?;
         }
+        // A kernel without it counts nothing, and nothing else is missing.
+        let _ = sysctl::write("net/netfilter/nf_conntrack_acct", "1");
         let mut socket = RouteSocket::open()?;
         loopback_up(&mut socket)?;
         let link = socket.index_of(UPLINK)?;

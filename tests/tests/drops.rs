@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster::*;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec};
+use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::Families;
 use podwire_lab::wait;
 use serde_json::{Value, json};
@@ -50,7 +51,9 @@ impl Stage {
         let alias = format!("id/eth0 net=podwire pod=default/{HOSTILE}");
         let renamed = format!("ip link set {evil} alias '{alias}'");
         node.place().output(&renamed).unwrap();
-        let closed = PodSpec::new("closed").labelled("app", "closed");
+        let mut closed = PodSpec::new("closed").labelled("app", "closed");
+        // With it comes the guard of hostPorts, which says nothing and must not be asked first.
+        closed.ports = vec![PortMapping::new(8080, 80, "tcp")];
         let closed = cluster.lab.run("worker", &closed).unwrap();
         cluster.apply(&objects(&web));
         cluster.lab.remove_machine("worker3").unwrap();

@@ -62,6 +62,7 @@ fn message(number: u32) -> Vec<u8> {
     batch.push(NFULNL_MSG_PACKET, 0, |out| {
         head(out, 0);
         put_u32(out, NFULA_SEQ, number);
+        put_u32(out, NFULA_IFINDEX_INDEV, 7);
         put(out, NFULA_PREFIX, b"in\0");
         put(out, NFULA_PAYLOAD, &v4(1, 0, &[]));
     });
@@ -72,7 +73,7 @@ fn message(number: u32) -> Vec<u8> {
 fn numbers_that_are_left_out_are_counted_as_lost() {
     let mut next = 0;
     let lost = |logged: Vec<Logged>| match &logged[..] {
-        [Logged::Record(_)] => 0,
+        [Logged::Record(record)] if record.link == Some(7) => 0,
         [Logged::Lost(lost), Logged::Record(_)] => *lost,
         other => panic!("{other:?}"),
     };
@@ -117,6 +118,7 @@ fn a_packet_that_a_rule_logs_is_read_at_once() {
         assert_eq!(record.prefix, "podwire test");
         assert_eq!(record.packet.destination, IpAddr::from([127, 0, 0, 1]));
         assert_eq!(record.packet.ports.unwrap().1, 53);
+        assert_eq!(record.link, None, "this machine sent it");
         drop(reader);
         probe(112).unwrap();
     });

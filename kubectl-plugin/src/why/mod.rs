@@ -241,6 +241,18 @@ fn target(address: IpAddr, transport: Transport) -> String {
     }
 }
 
+/// What an agent is asked for.
+fn query(way: Way, from: IpAddr, to: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query
+        .append_pair("from", &from.to_string())
+        .append_pair("to", to);
+    if way == Way::Back {
+        query.append_pair("answer", "1");
+    }
+    format!("/why?{}", query.finish())
+}
+
 struct Walking<'a> {
     fleet: &'a Fleet,
     places: &'a Places,
@@ -325,15 +337,7 @@ impl Walking<'_> {
         from: IpAddr,
         to: &str,
     ) -> Option<TraceEnd> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query
-            .append_pair("from", &from.to_string())
-            .append_pair("to", to);
-        if way == Way::Back {
-            query.append_pair("answer", "1");
-        }
-        let target = format!("/why?{}", query.finish());
-        let answer = self.fleet.get::<Trace>(node, &target).await;
+        let answer = self.fleet.get::<Trace>(node, &query(way, from, to)).await;
         let not_ready = self.fleet.node(node).and_then(|node| node.ready) == Some(false);
         let trace = match answer {
             Ok(trace) => Ok(trace),

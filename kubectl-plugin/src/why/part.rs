@@ -1,4 +1,4 @@
-//! The part of a way that one node tells.
+//! What one node says of a way.
 
 use podwire_agent::why::Trace;
 use serde::{Deserialize, Serialize};

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod drops;
+pub mod flows;
 pub mod install;
 #[cfg(feature = "manual")]
 pub mod manual;
@@ -12,5 +13,6 @@ pub mod relay;
 pub mod status;
 pub mod table;
 pub mod takeover;
+pub mod top;
 pub mod uninstall;
 pub mod why;

@@ -130,6 +130,12 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_POLICY_EVENTS", default_value_t = true, action = ArgAction::Set)]
     pub policy_events: bool,
 
+    /// Keep a history of the connections that begin and end on this node, for `podwire-agent flows`. Off,
+    /// they are noticed only while someone asks.
+    #[arg(long, env = "PODWIRE_FLOWS", default_value_t = false, action = ArgAction::Set,
+        num_args = 0..=1, default_missing_value = "true")]
+    pub flows: bool,
+
     /// How many connections a pod may have open at a time; 0 for no limit.
     #[arg(
         long,
@@ -237,7 +243,8 @@ mod tests {
         assert_eq!(config.lease_grace, Duration::from_secs(60));
         assert!(config.masquerade && config.anti_spoof && config.cni_conf);
         assert!(config.network_policy);
-        assert!(config.policy_events);
+        assert!(config.policy_events && !config.flows);
+        assert!(parse(&["--flows"]).unwrap().flows);
         assert_eq!(config.healthz_bind_address.0.unwrap().port(), 10256);
         assert_eq!(config.socket(), PathBuf::from("/run/podwire/agent.sock"));
     }

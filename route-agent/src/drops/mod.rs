@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use dropped::Dropped;
+pub use dropped::{Dropped, Party};
 pub use listen::follow;
 pub use ring::{Idle, Page};
 

@@ -306,7 +306,7 @@ fn pod_sources() -> Chain {
 /// this node. A pod of another plugin may have a link that is not ours, so it is the route back that
 /// decides here too.
 fn foreign_sources() -> Chain {
-    let chain = Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW)
+    let chain = Chain::base(ChainType::Filter, Hook::Prerouting, loopback::PRIORITY)
         .with_comment("others cannot send from addresses of this node's pods and of localhost");
     let chain = loopback::guard(Family::Inet)
         .into_iter()
@@ -450,6 +450,18 @@ mod tests {
                 flush.table(Family::Inet, TABLE).flush_chain("from-pod-v4");
                 other.commit(&mut flush).unwrap();
                 assert_eq!(table.differences(&wanted).len(), 1);
+                table.distrust();
+                assert!(table.keep(&wanted).unwrap() > 0);
+                assert!(table.differences(&wanted).is_empty());
+
+                // As after an agent that logged nothing, and whose guard came later.
+                let older = desired(&snapshot(), &config(&[]), Logging::Off);
+                let mut guard = older.chains.get("foreign-sources").unwrap().clone();
+                guard.base.as_mut().unwrap().priority = priority::RAW;
+                let older = older.with_chain("foreign-sources", guard);
+                assert!(table.keep(&older).unwrap() > 0);
+                assert!(table.differences(&older).is_empty());
+                assert!(!table.differences(&wanted).is_empty());
                 table.distrust();
                 assert!(table.keep(&wanted).unwrap() > 0);
                 assert!(table.differences(&wanted).is_empty());

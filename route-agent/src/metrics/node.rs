@@ -22,6 +22,8 @@ pub struct NodeMetrics {
     syncs: Family<FeatureLabel, Counter>,
     failures: Family<FeatureLabel, Counter>,
     writes: Family<FeatureLabel, Counter>,
+    flows_read: Gauge,
+    flows_lost: Counter,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +56,12 @@ impl NodeMetrics {
                 Family::default()),
             failures: group.add("sync_failures", "Syncs that failed", Family::default()),
             writes: group.add("kernel_writes", "Writes to the kernel or to disk", Family::default()),
+            flows_read: group.add("flows_read",
+                "1 while the kernel is asked to announce connections, because someone wants to see flows",
+                Gauge::default()),
+            flows_lost: group.add("flows_lost",
+                "Times that announcements of connections were lost, at least one each time",
+                Counter::default()),
         }
     }
 
@@ -66,6 +74,16 @@ impl NodeMetrics {
     /// Sets how many pod addresses are in use.
     pub fn set_leases(&self, leases: usize) {
         self.leases.set(gauge(leases));
+    }
+
+    /// Sets whether the kernel announces connections to the agent.
+    pub fn set_flows_read(&self, read: bool) {
+        self.flows_read.set(read.into());
+    }
+
+    /// Announcements of connections were lost so many times.
+    pub fn flows_lost(&self, times: u64) {
+        self.flows_lost.inc_by(times);
     }
 
     /// Sets how many pod links are on this node.

@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use hyper::StatusCode;
+use podwire_kernel::conntrack::{Conntrack, Filter};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Moment;
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
 use crate::features::services::health_checks::HealthPorts;
+use crate::flows::{self, FlowLog};
 use crate::health::{SharedHealth, Verdict};
 use crate::input::{Input, Question};
 use crate::metrics::{Metrics, TextFormat};
@@ -43,6 +45,8 @@ pub struct Site {
     pub inputs: mpsc::Sender<Input>,
     /// What policies dropped.
     pub drops: DropLog,
+    /// Connections that began and ended.
+    pub flows: FlowLog,
 }
 
 impl Site {
@@ -86,6 +90,10 @@ impl Site {
                 Ok(response) | Err(response) => response,
             },
             "/drops" => self.drops(&request).await,
+            "/flows" => self.flows(&request).await,
+            "/top" => match self.top().await {
+                Ok(response) | Err(response) => response,
+            },
             "/cluster" => match self.cluster().await {
                 Ok(cluster) => json(&cluster),
                 Err(response) => response,
@@ -96,13 +104,32 @@ impl Site {
 
     /// What policies dropped after the drop with a number; who follows waits for the next one.
     async fn drops(&self, request: &Request) -> Response {
-        let after = socket::value(&request.query, "after").unwrap_or_default();
-        let patience = match socket::value(&request.query, "follow") {
-            Some(_) => FOLLOWING,
-            None => Duration::ZERO,
-        };
-        let after = after.parse().unwrap_or_default();
+        let (after, patience) = follower(request);
         json(&self.drops.after(after, patience).await)
+    }
+
+    /// The flows after the one with a number; who follows waits for the next one.
+    async fn flows(&self, request: &Request) -> Response {
+        let (after, patience) = follower(request);
+        json(&self.flows.after(after, patience).await)
+    }
+
+    /// The connections that there are, summed up. The kernel is asked on a thread of its own.
+    async fn top(&self) -> Result<Response, Response> {
+        let failed = |text: String| Response::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
+        let (entries, pods) = on_thread(|| {
+            let pods = why::Live::open()?.pods()?;
+            let entries = Conntrack::open()?.entries(&Filter::default())?;
+            Ok::<_, podwire_kernel::Error>((entries, pods))
+        })
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+        let sum_up = move |world: &World<'_>| flows::top::top(&entries, world, &pods);
+        let top = self
+            .of_loop(|reply| Input::Ask(Question::new(sum_up, reply)))
+            .await?;
+        Ok(json(&top))
     }
 
     /// What is known of the cluster, and of the pods of this node.
@@ -187,6 +214,16 @@ impl Site {
             Err(_) => busy("the agent is busy with a sync and has not answered in 20 s\n"),
         }
     }
+}
+
+/// After which number, and how long to wait for the next one.
+fn follower(request: &Request) -> (u64, Duration) {
+    let after = socket::value(&request.query, "after").unwrap_or_default();
+    let patience = match socket::value(&request.query, "follow") {
+        Some(_) => FOLLOWING,
+        None => Duration::ZERO,
+    };
+    (after.parse().unwrap_or_default(), patience)
 }
 
 /// What the query of `/why` asks, or what is wrong with it.
@@ -328,6 +365,7 @@ mod tests {
             metrics: Arc::default(),
             inputs,
             drops: DropLog::new(Logging::On),
+            flows: FlowLog::new(false),
         };
         (site, receiver)
     }

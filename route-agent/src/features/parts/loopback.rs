@@ -11,11 +11,16 @@ use crate::features::parts::log::{Logging, Reason};
 /// After every source NAT: what has been given another source never comes here.
 const AFTER_SRCNAT: i32 = priority::SRCNAT + 10;
 
+/// Before the guard of hostPorts, which is the plugin's and does not say what it drops. Of two chains
+/// with the same priority the newer one would be the first (`nf_hook_entries_grow`,
+/// net/netfilter/core.c).
+pub const PRIORITY: i32 = priority::RAW - 1;
+
 /// The chain in which such packets end.
 pub const END: &str = "loopback";
 
-/// The rules for a chain that sees every packet that comes in, in a table of this family. They lead
-/// to [`END`].
+/// The rules for a chain that sees every packet that comes in, at [`PRIORITY`], in a table of this
+/// family. They lead to [`END`].
 pub fn guard(family: Family) -> [Rule; 2] {
     rules(family, |rule| rule.iifname_is_not("lo"))
 }

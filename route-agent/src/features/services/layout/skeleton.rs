@@ -280,7 +280,7 @@ impl Parts<'_> {
 
     /// Only the node itself may talk to 127.0.0.0/8, which `route_localnet` would allow.
     fn guard(&self) -> Chain {
-        let chain = Chain::base(ChainType::Filter, Hook::Prerouting, priority::RAW);
+        let chain = Chain::base(ChainType::Filter, Hook::Prerouting, loopback::PRIORITY);
         loopback::guard(self.words.family)
             .into_iter()
             .fold(chain, Chain::with_rule)

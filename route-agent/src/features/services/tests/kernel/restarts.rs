@@ -174,6 +174,9 @@ fn rules_of_a_version_that_logged_nothing_are_replaced_and_all_others_stay() {
         let guard =
             ["ip daddr", "ip saddr"].map(|field| format!("{field} 127.0.0.0/8 counter drop"));
         let guard = guard.each_ref().map(String::as_str);
+        let base = "{ type filter hook prerouting priority raw; }";
+        nft(&format!("delete chain {table} guard-localhost"));
+        nft(&format!("add chain {table} guard-localhost {base}"));
         instead("guard-localhost", &guard);
         instead("localhost-stays-here", &guard);
         instead("no-local-endpoints", &["counter drop"]);

@@ -1,8 +1,11 @@
-//! Connection tracking: listing entries and forgetting them.
+//! Connection tracking: listing entries and forgetting them; [`events`] tells of those that come and go.
 //!
 //! The kernel keeps one entry per connection with its addresses in both directions. An entry of UDP
 //! outlives the endpoint behind it: as long as packets come, they go where the first one went. So
 //! who takes an endpoint away deletes the entries that lead to it.
+
+#[cfg(feature = "monitor")]
+pub mod events;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,6 +24,10 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const TIMEOUT: u16 = 7;
 const MARK: u16 = 8;
+const COUNTERS_ORIGINAL: u16 = 9;
+const COUNTERS_REPLY: u16 = 10;
+const COUNTERS_PACKETS: u16 = 1;
+const COUNTERS_BYTES: u16 = 2;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
@@ -60,6 +67,15 @@ pub struct Tuple {
     pub destination_port: u16,
 }
 
+/// What passed in one direction of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, IP headers included.
+    pub bytes: u64,
+}
+
 /// A connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -75,6 +91,8 @@ pub struct Entry {
     pub mark: u32,
     /// Its zone.
     pub zone: u16,
+    /// What passed so far in both directions, where `nf_conntrack_acct` was 1 at its beginning.
+    pub counts: Option<[Counts; 2]>,
     /// The original tuple as the kernel wrote it: what identifies the entry.
     identity: Box<[u8]>,
 }
@@ -431,7 +449,9 @@ pub(crate) fn entry_of(message: Message<'_>) -> Result<Option<Entry>, Cause> {
         return Ok(None);
     };
     let number = |kind| find(bytes, kind).map_or(Ok(0), u32_of);
+    let [sent, received] = [COUNTERS_ORIGINAL, COUNTERS_REPLY].map(|kind| counts_of(bytes, kind));
     Ok(Some(Entry {
+        counts: sent.zip(received).map(|(sent, received)| [sent, received]),
         original,
         reply,
         status: number(STATUS)?,
@@ -440,6 +460,16 @@ pub(crate) fn entry_of(message: Message<'_>) -> Result<Option<Entry>, Cause> {
         zone: find(bytes, ZONE).map_or(Ok(0), u16_of)?,
         identity: identity.into(),
     }))
+}
+
+/// The counts of one direction, if the kernel keeps them.
+fn counts_of(bytes: &[u8], kind: u16) -> Option<Counts> {
+    let counts = find(bytes, kind)?;
+    let number = |kind| Some(u64::from_be_bytes(*find(counts, kind)?.first_chunk()?));
+    Some(Counts {
+        packets: number(COUNTERS_PACKETS)?,
+        bytes: number(COUNTERS_BYTES)?,
+    })
 }
 
 fn tuple_of(bytes: &[u8]) -> Result<Option<Tuple>, Cause> {

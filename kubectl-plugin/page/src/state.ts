@@ -1,0 +1,99 @@
+// Everything that the page shows, as signals.
+
+import { computed, signal } from "@preact/signals";
+import type { Drop, Flow, Sample, View, Way } from "./types";
+
+const KEPT = 400;
+/** Ten minutes at a sample every two seconds. */
+const SAMPLES = 300;
+
+export type Connection = "connecting" | "live" | "lost" | "refused";
+
+export const view = signal<View | null>(null);
+export const connection = signal<Connection>("connecting");
+export const flows = signal<Flow[]>([]);
+export const drops = signal<Drop[]>([]);
+export const samples = signal<Sample[]>([]);
+/** What the server left out because this page read too slowly. */
+export const missed = signal(0);
+/** Why agents tell no flows or drops, by node. */
+export const remarks = signal<string[]>([]);
+
+export const search = signal("");
+export const from = signal("");
+export const to = signal("");
+export const way = signal<Way | null>(null);
+export const asking = signal(false);
+export const failure = signal("");
+/** How many hops of the way are lit. */
+export const lit = signal(0);
+/** The thing under the pointer or the keyboard. */
+export const hovered = signal("");
+export const announcement = signal("");
+
+export type Tab = "flows" | "drops" | "services" | "policies" | "things";
+export const tab = signal<Tab>("flows");
+
+export interface Thing {
+  /** What `why` understands. */
+  id: string;
+  kind: "pod" | "service" | "node";
+  label: string;
+  /** The namespace, or what it is. */
+  about: string;
+  words: string;
+}
+
+export const things = computed<Thing[]>(() => {
+  const now = view.value;
+  if (!now) return [];
+  const list: Thing[] = [];
+  for (const service of now.services) {
+    const front = service.ports.flatMap((port) => port.fronts).at(0) ?? "";
+    list.push(thing(service.id, "service", service.name, `Service in ${service.namespace}`, front));
+  }
+  for (const node of now.nodes) {
+    list.push(thing(node.name, "node", node.name, "Node", [...node.addresses, ...node.pod_cidrs].join(" ")));
+    for (const pod of node.pods) {
+      const about = `pod in ${pod.namespace} on ${node.name}`;
+      list.push(thing(pod.id, "pod", pod.name, about, [...pod.addresses, pod.link].join(" ")));
+    }
+  }
+  return list;
+});
+
+function thing(id: string, kind: Thing["kind"], label: string, about: string, more: string): Thing {
+  return { id, kind, label, about, words: `${id} ${about} ${more}`.toLowerCase() };
+}
+
+/** The namespaces that have pods, sorted. */
+export const namespaces = computed<string[]>(() => {
+  const pods = view.value?.nodes.flatMap((node) => node.pods) ?? [];
+  return [...new Set(pods.map((pod) => pod.namespace))].sort();
+});
+
+const colours = computed(() => new Map(namespaces.value.map((name, index) => [name, `ns${index % 8}`])));
+
+/** The class with the colour of a namespace. */
+export function colour(namespace: string): string {
+  return colours.value.get(namespace) ?? "ns0";
+}
+
+/** The things that are looked for; null if nothing is. */
+export const hits = computed<Set<string> | null>(() => {
+  const wanted = search.value.trim().toLowerCase();
+  if (!wanted) return null;
+  return new Set(things.value.filter((one) => one.words.includes(wanted)).map((one) => one.id));
+});
+
+export function addFlows(news: Flow[]): void {
+  flows.value = [...news.slice().reverse(), ...flows.value].slice(0, KEPT);
+}
+
+export function addDrops(news: Drop[]): void {
+  drops.value = [...news.slice().reverse(), ...drops.value].slice(0, KEPT);
+}
+
+export function addSamples(news: Sample[]): void {
+  samples.value = [...samples.value, ...news].slice(-SAMPLES);
+}

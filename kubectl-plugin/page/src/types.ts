@@ -1,0 +1,160 @@
+// What the server sends. Names in it may be of anyone's choice: they are only ever put into text nodes
+// and attributes, never into markup.
+
+export interface View {
+  /** What is looked at, for example "lab demo". */
+  title: string;
+  nodes: NodeView[];
+  services: ServiceView[];
+  policies: PolicyView[];
+  wrong: Wrong[];
+}
+
+export interface NodeView {
+  name: string;
+  addresses: string[];
+  pod_cidrs: string[];
+  uplink: { name: string; mtu: number; up: boolean } | null;
+  /** Whether its agent answers, and what is the matter if not. */
+  answers: boolean;
+  trouble: string | null;
+  pods: PodView[];
+}
+
+export interface PodView {
+  /** `namespace/name`, or the container ID of a pod whose name is not known. */
+  id: string;
+  namespace: string;
+  name: string;
+  addresses: string[];
+  link: string;
+  /** False if its link is gone. */
+  present: boolean;
+  /** The policies that isolate it. */
+  ingress: string[];
+  egress: string[];
+}
+
+export interface ServiceView {
+  id: string;
+  namespace: string;
+  name: string;
+  ports: ServicePort[];
+}
+
+export interface ServicePort {
+  name: string;
+  protocol: string;
+  fronts: string[];
+  balancing: string;
+  affinity: number | null;
+  connections: number | null;
+  endpoints: Endpoint[];
+}
+
+export interface Endpoint {
+  address: string;
+  pod: string | null;
+  node: string | null;
+  connections: number | null;
+}
+
+export interface PolicyView {
+  /** What the agents call it. */
+  id: string;
+  /** The pods that it isolates. */
+  ingress: string[];
+  egress: string[];
+  /** Its rules in words, if they are known. */
+  rules: string[];
+}
+
+export interface Wrong {
+  kind: "silent" | "warning" | "difference" | "failure";
+  node: string;
+  object: string;
+  text: string;
+}
+
+export interface Party {
+  address: string;
+  pod: string | null;
+}
+
+export interface Flow {
+  node: string;
+  time: string;
+  began: boolean;
+  source: Party;
+  destination: Party;
+  /** The Service that it was opened to, and at which address. */
+  service: string | null;
+  front: string | null;
+  protocol: string;
+  port: number | null;
+  bytes: number | null;
+}
+
+export interface Drop {
+  node: string;
+  time: string;
+  source: Party;
+  destination: Party;
+  protocol: string;
+  port: number | null;
+  /** Why, in a sentence. */
+  reason: string;
+  /** The object that decides, if it is known. */
+  object: string | null;
+}
+
+/** What happened in two seconds, per second. */
+export interface Sample {
+  /** Seconds since 1970. */
+  at: number;
+  connections: number;
+  bytes: number | null;
+  drops: number;
+  repairs: number;
+}
+
+export interface Hop {
+  what: string;
+  why: string[];
+  see?: string;
+  kernel: string[];
+}
+
+export interface Trace {
+  node: string;
+  source: string;
+  destination: string;
+  hops: Hop[];
+  end: "arrives" | "leaves" | "refused" | "dropped" | "elsewhere";
+  conclusion: string;
+  differences: string[];
+}
+
+/** What one node says, on the way there or back. */
+export interface Part {
+  node: string;
+  way: "there" | "back";
+  title: string;
+  trace: { Ok: Trace } | { Err: string };
+}
+
+/** The whole way, as all agents on it tell it. */
+export interface Way {
+  source: string;
+  destination: string;
+  parts: Part[];
+  good: boolean;
+  conclusion: string;
+  /** The first hop that fails; hops are counted from 1, over all parts. */
+  failure: { part: number; hop: number | null; node: string; cause: string } | null;
+}
+
+/** The trace of a part; null if its node says nothing. */
+export function trace(part: Part): Trace | null {
+  return "Ok" in part.trace ? part.trace.Ok : null;
+}

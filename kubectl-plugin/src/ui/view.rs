@@ -1,0 +1,456 @@
+//! What the agents say, put together: one cluster out of one report a node. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use podwire_agent::report::{PodReport, Report, ServiceReport, UplinkReport};
+use serde::Serialize;
+
+/// The cluster as the page draws it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct View {
+    /// What is looked at.
+    pub title: String,
+    /// The nodes, sorted by name.
+    pub nodes: Vec<NodeView>,
+    /// The Services, sorted by name.
+    pub services: Vec<ServiceView>,
+    /// The policies that isolate a pod, sorted by name.
+    pub policies: Vec<PolicyView>,
+    /// Everything that is wrong.
+    pub wrong: Vec<Wrong>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Its addresses on the node network.
+    pub addresses: Vec<IpAddr>,
+    /// Its podCIDRs.
+    pub pod_cidrs: Vec<String>,
+    /// Its link to the node network.
+    pub uplink: Option<Uplink>,
+    /// Whether its agent answers.
+    pub answers: bool,
+    /// Why not.
+    pub trouble: Option<String>,
+    /// Its pods, in the order of their addresses.
+    pub pods: Vec<PodView>,
+}
+
+/// A node's link to the node network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PodView {
+    /// `namespace/name`, or the container ID if no one told the name.
+    pub id: String,
+    /// Its namespace; empty if no one told.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its link's end on the node.
+    pub link: String,
+    /// Whether that is there.
+    pub present: bool,
+    /// The policies that isolate it for ingress.
+    pub ingress: Vec<String>,
+    /// The policies that isolate it for egress.
+    pub egress: Vec<String>,
+}
+
+/// A Service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ServiceView {
+    /// `namespace/name`.
+    pub id: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<PortView>,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PortView {
+    /// Its name; empty for a single unnamed port.
+    pub name: String,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Where it answers.
+    pub fronts: Vec<String>,
+    /// How endpoints are chosen.
+    pub balancing: String,
+    /// How long a client stays, in seconds.
+    pub affinity: Option<u32>,
+    /// New connections on all nodes, if they are counted.
+    pub connections: Option<u64>,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct EndpointView {
+    /// Its address and port.
+    pub address: String,
+    /// The pod that has it.
+    pub pod: Option<String>,
+    /// That pod's node.
+    pub node: Option<String>,
+    /// New connections on all nodes, if they are counted.
+    pub connections: Option<u64>,
+}
+
+/// A policy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct PolicyView {
+    /// As agents call it.
+    pub id: String,
+    /// The pods that it isolates for ingress.
+    pub ingress: Vec<String>,
+    /// The pods that it isolates for egress.
+    pub egress: Vec<String>,
+    /// Its rules in words.
+    pub rules: Vec<String>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Wrong {
+    /// What kind of thing.
+    pub kind: Kind,
+    /// On which node.
+    pub node: String,
+    /// About what; empty if the text says it.
+    pub object: String,
+    /// What.
+    pub text: String,
+}
+
+/// What kind of thing is wrong, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An agent does not answer.
+    Silent,
+    /// A feature cannot do its work.
+    Failure,
+    /// The kernel or the disk is not as wanted.
+    Difference,
+    /// Something to look at.
+    Warning,
+}
+
+/// What is known of a node: its agent's report, or that there is none.
+pub type Said = Result<Report, Silent>;
+
+/// An agent that does not answer.
+#[derive(Debug, Clone, Default)]
+pub struct Silent {
+    /// Why not.
+    pub why: String,
+    /// What it said last: its pods may be there all the same.
+    pub last: Option<Box<Report>>,
+}
+
+/// Puts together what the agents of these nodes said.
+pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
+    let reports: Vec<&Report> = said.values().filter_map(|one| one.as_ref().ok()).collect();
+    let mut nodes: Vec<NodeView> = said.iter().map(|(name, one)| node(name, one)).collect();
+    complete(&mut nodes, &reports);
+    let wrong = said.iter().flat_map(|(name, one)| wrong(name, one));
+    let mut wrong: Vec<Wrong> = wrong.collect();
+    wrong.sort();
+    View {
+        title: title.to_owned(),
+        services: services(&reports, &nodes),
+        policies: policies(&nodes),
+        nodes,
+        wrong,
+    }
+}
+
+fn node(name: &str, said: &Said) -> NodeView {
+    let name = name.to_owned();
+    let (report, trouble) = match said {
+        Ok(report) => (Some(report), None),
+        Err(silent) => (silent.last.as_deref(), Some(silent.why.clone())),
+    };
+    let answers = trouble.is_none();
+    match report {
+        Some(report) => NodeView {
+            name,
+            answers,
+            trouble,
+            addresses: report.uplink.iter().flat_map(own).collect(),
+            uplink: report.uplink.as_ref().map(|uplink| Uplink {
+                name: uplink.name.clone(),
+                mtu: uplink.mtu,
+                up: uplink.up,
+            }),
+            pods: report.pods.iter().map(|one| pod(one, report)).collect(),
+            ..NodeView::default()
+        },
+        None => NodeView {
+            name,
+            trouble,
+            ..NodeView::default()
+        },
+    }
+}
+
+fn own(uplink: &UplinkReport) -> impl Iterator<Item = IpAddr> {
+    // An address that each link has by itself leads no one to this node.
+    let of_link =
+        |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let addresses = uplink.addresses.iter().map(|network| network.ip());
+    addresses.filter(move |address| !of_link(address))
+}
+
+fn pod(pod: &PodReport, report: &Report) -> PodView {
+    let id = pod.pod.clone().unwrap_or_else(|| pod.container_id.clone());
+    let (namespace, name) = match id.split_once('/') {
+        Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
+        None => (String::new(), id.clone()),
+    };
+    let isolated = report.policies.iter().flat_map(|all| &all.isolated);
+    let isolated = isolated.filter(|one| one.pod == id);
+    let (ingress, egress) = isolated.fold((Vec::new(), Vec::new()), |mut lists, one| {
+        lists.0.extend(one.ingress.iter().cloned());
+        lists.1.extend(one.egress.iter().cloned());
+        lists
+    });
+    PodView {
+        namespace,
+        name,
+        addresses: pod.addresses.clone(),
+        link: pod.link.clone(),
+        present: pod.present,
+        ingress,
+        egress,
+        id,
+    }
+}
+
+/// What the others know of a node, even if its own agent is silent: its podCIDRs and address.
+fn complete(nodes: &mut [NodeView], reports: &[&Report]) {
+    for route in reports.iter().flat_map(|report| &report.routes) {
+        let Some(node) = nodes.iter_mut().find(|node| node.name == route.node) else {
+            continue;
+        };
+        let cidr = route.destination.to_string();
+        if !node.pod_cidrs.contains(&cidr) {
+            node.pod_cidrs.push(cidr);
+        }
+        let unknown = |gateway: &IpAddr| !node.answers && !node.addresses.contains(gateway);
+        node.addresses.extend(route.gateway.filter(unknown));
+    }
+}
+
+fn services(reports: &[&Report], nodes: &[NodeView]) -> Vec<ServiceView> {
+    let mut owners = BTreeMap::new();
+    for node in nodes {
+        for pod in &node.pods {
+            let addresses = pod.addresses.iter();
+            owners.extend(addresses.map(|address| (*address, (pod.id.clone(), node.name.clone()))));
+        }
+    }
+    let mut all: BTreeMap<&str, ServiceView> = BTreeMap::new();
+    for service in reports.iter().flat_map(|report| &report.services) {
+        let known = all.entry(&service.name).or_insert_with(|| empty(service));
+        add(known, service, &owners);
+    }
+    all.into_values().collect()
+}
+
+fn empty(service: &ServiceReport) -> ServiceView {
+    let id = service.name.clone();
+    let (namespace, name) = id.split_once('/').unwrap_or(("", &id));
+    ServiceView {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        ports: Vec::new(),
+        id,
+    }
+}
+
+/// Counts of one more node are added: each node balances what its own pods send.
+fn add(
+    known: &mut ServiceView,
+    service: &ServiceReport,
+    owners: &BTreeMap<IpAddr, (String, String)>,
+) {
+    for (index, port) in service.ports.iter().enumerate() {
+        if known.ports.len() == index {
+            known.ports.push(PortView {
+                name: port.name.clone(),
+                protocol: port.protocol.clone(),
+                fronts: port.fronts.clone(),
+                balancing: port.balancing.clone(),
+                affinity: port.affinity,
+                ..PortView::default()
+            });
+        }
+        let known = &mut known.ports[index];
+        known.connections = sum(known.connections, port.connections);
+        for endpoint in &port.endpoints {
+            let address = endpoint.address.to_string();
+            let at = known
+                .endpoints
+                .iter()
+                .position(|one| one.address == address);
+            let at = at.unwrap_or_else(|| {
+                let owner = owners.get(&endpoint.address.ip());
+                known.endpoints.push(EndpointView {
+                    address,
+                    pod: owner.map(|(pod, _)| pod.clone()),
+                    node: owner.map(|(_, node)| node.clone()),
+                    connections: None,
+                });
+                known.endpoints.len() - 1
+            });
+            let count = &mut known.endpoints[at].connections;
+            *count = sum(*count, endpoint.connections);
+        }
+    }
+}
+
+fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
+    }
+}
+
+fn policies(nodes: &[NodeView]) -> Vec<PolicyView> {
+    let mut all: BTreeMap<&str, PolicyView> = BTreeMap::new();
+    for pod in nodes.iter().flat_map(|node| &node.pods) {
+        for name in &pod.ingress {
+            all.entry(name).or_default().ingress.push(pod.id.clone());
+        }
+        for name in &pod.egress {
+            all.entry(name).or_default().egress.push(pod.id.clone());
+        }
+    }
+    let named = |(name, policy): (&str, PolicyView)| PolicyView {
+        id: name.to_owned(),
+        ..policy
+    };
+    all.into_iter().map(named).collect()
+}
+
+fn wrong(node: &str, said: &Said) -> Vec<Wrong> {
+    let one = |kind, object: &str, text: &str| Wrong {
+        kind,
+        node: node.to_owned(),
+        object: object.to_owned(),
+        text: text.to_owned(),
+    };
+    let report = match said {
+        Ok(report) => report,
+        Err(silent) => return vec![one(Kind::Silent, "", &silent.why)],
+    };
+    let features = report.features.iter();
+    let failed = features.filter_map(|feature| {
+        let error = feature.error.as_deref()?;
+        Some(one(Kind::Failure, &feature.name, error))
+    });
+    let differences = report.differences.iter();
+    let warnings = report.warnings.iter();
+    failed
+        .chain(differences.map(|text| one(Kind::Difference, "", text)))
+        .chain(warnings.map(|warning| one(Kind::Warning, &warning.object, &warning.text)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(node: &str, pod: &str) -> Report {
+        let pod = PodReport {
+            link: "veth1".into(),
+            pod: Some(pod.into()),
+            addresses: vec!["10.10.1.2".parse().unwrap()],
+            present: true,
+            container_id: "0123".into(),
+            ifname: "eth0".into(),
+            mtu: None,
+        };
+        Report {
+            node: node.into(),
+            pods: vec![pod],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_node_that_falls_silent_keeps_its_pods_and_is_wrong() {
+        let silent = Silent {
+            why: "it is late".into(),
+            last: Some(Box::new(report("a", "default/web"))),
+        };
+        let said = BTreeMap::from([
+            ("a".to_owned(), Err(silent)),
+            ("b".to_owned(), Ok(report("b", "x/y"))),
+        ]);
+        let seen = view("t", &said);
+        assert!(!seen.nodes[0].answers && seen.nodes[1].answers);
+        assert_eq!(seen.nodes[0].pods[0].id, "default/web");
+        let wrong: Vec<_> = seen
+            .wrong
+            .iter()
+            .map(|one| (one.kind, &*one.node, &*one.text))
+            .collect();
+        assert_eq!(wrong, [(Kind::Silent, "a", "it is late")]);
+    }
+
+    #[test]
+    fn connections_that_nodes_counted_are_added_up() {
+        let endpoint = |connections| podwire_agent::report::EndpointReport {
+            address: "10.10.1.2:80".parse().unwrap(),
+            here: false,
+            connections,
+        };
+        let counted = |connections| {
+            let port = podwire_agent::report::ServicePortReport {
+                connections,
+                endpoints: vec![endpoint(connections)],
+                ..Default::default()
+            };
+            let service = ServiceReport {
+                name: "default/web".into(),
+                ports: vec![port],
+            };
+            Report {
+                services: vec![service],
+                ..report("n", "default/pod")
+            }
+        };
+        let said = BTreeMap::from([
+            ("a".to_owned(), Ok(counted(Some(3)))),
+            ("b".to_owned(), Ok(counted(None))),
+            ("c".to_owned(), Ok(counted(Some(4)))),
+        ]);
+        let port = &view("t", &said).services[0].ports[0];
+        assert_eq!((port.connections, port.endpoints.len()), (Some(7), 1));
+        assert_eq!(port.endpoints[0].connections, Some(7));
+        assert_eq!(port.endpoints[0].pod.as_deref(), Some("default/pod"));
+    }
+}

@@ -1,0 +1,161 @@
+// The page beside a real lab: what happens there is seen here.
+
+import assert from "node:assert/strict";
+import { execFile, spawn } from "node:child_process";
+import { request } from "node:http";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
+import { faults, open, shoot, start } from "./browser.mjs";
+
+const PROGRAM = `${process.env.PODWIRE_BIN_DIR}/podwire-lab`;
+const NAME = `ui-${process.pid}`;
+const DENY = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny-all, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+`;
+
+// The nodes of a lab share their PIDs: the agent of this one is in this network namespace.
+const KILL = "for p in $(pidof podwire-agent); do [ $(readlink /proc/$p/ns/net) != $(readlink /proc/self/ns/net) ] || kill -9 $p; done";
+
+const lab = (...args) => promisify(execFile)(PROGRAM, ["--lab", NAME, ...args], { timeout: 60_000 });
+/** Fails in the lab are answers here. */
+const tried = (...args) => lab(...args).catch((error) => error);
+
+let browser, ui, address;
+
+before(async () => {
+  await lab("up");
+  ui = spawn(PROGRAM, ["--lab", NAME, "ui"], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  for await (const chunk of ui.stdout) {
+    said += chunk;
+    address = said.match(/http:\S+/)?.[0];
+    if (address) break;
+  }
+  browser = await start();
+});
+
+after(async () => {
+  await browser?.close();
+  ui?.kill("SIGINT");
+  await lab("down");
+});
+
+/** The page, for one test. */
+async function with_page(options, work) {
+  const shown = await open(browser, address, options);
+  try {
+    await work(shown.page);
+    assert.deepEqual(shown.errors, [], "the console has no errors");
+  } finally {
+    await shown.close();
+  }
+}
+
+function status(headers, path = "/api/state") {
+  const { hostname, port } = new URL(address);
+  return new Promise((done, fail) => {
+    request({ hostname, port, path, headers }, (answer) => done(answer.resume().statusCode)).on("error", fail).end();
+  });
+}
+
+test("only who has the token, and asks for loopback from this very page, is answered", async () => {
+  const { host, searchParams } = new URL(address);
+  const token = { "x-podwire-token": searchParams.get("token") };
+  assert.equal(await status(token), 200);
+  assert.equal(await status({}), 401);
+  assert.equal(await status({ "x-podwire-token": "0".repeat(32) }), 401);
+  assert.equal(await status({ ...token, host: "rebound.example" }), 421);
+  assert.equal(await status({ ...token, origin: "http://evil.example" }), 403);
+  assert.equal(await status({ ...token, origin: `http://${host}` }), 200);
+  assert.equal(await status({}, "/"), 200, "the page itself holds nothing of the cluster");
+});
+
+for (const theme of ["dark", "light"]) {
+  test(`the page shows the walkthrough's lab within 2 s, ${theme}`, async (t) => {
+    await with_page({ theme }, async (page) => {
+      // Since the browser was sent there.
+      const took = await page.evaluate(() => performance.now());
+      t.diagnostic(`all nodes were there after ${Math.round(took)} ms`);
+      assert.ok(took < 2000, `${took} ms`);
+      assert.equal(await page.locator("svg g.node").count(), 4);
+      await page.locator("svg g.pod", { hasText: "web-3" }).waitFor();
+      assert.equal(await page.locator("svg g.service").count(), 2);
+      assert.deepEqual(await faults(page), []);
+    });
+  });
+
+  test(`two clicks ask why, and the way lights up, ${theme}`, async () => {
+    await with_page({ theme }, async (page) => {
+      await page.locator("svg g.pod", { hasText: "client" }).locator(".pill").click();
+      await page.locator("svg g.service", { hasText: "svc-clusterip" }).locator("rect").click();
+      await page.locator(".verdict.good").waitFor();
+      const hops = await page.locator(".answer li").count();
+      assert.ok(hops >= 3, `${hops} hops`);
+      await page.locator(".answer li.on").nth(hops - 1).waitFor();
+      await page.locator("svg .lit circle").nth(2).waitFor();
+      for (let i = 0; i < 12; i++) await lab("exec", "client", "curl", "-s", "10.200.1.63:9000");
+      await page.locator("#tab-services").click();
+      await shoot(page, `ui-why-${theme}`);
+      assert.deepEqual(await faults(page), []);
+    });
+  });
+}
+
+test("a curl in a pod is a flow within a second", async (t) => {
+  await with_page({}, async (page) => {
+    await page.waitForTimeout(1500);
+    const remark = page.getByText("there is no /flows");
+    if (await remark.count()) return t.skip("the agents of this build tell no flows");
+    const ended = lab("exec", "client", "curl", "-s", "10.200.1.63:9000").then(() => performance.now());
+    await page.locator(".events li", { hasText: "default/svc-clusterip" }).first().waitFor();
+    const late = performance.now() - (await ended);
+    t.diagnostic(`seen ${Math.round(late)} ms after curl ended`);
+    assert.ok(late < 1000, `${late} ms`);
+  });
+});
+
+test("what a policy drops is seen with the policy, and why says the same", async () => {
+  await with_page({}, async (page) => {
+    await lab("exec", "lab", "sh", "-c", `cat > /run/podwire-lab/manifests/deny-all.yaml <<'END'\n${DENY}END`);
+    await page.locator("#tab-drops").click();
+    await page.locator("svg .shield").first().waitFor();
+    await tried("exec", "client", "curl", "-s", "-m", "1", "10.10.2.4:80");
+    await page.locator(".events .drop", { hasText: "deny-all" }).first().waitFor();
+    await page.locator("svg g.pod", { hasText: "client" }).locator(".pill").click();
+    await page.locator("svg g.pod", { hasText: "web-2" }).locator(".pill").click();
+    await page.locator(".verdict.bad").waitFor();
+    await page.locator(".answer li.bad.on").waitFor();
+    await page.locator("svg .lit.bad .stop").waitFor();
+    await shoot(page, "ui-drop-dark");
+    assert.deepEqual(await faults(page), []);
+    await page.locator("#tab-policies").click();
+    await page.getByText("deny-all").first().waitFor();
+    await lab("exec", "lab", "rm", "/run/podwire-lab/manifests/deny-all.yaml");
+    await page.locator("svg .shield").first().waitFor({ state: "detached" });
+  });
+});
+
+test("an agent that is gone is on top of the page until it is back", async () => {
+  await with_page({ theme: "light" }, async (page) => {
+    await page.locator(".trouble.good").waitFor();
+    await lab("exec", "worker3", "sh", "-c", KILL);
+    await page.locator("svg g.node.silent").waitFor();
+    await page.locator(".trouble.bad", { hasText: "worker3" }).waitFor();
+    await shoot(page, "ui-fault-light");
+    assert.deepEqual(await faults(page), []);
+    await lab("restart", "worker3");
+    await page.locator(".trouble.good").waitFor();
+  });
+});
+
+test("when no one looks nothing is asked: the relays are gone", async () => {
+  const relays = async () => (await lab("exec", "lab", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[p]odwire-agent relay' || true")).stdout.trim();
+  await with_page({}, async () => {
+    assert.notEqual(await relays(), "0");
+  });
+  // A relay first answers what it was asked, and who follows drops waits up to 15 s for one.
+  const until = Date.now() + 25_000;
+  while ((await relays()) !== "0") assert.ok(Date.now() < until, "relays go on");
+});
