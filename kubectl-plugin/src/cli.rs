@@ -135,9 +135,13 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Uninstall(uninstall) => {
-                let reach = ApiReach::new(&self.target).await?;
-                print(&uninstall.run(&reach, &progress).await?.text)?;
-                Ok(ExitCode::SUCCESS)
+                let reach = Arc::new(ApiReach::new(&self.target).await?);
+                let Said { text, good } = uninstall.run(&reach, &progress).await?;
+                print(&text)?;
+                Ok(match good {
+                    true => ExitCode::SUCCESS,
+                    false => ExitCode::FAILURE,
+                })
             }
             Command::Verb(verb) => {
                 let fleet = Fleet::assemble(self.reach().await?).await?;

@@ -22,7 +22,9 @@ impl stream::Page for Page {
             .map(|why| format!("nothing is read now: {why}"));
         let lost =
             (self.lost > 0).then(|| format!("{} were logged and could not be read", self.lost));
-        idle.chain(lost).collect()
+        let forgotten = (self.forgotten > 0 && !self.drops.is_empty())
+            .then(|| format!("{} older ones are no longer kept", self.forgotten));
+        idle.chain(lost).chain(forgotten).collect()
     }
 
     fn records(self) -> Vec<Dropped> {

@@ -24,7 +24,9 @@ impl stream::Page for Page {
             let times = self.lost;
             format!("connections came faster than they were read: some were missed {times} times")
         });
-        trouble.chain(lost).collect()
+        let forgotten = (self.forgotten > 0 && !self.flows.is_empty())
+            .then(|| format!("{} older ones are no longer kept", self.forgotten));
+        trouble.chain(lost).chain(forgotten).collect()
     }
 
     fn is_cut(&self) -> bool {

@@ -102,7 +102,8 @@ fn is_good(ran: &Answers<Ran>) -> bool {
         .all(|one| one.as_ref().is_ok_and(|ran| ran.code == 0))
 }
 
-fn said(ran: &Answers<Ran>) -> Said {
+/// What each node says, and whether all went well.
+pub(crate) fn said(ran: &Answers<Ran>) -> Said {
     let mut text = String::new();
     for (node, one) in ran {
         text.push_str(&printable_lines([&format!("Node {node}")]));

@@ -43,6 +43,15 @@ pub struct Overview {
     pub remarks: Vec<String>,
 }
 
+/// What programs get: the state, and what it was found out from.
+#[derive(Serialize)]
+struct Complete<'a> {
+    #[serde(flatten)]
+    overview: &'a Overview,
+    /// The report of each agent that answers, as `podwire-agent status -o json` writes it.
+    reports: BTreeMap<&'a str, &'a Report>,
+}
+
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -94,10 +103,18 @@ pub struct Says {
 impl Status {
     /// Asks all agents.
     pub async fn run(&self, fleet: &Fleet) -> Result<Said, DeskError> {
-        let overview = Overview::of(fleet).await;
+        let reports = fleet.get_all("/status").await;
+        let overview = Overview::put_together(fleet.nodes(), &reports, fleet.remarks());
         let text = match self.output {
             Output::Text => overview.text(if self.all { usize::MAX } else { SHORT }),
-            output => for_programs(&overview, output)?,
+            output => {
+                let answered = reports.iter();
+                let reports =
+                    answered.filter_map(|(node, one)| Some((&**node, one.as_ref().ok()?)));
+                let reports = reports.collect();
+                let overview = &overview;
+                for_programs(&Complete { overview, reports }, output)?
+            }
         };
         Ok(Said {
             text,
@@ -424,9 +441,10 @@ fn summary(rows: &[Row], findings: &[Finding]) -> String {
         1 => "1 node".to_owned(),
         many => format!("{many} nodes"),
     };
-    let agents = match answered == rows.len() {
-        true => "every agent answers".to_owned(),
-        false => format!("{} of the agents do not answer", rows.len() - answered),
+    let agents = match rows.len() - answered {
+        0 => "every agent answers".to_owned(),
+        1 => "1 agent does not answer".to_owned(),
+        silent => format!("{silent} agents do not answer"),
     };
     let wrong = match findings.len() {
         0 => "all is as it should be".to_owned(),
@@ -518,7 +536,7 @@ mod tests {
         );
         let shown = r"pod \u{1b}]0;x\u{7}<b>\nforged";
         for line in [
-            "3 nodes, 1 of the agents do not answer, 0 pods: 6 things are wrong.".to_owned(),
+            "3 nodes, 1 agent does not answer, 0 pods: 6 things are wrong.".to_owned(),
             format!("  nodes a and b: {shown}: is odd"),
             "  the cluster: versions of agents differ: 0.1.0 (a), 0.2.0 (b)".into(),
             "  the cluster: MTUs of uplinks differ: 1400 (b), 1500 (a): large packets between them \
@@ -544,7 +562,7 @@ mod tests {
                 object: HOSTILE.into(),
                 text: "\u{202e}".into(),
             });
-            let fake = Fake::of(&["a"]).tells("a", "/status", &hostile);
+            let fake = Fake::of(&["a", "b"]).tells("a", "/status", &hostile);
             let said = said(fake, output).await;
             assert!(!said.text.contains(|c: char| c != '\n' && c.is_control()));
             let value: serde_json::Value = match output {
@@ -553,6 +571,9 @@ mod tests {
             };
             assert_eq!(value["findings"][0]["object"], HOSTILE);
             assert_eq!(value["nodes"][0]["name"], "a");
+            let of_a: Report = serde_json::from_value(value["reports"]["a"].clone()).unwrap();
+            assert_eq!(of_a, hostile);
+            assert!(value["nodes"][1]["error"].is_string() && value["reports"]["b"].is_null());
         }
     }
 }

@@ -113,8 +113,10 @@ struct OfNode<'a, T> {
 /// What a node's list came to.
 enum News<T> {
     Records(String, Vec<T>),
-    /// A remark, with its node.
+    /// What is to be known beside the records, with its node.
     Remark(String, String),
+    /// Why a node gave no answer.
+    Failed(String, String),
 }
 
 impl Flags {
@@ -128,8 +130,10 @@ impl Flags {
         }
         drop(sender);
         let mut all = Vec::new();
-        let mut good = true;
+        let (mut good, mut complete) = (true, true);
         while let Some(news) = news.recv().await {
+            good &= !matches!(news, News::Failed(..));
+            complete &= matches!(news, News::Records(..));
             match news {
                 News::Records(node, records) => {
                     let kept = records.into_iter().filter(|one| self.wants(one));
@@ -137,8 +141,7 @@ impl Flags {
                         kept.map(|one| Ok((one.time().into_owned(), self.line(&node, &one)?)));
                     all.extend(lines.collect::<Result<Vec<_>, DeskError>>()?);
                 }
-                News::Remark(node, text) => {
-                    good = false;
+                News::Remark(node, text) | News::Failed(node, text) => {
                     let line = format!("node {node}: {text}");
                     // Not among the records, which a program may read.
                     let _ = writeln!(std::io::stderr(), "{}", printable(&line));
@@ -148,7 +151,7 @@ impl Flags {
                 show(&mut all)?;
             }
         }
-        if all.is_empty() && good && self.output == "text" {
+        if all.is_empty() && complete && self.output == "text" {
             print(&format!("{}\n", P::NOTHING))?;
         }
         show(&mut all)?;
@@ -241,6 +244,7 @@ async fn read<P: Page>(
     let mut said: Vec<String> = Vec::new();
     loop {
         let answer: Result<P, ReachError> = fleet.get(node, &target).await;
+        let failed = answer.is_err();
         let (remarks, cut, records) = match answer {
             Ok(page) => {
                 let wait = if follow { "follow=1&" } else { "" };
@@ -249,15 +253,13 @@ async fn read<P: Page>(
             }
             Err(error) => (vec![error.to_string()], false, Vec::new()),
         };
-        let failed = records.is_empty() && !remarks.is_empty();
-        for remark in &remarks {
-            let new = !said.contains(remark);
-            if new
-                && sender
-                    .send(News::Remark(node.to_owned(), remark.clone()))
-                    .await
-                    .is_err()
-            {
+        for remark in remarks.iter().filter(|remark| !said.contains(remark)) {
+            let (node, text) = (node.to_owned(), remark.clone());
+            let news = match failed {
+                true => News::Failed(node, text),
+                false => News::Remark(node, text),
+            };
+            if sender.send(news).await.is_err() {
                 return;
             }
         }
@@ -269,5 +271,115 @@ async fn read<P: Page>(
         if failed {
             tokio::time::sleep(AGAIN).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use podwire_agent::drops::Page as Drops;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::reach::fake::{Fake, Says};
+
+    const HOSTILE: &str = "default/a\u{1b}[2J\n<b>forged";
+
+    fn page(newest: u64, numbers: &[u64]) -> Value {
+        let drop = |number: &u64| {
+            json!({
+                "number": number, "time": format!("2026-11-28T00:00:0{number}Z"),
+                "reason": "policy", "verdict": "dropped", "decided_by": "NetworkPolicy default/deny",
+                "because": "b", "protocol": "tcp", "port": 80,
+                "source": {"address": "10.10.1.2", "pod": HOSTILE},
+                "destination": {"address": "10.10.2.2"},
+                "reply": false, "isolated_by": [], "allowed_by_now": false,
+            })
+        };
+        let drops: Vec<Value> = numbers.iter().map(drop).collect();
+        let page = Drops {
+            newest,
+            ..Drops::default()
+        };
+        let mut page = serde_json::to_value(page).unwrap();
+        page["drops"] = drops.into();
+        page
+    }
+
+    async fn fleet(fake: Fake) -> Fleet {
+        Fleet::assemble(Arc::new(fake)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_asked_for_after_the_newest_that_is_known() {
+        let fake = Fake::of(&["one"])
+            .tells("one", "/drops", &page(2, &[1, 2]))
+            .tells("one", "/drops?follow=1&after=2", &page(3, &[3]))
+            .says("one", "/drops?follow=1&after=3", Says::Nothing);
+        let fleet = fleet(fake).await;
+        let (sender, mut news) = mpsc::channel(8);
+        let reading =
+            tokio::spawn(async move { read::<Drops>(&fleet, "one", true, &sender).await });
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            match news.recv().await.unwrap() {
+                News::Records(_, records) => seen.extend(records.iter().map(|one| one.number)),
+                News::Remark(node, text) | News::Failed(node, text) => panic!("{node}: {text}"),
+            }
+        }
+        assert_eq!(seen, [1, 2, 3]);
+        reading.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_cannot_answer_is_named_once_and_asked_again() {
+        let busy = Says::Badly(503, "busy".into());
+        let fleet = fleet(Fake::of(&["one"]).says("one", "/drops", busy)).await;
+        let (sender, mut news) = mpsc::channel(8);
+        let reading =
+            tokio::spawn(async move { read::<Drops>(&fleet, "one", true, &sender).await });
+        let (mut remarks, mut asked) = (Vec::new(), 0);
+        while asked < 3 {
+            match news.recv().await.unwrap() {
+                News::Records(..) => asked += 1,
+                News::Failed(_, text) => remarks.push(text),
+                News::Remark(_, text) => panic!("{text}"),
+            }
+        }
+        assert_eq!(remarks, ["the agent on node one says: busy"]);
+        reading.abort();
+    }
+
+    #[test]
+    fn a_record_is_one_line_and_obeys_no_name() {
+        let page: Drops = serde_json::from_value(page(1, &[1])).unwrap();
+        let record = &page.drops[0];
+        for output in ["text", "json"] {
+            let flags = Flags {
+                output: output.into(),
+                ..Flags::default()
+            };
+            let line = flags.line("n\u{9b}ode", record).unwrap();
+            assert!(!line.contains(char::is_control), "{line:?}");
+            if output == "json" {
+                let value: Value = serde_json::from_str(&line).unwrap();
+                assert_eq!(value["source"]["pod"], HOSTILE);
+                assert_eq!(value["node"], "n\u{9b}ode");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_there_is_not_is_named_and_nothing_is_asked() {
+        let fake = Arc::new(Fake::of(&["one"]));
+        let fleet = Fleet::assemble(fake.clone()).await.unwrap();
+        let flags = Flags {
+            nodes: vec!["tw\u{1b}o".into()],
+            ..Flags::default()
+        };
+        let error = flags.run::<Drops>(&fleet).await.unwrap_err();
+        assert_eq!(error.to_string(), r"there is no node tw\u{1b}o");
+        assert_eq!(fake.made(), 0);
     }
 }

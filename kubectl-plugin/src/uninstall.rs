@@ -1,8 +1,10 @@
 //! `uninstall`: removes Podwire from every node of a cluster, as `conf/uninstall.yaml` says.
 //!
 //! First the agents go, then a DaemonSet cleans each node, and only when every node is clean go that
-//! and the permissions. A run that was interrupted is taken up where it stopped.
+//! and the permissions. A run that was interrupted is taken up where it stopped. Before all that, the
+//! agents say what is there to remove, and with `--dry-run` that is all.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,7 +15,8 @@ use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use podwire_agent::text::{printable, printable_lines};
 use serde_json::{Value, json};
 
-use crate::on_nodes::agrees;
+use crate::fleet::Fleet;
+use crate::on_nodes::{agrees, everywhere, said};
 use crate::reach::api::{ApiReach, LABEL};
 use crate::said::{DeskError, Said};
 
@@ -29,7 +32,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The flags of `uninstall`.
 #[derive(Debug, Clone, Args)]
 pub struct Uninstall {
-    /// Only say what would be done.
+    /// Only say what would be done, and what would be removed on each node.
     #[arg(long)]
     pub dry_run: bool,
 
@@ -53,16 +56,25 @@ impl Uninstall {
     /// Removes Podwire, if whoever asks agrees. What is being done goes to `progress`.
     pub async fn run(
         &self,
-        reach: &ApiReach,
+        reach: &Arc<ApiReach>,
         progress: &(dyn Fn(&str) + Sync),
     ) -> Result<Said, DeskError> {
         let cluster = Cluster { reach, progress };
         let found = cluster.find().await?;
         let plan = self.plan(&found, reach.namespace());
         if self.dry_run {
+            progress("asking every node what would be removed");
+            let Said { text, good } = match Fleet::assemble(Arc::<ApiReach>::clone(reach)).await {
+                Ok(fleet) => self.look(&fleet).await,
+                // Of a run that was interrupted: the agents are gone, and what they knew with them.
+                Err(error) => Said {
+                    text: printable_lines(&[error.to_string()]),
+                    good: true,
+                },
+            };
             return Ok(Said {
-                text: plan,
-                good: true,
+                text: format!("{plan}\n{text}"),
+                good,
             });
         }
         if !self.yes && !agrees(&plan, "Remove Podwire from every node?")? {
@@ -77,6 +89,15 @@ impl Uninstall {
             text: said,
             good: true,
         })
+    }
+
+    /// What would be removed on each node, in the words of its agent.
+    async fn look(&self, fleet: &Fleet) -> Said {
+        let arguments: &[&str] = match self.pods {
+            true => &["uninstall", "--dry-run", "--pods"],
+            false => &["uninstall", "--dry-run"],
+        };
+        said(&everywhere(fleet, arguments).await)
     }
 
     fn plan(&self, found: &Found, namespace: &str) -> String {
@@ -318,6 +339,8 @@ fn is_done(set: &DaemonSet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reach::Ran;
+    use crate::reach::fake::Fake;
 
     fn agents() -> DaemonSet {
         let text = include_str!("../../conf/install.yaml");
@@ -371,6 +394,37 @@ mod tests {
         ] {
             assert!(!is_done(&not_yet));
         }
+    }
+
+    #[tokio::test]
+    async fn what_would_be_removed_is_asked_of_every_node_and_nothing_else_is_run() {
+        let mut fake = Fake::of(&["a", "b"]);
+        let ran = |output: &str| Ran {
+            output: output.into(),
+            ..Ran::default()
+        };
+        let arguments = "uninstall --dry-run --pods";
+        fake.commands.insert(
+            ("a".into(), arguments.into()),
+            ran("would remove x\u{1b}\n"),
+        );
+        let fake = Arc::new(fake);
+        let fleet = Fleet::assemble(fake.clone()).await.unwrap();
+        let flags = Uninstall {
+            dry_run: true,
+            yes: false,
+            pods: true,
+        };
+        let said = flags.look(&fleet).await;
+        assert!(
+            said.text
+                .starts_with("Node a\n  would remove x\\u{1b}\nNode b\n"),
+            "{}",
+            said.text
+        );
+        assert!(!said.good, "node b has no such command");
+        let ran = fake.ran.lock().unwrap();
+        assert!(ran.iter().all(|(_, run)| run == arguments), "{ran:?}");
     }
 
     #[test]

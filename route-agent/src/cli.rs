@@ -85,7 +85,14 @@ struct TakeOver {
 
 /// The flags of `uninstall` that are shown: it takes all flags of `run`, so that it can be called in
 /// the same way, but only reads where things are.
-const UNINSTALL: [&str; 5] = ["pods", "stay", "bin_dir", "cni_conf_dir", "run_dir"];
+const UNINSTALL: [&str; 6] = [
+    "pods",
+    "dry_run",
+    "stay",
+    "bin_dir",
+    "cni_conf_dir",
+    "run_dir",
+];
 
 impl Cli {
     /// The command of this process's arguments. If they make no sense, or help was asked for, the
@@ -120,7 +127,8 @@ impl Cli {
             }
             Command::Uninstall(uninstall) => {
                 run::log_to_stderr();
-                print(&uninstall::account(&uninstall.run()?))?;
+                let removed = uninstall.run()?;
+                print(&uninstall::account(&removed, uninstall.how()))?;
                 if uninstall.stay {
                     run::runtime()?.block_on(run::stopped())?;
                 }
@@ -186,7 +194,7 @@ mod tests {
         let mut command = Cli::described();
         let uninstall = command.find_subcommand_mut("uninstall").unwrap();
         let help = uninstall.render_help().to_string();
-        for flag in ["--pods", "--cni-conf-dir", "--run-dir"] {
+        for flag in ["--pods", "--dry-run", "--cni-conf-dir", "--run-dir"] {
             assert!(help.contains(flag), "{help}");
         }
         assert!(!help.contains("--mtu"), "{help}");

@@ -14,6 +14,7 @@ pub use podwire_kernel::monitor::Event as KernelEvent;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::ours::Removal;
 use crate::report::Report;
 use crate::snapshot::{Dirty, Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
@@ -62,8 +63,9 @@ pub trait Feature: Send {
     /// the kernel holds included.
     fn report(&mut self, world: &World<'_>, report: &mut Report);
 
-    /// Removes everything it ever put on this machine. Returns what it removed, in a few words.
-    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError>;
+    /// Removes everything it ever put on this machine, or only looks for it. Returns what that is, in
+    /// a few words.
+    fn uninstall(&mut self, config: &Config, how: Removal) -> Result<Vec<String>, SyncError>;
 }
 
 /// Any error of a feature; printed with its whole chain, on one line.

@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::ours::Removal;
+
 /// Something could not be done with a file or directory.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {}", path.display())]
@@ -78,6 +80,30 @@ pub fn remove(path: &Path) -> Result<Vec<PathBuf>, FileError> {
         }
     }
     Ok(removed)
+}
+
+/// What [`remove`] would remove, or does.
+pub fn uninstall(path: &Path, how: Removal) -> Result<Vec<PathBuf>, FileError> {
+    match how {
+        Removal::Act => remove(path),
+        Removal::Look => {
+            let both = [path.to_owned(), temporary(path)];
+            Ok(both.into_iter().filter(|path| is_there(path)).collect())
+        }
+    }
+}
+
+/// Whether a directory is there, which goes with all that is in it.
+pub fn uninstall_tree(path: &Path, how: Removal) -> Result<bool, FileError> {
+    match how {
+        Removal::Act => remove_tree(path),
+        Removal::Look => Ok(is_there(path)),
+    }
+}
+
+/// A link counts, whether it leads anywhere or not.
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// Removes a file; says whether it was there.

@@ -12,6 +12,7 @@ use std::path::Path;
 use podwire_kernel::sysctl;
 
 use crate::files::{self, Durability, FileError};
+use crate::ours::Removal;
 
 const FILE: &str = "sysctl.json";
 
@@ -47,19 +48,26 @@ pub fn before_us(key: &str, run_dir: &Path) -> Result<String, Error> {
 }
 
 /// Puts everything back and forgets it; returns what, in a few words each.
-pub fn restore(run_dir: &Path) -> Result<Vec<String>, Error> {
+pub fn restore(run_dir: &Path, how: Removal) -> Result<Vec<String>, Error> {
     let path = run_dir.join(FILE);
     let mut restored = Vec::new();
     for (key, value) in read(&path)? {
-        match sysctl::ensure(&key, &value) {
+        let differs = match how {
+            Removal::Act => sysctl::ensure(&key, &value),
+            Removal::Look => sysctl::read(&key).map(|now| now != value),
+        };
+        match differs {
             // An interface that is gone took its settings with it.
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
             Ok(false) => {}
-            Ok(true) => restored.push(format!("our value of sysctl {key}: it is {value} again")),
+            Ok(true) => restored.push(match how {
+                Removal::Act => format!("our value of sysctl {key}: it is {value} again"),
+                Removal::Look => format!("our value of sysctl {key}: it was {value} before"),
+            }),
         }
     }
-    files::remove(&path)?;
+    files::uninstall(&path, how)?;
     Ok(restored)
 }
 

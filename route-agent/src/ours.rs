@@ -3,6 +3,15 @@
 //! Anything that carries one of these marks may be changed and removed by this agent, and by
 //! `podwire-agent uninstall`; nothing else is touched.
 
+/// What `podwire-agent uninstall` does with what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Only look; nothing changes.
+    Look,
+    /// Remove it.
+    Act,
+}
+
 /// The protocol number of every route of ours (`p`); nothing else in the kernel's or iproute2's
 /// lists uses it.
 pub const ROUTE_PROTOCOL: u8 = 112;

@@ -475,7 +475,18 @@ fn uninstall_puts_kernel_settings_back_and_takes_the_tables_out() {
     ] {
         assert!(during.contains(setting), "{setting} is not in\n{during}");
     }
-    place.output("podwire-agent uninstall").unwrap();
+    // Who only looks changes nothing, and names what goes.
+    let would = place.output("podwire-agent uninstall --dry-run").unwrap();
+    assert_eq!(settings(), during);
+    let removed = place.output("podwire-agent uninstall").unwrap();
+    let told = |text: &str, verb: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.strip_prefix(verb).unwrap());
+        // How a value is called depends on whether it is put back yet.
+        let names = lines.map(|line| line.split([':', ',']).next().unwrap().to_owned());
+        names.collect()
+    };
+    assert_eq!(told(&would, "would remove "), told(&removed, "removed "));
+    assert!(would.contains("would remove table ip podwire-services"));
     assert_eq!(
         place.output("podwire-agent uninstall").unwrap(),
         "nothing was left to remove\n"

@@ -14,6 +14,7 @@ use tracing::info;
 
 use crate::config::values::absolute_path;
 use crate::files::{self, Durability, FileError};
+use crate::ours::Removal;
 
 /// The name under which the plugin is installed.
 const PLUGIN: &str = "podwire";
@@ -83,11 +84,14 @@ impl Install {
     }
 
     /// Removes what [`run`](Self::run) has installed in this directory; returns which files.
-    pub fn remove(bin_dir: &Path) -> Result<Vec<PathBuf>, FileError> {
-        let mut removed = files::remove(&bin_dir.join(PLUGIN))?;
+    pub fn remove(bin_dir: &Path, how: Removal) -> Result<Vec<PathBuf>, FileError> {
+        let mut removed = files::uninstall(&bin_dir.join(PLUGIN), how)?;
         let loopback = bin_dir.join("loopback");
         let is_ours = fs::read_link(&loopback).is_ok_and(|to| to == Path::new(PLUGIN));
-        if is_ours && files::remove_if_there(&loopback)? {
+        if is_ours {
+            if how == Removal::Act {
+                files::remove_if_there(&loopback)?;
+            }
             removed.push(loopback);
         }
         Ok(removed)
@@ -183,12 +187,22 @@ mod tests {
         let Node { install, .. } = &node();
         install.run().unwrap();
         fs::write(install.bin_dir.join("bridge"), "another").unwrap();
-        let removed = Install::remove(&install.bin_dir).unwrap();
+        let removed = Install::remove(&install.bin_dir, Removal::Act).unwrap();
         assert_eq!(removed.len(), 2, "{removed:?}");
         assert_eq!(names(&install.bin_dir), ["bridge"]);
-        assert_eq!(Install::remove(&install.bin_dir).unwrap().len(), 0);
+        assert_eq!(
+            Install::remove(&install.bin_dir, Removal::Act)
+                .unwrap()
+                .len(),
+            0
+        );
         fs::write(install.bin_dir.join("loopback"), "the node's own").unwrap();
-        assert_eq!(Install::remove(&install.bin_dir).unwrap().len(), 0);
+        assert_eq!(
+            Install::remove(&install.bin_dir, Removal::Act)
+                .unwrap()
+                .len(),
+            0
+        );
     }
 
     #[test]

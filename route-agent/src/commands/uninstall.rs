@@ -3,10 +3,11 @@
 //! Routes, tables, the CNI configuration, leases, records and the kernel settings that were
 //! changed go. Links of pods stay, so that pods that still run keep their network until the
 //! runtime takes them down; `--pods` removes them as well. The plugin itself stays as long as there
-//! are links of its making: the runtime calls it to take their pods down.
+//! are links of its making: the runtime calls it to take their pods down. With `--dry-run` all that is
+//! looked for and nothing changes, so an agent may run meanwhile.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use podwire::attachment::LINK_GROUP;
@@ -17,6 +18,7 @@ use crate::commands::output::print;
 use crate::config::Config;
 use crate::features;
 use crate::features::parts::log::Logging;
+use crate::ours::Removal;
 use crate::text::printable_lines;
 
 /// The flags of `podwire-agent uninstall`.
@@ -26,8 +28,12 @@ pub struct Uninstall {
     #[arg(long, env = "PODWIRE_UNINSTALL_PODS")]
     pub pods: bool,
 
+    /// Only name what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
+
     /// Stay until stopped after everything is removed: for a DaemonSet, which knows no end.
-    #[arg(long, env = "PODWIRE_UNINSTALL_STAY")]
+    #[arg(long, env = "PODWIRE_UNINSTALL_STAY", conflicts_with = "dry_run")]
     pub stay: bool,
 
     /// Where the plugin was installed.
@@ -51,7 +57,8 @@ impl Uninstall {
     /// the first one at the end.
     pub fn run(&self) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
         let socket = self.config.socket();
-        if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        let how = self.how();
+        if how == Removal::Act && std::os::unix::net::UnixStream::connect(&socket).is_ok() {
             return Err(Box::new(StillRunning { socket }));
         }
         let mut removed = Vec::new();
@@ -64,39 +71,87 @@ impl Uninstall {
         };
         let (health_ports, _) = tokio::sync::watch::channel(Default::default());
         for mut feature in features::all(health_ports, Logging::Off)? {
-            note(feature.uninstall(&self.config));
+            note(feature.uninstall(&self.config, how));
         }
         if self.pods {
-            note(remove_links());
+            note(remove_links(how));
         }
-        note(remove_plugin(&self.bin_dir));
-        note(remove_run_dir(&self.config));
+        note(self.remove_plugin());
+        note(self.remove_run_dir());
         match first_error {
             Some(error) => {
                 if !removed.is_empty() {
                     // The error that counts is the first.
-                    let _ = print(&account(&removed));
+                    let _ = print(&account(&removed, how));
                 }
                 Err(error)
             }
             None => Ok(removed),
         }
     }
+
+    /// Whether it only looks.
+    pub fn how(&self) -> Removal {
+        match self.dry_run {
+            true => Removal::Look,
+            false => Removal::Act,
+        }
+    }
+
+    fn remove_plugin(&self) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        let how = self.how();
+        let mut links = RouteSocket::open()?.links()?.into_iter();
+        // Those that would be removed are still there.
+        let would_go = self.pods && how == Removal::Look;
+        if !would_go && links.any(|link| link.group == LINK_GROUP) {
+            tracing::info!("the plugin stays for the pods that still have a link of its making");
+            return Ok(Vec::new());
+        }
+        Ok(Install::remove(&self.bin_dir, how)?
+            .into_iter()
+            .map(|path| format!("file {}", path.display()))
+            .collect())
+    }
+
+    fn remove_run_dir(&self) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+        let directory = &*self.config.run_dir;
+        if self.how() == Removal::Look {
+            let found = directory.exists();
+            let text = || {
+                format!(
+                    "directory {}, if nothing else is in it",
+                    directory.display()
+                )
+            };
+            return Ok(found.then(text).into_iter().collect());
+        }
+        // Sockets without an agent; the directory goes only if nothing of others is in it.
+        let _ = std::fs::remove_file(self.config.socket());
+        let _ = std::fs::remove_file(self.config.pods_socket());
+        Ok(match std::fs::remove_dir(directory) {
+            Ok(()) => vec![format!("directory {}", directory.display())],
+            Err(_) => Vec::new(),
+        })
+    }
 }
 
-/// What was removed, for people; silence would leave open whether anything was looked at.
-pub fn account(removed: &[String]) -> String {
+/// What was removed, or would be, for people; silence would leave open whether anything was looked at.
+pub fn account(removed: &[String], how: Removal) -> String {
+    let (nothing, verb) = match how {
+        Removal::Act => ("nothing was left to remove\n", "removed"),
+        Removal::Look => ("there is nothing to remove\n", "would remove"),
+    };
     if removed.is_empty() {
-        return "nothing was left to remove\n".to_owned();
+        return nothing.to_owned();
     }
     let lines: Vec<String> = removed
         .iter()
-        .map(|what| format!("removed {what}"))
+        .map(|what| format!("{verb} {what}"))
         .collect();
     printable_lines(&lines)
 }
 
-fn remove_links() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
+fn remove_links(how: Removal) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
     let mut socket = RouteSocket::open()?;
     let mut removed = Vec::new();
     for link in socket
@@ -104,34 +159,15 @@ fn remove_links() -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
         .into_iter()
         .filter(|link| link.group == LINK_GROUP)
     {
-        match socket.delete_link(link.index) {
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            _ => removed.push(format!("link {}", link.name)),
+        if how == Removal::Act
+            && let Err(error) = socket.delete_link(link.index)
+            && !error.is_not_found()
+        {
+            return Err(error.into());
         }
+        removed.push(format!("link {}", link.name));
     }
     Ok(removed)
-}
-
-fn remove_plugin(bin_dir: &Path) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
-    let mut links = RouteSocket::open()?.links()?.into_iter();
-    if links.any(|link| link.group == LINK_GROUP) {
-        tracing::info!("the plugin stays for the pods that still have a link of its making");
-        return Ok(Vec::new());
-    }
-    Ok(Install::remove(bin_dir)?
-        .into_iter()
-        .map(|path| format!("file {}", path.display()))
-        .collect())
-}
-
-fn remove_run_dir(config: &Config) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
-    // Sockets without an agent; the directory goes only if nothing of others is in it.
-    let _ = std::fs::remove_file(config.socket());
-    let _ = std::fs::remove_file(config.pods_socket());
-    Ok(match std::fs::remove_dir(&*config.run_dir) {
-        Ok(()) => vec![format!("directory {}", config.run_dir.display())],
-        Err(_) => Vec::new(),
-    })
 }
 
 #[cfg(test)]
@@ -141,9 +177,15 @@ mod tests {
     #[test]
     fn what_was_removed_is_listed_line_by_line_and_nothing_is_said_as_well() {
         let removed = ["a".to_owned(), "b".to_owned()];
-        assert_eq!(account(&removed), "removed a\nremoved b\n");
+        assert_eq!(account(&removed, Removal::Act), "removed a\nremoved b\n");
+        let would = account(&removed, Removal::Look);
+        assert_eq!(would, "would remove a\nwould remove b\n");
         let forged = ["link a\nremoved b\u{1b}[2J".to_owned()];
-        assert_eq!(account(&forged), "removed link a\\nremoved b\\u{1b}[2J\n");
-        assert_eq!(account(&[]), "nothing was left to remove\n");
+        assert_eq!(
+            account(&forged, Removal::Act),
+            "removed link a\\nremoved b\\u{1b}[2J\n"
+        );
+        assert_eq!(account(&[], Removal::Act), "nothing was left to remove\n");
+        assert_eq!(account(&[], Removal::Look), "there is nothing to remove\n");
     }
 }

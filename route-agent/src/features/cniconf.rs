@@ -18,7 +18,7 @@ use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::files::{self, Durability, FileError};
-use crate::ours::{CONFLIST as FILE, NETWORK};
+use crate::ours::{CONFLIST as FILE, NETWORK, Removal};
 use crate::report::{CniConfReport, Report};
 use crate::warnings::Warning;
 
@@ -97,8 +97,8 @@ impl Feature for CniConf {
         });
     }
 
-    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
-        let removed = files::remove(&config.cni_conf_dir.join(FILE))?;
+    fn uninstall(&mut self, config: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
+        let removed = files::uninstall(&config.cni_conf_dir.join(FILE), how)?;
         let named = |path: &std::path::PathBuf| format!("file {}", path.display());
         Ok(removed.iter().map(named).collect())
     }

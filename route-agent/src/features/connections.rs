@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::features::parts::kept_table::{KeepError, KeptTable};
 use crate::features::parts::log::{Logging, Reason};
-use crate::ours::{CONNECTIONS_TABLE as TABLE, LINK_GROUP as POD_LINKS};
+use crate::ours::{CONNECTIONS_TABLE as TABLE, LINK_GROUP as POD_LINKS, Removal};
 use crate::report::Report;
 use crate::warnings::Warning;
 
@@ -110,8 +110,8 @@ impl Feature for Connections {
         }
     }
 
-    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
-        let removed = self.table.remove()?;
+    fn uninstall(&mut self, _: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
+        let removed = self.table.uninstall(how)?;
         let name = removed.then(|| format!("nftables table inet {TABLE}"));
         Ok(name.into_iter().collect())
     }

@@ -16,7 +16,7 @@ use podwire_kernel::{RouteSocket, sysctl};
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::originals;
-use crate::ours::LINK_GROUP;
+use crate::ours::{LINK_GROUP, Removal};
 use crate::report::Report;
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
@@ -75,8 +75,8 @@ impl Feature for Forwarding {
     }
 
     /// What other features changed is in the same record.
-    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
-        Ok(originals::restore(&config.run_dir)?)
+    fn uninstall(&mut self, config: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
+        Ok(originals::restore(&config.run_dir, how)?)
     }
 }
 
@@ -260,9 +260,18 @@ mod tests {
         // Another process changes it, and the agent changes it back: the first value counts.
         sysctl::write(IPV4, "0").unwrap();
         node.writes(&mut Forwarding);
-        assert_eq!(Forwarding.uninstall(&node.config).unwrap().len(), 3);
+        assert_eq!(
+            Forwarding
+                .uninstall(&node.config, Removal::Act)
+                .unwrap()
+                .len(),
+            3
+        );
         assert_eq!(settings(), ["0", "0", "1"]);
-        assert_eq!(Forwarding.uninstall(&node.config).unwrap(), [""; 0]);
+        assert_eq!(
+            Forwarding.uninstall(&node.config, Removal::Act).unwrap(),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -271,7 +280,7 @@ mod tests {
         node.writes(&mut Forwarding);
         let mut socket = RouteSocket::open().unwrap();
         socket.delete_link_named("eth0").unwrap();
-        Forwarding.uninstall(&node.config).unwrap();
+        Forwarding.uninstall(&node.config, Removal::Act).unwrap();
         assert_eq!(sysctl::read(IPV4).unwrap(), "0");
     }
 

@@ -26,6 +26,7 @@ use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World
 use crate::features::parts::kept_table::KeptTable;
 use crate::features::parts::signs_of_life::{self, Attachment, Missing, lifeless};
 use crate::files;
+use crate::ours::Removal;
 use crate::report::Report;
 use crate::warnings::Warning;
 
@@ -219,14 +220,14 @@ impl Feature for HostPorts {
         }
     }
 
-    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, _: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
         let mut removed = Vec::new();
         for (table, name) in [(&mut self.hostports, HOSTPORTS), (&mut self.ipmasq, IPMASQ)] {
-            if table.remove()? {
+            if table.uninstall(how)? {
                 removed.push(format!("nftables table {FAMILY} {name}"));
             }
         }
-        if files::remove_tree(&self.directory)? {
+        if files::uninstall_tree(&self.directory, how)? {
             removed.push(format!(
                 "attachment records in {}",
                 self.directory.display()

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless};
 use crate::files;
-use crate::ours::NETWORK;
+use crate::ours::{NETWORK, Removal};
 use crate::report::{PodReport, Report};
 use crate::warnings::Warning;
 
@@ -159,9 +159,9 @@ impl Feature for Leases {
         report.pods.extend(pods(&leases, &links));
     }
 
-    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, config: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
         let directory = config.lease_dir();
-        let removed = files::remove_tree(&directory)?;
+        let removed = files::uninstall_tree(&directory, how)?;
         let what = removed.then(|| format!("leases in {}", directory.display()));
         Ok(what.into_iter().collect())
     }

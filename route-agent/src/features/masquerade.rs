@@ -25,7 +25,7 @@ use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::features::parts::kept_table::KeptTable;
 use crate::features::parts::log::{Logging, Reason};
 use crate::features::parts::loopback;
-use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE};
+use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE, Removal};
 use crate::report::Report;
 use crate::snapshot::Snapshot;
 
@@ -100,8 +100,8 @@ impl Feature for Masquerade {
         report.add_refused(self.table.refused());
     }
 
-    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
-        let removed = self.table.remove()?;
+    fn uninstall(&mut self, _: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
+        let removed = self.table.uninstall(how)?;
         Ok(removed
             .then(|| format!("nftables table inet {TABLE}"))
             .into_iter()

@@ -7,6 +7,7 @@ use podwire::policy::{Attachment, News};
 
 use crate::feature::{SyncError, Synced, Told, Warn};
 use crate::health::Health;
+use crate::ours::Removal;
 use crate::snapshot::{Change, EndpointSlice, Key, Node, Object, ObjectName, Service};
 
 fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
@@ -80,7 +81,7 @@ impl Feature for Fake {
 
     fn report(&mut self, _: &World<'_>, _: &mut Report) {}
 
-    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, _: &Config, _: Removal) -> Result<Vec<String>, SyncError> {
         Ok(Vec::new())
     }
 }

@@ -190,7 +190,9 @@ fn it_can_be_read_by_all() {
     node.writes(&mut CniConf::default());
     let mode = fs::metadata(file(&node)).unwrap().permissions().mode();
     assert_eq!(mode & 0o444, 0o444);
-    let removed = CniConf::default().uninstall(&node.config).unwrap();
+    let removed = CniConf::default()
+        .uninstall(&node.config, Removal::Act)
+        .unwrap();
     assert_eq!(removed.len(), 1);
     assert!(!file(&node).exists());
 }

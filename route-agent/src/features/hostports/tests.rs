@@ -179,9 +179,15 @@ fn without_records_there_are_no_tables() {
 fn uninstall_removes_tables_and_records_once() {
     let (node, mut feature) = node();
     attach(&feature, &record("a", 2));
-    assert_eq!(feature.uninstall(&node.config).unwrap().len(), 3);
+    assert_eq!(
+        feature.uninstall(&node.config, Removal::Act).unwrap().len(),
+        3
+    );
     assert!(!feature.directory.exists());
-    assert_eq!(feature.uninstall(&node.config).unwrap(), [""; 0]);
+    assert_eq!(
+        feature.uninstall(&node.config, Removal::Act).unwrap(),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -158,7 +158,13 @@ fn status_puts_links_and_leases_together() {
 #[test]
 fn uninstall_takes_all_leases_away_once() {
     let (node, mut leases) = node(&[("10.10.1.2", "a")]);
-    assert_eq!(leases.uninstall(&node.config).unwrap().len(), 1);
+    assert_eq!(
+        leases.uninstall(&node.config, Removal::Act).unwrap().len(),
+        1
+    );
     assert!(!node.config.lease_dir().exists());
-    assert_eq!(leases.uninstall(&node.config).unwrap(), [""; 0]);
+    assert_eq!(
+        leases.uninstall(&node.config, Removal::Act).unwrap(),
+        [""; 0]
+    );
 }

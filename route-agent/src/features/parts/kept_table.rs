@@ -9,6 +9,7 @@ use podwire_kernel::monitor::Event as KernelEvent;
 use podwire_kernel::nft::{Batch, CommitError, Family, NftSocket, Table, diff};
 
 use crate::features::parts::log::counted;
+use crate::ours::Removal;
 
 /// Why a table could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +119,14 @@ impl KeptTable {
         self.observed = None;
         self.commit(batch)?;
         Ok(true)
+    }
+
+    /// Whether there is one, which goes if it is to.
+    pub fn uninstall(&mut self, how: Removal) -> Result<bool, KeepError> {
+        match how {
+            Removal::Act => self.remove(),
+            Removal::Look => Ok(self.observe()?.is_some()),
+        }
     }
 
     fn commit(&mut self, mut batch: Batch) -> Result<u64, KeepError> {

@@ -44,7 +44,7 @@ use crate::features::policies::review::Review;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::features::policies::waiting::Waiting;
 use crate::files;
-use crate::ours::POLICY_TABLE as TABLE;
+use crate::ours::{POLICY_TABLE as TABLE, Removal};
 use crate::report::Report;
 use crate::snapshot::{Dirty, Pod};
 
@@ -478,16 +478,20 @@ impl Feature for Policies {
         report.policies = Some(policies);
     }
 
-    fn uninstall(&mut self, config: &Config) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, config: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
         let mut removed = Vec::new();
         for side in &mut self.sides {
-            if side.table.withdraw(&mut self.socket)? {
-                let family = podwire_kernel::nft::Family::from(side.table.family());
+            let family = podwire_kernel::nft::Family::from(side.table.family());
+            let found = match how {
+                Removal::Act => side.table.withdraw(&mut self.socket)?,
+                Removal::Look => self.socket.has_table(family, TABLE)?,
+            };
+            if found {
                 removed.push(format!("table {family} {TABLE}"));
             }
         }
         let directory = config.policy_dir();
-        if files::remove_tree(&directory)? {
+        if files::uninstall_tree(&directory, how)? {
             removed.push(format!("directory {}", directory.display()));
         }
         Ok(removed)

@@ -33,7 +33,7 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
 use crate::features::parts::log::Logging;
-use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL};
+use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL, Removal};
 use crate::report::{Report, RouteReport};
 use crate::snapshot::{ObjectName, Snapshot};
 use crate::warnings::Warning;
@@ -367,11 +367,15 @@ impl Feature for Routes {
         report.differences.extend(self.refused.differences());
     }
 
-    fn uninstall(&mut self, _: &Config) -> Result<Vec<String>, SyncError> {
-        let refused = self.refused.remove()?;
+    fn uninstall(&mut self, _: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
+        let refused = self.refused.uninstall(how)?;
         let ours = self.observe()?.ours;
         let changes: Vec<RouteChange> = ours.into_iter().map(RouteChange::Delete).collect();
-        for result in self.socket.apply(&changes)? {
+        let acts = match how {
+            Removal::Act => changes.as_slice(),
+            Removal::Look => &[],
+        };
+        for result in self.socket.apply(acts)? {
             match result {
                 // It went by itself.
                 Err(error) if error.is_not_found() => {}

@@ -27,7 +27,7 @@ use crate::cidr;
 use crate::features::parts::kept_table::{KeepError, KeptTable};
 use crate::features::parts::log::{Logging, Reason};
 use crate::features::routes::Desired;
-use crate::ours::REFUSED_TABLE as TABLE;
+use crate::ours::{REFUSED_TABLE as TABLE, Removal};
 use crate::report::RouteReport;
 use crate::snapshot::{Protocol, Snapshot};
 
@@ -184,10 +184,12 @@ impl Refused {
         }
     }
 
-    /// Removes the table; true if there was one.
-    pub fn remove(&mut self) -> Result<bool, KeepError> {
-        self.networks.clear();
-        self.table.remove()
+    /// Whether there is a table, which goes if it is to.
+    pub fn uninstall(&mut self, how: Removal) -> Result<bool, KeepError> {
+        if how == Removal::Act {
+            self.networks.clear();
+        }
+        self.table.uninstall(how)
     }
 }
 

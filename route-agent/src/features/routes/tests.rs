@@ -546,7 +546,8 @@ fn routes_of_others_are_never_touched() {
         texts.iter().any(|text| text.starts_with("Node b: ")),
         "{texts:?}"
     );
-    machine.routes.uninstall(&machine.config.clone()).unwrap();
+    let config = machine.config.clone();
+    machine.routes.uninstall(&config, Removal::Act).unwrap();
     assert!(machine.kernel().is_empty());
     let all = machine.socket.routes(RouteFilter::default()).unwrap();
     assert!(theirs.iter().all(|route| all.contains(route)), "{all:?}");

@@ -44,7 +44,7 @@ use crate::features::services::health_checks::HealthPorts;
 use crate::features::services::publish::Publisher;
 use crate::features::services::table::state::{Done, View};
 use crate::features::services::table::sync::FamilyTable;
-use crate::ours::SERVICES_TABLE as TABLE;
+use crate::ours::{Removal, SERVICES_TABLE as TABLE};
 use crate::report::Report;
 use crate::snapshot::ObjectName;
 use crate::warnings::Warning;
@@ -397,10 +397,12 @@ impl Feature for Services {
         }
     }
 
-    fn uninstall(&mut self, _: &AgentConfig) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, _: &AgentConfig, how: Removal) -> Result<Vec<String>, SyncError> {
         let mut removed = Vec::new();
         for family in self.present()? {
-            self.remove(family)?;
+            if how == Removal::Act {
+                self.remove(family)?;
+            }
             removed.push(format!("table {family} {TABLE}"));
         }
         Ok(removed)

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::feature::{Event, Feature as _};
 use crate::features::policies::desired::samples::{name, namespace, pod, policy};
 use crate::features::policies::tests::bench::{Bench, elements, list, nft};
+use crate::ours::Removal;
 use crate::snapshot::Key;
 
 fn app(value: &str) -> Value {
@@ -244,12 +245,15 @@ fn switched_off_the_tables_go_and_are_named_until_then() {
 fn an_uninstall_takes_the_tables_out() {
     let mut bench = shop();
     let config = bench.node.config.clone();
-    let removed = bench.feature.uninstall(&config).unwrap();
+    let removed = bench.feature.uninstall(&config, Removal::Act).unwrap();
     let directory = format!("directory {}", config.policy_dir().display());
     let tables = ["table ip podwire-policy", "table ip6 podwire-policy"];
     assert_eq!(removed, [tables[0], tables[1], &directory]);
     assert_eq!(list(), "");
-    assert_eq!(bench.feature.uninstall(&config).unwrap(), [""; 0]);
+    assert_eq!(
+        bench.feature.uninstall(&config, Removal::Act).unwrap(),
+        [""; 0]
+    );
 }
 
 #[test]

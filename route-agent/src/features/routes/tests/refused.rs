@@ -160,7 +160,7 @@ fn the_table_is_put_right_shown_and_uninstalled() {
     machine.sync();
     assert_eq!(refused(), A_HAS_GONE);
     let config = machine.config.clone();
-    let removed = machine.routes.uninstall(&config).unwrap();
+    let removed = machine.routes.uninstall(&config, Removal::Act).unwrap();
     assert_eq!(removed[1], "nftables table inet podwire-refused");
     assert!(refused().is_empty());
 }
