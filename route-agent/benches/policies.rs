@@ -123,7 +123,7 @@ fn run(namespaces: u32) -> (bool, Medians) {
 /// Of so many pods one is of this node. The number is odd, so that the pods of this node are of all apps,
 /// and policies about each select some, however large the cluster is.
 fn every(namespaces: u32) -> u32 {
-    namespaces * PODS / LOCALS | 1
+    (namespaces * PODS / LOCALS) | 1
 }
 
 /// A cluster, and what its node has in the kernel.

@@ -57,13 +57,15 @@ pub(crate) fn laid(plan: &Plan) -> Laid {
     }
 }
 
+/// What a command comes to, by the pod, its text, and how often it was run before.
+type Answers = Box<dyn Fn(&str, &str, usize) -> Ran + Send + Sync>;
+
 /// Where commands have answers that are data.
 pub(crate) struct Fake {
     pub world: World,
     /// Changes what was made.
     pub change: fn(&mut Laid),
-    /// What a command comes to, by the pod, its text, and how often it was run before.
-    pub answers: Box<dyn Fn(&str, &str, usize) -> Ran + Send + Sync>,
+    pub answers: Answers,
     /// The making of the ground fails.
     pub barren: bool,
     pub runs: Mutex<BTreeMap<(String, String), usize>>,

@@ -114,7 +114,8 @@ mod tests {
             filter
         };
         let text = |text: &str| Some(text.to_owned());
-        let takes: [(&dyn Fn(&mut Filter), bool); 17] = [
+        type Row<'a> = (&'a dyn Fn(&mut Filter), bool);
+        let takes: [Row<'_>; 17] = [
             (&|_| {}, true),
             (&|one| one.pod = text("client"), true),
             (&|one| one.pod = text("default/client"), true),

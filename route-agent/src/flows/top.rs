@@ -105,6 +105,6 @@ pub fn top(entries: &[Entry], world: &World<'_>, here: &[why::Pod]) -> Top {
 fn sorted(sums: BTreeMap<String, Sum>) -> Vec<Line> {
     let lines = sums.into_iter().map(|(name, sum)| Line { name, sum });
     let mut lines: Vec<Line> = lines.collect();
-    lines.sort_by(|one, other| other.sum.connections.cmp(&one.sum.connections));
+    lines.sort_by_key(|line| std::cmp::Reverse(line.sum.connections));
     lines
 }
