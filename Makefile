@@ -76,10 +76,9 @@ test-ui: root toolchain ## Test the live page in headless Chromium, beside a lab
 
 .PHONY: build
 build: toolchain ## Build the release programs: static, stripped
-	@$(RELEASE) --package podwire --package podwire-agent --package podwire-lab \
-	    --bin podwire --bin podwire-agent --bin podwire-lab
-	# By itself: what it needs of kube is not for the agent.
-	$(RELEASE) --package kubectl-podwire
+	@$(RELEASE) --package podwire --package podwire-agent --bin podwire --bin podwire-agent
+	# By themselves: what they need of kube is not for the agent.
+	$(RELEASE) --package podwire-lab --package kubectl-podwire --bin podwire-lab --bin kubectl-podwire
 
 .PHONY: test
 test: root toolchain ## Format, lints, unit, property and golden tests, real packets in the lab

@@ -127,7 +127,7 @@ async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> 
         add(&mut files, &mut missing, name, answers);
     }
     for (previous, name) in [(false, "agent.log"), (true, "agent-before.log")] {
-        progress("the logs of the agents");
+        progress(&format!("{name} of every node"));
         let logs = fleet
             .each(move |fleet, node| async move { fleet.logs(&node, previous).await })
             .await;

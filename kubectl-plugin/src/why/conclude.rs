@@ -97,10 +97,14 @@ pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[String]) -> Verdi
             Way::There => "The packet does not arrive",
             Way::Back => "The packet arrives, and the answer does not come back",
         };
+        let whose = whose(parts);
         let cause = sentence(&failure.cause);
         return Verdict {
             good: false,
-            conclusion: format!("{way}: it fails on node {}{at}. {cause}", failure.node),
+            conclusion: format!(
+                "{way}{whose}: it fails on node {}{at}. {cause}",
+                failure.node
+            ),
             failure: Some(failure),
         };
     }
@@ -170,6 +174,34 @@ fn first_failure(parts: &[Part]) -> Option<Failure> {
     silent
 }
 
+/// The parts of each endpoint that the packet may go to: from where it arrives there to where the
+/// answer arrives. None if one node sees all of it.
+fn endpoints(parts: &[Part]) -> Vec<&[Part]> {
+    let starts = |part: &Part| part.way == Way::There;
+    let mut starts: Vec<usize> = (1..parts.len()).filter(|at| starts(&parts[*at])).collect();
+    starts.push(parts.len());
+    starts
+        .windows(2)
+        .map(|ends| &parts[ends[0]..ends[1]])
+        .collect()
+}
+
+/// For which of several endpoints a failure is; empty if it is for all.
+fn whose(parts: &[Part]) -> String {
+    let endpoints = endpoints(parts);
+    let failing = endpoints
+        .iter()
+        .filter(|part| first_failure(part).is_some())
+        .count();
+    match failing == 0 || failing == endpoints.len() {
+        true => String::new(),
+        false => format!(
+            " (at {failing} of the {} endpoints that were walked to)",
+            endpoints.len()
+        ),
+    }
+}
+
 fn fails(end: End) -> bool {
     match end {
         End::Refused | End::Dropped | End::Elsewhere => true,
@@ -195,8 +227,11 @@ fn suspects(parts: &[Part]) -> Vec<String> {
 fn arrival(parts: &[Part]) -> String {
     let back = parts.iter().any(|part| part.way == Way::Back);
     let last = parts.iter().rfind(|part| part.way == Way::There);
-    let there = match last.map(|part| &part.trace) {
-        Some(Ok(trace)) => sentence(&trace.conclusion),
+    let there = match (endpoints(parts).len(), last.map(|part| &part.trace)) {
+        (many @ 2.., _) => {
+            format!("It arrives at each of the {many} endpoints that were walked to.")
+        }
+        (_, Some(Ok(trace))) => sentence(&trace.conclusion),
         _ => "It arrives.".to_owned(),
     };
     match back {

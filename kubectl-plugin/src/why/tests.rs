@@ -229,6 +229,56 @@ async fn the_first_hop_that_fails_is_named_with_its_node() {
     }
 }
 
+/// Three nodes: as [`well`], with one more endpoint on the third.
+fn with_two_endpoints(third: TraceEnd) -> Fake {
+    let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
+    known.nodes.push(Node {
+        name: "three".into(),
+        addresses: vec!["192.168.8.3".parse().unwrap()],
+        pod_cidrs: vec!["10.10.3.0/24".parse().unwrap()],
+        ready: None,
+    });
+    let port = &mut known.services[0].ports[0];
+    port.endpoints.push(Endpoint {
+        address: "10.10.3.2".parse().unwrap(),
+        pod: Some("default/c".into()),
+        node: Some("three".into()),
+        ..port.endpoints[0].clone()
+    });
+    let arrives = "/why?from=10.10.1.2&to=10.10.3.2%3A8080%2Ftcp";
+    let back = "/why?from=10.10.3.2&to=10.10.1.2&answer=1";
+    let mut fake = well()
+        .tells("one", "/cluster", &known)
+        .tells("three", arrives, &trace("three", third, "So it is."))
+        .tells(
+            "three",
+            back,
+            &trace("three", TraceEnd::Leaves, "It leaves."),
+        )
+        .tells("one", back, &trace("one", TraceEnd::Arrives, "It arrives."));
+    fake.nodes.push(crate::reach::Node::named("three"));
+    fake
+}
+
+#[tokio::test]
+async fn of_several_endpoints_it_is_said_at_how_many_it_fails() {
+    let walk = walked(with_two_endpoints(TraceEnd::Dropped), "a", "web:80")
+        .await
+        .unwrap();
+    assert_eq!(
+        walk.conclusion,
+        "The packet does not arrive (at 1 of the 2 endpoints that were walked to): it fails on node \
+         three at hop 10. So it is."
+    );
+    let walk = walked(with_two_endpoints(TraceEnd::Arrives), "a", "web:80")
+        .await
+        .unwrap();
+    assert_eq!(
+        walk.conclusion,
+        "It arrives at each of the 2 endpoints that were walked to. The answer comes back."
+    );
+}
+
 #[tokio::test]
 async fn a_node_that_is_gone_explains_its_silence() {
     let mut silent = trace("one", TraceEnd::Leaves, "It goes to its endpoint.");
