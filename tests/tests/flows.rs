@@ -8,7 +8,7 @@ mod cluster;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, ask, http, service};
+use cluster::{Cluster, ask, ready, service, slice};
 use podwire_lab::pod::Pod;
 use podwire_lab::topology::Families;
 use podwire_lab::wait;
@@ -29,7 +29,11 @@ static STAGE: LazyLock<Stage> = LazyLock::new(|| {
             "web",
             json!({"clusterIP": "10.200.1.7", "ports": [{"port": 80, "name": "http"}]}),
         ),
-        http("web", &[&web]),
+        slice(
+            "web",
+            json!([{"name": "http", "port": 80, "protocol": "TCP"}]),
+            &[ready(&web)],
+        ),
     ]);
     cluster.settle();
     Stage { cluster, web }
