@@ -1,12 +1,12 @@
 //! `top`: who has the most connections now, over all nodes.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use clap::Args;
 use podwire_agent::commands::top::text;
 use podwire_agent::flows::top::{Line, Sum, Top as Sums};
-use podwire_agent::text::printable;
+use podwire_agent::text::printable_lines;
+use serde::Serialize;
 
 use crate::fleet::Fleet;
 use crate::said::{DeskError, Output, Said, for_programs};
@@ -19,29 +19,40 @@ pub struct Top {
     pub output: Output,
 }
 
+/// What programs get.
+#[derive(Serialize)]
+struct Known<'a> {
+    #[serde(flatten)]
+    sums: &'a Sums,
+    /// Which nodes are not in it, and why, one sentence each.
+    missing: &'a [String],
+}
+
 impl Top {
     /// Asks all nodes and sums up. What gives no answer is named.
     pub async fn run(&self, fleet: &Fleet) -> Result<Said, DeskError> {
         let mut sums = Vec::new();
-        let mut silent = String::new();
+        let mut missing = Vec::new();
         for (node, answer) in fleet.get_all::<Sums>("/top").await {
             match answer {
                 Ok(top) => sums.push(top),
-                // Writing to a String cannot fail.
-                Err(error) => {
-                    let line = format!("node {node} is not in it: {error}");
-                    let _ = writeln!(silent, "{}", printable(&line));
-                }
+                Err(error) => missing.push(format!("node {node} is not in it: {error}")),
             }
         }
         let all = joined(&sums);
         let said = match self.output {
-            Output::Text => text(&all) + &silent,
-            output => for_programs(&all, output)?,
+            Output::Text => text(&all) + &printable_lines(&missing),
+            output => for_programs(
+                &Known {
+                    sums: &all,
+                    missing: &missing,
+                },
+                output,
+            )?,
         };
         Ok(Said {
             text: said,
-            good: silent.is_empty(),
+            good: missing.is_empty(),
         })
     }
 }
@@ -91,7 +102,44 @@ fn sorted(sums: BTreeMap<String, Sum>) -> Vec<Line> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::reach::fake::Fake;
+
+    #[tokio::test]
+    async fn a_node_that_is_not_in_it_is_named_in_every_form_and_no_name_is_obeyed() {
+        let hostile = "default/a\u{1b}[2J\nforged";
+        let one = Sums {
+            pods: vec![Line {
+                name: hostile.into(),
+                sum: Sum::default(),
+            }],
+            ..Sums::default()
+        };
+        for output in [Output::Text, Output::Json, Output::Yaml] {
+            let fake = Fake::of(&["one", "t\u{9b}wo"]).tells("one", "/top", &one);
+            let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
+            let said = Top { output }.run(&fleet).await.unwrap();
+            assert!(!said.good);
+            let obeyed = |c: char| c != '\n' && c.is_control();
+            assert!(!said.text.contains(obeyed), "{}", said.text);
+            let value: serde_json::Value = match output {
+                Output::Text => {
+                    assert!(
+                        said.text.contains(r"node t\u{9b}wo is not in it: "),
+                        "{}",
+                        said.text
+                    );
+                    continue;
+                }
+                Output::Json => serde_json::from_str(&said.text).unwrap(),
+                Output::Yaml => serde_saphyr::from_str(&said.text).unwrap(),
+            };
+            assert_eq!(value["pods"][0]["name"], hostile);
+            assert!(value["missing"][0].is_string(), "{value}");
+        }
+    }
 
     #[test]
     fn what_two_nodes_know_of_is_counted_once_and_services_are_summed_up() {

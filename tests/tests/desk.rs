@@ -273,7 +273,7 @@ fn masquerade_that_is_off_is_named() {
     let walk = stage.why("client", "192.0.2.9:80");
     let text = walk["conclusion"].as_str().unwrap();
     assert!(
-        text.contains("on node worker, masquerading is off"),
+        text.contains("on node worker at hop ") && text.contains(", masquerading is off"),
         "{walk:#}"
     );
     assert_eq!(walk["good"], false);
@@ -288,9 +288,16 @@ fn a_foreign_rule_that_drops_is_named_on_its_node() {
          add chain inet foreign stops { type filter hook forward priority 0; }; \
          add rule inet foreign stops tcp dport 80 drop'",
     );
+    let (text, _) = stage.desk(&["why", "client", "web:80"]);
+    let mut lines = text.lines();
+    let hop = lines.find(|line| line.ends_with("<== may fail here"));
+    let (number, what) = hop.unwrap_or(&text).trim().split_once(". ").unwrap();
+    assert!(what.starts_with("Route to 10.10.2."), "{text}");
+    let named = format!(
+        "on node worker2 at hop {number}, nftables chain inet foreign stops has a rule that drops"
+    );
     let walk = stage.why("client", "web:80");
     let text = walk["conclusion"].as_str().unwrap();
-    let named = "on node worker2, nftables chain inet foreign stops has a rule that drops";
-    assert!(text.contains(named), "{walk:#}");
+    assert!(text.contains(&named), "{walk:#}");
     assert_eq!(walk["good"], false);
 }

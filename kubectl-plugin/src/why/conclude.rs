@@ -1,6 +1,7 @@
 //! One conclusion from the halves of a way: the first hop that fails, or what may fail all the same.
 //! Pure.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwire_agent::report::Report;
@@ -209,15 +210,18 @@ fn fails(end: End) -> bool {
     }
 }
 
-/// What may stop a packet and is not Podwire's, with the node, each once.
+/// What may stop a packet and is not Podwire's, each once, at the first hop of its node that meets it.
 fn suspects(parts: &[Part]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
     let mut found = Vec::new();
-    for part in parts {
+    let hops = parts.iter().flat_map(|part| {
         let hops = part.trace.iter().flat_map(|trace: &Trace| &trace.hops);
-        for suspect in hops.flat_map(|hop| &hop.suspects) {
-            let text = format!("on node {}, {suspect}", part.node);
-            if !found.contains(&text) {
-                found.push(text);
+        hops.map(|hop| (part.node.as_str(), hop))
+    });
+    for (number, (node, hop)) in (1..).zip(hops) {
+        for suspect in &hop.suspects {
+            if seen.insert((node, suspect)) {
+                found.push(format!("on node {node} at hop {number}, {suspect}"));
             }
         }
     }

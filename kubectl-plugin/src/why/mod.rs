@@ -419,7 +419,11 @@ impl Walk {
             for hop in &trace.hops {
                 number += 1;
                 let fails = self.failure.as_ref().and_then(|at| at.hop) == Some(number);
-                let mark = if fails { "   <== fails here" } else { "" };
+                let mark = match (fails, hop.suspects.is_empty()) {
+                    (true, _) => "   <== fails here",
+                    (false, false) => "   <== may fail here",
+                    (false, true) => "",
+                };
                 lines.push(format!("{number:>3}. {}{mark}", hop.what));
                 lines.extend(hop.why.iter().map(|why| format!("     {why}")));
                 let held = hop.kernel.iter().map(|line| format!("     kernel: {line}"));

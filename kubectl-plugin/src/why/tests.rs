@@ -317,9 +317,11 @@ async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_
     let walk = walked(well().tells("two", ARRIVES, &suspect), "a", "web:80")
         .await
         .unwrap();
+    let text = walk.text();
+    assert!(text.contains("  3. first   <== may fail here\n"), "{text}");
     assert_eq!(
         walk.conclusion,
-        "Nothing of Podwire's stops it. If it fails all the same, look here: on node two, nftables \
+        "Nothing of Podwire's stops it. If it fails all the same, look here: on node two at hop 3, nftables \
          chain ip x y has a rule that drops."
     );
 }
