@@ -112,7 +112,7 @@ fn a_connection_is_a_flow_with_names_within_a_second_and_no_one_listens_before_t
     let line = stage.agent("flows --service web");
     assert!(line.contains("default/client 10.10.1."), "{line}");
     assert!(
-        line.contains("-> default/web:http 10.200.1.7:80 via node worker2 "),
+        line.contains("-> default/web:http 10.200.1.7:80 via default/web 10.10.2."),
         "{line}"
     );
 
