@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use podwire_agent::drops::{Dropped, Page};
+use podwire_agent::flows::filter::is_named;
 
 use crate::stream;
 
@@ -46,12 +47,7 @@ impl stream::Record for Dropped {
         let by = self.decided_by.strip_prefix("Service ");
         // What follows the name is the port.
         let name = by.and_then(|by| by.split([',', ' ']).next());
-        name.is_some_and(|name| {
-            name == service
-                || name
-                    .split_once('/')
-                    .is_some_and(|(_, short)| short == service)
-        })
+        name.is_some_and(|name| is_named(name, service))
     }
 
     fn verdict(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use podwire_agent::clock::rfc3339;
+use podwire_agent::flows::filter::is_named;
 use podwire_agent::flows::flow::{What, protocol_name};
 use podwire_agent::flows::{AT_ONCE, Flow, Page};
 
@@ -49,17 +50,8 @@ impl stream::Record for Flow {
     }
 
     fn is_of_service(&self, service: &str) -> bool {
-        // Behind the colon is the port.
-        let name = self
-            .service
-            .as_ref()
-            .and_then(|name| name.0.split(':').next());
-        name.is_some_and(|name| {
-            name == service
-                || name
-                    .split_once('/')
-                    .is_some_and(|(_, short)| short == service)
-        })
+        self.service_name()
+            .is_some_and(|name| is_named(name, service))
     }
 
     fn verdict(&self) -> &str {

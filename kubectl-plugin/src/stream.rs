@@ -9,6 +9,7 @@ use clap::Args;
 use jiff::Timestamp;
 use podwire_agent::commands::output::print;
 use podwire_agent::config::values::duration;
+use podwire_agent::flows::filter::is_named;
 use podwire_agent::text::{printable, printable_json};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -170,12 +171,7 @@ impl Flags {
 
     pub(crate) fn wants(&self, one: &impl Record) -> bool {
         let pods = one.pods();
-        let named = |pod: &String| {
-            let full = |known: &&str| {
-                *known == pod || known.split_once('/').is_some_and(|(_, short)| short == pod)
-            };
-            pods.iter().any(full)
-        };
+        let named = |pod: &String| pods.iter().any(|known| is_named(known, pod));
         let of_namespace = |namespace: &String| {
             let of = |known: &&str| known.split_once('/').is_some_and(|(of, _)| of == namespace);
             pods.iter().any(of)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use podwire_agent::commands::top::text;
-use podwire_agent::flows::top::{Line, Sum, Top as Sums};
+use podwire_agent::flows::top::{Sum, Top as Sums, sorted};
 use podwire_agent::text::printable_lines;
 use serde::Serialize;
 
@@ -93,16 +93,11 @@ fn added(one: Sum, other: Sum) -> Sum {
     }
 }
 
-fn sorted(sums: BTreeMap<String, Sum>) -> Vec<Line> {
-    let lines = sums.into_iter().map(|(name, sum)| Line { name, sum });
-    let mut lines: Vec<Line> = lines.collect();
-    lines.sort_by_key(|line| std::cmp::Reverse(line.sum.connections));
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use podwire_agent::flows::top::Line;
 
     use super::*;
     use crate::reach::fake::Fake;

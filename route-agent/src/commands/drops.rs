@@ -5,9 +5,9 @@ use std::io::Write;
 use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
-use crate::commands::output::{Output, PrintError, print};
-use crate::drops::{Dropped, Page};
-use crate::text::{printable, printable_json};
+use crate::commands::output::{Output, PrintError, line, print};
+use crate::drops::Page;
+use crate::text::printable;
 
 /// The flags of `podwire-agent drops`.
 #[derive(Debug, Args)]
@@ -75,18 +75,8 @@ impl Drops {
 
     fn lines(&self, page: &Page) -> Result<Vec<String>, DropsError> {
         let drops = page.drops.iter();
-        drops.map(|one| line(one, self.output)).collect()
-    }
-}
-
-/// Names in it may be of anyone's choice: what is not printable is escaped.
-fn line(one: &Dropped, output: Output) -> Result<String, DropsError> {
-    match output {
-        Output::Text => Ok(printable(&one.to_string()).into_owned()),
-        Output::Json => match serde_json::to_string(one) {
-            Ok(text) => Ok(printable_json(&text).into_owned()),
-            Err(error) => Err(DropsError::Json(error)),
-        },
+        let lines = drops.map(|one| line(one, self.output));
+        lines.collect::<Result<_, _>>().map_err(DropsError::Json)
     }
 }
 
@@ -123,6 +113,7 @@ fn print_lines(lines: &[String]) -> Result<(), DropsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drops::Dropped;
 
     #[test]
     fn that_nothing_was_dropped_is_only_said_where_it_is_known() {

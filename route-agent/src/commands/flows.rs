@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 
 use crate::commands::agent::{Agent, AskError};
-use crate::commands::output::{Output, PrintError, print};
+use crate::commands::output::{Output, PrintError, line, print};
 use crate::config::values::duration;
 use crate::flows::filter::Filter;
 use crate::flows::{AT_ONCE, Flow, Page};
-use crate::text::{printable, printable_json};
+use crate::text::printable;
 
 /// The flags of `podwire-agent flows`.
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ impl Flows {
         loop {
             let mut text = String::new();
             for flow in page.flows.iter().filter(|flow| self.wants(flow, oldest)) {
-                text += &line(flow, self.output)?;
+                text += &line(flow, self.output).map_err(FlowsError::Json)?;
                 text.push('\n');
             }
             print(&text).map_err(FlowsError::Print)?;
@@ -90,17 +90,6 @@ impl Flows {
     async fn page(&self, target: &str) -> Result<Page, FlowsError> {
         let answer = self.agent.ask(target).await?;
         serde_json::from_str(&answer).map_err(FlowsError::Answer)
-    }
-}
-
-/// Names in it may be of anyone's choice: what is not printable is escaped.
-fn line(flow: &Flow, output: Output) -> Result<String, FlowsError> {
-    match output {
-        Output::Text => Ok(printable(&flow.to_string()).into_owned()),
-        Output::Json => match serde_json::to_string(flow) {
-            Ok(text) => Ok(printable_json(&text).into_owned()),
-            Err(error) => Err(FlowsError::Json(error)),
-        },
     }
 }
 

@@ -1,9 +1,13 @@
 //! How a command writes what it has to say.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::text::{printable, printable_json};
 
 /// How to write an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -18,6 +22,15 @@ pub enum Output {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
 pub struct PrintError(#[from] io::Error);
+
+/// Something that happened, on one line. Names in it may be of anyone's choice: what is not printable is
+/// escaped.
+pub fn line(one: &(impl Display + Serialize), output: Output) -> serde_json::Result<String> {
+    Ok(match output {
+        Output::Text => printable(&one.to_string()).into_owned(),
+        Output::Json => printable_json(&serde_json::to_string(one)?).into_owned(),
+    })
+}
 
 /// Writes a text to standard output.
 pub fn print(text: &str) -> Result<(), PrintError> {

@@ -34,7 +34,7 @@ pub async fn follow(
     metrics: Arc<Metrics>,
     events: Option<mpsc::Sender<Notice>>,
 ) {
-    if log.0.idle.is_some() {
+    if log.idle.is_some() {
         return;
     }
     let kernel = match Kernel::open() {
@@ -138,8 +138,8 @@ impl Listener {
             return false;
         };
         self.tell(&drops);
-        self.log.add(drops, lost);
-        self.metrics.policies.set_lost(self.log.lost());
+        self.log.log.add(drops, lost);
+        self.metrics.policies.set_lost(self.log.log.lost());
         true
     }
 

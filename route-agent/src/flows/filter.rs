@@ -1,10 +1,10 @@
-//! Which flows and drops are meant.
+//! Which flows are meant.
 
 use std::net::IpAddr;
 
 use clap::Args;
 
-use crate::flows::flow::{Flow, Party, protocol_number};
+use crate::flows::flow::{Flow, protocol_number};
 
 /// Which ones to show; all that are given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
@@ -40,62 +40,32 @@ fn protocol(name: &str) -> Result<u8, String> {
     })
 }
 
-/// What of something is compared with a filter.
-#[derive(Debug, Clone, Default)]
-pub struct Subject<'a> {
-    /// Pods that take part: `namespace/name`.
-    pub pods: Vec<&'a str>,
-    /// The Service: `namespace/name`, perhaps with its port behind a colon.
-    pub service: Option<&'a str>,
-    /// Addresses of both ends.
-    pub addresses: Vec<IpAddr>,
-    /// Ports of who answers.
-    pub ports: Vec<u16>,
-    /// The number of the protocol.
-    pub protocol: Option<u8>,
-}
-
 impl Filter {
     /// Whether a flow is meant.
     pub fn takes(&self, flow: &Flow) -> bool {
-        let answering: [&Party; 2] = [&flow.destination, flow.answering()];
-        self.takes_subject(&Subject {
-            pods: flow
-                .parties()
-                .filter_map(|party| party.pod.as_ref().map(|pod| &*pod.0))
-                .collect(),
-            service: flow.service.as_ref().map(|service| &*service.0),
-            addresses: flow.parties().map(|party| party.address).collect(),
-            ports: answering.iter().filter_map(|party| party.port).collect(),
-            protocol: Some(flow.protocol),
-        })
-    }
-
-    /// Whether something is meant.
-    pub fn takes_subject(&self, subject: &Subject<'_>) -> bool {
-        let service = subject
-            .service
-            .map(|service| service.split(':').next().unwrap_or_default());
-        let names = || subject.pods.iter().copied().chain(service);
+        let pods = || flow.parties().filter_map(|party| party.pod.as_ref());
+        let service = flow.service_name();
+        let names = || pods().map(|pod| &*pod.0).chain(service);
         let namespace =
             |wanted: &String| names().any(|name| name.split('/').next() == Some(wanted.as_str()));
-        let pod = |wanted: &String| subject.pods.iter().any(|name| is_named(name, wanted));
-        let of_service = |wanted: &String| service.is_some_and(|service| is_named(service, wanted));
+        let pod = |wanted: &String| pods().any(|name| is_named(&name.0, wanted));
+        let of_service = |wanted: &String| service.is_some_and(|name| is_named(name, wanted));
+        let mut answering = [&flow.destination, flow.answering()].into_iter();
         self.pod.as_ref().is_none_or(pod)
             && self.namespace.as_ref().is_none_or(namespace)
             && self.service.as_ref().is_none_or(of_service)
             && self
                 .address
-                .is_none_or(|address| subject.addresses.contains(&address))
-            && self.port.is_none_or(|port| subject.ports.contains(&port))
+                .is_none_or(|address| flow.parties().any(|party| party.address == address))
             && self
-                .protocol
-                .is_none_or(|number| subject.protocol == Some(number))
+                .port
+                .is_none_or(|port| answering.any(|party| party.port == Some(port)))
+            && self.protocol.is_none_or(|number| flow.protocol == number)
     }
 }
 
 /// True if a `namespace/name` is meant by either its name or both.
-fn is_named(full: &str, wanted: &str) -> bool {
+pub fn is_named(full: &str, wanted: &str) -> bool {
     full == wanted || full.split_once('/').is_some_and(|(_, name)| name == wanted)
 }
 

@@ -113,6 +113,11 @@ impl Flow {
         self.endpoint.as_ref().unwrap_or(&self.destination)
     }
 
+    /// The Service that the client addressed, without its port: `namespace/name`.
+    pub fn service_name(&self) -> Option<&str> {
+        self.service.as_ref()?.0.split(':').next()
+    }
+
     /// Both ends, and the address that the client spoke to.
     pub fn parties(&self) -> impl Iterator<Item = &Party> {
         [&self.source, &self.destination]

@@ -102,7 +102,8 @@ pub fn top(entries: &[Entry], world: &World<'_>, here: &[why::Pod]) -> Top {
     top
 }
 
-fn sorted(sums: BTreeMap<String, Sum>) -> Vec<Line> {
+/// The sums as lines, most connections first.
+pub fn sorted(sums: BTreeMap<String, Sum>) -> Vec<Line> {
     let lines = sums.into_iter().map(|(name, sum)| Line { name, sum });
     let mut lines: Vec<Line> = lines.collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.sum.connections));
