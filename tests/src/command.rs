@@ -1,14 +1,15 @@
 //! Running programs with a time limit, and catching what they print.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use podwire_kernel::process;
 
 use crate::error::{Error, Result};
 use crate::wait;
@@ -116,23 +117,25 @@ pub fn follow(
     })
 }
 
-/// Waits for a program that has the caller's terminal. Ctrl-C is for the program, not for us; a signal
-/// that asks us to end is passed on, because the program would not end with us.
-pub fn attend(mut child: Child, line: &str, place: &str) -> Result<i32> {
-    let mut ours = SigSet::empty();
-    ours.add(Signal::SIGINT);
-    ours.add(Signal::SIGQUIT);
-    // After the start, so that the child does not inherit it.
-    let mut passed_on = SigSet::empty();
-    passed_on.add(Signal::SIGTERM);
-    passed_on.add(Signal::SIGHUP);
-    for signals in [ours, passed_on] {
-        let _ = signals.thread_block();
-    }
+/// Starts a program that has the caller's terminal, and waits for it. Ctrl-C is for the program, not for
+/// us; a signal that asks us to end is passed on, because the program would not end with us.
+pub fn attend(start: impl FnOnce() -> Result<Child>, line: &str, place: &str) -> Result<i32> {
+    const OURS: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
+    const PASSED_ON: [Signal; 2] = [Signal::SIGTERM, Signal::SIGHUP];
+    // Before the start, so that none ends us alone.
+    let signals = process::catch_unless_ignored(&[OURS, PASSED_ON].concat());
+    let signals = signals.map_err(|source| Error::Kernel {
+        place: place.into(),
+        source,
+    })?;
+    let mut child = start()?;
     let pid = Pid::from_raw(child.id().cast_signed());
     thread::spawn(move || {
-        while let Ok(signal) = passed_on.wait() {
-            let _ = kill(pid, signal);
+        for number in BufReader::new(signals).bytes().map_while(io::Result::ok) {
+            let signal = Signal::try_from(i32::from(number)).ok();
+            if let Some(signal) = signal.filter(|signal| PASSED_ON.contains(signal)) {
+                let _ = kill(pid, signal);
+            }
         }
     });
     let status = child.wait().map_err(|source| Error::Start {

@@ -150,11 +150,8 @@ impl Place {
     pub fn attach(&self, program: &str, arguments: &[String]) -> Result<i32> {
         let mut command = self.command(program);
         // What is typed in the lab is not part of the person's own history.
-        let child = self.spawn(
-            program,
-            command.args(arguments).env("HISTFILE", "/dev/null"),
-        )?;
-        command::attend(child, program, &self.name)
+        command.args(arguments).env("HISTFILE", "/dev/null");
+        command::attend(|| self.spawn(program, &mut command), program, &self.name)
     }
 
     /// Starts a process that goes on when the caller ends. Answers with its PID in the lab.
