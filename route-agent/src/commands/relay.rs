@@ -240,28 +240,28 @@ async fn answer(path: &Path, question: Result<Question, String>) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use hyper::StatusCode;
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::serve::http::{Listener, Request, Response, Server};
     use crate::serve::socket::{COMMANDS, listen};
 
-    /// Answers `/late` when `/now` has been asked for.
-    fn server(path: &Path) -> Server {
-        let asked = std::sync::Arc::new(tokio::sync::Notify::new());
+    /// Answers `/now` at once, and `/late` when that is said.
+    fn server(path: &Path, late: &Arc<Notify>) -> Server {
+        let late = Arc::clone(late);
         let listener = Listener::Unix(listen(path, COMMANDS).unwrap().0);
         Server::start(listener, move |request: Request| {
-            let asked = std::sync::Arc::clone(&asked);
+            let late = Arc::clone(&late);
             async move {
                 match request.path.as_str() {
                     "/late" => {
-                        asked.notified().await;
+                        late.notified().await;
                         Response::json(StatusCode::OK, "{\n \"a\": \"late\\n\"}\n")
                     }
-                    "/now" => {
-                        asked.notify_one();
-                        Response::text(StatusCode::OK, "two\nlines")
-                    }
+                    "/now" => Response::text(StatusCode::OK, "two\nlines"),
                     _ => Response::not_found(&request),
                 }
             }
@@ -281,10 +281,26 @@ mod tests {
     async fn questions_are_answered_side_by_side_and_one_that_waits_holds_up_no_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
-        let _server = server(&path);
-        let lines = relayed(&path, "1 /late\n\n2 /now\n").await;
+        let late = Arc::new(Notify::new());
+        let _server = server(&path, &late);
+        let (reader, writer) = io::pipe().unwrap();
+        let input = io::Cursor::new(b"1 /late\n\n2 /now\n".to_vec());
+        let mut lines = io::BufReader::new(reader).lines();
+        let (mut said, carried) = (
+            Vec::new(),
+            carry(path.clone(), questions(input), answers(writer)),
+        );
+        let first = tokio::task::spawn_blocking(move || (lines.next().unwrap().unwrap(), lines));
+        let heard = async {
+            let (line, lines) = first.await.unwrap();
+            late.notify_one();
+            (line, lines)
+        };
+        let ((), (line, lines)) = tokio::join!(carried, heard);
+        said.push(line);
+        said.extend(lines.map(Result::unwrap));
         assert_eq!(
-            lines,
+            said,
             [r#"2 200 "two\nlines""#, r#"1 200 {  "a": "late\n"}"#]
         );
         let lines = relayed(&path, "9 /nowhere\n").await;
