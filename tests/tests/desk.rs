@@ -161,6 +161,28 @@ fn a_sysdump_has_all_nodes() {
 }
 
 #[test]
+fn asking_what_uninstall_would_remove_disturbs_no_agent() {
+    let stage = Stage::raise();
+    let node = stage.cluster.at("worker2");
+    let rules = || {
+        node.output("nft -s list ruleset; ip link; ip route")
+            .unwrap()
+    };
+    let before = rules();
+    let would = node
+        .output("podwire-agent uninstall --dry-run --pods")
+        .unwrap();
+    for what in ["table ip podwire-services", "link veth", "/etc/cni/net.d/"] {
+        assert!(would.contains(what), "{what}: {would}");
+    }
+    let named = |line: &str| line.starts_with("would remove ");
+    assert!(would.lines().all(named), "{would}");
+    assert_eq!(rules(), before);
+    let (text, good) = stage.desk(&["status"]);
+    assert!(good, "{text}");
+}
+
+#[test]
 fn a_deleted_route_is_named() {
     let stage = Stage::raise();
     stage.again_and_again("worker", "ip route del 10.10.2.0/24 2>/dev/null");

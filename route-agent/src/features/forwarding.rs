@@ -260,13 +260,10 @@ mod tests {
         // Another process changes it, and the agent changes it back: the first value counts.
         sysctl::write(IPV4, "0").unwrap();
         node.writes(&mut Forwarding);
-        assert_eq!(
-            Forwarding
-                .uninstall(&node.config, Removal::Act)
-                .unwrap()
-                .len(),
-            3
-        );
+        let would = Forwarding.uninstall(&node.config, Removal::Look).unwrap();
+        assert_eq!(settings(), ["1", "1", "2"]);
+        let removed = Forwarding.uninstall(&node.config, Removal::Act).unwrap();
+        assert_eq!((would.len(), removed.len()), (3, 3));
         assert_eq!(settings(), ["0", "0", "1"]);
         assert_eq!(
             Forwarding.uninstall(&node.config, Removal::Act).unwrap(),

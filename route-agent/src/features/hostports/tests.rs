@@ -179,10 +179,10 @@ fn without_records_there_are_no_tables() {
 fn uninstall_removes_tables_and_records_once() {
     let (node, mut feature) = node();
     attach(&feature, &record("a", 2));
-    assert_eq!(
-        feature.uninstall(&node.config, Removal::Act).unwrap().len(),
-        3
-    );
+    let would = feature.uninstall(&node.config, Removal::Look).unwrap();
+    assert!(feature.directory.exists());
+    let removed = feature.uninstall(&node.config, Removal::Act).unwrap();
+    assert_eq!((removed.len(), &removed), (3, &would));
     assert!(!feature.directory.exists());
     assert_eq!(
         feature.uninstall(&node.config, Removal::Act).unwrap(),

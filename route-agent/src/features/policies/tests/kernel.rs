@@ -245,7 +245,11 @@ fn switched_off_the_tables_go_and_are_named_until_then() {
 fn an_uninstall_takes_the_tables_out() {
     let mut bench = shop();
     let config = bench.node.config.clone();
+    let before = list();
+    let would = bench.feature.uninstall(&config, Removal::Look).unwrap();
+    assert_eq!(list(), before);
     let removed = bench.feature.uninstall(&config, Removal::Act).unwrap();
+    assert_eq!(would, removed);
     let directory = format!("directory {}", config.policy_dir().display());
     let tables = ["table ip podwire-policy", "table ip6 podwire-policy"];
     assert_eq!(removed, [tables[0], tables[1], &directory]);

@@ -160,7 +160,10 @@ fn the_table_is_put_right_shown_and_uninstalled() {
     machine.sync();
     assert_eq!(refused(), A_HAS_GONE);
     let config = machine.config.clone();
+    let would = machine.routes.uninstall(&config, Removal::Look).unwrap();
+    assert_eq!(refused(), A_HAS_GONE);
     let removed = machine.routes.uninstall(&config, Removal::Act).unwrap();
+    assert_eq!(would, removed);
     assert_eq!(removed[1], "nftables table inet podwire-refused");
     assert!(refused().is_empty());
 }
