@@ -137,7 +137,14 @@ fn a_stopped_agent_is_named_and_the_others_answer() {
     let (text, _) = stage.desk(&["status", "-o", "json"]);
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["findings"].as_array().unwrap().len(), 1, "{value:#}");
-    stage.names("client", "web:80", "worker2", "", "it is stopped");
+    let said = "is not known. The agent on node worker2";
+    stage.names(
+        "client",
+        "web:80",
+        "worker2",
+        "The way to the endpoints",
+        said,
+    );
 }
 
 #[test]
@@ -240,7 +247,13 @@ fn a_service_without_endpoints_and_a_port_that_it_does_not_have_are_named() {
         "not among those",
     );
     stage.cluster.apply(&[http("web", &[])]);
-    stage.names("client", "web:80", "worker", "", "refused");
+    stage.names(
+        "client",
+        "web:80",
+        "worker",
+        "No endpoint may answer",
+        "No endpoint of the Service is ready",
+    );
 }
 
 #[test]

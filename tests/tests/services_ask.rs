@@ -143,7 +143,7 @@ const CASES: &[Case] = &[
         &[
             "its load-balancer address 192.0.2.12",
             "172.18.0.6 is in none of the Service's loadBalancerSourceRanges (10.10.1.0/24)",
-            "=x A packet to Service default/lb is dropped.",
+            "=x Service default/lb: 172.18.0.6 is in none of",
         ],
     ),
     (

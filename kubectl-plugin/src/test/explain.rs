@@ -203,6 +203,7 @@ mod tests {
             way: Way::There,
             title: String::new(),
             trace,
+            gone: false,
         };
         let walk = Walk {
             source: trace.source.clone(),

@@ -10,17 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::why::part::{Part, Way};
 
-/// Where a way fails.
+/// Where a way fails, for sure or perhaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The part, counted from 0.
     pub part: usize,
-    /// The hop, as it is numbered in the joined walk; none if the part has no hops.
+    /// The hop, as it is numbered in the joined walk: that of the node, or the last one before a node
+    /// that says nothing. None if there is no hop yet.
     pub hop: Option<usize>,
     /// The node.
     pub node: String,
     /// What is wrong.
     pub cause: String,
+    /// False if the node says nothing and may yet do what it should.
+    pub certain: bool,
 }
 
 /// What comes of a way.
@@ -31,13 +34,23 @@ pub(super) struct Verdict {
     pub failure: Option<Failure>,
 }
 
-/// The MTUs that a packet meets, each with what has it.
+/// An MTU that a packet meets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mtu {
+    bytes: u32,
+    /// What has it, in words.
+    link: String,
+    /// The node of the link.
+    node: String,
+}
+
+/// The MTUs that a packet meets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Mtus {
     /// The sender's link.
-    pub sender: Option<(u32, String)>,
+    sender: Option<Mtu>,
     /// The links between nodes.
-    pub between: Vec<(u32, String)>,
+    between: Vec<Mtu>,
 }
 
 impl Mtus {
@@ -47,15 +60,20 @@ impl Mtus {
         let (address, report) = from;
         let mut pods = report.pods.iter();
         let pod = pods.find(|pod| pod.addresses.contains(&address));
+        let mtu = |bytes, link, report: &Report| Mtu {
+            bytes,
+            link,
+            node: report.node.clone(),
+        };
         let uplink = |report: &Report| {
             let uplink = report.uplink.as_ref()?;
             let title = format!("uplink {} of node {}", uplink.name, report.node);
-            Some((uplink.mtu, title))
+            Some(mtu(uplink.mtu, title, report))
         };
         let sender = match pod {
             Some(pod) => pod
                 .mtu
-                .map(|mtu| (mtu, format!("the pod's link {}", pod.link))),
+                .map(|bytes| mtu(bytes, format!("the pod's link {}", pod.link), report)),
             None => uplink(report),
         };
         let reports = to.into_iter().flat_map(|to| [report, to]);
@@ -65,64 +83,64 @@ impl Mtus {
         }
     }
 
-    /// Why large packets do not arrive, if that is so.
-    fn lost(&self) -> Option<String> {
-        let (sent, link) = self.sender.as_ref()?;
-        let (least, narrow) = self.between.iter().min_by_key(|(mtu, _)| mtu)?;
-        let largest = self.between.iter().map(|(mtu, _)| mtu).max()?;
-        if least >= sent && least == largest {
-            return None;
-        }
-        let (wide, wide_title) = match least < sent {
-            true => (sent, link),
-            false => {
-                let (mtu, title) = self.between.iter().max_by_key(|(mtu, _)| mtu)?;
-                (mtu, title)
-            }
+    /// Why large packets do not arrive, if that is so: the link that is too narrow, and the sentence.
+    fn lost(&self) -> Option<(&Mtu, String)> {
+        let sender = self.sender.as_ref()?;
+        let narrow = self.between.iter().min_by_key(|mtu| mtu.bytes)?;
+        let widest = self.between.iter().max_by_key(|mtu| mtu.bytes)?;
+        let wide = match narrow.bytes < sender.bytes {
+            true => sender,
+            false if narrow.bytes < widest.bytes => widest,
+            false => return None,
         };
-        Some(format!(
-            "packets of more than {least} bytes may not: {wide_title} has MTU {wide}, {narrow} has \
-             {least}"
-        ))
+        let text = format!(
+            "{} has MTU {}, {} has {}",
+            wide.link, wide.bytes, narrow.link, narrow.bytes
+        );
+        Some((narrow, text))
     }
 }
 
+/// What a node was seen to drop of late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The node.
+    pub node: String,
+    /// The drop, in words.
+    pub what: String,
+    /// True if a pod of the node sent it with a source that is not its own: the first hop, where it
+    /// comes out of the pod's link.
+    pub spoofed: bool,
+}
+
 /// The conclusion. `dropped` is what was seen to be dropped of late.
-pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[String]) -> Verdict {
+pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[Seen]) -> Verdict {
+    let fails = |conclusion, failure| Verdict {
+        good: false,
+        conclusion,
+        failure,
+    };
     if let Some(failure) = first_failure(parts) {
-        let at = match failure.hop {
-            Some(hop) => format!(" at hop {hop}"),
-            None => String::new(),
-        };
-        let way = match parts[failure.part].way {
-            Way::There => "The packet does not arrive",
-            Way::Back => "The packet arrives, and the answer does not come back",
-        };
-        let whose = whose(parts);
-        let cause = sentence(&failure.cause);
-        return Verdict {
-            good: false,
-            conclusion: format!(
-                "{way}{whose}: it fails on node {}{at}. {cause}",
-                failure.node
-            ),
-            failure: Some(failure),
-        };
+        return fails(said(parts, &failure), Some(failure));
     }
     let arrival = arrival(parts);
-    if let Some(lost) = mtus.lost() {
-        return Verdict {
-            good: false,
-            conclusion: format!("{arrival} Small packets do; {lost}."),
-            failure: None,
-        };
+    if let Some((narrow, cause)) = mtus.lost() {
+        let failure = too_narrow(parts, narrow, &cause);
+        let at = place(failure.as_ref());
+        let least = narrow.bytes;
+        let text = format!(
+            "{arrival} Small packets do; packets of more than {least} bytes may not{at}: {cause}."
+        );
+        return fails(text, failure);
     }
     if let Some(seen) = dropped.first() {
-        return Verdict {
-            good: false,
-            conclusion: format!("As it is asked about, it arrives, but of late {seen}"),
-            failure: None,
-        };
+        let failure = seen.spoofed.then(|| where_it_began(parts, seen)).flatten();
+        let at = place(failure.as_ref());
+        let text = format!(
+            "As it is asked about, it arrives, but of late node {} dropped this{at}: {}",
+            seen.node, seen.what
+        );
+        return fails(text, failure);
     }
     let suspects = suspects(parts);
     match suspects.is_empty() {
@@ -131,15 +149,81 @@ pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[String]) -> Verdi
             conclusion: arrival,
             failure: None,
         },
-        false => Verdict {
-            good: false,
-            conclusion: format!(
+        false => {
+            let text = format!(
                 "Nothing of Podwire's stops it. If it fails all the same, look here: {}.",
                 suspects.join("; ")
-            ),
-            failure: None,
-        },
+            );
+            fails(text, None)
+        }
     }
+}
+
+/// ` at hop 3`, if the hop is known.
+fn place(failure: Option<&Failure>) -> String {
+    let hop = failure.and_then(|failure| failure.hop);
+    hop.map_or(String::new(), |hop| format!(" at hop {hop}"))
+}
+
+/// A failure in a sentence.
+fn said(parts: &[Part], failure: &Failure) -> String {
+    let part = &parts[failure.part];
+    let way = match part.way {
+        Way::There => "The packet does not arrive",
+        Way::Back => "The packet arrives, and the answer does not come back",
+    };
+    let whose = whose(parts);
+    let node = &failure.node;
+    let at = match (&part.trace, failure.hop) {
+        (Ok(_), Some(hop)) => format!("on node {node} at hop {hop}"),
+        // No one knows what happens there.
+        (Err(_), Some(hop)) => format!("after hop {hop}, on node {node} or on the way to it"),
+        (_, None) => format!("on node {node}"),
+    };
+    let what = match failure.certain {
+        true => format!("{way}{whose}: it fails {at}"),
+        false => {
+            let comma = if failure.hop.is_some() { "," } else { "" };
+            format!("What happens{whose} {at}{comma} is not known")
+        }
+    };
+    format!("{what}. {}", sentence(&failure.cause))
+}
+
+/// The hop at which large packets meet a link that is too narrow: on the sender's node where they
+/// leave it, on another where they arrive.
+fn too_narrow(parts: &[Part], narrow: &Mtu, cause: &str) -> Option<Failure> {
+    let part = parts.iter().position(|part| part.node == narrow.node)?;
+    let before = hops(&parts[..part]);
+    let hop = match part {
+        0 => before + hops(&parts[..1]),
+        _ => before + 1,
+    };
+    Some(Failure {
+        part,
+        hop: Some(hop),
+        node: narrow.node.clone(),
+        cause: cause.to_owned(),
+        certain: true,
+    })
+}
+
+/// The hop at which a packet came out of its pod, if the way begins on the node that saw it.
+fn where_it_began(parts: &[Part], seen: &Seen) -> Option<Failure> {
+    let first = parts.first().filter(|part| part.node == seen.node)?;
+    (hops(std::slice::from_ref(first)) > 0).then(|| Failure {
+        part: 0,
+        hop: Some(1),
+        node: seen.node.clone(),
+        cause: seen.what.clone(),
+        certain: true,
+    })
+}
+
+/// How many hops these parts have.
+fn hops(parts: &[Part]) -> usize {
+    let traces = parts.iter().flat_map(|part| &part.trace);
+    traces.map(|trace| trace.hops.len()).sum()
 }
 
 fn first_failure(parts: &[Part]) -> Option<Failure> {
@@ -151,11 +235,17 @@ fn first_failure(parts: &[Part]) -> Option<Failure> {
             hop,
             node: part.node.clone(),
             cause: cause.to_owned(),
+            certain: true,
         };
         let trace = match &part.trace {
             Ok(trace) => trace,
-            // That a node is gone explains why it is silent.
-            Err(why) => return Some(failed(None, why)),
+            // That a node is gone explains why it does not answer to ARP either.
+            Err(why) => {
+                return Some(Failure {
+                    certain: part.gone || silent.is_some(),
+                    ..failed(last_before(parts, index), why)
+                });
+            }
         };
         let differs = trace.hops.iter().position(|hop| !hop.differs.is_empty());
         if let Some(place) = differs {
@@ -173,6 +263,16 @@ fn first_failure(parts: &[Part]) -> Option<Failure> {
         before += trace.hops.len();
     }
     silent
+}
+
+/// The last hop before a part.
+fn last_before(parts: &[Part], index: usize) -> Option<usize> {
+    let led_here = match parts[index].way {
+        // Every way begins with the first part, whatever endpoints were walked to meanwhile.
+        Way::There => &parts[..index.min(1)],
+        Way::Back => &parts[..index],
+    };
+    Some(hops(led_here)).filter(|hop| *hop > 0)
 }
 
 /// The parts of each endpoint that the packet may go to: from where it arrives there to where the

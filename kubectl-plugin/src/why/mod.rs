@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::Fleet;
 use crate::said::{DeskError, Output, Said, for_programs};
 use crate::stream::is_younger;
-use conclude::{Mtus, conclude};
+use conclude::{Mtus, Seen, conclude};
 use places::{End, Places};
 
 pub use conclude::Failure;
@@ -349,6 +349,7 @@ impl Walking<'_> {
             node: node.to_owned(),
             way,
             title,
+            gone: trace.is_err() && not_ready,
             trace,
         });
         end
@@ -357,7 +358,7 @@ impl Walking<'_> {
 
 /// What the nodes on the way dropped of late of what the source sent: it may send what no one asks
 /// about, from another address for example.
-async fn dropped(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Vec<String> {
+async fn dropped(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Vec<Seen> {
     let nodes: BTreeSet<&str> = parts.iter().map(|part| part.node.as_str()).collect();
     let mut found = Vec::new();
     for node in nodes {
@@ -371,7 +372,11 @@ async fn dropped(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Vec<String> {
                 && parts_lead_to(parts, asked, one.destination.address)
         };
         if let Some(last) = page.drops.iter().rfind(its) {
-            found.push(format!("node {node} dropped this: {last}"));
+            found.push(Seen {
+                node: node.to_owned(),
+                what: last.to_string(),
+                spoofed: last.sent_by.is_some(),
+            });
         }
     }
     found
@@ -419,7 +424,13 @@ impl Walk {
             for hop in &trace.hops {
                 number += 1;
                 let fails = self.failure.as_ref().and_then(|at| at.hop) == Some(number);
+                let silent = self.failure.as_ref().is_some_and(|at| {
+                    self.parts
+                        .get(at.part)
+                        .is_some_and(|one| one.trace.is_err())
+                });
                 let mark = match (fails, hop.suspects.is_empty()) {
+                    (true, _) if silent => "   <== no answer from here on",
                     (true, _) => "   <== fails here",
                     (false, false) => "   <== may fail here",
                     (false, true) => "",

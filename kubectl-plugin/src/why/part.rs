@@ -14,6 +14,9 @@ pub struct Part {
     pub title: String,
     /// The hops, or why the node says nothing.
     pub trace: Result<Trace, String>,
+    /// True if the node says nothing and the cluster takes it for gone: not the agent alone.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// In which direction.

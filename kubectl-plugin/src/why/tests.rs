@@ -299,9 +299,28 @@ async fn a_node_that_is_gone_explains_its_silence() {
     let walk = walked(fake, "a", "web:80").await.unwrap();
     assert_eq!(
         walk.conclusion,
-        "The packet does not arrive: it fails on node two. The node is not ready, and no agent on \
-         node two: its pod podwire-2 does not run (Unknown)."
+        "The packet does not arrive: it fails after hop 2, on node two or on the way to it. The node is \
+         not ready, and no agent on node two: its pod podwire-2 does not run (Unknown)."
     );
+    assert!(
+        walk.text()
+            .contains("  2. second   <== no answer from here on\n"),
+        "{}",
+        walk.text()
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_answer_is_not_taken_for_a_node_that_is_gone() {
+    let mut fake = well();
+    fake.nodes[1].absent = Some("its pod podwire-2 does not run (Pending)".into());
+    let walk = walked(fake, "a", "web:80").await.unwrap();
+    assert_eq!(
+        walk.conclusion,
+        "What happens after hop 2, on node two or on the way to it, is not known. No agent on node \
+         two: its pod podwire-2 does not run (Pending)."
+    );
+    assert!(!walk.good && !walk.failure.unwrap().certain);
 }
 
 #[tokio::test]
@@ -309,9 +328,11 @@ async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_
     let fake = well().tells("two", "/status", &report("two", "10.10.2.2", 1400));
     let walk = walked(fake, "a", "web:80").await.unwrap();
     assert!(!walk.good);
-    let said = "Small packets do; packets of more than 1400 bytes may not: the pod's link veth1 has \
-                MTU 1500, uplink eth0 of node two has 1400.";
+    let said = "Small packets do; packets of more than 1400 bytes may not at hop 3: the pod's link veth1 \
+                has MTU 1500, uplink eth0 of node two has 1400.";
     assert!(walk.conclusion.ends_with(said), "{}", walk.conclusion);
+    let failure = walk.failure.unwrap();
+    assert_eq!((failure.node.as_str(), failure.hop), ("two", Some(3)));
     let mut suspect = trace("two", TraceEnd::Arrives, "It arrives at the pod.");
     suspect.hops[0].suspects = vec!["nftables chain ip x y has a rule that drops".into()];
     let walk = walked(well().tells("two", ARRIVES, &suspect), "a", "web:80")

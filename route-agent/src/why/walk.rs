@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
 use crate::features::services::desired::endpoints::Backend;
-use crate::snapshot::Service;
+use crate::snapshot::{ObjectName, Service};
 use crate::why::facts::{Facts, Party, destination, source};
 use crate::why::host_ports::HostPort;
 use crate::why::near::near;
@@ -280,21 +280,21 @@ impl<'a> Walk<'a> {
         )
     }
 
+    /// A Service lets it go no further.
+    fn ends_at(mut self, end: End, service: &ObjectName, hop: Hop) -> Trace {
+        let why = hop.why.first().map_or("", String::as_str);
+        let conclusion = format!("Service {service}: {why}");
+        self.hops.push(hop);
+        self.trace(end, conclusion)
+    }
+
     /// Through a Service to its endpoints.
     fn through(mut self, found: &Match<'_>) -> Trace {
         let name = &found.service.name;
         let candidates = match found.choose(self.facts, self.source) {
             Choice::Endpoints(candidates) => candidates,
-            Choice::Refused(hop) => {
-                self.hops.push(hop);
-                let conclusion = format!("A packet to Service {name} is refused.");
-                return self.trace(End::Refused, conclusion);
-            }
-            Choice::Dropped(hop) => {
-                self.hops.push(hop);
-                let conclusion = format!("A packet to Service {name} is dropped.");
-                return self.trace(End::Dropped, conclusion);
-            }
+            Choice::Refused(hop) => return self.ends_at(End::Refused, name, hop),
+            Choice::Dropped(hop) => return self.ends_at(End::Dropped, name, hop),
         };
         let mut hop = found.endpoints_hop(candidates, self.source, self.family);
         if let Some(why) = found.let_in(self.source) {

@@ -13,6 +13,7 @@ use podwire_kernel::route::{Route, RouteChange, RouteFilter};
 
 use crate::Options;
 use crate::call::{Attachment, Verb};
+use crate::flows;
 use crate::policies;
 use crate::report::Report;
 use crate::services;
@@ -36,7 +37,7 @@ const SIZE_LIMIT: f64 = 2.0;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 13] = [
+    let cases: [(&str, Case); 14] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
@@ -50,6 +51,7 @@ pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), 
         ("services-idle", services::idle),
         ("services-large", services::large),
         ("services-traffic", services::traffic),
+        ("flows", flows::flows),
     ];
     for (name, case) in cases {
         if options

@@ -7,6 +7,7 @@
 mod api;
 mod call;
 mod cases;
+mod flows;
 mod policies;
 mod report;
 mod services;

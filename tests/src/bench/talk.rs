@@ -88,7 +88,8 @@ pub struct Lab {
     client: Netns,
     /// The node.
     pub node: Netns,
-    _agent: Agent,
+    /// Its agent.
+    pub agent: Option<Agent>,
 }
 
 impl Lab {
@@ -111,8 +112,14 @@ impl Lab {
         Ok(Self {
             client,
             node,
-            _agent: agent,
+            agent: Some(agent),
         })
+    }
+
+    /// The same node, whose agent has ended: its rules stay.
+    pub fn without_agent(mut self) -> Self {
+        self.agent = None;
+        self
     }
 
     /// Runs `work` in the client's namespace, on the first processor.

@@ -45,6 +45,7 @@ pub struct Agent {
     pub began: Instant,
     log: Receiver<(Instant, String)>,
     conf: PathBuf,
+    state: PathBuf,
 }
 
 impl Agent {
@@ -118,6 +119,7 @@ impl Agent {
             began,
             log,
             conf: conf.join("00-podwire.conflist"),
+            state: directory.to_owned(),
         })
     }
 
@@ -177,6 +179,17 @@ impl Agent {
             .zip(next())
             .map(|(user, system)| user + system)
             .ok_or_else(|| "cannot read the agent's processor time".to_owned())
+    }
+
+    /// User and system time so far.
+    pub fn processor_time(&self) -> Result<Duration, String> {
+        // USER_HZ is 100 wherever Linux runs (proc(5), sysconf(3)).
+        self.ticks().map(|ticks| Duration::from_millis(ticks * 10))
+    }
+
+    /// The directory of its socket.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// A line of `/proc/PID/status` in MiB: `VmRSS` is resident memory now, `VmHWM` its peak.
