@@ -91,20 +91,16 @@ impl Explain for Agents {
 /// What matters of a way: how it ends, and where the kernel is not as it should be.
 fn told(walk: &Walk) -> Vec<String> {
     let mut lines = vec![format!("why: {}", walk.conclusion)];
-    for part in &walk.parts {
+    for (index, part) in walk.parts.iter().enumerate() {
         match &part.trace {
             Ok(trace) => {
                 // Where agents find nothing wrong, the way itself shows what they cannot know: a port
-                // at which no one listens, say.
-                if walk.good {
+                // at which no one listens, say. Services are met where the way begins.
+                if walk.good && index == 0 {
                     let hops = trace.hops.iter();
-                    let said = hops.flat_map(|hop| {
-                        std::iter::once(&hop.what)
-                            .chain(&hop.why)
-                            .chain(&hop.kernel)
-                    });
+                    let said = hops.flat_map(|hop| std::iter::once(&hop.what).chain(&hop.kernel));
                     lines.extend(
-                        said.take(2 * MOST)
+                        said.take(MOST)
                             .map(|hop| format!("node {}: {hop}", part.node)),
                     );
                 }
@@ -204,6 +200,7 @@ mod tests {
             title: String::new(),
             trace,
             gone: false,
+            goes_on: false,
         };
         let walk = Walk {
             source: trace.source.clone(),

@@ -111,7 +111,7 @@ pub enum Service {
 }
 
 /// Where a case sends to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// The address of a place.
     Spot(Spot),

@@ -1,19 +1,21 @@
 //! Runs a plan on a ground, so many cases at a time, and finds out why those fail that do.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 
 use crate::test::ground::{Explain, Ground, GroundError, Laid};
-use crate::test::plan::{Case, Group, Plan, Skipped, Spot, Target};
+use crate::test::plan::{Case, Family, Group, Plan, Skipped, Spot, Target};
 use crate::test::probe;
 
 /// How long one command may take. It ends by itself sooner; a busy API server may be slow to start it.
 const COMMAND: Duration = Duration::from_secs(30);
 
-/// For so many failures of a group `why` is asked: the rest will be more of the same.
-const EXPLAINED: usize = 3;
+/// For so many pairs of a group, from where and where to, `why` is asked: the rest will be more of the
+/// same.
+const EXPLAINED: usize = 6;
 
 /// How a test is run.
 #[derive(Debug, Clone)]
@@ -278,8 +280,8 @@ fn forgive_outside(done: &mut [Done], laid: &Laid) {
     }
 }
 
-/// Asks the agents about some failures of each group, one question for the same way of a packet, and
-/// each pod that sent for the address that it sends from.
+/// Asks the agents about some failures of each group, one question for all that fails between the same
+/// two, and each pod that sent for the address that it sends from.
 async fn explain_all(
     ground: &impl Ground,
     explain: &impl Explain,
@@ -288,18 +290,22 @@ async fn explain_all(
     done: &mut [Done],
 ) {
     let failed = |one: &&Done| matches!(one.verdict, Verdict::Failed { .. });
+    // The first that failed between two, of each group; and the question about it.
+    let mut pairs: BTreeMap<(Group, Family, Spot, Target), (String, String)> = BTreeMap::new();
     let mut asked: BTreeMap<Group, usize> = BTreeMap::new();
-    let mut questions = BTreeSet::new();
     let mut senders: BTreeMap<Spot, &Case> = BTreeMap::new();
     for one in done.iter().filter(failed) {
         senders.entry(one.case.from).or_insert(&one.case);
         let asked = asked.entry(one.case.group).or_default();
         if *asked < EXPLAINED
-            && probe::question(&one.case, laid).is_some_and(|question| questions.insert(question))
+            && let Entry::Vacant(pair) = pairs.entry(pair(&one.case))
+            && let Some(question) = probe::question(&one.case, laid)
         {
+            pair.insert(question);
             *asked += 1;
         }
     }
+    let questions: BTreeSet<_> = pairs.values().cloned().collect();
     let answers = stream::iter(questions).map(async |(source, destination)| {
         let answer = explain.why(&source, &destination).await;
         ((source, destination), answer)
@@ -319,15 +325,15 @@ async fn explain_all(
             continue;
         };
         why.extend(senders.get(&one.case.from).cloned().flatten());
-        let question = probe::question(&one.case, laid);
-        why.extend(
-            question
-                .and_then(|question| answers.get(&question))
-                .into_iter()
-                .flatten()
-                .cloned(),
-        );
+        let question = pairs.get(&pair(&one.case));
+        let answer = question.and_then(|question| answers.get(question));
+        why.extend(answer.into_iter().flatten().cloned());
     }
+}
+
+/// Between whom a case is.
+fn pair(case: &Case) -> (Group, Family, Spot, Target) {
+    (case.group, case.family, case.from, case.to)
 }
 
 /// What a pod sends with, if that is not its own address: its node drops that as forged.

@@ -267,9 +267,11 @@ fn first_failure(parts: &[Part]) -> Option<Failure> {
 
 /// The last hop before a part.
 fn last_before(parts: &[Part], index: usize) -> Option<usize> {
+    // Every way begins with the first part, and at a node's port with the second one as well,
+    // whatever endpoints were walked to meanwhile.
+    let shared = 1 + parts.iter().filter(|part| part.goes_on).count();
     let led_here = match parts[index].way {
-        // Every way begins with the first part, whatever endpoints were walked to meanwhile.
-        Way::There => &parts[..index.min(1)],
+        Way::There => &parts[..index.min(shared)],
         Way::Back => &parts[..index],
     };
     Some(hops(led_here)).filter(|hop| *hop > 0)
@@ -278,7 +280,7 @@ fn last_before(parts: &[Part], index: usize) -> Option<usize> {
 /// The parts of each endpoint that the packet may go to: from where it arrives there to where the
 /// answer arrives. None if one node sees all of it.
 fn endpoints(parts: &[Part]) -> Vec<&[Part]> {
-    let starts = |part: &Part| part.way == Way::There;
+    let starts = |part: &Part| part.way == Way::There && !part.goes_on;
     let mut starts: Vec<usize> = (1..parts.len()).filter(|at| starts(&parts[*at])).collect();
     starts.push(parts.len());
     starts

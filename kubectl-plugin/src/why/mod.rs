@@ -279,18 +279,62 @@ impl Walking<'_> {
 
     /// On the nodes of those it is for, and back from there.
     async fn arrive(&mut self) {
+        let Asked { to, transport, .. } = *self.asked;
+        let elsewhere = self.places.at(to).node;
+        match elsewhere.filter(|node| Some(node) != self.asked.first()) {
+            Some(node) if self.places.behind(to, transport).is_some() => {
+                self.arrive_through(&node).await;
+            }
+            _ => {
+                let first = self.asked.first().cloned();
+                self.arrive_at_receivers(self.asked.from, first.as_ref())
+                    .await;
+            }
+        }
+    }
+
+    /// At a port of another node, whose rules choose the endpoint.
+    async fn arrive_through(&mut self, node: &String) {
+        let Asked {
+            from,
+            to,
+            transport,
+            ..
+        } = *self.asked;
+        let title = format!("On node {node}, at whose port it arrives");
+        let end = self
+            .ask(node, Way::There, title, from, &target(to, transport))
+            .await;
+        if let Some(part) = self.parts.last_mut() {
+            part.goes_on = end == Some(TraceEnd::Leaves);
+        }
+        match end {
+            // Endpoints elsewhere see the node, not the client.
+            Some(TraceEnd::Leaves) => self.arrive_at_receivers(to, Some(node)).await,
+            Some(TraceEnd::Arrives) => {}
+            _ => return,
+        }
+        self.come_back(node, to).await;
+    }
+
+    /// On the nodes of the endpoints, but for one node that has been asked; and what they answer to
+    /// who they take for the client.
+    async fn arrive_at_receivers(&mut self, from: IpAddr, asked: Option<&String>) {
+        let is_client = from == self.asked.from;
         for (address, transport) in self.receivers() {
             let end = self.places.at(address);
-            let Some(node) = end.node else { continue };
-            if Some(&node) == self.asked.first() {
+            let Some(node) = end.node.filter(|node| Some(node) != asked) else {
                 continue;
-            }
+            };
             let title = format!("On node {node}, where it arrives for {}", end.title);
             let to = target(address, transport);
-            let from = self.asked.from;
             let arrived = self.ask(&node, Way::There, title, from, &to).await;
-            if arrived == Some(TraceEnd::Arrives) {
-                self.come_back(&node, address).await;
+            match arrived {
+                Some(TraceEnd::Arrives) if is_client => self.come_back(&node, address).await,
+                Some(TraceEnd::Arrives) => {
+                    self.begin_to_answer(&node, address, from).await;
+                }
+                _ => {}
             }
         }
     }
@@ -317,15 +361,21 @@ impl Walking<'_> {
 
     async fn come_back(&mut self, node: &str, from: IpAddr) {
         let to = self.asked.from;
-        let title = format!("On node {node}, where the answer begins");
-        let left = self
-            .ask(node, Way::Back, title, from, &to.to_string())
-            .await;
+        let left = self.begin_to_answer(node, from, to).await;
         if let (Some(TraceEnd::Leaves), Some(home)) = (left, &self.asked.source.node) {
             let title = format!("On node {home}, where the answer arrives");
             self.ask(home, Way::Back, title, from, &to.to_string())
                 .await;
         }
+    }
+
+    async fn begin_to_answer(&mut self, node: &str, from: IpAddr, to: IpAddr) -> Option<TraceEnd> {
+        let title = match from == self.asked.to {
+            true => format!("On node {node}, from where the answer comes"),
+            false => format!("On node {node}, where the answer begins"),
+        };
+        self.ask(node, Way::Back, title, from, &to.to_string())
+            .await
     }
 
     /// Asks one node and notes what it says. None if it says nothing.
@@ -350,6 +400,7 @@ impl Walking<'_> {
             way,
             title,
             gone: trace.is_err() && not_ready,
+            goes_on: false,
             trace,
         });
         end

@@ -17,6 +17,9 @@ pub struct Part {
     /// True if the node says nothing and the cluster takes it for gone: not the agent alone.
     #[serde(default)]
     pub gone: bool,
+    /// True for a node whose port it is: its rules send the packet on to an endpoint elsewhere.
+    #[serde(default)]
+    pub goes_on: bool,
 }
 
 /// In which direction.

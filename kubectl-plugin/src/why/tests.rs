@@ -229,6 +229,59 @@ async fn the_first_hop_that_fails_is_named_with_its_node() {
     }
 }
 
+/// A client on the first node, a port of the second, an endpoint on the third.
+#[tokio::test]
+async fn at_a_port_of_another_node_that_nodes_rules_are_asked_too() {
+    let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
+    known.nodes.push(Node {
+        name: "three".into(),
+        addresses: vec!["192.168.8.3".parse().unwrap()],
+        pod_cidrs: vec!["10.10.3.0/24".parse().unwrap()],
+        ready: None,
+    });
+    let port = &mut known.services[0].ports[0];
+    port.node_port = Some(30080);
+    port.endpoints[0].address = "10.10.3.2".parse().unwrap();
+    port.endpoints[0].node = Some("three".into());
+    let to_port = "/why?from=10.10.1.2&to=192.168.8.2%3A30080%2Ftcp";
+    let leaves = |node: &str| trace(node, TraceEnd::Leaves, "It leaves.");
+    let arrives = |node: &str| trace(node, TraceEnd::Arrives, "It arrives.");
+    let mut fake = well()
+        .tells("one", "/cluster", &known)
+        .tells("one", to_port, &leaves("one"))
+        .tells("two", to_port, &leaves("two"))
+        .tells(
+            "three",
+            "/why?from=192.168.8.2&to=10.10.3.2%3A8080%2Ftcp",
+            &arrives("three"),
+        )
+        .tells(
+            "three",
+            "/why?from=10.10.3.2&to=192.168.8.2&answer=1",
+            &leaves("three"),
+        )
+        .tells(
+            "two",
+            "/why?from=192.168.8.2&to=10.10.1.2&answer=1",
+            &leaves("two"),
+        )
+        .tells(
+            "one",
+            "/why?from=192.168.8.2&to=10.10.1.2&answer=1",
+            &arrives("one"),
+        );
+    fake.nodes.push(crate::reach::Node::named("three"));
+    let walk = walked(fake, "a", "192.168.8.2:30080").await.unwrap();
+    let nodes: Vec<&str> = walk.parts.iter().map(|part| part.node.as_str()).collect();
+    assert_eq!(nodes, ["one", "two", "three", "three", "two", "one"]);
+    assert_eq!(walk.conclusion, "It arrives. The answer comes back.");
+    let text = walk.text();
+    assert!(
+        text.contains("On node two, at whose port it arrives"),
+        "{text}"
+    );
+}
+
 /// Three nodes: as [`well`], with one more endpoint on the third.
 fn with_two_endpoints(third: TraceEnd) -> Fake {
     let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
