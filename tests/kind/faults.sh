@@ -45,7 +45,7 @@ stop_again_and_again() {
 in_test() {
   (
     for ((i = 0; i < 600; i++)); do
-      ns=$(kubectl get namespaces -l podwire.io/connectivity-test -o 'jsonpath={.items[0].metadata.name}' 2>/dev/null) || ns=
+      ns=$(kubectl get namespaces --field-selector status.phase=Active -l podwire.io/connectivity-test -o 'jsonpath={.items[0].metadata.name}' 2>/dev/null) || ns=
       [[ -z $ns ]] || ! "$@" "$ns" >>"$work/in-test" 2>&1 || exit 0
       sleep 0.2
     done
@@ -126,12 +126,13 @@ names() {
   failed=1
 }
 
-# tested FAULT WORD: the connectivity test fails, and its report says WORD.
+# tested FAULT PATTERN: the connectivity test fails, and below its matrices a line matches PATTERN.
 tested() {
   local start=$SECONDS status=0
   desk test >"$work/report" 2>&1 || status=$?
   local line
-  line=$(grep -F -- "$2" "$work/report" | head -n1 || true)
+  # Below the matrices: what failed, why, and what the agents say.
+  line=$(sed -n '/^✗/,$p' "$work/report" | grep -E -- "$2" | head -n1 || true)
   if ((status == 1)) && [[ $line ]]; then
     say "$1" test "fails and names it, $((SECONDS - start)) s:$(sed 's/  */ /g' <<<" $line")"
   else
@@ -180,7 +181,7 @@ remove_policy() { kubectl -n $namespace delete networkpolicy forbid-it >/dev/nul
 select_no_one() { kubectl -n "$1" patch service web -p '{"spec":{"selector":{"app":"no-one"}}}'; }
 plant_endpoints() { select_no_one $namespace >/dev/null; in_test select_no_one; }
 why_endpoints() { names endpoints $w1 "$(cluster_ip)" "No endpoint"; }
-test_endpoints() { tested endpoints "no endpoints"; }
+test_endpoints() { tested endpoints "No endpoint of the Service is ready"; }
 remove_endpoints() {
   kubectl -n $namespace patch service web --type=json \
     -p '[{"op":"replace","path":"/spec/selector","value":{"app":"web"}}]' >/dev/null
@@ -192,12 +193,12 @@ wrong_port() {
 }
 plant_port() { to=$namespace/web:81; in_test wrong_port; }
 why_port() { names port $w1 "ClusterIP $(cluster_ip)" "not among those"; }
-test_port() { tested port ":9"; }
+test_port() { tested port ':9([^0-9]|$)'; }
 remove_port() { to=$namespace/web:80; }
 
 plant_node() { docker exec $w2 ip link set eth0 down; }
 why_node() { names node $w2 "" "fails on node $w2"; }
-test_node() { tested node "$w2"; }
+test_node() { tested node "on node $w2 or on the way to it|node $w2 .*(not ready|no answer|does not answer)"; }
 remove_node() {
   # The default route went with the link; Docker gives every node the same.
   docker exec $w2 ip link set eth0 up
@@ -209,7 +210,7 @@ remove_node() {
 
 plant_mtu() { docker exec $w2 ip link set eth0 mtu 1300; }
 why_mtu() { names mtu $w2 "" "uplink eth0 of node $w2 has 1300"; }
-test_mtu() { tested mtu "1300"; }
+test_mtu() { tested mtu "$w2 has 1300"; }
 remove_mtu() { docker exec $w2 ip link set eth0 mtu 1500; }
 
 false_source() {
@@ -234,7 +235,7 @@ plant_spoof() {
   in_test false_source client-1
 }
 why_spoof() { names spoof $w1 "" "dropped this"; }
-test_spoof() { tested spoof "${false:-.99}"; }
+test_spoof() { tested spoof "sends from $false, which is not its address"; }
 remove_spoof() {
   kill $spoofer 2>/dev/null || true
   wait $spoofer 2>/dev/null || true
@@ -247,7 +248,7 @@ flags() {
 }
 plant_masquerade() { to=192.0.2.9:80; flags '[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--masquerade=false"}]'; }
 why_masquerade() { names masquerade $w1 "The source stays" "masquerading is off"; }
-test_masquerade() { tested masquerade "asquerad"; }
+test_masquerade() { tested masquerade "masquerading is off"; }
 remove_masquerade() {
   to=$namespace/web:80
   kubectl -n kube-system rollout undo daemonset/podwire >/dev/null
@@ -259,7 +260,7 @@ plant_foreign() {
     add rule inet foreign stops tcp dport { 80, 18080 } drop'
 }
 why_foreign() { names foreign $w2 "Route to" "chain inet foreign stops"; }
-test_foreign() { tested foreign "foreign"; }
+test_foreign() { tested foreign "chain inet foreign stops"; }
 remove_foreign() { docker exec $w2 nft delete table inet foreign; }
 
 lay_out

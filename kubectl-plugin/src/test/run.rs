@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
@@ -16,6 +17,10 @@ const COMMAND: Duration = Duration::from_secs(30);
 /// For so many pairs of a group, from where and where to, `why` is asked: the rest will be more of the
 /// same.
 const EXPLAINED: usize = 6;
+
+/// Once so many have failed after all their tries, something is broken and not late: the others are
+/// tried once, or a cluster in which nothing works takes ten times as long.
+const BROKEN: usize = 16;
 
 /// How a test is run.
 #[derive(Debug, Clone)]
@@ -186,8 +191,11 @@ async fn try_all(
 ) -> Vec<Done> {
     let all = plan.cases.len();
     let numbered = plan.cases.iter().enumerate();
-    let tries =
-        numbered.map(async |(number, case)| (number, try_case(ground, laid, pace, case).await));
+    let failures = AtomicUsize::new(0);
+    let tries = numbered.map(async |(number, case)| {
+        let one = try_case(ground, laid, pace, &failures, case).await;
+        (number, one)
+    });
     let mut tries = stream::iter(tries).buffer_unordered(pace.parallel.max(1));
     let mut done = Vec::with_capacity(all);
     while let Some((number, one)) = tries.next().await {
@@ -198,9 +206,23 @@ async fn try_all(
     done.into_iter().map(|(_, one)| one).collect()
 }
 
-async fn try_case(ground: &impl Ground, laid: &Laid, pace: &Pace, case: &Case) -> Done {
+/// `failures` counts those that failed after all their tries.
+async fn try_case(
+    ground: &impl Ground,
+    laid: &Laid,
+    pace: &Pace,
+    failures: &AtomicUsize,
+    case: &Case,
+) -> Done {
     let begun = Instant::now();
-    let verdict = verdict(ground, laid, pace, case).await;
+    let again = match failures.load(Ordering::Relaxed) {
+        BROKEN.. if !case.must_not_pass() => &[],
+        _ => pace.again.as_slice(),
+    };
+    let verdict = verdict(ground, laid, again, case).await;
+    if matches!(verdict, Verdict::Failed { .. }) {
+        failures.fetch_add(1, Ordering::Relaxed);
+    }
     Done {
         case: case.clone(),
         verdict,
@@ -210,7 +232,7 @@ async fn try_case(ground: &impl Ground, laid: &Laid, pace: &Pace, case: &Case) -
 
 /// What must pass is tried again, because what was made may not have reached every node yet. What
 /// must not pass has to hold each time.
-async fn verdict(ground: &impl Ground, laid: &Laid, pace: &Pace, case: &Case) -> Verdict {
+async fn verdict(ground: &impl Ground, laid: &Laid, again: &[Duration], case: &Case) -> Verdict {
     let failed = |reason| Verdict::Failed {
         reason,
         why: Vec::new(),
@@ -228,10 +250,10 @@ async fn verdict(ground: &impl Ground, laid: &Laid, pace: &Pace, case: &Case) ->
         Err(reason) => return failed(reason),
     };
     let tries = match case.must_not_pass() {
-        true => pace.again.len().min(1),
-        false => pace.again.len(),
+        true => again.len().min(1),
+        false => again.len(),
     };
-    let mut again = pace.again.iter().take(tries);
+    let mut again = again.iter().take(tries);
     loop {
         let judged = match ground.run(place, &command, COMMAND).await {
             Ok(ran) => probe::judge(case, laid, &ran),

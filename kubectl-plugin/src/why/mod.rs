@@ -16,7 +16,7 @@ use clap::Args;
 use podwire_agent::drops::{Dropped, Page as Drops};
 use podwire_agent::report::Report;
 use podwire_agent::text::printable;
-use podwire_agent::why::{End as TraceEnd, Host, Question, Trace, Transport};
+use podwire_agent::why::{End as TraceEnd, Host, Question, Trace, Transport, service_in_dns};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
@@ -189,7 +189,11 @@ impl Asked {
 
 /// A Service, pod, node or host of this name.
 async fn receiver(places: &Places, name: &str) -> Result<End, DeskError> {
-    if let Some(service) = places.service(name)? {
+    let mut service = places.service(name)?;
+    if let (None, Some(full)) = (service, service_in_dns(name)) {
+        service = places.service(&full)?;
+    }
+    if let Some(service) = service {
         let title = format!("Service {}/{}", service.namespace, service.name);
         let mut addresses = service.cluster_ips.clone();
         if addresses.is_empty() {

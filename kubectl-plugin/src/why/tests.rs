@@ -401,6 +401,14 @@ async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_
 }
 
 #[tokio::test]
+async fn a_service_is_found_by_the_name_that_dns_has() {
+    for name in ["web.default:80", "web.default.svc.cluster.local:80"] {
+        let walk = walked(well(), "a", name).await.unwrap();
+        assert!(walk.good, "{}", walk.conclusion);
+    }
+}
+
+#[tokio::test]
 async fn names_that_no_one_has_or_several_have_are_said() {
     let error = walked(well(), "aa", "web:80")
         .await

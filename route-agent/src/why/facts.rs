@@ -10,7 +10,7 @@ use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::why::Pod;
 use crate::why::host_ports::HostPort;
-use crate::why::question::{Host, QuestionError};
+use crate::why::question::{Host, QuestionError, service_in_dns};
 
 /// Everything that the walk goes by.
 #[derive(Debug, Clone, Copy)]
@@ -171,11 +171,11 @@ pub(super) fn destination(facts: &Facts<'_>, host: &Host) -> Result<IpAddr, Ques
         Host::Ip(ip) => return Ok(*ip),
         Host::Name(name) => name,
     };
-    let service = facts
-        .snapshot
-        .services
-        .values()
-        .find(|service| matches(name, &service.name.to_string()));
+    let in_dns = service_in_dns(name);
+    let service = facts.snapshot.services.values().find(|service| {
+        let full = service.name.to_string();
+        matches(name, &full) || in_dns.as_ref() == Some(&full)
+    });
     let pod = pod_named(facts, name)?.and_then(|pod| pod.addresses.first());
     let node = facts.snapshot.nodes.get(name.as_str());
     let address = service

@@ -36,7 +36,7 @@ pub use facts::Facts;
 pub use host_ports::HostPort;
 pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
-pub use question::{Host, Question, QuestionError, Transport};
+pub use question::{Host, Question, QuestionError, Transport, service_in_dns};
 pub use refusals::{Decided, Refused};
 pub use walk::walk;
 

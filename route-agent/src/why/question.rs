@@ -225,6 +225,16 @@ fn host_of(text: &str) -> Result<Host, QuestionError> {
     Ok(Host::Name(text.to_owned()))
 }
 
+/// `namespace/name`, if the name may be one that the cluster's DNS has for a Service: `name.namespace`,
+/// perhaps with `.svc` and the cluster's domain behind.
+pub fn service_in_dns(name: &str) -> Option<String> {
+    let mut labels = name.split('.');
+    let (service, namespace) = (labels.next()?, labels.next()?);
+    let kind = labels.next();
+    kind.is_none_or(|kind| kind == "svc")
+        .then(|| format!("{namespace}/{service}"))
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -319,6 +329,16 @@ mod tests {
                 (host, transport),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_name_of_the_clusters_dns_is_one_of_a_service() {
+        for name in ["web.shop", "web.shop.svc", "web.shop.svc.cluster.local"] {
+            assert_eq!(service_in_dns(name).as_deref(), Some("shop/web"), "{name}");
+        }
+        for name in ["web", "www.shop.example"] {
+            assert_eq!(service_in_dns(name), None, "{name}");
         }
     }
 
