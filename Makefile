@@ -211,6 +211,10 @@ e2e-policies: ## Run suites of others for policies on the kind cluster: SUITES (
 chaos: ## Break things on the kind cluster and count what clients notice
 	@tests/kind/chaos.sh
 
+.PHONY: kind-faults
+kind-faults: build ## Plant ten faults in the kind cluster and show that `why` and `test` name each (FAULTS)
+	@tests/kind/faults.sh $(FAULTS)
+
 .PHONY: leave
 leave: toolchain ## Show on clusters of its own that uninstall leaves nothing on a node (needs helm, or Go)
 	@$(GO_TOOLS)

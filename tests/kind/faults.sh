@@ -180,7 +180,7 @@ remove_policy() { kubectl -n $namespace delete networkpolicy forbid-it >/dev/nul
 
 select_no_one() { kubectl -n "$1" patch service web -p '{"spec":{"selector":{"app":"no-one"}}}'; }
 plant_endpoints() { select_no_one $namespace >/dev/null; in_test select_no_one; }
-why_endpoints() { names endpoints $w1 "$(cluster_ip)" "No endpoint"; }
+why_endpoints() { names endpoints $w1 "No endpoint may answer" "No endpoint of the Service is ready"; }
 test_endpoints() { tested endpoints "No endpoint of the Service is ready"; }
 remove_endpoints() {
   kubectl -n $namespace patch service web --type=json \

@@ -4,10 +4,12 @@
 //! someone listens", since Linux 5.19; before, it was 1 and the kernel made them and threw them away).
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{COUNTERS_ORIGINAL, COUNTERS_REPLY, Counts, DELETE, Tuple, counts_of};
@@ -59,7 +61,7 @@ pub struct Connection {
 /// Listens to connections.
 #[derive(Debug)]
 pub struct Reader {
-    socket: AsyncFd<Socket>,
+    socket: Arc<Socket>,
     buffer: Vec<u8>,
 }
 
@@ -71,10 +73,6 @@ impl Reader {
             .map_err(|cause| cause.during("listen to", "beginnings and ends of connections"))
     }
 
-    #[expect(
-        unsafe_code,
-        reason = "the descriptor of a netlink socket is registered"
-    )]
     fn try_open(receive_buffer: usize) -> std::result::Result<Self, Cause> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         if setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).is_err() {
@@ -85,11 +83,8 @@ impl Reader {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        // SAFETY: the descriptor of a netlink socket stays the same and open until the socket is
-        // dropped, which is after the registration ends: `AsyncFd` owns it.
-        let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
         Ok(Self {
-            socket,
+            socket: Arc::new(socket),
             buffer: vec![0; DATAGRAM_MAX],
         })
     }
@@ -97,25 +92,47 @@ impl Reader {
     /// Waits for announcements, and adds all that are there to `events`, up to `most`. Can be dropped
     /// and called again without losing one. An error if listening has become impossible.
     pub async fn read(&mut self, events: &mut Vec<Event>, most: usize) -> io::Result<()> {
-        let before = events.len();
         loop {
-            let mut readable = self.socket.readable().await?;
-            while events.len() < before + most {
-                let mut space = &mut self.buffer[..];
-                match readable.try_io(|socket| socket.get_ref().recv(&mut space, 0)) {
-                    Err(_would_block) => break,
-                    Ok(Ok(length)) => read(&self.buffer[..length], events),
-                    Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                        events.push(Event::Lost);
-                    }
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Ok(Err(error)) => return Err(error),
-                }
-            }
-            if events.len() > before {
+            if self.take(events, most)? {
                 return Ok(());
             }
+            self.wait().await?;
         }
+    }
+
+    /// Waits until there is something to read. The socket is watched only meanwhile: else each
+    /// announcement would wake who waits for anything else, thousands of times a second.
+    #[expect(
+        unsafe_code,
+        reason = "the descriptor of a netlink socket is registered"
+    )]
+    async fn wait(&self) -> io::Result<()> {
+        // SAFETY: the descriptor of a netlink socket stays the same and open until the socket is
+        // dropped, which is after the registration ends: `AsyncFd` shares it.
+        let watched = unsafe {
+            AsyncFd::register_with_interest(Arc::clone(&self.socket), Interest::READABLE)
+        };
+        let watched = watched.map_err(io::Error::from)?;
+        watched.readable().await.map(drop)
+    }
+
+    /// Adds what is there, up to `most`; false if nothing is.
+    fn take(&mut self, events: &mut Vec<Event>, most: usize) -> io::Result<bool> {
+        let before = events.len();
+        while events.len() < before + most {
+            match self.socket.recv(&mut &mut self.buffer[..], 0) {
+                Ok(length) => read(&self.buffer[..length], events),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    events.push(Event::Lost);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(events.len() > before)
     }
 }
 
