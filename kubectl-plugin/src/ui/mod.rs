@@ -6,6 +6,7 @@
 mod door;
 mod pages;
 mod queue;
+mod rates;
 mod told;
 mod view;
 mod watch;

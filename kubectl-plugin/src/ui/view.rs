@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use podwire_agent::cluster::Policy;
+use podwire_agent::flows::top::Sum;
 use podwire_agent::report::{PodReport, Report, ServiceReport, UplinkReport};
 use serde::Serialize;
 
@@ -15,7 +17,7 @@ pub struct View {
     pub nodes: Vec<NodeView>,
     /// The Services, sorted by name.
     pub services: Vec<ServiceView>,
-    /// The policies that isolate a pod, sorted by name.
+    /// All policies, sorted by name.
     pub policies: Vec<PolicyView>,
     /// Everything that is wrong.
     pub wrong: Vec<Wrong>,
@@ -100,6 +102,12 @@ pub struct PortView {
     pub affinity: Option<u32>,
     /// New connections on all nodes, if they are counted.
     pub connections: Option<u64>,
+    /// New connections in a second, of late.
+    pub rate: Option<f64>,
+    /// Connections that there are now.
+    pub open: Option<u64>,
+    /// What those have carried, both ways, in bytes; none where nodes do not count.
+    pub carried: Option<u64>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
@@ -115,6 +123,8 @@ pub struct EndpointView {
     pub node: Option<String>,
     /// New connections on all nodes, if they are counted.
     pub connections: Option<u64>,
+    /// New connections in a second, of late.
+    pub rate: Option<f64>,
 }
 
 /// A policy.
@@ -122,6 +132,8 @@ pub struct EndpointView {
 pub struct PolicyView {
     /// As agents call it.
     pub id: String,
+    /// The pods that it is about, in words; empty if no one told.
+    pub about: String,
     /// The pods that it isolates for ingress.
     pub ingress: Vec<String>,
     /// The pods that it isolates for egress.
@@ -167,6 +179,43 @@ pub struct Silent {
     pub why: String,
     /// What it said last: its pods may be there all the same.
     pub last: Option<Box<Report>>,
+}
+
+impl View {
+    /// Adds what was asked for by itself: what policies say, and the connections that there are.
+    pub fn take_in(&mut self, policies: &[Policy], open: &BTreeMap<String, Sum>) {
+        for policy in policies {
+            let id = policy.id();
+            let at = self.policies.iter().position(|one| one.id == id);
+            let at = at.unwrap_or_else(|| {
+                self.policies.push(PolicyView {
+                    id,
+                    ..PolicyView::default()
+                });
+                self.policies.len() - 1
+            });
+            let known = &mut self.policies[at];
+            let tier = policy.tier.as_ref().map(|tier| format!("{tier} tier: "));
+            known.about = tier.unwrap_or_default() + &policy.selects;
+            known.rules = policy.rules.clone();
+        }
+        self.policies.sort_by(|a, b| a.id.cmp(&b.id));
+        for service in &mut self.services {
+            for port in &mut service.ports {
+                // The name of a port, or else its number, as flows have it.
+                let number = port.fronts.first().and_then(|front| front.rsplit_once(':'));
+                let called = match (port.name.is_empty(), number) {
+                    (false, _) => port.name.as_str(),
+                    (true, Some((_, number))) => number,
+                    (true, None) => continue,
+                };
+                let sum = open.get(&format!("{}:{called}", service.id));
+                port.open = sum.map(|sum| sum.connections);
+                let carried = sum.map(|sum| sum.sent + sum.received);
+                port.carried = carried.filter(|bytes| *bytes > 0);
+            }
+        }
+    }
 }
 
 /// Puts together what the agents of these nodes said.
@@ -321,7 +370,7 @@ fn add(
                     address,
                     pod: owner.map(|(pod, _)| pod.clone()),
                     node: owner.map(|(_, node)| node.clone()),
-                    connections: None,
+                    ..EndpointView::default()
                 });
                 known.endpoints.len() - 1
             });
@@ -419,6 +468,54 @@ mod tests {
             .map(|one| (one.kind, &*one.node, &*one.text))
             .collect();
         assert_eq!(wrong, [(Kind::Silent, "a", "it is late")]);
+    }
+
+    #[test]
+    fn policies_have_their_rules_and_services_what_is_open() {
+        let port = PortView {
+            fronts: vec!["10.200.1.63:9000".into()],
+            ..PortView::default()
+        };
+        let mut seen = View {
+            services: vec![ServiceView {
+                id: "default/web".into(),
+                ports: vec![port],
+                ..ServiceView::default()
+            }],
+            policies: vec![PolicyView {
+                id: "default/deny".into(),
+                ingress: vec!["default/a".into()],
+                ..PolicyView::default()
+            }],
+            ..View::default()
+        };
+        let policy = |name: &str, rule: &str| Policy {
+            kind: "NetworkPolicy".into(),
+            name: name.into(),
+            namespace: Some("default".into()),
+            selects: "all pods (ingress)".into(),
+            rules: vec![rule.into()],
+            ..Policy::default()
+        };
+        let sum = Sum {
+            connections: 3,
+            sent: 10,
+            received: 20,
+        };
+        seen.take_in(
+            &[
+                policy("deny", "ingress: allows nothing"),
+                policy("allow", "ingress: allows tcp 80 from app=web"),
+            ],
+            &BTreeMap::from([("default/web:9000".to_owned(), sum)]),
+        );
+        let [allow, deny] = &seen.policies[..] else {
+            panic!("{:?}", seen.policies);
+        };
+        assert_eq!(allow.rules, ["ingress: allows tcp 80 from app=web"]);
+        assert_eq!((deny.rules.len(), deny.ingress.len()), (1, 1));
+        let port = &seen.services[0].ports[0];
+        assert_eq!((port.open, port.carried), (Some(3), Some(30)));
     }
 
     #[test]

@@ -7,16 +7,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podwire_agent::cluster::{Cluster, Policy};
+use podwire_agent::flows::top::{Sum, Top};
 use podwire_agent::report::Report;
+use podwire_agent::{drops, flows};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::queue::{News, Queue, lock};
-use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldFlow, counter};
+use super::rates::Rates;
+use super::told::{Dropped, Flow, Sample, counter};
 use super::view::{Kind, Said, Silent, View, Wrong, view};
 use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
+use crate::top::joined;
 use crate::why::{Walk, walk};
 
 /// Pages that are open at a time.
@@ -29,6 +34,10 @@ const SAMPLES: usize = 300;
 const STEP: Duration = Duration::from_secs(2);
 /// A look at the state may take this share of the time: a large cluster is looked at less often.
 const SHARE: u32 = 5;
+/// Between two sums of the connections that there are: each agent goes through all of its node.
+const WEIGHED: Duration = Duration::from_secs(4);
+/// Between two looks at the rules of policies, if no policy came or went: one agent tells the cluster.
+const RULES: Duration = Duration::from_secs(10);
 /// Between two looks at which nodes there are, and after a question that could not be answered.
 const AGAIN: Duration = Duration::from_secs(20);
 /// After a node did not answer.
@@ -60,6 +69,10 @@ struct State {
     /// Why a node tells no flows or drops, by node and what.
     remarks: BTreeMap<(String, &'static str), String>,
     now: Counted,
+    /// The connections that there are, by the port of a Service.
+    open: BTreeMap<String, Sum>,
+    /// What policies say.
+    policies: Vec<Policy>,
 }
 
 /// What happened since the last sample, and how far the counters of the nodes were.
@@ -67,6 +80,10 @@ struct State {
 struct Counted {
     connections: u64,
     bytes: Option<u64>,
+    /// What connections that have ended carried, since the first sample.
+    ended: u64,
+    /// What all have carried, as it was last known.
+    carried: Option<u64>,
     /// Drops and repairs by node, in all.
     before: BTreeMap<String, [u64; 2]>,
     more: [u64; 2],
@@ -175,6 +192,7 @@ impl Watch {
                 open.spawn(self.clone().drops(fleet.clone(), node.name.clone()));
             }
             open.spawn(self.clone().look(fleet.clone()));
+            open.spawn(self.clone().weigh(fleet.clone()));
             open.spawn(self.clone().sample());
             // Ends with what was spawned when the nodes are others.
             self.until_nodes_change(&fleet).await;
@@ -195,6 +213,8 @@ impl Watch {
     /// Looks at the state of all nodes over and over.
     async fn look(self, fleet: Fleet) {
         let mut kept: BTreeMap<String, Said> = BTreeMap::new();
+        let mut rates = Rates::default();
+        let mut read: Option<Instant> = None;
         loop {
             let began = Instant::now();
             let mut open = JoinSet::new();
@@ -215,13 +235,17 @@ impl Watch {
                     self.hear(&mut kept, name, said, repairs);
                 }
             }
-            self.tell(&fleet, &kept);
+            self.tell(&fleet, &kept, &mut rates, false);
             while let Some(ended) = open.join_next().await {
                 if let Ok((name, said, repairs)) = ended {
                     self.hear(&mut kept, name, said, repairs);
                 }
             }
-            self.tell(&fleet, &kept);
+            if read.is_none_or(|at| at.elapsed() >= RULES) || self.is_new_policy(&kept) {
+                self.read_policies(&fleet, &kept).await;
+                read = Some(Instant::now());
+            }
+            self.tell(&fleet, &kept, &mut rates, true);
             sleep(STEP.max(began.elapsed() * SHARE)).await;
         }
     }
@@ -249,7 +273,8 @@ impl Watch {
         kept.insert(node, said);
     }
 
-    fn tell(&self, fleet: &Fleet, kept: &BTreeMap<String, Said>) {
+    /// Tells what the nodes said. If they were all asked `again`, counts that have grown since give rates.
+    fn tell(&self, fleet: &Fleet, kept: &BTreeMap<String, Said>, rates: &mut Rates, again: bool) {
         let waited = || {
             Err(Silent {
                 why: "it has not answered yet".into(),
@@ -260,15 +285,58 @@ impl Watch {
             let said = kept.get(&node.name).cloned().unwrap_or_else(waited);
             (node.name.clone(), said)
         });
-        let view = view(&self.0.title, &said.collect());
-        self.with(|state| state.show(view));
+        let mut view = view(&self.0.title, &said.collect());
+        if again {
+            rates.count(&view, Instant::now());
+        }
+        rates.fill(&mut view);
+        self.with(|state| {
+            view.take_in(&state.policies, &state.open);
+            state.show(view);
+        });
+    }
+
+    /// True if a node named a policy that was not read yet.
+    fn is_new_policy(&self, kept: &BTreeMap<String, Said>) -> bool {
+        let reports = kept.values().filter_map(|said| said.as_ref().ok());
+        let isolated = reports.flat_map(|report| &report.policies);
+        let mut named = isolated.flat_map(|all| &all.isolated).flat_map(|pod| {
+            let both = pod.ingress.iter().chain(&pod.egress);
+            both.map(String::as_str)
+        });
+        self.with(|state| {
+            let known: Vec<String> = state.policies.iter().map(Policy::id).collect();
+            named.any(|name| !known.iter().any(|id| id == name))
+        })
+    }
+
+    /// All agents know the same policies: the first that answers is asked.
+    async fn read_policies(&self, fleet: &Fleet, kept: &BTreeMap<String, Said>) {
+        let mut answering = kept.iter().filter(|(_, said)| said.is_ok());
+        if let Some((node, _)) = answering.next()
+            && let Ok(cluster) = fleet.get::<Cluster>(node, "/cluster").await
+        {
+            self.with(|state| state.policies = cluster.policies);
+        }
+    }
+
+    /// Sums up the connections of all nodes over and over.
+    async fn weigh(self, fleet: Fleet) {
+        loop {
+            let began = Instant::now();
+            let answers = fleet.get_all::<Top>("/top").await;
+            let sums: Vec<Top> = answers.into_values().filter_map(Result::ok).collect();
+            let all = joined(&sums);
+            self.with(|state| state.weigh(&all));
+            sleep(WEIGHED.max(began.elapsed() * SHARE)).await;
+        }
     }
 
     /// Follows the connections of a node.
     async fn flows(self, fleet: Fleet, node: String) {
         let mut place = Place::default();
         loop {
-            let page: FlowPage = match fleet.get(&node, &place.target("/flows")).await {
+            let page: flows::Page = match fleet.get(&node, &place.target("/flows")).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.remark(&node, "flows", Some(reason(error)));
@@ -282,12 +350,13 @@ impl Watch {
                 continue;
             }
             // Both ends' nodes notice a connection: the one tells it on which it was opened.
-            let elsewhere = |one: &ToldFlow| {
-                let opened = one.opened_on().filter(|name| *name != node);
+            let elsewhere = |one: &flows::Flow| {
+                let opened = one.source.node.as_ref().map(|name| &*name.0);
+                let opened = opened.filter(|name| *name != node);
                 opened.is_some_and(|name| fleet.node(name).is_some())
             };
-            let told = page.flows.into_iter().filter(|one| !elsewhere(one));
-            let flows: Vec<Flow> = told.map(|one| one.of(&node)).collect();
+            let told = page.flows.iter().filter(|one| !elsewhere(one));
+            let flows: Vec<Flow> = told.map(|one| Flow::of(one, &node)).collect();
             if !flows.is_empty() {
                 self.with(|state| state.add_flows(flows));
             }
@@ -298,7 +367,7 @@ impl Watch {
     async fn drops(self, fleet: Fleet, node: String) {
         let mut place = Place::default();
         loop {
-            let page: DropPage = match fleet.get(&node, &place.target("/drops")).await {
+            let page: drops::Page = match fleet.get(&node, &place.target("/drops")).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.remark(&node, "drops", Some(reason(error)));
@@ -312,7 +381,7 @@ impl Watch {
                 continue;
             }
             let told = page.drops.into_iter();
-            let drops: Vec<Dropped> = told.map(|one| one.of(&node)).collect();
+            let drops: Vec<Dropped> = told.map(|one| Dropped::of(one, &node)).collect();
             if !drops.is_empty() {
                 self.with(|state| state.add_drops(drops));
             }
@@ -406,12 +475,23 @@ impl State {
         for flow in &flows {
             match (flow.began, flow.bytes) {
                 (true, _) => self.now.connections += 1,
-                (false, Some(bytes)) => *self.now.bytes.get_or_insert(0) += bytes,
+                (false, Some(bytes)) => self.now.ended += bytes,
                 (false, None) => {}
             }
         }
         self.send(&News::list("flows", &flows));
         keep(&mut self.flows, flows, REMEMBERED);
+    }
+
+    fn weigh(&mut self, all: &Top) {
+        let services = all.services.iter();
+        self.open = services.map(|line| (line.name.clone(), line.sum)).collect();
+        if all.counted {
+            // A connection between two nodes is in one line of these.
+            let lines = all.nodes.iter();
+            self.now
+                .weigh(lines.map(|line| line.sum.sent + line.sum.received).sum());
+        }
     }
 
     fn add_drops(&mut self, drops: Vec<Dropped>) {
@@ -476,6 +556,13 @@ impl Counted {
         }
     }
 
+    /// What the connections that there are have carried. With those that have ended it only grows.
+    fn weigh(&mut self, open: u64) {
+        let now = open + self.ended;
+        let before = self.carried.replace(now).unwrap_or(now);
+        *self.bytes.get_or_insert(0) += now.saturating_sub(before);
+    }
+
     /// No one looked meanwhile: what happened then belongs to no sample.
     fn restart(&mut self) {
         *self = Self::default();
@@ -521,6 +608,26 @@ mod tests {
         sleep(AGAIN * 2).await;
         assert_eq!(fake.made(), 2);
         assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
+    }
+
+    #[test]
+    fn what_connections_carry_is_counted_while_they_last_and_once() {
+        let mut counted = Counted::default();
+        assert_eq!(counted.take(1).bytes, None, "no node counts");
+        counted.weigh(5000);
+        assert_eq!(
+            counted.take(3).bytes,
+            Some(0.0),
+            "what was before is no news"
+        );
+        counted.weigh(7000);
+        assert_eq!(counted.take(5).bytes, Some(1000.0), "a second");
+        // One has ended with 3,000 bytes, 500 of which came since.
+        counted.ended += 3000;
+        counted.weigh(4500);
+        assert_eq!(counted.take(7).bytes, Some(250.0));
+        counted.weigh(100);
+        assert_eq!(counted.take(9).bytes, Some(0.0), "an end that was not told");
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Packet<'_, '_> {
             "ClusterNetworkPolicy {name} ({} tier, priority {priority}){called} {} {}",
             tier.name(),
             rule.action.verb(),
-            self.traffic_words(&rule.traffic)
+            traffic_words(&rule.traffic, self.direction)
         )
     }
 
@@ -320,25 +320,29 @@ impl Packet<'_, '_> {
 
     /// A rule in words.
     fn words(&self, policy: &NetworkPolicy, rule: &PolicyRule) -> String {
-        format!("{} allows {}", policy.name, self.traffic_words(rule))
+        format!(
+            "{} allows {}",
+            policy.name,
+            traffic_words(rule, self.direction)
+        )
     }
+}
 
-    /// The traffic of a rule in words.
-    fn traffic_words(&self, rule: &PolicyRule) -> String {
-        let ports = match &rule.ports {
-            None => "everything".to_owned(),
-            Some(ports) => some_of(ports.iter().map(port_words), ", "),
-        };
-        let (way, anyone) = match self.direction {
-            Direction::Ingress => ("from", "anyone"),
-            Direction::Egress => ("to", "anywhere"),
-        };
-        let peers = match &rule.peers {
-            None => anyone.to_owned(),
-            Some(peers) => some_of(peers.iter().map(peer_words), " or "),
-        };
-        format!("{ports} {way} {peers}")
-    }
+/// The traffic of a rule in words: `tcp 80 from app=web`.
+pub fn traffic_words(rule: &PolicyRule, direction: Direction) -> String {
+    let ports = match &rule.ports {
+        None => "everything".to_owned(),
+        Some(ports) => some_of(ports.iter().map(port_words), ", "),
+    };
+    let (way, anyone) = match direction {
+        Direction::Ingress => ("from", "anyone"),
+        Direction::Egress => ("to", "anywhere"),
+    };
+    let peers = match &rule.peers {
+        None => anyone.to_owned(),
+        Some(peers) => some_of(peers.iter().map(peer_words), " or "),
+    };
+    format!("{ports} {way} {peers}")
 }
 
 /// What labels have where a selector asks for something else.
