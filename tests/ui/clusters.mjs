@@ -19,11 +19,11 @@ export function synthetic(nodes, pods) {
   }));
   const services = Array.from({ length: Math.min(24, nodes + 2) }, (_, s) => ({
     id: `${spaces[s % 8]}/svc-${s}`, namespace: spaces[s % 8], name: `svc-${s}`,
-    ports: [{ name: "http", protocol: "tcp", fronts: [`10.200.1.${s + 10}:80`], balancing: "random", affinity: null, connections: 90 * s,
-      endpoints: list.slice(0, 3).map((node) => ({ address: `${node.pods[s % pods]?.addresses[0]}:8080`, pod: node.pods[s % pods]?.id ?? null, node: node.name, connections: 30 * s })) }],
+    ports: [{ name: "http", protocol: "tcp", fronts: [`10.200.1.${s + 10}:80`], balancing: "random", affinity: null, connections: 90 * s, rate: s / 2, open: s, carried: 2048 * s,
+      endpoints: list.slice(0, 3).map((node) => ({ address: `${node.pods[s % pods]?.addresses[0]}:8080`, pod: node.pods[s % pods]?.id ?? null, node: node.name, connections: 30 * s, rate: s / 6 })) }],
   }));
   const isolated = list.flatMap((node) => node.pods).filter((pod) => pod.ingress.length);
-  const policies = spaces.map((space) => ({ id: `NetworkPolicy ${space}/default-deny`, ingress: isolated.filter((pod) => pod.namespace === space).map((pod) => pod.id), egress: [], rules: [] }));
+  const policies = spaces.map((space) => ({ id: `NetworkPolicy ${space}/default-deny`, ingress: isolated.filter((pod) => pod.namespace === space).map((pod) => pod.id), egress: [], about: "all pods (ingress)", rules: ["ingress: allows tcp 80 from role=front"] }));
   return { title: "synthetic", nodes: list, services, policies, wrong: [] };
 }
 
@@ -55,6 +55,8 @@ export function hostile() {
   view.services[0].name = HOSTILE[1];
   view.services[0].id = `default/${HOSTILE[1]}`;
   view.policies[0].id = HOSTILE[0];
+  view.policies[0].about = HOSTILE[1];
+  view.policies[0].rules = [`ingress: ${HOSTILE[0]}`];
   view.policies[0].ingress = [`default/${HOSTILE[1]}`];
   view.wrong = [{ kind: "warning", node: HOSTILE[0], object: HOSTILE[2], text: HOSTILE[1] }];
   return view;

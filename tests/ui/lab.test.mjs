@@ -105,9 +105,8 @@ for (const theme of ["dark", "light"]) {
 
 test("a curl in a pod is a flow within a second", async (t) => {
   await with_page({}, async (page) => {
+    // What begins before the agents listen is no news for this page.
     await page.waitForTimeout(1500);
-    const remark = page.getByText("there is no /flows");
-    if (await remark.count()) return t.skip("the agents of this build tell no flows");
     const ended = lab("exec", "client", "curl", "-s", "10.200.1.63:9000").then(() => performance.now());
     await page.locator(".events li", { hasText: "default/svc-clusterip" }).first().waitFor();
     const late = performance.now() - (await ended);
@@ -131,9 +130,32 @@ test("what a policy drops is seen with the policy, and why says the same", async
     await shoot(page, "ui-drop-dark");
     assert.deepEqual(await faults(page), []);
     await page.locator("#tab-policies").click();
-    await page.getByText("deny-all").first().waitFor();
+    const card = page.locator("article", { hasText: "deny-all" });
+    await card.getByText("allows nothing").waitFor();
+    await card.getByRole("button", { name: "Show its pods" }).click();
+    assert.equal(await page.locator("svg g.pod:not(.dim)").count(), await page.locator("svg .shield").count());
+    await card.getByRole("button", { name: "Show all pods again" }).click();
+    assert.deepEqual(await faults(page), []);
     await lab("exec", "lab", "rm", "/run/podwire-lab/manifests/deny-all.yaml");
     await page.locator("svg .shield").first().waitFor({ state: "detached" });
+  });
+});
+
+test("a Service shows how fast connections come, and an endpoint its share", async () => {
+  await with_page({}, async (page) => {
+    await page.locator("#tab-services").click();
+    const card = page.locator("article", { hasText: "default/svc-clusterip" });
+    await card.waitFor();
+    const until = Date.now() + 20_000;
+    for (;;) {
+      for (let i = 0; i < 5; i++) await lab("exec", "client", "curl", "-s", "10.200.1.63:9000");
+      const rate = (await card.locator("p.small b").allTextContents()).map(parseFloat)[0];
+      const shares = await card.locator("tbody tr").count();
+      const open = await card.getByText(/\d open/).count();
+      if (rate > 0 && shares === 3 && open > 0) break;
+      assert.ok(Date.now() < until, `rate ${rate}, ${shares} endpoints, open ${open}`);
+    }
+    assert.deepEqual(await faults(page), []);
   });
 });
 

@@ -79,8 +79,13 @@ export function colour(namespace: string): string {
   return colours.value.get(namespace) ?? "ns0";
 }
 
-/** The things that are looked for; null if nothing is. */
+/** The policy whose pods are shown in the picture. */
+export const marked = signal("");
+
+/** The things that are looked for, or that a policy is about; null if nothing is. */
 export const hits = computed<Set<string> | null>(() => {
+  const policy = view.value?.policies.find((one) => one.id === marked.value);
+  if (policy) return new Set([...policy.ingress, ...policy.egress]);
   const wanted = search.value.trim().toLowerCase();
   if (!wanted) return null;
   return new Set(things.value.filter((one) => one.words.includes(wanted)).map((one) => one.id));

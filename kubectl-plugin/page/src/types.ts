@@ -48,7 +48,12 @@ export interface ServicePort {
   fronts: string[];
   balancing: string;
   affinity: number | null;
+  /** New connections in all, and in a second. */
   connections: number | null;
+  rate: number | null;
+  /** Connections that there are now, and what they have carried, in bytes. */
+  open: number | null;
+  carried: number | null;
   endpoints: Endpoint[];
 }
 
@@ -57,15 +62,18 @@ export interface Endpoint {
   pod: string | null;
   node: string | null;
   connections: number | null;
+  rate: number | null;
 }
 
 export interface PolicyView {
   /** What the agents call it. */
   id: string;
+  /** The pods that it is about, in words; empty if they are not known. */
+  about: string;
   /** The pods that it isolates. */
   ingress: string[];
   egress: string[];
-  /** Its rules in words, if they are known. */
+  /** Its rules in words, if they are known: `ingress: allows tcp 80 from app=web`. */
   rules: string[];
 }
 
@@ -151,7 +159,7 @@ export interface Way {
   good: boolean;
   conclusion: string;
   /** The first hop that fails; hops are counted from 1, over all parts. */
-  failure: { part: number; hop: number | null; node: string; cause: string } | null;
+  failure: { part: number; hop: number | null; node: string; cause: string; certain: boolean } | null;
 }
 
 /** The trace of a part; null if its node says nothing. */

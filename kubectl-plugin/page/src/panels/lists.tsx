@@ -3,7 +3,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { choose } from "../live";
-import { colour, drops, flows, hovered, missed, remarks, search, tab, things, view, from, to, type Tab, type Thing } from "../state";
+import { colour, drops, flows, hovered, marked, missed, remarks, search, tab, things, view, from, to, type Tab, type Thing } from "../state";
 import type { Drop, Flow, PolicyView, ServicePort, ServiceView } from "../types";
 import { bytes, clock, number, party, shown } from "../words";
 
@@ -152,18 +152,22 @@ function PortTable({ port }: { port: ServicePort }) {
       <p class="small">
         <span class="mono">{port.fronts.map(shown).join(", ")}</span>{" "}
         {shown(port.protocol)} · {shown(port.balancing)}{stays}
-        {port.connections !== null && ` · ${number(port.connections)} connections`}
+        {port.connections !== null && ` · ${number(port.connections)} connections so far`}
+        {port.rate !== null && <> · <b>{number(port.rate)}/s</b></>}
+        {port.open !== null && ` · ${number(port.open)} open`}
+        {port.carried !== null && `, ${bytes(port.carried)}`}
       </p>
       {port.endpoints.length === 0 && <p class="bad small">No endpoint can answer.</p>}
       {port.endpoints.length > 0 && (
         <table>
-          <thead><tr><th scope="col">Endpoint</th><th scope="col">Node</th><th scope="col" class="right">New</th><th scope="col">Share</th></tr></thead>
+          <thead><tr><th scope="col">Endpoint</th><th scope="col">Node</th><th scope="col" class="right">New</th><th scope="col" class="right">A second</th><th scope="col">Share</th></tr></thead>
           <tbody>
             {port.endpoints.slice(0, 50).map((one) => (
               <tr key={one.address}>
                 <td>{shown(one.pod ?? one.address)}</td>
                 <td>{shown(one.node ?? "–")}</td>
                 <td class="right">{one.connections === null ? "–" : number(one.connections)}</td>
+                <td class="right">{one.rate === null ? "–" : number(one.rate)}</td>
                 <td><meter min={0} max={100} value={sum ? (100 * (one.connections ?? 0)) / sum : 0}
                   aria-label={`Share of ${shown(one.address)}`} />{" "}{sum ? `${Math.round((100 * (one.connections ?? 0)) / sum)} %` : "–"}</td>
               </tr>
@@ -189,13 +193,29 @@ function Policies() {
 }
 
 function PolicyCard({ policy }: { policy: PolicyView }) {
+  const some = policy.ingress.length + policy.egress.length > 0;
+  const on = marked.value === policy.id;
   return (
     <article class="card">
       <h3>{shown(policy.id)}</h3>
-      {policy.rules.length > 0 && <ul class="rules">{policy.rules.map((text) => <li key={text}>{shown(text)}</li>)}</ul>}
-      <Isolated label="Who may reach" pods={policy.ingress} />
-      <Isolated label="Whom may be reached from" pods={policy.egress} />
+      {policy.about && <p class="small">{shown(policy.about)}</p>}
+      {policy.rules.length > 0 && <ul class="rules">{policy.rules.map((text) => <Rule key={text} text={text} />)}</ul>}
+      <Isolated label="It isolates for ingress" pods={policy.ingress} />
+      <Isolated label="It isolates for egress" pods={policy.egress} />
+      {some && <button type="button" aria-pressed={on} onClick={() => { marked.value = on ? "" : policy.id; }}>{on ? "Show all pods again" : "Show its pods"}</button>}
+      {!some && <p class="quiet">It is about no pod of these nodes.</p>}
     </article>
+  );
+}
+
+/** A rule as who may reach whom; one that denies is told apart by more than its words. */
+function Rule({ text }: { text: string }) {
+  const [direction, words] = [text.slice(0, text.indexOf(":")), text.slice(text.indexOf(":") + 2)];
+  const closes = /^(denies|allows nothing)/.test(words);
+  return (
+    <li class={closes ? "closes" : ""}>
+      <span class="tag">{direction === "ingress" ? "in" : "out"}</span> {shown(words)}
+    </li>
   );
 }
 
