@@ -10,11 +10,15 @@ use serde_json::Value;
 /// What is permitted: group, resource, verb, and whether everywhere.
 type Permission = (String, String, String, bool);
 
-fn permitted() -> BTreeSet<Permission> {
+/// What the objects of this name permit together.
+fn permitted(name: &str) -> BTreeSet<Permission> {
     let text = include_str!("../../conf/desk-rbac.yaml");
     let mut found = BTreeSet::new();
     for part in text.split("\n---\n") {
         let object: Value = serde_saphyr::from_str(part).unwrap();
+        if object["metadata"]["name"] != name {
+            continue;
+        }
         let everywhere = object["kind"] == "ClusterRole";
         for rule in object["rules"].as_array().unwrap() {
             let words = |field: &str| -> Vec<String> {
@@ -33,16 +37,17 @@ fn permitted() -> BTreeSet<Permission> {
     found
 }
 
+fn needed(group: &str, resource: &str, verb: &str, everywhere: bool) -> Permission {
+    (
+        group.to_owned(),
+        resource.to_owned(),
+        verb.to_owned(),
+        everywhere,
+    )
+}
+
 #[test]
 fn what_is_permitted_is_what_is_needed() {
-    let needed = |group: &str, resource: &str, verb: &str, everywhere| {
-        (
-            group.to_owned(),
-            resource.to_owned(),
-            verb.to_owned(),
-            everywhere,
-        )
-    };
     let mut all: BTreeSet<Permission> = KINDS
         .iter()
         .map(|kind| needed(kind.group, kind.plural, "list", !kind.of_podwire))
@@ -53,5 +58,24 @@ fn what_is_permitted_is_what_is_needed() {
     all.insert(needed("", "pods/exec", "get", false));
     all.insert(needed("", "pods/log", "get", false));
     all.insert(needed("", "nodes", "list", true));
-    assert_eq!(permitted(), all);
+    assert_eq!(permitted("podwire-desk"), all);
+}
+
+#[test]
+fn the_connectivity_test_is_permitted_what_it_makes() {
+    let verbs = [
+        ("", "namespaces", &["list", "create", "delete"][..]),
+        ("", "nodes", &["list"]),
+        ("", "pods", &["list", "create"]),
+        ("", "pods/exec", &["create", "get"]),
+        ("", "services", &["get", "create"]),
+        ("discovery.k8s.io", "endpointslices", &["list"]),
+        ("networking.k8s.io", "networkpolicies", &["create"]),
+    ];
+    let all = verbs.into_iter().flat_map(|(group, resource, verbs)| {
+        verbs
+            .iter()
+            .map(move |verb| needed(group, resource, verb, true))
+    });
+    assert_eq!(permitted("podwire-desk-test"), all.collect());
 }

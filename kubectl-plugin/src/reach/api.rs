@@ -371,7 +371,7 @@ fn agent(pod: &Pod) -> (AgentPod, Option<String>) {
     (agent, absent)
 }
 
-fn is_forbidden(error: &Error) -> bool {
+pub(crate) fn is_forbidden(error: &Error) -> bool {
     match error {
         Error::Api(status) => status.code == 403,
         Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => *status == 403,
@@ -380,7 +380,7 @@ fn is_forbidden(error: &Error) -> bool {
 }
 
 /// What the API server says, without what the library adds.
-fn said(error: &Error) -> String {
+pub(crate) fn said(error: &Error) -> String {
     match error {
         Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => {

@@ -182,8 +182,8 @@ pub enum ReachError {
     },
     /// The user may not do what is needed.
     #[error(
-        "you may not {verb} {resource}{}; ask for that permission (conf/desk-rbac.yaml has all that is \
-         needed)",
+        "you may not {verb} {resource}{}; ask for that permission (docs/see.md says which verb needs \
+         what, and conf/desk-rbac.yaml has it for all but uninstall)",
         place(namespace)
     )]
     Forbidden {

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::reach::api::{is_forbidden, said};
 use crate::test::ground::{Ground, GroundError, Laid, Outside, PORT, Place, Portal, Ran};
 use crate::test::objects;
 use crate::test::plan::{Family, Node, Plan, Service, Spot, World, name};
@@ -90,7 +91,7 @@ impl Cluster {
         GroundError(format!(
             "cannot {what} in namespace {}: {}",
             self.namespace,
-            chain(error)
+            reason(error)
         ))
     }
 
@@ -228,7 +229,7 @@ impl Ground for Cluster {
         let listed = listed.map_err(|error| {
             GroundError(format!(
                 "cannot list the nodes of the cluster: {}",
-                chain(&error)
+                reason(&error)
             ))
         })?;
         let mut nodes: Vec<Node> = listed.items.iter().map(node).collect();
@@ -260,7 +261,7 @@ impl Ground for Cluster {
         let listed = api.list(&ours).await.map_err(|error| {
             GroundError(format!(
                 "cannot list the namespaces of the cluster: {}",
-                chain(&error)
+                reason(&error)
             ))
         })?;
         let mut left = Vec::new();
@@ -361,7 +362,7 @@ async fn remove(api: &Api<Namespace>, name: &str) -> Result<(), GroundError> {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(GroundError(format!(
             "cannot remove namespace {name}, and `kubectl delete namespace {name}` does: {}",
-            chain(&error)
+            reason(&error)
         ))),
     }
 }
@@ -494,19 +495,15 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// An error with what led to it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(one) = source {
-        let one_text = one.to_string();
-        if !text.contains(&one_text) {
-            text.push_str(": ");
-            text.push_str(&one_text);
+/// What the API server said, and what to do if it is that this may not be done.
+fn reason(error: &kube::Error) -> String {
+    let what = said(error);
+    match is_forbidden(error) {
+        true => {
+            format!("{what}; the ClusterRole podwire-desk-test of conf/desk-rbac.yaml permits it")
         }
-        source = one.source();
+        false => what,
     }
-    text
 }
 
 #[cfg(test)]
