@@ -197,7 +197,7 @@ test_port() { tested port ':9([^0-9]|$)'; }
 remove_port() { to=$namespace/web:80; }
 
 plant_node() { docker exec $w2 ip link set eth0 down; }
-why_node() { names node $w2 "" "fails on node $w2"; }
+why_node() { names node "on node $w2 or on the way to it" "The way to the endpoints" "it fails after hop"; }
 test_node() { tested node "on node $w2 or on the way to it|node $w2 .*(not ready|no answer|does not answer)"; }
 remove_node() {
   # The default route went with the link; Docker gives every node the same.
@@ -209,7 +209,7 @@ remove_node() {
 }
 
 plant_mtu() { docker exec $w2 ip link set eth0 mtu 1300; }
-why_mtu() { names mtu $w2 "" "uplink eth0 of node $w2 has 1300"; }
+why_mtu() { names mtu $w2 "It comes in through" "uplink eth0 of node $w2 has 1300"; }
 test_mtu() { tested mtu "$w2 has 1300"; }
 remove_mtu() { docker exec $w2 ip link set eth0 mtu 1500; }
 
@@ -234,7 +234,7 @@ plant_spoof() {
   spoofer=$!
   in_test false_source client-1
 }
-why_spoof() { names spoof $w1 "" "dropped this"; }
+why_spoof() { names spoof $w1 "hands it to its gateway" "dropped this"; }
 test_spoof() { tested spoof "sends from $false, which is not its address"; }
 remove_spoof() {
   kill $spoofer 2>/dev/null || true
