@@ -6,6 +6,8 @@
 mod door;
 mod pages;
 mod queue;
+mod rates;
+mod state;
 mod told;
 mod view;
 mod watch;

@@ -1,58 +1,37 @@
-//! What agents tell of connections and drops, read as far as the page shows it.
-//!
-//! Fields that are not known are passed over: an agent may be newer or older than this program.
+//! What agents tell of connections and drops, as the page gets it.
 
-use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
-/// One end, as agents tell it and as the page gets it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+use podwire_agent::clock::rfc3339;
+use podwire_agent::flows::flow::{What, protocol_name};
+use podwire_agent::{drops, flows};
+use serde::Serialize;
+
+/// One end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Party {
     /// Its address.
-    pub address: String,
+    pub address: IpAddr,
     /// The pod that has it.
-    #[serde(default)]
     pub pod: Option<String>,
-    /// Its port, for protocols that have ports.
-    #[serde(default, skip_serializing)]
-    pub port: Option<u16>,
-    /// The node that has it, or on which its pod runs.
-    #[serde(default, skip_serializing)]
-    pub node: Option<String>,
 }
 
-/// Some flows of a node.
-#[derive(Debug, Default, Deserialize)]
-pub struct FlowPage {
-    /// Why none can be told.
-    #[serde(default)]
-    pub trouble: Option<String>,
-    /// The number of the newest one.
-    pub newest: u64,
-    /// The flows, oldest first.
-    pub flows: Vec<ToldFlow>,
+impl From<&flows::flow::Party> for Party {
+    fn from(party: &flows::flow::Party) -> Self {
+        Self {
+            address: party.address,
+            pod: party.pod.as_ref().map(ToString::to_string),
+        }
+    }
 }
 
-/// A connection that began or ended.
-#[derive(Debug, Deserialize)]
-pub struct ToldFlow {
-    time: String,
-    event: String,
-    protocol: String,
-    source: Party,
-    destination: Party,
-    #[serde(default)]
-    service: Option<String>,
-    #[serde(default)]
-    endpoint: Option<Party>,
-    #[serde(default)]
-    sent: Option<Counts>,
-    #[serde(default)]
-    received: Option<Counts>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Counts {
-    bytes: u64,
+impl From<drops::Party> for Party {
+    fn from(party: drops::Party) -> Self {
+        Self {
+            address: party.address,
+            pod: party.pod,
+        }
+    }
 }
 
 /// A flow for the page.
@@ -80,75 +59,31 @@ pub struct Flow {
     pub bytes: Option<u64>,
 }
 
-impl ToldFlow {
-    /// The node of who opened it, if that is known.
-    pub fn opened_on(&self) -> Option<&str> {
-        self.source.node.as_deref()
-    }
-
-    /// For the page.
-    pub fn of(self, node: &str) -> Flow {
-        let front = self.endpoint.is_some().then(|| written(&self.destination));
-        let answers = self.endpoint.unwrap_or(self.destination);
-        let passed = [self.sent, self.received];
+impl Flow {
+    /// What a node told.
+    pub fn of(told: &flows::Flow, node: &str) -> Self {
+        let answers = told.answering();
+        let asked = told.endpoint.is_some().then_some(&told.destination);
+        let front = asked.map(|asked| flows::flow::Party {
+            pod: None,
+            node: None,
+            ..asked.clone()
+        });
+        let passed = [told.sent, told.received];
         let bytes = passed.iter().flatten().map(|one| one.bytes);
-        Flow {
+        Self {
             node: node.to_owned(),
-            time: self.time,
-            began: self.event == "new",
-            source: self.source,
+            time: rfc3339(told.time),
+            began: told.event == What::New,
+            source: (&told.source).into(),
+            destination: answers.into(),
+            service: told.service_name().map(str::to_owned),
+            front: front.map(|front| front.to_string()),
+            protocol: protocol_name(told.protocol),
             port: answers.port,
-            destination: answers,
-            service: self.service.map(|name| without_port(&name).to_owned()),
-            front,
-            protocol: self.protocol,
             bytes: passed.iter().any(Option::is_some).then(|| bytes.sum()),
         }
     }
-}
-
-/// `namespace/name:port` is the Service `namespace/name`.
-fn without_port(service: &str) -> &str {
-    service.split_once(':').map_or(service, |(name, _)| name)
-}
-
-fn written(party: &Party) -> String {
-    match (party.port, party.address.contains(':')) {
-        (Some(port), true) => format!("[{}]:{port}", party.address),
-        (Some(port), false) => format!("{}:{port}", party.address),
-        (None, _) => party.address.clone(),
-    }
-}
-
-/// Some drops of a node.
-#[derive(Debug, Default, Deserialize)]
-pub struct DropPage {
-    /// Why none are told.
-    #[serde(default)]
-    pub idle: Option<String>,
-    /// The number of the newest one.
-    pub newest: u64,
-    /// The drops, oldest first.
-    pub drops: Vec<ToldDrop>,
-}
-
-/// A packet that was refused or dropped.
-#[derive(Debug, Deserialize)]
-pub struct ToldDrop {
-    time: String,
-    #[serde(default)]
-    verdict: String,
-    #[serde(default)]
-    decided_by: String,
-    #[serde(default)]
-    because: String,
-    source: Party,
-    destination: Party,
-    protocol: String,
-    #[serde(default)]
-    port: Option<u16>,
-    #[serde(default)]
-    nearest: Option<String>,
 }
 
 /// A drop for the page.
@@ -172,24 +107,24 @@ pub struct Dropped {
     pub object: Option<String>,
 }
 
-impl ToldDrop {
-    /// For the page.
-    pub fn of(self, node: &str) -> Dropped {
-        let said = [Some(self.because), self.nearest].into_iter().flatten();
+impl Dropped {
+    /// What a node told.
+    pub fn of(told: drops::Dropped, node: &str) -> Self {
+        let said = [Some(told.because), told.nearest].into_iter().flatten();
         let said: Vec<String> = said.filter(|text| !text.is_empty()).collect();
         let reason = match said.is_empty() {
-            true => self.verdict,
+            true => told.verdict,
             false => said.join("; "),
         };
-        Dropped {
+        Self {
             node: node.to_owned(),
-            time: self.time,
-            source: self.source,
-            destination: self.destination,
-            protocol: self.protocol,
-            port: self.port,
+            time: told.time,
+            source: told.source.into(),
+            destination: told.destination.into(),
+            protocol: told.protocol,
+            port: told.port,
             reason,
-            object: Some(self.decided_by).filter(|text| !text.is_empty()),
+            object: Some(told.decided_by).filter(|text| !text.is_empty()),
         }
     }
 }
@@ -201,7 +136,7 @@ pub struct Sample {
     pub at: u64,
     /// Connections that began.
     pub connections: f64,
-    /// What connections that ended have carried; none if no node counts.
+    /// What connections carried; none if no node counts, or none was asked twice yet.
     pub bytes: Option<f64>,
     /// Packets that were refused or dropped.
     pub drops: f64,
@@ -225,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_flow_to_a_service_shows_who_answers_and_what_was_asked_for() {
-        let told: ToldFlow = serde_json::from_str(
+        let told: flows::Flow = serde_json::from_str(
             r#"{"number": 3, "time": "2026-01-01T00:00:00Z", "event": "end", "protocol": "tcp",
                 "source": {"address": "10.10.1.2", "port": 40000, "pod": "default/a"},
                 "destination": {"address": "10.200.1.63", "port": 9000},
@@ -234,7 +169,7 @@ mod tests {
                 "sent": {"packets": 5, "bytes": 100}, "received": {"packets": 4, "bytes": 900}}"#,
         )
         .unwrap();
-        let flow = told.of("worker");
+        let flow = Flow::of(&told, "worker");
         assert!(!flow.began);
         assert_eq!(flow.destination.pod.as_deref(), Some("default/b"));
         assert_eq!(flow.service.as_deref(), Some("default/web"));
@@ -244,13 +179,15 @@ mod tests {
 
     #[test]
     fn a_drop_has_the_reason_with_the_rule_that_comes_nearest() {
-        let told: ToldDrop = serde_json::from_str(
-            r#"{"time": "t", "decided_by": "NetworkPolicy default/deny", "because": "no rule allows it",
+        let told: drops::Dropped = serde_json::from_str(
+            r#"{"number": 1, "time": "t", "reason": "policy", "verdict": "dropped", "reply": false,
+                "isolated_by": ["default/deny"], "allowed_by_now": false,
+                "decided_by": "NetworkPolicy default/deny", "because": "no rule allows it",
                 "source": {"address": "10.10.1.2"}, "destination": {"address": "10.10.2.2"},
                 "protocol": "udp", "port": 53, "nearest": "rule 1 lacks UDP", "new": true}"#,
         )
         .unwrap();
-        let drop = told.of("worker");
+        let drop = Dropped::of(told, "worker");
         assert_eq!(drop.reason, "no rule allows it; rule 1 lacks UDP");
         assert_eq!(drop.object.as_deref(), Some("NetworkPolicy default/deny"));
     }

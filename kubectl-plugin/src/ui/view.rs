@@ -126,8 +126,10 @@ pub struct PolicyView {
     pub ingress: Vec<String>,
     /// The pods that it isolates for egress.
     pub egress: Vec<String>,
-    /// Its rules in words.
-    pub rules: Vec<String>,
+    /// What may come to them, a rule each, in words; none if it says nothing of it.
+    pub ingress_rules: Option<Vec<String>>,
+    /// Where they may go.
+    pub egress_rules: Option<Vec<String>>,
 }
 
 /// Something that is wrong.
@@ -180,7 +182,7 @@ pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
     View {
         title: title.to_owned(),
         services: services(&reports, &nodes),
-        policies: policies(&nodes),
+        policies: policies(&reports, &nodes),
         nodes,
         wrong,
     }
@@ -338,7 +340,7 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
-fn policies(nodes: &[NodeView]) -> Vec<PolicyView> {
+fn policies(reports: &[&Report], nodes: &[NodeView]) -> Vec<PolicyView> {
     let mut all: BTreeMap<&str, PolicyView> = BTreeMap::new();
     for pod in nodes.iter().flat_map(|node| &node.pods) {
         for name in &pod.ingress {
@@ -346,6 +348,13 @@ fn policies(nodes: &[NodeView]) -> Vec<PolicyView> {
         }
         for name in &pod.egress {
             all.entry(name).or_default().egress.push(pod.id.clone());
+        }
+    }
+    let told = reports.iter().filter_map(|report| report.policies.as_ref());
+    for told in told.flat_map(|policies| &policies.isolating) {
+        if let Some(known) = all.get_mut(&*told.name) {
+            known.ingress_rules.clone_from(&told.ingress);
+            known.egress_rules.clone_from(&told.egress);
         }
     }
     let named = |(name, policy): (&str, PolicyView)| PolicyView {
@@ -381,6 +390,8 @@ fn wrong(node: &str, said: &Said) -> Vec<Wrong> {
 
 #[cfg(test)]
 mod tests {
+    use podwire_agent::report::{IsolatedReport, IsolatingReport, PoliciesReport};
+
     use super::*;
 
     fn report(node: &str, pod: &str) -> Report {
@@ -419,6 +430,41 @@ mod tests {
             .map(|one| (one.kind, &*one.node, &*one.text))
             .collect();
         assert_eq!(wrong, [(Kind::Silent, "a", "it is late")]);
+    }
+
+    #[test]
+    fn a_policy_has_the_pods_of_all_nodes_and_its_rules() {
+        let isolating = IsolatingReport {
+            name: "default/deny".into(),
+            ingress: Some(vec!["tcp 80 from app=a".into()]),
+            egress: None,
+        };
+        let isolated = |pod: &str| {
+            let isolated = IsolatedReport {
+                pod: pod.into(),
+                ingress: vec!["default/deny".into()],
+                ..IsolatedReport::default()
+            };
+            let policies = PoliciesReport {
+                isolated: vec![isolated],
+                isolating: vec![isolating.clone()],
+                ..PoliciesReport::default()
+            };
+            Report {
+                policies: Some(policies),
+                ..report("n", pod)
+            }
+        };
+        let nodes = [("a", "default/one"), ("b", "default/two")];
+        let said = nodes.map(|(node, pod)| (node.to_owned(), Ok(isolated(pod))));
+        let seen = view("t", &said.into());
+        let deny = PolicyView {
+            id: "default/deny".into(),
+            ingress: vec!["default/one".into(), "default/two".into()],
+            ingress_rules: isolating.ingress.clone(),
+            ..PolicyView::default()
+        };
+        assert_eq!(seen.policies, [deny]);
     }
 
     #[test]

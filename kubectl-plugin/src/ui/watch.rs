@@ -3,17 +3,21 @@
 //! With the first viewer the agents are asked, over one relay a node; when the last one has gone, the
 //! questions end and the relays with them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podwire_agent::features::policies::desired::reach::Reach as Peers;
+use podwire_agent::flows::top::Top;
 use podwire_agent::report::Report;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use podwire_agent::{drops, flows};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::queue::{News, Queue, lock};
-use super::told::{DropPage, Dropped, Flow, FlowPage, Sample, ToldFlow, counter};
-use super::view::{Kind, Said, Silent, View, Wrong, view};
+use super::state::{STEP, State};
+use super::told::{Dropped, Flow, counter};
+use super::view::{Said, Silent, view};
 use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
@@ -21,18 +25,21 @@ use crate::why::{Walk, walk};
 
 /// Pages that are open at a time.
 const VIEWERS: usize = 16;
-/// What a new viewer is told of the past.
-const REMEMBERED: usize = 200;
-/// Ten minutes.
-const SAMPLES: usize = 300;
-/// Between two samples, and between two looks at the state at least.
-const STEP: Duration = Duration::from_secs(2);
 /// A look at the state may take this share of the time: a large cluster is looked at less often.
 const SHARE: u32 = 5;
 /// Between two looks at which nodes there are, and after a question that could not be answered.
 const AGAIN: Duration = Duration::from_secs(20);
+/// How long the first picture waits for nodes that do not answer.
+const FIRST: Duration = Duration::from_secs(1);
+/// Between two looks at the connections of all nodes at least.
+const TOP: Duration = Duration::from_secs(5);
+/// So long a page that was fetched may take until it listens.
+const LOADING: Duration = Duration::from_secs(5);
 /// After a node did not answer.
 const RETRY: Duration = Duration::from_secs(3);
+
+/// Why there is no answer to a question.
+const NOT_ASKED: &str = "the agents are not asked yet: open the page first";
 
 /// The cluster as it is watched. Clones share it.
 #[derive(Clone)]
@@ -42,34 +49,6 @@ struct Shared {
     reach: Arc<dyn Reach>,
     title: String,
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    viewers: BTreeMap<u64, Arc<Queue>>,
-    last: u64,
-    /// What asks the agents.
-    asking: Option<AbortHandle>,
-    fleet: Option<Fleet>,
-    view: View,
-    /// The same as it is told; none before the agents were asked.
-    told: Option<News>,
-    flows: VecDeque<Flow>,
-    drops: VecDeque<Dropped>,
-    samples: VecDeque<Sample>,
-    /// Why a node tells no flows or drops, by node and what.
-    remarks: BTreeMap<(String, &'static str), String>,
-    now: Counted,
-}
-
-/// What happened since the last sample, and how far the counters of the nodes were.
-#[derive(Default)]
-struct Counted {
-    connections: u64,
-    bytes: Option<u64>,
-    /// Drops and repairs by node, in all.
-    before: BTreeMap<String, [u64; 2]>,
-    more: [u64; 2],
 }
 
 /// One open page. When it goes, nothing more is kept for it.
@@ -148,9 +127,32 @@ impl Watch {
             let state = lock(&self.0.state);
             (state.fleet.clone(), destination(&state.view, to))
         };
-        let fleet = fleet.ok_or("the agents are not asked yet: open the page first")?;
+        let fleet = fleet.ok_or(NOT_ASKED)?;
         let found = walk(&fleet, from, &to).await;
         found.map_err(|error| error.to_string())
+    }
+
+    /// Who may reach a pod and whom it may reach by the policies, as the agent of its node says.
+    pub async fn reach(&self, pod: &str) -> Result<Peers, String> {
+        let (fleet, node) = self.with(|state| {
+            let mut nodes = state.view.nodes.iter();
+            let node = nodes.find(|node| node.pods.iter().any(|one| one.id == pod));
+            (state.fleet.clone(), node.map(|node| node.name.clone()))
+        });
+        let fleet = fleet.ok_or(NOT_ASKED)?;
+        let node = node.ok_or_else(|| format!("no node has a pod {pod}"))?;
+        let found = fleet.get(&node, &peers_of(pod)).await;
+        found.map_err(|error| error.to_string())
+    }
+
+    /// Asks the agents while a page is on its way to its reader, so that it need not wait for them.
+    pub fn expect(&self) {
+        if let Some(viewer) = self.view() {
+            tokio::spawn(async {
+                sleep(LOADING).await;
+                drop(viewer);
+            });
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -168,13 +170,17 @@ impl Watch {
                     continue;
                 }
             };
-            self.with(|state| state.fleet = Some(fleet.clone()));
+            self.with(|state| {
+                state.restart();
+                state.fleet = Some(fleet.clone());
+            });
             let mut open = JoinSet::new();
             for node in fleet.nodes() {
                 open.spawn(self.clone().flows(fleet.clone(), node.name.clone()));
                 open.spawn(self.clone().drops(fleet.clone(), node.name.clone()));
             }
             open.spawn(self.clone().look(fleet.clone()));
+            open.spawn(self.clone().top(fleet.clone()));
             open.spawn(self.clone().sample());
             // Ends with what was spawned when the nodes are others.
             self.until_nodes_change(&fleet).await;
@@ -209,16 +215,19 @@ impl Watch {
                     (name, said, repairs)
                 });
             }
-            // The first picture does not wait for a node that does not answer.
-            while let Ok(Some(ended)) = timeout(STEP, open.join_next()).await {
-                if let Ok((name, said, repairs)) = ended {
-                    self.hear(&mut kept, name, said, repairs);
-                }
-            }
-            self.tell(&fleet, &kept);
-            while let Some(ended) = open.join_next().await {
-                if let Ok((name, said, repairs)) = ended {
-                    self.hear(&mut kept, name, said, repairs);
+            // Those that answer do not wait for one that does not.
+            let mut until = began + if kept.is_empty() { FIRST } else { STEP };
+            loop {
+                match timeout_at(until, open.join_next()).await {
+                    Ok(Some(Ok((name, said, repairs)))) => {
+                        self.hear(&mut kept, name, said, repairs);
+                    }
+                    Ok(Some(Err(_))) => {}
+                    Ok(None) => break,
+                    Err(_) => {
+                        self.tell(&fleet, &kept);
+                        until = Instant::now() + STEP;
+                    }
                 }
             }
             self.tell(&fleet, &kept);
@@ -234,17 +243,17 @@ impl Watch {
         said: Result<Report, ReachError>,
         repairs: u64,
     ) {
+        let before = match kept.remove(&node) {
+            Some(Ok(report)) => Some(Box::new(report)),
+            Some(Err(silent)) => silent.last,
+            None => None,
+        };
         if let Ok(report) = &said {
-            self.with(|state| state.now.add(&node, report, repairs));
+            self.with(|state| state.counted(&node, before.as_deref(), report, repairs));
         }
-        let before = kept.remove(&node);
         let said = said.map_err(|error| Silent {
             why: reason(error),
-            last: match before {
-                Some(Ok(report)) => Some(Box::new(report)),
-                Some(Err(silent)) => silent.last,
-                None => None,
-            },
+            last: before,
         });
         kept.insert(node, said);
     }
@@ -261,14 +270,29 @@ impl Watch {
             (node.name.clone(), said)
         });
         let view = view(&self.0.title, &said.collect());
-        self.with(|state| state.show(view));
+        self.with(|state| {
+            state.show(view);
+            state.tell_rates();
+        });
+    }
+
+    /// Looks at the connections of all nodes over and over.
+    async fn top(self, fleet: Fleet) {
+        loop {
+            let began = Instant::now();
+            let answers = fleet.get_all::<Top>("/top").await.into_iter();
+            let said = answers.filter_map(|(node, answer)| Some((node, answer.ok()?)));
+            let said = said.collect();
+            self.with(|state| state.carry(said));
+            sleep(TOP.max(began.elapsed() * SHARE)).await;
+        }
     }
 
     /// Follows the connections of a node.
     async fn flows(self, fleet: Fleet, node: String) {
         let mut place = Place::default();
         loop {
-            let page: FlowPage = match fleet.get(&node, &place.target("/flows")).await {
+            let page: flows::Page = match fleet.get(&node, &place.target("/flows")).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.remark(&node, "flows", Some(reason(error)));
@@ -282,12 +306,12 @@ impl Watch {
                 continue;
             }
             // Both ends' nodes notice a connection: the one tells it on which it was opened.
-            let elsewhere = |one: &ToldFlow| {
-                let opened = one.opened_on().filter(|name| *name != node);
-                opened.is_some_and(|name| fleet.node(name).is_some())
+            let elsewhere = |one: &flows::Flow| {
+                let opened = one.source.node.as_ref().map(|name| &*name.0);
+                opened.is_some_and(|name| name != node && fleet.node(name).is_some())
             };
-            let told = page.flows.into_iter().filter(|one| !elsewhere(one));
-            let flows: Vec<Flow> = told.map(|one| one.of(&node)).collect();
+            let told = page.flows.iter().filter(|one| !elsewhere(one));
+            let flows: Vec<Flow> = told.map(|one| Flow::of(one, &node)).collect();
             if !flows.is_empty() {
                 self.with(|state| state.add_flows(flows));
             }
@@ -298,7 +322,7 @@ impl Watch {
     async fn drops(self, fleet: Fleet, node: String) {
         let mut place = Place::default();
         loop {
-            let page: DropPage = match fleet.get(&node, &place.target("/drops")).await {
+            let page: drops::Page = match fleet.get(&node, &place.target("/drops")).await {
                 Ok(page) => page,
                 Err(error) => {
                     self.remark(&node, "drops", Some(reason(error)));
@@ -312,7 +336,7 @@ impl Watch {
                 continue;
             }
             let told = page.drops.into_iter();
-            let drops: Vec<Dropped> = told.map(|one| one.of(&node)).collect();
+            let drops: Vec<Dropped> = told.map(|one| Dropped::of(one, &node)).collect();
             if !drops.is_empty() {
                 self.with(|state| state.add_drops(drops));
             }
@@ -326,7 +350,6 @@ impl Watch {
     async fn sample(self) {
         let mut every = tokio::time::interval(STEP);
         every.tick().await;
-        self.with(|state| state.now.restart());
         loop {
             every.tick().await;
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -360,94 +383,10 @@ impl Place {
     }
 }
 
-impl State {
-    fn past(&self) -> Vec<News> {
-        let mut past: Vec<News> = self.told.iter().cloned().collect();
-        let flows: Vec<&Flow> = self.flows.iter().collect();
-        let drops: Vec<&Dropped> = self.drops.iter().collect();
-        let samples: Vec<&Sample> = self.samples.iter().collect();
-        past.push(News::list("past-flows", &flows));
-        past.push(News::list("past-drops", &drops));
-        past.push(News::list("samples", &samples));
-        past.push(self.remarks());
-        past
-    }
-
-    fn send(&self, news: &News) {
-        for queue in self.viewers.values() {
-            queue.push(news.clone());
-        }
-    }
-
-    fn show(&mut self, view: View) {
-        let news = News::of("state", &view, 0);
-        self.view = view;
-        if self.told.as_ref().is_none_or(|told| told.data != news.data) {
-            self.send(&news);
-            self.told = Some(news);
-        }
-    }
-
-    fn no_nodes(&mut self, title: &str, text: String) {
-        let wrong = Wrong {
-            kind: Kind::Silent,
-            node: String::new(),
-            object: String::new(),
-            text,
-        };
-        self.show(View {
-            title: title.to_owned(),
-            wrong: vec![wrong],
-            ..View::default()
-        });
-    }
-
-    fn add_flows(&mut self, flows: Vec<Flow>) {
-        for flow in &flows {
-            match (flow.began, flow.bytes) {
-                (true, _) => self.now.connections += 1,
-                (false, Some(bytes)) => *self.now.bytes.get_or_insert(0) += bytes,
-                (false, None) => {}
-            }
-        }
-        self.send(&News::list("flows", &flows));
-        keep(&mut self.flows, flows, REMEMBERED);
-    }
-
-    fn add_drops(&mut self, drops: Vec<Dropped>) {
-        self.send(&News::list("drops", &drops));
-        keep(&mut self.drops, drops, REMEMBERED);
-    }
-
-    fn remark(&mut self, node: &str, what: &'static str, why: Option<String>) {
-        let key = (node.to_owned(), what);
-        let before = match &why {
-            Some(text) => self.remarks.insert(key, text.clone()),
-            None => self.remarks.remove(&key),
-        };
-        if before != why {
-            self.send(&self.remarks());
-        }
-    }
-
-    /// One line for all nodes that say the same.
-    fn remarks(&self) -> News {
-        let mut lines: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-        for ((node, what), why) in &self.remarks {
-            lines.entry((what, why)).or_default().push(node);
-        }
-        let line = |((what, why), nodes): ((&str, &str), Vec<&str>)| match nodes[..] {
-            [node] => format!("No {what} of {node}: {why}"),
-            _ => format!("No {what} of {} nodes: {why}", nodes.len()),
-        };
-        News::list("remarks", &lines.into_iter().map(line).collect::<Vec<_>>())
-    }
-
-    fn sample(&mut self, at: u64) {
-        let sample = self.now.take(at);
-        self.send(&News::list("samples", &[sample]));
-        keep(&mut self.samples, vec![sample], SAMPLES);
-    }
+/// What an agent is asked for.
+fn peers_of(pod: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    format!("/reach?{}", query.append_pair("pod", pod).finish())
 }
 
 /// Without the name of the node.
@@ -455,43 +394,6 @@ fn reason(error: ReachError) -> String {
     match error {
         ReachError::Refused { text, .. } => format!("its agent says: {text}"),
         error => error.to_string(),
-    }
-}
-
-fn keep<T>(kept: &mut VecDeque<T>, more: Vec<T>, most: usize) {
-    kept.extend(more);
-    let over = kept.len().saturating_sub(most);
-    kept.drain(..over);
-}
-
-impl Counted {
-    /// What a node has counted. One that was started again counts from the beginning.
-    fn add(&mut self, node: &str, report: &Report, repairs: u64) {
-        let denied = report.policies.as_ref().map(|all| &all.denied);
-        let denied = denied.map_or(0, |one| one.ingress + one.egress + one.undecided);
-        let now = [report.refused.values().sum::<u64>() + denied, repairs];
-        let before = self.before.insert(node.to_owned(), now).unwrap_or(now);
-        for (more, (now, before)) in self.more.iter_mut().zip(now.into_iter().zip(before)) {
-            *more += if now >= before { now - before } else { now };
-        }
-    }
-
-    /// No one looked meanwhile: what happened then belongs to no sample.
-    fn restart(&mut self) {
-        *self = Self::default();
-    }
-
-    fn take(&mut self, at: u64) -> Sample {
-        let rate = |count: u64| count as f64 / STEP.as_secs_f64();
-        let [drops, repairs] = std::mem::take(&mut self.more);
-        let bytes = self.bytes.as_mut().map(std::mem::take);
-        Sample {
-            at,
-            connections: rate(std::mem::take(&mut self.connections)),
-            bytes: bytes.map(rate),
-            drops: rate(drops),
-            repairs: rate(repairs),
-        }
     }
 }
 
@@ -521,20 +423,5 @@ mod tests {
         sleep(AGAIN * 2).await;
         assert_eq!(fake.made(), 2);
         assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
-    }
-
-    #[test]
-    fn an_agent_that_counts_from_the_beginning_again_is_no_flood() {
-        let report = |drops| Report {
-            refused: BTreeMap::from([("policy".to_owned(), drops)]),
-            ..Report::default()
-        };
-        let mut counted = Counted::default();
-        counted.add("a", &report(1000), 0);
-        assert_eq!(counted.take(1).drops, 0.0, "what was before is no news");
-        counted.add("a", &report(1006), 0);
-        assert_eq!(counted.take(3).drops, 3.0, "a second");
-        counted.add("a", &report(2), 0);
-        assert_eq!(counted.take(5).drops, 1.0);
     }
 }
