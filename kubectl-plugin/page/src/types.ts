@@ -65,8 +65,29 @@ export interface PolicyView {
   /** The pods that it isolates. */
   ingress: string[];
   egress: string[];
-  /** Its rules in words, if they are known. */
-  rules: string[];
+  /** Its rules in words; null if it says nothing of the direction. */
+  ingress_rules: string[] | null;
+  egress_rules: string[] | null;
+}
+
+/** Who may reach a pod by the policies, and whom it may reach. */
+export interface Reach {
+  pod: string;
+  /** Pods with which something is allowed, in words such as "tcp 80". */
+  peers: { pod: string; from?: string; to?: string }[];
+}
+
+/** How fast a Service goes. */
+export interface ServiceRate {
+  id: string;
+  /** New connections a second. */
+  connections: number;
+  /** Bytes a second, if nodes count them. */
+  bytes: number | null;
+  /** Connections that nodes keep now. */
+  kept: number;
+  /** New connections a second, by the address of an endpoint. */
+  endpoints: Record<string, number>;
 }
 
 export interface Wrong {
