@@ -60,7 +60,7 @@ impl Top {
 /// The sums of all nodes. A connection between two nodes is known to both: what a pod has is known best
 /// by its own node, which knows the most of it, and what two nodes have by either. Only the client's node
 /// knows of the Service.
-pub(crate) fn joined(nodes: &[Sums]) -> Sums {
+pub fn joined<'a>(nodes: impl IntoIterator<Item = &'a Sums>) -> Sums {
     let mut all = Sums::default();
     let (mut services, mut pods, mut pairs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for node in nodes {

@@ -8,7 +8,6 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::World;
-use crate::features::policies::desired::explain::traffic_words;
 use crate::report::PodReport;
 use crate::snapshot::{self, Direction, ObjectName, ServiceKind, Snapshot};
 
@@ -114,19 +113,6 @@ pub struct Policy {
     pub tier: Option<String>,
     /// The pods that it is about, and in which direction, in words.
     pub selects: String,
-    /// Its rules in words, one each: `ingress: allows tcp 80 from app=web`.
-    #[serde(default)]
-    pub rules: Vec<String>,
-}
-
-impl Policy {
-    /// As reports call it: `namespace/name`, or its kind and name.
-    pub fn id(&self) -> String {
-        match &self.namespace {
-            Some(namespace) => format!("{namespace}/{}", self.name),
-            None => format!("{} {}", self.kind, self.name),
-        }
-    }
 }
 
 /// A pod of this node.
@@ -253,14 +239,6 @@ fn policies(snapshot: &Snapshot) -> Vec<Policy> {
             let has = |direction| !policy.rules(direction).is_empty();
             format!("{}{}", policy.subject, directions(has))
         },
-        rules: ruled(
-            |direction| {
-                let rules = policy.rules(direction).iter();
-                let words = rules.map(|rule| (rule.action.verb(), &rule.traffic));
-                Some(words.collect())
-            },
-            false,
-        ),
     });
     let namespaced = snapshot.policies.values().map(|policy| Policy {
         kind: "NetworkPolicy".into(),
@@ -274,38 +252,8 @@ fn policies(snapshot: &Snapshot) -> Vec<Policy> {
                 false => format!("{}{}", policy.subject, directions(has)),
             }
         },
-        rules: ruled(
-            |direction| {
-                let rules = policy.rules(direction)?.iter();
-                Some(rules.map(|rule| ("allows", rule)).collect())
-            },
-            true,
-        ),
     });
     of_cluster.chain(namespaced).collect()
-}
-
-/// The rules of both directions in words. A direction in which there are none, but which isolates all the
-/// same, allows nothing.
-fn ruled<'a>(
-    rules: impl Fn(Direction) -> Option<Vec<(&'a str, &'a snapshot::PolicyRule)>>,
-    isolates: bool,
-) -> Vec<String> {
-    let mut words = Vec::new();
-    for direction in Direction::ALL {
-        let Some(rules) = rules(direction) else {
-            continue;
-        };
-        let name = direction.name();
-        if rules.is_empty() && isolates {
-            words.push(format!("{name}: allows nothing"));
-        }
-        let rules = rules.into_iter();
-        words.extend(
-            rules.map(|(verb, rule)| format!("{name}: {verb} {}", traffic_words(rule, direction))),
-        );
-    }
-    words
 }
 
 fn directions(has: impl Fn(Direction) -> bool) -> String {

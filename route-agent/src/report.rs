@@ -63,6 +63,9 @@ pub struct PoliciesReport {
     pub here: usize,
     /// The pods of this node that are isolated in some direction, sorted by name.
     pub isolated: Vec<IsolatedReport>,
+    /// The policies that isolate them, sorted by name.
+    #[serde(default)]
+    pub isolating: Vec<IsolatingReport>,
     /// What was dropped since the rules were made.
     pub denied: DeniedReport,
 }
@@ -78,6 +81,19 @@ pub struct IsolatedReport {
     pub ingress: Vec<String>,
     /// The policies that isolate it for egress.
     pub egress: Vec<String>,
+}
+
+/// A policy that isolates pods, and what it says, each rule in words.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct IsolatingReport {
+    /// Its name, as in [`IsolatedReport`].
+    pub name: String,
+    /// What it says of what comes to them, such as `tcp 80 from app=web`; none if nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ingress: Option<Vec<String>>,
+    /// What it says of what they send; none if nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub egress: Option<Vec<String>>,
 }
 
 /// Packets that were dropped.

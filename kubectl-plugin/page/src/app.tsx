@@ -106,7 +106,8 @@ function keys(event: KeyboardEvent): void {
   }
 }
 
+// Asked for first: the answer comes while the page is drawn.
+void start();
 follow();
 document.addEventListener("keydown", keys);
 render(<Page />, document.getElementById("page")!);
-void start();

@@ -1,8 +1,8 @@
 // The way to the server: one stream of events, and questions.
 
-import { addDrops, addFlows, addSamples, announcement, asking, connection, drops, failure, flows, from,
-  lit, missed, remarks, samples, to, view, way } from "./state";
-import { trace, type Drop, type Flow, type Sample, type View, type Way } from "./types";
+import { addDrops, addFlows, addSamples, announcement, asking, connection, drops, examined, failure, flows, from,
+  lit, missed, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
+import { trace, type Drop, type Flow, type Reach, type Sample, type ServiceRate, type View, type Way } from "./types";
 
 const KEY = "podwire-token";
 /** How long each hop is looked at before the next one lights up, in milliseconds. */
@@ -77,6 +77,7 @@ function event(block: string): void {
 function take(kind: string, value: unknown): void {
   if (kind === "state") view.value = sparing(view.peek(), value as View);
   else if (kind === "samples") addSamples(value as Sample[]);
+  else if (kind === "rates") rates.value = new Map((value as ServiceRate[]).map((one) => [one.id, one]));
   else if (kind === "remarks") remarks.value = value as string[];
   else if (kind === "missed") missed.value += value as number;
   // What was before this page was opened is listed, not drawn.
@@ -106,6 +107,38 @@ function sparing(old: View | null, now: View): View {
   return { ...now, nodes };
 }
 
+/** What the server answers to a question; a string says why there is no answer. */
+async function question<T>(path: string, query: Record<string, string>): Promise<T | string> {
+  try {
+    const answer = await fetch(`/api/${path}?${new URLSearchParams(query)}`, { headers: { "x-podwire-token": key } });
+    return answer.ok ? ((await answer.json()) as T) : (await answer.text()).trim();
+  } catch {
+    return "podwire ui does not answer; is it still running?";
+  }
+}
+
+/** Asks who may reach a pod, and lights them. */
+export async function examine(pod: string): Promise<void> {
+  examined.value = pod;
+  reach.value = null;
+  unreached.value = "";
+  const found = await question<Reach>("reach", { pod });
+  if (examined.value !== pod) return;
+  if (typeof found === "string") {
+    unreached.value = found;
+    return;
+  }
+  reach.value = found;
+  const others = (reached.value?.size ?? 1) - 1;
+  announcement.value = side.value === "from" ? `${others} pods may reach ${pod}.` : `${pod} may reach ${others} pods.`;
+}
+
+export function leave(): void {
+  examined.value = "";
+  reach.value = null;
+  unreached.value = "";
+}
+
 let round = 0;
 
 /** Asks `why` for what is chosen, and lights the way up hop by hop. */
@@ -116,19 +149,15 @@ export async function ask(): Promise<void> {
   failure.value = "";
   way.value = null;
   lit.value = 0;
-  const query = new URLSearchParams({ from: from.value.trim(), to: to.value.trim() });
-  try {
-    const answer = await fetch(`/api/why?${query}`, { headers: { "x-podwire-token": key } });
-    if (mine !== round) return;
-    if (answer.ok) way.value = (await answer.json()) as Way;
-    else failure.value = (await answer.text()).trim();
-  } catch {
-    failure.value = "podwire ui does not answer; is it still running?";
-  }
+  leave();
+  const found = await question<Way>("why", { from: from.value.trim(), to: to.value.trim() });
   if (mine !== round) return;
   asking.value = false;
-  const found: Way | null = way.value;
-  if (!found) return;
+  if (typeof found === "string") {
+    failure.value = found;
+    return;
+  }
+  way.value = found;
   const hops = found.parts.reduce((sum, part) => sum + (trace(part)?.hops.length ?? 0), 0);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (still) lit.value = hops;
@@ -144,6 +173,7 @@ function light(mine: number, hops: number): void {
 
 /** Takes one more end of the question; the second one asks. */
 export function choose(id: string): void {
+  leave();
   if (!from.value || to.value) {
     from.value = id;
     to.value = "";

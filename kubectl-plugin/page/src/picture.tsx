@@ -7,10 +7,10 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 import { Dots } from "./dots";
 import { choose, onTraffic } from "./live";
 import { lay, type Box, type Layout, type NodeBox, type PodBox, type Point } from "./layout";
-import { colour, from, hits, hovered, lit, namespaces, search, to, view, way } from "./state";
+import { colour, examined, from, hits, hovered, lit, namespaces, rates, reached, search, to, view, way } from "./state";
 import { trace, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type View } from "./types";
 import { drawn, Places, route, upTo, type End } from "./ways";
-import { cut, shown } from "./words";
+import { cut, number, shown } from "./words";
 
 /** Below this scale labels of pods cannot be read, and are not drawn. */
 const FAR = 0.45;
@@ -189,6 +189,13 @@ function marks(id: string): string {
   return `${chosen}${dim}${hit}${hovered.value === id ? " hovered" : ""}`;
 }
 
+/** The same of a pod, with whether it may reach the one that is examined. */
+function podMarks(id: string): string {
+  const lit = reached.value;
+  const may = !lit ? "" : lit.has(id) ? " may" : " dim";
+  return `${marks(id)}${may}${examined.value === id ? " examined" : ""}`;
+}
+
 function pointed(id: string) {
   return {
     onClick: () => choose(id),
@@ -202,11 +209,13 @@ function ServiceChip({ box, scale, service }: { box: Box; scale: number; service
   const front = service.ports.flatMap((port) => port.fronts).at(0) ?? "no address";
   const endpoints = service.ports.at(0)?.endpoints.length ?? 0;
   const [w, h] = [box.w / scale, box.h / scale];
+  const rate = useComputed(() => rates.value.get(service.id)?.connections ?? 0).value;
   return (
     <g class={`service${mark}${endpoints ? "" : " empty"}`} transform={`translate(${box.x} ${box.y}) scale(${scale})`} {...pointed(service.id)}>
       <title>{shown(service.id)}</title>
       <rect width={w} height={h} rx="10" />
-      <text x="14" y="20" class="title">{cut(service.name, 22)}</text>
+      <text x="14" y="20" class="title">{cut(service.name, rate > 0 ? 16 : 22)}</text>
+      {rate > 0 && <text x={w - 12} y="20" class="small" text-anchor="end">{`${number(rate)}/s`}</text>}
       <text x="14" y="37" class="small mono">{cut(front, 22)}</text>
       <text x={w - 12} y="37" class="small" text-anchor="end">{`→ ${endpoints}`}</text>
     </g>
@@ -262,27 +271,29 @@ function Pods({ box, node }: { box: NodeBox; node: NodeView }) {
 
 /** Thousands of pods as a few shapes: one a colour, and the ones that are looked for. */
 function DistantPods({ box, node }: { box: NodeBox; node: NodeView }) {
-  const special = useComputed(() => box.pods.filter((pod) => marks(pod.id) && !marks(pod.id).includes("dim")).map((pod) => pod.id).join("\n")).value;
+  const special = useComputed(() => box.pods.filter((pod) => podMarks(pod.id).replace(/ (dim|may)/g, "") !== "").map((pod) => pod.id).join("\n")).value;
   const dim = useComputed(() => hits.value !== null).value;
+  const lit = reached.value;
   const chosen = new Set(special.split("\n"));
   const pods = new Map(node.pods.map((pod) => [pod.id, pod]));
   const shapes = new Map<string, string>();
   for (const pod of box.pods) {
     const about = pods.get(pod.id);
     if (!about || chosen.has(pod.id)) continue;
-    const kind = `${colour(about.namespace)}${about.present ? "" : " gone"}`;
+    const faint = dim || (lit && !lit.has(pod.id)) ? " dim" : "";
+    const kind = `${colour(about.namespace)}${about.present ? "" : " gone"}${faint}`;
     shapes.set(kind, `${shapes.get(kind) ?? ""}M${pod.x} ${pod.y}h${pod.w}v${pod.h}h${-pod.w}z`);
   }
   return (
     <g class="distance">
-      {[...shapes].map(([kind, d]) => <path key={kind} class={`pod ${kind}${dim ? " dim" : ""}`} d={d} />)}
+      {[...shapes].map(([kind, d]) => <path key={kind} class={`pod ${kind}`} d={d} />)}
       {box.pods.filter((pod) => chosen.has(pod.id)).map((pod) => <PodPill key={pod.id} box={pod} pod={pods.get(pod.id)} />)}
     </g>
   );
 }
 
 function PodPill({ box, pod }: { box: PodBox; pod: PodView | undefined }) {
-  const mark = useComputed(() => marks(box.id)).value;
+  const mark = useComputed(() => podMarks(box.id)).value;
   if (!pod) return null;
   const y = box.y + box.h / 2;
   const address = pod.addresses.at(0) ?? "";

@@ -1,7 +1,7 @@
 // Everything that the page shows, as signals.
 
 import { computed, signal } from "@preact/signals";
-import type { Drop, Flow, Sample, View, Way } from "./types";
+import type { Drop, Flow, Reach, Sample, ServiceRate, View, Way } from "./types";
 
 const KEPT = 400;
 /** Ten minutes at a sample every two seconds. */
@@ -14,6 +14,8 @@ export const connection = signal<Connection>("connecting");
 export const flows = signal<Flow[]>([]);
 export const drops = signal<Drop[]>([]);
 export const samples = signal<Sample[]>([]);
+/** How fast Services go, by their names. */
+export const rates = signal<Map<string, ServiceRate>>(new Map());
 /** What the server left out because this page read too slowly. */
 export const missed = signal(0);
 /** Why agents tell no flows or drops, by node. */
@@ -25,6 +27,13 @@ export const to = signal("");
 export const way = signal<Way | null>(null);
 export const asking = signal(false);
 export const failure = signal("");
+/** The pod of which is shown who may reach it; empty if none is. */
+export const examined = signal("");
+export const reach = signal<Reach | null>(null);
+export const unreached = signal("");
+/** Whether is shown who reaches it, or whom it reaches. */
+export type Side = "from" | "to";
+export const side = signal<Side>("from");
 /** How many hops of the way are lit. */
 export const lit = signal(0);
 /** The thing under the pointer or the keyboard. */
@@ -79,16 +88,19 @@ export function colour(namespace: string): string {
   return colours.value.get(namespace) ?? "ns0";
 }
 
-/** The policy whose pods are shown in the picture. */
-export const marked = signal("");
-
-/** The things that are looked for, or that a policy is about; null if nothing is. */
+/** The things that are looked for; null if nothing is. */
 export const hits = computed<Set<string> | null>(() => {
-  const policy = view.value?.policies.find((one) => one.id === marked.value);
-  if (policy) return new Set([...policy.ingress, ...policy.egress]);
   const wanted = search.value.trim().toLowerCase();
   if (!wanted) return null;
   return new Set(things.value.filter((one) => one.words.includes(wanted)).map((one) => one.id));
+});
+
+/** The pods that are lit because they may reach the one that is examined, it included; null if none is. */
+export const reached = computed<Set<string> | null>(() => {
+  const found = reach.value;
+  if (!found) return null;
+  const peers = found.peers.filter((one) => one[side.value] !== undefined);
+  return new Set([found.pod, ...peers.map((one) => one.pod)]);
 });
 
 export function addFlows(news: Flow[]): void {

@@ -48,12 +48,7 @@ export interface ServicePort {
   fronts: string[];
   balancing: string;
   affinity: number | null;
-  /** New connections in all, and in a second. */
   connections: number | null;
-  rate: number | null;
-  /** Connections that there are now, and what they have carried, in bytes. */
-  open: number | null;
-  carried: number | null;
   endpoints: Endpoint[];
 }
 
@@ -62,19 +57,37 @@ export interface Endpoint {
   pod: string | null;
   node: string | null;
   connections: number | null;
-  rate: number | null;
 }
 
 export interface PolicyView {
   /** What the agents call it. */
   id: string;
-  /** The pods that it is about, in words; empty if they are not known. */
-  about: string;
   /** The pods that it isolates. */
   ingress: string[];
   egress: string[];
-  /** Its rules in words, if they are known: `ingress: allows tcp 80 from app=web`. */
-  rules: string[];
+  /** Its rules in words; null if it says nothing of the direction. */
+  ingress_rules: string[] | null;
+  egress_rules: string[] | null;
+}
+
+/** Who may reach a pod by the policies, and whom it may reach. */
+export interface Reach {
+  pod: string;
+  /** Pods with which something is allowed, in words such as "tcp 80". */
+  peers: { pod: string; from?: string; to?: string }[];
+}
+
+/** How fast a Service goes. */
+export interface ServiceRate {
+  id: string;
+  /** New connections a second. */
+  connections: number;
+  /** Bytes a second, if nodes count them. */
+  bytes: number | null;
+  /** Connections that nodes keep now. */
+  kept: number;
+  /** New connections a second, by the address of an endpoint. */
+  endpoints: Record<string, number>;
 }
 
 export interface Wrong {
@@ -159,7 +172,7 @@ export interface Way {
   good: boolean;
   conclusion: string;
   /** The first hop that fails; hops are counted from 1, over all parts. */
-  failure: { part: number; hop: number | null; node: string; cause: string; certain: boolean } | null;
+  failure: { part: number; hop: number | null; node: string; cause: string } | null;
 }
 
 /** The trace of a part; null if its node says nothing. */

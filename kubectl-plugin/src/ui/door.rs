@@ -83,6 +83,11 @@ impl Door {
         }
     }
 
+    /// Whether this is the token.
+    pub fn is_opened_by(&self, given: &str) -> bool {
+        self.token.is(given.as_bytes())
+    }
+
     /// Whether it has the token.
     pub fn has_token(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let given = headers

@@ -7,6 +7,7 @@ mod door;
 mod pages;
 mod queue;
 mod rates;
+mod state;
 mod told;
 mod view;
 mod watch;

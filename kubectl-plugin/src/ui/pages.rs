@@ -11,6 +11,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream::{Stream, unfold};
+use serde::Serialize;
 
 use super::door::Door;
 use super::queue::News;
@@ -32,10 +33,14 @@ pub fn router(door: Door, watch: Watch) -> Router {
         .route("/api/state", get(state))
         .route("/api/events", get(events))
         .route("/api/why", get(why))
+        .route("/api/reach", get(reach))
         .route_layer(from_fn_with_state(door.clone(), with_token))
-        .with_state(watch);
+        .with_state(watch.clone());
+    let home = Router::new()
+        .route("/", get(home))
+        .with_state((door.clone(), watch));
     Router::new()
-        .route("/", get(|| file("text/html; charset=utf-8", HOME)))
+        .merge(home)
         .route(
             "/page.js",
             get(|| file("text/javascript; charset=utf-8", SCRIPT)),
@@ -51,6 +56,20 @@ pub fn router(door: Door, watch: Watch) -> Router {
 
 async fn file(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// The page. If it is fetched with the token, the agents are asked already while the browser reads it.
+async fn home(
+    State((door, watch)): State<(Door, Watch)>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    if query
+        .get("token")
+        .is_some_and(|token| door.is_opened_by(token))
+    {
+        watch.expect();
+    }
+    file("text/html; charset=utf-8", HOME).await
 }
 
 /// Every answer, refusals included, says what a browser may do with it.
@@ -115,9 +134,24 @@ async fn why(
     let (Some(from), Some(to)) = (query.get("from"), query.get("to")) else {
         return (StatusCode::BAD_REQUEST, "give ?from=...&to=...\n").into_response();
     };
-    match watch.why(from, to).await {
-        Ok(way) => {
-            let json = serde_json::to_string(&way).expect("a Walk is plain data");
+    answer(watch.why(from, to).await)
+}
+
+async fn reach(
+    State(watch): State<Watch>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    match query.get("pod") {
+        Some(pod) => answer(watch.reach(pod).await),
+        None => (StatusCode::BAD_REQUEST, "give ?pod=...\n").into_response(),
+    }
+}
+
+/// What was found, or why nothing was.
+fn answer(found: Result<impl Serialize, String>) -> Response {
+    match found {
+        Ok(found) => {
+            let json = serde_json::to_string(&found).expect("what agents say is plain data");
             ([(header::CONTENT_TYPE, "application/json")], json).into_response()
         }
         Err(text) => (StatusCode::BAD_REQUEST, text).into_response(),

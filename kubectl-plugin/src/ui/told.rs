@@ -1,9 +1,9 @@
 //! What agents tell of connections and drops, as the page gets it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use podwire_agent::clock::rfc3339;
-use podwire_agent::flows::flow::{self, What, protocol_name};
+use podwire_agent::flows::flow::{What, protocol_name};
 use podwire_agent::{drops, flows};
 use serde::Serialize;
 
@@ -14,6 +14,24 @@ pub struct Party {
     pub address: IpAddr,
     /// The pod that has it.
     pub pod: Option<String>,
+}
+
+impl From<&flows::flow::Party> for Party {
+    fn from(party: &flows::flow::Party) -> Self {
+        Self {
+            address: party.address,
+            pod: party.pod.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl From<drops::Party> for Party {
+    fn from(party: drops::Party) -> Self {
+        Self {
+            address: party.address,
+            pod: party.pod,
+        }
+    }
 }
 
 /// A flow for the page.
@@ -42,37 +60,29 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// What the agent of `node` tells.
+    /// What a node told.
     pub fn of(told: &flows::Flow, node: &str) -> Self {
         let answers = told.answering();
+        let asked = told.endpoint.is_some().then_some(&told.destination);
+        let front = asked.map(|asked| flows::flow::Party {
+            pod: None,
+            node: None,
+            ..asked.clone()
+        });
         let passed = [told.sent, told.received];
         let bytes = passed.iter().flatten().map(|one| one.bytes);
         Self {
             node: node.to_owned(),
             time: rfc3339(told.time),
             began: told.event == What::New,
-            source: party(&told.source),
-            port: answers.port,
-            destination: party(answers),
+            source: (&told.source).into(),
+            destination: answers.into(),
             service: told.service_name().map(str::to_owned),
-            front: told.endpoint.is_some().then(|| written(&told.destination)),
+            front: front.map(|front| front.to_string()),
             protocol: protocol_name(told.protocol),
+            port: answers.port,
             bytes: passed.iter().any(Option::is_some).then(|| bytes.sum()),
         }
-    }
-}
-
-fn party(told: &flow::Party) -> Party {
-    Party {
-        address: told.address,
-        pod: told.pod.as_ref().map(ToString::to_string),
-    }
-}
-
-fn written(party: &flow::Party) -> String {
-    match party.port {
-        Some(port) => SocketAddr::new(party.address, port).to_string(),
-        None => party.address.to_string(),
     }
 }
 
@@ -98,25 +108,22 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    /// What the agent of `node` tells.
+    /// What a node told.
     pub fn of(told: drops::Dropped, node: &str) -> Self {
         let said = [Some(told.because), told.nearest].into_iter().flatten();
         let said: Vec<String> = said.filter(|text| !text.is_empty()).collect();
-        let party = |one: drops::Party| Party {
-            address: one.address,
-            pod: one.pod,
+        let reason = match said.is_empty() {
+            true => told.verdict,
+            false => said.join("; "),
         };
         Self {
             node: node.to_owned(),
             time: told.time,
-            source: party(told.source),
-            destination: party(told.destination),
+            source: told.source.into(),
+            destination: told.destination.into(),
             protocol: told.protocol,
             port: told.port,
-            reason: match said.is_empty() {
-                true => told.verdict,
-                false => said.join("; "),
-            },
+            reason,
             object: Some(told.decided_by).filter(|text| !text.is_empty()),
         }
     }
@@ -129,7 +136,7 @@ pub struct Sample {
     pub at: u64,
     /// Connections that began.
     pub connections: f64,
-    /// What connections have carried; none if no node counts.
+    /// What connections carried; none if no node counts, or none was asked twice yet.
     pub bytes: Option<f64>,
     /// Packets that were refused or dropped.
     pub drops: f64,
@@ -174,7 +181,8 @@ mod tests {
     fn a_drop_has_the_reason_with_the_rule_that_comes_nearest() {
         let told: drops::Dropped = serde_json::from_str(
             r#"{"number": 1, "time": "t", "reason": "policy", "verdict": "dropped", "reply": false,
-                "isolated_by": [], "allowed_by_now": false, "decided_by": "NetworkPolicy default/deny", "because": "no rule allows it",
+                "isolated_by": ["default/deny"], "allowed_by_now": false,
+                "decided_by": "NetworkPolicy default/deny", "because": "no rule allows it",
                 "source": {"address": "10.10.1.2"}, "destination": {"address": "10.10.2.2"},
                 "protocol": "udp", "port": 53, "nearest": "rule 1 lacks UDP", "new": true}"#,
         )

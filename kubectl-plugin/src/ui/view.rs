@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podwire_agent::cluster::Policy;
-use podwire_agent::flows::top::Sum;
 use podwire_agent::report::{PodReport, Report, ServiceReport, UplinkReport};
 use serde::Serialize;
 
@@ -17,7 +15,7 @@ pub struct View {
     pub nodes: Vec<NodeView>,
     /// The Services, sorted by name.
     pub services: Vec<ServiceView>,
-    /// All policies, sorted by name.
+    /// The policies that isolate a pod, sorted by name.
     pub policies: Vec<PolicyView>,
     /// Everything that is wrong.
     pub wrong: Vec<Wrong>,
@@ -102,12 +100,6 @@ pub struct PortView {
     pub affinity: Option<u32>,
     /// New connections on all nodes, if they are counted.
     pub connections: Option<u64>,
-    /// New connections in a second, of late.
-    pub rate: Option<f64>,
-    /// Connections that there are now.
-    pub open: Option<u64>,
-    /// What those have carried, both ways, in bytes; none where nodes do not count.
-    pub carried: Option<u64>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
@@ -123,8 +115,6 @@ pub struct EndpointView {
     pub node: Option<String>,
     /// New connections on all nodes, if they are counted.
     pub connections: Option<u64>,
-    /// New connections in a second, of late.
-    pub rate: Option<f64>,
 }
 
 /// A policy.
@@ -132,14 +122,14 @@ pub struct EndpointView {
 pub struct PolicyView {
     /// As agents call it.
     pub id: String,
-    /// The pods that it is about, in words; empty if no one told.
-    pub about: String,
     /// The pods that it isolates for ingress.
     pub ingress: Vec<String>,
     /// The pods that it isolates for egress.
     pub egress: Vec<String>,
-    /// Its rules in words.
-    pub rules: Vec<String>,
+    /// What may come to them, a rule each, in words; none if it says nothing of it.
+    pub ingress_rules: Option<Vec<String>>,
+    /// Where they may go.
+    pub egress_rules: Option<Vec<String>>,
 }
 
 /// Something that is wrong.
@@ -181,43 +171,6 @@ pub struct Silent {
     pub last: Option<Box<Report>>,
 }
 
-impl View {
-    /// Adds what was asked for by itself: what policies say, and the connections that there are.
-    pub fn take_in(&mut self, policies: &[Policy], open: &BTreeMap<String, Sum>) {
-        for policy in policies {
-            let id = policy.id();
-            let at = self.policies.iter().position(|one| one.id == id);
-            let at = at.unwrap_or_else(|| {
-                self.policies.push(PolicyView {
-                    id,
-                    ..PolicyView::default()
-                });
-                self.policies.len() - 1
-            });
-            let known = &mut self.policies[at];
-            let tier = policy.tier.as_ref().map(|tier| format!("{tier} tier: "));
-            known.about = tier.unwrap_or_default() + &policy.selects;
-            known.rules = policy.rules.clone();
-        }
-        self.policies.sort_by(|a, b| a.id.cmp(&b.id));
-        for service in &mut self.services {
-            for port in &mut service.ports {
-                // The name of a port, or else its number, as flows have it.
-                let number = port.fronts.first().and_then(|front| front.rsplit_once(':'));
-                let called = match (port.name.is_empty(), number) {
-                    (false, _) => port.name.as_str(),
-                    (true, Some((_, number))) => number,
-                    (true, None) => continue,
-                };
-                let sum = open.get(&format!("{}:{called}", service.id));
-                port.open = sum.map(|sum| sum.connections);
-                let carried = sum.map(|sum| sum.sent + sum.received);
-                port.carried = carried.filter(|bytes| *bytes > 0);
-            }
-        }
-    }
-}
-
 /// Puts together what the agents of these nodes said.
 pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
     let reports: Vec<&Report> = said.values().filter_map(|one| one.as_ref().ok()).collect();
@@ -229,7 +182,7 @@ pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
     View {
         title: title.to_owned(),
         services: services(&reports, &nodes),
-        policies: policies(&nodes),
+        policies: policies(&reports, &nodes),
         nodes,
         wrong,
     }
@@ -370,7 +323,7 @@ fn add(
                     address,
                     pod: owner.map(|(pod, _)| pod.clone()),
                     node: owner.map(|(_, node)| node.clone()),
-                    ..EndpointView::default()
+                    connections: None,
                 });
                 known.endpoints.len() - 1
             });
@@ -387,7 +340,7 @@ fn sum(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
-fn policies(nodes: &[NodeView]) -> Vec<PolicyView> {
+fn policies(reports: &[&Report], nodes: &[NodeView]) -> Vec<PolicyView> {
     let mut all: BTreeMap<&str, PolicyView> = BTreeMap::new();
     for pod in nodes.iter().flat_map(|node| &node.pods) {
         for name in &pod.ingress {
@@ -395,6 +348,13 @@ fn policies(nodes: &[NodeView]) -> Vec<PolicyView> {
         }
         for name in &pod.egress {
             all.entry(name).or_default().egress.push(pod.id.clone());
+        }
+    }
+    let told = reports.iter().filter_map(|report| report.policies.as_ref());
+    for told in told.flat_map(|policies| &policies.isolating) {
+        if let Some(known) = all.get_mut(&*told.name) {
+            known.ingress_rules.clone_from(&told.ingress);
+            known.egress_rules.clone_from(&told.egress);
         }
     }
     let named = |(name, policy): (&str, PolicyView)| PolicyView {
@@ -430,6 +390,8 @@ fn wrong(node: &str, said: &Said) -> Vec<Wrong> {
 
 #[cfg(test)]
 mod tests {
+    use podwire_agent::report::{IsolatedReport, IsolatingReport, PoliciesReport};
+
     use super::*;
 
     fn report(node: &str, pod: &str) -> Report {
@@ -471,51 +433,38 @@ mod tests {
     }
 
     #[test]
-    fn policies_have_their_rules_and_services_what_is_open() {
-        let port = PortView {
-            fronts: vec!["10.200.1.63:9000".into()],
-            ..PortView::default()
+    fn a_policy_has_the_pods_of_all_nodes_and_its_rules() {
+        let isolating = IsolatingReport {
+            name: "default/deny".into(),
+            ingress: Some(vec!["tcp 80 from app=a".into()]),
+            egress: None,
         };
-        let mut seen = View {
-            services: vec![ServiceView {
-                id: "default/web".into(),
-                ports: vec![port],
-                ..ServiceView::default()
-            }],
-            policies: vec![PolicyView {
-                id: "default/deny".into(),
-                ingress: vec!["default/a".into()],
-                ..PolicyView::default()
-            }],
-            ..View::default()
+        let isolated = |pod: &str| {
+            let isolated = IsolatedReport {
+                pod: pod.into(),
+                ingress: vec!["default/deny".into()],
+                ..IsolatedReport::default()
+            };
+            let policies = PoliciesReport {
+                isolated: vec![isolated],
+                isolating: vec![isolating.clone()],
+                ..PoliciesReport::default()
+            };
+            Report {
+                policies: Some(policies),
+                ..report("n", pod)
+            }
         };
-        let policy = |name: &str, rule: &str| Policy {
-            kind: "NetworkPolicy".into(),
-            name: name.into(),
-            namespace: Some("default".into()),
-            selects: "all pods (ingress)".into(),
-            rules: vec![rule.into()],
-            ..Policy::default()
+        let nodes = [("a", "default/one"), ("b", "default/two")];
+        let said = nodes.map(|(node, pod)| (node.to_owned(), Ok(isolated(pod))));
+        let seen = view("t", &said.into());
+        let deny = PolicyView {
+            id: "default/deny".into(),
+            ingress: vec!["default/one".into(), "default/two".into()],
+            ingress_rules: isolating.ingress.clone(),
+            ..PolicyView::default()
         };
-        let sum = Sum {
-            connections: 3,
-            sent: 10,
-            received: 20,
-        };
-        seen.take_in(
-            &[
-                policy("deny", "ingress: allows nothing"),
-                policy("allow", "ingress: allows tcp 80 from app=web"),
-            ],
-            &BTreeMap::from([("default/web:9000".to_owned(), sum)]),
-        );
-        let [allow, deny] = &seen.policies[..] else {
-            panic!("{:?}", seen.policies);
-        };
-        assert_eq!(allow.rules, ["ingress: allows tcp 80 from app=web"]);
-        assert_eq!((deny.rules.len(), deny.ingress.len()), (1, 1));
-        let port = &seen.services[0].ports[0];
-        assert_eq!((port.open, port.carried), (Some(3), Some(30)));
+        assert_eq!(seen.policies, [deny]);
     }
 
     #[test]

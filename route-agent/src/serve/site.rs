@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
+use crate::features::policies::desired::reach::reach;
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
 use crate::health::{SharedHealth, Verdict};
@@ -24,6 +25,7 @@ use crate::serve::health_ports::{self, nosniff};
 use crate::serve::http::{Listener, Request, Response, Server, listen};
 use crate::serve::{pods, socket};
 use crate::snapshot::ObjectName;
+use crate::text::printable;
 use crate::warnings::Warning;
 use crate::why;
 
@@ -98,6 +100,9 @@ impl Site {
                 Ok(cluster) => json(&cluster),
                 Err(response) => response,
             },
+            "/reach" => match self.reach(&request).await {
+                Ok(response) | Err(response) => response,
+            },
             _ => self.public(&request),
         }
     }
@@ -139,6 +144,23 @@ impl Site {
         let look = move |world: &World<'_>| Cluster::of(world, &report.pods);
         self.of_loop(|reply| Input::Ask(Question::new(look, reply)))
             .await
+    }
+
+    /// Who may reach a pod by the policies, and whom it may reach.
+    async fn reach(&self, request: &Request) -> Result<Response, Response> {
+        let pod = socket::value(&request.query, "pod").unwrap_or_default();
+        let unknown = format!(
+            "no pod {} with a network of its own is known here\n",
+            printable(&pod)
+        );
+        let look = move |world: &World<'_>| reach(world.snapshot, &pod);
+        let found = self
+            .of_loop(|reply| Input::Ask(Question::new(look, reply)))
+            .await?;
+        found.map_or_else(
+            || Err(Response::text(StatusCode::NOT_FOUND, unknown)),
+            |found| Ok(json(&found)),
+        )
     }
 
     /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again

@@ -1,11 +1,13 @@
 // The lists beside the picture: flows, drops, Services, policies, and all things.
 
 import { useEffect, useRef } from "preact/hooks";
-import { signal } from "@preact/signals";
 import { choose } from "../live";
-import { colour, drops, flows, hovered, marked, missed, remarks, search, tab, things, view, from, to, type Tab, type Thing } from "../state";
-import type { Drop, Flow, PolicyView, ServicePort, ServiceView } from "../types";
-import { bytes, clock, number, party, shown } from "../words";
+import { colour, drops, flows, hovered, missed, remarks, search, tab, things, from, to, type Tab, type Thing } from "../state";
+import type { Drop, Flow } from "../types";
+import { bytes, clock, party, shown } from "../words";
+import { Filter, fits, SHOWN } from "./filter";
+import { Policies } from "./policies";
+import { Services } from "./services";
 
 const TABS: { id: Tab; label: string }[] = [
   { id: "flows", label: "Flows" },
@@ -14,9 +16,6 @@ const TABS: { id: Tab; label: string }[] = [
   { id: "policies", label: "Policies" },
   { id: "things", label: "Things" },
 ];
-
-const SHOWN = 120;
-const filter = signal("");
 
 export function Lists() {
   const bar = useRef<HTMLDivElement>(null);
@@ -50,21 +49,9 @@ export function Lists() {
   );
 }
 
-function Filter({ label }: { label: string }) {
-  return (
-    <input class="filter" type="search" aria-label={label} placeholder={label} value={filter}
-      onInput={(event) => { filter.value = event.currentTarget.value; }} />
-  );
-}
-
 /** Which agents tell nothing, and why. */
 function Remarks({ about }: { about: string }) {
   return <>{remarks.value.filter((text) => text.startsWith(about)).map((text) => <p key={text} class="quiet">{shown(text)}</p>)}</>;
-}
-
-function fits(...texts: (string | number | null)[]): boolean {
-  const wanted = filter.value.trim().toLowerCase();
-  return !wanted || texts.join(" ").toLowerCase().includes(wanted);
 }
 
 function Flows() {
@@ -121,110 +108,6 @@ function Drops() {
         ))}
       </ul>
     </>
-  );
-}
-
-function Services() {
-  const list = (view.value?.services ?? []).filter((one) => fits(one.id, ...one.ports.flatMap((port) => port.fronts)));
-  return (
-    <>
-      <Filter label="Filter by name or address" />
-      {list.slice(0, SHOWN).map((one) => <ServiceCard key={one.id} service={one} />)}
-      {list.length === 0 && <p class="quiet">No Service.</p>}
-    </>
-  );
-}
-
-function ServiceCard({ service }: { service: ServiceView }) {
-  return (
-    <article class="card">
-      <h3><button type="button" class="plain" onClick={() => choose(service.id)}>{shown(service.id)}</button></h3>
-      {service.ports.map((port, index) => <PortTable key={index} port={port} />)}
-    </article>
-  );
-}
-
-function PortTable({ port }: { port: ServicePort }) {
-  const sum = port.endpoints.reduce((all, one) => all + (one.connections ?? 0), 0);
-  const stays = port.affinity === null ? "" : ` · a client stays for ${port.affinity} s`;
-  return (
-    <>
-      <p class="small">
-        <span class="mono">{port.fronts.map(shown).join(", ")}</span>{" "}
-        {shown(port.protocol)} · {shown(port.balancing)}{stays}
-        {port.connections !== null && ` · ${number(port.connections)} connections so far`}
-        {port.rate !== null && <> · <b>{number(port.rate)}/s</b></>}
-        {port.open !== null && ` · ${number(port.open)} open`}
-        {port.carried !== null && `, ${bytes(port.carried)}`}
-      </p>
-      {port.endpoints.length === 0 && <p class="bad small">No endpoint can answer.</p>}
-      {port.endpoints.length > 0 && (
-        <table>
-          <thead><tr><th scope="col">Endpoint</th><th scope="col">Node</th><th scope="col" class="right">New</th><th scope="col" class="right">A second</th><th scope="col">Share</th></tr></thead>
-          <tbody>
-            {port.endpoints.slice(0, 50).map((one) => (
-              <tr key={one.address}>
-                <td>{shown(one.pod ?? one.address)}</td>
-                <td>{shown(one.node ?? "–")}</td>
-                <td class="right">{one.connections === null ? "–" : number(one.connections)}</td>
-                <td class="right">{one.rate === null ? "–" : number(one.rate)}</td>
-                <td><meter min={0} max={100} value={sum ? (100 * (one.connections ?? 0)) / sum : 0}
-                  aria-label={`Share of ${shown(one.address)}`} />{" "}{sum ? `${Math.round((100 * (one.connections ?? 0)) / sum)} %` : "–"}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      )}
-    </>
-  );
-}
-
-function Policies() {
-  const list = (view.value?.policies ?? []).filter((one) => fits(one.id, ...one.ingress, ...one.egress));
-  const pods = (view.value?.nodes ?? []).flatMap((node) => node.pods);
-  const free = pods.filter((pod) => pod.ingress.length === 0).length;
-  return (
-    <>
-      <Filter label="Filter by policy or pod" />
-      <p class="quiet">{pods.length > 0 && `${free} of ${pods.length} pods may be reached by anyone, as no policy isolates them for ingress.`}</p>
-      {list.slice(0, SHOWN).map((one) => <PolicyCard key={one.id} policy={one} />)}
-    </>
-  );
-}
-
-function PolicyCard({ policy }: { policy: PolicyView }) {
-  const some = policy.ingress.length + policy.egress.length > 0;
-  const on = marked.value === policy.id;
-  return (
-    <article class="card">
-      <h3>{shown(policy.id)}</h3>
-      {policy.about && <p class="small">{shown(policy.about)}</p>}
-      {policy.rules.length > 0 && <ul class="rules">{policy.rules.map((text) => <Rule key={text} text={text} />)}</ul>}
-      <Isolated label="It isolates for ingress" pods={policy.ingress} />
-      <Isolated label="It isolates for egress" pods={policy.egress} />
-      {some && <button type="button" aria-pressed={on} onClick={() => { marked.value = on ? "" : policy.id; }}>{on ? "Show all pods again" : "Show its pods"}</button>}
-      {!some && <p class="quiet">It is about no pod of these nodes.</p>}
-    </article>
-  );
-}
-
-/** A rule as who may reach whom; one that denies is told apart by more than its words. */
-function Rule({ text }: { text: string }) {
-  const [direction, words] = [text.slice(0, text.indexOf(":")), text.slice(text.indexOf(":") + 2)];
-  const closes = /^(denies|allows nothing)/.test(words);
-  return (
-    <li class={closes ? "closes" : ""}>
-      <span class="tag">{direction === "ingress" ? "in" : "out"}</span> {shown(words)}
-    </li>
-  );
-}
-
-function Isolated({ label, pods }: { label: string; pods: string[] }) {
-  if (pods.length === 0) return null;
-  return (
-    <p class="small">{label}: {pods.slice(0, 40).map((pod) => <button key={pod} type="button" class="chip" onClick={() => choose(pod)}>{shown(pod)}</button>)}
-      {pods.length > 40 && ` and ${pods.length - 40} more`}
-    </p>
   );
 }
 

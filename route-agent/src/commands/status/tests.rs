@@ -280,6 +280,7 @@ fn policies_are_shown_if_there_are_any_with_the_pods_that_they_isolate() {
             ingress: vec!["db".into(), "deny".into()],
             egress: Vec::new(),
         }],
+        isolating: Vec::new(),
         denied: DeniedReport {
             ingress: 7,
             egress: 1,

@@ -1,18 +1,19 @@
-//! Policies for the operator's eyes: which pods they isolate here, and what was dropped.
+//! Policies for the operator's eyes: which pods they isolate here, what they say, and what was dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Chain, Expr, NftSocket};
 
+use crate::features::policies::desired::explain::traffic_words;
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::truth::{isolating, selecting};
 use crate::features::policies::desired::wanted::Place;
 use crate::features::policies::layout::skeleton::{UNDECIDED, denied, refused};
 use crate::ours::POLICY_TABLE as TABLE;
-use crate::report::{DeniedReport, IsolatedReport, PoliciesReport};
-use crate::snapshot::{Direction, ObjectName, PolicyName, Snapshot, Tier};
+use crate::report::{DeniedReport, IsolatedReport, IsolatingReport, PoliciesReport};
+use crate::snapshot::{Direction, ObjectName, PolicyName, Snapshot, Tier, TierRule};
 
 /// The report about what both families' models and tables hold.
 pub fn report<'a>(
@@ -24,7 +25,7 @@ pub fn report<'a>(
         in_cluster: snapshot.policies.len() + snapshot.cluster_policies.len(),
         ..PoliciesReport::default()
     };
-    let mut here = std::collections::BTreeSet::new();
+    let mut here = BTreeSet::new();
     let mut isolated: BTreeMap<&ObjectName, Vec<IpAddr>> = BTreeMap::new();
     for (family, model) in models {
         for (pod, address, policies) in model.locals() {
@@ -37,37 +38,71 @@ pub fn report<'a>(
         let _ = count(kernel, family, &mut report.denied);
     }
     report.here = here.len();
+    let mut isolating = BTreeSet::new();
     report.isolated = isolated
         .into_iter()
-        .map(|(pod, addresses)| isolated_report(pod, addresses, snapshot))
+        .map(|(pod, addresses)| isolated_report(pod, addresses, snapshot, &mut isolating))
+        .collect();
+    let isolating = isolating.into_iter();
+    report.isolating = isolating
+        .map(|name| isolating_report(name, snapshot))
         .collect();
     report
 }
 
+/// What is known of an isolated pod; the policies that isolate it are added to `all`.
 fn isolated_report(
     name: &ObjectName,
     addresses: Vec<IpAddr>,
     snapshot: &Snapshot,
+    all: &mut BTreeSet<PolicyName>,
 ) -> IsolatedReport {
-    let by = |direction| -> Vec<String> {
+    let mut by = |direction| -> Vec<String> {
         let Some(pod) = snapshot.pods.get(name) else {
             return Vec::new();
         };
         let tier = |tier| {
             let policies = selecting(snapshot, pod, tier).into_iter();
             let policies = policies.filter(|policy| !policy.rules(direction).is_empty());
-            policies.map(|policy| PolicyName::Cluster(policy.name.clone()).to_string())
+            policies.map(|policy| PolicyName::Cluster(policy.name.clone()))
         };
         let network = isolating(snapshot, pod, direction);
-        let network = network.map(|policy| policy.name.name.to_string());
-        let all = tier(Tier::Admin).chain(network);
-        all.chain(tier(Tier::Baseline)).collect()
+        let network = network.map(|policy| PolicyName::Namespaced(policy.name.clone()));
+        let names = tier(Tier::Admin).chain(network);
+        let names: Vec<_> = names.chain(tier(Tier::Baseline)).collect();
+        let texts = names.iter().map(ToString::to_string).collect();
+        all.extend(names);
+        texts
     };
     IsolatedReport {
         pod: name.to_string(),
         addresses,
         ingress: by(Direction::Ingress),
         egress: by(Direction::Egress),
+    }
+}
+
+fn isolating_report(name: PolicyName, snapshot: &Snapshot) -> IsolatingReport {
+    let rules = |direction| -> Option<Vec<String>> {
+        match &name {
+            PolicyName::Namespaced(name) => {
+                let rules = snapshot.policies.get(name)?.rules(direction)?.iter();
+                Some(rules.map(|rule| traffic_words(direction, rule)).collect())
+            }
+            PolicyName::Cluster(name) => {
+                let rules = snapshot.cluster_policies.get(name)?.rules(direction);
+                let words = |rule: &TierRule| {
+                    let traffic = traffic_words(direction, &rule.traffic);
+                    format!("{} {traffic}", rule.action.verb())
+                };
+                (!rules.is_empty()).then(|| rules.iter().map(words).collect())
+            }
+        }
+    };
+    IsolatingReport {
+        ingress: rules(Direction::Ingress),
+        egress: rules(Direction::Egress),
+        name: name.to_string(),
     }
 }
 

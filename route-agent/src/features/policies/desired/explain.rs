@@ -151,7 +151,7 @@ impl Packet<'_, '_> {
             "ClusterNetworkPolicy {name} ({} tier, priority {priority}){called} {} {}",
             tier.name(),
             rule.action.verb(),
-            traffic_words(&rule.traffic, self.direction)
+            traffic_words(self.direction, &rule.traffic)
         )
     }
 
@@ -320,26 +320,26 @@ impl Packet<'_, '_> {
 
     /// A rule in words.
     fn words(&self, policy: &NetworkPolicy, rule: &PolicyRule) -> String {
-        format!(
-            "{} allows {}",
-            policy.name,
-            traffic_words(rule, self.direction)
-        )
+        let traffic = traffic_words(self.direction, rule);
+        format!("{} allows {traffic}", policy.name)
     }
 }
 
 /// The traffic of a rule in words: `tcp 80 from app=web`.
-pub fn traffic_words(rule: &PolicyRule, direction: Direction) -> String {
-    let ports = match &rule.ports {
+pub fn traffic_words(direction: Direction, rule: &PolicyRule) -> String {
+    let ports = match rule.ports.as_deref() {
         None => "everything".to_owned(),
+        // Nothing in the list could be read.
+        Some([]) => "nothing".to_owned(),
         Some(ports) => some_of(ports.iter().map(port_words), ", "),
     };
     let (way, anyone) = match direction {
         Direction::Ingress => ("from", "anyone"),
         Direction::Egress => ("to", "anywhere"),
     };
-    let peers = match &rule.peers {
+    let peers = match rule.peers.as_deref() {
         None => anyone.to_owned(),
+        Some([]) => "no one".to_owned(),
         Some(peers) => some_of(peers.iter().map(peer_words), " or "),
     };
     format!("{ports} {way} {peers}")
@@ -393,7 +393,7 @@ fn node_words(nodes: &Selector) -> String {
 }
 
 /// The first few, and how many more there are.
-fn some_of(texts: impl Iterator<Item = String>, between: &str) -> String {
+pub(super) fn some_of(texts: impl Iterator<Item = String>, between: &str) -> String {
     let texts: Vec<String> = texts.collect();
     let more = texts.len().saturating_sub(NAMED);
     let shown = texts[..texts.len() - more].join(between);

@@ -22,6 +22,7 @@ pub mod model;
 mod node_addresses;
 pub mod oversights;
 pub mod owners;
+pub mod reach;
 #[cfg(test)]
 pub mod samples;
 #[cfg(test)]

@@ -1,0 +1,247 @@
+//! What the live page knows, and what it tells its viewers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use podwire_agent::flows::top::Top;
+use podwire_agent::report::Report;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::queue::{News, Queue};
+use super::rates::{Carried, Lately, grown, service_rates};
+use super::told::{Dropped, Flow, Sample};
+use super::view::{Kind, View, Wrong};
+use crate::fleet::Fleet;
+
+/// What a new viewer is told of the past.
+const REMEMBERED: usize = 200;
+/// Ten minutes.
+const SAMPLES: usize = 300;
+/// Between two samples.
+pub const STEP: Duration = Duration::from_secs(2);
+
+/// What is known and told, and to whom.
+#[derive(Default)]
+pub struct State {
+    /// The open pages.
+    pub viewers: BTreeMap<u64, Arc<Queue>>,
+    /// The number of the last one.
+    pub last: u64,
+    /// What asks the agents.
+    pub asking: Option<AbortHandle>,
+    /// The nodes, while they are asked.
+    pub fleet: Option<Fleet>,
+    /// The cluster as it was last told.
+    pub view: View,
+    /// The same as it is told; none before the agents were asked.
+    pub told: Option<News>,
+    flows: VecDeque<Flow>,
+    drops: VecDeque<Dropped>,
+    samples: VecDeque<Sample>,
+    /// Why a node tells no flows or drops, by node and what.
+    remarks: BTreeMap<(String, &'static str), String>,
+    now: Counted,
+    /// Connections of Services.
+    lately: Lately,
+    /// Bytes.
+    carried: Carried,
+    /// How fast Services go, as it was last told.
+    rates: Option<News>,
+}
+
+/// What happened since the last sample, and how far the counters of the nodes were.
+#[derive(Default)]
+struct Counted {
+    connections: u64,
+    /// Drops and repairs by node, in all.
+    before: BTreeMap<String, [u64; 2]>,
+    more: [u64; 2],
+}
+
+impl State {
+    /// What a new viewer is told.
+    pub fn past(&self) -> Vec<News> {
+        let mut past: Vec<News> = self.told.iter().cloned().collect();
+        let flows: Vec<&Flow> = self.flows.iter().collect();
+        let drops: Vec<&Dropped> = self.drops.iter().collect();
+        let samples: Vec<&Sample> = self.samples.iter().collect();
+        past.push(News::list("past-flows", &flows));
+        past.push(News::list("past-drops", &drops));
+        past.push(News::list("samples", &samples));
+        past.push(self.remarks());
+        past.extend(self.rates.clone());
+        past
+    }
+
+    fn send(&self, news: &News) {
+        for queue in self.viewers.values() {
+            queue.push(news.clone());
+        }
+    }
+
+    /// The cluster is like this now.
+    pub fn show(&mut self, view: View) {
+        let news = News::of("state", &view, 0);
+        self.view = view;
+        if self.told.as_ref().is_none_or(|told| told.data != news.data) {
+            self.send(&news);
+            self.told = Some(news);
+        }
+    }
+
+    /// It is not known which nodes there are.
+    pub fn no_nodes(&mut self, title: &str, text: String) {
+        let wrong = Wrong {
+            kind: Kind::Silent,
+            node: String::new(),
+            object: String::new(),
+            text,
+        };
+        self.show(View {
+            title: title.to_owned(),
+            wrong: vec![wrong],
+            ..View::default()
+        });
+    }
+
+    /// Connections began or ended.
+    pub fn add_flows(&mut self, flows: Vec<Flow>) {
+        for flow in &flows {
+            match (flow.began, flow.bytes) {
+                (true, _) => self.now.connections += 1,
+                (false, Some(bytes)) => self.carried.end(flow.service.as_deref(), bytes),
+                (false, None) => {}
+            }
+        }
+        self.send(&News::list("flows", &flows));
+        keep(&mut self.flows, flows, REMEMBERED);
+    }
+
+    /// Packets were refused or dropped.
+    pub fn add_drops(&mut self, drops: Vec<Dropped>) {
+        self.send(&News::list("drops", &drops));
+        keep(&mut self.drops, drops, REMEMBERED);
+    }
+
+    /// Why a node tells no flows or drops; none if it does.
+    pub fn remark(&mut self, node: &str, what: &'static str, why: Option<String>) {
+        let key = (node.to_owned(), what);
+        let before = match &why {
+            Some(text) => self.remarks.insert(key, text.clone()),
+            None => self.remarks.remove(&key),
+        };
+        if before != why {
+            self.send(&self.remarks());
+        }
+    }
+
+    /// One line for all nodes that say the same.
+    fn remarks(&self) -> News {
+        let mut lines: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for ((node, what), why) in &self.remarks {
+            lines.entry((what, why)).or_default().push(node);
+        }
+        let line = |((what, why), nodes): ((&str, &str), Vec<&str>)| match nodes[..] {
+            [node] => format!("No {what} of {node}: {why}"),
+            _ => format!("No {what} of {} nodes: {why}", nodes.len()),
+        };
+        News::list("remarks", &lines.into_iter().map(line).collect::<Vec<_>>())
+    }
+
+    /// What a node reports now, beside what it reported before.
+    pub fn counted(&mut self, node: &str, before: Option<&Report>, now: &Report, repairs: u64) {
+        self.now.add(node, now, repairs);
+        let before = before.unwrap_or(now);
+        let (before, services) = (&before.services, &now.services);
+        self.lately.add(before, services, Instant::now());
+    }
+
+    /// What nodes say of the connections that there are.
+    pub fn carry(&mut self, said: BTreeMap<String, Top>) {
+        self.carried.look(said, Instant::now());
+    }
+
+    /// How fast Services go, if that is news.
+    pub fn tell_rates(&mut self) {
+        let rates = service_rates(&self.lately, &self.carried, Instant::now());
+        let news = News::of("rates", &rates, 0);
+        if self
+            .rates
+            .as_ref()
+            .is_none_or(|told| told.data != news.data)
+        {
+            self.send(&news);
+            self.rates = Some(news);
+        }
+    }
+
+    /// No one looked meanwhile: what happened then belongs to no sample and no rate.
+    pub fn restart(&mut self) {
+        self.now = Counted::default();
+        self.lately = Lately::default();
+        self.carried = Carried::default();
+    }
+
+    /// One more sample.
+    pub fn sample(&mut self, at: u64) {
+        let sample = Sample {
+            bytes: self.carried.rate(),
+            ..self.now.take(at)
+        };
+        self.send(&News::list("samples", &[sample]));
+        keep(&mut self.samples, vec![sample], SAMPLES);
+    }
+}
+
+fn keep<T>(kept: &mut VecDeque<T>, more: Vec<T>, most: usize) {
+    kept.extend(more);
+    let over = kept.len().saturating_sub(most);
+    kept.drain(..over);
+}
+
+impl Counted {
+    /// What a node has counted. One that was started again counts from the beginning.
+    fn add(&mut self, node: &str, report: &Report, repairs: u64) {
+        let denied = report.policies.as_ref().map(|all| &all.denied);
+        let denied = denied.map_or(0, |one| one.ingress + one.egress + one.undecided);
+        let now = [report.refused.values().sum::<u64>() + denied, repairs];
+        let before = self.before.insert(node.to_owned(), now).unwrap_or(now);
+        for (more, (now, before)) in self.more.iter_mut().zip(now.into_iter().zip(before)) {
+            *more += grown(before, now);
+        }
+    }
+
+    fn take(&mut self, at: u64) -> Sample {
+        let rate = |count: u64| count as f64 / STEP.as_secs_f64();
+        let [drops, repairs] = std::mem::take(&mut self.more);
+        Sample {
+            at,
+            connections: rate(std::mem::take(&mut self.connections)),
+            bytes: None,
+            drops: rate(drops),
+            repairs: rate(repairs),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_counts_from_the_beginning_again_is_no_flood() {
+        let report = |drops| Report {
+            refused: BTreeMap::from([("policy".to_owned(), drops)]),
+            ..Report::default()
+        };
+        let mut counted = Counted::default();
+        counted.add("a", &report(1000), 0);
+        assert_eq!(counted.take(1).drops, 0.0, "what was before is no news");
+        counted.add("a", &report(1006), 0);
+        assert_eq!(counted.take(3).drops, 3.0, "a second");
+        counted.add("a", &report(2), 0);
+        assert_eq!(counted.take(5).drops, 1.0);
+    }
+}

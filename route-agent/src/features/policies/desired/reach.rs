@@ -1,0 +1,255 @@
+//! Who may reach a pod, and whom it may reach: read from `truth`, at every port where a rule begins or
+//! ends.
+//!
+//! Goes in: the cluster and the name of a pod. Comes out: for each other pod what may be opened there
+//! and back, in words. Each pod of the cluster is looked at, so this is for a question that someone
+//! asks, not for the rules.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use podwire_kernel::IpFamily;
+use serde::{Deserialize, Serialize};
+
+use crate::features::policies::desired::explain::some_of;
+use crate::features::policies::desired::owners::{address, counts};
+use crate::features::policies::desired::truth::{Traffic, Truth, isolating, selecting};
+use crate::snapshot::{
+    Direction, ObjectName, Pod, PolicyRule, PortMatch, Protocol, Snapshot, Tier,
+};
+
+/// Who may reach a pod, and whom it may reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// The pod: `namespace/name`.
+    pub pod: String,
+    /// The other pods with which something is allowed, sorted by name.
+    pub peers: Vec<Peer>,
+}
+
+/// Another pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// `namespace/name`.
+    pub pod: String,
+    /// What it may open to the pod that was asked about, in words such as `tcp 80`; none if nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<String>,
+    /// What may be opened to it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<String>,
+}
+
+/// Who may reach the pod of this name, and whom it may reach; none if it is not known, or has no
+/// network of its own.
+pub fn reach(snapshot: &Snapshot, name: &str) -> Option<Reach> {
+    let (namespace, short) = name.split_once('/')?;
+    let name = ObjectName {
+        namespace: namespace.into(),
+        name: short.into(),
+    };
+    let pod = snapshot.pods.get(&name).filter(|pod| counts(pod))?;
+    let truth = Truth::of(snapshot);
+    let [ingress, egress] = Direction::ALL.map(|direction| Side::of(snapshot, pod, direction));
+    let others = snapshot.pods.values();
+    let others = others.filter(|other| other.name != name && counts(other));
+    let peers = others.filter_map(|other| {
+        let (here, there) = addresses(pod, other)?;
+        let [theirs_in, theirs_out] =
+            Direction::ALL.map(|direction| Side::of(snapshot, other, direction));
+        let peer = Peer {
+            pod: other.name.to_string(),
+            from: allowed(&truth, (there, &theirs_out), (here, &ingress)),
+            to: allowed(&truth, (here, &egress), (there, &theirs_in)),
+        };
+        (peer.from.is_some() || peer.to.is_some()).then_some(peer)
+    });
+    Some(Reach {
+        pod: name.to_string(),
+        peers: peers.collect(),
+    })
+}
+
+/// Addresses of two pods by which they would speak with each other.
+fn addresses(one: &Pod, other: &Pod) -> Option<(IpAddr, IpAddr)> {
+    let mut families = IpFamily::ALL.into_iter();
+    families.find_map(|family| address(one, family).zip(address(other, family)))
+}
+
+/// What is said of a pod in one direction.
+struct Side<'a> {
+    pod: &'a Pod,
+    /// False if no policy says anything.
+    judged: bool,
+    rules: Vec<&'a PolicyRule>,
+}
+
+impl<'a> Side<'a> {
+    fn of(snapshot: &'a Snapshot, pod: &'a Pod, direction: Direction) -> Self {
+        let tiers = [Tier::Admin, Tier::Baseline].into_iter();
+        let tiers = tiers.flat_map(|tier| selecting(snapshot, pod, tier));
+        let tiers = tiers.flat_map(|policy| policy.rules(direction));
+        let mut rules: Vec<_> = tiers.map(|rule| &rule.traffic).collect();
+        let mut judged = !rules.is_empty();
+        for policy in isolating(snapshot, pod, direction) {
+            judged = true;
+            rules.extend(policy.rules(direction).unwrap_or_default());
+        }
+        Self { pod, judged, rules }
+    }
+}
+
+/// What one pod may open to another, in words; none if nothing.
+fn allowed(
+    truth: &Truth<'_>,
+    from: (IpAddr, &Side<'_>),
+    to: (IpAddr, &Side<'_>),
+) -> Option<String> {
+    const ALL: &str = "everything";
+    let ((source, ours), (destination, theirs)) = (from, to);
+    if !ours.judged && !theirs.judged {
+        return Some(ALL.into());
+    }
+    let allows = |traffic| truth.allowed(source, destination, traffic);
+    let mut words = Vec::new();
+    let mut all = allows(Traffic::Portless);
+    if all {
+        words.push("ping".to_owned());
+    }
+    for protocol in Protocol::ALL {
+        let rules = ours.rules.iter().chain(&theirs.rules);
+        let starts = starts(rules.copied(), protocol, theirs.pod);
+        let open = |port: &u16| allows(Traffic::Port(protocol, *port));
+        let spans = spans(&starts, open);
+        all &= spans == [(0, u16::MAX)];
+        words.extend(spans.into_iter().map(|span| match span {
+            (0, u16::MAX) => protocol.name().to_owned(),
+            (first, last) if first == last => format!("{} {first}", protocol.name()),
+            (first, last) => format!("{} {first}-{last}", protocol.name()),
+        }));
+    }
+    match (all, words.is_empty()) {
+        (true, _) => Some(ALL.into()),
+        (false, true) => None,
+        (false, false) => Some(some_of(words.into_iter(), ", ")),
+    }
+}
+
+/// The ports of a protocol at which something may change; a port by its name is one of `destination`.
+fn starts<'a>(
+    rules: impl Iterator<Item = &'a PolicyRule>,
+    protocol: Protocol,
+    destination: &Pod,
+) -> BTreeSet<u16> {
+    let ports = rules.flat_map(|rule| rule.ports.iter().flatten());
+    let ports = ports.filter(|port| port.protocol == protocol);
+    let spans = ports.filter_map(|port| match &port.ports {
+        PortMatch::All => None,
+        PortMatch::Numbers { first, last } => Some((*first, *last)),
+        PortMatch::Named(name) => destination.port(name, protocol).map(|one| (one, one)),
+    });
+    let starts = spans.flat_map(|(first, last)| [Some(first), last.checked_add(1)]);
+    starts.flatten().chain([0]).collect()
+}
+
+/// Where it is open, from one start to before the next.
+fn spans(starts: &BTreeSet<u16>, open: impl Fn(&u16) -> bool) -> Vec<(u16, u16)> {
+    let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
+    let mut spans: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in starts.iter().zip(ends).filter(|(first, _)| open(first)) {
+        match spans.last_mut() {
+            Some((_, end)) if end.checked_add(1) == Some(*first) => *end = last,
+            _ => spans.push((*first, last)),
+        }
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::features::policies::desired::samples::{
+        Cluster, addresses, cluster_policy, namespace, pod, policy,
+    };
+
+    fn shop() -> Vec<serde_json::Value> {
+        vec![
+            namespace("shop", ""),
+            namespace("ops", "team=a"),
+            pod("shop/db", "worker", 2, "role=db"),
+            pod("shop/web", "worker2", 2, "role=web"),
+            pod("ops/probe", "worker2", 3, "role=api"),
+        ]
+    }
+
+    fn of_db(cluster: &Cluster) -> Vec<(String, Option<String>, Option<String>)> {
+        let found = reach(&cluster.snapshot, "shop/db").unwrap();
+        assert_eq!(found.pod, "shop/db");
+        let peers = found.peers.into_iter();
+        peers.map(|peer| (peer.pod, peer.from, peer.to)).collect()
+    }
+
+    fn line(pod: &str, from: &str, to: &str) -> (String, Option<String>, Option<String>) {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        (pod.to_owned(), some(from), some(to))
+    }
+
+    #[test]
+    fn without_policies_everyone_reaches_everyone_but_no_pod_that_is_not_there() {
+        let cluster = Cluster::of(&shop());
+        let all = "everything";
+        assert_eq!(
+            of_db(&cluster),
+            [line("ops/probe", all, all), line("shop/web", all, all)]
+        );
+        assert_eq!(reach(&cluster.snapshot, "shop/gone"), None);
+        assert_eq!(reach(&cluster.snapshot, "db"), None);
+    }
+
+    #[test]
+    fn rules_of_both_ends_and_both_directions_are_read_together() {
+        let role = |value| json!({"matchLabels": {"role": value}});
+        let mut objects = shop();
+        objects.push(policy(
+            "shop/db",
+            &json!({"podSelector": role("db"), "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": [{"podSelector": role("web")}],
+                    "ports": [{"port": "http"}, {"port": 5432, "endPort": 5440}, {"port": 81}]}],
+                "egress": [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP"}]}]}),
+        ));
+        objects.push(policy(
+            "shop/web",
+            &json!({"podSelector": role("web"), "policyTypes": ["Egress"],
+                "egress": [{"ports": [{"port": 80}, {"port": 5438, "endPort": 6000}]}]}),
+        ));
+        let cluster = Cluster::of(&objects);
+        assert_eq!(
+            of_db(&cluster),
+            [
+                line("ops/probe", "", "udp"),
+                line("shop/web", "tcp 80, tcp 5438-5440", "udp")
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_cluster_denies_is_a_hole_and_every_port_is_as_truth_says() {
+        let mut objects = shop();
+        objects.push(cluster_policy(
+            "no-telnet",
+            &json!({"ingress": [{"action": "Deny", "from": [{"namespaces": {}}],
+                "protocols": [{"tcp": {"destinationPort": {"number": 23}}}]}]}),
+        ));
+        let cluster = Cluster::of(&objects);
+        let peers = of_db(&cluster);
+        let holed = "ping, tcp 0-22, tcp 24-65535, udp and 1 more";
+        assert_eq!(peers[1], line("shop/web", holed, holed));
+        let [db, web] = [("worker", 2), ("worker2", 2)].map(|(node, n)| addresses(node, n)[0]);
+        for (port, open) in [(0, true), (22, true), (23, false), (24, true)] {
+            let traffic = Traffic::Port(Protocol::Tcp, port);
+            assert_eq!(cluster.allows(web, db, traffic), open, "{port}");
+        }
+    }
+}
