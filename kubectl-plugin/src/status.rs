@@ -52,9 +52,26 @@ struct Complete<'a> {
     reports: BTreeMap<&'a str, &'a Report>,
 }
 
+/// What kind of thing is wrong, the worst first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An agent does not answer.
+    Silent,
+    /// A feature cannot do its work.
+    Failure,
+    /// The kernel or the disk is not as wanted.
+    Difference,
+    /// Something to look at.
+    #[default]
+    Warning,
+}
+
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
+    /// What kind of thing.
+    pub kind: Kind,
     /// On which nodes; empty for the cluster as a whole.
     pub nodes: Vec<String>,
     /// What it is about.
@@ -100,6 +117,24 @@ pub struct Says {
     pub policies: usize,
 }
 
+/// What came of asking a node's agent.
+pub(crate) enum Heard<'a> {
+    /// Its report.
+    Says(&'a Report),
+    /// It gives none: why, beside the node's name, and as a sentence of its own.
+    Silent { of_the_agent: String, why: String },
+}
+
+/// All that is wrong, by what the agents say of these nodes.
+pub(crate) fn findings<'a>(nodes: impl Iterator<Item = (&'a Node, Heard<'a>)>) -> Vec<Finding> {
+    let mut found = Findings::default();
+    let rows: Vec<Row> = nodes
+        .map(|(node, heard)| found.row(node, Some(heard)))
+        .collect();
+    found.between(&rows);
+    found.sorted()
+}
+
 impl Status {
     /// Asks all agents.
     pub async fn run(&self, fleet: &Fleet) -> Result<Said, DeskError> {
@@ -137,7 +172,16 @@ impl Overview {
     ) -> Self {
         let mut found = Findings::default();
         let rows: Vec<Row> = nodes
-            .map(|node| found.row(node, reports.get(&node.name)))
+            .map(|node| {
+                let heard = reports.get(&node.name).map(|answer| match answer {
+                    Ok(report) => Heard::Says(report),
+                    Err(error) => Heard::Silent {
+                        of_the_agent: error.of_the_agent(),
+                        why: error.to_string(),
+                    },
+                });
+                found.row(node, heard)
+            })
             .collect();
         found.between(&rows);
         let findings = found.sorted();
@@ -189,7 +233,7 @@ impl Overview {
 
 impl Finding {
     /// On which nodes, in a few words.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         match self.nodes.as_slice() {
             [] => "the cluster".into(),
             [one] => format!("node {one}"),
@@ -244,19 +288,32 @@ impl Row {
 
 /// What is wrong, each thing once with all nodes where it is.
 #[derive(Default)]
-struct Findings(BTreeMap<(String, String), BTreeSet<String>>);
+struct Findings(BTreeMap<(String, String), (Kind, BTreeSet<String>)>);
 
 impl Findings {
     fn add(&mut self, node: Option<&str>, object: impl Into<String>, text: impl Into<String>) {
-        let nodes = self.0.entry((object.into(), text.into())).or_default();
+        self.add_as(Kind::Warning, node, object, text);
+    }
+
+    fn add_as(
+        &mut self,
+        kind: Kind,
+        node: Option<&str>,
+        object: impl Into<String>,
+        text: impl Into<String>,
+    ) {
+        let found = self.0.entry((object.into(), text.into()));
+        let (known, nodes) = found.or_default();
+        *known = kind.min(*known);
         nodes.extend(node.map(str::to_owned));
     }
 
-    fn row(
-        &mut self,
-        node: &Node,
-        answer: Option<&Result<Report, crate::reach::ReachError>>,
-    ) -> Row {
+    /// How many things are wrong, each counted for each node.
+    fn count(&self) -> usize {
+        self.0.values().map(|(_, nodes)| nodes.len()).sum()
+    }
+
+    fn row(&mut self, node: &Node, heard: Option<Heard<'_>>) -> Row {
         let name = node.name.as_str();
         if node.ready == Some(false) {
             self.add(Some(name), "the Node", "is not ready");
@@ -274,16 +331,15 @@ impl Findings {
             node: node.clone(),
             ..Row::default()
         };
-        match answer {
-            Some(Ok(report)) => {
-                let before = self.0.values().map(BTreeSet::len).sum::<usize>();
+        match heard {
+            Some(Heard::Says(report)) => {
+                let before = self.count();
                 self.of_report(name, report);
-                let after = self.0.values().map(BTreeSet::len).sum::<usize>();
-                row.agent_says = Some(says(report, before == after));
+                row.agent_says = Some(says(report, before == self.count()));
             }
-            Some(Err(error)) => {
-                self.add(Some(name), "the agent", error.of_the_agent());
-                row.error = Some(error.to_string());
+            Some(Heard::Silent { of_the_agent, why }) => {
+                self.add_as(Kind::Silent, Some(name), "the agent", of_the_agent);
+                row.error = Some(why);
             }
             None => {}
         }
@@ -319,7 +375,8 @@ impl Findings {
         }
         for route in &report.routes {
             if !route.present {
-                self.add(
+                self.add_as(
+                    Kind::Difference,
                     here,
                     format!("route {}", route.destination),
                     format!("to the pods of {} is not in the kernel", route.node),
@@ -328,7 +385,8 @@ impl Findings {
         }
         for feature in &report.features {
             if let Some(error) = &feature.error {
-                self.add(
+                self.add_as(
+                    Kind::Failure,
                     here,
                     &feature.name,
                     format!("fails and will be tried again: {error}"),
@@ -339,7 +397,8 @@ impl Findings {
             self.add(here, &warning.object, &warning.text);
         }
         for difference in &report.differences {
-            self.add(here, "the kernel differs from what is wanted", difference);
+            let object = "the kernel differs from what is wanted";
+            self.add_as(Kind::Difference, here, object, difference);
         }
     }
 
@@ -387,7 +446,8 @@ impl Findings {
         let mut all: Vec<Finding> = self
             .0
             .into_iter()
-            .map(|((object, text), nodes)| Finding {
+            .map(|((object, text), (kind, nodes))| Finding {
+                kind,
                 nodes: nodes.into_iter().collect(),
                 object,
                 text,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::queue::{News, Queue};
 use super::rates::{Carried, Lately, grown, service_rates};
 use super::told::{Dropped, Flow, Sample};
-use super::view::{Kind, View, Wrong};
+use super::view::{Kind, Said, View, Wrong};
 use crate::fleet::Fleet;
 
 /// What a new viewer is told of the past.
@@ -31,6 +31,8 @@ pub struct State {
     pub last: u64,
     /// What asks the agents.
     pub asking: Option<AbortHandle>,
+    /// What the nodes said last.
+    pub said: BTreeMap<String, Said>,
     /// The nodes, while they are asked.
     pub fleet: Option<Fleet>,
     /// The cluster as it was last told.
@@ -55,9 +57,10 @@ pub struct State {
 #[derive(Default)]
 struct Counted {
     connections: u64,
-    /// Drops and repairs by node, in all.
-    before: BTreeMap<String, [u64; 2]>,
-    more: [u64; 2],
+    /// Drops and repairs by node, in all; repairs are not always told.
+    before: BTreeMap<String, (u64, Option<u64>)>,
+    drops: u64,
+    repairs: u64,
 }
 
 impl State {
@@ -151,7 +154,13 @@ impl State {
     }
 
     /// What a node reports now, beside what it reported before.
-    pub fn counted(&mut self, node: &str, before: Option<&Report>, now: &Report, repairs: u64) {
+    pub fn counted(
+        &mut self,
+        node: &str,
+        before: Option<&Report>,
+        now: &Report,
+        repairs: Option<u64>,
+    ) {
         self.now.add(node, now, repairs);
         let before = before.unwrap_or(now);
         let (before, services) = (&before.services, &now.services);
@@ -203,25 +212,28 @@ fn keep<T>(kept: &mut VecDeque<T>, more: Vec<T>, most: usize) {
 
 impl Counted {
     /// What a node has counted. One that was started again counts from the beginning.
-    fn add(&mut self, node: &str, report: &Report, repairs: u64) {
+    fn add(&mut self, node: &str, report: &Report, repairs: Option<u64>) {
         let denied = report.policies.as_ref().map(|all| &all.denied);
         let denied = denied.map_or(0, |one| one.ingress + one.egress + one.undecided);
-        let now = [report.refused.values().sum::<u64>() + denied, repairs];
-        let before = self.before.insert(node.to_owned(), now).unwrap_or(now);
-        for (more, (now, before)) in self.more.iter_mut().zip(now.into_iter().zip(before)) {
-            *more += grown(before, now);
+        let drops = report.refused.values().sum::<u64>() + denied;
+        let before = self.before.get(node).copied();
+        let (drops_before, repairs_before) = before.unwrap_or((drops, repairs));
+        self.drops += grown(drops_before, drops);
+        if let (Some(before), Some(now)) = (repairs_before, repairs) {
+            self.repairs += grown(before, now);
         }
+        let known = (drops, repairs.or(repairs_before));
+        self.before.insert(node.to_owned(), known);
     }
 
     fn take(&mut self, at: u64) -> Sample {
         let rate = |count: u64| count as f64 / STEP.as_secs_f64();
-        let [drops, repairs] = std::mem::take(&mut self.more);
         Sample {
             at,
             connections: rate(std::mem::take(&mut self.connections)),
             bytes: None,
-            drops: rate(drops),
-            repairs: rate(repairs),
+            drops: rate(std::mem::take(&mut self.drops)),
+            repairs: rate(std::mem::take(&mut self.repairs)),
         }
     }
 }
@@ -237,11 +249,13 @@ mod tests {
             ..Report::default()
         };
         let mut counted = Counted::default();
-        counted.add("a", &report(1000), 0);
+        counted.add("a", &report(1000), Some(5));
         assert_eq!(counted.take(1).drops, 0.0, "what was before is no news");
-        counted.add("a", &report(1006), 0);
+        counted.add("a", &report(1006), None);
         assert_eq!(counted.take(3).drops, 3.0, "a second");
-        counted.add("a", &report(2), 0);
-        assert_eq!(counted.take(5).drops, 1.0);
+        counted.add("a", &report(2), Some(9));
+        let sample = counted.take(5);
+        assert_eq!(sample.drops, 1.0);
+        assert_eq!(sample.repairs, 2.0, "one that was not told was not none");
     }
 }

@@ -6,6 +6,10 @@ use std::net::IpAddr;
 use podwire_agent::report::{PodReport, Report, ServiceReport, UplinkReport};
 use serde::Serialize;
 
+use crate::reach::Node;
+pub use crate::status::Kind;
+use crate::status::{Heard, findings};
+
 /// The cluster as the page draws it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct View {
@@ -137,26 +141,12 @@ pub struct PolicyView {
 pub struct Wrong {
     /// What kind of thing.
     pub kind: Kind,
-    /// On which node.
+    /// On which nodes, in a few words.
     pub node: String,
     /// About what; empty if the text says it.
     pub object: String,
     /// What.
     pub text: String,
-}
-
-/// What kind of thing is wrong, the worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// An agent does not answer.
-    Silent,
-    /// A feature cannot do its work.
-    Failure,
-    /// The kernel or the disk is not as wanted.
-    Difference,
-    /// Something to look at.
-    Warning,
 }
 
 /// What is known of a node: its agent's report, or that there is none.
@@ -171,20 +161,42 @@ pub struct Silent {
     pub last: Option<Box<Report>>,
 }
 
-/// Puts together what the agents of these nodes said.
+/// Everything that is wrong, as `status` says it, the worst first.
+pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong> {
+    let heard = nodes.map(|(node, said)| {
+        let heard = match said {
+            Ok(report) => Heard::Says(report),
+            Err(silent) => Heard::Silent {
+                of_the_agent: silent.why.clone(),
+                why: silent.why.clone(),
+            },
+        };
+        (node, heard)
+    });
+    let found = findings(heard).into_iter();
+    let mut wrong: Vec<Wrong> = found
+        .map(|one| Wrong {
+            kind: one.kind,
+            node: one.place(),
+            object: one.object,
+            text: one.text,
+        })
+        .collect();
+    wrong.sort_by_key(|one| one.kind);
+    wrong
+}
+
+/// Puts together what the agents of these nodes said, but for what is [`wrong`].
 pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
     let reports: Vec<&Report> = said.values().filter_map(|one| one.as_ref().ok()).collect();
     let mut nodes: Vec<NodeView> = said.iter().map(|(name, one)| node(name, one)).collect();
     complete(&mut nodes, &reports);
-    let wrong = said.iter().flat_map(|(name, one)| wrong(name, one));
-    let mut wrong: Vec<Wrong> = wrong.collect();
-    wrong.sort();
     View {
         title: title.to_owned(),
         services: services(&reports, &nodes),
         policies: policies(&reports, &nodes),
         nodes,
-        wrong,
+        wrong: Vec::new(),
     }
 }
 
@@ -364,30 +376,6 @@ fn policies(reports: &[&Report], nodes: &[NodeView]) -> Vec<PolicyView> {
     all.into_iter().map(named).collect()
 }
 
-fn wrong(node: &str, said: &Said) -> Vec<Wrong> {
-    let one = |kind, object: &str, text: &str| Wrong {
-        kind,
-        node: node.to_owned(),
-        object: object.to_owned(),
-        text: text.to_owned(),
-    };
-    let report = match said {
-        Ok(report) => report,
-        Err(silent) => return vec![one(Kind::Silent, "", &silent.why)],
-    };
-    let features = report.features.iter();
-    let failed = features.filter_map(|feature| {
-        let error = feature.error.as_deref()?;
-        Some(one(Kind::Failure, &feature.name, error))
-    });
-    let differences = report.differences.iter();
-    let warnings = report.warnings.iter();
-    failed
-        .chain(differences.map(|text| one(Kind::Difference, "", text)))
-        .chain(warnings.map(|warning| one(Kind::Warning, &warning.object, &warning.text)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use podwire_agent::report::{IsolatedReport, IsolatingReport, PoliciesReport};
@@ -424,12 +412,18 @@ mod tests {
         let seen = view("t", &said);
         assert!(!seen.nodes[0].answers && seen.nodes[1].answers);
         assert_eq!(seen.nodes[0].pods[0].id, "default/web");
-        let wrong: Vec<_> = seen
-            .wrong
-            .iter()
-            .map(|one| (one.kind, &*one.node, &*one.text))
-            .collect();
-        assert_eq!(wrong, [(Kind::Silent, "a", "it is late")]);
+        let nodes = [Node::named("a"), Node::named("b")];
+        let found = wrong(nodes.iter().map(|node| (node, &said[&node.name])));
+        let silent = &found[0];
+        assert_eq!(
+            (silent.kind, &*silent.node, &*silent.text),
+            (Kind::Silent, "node a", "it is late")
+        );
+        // What `status` says is said here as well: this report has no uplink.
+        assert!(
+            found.iter().any(|one| one.object == "the uplink"),
+            "{found:?}"
+        );
     }
 
     #[test]

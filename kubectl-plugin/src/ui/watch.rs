@@ -12,12 +12,12 @@ use podwire_agent::flows::top::Top;
 use podwire_agent::report::Report;
 use podwire_agent::{drops, flows};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::queue::{News, Queue, lock};
 use super::state::{STEP, State};
 use super::told::{Dropped, Flow, counter};
-use super::view::{Said, Silent, view};
+use super::view::{Said, Silent, view, wrong};
 use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
@@ -25,12 +25,16 @@ use crate::why::{Walk, walk};
 
 /// Pages that are open at a time.
 const VIEWERS: usize = 16;
-/// A look at the state may take this share of the time: a large cluster is looked at less often.
+/// What is done over and over may take this share of the time: a large cluster is looked at less often.
 const SHARE: u32 = 5;
+/// But it is looked at.
+const RARELY: Duration = Duration::from_secs(20);
 /// Between two looks at which nodes there are, and after a question that could not be answered.
 const AGAIN: Duration = Duration::from_secs(20);
 /// How long the first picture waits for nodes that do not answer.
 const FIRST: Duration = Duration::from_secs(1);
+/// How often is looked whether all have answered.
+const SOON: Duration = Duration::from_millis(20);
 /// Between two looks at the connections of all nodes at least.
 const TOP: Duration = Duration::from_secs(5);
 /// So long a page that was fetched may take until it listens.
@@ -179,6 +183,9 @@ impl Watch {
                 open.spawn(self.clone().flows(fleet.clone(), node.name.clone()));
                 open.spawn(self.clone().drops(fleet.clone(), node.name.clone()));
             }
+            for node in fleet.nodes() {
+                open.spawn(self.clone().hear(fleet.clone(), node.name.clone()));
+            }
             open.spawn(self.clone().look(fleet.clone()));
             open.spawn(self.clone().top(fleet.clone()));
             open.spawn(self.clone().sample());
@@ -188,88 +195,89 @@ impl Watch {
     }
 
     async fn until_nodes_change(&self, fleet: &Fleet) {
-        let names = |fleet: &Fleet| fleet.nodes().cloned().collect::<Vec<_>>();
+        let nodes = |fleet: &Fleet| fleet.nodes().cloned().collect::<Vec<_>>();
         loop {
             sleep(AGAIN).await;
             let now = Fleet::assemble(Arc::clone(&self.0.reach)).await;
-            if now.is_ok_and(|now| names(&now) != names(fleet)) {
+            if now.is_ok_and(|now| nodes(&now) != nodes(fleet)) {
                 return;
             }
         }
     }
 
-    /// Looks at the state of all nodes over and over.
-    async fn look(self, fleet: Fleet) {
-        let mut kept: BTreeMap<String, Said> = BTreeMap::new();
+    /// Asks the agent of one node for its state over and over. Who does not answer holds up no other.
+    async fn hear(self, fleet: Fleet, node: String) {
         loop {
             let began = Instant::now();
-            let mut open = JoinSet::new();
-            for node in fleet.nodes() {
-                let (fleet, name) = (fleet.clone(), node.name.clone());
-                open.spawn(async move {
-                    let said = fleet.get(&name, "/status?wide=1").await;
-                    let repairs = match fleet.ask(&name, "/metrics").await {
-                        Ok(reply) => counter(&reply.body, "podwire_repairs_total"),
-                        Err(_) => 0,
-                    };
-                    (name, said, repairs)
-                });
-            }
-            // Those that answer do not wait for one that does not.
-            let mut until = began + if kept.is_empty() { FIRST } else { STEP };
-            loop {
-                match timeout_at(until, open.join_next()).await {
-                    Ok(Some(Ok((name, said, repairs)))) => {
-                        self.hear(&mut kept, name, said, repairs);
-                    }
-                    Ok(Some(Err(_))) => {}
-                    Ok(None) => break,
-                    Err(_) => {
-                        self.tell(&fleet, &kept);
-                        until = Instant::now() + STEP;
-                    }
-                }
-            }
-            self.tell(&fleet, &kept);
-            sleep(STEP.max(began.elapsed() * SHARE)).await;
+            let (said, metrics) = tokio::join!(
+                fleet.get(&node, "/status?wide=1"),
+                fleet.ask(&node, "/metrics")
+            );
+            let repairs = metrics.ok().filter(|reply| reply.status == 200);
+            let repairs = repairs.map(|reply| counter(&reply.body, "podwire_repairs_total"));
+            let pause = match said.is_ok() {
+                true => pause(STEP, began.elapsed()),
+                false => RETRY,
+            };
+            self.heard(&node, said, repairs);
+            sleep(pause).await;
         }
     }
 
     /// What a node answered; one that is silent keeps what it said last.
-    fn hear(
-        &self,
-        kept: &mut BTreeMap<String, Said>,
-        node: String,
-        said: Result<Report, ReachError>,
-        repairs: u64,
-    ) {
-        let before = match kept.remove(&node) {
-            Some(Ok(report)) => Some(Box::new(report)),
-            Some(Err(silent)) => silent.last,
-            None => None,
-        };
-        if let Ok(report) = &said {
-            self.with(|state| state.counted(&node, before.as_deref(), report, repairs));
-        }
-        let said = said.map_err(|error| Silent {
-            why: reason(error),
-            last: before,
+    fn heard(&self, node: &str, said: Result<Report, ReachError>, repairs: Option<u64>) {
+        self.with(|state| {
+            let before = match state.said.remove(node) {
+                Some(Ok(report)) => Some(Box::new(report)),
+                Some(Err(silent)) => silent.last,
+                None => None,
+            };
+            if let Ok(report) = &said {
+                state.counted(node, before.as_deref(), report, repairs);
+            }
+            let said = said.map_err(|error| Silent {
+                why: reason(error),
+                last: before,
+            });
+            state.said.insert(node.to_owned(), said);
         });
-        kept.insert(node, said);
     }
 
-    fn tell(&self, fleet: &Fleet, kept: &BTreeMap<String, Said>) {
+    /// Tells over and over what the nodes said.
+    async fn look(self, fleet: Fleet) {
+        let first = Instant::now();
+        let all_said = |state: &mut State| {
+            let mut nodes = fleet.nodes();
+            nodes.all(|node| state.said.contains_key(&node.name))
+        };
+        // The first picture waits a moment for all, and not for a node that does not answer.
+        while !self.with(all_said) && first.elapsed() < FIRST {
+            sleep(SOON).await;
+        }
+        loop {
+            let began = Instant::now();
+            self.tell(&fleet);
+            sleep(pause(STEP, began.elapsed())).await;
+        }
+    }
+
+    fn tell(&self, fleet: &Fleet) {
         let waited = || {
             Err(Silent {
-                why: "it has not answered yet".into(),
+                why: "has not answered yet".into(),
                 last: None,
             })
         };
-        let said = fleet.nodes().map(|node| {
-            let said = kept.get(&node.name).cloned().unwrap_or_else(waited);
-            (node.name.clone(), said)
-        });
-        let view = view(&self.0.title, &said.collect());
+        let said = self.with(|state| state.said.clone());
+        let said: BTreeMap<String, Said> = fleet
+            .nodes()
+            .map(|node| {
+                let said = said.get(&node.name).cloned().unwrap_or_else(waited);
+                (node.name.clone(), said)
+            })
+            .collect();
+        let mut view = view(&self.0.title, &said);
+        view.wrong = wrong(fleet.nodes().map(|node| (node, &said[&node.name])));
         self.with(|state| {
             state.show(view);
             state.tell_rates();
@@ -280,11 +288,19 @@ impl Watch {
     async fn top(self, fleet: Fleet) {
         loop {
             let began = Instant::now();
-            let answers = fleet.get_all::<Top>("/top").await.into_iter();
-            let said = answers.filter_map(|(node, answer)| Some((node, answer.ok()?)));
+            let answers = fleet.each(|fleet, node| async move {
+                let late = ReachError::Late {
+                    node: node.clone(),
+                    seconds: TOP.as_secs(),
+                };
+                let top = timeout(TOP, fleet.get::<Top>(&node, "/top")).await;
+                top.unwrap_or(Err(late))
+            });
+            let said = answers.await.into_iter();
+            let said = said.filter_map(|(node, answer)| Some((node, answer.ok()?)));
             let said = said.collect();
             self.with(|state| state.carry(said));
-            sleep(TOP.max(began.elapsed() * SHARE)).await;
+            sleep(pause(TOP, began.elapsed())).await;
         }
     }
 
@@ -302,7 +318,8 @@ impl Watch {
                 }
             };
             self.remark(&node, "flows", page.trouble);
-            if !place.is_news(page.newest, page.flows.is_empty()) {
+            let cut = page.flows.len() >= flows::AT_ONCE;
+            if !place.is_news(page.newest, cut) {
                 continue;
             }
             // Both ends' nodes notice a connection: the one tells it on which it was opened.
@@ -332,7 +349,8 @@ impl Watch {
                 }
             };
             self.remark(&node, "drops", page.idle);
-            if !place.is_news(page.newest, page.drops.is_empty()) {
+            // All that are kept come in one answer.
+            if !place.is_news(page.newest, false) {
                 continue;
             }
             let told = page.drops.into_iter();
@@ -374,13 +392,19 @@ impl Place {
         format!("{page}?after={after}{follow}")
     }
 
-    /// Whether what comes up to this number happened since it is followed.
-    fn is_news(&mut self, newest: u64, empty: bool) -> bool {
+    /// Whether what came up to this number happened since it is followed: that is from the first answer
+    /// on that is not `cut`.
+    fn is_news(&mut self, newest: u64, cut: bool) -> bool {
         self.after = newest;
         let news = self.follows;
-        self.follows |= empty;
+        self.follows |= !cut;
         news
     }
+}
+
+/// The pause after something that took so long, if it is done each `step` at most.
+fn pause(step: Duration, took: Duration) -> Duration {
+    step.max((took * SHARE).min(RARELY))
 }
 
 /// What an agent is asked for.

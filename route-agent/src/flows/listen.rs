@@ -95,11 +95,14 @@ impl Listener {
                 tokio::time::sleep(RETRY).await;
                 return true;
             }
+            let full = events.len() >= MOST;
             if !self.take_in(std::mem::take(&mut events)).await {
                 return false;
             }
             // More may come meanwhile, and is then read at once; what is there waits in the kernel.
-            tokio::time::sleep(TOGETHER).await;
+            if !full {
+                tokio::time::sleep(TOGETHER).await;
+            }
         }
     }
 
