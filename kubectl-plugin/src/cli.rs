@@ -118,6 +118,7 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Test(test) => {
+                self.not_local("test", "it makes a namespace and pods")?;
                 let reach = ApiReach::new(&self.target).await?;
                 let client = reach.client().clone();
                 let fleet = Fleet::assemble(Arc::new(reach)).await?;
@@ -135,6 +136,10 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Uninstall(uninstall) => {
+                self.not_local(
+                    "uninstall",
+                    "it removes Podwire from all nodes; `podwire-agent uninstall` does from this one",
+                )?;
                 let reach = Arc::new(ApiReach::new(&self.target).await?);
                 let Said { text, good } = uninstall.run(&reach, &progress).await?;
                 print(&text)?;
@@ -163,6 +168,16 @@ impl Cli {
             return Ok(Arc::new(Local::new(&self.run_dir)));
         }
         Ok(Arc::new(ApiReach::new(&self.target).await?))
+    }
+
+    /// An error if this machine's agent alone was to be asked.
+    fn not_local(&self, verb: &str, why: &str) -> Result<(), DeskError> {
+        match self.local {
+            true => Err(DeskError::Question(format!(
+                "{verb} goes through the API server, and not with --local: {why}"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// True on a node, for someone who has no kubeconfig.

@@ -11,6 +11,7 @@ impl stream::Page for Page {
     type Record = Dropped;
     const PATH: &'static str = "/drops";
     const NOTHING: &'static str = "Nothing has been refused or dropped since the agents' start.";
+    const VERDICTS: [&'static str; 2] = ["refused", "dropped"];
 
     fn newest(&self) -> u64 {
         self.newest
@@ -91,7 +92,7 @@ mod tests {
             service: some("web"),
             verdict: some("refused"),
             port: Some(80),
-            protocol: some("TCP"),
+            protocol: Some(6),
             ..Flags::default()
         };
         assert!(yes.wants(&one));
@@ -117,7 +118,7 @@ mod tests {
                 ..yes.clone()
             },
             Flags {
-                protocol: some("udp"),
+                protocol: Some(17),
                 ..yes.clone()
             },
             Flags {

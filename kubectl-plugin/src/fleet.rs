@@ -60,6 +60,11 @@ impl Fleet {
         })
     }
 
+    /// The same nodes as they are now, asked over new ways.
+    pub async fn again(&self) -> Result<Self, ReachError> {
+        Self::assemble(Arc::clone(&self.reach)).await
+    }
+
     /// The nodes, sorted by name.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.members.values().map(|member| &member.node)
@@ -104,6 +109,11 @@ impl Fleet {
                 }
                 let (client, _) = self.client(member).await?;
                 patiently(node, ANSWER, client.ask(target)).await
+            }
+            // The way may be open at one end only.
+            Err(late @ ReachError::Late { .. }) => {
+                forget(member, &client).await;
+                Err(late)
             }
             answer => answer,
         }

@@ -13,6 +13,7 @@ impl stream::Page for Page {
     type Record = Flow;
     const PATH: &'static str = "/flows";
     const NOTHING: &'static str = "No connection has been noticed: they are from now on, for half a minute. --follow shows them.";
+    const VERDICTS: [&'static str; 2] = ["new", "end"];
 
     fn newest(&self) -> u64 {
         self.newest
@@ -91,7 +92,7 @@ mod tests {
             service: some("web"),
             verdict: some("new"),
             port: Some(80),
-            protocol: some("TCP"),
+            protocol: Some(6),
             ..Flags::default()
         };
         assert!(yes.wants(&flow));

@@ -459,7 +459,7 @@ impl Findings {
     }
 }
 
-fn few(names: &[&str]) -> String {
+pub(crate) fn few(names: &[&str]) -> String {
     match names {
         [one, two, three, rest @ ..] if !rest.is_empty() => {
             format!("{one}, {two}, {three} and {} more", rest.len())

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use podwire_agent::commands::output::print;
 use podwire_agent::config::values::duration;
 use podwire_agent::flows::filter::is_named;
-use podwire_agent::text::{printable, printable_json};
+use podwire_agent::flows::flow::protocol_number;
+use podwire_agent::text::{printable, printable_json, printable_lines};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -33,7 +34,7 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub since: Option<Duration>,
 
-    /// Write JSON: one object in each line.
+    /// How to write it; as JSON one object in each line.
     #[arg(short, long, value_parser = ["text", "json"], default_value = "text")]
     pub output: String,
 
@@ -53,17 +54,17 @@ pub struct Flags {
     #[arg(long, value_name = "NAMESPACE/SERVICE")]
     pub service: Option<String>,
 
-    /// Only with this verdict.
-    #[arg(long, value_name = "VERDICT")]
+    /// Only with this verdict: of drops refused or dropped, of flows new or end.
+    #[arg(long, value_name = "VERDICT", value_parser = ["refused", "dropped", "new", "end"], hide_possible_values = true)]
     pub verdict: Option<String>,
 
     /// Only to this port.
     #[arg(long)]
     pub port: Option<u16>,
 
-    /// Only of this protocol.
-    #[arg(long)]
-    pub protocol: Option<String>,
+    /// Only of this protocol: tcp, udp, sctp, icmp, icmpv6 or a number.
+    #[arg(long, value_parser = protocol)]
+    pub protocol: Option<u8>,
 }
 
 /// A page of records, as agents give it.
@@ -74,6 +75,8 @@ pub trait Page: DeserializeOwned + Send + 'static {
     const PATH: &'static str;
     /// What is said if there is nothing.
     const NOTHING: &'static str;
+    /// What can become of a record.
+    const VERDICTS: [&'static str; 2];
 
     /// The number of the newest record.
     fn newest(&self) -> u64;
@@ -124,19 +127,29 @@ impl Flags {
     /// Prints what the agents have, and with `--follow` what comes. False if an agent gave no answer.
     pub async fn run<P: Page>(&self, fleet: &Fleet) -> Result<bool, DeskError> {
         let nodes = self.chosen(fleet)?;
+        if let Some(other) = self.verdict.as_deref()
+            && !P::VERDICTS.contains(&other)
+        {
+            let [one, two] = P::VERDICTS;
+            let text = format!("nothing here has the verdict {other}: it is {one} or {two}");
+            return Err(DeskError::Question(text));
+        }
         let (sender, mut news) = mpsc::channel(64);
         for node in nodes {
             let (fleet, sender, follow) = (fleet.clone(), sender.clone(), self.follow);
-            tokio::spawn(async move { read::<P>(&fleet, &node, follow, &sender).await });
+            tokio::spawn(async move { read::<P>(fleet, &node, follow, &sender).await });
         }
         drop(sender);
+        // What may be missing.
+        let _ = write!(std::io::stderr(), "{}", printable_lines(fleet.remarks()));
         let mut all = Vec::new();
-        let (mut good, mut complete) = (true, true);
+        let (mut good, mut complete, mut read) = (true, true, 0);
         while let Some(news) = news.recv().await {
             good &= !matches!(news, News::Failed(..));
             complete &= matches!(news, News::Records(..));
             match news {
                 News::Records(node, records) => {
+                    read += records.len();
                     let kept = records.into_iter().filter(|one| self.wants(one));
                     let lines =
                         kept.map(|one| Ok((one.time().into_owned(), self.line(&node, &one)?)));
@@ -153,7 +166,12 @@ impl Flags {
             }
         }
         if all.is_empty() && complete && self.output == "text" {
-            print(&format!("{}\n", P::NOTHING))?;
+            let nothing = match read {
+                0 => P::NOTHING.to_owned(),
+                1 => "The one that there is was not asked for.".to_owned(),
+                many => format!("None of the {many} that there are is what was asked for."),
+            };
+            print(&format!("{nothing}\n"))?;
         }
         show(&mut all)?;
         Ok(good)
@@ -189,8 +207,7 @@ impl Flags {
             && self.port.is_none_or(|port| one.port() == Some(port))
             && self
                 .protocol
-                .as_ref()
-                .is_none_or(|protocol| one.protocol().eq_ignore_ascii_case(protocol))
+                .is_none_or(|protocol| protocol_number(&one.protocol()) == Some(protocol))
             && self
                 .since
                 .is_none_or(|since| is_younger(&one.time(), since))
@@ -209,6 +226,12 @@ impl Flags {
             }),
         }
     }
+}
+
+/// A protocol by its name or number.
+fn protocol(text: &str) -> Result<u8, String> {
+    protocol_number(text)
+        .ok_or_else(|| "give tcp, udp, sctp, icmp, icmpv6, or a number up to 255".to_owned())
 }
 
 /// True if a moment is no longer ago than that; a clock that cannot be read hides nothing.
@@ -231,7 +254,7 @@ fn show(lines: &mut Vec<(String, String)>) -> Result<(), DeskError> {
 
 /// Reads one node's list, once or for as long as someone listens.
 async fn read<P: Page>(
-    fleet: &Fleet,
+    mut fleet: Fleet,
     node: &str,
     follow: bool,
     sender: &mpsc::Sender<News<P::Record>>,
@@ -266,6 +289,12 @@ async fn read<P: Page>(
         }
         if failed {
             tokio::time::sleep(AGAIN).await;
+            // The agent may be another pod by now.
+            if let Ok(now) = fleet.again().await
+                && now.node(node).is_some()
+            {
+                fleet = now;
+            }
         }
     }
 }
@@ -315,8 +344,7 @@ mod tests {
             .says("one", "/drops?follow=1&after=3", Says::Nothing);
         let fleet = fleet(fake).await;
         let (sender, mut news) = mpsc::channel(8);
-        let reading =
-            tokio::spawn(async move { read::<Drops>(&fleet, "one", true, &sender).await });
+        let reading = tokio::spawn(async move { read::<Drops>(fleet, "one", true, &sender).await });
         let mut seen = Vec::new();
         while seen.len() < 3 {
             match news.recv().await.unwrap() {
@@ -333,8 +361,7 @@ mod tests {
         let busy = Says::Badly(503, "busy".into());
         let fleet = fleet(Fake::of(&["one"]).says("one", "/drops", busy)).await;
         let (sender, mut news) = mpsc::channel(8);
-        let reading =
-            tokio::spawn(async move { read::<Drops>(&fleet, "one", true, &sender).await });
+        let reading = tokio::spawn(async move { read::<Drops>(fleet, "one", true, &sender).await });
         let (mut remarks, mut asked) = (Vec::new(), 0);
         while asked < 3 {
             match news.recv().await.unwrap() {

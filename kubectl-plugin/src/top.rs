@@ -41,7 +41,9 @@ impl Top {
         }
         let all = joined(&sums);
         let said = match self.output {
-            Output::Text => text(&all) + &printable_lines(&missing),
+            Output::Text => {
+                text(&all) + &printable_lines(&missing) + &printable_lines(fleet.remarks())
+            }
             output => for_programs(
                 &Known {
                     sums: &all,

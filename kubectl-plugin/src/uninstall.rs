@@ -49,6 +49,8 @@ pub struct Uninstall {
 struct Found {
     /// The DaemonSet to go by: that of the agents, or of a run that was interrupted.
     set: DaemonSet,
+    /// True if it is that of a run that was interrupted.
+    interrupted: bool,
     nodes: Vec<String>,
 }
 
@@ -63,14 +65,18 @@ impl Uninstall {
         let found = cluster.find().await?;
         let plan = self.plan(&found, reach.namespace());
         if self.dry_run {
+            if found.interrupted {
+                let text =
+                    "A run was interrupted: the agents are gone, and what they knew with them.";
+                return Ok(Said {
+                    text: format!("{plan}\n{text}\n"),
+                    good: true,
+                });
+            }
             progress("asking every node what would be removed");
             let Said { text, good } = match Fleet::assemble(Arc::<ApiReach>::clone(reach)).await {
                 Ok(fleet) => self.look(&fleet).await,
-                // Of a run that was interrupted: the agents are gone, and what they knew with them.
-                Err(error) => Said {
-                    text: printable_lines(&[error.to_string()]),
-                    good: true,
-                },
+                Err(error) => return Err(error.into()),
             };
             return Ok(Said {
                 text: format!("{plan}\n{text}"),
@@ -135,7 +141,11 @@ fn cleaner(set: &DaemonSet, namespace: &str, pods: bool) -> Result<DaemonSet, De
         &live["spec"]["template"]["spec"],
         &mut made["spec"]["template"]["spec"],
     );
-    let image = from["containers"][0]["image"].clone();
+    // A sidecar that someone added has another image.
+    let mut containers = from["containers"].as_array().into_iter().flatten();
+    let named = |one: &&Value| one["name"] == "agent" || one["name"] == "uninstall";
+    let ours = containers.find(named).unwrap_or(&from["containers"][0]);
+    let image = ours["image"].clone();
     for list in ["initContainers", "containers"] {
         for container in to[list].as_array_mut().into_iter().flatten() {
             container["image"] = image.clone();
@@ -153,6 +163,16 @@ fn cleaner(set: &DaemonSet, namespace: &str, pods: bool) -> Result<DaemonSet, De
         }
     }
     serde_json::from_value(made).map_err(|error| unreadable(error.into()))
+}
+
+/// What the containers of a DaemonSet are to do.
+fn arguments(set: &DaemonSet) -> Vec<Option<&[String]>> {
+    let pod = set.spec.template.spec.iter();
+    let containers = pod.flat_map(|pod| {
+        let first = pod.init_containers.iter().flatten();
+        first.chain(&pod.containers)
+    });
+    containers.map(|one| one.args.as_deref()).collect()
 }
 
 /// The cluster, while it is being worked on.
@@ -180,9 +200,9 @@ impl Cluster<'_> {
             let found = self.sets().get_opt(name).await;
             found.map_err(|error| self.failed("get", "daemonsets", &error))
         };
-        let set = match get(AGENTS).await? {
-            Some(set) => Some(set),
-            None => get(CLEANERS).await?,
+        let (set, interrupted) = match get(AGENTS).await? {
+            Some(set) => (Some(set), false),
+            None => (get(CLEANERS).await?, true),
         };
         let Some(set) = set else {
             let text = format!(
@@ -206,7 +226,11 @@ impl Cluster<'_> {
         }
         nodes.sort_unstable();
         nodes.dedup();
-        Ok(Found { set, nodes })
+        Ok(Found {
+            set,
+            interrupted,
+            nodes,
+        })
     }
 
     async fn labelled(&self, label: &str) -> Result<Vec<Pod>, DeskError> {
@@ -235,8 +259,8 @@ impl Cluster<'_> {
     async fn clean(&self, cleaner: &DaemonSet) -> Result<String, DeskError> {
         (self.progress)("cleaning the nodes");
         match self.sets().create(&PostParams::default(), cleaner).await {
-            // Of a run that was interrupted.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            // Of a run that was interrupted; perhaps without --pods.
+            Err(kube::Error::Api(status)) if status.code == 409 => self.take_up(cleaner).await?,
             Err(error) => return Err(self.failed("create", "daemonsets", &error)),
             Ok(_) => {}
         }
@@ -264,6 +288,24 @@ impl Cluster<'_> {
         }
         self.delete_set(CLEANERS).await?;
         Ok(text)
+    }
+
+    /// Goes on with the cleaners of a run that was interrupted, if they do what these would; else those
+    /// end first.
+    async fn take_up(&self, cleaner: &DaemonSet) -> Result<(), DeskError> {
+        let there = self.sets().get(CLEANERS).await;
+        let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
+        if arguments(&there) == arguments(cleaner) {
+            return Ok(());
+        }
+        self.delete_set(CLEANERS).await?;
+        self.until("the pods of the run before still end", || async {
+            Ok(self.labelled(CLEANERS_LABEL).await?.is_empty())
+        })
+        .await?;
+        let made = self.sets().create(&PostParams::default(), cleaner).await;
+        made.map_err(|error| self.failed("create", "daemonsets", &error))?;
+        Ok(())
     }
 
     async fn remove_the_rest(&self) -> Result<(), DeskError> {
@@ -435,6 +477,7 @@ mod tests {
             pods: false,
         };
         let found = Found {
+            interrupted: false,
             set: DaemonSet::default(),
             nodes: vec!["one".into(), "t\u{1b}[2Jwo".into()],
         };

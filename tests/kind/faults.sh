@@ -19,11 +19,13 @@ w1=$CLUSTER-worker w2=$CLUSTER-worker2
 faults=("$@")
 ((${#faults[@]})) || faults=(route map policy endpoints port node mtu spoof masquerade foreign)
 work=$(mktemp -d)
-watcher='' failed=0
+watcher='' failed=0 planted='' spoofer=''
 
 desk() { "$DESK" --context "$context" "$@"; }
 
 finish() {
+  # A fault stays in no cluster, whatever ends this script.
+  [[ -z $planted ]] || "remove_$planted" >/dev/null 2>&1 || true
   [[ -z $watcher ]] || kill "$watcher" 2>/dev/null || true
   stop_again_and_again
   rm -rf "$work"
@@ -113,7 +115,8 @@ names() {
     text=$(desk why "$from" "$to" 2>&1) || true
     last=$(tail -n1 <<<"$text")
     hop=$(grep -E '<== (may fail|fails|no answer from) ' <<<"$text" | head -n1 || true)
-    if [[ $last == *"$2"* && $last == *"$4"* && $hop == *"$3"* ]]; then
+    # With what stands behind a name, or worker is found in worker2.
+    if [[ "$last " =~ $2[\ .,:] && $last == *"$4"* && $hop == *"$3"* ]]; then
       say "$1" why "named: ${last#=x }"
       [[ -z $hop ]] || printf '%18s at:%s\n' '' "${hop%<==*}"
       return
@@ -142,15 +145,17 @@ tested() {
   fi
 }
 
-# fault NAME: plants it, asks both, and takes it back.
+# try NAME: plants it, asks both, and takes it back.
 try() {
   local name=$1
   : >"$work/in-test"
+  planted=$name
   "plant_$name"
   [[ $what != *why* ]] || "why_$name"
   [[ $what != *test* ]] || "test_$name"
   [[ -z $watcher ]] || { kill "$watcher" 2>/dev/null || true; wait "$watcher" 2>/dev/null || true; watcher=''; }
   "remove_$name"
+  planted=''
   wait_for 60 "the network after the fault $name" curl_works
   wait_for 60 "status after the fault $name" desk status
 }
@@ -226,7 +231,6 @@ send_falsely() {
     kubectl -n $namespace exec client -- curl -sm1 "http://$(pod_ip server)" >/dev/null 2>&1 || true
   done
 }
-spoofer=''
 plant_spoof() {
   false_source client $namespace
   # So that something is dropped while `why` is asked.
@@ -237,9 +241,9 @@ plant_spoof() {
 why_spoof() { names spoof $w1 "hands it to its gateway" "dropped this"; }
 test_spoof() { tested spoof "sends from $false, which is not its address"; }
 remove_spoof() {
-  kill $spoofer 2>/dev/null || true
-  wait $spoofer 2>/dev/null || true
-  lay_out
+  kill "$spoofer" 2>/dev/null || true
+  wait "$spoofer" 2>/dev/null || true
+  [[ -z $planted ]] || lay_out
 }
 
 flags() {

@@ -20,15 +20,10 @@ fn a_network_in_order_is_said_to_be_and_both_ways_are_walked() {
     assert!(text.contains("AGENT") && text.contains("NETWORK"), "{text}");
     for (from, to) in [
         ("client", "web:80"),
-        ("default/client", "default/web"),
         ("client", &*stage.web.addresses()[0].to_string()),
         ("worker", "worker2"),
         ("worker", "client"),
     ] {
-        // A Service has no ping; the pod of its name is asked for by its address.
-        if to == "default/web" {
-            continue;
-        }
         let walk = stage.why(from, to);
         assert_eq!(walk["good"], true, "{from} {to}: {walk:#}");
     }

@@ -1,5 +1,5 @@
 //! The symptoms of docs/troubleshooting.md, each made in a lab: it is there, the command of its section
-//! names the cause, and what its section advises takes it away.
+//! names the cause, and it goes when the cause does.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -201,6 +201,7 @@ fn a_service_refuses_at_one_port() {
         "not among those",
     );
     stage.says(&["why", "client", "web:8080"], &["It has 80/tcp"]);
+    // What it has is answered.
     stage.works();
 }
 
@@ -307,7 +308,7 @@ fn names_are_not_found_since_there_is_a_policy() {
     );
     let rules = json!({"spec": {"egress": [
         {"to": [{"podSelector": app("web")}]},
-        {"ports": [{"port": 53, "protocol": "UDP"}]},
+        {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]},
     ]}});
     stage.cluster.apply(&[with(egress, rules)]);
     assert!(asked());
@@ -346,8 +347,16 @@ fn a_second_address_of_a_pod_cannot_send() {
         &["why", "client", &stage.server()],
         &["at hop 1", "10.10.1.99"],
     );
-    stage.on("client", "ip addr del 10.10.1.99/32 dev lo");
-    assert!(sends(""));
+    let node = stage.cluster.node("worker");
+    node.stop_agent("TERM").unwrap();
+    node.start_agent_with(&["--anti-spoof=false"]).unwrap();
+    node.wait_ready().unwrap();
+    stage.on(
+        "worker",
+        "ip route add 10.10.1.99 dev $(ip route get 10.10.1.2 | grep -o 'veth[0-9a-f]*')",
+    );
+    let sent = || sends("-I 10.10.1.99");
+    wait::until("the second address to be let through", PATIENCE, sent).unwrap();
 }
 
 #[test]
@@ -413,14 +422,21 @@ fn a_cluster_ip_does_not_answer_pings() {
 }
 
 #[test]
-fn a_service_that_was_made_again_is_asked_at_its_old_address() {
+fn a_service_is_called_at_an_address_that_it_no_longer_has() {
     let stage = Stage::raise();
-    assert_eq!(ask(&stage.client(), "10.200.1.99"), SILENCE);
+    stage.works();
+    // Deleted, and made again: it got another address.
+    let spec = json!({"clusterIP": "10.200.1.42", "ports": [{"port": 80}]});
+    stage.cluster.apply(&[service("web", spec)]);
+    assert!(ask(&stage.client(), "10.200.1.42").is_ok());
+    assert_eq!(ask(&stage.client(), SERVICE), SILENCE);
     stage.says(
-        &["why", "client", "10.200.1.99:80"],
-        &["No Service has the address 10.200.1.99", "dropped"],
+        &["why", "client", "10.200.1.41:80"],
+        &["No Service has the address 10.200.1.41", "dropped"],
     );
-    stage.says(&["drops"], &["10.200.1.99"]);
+    stage.says(&["drops"], &["No Service has the address 10.200.1.41"]);
+    let spec = json!({"clusterIP": SERVICE, "ports": [{"port": 80}]});
+    stage.cluster.apply(&[service("web", spec)]);
     stage.works();
 }
 

@@ -6,7 +6,7 @@ import { Lists, Search } from "./panels/lists";
 import { Plots } from "./panels/plots";
 import { Why } from "./panels/why";
 import { Picture } from "./picture";
-import { announcement, connection, view } from "./state";
+import { announcement, connection, refusal, view } from "./state";
 import { follow, theme, turn } from "./theme";
 import type { Wrong } from "./types";
 import { shown } from "./words";
@@ -67,6 +67,7 @@ function Trouble() {
   if (connection.value === "refused") {
     return <section class="trouble bad" role="alert"><p>This address has no valid token. Open the page with the address that podwire ui printed.</p></section>;
   }
+  if (refusal.value) return <section class="trouble bad" role="alert"><p>The server does not answer this page: {shown(refusal.value)}</p></section>;
   if (!now) return null;
   if (now.wrong.length === 0) {
     const answering = now.nodes.filter((node) => node.answers).length;

@@ -1,7 +1,7 @@
 // The way to the server: one stream of events, and questions.
 
 import { addDrops, addFlows, addSamples, announcement, asking, connection, drops, examined, failure, flows, from,
-  lit, missed, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
+  lit, missed, refusal, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
 import { trace, type Drop, type Flow, type Reach, type Sample, type ServiceRate, type View, type Way } from "./types";
 
 const KEY = "podwire-token";
@@ -41,7 +41,8 @@ export async function start(): Promise<void> {
         connection.value = "refused";
         return;
       }
-      if (answer.ok && answer.body) await read(answer.body as ReadableStream<BufferSource>);
+      if (!answer.ok) refusal.value = (await answer.text()).trim();
+      else if (answer.body) await read(answer.body as ReadableStream<BufferSource>);
     } catch {
       // The server is gone, for now or for good; below is said that it is tried again.
     }
@@ -55,6 +56,7 @@ async function read(body: ReadableStream<BufferSource>): Promise<void> {
   // The server tells again what it keeps.
   [flows.value, drops.value, samples.value] = [[], [], []];
   connection.value = "live";
+  refusal.value = "";
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

@@ -9,6 +9,8 @@ const SAMPLES = 300;
 
 export type Connection = "connecting" | "live" | "lost" | "refused";
 
+/** What the server says to a page that it does not answer, if it says anything. */
+export const refusal = signal("");
 export const view = signal<View | null>(null);
 export const connection = signal<Connection>("connecting");
 export const flows = signal<Flow[]>([]);

@@ -29,7 +29,7 @@ impl Local {
         struct Named {
             node: String,
         }
-        let here = "of this machine";
+        let here = "this machine";
         let reply = self.socket(here).ask("/status").await?;
         let Named { node } = reply.value(here)?;
         Ok(Node::named(node))

@@ -3,15 +3,21 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use podwire_agent::commands::relay::{Answer, Question};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::reach::{Client, Later, ReachError, Reply};
 
 /// What a relay may say when it ends, for the reason.
 const LAST_WORDS: u64 = 4096;
+/// How long its last words are waited for.
+const PARTING: Duration = Duration::from_secs(1);
+/// No answer has more bytes; the largest clusters take some ten million.
+const LONGEST: u64 = 128 << 20;
 
 /// The streams of a relay that was started.
 pub struct Streams {
@@ -145,9 +151,13 @@ async fn read(
         let mut line = Vec::new();
         loop {
             line.clear();
-            match answers.read_until(b'\n', &mut line).await {
+            let mut next = (&mut answers).take(LONGEST);
+            match next.read_until(b'\n', &mut line).await {
                 Ok(0) => return "the relay ended".to_owned(),
                 Err(error) => return format!("the connection broke: {error}"),
+                Ok(_) if next.limit() == 0 => {
+                    return format!("its answer is longer than {} MiB", LONGEST >> 20);
+                }
                 Ok(_) => {}
             }
             let Some(answer) = Answer::read(&String::from_utf8_lossy(&line)) else {
@@ -170,7 +180,20 @@ async fn read(
         let _ = errors.take(LAST_WORDS).read_to_end(&mut text).await;
         reason(&String::from_utf8_lossy(&text))
     };
-    let (ended, words) = tokio::join!(hand_out, listen);
+    tokio::pin!(listen);
+    let (ended, said) = {
+        tokio::pin!(hand_out);
+        tokio::select! {
+            ended = &mut hand_out => (ended, None),
+            // What is said before the end is said with it.
+            words = &mut listen => (hand_out.await, Some(words)),
+        }
+    };
+    // A relay that goes on all the same is not waited for.
+    let words = match said {
+        Some(words) => words,
+        None => timeout(PARTING, listen).await.unwrap_or_default(),
+    };
     let mut now = lock(&waiting);
     now.over = Some(match words.is_empty() {
         true => ended,

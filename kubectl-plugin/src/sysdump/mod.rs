@@ -3,26 +3,27 @@
 mod redact;
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
+use podwire_agent::flows::{AT_ONCE, Page};
 use podwire_agent::text::printable;
 
 use crate::fleet::{Answers, Fleet};
 use crate::on_nodes::everywhere;
-use crate::reach::Kind;
+use crate::reach::{Kind, ReachError};
 use crate::said::{DeskError, Output, for_programs};
 use crate::status::Overview;
 
 /// What is asked of each agent, and in which file the answer is.
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 4] = [
     ("/status?wide=1", "status.json"),
     ("/cluster", "cluster.json"),
     ("/drops", "drops.json"),
-    ("/flows", "flows.json"),
     ("/metrics", "metrics.txt"),
 ];
 
@@ -98,7 +99,11 @@ impl Sysdump {
             path: path.display().to_string(),
             source,
         };
-        let file = std::fs::File::create(&path).map_err(failed)?;
+        // Names and addresses of a cluster are not for everyone on this machine; what is there already,
+        // or is a link, is not written over.
+        let mut new = std::fs::OpenOptions::new();
+        new.write(true).create_new(true).mode(0o600);
+        let file = new.open(&path).map_err(failed)?;
         pack(file, &name, &files, now.as_second()).map_err(failed)?;
         Ok(path)
     }
@@ -126,6 +131,11 @@ async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> 
             .await;
         add(&mut files, &mut missing, name, answers);
     }
+    progress("/flows of every agent");
+    let answers = fleet
+        .each(|fleet, node| async move { flows(&fleet, &node).await })
+        .await;
+    add(&mut files, &mut missing, "flows.json", answers);
     for (previous, name) in [(false, "agent.log"), (true, "agent-before.log")] {
         progress(&format!("{name} of every node"));
         let logs = fleet
@@ -151,11 +161,32 @@ async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> 
         }
     }
     missing.extend(fleet.remarks().iter().cloned());
+    for one in &missing {
+        progress(&format!("missing: {}", printable(one)));
+    }
     files.insert(
         0,
         ("README.md".to_owned(), readme(&overview.summary, &missing)),
     );
     files
+}
+
+/// All connections that an agent keeps: one answer may not hold them. An agent that kept none begins with
+/// this question.
+async fn flows(fleet: &Fleet, node: &str) -> Result<String, ReachError> {
+    let mut all: Page = fleet.get(node, "/flows").await?;
+    let mut read = all.flows.len();
+    while read >= AT_ONCE {
+        let target = format!("/flows?after={}", all.newest);
+        let next: Page = fleet.get(node, &target).await?;
+        read = next.flows.len();
+        all.newest = next.newest;
+        all.flows.extend(next.flows);
+    }
+    serde_json::to_string(&all).map_err(|error| ReachError::Unknown {
+        node: node.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn add(files: &mut Vec<Entry>, missing: &mut Vec<String>, name: &str, answers: Answers<String>) {
@@ -193,7 +224,8 @@ fn readme(summary: &str, missing: &[String]) -> String {
          | `status.yaml` | all nodes, and what is wrong |\n\
          | `nodes/NODE/status.json` | the agent's report, with every endpoint |\n\
          | `nodes/NODE/cluster.json` | what the agent knows of Nodes, Services and policies |\n\
-         | `nodes/NODE/drops.json`, `flows.json` | the last drops and connections |\n\
+         | `nodes/NODE/drops.json`, `flows.json` | the last drops and connections; of those only what agents \
+         kept, which is nothing unless `--flows` is set or someone looked |\n\
          | `nodes/NODE/metrics.txt` | its metrics |\n\
          | `nodes/NODE/agent.log`, `agent-before.log` | its log, and that of the agent before |\n\
          | `nodes/NODE/preflight.json` | what kernel and permissions can do |\n\

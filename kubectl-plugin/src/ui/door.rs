@@ -67,7 +67,8 @@ impl Door {
         if !host.is_some_and(ours) {
             return Err((
                 StatusCode::MISDIRECTED_REQUEST,
-                "ask for a loopback address\n",
+                "ask for the address that was printed, with its port: another name or port, of a tunnel for \
+                 example, is not answered\n",
             ));
         }
         let Some(origin) = headers.get(header::ORIGIN) else {

@@ -14,6 +14,7 @@ use super::rates::{Carried, Lately, grown, service_rates};
 use super::told::{Dropped, Flow, Sample};
 use super::view::{Kind, Said, View, Wrong};
 use crate::fleet::Fleet;
+use crate::status::few;
 
 /// What a new viewer is told of the past.
 const REMEMBERED: usize = 200;
@@ -146,9 +147,8 @@ impl State {
         for ((node, what), why) in &self.remarks {
             lines.entry((what, why)).or_default().push(node);
         }
-        let line = |((what, why), nodes): ((&str, &str), Vec<&str>)| match nodes[..] {
-            [node] => format!("No {what} of {node}: {why}"),
-            _ => format!("No {what} of {} nodes: {why}", nodes.len()),
+        let line = |((what, why), nodes): ((&str, &str), Vec<&str>)| {
+            format!("No {what} of {}: {why}", few(&nodes))
         };
         News::list("remarks", &lines.into_iter().map(line).collect::<Vec<_>>())
     }

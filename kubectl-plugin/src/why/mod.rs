@@ -32,7 +32,7 @@ pub use part::{Part, Way};
 const LATE: Duration = Duration::from_secs(60);
 
 /// Endpoints on other nodes that are walked to one by one.
-const WALKED: usize = 4;
+const WALKED: usize = 8;
 
 /// The flags of `why`.
 #[derive(Debug, Clone, Args)]
@@ -102,11 +102,12 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
         }
     }
     let asked = Asked::find(&places, source, destination).await?;
-    let parts = Walking {
+    let (parts, left) = Walking {
         fleet,
         places: &places,
         asked: &asked,
         parts: Vec::new(),
+        left: 0,
     }
     .go()
     .await;
@@ -117,7 +118,17 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
         destination: asked.shown(),
         parts,
         good: verdict.good,
-        conclusion: verdict.conclusion,
+        conclusion: match left {
+            0 => verdict.conclusion,
+            1 => format!(
+                "{} One more endpoint was not walked to.",
+                verdict.conclusion
+            ),
+            _ => format!(
+                "{} {left} more endpoints were not walked to.",
+                verdict.conclusion
+            ),
+        },
         failure: verdict.failure,
     })
 }
@@ -262,10 +273,12 @@ struct Walking<'a> {
     places: &'a Places,
     asked: &'a Asked,
     parts: Vec<Part>,
+    /// Endpoints on other nodes that were too many.
+    left: usize,
 }
 
 impl Walking<'_> {
-    async fn go(mut self) -> Vec<Part> {
+    async fn go(mut self) -> (Vec<Part>, usize) {
         let asked = self.asked;
         if let Some(node) = asked.first() {
             let title = match asked.source.node {
@@ -278,7 +291,7 @@ impl Walking<'_> {
                 self.arrive().await;
             }
         }
-        self.parts
+        (self.parts, self.left)
     }
 
     /// On the nodes of those it is for, and back from there.
@@ -325,12 +338,18 @@ impl Walking<'_> {
     /// who they take for the client.
     async fn arrive_at_receivers(&mut self, from: IpAddr, asked: Option<&String>) {
         let is_client = from == self.asked.from;
-        for (address, transport) in self.receivers() {
-            let end = self.places.at(address);
-            let Some(node) = end.node.filter(|node| Some(node) != asked) else {
-                continue;
-            };
-            let title = format!("On node {node}, where it arrives for {}", end.title);
+        let receivers = self
+            .receivers()
+            .into_iter()
+            .filter_map(|(address, transport)| {
+                let end = self.places.at(address);
+                let node = end.node.filter(|node| Some(node) != asked)?;
+                Some((address, transport, end.title, node))
+            });
+        let receivers: Vec<_> = receivers.collect();
+        self.left = receivers.len().saturating_sub(WALKED);
+        for (address, transport, title, node) in receivers.into_iter().take(WALKED) {
+            let title = format!("On node {node}, where it arrives for {title}");
             let to = target(address, transport);
             let arrived = self.ask(&node, Way::There, title, from, &to).await;
             match arrived {
@@ -349,7 +368,7 @@ impl Walking<'_> {
         let Some((_, endpoints)) = self.places.behind(*to, *transport) else {
             return vec![(*to, *transport)];
         };
-        let mut receivers: Vec<_> = endpoints
+        endpoints
             .iter()
             .map(|one| {
                 let transport = match transport {
@@ -358,9 +377,7 @@ impl Walking<'_> {
                 };
                 (one.address, transport)
             })
-            .collect();
-        receivers.truncate(WALKED);
-        receivers
+            .collect()
     }
 
     async fn come_back(&mut self, node: &str, from: IpAddr) {

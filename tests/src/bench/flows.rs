@@ -62,8 +62,11 @@ pub fn flows(_: &Options, world: &World, report: &mut Report) -> Result<(), Stri
         report.at_most(&format!("{what}: share of a core"), cost.core, 0.1);
         report.at_most(&format!("{what}: MiB more"), more, 8.0);
         let missing = f64::from(cost.connections * ANNOUNCED) - seen.newest as f64;
-        let silent = if seen.lost == 0 { missing } else { 0.0 };
-        report.at_most(&format!("{what}: flows lost without a word"), silent, 0.0);
+        report.at_most(&format!("{what}: flows that are missing"), missing, 0.0);
+        report.at_most(&format!("{what}: told losses"), seen.lost as f64, 0.0);
+        let rate = f64::from(cost.connections) / cost.took.as_secs_f64();
+        let wanted = f64::from(RATE) * 0.95;
+        report.at_least(&format!("{what}: connections a second"), rate, wanted);
     }
     Ok(())
 }
@@ -147,6 +150,8 @@ fn rate(lab: &Lab) -> Result<f64, String> {
 struct Cost {
     /// Connections that were opened.
     connections: u32,
+    /// For how long.
+    took: Duration,
     /// The share of a processor that it took.
     core: f64,
     /// Its memory afterwards, in MiB.
@@ -180,6 +185,7 @@ fn load(lab: &Lab, what: &str, followed: bool) -> Result<Cost, String> {
     let used = agent.processor_time()? - before;
     Ok(Cost {
         connections,
+        took,
         core: used.as_secs_f64() / took.as_secs_f64(),
         memory: agent.memory("VmRSS")?,
     })
