@@ -23,7 +23,7 @@ export function synthetic(nodes, pods) {
       endpoints: list.slice(0, 3).map((node) => ({ address: `${node.pods[s % pods]?.addresses[0]}:8080`, pod: node.pods[s % pods]?.id ?? null, node: node.name, connections: 30 * s })) }],
   }));
   const isolated = list.flatMap((node) => node.pods).filter((pod) => pod.ingress.length);
-  const policies = spaces.map((space) => ({ id: `NetworkPolicy ${space}/default-deny`, ingress: isolated.filter((pod) => pod.namespace === space).map((pod) => pod.id), egress: [], rules: [] }));
+  const policies = spaces.map((space) => ({ id: `NetworkPolicy ${space}/default-deny`, ingress: isolated.filter((pod) => pod.namespace === space).map((pod) => pod.id), egress: [], ingress_rules: [`tcp 80 from all pods`, `tcp 9090 from app=prometheus of namespaces team=ops`], egress_rules: null }));
   return { title: "synthetic", nodes: list, services, policies, wrong: [] };
 }
 
@@ -35,6 +35,21 @@ export function connections(view, count) {
     const service = i % 3 === 0 ? view.services[i % view.services.length] : null;
     return { node: a.node, time: new Date().toISOString(), began: true, source: { address: a.addresses[0], pod: a.id }, destination: { address: b.addresses[0], pod: b.id },
       service: service?.id ?? null, front: service?.ports[0].fronts[0] ?? null, protocol: "tcp", port: 8080, bytes: null };
+  });
+}
+
+/** Who may reach a pod, as its agent would say: the pods of its namespace, and it may reach everyone. */
+export function reachOf(view, pod) {
+  const others = view.nodes.flatMap((node) => node.pods).filter((one) => one.id !== pod);
+  const near = (one) => one.namespace === pod.split("/")[0];
+  return { pod, peers: others.map((one) => ({ pod: one.id, to: "everything", ...(near(one) && { from: "tcp 80" }) })) };
+}
+
+/** How fast Services go. */
+export function rates(view) {
+  return view.services.map((service, index) => {
+    const endpoints = Object.fromEntries(service.ports[0].endpoints.map((one, place) => [one.address, index + place]));
+    return { id: service.id, connections: 3 * index + 3, bytes: 150_000 * index, kept: 40 * index, endpoints };
   });
 }
 
@@ -56,6 +71,7 @@ export function hostile() {
   view.services[0].id = `default/${HOSTILE[1]}`;
   view.policies[0].id = HOSTILE[0];
   view.policies[0].ingress = [`default/${HOSTILE[1]}`];
+  view.policies[0].ingress_rules = [HOSTILE[2]];
   view.wrong = [{ kind: "warning", node: HOSTILE[0], object: HOSTILE[2], text: HOSTILE[1] }];
   return view;
 }

@@ -8,12 +8,12 @@ const KINDS = { "index.html": "text/html; charset=utf-8", "page.js": "text/javas
 // As in kubectl-plugin/src/ui/pages.rs.
 const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/** Serves the page with this cluster; `way` is what `why` answers. `send` tells one more event. */
-export async function serve(view, { way = null } = {}) {
+/** Serves the page with this cluster; `way` is what `why` answers, and `reach` says who reaches a pod. `send` tells one more event. */
+export async function serve(view, { way = null, reach = null } = {}) {
   const open = new Set();
   const write = (response, kind, value) => response.write(`event: ${kind}\ndata: ${JSON.stringify(value)}\n\n`);
   const server = createServer(async (request, response) => {
-    const { pathname } = new URL(request.url, "http://127.0.0.1");
+    const { pathname, searchParams } = new URL(request.url, "http://127.0.0.1");
     response.setHeader("content-security-policy", POLICY);
     if (pathname === "/api/events") {
       response.writeHead(200, { "content-type": "text/event-stream" });
@@ -22,6 +22,9 @@ export async function serve(view, { way = null } = {}) {
       write(response, "past-drops", []);
       open.add(response);
       response.on("close", () => open.delete(response));
+    } else if (pathname === "/api/reach" && reach) {
+      response.writeHead(200, { "content-type": "application/json" });
+      response.end(JSON.stringify(reach(searchParams.get("pod"))));
     } else if (pathname === "/api/why") {
       response.writeHead(way ? 200 : 400, { "content-type": "application/json" });
       response.end(way ? JSON.stringify(way) : "no way was written down");

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { faults, open, shoot, start } from "./browser.mjs";
-import { connections, hostile, HOSTILE, synthetic } from "./clusters.mjs";
+import { connections, hostile, HOSTILE, rates, reachOf, synthetic } from "./clusters.mjs";
 import { serve } from "./fixture.mjs";
 
 let browser;
@@ -69,7 +69,52 @@ test("names that mean harm are shown as text", async () => {
     assert.equal(await page.evaluate(() => globalThis.harmed), undefined);
     assert.equal(await page.locator("#page img, #page script").count(), 0);
     await page.locator("#tab-policies").click();
-    assert.ok((await page.locator("#list").innerText()).includes(HOSTILE[0]));
+    const policies = await page.locator("#list").innerText();
+    assert.ok(policies.includes(HOSTILE[0]) && policies.includes("bell\\u{7}escape"), policies);
+  });
+});
+
+for (const nodes of [4, 100]) {
+  test(`a click on a pod of a policy lights those who may reach it, of ${nodes} nodes`, async () => {
+    const view = synthetic(nodes, nodes === 4 ? 6 : 30);
+    await with_page(view, { reach: (pod) => reachOf(view, pod), still: true }, async (page) => {
+      await page.locator("#tab-policies").click();
+      const card = page.locator(".card", { hasText: "payments/default-deny" });
+      await card.getByText("tcp 9090 from app=prometheus of namespaces team=ops").waitFor();
+      const chip = card.locator(".chip").first();
+      const pod = await chip.innerText();
+      await chip.click();
+      await page.getByRole("button", { name: /^May reach it/ }).waitFor();
+      const may = view.nodes.flatMap((node) => node.pods).filter((one) => one.namespace === "payments").length - 1;
+      assert.equal(await page.getByRole("button", { name: `May reach it (${may})` }).count(), 1);
+      if (nodes === 4) {
+        assert.equal(await page.locator("svg .pod.may").count(), may + 1, "the pod itself and its peers");
+        assert.equal(await page.locator("svg .pod.dim").count(), 24 - may - 1);
+      } else {
+        await page.locator("svg .distance > .dim").first().waitFor();
+      }
+      await page.locator("svg .pod.examined", { hasText: pod.split("/")[1] }).waitFor();
+      if (process.env.LOOK) await page.screenshot({ path: `${process.env.LOOK}/reach-${nodes}.png` });
+      assert.deepEqual(await faults(page), []);
+      await page.getByRole("button", { name: /^It may reach/ }).click();
+      assert.equal(await page.locator("svg .pod.dim, svg .distance > .dim").count(), 0);
+      await page.getByRole("button", { name: "Close", exact: true }).click();
+      assert.equal(await page.locator("svg .pod.may, svg .examined").count(), 0);
+    });
+  });
+}
+
+test("a Service shows how fast it and its endpoints go", async () => {
+  const view = synthetic(4, 4);
+  await with_page(view, {}, async (page, server) => {
+    await page.getByText("live", { exact: true }).waitFor();
+    server.send("rates", rates(view));
+    await page.locator("#tab-services").click();
+    const card = page.locator(".card", { hasText: view.services[1].id });
+    await card.getByText("6 new connections/s · 150 KB/s · 40 kept by the nodes").waitFor();
+    assert.equal(await card.locator("tbody tr").nth(1).locator("td").nth(3).innerText(), "2");
+    await page.locator("svg g.service", { hasText: "svc-1" }).getByText("6/s").waitFor();
+    assert.deepEqual(await faults(page), []);
   });
 });
 
