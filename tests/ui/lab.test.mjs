@@ -150,6 +150,7 @@ for (const theme of ["dark", "light"]) {
       await page.locator("svg .lit circle").nth(2).waitFor();
       for (let i = 0; i < 12; i++) await lab("exec", "client", "curl", "-s", "10.200.1.63:9000");
       await page.locator("#tab-services").click();
+      await page.locator(".card .rate", { hasText: /^0?\.?[1-9]/ }).first().waitFor();
       await shoot(page, `ui-why-${theme}`);
       assert.deepEqual(await faults(page), []);
     });
