@@ -52,7 +52,7 @@ fn a_stopped_agent_is_named_and_the_others_answer() {
     let (text, _) = stage.desk(&["status", "-o", "json"]);
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["findings"].as_array().unwrap().len(), 1, "{value:#}");
-    let said = "is not known. The agent on node worker2";
+    let said = "is not known. No agent on node worker2: it is stopped";
     stage.names(
         "client",
         "web:80",
@@ -176,7 +176,19 @@ fn a_node_that_is_gone_is_named() {
     let stage = Stage::raise();
     stage.cluster.node("worker2").stop_agent("KILL").unwrap();
     stage.on("worker2", "ip link set eth0 down");
-    stage.names("client", "web:80", "worker2", "", "fails on node worker2");
+    // Someone has to try, for the kernel to find out that no one answers.
+    for _ in 0..2 {
+        let tried = ask(&stage.cluster.at("client"), "10.200.1.41");
+        assert_eq!(tried, SILENCE);
+    }
+    let said = "it fails after hop 5, on node worker2 or on the way to it";
+    stage.names(
+        "client",
+        "web:80",
+        "worker2",
+        "The way to the endpoints",
+        said,
+    );
 }
 
 #[test]

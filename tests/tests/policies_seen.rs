@@ -163,6 +163,31 @@ fn why_agrees_with_the_kernel_about_what_is_allowed_and_what_is_not() {
 }
 
 #[test]
+fn who_may_reach_a_pod_is_told_as_the_kernel_lets_them_with_the_rules_in_words() {
+    let stage = &*STAGE;
+    let place = stage.cluster.node("worker").place().clone();
+    let ask = "curl -sS --unix-socket /run/podwire/agent.sock 'http://agent/reach?pod=shop/db'";
+    let reach: Value = serde_json::from_str(&place.sh(ask).unwrap().stdout).unwrap();
+    let told = |pod: &str| {
+        let peers = reach["peers"].as_array().unwrap();
+        let found = peers.iter().find(|one| one["pod"] == json!(pod)).unwrap();
+        (found["from"].clone(), found["to"].clone())
+    };
+    assert_eq!(told("shop/api"), (json!("tcp 80"), json!("everything")));
+    assert_eq!(told("shop/web"), (Value::Null, json!("everything")));
+    let to = SocketAddr::new(stage.db.address(false).unwrap(), 80);
+    assert!(connects(&stage.api, to));
+    assert!(!connects(&stage.web, to));
+
+    let status: Value = serde_json::from_str(&stage.agent("status -o json")).unwrap();
+    let isolating = json!([
+        {"name": "shop/closed", "ingress": []},
+        {"name": "shop/db", "ingress": ["tcp 80 from role=api"]},
+    ]);
+    assert_eq!(status["policies"]["isolating"], isolating);
+}
+
+#[test]
 fn why_finds_the_range_in_which_an_address_is() {
     let cluster = &STAGE.cluster;
     let spec = PodSpec::new("ranged").in_namespace("ranges");

@@ -10,8 +10,9 @@ const PICTURES = fileURLToPath(new URL("../../docs/pictures/", import.meta.url))
 export async function start() {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    // Root has no sandbox of its own; and nothing may be asked of hosts outside.
-    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
+    // Root has no sandbox of its own; nothing may be asked of hosts outside; and each window of Chromium
+    // loads pages of its own for its address bar, which would be measured with ours.
+    args: ["--no-sandbox", "--disable-gpu", "--disable-features=WebUIOmniboxPopup,WebUIOmniboxFullPopup,WebUIOmniboxAimPopup", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
   });
 }
 
@@ -24,9 +25,25 @@ export async function open(browser, address, { theme = "dark", width = 1440, hei
   const errors = [];
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
   page.on("pageerror", (error) => errors.push(String(error)));
+  await page.addInitScript(noteDrawn);
   await page.goto(address);
   await page.locator("svg g.node").first().waitFor();
   return { page, errors, close: () => context.close() };
+}
+
+/** In the page: notes in `drawn` after how many milliseconds the first frame with pods came. */
+function noteDrawn() {
+  const look = () => requestAnimationFrame(() => {
+    if (document.querySelector("svg .pod")) requestAnimationFrame(() => { globalThis.drawn = performance.now(); });
+    else look();
+  });
+  look();
+}
+
+/** After how many milliseconds the page had drawn the cluster, since the browser was sent there. */
+export async function drawn(page) {
+  await page.waitForFunction(() => globalThis.drawn);
+  return page.evaluate(() => globalThis.drawn);
 }
 
 /** What axe finds serious or critical. */

@@ -423,8 +423,10 @@ fn reason(error: ReachError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use podwire_agent::report::PodReport;
+
     use super::*;
-    use crate::reach::fake::Fake;
+    use crate::reach::fake::{Fake, Says};
 
     #[tokio::test(start_paused = true)]
     async fn agents_are_asked_while_someone_looks_and_not_otherwise() {
@@ -447,5 +449,64 @@ mod tests {
         sleep(AGAIN * 2).await;
         assert_eq!(fake.made(), 2);
         assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_on_its_way_has_the_agents_asked_and_one_that_never_comes_does_not_for_long()
+     {
+        let fake = Arc::new(Fake::of(&["a"]).tells("a", "/status?wide=1", &Report::default()));
+        let watch = Watch::new(fake.clone(), "test".into());
+        watch.expect();
+        sleep(STEP).await;
+        assert_eq!(fake.made(), 1);
+        assert!(watch.state().contains(r#""answers":true"#));
+        sleep(LOADING).await;
+        assert!(lock(&watch.0.state).fleet.is_none());
+        sleep(AGAIN).await;
+        assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_picture_does_not_wait_for_a_node_that_never_answers() {
+        let fake = Fake::of(&["a", "b"])
+            .tells("a", "/status?wide=1", &Report::default())
+            .says("b", "/status?wide=1", Says::Nothing);
+        let watch = Watch::new(Arc::new(fake), "test".into());
+        let _viewer = watch.view().unwrap();
+        sleep(FIRST + FIRST / 10).await;
+        let state = watch.state();
+        assert!(state.contains("it has not answered yet"), "{state}");
+        assert!(state.contains(r#""answers":true"#), "{state}");
+    }
+
+    #[tokio::test]
+    async fn who_may_reach_a_pod_is_asked_of_its_node() {
+        let peers = Peers {
+            pod: "default/a b".into(),
+            peers: Vec::new(),
+        };
+        let pod = PodReport {
+            link: "veth1".into(),
+            pod: Some(peers.pod.clone()),
+            container_id: "0123".into(),
+            ifname: "eth0".into(),
+            addresses: Vec::new(),
+            mtu: None,
+            present: true,
+        };
+        let report = Report {
+            pods: vec![pod],
+            ..Report::default()
+        };
+        let fake = Fake::of(&["a"])
+            .tells("a", "/status?wide=1", &report)
+            .tells("a", "/reach?pod=default%2Fa+b", &peers);
+        let watch = Watch::new(Arc::new(fake), "test".into());
+        assert_eq!(watch.reach("default/a b").await.unwrap_err(), NOT_ASKED);
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        assert_eq!(watch.reach("default/a b").await, Ok(peers));
+        let unknown = watch.reach("default/none").await.unwrap_err();
+        assert!(unknown.contains("no node has a pod"), "{unknown}");
     }
 }

@@ -1,10 +1,16 @@
 // Policies as who may reach whom: rule by rule, and pod by pod.
 
+import { useEffect, useRef } from "preact/hooks";
 import { examine, leave } from "../live";
 import { examined, reach, side, unreached, view, type Side } from "../state";
 import type { PolicyView } from "../types";
 import { shown } from "../words";
 import { Filter, fits, SHOWN } from "./filter";
+
+/** Of so many pods of a policy each is named; the others are a click away. */
+const NAMED = 12;
+/** And no more than so many then. */
+const MOST = 400;
 
 export function Policies() {
   const now = view.value;
@@ -24,13 +30,16 @@ export function Policies() {
 /** The pod that is examined: who may reach it, and whom it may reach, of all pods. */
 function Examined() {
   const pod = examined.value;
+  const card = useRef<HTMLElement>(null);
+  // The pod that was clicked may stand far below.
+  useEffect(() => card.current?.scrollIntoView({ block: "nearest" }), [pod]);
   if (!pod) return null;
   const found = reach.value;
   const of = (which: Side) => (found?.peers ?? []).filter((one) => one[which] !== undefined);
   const words: Record<Side, string> = { from: "May reach it", to: "It may reach" };
   const peers = of(side.value);
   return (
-    <section class="examined-card" aria-label={`Who may reach ${shown(pod)}`}>
+    <section class="examined-card" ref={card} aria-label={`Who may reach ${shown(pod)}`}>
       <h3>{shown(pod)}</h3>
       {unreached.value && <p class="bad" role="alert">{shown(unreached.value)}</p>}
       {!found && !unreached.value && <p class="quiet">Asking …</p>}
@@ -71,13 +80,19 @@ function Direction({ label, pods, rules, which }: { label: string; pods: string[
     side.value = which;
     void examine(pod);
   };
+  const chip = (pod: string) => (
+    <button key={pod} type="button" class="chip" aria-pressed={examined.value === pod} onClick={() => show(pod)}>{shown(pod)}</button>
+  );
   return (
     <>
       <h4>{label}</h4>
-      <p class="small">
-        {pods.slice(0, 40).map((pod) => <button key={pod} type="button" class="chip" aria-pressed={examined.value === pod} onClick={() => show(pod)}>{shown(pod)}</button>)}
-        {pods.length > 40 && ` and ${pods.length - 40} more`}
-      </p>
+      <p class="small">{pods.slice(0, NAMED).map(chip)}</p>
+      {pods.length > NAMED && (
+        <details class="small">
+          <summary>and {pods.length - NAMED} more pods</summary>
+          {pods.slice(NAMED, MOST).map(chip)}
+        </details>
+      )}
       {rules && rules.length > 0 && <ul class="rules">{rules.map((text, index) => <li key={index}>{shown(text)}</li>)}</ul>}
       {rules && rules.length === 0 && <p class="bad small">{which === "from" ? "No one: it has no rule that allows anything." : "Nowhere: it has no rule that allows anything."}</p>}
     </>
