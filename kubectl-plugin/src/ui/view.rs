@@ -157,6 +157,8 @@ pub type Said = Result<Report, Silent>;
 pub struct Silent {
     /// Why not.
     pub why: String,
+    /// The same beside the words "the agent".
+    pub of_the_agent: String,
     /// What it said last: its pods may be there all the same.
     pub last: Option<Box<Report>>,
 }
@@ -167,7 +169,7 @@ pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong
         let heard = match said {
             Ok(report) => Heard::Says(report),
             Err(silent) => Heard::Silent {
-                of_the_agent: silent.why.clone(),
+                of_the_agent: silent.of_the_agent.clone(),
                 why: silent.why.clone(),
             },
         };
@@ -403,6 +405,7 @@ mod tests {
     fn a_node_that_falls_silent_keeps_its_pods_and_is_wrong() {
         let silent = Silent {
             why: "it is late".into(),
+            of_the_agent: "is late".into(),
             last: Some(Box::new(report("a", "default/web"))),
         };
         let said = BTreeMap::from([
@@ -417,7 +420,7 @@ mod tests {
         let silent = &found[0];
         assert_eq!(
             (silent.kind, &*silent.node, &*silent.text),
-            (Kind::Silent, "node a", "it is late")
+            (Kind::Silent, "node a", "is late")
         );
         // What `status` says is said here as well: this report has no uplink.
         assert!(

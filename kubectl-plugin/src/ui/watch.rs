@@ -236,6 +236,7 @@ impl Watch {
                 state.counted(node, before.as_deref(), report, repairs);
             }
             let said = said.map_err(|error| Silent {
+                of_the_agent: error.of_the_agent(),
                 why: reason(error),
                 last: before,
             });
@@ -264,7 +265,8 @@ impl Watch {
     fn tell(&self, fleet: &Fleet) {
         let waited = || {
             Err(Silent {
-                why: "has not answered yet".into(),
+                why: "it has not answered yet".into(),
+                of_the_agent: "has not answered yet".into(),
                 last: None,
             })
         };
