@@ -5,7 +5,7 @@
 //! and back, in words. Each pod of the cluster is looked at, so this is for a question that someone
 //! asks, not for the rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
@@ -15,7 +15,7 @@ use crate::features::policies::desired::explain::some_of;
 use crate::features::policies::desired::owners::{address, counts};
 use crate::features::policies::desired::truth::{Traffic, Truth, isolating, selecting};
 use crate::snapshot::{
-    Direction, ObjectName, Pod, PolicyRule, PortMatch, Protocol, Snapshot, Tier,
+    self, Direction, ObjectName, Pod, PolicyRule, PortMatch, Protocol, Snapshot, Tier,
 };
 
 /// Who may reach a pod, and whom it may reach.
@@ -53,14 +53,36 @@ pub fn reach(snapshot: &Snapshot, name: &str) -> Option<Reach> {
     let [ingress, egress] = Direction::ALL.map(|direction| Side::of(snapshot, pod, direction));
     let others = snapshot.pods.values();
     let others = others.filter(|other| other.name != name && counts(other));
+    // Of pods that are alike the policies say the same, unless they speak of addresses.
+    let mut known = BTreeMap::new();
     let peers = others.filter_map(|other| {
         let (here, there) = addresses(pod, other)?;
-        let [theirs_in, theirs_out] =
-            Direction::ALL.map(|direction| Side::of(snapshot, other, direction));
+        let alike = (
+            &other.name.namespace,
+            &other.labels,
+            &other.ports,
+            here.is_ipv4(),
+        );
+        let (from, to) = match known.get(&alike) {
+            Some(said) => Clone::clone(said),
+            None => {
+                let [their_ingress, their_egress] =
+                    Direction::ALL.map(|direction| Side::of(snapshot, other, direction));
+                let said = (
+                    allowed(&truth, (there, &their_egress), (here, &ingress)),
+                    allowed(&truth, (here, &egress), (there, &their_ingress)),
+                );
+                let mut sides = [&ingress, &egress, &their_ingress, &their_egress].into_iter();
+                if !sides.any(Side::speaks_of_addresses) {
+                    known.insert(alike, said.clone());
+                }
+                said
+            }
+        };
         let peer = Peer {
             pod: other.name.to_string(),
-            from: allowed(&truth, (there, &theirs_out), (here, &ingress)),
-            to: allowed(&truth, (here, &egress), (there, &theirs_in)),
+            from,
+            to,
         };
         (peer.from.is_some() || peer.to.is_some()).then_some(peer)
     });
@@ -96,6 +118,15 @@ impl<'a> Side<'a> {
             rules.extend(policy.rules(direction).unwrap_or_default());
         }
         Self { pod, judged, rules }
+    }
+
+    fn speaks_of_addresses(&self) -> bool {
+        use snapshot::Peer::{Block, Nodes};
+        let mut peers = self
+            .rules
+            .iter()
+            .flat_map(|rule| rule.peers.iter().flatten());
+        peers.any(|peer| matches!(peer, Block(_) | Nodes(_)))
     }
 }
 
@@ -232,6 +263,28 @@ mod tests {
                 line("shop/web", "tcp 80, tcp 5438-5440", "udp")
             ]
         );
+    }
+
+    #[test]
+    fn pods_that_are_alike_differ_where_a_rule_speaks_of_addresses() {
+        let mut objects = shop();
+        objects.push(pod("shop/web2", "worker2", 9, "role=web"));
+        let all = |cluster: &Cluster| -> Vec<_> {
+            let lines = of_db(cluster).into_iter();
+            lines.map(|(pod, from, _)| (pod, from.is_some())).collect()
+        };
+        let seen = |web, web2| {
+            [("ops/probe", true), ("shop/web", web), ("shop/web2", web2)]
+                .map(|(pod, open)| (pod.to_owned(), open))
+        };
+        assert_eq!(all(&Cluster::of(&objects)), seen(true, true));
+        let [address, _] = addresses("worker2", 9);
+        objects.push(policy(
+            "shop/db",
+            &json!({"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [{"from": [
+                {"ipBlock": {"cidr": "10.10.2.0/24", "except": [format!("{address}/32")]}}]}]}),
+        ));
+        assert_eq!(all(&Cluster::of(&objects)), seen(true, false));
     }
 
     #[test]
