@@ -201,7 +201,11 @@ why_port() { names port $w1 "ClusterIP $(cluster_ip)" "not among those"; }
 test_port() { tested port ':9([^0-9]|$)'; }
 remove_port() { to=$namespace/web:80; }
 
-plant_node() { docker exec $w2 ip link set eth0 down; }
+plant_node() {
+  docker exec $w2 ip link set eth0 down
+  # Whoever asks why has tried before, and so the kernel knows that no one answers.
+  for _ in 1 2; do curl_works >/dev/null 2>&1 || true; done
+}
 why_node() { names node "on node $w2 or on the way to it" "The way to the endpoints" "it fails after hop"; }
 test_node() { tested node "on node $w2 or on the way to it|node $w2 .*(not ready|no answer|does not answer)"; }
 remove_node() {
