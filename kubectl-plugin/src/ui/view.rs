@@ -58,7 +58,8 @@ pub struct Uplink {
 /// A pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PodView {
-    /// `namespace/name`, or the container ID if no one told the name.
+    /// `namespace/name`, or the container ID if no one told the name; the address, if a Service has the
+    /// name.
     pub id: String,
     /// Its namespace; empty if no one told.
     pub namespace: String,
@@ -193,12 +194,25 @@ pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
     let reports: Vec<&Report> = said.values().filter_map(|one| one.as_ref().ok()).collect();
     let mut nodes: Vec<NodeView> = said.iter().map(|(name, one)| node(name, one)).collect();
     complete(&mut nodes, &reports);
+    let services = services(&reports, &nodes);
+    tell_apart(&mut nodes, &services);
     View {
         title: title.to_owned(),
-        services: services(&reports, &nodes),
+        services,
         policies: policies(&reports, &nodes),
         nodes,
         wrong: Vec::new(),
+    }
+}
+
+/// A pod that has the name of a Service goes by its address, which `why` understands as well.
+fn tell_apart(nodes: &mut [NodeView], services: &[ServiceView]) {
+    for pod in nodes.iter_mut().flat_map(|node| &mut node.pods) {
+        if let Some(address) = pod.addresses.first()
+            && services.iter().any(|service| service.id == pod.id)
+        {
+            pod.id = address.to_string();
+        }
     }
 }
 
@@ -462,6 +476,23 @@ mod tests {
             ..PolicyView::default()
         };
         assert_eq!(seen.policies, [deny]);
+    }
+
+    #[test]
+    fn a_pod_with_the_name_of_a_service_is_another_thing() {
+        let service = ServiceReport {
+            name: "default/web".into(),
+            ports: Vec::new(),
+        };
+        let with_service = Report {
+            services: vec![service],
+            ..report("a", "default/web")
+        };
+        let said = BTreeMap::from([("a".to_owned(), Ok(with_service))]);
+        let seen = view("t", &said);
+        let pod = &seen.nodes[0].pods[0];
+        assert_eq!((&*pod.id, &*pod.name), ("10.10.1.2", "web"));
+        assert_eq!(seen.services[0].id, "default/web");
     }
 
     #[test]

@@ -138,14 +138,18 @@ impl Watch {
 
     /// Who may reach a pod and whom it may reach by the policies, as the agent of its node says.
     pub async fn reach(&self, pod: &str) -> Result<Peers, String> {
-        let (fleet, node) = self.with(|state| {
-            let mut nodes = state.view.nodes.iter();
-            let node = nodes.find(|node| node.pods.iter().any(|one| one.id == pod));
-            (state.fleet.clone(), node.map(|node| node.name.clone()))
+        let (fleet, place) = self.with(|state| {
+            let mut pods = state.view.nodes.iter().flat_map(|node| {
+                let pods = node.pods.iter();
+                pods.map(|one| (node.name.clone(), one))
+            });
+            let place = pods.find(|(_, one)| one.id == pod);
+            let place = place.map(|(node, one)| (node, format!("{}/{}", one.namespace, one.name)));
+            (state.fleet.clone(), place)
         });
         let fleet = fleet.ok_or(NOT_ASKED)?;
-        let node = node.ok_or_else(|| format!("no node has a pod {pod}"))?;
-        let found = fleet.get(&node, &peers_of(pod)).await;
+        let (node, name) = place.ok_or_else(|| format!("no node has a pod {pod}"))?;
+        let found = fleet.get(&node, &peers_of(&name)).await;
         found.map_err(|error| error.to_string())
     }
 
