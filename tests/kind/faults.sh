@@ -107,7 +107,7 @@ from=$namespace/client to=$namespace/web:80
 # say WHAT RESULT: one line.
 say() { printf '%-12s %-5s %s\n' "$1" "$2" "$3"; }
 
-# names FAULT NODE HOP CAUSE: within 20 s `why` says that the way fails on NODE, at a hop that says HOP
+# names FAULT NODE HOP CAUSE [SECONDS]: within 20 s, or so many, `why` says that the way fails on NODE, at a hop that says HOP
 # (none for a node whose hops are not known), for CAUSE.
 names() {
   local start=$SECONDS text last hop
@@ -121,7 +121,7 @@ names() {
       [[ -z $hop ]] || printf '%18s at:%s\n' '' "${hop%<==*}"
       return
     fi
-    ((SECONDS - start < 20)) || break
+    ((SECONDS - start < ${5:-20})) || break
     sleep 0.5
   done
   say "$1" why "NOT named; the last answer:"
@@ -202,11 +202,12 @@ remove_port() { to=$namespace/web:80; }
 
 plant_node() {
   docker exec $w2 ip link set eth0 down
-  # Whoever asks why has tried before, and so the kernel knows that no one answers: after 8 s, if it has
-  # heard from the node of late (delay_first_probe_time, and three probes).
-  for _ in 1 2 3 4 5 6; do curl_works >/dev/null 2>&1 || true; done
+  # Whoever asks why has tried before, so that the kernel looks for the node.
+  for _ in 1 2; do curl_works >/dev/null 2>&1 || true; done
 }
-why_node() { names node "on node $w2 or on the way to it" "The way to the endpoints" "it fails after hop"; }
+# That it is not known is said at once. The kernel may take a node that it has heard of late for reachable
+# for 45 s more, and Kubernetes for ready for as long.
+why_node() { names node "on node $w2 or on the way to it" "The way to the endpoints" "it fails after hop" 90; }
 test_node() { tested node "on node $w2 or on the way to it|$w2 .*not ready"; }
 remove_node() {
   # The default route went with the link; Docker gives every node the same.
