@@ -127,12 +127,17 @@ pub(crate) enum Heard<'a> {
 
 /// All that is wrong, by what the agents say of these nodes.
 pub(crate) fn findings<'a>(nodes: impl Iterator<Item = (&'a Node, Heard<'a>)>) -> Vec<Finding> {
+    look_at(nodes.map(|(node, heard)| (node, Some(heard)))).1
+}
+
+/// A row for each node, and all that is wrong.
+fn look_at<'a>(
+    nodes: impl Iterator<Item = (&'a Node, Option<Heard<'a>>)>,
+) -> (Vec<Row>, Vec<Finding>) {
     let mut found = Findings::default();
-    let rows: Vec<Row> = nodes
-        .map(|(node, heard)| found.row(node, Some(heard)))
-        .collect();
+    let rows: Vec<Row> = nodes.map(|(node, heard)| found.row(node, heard)).collect();
     found.between(&rows);
-    found.sorted()
+    (rows, found.sorted())
 }
 
 impl Status {
@@ -170,21 +175,16 @@ impl Overview {
         reports: &Answers<Report>,
         remarks: &[String],
     ) -> Self {
-        let mut found = Findings::default();
-        let rows: Vec<Row> = nodes
-            .map(|node| {
-                let heard = reports.get(&node.name).map(|answer| match answer {
-                    Ok(report) => Heard::Says(report),
-                    Err(error) => Heard::Silent {
-                        of_the_agent: error.of_the_agent(),
-                        why: error.to_string(),
-                    },
-                });
-                found.row(node, heard)
-            })
-            .collect();
-        found.between(&rows);
-        let findings = found.sorted();
+        let (rows, findings) = look_at(nodes.map(|node| {
+            let heard = reports.get(&node.name).map(|answer| match answer {
+                Ok(report) => Heard::Says(report),
+                Err(error) => Heard::Silent {
+                    of_the_agent: error.of_the_agent(),
+                    why: error.to_string(),
+                },
+            });
+            (node, heard)
+        }));
         Self {
             summary: summary(&rows, &findings),
             findings,

@@ -274,14 +274,13 @@ impl Watch {
                 last: None,
             })
         };
-        let said = self.with(|state| state.said.clone());
-        let said: BTreeMap<String, Said> = fleet
-            .nodes()
-            .map(|node| {
-                let said = said.get(&node.name).cloned().unwrap_or_else(waited);
-                (node.name.clone(), said)
-            })
-            .collect();
+        let said: BTreeMap<String, Said> = self.with(|state| {
+            let said = fleet.nodes().map(|node| {
+                let said = state.said.get(&node.name).cloned();
+                (node.name.clone(), said.unwrap_or_else(waited))
+            });
+            said.collect()
+        });
         let mut view = view(&self.0.title, &said);
         view.wrong = wrong(fleet.nodes().map(|node| (node, &said[&node.name])));
         self.with(|state| {

@@ -482,6 +482,8 @@ impl Walk {
     /// For people. Names in it may be of anyone's choice: what is not printable is escaped.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("From {} to {}", self.source, self.destination)];
+        let failure = self.failure.as_ref();
+        let silent = failure.is_some_and(|at| self.parts[at.part].trace.is_err());
         let mut number = 0;
         for part in &self.parts {
             lines.push(String::new());
@@ -495,12 +497,7 @@ impl Walk {
             };
             for hop in &trace.hops {
                 number += 1;
-                let fails = self.failure.as_ref().and_then(|at| at.hop) == Some(number);
-                let silent = self.failure.as_ref().is_some_and(|at| {
-                    self.parts
-                        .get(at.part)
-                        .is_some_and(|one| one.trace.is_err())
-                });
+                let fails = failure.and_then(|at| at.hop) == Some(number);
                 let mark = match (fails, hop.suspects.is_empty()) {
                     (true, _) if silent => "   <== no answer from here on",
                     (true, _) => "   <== fails here",
