@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 /// The text with everything escaped that is not shown as a character: control characters, line
-/// breaks, and marks that change the direction of writing.
+/// breaks, marks that change the direction of writing, and what has no width, for names that differ
+/// in nothing else look the same.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unprintable) {
         return Cow::Borrowed(text);
@@ -43,19 +44,28 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(json.len() + 16);
     for c in json.chars() {
         match escape(c) {
-            // All of them are in the first plane of Unicode: four digits are enough.
-            true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            true => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(escaped, "\\u{unit:04x}");
+                }
+            }
             false => escaped.push(c),
         }
     }
     Cow::Owned(escaped)
 }
 
-/// True for what a terminal obeys and does not show.
+/// True for what a terminal obeys and does not show, and for what no one sees.
 pub fn is_unprintable(c: char) -> bool {
     let separates = matches!(c, '\u{2028}' | '\u{2029}');
     let turns = matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || separates || turns
+    let hides = matches!(
+        c,
+        '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}' | '\u{feff}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    c.is_control() || separates || turns || hides
 }
 
 /// The first `most` bytes of the text or a few less, and how much more there was.
@@ -95,6 +105,10 @@ mod tests {
             ),
             ("\u{9b}31m\u{7f}\r\t", "\\u{9b}31m\\u{7f}\\r\\t"),
             ("a\u{202e}b\u{2028}c", "a\\u{202e}b\\u{2028}c"),
+            (
+                "we\u{200b}b\u{feff}\u{e0041}",
+                "we\\u{200b}b\\u{feff}\\u{e0041}",
+            ),
         ] {
             assert_eq!(printable(text), expected);
         }
@@ -102,12 +116,12 @@ mod tests {
 
     #[test]
     fn json_is_escaped_where_json_itself_does_not_and_means_the_same() {
-        let text = "a\u{7f}\u{9b}31m\u{202e}\u{2029}b\n\u{1b}é";
+        let text = "a\u{7f}\u{9b}31m\u{202e}\u{2029}\u{e0041}b\n\u{1b}é";
         let json = serde_json::to_string_pretty(&[text]).unwrap();
         let shown = printable_json(&json);
         assert_eq!(
             shown,
-            "[\n  \"a\\u007f\\u009b31m\\u202e\\u2029b\\n\\u001bé\"\n]"
+            "[\n  \"a\\u007f\\u009b31m\\u202e\\u2029\\udb40\\udc41b\\n\\u001bé\"\n]"
         );
         assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [text]);
     }

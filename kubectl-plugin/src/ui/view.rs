@@ -326,8 +326,11 @@ fn add(
     service: &ServiceReport,
     owners: &BTreeMap<IpAddr, (String, String)>,
 ) {
-    for (index, port) in service.ports.iter().enumerate() {
-        if known.ports.len() == index {
+    for port in &service.ports {
+        // By what names it within the Service, not by its place: an agent that is behind may have
+        // other ports.
+        let same = |one: &PortView| one.name == port.name && one.protocol == port.protocol;
+        let index = known.ports.iter().position(same).unwrap_or_else(|| {
             known.ports.push(PortView {
                 name: port.name.clone(),
                 protocol: port.protocol.clone(),
@@ -336,7 +339,8 @@ fn add(
                 affinity: port.affinity,
                 ..PortView::default()
             });
-        }
+            known.ports.len() - 1
+        });
         let known = &mut known.ports[index];
         known.connections = sum(known.connections, port.connections);
         for endpoint in &port.endpoints {
@@ -526,5 +530,36 @@ mod tests {
         assert_eq!((port.connections, port.endpoints.len()), (Some(7), 1));
         assert_eq!(port.endpoints[0].connections, Some(7));
         assert_eq!(port.endpoints[0].pod.as_deref(), Some("default/pod"));
+    }
+
+    #[test]
+    fn ports_of_an_agent_that_is_behind_are_added_to_those_of_the_same_name() {
+        let port = |name: &str, connections| podwire_agent::report::ServicePortReport {
+            name: name.into(),
+            connections: Some(connections),
+            ..Default::default()
+        };
+        let with = |ports: &[(&str, u64)]| {
+            let ports = ports.iter().map(|(name, count)| port(name, *count));
+            let service = ServiceReport {
+                name: "default/web".into(),
+                ports: ports.collect(),
+            };
+            Report {
+                services: vec![service],
+                ..report("n", "default/pod")
+            }
+        };
+        let said = BTreeMap::from([
+            ("a".to_owned(), Ok(with(&[("http", 1), ("metrics", 10)]))),
+            ("b".to_owned(), Ok(with(&[("metrics", 20)]))),
+        ]);
+        let seen = view("t", &said);
+        let counts: Vec<_> = seen.services[0]
+            .ports
+            .iter()
+            .map(|port| (&*port.name, port.connections))
+            .collect();
+        assert_eq!(counts, [("http", Some(1)), ("metrics", Some(30))]);
     }
 }

@@ -23,6 +23,7 @@ pub enum Reply {
     Hangup,
 }
 
+#[derive(Clone, Copy)]
 pub enum End {
     Clean,
     Cut,

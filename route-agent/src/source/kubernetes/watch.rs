@@ -35,7 +35,8 @@ const PAGE: u32 = 500;
 /// More pages than this are no list: ten million objects.
 const MOST_PAGES: usize = 20_000;
 
-/// After this many tries without a watch that lasts, that is said.
+/// After this many watches that were answered and ended at once, with none between that lasted, that
+/// is said. What never reached the server does not count: that is said by its own name.
 const NOT_BY_CHANCE: u32 = 5;
 
 /// In bytes; an honest `continue` token or resourceVersion is far shorter. They are kept, and go
@@ -143,6 +144,7 @@ pub async fn follow(
         page: PAGE,
         place: 0,
         absences: 0,
+        cut_short: 0,
     };
     // How long to wait before an API is asked for again that the cluster does not have.
     let mut absent = Backoff::new(timing.longest_pause, timing.missing, Jitter::Half);
@@ -170,6 +172,8 @@ pub async fn follow(
         progress |= end.is_ok() && lasted;
         if progress && lasted {
             watch.lasted(&mut pauses);
+        } else {
+            watch.judge(&end, progress);
         }
         let pause = match end {
             Ok(()) if progress && lasted => None,
@@ -182,9 +186,7 @@ pub async fn follow(
                     "the watch is out of date: listing again"
                 );
                 version = None;
-                let pause = pauses.pause();
-                watch.expired(&pauses);
-                Some(pause)
+                Some(pauses.pause())
             }
             Err(Failure::Missing) if resource.optional => {
                 version = None;
@@ -227,6 +229,8 @@ struct Watch<'a, F> {
     place: usize,
     /// How often in a row a path was answered with 404.
     absences: usize,
+    /// How many watches were answered and ended at once since one lasted.
+    cut_short: u32,
 }
 
 impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
@@ -346,21 +350,31 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     }
 
     /// The server is well: the next failure is the first.
-    fn lasted(&self, pauses: &mut Backoff) {
-        if pauses.tries() >= NOT_BY_CHANCE {
+    fn lasted(&mut self, pauses: &mut Backoff) {
+        if self.cut_short >= NOT_BY_CHANCE {
             self.server.problems().clear(&self.subject());
         }
+        self.cut_short = 0;
         pauses.reset();
     }
 
-    /// Says that watches do not last, once that cannot be chance.
-    fn expired(&self, pauses: &Backoff) {
-        if pauses.tries() >= NOT_BY_CHANCE {
-            let text = "the API server answers every watch with 410 Gone, so that all are listed \
-                        again and again, ever more slowly, and changes are seen late; look at its log";
-            self.server
-                .problems()
-                .raise(&self.subject(), text.to_owned());
+    /// Says that the server ends every watch at once, as soon as that cannot be chance.
+    fn judge(&mut self, end: &Result<(), Failure>, progress: bool) {
+        let how = match end {
+            Err(Failure::Closed) => return,
+            Err(Failure::Expired) => "410 Gone, so that all are listed again and again",
+            Ok(()) => "no reason",
+            // It served before it broke.
+            Err(_) if progress => "a failure",
+            Err(_) => return,
+        };
+        self.cut_short = self.cut_short.saturating_add(1);
+        if self.cut_short >= NOT_BY_CHANCE {
+            let text = format!(
+                "the API server ends every watch at once, the last with {how}; it is asked ever more \
+                 slowly, and changes are seen late: look at its log"
+            );
+            self.server.problems().raise(&self.subject(), text);
         }
     }
 

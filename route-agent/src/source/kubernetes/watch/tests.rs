@@ -630,5 +630,38 @@ async fn a_server_that_answers_410_to_every_watch_is_asked_ever_more_slowly_and_
         began.elapsed()
     );
     let text = &seen.warnings[0][0];
-    assert!(text.starts_with("Node objects: the API server answers every watch with 410"));
+    assert!(
+        text.starts_with(
+            "Node objects: the API server ends every watch at once, the last with 410"
+        ),
+        "{text}"
+    );
+}
+
+/// A server that listed `a`, and after each of these ends of a watch was asked to watch again.
+async fn after_watches(ends: impl IntoIterator<Item = Reply>) -> Vec<Vec<String>> {
+    let first = std::iter::once(page(&["a"], 6, ""));
+    let (seen, _) = after_hostility(first.chain(ends).chain([status(410)]).collect()).await;
+    seen.warnings
+}
+
+#[tokio::test]
+async fn a_server_that_ends_every_watch_at_once_without_a_word_is_named() {
+    for end in [End::Clean, End::Cut] {
+        let watch = |_| Reply::Lines(vec![event("ADDED", &node("a", 8))], end);
+        let warnings = after_watches((0..5).map(watch)).await;
+        let text = &warnings[0][0];
+        assert!(text.contains("ends every watch at once"), "{warnings:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_410_after_many_failures_is_not_taken_for_a_server_that_always_says_so() {
+    let warnings = after_watches((0..8).map(|_| status(503))).await;
+    assert!(!warnings.is_empty(), "the failures themselves are named");
+    let all = warnings.concat();
+    assert!(
+        !all.iter().any(|text| text.contains("ends every watch")),
+        "{all:?}"
+    );
 }
