@@ -177,3 +177,25 @@ fn the_document_has_what_spdx_asks_for_and_every_name_in_it_is_defined() {
 fn the_same_build_gives_the_same_document() {
     assert_eq!(document(&[]), document(&[]));
 }
+
+#[test]
+fn every_package_that_the_release_profile_names_is_one_that_is_built() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let (manifest, lock) = (read("Cargo.toml"), read("Cargo.lock"));
+    let built: BTreeSet<_> = lock
+        .lines()
+        .filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
+        .collect();
+    let named: Vec<_> = manifest
+        .lines()
+        .filter_map(|line| {
+            let name = line.strip_prefix("[profile.release.package.")?;
+            name.strip_suffix(']')
+        })
+        .filter(|name| *name != "\"*\"")
+        .collect();
+    assert!(named.contains(&"podwire-agent"), "{named:?}");
+    let unknown: Vec<_> = named.iter().filter(|name| !built.contains(*name)).collect();
+    assert!(unknown.is_empty(), "cargo only warns of {unknown:?}");
+}
