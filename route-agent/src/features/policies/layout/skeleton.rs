@@ -4,9 +4,10 @@
 //! have their own addresses, and where nothing comes by that a node sends to its own pods. `accept`
 //! ends this table alone; what other tables refuse stays refused.
 //!
-//! A packet of a connection that was judged before meets one lookup, `allowed`. Replies are judged as
-//! the connection that they belong to, with source and destination exchanged, so that a connection
-//! that is forbidden is cut in both directions, no matter who speaks next.
+//! What was judged before meets one lookup, `allowed`. That goes for new connections, too: the answer
+//! depends on client, server, protocol and port alone, which are the key. Replies are judged as the
+//! connection that they belong to, with source and destination exchanged, so that a connection that is
+//! forbidden is cut in both directions, no matter who speaks next.
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
@@ -117,27 +118,28 @@ impl Parts<'_> {
                     .comment("source and destination exchanged"),
             )
             .with_rule(
-                self.is_remembered(Rule::new().ct_state(ct_state::ESTABLISHED), Packet::First)
+                self.is_remembered(Packet::First)
                     .accept()
-                    .comment("a connection that was judged"),
+                    .comment("judged before"),
             );
         self.judged(chain, Packet::First)
     }
 
     fn replies(&self) -> Chain {
         let chain = Chain::regular().with_rule(
-            self.is_remembered(Rule::new(), Packet::Reply)
+            self.is_remembered(Packet::Reply)
                 .accept()
-                .comment("a reply of a connection that was judged"),
+                .comment("a reply to what was judged before"),
         );
         self.judged(chain, Packet::Reply)
     }
 
     /// Judges what is not remembered, and remembers what may pass.
     fn judged(&self, chain: Chain, packet: Packet) -> Chain {
+        // The protocol first: most packets are of another.
         let related = Rule::new()
-            .ct_state(ct_state::RELATED)
             .l4proto(self.words.icmp)
+            .ct_state(ct_state::RELATED)
             .accept();
         let mut chain = chain.with_rule(related.comment("an error about a connection"));
         let Ends { client, server, .. } = self.ends(packet);
@@ -153,7 +155,7 @@ impl Parts<'_> {
             Rule::new()
                 .in_set(&[Field::L4Proto], &Lookup::Ported.name())
                 .add(&Lookup::Allowed.name(), &key, None)
-                .comment("it may pass, and so may the rest of it"),
+                .comment("it may pass, and so may what follows"),
         )
     }
 
@@ -167,8 +169,8 @@ impl Parts<'_> {
             .collect()
     }
 
-    fn is_remembered(&self, rule: Rule, packet: Packet) -> Rule {
-        rule.in_set(&self.remembered(packet), &Lookup::Allowed.name())
+    fn is_remembered(&self, packet: Packet) -> Rule {
+        Rule::new().in_set(&self.remembered(packet), &Lookup::Allowed.name())
     }
 
     fn remembered(&self, packet: Packet) -> [Field; 4] {

@@ -166,7 +166,9 @@ impl FamilyTable {
         let mut batch = Batch::new();
         write(&mut batch, self.family, model, delta);
         let loss = takes_away(delta, model);
-        if loss || self.forget_at.is_some_and(|at| at <= now) {
+        // Whatever is written while that is still to be done does it, too: what comes may be the next
+        // owner of an address, and no new connection of his may meet what was remembered of the last.
+        if loss || self.forget_at.is_some() {
             forget(&mut batch, self.family);
         }
         commit(kernel, self.family, &mut batch)?;
