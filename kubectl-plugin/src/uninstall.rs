@@ -1,8 +1,10 @@
 //! `uninstall`: removes Podwire from every node of a cluster, as `conf/uninstall.yaml` says.
 //!
-//! First the agents go, then a DaemonSet cleans each node, and only when every node is clean go that
-//! and the permissions. A run that was interrupted is taken up where it stopped. Before all that, the
-//! agents say what is there to remove, and with `--dry-run` that is all.
+//! First the agents go, then a DaemonSet cleans each node, and only when every node is clean go the
+//! permissions and that. It is made before anything else happens, for nodes that no cluster has, and
+//! goes last: it knows image and directories of the agents, and by it a run that was interrupted is
+//! taken up where it stopped. Before all that, the agents say what is there to remove, and with
+//! `--dry-run` that is all.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use clap::Args;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use podwire_agent::text::{printable, printable_lines};
 use serde_json::{Value, json};
 
@@ -25,6 +27,8 @@ const AGENTS: &str = "podwire";
 /// The name of the DaemonSet that cleans nodes.
 const CLEANERS: &str = "podwire-uninstall";
 const CLEANERS_LABEL: &str = "app.kubernetes.io/name=podwire-uninstall";
+/// What the cleaners want of a node until the agents are gone. No node has it.
+const WAITS: &str = "podwire-uninstall-waits";
 /// How long pods may take to end, and nodes to be clean.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_secs(1);
@@ -88,9 +92,11 @@ impl Uninstall {
             return Err(DeskError::Question(text));
         }
         let cleaner = cleaner(&found.set, reach.namespace(), self.pods)?;
+        cluster.prepare(&cleaner, found.interrupted).await?;
         cluster.end_agents().await?;
-        let said = cluster.clean(&cleaner).await?;
+        let said = cluster.clean().await?;
         cluster.remove_the_rest().await?;
+        cluster.delete_set(CLEANERS).await?;
         Ok(Said {
             text: said,
             good: true,
@@ -117,11 +123,11 @@ impl Uninstall {
                 "2. On each of these nodes, remove all that is Podwire's, {links}: {}.",
                 found.nodes.join(", ")
             ),
-            format!("3. When every node is clean, delete DaemonSet {namespace}/{CLEANERS}."),
             format!(
-                "4. Delete ServiceAccount and ConfigMap {namespace}/{AGENTS}, and ClusterRole and \
-                 ClusterRoleBinding {AGENTS}."
+                "3. When every node is clean, delete ServiceAccount and ConfigMap {namespace}/{AGENTS}, \
+                 and ClusterRole and ClusterRoleBinding {AGENTS}."
             ),
+            format!("4. Delete DaemonSet {namespace}/{CLEANERS}, which cleaned the nodes."),
         ])
     }
 }
@@ -163,6 +169,13 @@ fn cleaner(set: &DaemonSet, namespace: &str, pods: bool) -> Result<DaemonSet, De
         }
     }
     serde_json::from_value(made).map_err(|error| unreadable(error.into()))
+}
+
+/// True if these cleaners have not been let go yet.
+fn waits(set: &DaemonSet) -> bool {
+    let pod = set.spec.template.spec.as_ref();
+    let selector = pod.and_then(|pod| pod.node_selector.as_ref());
+    selector.is_some_and(|selector| selector.contains_key(WAITS))
 }
 
 /// What the containers of a DaemonSet are to do.
@@ -255,15 +268,44 @@ impl Cluster<'_> {
         .await
     }
 
-    /// Cleans every node and returns what was done there.
-    async fn clean(&self, cleaner: &DaemonSet) -> Result<String, DeskError> {
-        (self.progress)("cleaning the nodes");
-        match self.sets().create(&PostParams::default(), cleaner).await {
-            // Of a run that was interrupted; perhaps without --pods.
-            Err(kube::Error::Api(status)) if status.code == 409 => self.take_up(cleaner).await?,
-            Err(error) => return Err(self.failed("create", "daemonsets", &error)),
-            Ok(_) => {}
+    /// Makes the cleaners, which wait until they are let go. Those of a run that was interrupted will
+    /// do, unless they do something else, or agents were put in since.
+    async fn prepare(&self, cleaner: &DaemonSet, interrupted: bool) -> Result<(), DeskError> {
+        let there = self.sets().get_opt(CLEANERS).await;
+        let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
+        if let Some(there) = there {
+            let ends = there.metadata.deletion_timestamp.is_some();
+            let new = interrupted || waits(&there);
+            if !ends && new && arguments(&there) == arguments(cleaner) {
+                return Ok(());
+            }
+            (self.progress)("ending the cleaners of a run before");
+            self.delete_set(CLEANERS).await?;
+            self.until("the cleaners of a run before still end", || async {
+                let there = self.sets().get_opt(CLEANERS).await;
+                let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
+                Ok(there.is_none() && self.labelled(CLEANERS_LABEL).await?.is_empty())
+            })
+            .await?;
         }
+        let mut waiting = cleaner.clone();
+        if let Some(pod) = &mut waiting.spec.template.spec {
+            let selector = pod.node_selector.get_or_insert_default();
+            selector.insert(WAITS.into(), "true".into());
+        }
+        let made = self.sets().create(&PostParams::default(), &waiting).await;
+        made.map_err(|error| self.failed("create", "daemonsets", &error))?;
+        Ok(())
+    }
+
+    /// Cleans every node and returns what was done there.
+    async fn clean(&self) -> Result<String, DeskError> {
+        (self.progress)("cleaning the nodes");
+        let go = json!({"spec": {"template": {"spec": {"nodeSelector": {WAITS: null}}}}});
+        let parameters = PatchParams::default();
+        let sets = self.sets();
+        let freed = sets.patch(CLEANERS, &parameters, &Patch::Merge(go)).await;
+        freed.map_err(|error| self.failed("patch", "daemonsets", &error))?;
         self.until("not every node is clean", || async {
             let set = self.sets().get(CLEANERS).await;
             let set = set.map_err(|error| self.failed("get", "daemonsets", &error))?;
@@ -286,26 +328,7 @@ impl Cluster<'_> {
                 text.push_str(&format!("  {}\n", printable(line)));
             }
         }
-        self.delete_set(CLEANERS).await?;
         Ok(text)
-    }
-
-    /// Goes on with the cleaners of a run that was interrupted, if they do what these would; else those
-    /// end first.
-    async fn take_up(&self, cleaner: &DaemonSet) -> Result<(), DeskError> {
-        let there = self.sets().get(CLEANERS).await;
-        let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
-        if arguments(&there) == arguments(cleaner) {
-            return Ok(());
-        }
-        self.delete_set(CLEANERS).await?;
-        self.until("the pods of the run before still end", || async {
-            Ok(self.labelled(CLEANERS_LABEL).await?.is_empty())
-        })
-        .await?;
-        let made = self.sets().create(&PostParams::default(), cleaner).await;
-        made.map_err(|error| self.failed("create", "daemonsets", &error))?;
-        Ok(())
     }
 
     async fn remove_the_rest(&self) -> Result<(), DeskError> {
@@ -377,6 +400,9 @@ fn is_done(set: &DaemonSet) -> bool {
         && status.desired_number_scheduled > 0
         && status.number_ready == status.desired_number_scheduled
 }
+
+#[cfg(test)]
+mod interrupted;
 
 #[cfg(test)]
 mod tests {
