@@ -188,14 +188,17 @@ impl Fleet {
 
     /// The client of a node, and whether it was made just now.
     async fn client(&self, member: &Member) -> Result<(Arc<dyn Client>, bool), ReachError> {
-        let mut kept = member.client.lock().await;
-        if let Some(client) = &*kept {
-            return Ok((Arc::clone(client), false));
-        }
-        let name = &member.node.name;
-        let client = patiently(name, WAY, self.reach.client(&member.node)).await?;
-        *kept = Some(Arc::clone(&client));
-        Ok((client, true))
+        // Who waits for another's try waits no longer than for one of its own.
+        patiently(&member.node.name, WAY, async {
+            let mut kept = member.client.lock().await;
+            if let Some(client) = &*kept {
+                return Ok((Arc::clone(client), false));
+            }
+            let client = self.reach.client(&member.node).await?;
+            *kept = Some(Arc::clone(&client));
+            Ok((client, true))
+        })
+        .await
     }
 }
 

@@ -212,7 +212,7 @@ impl Overview {
         if more > 0 {
             let _ = writeln!(text, "  ... and {more} more; --all shows them");
         }
-        let _ = write!(text, "\nNodes\n{}", self.table().text(rows));
+        let _ = write!(text, "\nNodes\n{}", self.table().text(rows, "--all"));
         if !self.remarks.is_empty() {
             text.push('\n');
             text.push_str(&printable_lines(&self.remarks));

@@ -226,7 +226,8 @@ fn hops(parts: &[Part]) -> usize {
     traces.map(|trace| trace.hops.len()).sum()
 }
 
-fn first_failure(parts: &[Part]) -> Option<Failure> {
+/// The first hop that fails, or the first node that says nothing.
+pub(super) fn first_failure(parts: &[Part]) -> Option<Failure> {
     let mut before = 0;
     let mut silent: Option<Failure> = None;
     for (index, part) in parts.iter().enumerate() {

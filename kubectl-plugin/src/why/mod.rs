@@ -7,9 +7,9 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -20,9 +20,10 @@ use podwire_agent::why::{End as TraceEnd, Host, Question, Trace, Transport, serv
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
+use crate::reach::ReachError;
 use crate::said::{DeskError, Output, Said, for_programs};
 use crate::stream::is_younger;
-use conclude::{Mtus, Seen, conclude};
+use conclude::{Mtus, Seen, conclude, first_failure};
 use places::{End, Places};
 
 pub use conclude::Failure;
@@ -94,7 +95,14 @@ impl Why {
 
 /// Walks from a source to a destination, over all nodes on the way.
 pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk, DeskError> {
-    let places = Places::of(fleet.get_all("/cluster").await);
+    let answers = fleet.get_all("/cluster").await;
+    // Who was waited for in vain is not waited for again.
+    let silent = answers.iter().filter_map(|(node, answer)| match answer {
+        Err(late @ ReachError::Late { .. }) => Some((node.clone(), late.to_string())),
+        _ => None,
+    });
+    let silent = silent.collect();
+    let places = Places::of(answers);
     if places.is_empty() {
         // Then each node's own reason is what there is to know.
         for (_, answer) in fleet.get_all::<Report>("/status").await {
@@ -106,13 +114,21 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
         fleet,
         places: &places,
         asked: &asked,
+        silent,
         parts: Vec::new(),
         left: 0,
     }
     .go()
     .await;
-    let seen = dropped(fleet, &asked, &parts).await;
-    let verdict = conclude(&parts, &mtus(fleet, &asked, &parts).await, &seen);
+    let (mtus, seen) = match first_failure(&parts) {
+        // Then that is what there is to say.
+        Some(_) => (Mtus::default(), Vec::new()),
+        None => (
+            mtus(fleet, &asked, &parts).await,
+            dropped(fleet, &asked, &parts).await,
+        ),
+    };
+    let verdict = conclude(&parts, &mtus, &seen);
     Ok(Walk {
         source: asked.source.title.clone(),
         destination: asked.shown(),
@@ -250,7 +266,7 @@ fn target(address: IpAddr, transport: Transport) -> String {
     match transport {
         Transport::Ping => address.to_string(),
         Transport::Port(protocol, port) => {
-            let socket = std::net::SocketAddr::new(address, port);
+            let socket = SocketAddr::new(address, port);
             format!("{socket}/{}", protocol.name())
         }
     }
@@ -272,6 +288,8 @@ struct Walking<'a> {
     fleet: &'a Fleet,
     places: &'a Places,
     asked: &'a Asked,
+    /// Nodes whose agents were waited for in vain, and what that is called.
+    silent: BTreeMap<String, String>,
     parts: Vec<Part>,
     /// Endpoints on other nodes that were too many.
     left: usize,
@@ -408,12 +426,18 @@ impl Walking<'_> {
         from: IpAddr,
         to: &str,
     ) -> Option<TraceEnd> {
-        let answer = self.fleet.get::<Trace>(node, &query(way, from, to)).await;
+        let answer = match self.silent.get(node) {
+            Some(late) => Err(late.clone()),
+            None => {
+                let answer = self.fleet.get::<Trace>(node, &query(way, from, to)).await;
+                answer.map_err(|error| error.to_string())
+            }
+        };
         let not_ready = self.fleet.node(node).and_then(|node| node.ready) == Some(false);
         let trace = match answer {
             Ok(trace) => Ok(trace),
             Err(error) if not_ready => Err(format!("the node is not ready, and {error}")),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error),
         };
         let end = trace.as_ref().ok().map(|trace| trace.end);
         self.parts.push(Part {
@@ -456,10 +480,17 @@ async fn dropped(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Vec<Seen> {
 
 /// True if an address is the one that is asked about, or that of an endpoint on the way.
 fn parts_lead_to(parts: &[Part], asked: &Asked, address: IpAddr) -> bool {
-    let text = address.to_string();
     let traces = parts.iter().flat_map(|part| &part.trace);
-    let mut ends = traces.map(|trace| trace.destination.trim_start_matches('['));
-    address == asked.to || ends.any(|end| end.split([':', ' ', ']']).next() == Some(&text))
+    let mut ends = traces.filter_map(|trace| address_of(&trace.destination));
+    address == asked.to || ends.any(|end| end == address)
+}
+
+/// The address of a destination as agents write it: `10.10.1.2:80/tcp`, `[fd00::2]:80/tcp`,
+/// `fd00::2 (ping)`.
+fn address_of(destination: &str) -> Option<IpAddr> {
+    let text = destination.split(['/', ' ']).next()?;
+    let socket = text.parse().ok().map(|socket: SocketAddr| socket.ip());
+    socket.or_else(|| text.parse().ok())
 }
 
 /// The MTUs on the way to the first node where it arrives.

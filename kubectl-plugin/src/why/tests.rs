@@ -5,7 +5,7 @@ use podwire_agent::report::{PodReport, UplinkReport};
 use podwire_agent::why::Hop;
 
 use super::*;
-use crate::reach::fake::Fake;
+use crate::reach::fake::{Fake, Says};
 
 const HOSTILE: &str = "default/b\u{1b}[2J\nforged";
 
@@ -374,6 +374,34 @@ async fn an_agent_that_does_not_answer_is_not_taken_for_a_node_that_is_gone() {
          two: its pod podwire-2 does not run (Pending)."
     );
     assert!(!walk.good && !walk.failure.unwrap().certain);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_hangs_is_waited_for_once_and_named() {
+    let mut fake = well();
+    for target in ["/cluster", ARRIVES, BACK, "/status", "/drops"] {
+        fake = fake.says("two", target, Says::Nothing);
+    }
+    let start = tokio::time::Instant::now();
+    let walk = walked(fake, "a", "web:80").await.unwrap();
+    let failure = walk.failure.unwrap();
+    assert_eq!((&*failure.node, failure.certain), ("two", false));
+    assert!(failure.cause.contains("gave no answer in"), "{failure:?}");
+    // The connectivity test allows 30 s for all of a walk.
+    assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
+}
+
+#[test]
+fn destinations_of_both_families_have_an_address() {
+    for (text, address) in [
+        ("10.10.1.2:80/tcp", "10.10.1.2"),
+        ("10.10.1.2 (ping)", "10.10.1.2"),
+        ("[fd00::2]:80/tcp", "fd00::2"),
+        ("fd00::2 (ping)", "fd00::2"),
+    ] {
+        assert_eq!(address_of(text), Some(address.parse().unwrap()), "{text}");
+    }
+    assert_eq!(address_of("somewhere"), None);
 }
 
 #[tokio::test]

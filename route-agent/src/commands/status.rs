@@ -94,7 +94,7 @@ fn for_people(report: &Report, wide: bool) -> String {
     let mut text = head(report);
     let mut section = |title: &str, table: &Table| {
         if !table.is_empty() {
-            let _ = write!(text, "\n{title}\n{}", table.text(rows));
+            let _ = write!(text, "\n{title}\n{}", table.text(rows, "-o wide"));
         }
     };
     section("Routes to the pods of other nodes", &routes(report));

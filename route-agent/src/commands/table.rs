@@ -33,8 +33,8 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The first `rows` rows, indented, and how many more there are.
-    pub fn text(&self, rows: usize) -> String {
+    /// The first `rows` rows, indented, and how many more there are, with the flag that shows all.
+    pub fn text(&self, rows: usize, all: &str) -> String {
         let shown = || std::iter::once(&self.headings).chain(self.rows.iter().take(rows));
         let width = |column: usize| {
             shown()
@@ -55,7 +55,7 @@ impl Table {
         }
         let more = self.rows.len().saturating_sub(rows);
         if more > 0 {
-            let _ = writeln!(text, "  ... and {more} more; -o wide shows all");
+            let _ = writeln!(text, "  ... and {more} more; {all} shows all");
         }
         text
     }
