@@ -1,11 +1,12 @@
 //! Whose addresses are these? Answers are remembered for a moment, so that thousands of connections in a
 //! second between the same pods cost one question.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use podwire_kernel::{IpFamily, Protocol};
 
 use crate::feature::World;
@@ -131,31 +132,56 @@ pub fn look(unknown: &Unknown, world: &World<'_>, here: &[why::Pod]) -> Found {
             }
         }
     }
+    let nodes = Nodes::of(world);
     let addresses = unknown.addresses.iter();
     let owners = addresses.map(|address| {
         let owner = Owner {
             pod: pods.remove(address),
-            node: node(world, *address).map(Name),
+            node: nodes.of_address(*address).cloned().map(Name),
         };
         (*address, owner)
     });
     Found {
         owners: owners.collect(),
-        services: services(unknown, world),
+        services: services(unknown, world, &nodes),
     }
 }
 
-/// The Node that has an address, or in whose podCIDR it is.
-fn node(world: &World<'_>, address: IpAddr) -> Option<Arc<str>> {
-    let mut nodes = world.snapshot.nodes.values();
-    let has = nodes.find(|node| {
-        node.addresses().any(|one| one == address)
-            || node.pod_cidrs.iter().any(|cidr| cidr.contains(address))
-    });
-    has.map(|node| node.name.clone())
+/// The Nodes by what they have: a question may be about a hundred thousand addresses.
+#[derive(Default)]
+struct Nodes<'a> {
+    addresses: HashMap<IpAddr, &'a Arc<str>>,
+    /// By their length, which is the same for most, and their network.
+    pod_cidrs: BTreeMap<u8, HashMap<IpAddr, &'a Arc<str>>>,
 }
 
-fn services(unknown: &Unknown, world: &World<'_>) -> Vec<(Port, Option<Name>)> {
+impl<'a> Nodes<'a> {
+    fn of(world: &World<'a>) -> Self {
+        let mut all = Self::default();
+        for node in world.snapshot.nodes.values() {
+            let addresses = node.addresses().map(|address| (address, &node.name));
+            all.addresses.extend(addresses);
+            for cidr in &node.pod_cidrs {
+                let same = all.pod_cidrs.entry(cidr.prefix()).or_default();
+                same.insert(cidr.network(), &node.name);
+            }
+        }
+        all
+    }
+
+    /// The Node that has an address, or in whose podCIDR it is.
+    fn of_address(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let inside = || {
+            self.pod_cidrs.iter().rev().find_map(|(length, same)| {
+                let network = IpNetwork::new(address, *length).ok()?.network();
+                same.get(&network)
+            })
+        };
+        self.addresses.get(&address).or_else(inside).copied()
+    }
+}
+
+fn services(unknown: &Unknown, world: &World<'_>, nodes: &Nodes<'_>) -> Vec<(Port, Option<Name>)> {
     if unknown.ports.is_empty() {
         return Vec::new();
     }
@@ -165,10 +191,7 @@ fn services(unknown: &Unknown, world: &World<'_>) -> Vec<(Port, Option<Name>)> {
     let of_nodes: Vec<Port> = unknown
         .ports
         .iter()
-        .filter(|(address, ..)| {
-            let mut nodes = world.snapshot.nodes.values();
-            nodes.any(|node| node.addresses().any(|one| one == *address))
-        })
+        .filter(|(address, ..)| nodes.addresses.contains_key(address))
         .copied()
         .collect();
     for service in world.snapshot.services.values() {

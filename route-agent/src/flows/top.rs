@@ -86,7 +86,10 @@ pub fn top(entries: &[Entry], world: &World<'_>, here: &[why::Pod]) -> Top {
         };
         top.all.add(entry);
         top.counted |= entry.counts.is_some();
-        if let Some(service) = names.service(port(original)) {
+        // At a port of another node it is that node that translates it, and counts it.
+        if is_translated(original, reply)
+            && let Some(service) = names.service(port(original))
+        {
             add(&mut services, service.to_string());
         }
         let ends = [original.source, reply.source].map(|address| names.party(address, None));
@@ -102,10 +105,44 @@ pub fn top(entries: &[Entry], world: &World<'_>, here: &[why::Pod]) -> Top {
     top
 }
 
+/// True if answers come from elsewhere than where the client sends to.
+fn is_translated(original: &Tuple, reply: &Tuple) -> bool {
+    (original.destination, original.destination_port) != (reply.source, reply.source_port)
+}
+
 /// The sums as lines, most connections first.
 pub fn sorted(sums: BTreeMap<String, Sum>) -> Vec<Line> {
     let lines = sums.into_iter().map(|(name, sum)| Line { name, sum });
     let mut lines: Vec<Line> = lines.collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.sum.connections));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_to_another_nodes_port_is_a_services_only_there() {
+        let tuple = |from: &str, to: &str| {
+            let [from, to]: [std::net::SocketAddr; 2] = [from, to].map(|it| it.parse().unwrap());
+            Tuple {
+                source: from.ip(),
+                destination: to.ip(),
+                protocol: 6,
+                source_port: from.port(),
+                destination_port: to.port(),
+            }
+        };
+        let (client, front) = ("10.244.1.5:40000", "172.18.0.3:30080");
+        for (by, translated) in [
+            ("10.244.2.9:8080", true),
+            // An endpoint with the node's network.
+            ("172.18.0.3:8080", true),
+            (front, false),
+        ] {
+            let [original, reply] = [tuple(client, front), tuple(by, client)];
+            assert_eq!(is_translated(&original, &reply), translated, "{by}");
+        }
+    }
 }
