@@ -129,7 +129,7 @@ function summary(now: View): string {
 }
 
 function Scene({ now, layout }: { now: View; layout: Layout }) {
-  const wrong = new Set(now.wrong.map((one) => one.node));
+  const wrong = new Set(now.wrong.flatMap((one) => one.nodes));
   const nodes = new Map(now.nodes.map((node) => [node.name, node]));
   const services = new Map(now.services.map((one) => [one.id, one]));
   return (

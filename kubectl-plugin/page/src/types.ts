@@ -92,7 +92,9 @@ export interface ServiceRate {
 
 export interface Wrong {
   kind: "silent" | "warning" | "difference" | "failure";
+  /** On which nodes, in words, and by name. */
   node: string;
+  nodes: string[];
   object: string;
   text: string;
 }

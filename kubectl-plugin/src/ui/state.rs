@@ -100,6 +100,7 @@ impl State {
         let wrong = Wrong {
             kind: Kind::Silent,
             node: String::new(),
+            nodes: Vec::new(),
             object: String::new(),
             text,
         };

@@ -144,6 +144,8 @@ pub struct Wrong {
     pub kind: Kind,
     /// On which nodes, in a few words.
     pub node: String,
+    /// The names of these nodes; none for the cluster as a whole.
+    pub nodes: Vec<String>,
     /// About what; empty if the text says it.
     pub object: String,
     /// What.
@@ -181,6 +183,7 @@ pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong
         .map(|one| Wrong {
             kind: one.kind,
             node: one.place(),
+            nodes: one.nodes,
             object: one.object,
             text: one.text,
         })
@@ -440,6 +443,7 @@ mod tests {
             (silent.kind, &*silent.node, &*silent.text),
             (Kind::Silent, "node a", "is late")
         );
+        assert_eq!(silent.nodes, ["a"], "by name, for the picture");
         // What `status` says is said here as well: this report has no uplink.
         assert!(
             found.iter().any(|one| one.object == "the uplink"),
