@@ -146,6 +146,10 @@ export interface Hop {
   why: string[];
   see?: string;
   kernel: string[];
+  /** Where the kernel is not as it should be. */
+  differs?: string[];
+  /** What may stop a packet here, and is not Podwire's. */
+  suspects?: string[];
 }
 
 export interface Trace {
@@ -173,8 +177,17 @@ export interface Way {
   parts: Part[];
   good: boolean;
   conclusion: string;
-  /** The first hop that fails; hops are counted from 1, over all parts. */
-  failure: { part: number; hop: number | null; node: string; cause: string } | null;
+  /** The first hop that fails; hops are counted from 1, over all parts. It is not certain where a node
+   * says nothing, and may yet do what it should. */
+  failure: { part: number; hop: number | null; node: string; cause: string; certain: boolean } | null;
+}
+
+export type Verdict = "good" | "may" | "bad";
+
+/** Whether it arrives. That it fails is only said if the hop is known and it is certain. */
+export function verdict(way: Way): Verdict {
+  if (way.good) return "good";
+  return way.failure && way.failure.certain !== false ? "bad" : "may";
 }
 
 /** The trace of a part; null if its node says nothing. */
