@@ -74,8 +74,7 @@ impl Drop for Viewer {
         let mut state = lock(&self.watch.0.state);
         state.viewers.remove(&self.number);
         if state.viewers.is_empty() {
-            // The relays go with the fleet.
-            state.fleet = None;
+            state.forget();
             if let Some(asking) = state.asking.take() {
                 asking.abort();
             }
@@ -98,6 +97,10 @@ impl Watch {
         let mut state = lock(&self.0.state);
         if state.viewers.len() >= VIEWERS {
             return None;
+        }
+        if state.asking.is_none() {
+            // What was asked may have been answered while that was ended.
+            state.forget();
         }
         state.last += 1;
         let (number, queue) = (state.last, Arc::new(Queue::default()));
@@ -236,8 +239,9 @@ impl Watch {
                 Some(Err(silent)) => silent.last,
                 None => None,
             };
-            if let Ok(report) = &said {
-                state.counted(node, before.as_deref(), report, repairs);
+            match &said {
+                Ok(report) => state.counted(node, before.as_deref(), report, repairs),
+                Err(_) => state.not_counted(node),
             }
             let said = said.map_err(|error| Silent {
                 of_the_agent: error.of_the_agent(),
@@ -454,6 +458,22 @@ mod tests {
         sleep(AGAIN * 2).await;
         assert_eq!(fake.made(), 2);
         assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_later_is_not_told_how_it_was_before() {
+        let fake = Arc::new(Fake::of(&["a"]).tells("a", "/status?wide=1", &Report::default()));
+        let watch = Watch::new(fake, "test".into());
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        drop(viewer);
+        assert_eq!(&*watch.state(), "null");
+        let known = |state: &mut State| (state.said.len(), state.past()[0].kind);
+        assert_eq!(watch.with(known), (0, "past-flows"));
+        // An answer that came while the questions were ended.
+        watch.heard("a", Ok(Report::default()), None);
+        let _viewer = watch.view().unwrap();
+        assert_eq!(watch.with(known), (0, "past-flows"));
     }
 
     #[tokio::test(start_paused = true)]
