@@ -1,7 +1,7 @@
 // The way to the server: one stream of events, and questions.
 
 import { addDrops, addFlows, addSamples, announcement, asking, connection, drops, examined, failure, flows, from,
-  lit, missed, refusal, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
+  lit, missed, named, refusal, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
 import { trace, type Drop, type Flow, type Reach, type Sample, type ServiceRate, type View, type Way } from "./types";
 
 const KEY = "podwire-token";
@@ -132,7 +132,7 @@ export async function examine(pod: string): Promise<void> {
   }
   reach.value = found;
   const others = (reached.value?.size ?? 1) - 1;
-  announcement.value = side.value === "from" ? `${others} pods may reach ${pod}.` : `${pod} may reach ${others} pods.`;
+  announcement.value = side.value === "from" ? `${others} pods may reach ${named(pod)}.` : `${named(pod)} may reach ${others} pods.`;
 }
 
 export function leave(): void {

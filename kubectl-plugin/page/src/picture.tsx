@@ -8,7 +8,7 @@ import { Dots } from "./dots";
 import { choose, onTraffic } from "./live";
 import { lay, type Box, type Layout, type NodeBox, type PodBox, type Point } from "./layout";
 import { colour, examined, from, hits, hovered, lit, namespaces, rates, reached, search, to, view, way } from "./state";
-import { trace, verdict, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type Verdict, type View } from "./types";
+import { fullName, trace, verdict, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type Verdict, type View } from "./types";
 import { drawn, Places, route, upTo, type End } from "./ways";
 import { cut, number, shown } from "./words";
 
@@ -302,7 +302,7 @@ function PodPill({ box, pod }: { box: PodBox; pod: PodView | undefined }) {
   const room = wide ? Math.floor((box.w - 44 - address.length * 7.2) / 7.4) : 15;
   return (
     <g class={`pod ${colour(pod.namespace)}${mark}${pod.present ? "" : " gone"}`} {...pointed(pod.id)}>
-      <title>{shown(`${pod.id} ${pod.addresses.join(" ")} (${pod.link})`)}</title>
+      <title>{shown(`${fullName(pod)} ${pod.addresses.join(" ")} (${pod.link})`)}</title>
       <path class="cable" d={`M${box.trunk} ${y}H${box.x}`} />
       <rect class="pill" x={box.x} y={box.y} width={box.w} height={box.h} rx="8" />
       <rect class="tint" x={box.x + 4} y={box.y + 5} width="4" height={box.h - 10} rx="2" />

@@ -22,7 +22,8 @@ export interface NodeView {
 }
 
 export interface PodView {
-  /** `namespace/name`, or the container ID of a pod whose name is not known. */
+  /** `namespace/name`, or the container ID of a pod whose name is not known; the address, if a Service
+   * has the name. */
   id: string;
   namespace: string;
   name: string;
@@ -33,6 +34,11 @@ export interface PodView {
   /** The policies that isolate it. */
   ingress: string[];
   egress: string[];
+}
+
+/** `namespace/name`, if the name is known. */
+export function fullName(pod: PodView): string {
+  return pod.namespace ? `${pod.namespace}/${pod.name}` : pod.name;
 }
 
 export interface ServiceView {
@@ -70,7 +76,7 @@ export interface PolicyView {
   egress_rules: string[] | null;
 }
 
-/** Who may reach a pod by the policies, and whom it may reach. */
+/** Who may reach a pod by the policies, and whom it may reach; pods by their IDs. */
 export interface Reach {
   pod: string;
   /** Pods with which something is allowed, in words such as "tcp 80". */

@@ -77,6 +77,16 @@ pub struct PodView {
     pub egress: Vec<String>,
 }
 
+impl PodView {
+    /// `namespace/name`, as agents call it, or the container ID.
+    pub fn full_name(&self) -> String {
+        match &*self.namespace {
+            "" => self.name.clone(),
+            namespace => format!("{namespace}/{}", self.name),
+        }
+    }
+}
+
 /// A Service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ServiceView {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use podwire_agent::features::policies::desired::reach::Reach as Peers;
+use podwire_agent::features::policies::desired::reach::{Peer, Reach as Peers};
 use podwire_agent::flows::top::Top;
 use podwire_agent::report::Report;
 use podwire_agent::{drops, flows};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::queue::{News, Queue, lock};
 use super::state::{STEP, State};
 use super::told::{Dropped, Flow, counter};
-use super::view::{Said, Silent, view, wrong};
+use super::view::{Said, Silent, View, view, wrong};
 use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
@@ -147,13 +147,14 @@ impl Watch {
                 pods.map(|one| (node.name.clone(), one))
             });
             let place = pods.find(|(_, one)| one.id == pod);
-            let place = place.map(|(node, one)| (node, format!("{}/{}", one.namespace, one.name)));
+            let place = place.map(|(node, one)| (node, one.full_name()));
             (state.fleet.clone(), place)
         });
         let fleet = fleet.ok_or(NOT_ASKED)?;
         let (node, name) = place.ok_or_else(|| format!("no node has a pod {pod}"))?;
         let found = fleet.get(&node, &peers_of(&name)).await;
-        found.map_err(|error| error.to_string())
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(self.with(|state| by_id(&state.view, found)))
     }
 
     /// Asks the agents while a page is on its way to its reader, so that it need not wait for them.
@@ -422,6 +423,29 @@ fn peers_of(pod: &str) -> String {
     format!("/reach?{}", query.append_pair("pod", pod).finish())
 }
 
+/// The same with the IDs that pods have on the page: agents know nothing but names.
+fn by_id(view: &View, found: Peers) -> Peers {
+    let pods = view.nodes.iter().flat_map(|node| &node.pods);
+    let names = pods.map(|pod| (pod.full_name(), pod));
+    // Few go by something else than their name.
+    let ids: BTreeMap<String, &str> = names
+        .filter(|(name, pod)| pod.id != *name)
+        .map(|(name, pod)| (name, &*pod.id))
+        .collect();
+    let id = |name: String| match ids.get(&name) {
+        Some(id) => (*id).to_owned(),
+        None => name,
+    };
+    let peer = |peer: Peer| Peer {
+        pod: id(peer.pod),
+        ..peer
+    };
+    Peers {
+        pod: id(found.pod),
+        peers: found.peers.into_iter().map(peer).collect(),
+    }
+}
+
 /// Without the name of the node.
 fn reason(error: ReachError) -> String {
     match error {
@@ -432,7 +456,7 @@ fn reason(error: ReachError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use podwire_agent::report::PodReport;
+    use podwire_agent::report::{PodReport, ServiceReport};
 
     use super::*;
     use crate::reach::fake::{Fake, Says};
@@ -504,23 +528,66 @@ mod tests {
         assert!(state.contains(r#""answers":true"#), "{state}");
     }
 
+    fn pod(name: &str, address: &str) -> PodReport {
+        PodReport {
+            link: "veth1".into(),
+            pod: Some(name.into()),
+            container_id: "0123".into(),
+            ifname: "eth0".into(),
+            addresses: vec![address.parse().unwrap()],
+            mtu: None,
+            present: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn pods_with_the_name_of_a_service_reach_and_are_reached_by_the_id_that_they_have_here() {
+        let peers = |pod: &str, other: &str| Peers {
+            pod: pod.into(),
+            peers: ["default/a", other]
+                .map(|pod| Peer {
+                    pod: pod.into(),
+                    ..Peer::default()
+                })
+                .into(),
+        };
+        let service = |name: &str| ServiceReport {
+            name: name.into(),
+            ports: Vec::new(),
+        };
+        let report = Report {
+            pods: vec![
+                pod("default/web", "10.10.1.2"),
+                pod("default/db", "10.10.1.3"),
+                pod("default/a", "10.10.1.4"),
+            ],
+            services: vec![service("default/db"), service("default/web")],
+            ..Report::default()
+        };
+        let fake = Fake::of(&["a"])
+            .tells("a", "/status?wide=1", &report)
+            .tells(
+                "a",
+                "/reach?pod=default%2Fweb",
+                &peers("default/web", "default/db"),
+            );
+        let watch = Watch::new(Arc::new(fake), "test".into());
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        assert_eq!(
+            watch.reach("10.10.1.2").await,
+            Ok(peers("10.10.1.2", "10.10.1.3"))
+        );
+    }
+
     #[tokio::test]
     async fn who_may_reach_a_pod_is_asked_of_its_node() {
         let peers = Peers {
             pod: "default/a b".into(),
             peers: Vec::new(),
         };
-        let pod = PodReport {
-            link: "veth1".into(),
-            pod: Some(peers.pod.clone()),
-            container_id: "0123".into(),
-            ifname: "eth0".into(),
-            addresses: Vec::new(),
-            mtu: None,
-            present: true,
-        };
         let report = Report {
-            pods: vec![pod],
+            pods: vec![pod(&peers.pod, "10.10.1.2")],
             ..Report::default()
         };
         let fake = Fake::of(&["a"])
