@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use podwire_agent::flows::top::{Sum, Top};
-use podwire_agent::report::ServiceReport;
+use podwire_agent::report::{ServicePortReport, ServiceReport};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -56,9 +56,17 @@ impl Lately {
         for service in now {
             // Of a Service that was not there all connections are new.
             let ports = before.get(&*service.name).map_or(&[][..], |one| &one.ports);
-            for (index, port) in service.ports.iter().enumerate() {
-                let known = ports.get(index);
+            for port in &service.ports {
+                // By what names it within the Service: one may have come or gone before it.
+                let same = |one: &&ServicePortReport| {
+                    one.name == port.name && one.protocol == port.protocol
+                };
+                let known = ports.iter().find(same);
                 let known_endpoints = known.map_or(&[][..], |one| &one.endpoints);
+                let known_endpoints: BTreeMap<SocketAddr, Option<u64>> = known_endpoints
+                    .iter()
+                    .map(|one| (one.address, one.connections))
+                    .collect();
                 let mut add = |endpoint, before: Option<u64>, now: Option<u64>| {
                     let grown = grown(before.unwrap_or(0), now.unwrap_or(0));
                     if grown > 0 {
@@ -72,10 +80,12 @@ impl Lately {
                     port.connections,
                 );
                 for endpoint in &port.endpoints {
-                    let mut known = known_endpoints.iter();
-                    let known = known.find(|one| one.address == endpoint.address);
-                    let known = known.and_then(|one| one.connections);
-                    add(Some(endpoint.address), known, endpoint.connections);
+                    let known = known_endpoints.get(&endpoint.address).copied();
+                    add(
+                        Some(endpoint.address),
+                        known.flatten(),
+                        endpoint.connections,
+                    );
                 }
             }
         }
@@ -231,7 +241,7 @@ fn rounded(rate: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use podwire_agent::flows::top::Line;
-    use podwire_agent::report::{EndpointReport, ServicePortReport};
+    use podwire_agent::report::EndpointReport;
 
     use super::*;
 
@@ -268,6 +278,33 @@ mod tests {
         assert_eq!(rates[0].endpoints["10.10.1.2:80"], 6.0);
         lately.add(&web(4), &web(4), after(30));
         assert_eq!(service_rates(&lately, &Carried::default(), after(30)), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_goes_gives_its_count_to_no_other() {
+        let start = Instant::now();
+        let port = |name: &str, protocol: &str, connections| ServicePortReport {
+            name: name.into(),
+            protocol: protocol.into(),
+            connections: Some(connections),
+            ..ServicePortReport::default()
+        };
+        let with = |ports: &[ServicePortReport]| {
+            vec![ServiceReport {
+                name: "kube-system/dns".into(),
+                ports: ports.into(),
+            }]
+        };
+        let before = [
+            port("metrics", "tcp", 5),
+            port("dns", "tcp", 100),
+            port("dns", "udp", 9000),
+        ];
+        let now = [port("dns", "udp", 9004), port("dns", "tcp", 100)];
+        let mut lately = Lately::default();
+        lately.add(&with(&before), &with(&now), start);
+        let rates = service_rates(&lately, &Carried::default(), start);
+        assert_eq!(rates[0].connections, 4.0);
     }
 
     fn top(services: u64, pairs: u64) -> Top {
