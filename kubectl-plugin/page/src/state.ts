@@ -13,6 +13,8 @@ export type Connection = "connecting" | "live" | "lost" | "refused";
 export const refusal = signal("");
 export const view = signal<View | null>(null);
 export const connection = signal<Connection>("connecting");
+/** Since when nothing is known of the cluster, in milliseconds since 1970; null while it is told. */
+export const lostAt = signal<number | null>(null);
 export const flows = signal<Flow[]>([]);
 export const drops = signal<Drop[]>([]);
 export const samples = signal<Sample[]>([]);
