@@ -97,6 +97,8 @@ impl State {
 
     /// It is not known which nodes there are.
     pub fn no_nodes(&mut self, title: &str, text: String) {
+        // Once it is known again, this is not how they are.
+        self.said.clear();
         let wrong = Wrong {
             kind: Kind::Silent,
             node: String::new(),
@@ -205,8 +207,17 @@ impl State {
         self.remarks.clear();
     }
 
-    /// What happened while no one looked belongs to no sample and no rate.
-    pub fn restart(&mut self) {
+    /// These nodes are asked from now on. What happened before belongs to no sample and no rate, and
+    /// what other nodes said is of no more use.
+    pub fn begin(&mut self, fleet: Fleet) {
+        self.said.retain(|node, _| fleet.node(node).is_some());
+        let before = self.remarks.len();
+        self.remarks
+            .retain(|(node, _), _| fleet.node(node).is_some());
+        if self.remarks.len() < before {
+            self.send(&self.remarks());
+        }
+        self.fleet = Some(fleet);
         self.now = Counted::default();
         self.lately = Lately::default();
         self.carried = Carried::default();
@@ -262,6 +273,7 @@ mod tests {
     use podwire_agent::report::{ServicePortReport, ServiceReport};
 
     use super::*;
+    use crate::reach::fake::Fake;
 
     /// So many connections of a Service and drops, in all.
     fn report(count: u64) -> Report {
@@ -278,6 +290,24 @@ mod tests {
             refused: BTreeMap::from([("policy".to_owned(), count)]),
             ..Report::default()
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_node_said_goes_with_the_node() {
+        let mut state = State::default();
+        for node in ["a", "b"] {
+            state.said.insert(node.into(), Ok(report(1)));
+            state.remark(node, "flows", Some("off".into()));
+        }
+        let queue = Arc::new(Queue::default());
+        state.viewers.insert(1, Arc::clone(&queue));
+        let fleet = Fleet::assemble(Arc::new(Fake::of(&["b", "c"]))).await;
+        state.begin(fleet.unwrap());
+        assert_eq!(state.said.keys().collect::<Vec<_>>(), ["b"]);
+        let told = queue.next().await;
+        let lines = r#"["No flows of b: off"]"#;
+        assert_eq!((told.kind, &*told.data), ("remarks", lines));
+        assert_eq!(&*state.remarks().data, lines);
     }
 
     #[tokio::test(start_paused = true)]

@@ -176,8 +176,12 @@ pub struct Silent {
     pub last: Option<Box<Report>>,
 }
 
-/// Everything that is wrong, as `status` says it, the worst first.
-pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong> {
+/// Everything that is wrong, as `status` says it, the worst first. What may be missing among the nodes
+/// (`remarks`) is one of these things: then that all is well cannot be said.
+pub fn wrong<'a>(
+    nodes: impl Iterator<Item = (&'a Node, &'a Said)>,
+    remarks: &[String],
+) -> Vec<Wrong> {
     let heard = nodes.map(|(node, said)| {
         let heard = match said {
             Ok(report) => Heard::Says(report),
@@ -198,6 +202,13 @@ pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong
             text: one.text,
         })
         .collect();
+    wrong.extend(remarks.iter().map(|text| Wrong {
+        kind: Kind::Warning,
+        node: "the cluster".into(),
+        nodes: Vec::new(),
+        object: String::new(),
+        text: text.clone(),
+    }));
     wrong.sort_by_key(|one| one.kind);
     wrong
 }
@@ -447,7 +458,7 @@ mod tests {
         assert!(!seen.nodes[0].answers && seen.nodes[1].answers);
         assert_eq!(seen.nodes[0].pods[0].id, "default/web");
         let nodes = [Node::named("a"), Node::named("b")];
-        let found = wrong(nodes.iter().map(|node| (node, &said[&node.name])));
+        let found = wrong(nodes.iter().map(|node| (node, &said[&node.name])), &[]);
         let silent = &found[0];
         assert_eq!(
             (silent.kind, &*silent.node, &*silent.text),

@@ -183,8 +183,7 @@ impl Watch {
                 }
             };
             self.with(|state| {
-                state.restart();
-                state.fleet = Some(fleet.clone());
+                state.begin(fleet.clone());
             });
             let mut open = JoinSet::new();
             for node in fleet.nodes() {
@@ -203,7 +202,10 @@ impl Watch {
     }
 
     async fn until_nodes_change(&self, fleet: &Fleet) {
-        let nodes = |fleet: &Fleet| fleet.nodes().cloned().collect::<Vec<_>>();
+        let nodes = |fleet: &Fleet| {
+            let nodes = fleet.nodes().cloned().collect::<Vec<_>>();
+            (nodes, fleet.remarks().to_vec())
+        };
         loop {
             sleep(AGAIN).await;
             let now = Fleet::assemble(Arc::clone(&self.0.reach)).await;
@@ -287,7 +289,8 @@ impl Watch {
             said.collect()
         });
         let mut view = view(&self.0.title, &said);
-        view.wrong = wrong(fleet.nodes().map(|node| (node, &said[&node.name])));
+        let nodes = fleet.nodes().map(|node| (node, &said[&node.name]));
+        view.wrong = wrong(nodes, fleet.remarks());
         self.with(|state| {
             state.show(view);
             state.tell_rates();
@@ -458,6 +461,7 @@ fn reason(error: ReachError) -> String {
 mod tests {
     use podwire_agent::report::{PodReport, ServiceReport};
 
+    use super::super::view::Kind;
     use super::*;
     use crate::reach::fake::{Fake, Says};
 
@@ -526,6 +530,19 @@ mod tests {
         let state = watch.state();
         assert!(state.contains("it has not answered yet"), "{state}");
         assert!(state.contains(r#""answers":true"#), "{state}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_missing_among_the_nodes_is_told() {
+        let mut fake = Fake::of(&["a"]).tells("a", "/status?wide=1", &Report::default());
+        fake.remarks = vec!["nodes without an agent are not seen: no permission".into()];
+        let watch = Watch::new(Arc::new(fake), "test".into());
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        let wrong = watch.with(|state| state.view.wrong.clone());
+        let remark = wrong.iter().find(|one| one.text.ends_with("no permission"));
+        let remark = remark.expect("it is told");
+        assert_eq!((remark.kind, &*remark.node), (Kind::Warning, "the cluster"));
     }
 
     fn pod(name: &str, address: &str) -> PodReport {
