@@ -15,6 +15,10 @@ use crate::top::joined;
 /// Connections are counted over so long: a second alone would be nothing or a lot.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// A node that is missing at so many looks is late; at more it is silent, and what its connections
+/// carried meanwhile belongs to no look.
+const LATE: u64 = 1;
+
 /// How fast a Service goes, as the page gets it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ServiceRate {
@@ -121,8 +125,10 @@ pub fn grown(before: u64, now: u64) -> u64 {
 /// What connections have carried, those that ended included.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// What each node said last: one that is late takes nothing away.
-    said: BTreeMap<String, Top>,
+    /// What each node said last, and at which look: one that is late takes nothing away.
+    said: BTreeMap<String, (u64, Top)>,
+    /// The number of the last look.
+    look: u64,
     /// What connections had carried when they ended, by Service, and all.
     ended: BTreeMap<Whose, u64>,
     /// The most that each had carried.
@@ -149,9 +155,13 @@ impl Carried {
 
     /// What the nodes say of the connections that there are.
     pub fn look(&mut self, said: BTreeMap<String, Top>, at: Instant) {
+        self.look += 1;
+        let look = self.look;
+        self.said.retain(|_, (last, _)| look - *last <= LATE + 1);
         let is_new = said.keys().any(|node| !self.said.contains_key(node));
+        let said = said.into_iter().map(|(node, top)| (node, (look, top)));
         self.said.extend(said);
-        let all = joined(self.said.values());
+        let all = joined(self.said.values().map(|(_, top)| top));
         let passed = |sum: &Sum| sum.sent + sum.received;
         // Of a connection between two nodes only this counts once.
         let pairs = all.nodes.iter().map(|line| passed(&line.sum)).sum();
@@ -372,6 +382,24 @@ mod tests {
         carried.look(one, after(20));
         assert_eq!(carried.rate(), Some(0.0));
         carried.look(of_both(0, 5100), after(30));
+        assert_eq!(carried.rate(), Some(10.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passed_while_a_node_was_silent_did_not_pass_when_it_came_back() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut carried = Carried::default();
+        carried.look(of_both(0, 100), start);
+        carried.look(of_both(0, 200), after(10));
+        assert_eq!(carried.rate(), Some(10.0));
+        for seconds in [20, 30, 40] {
+            carried.look(BTreeMap::new(), after(seconds));
+            assert!(carried.rate().is_none_or(|rate| rate == 0.0));
+        }
+        carried.look(of_both(0, 90_000), after(50));
+        assert_eq!(carried.rate(), None);
+        carried.look(of_both(0, 90_100), after(60));
         assert_eq!(carried.rate(), Some(10.0));
     }
 }
