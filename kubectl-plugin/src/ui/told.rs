@@ -184,24 +184,23 @@ mod tests {
         let told = |because: &str| {
             let told: drops::Dropped = serde_json::from_value(serde_json::json!({
                 "number": 1, "time": "t", "reason": "policy", "verdict": "dropped",
-                "reply": false, "isolated_by": ["default/dns"], "allowed_by_now": false,
-                "decided_by": "NetworkPolicy default/dns", "because": because,
+                "reply": false, "isolated_by": ["shop/db"], "allowed_by_now": false,
+                "decided_by": "NetworkPolicy shop/db", "because": because,
                 "source": {"address": "10.10.1.2"}, "destination": {"address": "10.10.2.2"},
-                "protocol": "udp", "port": 53,
-                "nearest": "default/dns allows tcp 53 from all pods; this is udp", "new": true,
+                "protocol": "tcp", "port": 5432,
+                "nearest": "shop/db allows tcp 5432 from role=api; the pod has role=web", "new": true,
             }))
             .unwrap();
             Dropped::of(told, "worker")
         };
-        let whole =
-            "denied by ingress; nearest rule: default/dns allows tcp 53 from all pods; this is udp";
+        let whole = "denied by ingress; nearest rule: shop/db allows tcp 5432 from role=api; the pod has role=web";
         // As an agent says it.
         let drop = told(whole);
         assert_eq!(drop.reason, whole);
-        assert_eq!(drop.object.as_deref(), Some("NetworkPolicy default/dns"));
+        assert_eq!(drop.object.as_deref(), Some("NetworkPolicy shop/db"));
         assert_eq!(
             told("denied by ingress").reason,
-            "denied by ingress; default/dns allows tcp 53 from all pods; this is udp"
+            "denied by ingress; shop/db allows tcp 5432 from role=api; the pod has role=web"
         );
     }
 
