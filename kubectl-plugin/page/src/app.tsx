@@ -6,10 +6,10 @@ import { Lists, Search } from "./panels/lists";
 import { Plots } from "./panels/plots";
 import { Why } from "./panels/why";
 import { Picture } from "./picture";
-import { announcement, connection, refusal, view } from "./state";
+import { announcement, connection, lostAt, refusal, view } from "./state";
 import { follow, theme, turn } from "./theme";
 import type { Wrong } from "./types";
-import { shown } from "./words";
+import { clock, shown } from "./words";
 
 function Page() {
   return (
@@ -68,6 +68,7 @@ function Trouble() {
     return <section class="trouble bad" role="alert"><p>This address has no valid token. Open the page with the address that podwire ui printed.</p></section>;
   }
   if (refusal.value) return <section class="trouble bad" role="alert"><p>The server does not answer this page: {shown(refusal.value)}</p></section>;
+  if (lostAt.value !== null) return <Lost since={lostAt.value} shows={now !== null} />;
   if (!now) return null;
   if (now.wrong.length === 0) {
     const answering = now.nodes.filter((node) => node.answers).length;
@@ -82,6 +83,13 @@ function Trouble() {
       </details>
     </section>
   );
+}
+
+/** What was last known may have changed since then, for better or worse: so none of it is claimed. */
+function Lost({ since, shows }: { since: number; shows: boolean }) {
+  const at = clock(new Date(since).toISOString());
+  const until = shows && " The page shows how it was until then.";
+  return <section class="trouble bad" role="alert"><p>Nothing is known since {at}: podwire ui does not answer. Is it still running?{until}</p></section>;
 }
 
 function WrongLine({ one }: { one: Wrong }) {

@@ -1,7 +1,7 @@
 // The way to the server: one stream of events, and questions.
 
 import { addDrops, addFlows, addSamples, announcement, asking, connection, drops, examined, failure, flows, from,
-  lit, missed, refusal, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
+  lit, lostAt, missed, named, refusal, rates, reach, reached, remarks, samples, side, to, unreached, view, way } from "./state";
 import { trace, type Drop, type Flow, type Reach, type Sample, type ServiceRate, type View, type Way } from "./types";
 
 const KEY = "podwire-token";
@@ -47,6 +47,7 @@ export async function start(): Promise<void> {
       // The server is gone, for now or for good; below is said that it is tried again.
     }
     connection.value = "lost";
+    lostAt.value ??= Date.now();
     await new Promise((done) => setTimeout(done, 1500));
   }
 }
@@ -77,8 +78,10 @@ function event(block: string): void {
 }
 
 function take(kind: string, value: unknown): void {
-  if (kind === "state") view.value = sparing(view.peek(), value as View);
-  else if (kind === "samples") addSamples(value as Sample[]);
+  if (kind === "state") {
+    view.value = sparing(view.peek(), value as View);
+    lostAt.value = null;
+  } else if (kind === "samples") addSamples(value as Sample[]);
   else if (kind === "rates") rates.value = new Map((value as ServiceRate[]).map((one) => [one.id, one]));
   else if (kind === "remarks") remarks.value = value as string[];
   else if (kind === "missed") missed.value += value as number;
@@ -132,7 +135,7 @@ export async function examine(pod: string): Promise<void> {
   }
   reach.value = found;
   const others = (reached.value?.size ?? 1) - 1;
-  announcement.value = side.value === "from" ? `${others} pods may reach ${pod}.` : `${pod} may reach ${others} pods.`;
+  announcement.value = side.value === "from" ? `${others} pods may reach ${named(pod)}.` : `${named(pod)} may reach ${others} pods.`;
 }
 
 export function leave(): void {

@@ -8,7 +8,7 @@ import { Dots } from "./dots";
 import { choose, onTraffic } from "./live";
 import { lay, type Box, type Layout, type NodeBox, type PodBox, type Point } from "./layout";
 import { colour, examined, from, hits, hovered, lit, namespaces, rates, reached, search, to, view, way } from "./state";
-import { trace, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type View } from "./types";
+import { fullName, trace, verdict, type Drop, type Flow, type NodeView, type PodView, type ServiceView, type Verdict, type View } from "./types";
 import { drawn, Places, route, upTo, type End } from "./ways";
 import { cut, number, shown } from "./words";
 
@@ -129,7 +129,7 @@ function summary(now: View): string {
 }
 
 function Scene({ now, layout }: { now: View; layout: Layout }) {
-  const wrong = new Set(now.wrong.map((one) => one.node));
+  const wrong = new Set(now.wrong.flatMap((one) => one.nodes));
   const nodes = new Map(now.nodes.map((node) => [node.name, node]));
   const services = new Map(now.services.map((one) => [one.id, one]));
   return (
@@ -302,7 +302,7 @@ function PodPill({ box, pod }: { box: PodBox; pod: PodView | undefined }) {
   const room = wide ? Math.floor((box.w - 44 - address.length * 7.2) / 7.4) : 15;
   return (
     <g class={`pod ${colour(pod.namespace)}${mark}${pod.present ? "" : " gone"}`} {...pointed(pod.id)}>
-      <title>{shown(`${pod.id} ${pod.addresses.join(" ")} (${pod.link})`)}</title>
+      <title>{shown(`${fullName(pod)} ${pod.addresses.join(" ")} (${pod.link})`)}</title>
       <path class="cable" d={`M${box.trunk} ${y}H${box.x}`} />
       <rect class="pill" x={box.x} y={box.y} width={box.w} height={box.h} rx="8" />
       <rect class="tint" x={box.x + 4} y={box.y + 5} width="4" height={box.h - 10} rx="2" />
@@ -324,7 +324,8 @@ function Lit({ places }: { places: Places }) {
   const first = there[0];
   const start = places.find(from.value, first && trace(first)?.source);
   if (!found || !start) return null;
-  const { failure, good } = found;
+  const { failure } = found;
+  const end = verdict(found);
   // Of several endpoints the one at which it fails, else all.
   const failing = there.find((part) => part === found.parts[failure?.part ?? -1] && part !== first);
   const goals = failing ? [failing] : there.length > 1 ? there.slice(1) : there;
@@ -334,17 +335,18 @@ function Lit({ places }: { places: Places }) {
   });
   const hops = found.parts.reduce((sum, part) => sum + (trace(part)?.hops.length ?? 0), 0);
   const share = Math.min(1, lit.value / Math.max(1, failure?.hop ?? hops));
-  return <g class={`lit ${good ? "good" : "bad"}`}>{ways.map((points, index) => <LitWay key={index} points={points} share={share} good={good} />)}</g>;
+  return <g class={`lit ${end}`}>{ways.map((points, index) => <LitWay key={index} points={points} share={share} end={end} />)}</g>;
 }
 
-function LitWay({ points, share, good }: { points: Point[]; share: number; good: boolean }) {
+/** It ends in a cross only where it is certain that nothing goes on. */
+function LitWay({ points, share, end }: { points: Point[]; share: number; end: Verdict }) {
   const stop = points.at(-1);
   if (!stop) return null;
   return (
     <>
       <path d={drawn(points)} pathLength={1} stroke-dasharray={`${share} 1`} />
-      {share === 1 && good && <circle cx={stop.x} cy={stop.y} r="7" />}
-      {share === 1 && !good && <path class="stop" d={`M${stop.x - 8} ${stop.y - 8}l16 16m0 -16l-16 16`} />}
+      {share === 1 && end !== "bad" && <circle cx={stop.x} cy={stop.y} r="7" />}
+      {share === 1 && end === "bad" && <path class="stop" d={`M${stop.x - 8} ${stop.y - 8}l16 16m0 -16l-16 16`} />}
     </>
   );
 }

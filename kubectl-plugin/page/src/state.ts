@@ -1,7 +1,7 @@
 // Everything that the page shows, as signals.
 
 import { computed, signal } from "@preact/signals";
-import type { Drop, Flow, Reach, Sample, ServiceRate, View, Way } from "./types";
+import { fullName, type Drop, type Flow, type Reach, type Sample, type ServiceRate, type View, type Way } from "./types";
 
 const KEPT = 400;
 /** Ten minutes at a sample every two seconds. */
@@ -13,6 +13,8 @@ export type Connection = "connecting" | "live" | "lost" | "refused";
 export const refusal = signal("");
 export const view = signal<View | null>(null);
 export const connection = signal<Connection>("connecting");
+/** Since when nothing is known of the cluster, in milliseconds since 1970; null while it is told. */
+export const lostAt = signal<number | null>(null);
 export const flows = signal<Flow[]>([]);
 export const drops = signal<Drop[]>([]);
 export const samples = signal<Sample[]>([]);
@@ -50,6 +52,8 @@ export interface Thing {
   id: string;
   kind: "pod" | "service" | "node";
   label: string;
+  /** Empty for a node. */
+  namespace: string;
   /** The namespace, or what it is. */
   about: string;
   words: string;
@@ -61,20 +65,32 @@ export const things = computed<Thing[]>(() => {
   const list: Thing[] = [];
   for (const service of now.services) {
     const front = service.ports.flatMap((port) => port.fronts).at(0) ?? "";
-    list.push(thing(service.id, "service", service.name, `Service in ${service.namespace}`, front));
+    list.push(thing(service.id, "service", service, `Service in ${service.namespace}`, front));
   }
   for (const node of now.nodes) {
-    list.push(thing(node.name, "node", node.name, "Node", [...node.addresses, ...node.pod_cidrs].join(" ")));
+    list.push(thing(node.name, "node", { namespace: "", name: node.name }, "Node", [...node.addresses, ...node.pod_cidrs].join(" ")));
     for (const pod of node.pods) {
       const about = `pod in ${pod.namespace} on ${node.name}`;
-      list.push(thing(pod.id, "pod", pod.name, about, [...pod.addresses, pod.link].join(" ")));
+      list.push(thing(pod.id, "pod", pod, about, [fullName(pod), ...pod.addresses, pod.link].join(" ")));
     }
   }
   return list;
 });
 
-function thing(id: string, kind: Thing["kind"], label: string, about: string, more: string): Thing {
-  return { id, kind, label, about, words: `${id} ${about} ${more}`.toLowerCase() };
+function thing(id: string, kind: Thing["kind"], named: { namespace: string; name: string }, about: string, more: string): Thing {
+  const { namespace, name } = named;
+  return { id, kind, label: name, namespace, about, words: `${id} ${about} ${more}`.toLowerCase() };
+}
+
+/** The names of the pods that go by something else. */
+const names = computed<Map<string, string>>(() => {
+  const pods = view.value?.nodes.flatMap((node) => node.pods) ?? [];
+  return new Map(pods.filter((pod) => pod.id !== fullName(pod)).map((pod) => [pod.id, fullName(pod)]));
+});
+
+/** The name of the pod with this ID. */
+export function named(id: string): string {
+  return names.value.get(id) ?? id;
 }
 
 /** The namespaces that have pods, sorted. */
@@ -90,11 +106,14 @@ export function colour(namespace: string): string {
   return colours.value.get(namespace) ?? "ns0";
 }
 
-/** The things that are looked for; null if nothing is. */
+/** The things that are looked for; null if nothing is. A namespace with a slash is that one, and not all
+ * whose names end like it. */
 export const hits = computed<Set<string> | null>(() => {
   const wanted = search.value.trim().toLowerCase();
   if (!wanted) return null;
-  return new Set(things.value.filter((one) => one.words.includes(wanted)).map((one) => one.id));
+  const namespace = namespaces.value.find((name) => name && wanted === `${name}/`);
+  const is = (one: Thing) => (namespace ? one.namespace === namespace : one.words.includes(wanted));
+  return new Set(things.value.filter(is).map((one) => one.id));
 });
 
 /** The pods that are lit because they may reach the one that is examined, it included; null if none is. */

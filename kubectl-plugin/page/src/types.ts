@@ -22,7 +22,8 @@ export interface NodeView {
 }
 
 export interface PodView {
-  /** `namespace/name`, or the container ID of a pod whose name is not known. */
+  /** `namespace/name`, or the container ID of a pod whose name is not known; the address, if a Service
+   * has the name. */
   id: string;
   namespace: string;
   name: string;
@@ -33,6 +34,11 @@ export interface PodView {
   /** The policies that isolate it. */
   ingress: string[];
   egress: string[];
+}
+
+/** `namespace/name`, if the name is known. */
+export function fullName(pod: PodView): string {
+  return pod.namespace ? `${pod.namespace}/${pod.name}` : pod.name;
 }
 
 export interface ServiceView {
@@ -70,7 +76,7 @@ export interface PolicyView {
   egress_rules: string[] | null;
 }
 
-/** Who may reach a pod by the policies, and whom it may reach. */
+/** Who may reach a pod by the policies, and whom it may reach; pods by their IDs. */
 export interface Reach {
   pod: string;
   /** Pods with which something is allowed, in words such as "tcp 80". */
@@ -92,7 +98,9 @@ export interface ServiceRate {
 
 export interface Wrong {
   kind: "silent" | "warning" | "difference" | "failure";
+  /** On which nodes, in words, and by name. */
   node: string;
+  nodes: string[];
   object: string;
   text: string;
 }
@@ -144,6 +152,10 @@ export interface Hop {
   why: string[];
   see?: string;
   kernel: string[];
+  /** Where the kernel is not as it should be. */
+  differs?: string[];
+  /** What may stop a packet here, and is not Podwire's. */
+  suspects?: string[];
 }
 
 export interface Trace {
@@ -171,8 +183,17 @@ export interface Way {
   parts: Part[];
   good: boolean;
   conclusion: string;
-  /** The first hop that fails; hops are counted from 1, over all parts. */
-  failure: { part: number; hop: number | null; node: string; cause: string } | null;
+  /** The first hop that fails; hops are counted from 1, over all parts. It is not certain where a node
+   * says nothing, and may yet do what it should. */
+  failure: { part: number; hop: number | null; node: string; cause: string; certain: boolean } | null;
+}
+
+export type Verdict = "good" | "may" | "bad";
+
+/** Whether it arrives. That it fails is only said if the hop is known and it is certain. */
+export function verdict(way: Way): Verdict {
+  if (way.good) return "good";
+  return way.failure && way.failure.certain !== false ? "bad" : "may";
 }
 
 /** The trace of a part; null if its node says nothing. */

@@ -47,8 +47,10 @@ pub struct Queue {
 #[derive(Default)]
 struct Waiting {
     news: VecDeque<News>,
-    /// Only the newest state is of use.
-    state: Option<News>,
+    /// What says how something is now, one of each kind: only the newest is of use.
+    newest: VecDeque<News>,
+    /// The newest sample, if it did not fit.
+    sample: Option<News>,
     missed: usize,
 }
 
@@ -61,12 +63,18 @@ impl Queue {
     /// One more message.
     pub fn push(&self, news: News) {
         let mut waiting = lock(&self.waiting);
-        if news.kind == "state" {
-            waiting.state = Some(news);
-        } else if waiting.news.len() < WAITING {
-            waiting.news.push_back(news);
-        } else {
-            waiting.missed += news.count;
+        let fits = waiting.news.len() < WAITING;
+        match news.kind {
+            "state" | "rates" | "remarks" => waiting.replace(news),
+            "samples" if fits => {
+                // An older one would come after it.
+                waiting.sample = None;
+                waiting.news.push_back(news);
+            }
+            // A gap in a plot is no connection or drop that no one sees.
+            "samples" => waiting.sample = Some(news),
+            _ if fits => waiting.news.push_back(news),
+            _ => waiting.missed += news.count,
         }
         drop(waiting);
         self.came.notify_one();
@@ -84,15 +92,25 @@ impl Queue {
 
     fn pop(&self) -> Option<News> {
         let mut waiting = lock(&self.waiting);
-        if let Some(state) = waiting.state.take() {
-            return Some(state);
-        }
-        let news = waiting.news.pop_front();
+        let newest = waiting.newest.pop_front();
+        let news = newest.or_else(|| waiting.news.pop_front());
+        let news = news.or_else(|| waiting.sample.take());
         if news.is_none() && waiting.missed > 0 {
             let missed = std::mem::take(&mut waiting.missed);
             return Some(News::of("missed", &missed, 0));
         }
         news
+    }
+}
+
+impl Waiting {
+    /// In the place of the one of its kind that waits.
+    fn replace(&mut self, news: News) {
+        let mut waiting = self.newest.iter_mut();
+        match waiting.find(|one| one.kind == news.kind) {
+            Some(old) => *old = news,
+            None => self.newest.push_back(news),
+        }
     }
 }
 
@@ -115,5 +133,41 @@ mod tests {
         let missed = queue.pop().unwrap();
         assert_eq!((missed.kind, &*missed.data), ("missed", "6"));
         assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn a_slow_page_gets_the_newest_rates_remarks_and_sample_and_misses_none_of_them() {
+        let queue = Queue::default();
+        for turn in 0..WAITING {
+            queue.push(News::list("flows", &[turn]));
+        }
+        for turn in 0..3 {
+            queue.push(News::of("rates", &turn, 0));
+            queue.push(News::list("remarks", &[turn, turn]));
+            queue.push(News::list("samples", &[turn]));
+        }
+        let told = |news: News| (news.kind, news.data.to_string());
+        assert_eq!(told(queue.pop().unwrap()), ("rates", "2".into()));
+        assert_eq!(told(queue.pop().unwrap()), ("remarks", "[2,2]".into()));
+        for _ in 0..WAITING {
+            assert_eq!(queue.pop().unwrap().kind, "flows");
+        }
+        assert_eq!(told(queue.pop().unwrap()), ("samples", "[2]".into()));
+        assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn samples_come_in_the_order_of_time() {
+        let queue = Queue::default();
+        for turn in 0..WAITING {
+            queue.push(News::list("flows", &[turn]));
+        }
+        queue.push(News::list("samples", &[1]));
+        queue.pop();
+        queue.push(News::list("samples", &[2]));
+        let rest = std::iter::from_fn(|| queue.pop());
+        let samples = rest.filter(|news| news.kind == "samples");
+        let samples: Vec<String> = samples.map(|news| news.data.to_string()).collect();
+        assert_eq!(samples, ["[2]"]);
     }
 }

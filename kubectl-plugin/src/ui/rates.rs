@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use podwire_agent::flows::top::{Sum, Top};
-use podwire_agent::report::ServiceReport;
+use podwire_agent::report::{ServicePortReport, ServiceReport};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -14,6 +14,10 @@ use crate::top::joined;
 
 /// Connections are counted over so long: a second alone would be nothing or a lot.
 const WINDOW: Duration = Duration::from_secs(10);
+
+/// A node that is missing at so many looks is late; at more it is silent, and what its connections
+/// carried meanwhile belongs to no look.
+const LATE: u64 = 1;
 
 /// How fast a Service goes, as the page gets it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -56,9 +60,17 @@ impl Lately {
         for service in now {
             // Of a Service that was not there all connections are new.
             let ports = before.get(&*service.name).map_or(&[][..], |one| &one.ports);
-            for (index, port) in service.ports.iter().enumerate() {
-                let known = ports.get(index);
+            for port in &service.ports {
+                // By what names it within the Service: one may have come or gone before it.
+                let same = |one: &&ServicePortReport| {
+                    one.name == port.name && one.protocol == port.protocol
+                };
+                let known = ports.iter().find(same);
                 let known_endpoints = known.map_or(&[][..], |one| &one.endpoints);
+                let known_endpoints: BTreeMap<SocketAddr, Option<u64>> = known_endpoints
+                    .iter()
+                    .map(|one| (one.address, one.connections))
+                    .collect();
                 let mut add = |endpoint, before: Option<u64>, now: Option<u64>| {
                     let grown = grown(before.unwrap_or(0), now.unwrap_or(0));
                     if grown > 0 {
@@ -72,10 +84,12 @@ impl Lately {
                     port.connections,
                 );
                 for endpoint in &port.endpoints {
-                    let mut known = known_endpoints.iter();
-                    let known = known.find(|one| one.address == endpoint.address);
-                    let known = known.and_then(|one| one.connections);
-                    add(Some(endpoint.address), known, endpoint.connections);
+                    let known = known_endpoints.get(&endpoint.address).copied();
+                    add(
+                        Some(endpoint.address),
+                        known.flatten(),
+                        endpoint.connections,
+                    );
                 }
             }
         }
@@ -111,8 +125,10 @@ pub fn grown(before: u64, now: u64) -> u64 {
 /// What connections have carried, those that ended included.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// What each node said last: one that is late takes nothing away.
-    said: BTreeMap<String, Top>,
+    /// What each node said last, and at which look: one that is late takes nothing away.
+    said: BTreeMap<String, (u64, Top)>,
+    /// The number of the last look.
+    look: u64,
     /// What connections had carried when they ended, by Service, and all.
     ended: BTreeMap<Whose, u64>,
     /// The most that each had carried.
@@ -139,9 +155,13 @@ impl Carried {
 
     /// What the nodes say of the connections that there are.
     pub fn look(&mut self, said: BTreeMap<String, Top>, at: Instant) {
+        self.look += 1;
+        let look = self.look;
+        self.said.retain(|_, (last, _)| look - *last <= LATE + 1);
         let is_new = said.keys().any(|node| !self.said.contains_key(node));
+        let said = said.into_iter().map(|(node, top)| (node, (look, top)));
         self.said.extend(said);
-        let all = joined(self.said.values());
+        let all = joined(self.said.values().map(|(_, top)| top));
         let passed = |sum: &Sum| sum.sent + sum.received;
         // Of a connection between two nodes only this counts once.
         let pairs = all.nodes.iter().map(|line| passed(&line.sum)).sum();
@@ -231,7 +251,7 @@ fn rounded(rate: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use podwire_agent::flows::top::Line;
-    use podwire_agent::report::{EndpointReport, ServicePortReport};
+    use podwire_agent::report::EndpointReport;
 
     use super::*;
 
@@ -268,6 +288,33 @@ mod tests {
         assert_eq!(rates[0].endpoints["10.10.1.2:80"], 6.0);
         lately.add(&web(4), &web(4), after(30));
         assert_eq!(service_rates(&lately, &Carried::default(), after(30)), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_goes_gives_its_count_to_no_other() {
+        let start = Instant::now();
+        let port = |name: &str, protocol: &str, connections| ServicePortReport {
+            name: name.into(),
+            protocol: protocol.into(),
+            connections: Some(connections),
+            ..ServicePortReport::default()
+        };
+        let with = |ports: &[ServicePortReport]| {
+            vec![ServiceReport {
+                name: "kube-system/dns".into(),
+                ports: ports.into(),
+            }]
+        };
+        let before = [
+            port("metrics", "tcp", 5),
+            port("dns", "tcp", 100),
+            port("dns", "udp", 9000),
+        ];
+        let now = [port("dns", "udp", 9004), port("dns", "tcp", 100)];
+        let mut lately = Lately::default();
+        lately.add(&with(&before), &with(&now), start);
+        let rates = service_rates(&lately, &Carried::default(), start);
+        assert_eq!(rates[0].connections, 4.0);
     }
 
     fn top(services: u64, pairs: u64) -> Top {
@@ -335,6 +382,24 @@ mod tests {
         carried.look(one, after(20));
         assert_eq!(carried.rate(), Some(0.0));
         carried.look(of_both(0, 5100), after(30));
+        assert_eq!(carried.rate(), Some(10.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passed_while_a_node_was_silent_did_not_pass_when_it_came_back() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut carried = Carried::default();
+        carried.look(of_both(0, 100), start);
+        carried.look(of_both(0, 200), after(10));
+        assert_eq!(carried.rate(), Some(10.0));
+        for seconds in [20, 30, 40] {
+            carried.look(BTreeMap::new(), after(seconds));
+            assert!(carried.rate().is_none_or(|rate| rate == 0.0));
+        }
+        carried.look(of_both(0, 90_000), after(50));
+        assert_eq!(carried.rate(), None);
+        carried.look(of_both(0, 90_100), after(60));
         assert_eq!(carried.rate(), Some(10.0));
     }
 }

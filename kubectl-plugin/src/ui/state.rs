@@ -97,9 +97,12 @@ impl State {
 
     /// It is not known which nodes there are.
     pub fn no_nodes(&mut self, title: &str, text: String) {
+        // Once it is known again, this is not how they are.
+        self.said.clear();
         let wrong = Wrong {
             kind: Kind::Silent,
             node: String::new(),
+            nodes: Vec::new(),
             object: String::new(),
             text,
         };
@@ -153,7 +156,8 @@ impl State {
         News::list("remarks", &lines.into_iter().map(line).collect::<Vec<_>>())
     }
 
-    /// What a node reports now, beside what it reported before.
+    /// What a node reports now, beside what it reported before. If it was not counted just before,
+    /// counting begins: else what happened in an hour would have happened in the last seconds.
     pub fn counted(
         &mut self,
         node: &str,
@@ -161,10 +165,16 @@ impl State {
         now: &Report,
         repairs: Option<u64>,
     ) {
-        self.now.add(node, now, repairs);
+        let before = before.filter(|_| self.now.before.contains_key(node));
         let before = before.unwrap_or(now);
+        self.now.add(node, now, repairs);
         let (before, services) = (&before.services, &now.services);
         self.lately.add(before, services, Instant::now());
+    }
+
+    /// A node does not say what it counted.
+    pub fn not_counted(&mut self, node: &str) {
+        self.now.before.remove(node);
     }
 
     /// What nodes say of the connections that there are.
@@ -186,8 +196,28 @@ impl State {
         }
     }
 
-    /// No one looked meanwhile: what happened then belongs to no sample and no rate.
-    pub fn restart(&mut self) {
+    /// No one looks any more. Who looks later is not told of the cluster as it is now, and what happens
+    /// until then is not measured. The relays go with the fleet.
+    pub fn forget(&mut self) {
+        self.fleet = None;
+        self.said.clear();
+        self.view = View::default();
+        self.told = None;
+        self.rates = None;
+        self.remarks.clear();
+    }
+
+    /// These nodes are asked from now on. What happened before belongs to no sample and no rate, and
+    /// what other nodes said is of no more use.
+    pub fn begin(&mut self, fleet: Fleet) {
+        self.said.retain(|node, _| fleet.node(node).is_some());
+        let before = self.remarks.len();
+        self.remarks
+            .retain(|(node, _), _| fleet.node(node).is_some());
+        if self.remarks.len() < before {
+            self.send(&self.remarks());
+        }
+        self.fleet = Some(fleet);
         self.now = Counted::default();
         self.lately = Lately::default();
         self.carried = Carried::default();
@@ -240,7 +270,64 @@ impl Counted {
 
 #[cfg(test)]
 mod tests {
+    use podwire_agent::report::{ServicePortReport, ServiceReport};
+
     use super::*;
+    use crate::reach::fake::Fake;
+
+    /// So many connections of a Service and drops, in all.
+    fn report(count: u64) -> Report {
+        let port = ServicePortReport {
+            connections: Some(count),
+            ..ServicePortReport::default()
+        };
+        let service = ServiceReport {
+            name: "default/web".into(),
+            ports: vec![port],
+        };
+        Report {
+            services: vec![service],
+            refused: BTreeMap::from([("policy".to_owned(), count)]),
+            ..Report::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_node_said_goes_with_the_node() {
+        let mut state = State::default();
+        for node in ["a", "b"] {
+            state.said.insert(node.into(), Ok(report(1)));
+            state.remark(node, "flows", Some("off".into()));
+        }
+        let queue = Arc::new(Queue::default());
+        state.viewers.insert(1, Arc::clone(&queue));
+        let fleet = Fleet::assemble(Arc::new(Fake::of(&["b", "c"]))).await;
+        state.begin(fleet.unwrap());
+        assert_eq!(state.said.keys().collect::<Vec<_>>(), ["b"]);
+        let told = queue.next().await;
+        let lines = r#"["No flows of b: off"]"#;
+        assert_eq!((told.kind, &*told.data), ("remarks", lines));
+        assert_eq!(&*state.remarks().data, lines);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_comes_back_begins_to_count_and_only_then_has_rates() {
+        let mut state = State::default();
+        // What was said before anyone counted.
+        state.counted("a", Some(&report(1)), &report(10), Some(0));
+        state.not_counted("a");
+        state.counted("a", Some(&report(10)), &report(5000), Some(70));
+        state.tell_rates();
+        assert_eq!(&*state.rates.clone().unwrap().data, "[]");
+        let sample = state.now.take(1);
+        assert_eq!((sample.drops, sample.repairs), (0.0, 0.0));
+        state.counted("a", Some(&report(5000)), &report(5004), Some(72));
+        state.tell_rates();
+        let rates = state.rates.clone().unwrap().data;
+        assert!(rates.contains(r#""connections":4.0"#), "{rates}");
+        let sample = state.now.take(3);
+        assert_eq!((sample.drops, sample.repairs), (2.0, 1.0));
+    }
 
     #[test]
     fn an_agent_that_counts_from_the_beginning_again_is_no_flood() {

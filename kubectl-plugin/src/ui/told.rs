@@ -110,7 +110,9 @@ pub struct Dropped {
 impl Dropped {
     /// What a node told.
     pub fn of(told: drops::Dropped, node: &str) -> Self {
-        let said = [Some(told.because), told.nearest].into_iter().flatten();
+        // Agents say the nearest rule among the reasons, too; it is not said twice.
+        let nearest = told.nearest.filter(|text| !told.because.contains(text));
+        let said = [Some(told.because), nearest].into_iter().flatten();
         let said: Vec<String> = said.filter(|text| !text.is_empty()).collect();
         let reason = match said.is_empty() {
             true => told.verdict,
@@ -178,18 +180,28 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_has_the_reason_with_the_rule_that_comes_nearest() {
-        let told: drops::Dropped = serde_json::from_str(
-            r#"{"number": 1, "time": "t", "reason": "policy", "verdict": "dropped", "reply": false,
-                "isolated_by": ["default/deny"], "allowed_by_now": false,
-                "decided_by": "NetworkPolicy default/deny", "because": "no rule allows it",
+    fn a_drop_has_the_reason_with_the_rule_that_comes_nearest_and_that_once() {
+        let told = |because: &str| {
+            let told: drops::Dropped = serde_json::from_value(serde_json::json!({
+                "number": 1, "time": "t", "reason": "policy", "verdict": "dropped",
+                "reply": false, "isolated_by": ["shop/db"], "allowed_by_now": false,
+                "decided_by": "NetworkPolicy shop/db", "because": because,
                 "source": {"address": "10.10.1.2"}, "destination": {"address": "10.10.2.2"},
-                "protocol": "udp", "port": 53, "nearest": "rule 1 lacks UDP", "new": true}"#,
-        )
-        .unwrap();
-        let drop = Dropped::of(told, "worker");
-        assert_eq!(drop.reason, "no rule allows it; rule 1 lacks UDP");
-        assert_eq!(drop.object.as_deref(), Some("NetworkPolicy default/deny"));
+                "protocol": "tcp", "port": 5432,
+                "nearest": "shop/db allows tcp 5432 from role=api; the pod has role=web", "new": true,
+            }))
+            .unwrap();
+            Dropped::of(told, "worker")
+        };
+        let whole = "denied by ingress; nearest rule: shop/db allows tcp 5432 from role=api; the pod has role=web";
+        // As an agent says it.
+        let drop = told(whole);
+        assert_eq!(drop.reason, whole);
+        assert_eq!(drop.object.as_deref(), Some("NetworkPolicy shop/db"));
+        assert_eq!(
+            told("denied by ingress").reason,
+            "denied by ingress; shop/db allows tcp 5432 from role=api; the pod has role=web"
+        );
     }
 
     #[test]

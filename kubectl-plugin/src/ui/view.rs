@@ -1,9 +1,11 @@
 //! What the agents say, put together: one cluster out of one report a node. Pure.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
-use podwire_agent::report::{PodReport, Report, ServiceReport, UplinkReport};
+use podwire_agent::report::{
+    PodReport, Report, RouteReport, ServicePortReport, ServiceReport, UplinkReport,
+};
 use serde::Serialize;
 
 use crate::reach::Node;
@@ -77,6 +79,16 @@ pub struct PodView {
     pub egress: Vec<String>,
 }
 
+impl PodView {
+    /// `namespace/name`, as agents call it, or the container ID.
+    pub fn full_name(&self) -> String {
+        match &*self.namespace {
+            "" => self.name.clone(),
+            namespace => format!("{namespace}/{}", self.name),
+        }
+    }
+}
+
 /// A Service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ServiceView {
@@ -144,6 +156,8 @@ pub struct Wrong {
     pub kind: Kind,
     /// On which nodes, in a few words.
     pub node: String,
+    /// The names of these nodes; none for the cluster as a whole.
+    pub nodes: Vec<String>,
     /// About what; empty if the text says it.
     pub object: String,
     /// What.
@@ -164,8 +178,12 @@ pub struct Silent {
     pub last: Option<Box<Report>>,
 }
 
-/// Everything that is wrong, as `status` says it, the worst first.
-pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong> {
+/// Everything that is wrong, as `status` says it, the worst first. What may be missing among the nodes
+/// (`remarks`) is one of these things: then that all is well cannot be said.
+pub fn wrong<'a>(
+    nodes: impl Iterator<Item = (&'a Node, &'a Said)>,
+    remarks: &[String],
+) -> Vec<Wrong> {
     let heard = nodes.map(|(node, said)| {
         let heard = match said {
             Ok(report) => Heard::Says(report),
@@ -181,10 +199,18 @@ pub fn wrong<'a>(nodes: impl Iterator<Item = (&'a Node, &'a Said)>) -> Vec<Wrong
         .map(|one| Wrong {
             kind: one.kind,
             node: one.place(),
+            nodes: one.nodes,
             object: one.object,
             text: one.text,
         })
         .collect();
+    wrong.extend(remarks.iter().map(|text| Wrong {
+        kind: Kind::Warning,
+        node: "the cluster".into(),
+        nodes: Vec::new(),
+        object: String::new(),
+        text: text.clone(),
+    }));
     wrong.sort_by_key(|one| one.kind);
     wrong
 }
@@ -207,9 +233,10 @@ pub fn view(title: &str, said: &BTreeMap<String, Said>) -> View {
 
 /// A pod that has the name of a Service goes by its address, which `why` understands as well.
 fn tell_apart(nodes: &mut [NodeView], services: &[ServiceView]) {
+    let names: HashSet<&str> = services.iter().map(|service| &*service.id).collect();
     for pod in nodes.iter_mut().flat_map(|node| &mut node.pods) {
         if let Some(address) = pod.addresses.first()
-            && services.iter().any(|service| service.id == pod.id)
+            && names.contains(&*pod.id)
         {
             pod.id = address.to_string();
         }
@@ -234,7 +261,7 @@ fn node(name: &str, said: &Said) -> NodeView {
                 mtu: uplink.mtu,
                 up: uplink.up,
             }),
-            pods: report.pods.iter().map(|one| pod(one, report)).collect(),
+            pods: pods(report),
             ..NodeView::default()
         },
         None => NodeView {
@@ -253,85 +280,138 @@ fn own(uplink: &UplinkReport) -> impl Iterator<Item = IpAddr> {
     addresses.filter(move |address| !of_link(address))
 }
 
-fn pod(pod: &PodReport, report: &Report) -> PodView {
+/// The policies that isolate a pod for ingress, and for egress.
+type Isolating<'a> = (Vec<&'a String>, Vec<&'a String>);
+
+fn pods(report: &Report) -> Vec<PodView> {
+    let isolated = report.policies.iter().flat_map(|all| &all.isolated);
+    let mut by_pod: HashMap<&str, Isolating> = HashMap::new();
+    for one in isolated {
+        let (ingress, egress) = by_pod.entry(&one.pod).or_default();
+        ingress.extend(&one.ingress);
+        egress.extend(&one.egress);
+    }
+    let pods = report.pods.iter();
+    pods.map(|one| pod(one, &by_pod)).collect()
+}
+
+fn pod(pod: &PodReport, isolated: &HashMap<&str, Isolating>) -> PodView {
     let id = pod.pod.clone().unwrap_or_else(|| pod.container_id.clone());
     let (namespace, name) = match id.split_once('/') {
         Some((namespace, name)) => (namespace.to_owned(), name.to_owned()),
         None => (String::new(), id.clone()),
     };
-    let isolated = report.policies.iter().flat_map(|all| &all.isolated);
-    let isolated = isolated.filter(|one| one.pod == id);
-    let (ingress, egress) = isolated.fold((Vec::new(), Vec::new()), |mut lists, one| {
-        lists.0.extend(one.ingress.iter().cloned());
-        lists.1.extend(one.egress.iter().cloned());
-        lists
-    });
+    let (ingress, egress) = isolated.get(&*id).cloned().unwrap_or_default();
     PodView {
         namespace,
         name,
         addresses: pod.addresses.clone(),
         link: pod.link.clone(),
         present: pod.present,
-        ingress,
-        egress,
+        ingress: ingress.into_iter().cloned().collect(),
+        egress: egress.into_iter().cloned().collect(),
         id,
     }
 }
 
-/// What the others know of a node, even if its own agent is silent: its podCIDRs and address.
+/// What the others know of a node, even if its own agent is silent: its podCIDRs and address. Each node
+/// has a route to each, so what they say is put together first.
 fn complete(nodes: &mut [NodeView], reports: &[&Report]) {
+    let mut told: HashMap<&str, (Vec<&RouteReport>, Vec<IpAddr>)> = HashMap::new();
     for route in reports.iter().flat_map(|report| &report.routes) {
-        let Some(node) = nodes.iter_mut().find(|node| node.name == route.node) else {
+        let (routes, gateways) = told.entry(&route.node).or_default();
+        let same = |one: &&RouteReport| one.destination == route.destination;
+        if !routes.iter().any(same) {
+            routes.push(route);
+        }
+        if let Some(gateway) = route.gateway.filter(|one| !gateways.contains(one)) {
+            gateways.push(gateway);
+        }
+    }
+    for node in nodes {
+        let Some((routes, mut gateways)) = told.remove(&*node.name) else {
             continue;
         };
-        let cidr = route.destination.to_string();
-        if !node.pod_cidrs.contains(&cidr) {
-            node.pod_cidrs.push(cidr);
+        let cidrs = routes.iter().map(|route| route.destination.to_string());
+        node.pod_cidrs.extend(cidrs);
+        if !node.answers {
+            gateways.retain(|gateway| !node.addresses.contains(gateway));
+            node.addresses.append(&mut gateways);
         }
-        let unknown = |gateway: &IpAddr| !node.answers && !node.addresses.contains(gateway);
-        node.addresses.extend(route.gateway.filter(unknown));
     }
 }
 
 fn services(reports: &[&Report], nodes: &[NodeView]) -> Vec<ServiceView> {
-    let mut owners = BTreeMap::new();
+    let mut owners = HashMap::new();
     for node in nodes {
         for pod in &node.pods {
             let addresses = pod.addresses.iter();
-            owners.extend(addresses.map(|address| (*address, (pod.id.clone(), node.name.clone()))));
+            owners.extend(addresses.map(|address| (*address, (&*pod.id, &*node.name))));
         }
     }
-    let mut all: BTreeMap<&str, ServiceView> = BTreeMap::new();
+    let mut all: BTreeMap<&str, Gathered> = BTreeMap::new();
     for service in reports.iter().flat_map(|report| &report.services) {
-        let known = all.entry(&service.name).or_insert_with(|| empty(service));
-        add(known, service, &owners);
+        let known = all.entry(&service.name);
+        let known = known.or_insert_with(|| Gathered::empty(service));
+        known.add(service, &owners);
     }
-    all.into_values().collect()
+    all.into_values().map(|known| known.view).collect()
 }
 
-fn empty(service: &ServiceReport) -> ServiceView {
-    let id = service.name.clone();
-    let (namespace, name) = id.split_once('/').unwrap_or(("", &id));
-    ServiceView {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        ports: Vec::new(),
-        id,
-    }
+/// The pod that has an address, and its node.
+type Owners<'a> = HashMap<IpAddr, (&'a str, &'a str)>;
+
+/// A Service while it is put together: each node reports all of it.
+struct Gathered<'a> {
+    view: ServiceView,
+    /// Where its ports are, by what names them within the Service, not by their place: an agent that is
+    /// behind may have other ports.
+    ports: HashMap<(&'a str, &'a str), usize>,
+    /// Where the endpoints of a port are.
+    endpoints: HashMap<(usize, SocketAddr), usize>,
 }
 
-/// Counts of one more node are added: each node balances what its own pods send.
-fn add(
-    known: &mut ServiceView,
-    service: &ServiceReport,
-    owners: &BTreeMap<IpAddr, (String, String)>,
-) {
-    for port in &service.ports {
-        // By what names it within the Service, not by its place: an agent that is behind may have
-        // other ports.
-        let same = |one: &PortView| one.name == port.name && one.protocol == port.protocol;
-        let index = known.ports.iter().position(same).unwrap_or_else(|| {
-            known.ports.push(PortView {
+impl<'a> Gathered<'a> {
+    fn empty(service: &ServiceReport) -> Self {
+        let id = service.name.clone();
+        let (namespace, name) = id.split_once('/').unwrap_or(("", &id));
+        let view = ServiceView {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            ports: Vec::new(),
+            id,
+        };
+        Self {
+            view,
+            ports: HashMap::new(),
+            endpoints: HashMap::new(),
+        }
+    }
+
+    /// Counts of one more node are added: each node balances what its own pods send.
+    fn add(&mut self, service: &'a ServiceReport, owners: &Owners) {
+        for port in &service.ports {
+            let place = self.place(port);
+            let known = &mut self.view.ports[place];
+            known.connections = sum(known.connections, port.connections);
+            for endpoint in &port.endpoints {
+                let address = endpoint.address;
+                let at = *self.endpoints.entry((place, address)).or_insert_with(|| {
+                    known.endpoints.push(unused(address, owners));
+                    known.endpoints.len() - 1
+                });
+                let count = &mut known.endpoints[at].connections;
+                *count = sum(*count, endpoint.connections);
+            }
+        }
+    }
+
+    /// Where a port is.
+    fn place(&mut self, port: &'a ServicePortReport) -> usize {
+        let known = &mut self.view.ports;
+        let place = self.ports.entry((&port.name, &port.protocol));
+        *place.or_insert_with(|| {
+            known.push(PortView {
                 name: port.name.clone(),
                 protocol: port.protocol.clone(),
                 fronts: port.fronts.clone(),
@@ -339,29 +419,19 @@ fn add(
                 affinity: port.affinity,
                 ..PortView::default()
             });
-            known.ports.len() - 1
-        });
-        let known = &mut known.ports[index];
-        known.connections = sum(known.connections, port.connections);
-        for endpoint in &port.endpoints {
-            let address = endpoint.address.to_string();
-            let at = known
-                .endpoints
-                .iter()
-                .position(|one| one.address == address);
-            let at = at.unwrap_or_else(|| {
-                let owner = owners.get(&endpoint.address.ip());
-                known.endpoints.push(EndpointView {
-                    address,
-                    pod: owner.map(|(pod, _)| pod.clone()),
-                    node: owner.map(|(_, node)| node.clone()),
-                    connections: None,
-                });
-                known.endpoints.len() - 1
-            });
-            let count = &mut known.endpoints[at].connections;
-            *count = sum(*count, endpoint.connections);
-        }
+            known.len() - 1
+        })
+    }
+}
+
+/// An endpoint of which no node has counted anything.
+fn unused(address: SocketAddr, owners: &Owners) -> EndpointView {
+    let owner = owners.get(&address.ip());
+    EndpointView {
+        address: address.to_string(),
+        pod: owner.map(|(pod, _)| (*pod).to_owned()),
+        node: owner.map(|(_, node)| (*node).to_owned()),
+        connections: None,
     }
 }
 
@@ -434,17 +504,53 @@ mod tests {
         assert!(!seen.nodes[0].answers && seen.nodes[1].answers);
         assert_eq!(seen.nodes[0].pods[0].id, "default/web");
         let nodes = [Node::named("a"), Node::named("b")];
-        let found = wrong(nodes.iter().map(|node| (node, &said[&node.name])));
+        let found = wrong(nodes.iter().map(|node| (node, &said[&node.name])), &[]);
         let silent = &found[0];
         assert_eq!(
             (silent.kind, &*silent.node, &*silent.text),
             (Kind::Silent, "node a", "is late")
         );
+        assert_eq!(silent.nodes, ["a"], "by name, for the picture");
         // What `status` says is said here as well: this report has no uplink.
         assert!(
             found.iter().any(|one| one.object == "the uplink"),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn what_others_know_of_a_node_is_told_once_and_its_address_only_if_it_is_silent() {
+        let route = |node: &str, destination: &str| RouteReport {
+            node: node.into(),
+            destination: destination.parse().unwrap(),
+            gateway: Some("172.18.0.9".parse().unwrap()),
+            link: None,
+            unreachable: false,
+            refused: false,
+            present: true,
+        };
+        let with_routes = |node: &str| Report {
+            routes: vec![
+                route("c", "10.10.3.0/24"),
+                route("c", "fd00:3::/64"),
+                route("a", "10.10.1.0/24"),
+                route("gone", "10.10.9.0/24"),
+            ],
+            ..report(node, "x/y")
+        };
+        let said = BTreeMap::from([
+            ("a".to_owned(), Ok(with_routes("a"))),
+            ("b".to_owned(), Ok(with_routes("b"))),
+            ("c".to_owned(), Err(Silent::default())),
+        ]);
+        let [a, b, c] = view("t", &said).nodes.try_into().unwrap();
+        assert_eq!(c.pod_cidrs, ["10.10.3.0/24", "fd00:3::/64"]);
+        assert_eq!(c.addresses, ["172.18.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            (a.pod_cidrs, a.addresses),
+            (vec!["10.10.1.0/24".to_owned()], vec![])
+        );
+        assert!(b.pod_cidrs.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use podwire_agent::features::policies::desired::reach::Reach as Peers;
+use podwire_agent::features::policies::desired::reach::{Peer, Reach as Peers};
 use podwire_agent::flows::top::Top;
 use podwire_agent::report::Report;
 use podwire_agent::{drops, flows};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::queue::{News, Queue, lock};
 use super::state::{STEP, State};
 use super::told::{Dropped, Flow, counter};
-use super::view::{Said, Silent, view, wrong};
+use super::view::{Said, Silent, View, view, wrong};
 use super::way::destination;
 use crate::fleet::Fleet;
 use crate::reach::{Reach, ReachError};
@@ -74,8 +74,7 @@ impl Drop for Viewer {
         let mut state = lock(&self.watch.0.state);
         state.viewers.remove(&self.number);
         if state.viewers.is_empty() {
-            // The relays go with the fleet.
-            state.fleet = None;
+            state.forget();
             if let Some(asking) = state.asking.take() {
                 asking.abort();
             }
@@ -98,6 +97,10 @@ impl Watch {
         let mut state = lock(&self.0.state);
         if state.viewers.len() >= VIEWERS {
             return None;
+        }
+        if state.asking.is_none() {
+            // What was asked may have been answered while that was ended.
+            state.forget();
         }
         state.last += 1;
         let (number, queue) = (state.last, Arc::new(Queue::default()));
@@ -144,13 +147,14 @@ impl Watch {
                 pods.map(|one| (node.name.clone(), one))
             });
             let place = pods.find(|(_, one)| one.id == pod);
-            let place = place.map(|(node, one)| (node, format!("{}/{}", one.namespace, one.name)));
+            let place = place.map(|(node, one)| (node, one.full_name()));
             (state.fleet.clone(), place)
         });
         let fleet = fleet.ok_or(NOT_ASKED)?;
         let (node, name) = place.ok_or_else(|| format!("no node has a pod {pod}"))?;
         let found = fleet.get(&node, &peers_of(&name)).await;
-        found.map_err(|error| error.to_string())
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(self.with(|state| by_id(&state.view, found)))
     }
 
     /// Asks the agents while a page is on its way to its reader, so that it need not wait for them.
@@ -179,8 +183,7 @@ impl Watch {
                 }
             };
             self.with(|state| {
-                state.restart();
-                state.fleet = Some(fleet.clone());
+                state.begin(fleet.clone());
             });
             let mut open = JoinSet::new();
             for node in fleet.nodes() {
@@ -199,7 +202,10 @@ impl Watch {
     }
 
     async fn until_nodes_change(&self, fleet: &Fleet) {
-        let nodes = |fleet: &Fleet| fleet.nodes().cloned().collect::<Vec<_>>();
+        let nodes = |fleet: &Fleet| {
+            let nodes = fleet.nodes().cloned().collect::<Vec<_>>();
+            (nodes, fleet.remarks().to_vec())
+        };
         loop {
             sleep(AGAIN).await;
             let now = Fleet::assemble(Arc::clone(&self.0.reach)).await;
@@ -236,8 +242,9 @@ impl Watch {
                 Some(Err(silent)) => silent.last,
                 None => None,
             };
-            if let Ok(report) = &said {
-                state.counted(node, before.as_deref(), report, repairs);
+            match &said {
+                Ok(report) => state.counted(node, before.as_deref(), report, repairs),
+                Err(_) => state.not_counted(node),
             }
             let said = said.map_err(|error| Silent {
                 of_the_agent: error.of_the_agent(),
@@ -282,7 +289,8 @@ impl Watch {
             said.collect()
         });
         let mut view = view(&self.0.title, &said);
-        view.wrong = wrong(fleet.nodes().map(|node| (node, &said[&node.name])));
+        let nodes = fleet.nodes().map(|node| (node, &said[&node.name]));
+        view.wrong = wrong(nodes, fleet.remarks());
         self.with(|state| {
             state.show(view);
             state.tell_rates();
@@ -418,6 +426,29 @@ fn peers_of(pod: &str) -> String {
     format!("/reach?{}", query.append_pair("pod", pod).finish())
 }
 
+/// The same with the IDs that pods have on the page: agents know nothing but names.
+fn by_id(view: &View, found: Peers) -> Peers {
+    let pods = view.nodes.iter().flat_map(|node| &node.pods);
+    let names = pods.map(|pod| (pod.full_name(), pod));
+    // Few go by something else than their name.
+    let ids: BTreeMap<String, &str> = names
+        .filter(|(name, pod)| pod.id != *name)
+        .map(|(name, pod)| (name, &*pod.id))
+        .collect();
+    let id = |name: String| match ids.get(&name) {
+        Some(id) => (*id).to_owned(),
+        None => name,
+    };
+    let peer = |peer: Peer| Peer {
+        pod: id(peer.pod),
+        ..peer
+    };
+    Peers {
+        pod: id(found.pod),
+        peers: found.peers.into_iter().map(peer).collect(),
+    }
+}
+
 /// Without the name of the node.
 fn reason(error: ReachError) -> String {
     match error {
@@ -428,8 +459,9 @@ fn reason(error: ReachError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use podwire_agent::report::PodReport;
+    use podwire_agent::report::{PodReport, ServiceReport};
 
+    use super::super::view::Kind;
     use super::*;
     use crate::reach::fake::{Fake, Says};
 
@@ -454,6 +486,22 @@ mod tests {
         sleep(AGAIN * 2).await;
         assert_eq!(fake.made(), 2);
         assert_eq!(Arc::strong_count(&watch.0), 1, "nothing goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_later_is_not_told_how_it_was_before() {
+        let fake = Arc::new(Fake::of(&["a"]).tells("a", "/status?wide=1", &Report::default()));
+        let watch = Watch::new(fake, "test".into());
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        drop(viewer);
+        assert_eq!(&*watch.state(), "null");
+        let known = |state: &mut State| (state.said.len(), state.past()[0].kind);
+        assert_eq!(watch.with(known), (0, "past-flows"));
+        // An answer that came while the questions were ended.
+        watch.heard("a", Ok(Report::default()), None);
+        let _viewer = watch.view().unwrap();
+        assert_eq!(watch.with(known), (0, "past-flows"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -484,23 +532,79 @@ mod tests {
         assert!(state.contains(r#""answers":true"#), "{state}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_missing_among_the_nodes_is_told() {
+        let mut fake = Fake::of(&["a"]).tells("a", "/status?wide=1", &Report::default());
+        fake.remarks = vec!["nodes without an agent are not seen: no permission".into()];
+        let watch = Watch::new(Arc::new(fake), "test".into());
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        let wrong = watch.with(|state| state.view.wrong.clone());
+        let remark = wrong.iter().find(|one| one.text.ends_with("no permission"));
+        let remark = remark.expect("it is told");
+        assert_eq!((remark.kind, &*remark.node), (Kind::Warning, "the cluster"));
+    }
+
+    fn pod(name: &str, address: &str) -> PodReport {
+        PodReport {
+            link: "veth1".into(),
+            pod: Some(name.into()),
+            container_id: "0123".into(),
+            ifname: "eth0".into(),
+            addresses: vec![address.parse().unwrap()],
+            mtu: None,
+            present: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn pods_with_the_name_of_a_service_reach_and_are_reached_by_the_id_that_they_have_here() {
+        let peers = |pod: &str, other: &str| Peers {
+            pod: pod.into(),
+            peers: ["default/a", other]
+                .map(|pod| Peer {
+                    pod: pod.into(),
+                    ..Peer::default()
+                })
+                .into(),
+        };
+        let service = |name: &str| ServiceReport {
+            name: name.into(),
+            ports: Vec::new(),
+        };
+        let report = Report {
+            pods: vec![
+                pod("default/web", "10.10.1.2"),
+                pod("default/db", "10.10.1.3"),
+                pod("default/a", "10.10.1.4"),
+            ],
+            services: vec![service("default/db"), service("default/web")],
+            ..Report::default()
+        };
+        let fake = Fake::of(&["a"])
+            .tells("a", "/status?wide=1", &report)
+            .tells(
+                "a",
+                "/reach?pod=default%2Fweb",
+                &peers("default/web", "default/db"),
+            );
+        let watch = Watch::new(Arc::new(fake), "test".into());
+        let mut viewer = watch.view().unwrap();
+        while viewer.next().await.kind != "state" {}
+        assert_eq!(
+            watch.reach("10.10.1.2").await,
+            Ok(peers("10.10.1.2", "10.10.1.3"))
+        );
+    }
+
     #[tokio::test]
     async fn who_may_reach_a_pod_is_asked_of_its_node() {
         let peers = Peers {
             pod: "default/a b".into(),
             peers: Vec::new(),
         };
-        let pod = PodReport {
-            link: "veth1".into(),
-            pod: Some(peers.pod.clone()),
-            container_id: "0123".into(),
-            ifname: "eth0".into(),
-            addresses: Vec::new(),
-            mtu: None,
-            present: true,
-        };
         let report = Report {
-            pods: vec![pod],
+            pods: vec![pod(&peers.pod, "10.10.1.2")],
             ..Report::default()
         };
         let fake = Fake::of(&["a"])

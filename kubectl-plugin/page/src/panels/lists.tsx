@@ -142,7 +142,7 @@ function Things() {
 
 function ThingLine({ one, index, active }: { one: Thing; index: number; active: boolean }) {
   const role = from.value === one.id ? " from" : to.value === one.id ? " to" : "";
-  const tint = one.kind === "pod" ? colour(one.id.split("/")[0] ?? "") : "";
+  const tint = one.kind === "pod" ? colour(one.namespace) : "";
   return (
     <li id={`thing-${index}`} role="option" aria-selected={role !== ""} class={`${one.kind} ${tint}${role}${active ? " active" : ""}`}
       onClick={() => { hovered.value = one.id; choose(one.id); }}

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef } from "preact/hooks";
 import { examine, leave } from "../live";
-import { examined, reach, side, unreached, view, type Side } from "../state";
+import { examined, named, reach, side, unreached, view, type Side } from "../state";
 import type { PolicyView } from "../types";
 import { shown } from "../words";
 import { Filter, fits, SHOWN } from "./filter";
@@ -14,7 +14,7 @@ const MOST = 400;
 
 export function Policies() {
   const now = view.value;
-  const list = (now?.policies ?? []).filter((one) => fits(one.id, ...one.ingress, ...one.egress, ...(one.ingress_rules ?? []), ...(one.egress_rules ?? [])));
+  const list = (now?.policies ?? []).filter((one) => fits(one.id, ...one.ingress.map(named), ...one.egress.map(named), ...(one.ingress_rules ?? []), ...(one.egress_rules ?? [])));
   const pods = (now?.nodes ?? []).flatMap((node) => node.pods);
   const free = pods.filter((pod) => pod.ingress.length === 0).length;
   return (
@@ -39,8 +39,8 @@ function Examined() {
   const words: Record<Side, string> = { from: "May reach it", to: "It may reach" };
   const peers = of(side.value);
   return (
-    <section class="examined-card" ref={card} aria-label={`Who may reach ${shown(pod)}`}>
-      <h3>{shown(pod)}</h3>
+    <section class="examined-card" ref={card} aria-label={`Who may reach ${shown(named(pod))}`}>
+      <h3>{shown(named(pod))}</h3>
       {unreached.value && <p class="bad" role="alert">{shown(unreached.value)}</p>}
       {!found && !unreached.value && <p class="quiet">Asking …</p>}
       {found && (
@@ -52,7 +52,7 @@ function Examined() {
           </div>
           {peers.length === 0 && <p class="small">No other pod.</p>}
           <ul class="may-list" tabIndex={0} aria-label={words[side.value]}>
-            {peers.slice(0, 500).map((one) => <li key={one.pod}><b>{shown(one.pod)}</b><span>{shown(one[side.value] ?? "")}</span></li>)}
+            {peers.slice(0, 500).map((one) => <li key={one.pod}><b>{shown(named(one.pod))}</b><span>{shown(one[side.value] ?? "")}</span></li>)}
           </ul>
           {peers.length > 500 && <p class="quiet">And {peers.length - 500} more.</p>}
           <p class="quiet small">What a node and its own pods send each other is always allowed.</p>
@@ -81,7 +81,7 @@ function Direction({ label, pods, rules, which }: { label: string; pods: string[
     void examine(pod);
   };
   const chip = (pod: string) => (
-    <button key={pod} type="button" class="chip" aria-pressed={examined.value === pod} onClick={() => show(pod)}>{shown(pod)}</button>
+    <button key={pod} type="button" class="chip" aria-pressed={examined.value === pod} onClick={() => show(pod)}>{shown(named(pod))}</button>
   );
   return (
     <>

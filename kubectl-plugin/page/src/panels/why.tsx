@@ -3,8 +3,10 @@
 import { useEffect } from "preact/hooks";
 import { ask, choose, forget } from "../live";
 import { asking, failure, from, lit, things, to, way } from "../state";
-import { trace, type Hop, type Part, type Trace } from "../types";
+import { trace, verdict, type Hop, type Part, type Trace, type Verdict } from "../types";
 import { shown } from "../words";
+
+const VERDICTS: Record<Verdict, string> = { good: "Arrives.", may: "May fail.", bad: "Fails." };
 
 export function Why() {
   const submit = (event: Event) => {
@@ -43,10 +45,11 @@ function swap(): void {
   void ask();
 }
 
-/** The hop that stops a packet is looked at, however long the way to it. */
+/** The hop that stops a packet is looked at, however long the way to it; else one that may. */
 function useSight(): void {
   useEffect(() => {
-    document.querySelector(".answer li.bad.on")?.scrollIntoView({ block: "nearest" });
+    const hop = document.querySelector(".answer li.bad.on") ?? document.querySelector(".answer li.may.on");
+    hop?.scrollIntoView({ block: "nearest" });
   }, [lit.value]);
 }
 
@@ -62,7 +65,7 @@ function Answer() {
   let number = 0;
   return (
     <div class="answer">
-      <p class={`verdict ${found.good ? "good" : "bad"}`}><b>{found.good ? "Arrives." : "Fails."}</b> {shown(found.conclusion)}</p>
+      <p class={`verdict ${verdict(found)}`}><b>{VERDICTS[verdict(found)]}</b> {shown(found.conclusion)}</p>
       {found.parts.map((part, index) => {
         const said = trace(part);
         const before = number;
@@ -79,7 +82,10 @@ function Answer() {
 
 /** What one node says; its hops come after `before` others. */
 function Half({ part, said, before }: { part: Part; said: Trace | null; before: number }) {
-  const fails = way.value?.failure?.hop;
+  const found = way.value;
+  const fails = found?.failure?.hop;
+  const atFailure = found && verdict(found) === "bad" ? "bad" : "may";
+  const atHops = new Set(said?.hops.flatMap((hop) => hop.differs ?? []));
   return (
     <div>
       <h3>{shown(part.title)}</h3>
@@ -88,20 +94,23 @@ function Half({ part, said, before }: { part: Part; said: Trace | null; before: 
         <ol start={before + 1}>
           {said.hops.map((hop, index) => {
             const number = before + index + 1;
-            return <Step key={index} hop={hop} on={number <= lit.value} bad={number === fails} />;
+            const doubt = hop.suspects?.length ? "may" : "";
+            return <Step key={index} hop={hop} on={number <= lit.value} mark={number === fails ? atFailure : doubt} />;
           })}
         </ol>
       )}
-      {said?.differences.map((text) => <p key={text} class="bad">The kernel differs: {shown(text)}</p>)}
+      {said?.differences.filter((text) => !atHops.has(text)).map((text) => <p key={text} class="bad">The kernel differs: {shown(text)}</p>)}
     </div>
   );
 }
 
-function Step({ hop, on, bad }: { hop: Hop; on: boolean; bad: boolean }) {
+function Step({ hop, on, mark }: { hop: Hop; on: boolean; mark: "" | "may" | "bad" }) {
   return (
-    <li class={`${on ? "on" : ""}${bad ? " bad" : ""}`}>
+    <li class={`${on ? "on" : ""} ${mark}`}>
       <p class="what">{shown(hop.what)}</p>
       {hop.why.map((text) => <p key={text} class="because">{shown(text)}</p>)}
+      {hop.differs?.map((text) => <p key={text} class="bad">The kernel differs: {shown(text)}</p>)}
+      {hop.suspects?.map((text) => <p key={text} class="doubt">May stop it: {shown(text)}</p>)}
       {hop.kernel.length > 0 && (
         <details>
           <summary>the kernel has</summary>
