@@ -207,7 +207,7 @@ impl Flags {
             && self.port.is_none_or(|port| one.port() == Some(port))
             && self
                 .protocol
-                .is_none_or(|protocol| protocol_number(&one.protocol()) == Some(protocol))
+                .is_none_or(|protocol| number(&one.protocol()) == Some(protocol))
             && self
                 .since
                 .is_none_or(|since| is_younger(&one.time(), since))
@@ -232,6 +232,11 @@ impl Flags {
 fn protocol(text: &str) -> Result<u8, String> {
     protocol_number(text)
         .ok_or_else(|| "give tcp, udp, sctp, icmp, icmpv6, or a number up to 255".to_owned())
+}
+
+/// The number of a record's protocol. Older agents call one without a name `protocol 47`.
+fn number(protocol: &str) -> Option<u8> {
+    protocol_number(protocol.strip_prefix("protocol ").unwrap_or(protocol))
 }
 
 /// True if a moment is no longer ago than that; a clock that cannot be read hides nothing.
@@ -390,6 +395,28 @@ mod tests {
                 assert_eq!(value["source"]["pod"], HOSTILE);
                 assert_eq!(value["node"], "n\u{9b}ode");
             }
+        }
+    }
+
+    #[test]
+    fn a_drop_is_found_by_every_protocol_that_the_help_offers() {
+        let mut page: Drops = serde_json::from_value(page(1, &[1])).unwrap();
+        let record = &mut page.drops[0];
+        for (given, named) in [
+            ("icmp", "icmp"),
+            ("icmpv6", "icmpv6"),
+            ("58", "icmpv6"),
+            ("47", "47"),
+            ("47", "protocol 47"),
+        ] {
+            let flags = Flags {
+                protocol: Some(protocol(given).unwrap()),
+                ..Flags::default()
+            };
+            record.protocol = named.into();
+            assert!(flags.wants(record), "{given} finds {named}");
+            record.protocol = "tcp".into();
+            assert!(!flags.wants(record), "{given} finds no tcp");
         }
     }
 

@@ -14,6 +14,7 @@ use crate::drops::policy::{Court, Words};
 use crate::feature::World;
 use crate::features::parts::log::Reason;
 use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::flows::flow::protocol_name;
 use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot};
 use crate::why::{Decided, Facts, Pod, Refused};
 
@@ -48,7 +49,7 @@ pub struct Dropped {
     /// The link of this node through which it came in, unless this node sent it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub link: Option<String>,
-    /// `tcp`, `udp`, `sctp`, `icmp` or the number of another protocol.
+    /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6` or the number of another protocol.
     pub protocol: String,
     /// The port of the destination, for protocols that have ports.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -320,14 +321,6 @@ fn title(pod: &Pod) -> String {
 
 fn is_zero(number: &usize) -> bool {
     *number == 0
-}
-
-fn protocol_name(number: u8) -> String {
-    match (Protocol::from_number(number), number) {
-        (Some(protocol), _) => protocol.name().to_owned(),
-        (None, 1 | 58) => "icmp".to_owned(),
-        (None, number) => format!("protocol {number}"),
-    }
 }
 
 impl fmt::Display for Party {
