@@ -27,8 +27,9 @@ const PAGES: [(&str, &str); 4] = [
     ("/metrics", "metrics.txt"),
 ];
 
-/// The objects of the API server.
-pub const KINDS: [Kind; 7] = [
+/// The objects of the API server. Of a kind that is here in several versions, which follow one another,
+/// the first one that the cluster has is read, as agents do.
+pub const KINDS: [Kind; 8] = [
     kind("", "v1", "Node", "nodes", false),
     kind("", "v1", "Pod", "pods", true),
     kind("", "v1", "Service", "services", false),
@@ -45,6 +46,13 @@ pub const KINDS: [Kind; 7] = [
         "v1",
         "NetworkPolicy",
         "networkpolicies",
+        false,
+    ),
+    kind(
+        "policy.networking.k8s.io",
+        "v1beta1",
+        "ClusterNetworkPolicy",
+        "clusternetworkpolicies",
         false,
     ),
     kind(
@@ -147,17 +155,25 @@ async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> 
         add(&mut files, &mut missing, name, kept.collect());
     }
     progress("preflight on every node");
-    let ran = everywhere(fleet, &["preflight", "-o", "json"]).await;
-    let ran = ran
-        .into_iter()
-        .map(|(node, ran)| (node, ran.map(|ran| ran.output + &ran.errors)));
-    add(&mut files, &mut missing, "preflight.json", ran.collect());
-    for kind in &KINDS {
-        progress(&format!("{} of the API server", kind.plural));
-        match objects(fleet, kind).await {
-            Ok(Some(text)) => files.push((format!("objects/{}.yaml", kind.plural), text)),
+    let (mut answers, mut errors) = (Answers::new(), Answers::new());
+    for (node, ran) in everywhere(fleet, &["preflight", "-o", "json"]).await {
+        // Beside the answer, which programs read.
+        if let Ok(ran) = &ran
+            && !ran.errors.is_empty()
+        {
+            errors.insert(node.clone(), Ok(ran.errors.clone()));
+        }
+        answers.insert(node, ran.map(|ran| ran.output));
+    }
+    add(&mut files, &mut missing, "preflight.json", answers);
+    add(&mut files, &mut missing, "preflight-errors.txt", errors);
+    for versions in KINDS.chunk_by(|one, next| one.plural == next.plural) {
+        let plural = versions[0].plural;
+        progress(&format!("{plural} of the API server"));
+        match objects(fleet, versions).await {
+            Ok(Some(text)) => files.push((format!("objects/{plural}.yaml"), text)),
             Ok(None) => {}
-            Err(error) => missing.push(format!("objects/{}.yaml: {error}", kind.plural)),
+            Err(error) => missing.push(format!("objects/{plural}.yaml: {error}")),
         }
     }
     missing.extend(fleet.remarks().iter().cloned());
@@ -209,12 +225,15 @@ fn safe(name: &str) -> String {
     name.replace("..", "_").trim_start_matches('.').to_owned()
 }
 
-async fn objects(fleet: &Fleet, kind: &'static Kind) -> Result<Option<String>, DeskError> {
-    let Some(mut objects) = fleet.objects(kind).await? else {
-        return Ok(None);
-    };
-    objects.iter_mut().for_each(redact::object);
-    for_programs(&objects, Output::Yaml).map(Some)
+/// The objects of the first version that the cluster has.
+async fn objects(fleet: &Fleet, versions: &'static [Kind]) -> Result<Option<String>, DeskError> {
+    for kind in versions {
+        if let Some(mut objects) = fleet.objects(kind).await? {
+            objects.iter_mut().for_each(redact::object);
+            return for_programs(&objects, Output::Yaml).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 fn readme(summary: &str, missing: &[String]) -> String {
@@ -228,7 +247,8 @@ fn readme(summary: &str, missing: &[String]) -> String {
          kept, which is nothing unless `--flows` is set or someone looked |\n\
          | `nodes/NODE/metrics.txt` | its metrics |\n\
          | `nodes/NODE/agent.log`, `agent-before.log` | its log, and that of the agent before |\n\
-         | `nodes/NODE/preflight.json` | what kernel and permissions can do |\n\
+         | `nodes/NODE/preflight.json`, `preflight-errors.txt` | what kernel and permissions can do, and \
+         what that command complained of |\n\
          | `objects/` | Nodes, Services, EndpointSlices and policies; Podwire's own pods and \
          DaemonSet |\n\n\
          Left out: Secrets, the values of environment variables, annotations, and whatever has a \
@@ -258,46 +278,4 @@ fn pack(out: impl Write, folder: &str, files: &[Entry], time: i64) -> std::io::R
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::io::Read;
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::reach::fake::{Fake, Says};
-
-    #[tokio::test]
-    async fn the_archive_has_what_answers_and_a_page_that_says_what_does_not() {
-        let mut fake = Fake::of(&["a", "../b"])
-            .says("a", "/metrics", Says::Well("podwire 1\n".into()))
-            .says(
-                "../b",
-                "/metrics",
-                Says::Badly(503, "busy \u{1b}[2J".into()),
-            );
-        fake.logs.insert(("a".into(), false), "a line\n".into());
-        let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let file = Some(directory.path().join("dump.tar.gz"));
-        let path = Sysdump { file }.run(&fleet, &|_| {}).await.unwrap();
-        let archive = std::fs::File::open(path).unwrap();
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
-        let mut files = BTreeMap::new();
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let path = entry.path().unwrap().display().to_string();
-            let mut text = String::new();
-            entry.read_to_string(&mut text).unwrap();
-            files.insert(path.split_once('/').unwrap().1.to_owned(), text);
-        }
-        assert_eq!(files["nodes/a/metrics.txt"], "podwire 1\n");
-        assert_eq!(files["nodes/a/agent.log"], "a line\n");
-        assert!(!files.contains_key("nodes/a/agent-before.log"));
-        let readme = &files["README.md"];
-        assert!(
-            readme.contains(r"nodes/__b/metrics.txt: the agent on node ../b says: busy \u{1b}[2J"),
-            "{readme}"
-        );
-        assert!(files.keys().all(|path| !path.contains("..")), "{files:?}");
-    }
-}
+mod tests;

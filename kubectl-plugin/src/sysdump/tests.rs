@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::reach::fake::{Fake, Says};
+use crate::reach::{Client, Later, Listing, Node, Ran, Reach};
+
+/// A fake cluster with an API server, which has some kinds.
+#[derive(Default)]
+struct Cluster {
+    fake: Fake,
+    /// By version and resource.
+    objects: BTreeMap<(&'static str, &'static str), Vec<Value>>,
+}
+
+impl Reach for Cluster {
+    fn nodes(&self) -> Later<'_, Result<Listing, ReachError>> {
+        self.fake.nodes()
+    }
+
+    fn client(&self, node: &Node) -> Later<'_, Result<Arc<dyn Client>, ReachError>> {
+        self.fake.client(node)
+    }
+
+    fn run(&self, node: &Node, arguments: &[&str]) -> Later<'_, Result<Ran, ReachError>> {
+        self.fake.run(node, arguments)
+    }
+
+    fn logs(&self, node: &Node, previous: bool) -> Later<'_, Result<Option<String>, ReachError>> {
+        self.fake.logs(node, previous)
+    }
+
+    fn objects(&self, kind: &'static Kind) -> Later<'_, Result<Option<Vec<Value>>, ReachError>> {
+        let objects = self.objects.get(&(kind.version, kind.plural)).cloned();
+        Box::pin(std::future::ready(Ok(objects)))
+    }
+}
+
+async fn fleet(reach: impl Reach + 'static) -> Fleet {
+    Fleet::assemble(Arc::new(reach)).await.unwrap()
+}
+
+/// The files of an archive, without the folder that they are in.
+fn files(archive: &Path) -> BTreeMap<String, String> {
+    let archive = std::fs::File::open(archive).unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().display().to_string();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).unwrap();
+        files.insert(path.split_once('/').unwrap().1.to_owned(), text);
+    }
+    files
+}
+
+async fn dump(reach: impl Reach + 'static) -> BTreeMap<String, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = Some(directory.path().join("dump.tar.gz"));
+    let sysdump = Sysdump { file };
+    let path = sysdump.run(&fleet(reach).await, &|_| {}).await.unwrap();
+    files(&path)
+}
+
+#[tokio::test]
+async fn the_archive_has_what_answers_and_a_page_that_says_what_does_not() {
+    let mut fake = Fake::of(&["a", "../b"])
+        .says("a", "/metrics", Says::Well("podwire 1\n".into()))
+        .says(
+            "../b",
+            "/metrics",
+            Says::Badly(503, "busy \u{1b}[2J".into()),
+        );
+    fake.logs.insert(("a".into(), false), "a line\n".into());
+    let files = dump(fake).await;
+    assert_eq!(files["nodes/a/metrics.txt"], "podwire 1\n");
+    assert_eq!(files["nodes/a/agent.log"], "a line\n");
+    assert!(!files.contains_key("nodes/a/agent-before.log"));
+    let readme = &files["README.md"];
+    assert!(
+        readme.contains(r"nodes/__b/metrics.txt: the agent on node ../b says: busy \u{1b}[2J"),
+        "{readme}"
+    );
+    assert!(files.keys().all(|path| !path.contains("..")), "{files:?}");
+}
+
+#[tokio::test]
+async fn cluster_network_policies_are_read_in_the_version_that_the_cluster_has() {
+    const PLURAL: &str = "clusternetworkpolicies";
+    let named = |name: &str| vec![json!({"metadata": {"name": name}})];
+    for (versions, expected) in [
+        (&["v1beta1"][..], "v1beta1"),
+        (&["v1alpha2"], "v1alpha2"),
+        (&["v1alpha2", "v1beta1"], "v1beta1"),
+    ] {
+        let has = |version: &&'static str| ((*version, PLURAL), named(version));
+        let files = dump(Cluster {
+            objects: versions.iter().map(has).collect(),
+            ..Cluster::default()
+        })
+        .await;
+        let text = &files["objects/clusternetworkpolicies.yaml"];
+        assert!(text.contains(&format!("name: {expected}")), "{text}");
+    }
+    let none = dump(Cluster::default()).await;
+    assert!(!none.contains_key("objects/clusternetworkpolicies.yaml"));
+}
+
+#[tokio::test]
+async fn what_preflight_complains_of_does_not_spoil_its_answer() {
+    let mut fake = Fake::of(&["a"]);
+    let ran = Ran {
+        output: json!({"ok": true}).to_string(),
+        errors: "a warning\n".into(),
+        ..Ran::default()
+    };
+    let key = ("a".to_owned(), "preflight -o json".to_owned());
+    fake.commands.insert(key, ran);
+    let files = dump(fake).await;
+    let answer: Value = serde_json::from_str(&files["nodes/a/preflight.json"]).unwrap();
+    assert_eq!(answer, json!({"ok": true}));
+    assert_eq!(files["nodes/a/preflight-errors.txt"], "a warning\n");
+}
