@@ -306,6 +306,14 @@ impl Ground for Cluster {
     async fn clean(&self) -> Result<(), GroundError> {
         remove(&Api::all(self.client.clone()), &self.namespace).await
     }
+
+    fn left(&self) -> String {
+        let name = &self.namespace;
+        format!(
+            "namespace {name} may be left: `kubectl delete namespace {name}` removes it, and so does \
+             the next test"
+        )
+    }
 }
 
 impl Cluster {
