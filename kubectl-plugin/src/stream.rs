@@ -23,6 +23,10 @@ use crate::said::DeskError;
 /// The pause before an agent that gave no answer is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// No agent keeps more records. Once so many were read, all that there were at the first question are
+/// among them, and who only asks for these would else never have the last one.
+pub(crate) const ENOUGH: usize = 10_000;
+
 /// Which records, from which nodes, and how.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
@@ -266,6 +270,7 @@ async fn read<P: Page>(
 ) {
     let mut target = P::PATH.to_owned();
     let mut said: Vec<String> = Vec::new();
+    let mut read = 0;
     loop {
         let answer: Result<P, ReachError> = fleet.get(node, &target).await;
         let failed = answer.is_err();
@@ -288,8 +293,9 @@ async fn read<P: Page>(
             }
         }
         said = remarks;
+        read += records.len();
         let sent = sender.send(News::Records(node.to_owned(), records)).await;
-        if sent.is_err() || !(follow || cut) {
+        if sent.is_err() || !(follow || cut && read < ENOUGH) {
             return;
         }
         if failed {
@@ -305,10 +311,11 @@ async fn read<P: Page>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use podwire_agent::drops::Page as Drops;
+    use podwire_agent::flows::{AT_ONCE, Flow, Page as Flows};
     use serde_json::{Value, json};
 
     use super::*;
@@ -359,6 +366,38 @@ mod tests {
         }
         assert_eq!(seen, [1, 2, 3]);
         reading.abort();
+    }
+
+    /// A full page of an agent that has as many new ones for the next question, after number 9.
+    pub(crate) fn full_page() -> Flows {
+        let flow: Flow = serde_json::from_value(json!({
+            "number": 9, "time": "2026-11-28T00:00:00Z", "event": "new", "protocol": "tcp",
+            "source": {"address": "10.10.1.2"}, "destination": {"address": "10.10.2.2"},
+        }))
+        .unwrap();
+        Flows {
+            newest: 9,
+            flows: vec![flow; AT_ONCE],
+            ..Flows::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_faster_than_it_is_read_is_not_read_without_end() {
+        let fake = Fake::of(&["one"])
+            .tells("one", "/flows", &full_page())
+            .tells("one", "/flows?after=9", &full_page());
+        let fleet = fleet(fake).await;
+        let (sender, mut news) = mpsc::channel(8);
+        let reading =
+            tokio::spawn(async move { read::<Flows>(fleet, "one", false, &sender).await });
+        let mut seen = 0;
+        while let Some(News::Records(_, records)) = news.recv().await {
+            seen += records.len();
+            assert!(seen <= ENOUGH, "it goes on");
+        }
+        assert_eq!(seen, ENOUGH);
+        reading.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use crate::on_nodes::everywhere;
 use crate::reach::{Kind, ReachError};
 use crate::said::{DeskError, Output, for_programs};
 use crate::status::Overview;
+use crate::stream::ENOUGH;
 
 /// What is asked of each agent, and in which file the answer is.
 const PAGES: [(&str, &str); 4] = [
@@ -187,12 +188,12 @@ async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> 
     files
 }
 
-/// All connections that an agent keeps: one answer may not hold them. An agent that kept none begins with
+/// All connections that an agent kept: one answer may not hold them. An agent that kept none begins with
 /// this question.
 async fn flows(fleet: &Fleet, node: &str) -> Result<String, ReachError> {
     let mut all: Page = fleet.get(node, "/flows").await?;
     let mut read = all.flows.len();
-    while read >= AT_ONCE {
+    while read >= AT_ONCE && all.flows.len() < ENOUGH {
         let target = format!("/flows?after={}", all.newest);
         let next: Page = fleet.get(node, &target).await?;
         read = next.flows.len();

@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::reach::fake::{Fake, Says};
 use crate::reach::{Client, Later, Listing, Node, Ran, Reach};
+use crate::stream::tests::full_page;
 
 /// A fake cluster with an API server, which has some kinds.
 #[derive(Default)]
@@ -125,4 +127,17 @@ async fn what_preflight_complains_of_does_not_spoil_its_answer() {
     let answer: Value = serde_json::from_str(&files["nodes/a/preflight.json"]).unwrap();
     assert_eq!(answer, json!({"ok": true}));
     assert_eq!(files["nodes/a/preflight-errors.txt"], "a warning\n");
+}
+
+#[tokio::test]
+async fn connections_that_come_faster_than_they_are_read_do_not_hold_it_up() {
+    let fake = Fake::of(&["a"]).tells("a", "/flows", &full_page()).tells(
+        "a",
+        "/flows?after=9",
+        &full_page(),
+    );
+    let files = tokio::time::timeout(Duration::from_secs(60), dump(fake));
+    let files = files.await.expect("it ends");
+    let page: Page = serde_json::from_str(&files["nodes/a/flows.json"]).unwrap();
+    assert_eq!(page.flows.len(), ENOUGH);
 }
