@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ struct Cluster {
     fake: Fake,
     /// By version and resource.
     objects: BTreeMap<(&'static str, &'static str), Vec<Value>>,
+    /// How many commands run now, and how many did at most.
+    open: Mutex<(usize, usize)>,
 }
 
 impl Reach for Cluster {
@@ -29,7 +31,17 @@ impl Reach for Cluster {
     }
 
     fn run(&self, node: &Node, arguments: &[&str]) -> Later<'_, Result<Ran, ReachError>> {
-        self.fake.run(node, arguments)
+        let ran = self.fake.run(node, arguments);
+        Box::pin(async {
+            {
+                let mut open = self.open.lock().unwrap();
+                open.0 += 1;
+                open.1 = open.1.max(open.0);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.open.lock().unwrap().0 -= 1;
+            ran.await
+        })
     }
 
     fn logs(&self, node: &Node, previous: bool) -> Later<'_, Result<Option<String>, ReachError>> {
@@ -140,4 +152,86 @@ async fn connections_that_come_faster_than_they_are_read_do_not_hold_it_up() {
     let files = files.await.expect("it ends");
     let page: Page = serde_json::from_str(&files["nodes/a/flows.json"]).unwrap();
     assert_eq!(page.flows.len(), ENOUGH);
+}
+
+#[tokio::test]
+async fn a_file_that_is_there_stays_and_no_one_is_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dump.tar.gz");
+    std::fs::write(&path, "mine").unwrap();
+    let fake = Arc::new(Fake::of(&["a"]));
+    let fleet = Fleet::assemble(fake.clone()).await.unwrap();
+    for file in [path.clone(), directory.path().join("no/such.tar.gz")] {
+        let file = Some(file);
+        let error = Sysdump { file }.run(&fleet, &|_| {}).await.unwrap_err();
+        assert!(matches!(error, DeskError::File { .. }), "{error}");
+    }
+    assert_eq!(fake.made(), 0);
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "mine");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_an_archive_does_not_stay_in_the_way_of_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dump.tar.gz");
+    let sysdump = Sysdump {
+        file: Some(path.clone()),
+    };
+    let silent = Fake::of(&["a"]).says("a", "/cluster", Says::Nothing);
+    let silent = fleet(silent).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(1), sysdump.run(&silent, &|_| {}));
+    assert!(stopped.await.is_err());
+    assert!(!path.exists());
+    let good = fleet(Fake::of(&["a"])).await;
+    sysdump.run(&good, &|_| {}).await.unwrap();
+    assert!(files(&path).contains_key("README.md"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_few_nodes_run_a_command_at_a_time() {
+    let names: Vec<String> = (0..3 * AT_A_TIME).map(|node| format!("n{node}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let cluster = Arc::new(Cluster {
+        fake: Fake::of(&names),
+        ..Cluster::default()
+    });
+    let fleet = Fleet::assemble(cluster.clone()).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = Some(directory.path().join("dump.tar.gz"));
+    let path = Sysdump { file }.run(&fleet, &|_| {}).await.unwrap();
+    assert_eq!(*cluster.open.lock().unwrap(), (0, AT_A_TIME));
+    let errors = |path: &&String| path.ends_with("/preflight-errors.txt");
+    assert_eq!(files(&path).keys().filter(errors).count(), names.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_longer_than_two_seconds_says_how_far_it_is() {
+    let fake = Fake::of(&["a", "b"]).says("b", "/cluster", Says::Nothing);
+    let fleet = fleet(fake).await;
+    let begun = tokio::time::Instant::now();
+    let told = Mutex::new(Vec::new());
+    let tell = |what: &str| {
+        let line = (begun.elapsed().as_secs(), what.to_owned());
+        told.lock().unwrap().push(line);
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = Some(directory.path().join("dump.tar.gz"));
+    Sysdump { file }.run(&fleet, &tell).await.unwrap();
+    let told = told.into_inner().unwrap();
+    let of_step = told
+        .iter()
+        .filter(|(_, what)| what.starts_with("/cluster "));
+    let of_step: Vec<_> = of_step.map(|(at, what)| (*at, what.as_str())).collect();
+    let waits = "/cluster of every agent: 1 of 2 nodes";
+    assert_eq!(
+        of_step,
+        [
+            (0, "/cluster of every agent"),
+            (2, waits),
+            (7, waits),
+            (12, waits),
+            (17, waits),
+            (22, waits)
+        ]
+    );
 }
