@@ -257,6 +257,10 @@ fn unanswered() -> String {
 /// What that command says, and what it complains of beside: programs read the answer.
 async fn preflight(fleet: Fleet, node: String) -> Result<Files, ReachError> {
     let ran = fleet.run(&node, &["preflight", "-o", "json"]).await?;
+    if ran.output.trim().is_empty() {
+        let reason = format!("status {}: {}", ran.code, ran.errors.trim());
+        return Err(ReachError::Unknown { node, reason });
+    }
     let mut files = vec![("preflight.json", ran.output)];
     if !ran.errors.is_empty() {
         files.push(("preflight-errors.txt", ran.errors));

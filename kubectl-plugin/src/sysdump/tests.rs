@@ -127,7 +127,7 @@ async fn cluster_network_policies_are_read_in_the_version_that_the_cluster_has()
 
 #[tokio::test]
 async fn what_preflight_complains_of_does_not_spoil_its_answer() {
-    let mut fake = Fake::of(&["a"]);
+    let mut fake = Fake::of(&["a", "old"]);
     let ran = Ran {
         output: json!({"ok": true}).to_string(),
         errors: "a warning\n".into(),
@@ -139,6 +139,12 @@ async fn what_preflight_complains_of_does_not_spoil_its_answer() {
     let answer: Value = serde_json::from_str(&files["nodes/a/preflight.json"]).unwrap();
     assert_eq!(answer, json!({"ok": true}));
     assert_eq!(files["nodes/a/preflight-errors.txt"], "a warning\n");
+    assert!(!files.contains_key("nodes/old/preflight.json"));
+    let readme = &files["README.md"];
+    assert!(
+        readme.contains("(status 2: no preflight -o json)"),
+        "{readme}"
+    );
 }
 
 #[tokio::test]
@@ -200,8 +206,8 @@ async fn only_a_few_nodes_run_a_command_at_a_time() {
     let file = Some(directory.path().join("dump.tar.gz"));
     let path = Sysdump { file }.run(&fleet, &|_| {}).await.unwrap();
     assert_eq!(*cluster.open.lock().unwrap(), (0, AT_A_TIME));
-    let errors = |path: &&String| path.ends_with("/preflight-errors.txt");
-    assert_eq!(files(&path).keys().filter(errors).count(), names.len());
+    let readme = &files(&path)["README.md"];
+    assert_eq!(readme.matches("/preflight.json: ").count(), names.len());
 }
 
 #[tokio::test(start_paused = true)]
