@@ -23,6 +23,10 @@ use crate::said::DeskError;
 /// The pause before an agent that gave no answer is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// No agent keeps more records. Once so many were read, all that there were at the first question are
+/// among them, and who only asks for these would else never have the last one.
+pub(crate) const ENOUGH: usize = 10_000;
+
 /// Which records, from which nodes, and how.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
@@ -207,7 +211,7 @@ impl Flags {
             && self.port.is_none_or(|port| one.port() == Some(port))
             && self
                 .protocol
-                .is_none_or(|protocol| protocol_number(&one.protocol()) == Some(protocol))
+                .is_none_or(|protocol| number(&one.protocol()) == Some(protocol))
             && self
                 .since
                 .is_none_or(|since| is_younger(&one.time(), since))
@@ -232,6 +236,11 @@ impl Flags {
 fn protocol(text: &str) -> Result<u8, String> {
     protocol_number(text)
         .ok_or_else(|| "give tcp, udp, sctp, icmp, icmpv6, or a number up to 255".to_owned())
+}
+
+/// The number of a record's protocol. Older agents call one without a name `protocol 47`.
+fn number(protocol: &str) -> Option<u8> {
+    protocol_number(protocol.strip_prefix("protocol ").unwrap_or(protocol))
 }
 
 /// True if a moment is no longer ago than that; a clock that cannot be read hides nothing.
@@ -261,6 +270,7 @@ async fn read<P: Page>(
 ) {
     let mut target = P::PATH.to_owned();
     let mut said: Vec<String> = Vec::new();
+    let mut read = 0;
     loop {
         let answer: Result<P, ReachError> = fleet.get(node, &target).await;
         let failed = answer.is_err();
@@ -283,8 +293,9 @@ async fn read<P: Page>(
             }
         }
         said = remarks;
+        read += records.len();
         let sent = sender.send(News::Records(node.to_owned(), records)).await;
-        if sent.is_err() || !(follow || cut) {
+        if sent.is_err() || !(follow || cut && read < ENOUGH) {
             return;
         }
         if failed {
@@ -300,10 +311,11 @@ async fn read<P: Page>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use podwire_agent::drops::Page as Drops;
+    use podwire_agent::flows::{AT_ONCE, Flow, Page as Flows};
     use serde_json::{Value, json};
 
     use super::*;
@@ -356,6 +368,38 @@ mod tests {
         reading.abort();
     }
 
+    /// A full page of an agent that has as many new ones for the next question, after number 9.
+    pub(crate) fn full_page() -> Flows {
+        let flow: Flow = serde_json::from_value(json!({
+            "number": 9, "time": "2026-11-28T00:00:00Z", "event": "new", "protocol": "tcp",
+            "source": {"address": "10.10.1.2"}, "destination": {"address": "10.10.2.2"},
+        }))
+        .unwrap();
+        Flows {
+            newest: 9,
+            flows: vec![flow; AT_ONCE],
+            ..Flows::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_faster_than_it_is_read_is_not_read_without_end() {
+        let fake = Fake::of(&["one"])
+            .tells("one", "/flows", &full_page())
+            .tells("one", "/flows?after=9", &full_page());
+        let fleet = fleet(fake).await;
+        let (sender, mut news) = mpsc::channel(8);
+        let reading =
+            tokio::spawn(async move { read::<Flows>(fleet, "one", false, &sender).await });
+        let mut seen = 0;
+        while let Some(News::Records(_, records)) = news.recv().await {
+            seen += records.len();
+            assert!(seen <= ENOUGH, "it goes on");
+        }
+        assert_eq!(seen, ENOUGH);
+        reading.await.unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_cannot_answer_is_named_once_and_asked_again() {
         let busy = Says::Badly(503, "busy".into());
@@ -390,6 +434,28 @@ mod tests {
                 assert_eq!(value["source"]["pod"], HOSTILE);
                 assert_eq!(value["node"], "n\u{9b}ode");
             }
+        }
+    }
+
+    #[test]
+    fn a_drop_is_found_by_every_protocol_that_the_help_offers() {
+        let mut page: Drops = serde_json::from_value(page(1, &[1])).unwrap();
+        let record = &mut page.drops[0];
+        for (given, named) in [
+            ("icmp", "icmp"),
+            ("icmpv6", "icmpv6"),
+            ("58", "icmpv6"),
+            ("47", "47"),
+            ("47", "protocol 47"),
+        ] {
+            let flags = Flags {
+                protocol: Some(protocol(given).unwrap()),
+                ..Flags::default()
+            };
+            record.protocol = named.into();
+            assert!(flags.wants(record), "{given} finds {named}");
+            record.protocol = "tcp".into();
+            assert!(!flags.wants(record), "{given} finds no tcp");
         }
     }
 

@@ -1,23 +1,31 @@
 //! `sysdump`: everything that a report of a fault needs, in one archive, secrets left out.
 
+mod archive;
 mod redact;
+mod steps;
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 
 use clap::Args;
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use futures_util::future::select_all;
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use podwire_agent::flows::{AT_ONCE, Page};
 use podwire_agent::text::printable;
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::fleet::{Answers, Fleet};
-use crate::on_nodes::everywhere;
+use crate::fleet::Fleet;
 use crate::reach::{Kind, ReachError};
 use crate::said::{DeskError, Output, for_programs};
 use crate::status::Overview;
+use crate::stream::ENOUGH;
+use crate::sysdump::archive::Archive;
+use crate::sysdump::steps::Steps;
+
+/// How many nodes are asked at a time: what they answer is held in memory until it is written.
+const AT_A_TIME: usize = 16;
 
 /// What is asked of each agent, and in which file the answer is.
 const PAGES: [(&str, &str); 4] = [
@@ -27,8 +35,9 @@ const PAGES: [(&str, &str); 4] = [
     ("/metrics", "metrics.txt"),
 ];
 
-/// The objects of the API server.
-pub const KINDS: [Kind; 7] = [
+/// The objects of the API server. Of a kind that is here in several versions, which follow one another,
+/// the first one that the cluster has is read, as agents do.
+pub const KINDS: [Kind; 8] = [
     kind("", "v1", "Node", "nodes", false),
     kind("", "v1", "Pod", "pods", true),
     kind("", "v1", "Service", "services", false),
@@ -45,6 +54,13 @@ pub const KINDS: [Kind; 7] = [
         "v1",
         "NetworkPolicy",
         "networkpolicies",
+        false,
+    ),
+    kind(
+        "policy.networking.k8s.io",
+        "v1beta1",
+        "ClusterNetworkPolicy",
+        "clusternetworkpolicies",
         false,
     ),
     kind(
@@ -93,90 +109,171 @@ impl Sysdump {
             .file
             .clone()
             .unwrap_or_else(|| format!("{name}.tar.gz").into());
-        let files = collect(fleet, progress).await;
-        progress(&format!("writing {}", path.display()));
-        let failed = |source| DeskError::File {
-            path: path.display().to_string(),
-            source,
+        let mut dump = Dump {
+            fleet,
+            archive: Archive::create(path.clone(), name, now)?,
+            steps: Steps::new(progress),
+            missing: Vec::new(),
         };
-        // Names and addresses of a cluster are not for everyone on this machine; what is there already,
-        // or is a link, is not written over.
-        let mut new = std::fs::OpenOptions::new();
-        new.write(true).create_new(true).mode(0o600);
-        let file = new.open(&path).map_err(failed)?;
-        pack(file, &name, &files, now.as_second()).map_err(failed)?;
+        tokio::select! {
+            filled = dump.fill() => filled?,
+            // Who is ended at once cannot remove what is half written.
+            why = asked_to_end() => return Err(dump.archive.failed(why)),
+        }
+        dump.archive.finish()?;
         Ok(path)
     }
 }
 
-/// A file of the archive: its path and its text.
-type Entry = (String, String);
-
-/// Everything, and what is missing, in a page that says what is what.
-async fn collect(fleet: &Fleet, progress: &(dyn Fn(&str) + Sync)) -> Vec<Entry> {
-    let mut files = Vec::new();
-    let mut missing = Vec::new();
-    progress("the state of all nodes");
-    let overview = Overview::of(fleet).await;
-    if let Ok(text) = for_programs(&overview, Output::Yaml) {
-        files.push(("status.yaml".to_owned(), text));
-    }
-    for (target, name) in PAGES {
-        progress(&format!("{target} of every agent"));
-        let answers = fleet
-            .each(move |fleet, node| async move {
-                let reply = fleet.ask(&node, target).await?;
-                Ok(reply.text(&node)?.to_owned())
-            })
-            .await;
-        add(&mut files, &mut missing, name, answers);
-    }
-    progress("/flows of every agent");
-    let answers = fleet
-        .each(|fleet, node| async move { flows(&fleet, &node).await })
-        .await;
-    add(&mut files, &mut missing, "flows.json", answers);
-    for (previous, name) in [(false, "agent.log"), (true, "agent-before.log")] {
-        progress(&format!("{name} of every node"));
-        let logs = fleet
-            .each(move |fleet, node| async move { fleet.logs(&node, previous).await })
-            .await;
-        let kept = logs
-            .into_iter()
-            .filter_map(|(node, log)| Some((node, log.transpose()?)));
-        add(&mut files, &mut missing, name, kept.collect());
-    }
-    progress("preflight on every node");
-    let ran = everywhere(fleet, &["preflight", "-o", "json"]).await;
-    let ran = ran
-        .into_iter()
-        .map(|(node, ran)| (node, ran.map(|ran| ran.output + &ran.errors)));
-    add(&mut files, &mut missing, "preflight.json", ran.collect());
-    for kind in &KINDS {
-        progress(&format!("{} of the API server", kind.plural));
-        match objects(fleet, kind).await {
-            Ok(Some(text)) => files.push((format!("objects/{}.yaml", kind.plural), text)),
-            Ok(None) => {}
-            Err(error) => missing.push(format!("objects/{}.yaml: {error}", kind.plural)),
-        }
-    }
-    missing.extend(fleet.remarks().iter().cloned());
-    for one in &missing {
-        progress(&format!("missing: {}", printable(one)));
-    }
-    files.insert(
-        0,
-        ("README.md".to_owned(), readme(&overview.summary, &missing)),
-    );
-    files
+/// Waits until the program is to end.
+async fn asked_to_end() -> io::Error {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let signals: io::Result<Vec<_>> = kinds.into_iter().map(signal).collect();
+    let mut signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => return error,
+    };
+    let _ = select_all(signals.iter_mut().map(|one| Box::pin(one.recv()))).await;
+    io::Error::other("it was interrupted, and what was written of it is removed")
 }
 
-/// All connections that an agent keeps: one answer may not hold them. An agent that kept none begins with
+/// Files of a node: their names and texts.
+type Files = Vec<(&'static str, String)>;
+
+/// What goes into an archive.
+struct Dump<'a> {
+    fleet: &'a Fleet,
+    archive: Archive,
+    steps: Steps<'a>,
+    /// What is not in it, and why.
+    missing: Vec<String>,
+}
+
+impl Dump<'_> {
+    /// Everything, and what is missing, in a page that says what is what.
+    async fn fill(&mut self) -> Result<(), DeskError> {
+        self.agents().await?;
+        for versions in KINDS.chunk_by(|one, next| one.plural == next.plural) {
+            self.kind(versions).await?;
+        }
+        // The ways to agents are open by now: not all of them are opened at once.
+        self.steps.begin("the state of all nodes".to_owned());
+        let overview = Overview::of(self.fleet);
+        let overview = self.steps.wait(unanswered, overview).await;
+        if let Ok(text) = for_programs(&overview, Output::Yaml) {
+            self.archive.add("status.yaml", &text)?;
+        }
+        self.missing.sort();
+        self.missing.extend(self.fleet.remarks().iter().cloned());
+        for one in &self.missing {
+            self.steps.say(&format!("missing: {}", printable(one)));
+        }
+        let readme = readme(&overview.summary, &self.missing);
+        self.archive.add("README.md", &readme)
+    }
+
+    /// What agents say, and what is known of them where they run.
+    async fn agents(&mut self) -> Result<(), DeskError> {
+        for (target, name) in PAGES {
+            let step = format!("{target} of every agent");
+            let page = async move |fleet: Fleet, node: String| {
+                let reply = fleet.ask(&node, target).await?;
+                Ok(vec![(name, reply.text(&node)?.to_owned())])
+            };
+            self.of_nodes(name, step, page).await?;
+        }
+        let flows = async |fleet: Fleet, node: String| {
+            Ok(vec![("flows.json", flows(&fleet, &node).await?)])
+        };
+        let step = "/flows of every agent".to_owned();
+        self.of_nodes("flows.json", step, flows).await?;
+        for (previous, name) in [(false, "agent.log"), (true, "agent-before.log")] {
+            let log = async move |fleet: Fleet, node: String| {
+                let log = fleet.logs(&node, previous).await?;
+                Ok(log.into_iter().map(|text| (name, text)).collect())
+            };
+            let step = format!("{name} of every node");
+            self.of_nodes(name, step, log).await?;
+        }
+        let step = "preflight on every node".to_owned();
+        self.of_nodes("preflight.json", step, preflight).await
+    }
+
+    /// What each node has, a few of them at a time, each file as it comes. `name` is what is missing if
+    /// there is none.
+    async fn of_nodes(
+        &mut self,
+        name: &str,
+        step: String,
+        work: impl AsyncFn(Fleet, String) -> Result<Files, ReachError>,
+    ) -> Result<(), DeskError> {
+        self.steps.begin(step);
+        let nodes: Vec<String> = self.fleet.nodes().map(|node| node.name.clone()).collect();
+        let (mut through, all) = (0, nodes.len());
+        let asked = stream::iter(nodes).map(async |node| {
+            let answer = work(self.fleet.clone(), node.clone()).await;
+            (node, answer)
+        });
+        let mut answers = pin!(asked.buffer_unordered(AT_A_TIME));
+        let how_far = |through| move || format!("{through} of {all} nodes");
+        while let Some((node, answer)) = self.steps.wait(how_far(through), answers.next()).await {
+            through += 1;
+            let folder = format!("nodes/{}", safe(&node));
+            match answer {
+                Ok(files) => {
+                    for (name, text) in files {
+                        self.archive.add(&format!("{folder}/{name}"), &text)?;
+                    }
+                }
+                Err(error) => self.missing.push(format!("{folder}/{name}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects of a kind.
+    async fn kind(&mut self, versions: &'static [Kind]) -> Result<(), DeskError> {
+        let plural = versions[0].plural;
+        let path = format!("objects/{plural}.yaml");
+        self.steps.begin(format!("{plural} of the API server"));
+        let objects = objects(self.fleet, versions);
+        match self.steps.wait(unanswered, objects).await {
+            Ok(Some(text)) => self.archive.add(&path, &text)?,
+            Ok(None) => {}
+            Err(error) => self.missing.push(format!("{path}: {error}")),
+        }
+        Ok(())
+    }
+}
+
+fn unanswered() -> String {
+    "no answer yet".to_owned()
+}
+
+/// What that command says, and what it complains of beside: programs read the answer.
+async fn preflight(fleet: Fleet, node: String) -> Result<Files, ReachError> {
+    let ran = fleet.run(&node, &["preflight", "-o", "json"]).await?;
+    if ran.output.trim().is_empty() {
+        let reason = format!("status {}: {}", ran.code, ran.errors.trim());
+        return Err(ReachError::Unknown { node, reason });
+    }
+    let mut files = vec![("preflight.json", ran.output)];
+    if !ran.errors.is_empty() {
+        files.push(("preflight-errors.txt", ran.errors));
+    }
+    Ok(files)
+}
+
+/// All connections that an agent kept: one answer may not hold them. An agent that kept none begins with
 /// this question.
 async fn flows(fleet: &Fleet, node: &str) -> Result<String, ReachError> {
     let mut all: Page = fleet.get(node, "/flows").await?;
     let mut read = all.flows.len();
-    while read >= AT_ONCE {
+    while read >= AT_ONCE && all.flows.len() < ENOUGH {
         let target = format!("/flows?after={}", all.newest);
         let next: Page = fleet.get(node, &target).await?;
         read = next.flows.len();
@@ -189,16 +286,6 @@ async fn flows(fleet: &Fleet, node: &str) -> Result<String, ReachError> {
     })
 }
 
-fn add(files: &mut Vec<Entry>, missing: &mut Vec<String>, name: &str, answers: Answers<String>) {
-    for (node, answer) in answers {
-        let path = format!("nodes/{}/{name}", safe(&node));
-        match answer {
-            Ok(text) => files.push((path, text)),
-            Err(error) => missing.push(format!("{path}: {error}")),
-        }
-    }
-}
-
 /// A node's name as part of a path: whatever it is, it leads nowhere else.
 fn safe(name: &str) -> String {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
@@ -209,12 +296,15 @@ fn safe(name: &str) -> String {
     name.replace("..", "_").trim_start_matches('.').to_owned()
 }
 
-async fn objects(fleet: &Fleet, kind: &'static Kind) -> Result<Option<String>, DeskError> {
-    let Some(mut objects) = fleet.objects(kind).await? else {
-        return Ok(None);
-    };
-    objects.iter_mut().for_each(redact::object);
-    for_programs(&objects, Output::Yaml).map(Some)
+/// The objects of the first version that the cluster has.
+async fn objects(fleet: &Fleet, versions: &'static [Kind]) -> Result<Option<String>, DeskError> {
+    for kind in versions {
+        if let Some(mut objects) = fleet.objects(kind).await? {
+            objects.iter_mut().for_each(redact::object);
+            return for_programs(&objects, Output::Yaml).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 fn readme(summary: &str, missing: &[String]) -> String {
@@ -228,7 +318,8 @@ fn readme(summary: &str, missing: &[String]) -> String {
          kept, which is nothing unless `--flows` is set or someone looked |\n\
          | `nodes/NODE/metrics.txt` | its metrics |\n\
          | `nodes/NODE/agent.log`, `agent-before.log` | its log, and that of the agent before |\n\
-         | `nodes/NODE/preflight.json` | what kernel and permissions can do |\n\
+         | `nodes/NODE/preflight.json`, `preflight-errors.txt` | what kernel and permissions can do, and \
+         what that command complained of |\n\
          | `objects/` | Nodes, Services, EndpointSlices and policies; Podwire's own pods and \
          DaemonSet |\n\n\
          Left out: Secrets, the values of environment variables, annotations, and whatever has a \
@@ -245,59 +336,5 @@ fn readme(summary: &str, missing: &[String]) -> String {
     text
 }
 
-fn pack(out: impl Write, folder: &str, files: &[Entry], time: i64) -> std::io::Result<()> {
-    let mut archive = tar::Builder::new(GzEncoder::new(out, Compression::default()));
-    for (path, text) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o600);
-        header.set_mtime(u64::try_from(time).unwrap_or_default());
-        archive.append_data(&mut header, format!("{folder}/{path}"), text.as_bytes())?;
-    }
-    archive.into_inner()?.finish()?.flush()
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::io::Read;
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::reach::fake::{Fake, Says};
-
-    #[tokio::test]
-    async fn the_archive_has_what_answers_and_a_page_that_says_what_does_not() {
-        let mut fake = Fake::of(&["a", "../b"])
-            .says("a", "/metrics", Says::Well("podwire 1\n".into()))
-            .says(
-                "../b",
-                "/metrics",
-                Says::Badly(503, "busy \u{1b}[2J".into()),
-            );
-        fake.logs.insert(("a".into(), false), "a line\n".into());
-        let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let file = Some(directory.path().join("dump.tar.gz"));
-        let path = Sysdump { file }.run(&fleet, &|_| {}).await.unwrap();
-        let archive = std::fs::File::open(path).unwrap();
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(archive));
-        let mut files = BTreeMap::new();
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let path = entry.path().unwrap().display().to_string();
-            let mut text = String::new();
-            entry.read_to_string(&mut text).unwrap();
-            files.insert(path.split_once('/').unwrap().1.to_owned(), text);
-        }
-        assert_eq!(files["nodes/a/metrics.txt"], "podwire 1\n");
-        assert_eq!(files["nodes/a/agent.log"], "a line\n");
-        assert!(!files.contains_key("nodes/a/agent-before.log"));
-        let readme = &files["README.md"];
-        assert!(
-            readme.contains(r"nodes/__b/metrics.txt: the agent on node ../b says: busy \u{1b}[2J"),
-            "{readme}"
-        );
-        assert!(files.keys().all(|path| !path.contains("..")), "{files:?}");
-    }
-}
+mod tests;

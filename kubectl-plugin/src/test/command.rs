@@ -1,13 +1,15 @@
 //! The command: its flags, what it says while it runs, and how it ends.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use clap::Args;
+use podwire_agent::error::chain;
 use podwire_agent::text::printable;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fleet::Fleet;
 use crate::said::Said;
@@ -15,7 +17,7 @@ use crate::test::explain::Agents;
 use crate::test::ground::{Explain, Ground, GroundError, Outside};
 use crate::test::kubernetes::{self, Cluster};
 use crate::test::plan::{Family, Group};
-use crate::test::run::{self, Done, Pace, Progress, Verdict};
+use crate::test::run::{self, Done, Outcome, Pace, Progress, Verdict};
 use crate::test::{junit, report};
 
 /// Answers almost everywhere where anything outside of a cluster does, over both families.
@@ -129,6 +131,8 @@ pub enum TestError {
     Signals(#[source] io::Error),
     #[error("interrupted; everything that the test made is removed")]
     Interrupted,
+    #[error("interrupted again before everything was taken away; {left}")]
+    GivenUp { left: String },
     #[error("cannot write the report as JUnit")]
     Junit(#[from] quick_junit::SerializeError),
     #[error("cannot write the report to {}", path.display())]
@@ -145,35 +149,103 @@ pub async fn perform(
     ground: &impl Ground,
     explain: &impl Explain,
 ) -> Result<Said, TestError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(TestError::Signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(TestError::Signals)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(TestError::Signals)?;
-    let asked_to_end = async {
-        tokio::select! {
-            _ = interrupt.recv() => (),
-            _ = terminate.recv() => (),
-            _ = hang_up.recv() => (),
-        }
+    let (mut first, mut any) = (Signals::listen()?, Signals::listen()?);
+    let second = async {
+        any.next().await;
+        any.next().await;
     };
+    // A report that cannot be written is known before the minutes that the test takes.
+    let junit = flags.junit.as_deref().map(Junit::open).transpose()?;
     let pace = Pace {
         parallel: flags.parallel.into(),
         ..Pace::default()
     };
     let teller = Teller::new();
-    let outcome = run::run(ground, explain, &pace, &teller, asked_to_end).await;
+    let outcome = tried(ground, explain, &pace, &teller, first.next(), second).await;
     teller.end();
-    let outcome = outcome?.ok_or(TestError::Interrupted)?;
-    if let Some(path) = &flags.junit {
-        let text = junit::render(&outcome)?;
-        std::fs::write(path, text).map_err(|source| TestError::Write {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    Ok(Said {
+    let outcome = outcome?;
+    let mut said = Said {
         text: report::render(&outcome),
         good: outcome.passed(),
-    })
+    };
+    // What was found out is not lost with it.
+    if let Some(Err(error)) = junit.map(|junit| junit.write(&outcome)) {
+        said.text.push_str(&format!("✗ {}.\n", chain(&error)));
+        said.good = false;
+    }
+    Ok(said)
+}
+
+/// The test. `first` ends it, and everything is taken away; `second` ends that as well.
+async fn tried(
+    ground: &impl Ground,
+    explain: &impl Explain,
+    pace: &Pace,
+    progress: &impl Progress,
+    first: impl Future<Output = ()>,
+    second: impl Future<Output = ()>,
+) -> Result<Outcome, TestError> {
+    tokio::select! {
+        outcome = run::run(ground, explain, pace, progress, first) => {
+            outcome?.ok_or(TestError::Interrupted)
+        }
+        () = second => Err(TestError::GivenUp { left: ground.left() }),
+    }
+}
+
+/// What asks a program to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From now on they do not end the program by themselves.
+    fn listen() -> Result<Self, TestError> {
+        let listen = |kind| signal(kind).map_err(TestError::Signals);
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
+            _ = self.hang_up.recv() => (),
+        }
+    }
+}
+
+/// The file for machines.
+struct Junit<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Junit<'a> {
+    fn open(path: &'a Path) -> Result<Self, TestError> {
+        match File::create(path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(unwritten(path, error)),
+        }
+    }
+
+    fn write(mut self, outcome: &Outcome) -> Result<(), TestError> {
+        let text = junit::render(outcome)?;
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|error| unwritten(self.path, error))
+    }
+}
+
+fn unwritten(path: &Path, source: io::Error) -> TestError {
+    TestError::Write {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Tells a person how far it is: a line that changes on a terminal, else a line for each stage and
@@ -244,7 +316,58 @@ impl Progress for Teller {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
     use super::*;
+    use crate::test::fake::{Cleans, Fake};
+    use crate::test::ground::Ran;
+    use crate::test::plan::tests::cluster;
+
+    fn fake() -> Fake {
+        Fake::new(cluster(1, &[Family::V4]), |_, _, _| Ran::default())
+    }
+
+    fn with_junit(path: PathBuf) -> Flags {
+        Flags {
+            outside: Vec::new(),
+            junit: Some(path),
+            parallel: 8,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_that_cannot_be_written_is_known_before_anything_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let (flags, fake) = (with_junit(directory.path().join("no/such")), fake());
+        let error = perform(&flags, &fake, &fake).await.unwrap_err();
+        assert!(matches!(error, TestError::Write { .. }), "{error}");
+        assert!(fake.events().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_is_full_takes_the_report_from_machines_only() {
+        let (flags, fake) = (with_junit("/dev/full".into()), fake());
+        let said = perform(&flags, &fake, &fake).await.unwrap();
+        assert!(!said.good && said.text.contains("Nodes:"), "{}", said.text);
+        let last = said.text.lines().last().unwrap();
+        assert!(last.starts_with("✗ cannot write the report to /dev/full: "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_interrupt_ends_the_clean_up_and_what_is_left_is_named() {
+        let mut fake = fake();
+        fake.cleans = Cleans::Never;
+        let after = |seconds| sleep(Duration::from_secs(seconds));
+        let pace = Pace::default();
+        let done = tried(&fake, &fake, &pace, &Teller::new(), after(0), after(2)).await;
+        assert_eq!(
+            done.unwrap_err().to_string(),
+            "interrupted again before everything was taken away; what the test made may be left: \
+             the next test removes it"
+        );
+    }
 
     #[test]
     fn what_is_outside_is_named_by_its_address_and_fits_a_command_line() {

@@ -60,6 +60,14 @@ pub(crate) fn laid(plan: &Plan) -> Laid {
 /// What a command comes to, by the pod, its text, and how often it was run before.
 type Answers = Box<dyn Fn(&str, &str, usize) -> Ran + Send + Sync>;
 
+/// How a ground is cleaned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cleans {
+    Well,
+    Badly,
+    Never,
+}
+
 /// Where commands have answers that are data.
 pub(crate) struct Fake {
     pub world: World,
@@ -68,6 +76,7 @@ pub(crate) struct Fake {
     pub answers: Answers,
     /// The making of the ground fails.
     pub barren: bool,
+    pub cleans: Cleans,
     pub runs: Mutex<BTreeMap<(String, String), usize>>,
     pub events: Mutex<Vec<String>>,
 }
@@ -82,6 +91,7 @@ impl Fake {
             change: |_| (),
             answers: Box::new(answers),
             barren: false,
+            cleans: Cleans::Well,
             runs: Mutex::default(),
             events: Mutex::default(),
         }
@@ -137,7 +147,11 @@ impl Ground for Fake {
 
     async fn clean(&self) -> Result<(), GroundError> {
         self.note("clean");
-        Ok(())
+        match self.cleans {
+            Cleans::Well => Ok(()),
+            Cleans::Badly => Err(GroundError("it cannot be removed".into())),
+            Cleans::Never => std::future::pending().await,
+        }
     }
 }
 

@@ -108,6 +108,11 @@ pub trait Ground: Sync {
 
     /// Takes everything away again. It must work at any moment, and with everything gone already.
     fn clean(&self) -> impl Future<Output = Result<(), GroundError>> + Send;
+
+    /// What may be left if that did not come to its end, and how it is removed.
+    fn left(&self) -> String {
+        "what the test made may be left: the next test removes it".to_owned()
+    }
 }
 
 /// Who knows why a packet does not arrive.

@@ -234,8 +234,7 @@ impl Ground for Cluster {
         })?;
         let mut nodes: Vec<Node> = listed.items.iter().map(node).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut families: Vec<Family> = listed.items.first().map(families).unwrap_or_default();
-        families.dedup();
+        let families = families(&listed.items)?;
         let dns: Api<core::Service> = Api::namespaced(self.client.clone(), "kube-system");
         let no_dns = match dns.get_opt("kube-dns").await {
             Ok(Some(_)) => None,
@@ -305,6 +304,14 @@ impl Ground for Cluster {
 
     async fn clean(&self) -> Result<(), GroundError> {
         remove(&Api::all(self.client.clone()), &self.namespace).await
+    }
+
+    fn left(&self) -> String {
+        let name = &self.namespace;
+        format!(
+            "namespace {name} may be left: `kubectl delete namespace {name}` removes it, and so does \
+             the next test"
+        )
     }
 }
 
@@ -398,18 +405,31 @@ fn node(node: &core::Node) -> Node {
     }
 }
 
-/// The families of a node's pods, the cluster's first one first.
-fn families(node: &core::Node) -> Vec<Family> {
+/// The families of pods, the cluster's first one first: those of every node that is ready, because one
+/// that has just joined may have no podCIDRs yet.
+fn families(nodes: &[core::Node]) -> Result<Vec<Family>, GroundError> {
+    let ready = nodes.iter().filter(|one| node(one).unfit.is_none());
+    let mut families = Vec::new();
+    for family in ready.flat_map(pod_families) {
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    match families.is_empty() {
+        true => Err(GroundError(
+            "nothing can be tried: no node is ready and has podCIDRs, so pods get no addresses; \
+             `kubectl get nodes` and `kubectl podwire status` say more"
+                .to_owned(),
+        )),
+        false => Ok(families),
+    }
+}
+
+/// The families of a node's podCIDRs, in their order.
+fn pod_families(node: &core::Node) -> impl Iterator<Item = Family> {
     let spec = node.spec.as_ref();
-    let cidrs = spec
-        .and_then(|spec| spec.pod_cidrs.clone())
-        .unwrap_or_default();
-    let address = |cidr: &String| {
-        cidr.split('/')
-            .next()
-            .and_then(|address| address.parse().ok())
-    };
-    cidrs.iter().filter_map(address).map(Family::of).collect()
+    let cidrs = spec.into_iter().flat_map(|spec| &spec.pod_cidrs).flatten();
+    cidrs.filter_map(|cidr| Some(Family::of(cidr.split('/').next()?.parse().ok()?)))
 }
 
 fn portal(service: &core::Service) -> Portal {
@@ -571,6 +591,29 @@ mod tests {
             "the node is not ready: no word from it"
         );
         assert!(of(json!([])).unfit.is_some());
+    }
+
+    #[test]
+    fn families_are_those_of_all_ready_nodes_in_the_order_of_the_first_that_has_some() {
+        let node = |ready: &str, cidrs: &[&str]| -> core::Node {
+            let object = json!({"metadata": {"name": "a"}, "spec": {"podCIDRs": cidrs}, "status": {
+                "conditions": [{"type": "Ready", "status": ready}],
+            }});
+            serde_json::from_value(object).unwrap()
+        };
+        const V4: &str = "10.0.0.0/24";
+        const V6: &str = "fd00::/64";
+        let new = || node("True", &[]);
+        let of = |nodes: &[core::Node]| families(nodes);
+        assert_eq!(of(&[new(), node("True", &[V4])]), Ok(vec![Family::V4]));
+        let mixed = [new(), node("True", &[V6]), node("True", &[V4, V6])];
+        assert_eq!(of(&mixed), Ok(vec![Family::V6, Family::V4]));
+        let away = [node("False", &[V6]), node("True", &[V4])];
+        assert_eq!(of(&away), Ok(vec![Family::V4]));
+        for none in [&[][..], &[new()], &[node("False", &[V4])]] {
+            let why = of(none).unwrap_err().to_string();
+            assert!(why.contains("no node is ready and has podCIDRs"), "{why}");
+        }
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub fn render(outcome: &Outcome) -> String {
             );
         }
     }
+    if let Some(left) = &outcome.left {
+        line(&mut text, &format!("\n✗ {}", printable(left)));
+    }
     line(&mut text, &format!("\n{}", summary(outcome)));
     text
 }
@@ -45,6 +48,9 @@ pub fn summary(outcome: &Outcome) -> String {
     let skipped = outcome.done.len() - tried;
     let mut text = match (outcome.passed(), failed) {
         (true, _) => format!("✓ All {tried} ways work"),
+        (false, 0) if outcome.is_complete() => {
+            format!("✗ All {tried} ways work, but not everything was taken away again")
+        }
         (false, 0) => format!("✗ {tried} ways work, but not everything could be tried"),
         (false, _) => format!("✗ {failed} of {tried} ways do not work"),
     };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use crate::test::ground::{Explain, Ground, GroundError, Laid};
 use crate::test::plan::{Case, Family, Group, Plan, Skipped, Spot, Target};
@@ -13,6 +14,9 @@ use crate::test::probe;
 
 /// How long one command may take. It ends by itself sooner; a busy API server may be slow to start it.
 const COMMAND: Duration = Duration::from_secs(30);
+
+/// How long everything may take to be taken away again.
+const CLEANING: Duration = Duration::from_secs(30);
 
 /// For so many pairs of a group, from where and where to, `why` is asked: the rest will be more of the
 /// same.
@@ -78,6 +82,8 @@ pub struct Outcome {
     pub missing: BTreeMap<Spot, String>,
     /// What the agents say is wrong.
     pub wrong: Vec<String>,
+    /// Why not everything was taken away again, if so.
+    pub left: Option<String>,
     /// How long all of it took.
     pub took: Duration,
 }
@@ -85,10 +91,12 @@ pub struct Outcome {
 impl Outcome {
     /// True if nothing failed.
     pub fn passed(&self) -> bool {
-        self.failures().next().is_none()
-            && self.missing.is_empty()
-            && self.plan.unfit.is_empty()
-            && !self.plan.cases.is_empty()
+        self.failures().next().is_none() && self.is_complete() && self.left.is_none()
+    }
+
+    /// True if everything could be tried.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.plan.unfit.is_empty() && !self.plan.cases.is_empty()
     }
 
     /// The cases that failed.
@@ -133,10 +141,28 @@ pub async fn run(
         () = interrupt => Ok(None),
     };
     progress.stage("taking everything away again");
-    let cleaned = ground.clean().await;
-    let outcome = tried?;
-    cleaned?;
-    Ok(outcome)
+    let left = clean(ground).await.err();
+    match (tried, left) {
+        (Ok(Some(outcome)), left) => Ok(Some(Outcome {
+            left: left.map(|why| why.0),
+            ..outcome
+        })),
+        (tried, None) => tried,
+        (Ok(None), Some(left)) => Err(left),
+        (Err(failed), Some(left)) => Err(GroundError(format!("{failed}; and {left}"))),
+    }
+}
+
+/// Who waits for it is told in the end what may be left.
+async fn clean(ground: &impl Ground) -> Result<(), GroundError> {
+    match timeout(CLEANING, ground.clean()).await {
+        Ok(cleaned) => cleaned,
+        Err(_) => Err(GroundError(format!(
+            "it could not be taken away again within {} s; {}",
+            CLEANING.as_secs(),
+            ground.left()
+        ))),
+    }
 }
 
 async fn attempt(
@@ -177,6 +203,7 @@ async fn attempt(
         done,
         missing,
         wrong,
+        left: None,
         took: begun.elapsed(),
     })
 }

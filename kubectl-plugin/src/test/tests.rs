@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::test::fake::Fake;
+use crate::test::fake::{Cleans, Fake};
 use crate::test::ground::{GroundError, Ran};
 use crate::test::plan::tests::cluster;
 use crate::test::plan::{Family, Group, Spot, Way, World};
@@ -173,6 +173,35 @@ async fn whatever_happens_everything_is_taken_away() {
     let interrupted = run(&slow, &slow, &Pace::default(), &Quiet, soon).await;
     assert_eq!(interrupted, Ok(None));
     assert_eq!(slow.events(), ["clear", "prepare", "clean"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_named_whatever_came_of_the_test() {
+    for (cleans, left) in [
+        (Cleans::Badly, "it cannot be removed"),
+        (
+            Cleans::Never,
+            "it could not be taken away again within 30 s; what the test made may be left: the next \
+             test removes it",
+        ),
+    ] {
+        let mut fake = Fake::new(pings(), |_, _, _| ok());
+        fake.cleans = cleans;
+        let outcome = outcome(&fake).await;
+        assert!(!outcome.passed());
+        let text = report::render(&outcome);
+        assert!(text.contains(&format!("\n✗ {left}\n")), "{text}");
+
+        let now = std::future::ready(());
+        let interrupted = run(&fake, &fake, &Pace::default(), &Quiet, now).await;
+        assert_eq!(interrupted, Err(GroundError(left.into())));
+
+        fake.barren = true;
+        let never = std::future::pending();
+        let failed = run(&fake, &fake, &Pace::default(), &Quiet, never).await;
+        let both = format!("nothing grows here; and {left}");
+        assert_eq!(failed, Err(GroundError(both)));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ pub struct Dropped {
     /// The link of this node through which it came in, unless this node sent it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub link: Option<String>,
-    /// `tcp`, `udp`, `sctp`, `icmp` or the number of another protocol.
+    /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6` or the number of another protocol.
     pub protocol: String,
     /// The port of the destination, for protocols that have ports.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -322,11 +322,13 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
+/// As flows and the filters of both name it, which is on the same floor.
 fn protocol_name(number: u8) -> String {
     match (Protocol::from_number(number), number) {
         (Some(protocol), _) => protocol.name().to_owned(),
-        (None, 1 | 58) => "icmp".to_owned(),
-        (None, number) => format!("protocol {number}"),
+        (None, 1) => "icmp".to_owned(),
+        (None, 58) => "icmpv6".to_owned(),
+        (None, number) => number.to_string(),
     }
 }
 

@@ -112,6 +112,14 @@ fn a_packet_is_named_with_pods_policies_and_the_nearest_rule() {
 }
 
 #[test]
+fn a_protocol_is_named_as_flows_and_filters_name_it() {
+    for (number, name) in [(1, "icmp"), (17, "udp"), (47, "47"), (58, "icmpv6")] {
+        let record = record("podwire denied in", THERE, number, None);
+        assert_eq!(drops(&[record], &cluster())[0].protocol, name);
+    }
+}
+
+#[test]
 fn the_rule_of_a_cluster_network_policy_that_denies_is_named() {
     let mut cluster = cluster();
     let ports = json!([{"tcp": {"destinationPort": {"number": 5432}}}]);
