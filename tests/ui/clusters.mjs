@@ -72,6 +72,6 @@ export function hostile() {
   view.policies[0].id = HOSTILE[0];
   view.policies[0].ingress = [`default/${HOSTILE[1]}`];
   view.policies[0].ingress_rules = [HOSTILE[2]];
-  view.wrong = [{ kind: "warning", node: HOSTILE[0], object: HOSTILE[2], text: HOSTILE[1] }];
+  view.wrong = [{ kind: "warning", node: HOSTILE[0], nodes: [], object: HOSTILE[2], text: HOSTILE[1] }];
   return view;
 }

@@ -131,7 +131,7 @@ test("the keyboard alone chooses two ends and asks", async () => {
   const hop = { what: "sent by a pod", why: ["its link is up"], see: "ip link", kernel: [] };
   const trace = { node: "node-001", source: "a", destination: "b", hops: [hop, { ...hop, what: "refused" }], end: "refused", conclusion: "no endpoint", differences: [] };
   const way = {
-    source: "a", destination: "b", good: false, conclusion: "no endpoint", failure: { part: 0, hop: 2, node: "node-001", cause: "none" },
+    source: "a", destination: "b", good: false, conclusion: "no endpoint", failure: { part: 0, hop: 2, node: "node-001", cause: "none", certain: true },
     parts: [{ node: "node-001", way: "there", title: "on node-001", trace: { Ok: trace } }, { node: "node-002", way: "there", title: "on node-002", trace: { Err: "late" } }],
   };
   await with_page(synthetic(4, 4), { way, still: true }, async (page) => {
@@ -148,6 +148,57 @@ test("the keyboard alone chooses two ends and asks", async () => {
     assert.equal(await page.locator("[aria-live]").innerText(), "no endpoint");
     assert.deepEqual(await faults(page), []);
   });
+});
+
+test("a way that nothing of Podwire's stops may fail, and the hop says where to look", async () => {
+  const hop = { what: "sent by a pod", why: [], see: "", kernel: [], suspects: [], differs: [] };
+  const hops = [hop, { ...hop, what: "forwarded", suspects: ["chain ip x y has a rule that drops"] }];
+  const trace = { node: "node-001", source: "a", destination: "b", hops, end: "arrives", conclusion: "It arrives.", differences: [] };
+  const parts = [{ node: "node-001", way: "there", title: "on node-001", trace: { Ok: trace } }];
+  const way = { source: "a", destination: "b", good: false, conclusion: "Nothing of Podwire's stops it.", failure: null, parts };
+  await with_page(synthetic(4, 4), { way, still: true }, async (page) => {
+    await page.locator("#tab-why").click();
+    await page.locator("ul.things").focus();
+    for (const key of ["End", "Enter", "ArrowUp", "Enter"]) await page.keyboard.press(key);
+    await page.locator(".answer li.may").getByText("chain ip x y has a rule that drops").waitFor();
+    assert.match(await page.locator(".answer .verdict").innerText(), /^May fail/);
+    assert.equal(await page.locator(".answer li.bad").count(), 0);
+    assert.deepEqual(await faults(page), []);
+  });
+});
+
+test("a node with trouble is marked in the picture, one by one", async () => {
+  const view = synthetic(4, 4);
+  const nodes = [view.nodes[1].name, view.nodes[2].name];
+  view.wrong = [{ kind: "warning", node: `nodes ${nodes.join(" and ")}`, nodes, object: "the uplink", text: "is gone" }];
+  await with_page(view, {}, async (page) => {
+    await page.locator("svg g.node.wrong").first().waitFor();
+    assert.equal(await page.locator("svg g.node.wrong").count(), 2);
+  });
+});
+
+test("a namespace in the search is that one and no other", async () => {
+  const view = synthetic(1, 2);
+  view.nodes[0].pods = ["prod", "preprod"].map((namespace, index) => ({ ...view.nodes[0].pods[index], id: `${namespace}/web`, namespace, name: "web" }));
+  view.policies = [];
+  await with_page(view, {}, async (page) => {
+    await page.getByText("live", { exact: true }).waitFor();
+    await page.locator("input.search").fill("prod/");
+    await page.locator("svg .pod.hit").first().waitFor();
+    assert.equal(await page.locator("svg .pod.hit").count(), 1);
+  });
+});
+
+test("when the server is gone nothing is claimed", async () => {
+  const server = await serve(synthetic(2, 2));
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(server.address);
+  await page.getByText("nothing is wrong").waitFor();
+  server.close();
+  await page.getByText("Nothing is known since").waitFor();
+  assert.equal(await page.getByText("nothing is wrong").count(), 0);
+  await context.close();
 });
 
 test("a page with a wrong token says so", async () => {
