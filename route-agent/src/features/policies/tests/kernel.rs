@@ -142,6 +142,20 @@ fn what_takes_something_away_is_forgotten_at_once_and_once_more() {
 }
 
 #[test]
+fn who_comes_before_all_is_forgotten_once_more_meets_nothing_of_it() {
+    let mut bench = shop();
+    bench.gone(Key::Pod(name("shop/db")));
+    // A packet was being judged when the set was emptied.
+    remember();
+    bench.set(&[pod("shop/next", "worker", 3, "app=db")]);
+    assert!(!remembers());
+    assert!(
+        bench.feature.forgets().is_some(),
+        "and once more, as before"
+    );
+}
+
+#[test]
 fn what_only_allows_forgets_nothing() {
     let gives: [Step; 6] = [
         ("a peer more", &|bench| {
