@@ -76,7 +76,8 @@ pub type SyncError = Box<dyn Error + Send + Sync>;
 pub struct Synced {
     /// Writes to the kernel or to disk.
     pub writes: u64,
-    /// Some part failed (and a warning says so): try again after a pause.
+    /// Some part failed (and a warning says so): try again after a pause. The rest is in place, so
+    /// that the agent is not unhealthy for it.
     pub again: bool,
 }
 

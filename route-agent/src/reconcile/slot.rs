@@ -97,9 +97,10 @@ impl Slot {
         self.succeeded || !self.feature.needed_by_pods()
     }
 
-    /// True while something that pods need is not done.
+    /// True while something that pods need is not done. What a sync that succeeded tries again is
+    /// about single objects, which have warnings of their own: a restart would not help them.
     pub(super) fn is_behind(&self) -> bool {
-        self.feature.needed_by_pods() && (self.wanted.is_some() || self.error.is_some())
+        self.feature.needed_by_pods() && (self.owes || self.error.is_some())
     }
 
     /// True while changes of Services wait for this feature.

@@ -27,6 +27,7 @@ struct Fake {
     nodes: Arc<AtomicUsize>,
     needed: bool,
     programs_services: bool,
+    again: bool,
 }
 
 impl Fake {
@@ -39,6 +40,7 @@ impl Fake {
             nodes: Arc::clone(&nodes),
             needed: true,
             programs_services: false,
+            again: false,
         };
         (fake, syncs, nodes)
     }
@@ -67,7 +69,7 @@ impl Feature for Fake {
         }
         Ok(Synced {
             writes: 1,
-            again: false,
+            again: self.again,
         })
     }
 
@@ -158,6 +160,28 @@ fn a_failing_feature_is_tried_again_and_stops_no_other() {
     assert_eq!(good_syncs.load(Ordering::SeqCst), 1);
     assert!(pauses.len() == 2 && pauses[1] > pauses[0], "{pauses:?}");
     assert!(it.parts().0.ready_for_pods);
+}
+
+#[test]
+fn what_is_tried_again_for_single_objects_leaves_the_agent_healthy_and_an_error_does_not() {
+    let livez_with = |failures, again| {
+        let (mut fake, syncs, _) = Fake::new("fake", failures);
+        fake.again = again;
+        let mut it = reconcile(vec![Box::new(fake)]);
+        // Whatever waits at all waits too long.
+        it.shared.health = SharedHealth::new(Health::new(Duration::ZERO));
+        it.take(Input::Listed);
+        let mut now = Instant::now();
+        it.turn(now);
+        for _ in 0..5 {
+            now += it.pause(now).unwrap_or_default();
+            it.turn(now);
+        }
+        let livez = it.shared.health.with(|health| health.livez(Moment::now()));
+        (syncs.load(Ordering::SeqCst), livez.good)
+    };
+    assert_eq!(livez_with(0, true), (6, true));
+    assert_eq!(livez_with(100, false), (6, false));
 }
 
 #[test]

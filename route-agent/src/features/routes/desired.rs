@@ -287,6 +287,14 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     METRIC + distance % METRICS
 }
 
+/// True for the network address and the broadcast address of a network: the kernel refuses the
+/// latter as a next hop.
+fn is_no_host(ip: IpAddr, network: IpNetwork) -> bool {
+    network.is_ipv4()
+        && network.prefix() < 31
+        && (ip == network.network() || ip == network.broadcast())
+}
+
 /// The InternalIP of the podCIDR's family that is on the uplink's network.
 fn next_hop(
     network: IpNetwork,
@@ -303,12 +311,20 @@ fn next_hop(
         own_ips.contains(ip) || uplink.addresses.iter().any(|address| address.ip() == *ip)
     };
     let on_link = |ip: &IpAddr| uplink.on_link.iter().any(|network| network.contains(*ip));
+    let no_host = |ip: &IpAddr| uplink.addresses.iter().any(|own| is_no_host(*ip, *own));
     let Some(first) = ips.clone().next() else {
         return Err(format!(
             "has no InternalIP of {family}; {network} cannot be reached"
         ));
     };
-    match ips.clone().find(|ip| on_link(ip)) {
+    let mut hosts = ips.clone().filter(|ip| !no_host(ip));
+    let hop = hosts.find(|ip| on_link(ip));
+    match hop.or_else(|| ips.clone().find(|ip| on_link(ip))) {
+        Some(ip) if no_host(ip) => Err(format!(
+            "InternalIP {ip} is the first or the last address of the network of {}, which no node \
+             can have; {network} cannot be reached",
+            uplink.name
+        )),
         Some(ip) if ours(ip) => Err(format!(
             "InternalIP {ip} is this node's own address; {network} cannot be reached"
         )),

@@ -224,6 +224,20 @@ fn a_peer_with_our_own_address_is_named() {
 }
 
 #[test]
+fn a_peer_with_an_address_that_no_host_can_have_is_named_and_another_of_its_addresses_taken() {
+    for edge in ["172.18.0.0", "172.18.255.255"] {
+        let warning = only_warning(node("edge", &[edge], &["10.10.5.0/24"]));
+        assert!(warning.contains("which no node can have"), "{warning}");
+        let (routes, warnings) = plan([
+            own(),
+            node("edge", &[edge, "172.18.0.4"], &["10.10.5.0/24"]),
+        ]);
+        assert_eq!(routes[1], "10.10.5.0/24 via 172.18.0.4");
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+}
+
+#[test]
 fn without_an_uplink_that_works_nothing_is_said_about_routes() {
     let nodes = snapshot([own()]);
     let with = |uplink: Option<&Uplink>| of(&nodes, uplink, &Holders::new()).unwrap_err();
