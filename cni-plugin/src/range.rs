@@ -114,19 +114,7 @@ impl Range {
     /// is the first address of the subnet, and the range is all of it but for the network address
     /// and the IPv4 broadcast address.
     pub fn read(fields: &Fields<'_>, subnet: IpNetwork) -> Result<Self, RangeError> {
-        if matches!(subnet.ip(), IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
-            return Err(RangeError::Mapped { subnet });
-        }
-        if subnet.network().is_unspecified() {
-            return Err(RangeError::Unspecified { subnet });
-        }
-        let bits = if subnet.is_ipv4() { 32 } else { 128 };
-        if subnet.prefix() > bits - 2 {
-            return Err(RangeError::TooSmall { subnet });
-        }
-        if subnet.ip() != subnet.network() {
-            return Err(RangeError::HostBits { subnet });
-        }
+        check_subnet(subnet)?;
         let first = next(subnet.ip());
         let gateway = fields.address("gateway")?.unwrap_or(first);
         if gateway.is_ipv4() != subnet.is_ipv4() {
@@ -257,6 +245,25 @@ pub fn address(number: u128, v4: bool) -> IpAddr {
     } else {
         IpAddr::V6(Ipv6Addr::from(number))
     }
+}
+
+/// Whether a subnet can have ranges at all. The agent asks as well, so that what it writes into the
+/// configuration is never refused here.
+pub fn check_subnet(subnet: IpNetwork) -> Result<(), RangeError> {
+    if matches!(subnet.ip(), IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
+        return Err(RangeError::Mapped { subnet });
+    }
+    if subnet.network().is_unspecified() {
+        return Err(RangeError::Unspecified { subnet });
+    }
+    let bits = if subnet.is_ipv4() { 32 } else { 128 };
+    if subnet.prefix() > bits - 2 {
+        return Err(RangeError::TooSmall { subnet });
+    }
+    if subnet.ip() != subnet.network() {
+        return Err(RangeError::HostBits { subnet });
+    }
+    Ok(())
 }
 
 fn next(of: IpAddr) -> IpAddr {

@@ -90,6 +90,23 @@ pub fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// Why an address cannot be the destination of ordinary traffic, if it cannot.
+pub fn no_destination(address: IpAddr) -> Option<&'static str> {
+    match address {
+        a if a.is_unspecified() => Some("is the unspecified address"),
+        a if a.is_loopback() => Some("is a loopback address"),
+        a if a.is_multicast() => Some("is a multicast address"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => {
+            Some("is in 0.0.0.0/8, which cannot be a destination")
+        }
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("is an IPv4 address written as IPv6")
+        }
+        _ => None,
+    }
+}
+
 /// The network of one address.
 pub fn host(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)

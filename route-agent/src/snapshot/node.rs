@@ -17,7 +17,8 @@ pub struct Node {
     pub internal_ips: Vec<IpAddr>,
     /// `status.addresses` of other types that are IP addresses.
     pub other_ips: Vec<IpAddr>,
-    /// `spec.podCIDRs` (or `spec.podCIDR` alone), in the order of the object. No host bits.
+    /// `spec.podCIDRs` (or `spec.podCIDR` alone), in the order of the object. No host bits;
+    /// they do not overlap, and the plugin takes each of them.
     pub pod_cidrs: Vec<IpNetwork>,
     /// Labels that the proxy reads: zone, hostname and the like.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use podwire::range::{RangeError, check_subnet};
 use serde::Deserialize;
 
-use crate::cidr::is_link_local;
+use crate::cidr::{is_link_local, no_destination, overlap};
 use crate::snapshot;
-use crate::source::objects::{Checker, Metadata, Names, Text, Unnamed, nullable};
+use crate::source::objects::{Checker, Metadata, Names, Text, Unnamed, lenient, nullable};
 
 /// A Node.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -90,7 +91,7 @@ impl Node {
         Ok(snapshot::Node {
             name,
             internal_ips: internal_ips(&self.status, &mut checker),
-            other_ips: other_ips(&self.status),
+            other_ips: other_ips(&self.status, &mut checker),
             pod_cidrs: pod_cidrs(&self.spec, &mut checker),
             labels,
             all_labels,
@@ -113,12 +114,9 @@ fn internal_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
         let Some(ip) = checker.address(field, &address.address) else {
             continue;
         };
-        if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || is_link_local(ip) {
-            checker.bad(
-                field,
-                address.address.shown(),
-                "cannot be reached from another node",
-            );
+        let link_local = is_link_local(ip).then_some("cannot be reached from another node");
+        if let Some(reason) = no_destination(ip).or(link_local) {
+            checker.bad(field, address.address.shown(), reason);
         } else if !found.contains(&ip) {
             found.push(ip);
         }
@@ -127,11 +125,14 @@ fn internal_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
 }
 
 /// What is no address, such as a host name, is none of these, and not wrong.
-fn other_ips(status: &NodeStatus) -> Vec<IpAddr> {
+fn other_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
     let addresses = status.addresses.iter();
     let others = addresses.filter(|one| one.kind.get() != Some("InternalIP"));
     let mut found: Vec<IpAddr> = others
-        .filter_map(|one| one.address.get()?.parse().ok())
+        .filter_map(|one| {
+            let read = lenient::address(one.address.get()?)?;
+            Some(checker.noting("status.addresses", &one.address, read))
+        })
         .collect();
     found.sort_unstable();
     found.dedup();
@@ -150,12 +151,31 @@ fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
         let Some(network) = checker.cidr(field, text) else {
             continue;
         };
-        let ip = network.ip();
-        if ip.is_loopback() || ip.is_multicast() || network.prefix() == 0 {
-            checker.bad(field, text.shown(), "is not a valid pod network");
-        } else if !found.contains(&network) {
-            found.push(network);
+        if found.contains(&network) {
+            continue;
+        }
+        match no_pod_network(network, &found) {
+            Some(reason) => checker.bad(field, text.shown(), reason),
+            None => found.push(network),
         }
     }
     found
+}
+
+/// Why pods cannot have addresses of this network beside the other networks of their Node, if they
+/// cannot. One network that the plugin or the kernel refuses would stop all pods of the Node.
+fn no_pod_network(network: IpNetwork, others: &[IpNetwork]) -> Option<&'static str> {
+    let ip = network.ip();
+    if ip.is_loopback() || ip.is_multicast() || is_link_local(ip) {
+        return Some("is not a valid pod network");
+    }
+    match check_subnet(network) {
+        Err(RangeError::TooSmall { .. }) => Some("has no room for a gateway and a pod"),
+        Err(_) => Some("is not a valid pod network"),
+        Ok(()) => {
+            let mut others = others.iter();
+            let meets = others.any(|other| overlap(*other, network));
+            meets.then_some("overlaps another podCIDR of this Node")
+        }
+    }
 }

@@ -75,6 +75,67 @@ fn bad_fields_of_a_node_are_left_out_and_named() {
 }
 
 #[test]
+fn pod_cidrs_that_the_plugin_would_refuse_are_left_out_and_named_and_the_others_are_used() {
+    let worker = node(
+        json!({"metadata": {"name": "worker"}, "spec": {"podCIDRs": [
+        "10.10.1.0/24", "10.10.1.0/24", "10.10.1.128/25", "10.10.0.0/16", "10.9.9.4/31",
+        "10.9.9.7/32", "fd00::2/127", "fd00::9/128", "0.0.0.0/8", "::/64", "169.254.0.0/16",
+        "fe80::/64", "fd00:1::/64", "10.10.2.0/30"]}}),
+    );
+    let used = ["10.10.1.0/24", "fd00:1::/64", "10.10.2.0/30"];
+    assert_eq!(
+        worker.pod_cidrs,
+        used.map(|text| text.parse::<IpNetwork>().unwrap())
+    );
+    assert_eq!(worker.invalid.len(), 10, "{:?}", worker.invalid);
+    for v6 in [false, true] {
+        let of_family = worker.pod_cidrs.iter().filter(|cidr| cidr.is_ipv6() == v6);
+        let pool: Vec<_> = of_family.map(|cidr| json!({ "subnet": cidr })).collect();
+        let pool = json!(pool);
+        let read = podwire::range::RangeSet::read(&podwire::json::Node::of_document(&pool));
+        assert!(read.is_ok(), "{read:?}");
+    }
+}
+
+#[test]
+fn an_internal_ip_that_is_no_destination_is_left_out_and_named_as_with_services() {
+    for bad in [
+        "255.255.255.255",
+        "0.1.2.3",
+        "0.0.0.0",
+        "224.0.0.1",
+        "169.254.1.1",
+        "::1",
+    ] {
+        let worker = node(
+            json!({"metadata": {"name": "worker"}, "status": {"addresses": [
+            {"type": "InternalIP", "address": bad},
+            {"type": "InternalIP", "address": "172.18.0.2"}]}}),
+        );
+        assert_eq!(worker.internal_ips.len(), 1, "{bad}");
+        assert_eq!(worker.invalid.len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn other_addresses_of_a_node_are_read_in_old_spellings_too_and_host_names_are_passed_over() {
+    let worker = node(
+        json!({"metadata": {"name": "worker"}, "status": {"addresses": [
+        {"type": "ExternalIP", "address": "203.000.113.005"},
+        {"type": "ExternalIP", "address": "::ffff:203.0.113.6"},
+        {"type": "ExternalIP", "address": "203.0.113.7"},
+        {"type": "InternalDNS", "address": "worker.example"},
+        {"type": "Hostname", "address": "worker"}]}}),
+    );
+    let expected = ["203.0.113.5", "203.0.113.6", "203.0.113.7"];
+    assert_eq!(
+        worker.other_ips,
+        expected.map(|text| text.parse::<IpAddr>().unwrap())
+    );
+    assert_eq!(worker.invalid.len(), 2, "{:?}", worker.invalid);
+}
+
+#[test]
 fn pod_cidr_alone_counts_when_pod_cidrs_is_missing_or_null() {
     for spec in [
         json!({"podCIDR": "10.10.1.0/24"}),

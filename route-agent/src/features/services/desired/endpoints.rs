@@ -173,27 +173,10 @@ pub fn warnings(slice: &EndpointSlice) -> Vec<String> {
 /// The API server refuses these in Endpoints, but not in every EndpointSlice; a packet sent to
 /// one would stay on the node or go nowhere.
 pub fn unusable(address: IpAddr) -> Option<&'static str> {
-    if let Some(reason) = no_destination(address) {
+    if let Some(reason) = cidr::no_destination(address) {
         return Some(reason);
     }
     cidr::is_link_local(address).then_some("is a link-local address, which no other node can reach")
-}
-
-/// Why an address cannot be the destination of ordinary traffic, if it cannot.
-pub fn no_destination(address: IpAddr) -> Option<&'static str> {
-    match address {
-        a if a.is_unspecified() => Some("is the unspecified address"),
-        a if a.is_loopback() => Some("is a loopback address"),
-        a if a.is_multicast() => Some("is a multicast address"),
-        IpAddr::V4(v4) if v4.is_broadcast() => Some("is the broadcast address"),
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => {
-            Some("is in 0.0.0.0/8, which cannot be a destination")
-        }
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            Some("is an IPv4 address written as IPv6")
-        }
-        _ => None,
-    }
 }
 
 fn is_local(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 
-use crate::features::services::desired::endpoints::no_destination;
+use crate::cidr::no_destination;
 use crate::snapshot::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
 };
