@@ -149,6 +149,22 @@ pub enum Key {
     ClusterNetworkPolicy(Arc<str>),
 }
 
+impl Key {
+    /// The key of another object of this kind; cluster-wide ones have no namespace.
+    pub fn of_same_kind(&self, name: ObjectName) -> Self {
+        match self {
+            Key::Node(_) => Key::Node(name.name),
+            Key::Service(_) => Key::Service(name),
+            Key::EndpointSlice(_) => Key::EndpointSlice(name),
+            Key::ServiceCidr(_) => Key::ServiceCidr(name.name),
+            Key::Pod(_) => Key::Pod(name),
+            Key::Namespace(_) => Key::Namespace(name.name),
+            Key::NetworkPolicy(_) => Key::NetworkPolicy(name),
+            Key::ClusterNetworkPolicy(_) => Key::ClusterNetworkPolicy(name.name),
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

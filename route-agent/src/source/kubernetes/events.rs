@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::backoff::random_fraction;
 use crate::clock::rfc3339;
 use crate::source::kubernetes::server::ApiServer;
+use crate::source::kubernetes::wire::start_of;
 use crate::text;
 use crate::warnings::Notice;
 
@@ -214,8 +215,9 @@ async fn ask(
     let answer = async {
         let answer = client.send(request).await.map_err(|e| e.to_string())?;
         let status = answer.status();
-        let body = answer.into_body().collect_bytes().await;
-        Ok((status, body.map_err(|e| e.to_string())?.to_vec()))
+        // As much as the one object that is asked for can be.
+        let body = start_of(answer.into_body(), server.limits().object_bytes).await;
+        Ok((status, body))
     };
     let limit: Duration = server.timing().answer;
     timeout(limit, answer)

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -24,9 +25,11 @@ use tracing::debug;
 
 use crate::backoff::{Backoff, Jitter, random_fraction};
 use crate::error::chain;
-use crate::snapshot::{Change, Key, Object};
+use crate::snapshot::{Change, Key, Object, ObjectName};
 use crate::source::kubernetes::server::ApiServer;
-use crate::source::kubernetes::wire::{Event, Lines, Page, Status, name_of, resource_version};
+use crate::source::kubernetes::wire::{
+    Event, Lines, Page, Status, name_of, names_of, resource_version, start_of,
+};
 use crate::source::objects::{Names, Unnamed};
 
 /// Objects per page of a list: keeps what is in memory at a time small, on both sides.
@@ -300,6 +303,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                     changes.push(Change::Set(object));
                 }
             }
+            self.server.problems().tell();
             self.send(Update::Changes(changes))?;
             next = token(page.metadata.next)?;
             if next.is_empty() {
@@ -460,6 +464,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 whole = true;
                 self.event(line, version, &mut changes)
             });
+            self.server.problems().tell();
             if !changes.is_empty() {
                 self.send(Update::Changes(changes))?;
             }
@@ -495,20 +500,16 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                     _ => Failure::Failed(status.message),
                 });
             }
-            "ADDED" | "MODIFIED" => {
-                if let Some(object) = self.decode(event.object) {
+            "ADDED" | "MODIFIED" => match self.decode(event.object) {
+                Some(object) => {
                     self.known.insert(object.key());
                     changes.push(Change::Set(object));
                 }
-            }
+                None => changes.extend(self.leave(event.object)),
+            },
             "DELETED" => {
-                let gone = self.decode(event.object);
-                self.server.problems().clear(&self.title(event.object));
-                if let Some(object) = gone {
-                    let key = object.key();
-                    self.known.remove(&key);
-                    changes.push(Change::Gone(key));
-                }
+                self.server.problems().forget(&self.title(event.object));
+                changes.extend(self.leave(event.object));
             }
             _ => {}
         }
@@ -519,6 +520,21 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         Ok(())
     }
 
+    /// The end of an object for all who know it: it was deleted, cannot be read any more, or has
+    /// become one that is left out. Nothing but its name is asked for.
+    fn leave(&mut self, item: &RawValue) -> Option<Change> {
+        let (namespace, name) = names_of(item)?;
+        let namespace = match namespace.as_str() {
+            "" => "default",
+            namespace => namespace,
+        };
+        let key = self.known.first()?.of_same_kind(ObjectName {
+            namespace: Arc::from(namespace),
+            name: Arc::from(name),
+        });
+        self.known.take(&key).map(Change::Gone)
+    }
+
     /// An object that cannot be read is left out and named; the problem is cleared
     /// when it can be read again.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
@@ -526,19 +542,19 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         let most = self.server.limits().object_bytes;
         if item.get().len() > most {
             let text = format!("is longer than {most} bytes and is left out: make it smaller");
-            problems.raise(&self.title(item), text);
+            problems.note(&self.title(item), text);
             return None;
         }
         match (self.resource.decode)(item.get(), &mut self.names) {
             Ok(object) => {
                 if !problems.is_empty() {
-                    problems.clear(&self.title(item));
+                    problems.forget(&self.title(item));
                 }
                 object
             }
             Err(error) => {
                 let text = format!("cannot be read and is left out: {error}");
-                problems.raise(&self.title(item), text);
+                problems.note(&self.title(item), text);
                 None
             }
         }
@@ -569,18 +585,9 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     }
 
     /// What the server says about a request it refuses.
-    async fn refusal(&self, mut body: Body) -> String {
-        let mut text = Vec::new();
-        let until = Instant::now() + self.server.timing().answer;
-        while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            text.extend_from_slice(&data);
-            if text.len() > LONGEST_ERROR {
-                break;
-            }
-        }
+    async fn refusal(&self, body: Body) -> String {
+        let text = timeout(self.server.timing().answer, start_of(body, LONGEST_ERROR)).await;
+        let text = text.unwrap_or_default();
         let status: Status = serde_json::from_slice(&text).unwrap_or_default();
         status.message
     }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use http_body_util::BodyExt;
+use kube::client::Body;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -100,8 +102,8 @@ pub fn resource_version(object: &RawValue) -> Option<String> {
     Some(object.metadata.resource_version)
 }
 
-/// The name of `object` for a message: `namespace/name`, `name`, or what can be said without one.
-pub fn name_of(object: &RawValue) -> String {
+/// The namespace of `object`, which may be empty, and its name, whatever else it holds.
+pub fn names_of(object: &RawValue) -> Option<(String, String)> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Named {
@@ -114,11 +116,30 @@ pub fn name_of(object: &RawValue) -> String {
         name: String,
     }
     let Named { metadata } = serde_json::from_str(object.get()).unwrap_or_default();
-    match (metadata.namespace.as_str(), metadata.name.as_str()) {
-        (_, "") => "without a name".to_owned(),
-        ("", name) => name.to_owned(),
-        (namespace, name) => format!("{namespace}/{name}"),
+    (!metadata.name.is_empty()).then_some((metadata.namespace, metadata.name))
+}
+
+/// The name of `object` for a message: `namespace/name`, `name`, or what can be said without one.
+pub fn name_of(object: &RawValue) -> String {
+    match names_of(object) {
+        None => "without a name".to_owned(),
+        Some((namespace, name)) if namespace.is_empty() => name,
+        Some((namespace, name)) => format!("{namespace}/{name}"),
     }
+}
+
+/// What an answer says, up to where it breaks off or is longer than `most` bytes.
+pub async fn start_of(mut body: Body, most: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            text.extend_from_slice(&data);
+        }
+        if text.len() > most {
+            break;
+        }
+    }
+    text
 }
 
 /// The API server's answer when it refuses.

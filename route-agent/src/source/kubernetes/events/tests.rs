@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::apiserver::Options;
-use crate::source::kubernetes::fake::{Fake, Reply, fast};
+use crate::source::kubernetes::fake::{Fake, Reply, fast, small};
 use crate::source::kubernetes::problems::Problems;
+use crate::source::kubernetes::server::Timing;
 use crate::warnings::Warning;
 
 const UID: &str = r#"{"items":[{"metadata":{"uid":"the-uid"}}]}"#;
@@ -36,13 +37,21 @@ async fn requests_after_notices(notices: Vec<Notice>, replies: Vec<Reply>) -> Ve
     };
     let (inputs, _unread) = mpsc::channel();
     let problems = Arc::new(Problems::new(inputs));
-    let server = ApiServer::find(options, fast(), problems).await.unwrap();
+    // No answer is cut short by time: each has another end.
+    let timing = Timing {
+        answer: Duration::from_secs(600),
+        ..fast()
+    };
+    let server = ApiServer::find(options, timing, problems).await.unwrap();
+    let server = server.with_limits(small());
     let (sender, queue) = tokio::sync::mpsc::channel(QUEUE);
     for notice in notices {
         sender.send(notice).await.unwrap();
     }
     drop(sender);
-    publish(&server, "worker", queue).await;
+    let publishing = publish(&server, "worker", queue);
+    let done = timeout(Duration::from_secs(20), publishing).await;
+    assert!(done.is_ok(), "an answer has no end");
     let script = fake.script.lock().unwrap();
     script
         .asked
@@ -104,6 +113,19 @@ async fn what_is_gone_refused_or_not_an_object_does_not_stop_the_next() {
     let asked = requests_after(&warnings, replies).await;
     assert_eq!(asked.len(), 4, "{asked:?}");
     assert_eq!(asked[3].0, "/api/v1/namespaces/a/events");
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_read_up_to_a_limit_and_the_next_event_comes() {
+    let warnings = ["Service a/endless", "Service a/known"].map(|name| Warning::new(name, "x"));
+    let replies = vec![
+        Reply::Endless(vec![b' '; 1000], Duration::ZERO),
+        Reply::Full(200, UID.to_owned()),
+        Reply::Full(201, "{}".to_owned()),
+    ];
+    let asked = requests_after(&warnings, replies).await;
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert_eq!(asked[2].0, "/api/v1/namespaces/a/events");
 }
 
 #[tokio::test]

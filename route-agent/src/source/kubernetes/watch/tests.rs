@@ -57,7 +57,10 @@ fn decode(text: &str, names: &mut Names) -> Result<Option<Object>, Unreadable> {
         name: String,
     }
     let Slim { metadata } = serde_json::from_str(text)?;
-    Ok((metadata.name != "ignored").then(|| {
+    if text.contains("unreadable") {
+        return Err(Unnamed::Impossible.into());
+    }
+    Ok((!text.contains("ignored")).then(|| {
         Object::Node(Node {
             name: names.get(&metadata.name),
             internal_ips: Vec::new(),
@@ -393,6 +396,68 @@ async fn one_object_that_cannot_be_read_never_stops_the_rest() {
     assert_eq!(seen.lines, ["+Node a", "listed", "+Node b"]);
     assert_eq!(seen.warnings.len(), 1, "{:?}", seen.warnings);
     assert!(seen.warnings[0][0].contains("cannot be read and is left out"));
+}
+
+#[tokio::test]
+async fn an_object_that_is_read_no_longer_is_gone_whatever_is_said_of_it() {
+    let with = |name: &str, label: &str| {
+        format!(r#"{{"metadata":{{"name":"{name}","uid":"{label}","resourceVersion":"8"}}}}"#)
+    };
+    let events = vec![
+        event("MODIFIED", &with("a", "ignored")),
+        event("DELETED", &with("a", "ignored")),
+        event("MODIFIED", &with("b", "unreadable")),
+        event("DELETED", &with("c", "unreadable")),
+        event("DELETED", &with("d", "ignored")),
+        event("ADDED", &node("e", 9)),
+    ];
+    let first = page(&["a", "b", "c", "d"], 7, "");
+    let script = [first, Reply::Lines(events, End::Silence)];
+    let (seen, _) = play(nodes(), script, 10).await;
+    assert_eq!(
+        seen.lines[4..],
+        [
+            "listed", "-Node a", "-Node b", "-Node c", "-Node d", "+Node e"
+        ]
+    );
+    let named = &seen.warnings.last().unwrap()[..];
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(named[0].starts_with("Node b: cannot be read and is left out"));
+}
+
+#[tokio::test]
+async fn a_slice_that_loses_its_service_is_gone() {
+    let slice = |labels: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"web-1","namespace":"shop","resourceVersion":"8",
+                "labels":{{{labels}}}}},"addressType":"IPv4"}}"#
+        )
+        .replace('\n', "")
+    };
+    let first = slice(r#""kubernetes.io/service-name":"web""#);
+    let list = format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{first}]}}"#);
+    let script = [
+        Reply::Full(200, list),
+        Reply::Lines(vec![event("MODIFIED", &slice(""))], End::Silence),
+    ];
+    let slices = crate::source::kubernetes::RESOURCES[2].clone();
+    let (seen, _) = play(slices, script, 3).await;
+    let name = "EndpointSlice shop/web-1";
+    assert_eq!(
+        seen.lines,
+        [format!("+{name}"), "listed".into(), format!("-{name}")]
+    );
+}
+
+#[tokio::test]
+async fn a_page_full_of_objects_that_cannot_be_read_makes_one_warning_of_a_hundred_and_a_number() {
+    let names: Vec<String> = (0..150).map(|n| format!("unreadable{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (seen, _) = after_hostility(vec![page(&names, 7, ""), status(410)]).await;
+    assert_eq!(seen.warnings[0].len(), 101, "{:?}", seen.warnings);
+    assert!(seen.warnings[0][100].starts_with("other objects: 50 more cannot be read"));
+    // One for the page, none for each object.
+    assert!(seen.warnings.len() < 5, "{}", seen.warnings.len());
 }
 
 #[tokio::test]
