@@ -165,6 +165,7 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
             Err(text) => faults.entry(&node.name).or_default().push(text),
         }
     }
+    shared_addresses(given, &mut faults);
     let mut amid_pods = services::amid_pods(&claims, snapshot, given.service_cidrs);
     desired.services_amid_pods = amid_pods.names;
     if !snapshot.nodes.contains_key(own) {
@@ -186,6 +187,23 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
         desired.warnings.extend(warnings);
     }
     Ok(desired)
+}
+
+/// Notes the peers that have an InternalIP of another. One that has ours gets no route and hears so.
+fn shared_addresses<'a>(given: &Given<'a>, faults: &mut BTreeMap<&'a Arc<str>, Vec<String>>) {
+    let mut first: BTreeMap<IpAddr, &Arc<str>> = BTreeMap::new();
+    let nodes = given.snapshot.nodes.iter();
+    for (name, node) in nodes.filter(|(name, _)| *name != given.own) {
+        for ip in &node.internal_ips {
+            let other = *first.entry(*ip).or_insert(name);
+            if other != name {
+                faults.entry(name).or_default().push(format!(
+                    "InternalIP {ip} is that of Node {other}, too; the pods of one of the two \
+                     cannot be reached until it has another"
+                ));
+            }
+        }
+    }
 }
 
 fn usable(uplink: &Uplink) -> Result<(), NoUplink> {

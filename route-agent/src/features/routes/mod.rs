@@ -35,7 +35,7 @@ use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World
 use crate::features::parts::log::Logging;
 use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL, Removal};
 use crate::report::{Report, RouteReport};
-use crate::snapshot::{ObjectName, Snapshot};
+use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::warnings::Warning;
 
 /// The feature.
@@ -402,16 +402,17 @@ fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
     }
 }
 
-/// Who has which podCIDR, as far as routes in the kernel say it.
+/// Who has which podCIDR, as far as routes in the kernel say it: of several Nodes with one address
+/// it is the one that asks for the podCIDR.
 fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
-    let by_address: BTreeMap<IpAddr, &Arc<str>> = snapshot
-        .nodes
-        .iter()
-        .flat_map(|(name, node)| node.internal_ips.iter().map(move |ip| (*ip, name)))
-        .collect();
+    let claims = snapshot.nodes.values().flat_map(|node| {
+        let cidrs = node.pod_cidrs.iter();
+        cidrs.flat_map(move |cidr| node.internal_ips.iter().map(move |ip| ((*cidr, *ip), node)))
+    });
+    let claims: BTreeMap<(IpNetwork, IpAddr), &Node> = claims.collect();
     let holder = |route: &Route| {
-        let node = by_address.get(&route.gateway?)?;
-        Some((route.destination, Arc::clone(node)))
+        let node = claims.get(&(route.destination, route.gateway?))?;
+        Some((route.destination, Arc::clone(&node.name)))
     };
     ours.iter().filter_map(holder).collect()
 }

@@ -470,6 +470,28 @@ fn who_has_a_pod_cidr_keeps_it_over_a_restart() {
 }
 
 #[test]
+fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_another_node_has_the_same_address() {
+    let mut machine = Machine::new();
+    machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
+    machine.routes = Routes::open(Logging::On).unwrap();
+    let twin = node("z", &["172.18.0.4"], &["10.10.7.0/24"]);
+    machine.snapshot.nodes.insert(twin.name.clone(), twin);
+    let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
+    machine.set(newcomer);
+    let kept = "10.10.2.0/24 via 172.18.0.4".to_owned();
+    assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
+}
+
+#[test]
+fn an_address_that_two_peers_share_is_named() {
+    let twins = ["a", "b"].map(|name| node(name, &["172.18.0.4"], &[]));
+    let (_, warnings) = plan([own()].into_iter().chain(twins));
+    let shared: Vec<_> = warnings.iter().filter(|one| one.contains("too;")).collect();
+    assert_eq!(shared.len(), 1, "{warnings:?}");
+    assert!(shared[0].starts_with("Node b: InternalIP 172.18.0.4 is that of Node a, too"));
+}
+
+#[test]
 fn an_own_ipv6_network_is_refused_and_found_right_again() {
     let mut machine = Machine::new();
     machine.set(node(
