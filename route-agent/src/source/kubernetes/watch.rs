@@ -143,6 +143,7 @@ pub async fn follow(
         out,
         names: Names::default(),
         known: BTreeSet::new(),
+        left_out: BTreeSet::new(),
         listed: false,
         page: PAGE,
         place: 0,
@@ -224,6 +225,8 @@ struct Watch<'a, F> {
     names: Names,
     /// What has been reported and is not gone: needed to find what vanished between two lists.
     known: BTreeSet<Key>,
+    /// The titles of what cannot be read, and is named.
+    left_out: BTreeSet<String>,
     /// True once the first list was complete.
     listed: bool,
     /// Objects per page of the next list.
@@ -245,6 +248,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     async fn list(&mut self) -> Result<String, Failure> {
         let most = self.server.limits().list_time;
         let mut seen = BTreeSet::new();
+        let mut before = std::mem::take(&mut self.left_out);
         let all = timeout(most, self.pages(&mut seen));
         let found = all.await.unwrap_or_else(|_| {
             let seconds = most.as_secs();
@@ -254,10 +258,12 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         match found {
             Ok(version) => {
                 self.server.reached();
+                self.forget(&before);
                 self.retire(seen)?;
                 Ok(version)
             }
             Err(failure) => {
+                self.left_out.append(&mut before);
                 // What a list that cannot be believed has brought must not pile up, try after try;
                 // what another failure left over goes with the next list.
                 if matches!(failure, Failure::Excess(_)) {
@@ -423,6 +429,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         if !self.known.is_empty() && self.absences < 2 * paths {
             return ControlFlow::Continue(true);
         }
+        let before = std::mem::take(&mut self.left_out);
+        self.forget(&before);
         match self.retire(BTreeSet::new()) {
             Ok(()) => ControlFlow::Continue(true),
             Err(_) => ControlFlow::Break(()),
@@ -508,7 +516,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 None => changes.extend(self.leave(event.object)),
             },
             "DELETED" => {
-                self.server.problems().forget(&self.title(event.object));
+                self.forgive(event.object);
                 changes.extend(self.leave(event.object));
             }
             _ => {}
@@ -538,26 +546,41 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// An object that cannot be read is left out and named; the problem is cleared
     /// when it can be read again.
     fn decode(&mut self, item: &RawValue) -> Option<Object> {
-        let problems = self.server.problems();
         let most = self.server.limits().object_bytes;
-        if item.get().len() > most {
-            let text = format!("is longer than {most} bytes and is left out: make it smaller");
-            problems.note(&self.title(item), text);
-            return None;
-        }
-        match (self.resource.decode)(item.get(), &mut self.names) {
-            Ok(object) => {
-                if !problems.is_empty() {
-                    problems.forget(&self.title(item));
+        let text = if item.get().len() > most {
+            format!("is longer than {most} bytes and is left out: make it smaller")
+        } else {
+            match (self.resource.decode)(item.get(), &mut self.names) {
+                Ok(object) => {
+                    self.forgive(item);
+                    return object;
                 }
-                object
+                Err(error) => format!("cannot be read and is left out: {error}"),
             }
-            Err(error) => {
-                let text = format!("cannot be read and is left out: {error}");
-                problems.note(&self.title(item), text);
-                None
-            }
+        };
+        let title = self.title(item);
+        self.server.problems().note(&title, text);
+        self.left_out.insert(title);
+        None
+    }
+
+    /// Nothing is wrong with an object any more.
+    fn forgive(&mut self, item: &RawValue) {
+        if self.left_out.is_empty() {
+            return;
         }
+        let title = self.title(item);
+        if self.left_out.remove(&title) {
+            self.server.problems().forget(&title);
+        }
+    }
+
+    /// Nothing is wrong any more with what was left out before a list and is not on it.
+    fn forget(&self, before: &BTreeSet<String>) {
+        let problems = self.server.problems();
+        let gone = before.difference(&self.left_out);
+        gone.for_each(|title| problems.forget(title));
+        problems.tell();
     }
 
     fn title(&self, item: &RawValue) -> String {

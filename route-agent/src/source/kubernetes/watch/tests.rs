@@ -426,6 +426,20 @@ async fn an_object_that_is_read_no_longer_is_gone_whatever_is_said_of_it() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_read_is_named_no_longer_once_a_list_comes_without_it() {
+    let script = [
+        page(&["a", "unreadable"], 7, ""),
+        status(410),
+        page(&["a"], 8, ""),
+        Reply::Lines(vec![event("ADDED", &node("b", 9))], End::Silence),
+    ];
+    let (seen, _) = play(nodes(), script, 4).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node a", "+Node b"]);
+    assert_eq!(seen.warnings.len(), 2, "{:?}", seen.warnings);
+    assert!(seen.warnings[1].is_empty(), "{:?}", seen.warnings);
+}
+
+#[tokio::test]
 async fn a_slice_that_loses_its_service_is_gone() {
     let slice = |labels: &str| {
         format!(
