@@ -163,6 +163,11 @@ pub fn objects(service: &ObjectName, plan: &Plan) -> Objects {
             .extend(port.local.iter().map(|backend| backend.address));
     }
     objects.elements.sort_unstable();
+    let place = |element: &Element| (element.map, element.key);
+    debug_assert!(
+        (objects.elements.windows(2)).all(|two| place(&two[0]) != place(&two[1])),
+        "two elements of {service} have one map and key"
+    );
     objects
 }
 
