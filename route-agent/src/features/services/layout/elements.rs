@@ -172,9 +172,9 @@ pub fn objects(service: &ObjectName, plan: &Plan) -> Objects {
 }
 
 /// The comment of a Service port's elements.
-pub fn comment(service: &ObjectName, port: &PortPlan) -> String {
-    match &*port.name {
-        "" => format!("{service}:{}", port.port),
+pub fn comment(service: &ObjectName, name: &str, port: u16) -> String {
+    match name {
+        "" => format!("{service}:{port}"),
         name => format!("{service}:{name}"),
     }
 }
@@ -207,7 +207,7 @@ impl<'a> Writer<'a> {
     fn new(service: &'a ObjectName, port: &'a PortPlan, objects: &'a mut Objects) -> Self {
         Writer {
             port,
-            comment: Arc::from(comment(service, port)),
+            comment: Arc::from(comment(service, &port.name, port.port)),
             objects,
         }
     }

@@ -48,7 +48,9 @@ pub fn full_sync(
     let mut observed = observe(applied.family(), kernel, frame)?;
     applied.forget(services.len());
     repair_networks(applied, writer, kernel, view, &skeleton, &mut observed)?;
-    applied.reclaim(view, services.keys().cloned().collect());
+    applied.reclaim_all(view, |name, port, front| {
+        observed.has_front(name, port, front)
+    });
     remove_old_sources(applied, writer, kernel, view, &mut observed)?;
     write_services(applied, writer, kernel, view, &mut observed, done)?;
     // What a Service that was refused had before stays, with all that it leads to. When it is
