@@ -16,6 +16,7 @@ use crate::feature::{Warn, World};
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Frontend};
+use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{Checks, HealthPorts};
 use crate::features::services::layout::limits;
@@ -98,6 +99,12 @@ impl Publisher {
             }
         }
         self.publish(world);
+    }
+
+    /// Warnings about the networks of Services.
+    pub fn networks(&self, world: &World<'_>, externals: &Externals, warn: &mut Warn<'_>) {
+        let texts = networks::warnings(world.snapshot, &world.config.services, externals);
+        warn.replace_for("networks of Services", texts);
     }
 
     /// Warnings about the flags and the machine.

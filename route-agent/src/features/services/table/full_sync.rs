@@ -9,7 +9,6 @@ use podwire_kernel::netlink::until_undisturbed;
 use podwire_kernel::nft::{Key, KeyReader, Set, Table, diff_into};
 
 use crate::features::services::desired::frontends::{self, Claim};
-use crate::features::services::desired::networks;
 use crate::features::services::layout::elements::objects;
 use crate::features::services::layout::names::{FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
@@ -156,7 +155,7 @@ fn repair_networks(
     skeleton: &Skeleton,
     observed: &mut Observed,
 ) -> Result<(), TableError> {
-    let wanted = networks::desired(view.snapshot, view.own, view.config, applied.family());
+    let wanted = view.networks(applied.family());
     let lists = base::network_sets(&wanted, view.config);
     let header = |name: &str| {
         let sets = &mut skeleton.sets.iter();

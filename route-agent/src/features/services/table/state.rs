@@ -12,7 +12,7 @@ use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Claim, Frontend};
-use crate::features::services::desired::networks::Networks;
+use crate::features::services::desired::networks::{self, Networks};
 use crate::features::services::desired::plan::{Plan, desired};
 use crate::features::services::layout::elements::{Objects, objects};
 use crate::features::services::table::delta::{Change, diff};
@@ -34,6 +34,20 @@ pub struct View<'a> {
     pub logging: Logging,
     /// Who may have which external IP.
     pub externals: &'a Externals,
+}
+
+impl View<'_> {
+    /// The networks of one family.
+    pub fn networks(&self, family: IpFamily) -> Networks {
+        let View {
+            snapshot,
+            own,
+            config,
+            externals,
+            ..
+        } = self;
+        networks::desired(snapshot, *own, config, externals, family)
+    }
 }
 
 /// A UDP port whose endpoints changed: connections to others must be forgotten.
