@@ -70,7 +70,7 @@ fn services<'a>(
     flag.chain(objects)
 }
 
-/// The networks of Services that are left out, and why, one sentence each.
+/// The networks of Services that are left out or could not be read, and why, one sentence each.
 pub fn warnings(snapshot: &Snapshot, config: &Config, externals: &Externals) -> Vec<String> {
     let bad = |(network, object): (IpNetwork, Option<&Arc<str>>)| {
         let why = externals.found_in(network)?;
@@ -82,7 +82,12 @@ pub fn warnings(snapshot: &Snapshot, config: &Config, externals: &Externals) -> 
              Service has are not dropped; give a network that only Services have"
         ))
     };
-    services(snapshot, config).filter_map(bad).collect()
+    let unread = snapshot.service_cidrs.values().flat_map(|object| {
+        let texts = object.invalid.iter();
+        texts.map(|one| format!("ServiceCIDR {}: {one}", object.name))
+    });
+    let left_out = services(snapshot, config).filter_map(bad);
+    unread.chain(left_out).collect()
 }
 
 fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
@@ -105,7 +110,7 @@ fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
 mod tests {
     use super::*;
     use crate::config::services::ExternalIps;
-    use crate::snapshot::ServiceCidr;
+    use crate::snapshot::{Invalid, ServiceCidr};
 
     fn node(name: &str, pods: &[&str], internal: &str) -> Node {
         Node {
@@ -205,7 +210,12 @@ mod tests {
             cidrs: ["0.0.0.0/0", "172.18.0.0/16"]
                 .map(|net| net.parse().unwrap())
                 .into(),
-            invalid: Vec::new(),
+            invalid: vec![Invalid {
+                field: "spec.cidrs",
+                value: "10.0.0.0/33".into(),
+                reason: "is not a CIDR",
+                taken: None,
+            }],
         };
         snapshot.service_cidrs.insert(wide.name.clone(), wide);
         let externals = Externals::desired(&snapshot, &ExternalIps::All, []);
@@ -213,15 +223,17 @@ mod tests {
         let v4 = desired(&snapshot, None, &config, &externals, IpFamily::V4);
         assert_eq!(shown(&v4.services), "10.200.1.0/24");
         let texts = warnings(&snapshot, &config, &externals);
-        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        let unread = "ServiceCIDR wide: spec.cidrs \"10.0.0.0/33\" is left out";
+        assert!(texts[0].starts_with(unread), "{texts:?}");
         let start = "`172.18.0.0/16` of ServiceCIDR wide is left out: Node worker has 172.18.0.2";
-        assert!(texts[1].starts_with(start), "{texts:?}");
+        assert!(texts[2].starts_with(start), "{texts:?}");
         config.service_cidrs = vec!["10.0.0.0/8".parse().unwrap()];
         let v4 = desired(&snapshot, None, &config, &externals, IpFamily::V4);
         assert_eq!(shown(&v4.services), "");
         let texts = warnings(&snapshot, &config, &externals);
         assert!(
-            texts[0].contains("of --service-cidrs is left out: the podCIDR"),
+            texts[1].contains("of --service-cidrs is left out: the podCIDR"),
             "{texts:?}"
         );
     }
