@@ -34,8 +34,8 @@ pub use pod::{NamedPort, Namespace, Pod, Uid};
 pub use pod_set::{NAME_LABEL, PodSet};
 pub use policy::{Block, Direction, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortMatch};
 pub use service::{
-    AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, Protocol, Repeated,
-    Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
+    AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, PortsSoFar,
+    Protocol, Repeated, Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
 };
 
 /// The name of a namespaced object, printed as `namespace/name`.

@@ -3,6 +3,7 @@
 //! The source leaves out objects that the proxy must not see (labels
 //! `service.kubernetes.io/service-proxy-name` and `service.kubernetes.io/headless`).
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -60,27 +61,41 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
-impl ServicePort {
-    /// Why a Service that has the ports `before` cannot have this one too, if it cannot: each
-    /// protocol and number is there once, and so is each name.
-    pub fn repeats(&self, before: &[ServicePort]) -> Option<Repeated> {
-        let same_number =
-            |other: &ServicePort| other.port == self.port && other.protocol == self.protocol;
-        if before.iter().any(same_number) {
+/// What the ports of one Service have so far. Of the protocol and number, the protocol and node
+/// port, and the name, each is there once: they are keys in the kernel's maps.
+#[derive(Debug, Default)]
+pub struct PortsSoFar {
+    names: HashSet<Arc<str>>,
+    numbers: HashSet<(Repeated, Protocol, u16)>,
+}
+
+impl PortsSoFar {
+    /// What the port has that an earlier one has too: one of the first two leaves no room for it,
+    /// the last one none for its node port. Takes the port in as far as there is room.
+    pub fn take(&mut self, port: &ServicePort) -> Option<Repeated> {
+        let number = (Repeated::Number, port.protocol, port.port);
+        if self.numbers.contains(&number) {
             return Some(Repeated::Number);
         }
-        let same_name = |other: &ServicePort| other.name == self.name;
-        before.iter().any(same_name).then_some(Repeated::Name)
+        if !self.names.insert(port.name.clone()) {
+            return Some(Repeated::Name);
+        }
+        self.numbers.insert(number);
+        let node_port = port.node_port?;
+        let new = (self.numbers).insert((Repeated::NodePort, port.protocol, node_port));
+        (!new).then_some(Repeated::NodePort)
     }
 }
 
 /// What an earlier port of the same Service has too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Repeated {
     /// The protocol and number.
     Number,
     /// The name.
     Name,
+    /// The protocol and node port.
+    NodePort,
 }
 
 /// For how many seconds a client with ClientIP affinity is remembered if the Service says nothing
@@ -102,7 +117,7 @@ pub struct Service {
     pub kind: ServiceKind,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub cluster_ips: Box<[IpAddr]>,
-    /// `spec.ports`; none [repeats](ServicePort::repeats) an earlier one.
+    /// `spec.ports`; none [repeats](PortsSoFar::take) what an earlier one has.
     pub ports: Box<[ServicePort]>,
     /// `spec.externalIPs`.
     pub external_ips: Few<IpAddr>,

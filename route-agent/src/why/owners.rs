@@ -56,11 +56,7 @@ fn claimants(facts: &Facts<'_>, family: IpFamily, mut wanted: BTreeSet<Claim>) -
     for service in services.filter(|one| sought.is_in(one)) {
         let all = frontends::claims(service, family, refuses);
         if !all.is_disjoint(&wanted) {
-            let claimed = Claimed {
-                all: all.into_iter().collect(),
-                created: service.created,
-            };
-            claims.replace(&service.name, claimed);
+            claims.replace(&service.name, Claimed::of(service, family, &externals));
         }
     }
     claims

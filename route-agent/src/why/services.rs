@@ -9,6 +9,7 @@ use podwire_kernel::nft::{Family, KeyReader};
 
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::endpoints::Backend;
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Claim, Frontend};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
@@ -113,6 +114,7 @@ pub(super) fn networks_of(facts: &Facts<'_>, address: IpAddr) -> networks::Netwo
         facts.snapshot,
         facts.own_node(),
         &facts.config.services,
+        &Externals::of(facts.snapshot, facts.config).beside(facts.uplink),
         IpFamily::of(address),
     )
 }

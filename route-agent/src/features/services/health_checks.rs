@@ -1,10 +1,12 @@
 //! The health checks that Services want answered (`spec.healthCheckNodePort`). The feature says
 //! which and what; `serve::health_ports` answers them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::snapshot::ObjectName;
+use crate::features::services::desired::claims::{Claimed, Claims};
+use crate::features::services::desired::frontends::Claim;
+use crate::snapshot::{ObjectName, Protocol, Service};
 
 /// What a health check node port answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,4 +25,131 @@ pub struct HealthPorts {
     pub addresses: Vec<IpAddr>,
     /// What each port answers.
     pub ports: BTreeMap<u16, LocalEndpoints>,
+}
+
+/// The health checks that Services ask for, and who has which port.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// The port, and the number of endpoints.
+    asked: BTreeMap<ObjectName, (u16, usize)>,
+    /// Who goes first is decided as for node ports.
+    claims: Claims,
+    /// Those whose port another Service has.
+    taken: BTreeMap<ObjectName, ObjectName>,
+}
+
+impl Checks {
+    /// The Service asks for a health check at a port, and has so many endpoints.
+    pub fn ask(&mut self, service: &Service, port: u16, count: usize) {
+        self.asked.insert(service.name.clone(), (port, count));
+        let claimed = Claimed {
+            all: Box::new([claim(port)]),
+            created: service.created,
+            ..Claimed::default()
+        };
+        self.claims.replace(&service.name, claimed);
+    }
+
+    /// The Service asks for none.
+    pub fn forget(&mut self, name: &ObjectName) {
+        if self.asked.remove(name).is_some() {
+            self.claims.replace(name, Claimed::default());
+        }
+    }
+
+    /// Finds out again who has which port; `node_port` says whose node port something is, which
+    /// the kernel takes before the agent sees it. Returns the Services that lost or won theirs.
+    pub fn decide<'a>(
+        &mut self,
+        node_port: impl Fn(&Claim) -> Option<&'a ObjectName>,
+    ) -> BTreeSet<ObjectName> {
+        let mut taken = BTreeMap::new();
+        for (name, (port, _)) in &self.asked {
+            let claim = claim(*port);
+            let other = |owner: &&ObjectName| *owner != name;
+            let owner = node_port(&claim).or_else(|| self.claims.owner(&claim).filter(other));
+            taken.extend(owner.map(|owner| (name.clone(), owner.clone())));
+        }
+        let before = std::mem::replace(&mut self.taken, taken);
+        let all = self.taken.keys().chain(before.keys());
+        all.filter(|name| before.get(*name) != self.taken.get(*name))
+            .cloned()
+            .collect()
+    }
+
+    /// Why a Service's health check is not answered, if it is not.
+    pub fn warning(&self, name: &ObjectName) -> Option<String> {
+        let (port, _) = self.asked.get(name)?;
+        let owner = self.taken.get(name)?;
+        Some(format!(
+            "spec.healthCheckNodePort `{port}` is left out: Service {owner} has it; free it there, \
+             or choose another"
+        ))
+    }
+
+    /// What each port answers.
+    pub fn ports(&self) -> BTreeMap<u16, LocalEndpoints> {
+        let mut ports = BTreeMap::new();
+        for (service, (port, count)) in &self.asked {
+            if !self.taken.contains_key(service) {
+                let local = LocalEndpoints {
+                    service: service.clone(),
+                    count: *count,
+                };
+                ports.insert(*port, local);
+            }
+        }
+        ports
+    }
+}
+
+fn claim(port: u16) -> Claim {
+    Claim::NodePort(Protocol::Tcp, port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::services::desired::samples::{named_service, object};
+
+    fn served(checks: &Checks) -> Vec<(u16, String)> {
+        let ports = checks.ports().into_iter();
+        ports
+            .map(|(port, local)| (port, local.service.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn the_service_that_has_a_health_check_port_keeps_it_and_the_other_is_named_and_comes_in() {
+        let mut checks = Checks::default();
+        let [a, b] = ["a", "b"].map(|name| named_service(name, ""));
+        checks.ask(&b, 32000, 1);
+        assert!(checks.decide(|_| None).is_empty());
+        checks.ask(&a, 32000, 2);
+        assert_eq!(checks.decide(|_| None), [a.name.clone()].into());
+        assert_eq!(served(&checks), [(32000, "default/b".to_owned())]);
+        let warning = checks.warning(&a.name).unwrap();
+        assert!(
+            warning.contains("`32000`") && warning.contains("default/b"),
+            "{warning}"
+        );
+        assert_eq!(checks.warning(&b.name), None);
+        checks.forget(&b.name);
+        assert_eq!(checks.decide(|_| None), [a.name.clone()].into());
+        assert_eq!(served(&checks), [(32000, "default/a".to_owned())]);
+        assert_eq!(checks.warning(&a.name), None);
+    }
+
+    #[test]
+    fn a_health_check_port_that_is_a_node_port_is_named_and_not_served() {
+        let mut checks = Checks::default();
+        let (web, shop) = (named_service("web", ""), object("shop"));
+        checks.ask(&web, 32000, 1);
+        let node_port = |claim: &Claim| (*claim == super::claim(32000)).then_some(&shop);
+        assert_eq!(checks.decide(node_port), [web.name.clone()].into());
+        assert!(served(&checks).is_empty());
+        assert!(checks.warning(&web.name).unwrap().contains("default/shop"));
+        assert_eq!(checks.decide(|_| None), [web.name.clone()].into());
+        assert_eq!(served(&checks).len(), 1);
+    }
 }

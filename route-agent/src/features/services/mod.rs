@@ -184,14 +184,16 @@ impl Services {
         };
     }
 
-    /// If other external IPs may be had than before, Services with some are looked at again.
+    /// If other external IPs may be had than before, Services with some are looked at again, and
+    /// the networks.
     fn look_at_externals(&mut self, world: &World<'_>, dirty: &mut BTreeSet<ObjectName>) {
         if !std::mem::take(&mut self.externals_stale) {
             return;
         }
-        let now = Externals::of(world.snapshot, world.config);
+        let now = Externals::of(world.snapshot, world.config).beside(world.uplink);
         if now != self.externals {
             self.externals = now;
+            self.networks = true;
             let services = world.snapshot.services.iter();
             let with_some = services.filter(|(_, service)| !service.external_ips.is_empty());
             dirty.extend(with_some.map(|(name, _)| name.clone()));
@@ -298,12 +300,13 @@ impl Feature for Services {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true
             }
-            Event::Kernel(_)
-            | Event::Uplink
-            | Event::Files
-            | Event::Told(_)
-            | Event::WhoHas(_)
-            | Event::Ready => false,
+            Event::Uplink => {
+                self.externals_stale = true;
+                true
+            }
+            Event::Kernel(_) | Event::Files | Event::Told(_) | Event::WhoHas(_) | Event::Ready => {
+                false
+            }
         }
     }
 
@@ -319,8 +322,11 @@ impl Feature for Services {
         }
         let before = self.socket.writes();
         let mut dirty = std::mem::take(&mut self.dirty);
-        let networks = std::mem::take(&mut self.networks);
         self.look_at_externals(world, &mut dirty);
+        let networks = std::mem::take(&mut self.networks);
+        if networks {
+            self.publisher.networks(world, &self.externals, warn);
+        }
         let here = SeenHere::from(Here::of(world.own_name(), world.snapshot));
         if here != self.seen_here {
             self.seen_here = here;

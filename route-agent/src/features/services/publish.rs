@@ -3,7 +3,7 @@
 //! Kept per Service and brought up to date for those that were looked at, so that the cost follows
 //! the size of the change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,8 +16,9 @@ use crate::feature::{Warn, World};
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Frontend};
+use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
-use crate::features::services::health_checks::{HealthPorts, LocalEndpoints};
+use crate::features::services::health_checks::{Checks, HealthPorts};
 use crate::features::services::layout::limits;
 use crate::features::services::table::state::Done;
 use crate::features::services::table::sync::FamilyTable;
@@ -28,8 +29,7 @@ use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
 #[derive(Debug)]
 pub struct Publisher {
     health_ports: watch::Sender<HealthPorts>,
-    /// The health check that each Service asks for.
-    health: BTreeMap<ObjectName, (u16, usize)>,
+    checks: Checks,
     /// Services with a policy Local and no endpoint here, by family and policy.
     without_local: [[BTreeSet<ObjectName>; 2]; 2],
     /// Services that have warnings.
@@ -46,7 +46,7 @@ impl Publisher {
             .unwrap_or_default();
         Publisher {
             health_ports,
-            health: BTreeMap::new(),
+            checks: Checks::default(),
             without_local: Default::default(),
             warned: BTreeSet::new(),
             since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
@@ -77,11 +77,15 @@ impl Publisher {
         warn: &mut Warn<'_>,
     ) {
         for name in names {
-            self.warn(name, tables, externals, world, warn);
             self.check_health(name, world);
             for table in tables {
                 self.count_local(name, table);
             }
+        }
+        let owner = |claim: &_| tables.iter().find_map(|table| table.applied().owner(claim));
+        let others = self.checks.decide(owner);
+        for name in names.union(&others) {
+            self.warn(name, tables, externals, world, warn);
         }
         for table in tables {
             let sets = &self.without_local[table.family() as usize];
@@ -95,6 +99,12 @@ impl Publisher {
             }
         }
         self.publish(world);
+    }
+
+    /// Warnings about the networks of Services.
+    pub fn networks(&self, world: &World<'_>, externals: &Externals, warn: &mut Warn<'_>) {
+        let texts = networks::warnings(world.snapshot, &world.config.services, externals);
+        warn.replace_for("networks of Services", texts);
     }
 
     /// Warnings about the flags and the machine.
@@ -117,6 +127,7 @@ impl Publisher {
         let mut texts = BTreeSet::new();
         if let Some(service) = world.snapshot.services.get(name) {
             texts.extend(frontends::warnings(service));
+            texts.extend(self.checks.warning(name));
             if frontends::is_proxied(service) {
                 texts.extend(externals.warnings(service));
                 texts.extend(world.snapshot.slices_of(name).flat_map(endpoints::warnings));
@@ -152,20 +163,21 @@ impl Publisher {
             let applies = service.kind == ServiceKind::LoadBalancer
                 && service.external_policy == TrafficPolicy::Local
                 && frontends::is_proxied(service);
-            service.health_check_node_port.filter(|_| applies)
+            let port = service.health_check_node_port.filter(|_| applies)?;
+            Some((service, port))
         });
         match asked {
-            None => self.health.remove(name),
-            Some(port) => {
+            None => self.checks.forget(name),
+            Some((service, port)) => {
                 let here = Here {
                     node: world.own_name(),
                     ..Here::default()
                 };
                 let slices = world.snapshot.slices_of(name);
                 let count = endpoints::ready_here(slices, here);
-                self.health.insert(name.clone(), (port, count))
+                self.checks.ask(service, port, count);
             }
-        };
+        }
     }
 
     fn count_local(&mut self, name: &ObjectName, table: &FamilyTable) {
@@ -184,17 +196,10 @@ impl Publisher {
 
     /// Hands the health checks to their server, if anything differs.
     fn publish(&self, world: &World<'_>) {
-        let mut wanted = HealthPorts {
+        let wanted = HealthPorts {
             addresses: health_addresses(world),
-            ports: BTreeMap::new(),
+            ports: self.checks.ports(),
         };
-        for (service, (port, count)) in &self.health {
-            let local = LocalEndpoints {
-                service: service.clone(),
-                count: *count,
-            };
-            wanted.ports.entry(*port).or_insert(local);
-        }
         self.health_ports.send_if_modified(|ports| {
             let differs = *ports != wanted;
             if differs {

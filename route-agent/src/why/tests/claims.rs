@@ -29,12 +29,7 @@ impl Planned {
         let externals = Externals::of(&world.snapshot, &world.config);
         let mut claims = Claims::default();
         for service in services.values() {
-            let refuses = |address| externals.refuses(address).is_some();
-            let all = frontends::claims(service, family, refuses)
-                .into_iter()
-                .collect();
-            let created = service.created;
-            claims.replace(&service.name, Claimed { all, created });
+            claims.replace(&service.name, Claimed::of(service, family, &externals));
         }
         let here = Here {
             node: &world.config.node_name,
@@ -243,7 +238,7 @@ fn a_node_port_claimed_twice_is_the_older_ones() {
 }
 
 #[test]
-fn an_address_that_is_a_vip_here_and_an_external_ip_there_is_the_older_ones() {
+fn an_address_that_is_a_vip_here_and_an_external_ip_there_is_the_load_balancers() {
     let world = with_services(&[
         (
             "default/vip",
@@ -255,7 +250,7 @@ fn an_address_that_is_a_vip_here_and_an_external_ip_there_is_the_older_ones() {
             "cluster-ip 10.200.1.11; external-ip 192.0.2.7; port tcp 80; created 10",
         ),
     ]);
-    assert_eq!(taken_by(&world, "192.0.2.7:80"), "default/external");
+    assert_eq!(taken_by(&world, "192.0.2.7:80"), "default/vip");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Which Service has what: no two Services can share a port of an address or a node port.
 //!
-//! Of several Services that claim the same thing the one with the ClusterIP has it, then the
-//! oldest, then the first by name. The others wait, and come in when it is given up. The outcome
-//! does not depend on the order in which Services were seen.
+//! Of several Services that claim the same thing the one with the ClusterIP has it, then one that
+//! has the address from its load balancer, then the oldest, then the first by name. The others
+//! wait, and come in when it is given up. The outcome does not depend on the order in which Services
+//! were seen, but for those without a date, as manifests are: who came first has it, because what
+//! works must not stop when another one comes.
 //!
 //! Of an address that is the ClusterIP of a Service no other one has any port, not even one that the
 //! Service does not have: what is sent there is not meant for others.
@@ -10,17 +12,32 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::features::services::desired::frontends::Claim;
-use crate::snapshot::ObjectName;
+use podwire_kernel::IpFamily;
+
+use crate::features::services::desired::externals::Externals;
+use crate::features::services::desired::frontends::{self, Claim};
+use crate::snapshot::{ObjectName, Service, ServiceKind};
 
 /// A Service that claims something, first the one that has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claimant {
-    /// False sorts first: a claim as ClusterIP goes before any other.
-    foreign: bool,
+    right: Right,
     /// Seconds since 1970; Services without a date come last.
     created: u64,
+    /// Among Services without a date, who came first: 0 had it before this agent started.
+    turn: u64,
     name: ObjectName,
+}
+
+/// By what a Service claims something, first what goes before the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    /// It is part of its ClusterIP, or no address.
+    Own,
+    /// Its load balancer has the address.
+    Balanced,
+    /// It says that it has the address.
+    Foreign,
 }
 
 /// Who has what, and who waits for it.
@@ -34,6 +51,8 @@ pub struct Claims {
     several: BTreeMap<Claim, BTreeSet<Claimant>>,
     /// Who claims ports of an address that is not its ClusterIP.
     guests: HashMap<IpAddr, BTreeSet<ObjectName>>,
+    /// The turn of the last Service that had to wait.
+    turn: u64,
 }
 
 /// What one Service claims.
@@ -41,11 +60,28 @@ pub struct Claims {
 pub struct Claimed {
     /// Everything that it claims, sorted.
     pub all: Box<[Claim]>,
+    /// The addresses of its load balancer, sorted.
+    pub balanced: Box<[IpAddr]>,
     /// When it was created, in seconds since 1970.
     pub created: Option<u64>,
 }
 
 impl Claimed {
+    /// Everything that a Service claims in one family, but for external IPs that are refused.
+    pub fn of(service: &Service, family: IpFamily, externals: &Externals) -> Claimed {
+        let refuses = |address| externals.refuses(address).is_some();
+        let all = frontends::claims(service, family, refuses);
+        let balanced: BTreeSet<IpAddr> = match service.kind {
+            ServiceKind::LoadBalancer => service.load_balancer_vips.iter().copied().collect(),
+            _ => BTreeSet::new(),
+        };
+        Claimed {
+            all: all.into_iter().collect(),
+            balanced: balanced.into_iter().collect(),
+            created: service.created,
+        }
+    }
+
     fn claims(&self, claim: &Claim) -> bool {
         self.all.binary_search(claim).is_ok()
     }
@@ -67,15 +103,18 @@ impl Claimed {
     }
 
     fn claimant(&self, claim: &Claim, name: &ObjectName) -> Claimant {
-        let own = match claim {
-            Claim::ClusterIp(_) | Claim::NodePort(..) => true,
-            // A port of its own ClusterIP goes before an external IP of another.
-            Claim::Vip(address, ..) => self.claims(&Claim::ClusterIp(*address)),
+        let right = match claim {
+            Claim::ClusterIp(_) | Claim::NodePort(..) => Right::Own,
+            Claim::Vip(address, ..) if self.claims(&Claim::ClusterIp(*address)) => Right::Own,
+            Claim::Vip(address, ..) if self.balanced.binary_search(address).is_ok() => {
+                Right::Balanced
+            }
+            Claim::Vip(..) => Right::Foreign,
         };
-        let created = self.created.unwrap_or(u64::MAX);
         Claimant {
-            foreign: !own,
-            created,
+            right,
+            created: self.created.unwrap_or(u64::MAX),
+            turn: 1,
             name: name.clone(),
         }
     }
@@ -90,6 +129,36 @@ impl Claims {
             single: HashMap::with_capacity(2 * services),
             several: BTreeMap::new(),
             guests: HashMap::new(),
+            turn: 0,
+        }
+    }
+
+    /// True if no Service claims anything.
+    pub fn is_empty(&self) -> bool {
+        self.claimed.is_empty()
+    }
+
+    /// The Services that claim something.
+    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.claimed.keys()
+    }
+
+    /// The Services that claim what others claim too, where their age does not decide.
+    pub fn undecided(&self) -> impl Iterator<Item = &ObjectName> {
+        let undecided = self.several.values().filter(|several| {
+            let first = several.first();
+            first.is_some_and(Claimant::has_no_date)
+        });
+        undecided.flatten().map(|one| &one.name)
+    }
+
+    /// A Service has this already: of those without a date it goes first.
+    pub fn seat(&mut self, claim: &Claim, name: &ObjectName) {
+        if let Some(several) = self.several.get_mut(claim)
+            && let Some(mut one) = take(several, name)
+        {
+            one.turn = 0;
+            several.insert(one);
         }
     }
 
@@ -107,11 +176,14 @@ impl Claims {
         for claim in &before.all {
             let old = before.claimant(claim, name);
             if !now.claims(claim) || now.claimant(claim, name) != old {
-                self.withdraw(claim, &old, &mut touched);
+                self.withdraw(claim, name, &mut touched);
             }
         }
         for claim in &now.all {
-            self.lodge(claim, now.claimant(claim, name), &mut touched);
+            let new = now.claimant(claim, name);
+            if !before.claims(claim) || before.claimant(claim, name) != new {
+                self.lodge(claim, new, &mut touched);
+            }
         }
         self.receive(name, &before, &now);
         for address in before.only_here(&now).chain(now.only_here(&before)) {
@@ -170,8 +242,10 @@ impl Claims {
     }
 
     /// The Services that must be looked at again when one of several changes: all that claim it.
-    fn lodge(&mut self, claim: &Claim, new: Claimant, touched: &mut BTreeSet<ObjectName>) {
+    fn lodge(&mut self, claim: &Claim, mut new: Claimant, touched: &mut BTreeSet<ObjectName>) {
         if let Some(several) = self.several.get_mut(claim) {
+            self.turn += 1;
+            new.wait(self.turn);
             let first = several.first().map(|c| c.name.clone());
             if several.insert(new) && several.first().map(|c| &c.name) != first.as_ref() {
                 touched.extend(several.iter().map(|c| c.name.clone()));
@@ -182,10 +256,12 @@ impl Claims {
             None => {
                 self.single.insert(*claim, new.name);
             }
-            Some(old) if *old == new.name => {}
             Some(old) => {
-                let known = self.claimed.get(old).cloned().unwrap_or_default();
-                let several = BTreeSet::from([known.claimant(claim, old), new]);
+                let known = self.claimed.get(old);
+                let first = known.map(|known| known.claimant(claim, old));
+                self.turn += 1;
+                new.wait(self.turn);
+                let several: BTreeSet<_> = first.into_iter().chain([new]).collect();
                 touched.extend(several.iter().map(|c| c.name.clone()));
                 self.single.remove(claim);
                 self.several.insert(*claim, several);
@@ -193,12 +269,12 @@ impl Claims {
         }
     }
 
-    fn withdraw(&mut self, claim: &Claim, old: &Claimant, touched: &mut BTreeSet<ObjectName>) {
+    fn withdraw(&mut self, claim: &Claim, name: &ObjectName, touched: &mut BTreeSet<ObjectName>) {
         let Some(several) = self.several.get_mut(claim) else {
             self.single.remove(claim);
             return;
         };
-        several.remove(old);
+        take(several, name);
         touched.extend(several.iter().map(|c| c.name.clone()));
         if several.len() == 1
             && let Some(last) = several.pop_first()
@@ -209,11 +285,31 @@ impl Claims {
     }
 }
 
+impl Claimant {
+    fn has_no_date(&self) -> bool {
+        self.created == u64::MAX
+    }
+
+    /// Without a date it comes after those that are there.
+    fn wait(&mut self, turn: u64) {
+        if self.has_no_date() {
+            self.turn = 1 + turn;
+        }
+    }
+}
+
+/// Takes a Service out of those that claim one thing.
+fn take(several: &mut BTreeSet<Claimant>, name: &ObjectName) -> Option<Claimant> {
+    let one = several.iter().find(|one| one.name == *name)?.clone();
+    several.take(&one)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::features::services::desired::samples::service;
     use crate::snapshot::Protocol;
 
     fn name(name: &str) -> ObjectName {
@@ -225,7 +321,11 @@ mod tests {
 
     fn node_port(created: Option<u64>) -> Claimed {
         let all = Box::new([CLAIM]);
-        Claimed { all, created }
+        Claimed {
+            all,
+            created,
+            ..Claimed::default()
+        }
     }
 
     const CLAIM: Claim = Claim::NodePort(Protocol::Tcp, 31000);
@@ -248,14 +348,59 @@ mod tests {
     }
 
     #[test]
-    fn without_a_date_the_name_decides_in_any_order() {
-        for order in [["a", "b"], ["b", "a"]] {
-            let mut claims = Claims::default();
-            for one in order {
-                claims.replace(&name(one), node_port(None));
-            }
-            assert!(claims.has(&name("a"), &CLAIM));
+    fn without_a_date_who_has_it_keeps_it_and_the_next_is_who_came_next() {
+        let [a, b, c, dated] = ["a", "b", "c", "dated"].map(name);
+        let mut claims = Claims::default();
+        claims.replace(&b, node_port(None));
+        for newcomer in [&c, &a] {
+            assert!(!claims.replace(newcomer, node_port(None)).contains(newcomer));
+            assert!(claims.has(&b, &CLAIM));
         }
+        // Other fields change, and other ports.
+        let all = Box::new([CLAIM, Claim::NodePort(Protocol::Tcp, 31001)]);
+        claims.replace(
+            &b,
+            Claimed {
+                all,
+                ..Claimed::default()
+            },
+        );
+        assert!(claims.has(&b, &CLAIM));
+        // Who left comes last when it is back.
+        claims.replace(&b, Claimed::default());
+        assert!(claims.has(&c, &CLAIM));
+        claims.replace(&b, node_port(None));
+        claims.replace(&c, Claimed::default());
+        assert!(claims.has(&a, &CLAIM));
+        claims.replace(&dated, node_port(Some(5)));
+        assert!(claims.has(&dated, &CLAIM));
+    }
+
+    #[test]
+    fn what_a_load_balancer_gave_goes_before_an_older_external_ip() {
+        let externals = Externals::default();
+        let of = |text| Claimed::of(&service(text), IpFamily::V4, &externals);
+        let old = of("created 1; cluster-ip 10.200.1.1; port tcp 80; external-ip 192.0.2.9");
+        let new = of(
+            "created 9; kind LoadBalancer; cluster-ip 10.200.1.2; port tcp 80; \
+                      vip 192.0.2.9",
+        );
+        let claim = Claim::Vip("192.0.2.9".parse().unwrap(), Protocol::Tcp, 80);
+        let mut claims = Claims::default();
+        claims.replace(&name("old"), old.clone());
+        assert_eq!(claims.replace(&name("new"), new), [name("old")].into());
+        assert!(claims.has(&name("new"), &claim));
+        // The address is taken from the load balancer, and stays as an external IP.
+        let taken = of("created 9; cluster-ip 10.200.1.2; port tcp 80; external-ip 192.0.2.9");
+        claims.replace(&name("new"), taken);
+        assert!(claims.has(&name("old"), &claim));
+        // Two load balancers: the older one.
+        let older = of(
+            "created 2; kind LoadBalancer; cluster-ip 10.200.1.3; port tcp 80; \
+                        vip 192.0.2.9",
+        );
+        claims.replace(&name("older"), older);
+        assert!(claims.has(&name("older"), &claim));
     }
 
     #[test]
@@ -265,10 +410,12 @@ mod tests {
         let dns = Claimed {
             all: Box::new([Claim::ClusterIp(address), claim]),
             created: Some(50),
+            ..Claimed::default()
         };
         let thief = Claimed {
             all: Box::new([claim]),
             created: Some(10),
+            ..Claimed::default()
         };
         let mut claims = Claims::default();
         claims.replace(&name("thief"), thief);
@@ -283,10 +430,12 @@ mod tests {
         let dns = Claimed {
             all: Box::new([Claim::ClusterIp(address), query]),
             created: Some(50),
+            ..Claimed::default()
         };
         let thief = Claimed {
             all: Box::new([other]),
             created: Some(10),
+            ..Claimed::default()
         };
         let mut claims = Claims::default();
         assert!(claims.replace(&name("thief"), thief).is_empty());

@@ -6,7 +6,7 @@
 //! not either: see [`super::claims`].) Pure.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -14,7 +14,9 @@ use ipnetwork::IpNetwork;
 use crate::cidr;
 use crate::config::Config;
 use crate::config::services::ExternalIps;
+use crate::features::services::desired::endpoints::unusable;
 use crate::snapshot::{ObjectName, Service, ServiceKind, Snapshot};
+use crate::uplink::Uplink;
 
 /// Who may have which external IP.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,12 +25,16 @@ pub struct Externals {
     reserved: BTreeMap<IpAddr, Holder>,
     /// Where pods are, and of which Node.
     pods: Vec<(IpNetwork, Arc<str>)>,
+    /// What is reachable over the uplink without a gateway.
+    on_link: Vec<IpNetwork>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Holder {
     Node(Arc<str>),
     ApiServer,
+    /// As a flag has it, which may well name its ClusterIP.
+    ApiServerByFlag,
 }
 
 impl Externals {
@@ -49,9 +55,12 @@ impl Externals {
         for node in snapshot.nodes.values() {
             let of_node = |cidr: &IpNetwork| (*cidr, node.name.clone());
             pods.extend(node.pod_cidrs.iter().map(of_node));
-            for address in &node.internal_ips {
-                reserved.insert(*address, Holder::Node(node.name.clone()));
+            for address in node.addresses() {
+                reserved.insert(address, Holder::Node(node.name.clone()));
             }
+        }
+        for address in api_servers {
+            reserved.entry(address).or_insert(Holder::ApiServerByFlag);
         }
         let service = api_service();
         let published = snapshot.slices_of(&service).flat_map(|slice| {
@@ -60,14 +69,60 @@ impl Externals {
                 .map(|endpoint| endpoint.address)
                 .collect::<Vec<_>>()
         });
-        for address in published.chain(api_servers) {
+        for address in published {
             reserved.insert(address, Holder::ApiServer);
         }
         Externals {
             allowed: allowed.clone(),
             reserved,
             pods,
+            on_link: Vec::new(),
         }
+    }
+
+    /// With what is reachable over the uplink without a gateway.
+    pub fn beside(self, uplink: Option<&Uplink>) -> Externals {
+        let on_link = uplink.map(|uplink| uplink.on_link.clone());
+        Externals {
+            on_link: on_link.unwrap_or_default(),
+            ..self
+        }
+    }
+
+    /// What else than Services is in a network, if it is known: what goes there must not be dropped
+    /// for want of a Service.
+    pub fn found_in(&self, network: IpNetwork) -> Option<String> {
+        let special = [
+            network.network(),
+            Ipv4Addr::LOCALHOST.into(),
+            Ipv4Addr::new(169, 254, 169, 254).into(),
+            Ipv4Addr::new(224, 0, 0, 1).into(),
+            Ipv4Addr::BROADCAST.into(),
+            Ipv6Addr::LOCALHOST.into(),
+            cidr::LINK_LOCAL_V6.network().into(),
+            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(),
+        ];
+        let mut inside = special.into_iter().filter(|one| network.contains(*one));
+        if let Some((address, reason)) = inside.find_map(|one| Some((one, unusable(one)?))) {
+            return Some(format!("{address} {reason}"));
+        }
+        let mut reserved = self
+            .reserved
+            .range(network.network()..=network.broadcast())
+            .filter(|(_, holder)| **holder != Holder::ApiServerByFlag);
+        if let Some((address, holder)) = reserved.next() {
+            return Some(match holder {
+                Holder::Node(name) => format!("Node {name} has {address}"),
+                _ => format!("{address} is the address of the API server"),
+            });
+        }
+        let mut pods = self.pods.iter();
+        if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr::overlap(*cidr, network)) {
+            return Some(format!("the podCIDR {cidr} of Node {node} overlaps it"));
+        }
+        let near = |one: &&IpNetwork| one.prefix() > 0 && cidr::overlap(**one, network);
+        let near = self.on_link.iter().find(near)?;
+        Some(format!("the uplink's network {near} overlaps it"))
     }
 
     /// Why no Service may have this address, if that is so.
@@ -78,7 +133,9 @@ impl Externals {
         }
         match self.reserved.get(&address) {
             Some(Holder::Node(name)) => return Some(format!("it is the address of Node {name}")),
-            Some(Holder::ApiServer) => return Some("it is the address of the API server".into()),
+            Some(Holder::ApiServer | Holder::ApiServerByFlag) => {
+                return Some("it is the address of the API server".into());
+            }
             None => {}
         }
         let mut pods = self.pods.iter();
@@ -128,6 +185,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         let node = Node {
             internal_ips: vec!["172.18.0.4".parse().unwrap(), "fc00::4".parse().unwrap()],
+            other_ips: vec!["203.0.113.4".parse().unwrap()],
             pod_cidrs: vec!["10.10.2.0/24".parse().unwrap()],
             ..Node::named("worker2")
         };
@@ -159,6 +217,7 @@ mod tests {
             for (address, why) in [
                 ("172.18.0.4", "Node worker2"),
                 ("fc00::4", "Node worker2"),
+                ("203.0.113.4", "Node worker2"),
                 ("10.10.2.7", "podCIDR 10.10.2.0/24 of Node worker2"),
                 ("172.18.0.5", "API server"),
                 ("10.0.0.9", "API server"),
@@ -168,6 +227,54 @@ mod tests {
                 let found = refused(&allowed, address);
                 assert!(found.contains(why), "{allowed:?} {address}: {found}");
             }
+        }
+    }
+
+    #[test]
+    fn a_network_with_more_than_services_in_it_is_known_by_what_is_in_it() {
+        let uplink = Uplink {
+            index: 2,
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            addresses: Vec::new(),
+            on_link: ["0.0.0.0/0", "192.0.2.0/24"]
+                .map(|net| net.parse().unwrap())
+                .into(),
+        };
+        let vip = "10.0.0.9".parse().unwrap();
+        let externals = Externals::desired(&snapshot(), &ExternalIps::All, [vip]);
+        let externals = externals.beside(Some(&uplink));
+        for (network, why) in [
+            ("0.0.0.0/0", "unspecified"),
+            ("0.0.0.0/1", "unspecified"),
+            ("64.0.0.0/2", "127.0.0.1 is a loopback"),
+            ("127.3.0.0/16", "127.3.0.0 is a loopback"),
+            ("128.0.0.0/1", "169.254.169.254 is a link-local"),
+            ("239.0.0.0/8", "multicast"),
+            ("255.0.0.0/8", "broadcast"),
+            ("::/0", "unspecified"),
+            ("fe00::/8", "fe80:: is a link-local"),
+            ("ff05::/16", "multicast"),
+            ("172.18.0.0/16", "Node worker2 has 172.18.0.4"),
+            (
+                "172.18.0.5/32",
+                "172.18.0.5 is the address of the API server",
+            ),
+            ("203.0.113.0/24", "Node worker2 has 203.0.113.4"),
+            ("fc00::/64", "Node worker2 has fc00::4"),
+            ("10.10.2.128/25", "podCIDR 10.10.2.0/24 of Node worker2"),
+            ("10.8.0.0/13", "podCIDR 10.10.2.0/24 of Node worker2"),
+            ("192.0.2.128/25", "uplink's network 192.0.2.0/24"),
+            ("10.200.1.0/24", ""),
+            ("fd00:10:200::/112", ""),
+            // A flag names the API server by its ClusterIP.
+            ("10.0.0.0/24", ""),
+        ] {
+            let found = externals.found_in(network.parse().unwrap());
+            let found = found.unwrap_or_default();
+            assert!(found.contains(why), "{network}: {found}");
+            assert_eq!(found.is_empty(), why.is_empty(), "{network}: {found}");
         }
     }
 

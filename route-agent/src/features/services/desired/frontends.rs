@@ -117,15 +117,11 @@ pub fn cluster_ips(service: &Service, family: IpFamily) -> impl Iterator<Item = 
         .filter(|a| no_destination(*a).is_none())
 }
 
-/// The ports that can be used: the first of each protocol and number, and of each name.
+/// The ports that can be used.
 pub fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     let proxied = is_proxied(service);
-    let ports = &service.ports;
-    ports
-        .iter()
-        .enumerate()
-        .filter(move |(at, port)| proxied && port_fault(port, &ports[..*at]).is_none())
-        .map(|(_, port)| port)
+    let ports = service.ports.iter();
+    ports.filter(move |port| proxied && port_fault(port).is_none())
 }
 
 /// Where a port can be reached in a family. An address that is both a load-balancer address and
@@ -224,8 +220,8 @@ pub fn warnings(service: &Service) -> Vec<String> {
             }
         }
     }
-    for (at, port) in service.ports.iter().enumerate() {
-        if let Some(reason) = port_fault(port, &service.ports[..at]) {
+    for port in &service.ports {
+        if let Some(reason) = port_fault(port) {
             let (number, protocol) = (port.port, port.protocol.name());
             texts.push(format!(
                 "port {number}/{protocol} `{}` is left out: {reason}",
@@ -244,22 +240,12 @@ pub fn warnings(service: &Service) -> Vec<String> {
     texts
 }
 
-fn port_fault(port: &ServicePort, before: &[ServicePort]) -> Option<&'static str> {
+fn port_fault(port: &ServicePort) -> Option<&'static str> {
     if port.port == 0 {
         return Some("0 is not a port");
     }
     if !port.name.is_empty() && !is_label(&port.name) {
         return Some("its name is not a DNS label (at most 63 of a-z, 0-9 and `-`)");
-    }
-    let same_number =
-        |other: &ServicePort| other.protocol == port.protocol && other.port == port.port;
-    if before.iter().any(same_number) {
-        return Some("an earlier port of the Service has the same number and protocol");
-    }
-    let same_name =
-        |other: &ServicePort| other.protocol == port.protocol && other.name == port.name;
-    if before.iter().any(same_name) {
-        return Some("an earlier port of the Service has the same name and protocol");
     }
     None
 }

@@ -3,7 +3,7 @@
 //! In: a Service, its EndpointSlices, where this node is, and what the Service was granted of
 //! what it claims. Out: a [`Plan`], or none if there is nothing to program. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -112,9 +112,10 @@ impl Plan {
     /// Keeps every endpoint that was there before in its slot, so that a change touches only the
     /// elements that differ and the counters of the others go on.
     pub fn settle(&mut self, before: &Plan) {
+        let key = |port: &PortPlan| (port.protocol, port.port);
+        let before: HashMap<_, _> = before.ports.iter().map(|old| (key(old), old)).collect();
         for port in &mut self.ports {
-            let same = |old: &&PortPlan| old.protocol == port.protocol && old.port == port.port;
-            if let Some(old) = before.ports.iter().find(same) {
+            if let Some(old) = before.get(&key(port)) {
                 port.cluster = settle(&old.cluster, &port.cluster);
                 port.local = settle(&old.local, &port.local);
             }

@@ -163,13 +163,18 @@ pub fn objects(service: &ObjectName, plan: &Plan) -> Objects {
             .extend(port.local.iter().map(|backend| backend.address));
     }
     objects.elements.sort_unstable();
+    let place = |element: &Element| (element.map, element.key);
+    debug_assert!(
+        (objects.elements.windows(2)).all(|two| place(&two[0]) != place(&two[1])),
+        "two elements of {service} have one map and key"
+    );
     objects
 }
 
 /// The comment of a Service port's elements.
-pub fn comment(service: &ObjectName, port: &PortPlan) -> String {
-    match &*port.name {
-        "" => format!("{service}:{}", port.port),
+pub fn comment(service: &ObjectName, name: &str, port: u16) -> String {
+    match name {
+        "" => format!("{service}:{port}"),
         name => format!("{service}:{name}"),
     }
 }
@@ -202,7 +207,7 @@ impl<'a> Writer<'a> {
     fn new(service: &'a ObjectName, port: &'a PortPlan, objects: &'a mut Objects) -> Self {
         Writer {
             port,
-            comment: Arc::from(comment(service, port)),
+            comment: Arc::from(comment(service, &port.name, port.port)),
             objects,
         }
     }

@@ -9,7 +9,6 @@ use podwire_kernel::netlink::until_undisturbed;
 use podwire_kernel::nft::{Key, KeyReader, Set, Table, diff_into};
 
 use crate::features::services::desired::frontends::{self, Claim};
-use crate::features::services::desired::networks;
 use crate::features::services::layout::elements::objects;
 use crate::features::services::layout::names::{FixedMap, Map};
 use crate::features::services::layout::skeleton::Skeleton;
@@ -48,7 +47,9 @@ pub fn full_sync(
     let mut observed = observe(applied.family(), kernel, frame)?;
     applied.forget(services.len());
     repair_networks(applied, writer, kernel, view, &skeleton, &mut observed)?;
-    applied.reclaim(view, services.keys().cloned().collect());
+    applied.reclaim_all(view, |name, port, front| {
+        observed.has_front(name, port, front)
+    });
     remove_old_sources(applied, writer, kernel, view, &mut observed)?;
     write_services(applied, writer, kernel, view, &mut observed, done)?;
     // What a Service that was refused had before stays, with all that it leads to. When it is
@@ -154,7 +155,7 @@ fn repair_networks(
     skeleton: &Skeleton,
     observed: &mut Observed,
 ) -> Result<(), TableError> {
-    let wanted = networks::desired(view.snapshot, view.own, view.config, applied.family());
+    let wanted = view.networks(applied.family());
     let lists = base::network_sets(&wanted, view.config);
     let header = |name: &str| {
         let sets = &mut skeleton.sets.iter();

@@ -17,12 +17,12 @@ use crate::features::services::layout::elements::{
     self, Element, Key, Objects, Value, endpoint_number,
 };
 use crate::features::services::layout::names::{
-    AffinityHolds, AffinityMap, FixedMap, Pool, SharedChain,
+    AffinityHolds, AffinityMap, Chain, FixedChain, FixedMap, Pool, SharedChain,
 };
 use crate::features::services::table::delta::Delta;
 use crate::features::services::table::encode::{Headers, answer_key, backend_data};
 use crate::features::services::table::nftables::Nftables;
-use crate::snapshot::{ObjectName, TrafficPolicy};
+use crate::snapshot::{ObjectName, ServicePort, TrafficPolicy};
 
 /// The elements of a table, and which of them are wanted.
 #[derive(Debug)]
@@ -203,6 +203,40 @@ impl Observed {
         self.has_chain(&shared.name(), &rules)
     }
 
+    /// True if the elements there say that the Service has a front of one of its ports.
+    pub fn has_front(&self, name: &ObjectName, port: &ServicePort, front: &Frontend) -> bool {
+        let goto = |policy| Value::Goto(Chain::Fixed(policy));
+        let comment = elements::comment(name, &port.name, port.port);
+        let transport = |key: Key, number| key.transport(port.protocol, number);
+        let (map, key, values, comment) = match front {
+            Frontend::ClusterIp(address) => (
+                FixedMap::ClusterIps,
+                Key::new().address(*address),
+                [Value::Member; 2],
+                name.to_string(),
+            ),
+            Frontend::LoadBalancer(address) | Frontend::ExternalIp(address) => (
+                FixedMap::MasqueradeVips,
+                transport(Key::new().address(*address), port.port),
+                [FixedChain::PolicyCluster, FixedChain::PolicyLocal].map(goto),
+                comment,
+            ),
+            Frontend::NodePort(node_port) => (
+                FixedMap::MasqueradeNodePorts,
+                transport(Key::new(), *node_port),
+                [
+                    FixedChain::NodePortPolicyCluster,
+                    FixedChain::NodePortPolicyLocal,
+                ]
+                .map(goto),
+                comment,
+            ),
+        };
+        let there = self.meaning(map.name(), key.as_bytes());
+        let same = |value: &Value| there == Some(meaning_of_value(name, value, &comment));
+        values.iter().any(same)
+    }
+
     /// Puts the endpoints of a plan into the slots that they have in the kernel.
     pub fn settle(&self, name: &ObjectName, plan: &mut Plan) {
         if self.elements.is_empty() {
@@ -219,7 +253,7 @@ impl Observed {
     /// The endpoints in the order of their slots, with a placeholder for each that has gone.
     fn order(&self, name: &ObjectName, port: &PortPlan, local: bool) -> Vec<Backend> {
         let wanted = if local { &port.local } else { &port.cluster };
-        let comment = elements::comment(name, port);
+        let comment = elements::comment(name, &port.name, port.port);
         let Some((set, key)) = where_slots_are(name, port, local)
             .into_iter()
             .find(|(set, key)| self.meaning(set, key.number(0).as_bytes()).is_some())

@@ -11,13 +11,13 @@ use crate::features::parts::log::Logging;
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
-use crate::features::services::desired::frontends::{self, Claim};
-use crate::features::services::desired::networks::Networks;
+use crate::features::services::desired::frontends::{self, Claim, Frontend};
+use crate::features::services::desired::networks::{self, Networks};
 use crate::features::services::desired::plan::{Plan, desired};
 use crate::features::services::layout::elements::{Objects, objects};
 use crate::features::services::table::delta::{Change, diff};
 use crate::features::services::table::standing::Standing;
-use crate::snapshot::{Node, ObjectName, Protocol, Snapshot};
+use crate::snapshot::{Node, ObjectName, Protocol, ServicePort, Snapshot};
 
 /// The cluster as a family's table sees it.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,20 @@ pub struct View<'a> {
     pub logging: Logging,
     /// Who may have which external IP.
     pub externals: &'a Externals,
+}
+
+impl View<'_> {
+    /// The networks of one family.
+    pub fn networks(&self, family: IpFamily) -> Networks {
+        let View {
+            snapshot,
+            own,
+            config,
+            externals,
+            ..
+        } = self;
+        networks::desired(snapshot, *own, config, externals, family)
+    }
 }
 
 /// A UDP port whose endpoints changed: connections to others must be forgotten.
@@ -94,10 +108,12 @@ impl Applied {
         self.family
     }
 
-    /// Forgets everything but the networks, before the table is read back. `services` will follow:
-    /// a map that grows needs twice its memory while it does.
+    /// Forgets everything but the networks and who has what, before the table is read back.
+    /// `services` will follow: a map that grows needs twice its memory while it does.
     pub fn forget(&mut self, services: usize) {
-        self.claims = Claims::with_room(services);
+        if services == 0 || self.claims.is_empty() {
+            self.claims = Claims::with_room(services);
+        }
         self.standing = Standing::default();
         self.refused.clear();
         self.tidy_at = None;
@@ -157,7 +173,7 @@ impl Applied {
                 .snapshot
                 .services
                 .get(name)
-                .map(|service| claimed(service, self.family, view.externals))
+                .map(|service| Claimed::of(service, self.family, view.externals))
                 .unwrap_or_default();
             let others = self.claims.replace(name, now);
             if !others.is_empty() {
@@ -168,6 +184,40 @@ impl Applied {
         }
         names.extend(touched);
         (names, together)
+    }
+
+    /// Takes in what all Services claim. Where their age does not decide, those have it that `held`
+    /// says so of: of a port and one of its fronts, and the Service.
+    pub fn reclaim_all(
+        &mut self,
+        view: View<'_>,
+        held: impl Fn(&ObjectName, &ServicePort, &Frontend) -> bool,
+    ) {
+        let services = &view.snapshot.services;
+        let gone = self
+            .claims
+            .names()
+            .filter(|name| !services.contains_key(*name));
+        let all = services.keys().chain(gone).cloned().collect();
+        let known = !self.claims.is_empty();
+        self.reclaim(view, all);
+        if known {
+            return;
+        }
+        let undecided: BTreeSet<ObjectName> = self.claims.undecided().cloned().collect();
+        for service in undecided.iter().filter_map(|name| services.get(name)) {
+            for port in frontends::ports(service) {
+                for front in frontends::of_port(service, port, self.family) {
+                    if held(&service.name, port, &front) {
+                        let claim = match front {
+                            Frontend::ClusterIp(address) => Claim::ClusterIp(address),
+                            front => Claim::of(&front, port),
+                        };
+                        self.claims.seat(&claim, &service.name);
+                    }
+                }
+            }
+        }
     }
 
     /// What a Service needs now.
@@ -223,16 +273,6 @@ impl Applied {
     /// A Service is right without a write.
     pub fn is_right(&mut self, name: &ObjectName) {
         self.refused.remove(name);
-    }
-}
-
-fn claimed(service: &crate::snapshot::Service, family: IpFamily, externals: &Externals) -> Claimed {
-    let refuses = |address| externals.refuses(address).is_some();
-    Claimed {
-        all: frontends::claims(service, family, refuses)
-            .into_iter()
-            .collect(),
-        created: service.created,
     }
 }
 

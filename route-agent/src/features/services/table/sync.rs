@@ -11,7 +11,6 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Touched;
 
 use crate::config::services::Config;
-use crate::features::services::desired::networks;
 use crate::features::services::table::base;
 use crate::features::services::table::differences::differences;
 use crate::features::services::table::doubts::Doubts;
@@ -203,7 +202,7 @@ fn update_networks(
     kernel: &mut dyn Nftables,
     view: View<'_>,
 ) -> Result<(), TableError> {
-    let wanted = networks::desired(view.snapshot, view.own, view.config, applied.family());
+    let wanted = view.networks(applied.family());
     let skeleton = base::skeleton_of(writer, view);
     let mut messages = writer.begin();
     base::diff_networks(

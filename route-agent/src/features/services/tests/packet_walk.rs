@@ -68,7 +68,7 @@ pub fn table_of(case: &Case, family: IpFamily, config: &Config) -> Table {
     for (name, chain) in skeleton.chains {
         table.chains.insert(name, chain);
     }
-    let networks = networks::desired(&snapshot, own, config, family);
+    let networks = networks::desired(&snapshot, own, config, &Default::default(), family);
     for (set, list) in [
         (sets_of_networks::PODS, &networks.pods),
         (sets_of_networks::OWN_PODS, &networks.own_pods),

@@ -46,6 +46,57 @@ fn networks_that_grow_or_shrink_replace_what_was_there() {
 }
 
 #[test]
+fn without_a_date_who_has_it_keeps_it_over_a_reading_and_a_restart() {
+    in_namespace(|| {
+        let mut bench = Bench::new(IpFamily::V4);
+        let spec = |address| {
+            format!("kind NodePort; cluster-ip {address}; port tcp 80 31000; external-ip 192.0.2.1")
+        };
+        bench.service("b", &spec("10.200.1.2"));
+        bench.service("d", "cluster-ip 10.200.1.4; port tcp 80");
+        bench.sync();
+        bench.service("a", &spec("10.200.1.1"));
+        bench.service("c", "cluster-ip 10.200.1.4; port tcp 81");
+        bench.sync();
+        let names = [
+            "31000 comment \"default/",
+            "192.0.2.1 . tcp . 80 comment \"default/",
+        ];
+        let holds = |when: &str| {
+            for name in names {
+                assert!(
+                    listed().contains(&format!("{name}b:80")),
+                    "{when}: {}",
+                    listed()
+                );
+                assert!(
+                    !listed().contains(&format!("{name}a:80")),
+                    "{when}: {}",
+                    listed()
+                );
+            }
+            assert!(
+                listed().contains("10.200.1.4 comment \"default/d\""),
+                "{when}"
+            );
+            assert!(!listed().contains("default/c"), "{when}: {}", listed());
+        };
+        holds("running");
+        bench.table.distrust();
+        assert_eq!(bench.sync().batches, 0);
+        holds("read back");
+        assert_eq!(bench.restart(), 0);
+        holds("restarted");
+        // A Service that goes while the table is read back leaves nothing to anyone but the next.
+        bench.gone("b");
+        bench.table.distrust();
+        bench.sync();
+        assert!(listed().contains("31000 comment \"default/a:80\""));
+        assert_eq!(bench.differences(), [""; 0]);
+    });
+}
+
+#[test]
 fn source_ranges_that_grow_or_shrink_replace_what_was_there() {
     in_namespace(|| {
         let mut bench = Bench::new(IpFamily::V4);
