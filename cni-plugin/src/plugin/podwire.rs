@@ -129,7 +129,12 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
     } = request;
     let mut plan = Plan::read(request, mode)?;
     let netns = sandbox::open(call)?;
+    if plan.ipam.gives_back_all() {
+        // The other plugin's DEL would take the addresses of the link that is there.
+        link::refuse_if_there(&plan.host_name, &call.ifname)?;
+    }
     let mut attached = plan.ipam.add(call, stdin, config.version)?;
+    let addresses: Vec<_> = attached.ips.iter().map(|ip| ip.address.ip()).collect();
     if mode == Mode::Podwire && plan.mtu.is_none() {
         let v4 = attached.ips.iter().any(|ip| ip.address.is_ipv4());
         plan.mtu = link::uplink_mtu(v4);
@@ -137,7 +142,7 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
     let added = attach(request, &plan, &netns, &mut attached);
     if added.is_err() {
         // The error that stopped us is the one to tell.
-        let _ = plan.ipam.release(call, stdin);
+        let _ = plan.ipam.undo(call, stdin, &addresses);
     }
     added
 }
