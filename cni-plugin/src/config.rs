@@ -15,6 +15,7 @@ use crate::json::{Fields, Node};
 use crate::lease::Owner;
 use crate::policy;
 use crate::result::{Attached, Dns};
+use crate::streams;
 use crate::version::Version;
 
 /// The longest name of a network with which attachments are made, in bytes: the alias of a link has
@@ -112,6 +113,29 @@ impl<'a> Config<'a> {
         Ok(node.map(read).transpose()?)
     }
 
+    /// The addresses in that result, for DEL: those that can be read, whatever is wrong elsewhere.
+    pub fn previous_addresses(&self) -> Vec<IpAddr> {
+        let error = match self.previous() {
+            Ok(previous) => {
+                let ips = previous.unwrap_or_default().ips;
+                return ips.iter().map(|ip| ip.address.ip()).collect();
+            }
+            Err(error) => error,
+        };
+        let result = self.fields.object("prevResult").ok().flatten();
+        let ips = result.and_then(|result| result.list("ips").ok());
+        let read = |node: Node<'_>| {
+            let address = node.object().ok()?.get("address")?;
+            address.address_of_network().ok()
+        };
+        let addresses: Vec<_> = ips.into_iter().flatten().filter_map(read).collect();
+        streams::log(format_args!(
+            "prevResult is not understood, which stops no DEL: {error}; policies forget the \
+             addresses that are in it, {addresses:?}"
+        ));
+        addresses
+    }
+
     /// The MTU, if one is given; 0 is none.
     pub fn mtu(&self) -> Result<Option<u32>, Error> {
         match self.fields.integer("mtu")? {
@@ -135,12 +159,13 @@ impl<'a> Config<'a> {
 
     /// Whether there is an agent, and where its files are.
     pub fn agent(&self) -> Result<policy::Agent<'a>, Error> {
+        let default = policy::Agent::default();
         let run_dir = match self.fields.string("runDir")? {
-            "" => policy::RUN_DIR,
-            path => path,
+            "" => default.run_dir,
+            path => Path::new(path),
         };
         Ok(policy::Agent {
-            run_dir: Path::new(run_dir),
+            run_dir,
             enforces: self.fields.boolean("networkPolicy")?.unwrap_or_default(),
         })
     }

@@ -68,6 +68,15 @@ pub struct Agent<'a> {
     pub enforces: bool,
 }
 
+impl Default for Agent<'_> {
+    fn default() -> Self {
+        Self {
+            run_dir: Path::new(RUN_DIR),
+            enforces: false,
+        }
+    }
+}
+
 /// True if there may be any policy in the cluster. The agent writes the file of namespaces before it
 /// makes the table and removes it after the table: this costs a look or two at memory, while closing a
 /// socket of nftables waits for what others have deleted there (`nft_rcv_nl_event`,
