@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -256,6 +256,36 @@ fn a_result_that_is_not_understood_stops_no_del_and_its_addresses_are_forgotten(
             }
             fs::remove_dir_all("/run/podwire/policy").unwrap();
             fs::remove_dir_all("/run/ipam").unwrap();
+        }
+    });
+}
+
+#[test]
+fn links_and_pipes_in_the_place_of_the_agent_s_files_are_neither_followed_nor_waited_for() {
+    on_a_node(|node| {
+        enforce(node);
+        let config = config("podwire", &SUBNETS);
+        let container = node.container("a");
+        let silent = "/run/podwire/policy/silent";
+        let status = Call::new("podwire", "STATUS", &container, &config);
+        symlink("/run/made", silent).unwrap();
+        status.succeed();
+        assert!(!fs::exists("/run/made").unwrap());
+        node.ask("touch", &["-h", "-d", "-40 seconds", silent]);
+        status.fail(50);
+        // A list that says of no namespace that it has policies.
+        fs::write("/run/list", "").unwrap();
+        let namespaces = "/run/podwire/policy/namespaces";
+        for target in ["/run/list", ""] {
+            fs::remove_file(namespaces).unwrap();
+            match target {
+                "" => drop(node.ask("mkfifo", &[namespaces])),
+                target => symlink(target, namespaces).unwrap(),
+            }
+            let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
+            let add = Call::new("podwire", "ADD", &container, &config).with("CNI_ARGS", arguments);
+            let text = add.fail(11);
+            assert!(text.contains("namespace shop may have"), "{text}");
         }
     });
 }
