@@ -22,6 +22,10 @@ use crate::version::Version;
 /// room for it, for the name of the interface and for a container ID (`attachment/alias.rs`).
 const LONGEST_NAME: usize = 128;
 
+/// The keys of the list of attachments that a GC keeps. The second is that of an earlier text of
+/// the specification, and some runtimes send it alone.
+const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 /// The smallest MTU that IPv4 can work with (RFC 791).
 const SMALLEST_MTU: i64 = 68;
 
@@ -200,12 +204,13 @@ impl<'a> Config<'a> {
     /// The attachments that a GC keeps.
     pub fn valid_attachments(&self) -> Result<BTreeSet<Owner>, Error> {
         let mut valid = BTreeSet::new();
-        if !self.fields.has("cni.dev/valid-attachments") {
+        let mut keys = ATTACHMENTS.into_iter();
+        let Some(key) = keys.find(|key| self.fields.has(key)) else {
             // Without the list there is no word about what to keep, and everything would go. `null`
             // is a list: Go writes an empty one like that, and libcni 1.3 does.
             return Err(Error::config("GC needs the key cni.dev/valid-attachments"));
-        }
-        for node in self.fields.list("cni.dev/valid-attachments")? {
+        };
+        for node in self.fields.list(key)? {
             let fields = node.object()?;
             let (id, ifname) = (fields.string("containerID")?, fields.string("ifname")?);
             if id.is_empty() {
