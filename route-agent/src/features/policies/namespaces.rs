@@ -149,4 +149,23 @@ mod tests {
         file.remove(&config).unwrap();
         assert!(!path.exists() && !none.exists());
     }
+
+    #[test]
+    fn directories_of_ours_are_not_writable_for_others_whatever_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/policy/none");
+        let made = path.clone();
+        let made = std::thread::spawn(move || {
+            // From here on the thread has a umask of its own.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+            nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+            put(&made, b"")
+        });
+        made.join().unwrap().unwrap();
+        for parent in path.ancestors().skip(1).take(2) {
+            let mode = fs::metadata(parent).unwrap().permissions().mode();
+            assert_eq!(mode & 0o022, 0, "{}: {mode:o}", parent.display());
+        }
+    }
 }
