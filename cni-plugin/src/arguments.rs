@@ -5,7 +5,11 @@
 
 use std::net::IpAddr;
 
+use crate::environment::is_identifier;
 use crate::policy::PodName;
+
+/// The longest name of a pod, in bytes.
+const LONGEST_NAME: usize = 253;
 
 /// What `CNI_ARGS` asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,9 +77,9 @@ impl Arguments {
                 "IP" if value.is_empty() => {}
                 "IP" => arguments.ip = Some(address(value).map_err(wrong)?),
                 "IgnoreUnknown" => arguments.ignore_unknown = boolean(value).map_err(wrong)?,
-                "K8S_POD_NAMESPACE" => arguments.pod_namespace = Some(value.to_owned()),
-                "K8S_POD_NAME" => arguments.pod_name = Some(value.to_owned()),
-                "K8S_POD_UID" => arguments.pod_uid = Some(value.to_owned()),
+                "K8S_POD_NAMESPACE" => arguments.pod_namespace = name(value),
+                "K8S_POD_NAME" => arguments.pod_name = name(value),
+                "K8S_POD_UID" => arguments.pod_uid = name(value),
                 _ => {}
             }
             // The names of the pod are for people; the rule about unknown keys holds for them too.
@@ -97,20 +101,25 @@ impl Arguments {
 
     /// The pod's namespace and name, if both are there.
     pub fn pod(&self) -> Option<(&str, &str)> {
-        let (namespace, name) = (self.pod_namespace.as_deref()?, self.pod_name.as_deref()?);
-        (!namespace.is_empty() && !name.is_empty()).then_some((namespace, name))
+        Some((self.pod_namespace.as_deref()?, self.pod_name.as_deref()?))
     }
 
     /// The pod as policies know it, if the runtime told.
     pub fn pod_name(&self) -> Option<PodName> {
         let (namespace, name) = self.pod()?;
-        let uid = self.pod_uid.clone().filter(|uid| !uid.is_empty());
         Some(PodName {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            uid,
+            uid: self.pod_uid.clone(),
         })
     }
+}
+
+/// A name or UID, if it is one. Those of Kubernetes are (RFC 1123), and those of runtimes without
+/// it, which have more letters. They become a part of logs, of comments in nftables and of the
+/// aliases of links, where a line end or an escape sequence would tell lies.
+fn name(text: &str) -> Option<String> {
+    (is_identifier(text) && text.len() <= LONGEST_NAME).then(|| text.to_owned())
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
@@ -153,6 +162,27 @@ mod tests {
         assert_eq!(arguments.pod(), Some(("default", "web-0")));
         assert_eq!(arguments.pod_name().unwrap().uid.as_deref(), Some("1"));
         arguments.refuse_unknown().unwrap();
+    }
+
+    #[test]
+    fn what_can_be_no_name_is_none() {
+        let long = "a".repeat(254);
+        for name in [
+            "",
+            "a\nlevel",
+            "\u{1b}]0x\u{7}",
+            "a b",
+            "a/b",
+            "-a",
+            "ä",
+            &long,
+        ] {
+            let text = format!("K8S_POD_NAMESPACE={name};K8S_POD_NAME=web-0");
+            assert_eq!(Arguments::parse(&text).unwrap().pod(), None, "{name:?}");
+            let text = format!("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=Web_0;K8S_POD_UID={name}");
+            let pod = Arguments::parse(&text).unwrap().pod_name().unwrap();
+            assert_eq!((pod.name.as_str(), pod.uid), ("Web_0", None), "{name:?}");
+        }
     }
 
     #[test]

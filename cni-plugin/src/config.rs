@@ -15,11 +15,16 @@ use crate::json::{Fields, Node};
 use crate::lease::Owner;
 use crate::policy;
 use crate::result::{Attached, Dns};
+use crate::streams;
 use crate::version::Version;
 
 /// The longest name of a network with which attachments are made, in bytes: the alias of a link has
 /// room for it, for the name of the interface and for a container ID (`attachment/alias.rs`).
 const LONGEST_NAME: usize = 128;
+
+/// The keys of the list of attachments that a GC keeps. The second is that of an earlier text of
+/// the specification, and some runtimes send it alone.
+const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// The smallest MTU that IPv4 can work with (RFC 791).
 const SMALLEST_MTU: i64 = 68;
@@ -112,6 +117,29 @@ impl<'a> Config<'a> {
         Ok(node.map(read).transpose()?)
     }
 
+    /// The addresses in that result, for DEL: those that can be read, whatever is wrong elsewhere.
+    pub fn previous_addresses(&self) -> Vec<IpAddr> {
+        let error = match self.previous() {
+            Ok(previous) => {
+                let ips = previous.unwrap_or_default().ips;
+                return ips.iter().map(|ip| ip.address.ip()).collect();
+            }
+            Err(error) => error,
+        };
+        let result = self.fields.object("prevResult").ok().flatten();
+        let ips = result.and_then(|result| result.list("ips").ok());
+        let read = |node: Node<'_>| {
+            let address = node.object().ok()?.get("address")?;
+            address.address_of_network().ok()
+        };
+        let addresses: Vec<_> = ips.into_iter().flatten().filter_map(read).collect();
+        streams::log(format_args!(
+            "prevResult is not understood, which stops no DEL: {error}; policies forget the \
+             addresses that are in it, {addresses:?}"
+        ));
+        addresses
+    }
+
     /// The MTU, if one is given; 0 is none.
     pub fn mtu(&self) -> Result<Option<u32>, Error> {
         match self.fields.integer("mtu")? {
@@ -135,12 +163,13 @@ impl<'a> Config<'a> {
 
     /// Whether there is an agent, and where its files are.
     pub fn agent(&self) -> Result<policy::Agent<'a>, Error> {
+        let default = policy::Agent::default();
         let run_dir = match self.fields.string("runDir")? {
-            "" => policy::RUN_DIR,
-            path => path,
+            "" => default.run_dir,
+            path => Path::new(path),
         };
         Ok(policy::Agent {
-            run_dir: Path::new(run_dir),
+            run_dir,
             enforces: self.fields.boolean("networkPolicy")?.unwrap_or_default(),
         })
     }
@@ -175,12 +204,13 @@ impl<'a> Config<'a> {
     /// The attachments that a GC keeps.
     pub fn valid_attachments(&self) -> Result<BTreeSet<Owner>, Error> {
         let mut valid = BTreeSet::new();
-        if !self.fields.has("cni.dev/valid-attachments") {
+        let mut keys = ATTACHMENTS.into_iter();
+        let Some(key) = keys.find(|key| self.fields.has(key)) else {
             // Without the list there is no word about what to keep, and everything would go. `null`
             // is a list: Go writes an empty one like that, and libcni 1.3 does.
             return Err(Error::config("GC needs the key cni.dev/valid-attachments"));
-        }
-        for node in self.fields.list("cni.dev/valid-attachments")? {
+        };
+        for node in self.fields.list(key)? {
             let fields = node.object()?;
             let (id, ifname) = (fields.string("containerID")?, fields.string("ifname")?);
             if id.is_empty() {

@@ -162,6 +162,9 @@ impl Call {
             let start = (0..=NAME_MAX).rev().find_map(|end| name.get(..end));
             return broken_name_rule(start.unwrap_or_default());
         }
+        if self.ifname.contains(|letter: char| letter.is_control()) {
+            return Some("control characters would change what a terminal shows");
+        }
         let is_of_settings = NAMES_OF_SETTINGS.contains(&self.ifname.as_str());
         broken_name_rule(&self.ifname).or(is_of_settings.then_some(
             "all and default stand for every interface in the kernel's settings, so none may \

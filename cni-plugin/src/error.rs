@@ -12,7 +12,7 @@ use crate::json::WrongType;
 use crate::lease::{AllocationError, StoreError};
 use crate::range::RangeError;
 use crate::result::NoShape;
-use crate::streams::StreamError;
+use crate::streams::{StreamError, escaped};
 use crate::version::Version;
 
 /// Error codes of the CNI specification 1.1.0, and those of its Go library.
@@ -327,10 +327,10 @@ impl Error {
         let mut object = Map::new();
         object.insert("cniVersion".into(), version.as_str().into());
         object.insert("code".into(), self.code().0.into());
-        object.insert("msg".into(), chain(self).into());
+        object.insert("msg".into(), escaped(&chain(self)).into());
         let details = self.details();
         if !details.is_empty() {
-            object.insert("details".into(), details.into());
+            object.insert("details".into(), escaped(&details).into());
         }
         Value::Object(object)
     }

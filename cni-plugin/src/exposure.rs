@@ -14,14 +14,21 @@ use crate::environment::Call;
 use crate::error::Error;
 use crate::streams;
 
-/// Brings about what `record` says. If that fails, nothing of it is left.
+/// Brings about what `record` says. If that fails, it is as it was before.
 pub fn expose(record: &Record) -> Result<(), Error> {
     let records = Records::create(Path::new(DIRECTORY))?;
+    // An attachment that is there twice, for a runtime may repeat its ADD.
+    let before = records.get(&record.container_id, &record.ifname, record.chained);
     records.write(record)?;
     let exposed = open().and_then(|mut socket| attachment::apply(&mut socket, record));
     if let Err(error) = exposed {
         // Both tables are changed in one transaction or not at all, so only the record is there.
-        let _ = records.remove(&record.container_id, &record.ifname, record.chained);
+        let _ = match before {
+            Some(before) => records.write(&before),
+            None => records
+                .remove(&record.container_id, &record.ifname, record.chained)
+                .map(drop),
+        };
         return Err(failed(error));
     }
     forget(record, |port, address| Filter {

@@ -20,6 +20,7 @@ pub mod config;
 pub mod environment;
 pub mod error;
 pub mod exposure;
+pub mod files;
 pub mod hash;
 pub mod ipam;
 pub mod json;

@@ -91,6 +91,18 @@ pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error>
     Ok(())
 }
 
+/// Fails if there is a link with this host end.
+pub fn refuse_if_there(host_name: &str, ifname: &str) -> Result<(), Error> {
+    let found = RouteSocket::open().and_then(|mut socket| socket.link_by_name(host_name));
+    match found.map_err(Error::kernel("link"))? {
+        None => Ok(()),
+        Some(_) => Err(Error::InterfaceExists {
+            ifname: ifname.to_owned(),
+            host: host_name.to_owned(),
+        }),
+    }
+}
+
 /// Deletes the link with this host end; says whether there was one.
 pub fn delete(host_name: &str) -> Result<bool, Error> {
     let mut socket = RouteSocket::open().map_err(Error::kernel("link"))?;

@@ -38,8 +38,22 @@ pub fn check() -> Result<(), StreamError> {
 /// it, does not end a call halfway: `eprintln!` would panic.
 pub fn log(line: fmt::Arguments<'_>) {
     // In one piece, so that lines of calls at the same time do not mix.
-    let text = format!("podwire: {line}\n");
+    let text = format!("podwire: {}\n", escaped(&line.to_string()));
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// The text on one line, and harmless to a terminal: what others wrote may be in it, and a line of
+/// theirs would look like one of the log's own.
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() {
+            escaped.extend(letter.escape_default());
+        } else {
+            escaped.push(letter);
+        }
+    }
+    escaped
 }
 
 /// Checks that a stream is open, and not with the access mode `wrong`.

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use podwire::files::create_directory;
 use podwire_kernel::sysctl;
 
 use crate::files::{self, Durability, FileError};
@@ -97,7 +98,7 @@ fn write(run_dir: &Path, originals: &BTreeMap<String, String>) -> Result<(), Err
     let path = run_dir.join(FILE);
     let text = serde_json::to_vec_pretty(originals)
         .map_err(|error| FileError::of("write", &path)(error.into()))?;
-    fs::create_dir_all(run_dir).map_err(FileError::of("create", run_dir))?;
+    create_directory(run_dir).map_err(FileError::of("create", run_dir))?;
     // The settings end with the boot, and so may their record.
     Ok(files::replace(&path, &text, 0o644, Durability::UntilBoot)?)
 }

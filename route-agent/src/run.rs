@@ -122,7 +122,7 @@ async fn run_all(mut config: Config) -> Result<(), RunError> {
 
 /// Without that directory nothing that a pod needs would work.
 fn make_run_dir(path: &Path) -> Result<(), RunError> {
-    std::fs::create_dir_all(path).map_err(|source| RunError::RunDir {
+    podwire::files::create_directory(path).map_err(|source| RunError::RunDir {
         path: path.to_owned(),
         source,
     })

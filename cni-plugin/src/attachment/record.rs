@@ -6,10 +6,10 @@
 //! writes the record before it changes nftables and removes it afterwards: if it is killed in
 //! between, the record is there, and the next DEL or the agent knows what to do.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
@@ -19,14 +19,11 @@ use podwire_kernel::Protocol;
 use serde_json::{Map, Value, json};
 
 use super::host_link_name;
+use crate::files::{self, CAREFULLY};
 use crate::json::{Fields, Node, WrongType};
 
 /// The name under which a record is written first. The writer holds the lock.
 const TEMPORARY: &str = ".new";
-
-/// How files are opened: a name may be a link to another file of the node, or a pipe that would
-/// wait for its other end.
-const CAREFULLY: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 
 /// Longer files are not records: the configuration that they come from is no longer.
 const LONGEST: u64 = 16 << 20;
@@ -111,12 +108,8 @@ pub struct RecordError {
 impl Records {
     /// Opens the directory and waits for its lock; makes it if there is none.
     pub fn create(directory: &Path) -> Result<Self, RecordError> {
-        // Whatever the umask of the runtime, others may not write there.
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory);
-        made.map_err(|error| failed("create directory", directory, &error))?;
+        files::create_directory(directory)
+            .map_err(|error| failed("create directory", directory, &error))?;
         Self::lock(directory, FlockArg::LockExclusive)
     }
 
@@ -374,19 +367,11 @@ fn is_record(name: &str) -> bool {
 
 /// The record in a file; `None` if there is no such file (any more).
 fn read(path: &Path) -> Result<Option<Record>, String> {
-    let mut options = OpenOptions::new();
-    let file = match options.read(true).custom_flags(CAREFULLY).open(path) {
-        Ok(file) => file,
+    let bytes = match files::read(path, LONGEST) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let is_file = file.metadata().is_ok_and(|found| found.is_file());
-    if !is_file {
-        return Err("it is not a regular file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    let read = file.take(LONGEST).read_to_end(&mut bytes);
-    read.map_err(|error| error.to_string())?;
     let document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let record = Record::parse(&document).map_err(|error| error.to_string())?;
     Ok(Some(record))

@@ -58,6 +58,18 @@ impl Location {
         Ok(())
     }
 
+    /// Takes these addresses away from `owner` again, and leaves it what else it has.
+    pub fn give_back(&self, owner: &Owner, addresses: &[IpAddr]) -> Result<(), Error> {
+        if let Some(mut store) = Store::open(&self.directory)? {
+            let given = addresses
+                .iter()
+                .try_for_each(|address| store.give_back(owner, *address));
+            store.finish();
+            given?;
+        }
+        Ok(())
+    }
+
     /// The addresses that are leased to `owner`.
     pub fn addresses(&self, owner: &Owner) -> Result<Vec<IpAddr>, Error> {
         let Some(mut store) = Store::open(&self.directory)? else {

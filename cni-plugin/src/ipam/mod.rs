@@ -80,6 +80,25 @@ impl Ipam {
         }
     }
 
+    /// Undoes the ADD of `call` that gave these addresses. Another plugin knows no part of what its
+    /// container has; there an ADD is not asked for where there may be something from before
+    /// ([`Ipam::gives_back_all`]).
+    pub fn undo(&self, call: &Call, stdin: &[u8], addresses: &[IpAddr]) -> Result<(), Error> {
+        match self {
+            Self::HostLocal(host_local) => {
+                let location = host_local.location();
+                location.give_back(&owner(call), addresses)
+            }
+            Self::Location(location) => location.give_back(&owner(call), addresses),
+            Self::Delegate(delegate) => delegate.release(call, stdin),
+        }
+    }
+
+    /// Whether an ADD is undone by giving back everything that the container has.
+    pub fn gives_back_all(&self) -> bool {
+        matches!(self, Self::Delegate(_))
+    }
+
     /// The addresses that are leased to the container of `call`; `None` if another plugin knows.
     pub fn addresses(&self, call: &Call) -> Result<Option<Vec<IpAddr>>, Error> {
         match self {

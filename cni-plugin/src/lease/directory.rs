@@ -1,11 +1,10 @@
 //! The lease directory of one network: the system calls on it, under its lock.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,6 +15,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::file::{self, Found};
 use super::{Lease, Owner, StoreError};
+use crate::files;
 use crate::hash::fnv1a;
 
 /// A lease on a file system without `O_TMPFILE` is written under this name first.
@@ -88,9 +88,7 @@ impl Directory {
         if let Some(directory) = Self::open(path)? {
             return Ok(directory);
         }
-        // Whatever the umask of the runtime, others may not write there.
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-        made.map_err(|failure| match failure.kind() {
+        files::create_directory(path).map_err(|failure| match failure.kind() {
             // `create` takes a directory that is there for success.
             ErrorKind::AlreadyExists => error("create lease directory", path, Errno::ENOTDIR),
             _ => StoreError::new("create lease directory", path, &failure),

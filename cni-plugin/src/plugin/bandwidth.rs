@@ -61,12 +61,7 @@ fn add(request: &Request<'_>) -> Result<Value, Error> {
     if limits != Limits::default() {
         let mut socket = RouteSocket::open().map_err(Error::kernel(FOR_LINK))?;
         let host = find_host(request, &mut socket, &attached)?;
-        if let Err(error) = limit(request, &mut socket, &host, &limits, &mut attached) {
-            // The error that stopped us is the one to tell.
-            let _ = socket.delete_link_named(&ifb_name(request));
-            let _ = socket.run(Requests::new().unshape(host.index));
-            return Err(error);
-        }
+        limit(request, &mut socket, &host, &limits, &mut attached)?;
     }
     Ok(attached.print(config.version)?)
 }
@@ -78,14 +73,43 @@ fn limit(
     limits: &Limits,
     attached: &mut Attached,
 ) -> Result<(), Error> {
-    if let Some(shaping) = &limits.ingress {
-        shape(socket, host.index, shaping)?;
-    }
-    let Some(shaping) = &limits.egress else {
-        return Ok(());
+    let Some(egress) = &limits.egress else {
+        return limit_ingress(socket, host, limits);
     };
     let name = ifb_name(request);
+    // Where there is one, nothing has been done yet that could be undone.
     let index = socket.create_ifb(&name).map_err(Error::kernel(FOR_IFB))?;
+    let limited = limit_egress(request, socket, host, index, egress);
+    // It replaces what was there, or fails and leaves that, so it comes last.
+    let limited = limited.and_then(|mac| limit_ingress(socket, host, limits).map(|()| mac));
+    let mac = limited.inspect_err(|_| {
+        // The error that stopped us is the one to tell.
+        let _ = socket.delete_link(index);
+    })?;
+    attached.interfaces.push(Interface {
+        name,
+        mac,
+        ..Interface::default()
+    });
+    Ok(())
+}
+
+/// Limits what goes to the container.
+fn limit_ingress(socket: &mut RouteSocket, host: &Link, limits: &Limits) -> Result<(), Error> {
+    match &limits.ingress {
+        Some(shaping) => shape(socket, host.index, shaping),
+        None => Ok(()),
+    }
+}
+
+/// Limits what comes from the container, through the ifb link `index`; returns its MAC address.
+fn limit_egress(
+    request: &Request<'_>,
+    socket: &mut RouteSocket,
+    host: &Link,
+    index: u32,
+    shaping: &Shaping,
+) -> Result<String, Error> {
     let alias = Alias {
         container_id: request.call.container_id.clone(),
         ifname: request.call.ifname.clone(),
@@ -107,14 +131,8 @@ fn limit(
     let link = socket
         .link_by_index(index)
         .map_err(Error::kernel(FOR_IFB))?;
-    attached.interfaces.push(Interface {
-        name,
-        mac: link
-            .and_then(|link| link.mac)
-            .map_or_else(String::new, |mac| mac.to_string()),
-        ..Interface::default()
-    });
-    Ok(())
+    let mac = link.and_then(|link| link.mac);
+    Ok(mac.map_or_else(String::new, |mac| mac.to_string()))
 }
 
 fn shape(socket: &mut RouteSocket, index: u32, shaping: &Shaping) -> Result<(), Error> {
@@ -124,7 +142,18 @@ fn shape(socket: &mut RouteSocket, index: u32, shaping: &Shaping) -> Result<(), 
 
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let mut socket = RouteSocket::open().map_err(Error::kernel(FOR_LINK))?;
-    match socket.delete_link_named(&ifb_name(request)) {
+    let Request { call, .. } = request;
+    let found = socket.link_by_name(&ifb_name(request));
+    let found = found.map_err(Error::kernel(FOR_IFB))?;
+    // The name says the container and not the interface: another one may have it.
+    let is_of_another = |link: &Link| {
+        let alias = link.alias.as_deref().and_then(Alias::parse);
+        alias.is_some_and(|alias| !alias.is_of(&call.container_id, &call.ifname))
+    };
+    let Some(ifb) = found.filter(|link| !is_of_another(link)) else {
+        return Ok(());
+    };
+    match socket.delete_link(ifb.index) {
         Err(error) if !error.is_not_found() => Err(Error::kernel(FOR_IFB)(error)),
         _ => Ok(()),
     }

@@ -19,7 +19,8 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
             let attached = read(request)?.add(&owner)?;
             let printed = attached.print(config.version);
             if printed.is_err() {
-                location.release(&owner)?;
+                let addresses: Vec<_> = attached.ips.iter().map(|ip| ip.address.ip()).collect();
+                location.give_back(&owner, &addresses)?;
             }
             return Ok(Some(printed?));
         }

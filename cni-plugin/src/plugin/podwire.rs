@@ -24,6 +24,7 @@ use crate::lease::Owner;
 use crate::link::{self, Loopback, Prefix, Wanted};
 use crate::policy::{self, Attachment, PodName};
 use crate::result::{Attached, Dns};
+use crate::streams;
 
 /// Which of the two plugins it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +130,12 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
     } = request;
     let mut plan = Plan::read(request, mode)?;
     let netns = sandbox::open(call)?;
+    if plan.ipam.gives_back_all() {
+        // The other plugin's DEL would take the addresses of the link that is there.
+        link::refuse_if_there(&plan.host_name, &call.ifname)?;
+    }
     let mut attached = plan.ipam.add(call, stdin, config.version)?;
+    let addresses: Vec<_> = attached.ips.iter().map(|ip| ip.address.ip()).collect();
     if mode == Mode::Podwire && plan.mtu.is_none() {
         let v4 = attached.ips.iter().any(|ip| ip.address.is_ipv4());
         plan.mtu = link::uplink_mtu(v4);
@@ -137,7 +143,7 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
     let added = attach(request, &plan, &netns, &mut attached);
     if added.is_err() {
         // The error that stopped us is the one to tell.
-        let _ = plan.ipam.release(call, stdin);
+        let _ = plan.ipam.undo(call, stdin, &addresses);
     }
     added
 }
@@ -212,16 +218,18 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
 /// Takes the addresses out of the rules of policies, before another container can get them.
 fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
     let Request { call, config, .. } = request;
-    let agent = config.agent()?;
+    let agent = config.agent().unwrap_or_else(|error| {
+        streams::log(format_args!(
+            "where the agent is, is not understood, which stops no DEL: {error}"
+        ));
+        policy::Agent::default()
+    });
     if !policy::is_enforced(agent) {
         return Ok(());
     }
     let addresses = match ipam.addresses(call)? {
         Some(addresses) => addresses,
-        None => {
-            let previous = config.previous()?.unwrap_or_default();
-            previous.ips.iter().map(|ip| ip.address.ip()).collect()
-        }
+        None => config.previous_addresses(),
     };
     // Whose it was is a help to the agent, and no reason to keep anything.
     let arguments = Arguments::parse(&call.arguments).unwrap_or_default();

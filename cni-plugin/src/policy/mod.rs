@@ -28,6 +28,7 @@ use podwire_kernel::IpFamily;
 pub use self::names::{ALLOWED, OPEN, TABLE};
 pub use self::words::{Answer, Attachment, News, PodName};
 use crate::error::Error;
+use crate::files;
 use crate::policy::elements::Tables;
 use crate::streams;
 
@@ -66,6 +67,15 @@ pub struct Agent<'a> {
     /// It enforces policies (`networkPolicy`), so that a machine where it has not said anything since
     /// the start may have some.
     pub enforces: bool,
+}
+
+impl Default for Agent<'_> {
+    fn default() -> Self {
+        Self {
+            run_dir: Path::new(RUN_DIR),
+            enforces: false,
+        }
+    }
 }
 
 /// True if there may be any policy in the cluster. The agent writes the file of namespaces before it
@@ -138,12 +148,12 @@ pub fn status(agent: Agent<'_>) -> Result<(), Error> {
         let _ = fs::remove_file(since);
         return Ok(());
     };
-    let found = fs::metadata(&since).and_then(|file| file.modified());
+    let found = fs::symlink_metadata(&since).and_then(|file| file.modified());
     let Ok(found) = found else {
         // Without the file STATUS goes on saying that all is well, and ADD what is wrong. On a machine
         // that has just started there is no directory for it yet.
-        let _ = since.parent().map(fs::create_dir_all);
-        let _ = fs::write(&since, b"");
+        let _ = since.parent().map(files::create_directory);
+        let _ = files::create(&since);
         return Ok(());
     };
     if found.elapsed().unwrap_or_default() < SILENCE {
@@ -216,14 +226,15 @@ fn with_policies<'a>(
     attachment: &'a Attachment,
 ) -> Option<(&'a str, &'static str)> {
     let namespace = attachment.pod.as_ref()?.namespace.as_str();
-    let concern = match fs::read_to_string(run_dir.join(NAMESPACES)) {
-        Ok(names) if names.lines().any(|name| name == namespace) => "has NetworkPolicies",
-        Ok(names) if names.lines().any(|name| name == EVERY_NAMESPACE) => {
+    let listed = files::read(&run_dir.join(NAMESPACES), u64::MAX).ok();
+    let concern = match listed.and_then(|names| String::from_utf8(names).ok()) {
+        Some(names) if names.lines().any(|name| name == namespace) => "has NetworkPolicies",
+        Some(names) if names.lines().any(|name| name == EVERY_NAMESPACE) => {
             "can be selected by ClusterNetworkPolicies"
         }
-        Ok(_) => return None,
+        Some(_) => return None,
         // The agent has not listed the cluster since the machine started.
-        Err(_) => "may have NetworkPolicies",
+        None => "may have NetworkPolicies",
     };
     Some((namespace, concern))
 }

@@ -644,3 +644,45 @@ fn no_input_makes_any_plugin_panic_or_print_anything_but_json() {
         outcome.unwrap();
     });
 }
+
+#[test]
+fn control_characters_reach_no_log_comment_or_alias() {
+    const FORGED: &str = "a\nlevel forged\u{1b}]0x\u{7}\u{9b}2J";
+    on_a_node(|node| {
+        let harmless = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
+        fs::create_dir_all("/run/podwire/policy").unwrap();
+        fs::write("/run/podwire/policy/namespaces", "shop\n").unwrap();
+        let container = node.container("a");
+        let mut config = config("podwire", &SUBNETS);
+        config["runtimeConfig"] = json!({"portMappings": [{"hostPort": 80, "containerPort": 80}]});
+        let call = |plugin, verb, config: &Value, arguments: &str| {
+            let call = Call::new(plugin, verb, &container, config);
+            call.with("CNI_ARGS", format!("IgnoreUnknown=1;{arguments}"))
+        };
+        let pod = format!("K8S_POD_NAMESPACE=free;K8S_POD_NAME={FORGED};K8S_POD_UID={FORGED}");
+        let answer = call("podwire", "ADD", &config, &pod).run();
+        assert!(answer.success && !answer.stderr.is_empty(), "{answer:?}");
+        for line in answer.stderr.lines() {
+            assert!(line.starts_with("podwire: "), "{answer:?}");
+            harmless(line);
+        }
+        let mut socket = podwire_kernel::RouteSocket::open().unwrap();
+        let link = socket.link_by_name(&node.host_link()).unwrap().unwrap();
+        harmless(&link.alias.unwrap());
+        assert!(!node.ruleset().contains("forged"));
+        call("podwire", "DEL", &config, &pod).succeed();
+        // What no name is, but is told in an error or a warning.
+        let text = call("podwire", "ADD", &config, &format!("IP={FORGED}")).fail(4);
+        harmless(&text);
+        let mut delegated = config.clone();
+        delegated["ipam"]["type"] = "none".into();
+        let lost = call("podwire", "ADD", &delegated, "IP=").with("CNI_PATH", FORGED);
+        harmless(&lost.fail(7));
+        let ifname = "eth\u{1b}[0m";
+        let text = Call::new("podwire", "ADD", &container, &config)
+            .ifname(ifname)
+            .fail(4);
+        harmless(&text);
+        node.assert_clean();
+    });
+}

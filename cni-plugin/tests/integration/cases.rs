@@ -772,22 +772,28 @@ fn directories_of_ours_are_not_writable_for_others_whatever_the_umask() {
     use std::os::unix::process::CommandExt;
     on_a_node(|node| {
         let container = node.container("a");
-        let config = with_ports(json!([mapping("", "tcp", 80)]));
-        let call = Call::new("podwire", "ADD", &container, &config);
-        let mut command = std::process::Command::new("sh");
-        let script = format!("umask 0; exec {}/podwire < /run/in", call.directory);
-        command.args(["-c", &script]).arg0("sh").env_clear();
-        let original = call.command();
-        command.envs(
-            original
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-        fs::write("/run/in", &call.stdin).unwrap();
-        assert!(command.output().unwrap().status.success());
-        for path in ["/run/ipam", LEASES, "/run/podwire", RECORDS] {
-            let mode = fs::metadata(path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o022, 0, "{path}: {mode:o}");
+        let mut config = with_ports(json!([mapping("", "tcp", 80)]));
+        config["networkPolicy"] = true.into();
+        let policies = "/run/podwire/policy";
+        let silent = format!("{policies}/silent");
+        // STATUS comes first, before there is any pod or an agent.
+        for (verb, paths) in [
+            ("STATUS", ["/run/podwire", policies, policies, &silent]),
+            ("ADD", ["/run/ipam", LEASES, "/run/podwire", RECORDS]),
+        ] {
+            let call = Call::new("podwire", verb, &container, &config);
+            let mut command = std::process::Command::new("sh");
+            let script = format!("umask 0; exec {}/podwire < /run/in", call.directory);
+            command.args(["-c", &script]).arg0("sh").env_clear();
+            let original = call.command();
+            let variables = original.get_envs();
+            command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+            fs::write("/run/in", &call.stdin).unwrap();
+            assert!(command.output().unwrap().status.success());
+            for path in paths {
+                let mode = fs::metadata(path).unwrap().permissions().mode();
+                assert_eq!(mode & 0o022, 0, "{path}: {mode:o}");
+            }
         }
     });
 }

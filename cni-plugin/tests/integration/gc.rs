@@ -1,9 +1,10 @@
 //! GC: what the runtime does not list goes, what it lists stays, what is not ours is left alone.
 
+use podwire::attachment::host_link_name;
 use serde_json::{Value, json};
 
 use super::net::{serve, tcp};
-use super::node::{Call, config, on_a_node};
+use super::node::{Call, config, left_in, on_a_node};
 
 fn with_everything(network: &str) -> Value {
     let mut config = config("podwire", &["10.1.2.0/24", "fd00:1::/64"]);
@@ -154,5 +155,36 @@ fn gc_asks_the_plugin_that_gives_the_addresses() {
         assert_eq!(passed, config);
         let call = Call::new("podwire", "GC", &container, &config).with("CNI_PATH", "/nowhere");
         assert!(call.fail(7).contains("other-ipam"));
+    });
+}
+
+#[test]
+fn the_list_of_an_earlier_specification_counts_where_there_is_no_other() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let config = config("podwire", &["10.1.2.0/24"]);
+        for container in [&a, &b] {
+            Call::new("podwire", "ADD", container, &config).succeed();
+        }
+        let earlier = |config: &Value, ids: &[&str]| {
+            let mut listed = keeping(config, ids);
+            let list = listed["cni.dev/valid-attachments"].clone();
+            listed = config.clone();
+            listed["cni.dev/attachments"] = list;
+            listed
+        };
+        let gc = |config: &Value| Call::new("podwire", "GC", &a, config).succeed();
+        let leased = || {
+            left_in("/run/ipam/net")
+                .iter()
+                .any(|name| name == "10.1.2.2")
+        };
+        gc(&keeping(&earlier(&config, &["b"]), &["a", "b"]));
+        assert!(leased());
+        gc(&earlier(&config, &["b"]));
+        assert!(!leased());
+        assert_eq!(node.host_link(), host_link_name("b", "eth0"));
+        gc(&earlier(&config, &[]));
+        node.assert_clean();
     });
 }

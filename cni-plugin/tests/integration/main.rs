@@ -24,3 +24,4 @@ mod ptp;
 mod reference;
 mod start;
 mod trace;
+mod undo;

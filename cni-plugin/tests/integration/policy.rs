@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::node::{Call, Node, config, left_in, on_a_node};
+use serde_json::json;
+
+use super::node::{Call, Node, OURS, config, left_in, on_a_node};
 
 /// The sets that matter, as the agent makes them, and something of everyone.
 const TABLES: &str = "
@@ -207,5 +210,82 @@ fn on_a_machine_that_has_just_started_a_pod_waits_for_the_agent() {
         fs::create_dir_all("/run/podwire/policy").unwrap();
         fs::write("/run/podwire/policy/none", "").unwrap();
         add.succeed();
+    });
+}
+
+#[test]
+fn a_result_that_is_not_understood_stops_no_del_and_its_addresses_are_forgotten() {
+    on_a_node(|node| {
+        let program = format!("{OURS}/leases");
+        fs::write(&program, format!("#!/bin/sh\nexec {OURS}/host-local\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut config = config("podwire", &SUBNETS);
+        config["ipam"]["type"] = "leases".into();
+        let container = node.container("a");
+        for (change, is_forgotten) in [
+            (json!({"prevResult": {"cniVersion": "1.2.0"}}), false),
+            (json!({"prevResult": "none"}), false),
+            (
+                json!({"prevResult": {"ips": [{"address": "10.1.2.2"}]}}),
+                true,
+            ),
+            (
+                json!({"runDir": 5, "prevResult": {"ips": [{"address": "10.1.2.2/32"}]}}),
+                true,
+            ),
+        ] {
+            let add = Call::new("podwire", "ADD", &container, &config);
+            add.succeed();
+            enforce(node);
+            let mut broken = config.clone();
+            let changed = broken.as_object_mut().unwrap();
+            changed.extend(change.as_object().unwrap().clone());
+            let answer = Call::new("podwire", "DEL", &container, &broken).run();
+            assert!(answer.success, "{change}: {answer:?}");
+            assert!(answer.stderr.contains("not understood"), "{answer:?}");
+            let ruleset = node.ruleset();
+            assert_eq!(
+                !ruleset.contains("10.1.2.2 : 1f12"),
+                is_forgotten,
+                "{change}"
+            );
+            assert_eq!(node.links(), ["lo"]);
+            assert_eq!(left_in("/run/ipam/net"), Vec::<String>::new());
+            for family in ["ip", "ip6"] {
+                node.ask("nft", &["delete", "table", family, "podwire-policy"]);
+            }
+            fs::remove_dir_all("/run/podwire/policy").unwrap();
+            fs::remove_dir_all("/run/ipam").unwrap();
+        }
+    });
+}
+
+#[test]
+fn links_and_pipes_in_the_place_of_the_agent_s_files_are_neither_followed_nor_waited_for() {
+    on_a_node(|node| {
+        enforce(node);
+        let config = config("podwire", &SUBNETS);
+        let container = node.container("a");
+        let silent = "/run/podwire/policy/silent";
+        let status = Call::new("podwire", "STATUS", &container, &config);
+        symlink("/run/made", silent).unwrap();
+        status.succeed();
+        assert!(!fs::exists("/run/made").unwrap());
+        node.ask("touch", &["-h", "-d", "-40 seconds", silent]);
+        status.fail(50);
+        // A list that says of no namespace that it has policies.
+        fs::write("/run/list", "").unwrap();
+        let namespaces = "/run/podwire/policy/namespaces";
+        for target in ["/run/list", ""] {
+            fs::remove_file(namespaces).unwrap();
+            match target {
+                "" => drop(node.ask("mkfifo", &[namespaces])),
+                target => symlink(target, namespaces).unwrap(),
+            }
+            let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
+            let add = Call::new("podwire", "ADD", &container, &config).with("CNI_ARGS", arguments);
+            let text = add.fail(11);
+            assert!(text.contains("namespace shop may have"), "{text}");
+        }
     });
 }

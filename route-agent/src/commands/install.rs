@@ -10,6 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use podwire::files::create_directory;
 use tracing::info;
 
 use crate::config::values::absolute_path;
@@ -66,7 +67,7 @@ impl Install {
     pub fn run(&self) -> Result<(), FileError> {
         // First what may be missing: an installation that fails leaves nothing behind.
         let wanted = fs::read(&self.plugin).map_err(FileError::of("read", &self.plugin))?;
-        fs::create_dir_all(&*self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
+        create_directory(&self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
         let target = self.bin_dir.join(PLUGIN);
         if fs::read(&target).is_ok_and(|present| present == wanted) {
             info!(plugin = %target.display(), "is installed already");

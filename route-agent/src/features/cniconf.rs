@@ -241,7 +241,7 @@ fn conflist<'a>(
 }
 
 fn create_directory(path: &Path) -> Result<(), ConfError> {
-    Ok(fs::create_dir_all(path).map_err(FileError::of("create", path))?)
+    Ok(podwire::files::create_directory(path).map_err(FileError::of("create", path))?)
 }
 
 /// The names of other configurations in the directory.

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use podwire::files::create_directory;
 use podwire::policy::{EVERY_NAMESPACE, NAMESPACES, NONE};
 
 use crate::config::Config;
@@ -98,7 +99,7 @@ fn put(path: &Path, text: &[u8]) -> Result<(), FileError> {
         return Ok(());
     }
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(FileError::of("create", directory))?;
+        create_directory(directory).map_err(FileError::of("create", directory))?;
     }
     files::replace(path, text, 0o644, Durability::UntilBoot)
 }
@@ -147,5 +148,24 @@ mod tests {
         file.say_none(&config).unwrap();
         file.remove(&config).unwrap();
         assert!(!path.exists() && !none.exists());
+    }
+
+    #[test]
+    fn directories_of_ours_are_not_writable_for_others_whatever_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/policy/none");
+        let made = path.clone();
+        let made = std::thread::spawn(move || {
+            // From here on the thread has a umask of its own.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+            nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+            put(&made, b"")
+        });
+        made.join().unwrap().unwrap();
+        for parent in path.ancestors().skip(1).take(2) {
+            let mode = fs::metadata(parent).unwrap().permissions().mode();
+            assert_eq!(mode & 0o022, 0, "{}: {mode:o}", parent.display());
+        }
     }
 }
