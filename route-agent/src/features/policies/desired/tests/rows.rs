@@ -470,6 +470,11 @@ fn of_two_pods_with_one_address_the_one_that_runs_has_it() {
     // The new one goes first: the address is the old one's again until that is gone.
     shop.cluster.gone(Key::Pod(name("shop/job")));
     shop.denies(JOB, DB, tcp(80));
+    // One that does not run yet comes before one that is on its way out and runs still.
+    let mut starting = pod("shop/job", JOB.0, JOB.1, "app=job");
+    starting["status"]["phase"] = json!("Pending");
+    shop.cluster.set(&[starting]);
+    shop.allows(JOB, DB, tcp(80));
     // The same of one that is isolated here.
     let mut shop = Shop::with(&[to_db(json!([]))]);
     let mut old = pod("shop/old", DB.0, DB.1, "app=web");
