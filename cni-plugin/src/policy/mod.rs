@@ -3,7 +3,7 @@
 //!
 //! While there is any policy in the cluster, the kernel has the table [`TABLE`], and an address of
 //! which no one has decided is closed. ADD therefore tells the agent of the attachment, and returns
-//! when the agent has put its rules into the kernel. Without an agent, a pod starts only if its
+//! when the agent has put its rules into the kernel. Without an answer, a pod starts only if its
 //! namespace has no policy: the agent leaves the names of those that have some in a file. Without any
 //! policy there is another file instead, and that is all that ADD and DEL look for. While there is
 //! neither, because the machine has just started, no one knows.
@@ -56,6 +56,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How long it may be away before STATUS says so: a node that is not ready loses its endpoints, and
 /// no update of the agent is worth that.
 const SILENCE: Duration = Duration::from_secs(30);
+/// What is said of a namespace of which no one has said that it has no policy.
+const MAY_HAVE: &str = "may have NetworkPolicies";
 /// Since when it is away, as STATUS has found; in the agent's run directory.
 const SILENT_SINCE: &str = "policy/silent";
 
@@ -98,13 +100,18 @@ pub fn admit(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
     }
     let run_dir = agent.run_dir;
     let name = attachment.comment();
-    let lacks = match tell_until_heard(run_dir, attachment) {
+    let told = tell_until_heard(run_dir, attachment);
+    // An agent that answers knows more than its file, which it may not have been able to write.
+    let answered = told.is_ok();
+    let lacks = match told {
         Ok(Answer::Done) => return Ok(()),
         Ok(Answer::Unknown) => format!("podwire-agent does not know the pod {name} yet"),
         Ok(Answer::Failed(reason)) => format!("podwire-agent cannot enforce policies: {reason}"),
         Err(_) => "podwire-agent does not answer".to_owned(),
     };
-    if let Some((namespace, concern)) = with_policies(run_dir, attachment) {
+    let pod = attachment.pod.as_ref().filter(|_| answered);
+    let in_doubt = pod.map(|pod| (pod.namespace.as_str(), MAY_HAVE));
+    if let Some((namespace, concern)) = with_policies(run_dir, attachment).or(in_doubt) {
         return Err(Error::Unprotected {
             lacks,
             namespace: namespace.to_owned(),
@@ -234,7 +241,7 @@ fn with_policies<'a>(
         }
         Some(_) => return None,
         // The agent has not listed the cluster since the machine started.
-        None => "may have NetworkPolicies",
+        None => MAY_HAVE,
     };
     Some((namespace, concern))
 }

@@ -98,6 +98,26 @@ fn an_agent_that_dies_over_its_answer_is_asked_again() {
 }
 
 #[test]
+fn an_agent_that_says_no_is_believed_whatever_its_file_says() {
+    let directory = run_dir("bank\n");
+    const ANSWERS: &[&str] = &[
+        "{\"answer\": \"failed\", \"reason\": \"no room\"}\n",
+        "{\"answer\": \"unknown\"}\n",
+    ];
+    let agent = agent(directory.path(), ANSWERS);
+    for lacks in [
+        "cannot enforce policies: no room",
+        "does not know the pod shop/web yet",
+    ] {
+        let said = admit(standing(directory.path()), &attachment());
+        let text = said.unwrap_err().to_string();
+        let expected = format!("podwire-agent {lacks}; namespace shop may have NetworkPolicies");
+        assert!(text.starts_with(&expected), "{text}");
+    }
+    agent.join().unwrap();
+}
+
+#[test]
 fn no_one_waits_for_an_agent_where_there_is_no_policy() {
     let directory = run_dir("bank\n");
     let before = Instant::now();

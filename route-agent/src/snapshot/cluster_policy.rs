@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::snapshot::{Direction, Few, Invalid, ObjectName, PodSet, PolicyRule};
+use crate::snapshot::{Direction, Few, Invalid, ObjectName, Peer, PodSet, PolicyRule};
 
 /// Before or behind NetworkPolicies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,6 +108,29 @@ pub struct TierRule {
     pub action: Action,
     /// With which traffic.
     pub traffic: PolicyRule,
+}
+
+impl TierRule {
+    /// What becomes of pods of which it cannot be said whether it is about them, as too little is
+    /// known of their Namespace: one that accepts is not, any other denies.
+    pub fn in_doubt(&self) -> Option<Self> {
+        let peers = self.traffic.peers.iter().flatten();
+        let peers = peers.filter(|_| self.action != Action::Accept);
+        let peers: Box<[Peer]> = peers
+            .filter_map(|peer| match peer {
+                Peer::Anywhere(pods) => pods.in_doubt().map(Peer::Anywhere),
+                _ => None,
+            })
+            .collect();
+        (!peers.is_empty()).then(|| Self {
+            name: self.name.clone(),
+            action: Action::Deny,
+            traffic: PolicyRule {
+                peers: Some(peers),
+                ports: self.traffic.ports.clone(),
+            },
+        })
+    }
 }
 
 /// The name of a policy of either kind.

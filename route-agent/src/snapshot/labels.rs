@@ -96,6 +96,11 @@ impl Selector {
         self.0.iter().filter(|one| !one.is_met_by(labels))
     }
 
+    /// True if it asks for no label but this one.
+    pub fn is_about(&self, key: &str) -> bool {
+        self.0.iter().all(|one| *one.key == *key)
+    }
+
     /// True if it selects everything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

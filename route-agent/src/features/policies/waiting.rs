@@ -77,16 +77,18 @@ fn answer(
         return Some(Answer::Done);
     }
     let namespace = &Arc::from(pod.namespace.as_str());
-    if is_known {
-        // Whom ClusterNetworkPolicies select depends on the labels of its Namespace. A manifest may
-        // be without it.
-        let matters = !snapshot.cluster_policies.is_empty();
-        let waits = matters && !snapshot.namespaces.contains_key(namespace);
-        return (is_late || !waits).then_some(Answer::Done);
+    // Whom ClusterNetworkPolicies select depends on the labels of its Namespace.
+    let matters = !snapshot.cluster_policies.is_empty();
+    let waits = matters && !snapshot.namespaces.contains_key(namespace);
+    match (is_known, waits) {
+        (true, false) => Some(Answer::Done),
+        // Manifests may be without it; an API server tells of it in a moment.
+        (true, true) if world.config.manifests.is_some() => is_late.then_some(Answer::Done),
+        (true, true) => is_late.then_some(Answer::Unknown),
+        (false, _) => is_late.then(|| match snapshot.may_isolate(namespace) {
+            // It is open, as nothing can isolate it.
+            false => Answer::Done,
+            true => Answer::Unknown,
+        }),
     }
-    is_late.then(|| match snapshot.may_isolate(namespace) {
-        // It is open, as nothing can isolate it.
-        false => Answer::Done,
-        true => Answer::Unknown,
-    })
 }

@@ -192,6 +192,7 @@ impl Reader<'_> {
                 Some(PodSet {
                     namespaces,
                     pods: selector(self.names, pods?)?,
+                    ..PodSet::default()
                 })
             }
             _ => None,

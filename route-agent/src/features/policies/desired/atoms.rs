@@ -90,7 +90,7 @@ impl Atom {
                 pods.selects(&pod.labels)
                     && namespace.is_some_and(|one| namespaces.selects(&one.labels))
             }
-            Atom::Anywhere(pods) => pods.selects(pod, snapshot),
+            Atom::Anywhere(pods) => pods.has_peer(pod, snapshot),
             Atom::Nodes(_) | Atom::Block(_) => false,
         }
     }
@@ -114,7 +114,7 @@ impl Atom {
             }
             Atom::Anywhere(pods) => {
                 let all = snapshot.pods.values();
-                all.filter(|pod| pods.selects(pod, snapshot)).collect()
+                all.filter(|pod| pods.has_peer(pod, snapshot)).collect()
             }
             Atom::Nodes(_) | Atom::Block(_) => Vec::new(),
         }

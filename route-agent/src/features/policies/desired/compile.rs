@@ -1,5 +1,6 @@
 //! A policy whose peers are questions.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
@@ -71,7 +72,9 @@ impl Compiled {
         let none: Arc<str> = Arc::from("");
         for direction in Direction::ALL {
             let rules = policy.rules(direction).iter();
-            let rules = rules.map(|rule| {
+            let rules =
+                rules.flat_map(|rule| [Some(Cow::Borrowed(rule)), rule.in_doubt().map(Cow::Owned)]);
+            let rules = rules.flatten().map(|rule| {
                 compiled.rule(&none, rule.action, &rule.traffic, direction, family, atoms)
             });
             let rules: Box<[_]> = rules.collect();

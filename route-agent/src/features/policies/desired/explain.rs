@@ -2,6 +2,7 @@
 //!
 //! Read from the policies literally, like `truth`, which must always come to the same verdict.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -122,14 +123,22 @@ impl Packet<'_, '_> {
             let rules = policy.rules(self.direction).iter();
             rules.map(move |rule| (policy, rule))
         });
-        let first = rules.find(|(_, rule)| {
+        let fits = |rule: &TierRule| {
             let near = self.near("", &rule.traffic);
             near.is_some_and(|near| near.lacks.is_empty())
+        };
+        let first = rules.find_map(|(policy, rule)| {
+            let met = fits(rule).then_some(Cow::Borrowed(rule));
+            let met = met.or_else(|| {
+                let doubt = self.truth.doubt(rule, self.peer).filter(fits);
+                doubt.map(Cow::Owned)
+            });
+            met.map(|rule| (policy, rule))
         });
         let Some((policy, rule)) = first else {
             return Ok(None);
         };
-        let words = self.tier_words(policy, rule);
+        let words = self.tier_words(policy, &rule);
         match rule.action {
             Action::Accept => Ok(Some(Outcome::Accepted(words))),
             Action::Deny => Ok(Some(Outcome::Refused(words))),
@@ -229,9 +238,10 @@ impl Packet<'_, '_> {
             }
             Peer::Block(block) => return (format!("{address} is not in {}", block.network), 0),
             Peer::Here(pods) => (None, pods),
-            Peer::Elsewhere { namespaces, pods } | Peer::Anywhere(PodSet { namespaces, pods }) => {
-                (Some(namespaces), pods)
-            }
+            Peer::Elsewhere { namespaces, pods }
+            | Peer::Anywhere(PodSet {
+                namespaces, pods, ..
+            }) => (Some(namespaces), pods),
             Peer::Nodes(nodes) => {
                 return (
                     format!("{address} is no address of {}", node_words(nodes)),

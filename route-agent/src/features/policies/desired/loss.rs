@@ -74,7 +74,9 @@ impl Change<'_> {
                 !self.covers(before, class())
             }
             Place::Block(_) => !self.covers(NO_CLASS, class()),
-            Place::Open(..) | Place::Isolated(_) | Place::Outside(_) => false,
+            // No one judged what went to such an address, so all of it was remembered.
+            Place::Outside(_) => true,
+            Place::Open(..) | Place::Isolated(_) => false,
         }
     }
 

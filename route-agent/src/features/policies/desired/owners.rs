@@ -1,7 +1,8 @@
 //! Which pod has an address.
 //!
 //! Pods with their node's network, and those that have ended, have none. Of several pods that claim
-//! one address, because one of them is on its way out, the one that runs has it.
+//! one address, because one of them is on its way out, the one that is not has it, and of those the
+//! one that runs.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -113,6 +114,6 @@ impl Owners {
         let pods = self.claimants(address).iter();
         let pods = pods.filter(|name| holder.is_none_or(|holder| holder == Some(*name)));
         let pods = pods.filter_map(|name| snapshot.pods.get(name));
-        pods.max_by_key(|pod| (pod.running, !pod.deleting, pod.created, &pod.name))
+        pods.max_by_key(|pod| (!pod.deleting, pod.running, pod.created, &pod.name))
     }
 }

@@ -13,7 +13,7 @@ use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::owners::Owners;
 use crate::snapshot::{
     Action, ClusterNetworkPolicy, Direction, NetworkPolicy, ObjectName, Peer, Pod, PolicyPort,
-    PolicyRule, PortMatch, Protocol, Snapshot, Tier,
+    PolicyRule, PortMatch, Protocol, Snapshot, Tier, TierRule,
 };
 
 /// What of a packet matters beside its addresses.
@@ -141,9 +141,19 @@ impl<'a> Truth<'a> {
     ) -> Option<Action> {
         let policies = selecting(self.snapshot, pod, tier).into_iter();
         let mut rules = policies.flat_map(|policy| policy.rules(direction));
-        let first =
-            rules.find(|rule| self.is_in_rule("", &rule.traffic, direction, pod, peer, traffic));
-        first.map(|rule| rule.action)
+        let is_in =
+            |rule: &TierRule| self.is_in_rule("", &rule.traffic, direction, pod, peer, traffic);
+        rules.find_map(|rule| match is_in(rule) {
+            true => Some(rule.action),
+            false => self.doubt(rule, peer).filter(is_in).map(|one| one.action),
+        })
+    }
+
+    /// What a rule does with who may be one that it is about: a pod of a Namespace that is not known.
+    pub(super) fn doubt(&self, rule: &TierRule, peer: IpAddr) -> Option<TierRule> {
+        let pod = self.pod(peer)?;
+        let known = self.snapshot.namespaces.contains_key(&pod.name.namespace);
+        (!known).then(|| rule.in_doubt()).flatten()
     }
 
     /// Whether traffic is one of a rule; `own` is the namespace of its policy, if it has one.
@@ -193,7 +203,7 @@ impl<'a> Truth<'a> {
                 .is_some_and(|pod| *pod.name.namespace == *own && pods.selects(&pod.labels)),
             Peer::Anywhere(pods) => {
                 let pod = self.pod(address);
-                pod.is_some_and(|pod| pods.selects(pod, self.snapshot))
+                pod.is_some_and(|pod| pods.has_peer(pod, self.snapshot))
             }
             Peer::Nodes(nodes) => {
                 let mut all = self.snapshot.nodes.values();

@@ -128,7 +128,7 @@ impl FamilyTable {
     }
 
     /// Brings the kernel in line with the model. `delta` is what changed in it since the last sync;
-    /// none if it is another model.
+    /// none if it is another model; `now` is not later than the first write.
     pub fn sync(
         &mut self,
         kernel: &mut NftSocket,
@@ -151,7 +151,7 @@ impl FamilyTable {
         if done {
             return Ok(());
         }
-        self.read_back(kernel, model, frame, now)
+        self.read_back(kernel, model, frame)
     }
 
     /// The usual case: something changed. False if the whole table must be read.
@@ -176,7 +176,7 @@ impl FamilyTable {
             self.forget_at = None;
         }
         if loss {
-            self.lost(now);
+            self.lost();
         }
         if doubts.is_empty() {
             return Ok(true);
@@ -184,7 +184,7 @@ impl FamilyTable {
         match repair(kernel, self.family, model.wanted(), doubts)? {
             Repair::Right => Ok(true),
             Repair::Done => {
-                self.lost(now);
+                self.lost();
                 Ok(true)
             }
             Repair::Unclear => Ok(false),
@@ -197,7 +197,6 @@ impl FamilyTable {
         kernel: &mut NftSocket,
         model: &Model,
         frame: Frame,
-        now: Instant,
     ) -> Result<(), TableError> {
         self.known = Known::Nothing;
         let wanted = table(self.family, &frame, model.wanted());
@@ -205,7 +204,7 @@ impl FamilyTable {
             None => create(kernel, self.family, &wanted)?,
             Some(found) => {
                 if correct(kernel, self.family, &found, &wanted)? {
-                    self.lost(now);
+                    self.lost();
                 }
             }
         }
@@ -213,10 +212,10 @@ impl FamilyTable {
         Ok(())
     }
 
-    /// Something was taken away, or may have been.
-    fn lost(&mut self, now: Instant) {
+    /// Something was taken away, or may have been, just now: a sync may have begun long ago.
+    fn lost(&mut self) {
         self.losses += 1;
-        self.forget_at = Some(now + ONCE_MORE);
+        self.forget_at = Some(Instant::now() + ONCE_MORE);
     }
 }
 

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::feature::{Event, Feature as _, Told, WhoHas};
-use crate::features::policies::desired::samples::{addresses, name, namespace, pod, policy};
+use crate::features::policies::desired::samples::{
+    addresses, cluster_policy, name, namespace, pod, policy,
+};
 use crate::features::policies::tests::bench::{Bench, elements, list, nft};
 use crate::features::test_node::{delete_pod_link, make_pod_link};
 use crate::snapshot::Key;
@@ -122,6 +124,34 @@ fn a_pod_that_stays_unknown_is_open_only_where_no_policy_can_isolate_it() {
     bench.set(&[policy("free/all", &everyone)]);
     assert_eq!(elements("open-in"), "");
     assert!(bench.differences().is_empty());
+}
+
+#[test]
+fn a_pod_whose_namespace_the_api_does_not_tell_of_is_not_taken_for_one_that_no_policy_selects() {
+    let mut bench = shop();
+    let spec = json!({"subject": {"namespaces": {"matchLabels": {"team": "a"}}},
+        "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]});
+    bench.set(&[
+        cluster_policy("c", &spec),
+        starting("new/db", "1", "app=db"),
+    ]);
+    bench.rest();
+    let of_api = (None, "1", Answer::Unknown);
+    // Nor is one that is not known itself.
+    let unknown = (None, "2", Answer::Unknown);
+    let of_manifests = (Some("/manifests".into()), "1", Answer::Done);
+    for (manifests, uid, expected) in [of_api, unknown, of_manifests] {
+        bench.node.config.manifests = manifests;
+        let told = attachment("a", Some("new/db"), uid, 3);
+        let mut answer = tell(&mut bench, News::Came, &told);
+        while answer.is_empty() {
+            let due = bench.feature.due().unwrap();
+            std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+            bench.sync();
+        }
+        assert_eq!(answer.try_recv(), Ok(expected));
+        assert_eq!(elements("open-in").contains("10.10.1.3"), uid == "1");
+    }
 }
 
 #[test]

@@ -1,12 +1,21 @@
 //! What is written when, and what is left alone.
 
+use std::time::{Duration, Instant};
+
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::NftSocket;
 use serde_json::{Value, json};
 
 use crate::feature::{Event, Feature as _};
-use crate::features::policies::desired::samples::{name, namespace, pod, policy};
+use crate::features::parts::log::Logging;
+use crate::features::policies::desired::attachments::Attachments;
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::model::Model;
+use crate::features::policies::desired::samples::{here, name, namespace, pod, policy};
+use crate::features::policies::table::sync::FamilyTable;
 use crate::features::policies::tests::bench::{Bench, elements, list, nft};
 use crate::ours::Removal;
-use crate::snapshot::Key;
+use crate::snapshot::{Change, Dirty, Key};
 
 fn app(value: &str) -> Value {
     json!({"matchLabels": {"app": value}})
@@ -153,6 +162,48 @@ fn who_comes_before_all_is_forgotten_once_more_meets_nothing_of_it() {
         bench.feature.forgets().is_some(),
         "and once more, as before"
     );
+}
+
+#[test]
+fn once_more_comes_a_while_after_the_loss_however_long_the_work_before_it_took() {
+    let mut bench = shop();
+    let (family, snapshot) = (IpFamily::V4, &mut bench.node.snapshot);
+    let mut kernel = NftSocket::open().unwrap();
+    let attachments = Attachments::default();
+    let mut model = Model::of(snapshot, &attachments, family, here("worker", family));
+    let mut table = FamilyTable::new(family, Logging::On);
+    let start = Instant::now();
+    table.sync(&mut kernel, &model, None, start).unwrap();
+    let mut dirty = Dirty::default();
+    snapshot.apply(Change::Gone(Key::Pod(name("shop/web"))), &mut dirty);
+    let mut changed = Changed::default();
+    changed.add(&dirty);
+    let delta = model.update(snapshot, &attachments, &changed);
+    let before = Instant::now();
+    let long_ago = before.checked_sub(Duration::from_secs(1)).unwrap();
+    table
+        .sync(&mut kernel, &model, Some(&delta), long_ago)
+        .unwrap();
+    assert!(table.due().unwrap() > before);
+}
+
+#[test]
+fn an_isolated_pod_that_gets_an_address_outside_the_pod_cidrs_meets_nothing_that_was_remembered() {
+    let outside = |at: &str, address: &str| {
+        let mut pod = pod(at, "worker", 9, "app=db");
+        pod["status"]["podIPs"] = json!([{"ip": address}]);
+        pod
+    };
+    let mut bench = shop();
+    bench.set(&[
+        outside("shop/one", "10.99.0.4"),
+        outside("shop/two", "10.99.0.5"),
+    ]);
+    bench.gone(Key::Pod(name("shop/two")));
+    bench.rest();
+    remember();
+    bench.set(&[outside("shop/three", "10.99.0.5")]);
+    assert!(!remembers());
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub const TRAFFIC: [Traffic; 7] = [
     ICMP,
 ];
 
+/// Addresses of pods outside the podCIDRs.
+const OUTSIDE: [[&str; 2]; 2] = [["10.99.0.5", "fd99::5"], ["10.99.0.6", "fd99::6"]];
+
 /// One thing that happens.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -119,7 +122,7 @@ fn a_policy() -> impl Strategy<Value = Step> {
 fn a_pod() -> impl Strategy<Value = Step> {
     let node = prop::sample::select(NODES.map(|(node, _)| node).to_vec());
     let fate = prop::sample::select(vec![
-        "runs", "runs", "runs", "ended", "host", "leaves", "port",
+        "runs", "runs", "runs", "ended", "host", "leaves", "port", "outside",
     ]);
     let place = (prop::sample::select(NAMESPACES.to_vec()), 0_u8..3);
     (place, node, 2_u8..6, label(), fate).prop_map(
@@ -130,6 +133,10 @@ fn a_pod() -> impl Strategy<Value = Step> {
                 "host" => pod["spec"]["hostNetwork"] = json!(true),
                 "leaves" => pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
                 "port" => pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(8080),
+                "outside" => {
+                    let ips = OUTSIDE[usize::from(number % 2)].map(|ip| json!({"ip": ip}));
+                    pod["status"]["podIPs"] = json!(ips);
+                }
                 _ => {}
             }
             Step::Set(pod)
@@ -277,7 +284,8 @@ fn ends() -> Vec<IpAddr> {
         .iter()
         .flat_map(|(node, _)| (2..6).map(move |one| addresses(node, one)));
     let others = ["198.51.100.7", "198.51.100.9", "2001:db8::7", "2001:db8::8"];
-    let others = others.iter().map(|one| one.parse().unwrap());
+    let others = others.iter().chain(OUTSIDE.as_flattened());
+    let others = others.map(|one| one.parse().unwrap());
     pods.flatten().chain(others).collect()
 }
 

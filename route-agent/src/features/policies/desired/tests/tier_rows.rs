@@ -165,6 +165,37 @@ fn the_subject_follows_the_labels_of_its_namespace() {
 }
 
 #[test]
+fn a_pod_whose_namespace_is_not_known_is_denied_where_its_labels_would_decide_and_never_accepted() {
+    let of = |action: &str, selector: Value, rest: &str| {
+        let peer = json!([{"namespaces": selector}]);
+        let rules = json!({"ingress": [
+            {"action": action, "from": peer}, {"action": rest, "from": all()}]});
+        shop(&[], &[rules])
+    };
+    let not_ops = json!({"matchExpressions": [
+        {"key": "team", "operator": "NotIn", "values": ["ops"]}]});
+    let ops = json!({"matchLabels": {"team": "ops"}});
+    let named = |name: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
+    for (action, selector, rest, known, unknown) in [
+        ("Accept", not_ops.clone(), "Deny", true, false),
+        ("Accept", named("shop"), "Deny", true, true),
+        ("Accept", json!({}), "Deny", true, true),
+        ("Deny", ops, "Accept", true, false),
+        ("Deny", named("ops"), "Accept", true, true),
+        ("Pass", not_ops, "Accept", true, false),
+    ] {
+        let mut shop = of(action, selector.clone(), rest);
+        for expected in [known, unknown] {
+            match expected {
+                true => shop.allows(WEB, DB, tcp(80)),
+                false => shop.denies(WEB, DB, tcp(80)),
+            }
+            shop.cluster.gone(Key::Namespace("shop".into()));
+        }
+    }
+}
+
+#[test]
 fn peers_are_pods_anywhere_and_in_egress_networks_and_nodes() {
     let from = |peer: Value| {
         shop(
