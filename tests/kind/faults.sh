@@ -107,8 +107,8 @@ from=$namespace/client to=$namespace/web:80
 # say WHAT RESULT: one line.
 say() { printf '%-12s %-5s %s\n' "$1" "$2" "$3"; }
 
-# names FAULT NODE HOP CAUSE [SECONDS]: within 20 s, or so many, `why` says that the way fails on NODE, at a hop that says HOP
-# (none for a node whose hops are not known), for CAUSE.
+# names FAULT NODE HOP CAUSE [SECONDS]: within 20 s, or so many, `why` says that the way fails on NODE, at a hop that HOP
+# matches, for CAUSE.
 names() {
   local start=$SECONDS text last hop
   while :; do
@@ -116,7 +116,7 @@ names() {
     last=$(tail -n1 <<<"$text")
     hop=$(grep -E '<== (may fail|fails|no answer from) ' <<<"$text" | head -n1 || true)
     # With what stands behind a name, or worker is found in worker2.
-    if [[ "$last " =~ $2[\ .,:] && $last == *"$4"* && $hop == *"$3"* ]]; then
+    if [[ "$last " =~ $2[\ .,:] && $last == *"$4"* && $hop =~ $3 ]]; then
       say "$1" why "named: ${last#=x }"
       [[ -z $hop ]] || printf '%18s at:%s\n' '' "${hop%<==*}"
       return
@@ -206,8 +206,8 @@ plant_node() {
   for _ in 1 2; do curl_works >/dev/null 2>&1 || true; done
 }
 # That it is not known is said at once. The kernel may take a node that it has heard of late for reachable
-# for 45 s more, and Kubernetes for ready for as long.
-why_node() { names node "on node $w2 or on the way to it" "The way to the endpoints" "it fails after hop" 90; }
+# for 45 s more, and Kubernetes for ready for as long; then its endpoints take no connections any longer.
+why_node() { names node "node $w2" "The way to the endpoints|No endpoint may answer" "it fails" 90; }
 test_node() { tested node "on node $w2 or on the way to it|$w2 .*not ready"; }
 remove_node() {
   # The default route went with the link; Docker gives every node the same.

@@ -157,7 +157,8 @@ test("a way that nothing of Podwire's stops may fail, and the hop says where to 
   const parts = [{ node: "node-001", way: "there", title: "on node-001", trace: { Ok: trace } }];
   const way = { source: "a", destination: "b", good: false, conclusion: "Nothing of Podwire's stops it.", failure: null, parts };
   await with_page(synthetic(4, 4), { way, still: true }, async (page) => {
-    await page.locator("#tab-why").click();
+    await page.locator("#tab-flows").focus();
+    for (let press = 0; press < 4; press++) await page.keyboard.press("ArrowRight");
     await page.locator("ul.things").focus();
     for (const key of ["End", "Enter", "ArrowUp", "Enter"]) await page.keyboard.press(key);
     await page.locator(".answer li.may").getByText("chain ip x y has a rule that drops").waitFor();

@@ -128,7 +128,12 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
             dropped(fleet, &asked, &parts).await,
         ),
     };
-    let verdict = conclude(&parts, &mtus, &seen);
+    let mut verdict = conclude(&parts, &mtus, &seen);
+    if verdict.failure.is_some()
+        && let Some(gone) = asked.gone(fleet, &places)
+    {
+        verdict.conclusion = format!("{} {gone}", verdict.conclusion);
+    }
     Ok(Walk {
         source: asked.source.title.clone(),
         destination: asked.shown(),
@@ -196,6 +201,24 @@ impl Asked {
     fn pod(&self) -> Option<&str> {
         let name = self.source.title.strip_prefix("pod ")?;
         name.split(" (").next()
+    }
+
+    /// That no endpoint takes connections because its node is not ready, if that is so.
+    fn gone(&self, fleet: &Fleet, places: &Places) -> Option<String> {
+        let (_, ready) = places.behind(self.to, self.transport)?;
+        let nodes = places.unready_behind(self.to, self.transport).into_iter();
+        let gone = nodes.filter(|name| fleet.node(name).and_then(|node| node.ready) == Some(false));
+        let gone: Vec<&str> = gone.collect();
+        (ready.is_empty() && !gone.is_empty()).then(|| {
+            let (nodes, are) = match gone.len() {
+                1 => ("node", "is"),
+                _ => ("nodes", "are"),
+            };
+            format!(
+                "It has endpoints on {nodes} {}, which {are} not ready.",
+                gone.join(", ")
+            )
+        })
     }
 
     /// The first node that sees the packet: the sender's; what comes from outside is first seen

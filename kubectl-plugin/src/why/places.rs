@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use podwire_agent::cluster::{Cluster, Endpoint, Service};
+use podwire_agent::cluster::{Cluster, Endpoint, Port, Service};
 use podwire_agent::snapshot::Protocol;
 use podwire_agent::text::printable;
 use podwire_agent::why::Transport;
@@ -158,12 +158,26 @@ impl Places {
         address: IpAddr,
         transport: Transport,
     ) -> Option<(&Service, Vec<&Endpoint>)> {
+        let (service, port) = self.port_at(address, transport)?;
+        let fits = |one: &&Endpoint| one.ready && one.address.is_ipv4() == address.is_ipv4();
+        Some((service, port.endpoints.iter().filter(fits).collect()))
+    }
+
+    /// The nodes of endpoints behind a Service's address that take no connections.
+    pub fn unready_behind(&self, address: IpAddr, transport: Transport) -> BTreeSet<&str> {
+        let port = self.port_at(address, transport);
+        let endpoints = port.into_iter().flat_map(|(_, port)| &port.endpoints);
+        let unready = endpoints.filter(|one| !one.ready);
+        unready.filter_map(|one| one.node.as_deref()).collect()
+    }
+
+    fn port_at(&self, address: IpAddr, transport: Transport) -> Option<(&Service, &Port)> {
         let Transport::Port(protocol, number) = transport else {
             return None;
         };
         let cluster = self.any()?;
         let is_node = (cluster.nodes.iter()).any(|node| node.addresses.contains(&address));
-        for service in &cluster.services {
+        cluster.services.iter().find_map(|service| {
             let own = service.cluster_ips.contains(&address) || service.external.contains(&address);
             let mut ports = service.ports.iter();
             let port = ports.find(|port| {
@@ -171,13 +185,8 @@ impl Places {
                 let fits = own && port.port == number;
                 same && (fits || is_node && port.node_port == Some(number))
             });
-            if let Some(port) = port {
-                let fits =
-                    |one: &&Endpoint| one.ready && one.address.is_ipv4() == address.is_ipv4();
-                return Some((service, port.endpoints.iter().filter(fits).collect()));
-            }
-        }
-        None
+            Some((service, port?))
+        })
     }
 
     /// Names that a wrong one may have been meant as: a few that contain it, else how to see all.

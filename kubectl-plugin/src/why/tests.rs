@@ -364,6 +364,32 @@ async fn a_node_that_is_gone_explains_its_silence() {
 }
 
 #[tokio::test]
+async fn that_no_endpoint_is_ready_is_explained_by_a_node_that_is_gone() {
+    let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
+    known.services[0].ports[0].endpoints[0].ready = false;
+    let refused = trace("one", TraceEnd::Refused, "No endpoint is ready.");
+    let mut fake = well()
+        .tells("one", "/cluster", &known)
+        .tells("one", THERE, &refused);
+    fake.nodes[1].absent = Some("it is not ready".into());
+    let is_explained = |walk: &Walk| {
+        let said = "It has endpoints on node two, which is not ready.";
+        walk.conclusion.ends_with(said)
+    };
+    for (ready, explained) in [(Some(false), true), (Some(true), false)] {
+        fake.nodes[1].ready = ready;
+        let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
+        let walk = walk(&fleet, "a", "web:80").await.unwrap();
+        assert_eq!(is_explained(&walk), explained, "{}", walk.conclusion);
+        assert_eq!(walk.failure.unwrap().node, "one");
+        fake = well()
+            .tells("one", "/cluster", &known)
+            .tells("one", THERE, &refused);
+        fake.nodes[1].absent = Some("its pod does not run".into());
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_does_not_answer_is_not_taken_for_a_node_that_is_gone() {
     let mut fake = well();
     fake.nodes[1].absent = Some("its pod podwire-2 does not run (Pending)".into());
