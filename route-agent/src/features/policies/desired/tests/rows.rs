@@ -493,7 +493,7 @@ fn what_is_said_of_many_networks_or_policies_has_room_in_a_comment_and_says_how_
     let networks = (7..31).map(|prefix| json!({"ipBlock": {"cidr": format!("10.0.0.0/{prefix}")}}));
     let from_networks = json!({"podSelector": app("db"), "ingress": [
         {"from": networks.collect::<Vec<_>>(), "ports": [{"port": 80}]}]});
-    let mut shop = Shop::with(&[from_networks.clone()]);
+    let mut shop = Shop::with(std::slice::from_ref(&from_networks));
     for number in 0..30 {
         let at = format!("shop/a-policy-with-a-name-that-takes-room-{number}");
         shop.cluster.set(&[policy(&at, &from_networks)]);
