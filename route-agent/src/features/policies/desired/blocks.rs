@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -18,7 +19,7 @@ pub struct Range {
     /// The last address.
     pub last: IpAddr,
     /// The networks that all of it is in; sorted, not empty.
-    pub atoms: Box<[AtomId]>,
+    pub atoms: Arc<[AtomId]>,
 }
 
 /// The ranges by their first address.

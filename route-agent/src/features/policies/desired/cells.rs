@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::features::policies::desired::classes::Classes;
 use crate::features::policies::desired::compile::{Compiled, CompiledRule};
 use crate::features::policies::desired::wanted::{
-    Cell, Class, NO_CLASS, PortRange, Ports, Verdict,
+    Cell, Class, NO_CLASS, PortRange, Ports, Verdict, listed,
 };
 use crate::snapshot::{Direction, Pod, PolicyName, PolicyPort, PortMatch};
 
@@ -75,7 +75,7 @@ pub fn noted(pod: &Pod, found: BTreeMap<Cell, BTreeSet<&str>>) -> BTreeMap<Cell,
             let names: Vec<&str> = names.iter().copied().collect();
             match names.is_empty() {
                 true => format!("{}: all else", pod.name).into(),
-                false => format!("{}: {}", pod.name, names.join(", ")).into(),
+                false => listed(&format!("{}: ", pod.name), &names, 0, ", "),
             }
         });
         (cell, text.clone())

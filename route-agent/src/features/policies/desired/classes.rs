@@ -16,7 +16,7 @@ use crate::snapshot::Protocol;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassKey {
     /// The questions that they answer with yes; sorted, not empty.
-    pub atoms: Box<[AtomId]>,
+    pub atoms: Arc<[AtomId]>,
     /// The numbers of the named ports that are asked of them; sorted.
     pub ports: Box<[(Arc<str>, Protocol, u16)]>,
 }
@@ -58,7 +58,7 @@ impl Classes {
             return *class;
         }
         let class = self.free_number(&key, hash);
-        for atom in &key.atoms {
+        for atom in key.atoms.iter() {
             self.with_atom.entry(*atom).or_default().insert(class);
         }
         self.touched.insert(class);
@@ -136,7 +136,7 @@ impl Classes {
             return;
         };
         self.numbers.remove(&key);
-        for atom in &key.atoms {
+        for atom in key.atoms.iter() {
             if let Some(classes) = self.with_atom.get_mut(atom) {
                 classes.remove(&class);
                 if classes.is_empty() {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podwire_kernel::nft::COMMENT_MAX;
+
 use crate::features::policies::desired::truth::Traffic;
 use crate::snapshot::{Direction, ObjectName, Protocol};
 
@@ -121,6 +123,30 @@ impl fmt::Display for Note {
             Note::Text(text) => f.write_str(text),
         }
     }
+}
+
+/// Names as one text that has room in a comment: those for which there is none are counted, and so
+/// are `more`.
+pub fn listed(start: &str, names: &[&str], more: usize, between: &str) -> Arc<str> {
+    let mut text = start.to_owned();
+    let length = |name: &&str| name.len() + between.len();
+    let whole = text.len() + names.iter().map(length).sum::<usize>();
+    let room = match more == 0 && whole <= COMMENT_MAX + between.len() {
+        true => usize::MAX,
+        false => COMMENT_MAX - " and 4294967295 more".len(),
+    };
+    for (place, name) in names.iter().enumerate() {
+        if place > 0 && text.len() + length(name) > room {
+            text += &format!(" and {} more", names.len() - place + more);
+            return text.into();
+        }
+        text += if place > 0 { between } else { "" };
+        text += name;
+    }
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text.into()
 }
 
 /// Everything that is wanted in one family.

@@ -9,8 +9,11 @@ use crate::features::policies::desired::atoms::{Atom, AtomId};
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::{self, Range, Ranges};
 use crate::features::policies::desired::classes::ClassKey;
-use crate::features::policies::desired::wanted::{Class, Note, Place, What};
+use crate::features::policies::desired::wanted::{Class, Note, Place, What, listed};
 use crate::snapshot::{Pod, Snapshot};
+
+/// No more networks than these have room in a comment.
+const NAMED: usize = 16;
 
 impl Model {
     /// Whom do questions concern that came or went?
@@ -42,7 +45,7 @@ impl Model {
         for (first, range) in &ranges {
             if differs(&old, first, range) {
                 work.addresses.extend(self.wanted.peers(*first, range.last));
-                let class = self.acquire(&range.atoms, &[], None);
+                let class = self.acquire(range.atoms.clone(), &[], None);
                 let text = self.text_of(&range.atoms);
                 let what = What {
                     class,
@@ -64,11 +67,20 @@ impl Model {
         }
     }
 
-    /// What a range of addresses is, for people.
+    /// What a range of addresses is, for people. It may be in thousands of networks, and so may each
+    /// of thousands of ranges.
     fn text_of(&self, atoms: &[AtomId]) -> Arc<str> {
         let atoms = atoms.iter().filter_map(|id| self.atoms.get(*id));
-        let texts: BTreeSet<String> = atoms.map(Atom::to_string).collect();
-        Vec::from_iter(texts).join(" and ").into()
+        let mut atoms: Vec<&Atom> = atoms.collect();
+        let more = atoms.len().saturating_sub(NAMED);
+        if more > 0 {
+            // The same ones after a restart.
+            atoms.select_nth_unstable(NAMED);
+            atoms.truncate(NAMED);
+        }
+        let texts: BTreeSet<String> = atoms.into_iter().map(Atom::to_string).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        listed("", &texts, more, " and ")
     }
 
     /// Finds the class of a single address.
@@ -100,7 +112,7 @@ impl Model {
             (None, Some(node)) => Note::Text(format!("Node {node}").into()),
             (None, None) => Note::Text(self.text_of(exact.as_slice())),
         };
-        let class = self.acquire(&atoms, &of_pod, owner);
+        let class = self.acquire(atoms.into(), &of_pod, owner);
         let what = What {
             class,
             last: None,
@@ -112,17 +124,18 @@ impl Model {
 
     /// One more member of the class of those who answer these questions with yes, some of them as a
     /// pod.
-    fn acquire(&mut self, atoms: &[AtomId], of_pod: &[AtomId], pod: Option<&Pod>) -> Class {
+    fn acquire(&mut self, atoms: Arc<[AtomId]>, of_pod: &[AtomId], pod: Option<&Pod>) -> Class {
         let asked = self.atoms.ports(of_pod);
         let ports = asked.into_iter().filter_map(|(name, protocol)| {
             let number = pod?.port(name, *protocol)?;
             Some((name.clone(), *protocol, number))
         });
+        let hash = self.atoms.hash(&atoms);
         let key = ClassKey {
-            atoms: atoms.into(),
             ports: ports.collect(),
+            atoms,
         };
-        self.classes.acquire(key, self.atoms.hash(atoms))
+        self.classes.acquire(key, hash)
     }
 
     /// What was at a place is a member no longer.

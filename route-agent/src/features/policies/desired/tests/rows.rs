@@ -6,12 +6,15 @@
 
 use std::net::IpAddr;
 
+use podwire_kernel::IpFamily;
+use podwire_kernel::nft::COMMENT_MAX;
 use serde_json::{Value, json};
 
 use crate::features::policies::desired::samples::{
     Cluster, ICMP, addresses, name, namespace, pod, policy, sctp, tcp, udp,
 };
 use crate::features::policies::desired::truth::Traffic;
+use crate::features::policies::desired::wanted::Place;
 use crate::snapshot::Key;
 
 pub(super) const WEB: (&str, u8) = ("worker2", 2);
@@ -483,6 +486,38 @@ fn of_two_pods_with_one_address_the_one_that_runs_has_it() {
     shop.denies(PROBE, DB, tcp(80));
     shop.cluster.gone(Key::Pod(name("shop/db")));
     shop.allows(PROBE, DB, tcp(80));
+}
+
+#[test]
+fn what_is_said_of_many_networks_or_policies_has_room_in_a_comment_and_says_how_many_there_are() {
+    let networks = (7..31).map(|prefix| json!({"ipBlock": {"cidr": format!("10.0.0.0/{prefix}")}}));
+    let from_networks = json!({"podSelector": app("db"), "ingress": [
+        {"from": networks.collect::<Vec<_>>(), "ports": [{"port": 80}]}]});
+    let mut shop = Shop::with(std::slice::from_ref(&from_networks));
+    for number in 0..30 {
+        let at = format!("shop/a-policy-with-a-name-that-takes-room-{number}");
+        shop.cluster.set(&[policy(&at, &from_networks)]);
+    }
+    let model = shop.cluster.model("worker", IpFamily::V4);
+    let notes = model.wanted().iter().filter_map(|(place, what)| {
+        let counts = matches!(place, Place::Block(_) | Place::Cell(_));
+        counts.then(|| what.note.to_string())
+    });
+    let notes: Vec<String> = notes.collect();
+    assert!(
+        notes.iter().all(|note| note.len() <= COMMENT_MAX),
+        "{notes:?}"
+    );
+    let innermost = notes
+        .iter()
+        .find(|note| note.starts_with("10.0.0.0/10 and 10.0.0.0/11"));
+    let innermost = innermost.unwrap();
+    assert!(innermost.ends_with(" more"), "{innermost}");
+    let cell = notes
+        .iter()
+        .find(|note| note.starts_with("shop/db: a-policy"))
+        .unwrap();
+    assert!(cell.ends_with("-1 and 29 more"), "{cell}");
 }
 
 #[test]
