@@ -110,11 +110,11 @@ impl Policies {
 
     /// Looks, if it is time to, at what has been counted, and at policies that may be mistaken: what
     /// is said of them counts as changed.
-    fn review(&mut self, world: &World<'_>, changed: &mut Changed, now: Instant) {
+    fn review(&mut self, world: &World<'_>, changed: &mut Changed) {
         if !self.sides.iter().any(|side| side.table.is_there()) {
             return changed.policies.extend(self.review.stop());
         }
-        let Some(policies) = self.review.look(world.snapshot, now) else {
+        let Some(policies) = self.review.look(world.snapshot, Instant::now()) else {
             return;
         };
         changed.policies.extend(policies);
@@ -428,7 +428,7 @@ impl Feature for Policies {
             let said = self.namespaces.say_none(world.config);
             failed = said.err().map(Into::into);
         }
-        self.review(world, &mut changed, now);
+        self.review(world, &mut changed);
         let (all, writes) = (std::mem::take(&mut self.publish_all), self.socket.writes());
         if all || writes > before {
             let sides = self.sides.iter().map(Side::numbers);

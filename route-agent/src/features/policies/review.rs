@@ -15,6 +15,8 @@ use crate::snapshot::{PolicyName, Snapshot};
 pub(super) const PAUSE: Duration = Duration::from_secs(15);
 /// How many policies are looked at each time.
 const AT_ONCE: usize = 500;
+/// How much effort that may take before the rest is left for the next time.
+const EFFORT: usize = 5 * oversights::EFFORT;
 
 /// The looks so far.
 #[derive(Debug, Default)]
@@ -58,7 +60,7 @@ impl Review {
                 return None;
             }
         }
-        self.due = Some(now + PAUSE);
+        let start = Instant::now();
         let mut changed: Vec<PolicyName> = Vec::new();
         self.found.retain(|name, _| {
             let there = match name {
@@ -68,17 +70,21 @@ impl Review {
             changed.extend((!there).then(|| name.clone()));
             there
         });
-        let mut number = 0;
-        for (name, texts) in self.rest(snapshot).take(AT_ONCE) {
+        let (mut number, mut effort) = (0, 0);
+        for (name, texts, spent) in self.rest(snapshot) {
             number += 1;
-            self.last = Some(name.clone());
+            effort += spent;
+            let enough = number == AT_ONCE || effort >= EFFORT;
+            self.last = enough.then(|| name.clone());
             if self.note(&name, texts) {
                 changed.push(name);
             }
+            if enough {
+                break;
+            }
         }
-        if number < AT_ONCE {
-            self.last = None;
-        }
+        // However long that took, the loop has as long for all else.
+        self.due = Some(now + start.elapsed() + PAUSE);
         Some(changed)
     }
 
@@ -86,7 +92,7 @@ impl Review {
     fn rest<'a>(
         &mut self,
         snapshot: &'a Snapshot,
-    ) -> impl Iterator<Item = (PolicyName, Vec<String>)> + use<'a> {
+    ) -> impl Iterator<Item = (PolicyName, Vec<String>, usize)> + use<'a> {
         let (cluster, namespaced) = match self.last.take() {
             None => (Some(Bound::Unbounded), Bound::Unbounded),
             Some(PolicyName::Cluster(name)) => (Some(Bound::Excluded(name)), Bound::Unbounded),
@@ -95,14 +101,18 @@ impl Review {
         let cluster = cluster.into_iter().flat_map(|start| {
             let rest = snapshot.cluster_policies.range((start, Bound::Unbounded));
             rest.map(|(name, policy)| {
-                let texts = oversights::of_cluster(policy, snapshot);
-                (PolicyName::Cluster(name.clone()), texts)
+                let mut left = oversights::EFFORT;
+                let texts = oversights::of_cluster(policy, snapshot, &mut left);
+                let spent = oversights::EFFORT - left;
+                (PolicyName::Cluster(name.clone()), texts, spent)
             })
         });
         let rest = snapshot.policies.range((namespaced, Bound::Unbounded));
         let namespaced = rest.map(|(name, policy)| {
-            let texts = oversights::of(policy, snapshot);
-            (PolicyName::Namespaced(name.clone()), texts)
+            let mut left = oversights::EFFORT;
+            let texts = oversights::of(policy, snapshot, &mut left);
+            let spent = oversights::EFFORT - left;
+            (PolicyName::Namespaced(name.clone()), texts, spent)
         });
         cluster.chain(namespaced)
     }
@@ -142,7 +152,7 @@ mod tests {
         let lost = json!({"podSelector": {"matchLabels": {"a": "b"}}});
         let mut cluster = Cluster::of(&[namespace("shop", ""), policy("shop/p", &lost)]);
         let (mut review, start) = (Review::default(), Instant::now());
-        let mut looks = (1..).map(|number| start + PAUSE * number);
+        let mut looks = (1..).map(|number| start + 2 * PAUSE * number);
         let mut look = |review: &mut Review, cluster: &Cluster| {
             review
                 .look(&cluster.snapshot, looks.next().unwrap())
@@ -170,7 +180,7 @@ mod tests {
         for number in 0..3 {
             assert_eq!(review.stop(), [], "nothing was said");
             for look in 0..2 {
-                review.look(&cluster.snapshot, start + PAUSE * (10 * number + look));
+                review.look(&cluster.snapshot, start + PAUSE * (10 * number + 2 * look));
             }
         }
         review.look(&cluster.snapshot, start + PAUSE * 100);

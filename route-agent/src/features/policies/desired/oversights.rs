@@ -1,169 +1,254 @@
 //! What in a policy may be a mistake of who wrote it: it can be meant so, and is enforced as it is.
+//!
+//! Whatever is looked at counts as effort, so that no one's policy holds the loop up: of one for which
+//! there is not enough nothing is said.
+
+use std::collections::BTreeSet;
 
 use crate::snapshot::{
     ClusterNetworkPolicy, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Protocol, Selector,
     Snapshot,
 };
 
-/// More pods than this are not looked at for a port of peers: then nothing is said.
-const LOOKED_AT: usize = 2_000;
+/// How many looks at a pod, a Namespace or a port one policy may cost.
+pub const EFFORT: usize = 100_000;
 
-/// What looks like a mistake, one sentence each. Costs a look at the pods of the policy's namespace,
-/// at the Namespaces if it selects some, and at some pods there if it asks for ports of them by name.
-pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
-    let pods = snapshot.pods_in(&policy.name.namespace);
-    let mut selected = pods.filter(|pod| policy.subject.selects(&pod.labels) && !pod.finished);
-    let Some(first) = selected.next() else {
-        let subject = &policy.subject;
-        return match subject.is_empty() {
-            // A policy for all pods is often there before the first of them.
-            true => Vec::new(),
-            false => vec![format!(
-                "it selects nothing: no pod in its namespace has {subject}"
-            )],
-        };
-    };
-    let selected: Vec<&Pod> = std::iter::once(first).chain(selected).collect();
-    let ingress = policy.ingress.iter().flatten();
-    let mut texts: Vec<String> = ingress.flat_map(|rule| ports(rule, &selected)).collect();
-    let egress = policy.egress.iter().flatten();
-    texts.extend(egress.flat_map(|rule| ports_of_peers(rule, policy, snapshot)));
-    let rules = [&policy.ingress, &policy.egress];
-    let rules = rules.into_iter().flatten().flatten();
-    let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
-    texts.extend(peers.filter_map(|peer| namespaces(peer, snapshot)));
-    texts.sort_unstable();
-    texts.dedup();
-    texts
+/// What looks like a mistake, one sentence each.
+pub fn of(policy: &NetworkPolicy, snapshot: &Snapshot, effort: &mut usize) -> Vec<String> {
+    let mut looking = Looking { snapshot, effort };
+    looking.at(policy).unwrap_or_default()
 }
 
-/// As [`of`], of a ClusterNetworkPolicy. Costs a look at pods until one is found that it selects.
-pub fn of_cluster(policy: &ClusterNetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
-    let mut pods = snapshot
-        .pods
-        .values()
-        .filter(|pod| !pod.finished && !pod.host_network);
-    match pods.any(|pod| policy.subject.selects(pod, snapshot)) {
-        true => Vec::new(),
-        false => vec![format!(
-            "it selects nothing: there are no pods with {}",
-            policy.subject
-        )],
+/// As [`of`], of a ClusterNetworkPolicy.
+pub fn of_cluster(
+    policy: &ClusterNetworkPolicy,
+    snapshot: &Snapshot,
+    effort: &mut usize,
+) -> Vec<String> {
+    let mut looking = Looking { snapshot, effort };
+    looking.at_cluster(policy).unwrap_or_default()
+}
+
+/// Names of ports.
+type Names<'a> = BTreeSet<(&'a str, Protocol)>;
+
+struct Looking<'a> {
+    snapshot: &'a Snapshot,
+    effort: &'a mut usize,
+}
+
+impl Looking<'_> {
+    /// None if it takes too much.
+    fn spend(&mut self, looks: usize) -> Option<()> {
+        *self.effort = self.effort.checked_sub(looks)?;
+        Some(())
+    }
+
+    fn at(&mut self, policy: &NetworkPolicy) -> Option<Vec<String>> {
+        let (subject, mut selected, mut ended) = (&policy.subject, Vec::new(), false);
+        for pod in self.snapshot.pods_in(&policy.name.namespace) {
+            self.spend(1)?;
+            if subject.selects(&pod.labels) {
+                ended |= pod.finished;
+                selected.extend((!pod.finished).then_some(pod));
+            }
+        }
+        // A policy for all pods is often there before the first of them, and one for the pods of a
+        // CronJob while none of them runs.
+        let is_one = |said: String| {
+            Some(Vec::from_iter(
+                (!subject.is_empty() && !ended).then_some(said),
+            ))
+        };
+        if selected.is_empty() {
+            return is_one(format!(
+                "it selects nothing: no pod in its namespace has {subject}"
+            ));
+        }
+        selected.retain(|pod| !pod.host_network);
+        if selected.is_empty() {
+            return is_one(
+                "it has no effect: all pods that it selects have their node's network".into(),
+            );
+        }
+        let ingress = policy.ingress.iter().flatten();
+        let names = ingress.flat_map(named_ports).collect();
+        let missing = self.missing(names, selected.into_iter())?;
+        let mut texts = BTreeSet::from_iter(missing.iter().map(|(name, protocol)| {
+            let protocol = protocol.name();
+            format!(
+                "no pod that it selects has a {protocol} port named {name}, so that allows nothing"
+            )
+        }));
+        for rule in policy.egress.iter().flatten() {
+            let missing = self.missing_of_peers(rule, policy)?;
+            texts.extend(missing.iter().map(|(name, protocol)| {
+                let protocol = protocol.name();
+                format!(
+                    "no pod that its egress is about has a {protocol} port named {name}, so that allows \
+                     nothing"
+                )
+            }));
+        }
+        let rules = [&policy.ingress, &policy.egress];
+        let rules = rules.into_iter().flatten().flatten();
+        for peer in rules.flat_map(|rule| rule.peers.iter().flatten()) {
+            if let Peer::Elsewhere { namespaces, .. } = peer {
+                texts.extend(self.no_namespace(namespaces)?);
+            }
+        }
+        Some(texts.into_iter().collect())
+    }
+
+    fn at_cluster(&mut self, policy: &ClusterNetworkPolicy) -> Option<Vec<String>> {
+        let subject = &policy.subject;
+        for pod in self.snapshot.pods.values().filter(|pod| !pod.host_network) {
+            self.spend(1)?;
+            if subject.selects(pod, self.snapshot) {
+                return Some(Vec::new());
+            }
+        }
+        Some(vec![format!(
+            "it selects nothing: there are no pods with {subject}"
+        )])
+    }
+
+    /// Those names that none of these pods has.
+    fn missing<'n, 'p>(
+        &mut self,
+        mut names: Names<'n>,
+        pods: impl Iterator<Item = &'p Pod>,
+    ) -> Option<Names<'n>> {
+        let mut pods = pods;
+        while !names.is_empty()
+            && let Some(pod) = pods.next()
+        {
+            self.spend(1 + names.len())?;
+            names.retain(|(name, protocol)| pod.port(name, *protocol).is_none());
+        }
+        Some(names)
+    }
+
+    /// The names of ports that no peer of an egress rule has. A name is one of a pod, never of an
+    /// address.
+    fn missing_of_peers<'n>(
+        &mut self,
+        rule: &'n PolicyRule,
+        policy: &NetworkPolicy,
+    ) -> Option<Names<'n>> {
+        let (mut names, snapshot) = (named_ports(rule).collect::<Names<'n>>(), self.snapshot);
+        let Some(peers) = &rule.peers else {
+            return self.missing(names, snapshot.pods.values().filter(|pod| !pod.finished));
+        };
+        for peer in peers {
+            if names.is_empty() {
+                break;
+            }
+            let (namespaces, selector) = match peer {
+                Peer::Here(pods) => (vec![&policy.name.namespace], pods),
+                Peer::Elsewhere { namespaces, pods } => {
+                    self.spend(snapshot.namespaces.len())?;
+                    let all = snapshot.namespaces.values();
+                    let all = all.filter(|one| namespaces.selects(&one.labels));
+                    (all.map(|one| &one.name).collect(), pods)
+                }
+                // Pods as ClusterNetworkPolicies mean them have no names for ports.
+                Peer::Block(_) | Peer::Nodes(_) | Peer::Anywhere(_) => continue,
+            };
+            for namespace in namespaces {
+                let mut there = Vec::new();
+                for pod in snapshot.pods_in(namespace) {
+                    self.spend(1)?;
+                    let is_one = !pod.finished && selector.selects(&pod.labels);
+                    there.extend(is_one.then_some(pod));
+                }
+                names = self.missing(names, there.into_iter())?;
+            }
+        }
+        Some(names)
+    }
+
+    /// That a selector of Namespaces selects none.
+    fn no_namespace(&mut self, namespaces: &Selector) -> Option<Option<String>> {
+        for namespace in self.snapshot.namespaces.values() {
+            self.spend(1)?;
+            if namespaces.selects(&namespace.labels) {
+                return Some(None);
+            }
+        }
+        Some(Some(format!(
+            "there is no Namespace with {namespaces}, which a namespaceSelector of it asks for"
+        )))
     }
 }
 
-/// Ports that no selected pod has under that name.
-fn ports(rule: &PolicyRule, selected: &[&Pod]) -> Vec<String> {
+/// The ports that a rule names.
+fn named_ports(rule: &PolicyRule) -> impl Iterator<Item = (&str, Protocol)> {
     let ports = rule.ports.iter().flatten();
-    let missing = ports.filter_map(|port| match &port.ports {
-        PortMatch::Named(name)
-            if !selected
-                .iter()
-                .any(|pod| pod.port(name, port.protocol).is_some()) =>
-        {
-            let protocol = port.protocol.name();
-            Some(format!(
-                "no pod that it selects has a {protocol} port named {name}, so that allows nothing"
-            ))
-        }
+    ports.filter_map(|port| match &port.ports {
+        PortMatch::Named(name) => Some((&**name, port.protocol)),
         _ => None,
-    });
-    missing.collect()
-}
-
-/// Ports that no peer of an egress rule has under that name. A name is one of a pod, never of an
-/// address.
-fn ports_of_peers(rule: &PolicyRule, policy: &NetworkPolicy, snapshot: &Snapshot) -> Vec<String> {
-    let ports = rule.ports.iter().flatten();
-    let missing = ports.filter_map(|port| match &port.ports {
-        PortMatch::Named(name) if !may_have(name, port.protocol, rule, policy, snapshot) => {
-            let protocol = port.protocol.name();
-            Some(format!(
-                "no pod that its egress is about has a {protocol} port named {name}, so that allows \
-                 nothing"
-            ))
-        }
-        _ => None,
-    });
-    missing.collect()
-}
-
-/// Whether a peer of a rule has a port of this name, or there are too many to be sure.
-fn may_have(
-    port: &str,
-    protocol: Protocol,
-    rule: &PolicyRule,
-    policy: &NetworkPolicy,
-    snapshot: &Snapshot,
-) -> bool {
-    let Some(peers) = &rule.peers else {
-        return any_has(snapshot.pods.values(), None, port, protocol);
-    };
-    peers.iter().any(|peer| match peer {
-        Peer::Block(_) | Peer::Nodes(_) => false,
-        Peer::Here(pods) => {
-            let here = snapshot.pods_in(&policy.name.namespace);
-            any_has(here, Some(pods), port, protocol)
-        }
-        Peer::Anywhere(pods) => {
-            let there = snapshot.pods.values();
-            let there = there.filter(|pod| pods.selects(pod, snapshot));
-            any_has(there, None, port, protocol)
-        }
-        Peer::Elsewhere { namespaces, pods } => {
-            let all = snapshot.namespaces.values();
-            let all = all.filter(|one| namespaces.selects(&one.labels));
-            let there = all.flat_map(|one| snapshot.pods_in(&one.name));
-            any_has(there, Some(pods), port, protocol)
-        }
-    })
-}
-
-fn any_has<'a>(
-    pods: impl Iterator<Item = &'a Pod>,
-    selector: Option<&Selector>,
-    port: &str,
-    protocol: Protocol,
-) -> bool {
-    let is_one = |pod: &Pod| {
-        let selected = selector.is_none_or(|selector| selector.selects(&pod.labels));
-        selected && !pod.finished && pod.port(port, protocol).is_some()
-    };
-    let mut pods = pods;
-    pods.by_ref().take(LOOKED_AT).any(is_one) || pods.next().is_some()
-}
-
-/// A peer that selects no Namespace.
-fn namespaces(peer: &Peer, snapshot: &Snapshot) -> Option<String> {
-    let Peer::Elsewhere { namespaces, .. } = peer else {
-        return None;
-    };
-    let is_one = |selector: &Selector| {
-        let mut all = snapshot.namespaces.values();
-        all.any(|namespace| selector.selects(&namespace.labels))
-    };
-    (!is_one(namespaces)).then(|| {
-        format!("there is no Namespace with {namespaces}, which a namespaceSelector of it asks for")
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use serde_json::{Value, json};
 
     use super::*;
     use crate::features::policies::desired::samples::{Cluster, name, namespace, pod, policy};
 
     fn oversights(spec: &Value) -> Vec<String> {
-        let cluster = Cluster::of(&[
+        oversights_among(spec, &[])
+    }
+
+    /// With more pods.
+    fn oversights_among(spec: &Value, pods: &[Value]) -> Vec<String> {
+        let mut cluster = Cluster::of(&[
             namespace("shop", "kubernetes.io/metadata.name=shop"),
             pod("shop/db", "worker", 2, "role=db"),
             policy("shop/p", spec),
         ]);
-        of(
-            &cluster.snapshot.policies[&name("shop/p")],
-            &cluster.snapshot,
-        )
+        cluster.set(pods);
+        let policy = &cluster.snapshot.policies[&name("shop/p")];
+        of(policy, &cluster.snapshot, &mut EFFORT.clone())
+    }
+
+    #[test]
+    fn a_policy_for_pods_that_have_ended_selects_what_comes_again() {
+        let spec = json!({"podSelector": {"matchLabels": {"role": "job"}}});
+        let mut ended = pod("shop/job", "worker", 3, "role=job");
+        ended["status"]["phase"] = json!("Succeeded");
+        assert_eq!(oversights_among(&spec, &[ended]), [""; 0]);
+    }
+
+    #[test]
+    fn a_policy_that_selects_only_pods_with_their_nodes_network_has_no_effect() {
+        let spec = json!({"podSelector": {"matchLabels": {"role": "host"}}});
+        let mut host = pod("shop/host", "worker", 3, "role=host");
+        host["spec"]["hostNetwork"] = json!(true);
+        assert_eq!(
+            oversights_among(&spec, from_ref(&host)),
+            ["it has no effect: all pods that it selects have their node's network"]
+        );
+        let both = [host, pod("shop/one", "worker", 4, "role=host")];
+        assert_eq!(oversights_among(&spec, &both), [""; 0]);
+    }
+
+    #[test]
+    fn many_ports_of_many_peers_are_looked_up_once_and_too_many_not_at_all() {
+        let peer = json!({"podSelector": {"matchLabels": {"role": "db"}}});
+        let rule = |ports: usize, peers: usize| {
+            let ports: Vec<Value> = (0..ports)
+                .map(|one| json!({"port": format!("p{one}")}))
+                .collect();
+            json!({"podSelector": {}, "policyTypes": ["Egress"],
+                "egress": [{"to": vec![&peer; peers], "ports": ports}]})
+        };
+        assert_eq!(oversights(&rule(100, 100)).len(), 100);
+        assert_eq!(oversights(&rule(300, 400)), [""; 0]);
     }
 
     #[test]
@@ -171,7 +256,7 @@ mod tests {
         let closed = policy("empty/p", &json!({"podSelector": {}}));
         let cluster = Cluster::of(&[namespace("empty", ""), closed]);
         let policy = &cluster.snapshot.policies[&name("empty/p")];
-        assert_eq!(of(policy, &cluster.snapshot), [""; 0]);
+        assert_eq!(of(policy, &cluster.snapshot, &mut EFFORT.clone()), [""; 0]);
     }
 
     #[test]
