@@ -47,6 +47,10 @@ impl NetworkPolicy {
     }
 }
 
+fn is_empty(rules: &Value) -> bool {
+    rules.as_array().is_some_and(Vec::is_empty)
+}
+
 /// The rules of a direction; `None` if it is not isolated.
 type Rules = Option<Box<[PolicyRule]>>;
 
@@ -98,11 +102,16 @@ impl Reader<'_> {
             },
         };
         let mut rules = |isolated: bool, direction| {
-            let field = match direction {
-                Direction::Ingress => "ingress",
-                Direction::Egress => "egress",
+            let (field, words) = match direction {
+                Direction::Ingress => ("ingress", "spec.ingress"),
+                Direction::Egress => ("egress", "spec.egress"),
             };
-            isolated.then(|| self.rules(present(spec, field), direction))
+            let given = present(spec, field);
+            if let Some(rules) = given.filter(|rules| !isolated && !is_empty(rules)) {
+                let reason = "is of a direction that policyTypes does not name, so it does nothing";
+                self.bad(words, rules, reason);
+            }
+            isolated.then(|| self.rules(given, direction))
         };
         (
             subject,
@@ -117,7 +126,6 @@ impl Reader<'_> {
             Some(Value::Array(types)) if !types.is_empty() => types,
             None | Some(Value::Array(_)) => {
                 let egress = present(spec, "egress");
-                let is_empty = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
                 return (true, egress.is_some_and(|rules| !is_empty(rules)));
             }
             Some(other) => {

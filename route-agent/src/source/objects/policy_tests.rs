@@ -142,11 +142,6 @@ fn without_policy_types_ingress_is_isolated_and_egress_if_it_has_rules() {
             Some(0),
         ),
         (
-            json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]}),
-            Some(0),
-            None,
-        ),
-        (
             json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": null}),
             Some(0),
             Some(0),
@@ -158,6 +153,22 @@ fn without_policy_types_ingress_is_isolated_and_egress_if_it_has_rules() {
         assert_eq!(count(Direction::Ingress), ingress, "{spec}");
         assert_eq!(count(Direction::Egress), egress, "{spec}");
         assert!(read.invalid.is_empty() && read.subject.is_empty(), "{spec}");
+    }
+}
+
+#[test]
+fn rules_of_a_direction_that_policy_types_leave_out_do_nothing_and_are_named() {
+    for (types, rules, field) in [
+        ("Ingress", "egress", "spec.egress"),
+        ("Egress", "ingress", "spec.ingress"),
+    ] {
+        let read = policy(json!({"podSelector": {}, "policyTypes": [types], rules: [{}]}));
+        let isolated = Direction::ALL.map(|one| read.rules(one).map(<[_]>::len));
+        assert!(isolated.contains(&None) && isolated.contains(&Some(0)));
+        let invalid: Vec<_> = read.invalid.iter().map(|one| one.field).collect();
+        assert_eq!(invalid, [field]);
+        let empty = policy(json!({"podSelector": {}, "policyTypes": [types], rules: []}));
+        assert!(empty.invalid.is_empty());
     }
 }
 
