@@ -9,10 +9,10 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::Family;
 
 use crate::features::policies::desired::explain::{Outcome, Words, judge};
-use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::features::policies::desired::truth::{Traffic, Truth, selecting};
 use crate::features::policies::layout::skeleton::{UNDECIDED, denied, refused};
 use crate::ours::POLICY_TABLE;
-use crate::snapshot::{Direction, Pod};
+use crate::snapshot::{Direction, Pod, Tier};
 use crate::why::facts::{Facts, Party};
 use crate::why::question::Transport;
 use crate::why::{Asked, Check, Hop, Pod as Attached};
@@ -233,7 +233,13 @@ impl Asking<'_> {
             ending(&judgement.isolating)
         );
         let text = match &judgement.outcome {
-            Outcome::Open => format!("{direction}: no policy isolates {pod}."),
+            Outcome::Open => {
+                let said = match &judgement.passed {
+                    Some(_) => String::new(),
+                    None => self.unmatched(judgement.pod, direction),
+                };
+                format!("{direction}: {said}no policy isolates {pod}.")
+            }
             Outcome::Itself => format!("{direction}: {isolated}, but a pod always reaches itself."),
             Outcome::Accepted(rule) => format!("{direction}: {rule}."),
             Outcome::Refused(rule) => {
@@ -269,6 +275,21 @@ impl Asking<'_> {
             );
         }
         self.conclude(end, text, passes)
+    }
+
+    /// Of a pod that ClusterNetworkPolicies select: that none of their rules is about the packet.
+    fn unmatched(&self, pod: &Pod, direction: Direction) -> String {
+        let tiers = [Tier::Admin, Tier::Baseline].into_iter();
+        let policies = tiers.flat_map(|tier| selecting(self.truth.snapshot(), pod, tier));
+        let policies = policies.filter(|policy| !policy.rules(direction).is_empty());
+        let names: Vec<&str> = policies.map(|policy| &*policy.name).collect();
+        match names.is_empty() {
+            true => String::new(),
+            false => format!(
+                "no rule of ClusterNetworkPolicy {} matches, and ",
+                names.join(", ")
+            ),
+        }
     }
 
     fn undecided(&mut self, end: End) -> bool {

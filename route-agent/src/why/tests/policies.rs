@@ -197,6 +197,12 @@ fn what_a_cluster_network_policy_denies_is_dropped_by_its_element() {
         ],
     );
     assert_eq!(trace.differences, [""; 0]);
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4:81", |_| {});
+    expect(
+        &trace,
+        End::Arrives,
+        &["ingress: no rule of ClusterNetworkPolicy guard matches, and no policy isolates"],
+    );
 }
 
 #[test]
