@@ -27,7 +27,12 @@ fn code_below(folder: &Path) -> String {
 #[test]
 fn every_test_that_the_page_names_is_there() {
     let page = fs::read_to_string(repository().join("docs/security.md")).unwrap();
-    let folders = ["tests/tests", "route-agent/src"];
+    let folders = [
+        "tests/tests",
+        "route-agent/src",
+        "cni-plugin/src",
+        "cni-plugin/tests",
+    ];
     let code: String = folders
         .map(|at| code_below(&repository().join(at)))
         .concat();
