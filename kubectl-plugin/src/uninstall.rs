@@ -96,7 +96,7 @@ impl Uninstall {
         cluster.end_agents().await?;
         let said = cluster.clean().await?;
         cluster.remove_the_rest().await?;
-        cluster.delete_set(CLEANERS).await?;
+        cluster.end_cleaners().await?;
         Ok(Said {
             text: said,
             good: true,
@@ -268,6 +268,17 @@ impl Cluster<'_> {
         .await
     }
 
+    /// Until nothing of them is left.
+    async fn end_cleaners(&self) -> Result<(), DeskError> {
+        self.delete_set(CLEANERS).await?;
+        self.until("the pods that cleaned the nodes still end", || async {
+            let there = self.sets().get_opt(CLEANERS).await;
+            let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
+            Ok(there.is_none() && self.labelled(CLEANERS_LABEL).await?.is_empty())
+        })
+        .await
+    }
+
     /// Makes the cleaners, which wait until they are let go. Those of a run that was interrupted will
     /// do, unless they do something else, or agents were put in since.
     async fn prepare(&self, cleaner: &DaemonSet, interrupted: bool) -> Result<(), DeskError> {
@@ -280,13 +291,7 @@ impl Cluster<'_> {
                 return Ok(());
             }
             (self.progress)("ending the cleaners of a run before");
-            self.delete_set(CLEANERS).await?;
-            self.until("the cleaners of a run before still end", || async {
-                let there = self.sets().get_opt(CLEANERS).await;
-                let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
-                Ok(there.is_none() && self.labelled(CLEANERS_LABEL).await?.is_empty())
-            })
-            .await?;
+            self.end_cleaners().await?;
         }
         let mut waiting = cleaner.clone();
         if let Some(pod) = &mut waiting.spec.template.spec {
