@@ -209,13 +209,9 @@ impl Cluster<'_> {
     }
 
     async fn find(&self) -> Result<Found, DeskError> {
-        let get = |name: &'static str| async move {
-            let found = self.sets().get_opt(name).await;
-            found.map_err(|error| self.failed("get", "daemonsets", &error))
-        };
-        let (set, interrupted) = match get(AGENTS).await? {
+        let (set, interrupted) = match self.set(AGENTS).await? {
             Some(set) => (Some(set), false),
-            None => (get(CLEANERS).await?, true),
+            None => (self.set(CLEANERS).await?, true),
         };
         let Some(set) = set else {
             let text = format!(
@@ -252,6 +248,12 @@ impl Cluster<'_> {
         Ok(pods.items)
     }
 
+    /// The DaemonSet of this name; none if there is none.
+    async fn set(&self, name: &str) -> Result<Option<DaemonSet>, DeskError> {
+        let found = self.sets().get_opt(name).await;
+        found.map_err(|error| self.failed("get", "daemonsets", &error))
+    }
+
     async fn delete_set(&self, name: &str) -> Result<(), DeskError> {
         match self.sets().delete(name, &DeleteParams::foreground()).await {
             Err(error) if !is_gone(&error) => Err(self.failed("delete", "daemonsets", &error)),
@@ -272,9 +274,8 @@ impl Cluster<'_> {
     async fn end_cleaners(&self) -> Result<(), DeskError> {
         self.delete_set(CLEANERS).await?;
         self.until("the pods that cleaned the nodes still end", || async {
-            let there = self.sets().get_opt(CLEANERS).await;
-            let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
-            Ok(there.is_none() && self.labelled(CLEANERS_LABEL).await?.is_empty())
+            let is_gone = self.set(CLEANERS).await?.is_none();
+            Ok(is_gone && self.labelled(CLEANERS_LABEL).await?.is_empty())
         })
         .await
     }
@@ -282,9 +283,7 @@ impl Cluster<'_> {
     /// Makes the cleaners, which wait until they are let go. Those of a run that was interrupted will
     /// do, unless they do something else, or agents were put in since.
     async fn prepare(&self, cleaner: &DaemonSet, interrupted: bool) -> Result<(), DeskError> {
-        let there = self.sets().get_opt(CLEANERS).await;
-        let there = there.map_err(|error| self.failed("get", "daemonsets", &error))?;
-        if let Some(there) = there {
+        if let Some(there) = self.set(CLEANERS).await? {
             let ends = there.metadata.deletion_timestamp.is_some();
             let new = interrupted || waits(&there);
             if !ends && new && arguments(&there) == arguments(cleaner) {
