@@ -229,9 +229,8 @@ async fn the_first_hop_that_fails_is_named_with_its_node() {
     }
 }
 
-/// A client on the first node, a port of the second, an endpoint on the third.
-#[tokio::test]
-async fn at_a_port_of_another_node_that_nodes_rules_are_asked_too() {
+/// What the first node knows, with a third one.
+fn with_a_third() -> Cluster {
     let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
     known.nodes.push(Node {
         name: "three".into(),
@@ -239,6 +238,13 @@ async fn at_a_port_of_another_node_that_nodes_rules_are_asked_too() {
         pod_cidrs: vec!["10.10.3.0/24".parse().unwrap()],
         ready: None,
     });
+    known
+}
+
+/// A client on the first node, a port of the second, an endpoint on the third.
+#[tokio::test]
+async fn at_a_port_of_another_node_that_nodes_rules_are_asked_too() {
+    let mut known = with_a_third();
     let port = &mut known.services[0].ports[0];
     port.node_port = Some(30080);
     port.endpoints[0].address = "10.10.3.2".parse().unwrap();
@@ -284,13 +290,7 @@ async fn at_a_port_of_another_node_that_nodes_rules_are_asked_too() {
 
 /// Three nodes: as [`well`], with one more endpoint on the third.
 fn with_two_endpoints(third: TraceEnd) -> Fake {
-    let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
-    known.nodes.push(Node {
-        name: "three".into(),
-        addresses: vec!["192.168.8.3".parse().unwrap()],
-        pod_cidrs: vec!["10.10.3.0/24".parse().unwrap()],
-        ready: None,
-    });
+    let mut known = with_a_third();
     let port = &mut known.services[0].ports[0];
     port.endpoints.push(Endpoint {
         address: "10.10.3.2".parse().unwrap(),
@@ -368,24 +368,17 @@ async fn that_no_endpoint_is_ready_is_explained_by_a_node_that_is_gone() {
     let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
     known.services[0].ports[0].endpoints[0].ready = false;
     let refused = trace("one", TraceEnd::Refused, "No endpoint is ready.");
-    let mut fake = well()
-        .tells("one", "/cluster", &known)
-        .tells("one", THERE, &refused);
-    fake.nodes[1].absent = Some("it is not ready".into());
-    let is_explained = |walk: &Walk| {
-        let said = "It has endpoints on node two, which is not ready.";
-        walk.conclusion.ends_with(said)
-    };
-    for (ready, explained) in [(Some(false), true), (Some(true), false)] {
-        fake.nodes[1].ready = ready;
-        let fleet = Fleet::assemble(Arc::new(fake)).await.unwrap();
-        let walk = walk(&fleet, "a", "web:80").await.unwrap();
-        assert_eq!(is_explained(&walk), explained, "{}", walk.conclusion);
-        assert_eq!(walk.failure.unwrap().node, "one");
-        fake = well()
+    let explanation = "It has endpoints on node two, which is not ready.";
+    for (ready, explained) in [(false, true), (true, false)] {
+        let mut fake = well()
             .tells("one", "/cluster", &known)
             .tells("one", THERE, &refused);
+        fake.nodes[1].ready = Some(ready);
         fake.nodes[1].absent = Some("its pod does not run".into());
+        let walk = walked(fake, "a", "web:80").await.unwrap();
+        let said = walk.conclusion.ends_with(explanation);
+        assert_eq!(said, explained, "{}", walk.conclusion);
+        assert_eq!(walk.failure.unwrap().node, "one");
     }
 }
 
