@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use podwire_agent::clock::rfc3339;
 use podwire_agent::flows::filter::is_named;
-use podwire_agent::flows::flow::{What, protocol_name};
+use podwire_agent::flows::flow::What;
 use podwire_agent::flows::{AT_ONCE, Flow, Page};
+use podwire_agent::text::protocol_name;
 
 use crate::stream;
 

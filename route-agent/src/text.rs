@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use podwire_kernel::Protocol;
+
 /// The text with everything escaped that is not shown as a character: control characters, line
 /// breaks, marks that change the direction of writing, and what has no width, for names that differ
 /// in nothing else look the same.
@@ -85,6 +87,16 @@ pub fn start(text: &str, most: usize) -> &str {
     let ends = (0..=most.min(text.len())).rev();
     let end = ends.into_iter().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
+}
+
+/// The name of a transport protocol, or its number.
+pub fn protocol_name(number: u8) -> String {
+    match (Protocol::from_number(number), number) {
+        (Some(protocol), _) => protocol.name().to_owned(),
+        (None, 1) => "icmp".into(),
+        (None, 58) => "icmpv6".into(),
+        (None, number) => number.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use podwire_agent::clock::rfc3339;
-use podwire_agent::flows::flow::{What, protocol_name};
+use podwire_agent::flows::flow::What;
+use podwire_agent::text::protocol_name;
 use podwire_agent::{drops, flows};
 use serde::Serialize;
 

@@ -15,6 +15,7 @@ use crate::feature::World;
 use crate::features::parts::log::Reason;
 use crate::features::policies::desired::truth::{Traffic, Truth};
 use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot};
+use crate::text::protocol_name;
 use crate::why::{Decided, Facts, Pod, Refused};
 
 /// The flag of both guards against false sources.
@@ -320,16 +321,6 @@ fn title(pod: &Pod) -> String {
 
 fn is_zero(number: &usize) -> bool {
     *number == 0
-}
-
-/// As flows and the filters of both name it, which is on the same floor.
-fn protocol_name(number: u8) -> String {
-    match (Protocol::from_number(number), number) {
-        (Some(protocol), _) => protocol.name().to_owned(),
-        (None, 1) => "icmp".to_owned(),
-        (None, 58) => "icmpv6".to_owned(),
-        (None, number) => number.to_string(),
-    }
 }
 
 impl fmt::Display for Party {

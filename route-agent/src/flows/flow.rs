@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::{milliseconds, rfc3339};
 use crate::ring::Numbered;
+use crate::text::protocol_name;
 
 /// A name that many flows share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,16 +129,6 @@ impl Flow {
     /// How long it lasted, if that is known.
     pub fn lasted(&self) -> Option<Duration> {
         self.lasted_ms.map(Duration::from_millis)
-    }
-}
-
-/// The name of a transport protocol, or its number.
-pub fn protocol_name(number: u8) -> String {
-    match (Protocol::from_number(number), number) {
-        (Some(protocol), _) => protocol.name().to_ascii_lowercase(),
-        (None, 1) => "icmp".into(),
-        (None, 58) => "icmpv6".into(),
-        (None, number) => number.to_string(),
     }
 }
 
