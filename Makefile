@@ -215,6 +215,11 @@ chaos: ## Break things on the kind cluster and count what clients notice
 kind-faults: build ## Plant ten faults in the kind cluster and show that `why` and `test` name each (FAULTS)
 	@tests/kind/faults.sh $(FAULTS)
 
+.PHONY: kind-starts
+kind-starts: ## Start STARTS (1000) pods under policies on the kind cluster, AT_ONCE (30), and look for a leak
+	@STARTS=$(STARTS) tests/kind/starts.sh
+	STARTS=$$(($(STARTS) / 10)) tests/kind/starts.sh kill
+
 .PHONY: leave
 leave: toolchain ## Show on clusters of its own that uninstall leaves nothing on a node (needs helm, or Go)
 	@$(GO_TOOLS)
