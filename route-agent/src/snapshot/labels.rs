@@ -96,6 +96,16 @@ impl Selector {
         self.0.iter().filter(|one| !one.is_met_by(labels))
     }
 
+    /// A label without one of these values of which nothing is selected, if it asks for any; of several
+    /// the one with the fewest values.
+    pub fn fewest_values(&self) -> Option<(&Arc<str>, &[Arc<str>])> {
+        let required = self.0.iter().filter_map(|one| match &one.condition {
+            Condition::In(values) => Some((&one.key, &**values)),
+            Condition::NotIn(_) | Condition::Exists | Condition::Absent => None,
+        });
+        required.min_by_key(|(_, values)| values.len())
+    }
+
     /// True if it asks for no label but this one.
     pub fn is_about(&self, key: &str) -> bool {
         self.0.iter().all(|one| *one.key == *key)

@@ -14,7 +14,7 @@ use crate::snapshot::{
     Selector, Tier, TierRule,
 };
 use crate::source::objects::strict::{LONGEST, present, selector, shown, unknown};
-use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient};
+use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_ports};
 
 /// A ClusterNetworkPolicy.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -284,12 +284,16 @@ impl Reader<'_> {
         }
         let ports = match present(fields, "protocols") {
             None => None,
-            Some(Value::Array(given)) if !given.is_empty() => {
+            Some(list @ Value::Array(given)) if !given.is_empty() => {
                 let read = given.iter().map(|one| {
                     let reason = "is not one protocol with ports that are known";
                     protocol(one).ok_or_else(|| fault(words.protocols_field, one, reason))
                 });
-                Some(read.collect::<Result<_, _>>()?)
+                let ports = policy_ports::gathered(read.collect::<Result<_, _>>()?);
+                if policy_ports::cost(&ports) > policy_ports::OF_RULE {
+                    return Err(fault(words.protocols_field, list, MANY_PORTS));
+                }
+                Some(ports)
             }
             Some(other) => {
                 let reason = "is not a list that has an item";
@@ -357,6 +361,8 @@ impl Reader<'_> {
     }
 }
 
+const MANY_PORTS: &str = "costs more than 1000, where a range of more than 16 ports costs 17 and any other \
+                          port 1";
 const DENIES: &str = "a rule that denies everything";
 
 fn denies_everything() -> TierRule {

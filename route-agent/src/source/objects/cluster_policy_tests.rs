@@ -192,3 +192,18 @@ fn a_policy_whose_place_or_subject_is_not_understood_comes_first_and_only_takes_
     let read = policy(rules);
     assert_eq!((read.ingress.len(), read.egress.len()), (1, 0));
 }
+
+#[test]
+fn a_rule_with_too_many_ports_closes() {
+    let protocols: Vec<Value> = (0..1001)
+        .map(|one| json!({"tcp": {"destinationPort": {"number": 2 * one + 1}}}))
+        .collect();
+    for (action, rules) in [
+        ("Accept", vec![]),
+        ("Deny", vec!["denies everything".to_owned()]),
+        ("Pass", vec!["denies everything".to_owned()]),
+    ] {
+        let read = egress(action, json!({"protocols": protocols}));
+        assert_eq!(read, (rules, 1), "{action}");
+    }
+}

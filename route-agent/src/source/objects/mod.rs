@@ -13,6 +13,7 @@ mod lenient;
 mod network_policy;
 mod node;
 mod pod;
+mod policy_ports;
 mod scalar;
 mod service;
 mod service_cidr;

@@ -11,7 +11,7 @@ use crate::snapshot::{
     self, Block, Direction, Peer, PolicyPort, PolicyRule, PortMatch, Protocol, Selector,
 };
 use crate::source::objects::strict::{LONGEST, present, selector, shown, unknown};
-use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient};
+use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_ports};
 
 /// A NetworkPolicy.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -27,6 +27,10 @@ const UNKNOWN: &str = "has a field that is not known, so it allows nothing";
 const NO_MAP: &str = "is not a map, so it allows nothing";
 const NO_LIST: &str = "is not a list, so it allows nothing";
 const NO_SELECTOR: &str = "is not a label selector, so it allows nothing";
+const MANY_PORTS: &str = "has ports that cost more than 1000, where a range of more than 16 costs 17 and \
+                          any other port 1, so it allows nothing";
+const MANY_MORE_PORTS: &str = "has ports that, with those of the rules before it, cost more than 10000, so \
+                               it allows nothing";
 
 impl NetworkPolicy {
     /// The snapshot's value of this policy.
@@ -158,6 +162,7 @@ impl Reader<'_> {
             Direction::Egress => ("spec.egress", "to"),
         };
         let rules = self.list(field, rules).unwrap_or_default();
+        let mut room = policy_ports::OF_POLICY;
         let rules = rules.iter().filter_map(|rule| {
             // An empty rule may be written as nothing at all.
             let empty = Map::new();
@@ -165,10 +170,19 @@ impl Reader<'_> {
                 Value::Null => &empty,
                 rule => self.map(field, rule, &[peers, "ports"])?,
             };
-            Some(PolicyRule {
-                peers: self.peers(present(fields, peers), direction),
-                ports: self.ports(present(fields, "ports"), direction),
-            })
+            let ports = self.ports(present(fields, "ports"), direction);
+            let cost = policy_ports::cost(ports.as_deref().unwrap_or_default());
+            if cost > policy_ports::OF_RULE {
+                self.bad(field, rule, MANY_PORTS);
+                return None;
+            }
+            let Some(left) = room.checked_sub(cost) else {
+                self.bad(field, rule, MANY_MORE_PORTS);
+                return None;
+            };
+            room = left;
+            let peers = self.peers(present(fields, peers), direction);
+            Some(PolicyRule { peers, ports })
         });
         rules.collect()
     }
@@ -261,7 +275,7 @@ impl Reader<'_> {
             return None;
         }
         let ports = ports.iter().filter_map(|port| self.port(field, port));
-        Some(ports.collect())
+        Some(policy_ports::gathered(ports.collect()))
     }
 
     fn port(&mut self, field: &'static str, port: &Value) -> Option<PolicyPort> {

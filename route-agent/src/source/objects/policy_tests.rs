@@ -352,3 +352,41 @@ fn a_spec_that_is_not_understood_closes_all_pods_of_the_namespace() {
     assert_eq!(read.ingress.unwrap().len(), 1);
     assert_eq!(read.egress.as_deref(), Some(&[][..]));
 }
+
+#[test]
+fn a_rule_with_too_many_ports_allows_nothing_and_is_named() {
+    let rule = |ports: u32| {
+        let ports = (0..ports).map(|one| json!({"port": 2 * one + 1}));
+        json!({"ports": ports.collect::<Vec<_>>()})
+    };
+    let read = ingress(json!([rule(1000), rule(1001), {"ports": [{"port": 7}]}]));
+    let lengths = |read: &crate::snapshot::NetworkPolicy| -> Vec<usize> {
+        let rules = read.ingress.as_ref().unwrap().iter();
+        rules
+            .map(|rule| rule.ports.as_ref().unwrap().len())
+            .collect()
+    };
+    assert_eq!(lengths(&read), [1000, 1]);
+    assert_eq!(read.invalid.len(), 1);
+    assert_eq!(read.invalid[0].field, "spec.ingress");
+    let names = (0..1001).map(|one| json!({"port": format!("p{one}")}));
+    let read = policy(json!({"podSelector": {}, "policyTypes": ["Egress"],
+        "egress": [{"ports": names.collect::<Vec<_>>()}]}));
+    assert_eq!(read.egress.as_deref(), Some(&[][..]));
+    let read = ingress(json!(vec![rule(1000); 12]));
+    assert_eq!((lengths(&read).len(), read.invalid.len()), (10, 2));
+}
+
+#[test]
+fn ports_beside_each_other_are_one_range_however_many_they_are() {
+    let all: Vec<Value> = (1..5000).map(|one| json!({"port": one})).collect();
+    let numbers = PortMatch::Numbers {
+        first: 1,
+        last: 4999,
+    };
+    let one = PolicyPort {
+        protocol: Protocol::Tcp,
+        ports: numbers,
+    };
+    assert_eq!(ports(json!(all)), Some(vec![one]));
+}

@@ -3,7 +3,7 @@
 //! Networks overlap and have holes in each other; after the cut they do not, so a range says by
 //! itself which of them it is in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 
 use crate::cidr::{next, previous};
 use crate::features::policies::desired::atoms::AtomId;
+use crate::features::policies::desired::id_set::IdSet;
 use crate::snapshot::Block;
 
 /// A range of addresses.
@@ -18,19 +19,19 @@ use crate::snapshot::Block;
 pub struct Range {
     /// The last address.
     pub last: IpAddr,
-    /// The networks that all of it is in; sorted, not empty.
-    pub atoms: Arc<[AtomId]>,
+    /// The questions whose networks all of it is in; not empty. Ranges with the same ones share them.
+    pub atoms: Arc<IdSet>,
 }
 
 /// The ranges by their first address.
 pub type Ranges = BTreeMap<IpAddr, Range>;
 
-/// Cuts networks of one family.
-pub fn cut<'a>(blocks: impl Iterator<Item = (AtomId, &'a Block)>) -> Ranges {
+/// Cuts networks of one family: those of one question are one thing.
+pub fn cut<'a>(blocks: impl Iterator<Item = (AtomId, Vec<&'a Block>)>) -> Ranges {
     // Where networks begin, and where they are behind their end.
     let mut changes: BTreeMap<IpAddr, Vec<(AtomId, bool)>> = BTreeMap::new();
-    for (id, block) in blocks {
-        for (first, last) in without_holes(block) {
+    for (id, blocks) in blocks {
+        for (first, last) in merged(&blocks) {
             changes.entry(first).or_default().push((id, true));
             if let Some(behind) = next(last) {
                 changes.entry(behind).or_default().push((id, false));
@@ -38,39 +39,58 @@ pub fn cut<'a>(blocks: impl Iterator<Item = (AtomId, &'a Block)>) -> Ranges {
         }
     }
     let mut ranges = Ranges::new();
-    let (mut inside, mut first) = (BTreeSet::new(), None);
+    let mut shared = HashSet::new();
+    let (mut inside, mut first) = (IdSet::default(), None);
     for (address, changes) in changes {
-        let before = inside.clone();
+        let atoms = share(&mut shared, &inside);
+        close(&mut ranges, first, previous(address), atoms);
         for (id, begins) in changes {
             match begins {
                 true => inside.insert(id),
-                false => inside.remove(&id),
-            };
+                false => inside.remove(id),
+            }
         }
-        if inside != before {
-            close(&mut ranges, first, previous(address), &before);
-            first = Some(address);
-        }
+        first = Some(address);
     }
     // What has not ended has the last address of all.
     let last = first.map(|first: IpAddr| match first {
         IpAddr::V4(_) => IpAddr::from([0xff; 4]),
         IpAddr::V6(_) => IpAddr::from([0xff; 16]),
     });
-    close(&mut ranges, first, last, &inside);
+    let atoms = share(&mut shared, &inside);
+    close(&mut ranges, first, last, atoms);
     ranges
 }
 
-fn close(
-    ranges: &mut Ranges,
-    first: Option<IpAddr>,
-    last: Option<IpAddr>,
-    inside: &BTreeSet<AtomId>,
-) {
-    if let (Some(first), Some(last), false) = (first, last, inside.is_empty()) {
-        let atoms = inside.iter().copied().collect();
+fn share(shared: &mut HashSet<Arc<IdSet>>, atoms: &IdSet) -> Arc<IdSet> {
+    if let Some(atoms) = shared.get(atoms) {
+        return atoms.clone();
+    }
+    let atoms = Arc::new(atoms.clone());
+    shared.insert(atoms.clone());
+    atoms
+}
+
+fn close(ranges: &mut Ranges, first: Option<IpAddr>, last: Option<IpAddr>, atoms: Arc<IdSet>) {
+    if let (Some(first), Some(last), false) = (first, last, atoms.is_empty()) {
         ranges.insert(first, Range { last, atoms });
     }
+}
+
+/// The first and last addresses of what is in any of these networks; they never touch.
+fn merged(blocks: &[&Block]) -> Vec<(IpAddr, IpAddr)> {
+    let mut all: Vec<_> = blocks.iter().flat_map(|one| without_holes(one)).collect();
+    all.sort_unstable();
+    let mut merged: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for (first, last) in all {
+        match merged.last_mut() {
+            Some((_, end)) if next(*end).is_none_or(|behind| first <= behind) => {
+                *end = last.max(*end);
+            }
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
 }
 
 /// The first and last addresses of what is left of a network without its holes; they never touch.
@@ -118,10 +138,13 @@ mod tests {
     fn shown(blocks: &[&str]) -> Vec<String> {
         let blocks: Vec<Block> = blocks.iter().map(|text| block(text)).collect();
         let numbered = blocks.iter().enumerate();
-        let ranges = cut(numbered.map(|(number, block)| (number as AtomId, block)));
+        let ranges = cut(numbered.map(|(number, block)| (number as AtomId, vec![block])));
         let ranges = ranges.iter();
         ranges
-            .map(|(first, range)| format!("{first}-{} {:?}", range.last, range.atoms))
+            .map(|(first, range)| {
+                let atoms: Vec<_> = range.atoms.iter().collect();
+                format!("{first}-{} {atoms:?}", range.last)
+            })
             .collect()
     }
 
@@ -163,19 +186,25 @@ mod tests {
     proptest! {
         #[test]
         fn every_address_is_in_the_range_that_says_which_networks_it_is_in(
-            blocks in prop::collection::vec((networks(), prop::collection::vec(networks(), 0..3)), 0..5),
+            blocks in prop::collection::vec((networks(), prop::collection::vec(networks(), 0..3)), 0..8),
+            lists in 1_usize..8,
         ) {
             let blocks: Vec<Block> = blocks
                 .into_iter()
                 .map(|(network, except)| Block { network, except: except.into() })
                 .collect();
-            let numbered = || blocks.iter().enumerate().map(|(id, block)| (id as AtomId, block));
-            let ranges = cut(numbered());
+            // Every so many blocks are of one question.
+            let list = |id: usize| {
+                let list: Vec<&Block> = blocks.iter().skip(id).step_by(lists).collect();
+                (id as AtomId, list)
+            };
+            let ranges = cut((0..lists).map(list));
             for host in 0_u32..=32 {
                 let address = IpAddr::from(std::net::Ipv4Addr::from(0xffff_ffdf_u32 + host));
-                let inside = numbered().filter(|(_, block)| block.contains(address));
-                let inside: Vec<AtomId> = inside.map(|(id, _)| id).collect();
-                let found = find(&ranges, address).map(|(_, range)| range.atoms.to_vec());
+                let inside = (0..lists).map(list);
+                let inside = inside.filter(|(_, all)| all.iter().any(|one| one.contains(address)));
+                let inside: IdSet = inside.map(|(id, _)| id).collect();
+                let found = find(&ranges, address).map(|(_, range)| (*range.atoms).clone());
                 prop_assert_eq!(found.unwrap_or_default(), inside, "{}", address);
             }
         }

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use podwire::hash::fnv1a;
 
 use crate::features::policies::desired::atoms::AtomId;
+use crate::features::policies::desired::id_set::IdSet;
 use crate::features::policies::desired::wanted::Class;
 use crate::snapshot::Protocol;
 
 /// What the members of a class have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassKey {
-    /// The questions that they answer with yes; sorted, not empty.
-    pub atoms: Arc<[AtomId]>,
+    /// The questions that they answer with yes; not empty.
+    pub atoms: Arc<IdSet>,
     /// The numbers of the named ports that are asked of them; sorted.
     pub ports: Box<[(Arc<str>, Protocol, u16)]>,
 }
@@ -35,7 +36,11 @@ impl ClassKey {
 pub struct Classes {
     numbers: HashMap<ClassKey, Class>,
     used: BTreeMap<Class, Used>,
-    with_atom: HashMap<AtomId, BTreeSet<Class>>,
+    /// The classes by places, of which those that are free are used again.
+    places: Vec<Class>,
+    free: Vec<u32>,
+    /// The places of those whose members answer a question with yes.
+    with_atom: HashMap<AtomId, IdSet>,
     /// Those that may have come or gone since the last look.
     touched: BTreeSet<Class>,
     /// Those that were there at the last look.
@@ -46,6 +51,7 @@ pub struct Classes {
 struct Used {
     key: ClassKey,
     members: usize,
+    place: u32,
 }
 
 impl Classes {
@@ -58,12 +64,22 @@ impl Classes {
             return *class;
         }
         let class = self.free_number(&key, hash);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(class);
+            (self.places.len() - 1) as u32
+        });
+        self.places[place as usize] = class;
         for atom in key.atoms.iter() {
-            self.with_atom.entry(*atom).or_default().insert(class);
+            self.with_atom.entry(atom).or_default().insert(place);
         }
         self.touched.insert(class);
         self.numbers.insert(key.clone(), class);
-        self.used.insert(class, Used { key, members: 1 });
+        let used = Used {
+            key,
+            members: 1,
+            place,
+        };
+        self.used.insert(class, used);
         class
     }
 
@@ -111,14 +127,20 @@ impl Classes {
         atom: AtomId,
         only: Option<&'a BTreeSet<Class>>,
     ) -> impl Iterator<Item = Class> + 'a {
-        const NONE: &BTreeSet<Class> = &BTreeSet::new();
-        let all = self.with_atom.get(&atom).unwrap_or(NONE);
-        let (fewer, more) = match only {
-            Some(only) if only.len() < all.len() => (only, Some(all)),
-            only => (all, only),
+        let all = self.with_atom.get(&atom);
+        let (few, only) = match only {
+            Some(only) if all.is_none_or(|all| only.len() < all.len()) => (Some(only), None),
+            only => (None, only),
         };
-        let fewer = fewer.iter().copied();
-        fewer.filter(move |class| more.is_none_or(|more| more.contains(class)))
+        let answers = move |class: &Class| {
+            let key = self.key(*class);
+            key.is_some_and(|key| key.atoms.contains(atom))
+        };
+        let looked_up = few.into_iter().flatten().copied().filter(answers);
+        let places = all.filter(|_| few.is_none()).into_iter();
+        let classes = places.flat_map(|all| all.iter().map(|place| self.places[place as usize]));
+        let found = classes.filter(move |class| only.is_none_or(|only| only.contains(class)));
+        looked_up.chain(found)
     }
 
     /// How many there are.
@@ -131,16 +153,23 @@ impl Classes {
         self.settled.is_empty()
     }
 
+    /// How much room the classes by question take, in words of 16 bytes.
+    #[cfg(test)]
+    pub fn words(&self) -> usize {
+        self.with_atom.values().map(IdSet::words).sum()
+    }
+
     fn forget(&mut self, class: Class) {
-        let Some(Used { key, .. }) = self.used.remove(&class) else {
+        let Some(Used { key, place, .. }) = self.used.remove(&class) else {
             return;
         };
         self.numbers.remove(&key);
+        self.free.push(place);
         for atom in key.atoms.iter() {
-            if let Some(classes) = self.with_atom.get_mut(atom) {
-                classes.remove(&class);
-                if classes.is_empty() {
-                    self.with_atom.remove(atom);
+            if let Some(places) = self.with_atom.get_mut(&atom) {
+                places.remove(place);
+                if places.is_empty() {
+                    self.with_atom.remove(&atom);
                 }
             }
         }
@@ -176,7 +205,7 @@ mod tests {
 
     fn key(atoms: &[AtomId]) -> ClassKey {
         ClassKey {
-            atoms: atoms.into(),
+            atoms: Arc::new(atoms.iter().copied().collect()),
             ports: Box::default(),
         }
     }

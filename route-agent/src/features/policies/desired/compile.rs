@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
-use crate::features::policies::desired::atoms::{AskedPort, Atom, AtomId, Atoms};
+use crate::features::policies::desired::atoms::{AskedPort, Atom, AtomId, Atoms, Kind, questions};
 use crate::snapshot::{
     Action, ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, PolicyName, PolicyPort,
     PolicyRule, PortMatch, Rank,
@@ -22,8 +22,6 @@ pub struct Compiled {
     egress: Option<Box<[CompiledRule]>>,
     /// The questions that it asks, each as often as it asks it.
     asks: Vec<AtomId>,
-    /// The named ports that it asks of others, each as often as it asks for it.
-    asks_ports: Vec<(AtomId, AskedPort)>,
 }
 
 /// A rule.
@@ -90,7 +88,6 @@ impl Compiled {
             ingress: None,
             egress: None,
             asks: Vec::new(),
-            asks_ports: Vec::new(),
         }
     }
 
@@ -111,8 +108,15 @@ impl Compiled {
 
     /// Asks no longer.
     pub fn release(self, atoms: &mut Atoms) {
-        for (atom, port) in &self.asks_ports {
-            atoms.drop_port(*atom, port);
+        for rule in self.egress.iter().flatten() {
+            if rule.asked.is_empty() {
+                continue;
+            }
+            for port in named_ports(rule.ports.as_deref()) {
+                for atom in &rule.asked {
+                    atoms.drop_port(*atom, &port);
+                }
+            }
         }
         for atom in self.asks {
             atoms.release(atom);
@@ -131,17 +135,18 @@ impl Compiled {
         let named: Vec<AskedPort> = match direction {
             // The name is one of the pod itself.
             Direction::Ingress => Vec::new(),
-            Direction::Egress => named_ports(rule),
+            Direction::Egress => named_ports(rule.ports.as_deref()),
         };
         let (mut peers, mut asked) = (None, Vec::new());
         if let Some(given) = &rule.peers {
+            let given = given.iter().filter(|peer| is_of(peer, family));
+            let given = given.map(|peer| Atom::of(peer, own)).collect();
             let mut ids = Vec::new();
-            for peer in given.iter().filter(|peer| is_of(peer, family)) {
-                let id = self.ask(Atom::of(peer, own), atoms);
+            for question in questions(given, atoms.few_peers()) {
+                let are_pods = question.kind() == Kind::Pods;
+                let id = self.ask(question, atoms);
                 ids.push(id);
-                if !matches!(peer, Peer::Block(_) | Peer::Nodes(_)) && !named.is_empty() {
-                    asked.push(id);
-                }
+                asked.extend((are_pods && !named.is_empty()).then_some(id));
             }
             peers = Some(ids.into());
         } else if !named.is_empty() {
@@ -151,7 +156,6 @@ impl Compiled {
         for id in &asked {
             for port in &named {
                 atoms.ask_port(*id, port.clone());
-                self.asks_ports.push((*id, port.clone()));
             }
         }
         CompiledRule {
@@ -176,8 +180,8 @@ fn is_of(peer: &Peer, family: IpFamily) -> bool {
     }
 }
 
-fn named_ports(rule: &PolicyRule) -> Vec<AskedPort> {
-    let ports = rule.ports.iter().flatten();
+fn named_ports(ports: Option<&[PolicyPort]>) -> Vec<AskedPort> {
+    let ports = ports.into_iter().flatten();
     let named = ports.filter_map(|port| match &port.ports {
         PortMatch::Named(name) => Some((name.clone(), port.protocol)),
         PortMatch::All | PortMatch::Numbers { .. } => None,

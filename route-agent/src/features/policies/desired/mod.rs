@@ -17,6 +17,7 @@ pub mod classes;
 mod compile;
 pub mod explain;
 pub mod frame;
+mod id_set;
 pub mod loss;
 pub mod model;
 mod node_addresses;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 use serde_json::{Value, json};
 
+use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::explain::{Judgement, judge};
 use crate::features::policies::desired::frame::{Changed, Here};
@@ -145,12 +146,18 @@ pub fn here(node: &str, family: IpFamily) -> Here {
 impl Cluster {
     /// Nothing.
     pub fn empty() -> Self {
+        Self::of_lists_over(FEW_PEERS)
+    }
+
+    /// Nothing, with models in which rules with more than this many peers ask a single question.
+    pub fn of_lists_over(few_peers: usize) -> Self {
         let snapshot = Snapshot::default();
         let each = NODES
             .iter()
             .flat_map(|(node, _)| IpFamily::ALL.map(|family| (*node, family)));
         let models = each.map(|(node, family)| {
-            let model = Model::of(
+            let model = Model::of_lists_over(
+                few_peers,
                 &snapshot,
                 &Attachments::default(),
                 family,

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::features::policies::desired::cells::{FEW_PORTS, Stance, cells, noted, short, stance};
+use crate::features::policies::desired::cells::{
+    FEW_PORTS, Names, Stance, cells, noted, short, stance,
+};
 use crate::features::policies::desired::classes::{ClassKey, Classes};
 use crate::features::policies::desired::compile::{Compiled, CompiledRule};
 use crate::features::policies::desired::wanted::{
@@ -88,7 +90,8 @@ impl<'a> Selecting<'a> {
                     ports,
                     verdict,
                 };
-                found.insert(cell, said.by(ports, verdict));
+                let names: Names<'_> = said.by(ports, verdict).into_iter().collect();
+                found.insert(cell, names);
             }
         };
         if only.is_none() {
@@ -118,7 +121,7 @@ type Span = (Protocol, u16, u16);
 struct Met<'a> {
     policy: &'a Compiled,
     action: Action,
-    /// Over what; `None` for everything.
+    /// Over what, sorted, and each port once; `None` for everything.
     spans: Option<Vec<Span>>,
 }
 
@@ -127,9 +130,12 @@ impl Met<'_> {
         match (&self.spans, at) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(spans), Some((protocol, port))) => spans
-                .iter()
-                .any(|(of, first, last)| *of == protocol && (*first..=*last).contains(&port)),
+            (Some(spans), Some((protocol, port))) => {
+                let behind =
+                    spans.partition_point(|(of, first, _)| (*of, *first) <= (protocol, port));
+                let nearest = behind.checked_sub(1).map(|at| spans[at]);
+                nearest.is_some_and(|(of, _, last)| of == protocol && port <= last)
+            }
         }
     }
 }
@@ -241,17 +247,28 @@ impl<'a> Reading<'a, '_> {
                 Some((*protocol, number, number))
             }
         });
-        Some(spans.collect())
+        Some(merged(spans.collect()))
     }
+}
+
+/// The same ports, sorted and each once.
+fn merged(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::new();
+    for (protocol, first, last) in spans {
+        match merged.last_mut() {
+            Some((of, _, end)) if *of == protocol && first <= end.saturating_add(1) => {
+                *end = last.max(*end);
+            }
+            _ => merged.push((protocol, first, last)),
+        }
+    }
+    merged
 }
 
 /// True if the members of a class answer one of these questions with yes.
 fn is_one(key: Option<&ClassKey>, atoms: &[u32]) -> bool {
-    key.is_some_and(|key| {
-        atoms
-            .iter()
-            .any(|atom| key.atoms.binary_search(atom).is_ok())
-    })
+    key.is_some_and(|key| atoms.iter().any(|atom| key.atoms.contains(*atom)))
 }
 
 /// What is said of a class, over all ports.

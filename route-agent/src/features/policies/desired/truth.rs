@@ -174,8 +174,16 @@ impl<'a> Truth<'a> {
         let Some(peers) = &rule.peers else {
             return over(None);
         };
-        let mut peers = peers.iter();
-        peers.any(|one| self.is_peer(own, one, peer) && over(Some(one)))
+        // The ports are the same for all peers that are meant as pods, and for all others: there may be
+        // thousands of each.
+        let is_meant = |as_pod| {
+            let mut peers = peers.iter().filter(|one| is_pod(one) == as_pod);
+            let first = peers.next();
+            first.is_some_and(|first| {
+                over(Some(first)) && peers.chain([first]).any(|one| self.is_peer(own, one, peer))
+            })
+        };
+        is_meant(true) || is_meant(false)
     }
 
     /// The pod whose names for ports count: a port by its name is one of the destination, if that is
@@ -187,7 +195,7 @@ impl<'a> Truth<'a> {
         local: &'p Pod,
         peer: IpAddr,
     ) -> Option<&'p Pod> {
-        let as_pod = !matches!(meant, Some(Peer::Block(_) | Peer::Nodes(_)));
+        let as_pod = meant.is_none_or(is_pod);
         match direction {
             Direction::Ingress => Some(local),
             Direction::Egress => self.pod(peer).filter(|_| as_pod),
@@ -218,6 +226,11 @@ impl<'a> Truth<'a> {
             }),
         }
     }
+}
+
+/// Whether a peer is meant as a pod.
+fn is_pod(peer: &Peer) -> bool {
+    !matches!(peer, Peer::Block(_) | Peer::Nodes(_))
 }
 
 /// The policies that isolate a pod in a direction.

@@ -8,6 +8,8 @@
 mod locals;
 mod nodes;
 mod peers;
+#[cfg(test)]
+pub mod sizes;
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,7 +18,7 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
-use crate::features::policies::desired::atoms::Atoms;
+use crate::features::policies::desired::atoms::{Atoms, FEW_PEERS};
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
 use crate::features::policies::desired::cells::Stance;
@@ -88,7 +90,27 @@ impl Model {
         family: IpFamily,
         here: Here,
     ) -> Self {
-        let mut model = Self {
+        let mut model = Self::without_objects(family, here, FEW_PEERS);
+        model.take_everything(snapshot, attachments);
+        model
+    }
+
+    /// As [`Model::of`], of rules that ask a single question if they have more than this many peers.
+    #[cfg(test)]
+    pub fn of_lists_over(
+        few_peers: usize,
+        snapshot: &Snapshot,
+        attachments: &Attachments,
+        family: IpFamily,
+        here: Here,
+    ) -> Self {
+        let mut model = Self::without_objects(family, here, few_peers);
+        model.take_everything(snapshot, attachments);
+        model
+    }
+
+    fn without_objects(family: IpFamily, here: Here, few_peers: usize) -> Self {
+        Self {
             family,
             here,
             owners: Owners::default(),
@@ -99,7 +121,7 @@ impl Model {
             subjects: BTreeMap::new(),
             compiled: BTreeMap::new(),
             nodes: None,
-            atoms: Atoms::default(),
+            atoms: Atoms::of_lists_over(few_peers),
             classes: Classes::default(),
             ranges: Ranges::new(),
             wanted: Wanted::default(),
@@ -107,13 +129,15 @@ impl Model {
             port_ranges: BTreeMap::new(),
             outside: 0,
             denials: 0,
-        };
+        }
+    }
+
+    fn take_everything(&mut self, snapshot: &Snapshot, attachments: &Attachments) {
         let mut everything = Changed::everything(snapshot);
-        let addresses = attachments.addresses(family);
+        let addresses = attachments.addresses(self.family);
         everything.addresses = addresses.collect();
-        model.update(snapshot, attachments, &everything);
-        model.wanted.compact();
-        model
+        self.update(snapshot, attachments, &everything);
+        self.wanted.compact();
     }
 
     /// Where it was made.

@@ -1,12 +1,11 @@
 //! The addresses of Nodes, kept while a rule asks about Nodes.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Model, Work};
-use crate::features::policies::desired::atoms::AtomId;
 use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::id_set::IdSet;
 use crate::features::policies::desired::node_addresses::NodeAddresses;
 use crate::snapshot::Snapshot;
 
@@ -41,12 +40,15 @@ impl Model {
         &self,
         snapshot: &Snapshot,
         address: IpAddr,
-    ) -> (BTreeSet<AtomId>, Option<&Arc<str>>) {
+    ) -> (IdSet, Option<&Arc<str>>) {
         let nodes = self.nodes.as_ref();
         let names = nodes.and_then(|nodes| nodes.names(address));
         let nodes = names.into_iter().flatten();
         let nodes = nodes.filter_map(|name| snapshot.nodes.get(name));
-        let atoms = nodes.flat_map(|node| self.atoms.of_node(node)).collect();
+        let mut atoms = IdSet::default();
+        for node in nodes {
+            atoms.extend(self.atoms.of_node(node).iter());
+        }
         (atoms, names.and_then(|names| names.first()))
     }
 }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Model, Work};
-use crate::features::policies::desired::atoms::{Atom, AtomId};
+use crate::features::policies::desired::atoms::{Atom, Kind};
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::{self, Range, Ranges};
 use crate::features::policies::desired::classes::ClassKey;
+use crate::features::policies::desired::id_set::IdSet;
 use crate::features::policies::desired::wanted::{Class, Note, Place, What, listed};
 use crate::snapshot::{Pod, Snapshot};
 
@@ -23,9 +24,9 @@ impl Model {
             let pods = atom.scope(snapshot).into_iter();
             work.addresses
                 .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
-            work.addresses.extend(atom.exact());
-            nodes |= matches!(atom, Atom::Nodes(_));
-            cut |= matches!(atom, Atom::Block(_)) && atom.exact().is_none();
+            work.addresses.extend(atom.exact_ones());
+            nodes |= atom.kind() == Kind::Nodes;
+            cut |= atom.has_networks();
         }
         if nodes {
             self.look_at_nodes(snapshot, work);
@@ -45,7 +46,7 @@ impl Model {
         for (first, range) in &ranges {
             if differs(&old, first, range) {
                 work.addresses.extend(self.wanted.peers(*first, range.last));
-                let class = self.acquire(range.atoms.clone(), &[], None);
+                let class = self.acquire(range.atoms.clone(), &IdSet::default(), None);
                 let text = self.text_of(&range.atoms);
                 let what = What {
                     class,
@@ -69,8 +70,8 @@ impl Model {
 
     /// What a range of addresses is, for people. It may be in thousands of networks, and so may each
     /// of thousands of ranges.
-    fn text_of(&self, atoms: &[AtomId]) -> Arc<str> {
-        let atoms = atoms.iter().filter_map(|id| self.atoms.get(*id));
+    fn text_of(&self, atoms: &IdSet) -> Arc<str> {
+        let atoms = atoms.iter().filter_map(|id| self.atoms.get(id));
         let mut atoms: Vec<&Atom> = atoms.collect();
         let more = atoms.len().saturating_sub(NAMED);
         if more > 0 {
@@ -96,23 +97,21 @@ impl Model {
         let exact = self.atoms.of_address(address);
         let place = Place::Peer(address);
         let (of_node, node) = self.node_atoms(snapshot, address);
-        if of_pod.is_empty() && of_node.is_empty() && exact.is_none() {
+        if of_pod.is_empty() && of_node.is_empty() && exact.is_empty() {
             let before = self.put(place, None);
             self.release(before);
             return;
         }
         let range = blocks::find(&self.ranges, address);
         let mut atoms = of_pod.clone();
-        atoms.extend(exact);
-        atoms.extend(of_node);
+        atoms.extend(exact.iter().chain(of_node.iter()));
         atoms.extend(range.into_iter().flat_map(|(_, range)| range.atoms.iter()));
-        atoms.sort_unstable();
         let note = match (owner, node) {
             (Some(pod), _) => Note::Pod(pod.name.clone()),
             (None, Some(node)) => Note::Text(format!("Node {node}").into()),
-            (None, None) => Note::Text(self.text_of(exact.as_slice())),
+            (None, None) => Note::Text(self.text_of(&exact)),
         };
-        let class = self.acquire(atoms.into(), &of_pod, owner);
+        let class = self.acquire(Arc::new(atoms), &of_pod, owner);
         let what = What {
             class,
             last: None,
@@ -124,15 +123,11 @@ impl Model {
 
     /// One more member of the class of those who answer these questions with yes, some of them as a
     /// pod.
-    fn acquire(&mut self, atoms: Arc<[AtomId]>, of_pod: &[AtomId], pod: Option<&Pod>) -> Class {
-        let asked = self.atoms.ports(of_pod);
-        let ports = asked.into_iter().filter_map(|(name, protocol)| {
-            let number = pod?.port(name, *protocol)?;
-            Some((name.clone(), *protocol, number))
-        });
+    fn acquire(&mut self, atoms: Arc<IdSet>, of_pod: &IdSet, pod: Option<&Pod>) -> Class {
+        let ports = pod.map(|pod| self.atoms.ports(of_pod, pod));
         let hash = self.atoms.hash(&atoms);
         let key = ClassKey {
-            ports: ports.collect(),
+            ports: ports.unwrap_or_default(),
             atoms,
         };
         self.classes.acquire(key, hash)

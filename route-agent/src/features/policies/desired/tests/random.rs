@@ -33,6 +33,9 @@ pub const TRAFFIC: [Traffic; 7] = [
 /// Addresses of pods outside the podCIDRs.
 const OUTSIDE: [[&str; 2]; 2] = [["10.99.0.5", "fd99::5"], ["10.99.0.6", "fd99::6"]];
 
+/// Rules with more peers of a kind than this ask a single question here.
+const FEW_PEERS: usize = 1;
+
 /// One thing that happens.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -60,6 +63,8 @@ fn block() -> impl Strategy<Value = Value> {
     prop::sample::select(vec![
         json!({"cidr": "10.10.0.0/16"}),
         json!({"cidr": "10.10.1.0/24", "except": ["10.10.1.0/29"]}),
+        json!({"cidr": "10.10.1.0/29", "except": ["10.10.1.4/32"]}),
+        json!({"cidr": "10.10.2.0/29"}),
         json!({"cidr": "10.10.1.3/32"}),
         json!({"cidr": "198.51.100.0/24", "except": ["198.51.100.4/30"]}),
         json!({"cidr": "198.51.100.7/32"}),
@@ -94,7 +99,11 @@ fn port() -> impl Strategy<Value = Value> {
 }
 
 fn rule(peers: &'static str) -> impl Strategy<Value = Value> {
-    let peers_of = prop::collection::vec(peer(), 0..3);
+    // More than FEW_PEERS of a kind, in some.
+    let peers_of = prop_oneof![
+        3 => prop::collection::vec(peer(), 0..3),
+        1 => prop::collection::vec(peer(), 3..8),
+    ];
     let ports = prop::collection::vec(port(), 0..3);
     (peers_of, ports).prop_map(move |(some, ports)| json!({peers: some, "ports": ports}))
 }
@@ -210,7 +219,10 @@ fn protocol() -> impl Strategy<Value = Value> {
 
 fn tier_rules(egress: bool) -> impl Strategy<Value = Vec<Value>> {
     let action = prop::sample::select(vec!["Accept", "Deny", "Pass"]);
-    let peers = prop::collection::vec(tier_peer(egress), 1..3);
+    let peers = prop_oneof![
+        3 => prop::collection::vec(tier_peer(egress), 1..3),
+        1 => prop::collection::vec(tier_peer(egress), 3..7),
+    ];
     let protocols = prop::collection::vec(protocol(), 0..3);
     let rule = (action, peers, protocols).prop_map(move |(action, peers, protocols)| {
         let mut rule = json!({"action": action});
@@ -328,7 +340,7 @@ proptest! {
 
     #[test]
     fn the_models_say_what_the_policies_say(steps in all_steps()) {
-        let mut cluster = Cluster::empty();
+        let mut cluster = Cluster::of_lists_over(FEW_PEERS);
         for step in &steps {
             apply(&mut cluster, step);
         }
@@ -343,14 +355,14 @@ proptest! {
 
     #[test]
     fn a_model_that_followed_the_changes_is_the_one_that_is_made_at_once(steps in all_steps()) {
-        let mut cluster = Cluster::empty();
+        let mut cluster = Cluster::of_lists_over(FEW_PEERS);
         for step in &steps {
             apply(&mut cluster, step);
         }
         for (node, _) in NODES {
             for family in IpFamily::ALL {
                 let followed = cluster.model(node, family);
-                let made = Model::of(&cluster.snapshot, &cluster.attachments, family, here(node, family));
+                let made = Model::of_lists_over(FEW_PEERS, &cluster.snapshot, &cluster.attachments, family, here(node, family));
                 prop_assert_eq!(places(followed.wanted()), places(made.wanted()));
                 prop_assert_eq!(followed.wanted(), made.wanted());
                 prop_assert_eq!(followed.frame(), made.frame());
@@ -361,9 +373,9 @@ proptest! {
 
     #[test]
     fn what_differs_is_what_is_said_to_differ_and_a_loss_is_never_missed(steps in all_steps()) {
-        let mut cluster = Cluster::empty();
+        let mut cluster = Cluster::of_lists_over(FEW_PEERS);
         let (node, family) = ("worker", IpFamily::V4);
-        let mut model = Model::of(&cluster.snapshot, &cluster.attachments, family, here(node, family));
+        let mut model = Model::of_lists_over(FEW_PEERS, &cluster.snapshot, &cluster.attachments, family, here(node, family));
         for step in &steps {
             let before = model.wanted().clone();
             let change = match step {

@@ -490,9 +490,13 @@ fn of_two_pods_with_one_address_the_one_that_runs_has_it() {
 
 #[test]
 fn what_is_said_of_many_networks_or_policies_has_room_in_a_comment_and_says_how_many_there_are() {
-    let networks = (7..31).map(|prefix| json!({"ipBlock": {"cidr": format!("10.0.0.0/{prefix}")}}));
-    let from_networks = json!({"podSelector": app("db"), "ingress": [
-        {"from": networks.collect::<Vec<_>>(), "ports": [{"port": 80}]}]});
+    // Two rules, as the networks of one that has many are not told apart.
+    let rules = [7..19, 19..31].map(|prefixes| {
+        let networks =
+            prefixes.map(|prefix| json!({"ipBlock": {"cidr": format!("10.0.0.0/{prefix}")}}));
+        json!({"from": networks.collect::<Vec<_>>(), "ports": [{"port": 80}]})
+    });
+    let from_networks = json!({"podSelector": app("db"), "ingress": rules});
     let mut shop = Shop::with(std::slice::from_ref(&from_networks));
     for number in 0..30 {
         let at = format!("shop/a-policy-with-a-name-that-takes-room-{number}");

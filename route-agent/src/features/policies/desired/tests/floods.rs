@@ -1,0 +1,185 @@
+//! What a tenant can make of a model with policies as long as the API server takes them: counted, so
+//! that no list costs more than what it says.
+
+use std::net::IpAddr;
+
+use podwire_kernel::IpFamily;
+use serde_json::{Value, json};
+
+use crate::features::policies::desired::atoms::FEW_PEERS;
+use crate::features::policies::desired::attachments::Attachments;
+use crate::features::policies::desired::model::Model;
+use crate::features::policies::desired::model::sizes::Sizes;
+use crate::features::policies::desired::samples::{here, namespace, pod, policy};
+use crate::snapshot::{Change, Dirty, Snapshot};
+use crate::source::decode::{Scope, decode};
+use crate::source::objects::Names;
+
+fn snapshot(objects: &[Value]) -> Snapshot {
+    let (mut snapshot, mut names) = (Snapshot::default(), Names::default());
+    for object in objects {
+        let text = object.to_string();
+        let contents = decode(text.as_bytes(), Scope::All, &mut names).unwrap();
+        for object in contents.objects {
+            snapshot.apply(Change::Set(object), &mut Dirty::default());
+        }
+    }
+    snapshot
+}
+
+fn model(few_peers: usize, snapshot: &Snapshot) -> Model {
+    let (family, attachments) = (IpFamily::V4, Attachments::default());
+    let here = here("worker", family);
+    Model::of_lists_over(few_peers, snapshot, &attachments, family, here)
+}
+
+/// The address of the peer with this number.
+fn address(number: u32) -> IpAddr {
+    IpAddr::from(std::net::Ipv4Addr::from(0x0a63_0000 + number))
+}
+
+/// A pod that is selected here, and so many elsewhere, each with a label and a port of its own.
+fn pods(number: u32) -> Vec<Value> {
+    let peers = (0..number).map(|one| {
+        let mut peer = pod(&format!("shop/p{one}"), "worker2", 2, &format!("id=i{one}"));
+        peer["status"]["podIPs"] = json!([{"ip": address(one)}]);
+        peer["spec"]["containers"][0]["ports"][0]["name"] = json!(format!("n{one}"));
+        peer
+    });
+    let db = pod("shop/db", "worker", 2, "role=db");
+    [namespace("shop", ""), db]
+        .into_iter()
+        .chain(peers)
+        .collect()
+}
+
+/// A rule for all of them.
+fn peers(number: u32) -> Vec<Value> {
+    let peer = |one| json!({"podSelector": {"matchLabels": {"id": format!("i{one}")}}});
+    (0..number).map(peer).collect()
+}
+
+fn with_rule(peers: u32, few: usize, direction: &str, rule: Value) -> (Model, Snapshot) {
+    let field = direction.to_lowercase();
+    let spec = json!({"podSelector": {"matchLabels": {"role": "db"}},
+        "policyTypes": [direction], field: [rule]});
+    let mut objects = pods(peers);
+    objects.push(policy("shop/p", &spec));
+    let snapshot = snapshot(&objects);
+    (model(few, &snapshot), snapshot)
+}
+
+/// So many peers, each a pod, with so many ports that are not beside each other.
+fn many_ports(peer_count: u32, port_count: u32, few: usize) -> Sizes {
+    let ports: Vec<Value> = (0..port_count)
+        .map(|one| json!({"port": 2 * one + 1}))
+        .collect();
+    let rule = json!({"from": peers(peer_count), "ports": ports});
+    with_rule(peer_count, few, "Ingress", rule).0.sizes()
+}
+
+/// The same with ports by name, one of which each pod has.
+fn many_names(peer_count: u32, port_count: u32, few: usize) -> Sizes {
+    let ports: Vec<Value> = (0..port_count)
+        .map(|one| json!({"port": format!("n{one}")}))
+        .collect();
+    let rule = json!({"to": peers(peer_count), "ports": ports});
+    with_rule(peer_count, few, "Egress", rule).0.sizes()
+}
+
+/// The number-th hole.
+fn all_but(number: u32) -> Value {
+    let hole = std::net::Ipv4Addr::from(0x0b00_0000 + 4 * number);
+    json!({"ipBlock": {"cidr": "11.0.0.0/8", "except": [format!("{hole}/32")]}})
+}
+
+fn overlapping_in_one_rule(number: u32, few: usize) -> Sizes {
+    let blocks: Vec<Value> = (0..number).map(all_but).collect();
+    with_rule(0, few, "Ingress", json!({"from": blocks}))
+        .0
+        .sizes()
+}
+
+fn overlapping_in_policies(number: u32) -> Sizes {
+    let mut objects = pods(0);
+    objects.extend((0..number).map(|one| {
+        let spec = json!({"podSelector": {}, "ingress": [{"from": [all_but(one)]}]});
+        policy(&format!("shop/p{one}"), &spec)
+    }));
+    model(FEW_PEERS, &snapshot(&objects)).sizes()
+}
+
+#[test]
+fn peers_that_a_rule_treats_alike_are_one_class() {
+    let before = many_ports(40, 50, usize::MAX);
+    assert_eq!((before.classes, before.cells), (40, 40 * 50));
+    let now = many_ports(40, 50, FEW_PEERS);
+    assert_eq!((now.classes, now.cells), (1, 50));
+    // A few are classes of their own, which other rules may share.
+    let few = many_ports(FEW_PEERS as u32, 50, FEW_PEERS);
+    assert_eq!((few.classes, few.cells), (16, 16 * 50));
+}
+
+#[test]
+fn a_rule_asks_for_a_named_port_once_and_not_each_peer() {
+    let before = many_names(40, 50, usize::MAX);
+    assert_eq!((before.asked_ports, before.cells), (40 * 50, 40));
+    let now = many_names(40, 50, FEW_PEERS);
+    // Each pod has a port of another name.
+    assert_eq!((now.asked_ports, now.classes, now.cells), (50, 40, 40));
+}
+
+#[test]
+fn networks_of_one_rule_that_overlap_are_one() {
+    let before = overlapping_in_one_rule(40, usize::MAX);
+    assert_eq!((before.classes, before.ranges), (41, 80));
+    let now = overlapping_in_one_rule(40, FEW_PEERS);
+    assert_eq!((now.classes, now.ranges, now.ids, now.cells), (1, 1, 1, 1));
+}
+
+#[test]
+fn networks_of_many_policies_that_overlap_share_what_they_have_in_common() {
+    let (few, many) = (overlapping_in_policies(100), overlapping_in_policies(400));
+    assert_eq!((many.classes, many.ranges, many.cells), (401, 800, 401));
+    assert!(many.ids > 15 * few.ids, "{many:?} {few:?}");
+    // 2 x 401 sets of 400 numbers, of which 64 are one word.
+    assert!(many.words <= 2 * 401 * 8, "{many:?}");
+}
+
+#[test]
+fn a_list_is_the_same_class_after_a_restart_and_in_whatever_order() {
+    let class = |reverse: bool| {
+        let mut list = peers(40);
+        if reverse {
+            list.reverse();
+        }
+        let (model, _) = with_rule(40, FEW_PEERS, "Ingress", json!({"from": list}));
+        model.wanted().class(address(7))
+    };
+    assert_ne!(class(false), 0);
+    assert_eq!(class(false), class(true));
+}
+
+#[test]
+#[ignore = "prints the figures of docs/decisions/0024"]
+fn figures() {
+    println!(
+        "peers x ports before: {:?}",
+        many_ports(500, 1000, usize::MAX)
+    );
+    println!("peers x ports: {:?}", many_ports(5000, 1000, FEW_PEERS));
+    println!(
+        "peers x names before: {:?}",
+        many_names(500, 1000, usize::MAX)
+    );
+    println!("peers x names: {:?}", many_names(5000, 1000, FEW_PEERS));
+    println!(
+        "blocks of a rule before: {:?}",
+        overlapping_in_one_rule(2000, usize::MAX)
+    );
+    println!(
+        "blocks of a rule: {:?}",
+        overlapping_in_one_rule(2000, FEW_PEERS)
+    );
+    println!("blocks of policies: {:?}", overlapping_in_policies(5000));
+}
