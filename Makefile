@@ -126,10 +126,22 @@ bench: root toolchain ## Measure the plugin, routes, Services and policies, besi
 	PODWIRE_BIN_DIR=$(OUT) $(OUT)/podwire-bench || missed=1
 	exit $$missed
 
+# The models are asked about millions of packets: the agent's own crate is optimised for that, on top of
+# dependencies as other tests have them.
+OPTIMISED := --config profile.dev.package.podwire-agent.opt-level=2
+POLICY_TESTS := cargo test $(OPTIMISED) --package podwire-agent --lib --
+
 .PHONY: oracle
-oracle: toolchain ## Compare policies of CLUSTERS (10000) random clusters with what cyclonus says; needs Go
-	@ORACLE_CLUSTERS=$${CLUSTERS:-10000} cargo test --package podwire-agent --lib -- \
-	    cyclonus --ignored --nocapture
+oracle: root toolchain ## Compare policies of CLUSTERS (10000) random clusters with what cyclonus says, and SENT (1000) of them by packets; needs Go
+	@tests/tools.sh test
+	export ORACLE_SEED=$${SEED:-1} ORACLE_CLUSTERS=$${CLUSTERS:-10000} ORACLE_SENT=$${SENT:-1000}
+	$(POLICY_TESTS) cyclonus --ignored --nocapture
+
+.PHONY: oracle-packets
+oracle-packets: root toolchain ## Send the packets of CLUSTERS (1000) random clusters with policies of both kinds
+	@tests/tools.sh test
+	export PACKETS_SEED=$${SEED:-1} PACKETS_CLUSTERS=$${CLUSTERS:-1000}
+	$(POLICY_TESTS) packets_meet --nocapture
 
 # What `cargo fuzz` passes to a stable compiler, so that neither it nor a nightly one is needed; how
 # much is counted of which crate is in fuzz/rustc.sh.

@@ -27,7 +27,7 @@ pub mod reach;
 #[cfg(test)]
 pub mod samples;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tiers;
 pub mod truth;
 pub mod wanted;

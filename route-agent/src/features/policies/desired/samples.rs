@@ -180,15 +180,28 @@ impl Cluster {
         cluster
     }
 
-    /// Reads objects and shows them to the models.
+    /// As [`Cluster::of`], but the models see all objects at once, as after a start.
+    pub fn at_once(objects: &[Value]) -> Self {
+        let mut cluster = Self::empty();
+        let changes = objects.iter().flat_map(|object| cluster.read(object));
+        let changes = changes.collect();
+        cluster.apply(changes);
+        cluster
+    }
+
+    /// Reads objects and shows them to the models, one after the other.
     pub fn set(&mut self, objects: &[Value]) {
         for object in objects {
-            let text = object.to_string();
-            let contents = decode(text.as_bytes(), Scope::All, &mut self.names).unwrap();
-            assert_eq!(contents.problems, [""; 0], "{text}");
-            let changes = contents.objects.into_iter().map(Change::Set);
-            self.apply(changes.collect());
+            let changes = self.read(object);
+            self.apply(changes);
         }
+    }
+
+    fn read(&mut self, object: &Value) -> Vec<Change> {
+        let text = object.to_string();
+        let contents = decode(text.as_bytes(), Scope::All, &mut self.names).unwrap();
+        assert_eq!(contents.problems, [""; 0], "{text}");
+        contents.objects.into_iter().map(Change::Set).collect()
     }
 
     /// Takes an object away.
@@ -219,12 +232,18 @@ impl Cluster {
     #[track_caller]
     pub fn allows(&self, from: IpAddr, to: IpAddr, traffic: Traffic) -> bool {
         let truth = Truth::about(&self.snapshot, &[from, to].into());
+        self.allows_by(&truth, from, to, traffic)
+    }
+
+    /// As [`Cluster::allows`], with a truth that can be asked about both addresses.
+    #[track_caller]
+    pub fn allows_by(&self, truth: &Truth<'_>, from: IpAddr, to: IpAddr, traffic: Traffic) -> bool {
         let ends = [
             (Direction::Egress, from, to),
             (Direction::Ingress, to, from),
         ];
         let judgements =
-            ends.map(|(direction, local, peer)| judge(&truth, direction, local, peer, traffic));
+            ends.map(|(direction, local, peer)| judge(truth, direction, local, peer, traffic));
         let explained = judgements.iter().flatten().all(Judgement::passes);
         let truth = truth.allowed(from, to, traffic);
         assert_eq!(

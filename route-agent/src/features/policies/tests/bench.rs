@@ -6,18 +6,20 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use podwire_kernel::IpFamily;
 use serde_json::Value;
 
 use crate::feature::{Event, Feature as _, KernelEvent};
 use crate::features::parts::log::Logging;
 use crate::features::policies::Policies;
+use crate::features::policies::desired::samples::here;
 use crate::features::test_node::TestNode;
 use crate::ours::POLICY_TABLE as TABLE;
 use crate::snapshot::{Change, Dirty, Key, Node, Object};
 use crate::source::decode::{Scope, decode};
 use crate::source::objects::Names;
 
-/// The node `worker` of the samples.
+/// A node of the samples: `worker`, unless said otherwise.
 pub struct Bench {
     pub node: TestNode,
     pub feature: Policies,
@@ -26,16 +28,20 @@ pub struct Bench {
 impl Bench {
     /// With podCIDRs of both families and no policy.
     pub fn new() -> Self {
-        let mut node = TestNode::apart();
-        node.config.node_name = Arc::from("worker");
+        Self::on(TestNode::apart(), "worker")
+    }
+
+    /// A node of the samples in the network namespace of the calling thread.
+    pub fn on(mut node: TestNode, name: &'static str) -> Self {
+        node.config.node_name = Arc::from(name);
         let mut bench = Self {
             feature: Policies::open(Logging::On).unwrap(),
             node,
         };
-        let cidrs = ["10.10.1.0/24", "fd00:10:10:1::/64"];
+        let cidrs = IpFamily::ALL.map(|family| here(name, family).pod_cidrs);
         let worker = Node {
-            pod_cidrs: cidrs.map(|cidr| cidr.parse().unwrap()).into(),
-            ..Node::named("worker")
+            pod_cidrs: cidrs.into_iter().flatten().collect(),
+            ..Node::named(name)
         };
         bench.apply(vec![Change::Set(Object::Node(worker))]);
         bench.notice(&Event::Resync);

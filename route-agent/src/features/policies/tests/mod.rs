@@ -4,3 +4,4 @@ mod attached;
 mod bench;
 mod golden;
 mod kernel;
+pub mod road;

@@ -2,8 +2,10 @@
 
 mod attached;
 mod floods;
-mod oracle;
-mod random;
+
+pub mod oracle;
+pub mod random;
 mod rows;
+pub mod table;
 mod tier_rows;
 mod words;

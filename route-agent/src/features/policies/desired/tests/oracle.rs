@@ -1,35 +1,81 @@
 //! What another program says of the same clusters: cyclonus, by way of `tests/oracle`, which is not a
 //! rewrite of ours.
 //!
-//! The truth table of each random cluster must be the same. Left out is what cyclonus does not model
+//! The truth table of each random cluster must be the same, and the kernel must say so, too, of the first
+//! ones: there each packet of the table is sent. Not asked is what cyclonus does not model
 //! (ping, a pod and itself), and what it takes otherwise: an egress rule that names a port and has an
 //! ipBlock, where it takes the address for the pod that has it; and `NotIn` of a label that is absent,
-//! which holds in Kubernetes (`Requirement.Matches` in k8s.io/apimachinery/pkg/labels). `ORACLE_CLUSTERS` says how many clusters, `ORACLE_SEED` which.
+//! which holds in Kubernetes (`Requirement.Matches` in k8s.io/apimachinery/pkg/labels).
+//! `ORACLE_CLUSTERS` says how many clusters, `ORACLE_SEED` which, `ORACLE_SENT` how many of them by
+//! packets.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
 use crate::features::policies::desired::samples::Cluster;
-use crate::features::policies::desired::tests::random::{
-    NAMESPACES, Step, TRAFFIC, apply, is_known, pairs, steps,
-};
+use crate::features::policies::desired::tests::random::{NAMESPACES, Step, TRAFFIC, steps};
+use crate::features::policies::desired::tests::table::{Row, known, objects_after, table};
 use crate::features::policies::desired::truth::{Traffic, Truth};
-use crate::snapshot::{Key, Labels, Pod};
+use crate::features::policies::tests::road::Road;
+use crate::snapshot::{Key, Labels, Pod, Protocol};
 
-fn number(name: &str, default: u64) -> u64 {
+/// How many clusters may wait for an answer: enough that neither side waits for the other.
+const UNDER_WAY: usize = 64;
+/// How often to say how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// A cluster that was asked about, and what we say of it.
+struct Asked {
+    objects: Vec<Value>,
+    rows: Vec<Row>,
+}
+
+/// A number that whoever runs a test may give.
+pub fn number(name: &str, default: u64) -> u64 {
     let given = std::env::var(name).ok();
     given.map_or(default, |text| text.parse().unwrap())
+}
+
+/// What makes the clusters of a seed.
+pub fn runner(seed: u64) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    TestRunner::new_with_rng(Config::default(), rng)
 }
 
 #[test]
 #[ignore = "needs Go and its module proxy; `make oracle` runs it"]
 fn cyclonus_says_the_same_of_every_cluster() {
+    let [seed, clusters, sent] = [
+        ("ORACLE_SEED", 1),
+        ("ORACLE_CLUSTERS", 500),
+        ("ORACLE_SENT", 0),
+    ]
+    .map(|(name, default)| number(name, default));
+    let (mut oracle, questions, answers) = start();
+    let (to_compare, asked) = sync_channel(UNDER_WAY);
+    let asking = std::thread::spawn(move || ask(seed, clusters, questions, &to_compare));
+    let mut tally = Tally::new(clusters);
+    for (asked, answer) in asked.iter().zip(answers.lines()) {
+        tally.compare(&asked, answer.unwrap().as_bytes());
+        if tally.done <= sent {
+            tally.send(&asked);
+        }
+    }
+    asking.join().unwrap();
+    assert!(oracle.wait().unwrap().success());
+    tally.end();
+}
+
+fn start() -> (Child, ChildStdin, BufReader<ChildStdout>) {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("oracle");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/oracle");
@@ -45,68 +91,120 @@ fn cyclonus_says_the_same_of_every_cluster() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut questions = oracle.stdin.take().unwrap();
-    let mut answers = BufReader::new(oracle.stdout.take().unwrap()).lines();
+    let questions = oracle.stdin.take().unwrap();
+    let answers = BufReader::new(oracle.stdout.take().unwrap());
+    (oracle, questions, answers)
+}
 
-    let mut seed = [0; 32];
-    seed[..8].copy_from_slice(&number("ORACLE_SEED", 1).to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let (mut packets, mut allowed) = (0, 0);
-    for _ in 0..number("ORACLE_CLUSTERS", 500) {
+/// Asks about one cluster after the other, ahead of the answers.
+fn ask(seed: u64, clusters: u64, mut questions: ChildStdin, to_compare: &SyncSender<Asked>) {
+    let mut runner = runner(seed);
+    for _ in 0..clusters {
         let steps = steps().new_tree(&mut runner).unwrap().current();
-        let (cluster, policies) = cluster_of(&steps);
-        let asked = asked(&cluster);
-        let question = json!({"policies": policies, "packets": packets_of(&cluster, &asked)});
-        writeln!(questions, "{question}").unwrap();
-        let answer = answers.next().unwrap().unwrap();
-        assert_eq!(answer.len(), asked.len());
-        for ((from, to, traffic), said) in asked.iter().zip(answer.bytes()) {
-            let ours = cluster.allows(*from, *to, *traffic);
-            let theirs = said == b'1';
-            assert_eq!(
-                ours, theirs,
-                "{from} -> {to} {traffic:?}: ours, theirs\n{steps:#?}"
+        let objects = objects_for(steps);
+        let cluster = Cluster::at_once(&objects);
+        let ends = known(&cluster);
+        writeln!(questions, "{}", question(&objects, &cluster, &ends)).unwrap();
+        let rows = table(&cluster, &ends);
+        // Whoever compares has failed, and says why.
+        if to_compare.send(Asked { objects, rows }).is_err() {
+            return;
+        }
+    }
+}
+
+/// How far it is, and what was seen.
+struct Tally {
+    clusters: u64,
+    done: u64,
+    packets: usize,
+    allowed: usize,
+    sent: usize,
+    start: Instant,
+    said: Instant,
+}
+
+impl Tally {
+    fn new(clusters: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            clusters,
+            done: 0,
+            packets: 0,
+            allowed: 0,
+            sent: 0,
+            start: now,
+            said: now,
+        }
+    }
+
+    fn compare(&mut self, asked: &Asked, answer: &[u8]) {
+        let rows: Vec<_> = asked.rows.iter().filter(|row| has_word(row)).collect();
+        assert_eq!(answer.len(), rows.len());
+        for (row, said) in rows.iter().zip(answer) {
+            let theirs = *said == b'1';
+            assert!(
+                row.allowed == theirs,
+                "cluster {}: {row:?}: theirs {theirs}\n{:#?}",
+                self.done,
+                asked.objects
             );
-            packets += 1;
-            allowed += usize::from(ours);
+            self.allowed += usize::from(theirs);
+        }
+        self.packets += rows.len();
+        self.done += 1;
+        if self.said.elapsed() > PROGRESS {
+            self.said = Instant::now();
+            println!("{} of {} clusters", self.done, self.clusters);
         }
     }
-    drop(questions);
-    assert!(oracle.wait().unwrap().success());
-    println!("{packets} packets, {allowed} of them allowed: the same verdicts");
-    assert!(
-        allowed * 10 > packets && allowed * 10 < packets * 9,
-        "a fair share of each"
-    );
-}
 
-/// What becomes of the steps, and the policies in the end.
-fn cluster_of(steps: &[Step]) -> (Cluster, Vec<Value>) {
-    let mut cluster = Cluster::empty();
-    let mut policies = BTreeMap::new();
-    for step in steps {
-        match step {
-            Step::Set(object) if object["kind"] == "NetworkPolicy" => {
-                let object = without_not_in(without_ports_of_blocks(object.clone()));
-                apply(&mut cluster, &Step::Set(object.clone()));
-                policies.insert(key(&object), as_stored(object));
-            }
-            // Cyclonus has no word for a namespace that is not known.
-            Step::Gone(Key::Namespace(_)) => {}
-            Step::Gone(Key::NetworkPolicy(name)) => {
-                policies.remove(&name.to_string());
-                apply(&mut cluster, step);
-            }
-            step => apply(&mut cluster, step),
-        }
+    fn send(&mut self, asked: &Asked) {
+        Road::through(&asked.objects).carry(&asked.rows, &asked.objects);
+        self.sent += asked.rows.len();
     }
-    (cluster, policies.into_values().collect())
+
+    fn end(&self) {
+        let Self {
+            done,
+            packets,
+            allowed,
+            sent,
+            ..
+        } = self;
+        let seconds = self.start.elapsed().as_secs();
+        println!(
+            "{done} clusters, {packets} packets, {allowed} of them allowed: the same verdicts; \
+             {sent} packets sent; {seconds} s"
+        );
+        assert_eq!(*done, self.clusters, "all are answered");
+        assert!(
+            allowed * 10 > *packets && allowed * 10 < packets * 9,
+            "a fair share of each"
+        );
+    }
 }
 
-fn key(object: &Value) -> String {
-    let of = |field: &str| object["metadata"][field].as_str().unwrap().to_owned();
-    format!("{}/{}", of("namespace"), of("name"))
+/// Whether cyclonus has a word for it.
+fn has_word(row: &Row) -> bool {
+    row.from != row.to && row.traffic != Traffic::Portless
+}
+
+/// What is there in the end, but for what cyclonus takes otherwise.
+fn objects_for(mut steps: Vec<Step>) -> Vec<Value> {
+    // Cyclonus has no word for a namespace that is not known.
+    steps.retain(|step| !matches!(step, Step::Gone(Key::Namespace(_))));
+    let objects = objects_after(&steps).into_iter();
+    objects
+        .map(|object| match is_policy(&object) {
+            true => without_not_in(without_ports_of_blocks(object)),
+            false => object,
+        })
+        .collect()
+}
+
+fn is_policy(object: &Value) -> bool {
+    object["kind"] == "NetworkPolicy"
 }
 
 fn without_ports_of_blocks(mut policy: Value) -> Value {
@@ -132,7 +230,8 @@ fn without_not_in(policy: Value) -> Value {
 }
 
 /// As the API server keeps it: with the policyTypes that follow.
-fn as_stored(mut policy: Value) -> Value {
+fn as_stored(policy: &Value) -> Value {
+    let mut policy = policy.clone();
     let spec = &mut policy["spec"];
     if spec["policyTypes"] == json!([]) {
         let egress = !spec["egress"].as_array().unwrap().is_empty();
@@ -144,51 +243,49 @@ fn as_stored(mut policy: Value) -> Value {
     policy
 }
 
-fn asked(cluster: &Cluster) -> Vec<(IpAddr, IpAddr, Traffic)> {
-    let pairs = pairs().into_iter();
-    let pairs = pairs.filter(|(from, to)| from != to);
-    let pairs = pairs.filter(|(from, to)| is_known(cluster, *from) && is_known(cluster, *to));
-    let all = pairs.flat_map(|(from, to)| TRAFFIC.map(|traffic| (from, to, traffic)));
-    all.filter(|(.., traffic)| *traffic != Traffic::Portless)
-        .collect()
+/// What goes over ports.
+fn ported() -> impl Iterator<Item = (Protocol, u16)> {
+    TRAFFIC.into_iter().filter_map(|traffic| match traffic {
+        Traffic::Port(protocol, port) => Some((protocol, port)),
+        Traffic::Portless => None,
+    })
 }
 
-fn packets_of(cluster: &Cluster, asked: &[(IpAddr, IpAddr, Traffic)]) -> Vec<Value> {
+fn question(objects: &[Value], cluster: &Cluster, ends: &[IpAddr]) -> Value {
+    let policies = objects.iter().filter(|object| is_policy(object));
+    let traffic = ported().map(
+        |(protocol, port)| json!({"port": port, "protocol": protocol.name().to_ascii_uppercase()}),
+    );
     let truth = Truth::of(&cluster.snapshot);
-    let labels = |labels: &Labels| -> BTreeMap<String, String> {
+    json!({
+        "policies": policies.map(as_stored).collect::<Vec<_>>(),
+        "traffic": traffic.collect::<Vec<_>>(),
+        "ends": ends.iter().map(|end| in_words(&truth, *end)).collect::<Vec<_>>(),
+    })
+}
+
+fn in_words(truth: &Truth<'_>, address: IpAddr) -> Value {
+    let pod = truth.pod(address);
+    let names: Vec<_> = ported().map(|port| port_name(pod, port)).collect();
+    let Some(pod) = pod else {
+        return json!({"ip": address, "ports": names});
+    };
+    let namespace = &truth.snapshot().namespaces[&pod.name.namespace];
+    assert!(NAMESPACES.contains(&&*namespace.name));
+    let labels = |labels: &Labels| -> Value {
         let all = labels.iter();
-        all.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        all.map(|(key, value)| (key.to_owned(), json!(value)))
             .collect()
     };
-    let end = |address: IpAddr| match truth.pod(address) {
-        None => json!({"ip": address}),
-        Some(pod) => {
-            let namespace = cluster
-                .snapshot
-                .namespaces
-                .get(&pod.name.namespace)
-                .unwrap();
-            assert!(NAMESPACES.contains(&&*namespace.name));
-            json!({
-                "ip": address, "namespace": &*namespace.name,
-                "namespaceLabels": labels(&namespace.labels), "podLabels": labels(&pod.labels),
-            })
-        }
-    };
-    let name = |pod: Option<&Pod>, protocol, port| {
-        let mut ports = pod.into_iter().flat_map(|pod| pod.ports.iter());
-        let named = ports.find(|one| (one.protocol, one.port) == (protocol, port));
-        named.map(|one| one.name.to_string()).unwrap_or_default()
-    };
-    let packet = |(from, to, traffic): &(IpAddr, IpAddr, Traffic)| {
-        let Traffic::Port(protocol, port) = *traffic else {
-            unreachable!("what has no port is not asked");
-        };
-        json!({
-            "from": end(*from), "to": end(*to), "port": port,
-            "portName": name(truth.pod(*to), protocol, port),
-            "protocol": protocol.name().to_ascii_uppercase(),
-        })
-    };
-    asked.iter().map(packet).collect()
+    json!({
+        "ip": address, "ports": names, "namespace": &*namespace.name,
+        "namespaceLabels": labels(&namespace.labels), "podLabels": labels(&pod.labels),
+    })
+}
+
+/// What a pod calls a port.
+fn port_name(pod: Option<&Pod>, (protocol, port): (Protocol, u16)) -> String {
+    let mut ports = pod.into_iter().flat_map(|pod| pod.ports.iter());
+    let named = ports.find(|one| (one.protocol, one.port) == (protocol, port));
+    named.map(|one| one.name.to_string()).unwrap_or_default()
 }

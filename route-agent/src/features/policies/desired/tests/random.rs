@@ -265,7 +265,7 @@ fn an_end_of_a_tier() -> impl Strategy<Value = Step> {
 }
 
 /// What happens to a cluster that has ClusterNetworkPolicies as well.
-fn all_steps() -> impl Strategy<Value = Vec<Step>> {
+pub fn all_steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => a_pod(),
         4 => a_policy(),
@@ -291,7 +291,8 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..25).prop_map(move |steps| [first.to_vec(), steps].concat())
 }
 
-fn ends() -> Vec<IpAddr> {
+/// From where and to where packets go.
+pub fn ends() -> Vec<IpAddr> {
     let pods = NODES
         .iter()
         .flat_map(|(node, _)| (2..6).map(move |one| addresses(node, one)));
@@ -301,8 +302,8 @@ fn ends() -> Vec<IpAddr> {
     pods.flatten().chain(others).collect()
 }
 
-/// From where to where packets go.
-pub fn pairs() -> Vec<(IpAddr, IpAddr)> {
+/// All pairs of them.
+fn pairs() -> Vec<(IpAddr, IpAddr)> {
     let ends = ends();
     let all = ends
         .iter()
@@ -318,7 +319,7 @@ fn places(wanted: &Wanted) -> Vec<Place> {
 }
 
 /// Makes it happen.
-pub fn apply(cluster: &mut Cluster, step: &Step) {
+fn apply(cluster: &mut Cluster, step: &Step) {
     match step {
         Step::Set(object) => cluster.set(std::slice::from_ref(object)),
         Step::Gone(key) => cluster.gone(key.clone()),
