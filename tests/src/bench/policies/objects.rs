@@ -19,16 +19,23 @@ pub const PORTS: [u16; 2] = [DIRECT, ECHO];
 
 /// A pod as policies see it.
 pub struct Pod {
+    /// In the namespace of all.
     pub name: String,
+    /// Its only label.
     pub app: String,
+    /// Whether it is on the node of the bench.
     pub local: bool,
+    /// Its only address.
     pub address: Ipv4Addr,
 }
 
-/// A policy, about the pods of an app or about all.
+/// A NetworkPolicy.
 pub struct Policy {
+    /// In the namespace of all.
     pub name: String,
+    /// The app that it is about; without one it is about all pods.
     pub about: Option<&'static str>,
+    /// Its only rule.
     pub rule: Rule,
 }
 
@@ -46,7 +53,9 @@ pub enum Rule {
 
 /// Everything but [`changed`].
 pub struct Objects {
+    /// Of this node and of others.
     pub pods: Vec<Pod>,
+    /// Of one namespace.
     pub policies: Vec<Policy>,
 }
 
