@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use crate::services::cluster::NODE;
-use crate::talk::{CLIENT, DIRECT, ECHO, SERVERS};
+use crate::talk::{CLIENT, DIRECT, ECHO, PAIRS, SERVERS};
 
 /// Pods of other nodes that the rules distinguish, and policies about them.
 const OTHERS: u32 = 10_000;
@@ -15,7 +15,7 @@ pub const POLICIES: u32 = 1_000;
 const LOCAL: u32 = 110;
 
 /// What the policies open.
-pub const PORTS: [u16; 2] = [DIRECT, ECHO];
+const PORTS: [u16; 2] = [DIRECT, ECHO];
 
 /// A pod as policies see it.
 pub struct Pod {
@@ -45,10 +45,10 @@ pub enum Rule {
     Nothing,
     /// Everything to the pods of an app.
     To(&'static str),
-    /// From the pods of an app to [`PORTS`].
-    From(String),
-    /// From one address to [`PORTS`].
-    FromAddress(Ipv4Addr),
+    /// From the pods of an app to these ports.
+    From(String, &'static [u16]),
+    /// From one address to these ports.
+    FromAddress(Ipv4Addr, &'static [u16]),
 }
 
 /// Everything but [`changed`].
@@ -67,11 +67,12 @@ impl Objects {
         let mut policies = vec![
             policy("closed", None, Rule::Nothing),
             policy("out", Some("client"), Rule::To("server")),
-            policy("client", Some("server"), Rule::From("client".to_owned())),
+            from("client", "client", &PORTS),
+            from("pairs", "client", &PAIRS),
         ];
         policies.extend((0..POLICIES).map(|number| {
             let app = format!("app-{number}");
-            policy(&app, Some("server"), Rule::From(app.clone()))
+            from(&app, &app, &PORTS)
         }));
         let mut pods = local();
         pods.extend((0..OTHERS).map(|number| Pod {
@@ -118,7 +119,7 @@ pub fn changed(round: u32) -> Policy {
     policy(
         "changed",
         Some("server"),
-        Rule::FromAddress(address_of(round)),
+        Rule::FromAddress(address_of(round), &PORTS),
     )
 }
 
@@ -134,11 +135,13 @@ impl Policy {
         let about = self
             .about
             .map_or_else(|| "podSelector: {}".to_owned(), labelled);
-        let from = |peer: &str| {
-            let [one, other] = PORTS;
-            format!(
-                "ingress: [{{from: [{{{peer}}}], ports: [{{port: {one}}}, {{port: {other}}}]}}]"
-            )
+        let from = |peer: &str, ports: &[u16]| {
+            let ports: Vec<String> = ports
+                .iter()
+                .map(|port| format!("{{port: {port}}}"))
+                .collect();
+            let ports = ports.join(", ");
+            format!("ingress: [{{from: [{{{peer}}}], ports: [{ports}]}}]")
         };
         let rest = match &self.rule {
             Rule::Nothing => "policyTypes: [Ingress, Egress]".to_owned(),
@@ -146,8 +149,10 @@ impl Policy {
                 let peer = labelled(app);
                 format!("policyTypes: [Egress], egress: [{{to: [{{{peer}}}]}}]")
             }
-            Rule::From(app) => from(&labelled(app)),
-            Rule::FromAddress(address) => from(&format!("ipBlock: {{cidr: {address}/32}}")),
+            Rule::From(app, ports) => from(&labelled(app), ports),
+            Rule::FromAddress(address, ports) => {
+                from(&format!("ipBlock: {{cidr: {address}/32}}"), ports)
+            }
         };
         let name = &self.name;
         format!(
@@ -188,4 +193,9 @@ fn policy(name: &str, about: Option<&'static str>, rule: Rule) -> Policy {
         about,
         rule,
     }
+}
+
+/// A policy about the server.
+fn from(name: &str, app: &str, ports: &'static [u16]) -> Policy {
+    policy(name, Some("server"), Rule::From(app.to_owned(), ports))
 }

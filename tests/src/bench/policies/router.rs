@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use podwire_kernel::netns::Netns;
 use serde_json::Value;
 
-use super::objects::{Objects, PORTS, Pod, Policy, Rule, changed};
+use super::objects::{Objects, Pod, Policy, Rule, changed};
 
 /// Its table.
 pub const TABLE: &str = "kube-router-filter-ipv4";
@@ -169,24 +169,24 @@ impl<'a> Sync<'a> {
                 let rule = format!("ip saddr @{from} ip daddr @{peers} {ALLOW}");
                 self.rule(&chain, &rule);
             }
-            Rule::From(app) => {
+            Rule::From(app, ports) => {
                 self.set(&to, "", pods(policy.about));
                 let peers = format!("{from}-0");
                 self.set(&peers, "", pods(Some(app)));
-                self.ports(&chain, &peers, &to);
+                self.ports(&chain, &peers, &to, ports);
             }
-            Rule::FromAddress(address) => {
+            Rule::FromAddress(address, ports) => {
                 self.set(&to, "", pods(policy.about));
                 let peers = format!("{from}-0-block");
                 self.set(&peers, "flags interval;", [*address].into_iter());
-                self.ports(&chain, &peers, &to);
+                self.ports(&chain, &peers, &to, ports);
             }
         }
     }
 
     /// A rule for each port that is open.
-    fn ports(&mut self, chain: &str, from: &str, to: &str) {
-        for port in PORTS {
+    fn ports(&mut self, chain: &str, from: &str, to: &str, ports: &[u16]) {
+        for port in ports {
             let rule = format!("ip saddr @{from} ip daddr @{to} tcp dport {port} {ALLOW}");
             self.rule(chain, &rule);
         }
@@ -212,7 +212,7 @@ impl<'a> Sync<'a> {
             let side = match policy.rule {
                 Rule::Nothing => String::new(),
                 Rule::To(_) => format!("ip saddr {address} "),
-                Rule::From(_) | Rule::FromAddress(_) => format!("ip daddr {address} "),
+                Rule::From(..) | Rule::FromAddress(..) => format!("ip daddr {address} "),
             };
             let target = policy_chain(self.round, policy);
             self.rule(&chain, &format!("{side}counter jump {target}"));

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use podwire_kernel::nft::{Batch, Family, Field, NftSocket, Set, Table, diff};
+use podwire_kernel::nft::{Batch, Family, NftSocket};
 
 use super::objects::{Objects, POLICIES, address_of, changed};
 use super::router;
@@ -17,16 +17,13 @@ use crate::services::cluster::{Cluster, Endpoints, TARGET};
 use crate::services::notice::Notices;
 use crate::statistics::Times;
 use crate::talk::{
-    self, CONNECTIONS, ECHO, Lab, SERVERS, TURN, TURNS, connect, directly, wait_for_end,
+    self, CONNECTIONS, ECHO, Lab, SERVERS, TURN, TURNS, connect, directly, of_pair, wait_for_end,
 };
 use crate::world::World;
 
 /// The agent's table, and the set of what was judged before.
 const TABLE: &str = "podwire-policy";
 const ALLOWED: &str = "allowed";
-
-/// The table of the nodes that have not this set.
-const OTHER: &str = "bench";
 
 /// How often one policy is changed.
 const CHANGES: u32 = 20;
@@ -133,8 +130,8 @@ impl Sides {
         Ok([done - read, self.sync(0)?])
     }
 
-    /// The same nodes, whose rules stay. The bench makes them forget pairs; an agent would look what
-    /// has changed in the middle of the connection that is timed.
+    /// The same nodes, whose rules stay. The bench makes one forget pairs; its agent would look what
+    /// has changed in the middle of the connections that are timed.
     fn without_agents(self) -> Self {
         Self {
             podwire: self.podwire.without_agent(),
@@ -245,7 +242,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn first_packets(lab: &Lab) -> Result<f64, String> {
-    connections(lab, || Ok(()), first_packet)
+    connections(lab, directly, first_packet)
 }
 
 fn first_of_pairs(lab: &Lab) -> Result<f64, String> {
@@ -274,42 +271,28 @@ fn whole_connection(target: SocketAddr) -> std::io::Result<Duration> {
 /// What is timed of a connection.
 type Timed = fn(SocketAddr) -> std::io::Result<Duration>;
 
-/// Before each connection the node forgets which pairs have spoken. The nodes that remember none have
-/// a set that is emptied as well: so close before a connection that slows them, too.
+/// Of pairs that never spoke: the node forgets all of them, and each speaks once in the turn.
 fn pairs(lab: &Lab, timed: Timed) -> Result<f64, String> {
     let failed = |error: podwire_kernel::Error| error.to_string();
     let kernel = lab.node.enter(NftSocket::open).map_err(failed)?;
     let mut kernel = kernel.map_err(failed)?;
-    let table = match kernel.has_table(Family::Ip, TABLE).map_err(failed)? {
-        true => TABLE,
-        false => OTHER,
-    };
-    if table == OTHER {
-        let set = Set::of(&[Field::IpSaddr]);
-        let other = Table::new(Family::Ip, OTHER).with_set(ALLOWED, set);
-        let made = kernel.commit(&mut diff(None, &other));
-        made.map_err(|error| error.to_string())?;
-    }
-    let forget = || {
+    if kernel.has_table(Family::Ip, TABLE).map_err(failed)? {
         let mut batch = Batch::new();
-        batch.table(Family::Ip, table).flush_set(ALLOWED);
-        kernel.commit(&mut batch).map_err(std::io::Error::other)
-    };
-    connections(lab, forget, timed)
+        batch.table(Family::Ip, TABLE).flush_set(ALLOWED);
+        let done = kernel.commit(&mut batch);
+        done.map_err(|error| error.to_string())?;
+    }
+    // The kernel lets go of what was in the set afterwards, on any processor.
+    std::thread::sleep(Duration::from_millis(5));
+    connections(lab, of_pair, timed)
 }
 
-/// The median of new connections of one turn, each after `before`, which is not timed.
-fn connections(
-    lab: &Lab,
-    mut before: impl FnMut() -> std::io::Result<()>,
-    timed: Timed,
-) -> Result<f64, String> {
+/// The median of new connections of one turn, the first to `target` of 0 and so on.
+fn connections(lab: &Lab, target: fn(u32) -> SocketAddr, timed: Timed) -> Result<f64, String> {
     lab.in_client(|| {
-        let mut times = Vec::new();
-        for number in 0..CONNECTIONS as u32 {
-            before()?;
-            times.push(timed(directly(number))?);
-        }
+        let numbers = 0..CONNECTIONS as u32;
+        let times: std::io::Result<Vec<_>> = numbers.map(|number| timed(target(number))).collect();
+        let mut times = times?;
         times.sort_unstable();
         let median: Duration = times[times.len() / 2];
         Ok(median.as_secs_f64() * 1e6)
