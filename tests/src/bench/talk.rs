@@ -34,6 +34,18 @@ pub const DIRECT: u16 = TARGET + 1;
 /// Where they send back what they get.
 pub const ECHO: u16 = TARGET + 2;
 
+/// Each with each of the servers is a pair that speaks once in a turn. Not one range: a rule about
+/// them names each.
+pub const PAIRS: [u16; CONNECTIONS / SERVERS.len()] = {
+    let mut ports = [0; CONNECTIONS / SERVERS.len()];
+    let mut number = 0;
+    while number < ports.len() {
+        ports[number] = ECHO + 2 * (number as u16 + 1);
+        number += 1;
+    }
+    ports
+};
+
 /// Links of pods, for which the agent has rules.
 const POD_GROUP: u32 = 112;
 
@@ -48,6 +60,12 @@ pub const TURN: Duration = Duration::from_millis(50);
 /// One of the addresses of the server.
 pub fn directly(server: u32) -> SocketAddr {
     SocketAddrV4::new(SERVERS[server as usize % 2], DIRECT).into()
+}
+
+/// One of the [`CONNECTIONS`] pairs.
+pub fn of_pair(number: u32) -> SocketAddr {
+    let port = PAIRS[number as usize / SERVERS.len() % PAIRS.len()];
+    SocketAddrV4::new(SERVERS[number as usize % SERVERS.len()], port).into()
 }
 
 /// A new connection, and how long the first packet and its answer took.
@@ -106,7 +124,7 @@ impl Lab {
         node.enter(|| sysctl::write("net/netfilter/nf_conntrack_tcp_timeout_close", "1"))
             .map_err(failed)?
             .map_err(failed)?;
-        for port in [TARGET, DIRECT, ECHO] {
+        for port in [TARGET, DIRECT, ECHO].into_iter().chain(PAIRS) {
             serve(&server, port)?;
         }
         Ok(Self {

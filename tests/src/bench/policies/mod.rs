@@ -1,5 +1,7 @@
 //! What policies cost: a pod that starts, the agent's memory, and packets.
 
+mod objects;
+mod router;
 mod traffic;
 
 use crate::Options;

@@ -2,7 +2,7 @@
 
 pub mod agent;
 pub mod cluster;
-mod notice;
+pub mod notice;
 mod traffic;
 
 use std::time::{Duration, Instant};
