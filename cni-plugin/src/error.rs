@@ -12,7 +12,8 @@ use crate::json::WrongType;
 use crate::lease::{AllocationError, StoreError};
 use crate::range::RangeError;
 use crate::result::NoShape;
-use crate::streams::{StreamError, escaped};
+use crate::streams::StreamError;
+use crate::text::printable;
 use crate::version::Version;
 
 /// Error codes of the CNI specification 1.1.0, and those of its Go library.
@@ -150,6 +151,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What lies in the agent's directory cannot be trusted.
+    #[error("cannot use the run directory {}", path.display())]
+    RunDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The attachment records do not work.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -265,6 +274,7 @@ impl Error {
             | Self::InputTooLong { .. }
             | Self::Store(_)
             | Self::File { .. }
+            | Self::RunDir { .. }
             | Self::Record(_) => Code::IO,
             Self::NoJson { .. } | Self::WrongType(_) => Code::DECODING,
             Self::Range { source, .. } => match source {
@@ -327,10 +337,10 @@ impl Error {
         let mut object = Map::new();
         object.insert("cniVersion".into(), version.as_str().into());
         object.insert("code".into(), self.code().0.into());
-        object.insert("msg".into(), escaped(&chain(self)).into());
+        object.insert("msg".into(), (*printable(&chain(self))).into());
         let details = self.details();
         if !details.is_empty() {
-            object.insert("details".into(), escaped(&details).into());
+            object.insert("details".into(), (*printable(&details)).into());
         }
         Value::Object(object)
     }

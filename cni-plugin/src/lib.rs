@@ -31,4 +31,5 @@ pub mod policy;
 pub mod range;
 pub mod result;
 pub mod streams;
+pub mod text;
 pub mod version;

@@ -13,6 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::text::printable;
+
 /// A standard stream that does not work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("standard {stream} {problem}: start the plugin with all three standard streams open")]
@@ -35,25 +37,12 @@ pub fn check() -> Result<(), StreamError> {
 }
 
 /// Writes a line for the log of the runtime. That no process reads it, or that there is no room for
-/// it, does not end a call halfway: `eprintln!` would panic.
+/// it, does not end a call halfway: `eprintln!` would panic. A line of theirs that others wrote into it
+/// would look like one of the log's own.
 pub fn log(line: fmt::Arguments<'_>) {
     // In one piece, so that lines of calls at the same time do not mix.
-    let text = format!("podwire: {}\n", escaped(&line.to_string()));
+    let text = format!("podwire: {}\n", printable(&line.to_string()));
     let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-/// The text on one line, and harmless to a terminal: what others wrote may be in it, and a line of
-/// theirs would look like one of the log's own.
-pub fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() {
-            escaped.extend(letter.escape_default());
-        } else {
-            escaped.push(letter);
-        }
-    }
-    escaped
 }
 
 /// Checks that a stream is open, and not with the access mode `wrong`.

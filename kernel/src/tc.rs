@@ -161,17 +161,6 @@ impl Requests {
         })
     }
 
-    /// Gives a link its default root queue back.
-    pub fn unshape(&mut self, link: u32) -> &mut Self {
-        let object = format!("link number {link}");
-        self.push("lift limit of", object, libc::RTM_DELQDISC, 0, |body| {
-            let mut queue = TcMessage::default();
-            queue.header.index = link as i32;
-            queue.header.parent = TcHandle::ROOT;
-            packet::put(body, &queue);
-        })
-    }
-
     /// Sends everything that arrives at the link `from` through the queue of the link `to`
     /// instead. The packets come back to `from` behind that queue, if `to` is an ifb link.
     pub fn redirect_arriving(&mut self, from: u32, to: u32) -> &mut Self {

@@ -122,7 +122,7 @@ async fn run_all(mut config: Config) -> Result<(), RunError> {
 
 /// Without that directory nothing that a pod needs would work.
 fn make_run_dir(path: &Path) -> Result<(), RunError> {
-    podwire::files::create_directory(path).map_err(|source| RunError::RunDir {
+    podwire::files::create_own_directory(path).map_err(|source| RunError::RunDir {
         path: path.to_owned(),
         source,
     })
@@ -367,5 +367,19 @@ mod tests {
             "cannot use the run directory /etc/passwd/x; give another one with --run-dir: Not a \
              directory (os error 20)"
         );
+    }
+
+    #[test]
+    fn a_run_directory_of_another_user_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let directory = tempfile::tempdir().unwrap();
+        let permissions = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), permissions).unwrap();
+        make_run_dir(directory.path()).unwrap();
+        let mode = std::fs::metadata(directory.path()).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o755);
+        chown(directory.path(), Some(1000), None).unwrap();
+        let error = crate::error::chain(&make_run_dir(directory.path()).unwrap_err());
+        assert!(error.contains("belongs to user 1000"), "{error}");
     }
 }

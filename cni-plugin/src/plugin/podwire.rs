@@ -19,6 +19,7 @@ use crate::config::PortMappings;
 use crate::environment::{Call, Verb};
 use crate::error::Error;
 use crate::exposure;
+use crate::files;
 use crate::ipam::Ipam;
 use crate::lease::Owner;
 use crate::link::{self, Loopback, Prefix, Wanted};
@@ -129,6 +130,7 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
         config,
     } = request;
     let mut plan = Plan::read(request, mode)?;
+    trust_run_dir(config.agent()?)?;
     let netns = sandbox::open(call)?;
     if plan.ipam.gives_back_all() {
         // The other plugin's DEL would take the addresses of the link that is there.
@@ -263,7 +265,18 @@ fn status(request: &Request<'_>) -> Result<(), Error> {
         true,
     )?;
     ipam.status(call, stdin)?;
-    policy::status(config.agent()?)
+    let agent = config.agent()?;
+    trust_run_dir(agent)?;
+    policy::status(agent)
+}
+
+/// What lies there decides which pods start without the agent.
+fn trust_run_dir(agent: policy::Agent<'_>) -> Result<(), Error> {
+    let path = agent.run_dir;
+    files::tighten(path).map_err(|source| Error::RunDir {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Removes what belongs to attachments of this network that the runtime does not list. A link

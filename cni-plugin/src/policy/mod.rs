@@ -159,7 +159,7 @@ pub fn status(agent: Agent<'_>) -> Result<(), Error> {
     let Ok(found) = found else {
         // Without the file STATUS goes on saying that all is well, and ADD what is wrong. On a machine
         // that has just started there is no directory for it yet.
-        let _ = since.parent().map(files::create_directory);
+        let _ = since.parent().map(files::create_own_directory);
         let _ = files::create(&since);
         return Ok(());
     };

@@ -797,3 +797,26 @@ fn directories_of_ours_are_not_writable_for_others_whatever_the_umask() {
         }
     });
 }
+
+#[test]
+fn a_run_directory_that_others_may_write_is_tightened_and_one_of_another_user_refused() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    on_a_node(|node| {
+        let container = node.container("a");
+        let config = with_ports(json!([mapping("", "tcp", 80)]));
+        let path = "/run/podwire";
+        for verb in ["STATUS", "ADD"] {
+            fs::create_dir_all(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+            let answer = Call::new("podwire", verb, &container, &config).run();
+            assert!(answer.success, "{verb}: {answer:?}");
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755, "{verb}");
+        }
+        Call::new("podwire", "DEL", &container, &config).succeed();
+        chown(path, Some(1000), None).unwrap();
+        let told = Call::new("podwire", "ADD", &container, &config).fail(5);
+        assert!(told.contains("belongs to user 1000"), "{told}");
+        assert_eq!(node.links(), [""; 0]);
+    });
+}

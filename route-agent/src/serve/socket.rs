@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use podwire::files::create_directory;
+use podwire::files::create_own_directory;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::error::chain;
@@ -130,7 +130,7 @@ pub fn listen(path: &Path, consequence: &'static str) -> Result<(UnixListener, N
         source,
     };
     if let Some(directory) = path.parent() {
-        create_directory(directory).map_err(failed)?;
+        create_own_directory(directory).map_err(failed)?;
     }
     // Under its own name the socket appears with its permissions, in one step.
     let new = path.with_extension(format!("new-{}", std::process::id()));

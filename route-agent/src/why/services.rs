@@ -13,8 +13,8 @@ use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Claim, Frontend};
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
+use crate::features::services::desired::room::MOST_ENDPOINTS;
 use crate::features::services::layout::elements::{Element, Key, Value, objects};
-use crate::features::services::layout::limits::MOST_ENDPOINTS;
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedChain, Map, Pool};
 use crate::features::services::layout::portals;
 use crate::ours::SERVICES_TABLE as TABLE;
@@ -316,8 +316,8 @@ impl Match<'_> {
     fn numbered(&self, policy: TrafficPolicy) -> Vec<(u32, SocketAddr)> {
         let map = Map::Affinity(self.affinity(policy, AffinityHolds::Endpoints));
         let plan = Plan {
-            cluster_ips: Box::default(),
             ports: Box::new([self.port.clone()]),
+            ..Plan::default()
         };
         let endpoint = |element: &Element| match element.value {
             Value::Backend(backend) if element.map == map => {

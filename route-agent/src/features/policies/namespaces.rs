@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podwire::files::create_directory;
+use podwire::files::create_own_directory;
 use podwire::policy::{EVERY_NAMESPACE, NAMESPACES, NONE};
 
 use crate::config::Config;
@@ -99,7 +99,7 @@ fn put(path: &Path, text: &[u8]) -> Result<(), FileError> {
         return Ok(());
     }
     if let Some(directory) = path.parent() {
-        create_directory(directory).map_err(FileError::of("create", directory))?;
+        create_own_directory(directory).map_err(FileError::of("create", directory))?;
     }
     files::replace(path, text, 0o644, Durability::UntilBoot)
 }

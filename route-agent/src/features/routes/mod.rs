@@ -32,6 +32,7 @@ use refused::{InUse, Refused};
 use crate::config::Config;
 use crate::error::chain;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::parts::kept::{Held, Kept};
 use crate::features::parts::log::Logging;
 use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL, Removal};
 use crate::report::{Report, RouteReport};
@@ -50,7 +51,11 @@ pub struct Routes {
     refused: Refused,
     /// Routes have been compared once: from now on we know ourselves which Nodes go.
     started: bool,
+    kept: Kept,
 }
+
+/// Who has which podCIDR: the kernel's route has an address, which the Node may have no longer.
+const KEPT: Kept = Kept::new("pod-cidrs");
 
 /// What the kernel holds.
 #[derive(Debug, Default)]
@@ -73,6 +78,7 @@ impl Routes {
             stale: true,
             refused: Refused::open(logging)?,
             started: false,
+            kept: KEPT,
         })
     }
 
@@ -128,7 +134,7 @@ impl Routes {
             let holders = match self.started {
                 true => self.desired.holders(),
                 // Those to whom an agent before this one has left routes.
-                false => holders(ours, world.snapshot),
+                false => self.held_before(ours, world),
             };
             let desired = desired(&Given {
                 snapshot: world.snapshot,
@@ -143,6 +149,38 @@ impl Routes {
             self.stale = false;
         }
         Ok(())
+    }
+
+    /// Who had which podCIDR when an agent ran last: whom it wrote down, else who has the address to
+    /// which its route leads.
+    fn held_before(&mut self, ours: &BTreeSet<Route>, world: &World<'_>) -> Holders {
+        let mut holders = holders(ours, world.snapshot);
+        for (network, name) in self.kept.observe(&world.config.run_dir) {
+            let node = world.snapshot.nodes.get_key_value(name.as_str());
+            if let (Ok(network), Some((name, _))) = (network.parse(), node) {
+                holders.insert(network, Arc::clone(name));
+            }
+        }
+        holders
+    }
+
+    /// Writes down who has which podCIDR and no date, or says why not.
+    fn keep_holders(&mut self, world: &World<'_>) -> Option<Warning> {
+        let nodes = &world.snapshot.nodes;
+        let has_no_date = |name: &Arc<str>| {
+            name != world.own_name() && nodes.get(name).is_some_and(|node| node.created.is_none())
+        };
+        let routes = self.desired.routes.iter();
+        let held: Held = routes
+            .filter(|(_, wanted)| has_no_date(&wanted.node))
+            .map(|(network, wanted)| (network.to_string(), wanted.node.to_string()))
+            .collect();
+        let error = self.kept.apply(&world.config.run_dir, held).err()?;
+        let text = format!(
+            "{}: who has one may lose it to another Node with the next restart",
+            chain(&error)
+        );
+        Some(Warning::new("podCIDRs", text))
     }
 
     /// True if the ClusterIP of a Service is, or was, in a podCIDR.
@@ -313,6 +351,7 @@ impl Feature for Routes {
         }
         writes += changes.len() as u64;
         let again = !failed.is_empty();
+        failed.extend(self.keep_holders(world));
         failed.extend(self.desired.warnings.iter().cloned());
         failed.extend(self.desired.shadowed(&observed.foreign));
         warn.replace(failed);
@@ -367,7 +406,7 @@ impl Feature for Routes {
         report.differences.extend(self.refused.differences());
     }
 
-    fn uninstall(&mut self, _: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
+    fn uninstall(&mut self, config: &Config, how: Removal) -> Result<Vec<String>, SyncError> {
         let refused = self.refused.uninstall(how)?;
         let ours = self.observe()?.ours;
         let changes: Vec<RouteChange> = ours.into_iter().map(RouteChange::Delete).collect();
@@ -387,6 +426,7 @@ impl Feature for Routes {
             1 => vec![format!("a route of protocol {PROTOCOL}")],
             count => vec![format!("{count} routes of protocol {PROTOCOL}")],
         };
+        removed.extend(self.kept.uninstall(&config.run_dir, how)?);
         if refused {
             removed.push(format!("nftables table inet {}", REFUSED_TABLE));
         }

@@ -338,6 +338,7 @@ struct Machine {
     warnings: Warnings,
     metrics: Metrics,
     uplink: Uplink,
+    _run_dir: tempfile::TempDir,
 }
 
 impl Machine {
@@ -359,7 +360,9 @@ impl Machine {
                 })
                 .unwrap();
         }
-        let config = test_config(&["--node-name=worker", "--uplink=eth0"]);
+        let run_dir = tempfile::tempdir().unwrap();
+        let flag = format!("--run-dir={}", run_dir.path().display());
+        let config = test_config(&["--node-name=worker", "--uplink=eth0", &flag]);
         let uplink = Finder::open().unwrap().find(Some("eth0"), &[]).unwrap();
         Self {
             socket,
@@ -369,6 +372,7 @@ impl Machine {
             warnings: Warnings::default(),
             metrics: Metrics::default(),
             uplink,
+            _run_dir: run_dir,
         }
     }
 
@@ -478,6 +482,31 @@ fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_another_node_has_the_same_a
     machine.snapshot.nodes.insert(twin.name.clone(), twin);
     let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
     machine.set(newcomer);
+    let kept = "10.10.2.0/24 via 172.18.0.4".to_owned();
+    assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
+}
+
+#[test]
+fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_its_address_changed_meanwhile() {
+    let mut machine = Machine::new();
+    machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
+    // The newcomer may have taken the address that it had.
+    for address in ["172.18.0.5", "172.18.0.4"] {
+        machine.routes = Routes::open(Logging::On).unwrap();
+        for (name, address) in [("a", address), ("b", "172.18.0.9")] {
+            let moved = node(name, &[address], &["10.10.2.0/24"]);
+            machine.snapshot.nodes.insert(moved.name.clone(), moved);
+        }
+        machine.sync();
+        let kept = "10.10.2.0/24 via 172.18.0.9".to_owned();
+        assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
+    }
+    // With it gone the other has it, and keeps it when it is back.
+    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.snapshot.nodes.remove("b");
+    machine.sync();
+    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.set(node("b", &["172.18.0.9"], &["10.10.2.0/24"]));
     let kept = "10.10.2.0/24 via 172.18.0.4".to_owned();
     assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
 }

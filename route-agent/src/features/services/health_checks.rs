@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::features::parts::kept::Held;
 use crate::features::services::desired::claims::{Claimed, Claims};
 use crate::features::services::desired::frontends::Claim;
 use crate::snapshot::{ObjectName, Protocol, Service};
@@ -30,18 +31,52 @@ pub struct HealthPorts {
 /// The health checks that Services ask for, and who has which port.
 #[derive(Debug, Default)]
 pub struct Checks {
-    /// The port, and the number of endpoints.
-    asked: BTreeMap<ObjectName, (u16, usize)>,
+    asked: BTreeMap<ObjectName, Asked>,
     /// Who goes first is decided as for node ports.
     claims: Claims,
     /// Those whose port another Service has.
     taken: BTreeMap<ObjectName, ObjectName>,
 }
 
+/// The health check of one Service.
+#[derive(Debug)]
+struct Asked {
+    port: u16,
+    /// The number of endpoints.
+    count: usize,
+    /// Its age says who goes first.
+    has_date: bool,
+}
+
 impl Checks {
+    /// Whoever had its port when an agent ran last has it again, if it asks for it and is as good as
+    /// the others; to be called when all have asked.
+    pub fn resume(&mut self, held: &Held) {
+        for (service, asked) in &self.asked {
+            if held.get(&asked.port.to_string()) == Some(&service.to_string()) {
+                self.claims.seat(&claim(asked.port), service);
+            }
+        }
+    }
+
+    /// Who has a port and no date, for the next agent.
+    pub fn held(&self) -> Held {
+        let asked = self.asked.iter();
+        let has_it =
+            asked.filter(|(service, asked)| !asked.has_date && !self.taken.contains_key(*service));
+        has_it
+            .map(|(service, asked)| (asked.port.to_string(), service.to_string()))
+            .collect()
+    }
+
     /// The Service asks for a health check at a port, and has so many endpoints.
     pub fn ask(&mut self, service: &Service, port: u16, count: usize) {
-        self.asked.insert(service.name.clone(), (port, count));
+        let asked = Asked {
+            port,
+            count,
+            has_date: service.created.is_some(),
+        };
+        self.asked.insert(service.name.clone(), asked);
         let claimed = Claimed {
             all: Box::new([claim(port)]),
             created: service.created,
@@ -64,8 +99,8 @@ impl Checks {
         node_port: impl Fn(&Claim) -> Option<&'a ObjectName>,
     ) -> BTreeSet<ObjectName> {
         let mut taken = BTreeMap::new();
-        for (name, (port, _)) in &self.asked {
-            let claim = claim(*port);
+        for (name, asked) in &self.asked {
+            let claim = claim(asked.port);
             let other = |owner: &&ObjectName| *owner != name;
             let owner = node_port(&claim).or_else(|| self.claims.owner(&claim).filter(other));
             taken.extend(owner.map(|owner| (name.clone(), owner.clone())));
@@ -79,7 +114,7 @@ impl Checks {
 
     /// Why a Service's health check is not answered, if it is not.
     pub fn warning(&self, name: &ObjectName) -> Option<String> {
-        let (port, _) = self.asked.get(name)?;
+        let port = self.asked.get(name)?.port;
         let owner = self.taken.get(name)?;
         Some(format!(
             "spec.healthCheckNodePort `{port}` is left out: Service {owner} has it; free it there, \
@@ -90,13 +125,13 @@ impl Checks {
     /// What each port answers.
     pub fn ports(&self) -> BTreeMap<u16, LocalEndpoints> {
         let mut ports = BTreeMap::new();
-        for (service, (port, count)) in &self.asked {
+        for (service, asked) in &self.asked {
             if !self.taken.contains_key(service) {
                 let local = LocalEndpoints {
                     service: service.clone(),
-                    count: *count,
+                    count: asked.count,
                 };
-                ports.insert(*port, local);
+                ports.insert(asked.port, local);
             }
         }
         ports
@@ -138,6 +173,37 @@ mod tests {
         assert_eq!(checks.decide(|_| None), [a.name.clone()].into());
         assert_eq!(served(&checks), [(32000, "default/a".to_owned())]);
         assert_eq!(checks.warning(&a.name), None);
+    }
+
+    #[test]
+    fn without_a_date_who_has_a_health_check_port_keeps_it_over_a_restart() {
+        let [a, b] = ["a", "b"].map(|name| named_service(name, ""));
+        let mut checks = Checks::default();
+        checks.ask(&b, 32000, 1);
+        checks.ask(&a, 32000, 1);
+        checks.decide(|_| None);
+        let held = checks.held();
+        // The next agent sees them in the order of their names.
+        let mut checks = Checks::default();
+        checks.ask(&a, 32000, 1);
+        checks.ask(&b, 32000, 1);
+        checks.resume(&held);
+        checks.decide(|_| None);
+        assert_eq!(served(&checks), [(32000, "default/b".to_owned())]);
+        assert_eq!(checks.held(), held);
+        // Of Services with a date the age decides, and there is nothing to keep.
+        let [old, young] = [(&a, 1), (&b, 2)].map(|(service, created)| {
+            let mut service = service.clone();
+            service.created = Some(created);
+            service
+        });
+        let mut checks = Checks::default();
+        checks.ask(&old, 32000, 1);
+        checks.ask(&young, 32000, 1);
+        checks.resume(&held);
+        checks.decide(|_| None);
+        assert_eq!(served(&checks), [(32000, "default/a".to_owned())]);
+        assert!(checks.held().is_empty());
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::features::services::conntrack::{Sweeper, Work};
 use crate::features::services::desired::endpoints::Here;
 use crate::features::services::desired::externals::{Externals, api_service};
 use crate::features::services::health_checks::HealthPorts;
-use crate::features::services::publish::Publisher;
+use crate::features::services::publish::{KEPT_PORTS, Publisher};
 use crate::features::services::table::state::{Done, View};
 use crate::features::services::table::sync::FamilyTable;
 use crate::ours::{Removal, SERVICES_TABLE as TABLE};
@@ -403,8 +403,8 @@ impl Feature for Services {
         }
     }
 
-    fn uninstall(&mut self, _: &AgentConfig, how: Removal) -> Result<Vec<String>, SyncError> {
-        let mut removed = Vec::new();
+    fn uninstall(&mut self, config: &AgentConfig, how: Removal) -> Result<Vec<String>, SyncError> {
+        let mut removed = KEPT_PORTS.uninstall(&config.run_dir, how)?;
         for family in self.present()? {
             if how == Removal::Act {
                 self.remove(family)?;

@@ -12,7 +12,9 @@ use tokio::sync::watch;
 
 use crate::clock::Moment;
 use crate::config::services::{Config, NodePortAddresses};
+use crate::error::chain;
 use crate::feature::{Warn, World};
+use crate::features::parts::kept::Kept;
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Frontend};
@@ -25,11 +27,17 @@ use crate::features::services::table::sync::FamilyTable;
 use crate::metrics::LocalPolicy;
 use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
 
+/// Who has which health-check port: a socket of the agent, of which nothing stays in the kernel.
+pub const KEPT_PORTS: Kept = Kept::new("health-check-ports");
+
 /// Keeps what others want to know about Services, and hands it on.
 #[derive(Debug)]
 pub struct Publisher {
     health_ports: watch::Sender<HealthPorts>,
     checks: Checks,
+    kept_ports: Kept,
+    /// All Services have been looked at once.
+    started: bool,
     /// Services with a policy Local and no endpoint here, by family and policy.
     without_local: [[BTreeSet<ObjectName>; 2]; 2],
     /// Services that have warnings.
@@ -47,6 +55,8 @@ impl Publisher {
         Publisher {
             health_ports,
             checks: Checks::default(),
+            kept_ports: KEPT_PORTS,
+            started: false,
             without_local: Default::default(),
             warned: BTreeSet::new(),
             since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
@@ -82,8 +92,22 @@ impl Publisher {
                 self.count_local(name, table);
             }
         }
+        if !std::mem::replace(&mut self.started, true) {
+            self.checks
+                .resume(self.kept_ports.observe(&world.config.run_dir));
+        }
         let owner = |claim: &_| tables.iter().find_map(|table| table.applied().owner(claim));
         let others = self.checks.decide(owner);
+        let kept = self
+            .kept_ports
+            .apply(&world.config.run_dir, self.checks.held());
+        warn.replace_for(
+            "health-check ports",
+            kept.err().map(|error| {
+                let error = chain(&error);
+                format!("{error}: who has one may lose it to another Service with the next restart")
+            }),
+        );
         for name in names.union(&others) {
             self.warn(name, tables, externals, world, warn);
         }

@@ -4,7 +4,7 @@
 //! endpoints, and warnings about endpoints that cannot be used. Pure; order of the slices does
 //! not matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -91,15 +91,63 @@ impl Candidate<'_> {
     }
 }
 
-/// The endpoints of one family for the Service port of this name and protocol.
-pub fn select<'a>(
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    port_name: &str,
-    protocol: Protocol,
+/// What the slices of a Service offer in one family, by name and protocol of the port: each slice is
+/// looked through once, and not once for each port of the Service.
+#[derive(Debug)]
+pub struct Offers<'a> {
     family: IpFamily,
-    here: Here<'_>,
-) -> Selected {
-    let mut candidates = merge(slices, port_name, protocol, family, here);
+    by_port: HashMap<(&'a str, Protocol), Vec<Offer<'a>>>,
+}
+
+/// The endpoints of one slice, at one of its ports.
+#[derive(Debug, Clone, Copy)]
+struct Offer<'a> {
+    slice: &'a EndpointSlice,
+    port: u16,
+    /// How many endpoints of the family there are.
+    count: usize,
+}
+
+impl<'a> Offers<'a> {
+    /// What these slices offer.
+    pub fn of(slices: impl IntoIterator<Item = &'a EndpointSlice>, family: IpFamily) -> Offers<'a> {
+        let mut by_port: HashMap<_, Vec<Offer<'a>>> = HashMap::new();
+        for slice in slices {
+            let endpoints = slice.endpoints.iter();
+            let count = endpoints
+                .filter(|endpoint| IpFamily::of(endpoint.address) == family)
+                .count();
+            if count == 0 {
+                continue;
+            }
+            for port in slice.ports.iter().filter(|port| port.port != 0) {
+                let offers = by_port.entry((&*port.name, port.protocol)).or_default();
+                let port = port.port;
+                offers.push(Offer { slice, port, count });
+            }
+        }
+        Offers { family, by_port }
+    }
+
+    /// How many endpoints the slices have for the Service port of this name and protocol, usable or
+    /// not, and each as often as slices have it.
+    pub fn count(&self, port_name: &str, protocol: Protocol) -> usize {
+        self.at(port_name, protocol).map(|offer| offer.count).sum()
+    }
+
+    /// The endpoints for the Service port of this name and protocol.
+    pub fn select(&self, port_name: &str, protocol: Protocol, here: Here<'_>) -> Selected {
+        select(merge(self.at(port_name, protocol), self.family, here), here)
+    }
+
+    fn at<'s>(&'s self, port_name: &'s str, protocol: Protocol) -> impl Iterator<Item = Offer<'s>> {
+        let offers = self.by_port.get(&(port_name, protocol));
+        offers.into_iter().flatten().copied()
+    }
+}
+
+/// Those that may answer.
+fn select(mut candidates: BTreeMap<Backend, Candidate<'_>>, here: Here<'_>) -> Selected {
     // If there is no other, the endpoints of a gone Node stay: what goes there is refused by name.
     if candidates
         .values()
@@ -190,41 +238,31 @@ fn is_on_gone_node(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {
 
 /// Merges slices: one candidate per address and port.
 fn merge<'a>(
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    port_name: &str,
-    protocol: Protocol,
+    offers: impl Iterator<Item = Offer<'a>>,
     family: IpFamily,
     here: Here<'_>,
 ) -> BTreeMap<Backend, Candidate<'a>> {
     let mut merged: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
-    for slice in slices {
-        let matching = |port: &&crate::snapshot::EndpointPort| {
-            &*port.name == port_name && port.protocol == protocol && port.port != 0
-        };
-        for port in slice.ports.iter().filter(matching) {
-            for endpoint in &slice.endpoints {
-                let address = endpoint.address;
-                if IpFamily::of(address) != family || unusable(address).is_some() {
-                    continue;
-                }
-                let local = is_local(&endpoint, here);
-                let new = Candidate {
-                    endpoint,
-                    local,
-                    node_gone: !local && is_on_gone_node(&endpoint, here),
-                };
-                merged
-                    .entry(Backend {
-                        address,
-                        port: port.port,
-                    })
-                    .and_modify(|old| {
-                        if new.rank() > old.rank() {
-                            *old = new;
-                        }
-                    })
-                    .or_insert(new);
+    for Offer { slice, port, .. } in offers {
+        for endpoint in &slice.endpoints {
+            let address = endpoint.address;
+            if IpFamily::of(address) != family || unusable(address).is_some() {
+                continue;
             }
+            let local = is_local(&endpoint, here);
+            let new = Candidate {
+                endpoint,
+                local,
+                node_gone: !local && is_on_gone_node(&endpoint, here),
+            };
+            merged
+                .entry(Backend { address, port })
+                .and_modify(|old| {
+                    if new.rank() > old.rank() {
+                        *old = new;
+                    }
+                })
+                .or_insert(new);
         }
     }
     merged

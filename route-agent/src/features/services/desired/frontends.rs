@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use podwire_kernel::IpFamily;
 
 use crate::cidr::no_destination;
+use crate::features::services::desired::room::{LeftOut, MOST_PORTALS};
 use crate::snapshot::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
 };
@@ -119,9 +120,35 @@ pub fn cluster_ips(service: &Service, family: IpFamily) -> impl Iterator<Item = 
 
 /// The ports that can be used.
 pub fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    sound_ports(service).take(ports_with_room(service))
+}
+
+/// The ports in which nothing is wrong.
+fn sound_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     let proxied = is_proxied(service);
     let ports = service.ports.iter();
     ports.filter(move |port| proxied && port_fault(port).is_none())
+}
+
+/// For how many ports there is room, all of them being at all addresses.
+fn ports_with_room(service: &Service) -> usize {
+    let balanced = match service.kind {
+        ServiceKind::LoadBalancer => service.load_balancer_vips.len(),
+        _ => 0,
+    };
+    let addresses = service.cluster_ips.len() + service.external_ips.len() + balanced;
+    MOST_PORTALS / (addresses + usize::from(has_node_ports(service))).max(1)
+}
+
+/// The warning about ports for which there is no room, whatever their endpoints.
+fn without_room(service: &Service) -> Option<String> {
+    let mut left_out = sound_ports(service).skip(ports_with_room(service));
+    let first = left_out.next()?;
+    let left_out = LeftOut {
+        first: (first.protocol, first.port),
+        count: 1 + left_out.count(),
+    };
+    Some(left_out.warning("ports and addresses", MOST_PORTALS))
 }
 
 /// Where a port can be reached in a family. An address that is both a load-balancer address and
@@ -134,13 +161,13 @@ pub fn of_port(service: &Service, port: &ServicePort, family: IpFamily) -> Vec<F
     {
         return Vec::new();
     }
+    let mut known: BTreeSet<IpAddr> = cluster_ips(service, family).collect();
     let mut frontends: Vec<Frontend> = cluster_ips(service, family)
         .map(Frontend::ClusterIp)
         .collect();
     let mut add = |front: Frontend, address: IpAddr| {
-        let known = |other: &Frontend| other.address() == Some(address);
         let of_family = IpFamily::of(address) == family;
-        if of_family && no_destination(address).is_none() && !frontends.iter().any(known) {
+        if of_family && no_destination(address).is_none() && known.insert(address) {
             frontends.push(front);
         }
     };
@@ -229,6 +256,7 @@ pub fn warnings(service: &Service) -> Vec<String> {
             ));
         }
     }
+    texts.extend(without_room(service));
     if affinity(service) != service.affinity {
         let given = service.affinity.unwrap_or_default();
         texts.push(format!(

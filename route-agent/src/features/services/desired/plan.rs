@@ -11,8 +11,9 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
 use crate::cidr::without_contained;
-use crate::features::services::desired::endpoints::{self, Backend, Here, Selected};
+use crate::features::services::desired::endpoints::{Backend, Here, Offers, Selected};
 use crate::features::services::desired::frontends::{self, Claim, Frontend};
+use crate::features::services::desired::room::{LeftOut, Room};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
 
 /// What the kernel must do for one Service, in one family.
@@ -22,6 +23,8 @@ pub struct Plan {
     pub cluster_ips: Box<[IpAddr]>,
     /// The ports, in the order of the object.
     pub ports: Box<[PortPlan]>,
+    /// The ports that are not among them because there is no room for so much.
+    pub left_out: Option<LeftOut>,
 }
 
 /// What the kernel must do for one port of a Service, in one family.
@@ -56,7 +59,7 @@ pub struct PortPlan {
 /// Computes the plan of a Service.
 pub fn desired<'a>(
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
     family: IpFamily,
     here: Here<'_>,
     default_balancing: Balancing,
@@ -65,6 +68,8 @@ pub fn desired<'a>(
     let cluster_ips: Box<[IpAddr]> = frontends::cluster_ips(service, family)
         .filter(|address| granted(&Claim::cluster_ip(*address)))
         .collect();
+    let offers = Offers::of(slices, family);
+    let mut room = Room::default();
     let mut ports = Vec::new();
     for port in frontends::ports(service) {
         let is_granted = |front: &Frontend| {
@@ -78,14 +83,15 @@ pub fn desired<'a>(
             .into_iter()
             .filter(is_granted)
             .collect();
-        if frontends.is_empty() {
+        let endpoints = offers.count(&port.name, port.protocol);
+        if frontends.is_empty() || !room.take(port, frontends.len(), endpoints) {
             continue;
         }
         let Selected {
             cluster,
             local,
             any,
-        } = endpoints::select(slices.clone(), &port.name, port.protocol, family, here);
+        } = offers.select(&port.name, port.protocol, here);
         ports.push(PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
@@ -104,6 +110,7 @@ pub fn desired<'a>(
     let plan = Plan {
         cluster_ips,
         ports: ports.into(),
+        left_out: room.left_out(),
     };
     (!plan.ports.is_empty() || !plan.cluster_ips.is_empty()).then_some(plan)
 }

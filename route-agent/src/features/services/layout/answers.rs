@@ -160,7 +160,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::features::services::layout::limits::MOST_ENDPOINTS;
+    use crate::features::services::desired::room::MOST_ENDPOINTS;
 
     fn all() -> Vec<Answer> {
         let mut all = vec![

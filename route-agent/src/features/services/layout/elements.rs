@@ -13,8 +13,8 @@ use podwire::hash::fnv1a;
 use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Frontend;
 use crate::features::services::desired::plan::{Plan, PortPlan};
+use crate::features::services::desired::room::MOST_ENDPOINTS;
 use crate::features::services::layout::answers::{Answer, OwnAnswer, SCRATCH, SCRATCH_MASK};
-use crate::features::services::layout::limits::MOST_ENDPOINTS;
 use crate::features::services::layout::names::{
     AffinityHolds, AffinityMap, Chain, FixedChain, FixedMap, Map, OwnChain, OwnKind, Pool,
     SharedChain,

@@ -1,12 +1,10 @@
 //! How much of a plan the layout has room for, and what is said of the rest.
 
 use crate::features::services::desired::plan::{Plan, PortPlan};
+use crate::features::services::desired::room::{MOST_ENDPOINTS, MOST_PLACES};
 
-/// Endpoints of one Service port that can be told apart: what the lower half of an answer and a
-/// slot have room for.
-pub const MOST_ENDPOINTS: usize = 0xffff;
-
-/// What of a plan cannot be done, one sentence for each port.
+/// What of a plan cannot be done: a sentence for each port with too many endpoints, and one for the
+/// ports without room.
 pub fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
     let of_port = |port: &PortPlan| {
         let count = port.cluster.len().max(port.local.len());
@@ -17,7 +15,10 @@ pub fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
              apart: the other {more} get no connections; spread them over several Services"
         ))
     };
-    plan.ports.iter().filter_map(of_port)
+    let left_out = plan
+        .left_out
+        .map(|left_out| left_out.warning("ports, addresses and endpoints", MOST_PLACES));
+    plan.ports.iter().filter_map(of_port).chain(left_out)
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub fn portal(port: &PortPlan, front: &Frontend) -> (FixedMap, Key) {
 pub fn chain(service: &ObjectName, port: &PortPlan, front: &Frontend) -> Option<String> {
     let (map, key) = portal(port, front);
     let plan = Plan {
-        cluster_ips: Box::default(),
         ports: Box::new([port.clone()]),
+        ..Plan::default()
     };
     let elements = objects(service, &plan).elements;
     let value_at = |map: FixedMap, key: Key| {

@@ -81,6 +81,16 @@ fn selected(slices: &[EndpointSlice]) -> Selected {
     select(slices, "http", Protocol::Tcp, IpFamily::V4, HERE)
 }
 
+fn select<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    port_name: &str,
+    protocol: Protocol,
+    family: IpFamily,
+    here: Here<'_>,
+) -> Selected {
+    Offers::of(slices, family).select(port_name, protocol, here)
+}
+
 /// Endpoints in; for policy Cluster and for policy Local the ones that answer; and whether any
 /// endpoint anywhere could.
 #[track_caller]

@@ -149,3 +149,31 @@ fn unreadable_source_ranges_do_not_open_the_service() {
     assert!(restricts_sources(&bad));
     assert!(warnings(&bad)[0].contains("10.0.0.0/33"));
 }
+
+#[test]
+fn ports_for_which_their_addresses_leave_no_room_are_left_out_and_named() {
+    let mut service = service("kind NodePort; cluster-ip 10.200.1.63; port tcp 80 31000");
+    let first = service.ports[0].clone();
+    let with_node_port = |port| ServicePort {
+        port,
+        node_port: Some(port),
+        ..first.clone()
+    };
+    service.ports = (1..=1_000).map(with_node_port).collect();
+    // With the ClusterIP and the node port each port is at 1,024 places.
+    let external = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0xc633_6400 + number));
+    service.external_ips = (0..1_022).map(external).collect();
+    let claims = claims(&service, IpFamily::V4, |_| false);
+    assert_eq!(claims.len(), MOST_PORTALS + 1);
+    assert_eq!(
+        warnings(&service),
+        [
+            "port 257/tcp and the 743 after it are left out: ports and addresses make more than \
+             the 262144 places that one Service may take; spread them over several Services"
+        ]
+    );
+    // Every number of a port at two ClusterIPs, and as a node port.
+    service.ports = (1..=u16::MAX).map(with_node_port).collect();
+    service.external_ips = vec!["fd00::1".parse().unwrap()].into();
+    assert_eq!(warnings(&service), [""; 0]);
+}

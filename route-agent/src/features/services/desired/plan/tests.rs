@@ -1,5 +1,9 @@
 use super::*;
+use crate::features::services::desired::room::MOST_PLACES;
 use crate::features::services::desired::samples::{HERE, SLICE, service, slice};
+use crate::features::services::layout::elements::objects;
+use crate::features::services::layout::limits;
+use crate::snapshot::{Endpoint, EndpointPort, ServicePort};
 
 fn plan(yaml: &str, endpoints: &str, family: IpFamily) -> Option<Plan> {
     let slices = [slice(SLICE, endpoints)];
@@ -225,4 +229,80 @@ fn ranges_of_the_other_family_alone_let_nobody_in() {
         .sources
         .clone();
     assert_eq!(sources.as_deref(), Some(&[][..]));
+}
+
+/// A Service with so many ports at a ClusterIP and three external IPs, and so many endpoints.
+fn of_size(ports: u16, endpoints: u32) -> Plan {
+    let mut service = service("cluster-ip 10.200.1.63; external-ip 192.0.2.1 192.0.2.2 192.0.2.3");
+    let name = |number: u16| Arc::from(format!("p{number}"));
+    let protocol = Protocol::Tcp;
+    service.ports = (1..=ports)
+        .map(|port| ServicePort {
+            name: name(port),
+            protocol,
+            port,
+            node_port: None,
+        })
+        .collect();
+    let mut slices = Vec::new();
+    for first in (0..endpoints).step_by(1_000) {
+        let mut slice = slice(SLICE, "");
+        slice.ports = (1..=ports)
+            .map(|port| EndpointPort {
+                name: name(port),
+                protocol,
+                port,
+            })
+            .collect();
+        slice.endpoints = (first..endpoints.min(first + 1_000))
+            .map(|number| Endpoint {
+                address: std::net::Ipv4Addr::from(0x0a0a_0000 + number).into(),
+                ready: true,
+                serving: true,
+                terminating: false,
+                node: None,
+                hints: None,
+            })
+            .collect();
+        slices.push(slice);
+    }
+    let balancing = Balancing::Random;
+    desired(
+        &service,
+        slices.iter(),
+        IpFamily::V4,
+        HERE,
+        balancing,
+        |_| true,
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_hundred_ports_with_five_thousand_endpoints_at_four_addresses_have_room() {
+    let plan = of_size(100, 5_000);
+    assert_eq!((plan.ports.len(), plan.left_out), (100, None));
+    assert!(plan.ports.iter().all(|port| port.cluster.len() == 5_000));
+    assert_eq!(limits::warnings(&plan).count(), 0);
+}
+
+#[test]
+fn ports_for_which_there_is_no_room_are_left_out_and_named() {
+    let plan = of_size(3_000, 1_000);
+    // 4 x 1,001 places for each.
+    assert_eq!(plan.ports.len(), 523);
+    assert!(plan.ports.iter().all(|port| port.cluster.len() == 1_000));
+    let elements = objects(&service("").name, &plan).elements.len();
+    // Each external address also has a reason to be masqueraded, and the ClusterIP an element.
+    assert_eq!(elements, 523 * (4 * 1_001 + 3) + 1);
+    let places = 523 * 4 * 1_001;
+    assert!(places <= MOST_PLACES && places + 4 * 1_001 > MOST_PLACES);
+    assert_eq!(
+        limits::warnings(&plan).collect::<Vec<_>>(),
+        [
+            "port 524/tcp and the 2476 after it are left out: ports, addresses and endpoints make \
+             more than the 2097152 places that one Service may take; spread them over several \
+             Services"
+        ]
+    );
 }

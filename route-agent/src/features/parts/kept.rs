@@ -1,0 +1,121 @@
+//! Who has what, over a restart, where nothing else says it.
+//!
+//! Of several that claim the same thing and have no date, as in manifests, the one that has it keeps
+//! it. What the kernel holds tells the next agent who that is, if it tells one claimant from another;
+//! where it does not, it is written down. Of those with a date the age decides, so that with an API
+//! server there is nothing to write.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use podwire::files::{create_directory, read};
+
+use crate::files::{self, Durability, FileError};
+use crate::ours::Removal;
+
+/// More than the longest list with the longest names.
+const LONGEST: u64 = 1 << 24;
+
+/// Who has what, as words without blanks.
+pub type Held = BTreeMap<String, String>;
+
+/// A file below the agent's directory, with a line `THING OWNER` for each.
+#[derive(Debug)]
+pub struct Kept {
+    file: &'static str,
+    /// What it holds, once it has been looked at.
+    held: Option<Held>,
+}
+
+impl Kept {
+    /// The file of this name, not looked at yet.
+    pub const fn new(file: &'static str) -> Kept {
+        Kept { file, held: None }
+    }
+
+    /// Who had what at the last write, also by an agent before this one. What cannot be read says
+    /// nothing of anyone.
+    pub fn observe(&mut self, run_dir: &Path) -> &Held {
+        let path = self.path(run_dir);
+        self.held.get_or_insert_with(|| {
+            let text = read(&path, LONGEST).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let pairs = text.lines().filter_map(|line| line.split_once(' '));
+            pairs
+                .map(|(thing, owner)| (thing.to_owned(), owner.to_owned()))
+                .collect()
+        })
+    }
+
+    /// Writes who has what now, if it differs. Without anything there is no file.
+    pub fn apply(&mut self, run_dir: &Path, now: Held) -> Result<(), FileError> {
+        if *self.observe(run_dir) == now {
+            return Ok(());
+        }
+        let path = self.path(run_dir);
+        if now.is_empty() {
+            files::remove(&path)?;
+        } else {
+            let lines = now
+                .iter()
+                .map(|(thing, owner)| format!("{thing} {owner}\n"));
+            create_directory(run_dir).map_err(FileError::of("create", run_dir))?;
+            let text: String = lines.collect();
+            files::replace(&path, text.as_bytes(), 0o644, Durability::UntilBoot)?;
+        }
+        self.held = Some(now);
+        Ok(())
+    }
+
+    /// Takes the file out, or says that it is there.
+    pub fn uninstall(&self, run_dir: &Path, how: Removal) -> Result<Vec<String>, FileError> {
+        let paths = files::uninstall(&self.path(run_dir), how)?;
+        Ok(paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect())
+    }
+
+    fn path(&self, run_dir: &Path) -> PathBuf {
+        run_dir.join(self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_by_the_next_agent_and_written_again_only_if_it_differs() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().join("run");
+        let path = run_dir.join("some");
+        let held = |pairs: &[(&str, &str)]| -> Held {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(thing, owner)| ((*thing).to_owned(), (*owner).to_owned()))
+                .collect()
+        };
+        let mut kept = Kept::new("some");
+        kept.apply(&run_dir, Held::new()).unwrap();
+        assert!(!run_dir.exists());
+        let two = held(&[("32000", "default/b"), ("32001", "shop/web")]);
+        kept.apply(&run_dir, two.clone()).unwrap();
+        let mut next = Kept::new("some");
+        assert_eq!(*next.observe(&run_dir), two);
+        // It is right, so no one looks at what lies there.
+        fs::remove_file(&path).unwrap();
+        next.apply(&run_dir, two.clone()).unwrap();
+        assert!(!path.exists());
+        next.apply(&run_dir, held(&[("32000", "default/b")]))
+            .unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "32000 default/b\n");
+        fs::write(&path, "\n1\n32000 default/b\n").unwrap();
+        let mut next = Kept::new("some");
+        assert_eq!(*next.observe(&run_dir), held(&[("32000", "default/b")]));
+        next.apply(&run_dir, Held::new()).unwrap();
+        assert!(!path.exists());
+    }
+}
