@@ -2,7 +2,6 @@
 
 mod attached;
 mod floods;
-
 pub mod oracle;
 pub mod random;
 mod rows;
