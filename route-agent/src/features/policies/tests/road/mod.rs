@@ -211,6 +211,10 @@ fn forward(next: Mac) {
         sysctl::write(key, value).unwrap();
     }
     let mut socket = RouteSocket::open().unwrap();
+    // Without any address of its own the kernel takes no gateway (`__inet_dev_addr_type`,
+    // net/ipv4/fib_frontend.c).
+    let own = socket.index_of("lo").unwrap();
+    socket.set_up(own).unwrap();
     let link = socket.index_of("out").unwrap();
     for (destination, address) in ["0.0.0.0/0", "::/0"].into_iter().zip(NEXT) {
         let address = address.parse().unwrap();
