@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use cluster::policies::{ANSWER, SILENCE, addresses, app, policy};
-use cluster::{Cluster, ready, service, slice};
+use cluster::{Cluster, ready, sctp, service, slice};
 use podwire_lab::manifests;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec, Servers};
@@ -254,6 +254,74 @@ fn ports_by_name_and_ranges_of_ports() {
             ANSWER
         ));
     }
+}
+
+#[track_caller]
+fn associates(from: &Pod, to: &Pod, port: u16) {
+    for address in addresses(to) {
+        let to = SocketAddr::new(address, port);
+        let made = sctp::associate(from.place(), to, ANSWER);
+        assert!(made.is_ok(), "{} -> {to}: {made:?}", from.name());
+    }
+}
+
+#[track_caller]
+fn does_not_associate(from: &Pod, to: &Pod, port: u16) {
+    for address in addresses(to) {
+        let to = SocketAddr::new(address, port);
+        let made = sctp::associate(from.place(), to, SILENCE);
+        assert!(made.is_err(), "{} -> {to}", from.name());
+    }
+}
+
+#[test]
+fn a_port_of_sctp_says_nothing_about_tcp_and_the_reverse() {
+    let node = CLUSTER.node("worker");
+    if !sctp::is_there(node.place(), "policies for SCTP") {
+        return;
+    }
+    let db = pod("worker", "sctp", "sctp-db", &[("app", "db")]);
+    let near = pod("worker", "sctp", "sctp-near", &[("app", "web")]);
+    let far = pod("worker2", "sctp", "sctp-far", &[("app", "web")]);
+    // Both protocols on both ports, by each address.
+    let listening = addresses(&db).map(|address| {
+        [80, 8080].map(|port| sctp::listener(db.place(), SocketAddr::new(address, port)))
+    });
+    let ingress = |port: Value| {
+        let rules = json!([{"from": [{"podSelector": app("web")}], "ports": [port]}]);
+        json!({"podSelector": app("db"), "ingress": rules})
+    };
+    let egress = |port: Value| {
+        let rules = json!([{"to": [{"podSelector": app("db")}], "ports": [port]}]);
+        json!({"podSelector": app("web"), "policyTypes": ["Egress"], "egress": rules})
+    };
+    let both: [&dyn Fn(Value) -> Value; 2] = [&ingress, &egress];
+    for spec in both {
+        // Of one name: the second takes the place of the first.
+        let allow = |port: Value| CLUSTER.apply(&[policy("sctp", "sctp", spec(port))]);
+        for port in [
+            json!({"protocol": "SCTP", "port": 80}),
+            json!({"protocol": "SCTP", "port": 78, "endPort": 81}),
+        ] {
+            allow(port);
+            for from in [&near, &far] {
+                associates(from, &db, 80);
+                does_not_associate(from, &db, 8080);
+                does_not_reach(from, &db, 80);
+            }
+        }
+        allow(json!({"protocol": "SCTP"}));
+        for from in [&near, &far] {
+            associates(from, &db, 8080);
+            does_not_reach(from, &db, 8080);
+        }
+        allow(json!({"protocol": "TCP", "port": 80}));
+        for from in [&near, &far] {
+            reaches(from, &db, 80);
+            does_not_associate(from, &db, 80);
+        }
+    }
+    drop(listening);
 }
 
 #[test]

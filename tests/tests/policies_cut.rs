@@ -4,15 +4,16 @@
 
 mod cluster;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cluster::connection::{Connection, End, Protocol, SCTP, TCP, UDP, Way};
 use cluster::policies::{ANSWER, SILENCE, addresses, app, policy};
-use cluster::{Cluster, ready, service, slice};
+use cluster::{Cluster, ready, sctp, service, slice};
 use podwire_lab::manifests;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec};
@@ -30,127 +31,29 @@ fn pod(node: &str, namespace: &str, name: &str, value: &str) -> Pod {
     CLUSTER.lab.run(node, &spec).unwrap()
 }
 
-/// Where a connection is made to, and the pod and the port that it gets to.
-#[derive(Clone, Copy)]
-struct Way<'a> {
-    to: SocketAddr,
-    server: &'a Pod,
-    port: u16,
-}
-
-impl<'a> Way<'a> {
-    fn direct(server: &'a Pod, address: IpAddr, port: u16) -> Self {
-        let to = SocketAddr::new(address, port);
-        Self { to, server, port }
-    }
-
-    /// What the server listens on.
-    fn behind(&self) -> SocketAddr {
-        let address = self.server.address(self.to.is_ipv6()).unwrap();
-        SocketAddr::new(address, self.port)
-    }
-}
-
-/// An open connection: both its ends, over TCP or UDP.
-enum Connection {
-    Tcp(TcpStream, TcpStream),
-    Udp(UdpSocket, UdpSocket),
-}
-
-/// Who sends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
-    Client,
-    Server,
-}
-
-impl End {
-    /// Both, this one first.
-    fn and_other(self) -> [Self; 2] {
-        match self {
-            Self::Client => [Self::Client, Self::Server],
-            Self::Server => [Self::Server, Self::Client],
-        }
-    }
-}
-
-impl Connection {
-    fn tcp(client: &Place, way: Way<'_>) -> Self {
-        let bind = || TcpListener::bind(way.behind()).unwrap();
-        let listener = way.server.place().inside(bind).unwrap();
-        let connect = || TcpStream::connect_timeout(&way.to, ANSWER).unwrap();
-        let client = client.inside(connect).unwrap();
-        Self::Tcp(client, listener.accept().unwrap().0)
-    }
-
-    fn udp(client: &Place, way: Way<'_>) -> Self {
-        let any = if way.to.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
-        let bind = || UdpSocket::bind(way.behind()).unwrap();
-        let server = way.server.place().inside(bind).unwrap();
-        let client = client.inside(|| UdpSocket::bind(any).unwrap()).unwrap();
-        client.connect(way.to).unwrap();
-        client.send(b"first").unwrap();
-        server.set_read_timeout(Some(ANSWER)).unwrap();
-        let (_, from) = server.recv_from(&mut [0; 100]).unwrap();
-        server.connect(from).unwrap();
-        Self::Udp(client, server)
-    }
-
-    /// Whether a word gets from one end to the other within this time. What was sent before may come
-    /// first: TCP sends again what was dropped.
-    fn carries(&mut self, from: End, word: &str, limit: Duration) -> bool {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let word = format!("{word} {};", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let (sent, mut receive): (_, Receive<'_>) = match self {
-            Self::Tcp(client, server) => {
-                let (from, to) = if from == End::Client {
-                    (client, server)
-                } else {
-                    (server, client)
-                };
-                to.set_read_timeout(Some(limit)).unwrap();
-                (
-                    from.write_all(word.as_bytes()),
-                    Box::new(|buffer| to.read(buffer)),
-                )
-            }
-            Self::Udp(client, server) => {
-                let (from, to) = if from == End::Client {
-                    (client, server)
-                } else {
-                    (server, client)
-                };
-                to.set_read_timeout(Some(limit)).unwrap();
-                let sent = from.send(word.as_bytes()).map(drop);
-                (sent, Box::new(|buffer| to.recv(buffer)))
-            }
-        };
-        let (mut found, mut buffer) = (String::new(), [0; 4096]);
-        while sent.is_ok() && !found.contains(&word) {
-            match receive(&mut buffer) {
-                Ok(length) if length > 0 => {
-                    found.push_str(&String::from_utf8_lossy(&buffer[..length]));
-                }
-                _ => return false,
-            }
-        }
-        sent.is_ok()
-    }
-}
-
-/// Reads what has come.
-type Receive<'a> = Box<dyn FnMut(&mut [u8]) -> std::io::Result<usize> + 'a>;
-
 #[test]
 fn what_a_change_forbids_is_cut_in_both_directions_and_nothing_else() {
-    let db = pod("worker", "revoke", "revoke-db", "db");
-    let near = pod("worker", "revoke", "revoke-near", "web");
-    let far = pod("worker2", "revoke", "revoke-far", "web");
-    let stays = pod("worker2", "revoke", "revoke-stays", "stays");
+    revoke("revoke", 20_000, &[TCP, UDP]);
+}
+
+#[test]
+fn associations_of_sctp_that_a_change_forbids_are_cut_in_both_directions() {
+    let node = CLUSTER.node("worker");
+    if sctp::is_there(node.place(), "associations of SCTP that policies cut") {
+        revoke("revoke-sctp", 20_100, &[SCTP]);
+    }
+}
+
+/// Connections of these protocols to ports from `port` on, from both nodes, and who is first to send
+/// after the change is the client or the server.
+fn revoke(namespace: &str, mut port: u16, protocols: &[Protocol]) {
+    let pod = |node: &str, name: &str, value: &str| {
+        pod(node, namespace, &format!("{namespace}-{name}"), value)
+    };
+    let db = pod("worker", "db", "db");
+    let near = pod("worker", "near", "web");
+    let far = pod("worker2", "far", "web");
+    let stays = pod("worker2", "stays", "stays");
     let allow = |apps: &[&str]| {
         let peers: Vec<Value> = apps
             .iter()
@@ -158,16 +61,15 @@ fn what_a_change_forbids_is_cut_in_both_directions_and_nothing_else() {
             .collect();
         let rules = json!([{"from": peers}]);
         policy(
-            "revoke",
-            "revoke",
+            namespace,
+            namespace,
             json!({"podSelector": app("db"), "ingress": rules}),
         )
     };
     CLUSTER.apply(&[allow(&["web", "stays"])]);
     let (mut cut, mut kept) = (Vec::new(), Vec::new());
-    let mut port = 20_000;
     for address in addresses(&db) {
-        for make in [Connection::tcp, Connection::udp] {
+        for (_, make) in protocols {
             for first in [End::Client, End::Server] {
                 for client in [&near, &far] {
                     port += 1;
@@ -246,26 +148,46 @@ fn egress_that_is_forbidden_is_cut_as_well_and_so_is_a_pod_that_loses_its_label(
 
 /// The ports behind the Service and the hostPorts of `ways`.
 const FIRST_PORT: u16 = 22_000;
-/// Of each kind of connection by way of a frontend there is one over TCP and one over UDP, and who
+/// Of each kind of connection by way of a frontend there is one for each of two protocols, and who
 /// sends first after the change differs.
 const KINDS: u16 = 4;
 
+/// What tells the rows of one test from those of another.
+struct Front {
+    namespace: &'static str,
+    vip: &'static str,
+    /// The first ports of the node and of the hostPorts.
+    node_port: u16,
+    host_port: u16,
+    protocols: [Protocol; 2],
+}
+
 /// Every way to a pod of `worker` that its address is not the destination of: who, and where to.
-fn ways<'a>(db: &'a Pod, [near, far]: [&'a Pod; 2]) -> Vec<(&'static str, Place, Way<'a>)> {
+fn ways<'a>(
+    front: &Front,
+    db: &'a Pod,
+    [near, far]: [&'a Pod; 2],
+) -> Vec<(&'static str, Place, Way<'a>)> {
     let at = |node: &str| CLUSTER.node(node).machine().address(false).unwrap();
     let (here, there) = (at("worker"), at("worker2"));
-    let vip: IpAddr = "10.200.1.75".parse().unwrap();
+    let vip: IpAddr = front.vip.parse().unwrap();
     let mypc = CLUSTER.node("mypc").place().clone();
     let (near, far) = (near.place().clone(), far.place().clone());
+    let (node_port, host_port) = (front.node_port, front.host_port);
     let all = [
         ("near, ClusterIP", near.clone(), vip, 1_000),
         ("far, ClusterIP", far.clone(), vip, 1_000),
-        ("far, NodePort here", far.clone(), here, 31_100),
-        ("outside, NodePort here", mypc.clone(), here, 31_100),
-        ("outside, NodePort elsewhere", mypc.clone(), there, 31_100),
-        ("near, hostPort", near, here, 5_000),
-        ("far, hostPort", far, here, 5_000),
-        ("outside, hostPort", mypc, here, 5_000),
+        ("far, NodePort here", far.clone(), here, node_port),
+        ("outside, NodePort here", mypc.clone(), here, node_port),
+        (
+            "outside, NodePort elsewhere",
+            mypc.clone(),
+            there,
+            node_port,
+        ),
+        ("near, hostPort", near, here, host_port),
+        ("far, hostPort", far, here, host_port),
+        ("outside, hostPort", mypc, here, host_port),
     ];
     let mut ways = Vec::new();
     for (number, (what, client, address, base)) in (0..).zip(all) {
@@ -287,41 +209,86 @@ const PORTS: u16 = 8 * KINDS;
 
 #[test]
 fn what_goes_by_a_cluster_ip_a_node_port_or_a_host_port_is_cut_as_well() {
-    let mut spec = PodSpec::new("front-db").in_namespace("front");
-    spec = spec.labelled("app", "db");
-    for port in 0..PORTS {
-        for protocol in ["tcp", "udp"] {
-            let mapping = PortMapping::new(5_000 + port, FIRST_PORT + port, protocol);
-            spec.ports.push(mapping);
-        }
+    cut_behind(&Front {
+        namespace: "front",
+        vip: "10.200.1.75",
+        node_port: 31_100,
+        host_port: 5_000,
+        protocols: [TCP, UDP],
+    });
+}
+
+#[test]
+fn associations_of_sctp_by_a_cluster_ip_a_node_port_or_a_host_port_are_cut_as_well() {
+    let node = CLUSTER.node("worker");
+    if sctp::is_there(
+        node.place(),
+        "associations of SCTP by frontends that policies cut",
+    ) {
+        cut_behind(&Front {
+            namespace: "front-sctp",
+            vip: "10.200.1.76",
+            node_port: 31_200,
+            host_port: 5_100,
+            protocols: [SCTP, SCTP],
+        });
     }
-    let db = CLUSTER.lab.run("worker", &spec).unwrap();
-    let near = pod("worker", "front", "front-near", "web");
-    let far = pod("worker2", "front", "front-far", "web");
+}
+
+/// The Service of a front, with a port of each protocol for every way to it, and its endpoint.
+fn frontends(front: &Front, db: &Pod) -> [Value; 2] {
     let (mut ports, mut behind) = (Vec::new(), Vec::new());
     for port in 0..PORTS {
-        for protocol in ["TCP", "UDP"] {
+        for protocol in front.names() {
             let name = format!("{}-{port}", protocol.to_lowercase());
             ports.push(
                 json!({"name": name, "protocol": protocol, "port": 1_000 + port,
-                "targetPort": FIRST_PORT + port, "nodePort": 31_100 + port}),
+                "targetPort": FIRST_PORT + port, "nodePort": front.node_port + port}),
             );
             behind.push(json!({"name": name, "protocol": protocol, "port": FIRST_PORT + port}));
         }
     }
-    let front = json!({"type": "NodePort", "clusterIP": "10.200.1.75", "ports": ports});
+    let spec = json!({"type": "NodePort", "clusterIP": front.vip, "ports": ports});
+    [
+        service(front.namespace, spec),
+        slice(front.namespace, Value::Array(behind), &[ready(db)]),
+    ]
+}
+
+impl Front {
+    /// The names of the protocols, each once.
+    fn names(&self) -> BTreeSet<&'static str> {
+        self.protocols.iter().map(|(name, _)| *name).collect()
+    }
+}
+
+fn cut_behind(front: &Front) {
+    let namespace = front.namespace;
+    let name = |what: &str| format!("{namespace}-{what}");
+    let mut spec = PodSpec::new(&name("db")).in_namespace(namespace);
+    spec = spec.labelled("app", "db");
+    for port in 0..PORTS {
+        for protocol in front.names() {
+            let protocol = protocol.to_lowercase();
+            let mapping = PortMapping::new(front.host_port + port, FIRST_PORT + port, &protocol);
+            spec.ports.push(mapping);
+        }
+    }
+    let db = CLUSTER.lab.run("worker", &spec).unwrap();
+    let near = pod("worker", namespace, &name("near"), "web");
+    let far = pod("worker2", namespace, &name("far"), "web");
     let from = |peers: Value| {
         let spec = json!({"podSelector": app("db"), "ingress": [{"from": peers}]});
-        policy("front", "front", spec)
+        policy(namespace, namespace, spec)
     };
     let all = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}]);
-    let slice = slice("front", Value::Array(behind), &[ready(&db)]);
-    CLUSTER.apply(&[service("front", front), slice, from(all.clone())]);
-    let mut cut: Vec<(&str, End, Connection)> = ways(&db, [&near, &far])
+    let [service, slice] = frontends(front, &db);
+    CLUSTER.apply(&[service, slice, from(all.clone())]);
+    let mut cut: Vec<(&str, End, Connection)> = ways(front, &db, [&near, &far])
         .into_iter()
         .map(|(what, client, way)| {
             let kind = way.port - FIRST_PORT;
-            let make = [Connection::tcp, Connection::udp][usize::from(kind % 2)];
+            let (_, make) = front.protocols[usize::from(kind % 2)];
             let first = [End::Client, End::Server][usize::from(kind / 2 % 2)];
             (what, first, make(&client, way))
         })
@@ -340,7 +307,7 @@ fn what_goes_by_a_cluster_ip_a_node_port_or_a_host_port_is_cut_as_well() {
     all_carry(&mut cut, "again");
     // The same for what a pod may send: through the Service as well as to the hostPort.
     let egress = json!({"podSelector": app("web"), "policyTypes": ["Egress"], "egress": []});
-    let egress = policy("front", "front-egress", egress);
+    let egress = policy(namespace, &name("egress"), egress);
     CLUSTER.apply(std::slice::from_ref(&egress));
     let (mut cut, mut kept): (Vec<_>, Vec<_>) = cut
         .into_iter()
@@ -369,31 +336,44 @@ fn none_carries(connections: &mut [(&str, End, Connection)]) {
 /// What does not: that there is a last one.
 #[test]
 fn a_flow_that_never_pauses_ends_with_the_change_that_forbids_it() {
-    let db = pod("worker", "flow", "flow-db", "db");
-    let web = pod("worker2", "flow", "flow-web", "web");
+    end_flow("flow", UDP);
+}
+
+#[test]
+fn a_flow_of_sctp_that_never_pauses_ends_with_the_change_that_forbids_it() {
+    let node = CLUSTER.node("worker");
+    if sctp::is_there(
+        node.place(),
+        "a busy association of SCTP that a policy cuts",
+    ) {
+        end_flow("flow-sctp", SCTP);
+    }
+}
+
+fn end_flow(namespace: &str, (protocol, make): Protocol) {
+    let db = pod("worker", namespace, &format!("{namespace}-db"), "db");
+    let web = pod("worker2", namespace, &format!("{namespace}-web"), "web");
     let from = |value: &str| {
         let peers = json!([{"podSelector": app(value)}]);
         let spec = json!({"podSelector": app("db"), "ingress": [{"from": peers}]});
-        policy("flow", "flow", spec)
+        policy(namespace, namespace, spec)
     };
     CLUSTER.apply(&[from("web")]);
     let address = db.address(false).unwrap();
-    let way = Way::direct(&db, address, 23_000);
-    let Connection::Udp(client, server) = Connection::udp(web.place(), way) else {
-        unreachable!("it was made as that")
-    };
-    server.set_read_timeout(Some(SILENCE)).unwrap();
+    let connection = make(web.place(), Way::direct(&db, address, 23_000));
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                client.send(b"and on").unwrap();
+                connection.send(b"and on");
                 thread::sleep(Duration::from_millis(1));
             }
         });
+        // Not before the flow is under way, however seldom its threads have their turn.
+        let flows = connection.hears(ANSWER);
         let last = scope.spawn(|| {
             let (mut last, begun) = (None, Instant::now());
-            while begun.elapsed() < ANSWER && server.recv(&mut [0; 100]).is_ok() {
+            while begun.elapsed() < ANSWER && connection.hears(SILENCE) {
                 last = Some(Instant::now());
             }
             last
@@ -403,11 +383,13 @@ fn a_flow_that_never_pauses_ends_with_the_change_that_forbids_it() {
         let last = last.join();
         // Before anything fails, or the flow would go on for good.
         stop.store(true, Ordering::Relaxed);
-        let last = last.unwrap().unwrap();
+        assert!(flows, "{protocol}: nothing was heard before the change");
+        let last = last.unwrap().unwrap_or(changed);
         println!(
-            "the last packet passed {:?} after the change",
+            "{protocol}: the last packet passed {:?} after the change",
             last - changed
         );
     });
-    assert!(!Connection::Udp(client, server).carries(End::Server, "after", SILENCE));
+    let mut connection = connection;
+    assert!(!connection.carries(End::Server, "after", SILENCE));
 }

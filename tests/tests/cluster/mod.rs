@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
 
+pub mod connection;
 pub mod desk;
 pub mod policies;
+pub mod sctp;
 
 use std::env;
 use std::net::IpAddr;
