@@ -39,6 +39,7 @@ has_sctp() { docker exec "$CLUSTER-control-plane" test -e /proc/net/sctp; }
 # policies speak TCP on those ports instead, which no other rule is about.
 conformance_program() {
   local source copy=$tools/network-policy-api sctp=yes
+  local apart='{topologyKey: kubernetes.io\/hostname, namespaceSelector: {}, labelSelector: {matchLabels: {statefulset.kubernetes.io\/pod-name: harry-potter-1}}}'
   has_sctp || sctp=no
   local program=$tools/network-policy-conformance-$sctp
   if [[ ! -x $program ]]; then
@@ -46,6 +47,10 @@ conformance_program() {
     source=$(cd / && go mod download -json "$api" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
     rm -rf "$copy"
     cp -r --no-preserve=mode "$source" "$copy"
+    # A pod always reaches its own node, and the tests of nodes as peers take it for any: the server
+    # that has its node's network must be on another node than its client.
+    sed -i "s/^      hostNetwork: true\$/&\n      affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [$apart]}}/" \
+      "$copy/conformance/base/manifests.yaml"
     if [[ $sctp == no ]]; then
       sed -i 's/SERVE_SCTP_PORT_/SERVE_TCP_PORT_/; s/- sctp:/- tcp:/' \
         "$copy"/conformance/base/*.yaml "$copy"/conformance/base/*/*.yaml
