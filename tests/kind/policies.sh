@@ -105,8 +105,14 @@ cyclonus_programs() {
     docker image rm -f "$worker" >/dev/null 2>&1 || true
   fi
   if ! docker image inspect "$worker" >/dev/null 2>&1; then
-    cp "$copy/cmd/worker/Dockerfile" "$tools"
-    docker build -q -t "$worker" -f "$tools/Dockerfile" "$tools" >/dev/null
+    # On any agnhost that the engine has; what the worker itself names is fetched only without one.
+    local base
+    base=$(docker image ls --format '{{.Repository}}:{{.Tag}}' | grep -m1 /agnhost: || true)
+    mkdir -p "$tools/worker-image"
+    cp "$tools/worker" "$tools/worker-image/"
+    sed "s#^FROM .*#FROM ${base:-registry.k8s.io/e2e-test-images/agnhost:2.43}#" "$copy/cmd/worker/Dockerfile" \
+      >"$tools/worker-image/Dockerfile"
+    docker build -q -t "$worker" "$tools/worker-image" >/dev/null
   fi
   for node in $(nodes); do
     docker exec "$node" ctr -n k8s.io images ls -q 2>/dev/null | grep -qx "$worker" ||
