@@ -10,8 +10,10 @@ use crate::snapshot::{Protocol, ServicePort};
 /// Places for ports at addresses, over both families: each number of a port at four of them.
 pub const MOST_PORTALS: usize = 1 << 18;
 
-/// Places in one family, endpoints included: 100 ports with 5,000 endpoints at four addresses.
-pub const MOST_PLACES: usize = 1 << 21;
+/// Places in one family, endpoints included: 100 ports with 5,000 endpoints at a ClusterIP and a node
+/// port. While such a Service changes, the agent holds its elements twice, at 112 bytes each: twice as
+/// many would not fit into the 512 MiB that its container may have.
+pub const MOST_PLACES: usize = 1 << 20;
 
 /// Endpoints of one Service port that the kernel's maps can tell apart: what the lower half of an
 /// answer and a slot have room for.
