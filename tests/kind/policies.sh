@@ -41,7 +41,8 @@ conformance_program() {
   local source copy=$tools/network-policy-api sctp=yes
   local apart='{topologyKey: kubernetes.io\/hostname, namespaceSelector: {}, labelSelector: {matchLabels: {statefulset.kubernetes.io\/pod-name: harry-potter-1}}}'
   has_sctp || sctp=no
-  local program=$tools/network-policy-conformance-$sctp
+  # A number of its own for each way to change what is built.
+  local program=$tools/network-policy-conformance-2-$sctp
   if [[ ! -x $program ]]; then
     echo "Building the tests of $api ..." >&2
     source=$(cd / && go mod download -json "$api" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
@@ -51,6 +52,7 @@ conformance_program() {
     # that has its node's network must be on another node than its client.
     sed -i "s/^      hostNetwork: true\$/&\n      affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [$apart]}}/" \
       "$copy/conformance/base/manifests.yaml"
+    grep -q podAntiAffinity "$copy/conformance/base/manifests.yaml"
     if [[ $sctp == no ]]; then
       sed -i 's/SERVE_SCTP_PORT_/SERVE_TCP_PORT_/; s/- sctp:/- tcp:/' \
         "$copy"/conformance/base/*.yaml "$copy"/conformance/base/*/*.yaml
@@ -107,7 +109,8 @@ cyclonus_programs() {
   if ! docker image inspect "$worker" >/dev/null 2>&1; then
     # On any agnhost that the engine has; what the worker itself names is fetched only without one.
     local base
-    base=$(docker image ls --format '{{.Repository}}:{{.Tag}}' | grep -m1 /agnhost: || true)
+    base=$(docker image ls --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>' |
+      grep -m1 /agnhost: || true)
     mkdir -p "$tools/worker-image"
     cp "$tools/worker" "$tools/worker-image/"
     sed "s#^FROM .*#FROM ${base:-registry.k8s.io/e2e-test-images/agnhost:2.43}#" "$copy/cmd/worker/Dockerfile" \

@@ -6,8 +6,9 @@
 #
 #   STARTS=1000 AT_ONCE=30 starts.sh [kill]
 #
-# kill also kills the node's agent at random moments. Every datagram that passes is in a server's log.
-# Exit status 0 if none passed that should not, and one of each kind that may.
+# kill also kills the node's agent at random moments. What a closed pod gets the kernel counts from the
+# pod's first moment on; the rest is in the logs of servers. Exit status 0 if nothing passed that should
+# not, and one datagram of each kind that may.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib.sh"
@@ -18,6 +19,7 @@ starts=${STARTS:-1000} at_once=${AT_ONCE:-30} how=${1:-}
 [[ $how == @(|kill) ]] || { echo "there is no way $how to start pods: only kill is known" >&2; exit 2; }
 node=$CLUSTER-worker other=$CLUSTER-worker2
 work=$(mktemp -d)
+touch "$work/kills"
 killer=
 finish() {
   [[ -z $killer ]] || kill "$killer" 2>/dev/null || true
@@ -89,7 +91,7 @@ if [[ $how == kill ]]; then
   # Now and then it gets as far as to answer.
   while sleep "0.$((RANDOM % 9))"; do
     ((RANDOM % 3)) || sleep 3
-    docker exec "$node" pkill -9 -x podwire-agent || true
+    docker exec "$node" pkill -9 -x podwire-agent && echo killed >>"$work/kills"
   done >/dev/null 2>&1 &
   killer=$!
 fi
@@ -100,6 +102,18 @@ logs() {
   for name in $(kubectl -n "$1" get pods -o name); do
     kubectl -n "$1" logs "$name" | sed -n "s#^.*Echoing \(.*\) to UDP client.*#${name#pod/} \1#p"
   done | sort -u
+}
+
+# counted POD: how many datagrams came to a pod of podwire-closed, whether anything listened or not.
+counted() {
+  kubectl -n podwire-closed exec "$1" -- cat /proc/net/snmp |
+    awk '$1 == "Udp:" && $2 ~ /^[0-9]/ { print $2 + $3; found = 1 } END { exit !found }'
+}
+near_came() {
+  local name
+  for name in $(sed -n 's/^podwire-allowed //p' <<<"$names"); do
+    kubectl -n podwire-allowed logs "$name" | grep -q 'Echoing near to UDP client' || { echo "$name got nothing"; return 1; }
+  done
 }
 
 started=0 bad=0 round=0
@@ -116,14 +130,14 @@ while ((started < starts)); do
     grep -q "^$namespace " <<<"$names" || continue
     kubectl -n $namespace wait --for=condition=Ready pod --all --timeout=180s >/dev/null
   done
-  sleep 1
-  logs podwire-closed >"$work/closed"
+  missing=
+  wait_for 60 "a datagram from near at each pod that may get it" near_came || missing="nothing came from near"
+  for name in $(sed -n 's/^podwire-closed //p' <<<"$names"); do
+    [[ $(counted "$name") == 0 ]] || echo "$name got a datagram"
+  done >"$work/closed"
   logs podwire-allowed >"$work/allowed"
   # What came to them: to the closed ones none, to the others only from near.
-  wrong=$(cat "$work/closed"; grep -v ' near$' "$work/allowed" || true)
-  for name in $(sed -n 's/^podwire-allowed //p' <<<"$names"); do
-    grep -qx "$name near" "$work/allowed" || wrong+=$'\n'"$name got nothing from near"
-  done
+  wrong=$(cat "$work/closed"; echo "$missing"; grep -v ' near$' "$work/allowed" || true)
   [[ -z ${wrong//[$'\n']/} ]] || { bad=$((bad + 1)); printf 'round %s:\n%s\n' "$round" "$wrong"; }
   kubectl -n podwire-closed delete pods --all --force >/dev/null 2>&1
   kubectl -n podwire-allowed delete pods --all --force >/dev/null 2>&1
@@ -138,5 +152,9 @@ silent=$(grep '^allowed' "$work/started" | grep -vxFf "$work/sink" || true)
 [[ -z $escaped ]] || { bad=$((bad + 1)); printf 'came although it was denied:\n%s\n' "$escaped"; }
 [[ -z $silent ]] || { bad=$((bad + 1)); printf 'nothing came of:\n%s\n' "$silent"; }
 allowed=$(grep -c '^allowed' "$work/started" || true)
+if [[ $how == kill ]]; then
+  echo "the agent was killed $(wc -l <"$work/kills") times"
+fi
 echo "$started pods: $((started - allowed)) closed, $allowed with allow rules; $bad faults"
+[[ $how != kill || -s $work/kills ]] || { echo "no agent was killed" >&2; exit 1; }
 ((bad == 0))
