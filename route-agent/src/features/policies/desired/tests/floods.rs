@@ -181,5 +181,10 @@ fn figures() {
         "blocks of a rule: {:?}",
         overlapping_in_one_rule(2000, FEW_PEERS)
     );
+}
+
+#[test]
+#[ignore = "prints the figures of docs/decisions/0024; takes minutes"]
+fn figures_of_many_policies() {
     println!("blocks of policies: {:?}", overlapping_in_policies(5000));
 }
