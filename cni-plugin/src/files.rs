@@ -46,7 +46,8 @@ pub fn tighten(path: &Path) -> io::Result<()> {
     }
     if mode & nix::libc::S_ISVTX != 0 {
         return Err(io::Error::other(
-            "it is a directory for the files of everyone, such as /tmp",
+            "everyone may make files in it, as in /tmp; chmod 0755 it if it is Podwire's alone, or \
+             name another one",
         ));
     }
     directory.set_permissions(Permissions::from_mode(mode & 0o7777 & !OTHERS_WRITE))

@@ -37,8 +37,8 @@ pub fn check() -> Result<(), StreamError> {
 }
 
 /// Writes a line for the log of the runtime. That no process reads it, or that there is no room for
-/// it, does not end a call halfway: `eprintln!` would panic. A line of theirs that others wrote into it
-/// would look like one of the log's own.
+/// it, does not end a call halfway: `eprintln!` would panic. A line break in what others wrote would
+/// look like a line of the log.
 pub fn log(line: fmt::Arguments<'_>) {
     // In one piece, so that lines of calls at the same time do not mix.
     let text = format!("podwire: {}\n", printable(&line.to_string()));

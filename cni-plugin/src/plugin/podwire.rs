@@ -6,6 +6,7 @@
 //! between leaves what the next DEL or GC removes: the names of all parts follow from the container.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use podwire_kernel::RouteSocket;
 use podwire_kernel::netns::Netns;
@@ -272,11 +273,14 @@ fn status(request: &Request<'_>) -> Result<(), Error> {
 
 /// What lies there decides which pods start without the agent.
 fn trust_run_dir(agent: policy::Agent<'_>) -> Result<(), Error> {
-    let path = agent.run_dir;
-    files::tighten(path).map_err(|source| Error::RunDir {
-        path: path.to_owned(),
-        source,
-    })
+    let tighten = |path: &Path| {
+        files::tighten(path).map_err(|source| Error::RunDir {
+            path: path.to_owned(),
+            source,
+        })
+    };
+    tighten(agent.run_dir)?;
+    tighten(&agent.run_dir.join(policy::DIRECTORY))
 }
 
 /// Removes what belongs to attachments of this network that the runtime does not list. A link

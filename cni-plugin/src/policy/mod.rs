@@ -34,6 +34,8 @@ use crate::streams;
 
 /// Where the agent's files are, if the configuration does not say (`runDir`).
 pub const RUN_DIR: &str = "/run/podwire";
+/// The directory with what decides without an agent, in its run directory.
+pub const DIRECTORY: &str = "policy";
 /// The socket on which the agent is told of attachments, in its run directory.
 pub const SOCKET: &str = "pods.sock";
 /// The file with the names of the namespaces that have policies, one a line, in the agent's run

@@ -805,13 +805,18 @@ fn a_run_directory_that_others_may_write_is_tightened_and_one_of_another_user_re
         let container = node.container("a");
         let config = with_ports(json!([mapping("", "tcp", 80)]));
         let path = "/run/podwire";
+        let both = [path, "/run/podwire/policy"];
         for verb in ["STATUS", "ADD"] {
-            fs::create_dir_all(path).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+            for path in both {
+                fs::create_dir_all(path).unwrap();
+                fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+            }
             let answer = Call::new("podwire", verb, &container, &config).run();
             assert!(answer.success, "{verb}: {answer:?}");
-            let mode = fs::metadata(path).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o755, "{verb}");
+            for path in both {
+                let mode = fs::metadata(path).unwrap().permissions().mode();
+                assert_eq!(mode & 0o777, 0o755, "{verb} {path}");
+            }
         }
         Call::new("podwire", "DEL", &container, &config).succeed();
         chown(path, Some(1000), None).unwrap();

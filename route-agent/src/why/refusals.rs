@@ -95,7 +95,7 @@ impl Refused {
         };
         match services::find(facts, &Party::Outside, to, protocol, port) {
             Some(_) => Decided::new(by, "The Service has that port by now."),
-            None => Decided::new(by, services::no_such_port(service)),
+            None => Decided::new(by, services::no_such_port(service, protocol, port)),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::features::services::layout::elements::{Element, Key, Value, objects};
 use crate::features::services::layout::names::{AffinityHolds, AffinityMap, FixedChain, Map, Pool};
 use crate::features::services::layout::portals;
 use crate::ours::SERVICES_TABLE as TABLE;
-use crate::snapshot::{Balancing, Protocol, Service, TrafficPolicy};
+use crate::snapshot::{Balancing, Protocol, Service, ServicePort, TrafficPolicy};
 use crate::why::facts::{Facts, Party};
 use crate::why::question::Transport;
 use crate::why::{Check, Hop, owners};
@@ -403,11 +403,23 @@ impl Match<'_> {
 pub(super) const NO_PING: &str = "A ClusterIP is a rule, not a machine: it has ports and does not \
                                   answer ping. That says nothing about the Service.";
 
-/// Why a packet to a ClusterIP, and to none of its ports, is refused.
-pub(super) fn no_such_port(service: &Service) -> String {
-    let ports: Vec<String> = frontends::ports(service)
+/// How many ports of a Service are named.
+const NAMED_PORTS: usize = 16;
+
+/// Why a packet to a ClusterIP is refused that goes to none of the ports that are served there.
+pub(super) fn no_such_port(service: &Service, protocol: Protocol, port: u16) -> String {
+    let is_asked = |one: &ServicePort| (one.protocol, one.port) == (protocol, port);
+    if frontends::ports(service).any(is_asked) {
+        return "The Service has this port, but it is not served: another Service has it, or there is \
+                no room for it (podwire-agent status says which)."
+            .to_owned();
+    }
+    let mut ports: Vec<String> = frontends::ports(service)
+        .take(NAMED_PORTS)
         .map(|port| format!("{}/{}", port.port, port.protocol.name()))
         .collect();
+    let more = frontends::ports(service).skip(NAMED_PORTS).count();
+    ports.extend((more > 0).then(|| format!("and {more} more")));
     format!(
         "The Service has no such port (chain no-such-port). It has {}.",
         ports.join(", ")

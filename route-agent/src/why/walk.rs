@@ -252,11 +252,12 @@ impl<'a> Walk<'a> {
                 End::Refused,
                 format!("A ping to Service {name} is refused."),
             ),
-            Transport::Port(..) => {
+            Transport::Port(protocol, port) => {
                 let conclusion = format!(
                     "A packet to a port that is not among those of Service {name} is refused."
                 );
-                (services::no_such_port(service), End::Refused, conclusion)
+                let why = services::no_such_port(service, protocol, port);
+                (why, End::Refused, conclusion)
             }
         };
         let see = format!("nft list chain {} no-such-port", table(self.family));

@@ -6,6 +6,7 @@
 //! server there is nothing to write.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use podwire::files::{create_directory, read};
@@ -16,7 +17,7 @@ use crate::ours::Removal;
 /// More than the longest list with the longest names.
 const LONGEST: u64 = 1 << 24;
 
-/// Who has what, as words without blanks.
+/// Who has what. A thing is a word without blanks, its owner what else is on a line.
 pub type Held = BTreeMap<String, String>;
 
 /// A file below the agent's directory, with a line `THING OWNER` for each.
@@ -25,31 +26,44 @@ pub struct Kept {
     file: &'static str,
     /// What it holds, once it has been looked at.
     held: Option<Held>,
+    /// It could not be read, or only in part, and must be written again whatever it should hold.
+    is_doubtful: bool,
 }
 
 impl Kept {
     /// The file of this name, not looked at yet.
     pub const fn new(file: &'static str) -> Kept {
-        Kept { file, held: None }
+        Kept {
+            file,
+            held: None,
+            is_doubtful: false,
+        }
     }
 
     /// Who had what at the last write, also by an agent before this one. What cannot be read says
     /// nothing of anyone.
     pub fn observe(&mut self, run_dir: &Path) -> &Held {
-        let path = self.path(run_dir);
-        self.held.get_or_insert_with(|| {
-            let text = read(&path, LONGEST).unwrap_or_default();
+        if self.held.is_none() {
+            let text = read(&self.path(run_dir), LONGEST);
+            let is_there = |error: &std::io::Error| error.kind() != ErrorKind::NotFound;
+            self.is_doubtful = text.as_ref().is_err_and(is_there);
+            let text = text.unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
-            let pairs = text.lines().filter_map(|line| line.split_once(' '));
-            pairs
-                .map(|(thing, owner)| (thing.to_owned(), owner.to_owned()))
-                .collect()
-        })
+            let mut held = Held::new();
+            for line in text.lines() {
+                match line.split_once(' ') {
+                    Some((thing, owner)) => _ = held.insert(thing.to_owned(), owner.to_owned()),
+                    None => self.is_doubtful = true,
+                }
+            }
+            self.held = Some(held);
+        }
+        self.held.get_or_insert_default()
     }
 
     /// Writes who has what now, if it differs. Without anything there is no file.
     pub fn apply(&mut self, run_dir: &Path, now: Held) -> Result<(), FileError> {
-        if *self.observe(run_dir) == now {
+        if *self.observe(run_dir) == now && !self.is_doubtful {
             return Ok(());
         }
         let path = self.path(run_dir);
@@ -64,6 +78,7 @@ impl Kept {
             files::replace(&path, text.as_bytes(), 0o644, Durability::UntilBoot)?;
         }
         self.held = Some(now);
+        self.is_doubtful = false;
         Ok(())
     }
 
@@ -115,6 +130,11 @@ mod tests {
         fs::write(&path, "\n1\n32000 default/b\n").unwrap();
         let mut next = Kept::new("some");
         assert_eq!(*next.observe(&run_dir), held(&[("32000", "default/b")]));
+        next.apply(&run_dir, Held::new()).unwrap();
+        assert!(!path.exists());
+        // What says nothing of anyone is taken out as well.
+        fs::write(&path, "nonsense").unwrap();
+        let mut next = Kept::new("some");
         next.apply(&run_dir, Held::new()).unwrap();
         assert!(!path.exists());
     }

@@ -95,11 +95,12 @@ fn none(config: &Config) -> PathBuf {
 
 /// Writes a file, unless it is right.
 fn put(path: &Path, text: &[u8]) -> Result<(), FileError> {
-    if fs::read(path).ok().as_deref() == Some(text) {
-        return Ok(());
-    }
+    // Whoever may write there could change it later.
     if let Some(directory) = path.parent() {
         create_own_directory(directory).map_err(FileError::of("create", directory))?;
+    }
+    if fs::read(path).ok().as_deref() == Some(text) {
+        return Ok(());
     }
     files::replace(path, text, 0o644, Durability::UntilBoot)
 }

@@ -52,6 +52,8 @@ pub struct Routes {
     /// Routes have been compared once: from now on we know ourselves which Nodes go.
     started: bool,
     kept: Kept,
+    /// Who has which podCIDR may differ from what is written down.
+    unkept: bool,
 }
 
 /// Who has which podCIDR: the kernel's route has an address, which the Node may have no longer.
@@ -79,6 +81,7 @@ impl Routes {
             refused: Refused::open(logging)?,
             started: false,
             kept: KEPT,
+            unkept: true,
         })
     }
 
@@ -147,25 +150,37 @@ impl Routes {
             self.refuse(left, world, now);
             self.desired = desired;
             self.stale = false;
+            self.unkept = true;
         }
         Ok(())
     }
 
-    /// Who had which podCIDR when an agent ran last: whom it wrote down, else who has the address to
-    /// which its route leads.
+    /// Who had which podCIDR when an agent ran last: whom it wrote down if its route is still there,
+    /// else who has the address to which the route leads.
     fn held_before(&mut self, ours: &BTreeSet<Route>, world: &World<'_>) -> Holders {
         let mut holders = holders(ours, world.snapshot);
-        for (network, name) in self.kept.observe(&world.config.run_dir) {
-            let node = world.snapshot.nodes.get_key_value(name.as_str());
-            if let (Ok(network), Some((name, _))) = (network.parse(), node) {
-                holders.insert(network, Arc::clone(name));
+        let kept = self.kept.observe(&world.config.run_dir);
+        for route in ours {
+            let Some(owner) = kept.get(&route.destination.to_string()) else {
+                continue;
+            };
+            // An agent that writes nothing down may have run since.
+            let Some((name, hop)) = owner.split_once(' ') else {
+                continue;
+            };
+            let node = world.snapshot.nodes.get_key_value(name);
+            if let Some((name, _)) = node.filter(|_| hop == next_hop(route)) {
+                holders.insert(route.destination, Arc::clone(name));
             }
         }
         holders
     }
 
-    /// Writes down who has which podCIDR and no date, or says why not.
+    /// Writes down who has which podCIDR and no date, with the next hop of its route, or says why not.
     fn keep_holders(&mut self, world: &World<'_>) -> Option<Warning> {
+        if !self.unkept {
+            return None;
+        }
         let nodes = &world.snapshot.nodes;
         let has_no_date = |name: &Arc<str>| {
             name != world.own_name() && nodes.get(name).is_some_and(|node| node.created.is_none())
@@ -173,12 +188,16 @@ impl Routes {
         let routes = self.desired.routes.iter();
         let held: Held = routes
             .filter(|(_, wanted)| has_no_date(&wanted.node))
-            .map(|(network, wanted)| (network.to_string(), wanted.node.to_string()))
+            .map(|(network, wanted)| {
+                let owner = format!("{} {}", wanted.node, next_hop(&wanted.route));
+                (network.to_string(), owner)
+            })
             .collect();
-        let error = self.kept.apply(&world.config.run_dir, held).err()?;
+        let error = self.kept.apply(&world.config.run_dir, held).err();
+        self.unkept = error.is_some();
         let text = format!(
             "{}: who has one may lose it to another Node with the next restart",
-            chain(&error)
+            chain(&error?)
         );
         Some(Warning::new("podCIDRs", text))
     }
@@ -455,6 +474,12 @@ fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
         Some((route.destination, Arc::clone(&node.name)))
     };
     ours.iter().filter_map(holder).collect()
+}
+
+/// Where a route leads, as a word.
+fn next_hop(route: &Route) -> String {
+    let gateway = route.gateway.map(|gateway| gateway.to_string());
+    gateway.unwrap_or_else(|| "link".to_owned())
 }
 
 fn on_link<'a>(world: &World<'a>) -> &'a [IpNetwork] {

@@ -155,6 +155,7 @@ impl Services {
             self.remove(*family)?;
             tracing::info!("removed the table {family} {TABLE}: Services are switched off");
         }
+        KEPT_PORTS.uninstall(run_dir, Removal::Act)?;
         Ok(Synced {
             writes: present.len() as u64,
             again: false,

@@ -104,8 +104,6 @@ pub struct Offers<'a> {
 struct Offer<'a> {
     slice: &'a EndpointSlice,
     port: u16,
-    /// How many endpoints of the family there are.
-    count: usize,
 }
 
 impl<'a> Offers<'a> {
@@ -113,26 +111,17 @@ impl<'a> Offers<'a> {
     pub fn of(slices: impl IntoIterator<Item = &'a EndpointSlice>, family: IpFamily) -> Offers<'a> {
         let mut by_port: HashMap<_, Vec<Offer<'a>>> = HashMap::new();
         for slice in slices {
-            let endpoints = slice.endpoints.iter();
-            let count = endpoints
-                .filter(|endpoint| IpFamily::of(endpoint.address) == family)
-                .count();
-            if count == 0 {
+            let mut endpoints = slice.endpoints.iter();
+            if !endpoints.any(|endpoint| IpFamily::of(endpoint.address) == family) {
                 continue;
             }
             for port in slice.ports.iter().filter(|port| port.port != 0) {
                 let offers = by_port.entry((&*port.name, port.protocol)).or_default();
                 let port = port.port;
-                offers.push(Offer { slice, port, count });
+                offers.push(Offer { slice, port });
             }
         }
         Offers { family, by_port }
-    }
-
-    /// How many endpoints the slices have for the Service port of this name and protocol, usable or
-    /// not, and each as often as slices have it.
-    pub fn count(&self, port_name: &str, protocol: Protocol) -> usize {
-        self.at(port_name, protocol).map(|offer| offer.count).sum()
     }
 
     /// The endpoints for the Service port of this name and protocol.
@@ -243,7 +232,7 @@ fn merge<'a>(
     here: Here<'_>,
 ) -> BTreeMap<Backend, Candidate<'a>> {
     let mut merged: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
-    for Offer { slice, port, .. } in offers {
+    for Offer { slice, port } in offers {
         for endpoint in &slice.endpoints {
             let address = endpoint.address;
             if IpFamily::of(address) != family || unusable(address).is_some() {

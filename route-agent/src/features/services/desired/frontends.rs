@@ -148,7 +148,8 @@ fn without_room(service: &Service) -> Option<String> {
         first: (first.protocol, first.port),
         count: 1 + left_out.count(),
     };
-    Some(left_out.warning("ports and addresses", MOST_PORTALS))
+    let most = format!("{MOST_PORTALS} ports at addresses");
+    Some(left_out.warning("ports and addresses", &most))
 }
 
 /// Where a port can be reached in a family. An address that is both a load-balancer address and

@@ -83,8 +83,7 @@ pub fn desired<'a>(
             .into_iter()
             .filter(is_granted)
             .collect();
-        let endpoints = offers.count(&port.name, port.protocol);
-        if frontends.is_empty() || !room.take(port, frontends.len(), endpoints) {
+        if frontends.is_empty() || room.is_full() {
             continue;
         }
         let Selected {
@@ -92,7 +91,7 @@ pub fn desired<'a>(
             local,
             any,
         } = offers.select(&port.name, port.protocol, here);
-        ports.push(PortPlan {
+        let plan = PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
             port: port.port,
@@ -105,14 +104,19 @@ pub fn desired<'a>(
             cluster: cluster.into(),
             local: local.into(),
             any,
-        });
+        };
+        if room.take(&plan) {
+            ports.push(plan);
+        }
     }
     let plan = Plan {
         cluster_ips,
         ports: ports.into(),
         left_out: room.left_out(),
     };
-    (!plan.ports.is_empty() || !plan.cluster_ips.is_empty()).then_some(plan)
+    let is_something =
+        !plan.ports.is_empty() || !plan.cluster_ips.is_empty() || plan.left_out.is_some();
+    is_something.then_some(plan)
 }
 
 impl Plan {

@@ -1,7 +1,7 @@
 //! How much of a plan the layout has room for, and what is said of the rest.
 
 use crate::features::services::desired::plan::{Plan, PortPlan};
-use crate::features::services::desired::room::{MOST_ENDPOINTS, MOST_PLACES};
+use crate::features::services::desired::room::{MOST_ELEMENTS, MOST_ENDPOINTS};
 
 /// What of a plan cannot be done: a sentence for each port with too many endpoints, and one for the
 /// ports without room.
@@ -15,9 +15,10 @@ pub fn warnings(plan: &Plan) -> impl Iterator<Item = String> {
              apart: the other {more} get no connections; spread them over several Services"
         ))
     };
-    let left_out = plan
-        .left_out
-        .map(|left_out| left_out.warning("ports, addresses and endpoints", MOST_PLACES));
+    let left_out = plan.left_out.map(|left_out| {
+        let most = format!("{MOST_ELEMENTS} elements of the kernel's maps");
+        left_out.warning("ports, addresses, endpoints and source ranges", &most)
+    });
     plan.ports.iter().filter_map(of_port).chain(left_out)
 }
 

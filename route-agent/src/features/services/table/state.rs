@@ -223,11 +223,9 @@ impl Applied {
     /// What a Service needs now.
     pub fn wanted(&self, view: View<'_>, name: &ObjectName) -> Option<Plan> {
         let service = view.snapshot.services.get(name)?;
-        // Slices are looked up once and walked once for each port.
-        let slices: Vec<_> = view.snapshot.slices_of(name).collect();
         desired(
             service,
-            slices.iter().copied(),
+            view.snapshot.slices_of(name),
             self.family,
             view.here,
             view.config.balancing.balancing,

@@ -169,10 +169,11 @@ fn ports_for_which_their_addresses_leave_no_room_are_left_out_and_named() {
         warnings(&service),
         [
             "port 257/tcp and the 743 after it are left out: ports and addresses make more than \
-             the 262144 places that one Service may take; spread them over several Services"
+             the 262144 ports at addresses that one Service may take; spread them over several \
+             Services"
         ]
     );
-    // Every number of a port at two ClusterIPs, and as a node port.
+    // Every number of a port at a ClusterIP and an external IP, and as a node port.
     service.ports = (1..=u16::MAX).map(with_node_port).collect();
     service.external_ips = vec!["fd00::1".parse().unwrap()].into();
     assert_eq!(warnings(&service), [""; 0]);

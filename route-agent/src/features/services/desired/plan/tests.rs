@@ -1,5 +1,5 @@
 use super::*;
-use crate::features::services::desired::room::MOST_PLACES;
+use crate::features::services::desired::room::{self, AT_AN_ADDRESS, MOST_ELEMENTS};
 use crate::features::services::desired::samples::{HERE, SLICE, service, slice};
 use crate::features::services::layout::elements::objects;
 use crate::features::services::layout::limits;
@@ -289,20 +289,82 @@ fn a_hundred_ports_with_five_thousand_endpoints_at_two_addresses_have_room() {
 #[test]
 fn ports_for_which_there_is_no_room_are_left_out_and_named() {
     let plan = of_size(3_000, 1_000);
-    // 2 x 1,001 places for each.
-    assert_eq!(plan.ports.len(), 523);
+    let each = 2 * (1_000 + AT_AN_ADDRESS);
+    assert_eq!(plan.ports.len(), MOST_ELEMENTS / each);
     assert!(plan.ports.iter().all(|port| port.cluster.len() == 1_000));
-    let elements = objects(&service("").name, &plan).elements.len();
-    // The external address also has a reason to be masqueraded, and the ClusterIP an element.
-    assert_eq!(elements, 523 * (2 * 1_001 + 1) + 1);
-    let places = 523 * 2 * 1_001;
-    assert!(places <= MOST_PLACES && places + 2 * 1_001 > MOST_PLACES);
     assert_eq!(
         limits::warnings(&plan).collect::<Vec<_>>(),
         [
-            "port 524/tcp and the 2476 after it are left out: ports, addresses and endpoints make \
-             more than the 1048576 places that one Service may take; spread them over several \
-             Services"
+            "port 521/tcp and the 2479 after it are left out: ports, addresses, endpoints and source \
+             ranges make more than the 1048576 elements of the kernel's maps that one Service may \
+             take; spread them over several Services"
         ]
     );
+}
+
+/// No more than was counted, and no more than [`AT_AN_ADDRESS`] less for each address.
+#[test]
+fn what_a_port_takes_is_what_the_kernel_holds() {
+    let all = "kind LoadBalancer; cluster-ip 10.200.1.63; external-ip 192.0.2.1; \
+               vip 5.6.7.8 5.6.7.9; port tcp 80 30080";
+    for restricted in [false, true] {
+        for affinity in [None, Some(10)] {
+            for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+                for balancing in [
+                    Balancing::Random,
+                    Balancing::RoundRobin,
+                    Balancing::SourceHash,
+                ] {
+                    let mut plan = plan(all, "10.10.1.3", IpFamily::V4).unwrap();
+                    let port = &mut plan.ports[0];
+                    let fronts = port.frontends.len();
+                    assert_eq!(fronts, 5);
+                    port.cluster = of_size(1, 300).ports[0].cluster.clone();
+                    port.local = port.cluster[..100].into();
+                    (port.any, port.affinity, port.balancing) = (true, affinity, balancing);
+                    (port.internal, port.external) = (policy, policy);
+                    let ranges = (0..50).map(|number| {
+                        let address = std::net::Ipv4Addr::new(198, 51, 100, number * 2);
+                        IpNetwork::from(std::net::IpAddr::from(address))
+                    });
+                    port.sources = restricted.then(|| ranges.collect());
+                    let counted = room::elements(port);
+                    // One says that the ClusterIP is one.
+                    let written = objects(&service("").name, &plan).elements.len() - 1;
+                    // A chain of its own has its endpoints only for those who are asked for.
+                    let unasked = match (affinity, policy) {
+                        (Some(_), TrafficPolicy::Cluster) => 2 * 100,
+                        _ => 0,
+                    };
+                    assert!(written <= counted, "{written} of {counted}");
+                    assert!(written + fronts * AT_AN_ADDRESS + unasked >= counted);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn source_ranges_take_room_at_each_load_balancer_address() {
+    let text = "kind LoadBalancer; cluster-ip 10.200.1.63; vip 5.6.7.8; port tcp 80";
+    let mut service = service(text);
+    service.source_ranges = (0..20_000u32)
+        .map(|number| {
+            let address = std::net::Ipv4Addr::from(0x0b00_0000 + number * 2);
+            IpNetwork::from(std::net::IpAddr::from(address))
+        })
+        .collect();
+    let port = service.ports[0].clone();
+    service.ports = (1..=5_000)
+        .map(|number| ServicePort {
+            port: number,
+            name: Arc::from(format!("p{number}")),
+            ..port.clone()
+        })
+        .collect();
+    let balancing = Balancing::Random;
+    let plan = desired(&service, [].iter(), IpFamily::V4, HERE, balancing, |_| true).unwrap();
+    let elements = objects(&service.name, &plan).elements.len();
+    assert!(elements <= MOST_ELEMENTS && elements > MOST_ELEMENTS - 21_000);
+    assert_eq!(plan.left_out.map(|left_out| left_out.first.1), Some(53));
 }
