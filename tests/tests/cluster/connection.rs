@@ -118,7 +118,7 @@ impl Connection {
         match self {
             Self::Stream(_, server) => {
                 server.set_read_timeout(Some(limit)).unwrap();
-                (&mut &*server).read(&mut buffer).is_ok()
+                matches!((&mut &*server).read(&mut buffer), Ok(1..))
             }
             Self::Udp(_, server) => {
                 server.set_read_timeout(Some(limit)).unwrap();
