@@ -387,7 +387,9 @@ fn end_flow(namespace: &str, (protocol, make): Protocol) {
         // Before anything fails, or the flow would go on for good.
         stop.store(true, Ordering::Relaxed);
         assert!(flows, "{protocol}: nothing was heard before the change");
-        let ended = last.unwrap().unwrap_or_else(|why| panic!("{protocol}: {why}"));
+        let ended = last
+            .unwrap()
+            .unwrap_or_else(|why| panic!("{protocol}: {why}"));
         let last = ended.unwrap_or(changed);
         println!(
             "{protocol}: the last packet passed {:?} after the change",

@@ -13,7 +13,7 @@ use podwire_kernel::IpFamily;
 use crate::cidr::without_contained;
 use crate::features::services::desired::endpoints::{Backend, Here, Offers, Selected};
 use crate::features::services::desired::frontends::{self, Claim, Frontend};
-use crate::features::services::desired::room::{LeftOut, Room};
+use crate::features::services::desired::room::{AT_AN_ADDRESS, LeftOut, MOST_ENDPOINTS, Room};
 use crate::snapshot::{Balancing, EndpointSlice, Protocol, Service, TrafficPolicy};
 
 /// What the kernel must do for one Service, in one family.
@@ -105,7 +105,7 @@ pub fn desired<'a>(
             local: local.into(),
             any,
         };
-        if room.take(&plan) {
+        if room.take((plan.protocol, plan.port), plan.elements()) {
             ports.push(plan);
         }
     }
@@ -117,6 +117,34 @@ pub fn desired<'a>(
     let is_something =
         !plan.ports.is_empty() || !plan.cluster_ips.is_empty() || plan.left_out.is_some();
     is_something.then_some(plan)
+}
+
+impl PortPlan {
+    /// At most so many elements the kernel needs for it (`layout::elements` makes them).
+    fn elements(&self) -> usize {
+        let count = |backends: &[Backend]| backends.len().min(MOST_ENDPOINTS);
+        let (cluster, local) = (count(&self.cluster), count(&self.local));
+        let ranges = self.sources.as_deref().map_or(0, <[_]>::len);
+        let remembers = self.affinity.is_some();
+        let at = |front: &Frontend| {
+            let endpoints = match (front, self.internal, self.external) {
+                _ if remembers => 0,
+                (Frontend::ClusterIp(_), TrafficPolicy::Cluster, _) => cluster,
+                (Frontend::ClusterIp(_), TrafficPolicy::Local, _) => local,
+                (_, _, TrafficPolicy::Cluster) => cluster,
+                (_, _, TrafficPolicy::Local) => cluster + local,
+            };
+            let ranges = match front {
+                Frontend::LoadBalancer(_) => ranges,
+                _ => 0,
+            };
+            AT_AN_ADDRESS + endpoints + ranges
+        };
+        // Who remembers clients has its endpoints once for all addresses, by slot and by number.
+        let shared = if remembers { 2 * (cluster + local) } else { 0 };
+        let all = self.frontends.iter().map(at);
+        all.fold(shared, usize::saturating_add)
+    }
 }
 
 impl Plan {

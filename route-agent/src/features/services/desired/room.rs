@@ -4,10 +4,7 @@
 //! What is counted is what the kernel holds: the elements of its maps. Ports take theirs in the order
 //! of the object; the first for which there is no room is left out, and so are all after it.
 
-use crate::features::services::desired::endpoints::Backend;
-use crate::features::services::desired::frontends::Frontend;
-use crate::features::services::desired::plan::PortPlan;
-use crate::snapshot::{Protocol, TrafficPolicy};
+use crate::snapshot::Protocol;
 
 /// Ports at addresses, over both families: each number of a port at four of them.
 pub const MOST_PORTALS: usize = 1 << 18;
@@ -50,12 +47,14 @@ impl Room {
         self.left_out.is_some()
     }
 
-    /// Takes what a port needs; false if there is no room for it.
-    pub fn take(&mut self, port: &PortPlan) -> bool {
-        let taken = self.taken.saturating_add(elements(port));
+    /// Takes so many elements for a port; false if there is no room for them.
+    pub fn take(&mut self, port: (Protocol, u16), elements: usize) -> bool {
+        let taken = self.taken.saturating_add(elements);
         if taken > MOST_ELEMENTS {
-            let first = (port.protocol, port.port);
-            self.left_out = Some(LeftOut { first, count: 1 });
+            self.left_out = Some(LeftOut {
+                first: port,
+                count: 1,
+            });
             return false;
         }
         self.taken = taken;
@@ -66,32 +65,6 @@ impl Room {
     pub fn left_out(&self) -> Option<LeftOut> {
         self.left_out
     }
-}
-
-/// At most so many elements the kernel needs for a port (`layout::elements` makes them).
-pub fn elements(port: &PortPlan) -> usize {
-    let count = |backends: &[Backend]| backends.len().min(MOST_ENDPOINTS);
-    let (cluster, local) = (count(&port.cluster), count(&port.local));
-    let ranges = port.sources.as_deref().map_or(0, <[_]>::len);
-    let remembers = port.affinity.is_some();
-    let at = |front: &Frontend| {
-        let endpoints = match (front, port.internal, port.external) {
-            _ if remembers => 0,
-            (Frontend::ClusterIp(_), TrafficPolicy::Cluster, _) => cluster,
-            (Frontend::ClusterIp(_), TrafficPolicy::Local, _) => local,
-            (_, _, TrafficPolicy::Cluster) => cluster,
-            (_, _, TrafficPolicy::Local) => cluster + local,
-        };
-        let ranges = match front {
-            Frontend::LoadBalancer(_) => ranges,
-            _ => 0,
-        };
-        AT_AN_ADDRESS + endpoints + ranges
-    };
-    // Who remembers clients has its endpoints once for all addresses, by slot and by number.
-    let shared = if remembers { 2 * (cluster + local) } else { 0 };
-    let all = port.frontends.iter().map(at);
-    all.fold(shared, usize::saturating_add)
 }
 
 impl LeftOut {

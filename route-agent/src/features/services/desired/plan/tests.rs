@@ -1,5 +1,5 @@
 use super::*;
-use crate::features::services::desired::room::{self, AT_AN_ADDRESS, MOST_ELEMENTS};
+use crate::features::services::desired::room::MOST_ELEMENTS;
 use crate::features::services::desired::samples::{HERE, SLICE, service, slice};
 use crate::features::services::layout::elements::objects;
 use crate::features::services::layout::limits;
@@ -328,7 +328,7 @@ fn what_a_port_takes_is_what_the_kernel_holds() {
                         IpNetwork::from(std::net::IpAddr::from(address))
                     });
                     port.sources = restricted.then(|| ranges.collect());
-                    let counted = room::elements(port);
+                    let counted = port.elements();
                     // One says that the ClusterIP is one.
                     let written = objects(&service("").name, &plan).elements.len() - 1;
                     // A chain of its own has its endpoints only for those who are asked for.
