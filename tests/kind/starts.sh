@@ -42,7 +42,7 @@ pod() {
   printf -- '---\napiVersion: v1\nkind: Pod\nmetadata: {namespace: %s, name: %s, labels: {app: %s}}\n' "$1" "$2" "${2%%-*}"
   printf 'spec:\n  nodeName: %s\n  terminationGracePeriodSeconds: 0\n  containers:\n' "$3"
   printf '    - {name: main, image: %s, command: [bash, -c, %s]}\n' "$image" \
-    "'agnhost netexec --http-port=8080 --udp-port=8081 & agnhost netexec --http-port=8083 --udp-port=8082 & $4; wait'"
+    "'/agnhost netexec --http-port=8080 --udp-port=8081 & /agnhost netexec --http-port=8083 --udp-port=8082 & $4; wait'"
 }
 # Fast at first, and then so that the server's log is not turned over while it is needed.
 send() {
