@@ -96,14 +96,12 @@ impl Selector {
         self.0.iter().filter(|one| !one.is_met_by(labels))
     }
 
-    /// A label without one of these values of which nothing is selected, if it asks for any; of several
-    /// the one with the fewest values.
-    pub fn fewest_values(&self) -> Option<(&Arc<str>, &[Arc<str>])> {
-        let required = self.0.iter().filter_map(|one| match &one.condition {
+    /// The labels each of which must have one of these values.
+    pub fn required(&self) -> impl Iterator<Item = (&Arc<str>, &[Arc<str>])> {
+        self.0.iter().filter_map(|one| match &one.condition {
             Condition::In(values) => Some((&one.key, &**values)),
             Condition::NotIn(_) | Condition::Exists | Condition::Absent => None,
-        });
-        required.min_by_key(|(_, values)| values.len())
+        })
     }
 
     /// True if it asks for no label but this one.

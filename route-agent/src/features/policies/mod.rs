@@ -34,6 +34,7 @@ use podwire_kernel::{IpFamily, RouteSocket};
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, WhoHas, World};
 use crate::features::parts::log::Logging;
+use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
@@ -73,6 +74,8 @@ pub struct Policies {
 /// One family.
 struct Side {
     table: FamilyTable,
+    /// Rules with more peers of a kind than this ask a single question.
+    few_peers: usize,
     /// None while no table is wanted.
     model: Option<Model>,
     /// True if a pod of this node has been seen with an address of the family; `None` as long as no
@@ -83,6 +86,12 @@ struct Side {
 impl Policies {
     /// Works in the network namespace of the calling thread.
     pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
+        Self::of_lists_over(FEW_PEERS, logging)
+    }
+
+    /// As [`Policies::open`], with rules that ask a single question if they have more than this many
+    /// peers of a kind.
+    fn of_lists_over(few_peers: usize, logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             review: Review::default(),
             socket: NftSocket::open()?,
@@ -94,6 +103,7 @@ impl Policies {
             waiting: Waiting::default(),
             sides: IpFamily::ALL.map(|family| Side {
                 table: FamilyTable::new(family, logging),
+                few_peers,
                 model: None,
                 has_pods: None,
             }),
@@ -331,7 +341,15 @@ impl Side {
         let delta = match known {
             Some(model) => Some(model.update(world.snapshot, attachments, changed)),
             None => {
-                self.model = Some(Model::of(world.snapshot, attachments, family, here));
+                let few = self.few_peers;
+                let snapshot = world.snapshot;
+                self.model = Some(Model::of_lists_over(
+                    few,
+                    snapshot,
+                    attachments,
+                    family,
+                    here,
+                ));
                 None
             }
         };

@@ -9,6 +9,7 @@ use podwire_kernel::nft::COMMENT_MAX;
 use crate::features::policies::desired::atoms::AtomId;
 use crate::features::policies::desired::classes::Classes;
 use crate::features::policies::desired::compile::{Compiled, CompiledRule};
+use crate::features::policies::desired::looks::look;
 use crate::features::policies::desired::wanted::{
     Cell, Class, NO_CLASS, PortRange, Ports, Verdict, listed,
 };
@@ -152,7 +153,8 @@ fn of_rule(
         }
         return;
     };
-    for port in ports {
+    // Most rules are not about a class that came, and a rule may have a thousand ports.
+    for port in ports.iter().filter(|_| !peers.is_empty()) {
         let of_others = matches!(port.ports, PortMatch::Named(_)) && direction == Direction::Egress;
         let ports = if of_others {
             Vec::new()
@@ -165,9 +167,10 @@ fn of_rule(
             }
         }
     }
-    if !rule.asked.is_empty() {
+    let asked = members(&rule.asked);
+    if !asked.is_empty() {
         let named = named(ports);
-        for class in members(&rule.asked) {
+        for class in asked {
             let ports = classes
                 .key(class)
                 .into_iter()
@@ -183,7 +186,8 @@ fn of_rule(
 
 /// The ports that go by a name.
 fn named(ports: &[PolicyPort]) -> HashSet<(&str, Protocol)> {
-    let named = ports.iter().filter_map(|port| match &port.ports {
+    let named = ports.iter().inspect(|_| look());
+    let named = named.filter_map(|port| match &port.ports {
         PortMatch::Named(name) => Some((&**name, port.protocol)),
         PortMatch::All | PortMatch::Numbers { .. } => None,
     });
@@ -192,6 +196,7 @@ fn named(ports: &[PolicyPort]) -> HashSet<(&str, Protocol)> {
 
 /// The ports of a rule; a name is one of the pod itself.
 fn of_port(port: &PolicyPort, pod: &Pod) -> Vec<Ports> {
+    look();
     let PolicyPort { protocol, ports } = port;
     match ports {
         PortMatch::All => vec![Ports::All(*protocol)],

@@ -3,6 +3,8 @@
 //! Connections that are under way are judged again only then, so "no" must be right; a "yes" that
 //! was not needed costs a little time and cuts nothing.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::cidr::next;
@@ -18,6 +20,7 @@ pub fn takes_away(delta: &Delta, now: &Wanted, is_used: impl Fn(Class) -> bool) 
         delta,
         now,
         is_used: &is_used,
+        covered: RefCell::default(),
     };
     delta.iter().any(|(place, before)| match before {
         Some(before) => change.loses(place, before),
@@ -29,6 +32,8 @@ struct Change<'a> {
     delta: &'a Delta,
     now: &'a Wanted,
     is_used: &'a dyn Fn(Class) -> bool,
+    /// What is known of one class and another: of a list that changes all members move alike.
+    covered: RefCell<HashMap<(Class, Class), bool>>,
 }
 
 impl Change<'_> {
@@ -101,6 +106,15 @@ impl Change<'_> {
 
     /// True if a peer that was of class `from` and is of class `to` loses nothing.
     fn covers(&self, from: Class, to: Class) -> bool {
+        let known = self.covered.borrow().get(&(from, to)).copied();
+        known.unwrap_or_else(|| {
+            let covers = self.compare(from, to);
+            self.covered.borrow_mut().insert((from, to), covers);
+            covers
+        })
+    }
+
+    fn compare(&self, from: Class, to: Class) -> bool {
         let denies = |cell: Cell| cell.verdict == Verdict::Deny;
         if from == NO_CLASS && !self.now.cells(to).any(denies) {
             // What is said of all holds where nothing else is said.

@@ -18,6 +18,7 @@ mod compile;
 pub mod explain;
 pub mod frame;
 mod id_set;
+mod looks;
 pub mod loss;
 pub mod model;
 mod node_addresses;
@@ -26,6 +27,7 @@ pub mod owners;
 pub mod reach;
 #[cfg(test)]
 pub mod samples;
+mod start;
 #[cfg(test)]
 pub(super) mod tests;
 mod tiers;

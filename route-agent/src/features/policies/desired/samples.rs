@@ -180,9 +180,10 @@ impl Cluster {
         cluster
     }
 
-    /// As [`Cluster::of`], but the models see all objects at once, as after a start.
-    pub fn at_once(objects: &[Value]) -> Self {
-        let mut cluster = Self::empty();
+    /// As [`Cluster::of`], but the models see all objects at once, as after a start, and rules with more than
+    /// this many peers of a kind ask a single question.
+    pub fn at_once(few_peers: usize, objects: &[Value]) -> Self {
+        let mut cluster = Self::of_lists_over(few_peers);
         let changes = objects.iter().flat_map(|object| cluster.read(object));
         let changes = changes.collect();
         cluster.apply(changes);

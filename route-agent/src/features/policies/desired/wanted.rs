@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use podwire_kernel::nft::COMMENT_MAX;
 
+use crate::features::policies::desired::looks::look;
 use crate::features::policies::desired::truth::Traffic;
 use crate::snapshot::{Direction, ObjectName, Protocol};
+use crate::text::start as start_of;
 
 /// The number of a class; [`NO_CLASS`] for a peer that no rule tells from others.
 pub type Class = u32;
@@ -126,14 +128,15 @@ impl fmt::Display for Note {
 }
 
 /// Names as one text that has room in a comment: those for which there is none are counted, and so
-/// are `more`.
+/// are `more`. The first one is cut rather than left out.
 pub fn listed(start: &str, names: &[&str], more: usize, between: &str) -> Arc<str> {
     let mut text = start.to_owned();
     let length = |name: &&str| name.len() + between.len();
     let whole = text.len() + names.iter().map(length).sum::<usize>();
-    let room = match more == 0 && whole <= COMMENT_MAX + between.len() {
-        true => usize::MAX,
-        false => COMMENT_MAX - " and 4294967295 more".len(),
+    let room = match names.len() + more {
+        1 => COMMENT_MAX,
+        _ if more == 0 && whole <= COMMENT_MAX + between.len() => usize::MAX,
+        _ => COMMENT_MAX - " and 4294967295 more".len(),
     };
     for (place, name) in names.iter().enumerate() {
         if place > 0 && text.len() + length(name) > room {
@@ -141,7 +144,10 @@ pub fn listed(start: &str, names: &[&str], more: usize, between: &str) -> Arc<st
             return text.into();
         }
         text += if place > 0 { between } else { "" };
-        text += name;
+        text += match place {
+            0 => start_of(name, room.min(COMMENT_MAX).saturating_sub(text.len())),
+            _ => name,
+        };
     }
     if more > 0 {
         text += &format!(" and {more} more");
@@ -195,19 +201,9 @@ impl Wanted {
 
     /// The cells of a class.
     pub fn cells(&self, class: Class) -> impl Iterator<Item = Cell> {
-        let first = Place::Cell(Cell {
-            class,
-            direction: Direction::Ingress,
-            local: IpAddr::from([0, 0, 0, 0]),
-            ports: Ports::One(Protocol::Tcp, 0),
-            verdict: Verdict::Deny,
-        });
         self.0
-            .range(first..)
-            .map_while(move |(place, _)| match place {
-                Place::Cell(cell) if cell.class == class => Some(*cell),
-                _ => None,
-            })
+            .range(first_of(class)..)
+            .map_while(move |(place, _)| cell_of(class, place))
     }
 
     /// The peers with a class of their own within a range of addresses.
@@ -310,6 +306,26 @@ impl Wanted {
     }
 }
 
+/// The place of a class's first cell.
+fn first_of(class: Class) -> Place {
+    Place::Cell(Cell {
+        class,
+        direction: Direction::Ingress,
+        local: IpAddr::from([0, 0, 0, 0]),
+        ports: Ports::One(Protocol::Tcp, 0),
+        verdict: Verdict::Deny,
+    })
+}
+
+/// The cell at a place, if it is one of the class.
+fn cell_of(class: Class, place: &Place) -> Option<Cell> {
+    look();
+    match place {
+        Place::Cell(cell) if cell.class == class => Some(*cell),
+        _ => None,
+    }
+}
+
 impl Ports {
     /// True if it is over them.
     pub fn contain(self, traffic: Traffic) -> bool {
@@ -377,11 +393,8 @@ impl Delta {
     /// The places of cells of a class that differ.
     pub fn cells(&self, class: Class) -> impl Iterator<Item = (Cell, Option<&What>)> {
         self.0
-            .iter()
-            .filter_map(move |(place, before)| match place {
-                Place::Cell(cell) if cell.class == class => Some((*cell, before.as_ref())),
-                _ => None,
-            })
+            .range(first_of(class)..)
+            .map_while(move |(place, before)| Some((cell_of(class, place)?, before.as_ref())))
     }
 
     /// True if none does.

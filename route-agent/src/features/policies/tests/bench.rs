@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::feature::{Event, Feature as _, KernelEvent};
 use crate::features::parts::log::Logging;
 use crate::features::policies::Policies;
+use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::samples::here;
 use crate::features::test_node::TestNode;
 use crate::ours::POLICY_TABLE as TABLE;
@@ -28,14 +29,15 @@ pub struct Bench {
 impl Bench {
     /// With podCIDRs of both families and no policy.
     pub fn new() -> Self {
-        Self::on(TestNode::apart(), "worker")
+        Self::on(TestNode::apart(), "worker", FEW_PEERS)
     }
 
-    /// A node of the samples in the network namespace of the calling thread.
-    pub fn on(mut node: TestNode, name: &'static str) -> Self {
+    /// A node of the samples in the network namespace of the calling thread, on which rules with more
+    /// than this many peers of a kind ask a single question.
+    pub fn on(mut node: TestNode, name: &'static str, few_peers: usize) -> Self {
         node.config.node_name = Arc::from(name);
         let mut bench = Self {
-            feature: Policies::open(Logging::On).unwrap(),
+            feature: Policies::of_lists_over(few_peers, Logging::On).unwrap(),
             node,
         };
         let cidrs = IpFamily::ALL.map(|family| here(name, family).pod_cidrs);

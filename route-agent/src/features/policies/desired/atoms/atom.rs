@@ -200,7 +200,7 @@ fn scope_of<'a>(items: &[Atom], snapshot: &'a Snapshot) -> Vec<&'a Pod> {
         index.insert(item, id);
     }
     let is_one = |pod: &&Pod| {
-        let mut candidates = index.candidates(pod);
+        let mut candidates = index.candidates(pod, snapshot);
         candidates.any(|id| items[id as usize].selects(pod, snapshot))
     };
     let namespaces = items.iter().map(|item| match item {

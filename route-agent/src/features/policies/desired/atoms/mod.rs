@@ -206,7 +206,7 @@ impl Atoms {
 
     /// The questions about pods that a pod answers with yes.
     pub fn of_pod(&self, pod: &Pod, snapshot: &Snapshot) -> IdSet {
-        let candidates = self.of_pods.candidates(pod);
+        let candidates = self.of_pods.candidates(pod, snapshot);
         self.asked(candidates.filter(|id| {
             let atom = self.get(*id);
             atom.is_some_and(|atom| atom.selects(pod, snapshot))

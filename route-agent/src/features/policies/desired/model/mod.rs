@@ -18,7 +18,9 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
-use crate::features::policies::desired::atoms::{Atoms, FEW_PEERS};
+use crate::features::policies::desired::atoms::Atoms;
+#[cfg(test)]
+use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
 use crate::features::policies::desired::cells::Stance;
@@ -84,19 +86,18 @@ struct Work {
 
 impl Model {
     /// The model of a cluster.
+    #[cfg(test)]
     pub fn of(
         snapshot: &Snapshot,
         attachments: &Attachments,
         family: IpFamily,
         here: Here,
     ) -> Self {
-        let mut model = Self::without_objects(family, here, FEW_PEERS);
-        model.take_everything(snapshot, attachments);
-        model
+        Self::of_lists_over(FEW_PEERS, snapshot, attachments, family, here)
     }
 
-    /// As [`Model::of`], of rules that ask a single question if they have more than this many peers.
-    #[cfg(test)]
+    /// The model of a cluster, of rules that ask a single question if they have more than this many
+    /// peers of a kind.
     pub fn of_lists_over(
         few_peers: usize,
         snapshot: &Snapshot,

@@ -1,6 +1,6 @@
 //! The classes of single addresses and of ranges of them.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::{self, Range, Ranges};
 use crate::features::policies::desired::classes::ClassKey;
 use crate::features::policies::desired::id_set::IdSet;
+use crate::features::policies::desired::start::beginning;
 use crate::features::policies::desired::wanted::{Class, Note, Place, What, listed};
 use crate::snapshot::{Pod, Snapshot};
 
@@ -43,15 +44,18 @@ impl Model {
         let differs = |ranges: &Ranges, first: &IpAddr, range: &Range| {
             ranges.get(first).is_none_or(|other| other != range)
         };
+        // Ranges with the same questions share them, and a network with many holes makes many ranges.
+        let mut texts: HashMap<*const IdSet, Arc<str>> = HashMap::new();
         for (first, range) in &ranges {
             if differs(&old, first, range) {
                 work.addresses.extend(self.wanted.peers(*first, range.last));
                 let class = self.acquire(range.atoms.clone(), &IdSet::default(), None);
-                let text = self.text_of(&range.atoms);
+                let text = texts.entry(Arc::as_ptr(&range.atoms));
+                let text = text.or_insert_with(|| self.text_of(&range.atoms));
                 let what = What {
                     class,
                     last: Some(range.last),
-                    note: Note::Text(text),
+                    note: Note::Text(text.clone()),
                 };
                 let before = self.put(Place::Block(*first), Some(what));
                 self.release(before);
@@ -79,7 +83,8 @@ impl Model {
             atoms.select_nth_unstable(NAMED);
             atoms.truncate(NAMED);
         }
-        let texts: BTreeSet<String> = atoms.into_iter().map(Atom::to_string).collect();
+        let mut texts: Vec<String> = atoms.into_iter().map(beginning).collect();
+        texts.sort_unstable();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         listed("", &texts, more, " and ")
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Model;
-use crate::features::policies::desired::wanted::Place;
+use crate::features::policies::desired::wanted::{Note, Place};
 
 /// How much a model holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Sizes {
     pub ids: usize,
     /// The same numbers as they are kept, and those of classes by question, in words of 16 bytes.
     pub words: usize,
+    /// Bytes of notes, of which many may share one.
+    pub notes: usize,
     /// Named ports that are asked, of all questions together.
     pub asked_ports: usize,
 }
@@ -38,7 +40,17 @@ impl Model {
             ranges: self.ranges.len(),
             ids: self.ranges.values().map(|range| range.atoms.len()).sum(),
             words: words + self.classes.words(),
+            notes: self.bytes_of_notes(),
             asked_ports: self.atoms.asked_ports(),
         }
+    }
+
+    fn bytes_of_notes(&self) -> usize {
+        let mut seen = BTreeSet::new();
+        let notes = self.wanted.iter().filter_map(|(_, what)| match &what.note {
+            Note::Text(text) => seen.insert(Arc::as_ptr(text)).then(|| text.len()),
+            Note::Pod(_) => None,
+        });
+        notes.sum()
     }
 }

@@ -4,27 +4,38 @@
 use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
+use podwire_kernel::nft::COMMENT_MAX;
 use serde_json::{Value, json};
 
 use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::attachments::Attachments;
-use crate::features::policies::desired::model::Model;
+use crate::features::policies::desired::frame::Changed;
+use crate::features::policies::desired::looks::looks_of;
 use crate::features::policies::desired::model::sizes::Sizes;
+use crate::features::policies::desired::model::{Model, takes_away};
 use crate::features::policies::desired::samples::{here, namespace, pod, policy};
 use crate::snapshot::{Change, Dirty, Snapshot};
 use crate::source::decode::{Scope, decode};
 use crate::source::objects::Names;
 
 fn snapshot(objects: &[Value]) -> Snapshot {
-    let (mut snapshot, mut names) = (Snapshot::default(), Names::default());
+    let mut snapshot = Snapshot::default();
+    set(&mut snapshot, objects);
+    snapshot
+}
+
+fn set(snapshot: &mut Snapshot, objects: &[Value]) -> Changed {
+    let (mut dirty, mut names) = (Dirty::default(), Names::default());
     for object in objects {
         let text = object.to_string();
         let contents = decode(text.as_bytes(), Scope::All, &mut names).unwrap();
         for object in contents.objects {
-            snapshot.apply(Change::Set(object), &mut Dirty::default());
+            snapshot.apply(Change::Set(object), &mut dirty);
         }
     }
-    snapshot
+    let mut changed = Changed::default();
+    changed.add(&dirty);
+    changed
 }
 
 fn model(few_peers: usize, snapshot: &Snapshot) -> Model {
@@ -69,12 +80,9 @@ fn with_rule(peers: u32, few: usize, direction: &str, rule: Value) -> (Model, Sn
     (model(few, &snapshot), snapshot)
 }
 
-/// So many peers, each a pod, with so many ports that are not beside each other.
+/// So many peers, each a pod, with so many ports.
 fn many_ports(peer_count: u32, port_count: u32, few: usize) -> Sizes {
-    let ports: Vec<Value> = (0..port_count)
-        .map(|one| json!({"port": 2 * one + 1}))
-        .collect();
-    let rule = json!({"from": peers(peer_count), "ports": ports});
+    let rule = json!({"from": peers(peer_count), "ports": ports(port_count)});
     with_rule(peer_count, few, "Ingress", rule).0.sizes()
 }
 
@@ -107,6 +115,73 @@ fn overlapping_in_policies(number: u32) -> Sizes {
         policy(&format!("shop/p{one}"), &spec)
     }));
     model(FEW_PEERS, &snapshot(&objects)).sizes()
+}
+
+/// Ports that are not beside each other.
+fn ports(number: u32) -> Vec<Value> {
+    (0..number)
+        .map(|one| json!({"port": 2 * one + 1}))
+        .collect()
+}
+
+fn holes_in_one_network(number: u32) -> Sizes {
+    let holes = (0..number).map(|one| std::net::Ipv4Addr::from(0x0b00_0002 + 4 * one));
+    let holes: Vec<_> = holes.map(|hole| format!("{hole}/32")).collect();
+    let block = json!({"ipBlock": {"cidr": "11.0.0.0/8", "except": holes}});
+    with_rule(0, FEW_PEERS, "Ingress", json!({"from": [block]}))
+        .0
+        .sizes()
+}
+
+/// A list of so many peers gets one more: how often cells are looked at to see that nothing is lost.
+fn looks_for_a_loss(peer_count: u32, port_count: u32) -> usize {
+    let of = |count| {
+        let rule = json!({"from": peers(count), "ports": ports(port_count)});
+        let spec = json!({"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [rule]});
+        policy("shop/p", &spec)
+    };
+    let mut objects = pods(peer_count + 1);
+    objects.push(of(peer_count));
+    let mut snapshot = snapshot(&objects);
+    let mut model = model(FEW_PEERS, &snapshot);
+    let changed = set(&mut snapshot, &[of(peer_count + 1)]);
+    let delta = model.update(&snapshot, &Attachments::default(), &changed);
+    looks_of(|| assert!(!takes_away(&delta, &model)))
+}
+
+#[test]
+fn what_is_said_of_the_ranges_of_a_network_with_many_holes_is_kept_once() {
+    let sizes = holes_in_one_network(5000);
+    assert_eq!((sizes.ranges, sizes.classes), (5001, 1));
+    assert!(sizes.notes <= 4 * COMMENT_MAX, "{sizes:?}");
+}
+
+#[test]
+fn the_members_of_a_list_that_changes_are_judged_together() {
+    let (few, many) = (looks_for_a_loss(40, 50), looks_for_a_loss(80, 50));
+    assert_eq!(few, many);
+    assert!((50..10 * 50).contains(&many), "{many}");
+}
+
+#[test]
+fn of_a_class_that_came_the_ports_of_rules_that_are_not_about_it_are_not_gone_through() {
+    let named: Vec<_> = (0..500)
+        .map(|one| json!({"port": format!("m{one}")}))
+        .collect();
+    let spec = json!({"podSelector": {"matchLabels": {"role": "db"}},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": peers(1), "ports": ports(500)}, {"from": peers(2)}],
+        "egress": [{"to": peers(1), "ports": named}]});
+    let mut objects = pods(2);
+    let new = objects.pop().unwrap();
+    objects.push(policy("shop/p", &spec));
+    let mut snapshot = snapshot(&objects);
+    let mut model = model(FEW_PEERS, &snapshot);
+    let changed = set(&mut snapshot, &[new]);
+    let none = Attachments::default();
+    let looks = looks_of(|| assert!(!model.update(&snapshot, &none, &changed).is_empty()));
+    assert_eq!(model.classes().len(), 2);
+    assert!(looks < 10, "{looks}");
 }
 
 #[test]

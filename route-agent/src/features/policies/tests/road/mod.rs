@@ -29,10 +29,11 @@ use podwire_kernel::{RouteSocket, sysctl};
 use proptest::strategy::{Strategy, ValueTree};
 use serde_json::{Value, json};
 
+use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::samples::{
     Cluster, NODES, addresses, namespace, pod, policy, tcp, udp,
 };
-use crate::features::policies::desired::tests::oracle::{number, runner};
+use crate::features::policies::desired::tests::oracle::{few_peers_of, number, runner};
 use crate::features::policies::desired::tests::random::all_steps;
 use crate::features::policies::desired::tests::table::{Row, known, objects_after, table};
 use crate::features::policies::tests::bench::{Bench, nft};
@@ -61,8 +62,9 @@ pub struct Road {
 }
 
 impl Road {
-    /// Through the nodes of a cluster with these objects.
-    pub fn through(objects: &[Value]) -> Self {
+    /// Through the nodes of a cluster with these objects, where rules with more than this many peers of
+    /// a kind ask a single question.
+    pub fn through(few_peers: usize, objects: &[Value]) -> Self {
         stay_on_one_cpu();
         let stops: Vec<_> = (0..NODES.len() + 2)
             .map(|_| Netns::create_anonymous().unwrap())
@@ -82,7 +84,7 @@ impl Road {
         let receivers = receivers.enter(receiver).unwrap();
         let nodes = NODES.iter().zip(inner).map(|((name, _), stop)| {
             let bench = stop.enter(|| {
-                let mut bench = Bench::on(TestNode::new(), name);
+                let mut bench = Bench::on(TestNode::new(), name, few_peers);
                 bench.set(objects);
                 bench
             });
@@ -265,12 +267,13 @@ fn packets_meet_what_the_policies_say() {
         .map(|(name, default)| number(name, default));
     let mut runner = runner(seed);
     let (mut sent, mut allowed) = ([0, 0], 0);
-    for _ in 0..clusters {
+    for one in 0..clusters {
         let steps = all_steps().new_tree(&mut runner).unwrap().current();
         let objects = objects_after(&steps);
-        let cluster = Cluster::at_once(&objects);
+        let few_peers = few_peers_of(one);
+        let cluster = Cluster::at_once(few_peers, &objects);
         let rows = table(&cluster, &known(&cluster));
-        Road::through(&objects).carry(&rows, &objects);
+        Road::through(few_peers, &objects).carry(&rows, &objects);
         for row in &rows {
             sent[usize::from(row.from.is_ipv6())] += 1;
             allowed += usize::from(row.allowed);
@@ -302,7 +305,7 @@ fn two_pods() -> (Road, Vec<Row>) {
             allowed,
         })
     });
-    (Road::through(&objects), rows.collect())
+    (Road::through(FEW_PEERS, &objects), rows.collect())
 }
 
 #[test]
