@@ -16,12 +16,13 @@ pub const OF_POLICY: usize = 10_000;
 /// A range of more ports than 16 is one element, a set and rules.
 const RANGE: usize = 17;
 
-/// A list of up to this many entries stays as it was written.
-const SHORT: usize = 16;
+/// A list that costs up to this much stays as it was written: a new range changes the rules, which takes
+/// much longer than some hundred elements.
+const SHORT: usize = 256;
 
 /// Ports that say the same as these: of a long list sorted, each once, neighbours as a range.
 pub fn gathered(mut ports: Vec<PolicyPort>) -> Box<[PolicyPort]> {
-    if ports.len() <= SHORT {
+    if cost(&ports) <= SHORT {
         return ports.into();
     }
     // Of each protocol first all, then numbers by where they begin, then names.
@@ -74,13 +75,13 @@ mod tests {
 
     #[test]
     fn a_long_list_has_each_port_once_and_neighbours_as_a_range() {
-        let mut ports: Vec<_> = (1..=40).rev().map(|one| numbers(Tcp, one, one)).collect();
-        ports.extend([numbers(Tcp, 30, 50), numbers(Tcp, 52, 52)]);
+        let mut ports: Vec<_> = (1..=400).rev().map(|one| numbers(Tcp, one, one)).collect();
+        ports.extend([numbers(Tcp, 30, 500), numbers(Tcp, 502, 502)]);
         ports.extend([numbers(Tcp, 65535, 65535), numbers(Tcp, 60000, 65535)]);
         ports.extend([numbers(Udp, 51, 51), named("b"), named("a"), named("b")]);
         let fewer = [
-            numbers(Tcp, 1, 50),
-            numbers(Tcp, 52, 52),
+            numbers(Tcp, 1, 500),
+            numbers(Tcp, 502, 502),
             numbers(Tcp, 60000, 65535),
             named("a"),
             named("b"),
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn all_ports_of_a_protocol_are_more_than_any_of_them() {
-        let mut ports: Vec<_> = (1..=40).map(|one| numbers(Tcp, one * 2, one * 2)).collect();
+        let mut ports: Vec<_> = (1..=400).map(|one| numbers(Tcp, one * 2, one * 2)).collect();
         let all = PolicyPort {
             protocol: Tcp,
             ports: PortMatch::All,
@@ -104,6 +105,9 @@ mod tests {
     #[test]
     fn a_short_list_stays_as_it_was_written() {
         let ports = vec![numbers(Udp, 2, 2), named("a"), numbers(Tcp, 2, 2)];
+        assert_eq!(*gathered(ports.clone()), *ports);
+        // As elements: a range of them would be a rule more.
+        let ports: Vec<_> = (1..=256).map(|one| numbers(Tcp, one, one)).collect();
         assert_eq!(*gathered(ports.clone()), *ports);
     }
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::index::PodIndex;
 use crate::snapshot::{Block, Peer, Pod, PodSet, Selector, Snapshot};
 
 /// A question.
@@ -145,32 +144,6 @@ impl Atom {
         }
     }
 
-    /// The pods whose answer is yes.
-    pub fn scope<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a Pod> {
-        match self {
-            Atom::Pod => snapshot.pods.values().collect(),
-            Atom::Here { namespace, .. } => {
-                let pods_there = snapshot.pods_in(namespace);
-                pods_there
-                    .filter(|pod| self.selects(pod, snapshot))
-                    .collect()
-            }
-            Atom::Elsewhere { namespaces, .. } => {
-                let all = snapshot.namespaces.values();
-                all.filter(|one| namespaces.selects(&one.labels))
-                    .flat_map(|one| snapshot.pods_in(&one.name))
-                    .filter(|pod| self.selects(pod, snapshot))
-                    .collect()
-            }
-            Atom::Anywhere(pods) => {
-                let all = snapshot.pods.values();
-                all.filter(|pod| pods.has_peer(pod, snapshot)).collect()
-            }
-            Atom::Nodes(_) | Atom::Block(_) => Vec::new(),
-            Atom::Any(items) => scope_of(items, snapshot),
-        }
-    }
-
     /// The addresses that it asks about one by one.
     pub fn exact_ones(&self) -> impl Iterator<Item = IpAddr> {
         let items = self.items().iter().filter_map(Atom::exact);
@@ -190,30 +163,5 @@ impl Atom {
         };
         let single = network.prefix() == if network.is_ipv4() { 32 } else { 128 };
         (single && except.is_empty()).then(|| network.ip())
-    }
-}
-
-/// The pods that answer one of these questions with yes.
-fn scope_of<'a>(items: &[Atom], snapshot: &'a Snapshot) -> Vec<&'a Pod> {
-    let mut index = PodIndex::default();
-    for (id, item) in (0..).zip(items) {
-        index.insert(item, id);
-    }
-    let is_one = |pod: &&Pod| {
-        let mut candidates = index.candidates(pod, snapshot);
-        candidates.any(|id| items[id as usize].selects(pod, snapshot))
-    };
-    let namespaces = items.iter().map(|item| match item {
-        Atom::Here { namespace, .. } => Some(namespace),
-        _ => None,
-    });
-    match namespaces.collect::<Option<BTreeSet<_>>>() {
-        Some(namespaces) => {
-            let pods = namespaces.into_iter();
-            pods.flat_map(|one| snapshot.pods_in(one))
-                .filter(is_one)
-                .collect()
-        }
-        None => snapshot.pods.values().filter(is_one).collect(),
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::Atom;
+use super::atom::Atom;
 use crate::snapshot::{NAME_LABEL, Pod, Selector, Snapshot};
 
 /// Questions about pods, each with a number.

@@ -7,6 +7,7 @@
 
 mod atom;
 mod index;
+mod scope;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
