@@ -93,7 +93,9 @@ mod tests {
 
     #[test]
     fn all_ports_of_a_protocol_are_more_than_any_of_them() {
-        let mut ports: Vec<_> = (1..=400).map(|one| numbers(Tcp, one * 2, one * 2)).collect();
+        let mut ports: Vec<_> = (1..=400)
+            .map(|one| numbers(Tcp, one * 2, one * 2))
+            .collect();
         let all = PolicyPort {
             protocol: Tcp,
             ports: PortMatch::All,

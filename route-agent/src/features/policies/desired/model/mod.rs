@@ -19,7 +19,6 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 
 use crate::features::policies::desired::atoms::Atoms;
-#[cfg(test)]
 use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
@@ -86,7 +85,6 @@ struct Work {
 
 impl Model {
     /// The model of a cluster.
-    #[cfg(test)]
     pub fn of(
         snapshot: &Snapshot,
         attachments: &Attachments,
