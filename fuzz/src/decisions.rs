@@ -122,7 +122,8 @@ fn decide(snapshot: &Snapshot) {
     let here = Here::of(NODE, snapshot);
     let externals = Externals::of(snapshot, &CONFIG);
     for family in [IpFamily::V4, IpFamily::V6] {
-        let _ = networks::desired(snapshot, snapshot.nodes.get(NODE), &CONFIG.services, family);
+        let own = snapshot.nodes.get(NODE);
+        let _ = networks::desired(snapshot, own, &CONFIG.services, &externals, family);
         for (name, service) in &snapshot.services {
             let claims = frontends::claims(service, family, |ip| externals.refuses(ip).is_some());
             let slices: Vec<_> = snapshot.slices_of(name).collect();
