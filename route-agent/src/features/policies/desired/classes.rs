@@ -129,7 +129,7 @@ impl Classes {
     ) -> impl Iterator<Item = Class> + 'a {
         let all = self.with_atom.get(&atom);
         let (few, only) = match only {
-            Some(only) if all.is_none_or(|all| only.len() < all.len()) => (Some(only), None),
+            Some(only) if all.is_none_or(|all| only.len() <= all.words()) => (Some(only), None),
             only => (None, only),
         };
         let answers = move |class: &Class| {

@@ -57,8 +57,7 @@ impl IdSet {
         self.0.is_empty()
     }
 
-    /// How much room it takes, in words of 16 bytes.
-    #[cfg(test)]
+    /// How much room it takes, in words of 16 bytes; known without counting, and no more than its numbers.
     pub fn words(&self) -> usize {
         self.0.len()
     }
