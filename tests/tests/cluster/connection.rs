@@ -57,6 +57,14 @@ pub enum End {
 }
 
 impl End {
+    /// What is sent from and received at, if this one sends.
+    fn and_to<T>(self, client: T, server: T) -> (T, T) {
+        match self {
+            Self::Client => (client, server),
+            Self::Server => (server, client),
+        }
+    }
+
     /// Both, this one first.
     pub fn and_other(self) -> [Self; 2] {
         match self {
@@ -134,11 +142,7 @@ impl Connection {
         let word = format!("{word} {};", NUMBER.fetch_add(1, Ordering::Relaxed));
         let (sent, mut receive): (_, Receive<'_>) = match self {
             Self::Stream(client, server) => {
-                let (from, to) = if from == End::Client {
-                    (client, server)
-                } else {
-                    (server, client)
-                };
+                let (from, to) = from.and_to(client, server);
                 to.set_read_timeout(Some(limit)).unwrap();
                 (
                     from.write_all(word.as_bytes()),
@@ -146,11 +150,7 @@ impl Connection {
                 )
             }
             Self::Udp(client, server) => {
-                let (from, to) = if from == End::Client {
-                    (client, server)
-                } else {
-                    (server, client)
-                };
+                let (from, to) = from.and_to(client, server);
                 to.set_read_timeout(Some(limit)).unwrap();
                 let sent = from.send(word.as_bytes()).map(drop);
                 (sent, Box::new(|buffer| to.recv(buffer)))
