@@ -51,6 +51,12 @@ impl fmt::Display for Comment {
 /// Appends the part of `text` that may stand in a comment.
 fn push_clean(out: &mut Vec<u8>, text: &str) {
     let start = out.len();
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.len() <= COMMENT_MAX && text.as_bytes().iter().all(is_plain) {
+        // Nearly all of them, and there are thousands in a batch.
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
     for character in text.chars() {
         let character = match character {
             '"' | '\\' => '\'',
@@ -95,6 +101,12 @@ mod tests {
         let comment = Comment::new(&long).unwrap();
         assert_eq!(comment.as_str().len(), 126);
         assert_eq!(Comment::new("a\"b\\c\nd").unwrap().as_str(), "a'b'c d");
+        for length in [COMMENT_MAX - 1, COMMENT_MAX, COMMENT_MAX + 1] {
+            let plain = "~".repeat(length);
+            let kept = &plain[..length.min(COMMENT_MAX)];
+            assert_eq!(Comment::new(&plain).unwrap().as_str(), kept);
+        }
+        assert_eq!(Comment::new("\u{7f}\u{1f} !~").unwrap().as_str(), "   !~");
         assert_eq!(Comment::new(""), None);
         let mut out = Vec::new();
         put_comment(&mut out, 0, &long);

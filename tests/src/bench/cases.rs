@@ -37,7 +37,7 @@ const SIZE_LIMIT: f64 = 2.0;
 /// Runs the cases that were asked for.
 pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), String> {
     type Case = fn(&Options, &World, &mut Report) -> Result<(), String>;
-    let cases: [(&str, Case); 14] = [
+    let cases: [(&str, Case); 15] = [
         ("plain", plain),
         ("mapping", mapping),
         ("dual", dual),
@@ -48,6 +48,7 @@ pub fn run(options: &Options, world: &World, report: &mut Report) -> Result<(), 
         ("policies-start", policies::start),
         ("policies-memory", policies::memory),
         ("policies-traffic", policies::traffic),
+        ("policies-off", policies::off),
         ("services-idle", services::idle),
         ("services-large", services::large),
         ("services-traffic", services::traffic),

@@ -1,8 +1,10 @@
 //! What policies cost: a pod that starts, the agent's memory, and packets.
 
 mod objects;
+mod off;
 mod router;
 mod traffic;
+mod turns;
 
 use crate::Options;
 use crate::api::Api;
@@ -12,6 +14,7 @@ use crate::services::agent::{self, Agent};
 use crate::services::cluster::{Cluster, Endpoints, NODE};
 use crate::sides::{Programs, Side};
 use crate::world::World;
+pub use off::off;
 pub use traffic::traffic;
 
 /// ADD may take so much longer where policies are about the pod, in ms.

@@ -3,6 +3,8 @@
 //! Whoever writes policies can make thousands of sets of thousands of questions each: 64 numbers beside
 //! each other take as much room here as 4 in a list.
 
+use std::iter::successors;
+
 /// A set of numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdSet(
@@ -39,8 +41,10 @@ impl IdSet {
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         let words = self.0.iter();
         words.flat_map(|(word, bits)| {
-            let set = (0..64_u32).filter(move |one| bits & (1 << one) != 0);
-            set.map(move |one| word * 64 + one)
+            // The lowest bit goes at each step.
+            let left = successors(Some(*bits), |left| Some(left & left.wrapping_sub(1)));
+            let left = left.take_while(|left| *left != 0);
+            left.map(move |left| word * 64 + left.trailing_zeros())
         })
     }
 

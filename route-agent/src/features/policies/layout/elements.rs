@@ -6,7 +6,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Comment, Element, Key, KeyBuf, KeyReader, Table, Value};
 
 use crate::features::policies::desired::frame::Frame;
-use crate::features::policies::desired::wanted::{Cell, Place, Ports, Wanted, What};
+use crate::features::policies::desired::wanted::{Cell, Note, Place, Ports, Wanted, What};
 use crate::features::policies::layout::sets::Lookup;
 use crate::features::policies::layout::skeleton::skeleton;
 
@@ -65,7 +65,10 @@ pub fn element(place: &Place, what: &What) -> Element {
             true => Value::Data(KeyBuf::new().number(what.class).finish()),
             false => Value::None,
         },
-        comment: Comment::new(&what.note.to_string()),
+        comment: match &what.note {
+            Note::Pod(name) => Comment::new(&name.to_string()),
+            Note::Text(text) => Comment::new(text),
+        },
         ..Element::default()
     }
 }

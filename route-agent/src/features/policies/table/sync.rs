@@ -239,15 +239,22 @@ fn write(batch: &mut Batch, family: IpFamily, model: &Model, delta: &Delta) {
     };
     order(&mut gone);
     order(&mut come);
+    let same = |one: &(Lookup, Key, Element), other: &(Lookup, Key, Element)| one.0 == other.0;
     let mut table = batch.table(family.into(), TABLE);
-    for (lookup, key, element) in &gone {
+    for list in gone.chunk_by(same) {
+        let lookup = list[0].0;
         let name = lookup.name();
         let mut elements = table.elements(&name, &lookup.header(family));
-        elements.delete(key, element.key_end.as_deref());
+        for (_, key, element) in list {
+            elements.delete(key, element.key_end.as_deref());
+        }
     }
-    for (lookup, key, element) in &come {
+    for list in come.chunk_by(same) {
+        let lookup = list[0].0;
         let name = lookup.name();
         let mut elements = table.elements(&name, &lookup.header(family));
-        elements.add(&element.borrow(key));
+        for (_, key, element) in list {
+            elements.add(&element.borrow(key));
+        }
     }
 }
