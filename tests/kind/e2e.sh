@@ -1,7 +1,7 @@
 #!/bin/bash
 # The upstream end-to-end tests of Kubernetes on the cluster:
 #
-#   e2e.sh [conformance|parallel|slow|serial|performance|dns-performance|dual|all|FOCUS]...
+#   e2e.sh [conformance|parallel|slow|serial|performance|dns-performance|dual|netpol|all|FOCUS]...
 #
 # PROCESSES says how many specs run at a time where they may (3).
 #
@@ -82,6 +82,11 @@ END
     kubectl delete servicecidr podwire-e2e --wait=false >/dev/null
     ;;
   dual) run dual "$processes" "$network.*\[Feature:IPv6DualStack\]" "\[Feature:(LoadBalancer|SCTPConnectivity)\]" ;;
+  # What is about SCTP runs where the kernel of the nodes has it.
+  netpol)
+    sctp=$(docker exec "$CLUSTER-control-plane" test -e /proc/net/sctp || echo '\[Feature:SCTPConnectivity\]')
+    run netpol "$processes" "$network Netpol" "$sctp"
+    ;;
   all) exec "$0" conformance parallel slow serial performance dns-performance ;;
   *) run focus 1 "$what" "" ;;
   esac

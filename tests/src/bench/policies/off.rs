@@ -31,7 +31,7 @@ pub fn off(_: &Options, world: &World, report: &mut Report) -> Result<(), String
             "none yet",
             "never",
             "off/never",
-            "none yet/never",
+            "none/never",
         ],
     );
     let rows: [(&str, Turn); 3] = [

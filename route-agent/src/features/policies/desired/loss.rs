@@ -21,6 +21,7 @@ pub fn takes_away(delta: &Delta, now: &Wanted, is_used: impl Fn(Class) -> bool) 
         now,
         is_used: &is_used,
         covered: RefCell::default(),
+        denied: RefCell::default(),
     };
     delta.iter().any(|(place, before)| match before {
         Some(before) => change.loses(place, before),
@@ -34,6 +35,8 @@ struct Change<'a> {
     is_used: &'a dyn Fn(Class) -> bool,
     /// What is known of one class and another: of a list that changes all members move alike.
     covered: RefCell<HashMap<(Class, Class), bool>>,
+    /// Where something is denied of a class: asked once for each cell, and found by all of them.
+    denied: RefCell<HashMap<(Class, Direction, IpAddr), bool>>,
 }
 
 impl Change<'_> {
@@ -129,9 +132,8 @@ impl Change<'_> {
         allowed.all(|cell| {
             let same = Place::Cell(Cell { class: to, ..cell });
             // What is said of all is asked behind what is said of a class.
-            let of_all = from == NO_CLASS
-                && self.now.has(&Place::Cell(cell))
-                && !self.now.denies(to, cell.direction, cell.local);
+            let of_all =
+                from == NO_CLASS && self.now.has(&Place::Cell(cell)) && !self.denies(to, cell);
             self.now.has(&same)
                 || of_all
                 || self.is_in(to, cell)
@@ -172,9 +174,8 @@ impl Change<'_> {
                 ..cell
             }))
         };
-        let denies = |class| self.now.denies(class, cell.direction, cell.local);
         // Which of two words is asked first is not looked into.
-        if denies(class) || denies(NO_CLASS) {
+        if self.denies(class, cell) || self.denies(NO_CLASS, cell) {
             return false;
         }
         let wider = [cell.ports, Ports::Any];
@@ -185,6 +186,16 @@ impl Change<'_> {
         wider
             .into_iter()
             .any(|ports| of(class, ports) || of(NO_CLASS, ports))
+    }
+
+    /// True if something of a class is denied now that has to do with the local pod of a cell.
+    fn denies(&self, class: Class, cell: Cell) -> bool {
+        let Cell {
+            direction, local, ..
+        } = cell;
+        let mut denied = self.denied.borrow_mut();
+        let found = denied.entry((class, direction, local));
+        *found.or_insert_with(|| self.now.denies(class, direction, local))
     }
 
     fn is_open(&self, direction: Direction, local: IpAddr) -> bool {

@@ -295,13 +295,16 @@ impl Wanted {
             verdict: Verdict::Deny,
         };
         let all = self.0.range(Place::Cell(first)..);
-        all.map_while(move |(place, _)| match place {
-            Place::Cell(cell)
-                if (cell.class, cell.direction, cell.local) == (class, direction, local) =>
-            {
-                Some(*cell)
+        all.map_while(move |(place, _)| {
+            look();
+            match place {
+                Place::Cell(cell)
+                    if (cell.class, cell.direction, cell.local) == (class, direction, local) =>
+                {
+                    Some(*cell)
+                }
+                _ => None,
             }
-            _ => None,
         })
     }
 }

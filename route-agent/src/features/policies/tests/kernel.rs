@@ -16,6 +16,8 @@ use crate::features::policies::table::sync::FamilyTable;
 use crate::features::policies::tests::bench::{Bench, elements, list, nft};
 use crate::ours::Removal;
 use crate::snapshot::{Change, Dirty, Key};
+use crate::source::decode::{Scope, decode};
+use crate::source::objects::Names;
 
 fn app(value: &str) -> Value {
     json!({"matchLabels": {"app": value}})
@@ -150,41 +152,69 @@ fn what_takes_something_away_is_forgotten_at_once_and_once_more() {
     }
 }
 
+/// The table of a node, at moments of the test's choice.
+struct Clocked {
+    bench: Bench,
+    kernel: NftSocket,
+    model: Model,
+    table: FamilyTable,
+}
+
+impl Clocked {
+    fn new() -> Self {
+        let bench = shop();
+        let (family, attachments) = (IpFamily::V4, Attachments::default());
+        let here = here("worker", family);
+        let mut clocked = Self {
+            model: Model::of(&bench.node.snapshot, &attachments, family, here),
+            kernel: NftSocket::open().unwrap(),
+            table: FamilyTable::new(family, Logging::On),
+            bench,
+        };
+        let (table, kernel) = (&mut clocked.table, &mut clocked.kernel);
+        table
+            .sync(kernel, &clocked.model, None, Instant::now())
+            .unwrap();
+        clocked
+    }
+
+    /// A change is carried out at this moment.
+    fn change(&mut self, change: Change, now: Instant) {
+        let (mut dirty, mut changed) = (Dirty::default(), Changed::default());
+        let snapshot = &mut self.bench.node.snapshot;
+        snapshot.apply(change, &mut dirty);
+        changed.add(&dirty);
+        let none = Attachments::default();
+        let delta = self.model.update(snapshot, &none, &changed);
+        self.table
+            .sync(&mut self.kernel, &self.model, Some(&delta), now)
+            .unwrap();
+    }
+}
+
 #[test]
 fn who_comes_before_all_is_forgotten_once_more_meets_nothing_of_it() {
-    let mut bench = shop();
-    bench.gone(Key::Pod(name("shop/db")));
+    let mut clocked = Clocked::new();
+    let start = Instant::now();
+    clocked.change(Change::Gone(Key::Pod(name("shop/db"))), start);
     // A packet was being judged when the set was emptied.
     remember();
-    bench.set(&[pod("shop/next", "worker", 3, "app=db")]);
+    let next = pod("shop/next", "worker", 3, "app=db").to_string();
+    let next = decode(next.as_bytes(), Scope::All, &mut Names::default()).unwrap();
+    for object in next.objects {
+        clocked.change(Change::Set(object), start);
+    }
     assert!(!remembers());
-    assert!(
-        bench.feature.forgets().is_some(),
-        "and once more, as before"
-    );
+    assert!(clocked.table.due().is_some(), "and once more, as before");
 }
 
 #[test]
 fn once_more_comes_a_while_after_the_loss_however_long_the_work_before_it_took() {
-    let mut bench = shop();
-    let (family, snapshot) = (IpFamily::V4, &mut bench.node.snapshot);
-    let mut kernel = NftSocket::open().unwrap();
-    let attachments = Attachments::default();
-    let mut model = Model::of(snapshot, &attachments, family, here("worker", family));
-    let mut table = FamilyTable::new(family, Logging::On);
-    let start = Instant::now();
-    table.sync(&mut kernel, &model, None, start).unwrap();
-    let mut dirty = Dirty::default();
-    snapshot.apply(Change::Gone(Key::Pod(name("shop/web"))), &mut dirty);
-    let mut changed = Changed::default();
-    changed.add(&dirty);
-    let delta = model.update(snapshot, &attachments, &changed);
+    let mut clocked = Clocked::new();
     let before = Instant::now();
     let long_ago = before.checked_sub(Duration::from_secs(1)).unwrap();
-    table
-        .sync(&mut kernel, &model, Some(&delta), long_ago)
-        .unwrap();
-    assert!(table.due().unwrap() > before);
+    clocked.change(Change::Gone(Key::Pod(name("shop/web"))), long_ago);
+    assert!(clocked.table.due().unwrap() > before);
 }
 
 #[test]

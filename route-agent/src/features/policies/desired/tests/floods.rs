@@ -149,6 +149,33 @@ fn looks_for_a_loss(peer_count: u32, port_count: u32) -> usize {
     looks_of(|| assert!(!takes_away(&delta, &model)))
 }
 
+/// Of twice so many ports half become all ports of the protocol: how often cells are looked at to see that
+/// nothing is lost.
+fn looks_for_ports_in_all(number: u32) -> usize {
+    let of = |rest: &[Value]| {
+        let mut of_rule = ports(number);
+        of_rule.extend_from_slice(rest);
+        let rule = json!({"from": peers(1), "ports": of_rule});
+        let spec = json!({"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [rule]});
+        policy("shop/p", &spec)
+    };
+    let even: Vec<Value> = (1..=number).map(|one| json!({"port": 2 * one})).collect();
+    let mut objects = pods(1);
+    objects.push(of(&even));
+    let mut snapshot = snapshot(&objects);
+    let mut model = model(FEW_PEERS, &snapshot);
+    let all = [json!({"protocol": "TCP"})];
+    let changed = set(&mut snapshot, &[of(&all)]);
+    let delta = model.update(&snapshot, &Attachments::default(), &changed);
+    looks_of(|| assert!(!takes_away(&delta, &model)))
+}
+
+#[test]
+fn of_ports_that_are_in_others_now_each_is_looked_at_once() {
+    let (few, many) = (looks_for_ports_in_all(50), looks_for_ports_in_all(200));
+    assert!(few > 0 && many <= 4 * few, "{few} {many}");
+}
+
 #[test]
 fn what_is_said_of_the_ranges_of_a_network_with_many_holes_is_kept_once() {
     let sizes = holes_in_one_network(5000);
