@@ -213,7 +213,8 @@ impl<'a> Config<'a> {
         for node in self.fields.list(key)? {
             let fields = node.object()?;
             let (id, ifname) = (fields.string("containerID")?, fields.string("ifname")?);
-            if id.is_empty() {
+            // Without both it would name no attachment, and the one that is meant would go.
+            if id.is_empty() || ifname.is_empty() {
                 return Err(node
                     .wrong("an attachment with containerID and ifname")
                     .into());

@@ -135,6 +135,27 @@ fn elements_that_are_gone_or_another_container_s_do_not_stop_a_removal() {
 }
 
 #[test]
+fn gc_with_an_attachment_that_lacks_a_name_takes_nothing() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = with_ports(json!([mapping("", "tcp", 80)]));
+        Call::new("podwire", "ADD", &container, &config).succeed();
+        for listed in [
+            json!({"containerID": "a"}),
+            json!({"containerID": "a", "ifname": null}),
+            json!({"containerID": "a", "ifname": ""}),
+            json!({"ifname": "eth0"}),
+            json!({}),
+        ] {
+            config["cni.dev/valid-attachments"] = json!([listed]);
+            let why = Call::new("podwire", "GC", &container, &config).fail(7);
+            assert!(why.contains("containerID and ifname"), "{why}");
+            assert_eq!(node.links().len(), 1, "{listed}");
+        }
+    });
+}
+
+#[test]
 fn gc_with_null_in_the_place_of_an_empty_list_keeps_nothing() {
     on_a_node(|node| {
         let container = node.container("a");

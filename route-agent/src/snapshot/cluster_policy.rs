@@ -56,6 +56,8 @@ pub struct ClusterNetworkPolicy {
     pub name: Arc<str>,
     /// Its tier.
     pub tier: Tier,
+    /// True if its place, or whom it is about, is not understood: it comes before all others of its tier.
+    pub in_doubt: bool,
     /// Within the tier the lowest comes first. Of two with the same the name decides, so that all
     /// nodes agree.
     pub priority: u16,
@@ -82,6 +84,7 @@ impl ClusterNetworkPolicy {
     pub fn rank(&self) -> Rank {
         Rank {
             tier: self.tier,
+            is_certain: !self.in_doubt,
             priority: self.priority,
             name: self.name.clone(),
         }
@@ -93,6 +96,8 @@ impl ClusterNetworkPolicy {
 pub struct Rank {
     /// Its tier.
     pub tier: Tier,
+    /// False for those that come first because they are not understood.
+    pub is_certain: bool,
     /// Its priority within the tier.
     pub priority: u16,
     /// Its name.

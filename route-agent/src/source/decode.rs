@@ -3,6 +3,10 @@
 //! One document at a time is in memory, and each is parsed straight into the slim types. Kinds
 //! that Podwire does not use are passed over without being parsed.
 
+mod advice;
+mod unread;
+
+use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
 use serde::Deserialize;
@@ -10,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::snapshot::{Key, Object, ObjectName};
+use crate::source::decode::unread::Unread;
 use crate::source::objects::{self, Metadata, Names, Unnamed};
 use crate::text;
 
@@ -47,7 +52,11 @@ impl Scope {
         self == Scope::All
             || !matches!(
                 kind,
-                Kind::Pod | Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy
+                Kind::Pod
+                    | Kind::Namespace
+                    | Kind::NetworkPolicy
+                    | Kind::ClusterNetworkPolicy
+                    | Kind::Unread(Unread::Policy)
             )
     }
 }
@@ -63,8 +72,8 @@ enum Kind {
     Namespace,
     NetworkPolicy,
     ClusterNetworkPolicy,
-    /// What EndpointSlices have replaced.
-    Endpoints,
+    /// Something that is not read and ought to be.
+    Unread(Unread),
     /// A list; the kind of its items if the list's own kind says it.
     List(Option<Item>),
     /// Something that Podwire does not use.
@@ -93,7 +102,7 @@ fn classify(api_version: &str, kind: &str) -> Kind {
     match (group, kind) {
         ("", "Node") => Kind::Node,
         ("", "Service") => Kind::Service,
-        ("", "Endpoints") => Kind::Endpoints,
+        ("", "Endpoints") => Kind::Unread(Unread::Endpoints),
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.k8s.io", "ServiceCIDR") => Kind::ServiceCidr,
         ("", "Pod") => Kind::Pod,
@@ -119,6 +128,7 @@ fn classify(api_version: &str, kind: &str) -> Kind {
             "policy.networking.k8s.io/v1beta1",
             "ClusterNetworkPolicy",
         ))),
+        (_, other) if unread::is_policy(other) => Kind::Unread(Unread::Policy),
         _ => Kind::Other,
     }
 }
@@ -129,7 +139,7 @@ pub fn decode(mut input: impl BufRead, scope: Scope, names: &mut Names) -> io::R
         names,
         scope,
         contents: Contents::default(),
-        endpoints: 0,
+        unread: BTreeMap::new(),
     };
     if starts_as_json(&mut input)? {
         let mut text = String::new();
@@ -146,7 +156,7 @@ pub fn decode(mut input: impl BufRead, scope: Scope, names: &mut Names) -> io::R
             reader.yaml(&text, first_line);
         }
     }
-    reader.note_endpoints();
+    reader.note_unread();
     Ok(reader.contents)
 }
 
@@ -252,8 +262,8 @@ struct Reader<'a> {
     names: &'a mut Names,
     scope: Scope,
     contents: Contents,
-    /// How many Endpoints objects there were.
-    endpoints: usize,
+    /// How many objects there were that are not read and ought to be.
+    unread: BTreeMap<Unread, usize>,
 }
 
 impl Reader<'_> {
@@ -271,7 +281,7 @@ impl Reader<'_> {
         };
         match kind {
             Kind::Other => {}
-            Kind::Endpoints => self.endpoints += 1,
+            Kind::Unread(what) => self.pass_over(what),
             Kind::List(item) => match from_yaml::<ListOf<serde_json::Value>>(text, first_line) {
                 Ok(list) => {
                     for (place, value) in list.items.into_iter().enumerate() {
@@ -313,7 +323,7 @@ impl Reader<'_> {
         };
         match kind {
             Kind::Other => {}
-            Kind::Endpoints => self.endpoints += 1,
+            Kind::Unread(what) => self.pass_over(what),
             // A list in a list has no use, and would let a file choose how deep this recurses.
             Kind::List(_) if place.starts_with("item") => {}
             Kind::List(item) => match serde_json::from_str::<ListOf<&RawValue>>(text) {
@@ -344,7 +354,7 @@ impl Reader<'_> {
         };
         match kind {
             Kind::Other | Kind::List(_) => {}
-            Kind::Endpoints => self.endpoints += 1,
+            Kind::Unread(what) => self.pass_over(what),
             single => {
                 if let Err(problem) = self.object(single, |kind| kind.read_value(&value)) {
                     self.spoilt(Ok(value), single, format!("{place}: {problem}"));
@@ -363,30 +373,28 @@ impl Reader<'_> {
             return Ok(());
         }
         let slim = read(kind)?;
-        let waits = matches!(&slim, Slim::Service(service) if service.waits_for_cluster_ip());
+        let advice = slim.advice(self.names).map_err(|error| error.to_string())?;
         let object = slim
             .into_object(self.names)
             .map_err(|error| error.to_string())?;
-        if let Some(object) = object.as_ref().filter(|_| waits) {
-            self.contents.notes.push(format!(
-                "{} has no spec.clusterIP, and without an API server none is given to it; choose a \
-                 free address of the Service network, or None for a headless Service",
-                object.key()
-            ));
+        if object.is_some() || matches!(kind, Kind::EndpointSlice) {
+            self.contents.notes.extend(advice);
         }
         self.contents.objects.extend(object);
         Ok(())
     }
 
-    /// In one sentence: `kubectl get` prints hundreds of them.
-    fn note_endpoints(&mut self) {
-        if self.endpoints > 0 {
-            self.contents.notes.push(format!(
-                "has objects of kind Endpoints ({}), which are not read; write them as \
-                 EndpointSlices (discovery.k8s.io/v1) with the label kubernetes.io/service-name",
-                self.endpoints
-            ));
+    fn pass_over(&mut self, what: Unread) {
+        if self.scope.has(Kind::Unread(what)) {
+            *self.unread.entry(what).or_default() += 1;
         }
+    }
+
+    /// In one sentence for all of a kind: `kubectl get` prints hundreds of them.
+    fn note_unread(&mut self) {
+        let unread = self.unread.iter();
+        let notes = unread.map(|(what, count)| what.note(*count));
+        self.contents.notes.extend(notes);
     }
 
     /// Notes an object that cannot be used, by its name if it has one.
@@ -418,7 +426,7 @@ impl Reader<'_> {
             Kind::Namespace => Some(Key::Namespace(name)),
             Kind::NetworkPolicy => Some(Key::NetworkPolicy(ObjectName { namespace, name })),
             Kind::ClusterNetworkPolicy => Some(Key::ClusterNetworkPolicy(name)),
-            Kind::List(_) | Kind::Endpoints | Kind::Other => None,
+            Kind::List(_) | Kind::Unread(_) | Kind::Other => None,
         }
     }
 
@@ -440,8 +448,10 @@ fn no_kind(place: &str) -> String {
 
 /// The items of a list.
 #[derive(Debug, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
 struct ListOf<T> {
-    #[serde(default = "Vec::new")]
+    /// `null` is how Go writes an empty list of a kind of its own.
+    #[serde(default = "Vec::new", deserialize_with = "objects::nullable")]
     items: Vec<T>,
 }
 

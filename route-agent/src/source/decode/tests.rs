@@ -36,6 +36,7 @@ fn what_only_an_api_server_completes_is_noted() {
         "{clusterIP: \"\"}",
         "{clusterIPs: [\"\"]}",
         "{type: NodePort}",
+        "{type: LoadBalancer, ports: [{port: 80}]}",
     ] {
         let contents = read(&service(spec));
         assert_eq!(keys(&contents), ["Service default/web"]);
@@ -46,8 +47,23 @@ fn what_only_an_api_server_completes_is_noted() {
         "{clusterIP: None}",
         "{clusterIPs: [10.0.0.1]}",
         "{type: ExternalName}",
+        "{type: NodePort, clusterIP: 10.0.0.1, ports: [{port: 80, nodePort: 30080}]}",
+        "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80}]}",
     ] {
         assert_eq!(read(&service(spec)).notes, [""; 0], "{spec}");
+    }
+    for port in [
+        "port: 80",
+        "port: 80, nodePort: 0",
+        "port: 80, nodePort: null",
+    ] {
+        let spec = format!("{{type: NodePort, clusterIP: 10.0.0.1, ports: [{{{port}}}]}}");
+        let notes = read(&service(&spec)).notes;
+        assert_eq!(notes.len(), 1, "{spec}");
+        assert!(
+            notes[0].contains("Service default/web is of type NodePort"),
+            "{notes:?}"
+        );
     }
     let foreign = service("{}").replace(
         "web}",
@@ -70,6 +86,110 @@ fn endpoints_of_the_old_kind_are_noted_once_however_they_come() {
             contents.notes
         );
         assert!(contents.problems.is_empty() && contents.objects.is_empty());
+    }
+}
+
+#[test]
+fn policies_that_nothing_enforces_are_noted_once_however_they_come() {
+    let kinds = [
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "BaselineAdminNetworkPolicy",
+        ),
+        ("extensions/v1beta1", "NetworkPolicy"),
+        ("cilium.io/v2", "CiliumNetworkPolicy"),
+        ("crd.projectcalico.org/v1", "GlobalNetworkPolicyList"),
+    ];
+    let documents = kinds.map(|(version, kind)| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n")
+    });
+    let contents = read(&documents.join("---\n"));
+    assert_eq!(contents.notes.len(), 1, "{:?}", contents.notes);
+    assert!(
+        contents.notes[0].contains("not read (5)"),
+        "{:?}",
+        contents.notes
+    );
+    assert!(contents.problems.is_empty() && contents.objects.is_empty());
+    // Who switched policies off knows that nothing enforces them.
+    let text = documents.join("---\n");
+    let names = &mut Names::default();
+    let contents = decode(text.as_bytes(), Scope::WithoutPolicies, names).unwrap();
+    assert_eq!(contents.notes, [""; 0]);
+}
+
+#[test]
+fn a_slice_without_its_service_and_a_port_without_number_are_named() {
+    let slice = |label: &str, port: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: web-1, labels: {{{label}}}}}\naddressType: IPv4\n\
+             endpoints: [{{addresses: [10.0.0.1]}}]\nports: [{{name: \"\"{port}}}]\n"
+        )
+    };
+    let label = "kubernetes.io/service-name: web";
+    assert_eq!(read(&slice(label, ", port: 80")).notes, [""; 0]);
+    let notes = read(&slice("app: web", ", port: 80")).notes;
+    assert_eq!(notes.len(), 1);
+    assert!(
+        notes[0].starts_with("EndpointSlice default/web-1 belongs to no Service"),
+        "{notes:?}"
+    );
+    for port in ["", ", port: 0", ", port: null", ", targetPort: 80"] {
+        let contents = read(&slice(label, port));
+        let Object::EndpointSlice(slice) = &contents.objects[0] else {
+            panic!("{contents:?}");
+        };
+        let warnings = format!("{:?}", slice.invalid);
+        assert!(
+            warnings.contains("is no port that endpoints can have"),
+            "{warnings}"
+        );
+    }
+}
+
+#[test]
+fn a_policy_whose_labels_have_no_shape_closes_all_the_same() {
+    for metadata in [
+        "labels: []",
+        "annotations: of mine",
+        "creationTimestamp: [1]",
+    ] {
+        for (head, spec) in [
+            (
+                "networking.k8s.io/v1\nkind: NetworkPolicy",
+                "podSelector: {}",
+            ),
+            (
+                "policy.networking.k8s.io/v1beta1\nkind: ClusterNetworkPolicy",
+                "tier: Admin",
+            ),
+        ] {
+            let text = format!(
+                "apiVersion: {head}\nmetadata: {{name: p, {metadata}}}\nspec: {{{spec}}}\n"
+            );
+            let contents = read(&text);
+            assert_eq!(
+                (contents.objects.len(), contents.spoilt.len()),
+                (1, 0),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn null_is_an_empty_list_of_any_kind() {
+    for text in [
+        r#"{"apiVersion": "v1", "kind": "ServiceList", "items": null}"#,
+        "apiVersion: v1\nkind: ServiceList\nitems: null\n",
+        "apiVersion: v1\nkind: List\nitems:\n",
+        r#"{"apiVersion": "v1", "kind": "List"}"#,
+    ] {
+        let contents = read(text);
+        assert_eq!(contents.problems, [""; 0], "{text}");
+        assert!(!contents.unreadable && contents.documents == 1, "{text}");
     }
 }
 

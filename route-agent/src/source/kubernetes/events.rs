@@ -21,6 +21,7 @@ use crate::backoff::random_fraction;
 use crate::clock::rfc3339;
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::wire::start_of;
+use crate::source::objects::nullable;
 use crate::text;
 use crate::warnings::Notice;
 
@@ -177,6 +178,7 @@ async fn create(
 async fn uid(server: &ApiServer, subject: &Subject<'_>) -> Result<Option<String>, String> {
     #[derive(Deserialize)]
     struct List {
+        #[serde(default, deserialize_with = "nullable")]
         items: Vec<Item>,
     }
     #[derive(Deserialize)]

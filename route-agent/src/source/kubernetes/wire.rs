@@ -11,11 +11,13 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::source::objects::nullable;
+
 /// One page of a list.
 #[derive(Deserialize)]
 pub struct Page<'a> {
     /// Where the list stands.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub metadata: ListMeta,
     /// The objects; `null` for an empty list.
     #[serde(borrow, default)]
@@ -67,9 +69,10 @@ impl<'de> Visitor<'de> for ItemsVisitor {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMeta {
     /// The version of the whole list: a watch may start here.
+    #[serde(deserialize_with = "nullable")]
     pub resource_version: String,
     /// The token of the next page; empty on the last one.
-    #[serde(rename = "continue")]
+    #[serde(rename = "continue", deserialize_with = "nullable")]
     pub next: String,
 }
 
@@ -107,12 +110,15 @@ pub fn names_of(object: &RawValue) -> Option<(String, String)> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Named {
+        #[serde(deserialize_with = "nullable")]
         metadata: Name,
     }
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Name {
+        #[serde(deserialize_with = "nullable")]
         namespace: String,
+        #[serde(deserialize_with = "nullable")]
         name: String,
     }
     let Named { metadata } = serde_json::from_str(object.get()).unwrap_or_default();
@@ -147,8 +153,10 @@ pub async fn start_of(mut body: Body, most: usize) -> Vec<u8> {
 #[serde(default)]
 pub struct Status {
     /// The HTTP status code.
+    #[serde(deserialize_with = "nullable")]
     pub code: u16,
     /// Why, for people.
+    #[serde(deserialize_with = "nullable")]
     pub message: String,
 }
 
@@ -235,6 +243,30 @@ mod tests {
             serde_json::from_str(r#"{"metadata":{"resourceVersion":"1"},"items":null}"#).unwrap();
         assert!(page.items.0.is_empty());
         assert_eq!(page.metadata.next, "");
+    }
+
+    #[test]
+    fn null_is_absent_wherever_the_server_may_write_it() {
+        for metadata in ["null", r#"{"resourceVersion":null,"continue":null}"#] {
+            let page = format!(r#"{{"metadata":{metadata},"items":[]}}"#);
+            let page: Page = serde_json::from_str(&page).unwrap();
+            assert_eq!(
+                (&*page.metadata.resource_version, &*page.metadata.next),
+                ("", "")
+            );
+        }
+        let names = |text: &str| names_of(serde_json::from_str(text).unwrap());
+        let of_cluster = Some((String::new(), "a".to_owned()));
+        assert_eq!(
+            names(r#"{"metadata":{"namespace":null,"name":"a"}}"#),
+            of_cluster
+        );
+        assert_eq!(names(r#"{"metadata":{"namespace":"b","name":null}}"#), None);
+        assert_eq!(names(r#"{"metadata":null}"#), None);
+        let gone: Status = serde_json::from_str(r#"{"code":410,"message":null}"#).unwrap();
+        assert_eq!((gone.code, &*gone.message), (410, ""));
+        let status: Status = serde_json::from_str(r#"{"code":null,"message":"m"}"#).unwrap();
+        assert_eq!((status.code, &*status.message), (0, "m"));
     }
 
     #[test]

@@ -211,13 +211,11 @@ impl Manifests<'_> {
     fn read(&mut self, path: &Path) -> Result<BTreeSet<Arc<Path>>, Closed> {
         let before = stamp(path);
         match load(path, self.scope, &mut self.names) {
-            // `> file` and then a second write: the moment between them must not remove anything.
-            Ok(_) if before.is_some_and(|(_, length, _)| length == 0) => {
-                if !self.catalogue.has_objects(path) {
-                    return Ok(BTreeSet::new());
-                }
-                let problem = "is empty; remove the file to remove its objects".to_owned();
-                self.catalogue.fail(path, problem);
+            // `> file` and then a second write: the moment between them must not remove anything, nor that
+            // in which there is only a comment at the top.
+            Ok(contents) if contents.documents == 0 && self.catalogue.has_objects(path) => {
+                let problem = "holds no object any longer; remove the file to remove its objects";
+                self.catalogue.fail(path, problem.to_owned());
                 self.stamps.remove(path);
                 Ok(BTreeSet::new())
             }

@@ -196,13 +196,33 @@ fn a_half_written_file_is_not_seen_until_its_writer_closes_it() {
 #[test]
 fn a_broken_and_an_emptied_file_are_named_and_their_last_good_state_is_kept() {
     let mut watched = Watched::start(&[("a.yaml", &node("a", "10.0.0.1"))]);
-    for text in ["kind: [", "", "\u{0}\u{1}", "hello"] {
+    for text in [
+        "kind: [",
+        "",
+        "\u{0}\u{1}",
+        "hello",
+        "\n",
+        "# generated\n",
+        "---\n# to come\n...\n",
+    ] {
         watched.write("a.yaml", text);
         watched.until("the warning", |now| now.warnings.len() == 1);
         assert!(watched.warnings[0].object.ends_with("a.yaml"));
         assert_eq!(watched.nodes(), ["a=[10.0.0.1]"]);
         watched.write("a.yaml", &node("a", "10.0.0.1"));
         watched.until("the mending", |now| now.warnings.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_never_held_anything_and_is_emptied_is_no_trouble_any_longer() {
+    let mut watched = Watched::start(&[("a.yaml", "kind: ["), ("b.yaml", &node("b", "10.0.0.2"))]);
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    for text in ["", "# nothing yet\n"] {
+        watched.write("a.yaml", text);
+        watched.until("the end of it", |now| now.warnings.is_empty());
+        watched.write("a.yaml", "kind: [");
+        watched.until("the warning", |now| now.warnings.len() == 1);
     }
 }
 

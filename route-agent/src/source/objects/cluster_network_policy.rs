@@ -21,6 +21,7 @@ use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_
 #[serde(default)]
 pub struct ClusterNetworkPolicy {
     /// Its name.
+    #[serde(deserialize_with = "Metadata::of_name")]
     pub metadata: Metadata,
     /// Whom it selects and what it does.
     pub spec: Value,
@@ -95,6 +96,7 @@ impl Reader<'_> {
         let mut policy = snapshot::ClusterNetworkPolicy {
             name,
             tier: Tier::Admin,
+            in_doubt: true,
             priority: 0,
             subject: PodSet::default(),
             ingress: [denies_everything()].into(),
@@ -118,7 +120,8 @@ impl Reader<'_> {
         }
         policy.ingress = self.rules(fields, Direction::Ingress);
         policy.egress = self.rules(fields, Direction::Egress);
-        if self.only_takes_away {
+        policy.in_doubt = self.only_takes_away;
+        if policy.in_doubt {
             (policy.tier, policy.priority) = (Tier::Admin, 0);
         }
         policy

@@ -76,6 +76,23 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// The metadata of an object of which nothing but its name matters, whatever else is in there: a policy
+    /// that is left out for a label of no shape would open what it closes.
+    fn of_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Name {
+            name: Text,
+            namespace: Text,
+        }
+        let Name { name, namespace } = nullable(deserializer)?;
+        Ok(Self {
+            name,
+            namespace,
+            ..Self::default()
+        })
+    }
+
     /// True if the labels say that another proxy, or none, is to serve the object.
     pub fn is_foreign(&self) -> bool {
         FOREIGN_LABELS
@@ -91,7 +108,7 @@ impl Metadata {
             .map(|milliseconds| milliseconds / 1000)
     }
 
-    fn object_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
+    pub(super) fn object_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
         let namespace = self.namespace.get().unwrap_or("default");
         Ok(ObjectName {
             namespace: names.get(possible(namespace)?),
@@ -339,7 +356,8 @@ impl Checker {
 }
 
 /// Reads `null` as the default value, as the API does.
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// The default where the value is null, as Go writes what is empty.
+pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,

@@ -18,6 +18,7 @@ use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_
 #[serde(default)]
 pub struct NetworkPolicy {
     /// Its name.
+    #[serde(deserialize_with = "Metadata::of_name")]
     pub metadata: Metadata,
     /// Whom it selects and what it allows.
     pub spec: Value,

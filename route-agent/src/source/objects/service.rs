@@ -131,6 +131,12 @@ impl Service {
             && spec.kind.get() != Some("ExternalName")
     }
 
+    /// True if one of its ports waits for a node port from the API server. A load balancer may do without.
+    pub fn waits_for_node_port(&self) -> bool {
+        let has_none = |port: &Port| matches!(port.node_port, Number::Absent | Number::Of(0));
+        self.spec.kind.get() == Some("NodePort") && self.spec.ports.iter().any(has_none)
+    }
+
     /// The snapshot's value of this Service.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
         let name = self.metadata.object_name(names)?;

@@ -89,6 +89,11 @@ pub struct Port {
 }
 
 impl EndpointSlice {
+    /// The Service that it belongs to.
+    pub fn service(&self) -> Option<&str> {
+        self.metadata.labels.get(SERVICE_LABEL).and_then(Text::get)
+    }
+
     /// The snapshot's value of this slice; `None` for a slice of host names, or one that belongs
     /// to no Service.
     pub fn into_snapshot(
@@ -97,7 +102,7 @@ impl EndpointSlice {
     ) -> Result<Option<snapshot::EndpointSlice>, Unnamed> {
         let name = self.metadata.object_name(names)?;
         let mut checker = Checker::default();
-        let Some(service) = self.metadata.labels.get(SERVICE_LABEL).and_then(Text::get) else {
+        let Some(service) = self.service() else {
             return Ok(None);
         };
         let is_v4 = match self.address_type.get() {
@@ -213,6 +218,13 @@ fn ports(given: &[Port], names: &mut Names, checker: &mut Checker) -> Vec<Endpoi
             );
             continue;
         };
+        if let Number::Absent | Number::Of(0) = port.port {
+            let shown = port
+                .port
+                .get()
+                .map_or("null".to_owned(), |zero| zero.to_string());
+            checker.bad("ports[].port", shown, "is no port that endpoints can have");
+        }
         let Some(number) = checker.port("ports[].port", &port.port) else {
             continue;
         };

@@ -386,6 +386,8 @@ fn bad_fields_of_a_slice_are_left_out_and_named() {
             "endpoints[].conditions.ready",
             "ports[].name",
             "ports[].port",
+            "ports[].port",
+            "ports[].port",
             "ports[].protocol",
         ]
     );

@@ -55,14 +55,15 @@ struct Used {
 }
 
 impl Classes {
-    /// One more member; `hash` is that of the key's questions.
-    pub fn acquire(&mut self, key: ClassKey, hash: u64) -> Class {
+    /// One more member; `hash` is that of the key's questions, of which there may be thousands.
+    pub fn acquire(&mut self, key: ClassKey, hash: impl FnOnce(&IdSet) -> u64) -> Class {
         if let Some(class) = self.numbers.get(&key) {
             if let Some(used) = self.used.get_mut(class) {
                 used.members += 1;
             }
             return *class;
         }
+        let hash = hash(&key.atoms);
         let class = self.free_number(&key, hash);
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(class);
@@ -188,7 +189,8 @@ impl Classes {
             if !self.used.contains_key(&class) {
                 return class;
             }
-            hash = hash.wrapping_add(1);
+            // Not the next one: who chooses what is asked could have thousands beside each other taken.
+            hash = fnv1a(hash.to_be_bytes());
         }
     }
 }
@@ -213,10 +215,10 @@ mod tests {
     #[test]
     fn a_class_lasts_as_long_as_its_members_and_two_never_share_a_number() {
         let mut classes = Classes::default();
-        let one = classes.acquire(key(&[1]), 7);
-        let two = classes.acquire(key(&[1, 2]), 7);
+        let one = classes.acquire(key(&[1]), |_| 7);
+        let two = classes.acquire(key(&[1, 2]), |_| 7);
         assert_ne!(one, two);
-        assert_eq!(classes.acquire(key(&[1]), 7), one);
+        assert_eq!(classes.acquire(key(&[1]), |_| 7), one);
         assert_eq!(classes.settle(), ([one, two].into(), [].into()));
         assert_eq!(
             classes.with(1, None).collect::<BTreeSet<_>>(),
@@ -227,7 +229,7 @@ mod tests {
         classes.release(one);
         // The last member went and another came: it never went.
         classes.release(two);
-        assert_eq!(classes.acquire(key(&[1, 2]), 7), two);
+        assert_eq!(classes.acquire(key(&[1, 2]), |_| 7), two);
         assert_eq!(classes.settle(), ([].into(), [one].into()));
         assert_eq!(classes.with(1, None).collect::<Vec<_>>(), [two]);
         let among = |only: Option<&BTreeSet<Class>>| classes.with(1, only).collect::<Vec<_>>();
@@ -235,6 +237,16 @@ mod tests {
         assert_eq!(among(Some(&[one].into())), [0; 0]);
         assert_eq!(among(Some(&[one, two].into())), [two]);
         assert!(!classes.is_used(one) && classes.is_used(two) && classes.len() == 1);
+    }
+
+    #[test]
+    fn more_classes_than_have_room_beside_each_other_are_numbered_as_fast_as_others() {
+        let mut classes = Classes::default();
+        // Whoever writes policies can choose what the numbers begin with. All that begin so are 65,534.
+        for atom in 0..66_000 {
+            classes.acquire(key(&[atom]), |_| 7 << 32 | u64::from(atom));
+        }
+        assert_eq!(classes.settle().0.len(), 66_000);
     }
 
     #[test]

@@ -27,6 +27,16 @@ impl IdSet {
         }
     }
 
+    /// Adds all numbers of another set.
+    pub fn unite(&mut self, other: &Self) {
+        for (word, bits) in &other.0 {
+            match self.0.binary_search_by_key(word, |(word, _)| *word) {
+                Ok(at) => self.0[at].1 |= bits,
+                Err(at) => self.0.insert(at, (*word, *bits)),
+            }
+        }
+    }
+
     /// Takes a number away.
     pub fn remove(&mut self, id: u32) {
         if let Ok(at) = self.place(id) {
@@ -111,6 +121,10 @@ mod tests {
                 prop_assert_eq!(set.contains(id), comes);
             }
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), plain.iter().copied().collect::<Vec<_>>());
+            let other: IdSet = (0..300).step_by(7).collect();
+            let mut both = set.clone();
+            both.unite(&other);
+            prop_assert_eq!(both, plain.iter().copied().chain(other.iter()).collect());
             prop_assert_eq!((set.len(), set.is_empty()), (plain.len(), plain.is_empty()));
             prop_assert_eq!(plain.into_iter().collect::<IdSet>(), set);
         }

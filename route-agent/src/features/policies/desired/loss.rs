@@ -4,7 +4,7 @@
 //! was not needed costs a little time and cuts nothing.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::cidr::next;
@@ -128,8 +128,10 @@ impl Change<'_> {
         let went = self.delta.cells(from);
         let went = went.filter_map(|(cell, before)| before.map(|_| cell));
         let allowed = stayed.chain(went);
-        let mut allowed = allowed.filter(|cell| cell.verdict == Verdict::Allow);
-        allowed.all(|cell| {
+        let allowed = allowed.filter(|cell| cell.verdict == Verdict::Allow);
+        let allowed: Vec<Cell> = allowed.collect();
+        let stays = allowed.iter().all(|cell| {
+            let cell = *cell;
             let same = Place::Cell(Cell { class: to, ..cell });
             // What is said of all is asked behind what is said of a class.
             let of_all =
@@ -138,18 +140,27 @@ impl Change<'_> {
                 || of_all
                 || self.is_in(to, cell)
                 || self.is_open(cell.direction, cell.local)
-        }) && self.denies_no_more(from, to)
+        });
+        stays && self.denies_no_more(from, to, &allowed)
     }
 
-    /// True if nothing is denied of class `to` that was not of class `from`, in the same words.
-    fn denies_no_more(&self, from: Class, to: Class) -> bool {
-        let denied = self.now.cells(to).filter(|_| to != NO_CLASS && from != to);
+    /// True if nothing is denied of class `to` that was not of class `from`, in the same words. What is said
+    /// of all held for `from` as well where nothing was `allowed` of it: that is asked before.
+    fn denies_no_more(&self, from: Class, to: Class, allowed: &[Cell]) -> bool {
+        let denied = self.now.cells(to).filter(|_| from != to);
         let mut denied = denied.filter(|cell| cell.verdict == Verdict::Deny);
+        let allowed = allowed.iter().map(|cell| (cell.direction, cell.local));
+        let allowed: HashSet<_> = allowed.collect();
         denied.all(|cell| {
+            let Cell {
+                direction, local, ..
+            } = cell;
+            let was_for_all = to == NO_CLASS && !allowed.contains(&(direction, local));
             self.was_there(&Cell {
                 class: from,
                 ..cell
-            }) || self.is_open(cell.direction, cell.local)
+            }) || was_for_all && self.was_there(&cell)
+                || self.is_open(direction, local)
         })
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::features::policies::desired::looks::look;
 use crate::snapshot::{Block, Peer, Pod, PodSet, Selector, Snapshot};
 
 /// A question.
@@ -128,6 +129,7 @@ impl Atom {
 
     /// Whether a pod's answer is yes, for questions about pods.
     pub fn selects(&self, pod: &Pod, snapshot: &Snapshot) -> bool {
+        look();
         match self {
             Atom::Pod => true,
             Atom::Here { namespace, pods } => {

@@ -17,6 +17,7 @@ use podwire::hash::fnv1a;
 
 pub use atom::{Atom, Kind, questions};
 use index::PodIndex;
+pub use scope::scope_of;
 
 use crate::features::policies::desired::id_set::IdSet;
 use crate::snapshot::{Block, Node, Pod, Protocol, Snapshot};

@@ -1,60 +1,72 @@
-//! The pods that answer a question with yes.
+//! The pods that answer questions with yes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::atom::Atom;
 use super::index::PodIndex;
 use crate::snapshot::{Pod, Snapshot};
 
-impl Atom {
-    /// The pods whose answer is yes.
-    pub fn scope<'a>(&self, snapshot: &'a Snapshot) -> Vec<&'a Pod> {
-        match self {
-            Atom::Pod => snapshot.pods.values().collect(),
-            Atom::Here { namespace, .. } => {
-                let pods_there = snapshot.pods_in(namespace);
-                pods_there
-                    .filter(|pod| self.selects(pod, snapshot))
-                    .collect()
-            }
-            Atom::Elsewhere { namespaces, .. } => {
-                let all = snapshot.namespaces.values();
-                all.filter(|one| namespaces.selects(&one.labels))
-                    .flat_map(|one| snapshot.pods_in(&one.name))
-                    .filter(|pod| self.selects(pod, snapshot))
-                    .collect()
-            }
-            Atom::Anywhere(pods) => {
-                let all = snapshot.pods.values();
-                all.filter(|pod| pods.has_peer(pod, snapshot)).collect()
-            }
-            Atom::Nodes(_) | Atom::Block(_) => Vec::new(),
-            Atom::Any(items) => scope_of(items, snapshot),
+/// The pods that answer one of these questions with yes. However many there are, the pods are gone through
+/// once: thousands may come with one policy.
+pub fn scope_of<'a, 'q>(
+    atoms: impl IntoIterator<Item = &'q Atom>,
+    snapshot: &'a Snapshot,
+) -> Vec<&'a Pod> {
+    let atoms = atoms.into_iter().flat_map(|atom| match atom {
+        Atom::Any(items) => items,
+        single => std::slice::from_ref(single),
+    });
+    let (mut here, mut everywhere) = (Vec::new(), Vec::new());
+    for atom in atoms {
+        match atom {
+            Atom::Here { .. } => here.push(atom),
+            Atom::Nodes(_) | Atom::Block(_) | Atom::Any(_) => {}
+            Atom::Pod | Atom::Elsewhere { .. } | Atom::Anywhere(_) => everywhere.push(atom),
         }
     }
-}
-
-/// The pods that answer one of these questions with yes.
-fn scope_of<'a>(items: &[Atom], snapshot: &'a Snapshot) -> Vec<&'a Pod> {
-    let mut index = PodIndex::default();
-    for (id, item) in (0..).zip(items) {
-        index.insert(item, id);
-    }
-    let is_one = |pod: &&Pod| {
-        let mut candidates = index.candidates(pod, snapshot);
-        candidates.any(|id| items[id as usize].selects(pod, snapshot))
-    };
-    let namespaces = items.iter().map(|item| match item {
-        Atom::Here { namespace, .. } => Some(namespace),
-        _ => None,
+    let mut pods = among(&here, snapshot, |is_one| {
+        let namespaces = here.iter().filter_map(|atom| match atom {
+            Atom::Here { namespace, .. } => Some(namespace),
+            _ => None,
+        });
+        let namespaces: BTreeSet<&Arc<str>> = namespaces.collect();
+        let pods = namespaces.into_iter();
+        let pods = pods.flat_map(|one| snapshot.pods_in(one));
+        pods.filter(|pod| is_one(pod)).collect()
     });
-    match namespaces.collect::<Option<BTreeSet<_>>>() {
-        Some(namespaces) => {
-            let pods = namespaces.into_iter();
-            pods.flat_map(|one| snapshot.pods_in(one))
-                .filter(is_one)
+    pods.extend(match *everywhere {
+        // Its Namespaces are found by their labels alone.
+        [one @ Atom::Elsewhere { namespaces, .. }] => {
+            let all = snapshot.namespaces.values();
+            all.filter(|one| namespaces.selects(&one.labels))
+                .flat_map(|one| snapshot.pods_in(&one.name))
+                .filter(|pod| one.selects(pod, snapshot))
                 .collect()
         }
-        None => snapshot.pods.values().filter(is_one).collect(),
+        _ => among(&everywhere, snapshot, |is_one| {
+            let pods = snapshot.pods.values();
+            pods.filter(|pod| is_one(pod)).collect()
+        }),
+    });
+    pods
+}
+
+/// What `of` finds of those who answer one of these questions with yes.
+fn among<'a>(
+    atoms: &[&Atom],
+    snapshot: &'a Snapshot,
+    of: impl FnOnce(&dyn Fn(&'a Pod) -> bool) -> Vec<&'a Pod>,
+) -> Vec<&'a Pod> {
+    if atoms.is_empty() {
+        return Vec::new();
     }
+    let mut index = PodIndex::default();
+    for (id, atom) in (0..).zip(atoms) {
+        index.insert(atom, id);
+    }
+    of(&|pod| {
+        let mut candidates = index.candidates(pod, snapshot);
+        candidates.any(|id| atoms[id as usize].selects(pod, snapshot))
+    })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Model, Work};
-use crate::features::policies::desired::atoms::{Atom, Kind};
+use crate::features::policies::desired::atoms::{Atom, Kind, scope_of};
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::{self, Range, Ranges};
 use crate::features::policies::desired::classes::ClassKey;
@@ -21,10 +21,11 @@ impl Model {
     /// Whom do questions concern that came or went?
     pub(super) fn look_at_changed_atoms(&mut self, snapshot: &Snapshot, work: &mut Work) {
         let (mut cut, mut nodes) = (false, false);
-        for atom in self.atoms.take_changed() {
-            let pods = atom.scope(snapshot).into_iter();
-            work.addresses
-                .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
+        let changed = self.atoms.take_changed();
+        let pods = scope_of(&changed, snapshot).into_iter();
+        work.addresses
+            .extend(pods.filter_map(|pod| self.claimed.get(&pod.name)));
+        for atom in changed {
             work.addresses.extend(atom.exact_ones());
             nodes |= atom.kind() == Kind::Nodes;
             cut |= atom.has_networks();
@@ -109,8 +110,12 @@ impl Model {
         }
         let range = blocks::find(&self.ranges, address);
         let mut atoms = of_pod.clone();
-        atoms.extend(exact.iter().chain(of_node.iter()));
-        atoms.extend(range.into_iter().flat_map(|(_, range)| range.atoms.iter()));
+        for more in [&exact, &of_node] {
+            atoms.unite(more);
+        }
+        if let Some((_, range)) = range {
+            atoms.unite(&range.atoms);
+        }
         let note = match (owner, node) {
             (Some(pod), _) => Note::Pod(pod.name.clone()),
             (None, Some(node)) => Note::Text(format!("Node {node}").into()),
@@ -130,12 +135,11 @@ impl Model {
     /// pod.
     fn acquire(&mut self, atoms: Arc<IdSet>, of_pod: &IdSet, pod: Option<&Pod>) -> Class {
         let ports = pod.map(|pod| self.atoms.ports(of_pod, pod));
-        let hash = self.atoms.hash(&atoms);
         let key = ClassKey {
             ports: ports.unwrap_or_default(),
             atoms,
         };
-        self.classes.acquire(key, hash)
+        self.classes.acquire(key, |atoms| self.atoms.hash(atoms))
     }
 
     /// What was at a place is a member no longer.

@@ -176,6 +176,32 @@ fn of_ports_that_are_in_others_now_each_is_looked_at_once() {
     assert!(few > 0 && many <= 4 * few, "{few} {many}");
 }
 
+/// A policy with so many rules of a few peers each comes: how often pods are asked something.
+fn looks_for_rules(number: u32, with: impl Fn(&str) -> Value) -> usize {
+    let rules = (0..number).map(|rule| {
+        let peers = (0..FEW_PEERS as u32).map(|peer| with(&format!("i{}", 16 * rule + peer)));
+        json!({"from": peers.collect::<Vec<_>>()})
+    });
+    let spec = json!({"podSelector": {"matchLabels": {"role": "db"}},
+        "ingress": rules.collect::<Vec<_>>()});
+    let mut snapshot = snapshot(&pods(100));
+    let mut model = model(FEW_PEERS, &snapshot);
+    let changed = set(&mut snapshot, &[policy("shop/p", &spec)]);
+    let none = Attachments::default();
+    looks_of(|| assert!(!model.update(&snapshot, &none, &changed).is_empty()))
+}
+
+#[test]
+fn questions_that_come_together_are_put_to_the_pods_together() {
+    let labels = |id: &str| json!({"matchLabels": {"id": id}});
+    let everywhere = |id: &str| json!({"namespaceSelector": {}, "podSelector": labels(id)});
+    let here = |id: &str| json!({"podSelector": labels(id)});
+    for looks in [looks_for_rules(100, everywhere), looks_for_rules(100, here)] {
+        // 1,600 questions and 101 pods, which have one label each.
+        assert!(looks < 1_000, "{looks}");
+    }
+}
+
 #[test]
 fn what_is_said_of_the_ranges_of_a_network_with_many_holes_is_kept_once() {
     let sizes = holes_in_one_network(5000);

@@ -104,7 +104,10 @@ fn rule(peers: &'static str) -> impl Strategy<Value = Value> {
         3 => prop::collection::vec(peer(), 0..3),
         1 => prop::collection::vec(peer(), 3..8),
     ];
-    let ports = prop::collection::vec(port(), 0..3);
+    let ports = prop_oneof![
+        4 => prop::collection::vec(port(), 0..3),
+        1 => Just(vec![json!({"port": 1, "endPort": 79}), json!({"port": 81, "endPort": 65535})]),
+    ];
     (peers_of, ports).prop_map(move |(some, ports)| json!({peers: some, "ports": ports}))
 }
 

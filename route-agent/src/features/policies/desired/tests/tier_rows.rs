@@ -397,6 +397,39 @@ fn a_pod_that_comes_where_a_network_is_allowed_and_is_denied_loses_that() {
 }
 
 #[test]
+fn a_peer_that_loses_the_word_that_came_before_a_denial_for_all_loses_that() {
+    let holes = json!([{"port": 1, "endPort": 24}, {"port": 26, "endPort": 65535}]);
+    let but_mail = json!({"ports": holes});
+    let relay = json!({"to": [{"ipBlock": {"cidr": "198.51.100.7/32"}}, {"ipBlock": {"cidr": "2001:db8::7/128"}}], "ports": [{"protocol": "TCP"}]});
+    // It makes the pods' cells say what is denied, too; it is about others.
+    let accept = egress(
+        "Accept",
+        json!([{"namespaces": {"matchLabels": {"team": "none"}}}]),
+    );
+    let shop = |rules: Value| shop(&[from_db(rules)], from_ref(&accept));
+    let (family, none) = (IpFamily::V4, Attachments::default());
+    let with_relay = shop(json!([but_mail, relay]));
+    with_relay.allows(DB, OUTSIDE, tcp(25));
+    let without = shop(json!([but_mail]));
+    without.denies(DB, OUTSIDE, tcp(25));
+    let snapshot = &with_relay.cluster.snapshot;
+    let mut model = Model::of(snapshot, &none, family, here("worker", family));
+    let snapshot = &without.cluster.snapshot;
+    let changed = Changed::everything(snapshot);
+    let delta = model.update(snapshot, &none, &changed);
+    assert!(!delta.is_empty() && takes_away(&delta, &model), "{delta:?}");
+}
+
+#[test]
+fn a_policy_whose_place_is_not_known_comes_before_all_others_of_the_tier() {
+    let accept = at(0, ingress("Accept"));
+    let unknown = with(ingress("Deny"), &json!({"tier": "Developer"}));
+    for cluster in [[accept.clone(), unknown.clone()], [unknown, accept]] {
+        shop(&[], &cluster).denies(WEB, DB, tcp(80));
+    }
+}
+
+#[test]
 fn what_cannot_be_read_closes() {
     let mut shop = Shop::with(&[]);
     let mut read = |spec: Value| {
