@@ -30,6 +30,7 @@ pub mod samples;
 mod start;
 #[cfg(test)]
 pub(super) mod tests;
+mod tier_index;
 mod tiers;
 pub mod truth;
 pub mod wanted;

@@ -14,6 +14,7 @@ use crate::features::policies::desired::cells::{
 };
 use crate::features::policies::desired::classes::{ClassKey, Classes};
 use crate::features::policies::desired::compile::{Compiled, CompiledRule};
+use crate::features::policies::desired::tier_index::TierIndex;
 use crate::features::policies::desired::wanted::{
     Cell, Class, NO_CLASS, PortRange, Ports, Verdict,
 };
@@ -78,6 +79,9 @@ impl<'a> Selecting<'a> {
             pod,
             direction,
             classes,
+            admin: TierIndex::of(&self.admin, direction),
+            network: TierIndex::of(&self.network, direction),
+            baseline: TierIndex::of(&self.baseline, direction),
         };
         let anyone = reading.said_of(NO_CLASS);
         let mut found = BTreeMap::new();
@@ -188,6 +192,9 @@ struct Reading<'a, 'b> {
     pod: &'b Pod,
     direction: Direction,
     classes: &'b Classes,
+    admin: TierIndex<'a>,
+    network: TierIndex<'a>,
+    baseline: TierIndex<'a>,
 }
 
 impl<'a> Reading<'a, '_> {
@@ -207,25 +214,18 @@ impl<'a> Reading<'a, '_> {
 
     fn said_of(&self, class: Class) -> Said<'a> {
         let key = self.classes.key(class);
-        let meet = |tier: &[&'a Compiled]| -> Vec<Met<'a>> {
-            let mut met = Vec::new();
-            for policy in tier.iter().copied() {
-                let rules = policy.rules(self.direction).unwrap_or_default();
-                met.extend(rules.iter().filter_map(|rule| {
-                    let is_met = rule.peers.as_ref().is_none_or(|atoms| is_one(key, atoms));
-                    is_met.then(|| Met {
-                        policy,
-                        action: rule.action,
-                        spans: self.spans(rule, key),
-                    })
-                }));
-            }
-            met
+        let meet = |tier: &TierIndex<'a>| -> Vec<Met<'a>> {
+            let met = tier.met(key).map(|(policy, rule)| Met {
+                policy,
+                action: rule.action,
+                spans: self.spans(rule, key),
+            });
+            met.collect()
         };
         let order = Order {
-            admin: meet(&self.selecting.admin),
-            network: meet(&self.selecting.network),
-            baseline: meet(&self.selecting.baseline),
+            admin: meet(&self.admin),
+            network: meet(&self.network),
+            baseline: meet(&self.baseline),
             isolated: self.selecting.isolates(self.direction),
         };
         Said::of(&order)

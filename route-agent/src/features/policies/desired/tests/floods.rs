@@ -13,7 +13,7 @@ use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::looks::looks_of;
 use crate::features::policies::desired::model::sizes::Sizes;
 use crate::features::policies::desired::model::{Model, takes_away};
-use crate::features::policies::desired::samples::{here, namespace, pod, policy};
+use crate::features::policies::desired::samples::{cluster_policy, here, namespace, pod, policy};
 use crate::snapshot::{Change, Dirty, Snapshot};
 use crate::source::decode::{Scope, decode};
 use crate::source::objects::Names;
@@ -200,6 +200,33 @@ fn questions_that_come_together_are_put_to_the_pods_together() {
         // 1,600 questions and 101 pods, which have one label each.
         assert!(looks < 1_000, "{looks}");
     }
+}
+
+/// So many rules of a few addresses each, beside a ClusterNetworkPolicy: how often it is asked which rules a
+/// class meets.
+fn looks_beside_a_tier(number: u32) -> usize {
+    let rules = (0..number).map(|rule| {
+        let few = (0..FEW_PEERS as u32).map(|one| address(16 * rule + one));
+        let blocks = few.map(|one| json!({"ipBlock": {"cidr": format!("{one}/32")}}));
+        json!({"from": blocks.collect::<Vec<_>>(), "ports": [{"port": 80}]})
+    });
+    let spec = json!({"podSelector": {}, "ingress": rules.collect::<Vec<_>>()});
+    let accept = json!({"ingress": [{"action": "Accept", "from": [{"namespaces": {"matchLabels": {"a": "b"}}}]}]});
+    let mut objects = pods(0);
+    objects.extend([policy("shop/p", &spec), cluster_policy("c", &accept)]);
+    let snapshot = snapshot(&objects);
+    looks_of(|| {
+        assert_eq!(
+            model(FEW_PEERS, &snapshot).classes().len(),
+            16 * number as usize
+        )
+    })
+}
+
+#[test]
+fn beside_a_tier_a_class_is_asked_only_for_the_rules_that_it_meets() {
+    let (few, many) = (looks_beside_a_tier(10), looks_beside_a_tier(40));
+    assert!(few >= 160 && many <= 5 * few, "{few} {many}");
 }
 
 #[test]
