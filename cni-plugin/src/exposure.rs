@@ -58,11 +58,29 @@ pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
     match records.get(&call.container_id, &call.ifname, chained) {
         Some(record) => take_back(&records, &record),
         None => {
-            // There may be half a record all the same.
+            let withdrawn = match records.is_broken(&call.container_id, &call.ifname, chained) {
+                true => take_back_unread(&records, call, chained)?,
+                false => nothing,
+            };
             records.remove(&call.container_id, &call.ifname, chained)?;
-            Ok(nothing)
+            Ok(withdrawn)
         }
     }
+}
+
+/// Takes back what the attachment of `call` has in nftables by what is written there: its record
+/// cannot be read. The kernel may go on remembering UDP connections for a while.
+fn take_back_unread(records: &Records, call: &Call, chained: bool) -> Result<Withdrawn, Error> {
+    let mut socket = open().map_err(failed)?;
+    let owner = attachment::owner(&call.container_id, &call.ifname);
+    let other = records.get(&call.container_id, &call.ifname, !chained);
+    attachment::remove_owned(&mut socket, &owner, other.as_ref()).map_err(failed)?;
+    streams::log(format_args!(
+        "the attachment record of {owner} cannot be read; what nftables name as its own is removed"
+    ));
+    Ok(Withdrawn {
+        _socket: Some(socket),
+    })
 }
 
 /// Takes back what all attachments have that `is_stale` names; goes on after a failure. When no
@@ -72,7 +90,7 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
         return Ok(());
     };
     records.tidy();
-    // What cannot be read is of no known network.
+    // What cannot be read is of no known network. The agent ends it, after its link.
     let (all, _) = records.read_all()?;
     let stale = all.iter().filter(|record| is_stale(record));
     let failed_records = stale.filter_map(|record| take_back(&records, record).err());

@@ -1,15 +1,16 @@
 //! Files and directories where others may write, or could if the umask of the runtime were obeyed.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use nix::libc;
 use nix::unistd::geteuid;
 
 /// How files are opened: a name may be a link to another file of the node, or a pipe that would
 /// wait for its other end.
-pub const CAREFULLY: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+pub const CAREFULLY: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// The right of the group and of all others to write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -30,21 +31,21 @@ pub fn create_own_directory(path: &Path) -> io::Result<()> {
 /// there is one. One that belongs to another user is refused, for he could take it back.
 pub fn tighten(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let options = options.read(true).custom_flags(nix::libc::O_DIRECTORY);
+    let options = options.read(true).custom_flags(libc::O_DIRECTORY);
     let directory = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         directory => directory?,
     };
     let found = directory.metadata()?;
     let (owner, mode) = (found.uid(), found.mode());
-    if owner != 0 && owner != geteuid().as_raw() {
+    if !is_trusted(owner) {
         let text = format!("it belongs to user {owner}; give it to root, or remove it");
         return Err(io::Error::other(text));
     }
     if mode & OTHERS_WRITE == 0 {
         return Ok(());
     }
-    if mode & nix::libc::S_ISVTX != 0 {
+    if mode & libc::S_ISVTX != 0 {
         return Err(io::Error::other(
             "everyone may make files in it, as in /tmp; chmod 0755 it if it is Podwire's alone, or \
              name another one",
@@ -56,11 +57,50 @@ pub fn tighten(path: &Path) -> io::Result<()> {
 /// What the file at `path` holds, but not more than `limit` bytes. What is no file is refused: of a
 /// pipe without a writer it would be nothing.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(CAREFULLY).open(path)?;
+    let file = open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
+    content(file, limit)
+}
+
+/// As [`read`], of a file that no one but root and us can have written. `None` where something else
+/// has its name, that may be from a time when others could write to the directory: a link, a pipe, a
+/// file of another user, or one that others may write.
+pub fn read_own(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match open(path) {
+        // A link, and a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Ok(None);
+        }
+        file => file?,
+    };
+    match is_own(&file.metadata()?) {
+        true => content(file, limit).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Whether there is a file that [`read_own`] would read.
+pub fn has_own(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| is_own(&found))
+}
+
+/// Whether what this user made may be believed: it is root, or who we are.
+pub fn is_trusted(user: u32) -> bool {
+    user == 0 || user == geteuid().as_raw()
+}
+
+fn is_own(found: &Metadata) -> bool {
+    found.is_file() && is_trusted(found.uid()) && found.mode() & OTHERS_WRITE == 0
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(CAREFULLY).open(path)
+}
+
+fn content(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(limit).read_to_end(&mut content)?;
     Ok(content)
@@ -75,8 +115,8 @@ pub fn create(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::chown;
+    use std::os::unix::fs::{chown, symlink};
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -103,5 +143,33 @@ mod tests {
         chown(&path, Some(1000), None).unwrap();
         let error = create_own_directory(&path).unwrap_err().to_string();
         assert!(error.starts_with("it belongs to user 1000"), "{error}");
+    }
+
+    #[test]
+    fn what_others_can_have_written_is_not_taken_for_a_file_of_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let found = || (read_own(&path, 4).unwrap(), has_own(&path));
+        let error = read_own(&path, 4).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        fs::write(&path, "content").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(found(), (Some(b"cont".to_vec()), true));
+        for mode in [0o664, 0o646] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(found(), (None, false), "{mode:o}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        chown(&path, Some(1000), None).unwrap();
+        assert_eq!(found(), (None, false), "of another user");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(found(), (None, false), "a pipe");
+        fs::remove_file(&path).unwrap();
+        symlink("/dev/zero", &path).unwrap();
+        assert_eq!(found(), (None, false), "a link");
+        fs::remove_file(&path).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(found(), (None, false), "a socket");
     }
 }

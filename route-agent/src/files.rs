@@ -116,6 +116,15 @@ pub fn remove_tree(path: &Path) -> Result<bool, FileError> {
     was_there(path, fs::remove_dir_all(path))
 }
 
+/// Removes a directory that has the name of a file of ours, with all that is in it. Others may have
+/// made it while they could, and nothing else makes room for the file.
+pub fn remove_directory(path: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        true => remove_tree(path).map(drop),
+        false => Ok(()),
+    }
+}
+
 fn was_there(path: &Path, removed: io::Result<()>) -> Result<bool, FileError> {
     match removed {
         Ok(()) => Ok(true),

@@ -1,21 +1,63 @@
 //! Kernel settings before ours.
 //!
 //! Every change of a setting goes through here: the value that was found goes into a file in
-//! the run directory first, so that `uninstall` can put it back. The file lives as long as the
-//! settings do: both are gone after a reboot.
+//! the run directory first, and ours with it, so that `uninstall` can put it back where ours is still
+//! in force. The file lives as long as the settings do: both are gone after a reboot.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
-use podwire::files::create_directory;
+use podwire::files::{create_directory, read_own};
 use podwire_kernel::sysctl;
+use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Durability, FileError};
 use crate::ours::Removal;
 
+/// Whether IPv4 packets are forwarded.
+pub const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
+/// Whether IPv6 packets are forwarded.
+pub const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+/// Lets packets to and from 127.0.0.0/8 use other links than `lo`.
+pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+/// How many connections may be tracked.
+pub const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
+/// How long an open TCP connection may be idle.
+pub const TIMEOUT_ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+/// How long one may be half-closed.
+pub const TIMEOUT_CLOSE_WAIT: &str = "net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+/// Whether packets outside of a TCP connection's window belong to it.
+pub const BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// Those and [`accept_ra`] are all that is ever changed, and so all that is put back.
+const KEYS: [&str; 7] = [
+    IPV4_FORWARDING,
+    IPV6_FORWARDING,
+    ROUTE_LOCALNET,
+    CONNTRACK_MAX,
+    TIMEOUT_ESTABLISHED,
+    TIMEOUT_CLOSE_WAIT,
+    BE_LIBERAL,
+];
+
 const FILE: &str = "sysctl.json";
+
+/// More than a record of all settings.
+const LONGEST: u64 = 1 << 20;
+
+/// The record, by keys.
+type Originals = BTreeMap<String, Original>;
+
+/// What is known of a setting that we changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Original {
+    /// The value that was found first, and the one that we set last.
+    Changed([String; 2]),
+    /// The value that was found; earlier versions wrote down no more.
+    Found(String),
+}
 
 /// A setting could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +70,19 @@ pub enum Error {
     Record(#[from] FileError),
 }
 
+/// The setting by which a link hears router advertisements.
+pub fn accept_ra(link: &str) -> String {
+    format!("net/ipv6/conf/{link}/accept_ra")
+}
+
 /// Sets a value unless it is set, and keeps the one before; says whether it had to be changed.
 pub fn ensure(key: &str, value: &str, run_dir: &Path) -> Result<bool, Error> {
+    debug_assert!(is_one_of_ours(key), "{key} would not be put back");
     let before = sysctl::read(key)?;
     if before == value {
         return Ok(false);
     }
-    remember(run_dir, key, &before)?;
+    remember(run_dir, key, &before, value)?;
     sysctl::write(key, value)?;
     tracing::info!(key, value, "kernel setting changed");
     Ok(true)
@@ -42,90 +90,176 @@ pub fn ensure(key: &str, value: &str, run_dir: &Path) -> Result<bool, Error> {
 
 /// The value that a setting had before the first change of ours, or has now if there was none.
 pub fn before_us(key: &str, run_dir: &Path) -> Result<String, Error> {
-    match read(&run_dir.join(FILE))?.remove(key) {
-        Some(before) => Ok(before),
+    match read(&run_dir.join(FILE))?.get(key) {
+        Some(original) => Ok(original.before().to_owned()),
         None => Ok(sysctl::read(key)?),
     }
 }
 
-/// Puts everything back and forgets it; returns what, in a few words each.
+/// Puts everything back that is ours still, and forgets it; returns what, in a few words each. What
+/// cannot be put back stays on record, and does not keep the others from it.
 pub fn restore(run_dir: &Path, how: Removal) -> Result<Vec<String>, Error> {
     let path = run_dir.join(FILE);
     let mut restored = Vec::new();
-    for (key, value) in read(&path)? {
-        let differs = match how {
-            Removal::Act => sysctl::ensure(&key, &value),
-            Removal::Look => sysctl::read(&key).map(|now| now != value),
-        };
-        match differs {
-            // An interface that is gone took its settings with it.
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
+    let mut left = Originals::new();
+    let mut failure = None;
+    for (key, original) in read(&path)? {
+        let value = original.before();
+        match put_back(&key, &original, how) {
             Ok(false) => {}
             Ok(true) => restored.push(match how {
                 Removal::Act => format!("our value of sysctl {key}: it is {value} again"),
                 Removal::Look => format!("our value of sysctl {key}: it was {value} before"),
             }),
+            Err(error) => {
+                tracing::warn!(key, value, %error, "kernel setting not put back");
+                failure.get_or_insert(error);
+                left.insert(key, original);
+            }
         }
+    }
+    if let Some(failure) = failure {
+        if how == Removal::Act {
+            write(run_dir, &left)?;
+        }
+        return Err(failure.into());
     }
     files::uninstall(&path, how)?;
     Ok(restored)
 }
 
-/// Puts one setting back and forgets it; says to what, if that changed it. What we never changed
-/// stays.
+/// Puts one setting back if it is ours still, and forgets it; says to what, if that changed it. What
+/// we never changed stays.
 pub fn restore_one(key: &str, run_dir: &Path) -> Result<Option<String>, Error> {
     let mut originals = read(&run_dir.join(FILE))?;
-    let Some(before) = originals.remove(key) else {
+    let Some(original) = originals.remove(key) else {
         return Ok(None);
     };
-    let changed = sysctl::ensure(key, &before)?;
+    let changed = put_back(key, &original, Removal::Act)?;
     write(run_dir, &originals)?;
-    Ok(changed.then_some(before))
+    Ok(changed.then(|| original.before().to_owned()))
 }
 
-/// The first value found is the one to keep.
-fn remember(run_dir: &Path, key: &str, before: &str) -> Result<(), Error> {
+/// Puts a setting back, or only looks; says whether there is something to put back.
+fn put_back(key: &str, original: &Original, how: Removal) -> podwire_kernel::Result<bool> {
+    let now = match sysctl::read(key) {
+        // An interface that is gone took its settings with it.
+        Err(error) if error.is_not_found() => return Ok(false),
+        now => now?,
+    };
+    if now == original.before() {
+        return Ok(false);
+    }
+    if !original.is_ours(&now) {
+        tracing::info!(key, now, "kernel setting stays: its value is not ours");
+        return Ok(false);
+    }
+    if how == Removal::Act {
+        sysctl::write(key, original.before())?;
+    }
+    Ok(true)
+}
+
+/// Of the values found, the first is the one to keep.
+fn remember(run_dir: &Path, key: &str, before: &str, ours: &str) -> Result<(), Error> {
     let mut originals = read(&run_dir.join(FILE))?;
-    if originals.contains_key(key) {
+    let known = originals.get(key);
+    let first = known.map_or(before, Original::before);
+    let now = Original::Changed([first.to_owned(), ours.to_owned()]);
+    if known == Some(&now) {
         return Ok(());
     }
-    originals.insert(key.to_owned(), before.to_owned());
+    originals.insert(key.to_owned(), now);
     write(run_dir, &originals)
 }
 
-fn write(run_dir: &Path, originals: &BTreeMap<String, String>) -> Result<(), Error> {
+fn write(run_dir: &Path, originals: &Originals) -> Result<(), Error> {
     let path = run_dir.join(FILE);
     let text = serde_json::to_vec_pretty(originals)
         .map_err(|error| FileError::of("write", &path)(error.into()))?;
     create_directory(run_dir).map_err(FileError::of("create", run_dir))?;
+    files::remove_directory(&path)?;
     // The settings end with the boot, and so may their record.
     Ok(files::replace(&path, &text, 0o644, Durability::UntilBoot)?)
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, String>, Error> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| FileError::of("read", path)(error.into()).into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(FileError::of("read", path)(error).into()),
+/// The record. What others can have written is none, and is replaced by the next change; neither can
+/// a record bring root to write other settings than ours.
+fn read(path: &Path) -> Result<Originals, Error> {
+    let failed = |error: io::Error| FileError::of("read", path)(error);
+    let bytes = match read_own(path, LONGEST) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
+            let path = path.display();
+            tracing::warn!(%path, "not read: it is a link or no file, or others can have written it");
+            return Ok(Originals::new());
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Originals::new()),
+        Err(error) => return Err(failed(error).into()),
+    };
+    let mut originals: Originals =
+        serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
+    originals.retain(|key, _| {
+        let known = is_one_of_ours(key);
+        if !known {
+            tracing::warn!(key, "not put back: we never change this setting");
+        }
+        known
+    });
+    Ok(originals)
+}
+
+fn is_one_of_ours(key: &str) -> bool {
+    let link = key.strip_prefix("net/ipv6/conf/");
+    let link = link.and_then(|rest| rest.strip_suffix("/accept_ra"));
+    KEYS.contains(&key) || link.is_some_and(|link| !link.contains('/'))
+}
+
+impl Original {
+    /// The value that was found first.
+    fn before(&self) -> &str {
+        match self {
+            Self::Changed([before, _]) | Self::Found(before) => before,
+        }
+    }
+
+    /// Whether a value is the one that we set; without a word on that, any other than the first.
+    fn is_ours(&self, now: &str) -> bool {
+        match self {
+            Self::Changed([_, ours]) => now == ours,
+            Self::Found(before) => now != before,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{chown, symlink};
+
+    use podwire_kernel::netns::unshare_thread;
+
     use super::*;
+
+    /// A run directory with this record, in a network namespace of its own.
+    fn with_record(text: &str) -> tempfile::TempDir {
+        unshare_thread().expect("needs root: it makes a network namespace");
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE), text).unwrap();
+        directory
+    }
 
     #[test]
     fn the_first_value_found_is_kept_however_often_it_changes() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().join("run");
-        remember(&run_dir, "net/a", "1").unwrap();
-        remember(&run_dir, "net/b", "2").unwrap();
-        remember(&run_dir, "net/a", "3").unwrap();
-        let kept = read(&run_dir.join(FILE)).unwrap();
-        let pairs: Vec<_> = kept.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        assert_eq!(pairs, [("net/a", "1"), ("net/b", "2")]);
+        remember(&run_dir, IPV4_FORWARDING, "1", "5").unwrap();
+        remember(&run_dir, ROUTE_LOCALNET, "2", "6").unwrap();
+        remember(&run_dir, IPV4_FORWARDING, "3", "7").unwrap();
+        let text = fs::read_to_string(run_dir.join(FILE)).unwrap();
+        let kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let expected = serde_json::json!({ROUTE_LOCALNET: ["2", "6"], IPV4_FORWARDING: ["1", "7"]});
+        assert_eq!(kept, expected);
     }
 
     #[test]
@@ -133,8 +267,84 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         fs::write(&path, "[").unwrap();
-        let error = remember(directory.path(), "net/a", "1").unwrap_err();
+        let error = remember(directory.path(), IPV4_FORWARDING, "1", "0").unwrap_err();
         assert_eq!(error.to_string(), format!("cannot read {}", path.display()));
         assert_eq!(fs::read_to_string(&path).unwrap(), "[");
+    }
+
+    #[test]
+    fn a_record_of_another_user_is_not_read_and_no_pipe_waited_for() {
+        let directory = with_record(r#"{"net/ipv4/ip_forward": "0"}"#);
+        let (run_dir, path) = (directory.path(), directory.path().join(FILE));
+        chown(&path, Some(1000), None).unwrap();
+        sysctl::write(IPV4_FORWARDING, "1").unwrap();
+        assert_eq!(restore(run_dir, Removal::Look).unwrap(), [""; 0]);
+        assert_eq!(before_us(IPV4_FORWARDING, run_dir).unwrap(), "1");
+        for target in ["directory", "pipe", "/dev/zero"] {
+            fs::remove_file(&path).unwrap();
+            match target {
+                "directory" => fs::create_dir(&path).unwrap(),
+                "pipe" => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap(),
+                target => symlink(target, &path).unwrap(),
+            }
+            assert_eq!(before_us(IPV4_FORWARDING, run_dir).unwrap(), "1");
+            assert!(ensure(IPV4_FORWARDING, "0", run_dir).unwrap());
+            assert_eq!(restore(run_dir, Removal::Look).unwrap().len(), 1);
+            sysctl::write(IPV4_FORWARDING, "1").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_setting_that_we_never_change_is_not_put_back_whatever_the_record_says() {
+        let text = r#"{"net/ipv4/ip_default_ttl": "7", "net/ipv6/conf/a/b/accept_ra": "0"}"#;
+        let directory = with_record(text);
+        let before = sysctl::read("net/ipv4/ip_default_ttl").unwrap();
+        let restored = restore(directory.path(), Removal::Act).unwrap();
+        assert_eq!(restored, [""; 0]);
+        let after = sysctl::read("net/ipv4/ip_default_ttl").unwrap();
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_stays_on_record_and_the_rest_is_put_back() {
+        let text = r#"{"net/ipv4/conf/all/route_localnet": "none", "net/ipv4/ip_forward": "1"}"#;
+        let directory = with_record(text);
+        sysctl::write(IPV4_FORWARDING, "0").unwrap();
+        let error = restore(directory.path(), Removal::Act).unwrap_err();
+        assert!(error.to_string().contains("route_localnet"), "{error}");
+        assert_eq!(sysctl::read(IPV4_FORWARDING).unwrap(), "1");
+        let left = read(&directory.path().join(FILE)).unwrap();
+        assert_eq!(left.keys().collect::<Vec<_>>(), [ROUTE_LOCALNET]);
+    }
+
+    #[test]
+    fn a_value_that_another_has_set_since_stays() {
+        let directory = with_record("{}");
+        let run_dir = directory.path();
+        // The kernel takes any number for it.
+        let key = ROUTE_LOCALNET;
+        for (before, ours, since, after) in [("2", "3", "4", "4"), ("2", "3", "3", "2")] {
+            sysctl::write(key, before).unwrap();
+            ensure(key, ours, run_dir).unwrap();
+            sysctl::write(key, since).unwrap();
+            let changes = since != after;
+            let would = restore(run_dir, Removal::Look).unwrap();
+            assert_eq!(would.len(), usize::from(changes), "{would:?}");
+            restore(run_dir, Removal::Act).unwrap();
+            assert_eq!(sysctl::read(key).unwrap(), after);
+            assert!(!run_dir.join(FILE).exists());
+            sysctl::write(key, before).unwrap();
+            ensure(key, ours, run_dir).unwrap();
+            sysctl::write(key, since).unwrap();
+            let one = restore_one(key, run_dir).unwrap();
+            assert_eq!(one.as_deref(), changes.then_some(after));
+            assert_eq!(sysctl::read(key).unwrap(), after);
+        }
+        // A record of an earlier version does not say what we set.
+        sysctl::write(key, "4").unwrap();
+        let text = r#"{"net/ipv4/conf/all/route_localnet": "2"}"#;
+        fs::write(run_dir.join(FILE), text).unwrap();
+        assert_eq!(restore(run_dir, Removal::Act).unwrap().len(), 1);
+        assert_eq!(sysctl::read(key).unwrap(), "2");
     }
 }

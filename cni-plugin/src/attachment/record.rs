@@ -93,6 +93,15 @@ pub struct Unreadable {
     pub reason: String,
 }
 
+impl Unreadable {
+    /// The host end of the link that the record was about; `None` if its name does not say so.
+    pub fn link(&self) -> Option<&str> {
+        let link = self.path.file_name()?.to_str()?.strip_suffix(".json")?;
+        let is_ours = link.starts_with("veth") && !link.contains('.');
+        is_ours.then_some(link)
+    }
+}
+
 /// Something about the directory of records that did not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {action} {}: {}; the directory must be writable", path.display(), errno.desc())]
@@ -188,6 +197,11 @@ impl Records {
         (record.container_id == container_id && record.ifname == ifname).then_some(record)
     }
 
+    /// Whether there is a record of one attachment that cannot be read.
+    pub fn is_broken(&self, container_id: &str, ifname: &str, chained: bool) -> bool {
+        read(&self.path(container_id, ifname, chained)).is_err()
+    }
+
     /// Writes a record, in place of the one of the same attachment. It is there complete or not at
     /// all if the plugin is killed. Nothing is synced to a disk: `/run` is in memory, and what a
     /// record is about, links and nftables, ends with the boot as well.
@@ -215,15 +229,13 @@ impl Records {
         ifname: &str,
         chained: bool,
     ) -> Result<bool, RecordError> {
-        let path = self.path(container_id, ifname, chained);
         self.tidy();
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            // A directory of that name is not a record, and not ours to remove.
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
-            Err(error) => Err(failed("remove attachment record", &path, &error)),
-        }
+        remove(&self.path(container_id, ifname, chained))
+    }
+
+    /// Removes a record that cannot be read; says whether there was one.
+    pub fn remove_unreadable(&self, one: &Unreadable) -> Result<bool, RecordError> {
+        remove(&one.path)
     }
 
     /// Removes what a call that was killed may have left half-written.
@@ -261,11 +273,7 @@ impl Record {
     /// What the nftables elements of this attachment have as their comment: the pod for people,
     /// and whose they are, so that no one removes what another attachment has taken over.
     pub fn comment(&self) -> String {
-        let id = self
-            .container_id
-            .get(..COMMENT_ID)
-            .unwrap_or(&self.container_id);
-        let owner = format!("{id}/{}", self.ifname);
+        let owner = owner(&self.container_id, &self.ifname);
         match &self.pod {
             Some((namespace, name)) => {
                 let pod: String = format!("{namespace}/{name}")
@@ -360,6 +368,12 @@ impl HostPort {
     }
 }
 
+/// With what the comments of an attachment's elements end.
+pub fn owner(container_id: &str, ifname: &str) -> String {
+    let id = container_id.get(..COMMENT_ID).unwrap_or(container_id);
+    format!("{id}/{ifname}")
+}
+
 /// Whether a file of this name is a record.
 fn is_record(name: &str) -> bool {
     name.ends_with(".json") && !name.starts_with('.')
@@ -375,6 +389,16 @@ fn read(path: &Path) -> Result<Option<Record>, String> {
     let document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let record = Record::parse(&document).map_err(|error| error.to_string())?;
     Ok(Some(record))
+}
+
+fn remove(path: &Path) -> Result<bool, RecordError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A directory of that name is not a record, and not ours to remove.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
+        Err(error) => Err(failed("remove attachment record", path, &error)),
+    }
 }
 
 fn failed(action: &'static str, path: &Path, error: &io::Error) -> RecordError {

@@ -76,12 +76,39 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
 
 /// Takes out what `record` has. What is gone already is no error.
 pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
-    let parts = parts(record);
+    remove_with(socket, &parts(record), Part::remove)
+}
+
+/// Takes out what an attachment has of which only the comment says so, [`owner`](super::owner): its
+/// record cannot be read. What another record of the attachment says stays.
+pub fn remove_owned(
+    socket: &mut NftSocket,
+    owner: &str,
+    kept: Option<&Record>,
+) -> Result<(), TableError> {
+    let kept = kept.map(parts).unwrap_or_default();
+    let kept: Elements = kept.into_iter().flat_map(|part| part.elements).collect();
+    let skeletons = [hostports::skeleton(), ipmasq::skeleton(&[])];
+    let parts = skeletons.map(|skeleton| Part {
+        skeleton,
+        elements: Elements::new(),
+    });
+    remove_with(socket, &parts, |part, socket, batch| {
+        part.remove_owned(socket, batch, owner, &kept)
+    })
+}
+
+/// Deletes what `each` finds in the parts.
+fn remove_with(
+    socket: &mut NftSocket,
+    parts: &[Part],
+    each: impl Fn(&Part, &mut NftSocket, &mut Batch) -> Result<(), TableError>,
+) -> Result<(), TableError> {
     let mut attempt = 0;
     loop {
         let mut batch = Batch::new();
-        for part in &parts {
-            part.remove(socket, &mut batch)?;
+        for part in parts {
+            each(part, socket, &mut batch)?;
         }
         match socket.commit(&mut batch) {
             // What was read has been removed by another process, the rest has not.
@@ -219,6 +246,37 @@ impl Part {
                 };
                 if found.get(&key).is_some_and(is_ours) {
                     elements.delete(&key, None);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the elements whose comment names the owner, but not those of `kept`.
+    fn remove_owned(
+        &self,
+        socket: &mut NftSocket,
+        batch: &mut Batch,
+        owner: &str,
+        kept: &Elements,
+    ) -> Result<(), TableError> {
+        // As the kernel has it.
+        let Some(owner) = Element::member().comment(owner).comment else {
+            return Ok(());
+        };
+        let is_theirs = |element: &Element| {
+            let comment = element.comment.as_ref().map(|comment| comment.as_str());
+            let pod = comment.and_then(|text| text.strip_suffix(owner.as_str()));
+            pod.is_some_and(|pod| pod.is_empty() || pod.ends_with(' '))
+        };
+        for (name, set) in self.skeleton.sets.iter() {
+            let found = self.read(socket, name)?;
+            let mut table = batch.table(FAMILY, &self.skeleton.name);
+            let mut elements = table.elements(name, set);
+            let is_kept = |key: &Key| kept.keys().any(|(of, one)| *of == name && one == key);
+            for (key, element) in &found {
+                if is_theirs(element) && !is_kept(key) {
+                    elements.delete(key, None);
                 }
             }
         }

@@ -78,20 +78,31 @@ pub struct StoreError {
     pub errno: Errno,
 }
 
-/// Releases those of `leases` that still are as [`list`] found them in the directory of a network,
-/// and returns them. `None` if another process is at work there: nothing is done then, and no one
-/// had to wait.
+/// What came of releasing several leases.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Released<'a> {
+    /// Those that were released.
+    pub leases: Vec<&'a Lease>,
+    /// Why the first one was not that could not be.
+    pub failure: Option<StoreError>,
+}
+
+/// Releases those of `leases` that still are as [`list`] found them in the directory of a network;
+/// goes on after a failure. `None` if another process is at work there: nothing is done then, and no
+/// one had to wait.
 pub fn try_release<'a>(
     directory: &Path,
     leases: &[&'a Lease],
-) -> Result<Option<Vec<&'a Lease>>, StoreError> {
+) -> Result<Option<Released<'a>>, StoreError> {
     let Some(mut store) = Store::try_open(directory)? else {
         return Ok(None);
     };
-    let mut released = Vec::new();
+    let mut released = Released::default();
     for lease in leases {
-        if store.release_lease(lease)? {
-            released.push(*lease);
+        match store.release_lease(lease) {
+            Ok(true) => released.leases.push(*lease),
+            Ok(false) => {}
+            Err(error) => released.failure = released.failure.or(Some(error)),
         }
     }
     store.finish();

@@ -212,16 +212,21 @@ impl Store {
         let mut others = self.leases_of(&lease.owner)?;
         others.retain(|address| *address != lease.address);
         self.remove_lease(lease.address)?;
-        // The entries of the owner's other leases are numbered again.
-        index::remove_all(&self.directory, &lease.owner)?;
-        for address in others {
-            index::add(&self.directory, &lease.owner, address, 0)?;
-        }
-        if !indexed && self.index == Index::Complete {
-            // It was written over in place, so an entry of another owner leads to it.
+        let renumbered = self.renumber(&lease.owner, others);
+        // Without an entry it was written over in place, and one of another owner leads to it.
+        if (renumbered.is_err() || !indexed) && self.index == Index::Complete {
             self.index = Index::Stale;
         }
-        Ok(true)
+        renumbered.map(|()| true)
+    }
+
+    /// Makes the entries of an owner's leases again, which are numbered.
+    fn renumber(&self, owner: &Owner, leases: Vec<IpAddr>) -> Result<(), StoreError> {
+        index::remove_all(&self.directory, owner)?;
+        for address in leases {
+            index::add(&self.directory, owner, address, 0)?;
+        }
+        Ok(())
     }
 
     /// Takes one address away from `owner` again, after a later step failed.

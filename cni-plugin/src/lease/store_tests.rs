@@ -325,7 +325,11 @@ fn one_lease_is_released_only_as_long_as_it_is_the_same() {
     fixture.add("a").unwrap();
     let leases = list(&fixture.path()).unwrap();
     assert_eq!(leases.len(), 2);
-    let release = |lease| try_release(&fixture.path(), &[lease]).unwrap();
+    let release = |lease| {
+        let released = try_release(&fixture.path(), &[lease]).unwrap()?;
+        assert_eq!(released.failure, None);
+        Some(released.leases)
+    };
     assert_eq!(release(&leases[0]), Some(vec![&leases[0]]));
     assert_eq!(release(&leases[0]), Some(vec![]));
     assert!(fixture.is_indexed());
@@ -344,7 +348,31 @@ fn leases_are_not_released_while_another_process_works_on_them() {
     drop(store);
     assert_eq!(list(&fixture.path()).unwrap(), leases);
     let released = try_release(&fixture.path(), &[&leases[0]]).unwrap();
-    assert_eq!(released, Some(vec![&leases[0]]));
+    assert_eq!(released.unwrap().leases, [&leases[0]]);
+}
+
+#[test]
+fn a_lease_that_cannot_be_released_keeps_no_other_from_it() {
+    use nix::mount::{MsFlags, mount, umount};
+    use nix::sched::{CloneFlags, unshare};
+    let fixture = Fixture::new(&["10.0.0.0/24"]);
+    for id in ["a", "b", "c"] {
+        fixture.add(id).unwrap();
+    }
+    let leases = list(&fixture.path()).unwrap();
+    unshare(CloneFlags::CLONE_NEWNS).expect("needs root: it makes a mount namespace");
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    // What something is mounted on cannot be removed.
+    let busy = fixture.path().join(leases[0].address.to_string());
+    mount(Some(&busy), &busy, none, MsFlags::MS_BIND, none).unwrap();
+    let all: Vec<_> = leases.iter().collect();
+    let released = try_release(&fixture.path(), &all).unwrap().unwrap();
+    assert_eq!(released.leases, all[1..]);
+    assert_eq!(released.failure.unwrap().path, busy);
+    umount(&busy).unwrap();
+    assert!(fixture.is_indexed());
+    assert_eq!(list(&fixture.path()).unwrap(), leases[..1]);
 }
 
 #[test]

@@ -20,7 +20,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, getsockopt, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use podwire_kernel::IpFamily;
@@ -53,6 +54,8 @@ pub const POD_IFNAME: &str = "eth0";
 const RESTART: Duration = Duration::from_secs(2);
 /// How long an agent may take to answer. It waits 2 s itself for a Pod that it does not know.
 const ANSWER: Duration = Duration::from_secs(3);
+/// More than the longest answer, in bytes.
+const LONGEST_ANSWER: usize = 16 << 10;
 /// The pause between tries to reach it.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long it may be away before STATUS says so: a node that is not ready loses its endpoints, and
@@ -87,11 +90,10 @@ impl Default for Agent<'_> {
 /// socket of nftables waits for what others have deleted there (`nft_rcv_nl_event`,
 /// net/netfilter/nf_tables_api.c).
 pub fn is_enforced(agent: Agent<'_>) -> bool {
-    let may_be_there = |name| {
-        let file = fs::metadata(agent.run_dir.join(name));
-        !file.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-    };
-    may_be_there(NAMESPACES) || agent.enforces && !may_be_there(NONE)
+    let file = fs::symlink_metadata(agent.run_dir.join(NAMESPACES));
+    let may_have_names = !file.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    // That there is no policy is believed of the agent alone.
+    may_have_names || agent.enforces && !files::has_own(&agent.run_dir.join(NONE))
 }
 
 /// Brings an attachment about in the rules of policies, if there are any. Its link is there, and its
@@ -206,26 +208,53 @@ fn tell_until_heard(run_dir: &Path, attachment: &Attachment) -> io::Result<Answe
     }
 }
 
-/// Connects to the agent. One that stands still, with more than it takes waiting, is given up.
+/// Connects to the agent. One that stands still, with more than it takes waiting, is given up. A
+/// socket on which another user listens is not the agent's.
 fn connect(run_dir: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     let limit = TimeVal::new(ANSWER.as_secs().cast_signed(), 0);
     setsockopt(&socket, sockopt::SendTimeout, &limit)?;
     connect_to(socket.as_raw_fd(), &UnixAddr::new(&run_dir.join(SOCKET))?)?;
+    let listener = getsockopt(&socket, sockopt::PeerCredentials)?.uid();
+    if !files::is_trusted(listener) {
+        let text = format!("user {listener} listens there, who is not root");
+        return Err(io::Error::other(text));
+    }
     Ok(socket.into())
 }
 
 /// Says a line and reads the answer.
 fn tell(mut stream: UnixStream, attachment: &Attachment, news: News) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(ANSWER))?;
+    let deadline = Instant::now() + ANSWER;
     stream.write_all(attachment.print(news).as_bytes())?;
-    let mut line = Vec::new();
-    stream.read_to_end(&mut line)?;
+    let line = hear(&mut stream, deadline)?;
     if line.last() != Some(&b'\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(Answer::parse(&line))
+}
+
+/// All that comes until the other end closes, which must be before the deadline.
+fn hear(stream: &mut UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut heard = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(heard),
+            Ok(length) => heard.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if heard.len() > LONGEST_ANSWER {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
 }
 
 /// The namespace of the attachment's pod and which policies it has or may have, in words; none if the
@@ -235,7 +264,8 @@ fn with_policies<'a>(
     attachment: &'a Attachment,
 ) -> Option<(&'a str, &'static str)> {
     let namespace = attachment.pod.as_ref()?.namespace.as_str();
-    let listed = files::read(&run_dir.join(NAMESPACES), u64::MAX).ok();
+    let listed = files::read_own(&run_dir.join(NAMESPACES), u64::MAX).ok();
+    let listed = listed.flatten();
     let concern = match listed.and_then(|names| String::from_utf8(names).ok()) {
         Some(names) if names.lines().any(|name| name == namespace) => "has NetworkPolicies",
         Some(names) if names.lines().any(|name| name == EVERY_NAMESPACE) => {

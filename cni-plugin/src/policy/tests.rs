@@ -148,3 +148,82 @@ fn until_the_agent_has_spoken_any_namespace_may_have_policies() {
     fs::write(directory.path().join(NAMESPACES), "shop\n").unwrap();
     assert!(is_enforced(agent));
 }
+
+#[test]
+fn what_another_user_has_put_there_says_of_no_namespace_that_it_has_no_policy() {
+    let directory = run_dir("bank\n");
+    let (path, none) = (directory.path(), directory.path().join(NONE));
+    std::os::unix::fs::chown(path.join(NAMESPACES), Some(1000), None).unwrap();
+    assert!(with_policies(path, &attachment()).is_some());
+    let agent = Agent {
+        run_dir: path,
+        enforces: true,
+    };
+    fs::remove_file(path.join(NAMESPACES)).unwrap();
+    fs::write(&none, b"").unwrap();
+    assert!(!is_enforced(agent));
+    std::os::unix::fs::chown(&none, Some(1000), None).unwrap();
+    assert!(is_enforced(agent));
+    fs::remove_file(&none).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &none).unwrap();
+    assert!(is_enforced(agent));
+}
+
+/// Not a test: the other user of the next one, who says to all that is well.
+#[test]
+fn an_impostor() {
+    let Some(path) = std::env::var_os("PODWIRE_TEST_IMPOSTOR") else {
+        return;
+    };
+    let listener = UnixListener::bind(path).unwrap();
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.write_all(b"{\"answer\": \"done\"}\n");
+    }
+}
+
+#[test]
+fn an_answer_of_another_user_is_not_the_agent_s() {
+    use std::os::unix::process::CommandExt;
+    let directory = run_dir("shop\n");
+    let path = directory.path().join(SOCKET);
+    std::os::unix::fs::chown(directory.path(), Some(1000), None).unwrap();
+    // By this name another user reaches a program in a directory that is closed to him.
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.args(["--exact", "policy::tests::an_impostor"]);
+    let command = command.env("PODWIRE_TEST_IMPOSTOR", &path);
+    let mut impostor = command.uid(1000).gid(1000).spawn().unwrap();
+    while UnixStream::connect(&path).is_err() {
+        assert_eq!(impostor.try_wait().unwrap(), None);
+        thread::sleep(PAUSE);
+    }
+    let connected = connect(directory.path()).map(drop);
+    let admitted = admit(standing(directory.path()), &attachment());
+    impostor.kill().unwrap();
+    impostor.wait().unwrap();
+    let text = connected.unwrap_err().to_string();
+    assert_eq!(text, "user 1000 listens there, who is not root");
+    let text = admitted.unwrap_err().to_string();
+    assert!(text.contains("does not answer"), "{text}");
+}
+
+#[test]
+fn an_answer_without_end_or_one_that_drips_is_given_up() {
+    let (mut plugin, mut agent) = UnixStream::pair().unwrap();
+    let flood = thread::spawn(move || while agent.write_all(&[b' '; 1024]).is_ok() {});
+    let heard = hear(&mut plugin, Instant::now() + ANSWER);
+    assert_eq!(heard.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    drop(plugin);
+    flood.join().unwrap();
+
+    let (mut plugin, mut agent) = UnixStream::pair().unwrap();
+    let drip = thread::spawn(move || {
+        while agent.write_all(b" ").is_ok() {
+            thread::sleep(PAUSE);
+        }
+    });
+    let heard = hear(&mut plugin, Instant::now() + 5 * PAUSE);
+    assert_eq!(heard.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(plugin);
+    drip.join().unwrap();
+}

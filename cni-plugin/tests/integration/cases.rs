@@ -95,6 +95,58 @@ fn two_mappings_of_one_key_to_two_ports_are_refused_however_they_are_written() {
 }
 
 #[test]
+fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_kernel() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
+        let mut config = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
+        config["ipMasq"] = true.into();
+        let other = with_ports(json!([{"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}]));
+        Call::new("podwire", "ADD", &a, &config)
+            .with("CNI_ARGS", arguments)
+            .succeed();
+        let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+        Call::new("podwire", "ADD", &b, &other).succeed();
+        fs::write(&record, "").unwrap();
+        Call::new("podwire", "DEL", &a, &config).succeed();
+        let ruleset = node.ruleset();
+        assert!(
+            ruleset.contains("10.1.2.3 . 80") && !ruleset.contains("10.1.2.2"),
+            "{ruleset}"
+        );
+        assert!(!fs::exists(&record).unwrap());
+        Call::new("podwire", "DEL", &b, &other).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_truncated_record_of_a_chained_plugin_takes_nothing_from_the_other_one() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = with_ports(json!([]));
+        config["ipMasq"] = true.into();
+        let previous = Call::new("podwire", "ADD", &container, &config).succeed();
+        let mut chained = with_ports(json!([mapping("", "tcp", 80)]));
+        chained["type"] = "portmap".into();
+        let call = |verb| Call::new("portmap", verb, &container, &chained).after(&previous);
+        call("ADD").succeed();
+        let is_chained = |name: &String| name.ends_with(".portmap.json");
+        let record = names(RECORDS).into_iter().find(is_chained).unwrap();
+        fs::write(format!("{RECORDS}/{record}"), "").unwrap();
+        call("DEL").succeed();
+        let ruleset = node.ruleset();
+        assert!(!ruleset.contains("8080"), "{ruleset}");
+        assert!(ruleset.contains("10.1.2.2 comment"), "{ruleset}");
+        Call::new("podwire", "CHECK", &container, &config)
+            .after(&previous)
+            .succeed();
+        Call::new("podwire", "DEL", &container, &config).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
 fn elements_that_are_gone_or_another_container_s_do_not_stop_a_removal() {
     on_a_node(|node| {
         let (a, b) = (node.container("a"), node.container("b"));

@@ -15,14 +15,11 @@ use podwire_kernel::{RouteSocket, sysctl};
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::originals;
+use crate::originals::{self, IPV4_FORWARDING as IPV4, IPV6_FORWARDING as IPV6};
 use crate::ours::{LINK_GROUP, Removal};
 use crate::report::Report;
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
-
-const IPV4: &str = "net/ipv4/ip_forward";
-const IPV6: &str = "net/ipv6/conf/all/forwarding";
 
 /// The feature.
 #[derive(Debug, Default)]
@@ -94,7 +91,7 @@ fn desired(world: &World<'_>) -> Vec<(String, &'static str, &'static str)> {
     }
     let consequence = "this node loses IPv6 routes that it learns from router advertisements";
     for name in pupils(world.uplink) {
-        let key = format!("net/ipv6/conf/{name}/accept_ra");
+        let key = originals::accept_ra(&name);
         let listens = sysctl::read(&key).is_ok_and(|value| value == "1");
         let forwarded =
             originals::before_us(IPV6, &world.config.run_dir).is_ok_and(|value| value != "0");

@@ -3,7 +3,8 @@
 //! In: the plugin's attachment records, the links and routes of this node. Out: `inet
 //! podwire-hostports` and `inet podwire-ipmasq` hold what the records say; a record whose link has
 //! been gone for the grace period of leases is taken back as DEL would do it. A record that the
-//! plugin made as a chained `portmap` says nothing about links, so only DEL and GC end it.
+//! plugin made as a chained `portmap` says nothing about links, so only DEL and GC end it. One that
+//! cannot be read is named after its link all the same, and goes in the same way.
 //!
 //! The plugin writes both the records and the tables itself, under a lock; this feature holds the
 //! same lock while it reads the one and repairs the other, so that neither ever undoes what the
@@ -45,7 +46,26 @@ pub struct HostPorts {
     /// The links of the attachments that have a record.
     links: BTreeSet<String>,
     missing: Missing<(String, String)>,
+    /// The missing links of records that cannot be read.
+    missing_links: Missing<String>,
     due: Option<Instant>,
+}
+
+/// What came of bringing tables and records together.
+#[derive(Debug, Default)]
+struct Outcome {
+    writes: u64,
+    unreadable: Vec<Unreadable>,
+    given_twice: Vec<Warning>,
+    /// The first thing that failed; the rest is done.
+    failure: Option<SyncError>,
+}
+
+/// Whose links have been missing for the grace period.
+struct Lost {
+    attachments: BTreeSet<(String, String)>,
+    /// Of records that cannot be read.
+    links: BTreeSet<String>,
 }
 
 impl HostPorts {
@@ -59,6 +79,7 @@ impl HostPorts {
             routes: RouteSocket::open()?,
             links: BTreeSet::new(),
             missing: Missing::default(),
+            missing_links: Missing::default(),
             due: None,
         })
     }
@@ -69,52 +90,77 @@ impl HostPorts {
         self.due = Some(self.due.map_or(then, |due| due.min(then)));
     }
 
-    /// Brings tables and records together, and says what could not be read.
-    fn keep(
-        &mut self,
-        records: &Records,
-        grace: Duration,
-    ) -> Result<(u64, Vec<Unreadable>, Vec<Warning>), SyncError> {
+    /// Brings tables and records together. What fails for one of them does not stop the others.
+    fn keep(&mut self, records: &Records, grace: Duration) -> Result<Outcome, SyncError> {
         let (all, unreadable) = records.read_all()?;
+        let named = unreadable.iter().filter_map(Unreadable::link);
         self.links = all.iter().map(link).collect();
-        let lost = self.lost(&all, grace)?;
-        let is_lost = |record: &Record| !record.chained && lost.contains(&key(record));
-        let (lost, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_lost);
-        for record in &lost {
-            let _withdrawn = exposure::take_back(records, record)?;
-            let (attachment, container_id) = (record.comment(), &record.container_id);
-            tracing::info!(
-                attachment,
-                container_id,
-                "took back what a lost attachment had"
-            );
-        }
-        let writes = if unreadable.is_empty() {
-            self.repair(&kept)?
-        } else {
-            // What cannot be read may be in the tables: nothing is taken out then.
-            self.complete(&kept)?
+        self.links.extend(named.map(str::to_owned));
+        let lost = self.lost(&all, &unreadable, grace)?;
+        let is_lost = |record: &Record| !record.chained && lost.attachments.contains(&key(record));
+        let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_lost);
+        let mut outcome = Outcome {
+            given_twice: given_twice(&kept),
+            ..Outcome::default()
         };
-        Ok((lost.len() as u64 + writes, unreadable, given_twice(&kept)))
+        for record in &gone {
+            let taken = exposure::take_back(records, record);
+            if outcome.count(taken.map(|_withdrawn| 1)) {
+                let (attachment, container_id) = (record.comment(), &record.container_id);
+                tracing::info!(
+                    attachment,
+                    container_id,
+                    "took back what a lost attachment had"
+                );
+            }
+        }
+        for one in unreadable {
+            let is_lost = one.link().is_some_and(|link| lost.links.contains(link));
+            if is_lost && outcome.count(records.remove_unreadable(&one).map(u64::from)) {
+                let path = one.path.display();
+                tracing::info!(%path, "removed a record that cannot be read and has no link");
+            } else {
+                outcome.unreadable.push(one);
+            }
+        }
+        let written = match outcome.unreadable.is_empty() {
+            true => self.repair(&kept),
+            // What cannot be read may be in the tables: nothing is taken out then.
+            false => self.complete(&kept),
+        };
+        outcome.count(written);
+        Ok(outcome)
     }
 
-    /// The records of attachments that have shown no sign of life for the grace period.
+    /// What has shown no sign of life for the grace period.
     fn lost(
         &mut self,
         records: &[Record],
+        unreadable: &[Unreadable],
         grace: Duration,
-    ) -> podwire_kernel::Result<BTreeSet<(String, String)>> {
+    ) -> podwire_kernel::Result<Lost> {
         let own = records.iter().filter(|record| !record.chained);
         let mut own = own.map(attachment).peekable();
+        let mut named = unreadable.iter().filter_map(Unreadable::link).peekable();
         let now = Instant::now();
-        let missing = if own.peek().is_none() {
-            Vec::new()
+        let (missing, missing_links) = if own.peek().is_none() && named.peek().is_none() {
+            (Vec::new(), Vec::new())
         } else {
             let links = self.routes.links()?;
-            lifeless(&mut self.routes, &links, own)?
+            let is_there = |name: &&str| links.iter().any(|link| link.name == *name);
+            let missing_links = named.filter(|name| !is_there(name));
+            let missing_links = missing_links.map(str::to_owned).collect();
+            (lifeless(&mut self.routes, &links, own)?, missing_links)
         };
-        let lost = self.missing.update(missing, now, grace);
-        self.due = self.missing.due(now, grace);
+        let lost = Lost {
+            attachments: self.missing.update(missing, now, grace),
+            links: self.missing_links.update(missing_links, now, grace),
+        };
+        let due = [
+            self.missing.due(now, grace),
+            self.missing_links.due(now, grace),
+        ];
+        self.due = due.into_iter().flatten().min();
         Ok(lost)
     }
 
@@ -187,17 +233,13 @@ impl Feature for HostPorts {
             self.come_back(CALM);
             return Ok(done);
         };
-        let (writes, unreadable, twice) = self.keep(&records, world.config.lease_grace)?;
-        done.writes = writes;
-        let unreadable = unreadable.iter().map(|one| {
-            let text = format!(
-                "{}; its hostPorts cannot be put back if they get lost",
-                one.reason
-            );
-            Warning::new(format!("file {}", one.path.display()), text)
-        });
-        warn.replace(unreadable.chain(twice));
-        Ok(done)
+        let grace = world.config.lease_grace;
+        let outcome = self.keep(&records, grace)?;
+        done.writes = outcome.writes;
+        let unreadable = outcome.unreadable.iter();
+        let unreadable = unreadable.map(|one| warning(one, grace));
+        warn.replace(unreadable.chain(outcome.given_twice));
+        outcome.failure.map_or(Ok(done), Err)
     }
 
     fn report(&mut self, _: &World<'_>, report: &mut Report) {
@@ -235,6 +277,37 @@ impl Feature for HostPorts {
         }
         Ok(removed)
     }
+}
+
+impl Outcome {
+    /// Counts what was written, or keeps the first error; says whether anything was written.
+    fn count(&mut self, written: Result<u64, impl Into<SyncError>>) -> bool {
+        match written {
+            Ok(writes) => {
+                self.writes += writes;
+                writes > 0
+            }
+            Err(error) => {
+                self.failure.get_or_insert_with(|| error.into());
+                false
+            }
+        }
+    }
+}
+
+/// A record that cannot be read, and what to do about it.
+fn warning(one: &Unreadable, grace: Duration) -> Warning {
+    let advice = match one.link() {
+        Some(link) => format!(
+            "replace the pod that has the link {link}: {grace:?} after the link this file is removed"
+        ),
+        None => "remove this file once its pod is gone".to_owned(),
+    };
+    let text = format!(
+        "{}; its hostPorts cannot be put back if they get lost; {advice}",
+        one.reason
+    );
+    Warning::new(format!("file {}", one.path.display()), text)
 }
 
 fn keep(table: &mut KeptTable, wanted: Option<Table>) -> Result<u64, SyncError> {

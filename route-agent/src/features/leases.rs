@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
-use podwire::lease::{self, Lease, Owner, Unreadable};
+use podwire::lease::{self, Lease, Owner, Released, Unreadable};
 use podwire_kernel::RouteSocket;
 use podwire_kernel::link::Link;
 
@@ -124,10 +124,14 @@ impl Feature for Leases {
         let lost = self.lost(&leases, &links, grace)?;
         self.due = self.missing.due(Instant::now(), grace);
         let released = if lost.is_empty() {
-            Vec::new()
+            Released::default()
         } else {
             lease::try_release(&directory, &lost)?.unwrap_or_default()
         };
+        let Released {
+            leases: released,
+            failure,
+        } = released;
         for lease in &released {
             let container_id = &lease.owner.container_id;
             tracing::info!(address = %lease.address, container_id, "released a lost lease");
@@ -136,10 +140,11 @@ impl Feature for Leases {
         let node = &world.metrics.node;
         node.set_leases(leases.len() - released.len());
         node.set_attachments(pods);
-        Ok(Synced {
+        let done = Synced {
             writes: (adopted + released.len()) as u64,
             again: false,
-        })
+        };
+        failure.map_or(Ok(done), |failure| Err(failure.into()))
     }
 
     fn report(&mut self, world: &World<'_>, report: &mut Report) {

@@ -164,6 +164,67 @@ fn beside_a_broken_record_the_others_are_still_kept_right_and_nothing_is_taken_o
 }
 
 #[test]
+fn a_record_that_cannot_be_read_goes_after_its_link_and_takes_its_host_ports_along() {
+    let (mut node, mut feature) = node();
+    let (broken, good) = (record("broken", 2), record("good", 3));
+    attach(&feature, &broken);
+    attach(&feature, &good);
+    let file = feature.directory.join(format!("{}.json", link(&broken)));
+    let others = feature.directory.join("other.portmap.json");
+    fs::write(&file, "{").unwrap();
+    fs::write(&others, "{").unwrap();
+    node.config.lease_grace = Duration::ZERO;
+    node.writes(&mut feature);
+    let texts = node.warnings().join("\n");
+    let expected = format!("replace the pod that has the link {}", link(&broken));
+    assert!(texts.contains(&expected), "{texts}");
+    assert!(texts.contains("remove this file once its pod"), "{texts}");
+
+    node.config.lease_grace = HOUR;
+    delete_pod_link("broken");
+    node.tell_of_lost_link(&mut feature, &link(&broken));
+    assert!(feature.due().is_some(), "its link is known");
+    node.writes(&mut feature);
+    assert!(file.exists(), "within the grace period");
+    assert!(feature.due().is_some());
+    node.config.lease_grace = Duration::ZERO;
+    node.writes(&mut feature);
+    assert!(!file.exists() && others.exists());
+    assert!(is_programmed(&broken), "another one cannot be read yet");
+    fs::remove_file(&others).unwrap();
+    node.writes(&mut feature);
+    assert!(!is_programmed(&broken) && is_programmed(&good));
+    assert_eq!(node.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_record_that_cannot_be_taken_back_stops_nothing_behind_it() {
+    use nix::mount::{MsFlags, mount, umount};
+    use nix::sched::{CloneFlags, unshare};
+    let (mut node, mut feature) = node();
+    let [busy, lost, kept] = [("busy", 2), ("lost", 3), ("kept", 4)].map(|(a, b)| record(a, b));
+    for record in [&busy, &lost, &kept] {
+        attach(&feature, record);
+    }
+    delete_pod_link("busy");
+    delete_pod_link("lost");
+    delete_tables();
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    // What something is mounted on cannot be removed.
+    let file = feature.directory.join(format!("{}.json", link(&busy)));
+    mount(Some(&file), &file, none, MsFlags::MS_BIND, none).unwrap();
+    node.config.lease_grace = Duration::ZERO;
+    let error = node.sync(&mut feature).unwrap_err().to_string();
+    assert!(error.contains("cannot remove attachment record"), "{error}");
+    assert!(is_programmed(&kept) && !is_programmed(&lost));
+    let records = Records::open(&feature.directory).unwrap().unwrap();
+    assert_eq!(records.read_all().unwrap().0, [busy, kept]);
+    umount(&file).unwrap();
+}
+
+#[test]
 fn without_records_there_are_no_tables() {
     let (mut node, mut feature) = node();
     let a = record("a", 2);

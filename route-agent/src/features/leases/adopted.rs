@@ -7,15 +7,18 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
+use podwire::files::create_directory;
 use podwire::lease::{self, ADOPTED, Owner, Store};
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
 
 use crate::feature::SyncError;
+use crate::files::FileError;
 
 /// Leases what is in use; returns how many addresses. Only if no pod of ours has a lease: where
 /// one has, the plugin has been at work already. Leases of ours may be there from an
-/// attempt that failed half-way.
+/// attempt that failed half-way. While the plugin is at work there it fails: no one waits for the
+/// lock, and no pod starts before the loop has come back.
 pub fn adopt(
     socket: &mut RouteSocket,
     pod_cidrs: &[IpNetwork],
@@ -32,7 +35,11 @@ pub fn adopt(
         return Ok(0);
     }
     let mut count = 0;
-    let mut store = Store::create(directory)?;
+    create_directory(directory).map_err(FileError::of("create", directory))?;
+    let Some(mut store) = Store::try_open(directory)? else {
+        let directory = directory.display();
+        return Err(format!("the plugin is at work in {directory}").into());
+    };
     for (address, set) in found {
         // A container ID has no colons.
         let name = format!("{ADOPTED}{address}").replace(':', "-");
@@ -108,7 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn what_an_attempt_left_out_is_leased_by_the_next_until_a_pod_of_ours_has_a_lease() {
+    fn what_an_attempt_left_out_is_leased_by_the_next_until_a_pod_of_ours_has_a_lease_and_no_one_waits()
+     {
         unshare_thread().expect("needs root: it makes a network namespace");
         let mut socket = RouteSocket::open().unwrap();
         let veth = Veth {
@@ -126,6 +134,10 @@ mod tests {
         let directory = temporary.path().join("podwire");
 
         attach(&mut socket, "10.10.1.5/32");
+        let plugin = Store::create(&directory).unwrap();
+        let error = adopt(&mut socket, &cidrs, &directory).unwrap_err();
+        assert!(error.to_string().contains("at work"), "{error}");
+        drop(plugin);
         assert_eq!(adopt(&mut socket, &cidrs, &directory).unwrap(), 1);
         attach(&mut socket, "10.10.1.6/32");
         assert_eq!(adopt(&mut socket, &cidrs, &directory).unwrap(), 1);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use podwire::files::{create_directory, read};
+use podwire::files::{create_directory, read_own};
 
 use crate::files::{self, Durability, FileError};
 use crate::ours::Removal;
@@ -44,10 +44,12 @@ impl Kept {
     /// nothing of anyone.
     pub fn observe(&mut self, run_dir: &Path) -> &Held {
         if self.held.is_none() {
-            let text = read(&self.path(run_dir), LONGEST);
-            let is_there = |error: &std::io::Error| error.kind() != ErrorKind::NotFound;
-            self.is_doubtful = text.as_ref().is_err_and(is_there);
-            let text = text.unwrap_or_default();
+            let text = read_own(&self.path(run_dir), LONGEST);
+            self.is_doubtful = match &text {
+                Ok(text) => text.is_none(),
+                Err(error) => error.kind() != ErrorKind::NotFound,
+            };
+            let text = text.ok().flatten().unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let mut held = Held::new();
             for line in text.lines() {
@@ -101,6 +103,20 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_another_user_has_written_says_nothing_and_is_replaced() {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("some");
+        fs::write(&path, "32000 default/b\n").unwrap();
+        chown(&path, Some(1000), None).unwrap();
+        let mut kept = Kept::new("some");
+        assert_eq!(*kept.observe(directory.path()), Held::new());
+        let same = Held::from([("32000".to_owned(), "default/b".to_owned())]);
+        kept.apply(directory.path(), same).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().uid(), 0);
+    }
 
     #[test]
     fn what_is_written_is_read_by_the_next_agent_and_written_again_only_if_it_differs() {

@@ -5,11 +5,10 @@
 //! there means that no agent has listed the cluster since the machine started.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podwire::files::create_own_directory;
+use podwire::files::{create_own_directory, read_own};
 use podwire::policy::{EVERY_NAMESPACE, NAMESPACES, NONE};
 
 use crate::config::Config;
@@ -65,7 +64,7 @@ impl Namespaces {
         let names = all.then_some(EVERY_NAMESPACE).into_iter().chain(names);
         let text: String = names.map(|name| format!("{name}\n")).collect();
         put(&path(config), text.as_bytes())?;
-        files::remove(&none(config))?;
+        remove(&none(config))?;
         self.written = true;
         Ok(())
     }
@@ -74,14 +73,14 @@ impl Namespaces {
     pub fn say_none(&mut self, config: &Config) -> Result<(), FileError> {
         self.distrust();
         put(&none(config), b"")?;
-        files::remove(&path(config)).map(drop)
+        remove(&path(config))
     }
 
     /// No one asks for policies.
     pub fn remove(&mut self, config: &Config) -> Result<(), FileError> {
         self.distrust();
-        files::remove(&path(config))?;
-        files::remove(&none(config)).map(drop)
+        remove(&path(config))?;
+        remove(&none(config))
     }
 }
 
@@ -93,20 +92,30 @@ fn none(config: &Config) -> PathBuf {
     config.run_dir.join(NONE)
 }
 
-/// Writes a file, unless it is right.
+/// Writes a file, unless it is right, and ours: what others have put there while they could says
+/// nothing, whatever it holds.
 fn put(path: &Path, text: &[u8]) -> Result<(), FileError> {
     // Whoever may write there could change it later.
     if let Some(directory) = path.parent() {
         create_own_directory(directory).map_err(FileError::of("create", directory))?;
     }
-    if fs::read(path).ok().as_deref() == Some(text) {
+    let limit = text.len() as u64 + 1;
+    if read_own(path, limit).is_ok_and(|found| found.as_deref() == Some(text)) {
         return Ok(());
     }
+    files::remove_directory(path)?;
     files::replace(path, text, 0o644, Durability::UntilBoot)
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    files::remove_directory(path)?;
+    files::remove(path).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::config::test_config;
     use crate::features::policies::desired::samples::{Cluster, cluster_policy, name, policy};
@@ -149,6 +158,42 @@ mod tests {
         file.say_none(&config).unwrap();
         file.remove(&config).unwrap();
         assert!(!path.exists() && !none.exists());
+    }
+
+    #[test]
+    fn what_others_have_put_in_the_place_of_a_file_is_replaced_and_neither_followed_nor_waited_for()
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("policy/namespaces");
+        let victim = directory.path().join("victim");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&victim, "shop\n").unwrap();
+        let plant: [&dyn Fn(); 5] = [
+            &|| nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap(),
+            &|| symlink("/dev/zero", &path).unwrap(),
+            &|| symlink(&victim, &path).unwrap(),
+            &|| fs::create_dir(&path).unwrap(),
+            // The same, but of another user, who may write there later.
+            &|| fs::write(&path, "shop\n").unwrap(),
+        ];
+        for plant in plant {
+            plant();
+            if fs::symlink_metadata(&path).unwrap().is_file() {
+                chown(&path, Some(1000), None).unwrap();
+            }
+            put(&path, b"shop\n").unwrap();
+            let found = fs::symlink_metadata(&path).unwrap();
+            assert!(found.is_file() && found.uid() == 0, "{found:?}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "shop\n");
+            remove(&path).unwrap();
+        }
+        put(&path, b"shop\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        put(&path, b"shop\n").unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{mode:o}");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "shop\n");
     }
 
     #[test]

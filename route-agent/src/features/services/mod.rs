@@ -145,7 +145,7 @@ impl Services {
                 "{}; the tables of a run with Services stay until it is put back; tried again",
                 crate::error::chain(&error)
             );
-            Warning::new(format!("sysctl {}", sysctls::ROUTE_LOCALNET), text)
+            Warning::new(format!("sysctl {}", crate::originals::ROUTE_LOCALNET), text)
         }));
         if again {
             return Ok(Synced { writes: 0, again });

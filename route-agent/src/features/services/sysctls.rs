@@ -10,43 +10,38 @@ use nix::libc;
 use podwire_kernel::sysctl;
 
 use crate::config::services::Config;
-use crate::originals;
+use crate::originals::{
+    self, BE_LIBERAL, CONNTRACK_MAX, ROUTE_LOCALNET, TIMEOUT_CLOSE_WAIT, TIMEOUT_ESTABLISHED,
+};
 
 /// No more connections than this, however many cores there are.
 const MAX: u64 = 1_048_576;
-
-/// Lets packets to and from 127.0.0.0/8 use other links than `lo`. Only with the table's guard is
-/// that safe.
-pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
 /// Sets what the settings ask for; what could not be set and what follows, one sentence each.
 pub fn apply(config: &Config, run_dir: &Path) -> Vec<String> {
     let mut texts = Vec::new();
     let wanted = conntrack_max(config, cores());
     if wanted > 0 {
-        texts.extend(raise("net/netfilter/nf_conntrack_max", wanted, run_dir));
+        texts.extend(raise(CONNTRACK_MAX, wanted, run_dir));
     }
     texts.extend(seconds(
-        "net/netfilter/nf_conntrack_tcp_timeout_established",
+        TIMEOUT_ESTABLISHED,
         config.conntrack_tcp_timeout_established,
         run_dir,
     ));
     texts.extend(seconds(
-        "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+        TIMEOUT_CLOSE_WAIT,
         config.conntrack_tcp_timeout_close_wait,
         run_dir,
     ));
     if config.conntrack_tcp_be_liberal {
-        texts.extend(set(
-            "net/netfilter/nf_conntrack_tcp_be_liberal",
-            "1",
-            run_dir,
-        ));
+        texts.extend(set(BE_LIBERAL, "1", run_dir));
     }
     texts
 }
 
-/// Lets node ports answer on 127.0.0.1, or says why that fails and what follows.
+/// Lets node ports answer on 127.0.0.1, or says why that fails and what follows. Only with the
+/// table's guard is that safe.
 pub fn open_localhost(run_dir: &Path) -> Option<String> {
     let error = originals::ensure(ROUTE_LOCALNET, "1", run_dir).err()?;
     Some(format!("{error}: node ports do not answer on 127.0.0.1"))

@@ -8,8 +8,8 @@ use super::*;
 use crate::feature::{Event, Feature};
 use crate::features::parts::log::Logging;
 use crate::features::services::Services;
-use crate::features::services::sysctls::ROUTE_LOCALNET;
 use crate::features::test_node::TestNode;
+use crate::originals::ROUTE_LOCALNET;
 
 /// A node of a cluster with a Service.
 fn node() -> TestNode {
