@@ -13,6 +13,7 @@ use crate::environment::{Verb, is_identifier};
 use crate::error::Error;
 use crate::json::{Fields, Node};
 use crate::lease::Owner;
+use crate::mtu::{LARGEST, SMALLEST};
 use crate::policy;
 use crate::result::{Attached, Dns};
 use crate::streams;
@@ -25,9 +26,6 @@ const LONGEST_NAME: usize = 128;
 /// The keys of the list of attachments that a GC keeps. The second is that of an earlier text of
 /// the specification, and some runtimes send it alone.
 const ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-
-/// The smallest MTU that IPv4 can work with (RFC 791).
-const SMALLEST_MTU: i64 = 68;
 
 /// What every network configuration has.
 #[derive(Debug, Clone)]
@@ -144,10 +142,12 @@ impl<'a> Config<'a> {
     pub fn mtu(&self) -> Result<Option<u32>, Error> {
         match self.fields.integer("mtu")? {
             None | Some(0) => Ok(None),
-            Some(mtu) if (SMALLEST_MTU..=65535).contains(&mtu) => Ok(u32::try_from(mtu).ok()),
-            Some(mtu) => Err(Error::config(format!(
-                "mtu is {mtu}, but an MTU is a number of bytes from {SMALLEST_MTU} to 65535"
-            ))),
+            Some(mtu) => match u32::try_from(mtu) {
+                Ok(mtu) if (SMALLEST..=LARGEST).contains(&mtu) => Ok(Some(mtu)),
+                _ => Err(Error::config(format!(
+                    "mtu is {mtu}, but an MTU is a number of bytes from {SMALLEST} to {LARGEST}"
+                ))),
+            },
         }
     }
 

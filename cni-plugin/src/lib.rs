@@ -26,6 +26,7 @@ pub mod ipam;
 pub mod json;
 pub mod lease;
 pub mod link;
+pub mod mtu;
 pub mod plugin;
 pub mod policy;
 pub mod range;

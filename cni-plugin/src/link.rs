@@ -19,6 +19,7 @@ use podwire_kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
 
 use crate::attachment::{Alias, LINK_GROUP};
 use crate::error::Error;
+use crate::mtu::{self, SMALLEST_IPV6};
 use crate::result::{self, Attached, Interface};
 use crate::streams;
 
@@ -133,8 +134,22 @@ pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {
     }
 }
 
+/// The MTU for a link with these addresses that follows the one that leads out of the node, if there
+/// is one.
+pub fn followed_mtu(addresses: &[IpAddr]) -> Option<u32> {
+    let uplink = uplink_mtu(addresses.iter().any(IpAddr::is_ipv4))?;
+    let followed = mtu::following(uplink, addresses.iter().any(IpAddr::is_ipv6));
+    if followed != uplink {
+        streams::log(format_args!(
+            "the uplink has an MTU of {uplink} bytes, which a container's link cannot follow; it \
+             gets {followed}"
+        ));
+    }
+    Some(followed)
+}
+
 /// The MTU of the link that leads out of the node, if there is one.
-pub fn uplink_mtu(v4: bool) -> Option<u32> {
+fn uplink_mtu(v4: bool) -> Option<u32> {
     // Addresses for documentation (RFC 5737, RFC 3849): any that only a default route leads to.
     let outside: IpAddr = if v4 {
         IpAddr::from([203, 0, 113, 1])
@@ -165,11 +180,11 @@ fn pairs(attached: &Attached) -> Result<Vec<Pair>, Error> {
     pairs.collect()
 }
 
-/// A link with a smaller MTU has no IPv6 (RFC 8200, section 5).
+/// A link with a smaller MTU has no IPv6.
 fn check_mtu(mtu: Option<u32>, pairs: &[Pair]) -> Result<(), Error> {
     match mtu {
-        Some(mtu) if mtu < 1280 && has_ipv6(pairs) => Err(Error::config(format!(
-            "mtu is {mtu}, but IPv6 needs 1280 bytes at least"
+        Some(mtu) if mtu < SMALLEST_IPV6 && has_ipv6(pairs) => Err(Error::config(format!(
+            "mtu is {mtu}, but IPv6 needs {SMALLEST_IPV6} bytes at least"
         ))),
         _ => Ok(()),
     }

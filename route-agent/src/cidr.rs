@@ -47,6 +47,17 @@ pub fn previous(address: IpAddr) -> Option<IpAddr> {
     })
 }
 
+/// The network of IPv4 that an IPv6 one stands for (`::ffff:10.0.0.0/104` for 10.0.0.0/8, RFC 4291),
+/// as Kubernetes reads it.
+pub fn unmapped(network: IpNetwork) -> Option<IpNetwork> {
+    let IpNetwork::V6(network) = network else {
+        return None;
+    };
+    let address = network.ip().to_ipv4_mapped()?;
+    let prefix = network.prefix().checked_sub(96)?;
+    Ipv4Network::new(address, prefix).ok().map(IpNetwork::V4)
+}
+
 /// True if the networks have an address in common.
 pub fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.is_ipv4() == other.is_ipv4()

@@ -114,6 +114,9 @@ async fn run_all(mut config: Config) -> Result<(), RunError> {
     make_run_dir(&config.run_dir)?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = %config.node_name, "podwire-agent starts");
+    for read in config.read_mapped_networks() {
+        tracing::warn!("{read}: it is IPv4 written as IPv6");
+    }
     if config.manifests.is_none() {
         config.kubernetes.read = kubernetes::named_server(&config.kubernetes);
     }

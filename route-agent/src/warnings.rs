@@ -169,6 +169,26 @@ impl Warnings {
     }
 }
 
+/// The last failure of something that is tried again and again: the log is told of one that differs.
+#[derive(Debug, Default)]
+pub struct LastFailure(Option<String>);
+
+impl LastFailure {
+    /// It failed; true if the log does not know this text.
+    pub fn is_news(&mut self, text: &str) -> bool {
+        let news = self.0.as_deref() != Some(text);
+        if news {
+            self.0 = Some(text.to_owned());
+        }
+        news
+    }
+
+    /// It worked.
+    pub fn is_over(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// What goes to the log of warnings that come and go.
 #[derive(Debug, Default)]
 struct Log {
@@ -310,6 +330,15 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_failure_is_news_until_it_is_known_and_again_once_it_was_over() {
+        let mut last = LastFailure::default();
+        let said = ["a", "a", "b", "a"].map(|text| last.is_news(text));
+        assert_eq!(said, [true, false, true, true]);
+        last.is_over();
+        assert!(last.is_news("a"));
     }
 
     #[test]

@@ -140,8 +140,7 @@ fn add(request: &Request<'_>, mode: Mode) -> Result<Value, Error> {
     let mut attached = plan.ipam.add(call, stdin, config.version)?;
     let addresses: Vec<_> = attached.ips.iter().map(|ip| ip.address.ip()).collect();
     if mode == Mode::Podwire && plan.mtu.is_none() {
-        let v4 = attached.ips.iter().any(|ip| ip.address.is_ipv4());
-        plan.mtu = link::uplink_mtu(v4);
+        plan.mtu = link::followed_mtu(&addresses);
     }
     let added = attach(request, &plan, &netns, &mut attached);
     if added.is_err() {

@@ -95,6 +95,30 @@ fn the_mtu_follows_the_uplink() {
     });
 }
 
+#[test]
+fn an_uplink_with_an_mtu_that_a_link_cannot_follow_stops_no_pod_but_a_configured_one_does() {
+    on_a_node(|node| {
+        let _outside = Outside::new(node);
+        let dual = config("podwire", &["10.1.2.0/24", "fd00:1::/64"]);
+        let single = config("podwire", &["10.1.2.0/24"]);
+        for (name, uplink, config, expected) in [
+            ("a", "1200", &dual, 1280),
+            ("b", "1200", &single, 1200),
+            ("c", "68", &dual, 1280),
+        ] {
+            node.ask("ip", &["link", "set", "uplink", "mtu", uplink]);
+            let container = node.container(name);
+            let result = Call::new("podwire", "ADD", &container, config).succeed();
+            assert_eq!(result["interfaces"][1]["mtu"], expected, "{uplink}");
+        }
+        let mut config = dual;
+        config["mtu"] = 1200.into();
+        let container = node.container("d");
+        let error = Call::new("podwire", "ADD", &container, &config).fail(7);
+        assert!(error.starts_with("mtu is 1200"), "{error}");
+    });
+}
+
 /// A container that answers on port 80 of both families, with host port 8080.
 fn serving(node: &mut Node, ports: Value) -> (super::node::Container, Value) {
     let container = node.container("a");

@@ -4,6 +4,7 @@
 //! not otherwise.
 
 mod door;
+mod listen;
 mod pages;
 mod queue;
 mod rates;
@@ -95,7 +96,6 @@ pub async fn serve(
     let door = Door::new(address.port(), token);
     let watch = Watch::new(reach, title);
     ready(&home);
-    axum::serve(listener, pages::router(door, watch))
-        .await
-        .map_err(UiError::Serve)
+    listen::serve(listener, pages::router(door, watch)).await;
+    Ok(())
 }

@@ -14,6 +14,7 @@ use futures_util::stream::{Stream, unfold};
 use serde::Serialize;
 
 use super::door::Door;
+use super::listen::Answering;
 use super::queue::News;
 use super::watch::{Viewer, Watch};
 
@@ -100,7 +101,10 @@ async fn for_us(State(door): State<Door>, request: Request, next: Next) -> Respo
 
 async fn with_token(State(door): State<Door>, request: Request, next: Next) -> Response {
     match door.has_token(request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            let answering = Answering::to(&request);
+            answering.with(next.run(request).await)
+        }
         Err(refused) => refused.into_response(),
     }
 }

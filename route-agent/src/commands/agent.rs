@@ -124,7 +124,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::serve::http::{Listener, Request, Response, Server};
+    use crate::serve::connections::Listener;
+    use crate::serve::http::{Request, Response, Server};
     use crate::serve::socket::{COMMANDS, listen, value};
 
     async fn echo(request: Request) -> Response {

@@ -246,7 +246,8 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::serve::http::{Listener, Request, Response, Server};
+    use crate::serve::connections::Listener;
+    use crate::serve::http::{Request, Response, Server};
     use crate::serve::socket::{COMMANDS, listen};
 
     /// Answers `/now` at once, and `/late` when that is said.

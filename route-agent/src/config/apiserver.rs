@@ -42,7 +42,8 @@ impl Options {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.servers.iter().chain(&self.read).filter_map(|server| {
             let host = server.host()?;
-            host.trim_matches(['[', ']']).parse().ok()
+            let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+            Some(address.to_canonical())
         })
     }
 }
@@ -65,15 +66,19 @@ mod tests {
     fn the_addresses_are_those_of_flags_and_of_what_was_read_and_names_are_passed_over() {
         let uri = |text: &str| text.parse::<Uri>().unwrap();
         let options = Options {
-            servers: ["https://[fd00::1]:6443", "https://name:6443"]
-                .map(uri)
-                .into(),
+            servers: [
+                "https://[fd00::1]:6443",
+                "https://name:6443",
+                "https://[::ffff:10.0.0.1]:6443",
+            ]
+            .map(uri)
+            .into(),
             kubeconfig: None,
             kubelet_kubeconfig: PathBuf::new(),
             read: Some(uri("https://10.0.0.100:6443")),
         };
         let found: Vec<_> = options.addresses().map(|a| a.to_string()).collect();
-        assert_eq!(found, ["fd00::1", "10.0.0.100"]);
+        assert_eq!(found, ["fd00::1", "10.0.0.1", "10.0.0.100"]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use ipnetwork::IpNetwork;
 use tracing_subscriber::filter::Targets;
 
+use crate::cidr;
+use crate::config::services::{ExternalIps, NodePortAddresses};
 use crate::config::values::{
     BindAddress, absolute_path, bind_address, cidr, duration, hostname, interface_name, log_filter,
     object_name,
@@ -186,6 +188,36 @@ impl Config {
         self.run_dir.join("ipam")
     }
 
+    /// Networks of IPv4 that are written as IPv6 become what Kubernetes reads them as: no packet has
+    /// such an address. Says of each flag what was read so.
+    pub fn read_mapped_networks(&mut self) -> Vec<String> {
+        let services = &mut self.services;
+        let node_ports = match &mut services.node_port_addresses {
+            NodePortAddresses::Within(networks) => networks.as_mut_slice(),
+            NodePortAddresses::All | NodePortAddresses::Primary => &mut [],
+        };
+        let external_ips = match &mut services.external_ips {
+            ExternalIps::Within(networks) => networks.as_mut_slice(),
+            ExternalIps::All | ExternalIps::None => &mut [],
+        };
+        let mut read = Vec::new();
+        for (flag, networks) in [
+            ("non-masquerade-cidrs", &mut self.non_masquerade_cidrs[..]),
+            ("nodeport-addresses", node_ports),
+            ("external-ips", external_ips),
+            ("service-cidr", &mut services.service_cidrs),
+            ("cluster-cidr", &mut services.cluster_cidrs),
+        ] {
+            for network in networks {
+                if let Some(meant) = cidr::unmapped(*network) {
+                    read.push(format!("--{flag}: {network} is read as {meant}"));
+                    *network = meant;
+                }
+            }
+        }
+        read
+    }
+
     /// The socket that answers the operator's commands.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(SOCKET)
@@ -337,5 +369,51 @@ mod tests {
         assert_eq!(config.non_masquerade_cidrs.len(), 2);
         assert_eq!(config.lease_grace, Duration::from_millis(250));
         assert_eq!(config.healthz_bind_address, BindAddress(None));
+    }
+
+    #[test]
+    fn networks_of_ipv4_written_as_ipv6_are_read_as_kubernetes_reads_them_and_said() {
+        let mut config = parse(&[
+            "--non-masquerade-cidrs=::ffff:10.0.0.0/104,fd00::/8,::/0",
+            "--nodeport-addresses=::ffff:172.18.0.0/112",
+            "--external-ips=::ffff:192.0.2.1/128",
+            "--service-cidr=10.96.0.0/12,::ffff:10.112.0.0/108",
+            "--cluster-cidr=::ffff:0.0.0.0/96",
+        ])
+        .unwrap();
+        let networks = |texts: &[&str]| -> Vec<IpNetwork> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let said = config.read_mapped_networks();
+        assert_eq!(
+            config.non_masquerade_cidrs,
+            networks(&["10.0.0.0/8", "fd00::/8", "::/0"])
+        );
+        let services = &config.services;
+        assert_eq!(
+            services.node_port_addresses,
+            NodePortAddresses::Within(networks(&["172.18.0.0/16"]))
+        );
+        assert_eq!(
+            services.external_ips,
+            ExternalIps::Within(networks(&["192.0.2.1/32"]))
+        );
+        assert_eq!(
+            services.service_cidrs,
+            networks(&["10.96.0.0/12", "10.112.0.0/12"])
+        );
+        assert_eq!(services.cluster_cidrs, networks(&["0.0.0.0/0"]));
+        assert_eq!(said.len(), 5, "{said:?}");
+        assert!(said[0].contains("is read as 10.0.0.0/8"), "{said:?}");
+        assert_eq!(config.read_mapped_networks(), [""; 0]);
+        let error = parse(&["--service-cidr=::ffff:10.0.0.0/80"]).unwrap_err();
+        assert!(error.contains("has host bits set"), "{error}");
+    }
+
+    #[test]
+    fn an_address_to_listen_on_of_ipv4_written_as_ipv6_is_that_of_ipv4() {
+        let config = parse(&["--metrics-bind-address=[::ffff:127.0.0.1]:10249"]).unwrap();
+        let expected = "127.0.0.1:10249".parse().unwrap();
+        assert_eq!(config.metrics_bind_address, BindAddress(Some(expected)));
     }
 }

@@ -68,9 +68,12 @@ pub fn bind_address(text: &str) -> Result<BindAddress, String> {
     if text.is_empty() {
         return Ok(BindAddress(None));
     }
-    text.parse()
-        .map(|address| BindAddress(Some(address)))
-        .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())
+    let mut address: SocketAddr = text
+        .parse()
+        .map_err(|_| "not an address and port such as 0.0.0.0:10256 or [::]:10256".to_owned())?;
+    // A socket of IPv6 alone refuses an IPv4 address.
+    address.set_ip(address.ip().to_canonical());
+    Ok(BindAddress(Some(address)))
 }
 
 /// Parses levels of log lines: one for all, others for single modules. A text without any leaves

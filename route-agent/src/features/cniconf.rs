@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
+use podwire::mtu;
 use podwire::policy::RUN_DIR;
 use serde::Serialize;
 
@@ -56,9 +57,13 @@ impl Feature for CniConf {
         let mut warnings: Vec<_> = others.map(|name| competitor(directory, &name)).collect();
         let mut writes = 0;
         match desired(world) {
-            Ok(text) if world.ready_for_pods => writes = self.write(directory, text)?,
-            // The features that are not ready say themselves what is wrong.
-            Ok(_) => {}
+            Ok(wanted) => {
+                warnings.extend(wanted.warning);
+                // The features that are not ready say themselves what is wrong.
+                if world.ready_for_pods {
+                    writes = self.write(directory, wanted.text)?;
+                }
+            }
             Err(reason) => warnings.push(Warning::new("CNI configuration", reason)),
         }
         warn.replace(warnings);
@@ -74,7 +79,7 @@ impl Feature for CniConf {
         }
         let path = world.config.cni_conf_dir.join(FILE);
         let present = fs::read_to_string(&path).ok();
-        let wanted = desired(world);
+        let wanted = desired(world).map(|wanted| wanted.text);
         let current = wanted.as_ref().ok() == present.as_ref();
         if wanted.is_ok() && !current {
             let what = match present {
@@ -120,17 +125,23 @@ impl CniConf {
     }
 }
 
-/// The text of the configuration, or what is missing for it.
-pub fn desired(world: &World<'_>) -> Result<String, String> {
+/// The configuration that there should be.
+#[derive(Debug)]
+pub struct Desired {
+    text: String,
+    /// It is not quite what one would expect.
+    warning: Option<Warning>,
+}
+
+/// What should be there, or what is missing for it.
+pub fn desired(world: &World<'_>) -> Result<Desired, String> {
     let name = world.own_name();
     let own = world
         .own_node()
         .ok_or_else(|| format!("waits for Node {name} to exist"))?;
-    let mtu = match (world.config.mtu, world.uplink) {
-        (Some(mtu), _) => mtu,
-        (None, Some(uplink)) => uplink.mtu,
-        (None, None) => return Err("waits for the uplink, whose MTU pods take".to_owned()),
-    };
+    if world.config.mtu.is_none() && world.uplink.is_none() {
+        return Err("waits for the uplink, whose MTU pods take".to_owned());
+    }
     let on_link = world.uplink.map_or(&[][..], |uplink| &uplink.on_link);
     let usable =
         |network: &&IpNetwork| !on_link.iter().any(|nodes| cidr::overlap(*nodes, **network));
@@ -138,11 +149,33 @@ pub fn desired(world: &World<'_>) -> Result<String, String> {
     if networks.is_empty() {
         return Err(format!("waits for Node {name} to have a podCIDR"));
     }
+    let (mtu, warning) = mtu_of_pods(world, networks.iter().any(IpNetwork::is_ipv6));
     let lease_dir = world.config.lease_dir();
     let value = conflist(&networks, mtu, &lease_dir, world.config);
     let mut text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
     text.push('\n');
-    Ok(text)
+    Ok(Desired { text, warning })
+}
+
+/// The MTU of new pods, and what is to be said if it is not the one of the uplink that it follows.
+fn mtu_of_pods(world: &World<'_>, ipv6: bool) -> (u32, Option<Warning>) {
+    let uplink = match (world.config.mtu, world.uplink) {
+        (None, Some(uplink)) => uplink,
+        // Without either the plugin looks for itself.
+        (configured, _) => return (configured.unwrap_or_default(), None),
+    };
+    let (name, given) = (&uplink.name, uplink.mtu);
+    let followed = mtu::following(given, ipv6);
+    let warning = (followed != given).then(|| {
+        let text = format!(
+            "has an MTU of {given} bytes, which links of pods cannot follow: IPv6 needs {} at least, and \
+             no link takes more than {}; new ones get {followed}, give --mtu if they should have another",
+            mtu::SMALLEST_IPV6,
+            mtu::LARGEST
+        );
+        Warning::new(format!("uplink {name}"), text)
+    });
+    (followed, warning)
 }
 
 /// The file, its fields in the order in which a person reads them.

@@ -1,42 +1,26 @@
 //! A small HTTP/1 server over TCP or a Unix socket, for answers that fit into memory.
 //!
-//! No client can hold it up: the body of a request is not read, its header must come within
-//! [`HEADER_TIME`], a connection lives [`CONNECTION_TIME`] at most, and when there are too many, the
-//! one that has waited longest goes ([`Places`]). A [`Server`] that is dropped stops listening at
-//! once; responses that have begun are finished.
+//! No client can hold it up: the body of a request is not read, a connection lives
+//! [`CONNECTION_TIME`] at most, and [`connections`] limits the rest. A [`Server`] that is dropped stops
+//! listening at once; responses that have begun are finished.
 
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::task::AbortHandle;
 
-use crate::serve::places::{Place, Places, Source};
+use crate::serve::connections::{self, Answers, Listener};
+use crate::serve::places::{Place, Places};
 use crate::text::printable;
 
-/// How long a client may take to send a request's header.
-const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be kept for further requests.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
-/// How long a response that has begun may still take after that.
-const FAREWELL_TIME: Duration = Duration::from_secs(10);
-/// Connections that the kernel keeps until they are accepted, which is at once.
-const BACKLOG: u32 = 1024;
-/// The pause after the kernel refused to hand over a connection (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A request: the parts of it that decide the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,51 +78,10 @@ impl Response {
     }
 }
 
-/// Where requests come in.
-#[derive(Debug)]
-pub enum Listener {
-    /// From the network.
-    Tcp(TcpListener),
-    /// From this machine.
-    Unix(UnixListener),
-}
-
-/// Listens on a TCP address. `[::]` takes IPv4 as well, and becomes `0.0.0.0` on a machine without
-/// IPv6; any other IPv6 address takes IPv6 only.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match listen_exactly(address) {
-        Err(error)
-            if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
-                && address.ip().is_unspecified() =>
-        {
-            listen_exactly(SocketAddr::from(([0, 0, 0, 0], address.port())))
-        }
-        result => result,
-    }
-}
-
-fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv6() {
-        let socket = TcpSocket::new_v6()?;
-        setsockopt(
-            &socket,
-            sockopt::Ipv6V6Only,
-            &!address.ip().is_unspecified(),
-        )?;
-        socket
-    } else {
-        TcpSocket::new_v4()?
-    };
-    // A restart must not wait for connections of the process before.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// A running server; stops when dropped.
 #[derive(Debug)]
 pub struct Server {
-    _alive: watch::Sender<()>,
+    task: AbortHandle,
 }
 
 impl Server {
@@ -157,40 +100,17 @@ impl Server {
         A: Fn(Request) -> F + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
-        let (alive, stopped) = watch::channel(());
-        tokio::spawn(accept(listener, places, Arc::new(answer), stopped));
-        Self { _alive: alive }
+        let answer = Arc::new(answer);
+        let answers = move |place| answers(Arc::clone(&answer), place);
+        let serving = connections::serve(listener, places, Some(CONNECTION_TIME), answers);
+        let task = tokio::spawn(serving).abort_handle();
+        Self { task }
     }
 }
 
-async fn accept<A, F>(
-    listener: Listener,
-    places: Places,
-    answer: Arc<A>,
-    mut stopped: watch::Receiver<()>,
-) where
-    A: Fn(Request) -> F + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
-{
-    loop {
-        let accepted = tokio::select! {
-            _ = stopped.changed() => return,
-            accepted = next(&listener) => accepted,
-        };
-        let Ok((stream, source)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let (place, go) = places.take(source);
-        let end = End {
-            go,
-            stopped: stopped.clone(),
-        };
-        let answer = Arc::clone(&answer);
-        match stream {
-            Stream::Tcp(stream) => tokio::spawn(converse(stream, answer, place, end)),
-            Stream::Unix(stream) => tokio::spawn(converse(stream, answer, place, end)),
-        };
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -199,49 +119,21 @@ async fn accept<A, F>(
 #[cfg(feature = "fuzzing")]
 pub async fn answer<S, A, F>(stream: S, answer: A)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let (_alive, stopped) = watch::channel(());
-    let places = Places::default();
-    let (place, go) = places.take(Source::Own);
-    converse(stream, Arc::new(answer), place, End { go, stopped }).await;
+    let answer = Arc::new(answer);
+    connections::serve_one(stream, |place| answers(Arc::clone(&answer), place)).await;
 }
 
-enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
-}
-
-async fn next(listener: &Listener) -> io::Result<(Stream, Source)> {
-    Ok(match listener {
-        Listener::Tcp(listener) => {
-            let (stream, peer) = listener.accept().await?;
-            let source = Source::of(peer, stream.local_addr()?);
-            (Stream::Tcp(stream), source)
-        }
-        Listener::Unix(listener) => (Stream::Unix(listener.accept().await?.0), Source::Own),
-    })
-}
-
-/// What ends a connection from outside.
-struct End {
-    /// Another connection needs the place.
-    go: oneshot::Receiver<()>,
-    /// The server is gone.
-    stopped: watch::Receiver<()>,
-}
-
-/// Answers the requests of one connection.
-async fn converse<S, A, F>(stream: S, answer: Arc<A>, place: Place, mut end: End)
+/// What answers one connection.
+fn answers<A, F>(answer: Arc<A>, place: Arc<Place>) -> impl Answers
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let place = Arc::new(place);
-    let service = service_fn(move |request| {
+    service_fn(move |request| {
         let (answer, place) = (Arc::clone(&answer), Arc::clone(&place));
         async move {
             place.answering();
@@ -249,24 +141,7 @@ where
             place.answered();
             response
         }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    // A client that breaks the protocol or goes away is not an error of the server.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = &mut end.go => return,
-        _ = end.stopped.changed() => {}
-        () = tokio::time::sleep(CONNECTION_TIME) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        _ = timeout(FAREWELL_TIME, connection) => {}
-        _ = end.go => {}
-    }
+    })
 }
 
 async fn respond<A, F>(
@@ -308,10 +183,14 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::serve::connections::listen;
 
     async fn echo(request: Request) -> Response {
         Response::text(
@@ -398,11 +277,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_nothing_is_shut_out() {
         let (client, server) = tokio::io::duplex(64);
-        let (_alive, stopped) = watch::channel(());
-        let (place, go) = Places::default().take(Source::Own);
-        let end = End { go, stopped };
-        let task = tokio::spawn(converse(server, Arc::new(echo), place, end));
-        task.await.unwrap();
+        let answer = Arc::new(echo);
+        let serving = connections::serve_one(server, move |place| answers(answer.clone(), place));
+        tokio::spawn(serving).await.unwrap();
         drop(client);
     }
 }

@@ -1,5 +1,6 @@
 //! What the daemon answers: its pages, its socket, and the health checks of Services.
 
+pub mod connections;
 pub mod health_ports;
 pub mod http;
 pub mod places;

@@ -47,11 +47,13 @@ impl Source {
 }
 
 /// The places of one or several servers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Places(Arc<Mutex<Table>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    /// Places of the node itself.
+    own: usize,
     taken: BTreeMap<u64, Taken>,
     /// Counts what happens: tells connections apart, and which has waited longer.
     turn: u64,
@@ -73,7 +75,22 @@ pub struct Place {
     id: u64,
 }
 
+impl Default for Places {
+    fn default() -> Self {
+        Self::with_own(OWN)
+    }
+}
+
 impl Places {
+    /// So many of them for the node itself.
+    pub fn with_own(own: usize) -> Self {
+        Self(Arc::new(Mutex::new(Table {
+            own,
+            taken: BTreeMap::new(),
+            turn: 0,
+        })))
+    }
+
     /// A place, and what resolves when the connection has to go for the sake of another.
     pub fn take(&self, source: Source) -> (Place, oneshot::Receiver<()>) {
         let (stay, go) = oneshot::channel();
@@ -132,7 +149,7 @@ impl Table {
     fn to_go_for(&self, source: Source) -> Option<u64> {
         let of = |wanted: Source| self.taken.values().filter(move |t| t.source == wanted);
         if source == Source::Own {
-            return (of(Source::Own).count() >= OWN).then(|| self.longest(Source::Own))?;
+            return (of(Source::Own).count() >= self.own).then(|| self.longest(Source::Own))?;
         }
         if of(source).count() >= PER_SOURCE {
             return self.longest(source);

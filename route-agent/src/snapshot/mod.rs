@@ -9,6 +9,7 @@
 //! of a change follows its size: an object that arrives again with the same value costs one
 //! comparison and marks nothing.
 
+mod arrivals;
 mod cluster_policy;
 mod endpoints;
 mod few;
@@ -24,6 +25,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+
+use arrivals::Arrivals;
+use podwire_kernel::IpFamily;
 
 pub use cluster_policy::{Action, ClusterNetworkPolicy, PolicyName, Rank, Tier, TierRule};
 pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
@@ -249,6 +253,7 @@ pub struct Snapshot {
     gone_nodes: Vec<Arc<str>>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
     by_service: BTreeSet<(ObjectName, ObjectName)>,
+    arrivals: Arrivals,
 }
 
 impl Snapshot {
@@ -283,7 +288,13 @@ impl Snapshot {
                 dirty.service_cidrs |= changed;
                 changed
             }
-            Object::Pod(pod) => note(set(&mut self.pods, pod.name.clone(), pod), &mut dirty.pods),
+            Object::Pod(pod) => {
+                let before = self.pods.get(&pod.name);
+                if before != Some(&pod) {
+                    self.arrivals.note(before, &pod);
+                }
+                note(set(&mut self.pods, pod.name.clone(), pod), &mut dirty.pods)
+            }
             Object::Namespace(namespace) => {
                 let name = namespace.name.clone();
                 let changed = set(&mut self.namespaces, name, namespace);
@@ -323,7 +334,10 @@ impl Snapshot {
                 dirty.service_cidrs |= changed;
                 changed
             }
-            Key::Pod(name) => note(gone(&mut self.pods, name), &mut dirty.pods),
+            Key::Pod(name) => {
+                self.arrivals.forget(&name);
+                note(gone(&mut self.pods, name), &mut dirty.pods)
+            }
             Key::Namespace(name) => note(gone(&mut self.namespaces, name), &mut dirty.namespaces),
             Key::NetworkPolicy(name) => note(gone(&mut self.policies, name), &mut dirty.policies),
             Key::ClusterNetworkPolicy(name) => {
@@ -336,6 +350,11 @@ impl Snapshot {
     /// The Pods of a namespace, sorted by name.
     pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> {
         in_namespace(&self.pods, namespace)
+    }
+
+    /// In which turn a Pod without a date got its address of a family; 0 of one with a date.
+    pub fn arrival(&self, pod: &ObjectName, family: IpFamily) -> u64 {
+        self.arrivals.of(pod, family)
     }
 
     /// The NetworkPolicies of a namespace, sorted by name.

@@ -103,6 +103,37 @@ fn a_new_mtu_or_pod_cidr_rewrites_it() {
 }
 
 #[test]
+fn an_uplink_whose_mtu_pods_cannot_follow_is_named_and_pods_get_the_nearest() {
+    let dual = ["10.10.2.0/24", "fd00:2::/64"];
+    for (uplink, pod_cidrs, expected) in [
+        (1200, &dual[..], 1280),
+        (0, &dual, 1500),
+        (65536, &dual, 65535),
+        (65536, &dual[..1], 65535),
+    ] {
+        let mut node = ready_node(pod_cidrs);
+        node.uplink.as_mut().unwrap().mtu = uplink;
+        node.writes(&mut CniConf::default());
+        assert_eq!(conf(&node)["plugins"][0]["mtu"], expected, "{uplink}");
+        let said = format!("uplink eth0: has an MTU of {uplink} bytes");
+        let warnings = node.warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].starts_with(&said),
+            "{warnings:?}"
+        );
+        node.config.mtu = Some(1400);
+        node.writes(&mut CniConf::default());
+        assert_eq!(conf(&node)["plugins"][0]["mtu"], 1400);
+        assert_eq!(node.warnings(), [""; 0], "no one follows it");
+    }
+    let mut node = ready_node(&dual[..1]);
+    node.uplink.as_mut().unwrap().mtu = 1200;
+    node.writes(&mut CniConf::default());
+    assert_eq!(conf(&node)["plugins"][0]["mtu"], 1200);
+    assert_eq!(node.warnings(), [""; 0], "IPv4 works with it");
+}
+
+#[test]
 fn it_waits_until_pods_can_start_and_says_why() {
     let mut node = ready_node(&["10.10.2.0/24"]);
     node.ready_for_pods = false;

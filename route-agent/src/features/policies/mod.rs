@@ -40,7 +40,7 @@ use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
 use crate::features::policies::namespaces::Namespaces;
-use crate::features::policies::publish::Numbers;
+use crate::features::policies::publish::{Contested, Numbers};
 use crate::features::policies::review::Review;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::features::policies::waiting::Waiting;
@@ -67,6 +67,8 @@ pub struct Policies {
     since: Option<Instant>,
     /// What is looked at from time to time.
     review: Review,
+    /// Addresses that several pods claim.
+    contested: Contested,
     /// Warnings and numbers are to be published whether or not anything changed.
     publish_all: bool,
 }
@@ -94,6 +96,7 @@ impl Policies {
     fn of_lists_over(few_peers: usize, logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             review: Review::default(),
+            contested: Contested::default(),
             socket: NftSocket::open()?,
             routes: RouteSocket::open()?,
             attachments: Attachments::default(),
@@ -452,7 +455,17 @@ impl Feature for Policies {
             let sides = self.sides.iter().map(Side::numbers);
             publish::numbers(&world.metrics.policies, sides);
         }
-        publish::warnings(world, &changed, all, &self.review, warn);
+        let models = self.sides.iter().filter_map(|side| side.model.as_ref());
+        self.contested
+            .look(models, world.snapshot, &self.attachments);
+        publish::warnings(
+            world,
+            &changed,
+            all,
+            &self.review,
+            &mut self.contested,
+            warn,
+        );
         match failed {
             // The models have taken the change in, and the table that failed will be read.
             Some(error) => {

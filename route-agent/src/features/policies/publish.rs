@@ -1,17 +1,24 @@
 //! What came of the policies: warnings about them, and numbers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 
 use crate::feature::{Warn, World};
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::frame::{Changed, policies};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::wanted::Place;
 use crate::features::policies::review::Review;
 use crate::metrics::PolicyMetrics;
-use crate::snapshot::{Invalid, Key, ObjectName, PolicyName};
+use crate::snapshot::{Invalid, Key, ObjectName, PolicyName, Snapshot};
 use crate::warnings::Warning;
+
+/// So many addresses with several owners are named.
+const NAMED: usize = 100;
+/// So many pods of each.
+const NAMED_PODS: usize = 5;
 
 /// Names what could not be read of the objects that changed, or of all, and what may be a mistake.
 pub fn warnings(
@@ -19,6 +26,7 @@ pub fn warnings(
     changed: &Changed,
     all: bool,
     review: &Review,
+    contested: &mut Contested,
     warn: &mut Warn<'_>,
 ) {
     let snapshot = world.snapshot;
@@ -45,12 +53,14 @@ pub fn warnings(
         let policies = policies(snapshot).map(|name| (key_of(&name), of_policy(&name)));
         let pods = snapshot.pods.values().filter(|pod| !pod.invalid.is_empty());
         let pods = pods.map(|pod| (Key::Pod(pod.name.clone()), of_pod(&pod.name)));
-        warn.replace(policies.chain(pods).flat_map(|(key, texts)| {
+        let of_objects = policies.chain(pods).flat_map(|(key, texts)| {
             let texts = texts.into_iter();
             texts.map(move |text| Warning::new(key.to_string(), text))
-        }));
+        });
+        warn.replace(of_objects.chain(contested.warnings()));
         return;
     }
+    contested.tell(warn);
     for name in &changed.policies {
         let key = key_of(name);
         warn.replace_for(&key.to_string(), of_policy(name));
@@ -59,6 +69,60 @@ pub fn warnings(
         let key = Key::Pod(name.clone());
         warn.replace_for(&key.to_string(), of_pod(name));
     }
+}
+
+/// The addresses that several pods claim with the same reason, and what is said of each.
+#[derive(Debug, Default)]
+pub struct Contested {
+    now: BTreeMap<IpAddr, String>,
+    /// Of which something else is to be said than before.
+    changed: BTreeSet<IpAddr>,
+}
+
+impl Contested {
+    /// Finds out who has which.
+    pub fn look<'a>(
+        &mut self,
+        models: impl Iterator<Item = &'a Model>,
+        snapshot: &'a Snapshot,
+        attachments: &'a Attachments,
+    ) {
+        let all = models.flat_map(|model| model.contested(snapshot, attachments));
+        let texts = all.take(NAMED).map(|(address, owner, others)| {
+            let owner = &owner.name;
+            let names = others.iter().take(NAMED_PODS);
+            let mut names: Vec<String> = names.map(|pod| format!("Pod {}", pod.name)).collect();
+            if others.len() > NAMED_PODS {
+                names.push(format!("{} more", others.len() - NAMED_PODS));
+            }
+            let names = names.join(", ");
+            let text = format!(
+                "belongs to Pod {owner} and is claimed by {names} as well: policies take it for that of \
+                 {owner}; correct the others"
+            );
+            (address, text)
+        });
+        let now: BTreeMap<IpAddr, String> = texts.collect();
+        let before = std::mem::replace(&mut self.now, now);
+        let addresses = before.keys().chain(self.now.keys());
+        let changed = addresses.filter(|address| before.get(address) != self.now.get(address));
+        self.changed = changed.copied().collect();
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = Warning> {
+        let all = self.now.iter();
+        all.map(|(address, text)| Warning::new(object_of(*address), text))
+    }
+
+    fn tell(&mut self, warn: &mut Warn<'_>) {
+        for address in std::mem::take(&mut self.changed) {
+            warn.replace_for(&object_of(address), self.now.get(&address).cloned());
+        }
+    }
+}
+
+fn object_of(address: IpAddr) -> String {
+    format!("address {address}")
 }
 
 fn key_of(policy: &PolicyName) -> Key {

@@ -22,6 +22,7 @@ use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::state::UdpChange;
 use crate::metrics::ProxyMetrics;
+use crate::warnings::LastFailure;
 
 /// Up to this many ports are looked for one by one, with the kernel's help; for more the whole table
 /// is read once.
@@ -71,6 +72,7 @@ impl Sweeper {
 type Serving = HashMap<Claim, Box<[Backend]>>;
 
 fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics) {
+    let mut trouble = LastFailure::default();
     while let Ok(first) = orders.recv() {
         let mut serving: [Serving; 2] = Default::default();
         let mut node = first.node.clone();
@@ -90,8 +92,14 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics
             }
             let start = Instant::now();
             match sweep(&mut conntrack, family, serving, &node) {
-                Ok(deleted) => note(family, deleted, start, metrics),
-                Err(error) => tracing::warn!(%error, "old UDP connections may linger"),
+                Ok(deleted) => {
+                    trouble.is_over();
+                    note(family, deleted, start, metrics);
+                }
+                Err(error) if trouble.is_news(&error.to_string()) => {
+                    tracing::warn!(%error, "old UDP connections may linger");
+                }
+                Err(_) => {}
             }
         }
     }

@@ -47,7 +47,7 @@ use crate::features::services::table::sync::FamilyTable;
 use crate::ours::{Removal, SERVICES_TABLE as TABLE};
 use crate::report::Report;
 use crate::snapshot::ObjectName;
-use crate::warnings::Warning;
+use crate::warnings::{LastFailure, Warning};
 
 /// The feature.
 pub struct Services {
@@ -55,6 +55,7 @@ pub struct Services {
     logging: Logging,
     tables: Vec<FamilyTable>,
     sweeper: Option<Sweeper>,
+    sweeper_trouble: LastFailure,
     publisher: Publisher,
     /// Services that changed since the last sync.
     dirty: BTreeSet<ObjectName>,
@@ -85,6 +86,7 @@ impl Services {
             logging,
             tables: Vec::new(),
             sweeper: None,
+            sweeper_trouble: LastFailure::default(),
             publisher: Publisher::new(health_ports),
             dirty: BTreeSet::new(),
             networks: true,
@@ -237,7 +239,9 @@ impl Services {
             match Sweeper::start(world.metrics.proxy.clone()) {
                 Ok(sweeper) => self.sweeper = Some(sweeper),
                 Err(error) => {
-                    tracing::warn!(%error, "old UDP connections may linger");
+                    if self.sweeper_trouble.is_news(&error.to_string()) {
+                        tracing::warn!(%error, "old UDP connections may linger");
+                    }
                     return;
                 }
             }

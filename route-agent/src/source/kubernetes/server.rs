@@ -18,9 +18,10 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, Client, ClientBuilder, ConfigExt};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tower::{BoxError, ServiceExt};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::config::apiserver::Options;
+use crate::error::chain;
 use crate::source::kubernetes::problems::Problems;
 
 /// Why the API server cannot be found.
@@ -135,6 +136,8 @@ struct State {
 
 /// The object of a problem with the API server.
 const API_SERVER: &str = "API server";
+/// The object of a problem with what is read for the next try.
+const CREDENTIALS: &str = "credentials for the API server";
 
 impl ApiServer {
     /// Finds the API server; does not talk to it yet.
@@ -191,6 +194,7 @@ impl ApiServer {
     pub fn reached(&self) {
         if std::mem::take(&mut self.state().lost) {
             self.problems.clear(API_SERVER);
+            self.problems.clear(CREDENTIALS);
         }
     }
 
@@ -219,10 +223,15 @@ impl ApiServer {
                 let mut state = self.state();
                 state.client = client;
                 state.server = server;
+                drop(state);
+                self.problems.clear(CREDENTIALS);
             }
             Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                warn!(error, "keeping the old credentials for the API server");
+                let text = format!(
+                    "{}; those that were read before are kept and tried",
+                    chain(&error)
+                );
+                self.problems.raise(CREDENTIALS, text);
             }
         }
     }

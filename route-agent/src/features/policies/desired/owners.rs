@@ -1,9 +1,10 @@
 //! Which pod has an address.
 //!
 //! Pods with their node's network, and those that have ended, have none. Of several pods that claim
-//! one address, because one of them is on its way out, the one that is not has it, and of those the
-//! one that runs.
+//! one address, because one of them is on its way out, the one that is not has it, of those the one
+//! that runs, and of those the youngest. Without dates who has it keeps it.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ pub fn counts(pod: &Pod) -> bool {
 #[derive(Debug, Default)]
 pub struct Owners {
     claims: HashMap<IpAddr, Claims>,
+    /// The addresses that several claim.
+    shared: BTreeSet<IpAddr>,
 }
 
 /// Who claims an address.
@@ -79,6 +82,7 @@ impl Owners {
                 if !names.contains(name) {
                     let names = [names, std::slice::from_ref(name)].concat();
                     taken.insert(Claims::Several(names));
+                    self.shared.insert(address);
                 }
             }
         }
@@ -91,6 +95,9 @@ impl Owners {
         };
         let mut rest = taken.get().names().to_vec();
         rest.retain(|other| other != name);
+        if rest.len() < 2 {
+            self.shared.remove(&address);
+        }
         match rest.len() {
             0 => _ = taken.remove(),
             1 => _ = taken.insert(Claims::One(rest.swap_remove(0))),
@@ -110,10 +117,45 @@ impl Owners {
         snapshot: &'a Snapshot,
         attachments: &Attachments,
     ) -> Option<&'a Pod> {
+        let family = IpFamily::of(address);
+        let pods = self.candidates(address, snapshot, attachments);
+        pods.max_by_key(|pod| {
+            let arrival = Reverse(snapshot.arrival(&pod.name, family));
+            (standing(pod), arrival, &pod.name)
+        })
+    }
+
+    /// The addresses for which several pods have the same reason, each with the one that has it and
+    /// the others.
+    pub fn contested<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        attachments: &'a Attachments,
+    ) -> impl Iterator<Item = (IpAddr, &'a Pod, Vec<&'a Pod>)> {
+        self.shared.iter().filter_map(|address| {
+            let owner = self.owner(*address, snapshot, attachments)?;
+            let others = self.candidates(*address, snapshot, attachments);
+            let others = others.filter(|pod| pod.name != owner.name);
+            let equal = others.filter(|pod| standing(pod) == standing(owner));
+            let equal: Vec<&Pod> = equal.collect();
+            (!equal.is_empty()).then_some((*address, owner, equal))
+        })
+    }
+
+    fn candidates<'a>(
+        &self,
+        address: IpAddr,
+        snapshot: &'a Snapshot,
+        attachments: &Attachments,
+    ) -> impl Iterator<Item = &'a Pod> {
         let holder = attachments.holder(address);
         let pods = self.claimants(address).iter();
-        let pods = pods.filter(|name| holder.is_none_or(|holder| holder == Some(*name)));
-        let pods = pods.filter_map(|name| snapshot.pods.get(name));
-        pods.max_by_key(|pod| (!pod.deleting, pod.running, pod.created, &pod.name))
+        let pods = pods.filter(move |name| holder.is_none_or(|holder| holder == Some(*name)));
+        pods.filter_map(|name| snapshot.pods.get(name))
     }
+}
+
+/// How good a reason a pod has for its address.
+fn standing(pod: &Pod) -> (bool, bool, Option<u64>) {
+    (!pod.deleting, pod.running, pod.created)
 }

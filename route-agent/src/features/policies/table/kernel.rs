@@ -6,6 +6,7 @@ use podwire_kernel::{Cause, IpFamily};
 
 use crate::features::policies::layout::sets::Lookup;
 use crate::ours::POLICY_TABLE as TABLE;
+use crate::warnings::LastFailure;
 
 /// This many elements of a new table go into one transaction: while one is carried out, no one else
 /// can change a table.
@@ -94,6 +95,7 @@ pub fn correct(
     family: IpFamily,
     found: &Table,
     wanted: &Table,
+    failures: &mut LastFailure,
 ) -> Result<bool, TableError> {
     let mut batch = diff(Some(found), wanted);
     if batch.is_empty() {
@@ -101,11 +103,14 @@ pub fn correct(
     }
     forget(&mut batch, family);
     let Err(error) = commit(kernel, family, &mut batch) else {
+        failures.is_over();
         return Ok(true);
     };
     // Something in it that we cannot take out: another program's chain that leads to ours, say.
     let error = crate::error::chain(&error);
-    tracing::warn!("{error}; it cannot be corrected and is made again");
+    if failures.is_news(&error) {
+        tracing::warn!("{error}; it cannot be corrected and is made again");
+    }
     let mut batch = Batch::new();
     batch.table(family.into(), TABLE).delete();
     diff_into(&mut batch, None, wanted);

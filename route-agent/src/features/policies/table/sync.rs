@@ -24,6 +24,7 @@ use crate::features::policies::table::kernel::{
 };
 use crate::features::policies::table::repair::{Doubts, Repair, repair};
 use crate::ours::POLICY_TABLE as TABLE;
+use crate::warnings::LastFailure;
 
 /// What was remembered is forgotten once more after this time. A packet is judged within
 /// microseconds; a virtual machine may stand still for longer.
@@ -51,6 +52,8 @@ pub struct FamilyTable {
     /// How often verdicts were forgotten because something was taken away.
     losses: u64,
     logging: Logging,
+    /// Of a table that is there, but not what is wanted.
+    corrections: LastFailure,
 }
 
 impl FamilyTable {
@@ -63,6 +66,7 @@ impl FamilyTable {
             forget_at: None,
             losses: 0,
             logging,
+            corrections: LastFailure::default(),
         }
     }
 
@@ -203,7 +207,7 @@ impl FamilyTable {
         match observe(kernel, self.family)? {
             None => create(kernel, self.family, &wanted)?,
             Some(found) => {
-                if correct(kernel, self.family, &found, &wanted)? {
+                if correct(kernel, self.family, &found, &wanted, &mut self.corrections)? {
                     self.lost();
                 }
             }

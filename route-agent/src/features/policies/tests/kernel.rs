@@ -356,6 +356,30 @@ fn an_uninstall_takes_the_tables_out() {
 }
 
 #[test]
+fn pods_with_one_address_are_named_together_until_one_has_another() {
+    let mut bench = shop();
+    let first = pod("shop/mm", "worker", 77, "app=job");
+    bench.set(&[first.clone(), pod("shop/zz", "worker", 77, "app=web")]);
+    let expected = |first: &str, second: &str| {
+        ["10.10.1.77", "fd00:10:10:1::4d"].map(|address| {
+            format!(
+                "address {address}: belongs to Pod {first} and is claimed by Pod {second} as well: \
+                 policies take it for that of {first}; correct the others"
+            )
+        })
+    };
+    assert_eq!(bench.node.warnings(), expected("shop/mm", "shop/zz"));
+    bench.gone(Key::Pod(name("shop/mm")));
+    assert_eq!(bench.node.warnings(), [""; 0]);
+    bench.set(&[first]);
+    assert_eq!(bench.node.warnings(), expected("shop/zz", "shop/mm"));
+    bench.restart();
+    assert_eq!(bench.node.warnings(), expected("shop/zz", "shop/mm"));
+    bench.set(&[pod("shop/zz", "worker", 78, "app=web")]);
+    assert_eq!(bench.node.warnings(), [""; 0]);
+}
+
+#[test]
 fn what_cannot_be_read_is_named_until_it_is_corrected() {
     let mut bench = shop();
     let bad = json!({"podSelector": app("db"), "ingress": [{"from": [{"zone": "a"}]}]});

@@ -24,6 +24,7 @@ use crate::features::services::table::nftables::{Nftables, TableError};
 use crate::features::services::table::standing::Standing;
 use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::ObjectName;
+use crate::warnings::LastFailure;
 
 /// How changes are said to the kernel: how the sets are declared, and one batch, whose memory is
 /// used again.
@@ -32,6 +33,8 @@ pub struct Writer {
     headers: Headers,
     batch: Batch,
     sent: u64,
+    /// Of a table that is there, but not whole.
+    pub repairs: LastFailure,
 }
 
 impl Writer {
@@ -41,6 +44,7 @@ impl Writer {
             headers: Headers::new(family, config),
             batch: Batch::new(),
             sent: 0,
+            repairs: LastFailure::default(),
         }
     }
 

@@ -109,10 +109,17 @@ fn repair_frame(
         Some(table) => {
             let wanted = repaired(&table, skeleton);
             diff_into(writer.begin().batch, Some(&table), &wanted);
-            if let Err(error) = writer.commit(kernel) {
-                let error = crate::error::chain(&error);
-                tracing::warn!("{error}; table {family} {TABLE} cannot be repaired; recreating it");
-                recreate(writer, kernel, skeleton)?;
+            match writer.commit(kernel) {
+                Ok(()) => writer.repairs.is_over(),
+                Err(error) => {
+                    let error = crate::error::chain(&error);
+                    if writer.repairs.is_news(&error) {
+                        tracing::warn!(
+                            "{error}; table {family} {TABLE} cannot be repaired; recreating it"
+                        );
+                    }
+                    recreate(writer, kernel, skeleton)?;
+                }
             }
         }
         None => {

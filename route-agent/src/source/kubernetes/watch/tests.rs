@@ -548,6 +548,38 @@ async fn after_a_refusal_the_token_is_read_again() {
     assert_eq!(tokens, ["Bearer first", "Bearer second"]);
 }
 
+#[tokio::test]
+async fn credentials_that_cannot_be_read_are_named_once_however_often_they_are_tried() {
+    let refusals = (0..5).map(|_| status(503));
+    let fake = Fake::start(refusals.chain([page(&["a"], 7, "")])).await;
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(&directory, &[fake.port]);
+    let kubeconfig = options.kubeconfig.clone().unwrap();
+    let (inputs, told) = mpsc::channel();
+    let server = ApiServer::find(options, fast(), Arc::new(Problems::new(inputs)))
+        .await
+        .unwrap();
+    std::fs::remove_file(kubeconfig).unwrap();
+    let resource = nodes();
+    let following = follow(&resource, &server, |update| match update {
+        Update::Listed => ControlFlow::Break(()),
+        Update::Changes(_) => ControlFlow::Continue(()),
+    });
+    timeout(Duration::from_secs(20), following).await.unwrap();
+    let told = told.try_iter().filter_map(|input| match input {
+        Input::SourceWarnings(all) => Some(all),
+        _ => None,
+    });
+    let of_credentials = |warnings: &Vec<crate::warnings::Warning>| {
+        let mut all = warnings.iter();
+        all.any(|one| one.object.starts_with("credentials"))
+    };
+    let told: Vec<bool> = told.map(|all| of_credentials(&all)).collect();
+    let said = told.iter().filter(|with| **with).count();
+    assert!((1..=2).contains(&said), "{told:?}");
+    assert_eq!(told.last(), Some(&false), "cleared with the first answer");
+}
+
 /// Plays the script of a hostile server, then a good list, and returns the warnings before it.
 async fn after_hostility(script: Vec<Reply>) -> (Seen, Fake) {
     let good = [

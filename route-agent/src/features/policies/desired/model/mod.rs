@@ -170,6 +170,15 @@ impl Model {
         self.owners.owner(address, snapshot, attachments)
     }
 
+    /// See [`Owners::contested`].
+    pub fn contested<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        attachments: &'a Attachments,
+    ) -> impl Iterator<Item = (IpAddr, &'a Pod, Vec<&'a Pod>)> {
+        self.owners.contested(snapshot, attachments)
+    }
+
     /// The classes that are in use.
     pub fn classes(&self) -> &Classes {
         &self.classes

@@ -10,6 +10,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::COMMENT_MAX;
 use serde_json::{Value, json};
 
+use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::samples::{
     Cluster, ICMP, addresses, name, namespace, pod, policy, sctp, tcp, udp,
 };
@@ -486,6 +487,40 @@ fn of_two_pods_with_one_address_the_one_that_runs_has_it() {
     shop.denies(PROBE, DB, tcp(80));
     shop.cluster.gone(Key::Pod(name("shop/db")));
     shop.allows(PROBE, DB, tcp(80));
+}
+
+#[test]
+fn of_two_pods_without_a_date_the_one_that_has_the_address_keeps_it() {
+    let mut shop = Shop::with(&[to_db(json!([{"from": [{"podSelector": app("job")}]}]))]);
+    shop.allows(JOB, DB, tcp(80));
+    let second = |name: &str, labels| pod(name, JOB.0, JOB.1, labels);
+    // Neither a name that sorts before nor one that sorts behind takes it.
+    for name in ["shop/aa", "shop/zz"] {
+        shop.cluster.set(&[second(name, "app=web")]);
+        shop.allows(JOB, DB, tcp(80));
+    }
+    // Who has it may change otherwise.
+    shop.cluster
+        .set(&[second("shop/job", "app=job more=labels")]);
+    shop.allows(JOB, DB, tcp(80));
+    let snapshot = &shop.cluster.snapshot;
+    let models = [shop.cluster.model("worker", IpFamily::V4)];
+    let attachments = Attachments::default();
+    let contested = models[0].contested(snapshot, &attachments);
+    let contested: Vec<(String, usize)> = contested
+        .map(|(_, owner, others)| (owner.name.to_string(), others.len()))
+        .collect();
+    assert_eq!(contested, [("shop/job".to_owned(), 2)]);
+    // When it is gone the next has it, and who comes again comes last.
+    shop.cluster.gone(Key::Pod(name("shop/job")));
+    shop.denies(JOB, DB, tcp(80));
+    shop.cluster.set(&[second("shop/job", "app=job")]);
+    shop.denies(JOB, DB, tcp(80));
+    // One with a date is of an API server, which knows better.
+    let mut dated = second("shop/dated", "app=job");
+    dated["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    shop.cluster.set(&[dated]);
+    shop.allows(JOB, DB, tcp(80));
 }
 
 #[test]
