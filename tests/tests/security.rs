@@ -32,6 +32,7 @@ fn every_test_that_the_page_names_is_there() {
         "route-agent/src",
         "cni-plugin/src",
         "cni-plugin/tests",
+        "kubectl-plugin/src",
     ];
     let code: String = folders
         .map(|at| code_below(&repository().join(at)))

@@ -200,9 +200,9 @@ fn gc_with_an_attachment_that_lacks_a_name_takes_nothing() {
             json!({}),
         ] {
             config["cni.dev/valid-attachments"] = json!([listed]);
-            let why = Call::new("podwire", "GC", &container, &config).fail(7);
+            let why = Call::new("podwire", "GC", &container, &config).fail(6);
             assert!(why.contains("containerID and ifname"), "{why}");
-            assert_eq!(node.links().len(), 1, "{listed}");
+            assert_eq!(node.links().len(), 2, "{listed}");
         }
     });
 }

@@ -3,10 +3,14 @@
 //! Pods of an API server have a date, so that nothing is kept of them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use podwire_kernel::IpFamily;
 
-use super::{ObjectName, Pod};
+use super::name::ObjectName;
+
+/// The addresses of a Pod, one of each family.
+type Addresses = [Option<IpAddr>; 2];
 
 /// The turns in which Pods got their addresses.
 #[derive(Debug, Clone, Default)]
@@ -23,23 +27,20 @@ impl PartialEq for Arrivals {
 }
 
 impl Arrivals {
-    /// A Pod is now this one.
-    pub(super) fn note(&mut self, before: Option<&Pod>, now: &Pod) {
-        if now.created.is_some() {
-            self.turns.remove(&now.name);
-            return;
-        }
+    /// A Pod without a date has these addresses now.
+    pub(super) fn note(&mut self, name: &ObjectName, before: Option<Addresses>, now: Addresses) {
         self.last += 1;
-        let known = self.turns.get(&now.name).copied();
+        let known = self.turns.get(name).copied();
         let turns = IpFamily::ALL.map(|family| {
-            let same = before.is_some_and(|pod| pod.address(family) == now.address(family));
-            let known = known.map(|turns| turns[family as usize]);
+            let family = family as usize;
+            let same = before.is_some_and(|before| before[family] == now[family]);
+            let known = known.map(|turns| turns[family]);
             known.filter(|_| same).unwrap_or(self.last)
         });
-        self.turns.insert(now.name.clone(), turns);
+        self.turns.insert(name.clone(), turns);
     }
 
-    /// A Pod is gone.
+    /// A Pod is gone, or has a date.
     pub(super) fn forget(&mut self, name: &ObjectName) {
         self.turns.remove(name);
     }

@@ -14,6 +14,7 @@ mod cluster_policy;
 mod endpoints;
 mod few;
 mod labels;
+mod name;
 mod node;
 mod pod;
 mod pod_set;
@@ -33,6 +34,7 @@ pub use cluster_policy::{Action, ClusterNetworkPolicy, PolicyName, Rank, Tier, T
 pub use endpoints::{Endpoint, EndpointRef, Endpoints, Hints};
 pub use few::Few;
 pub use labels::{Condition, Labels, Requirement, Selector};
+pub use name::ObjectName;
 pub use node::Node;
 pub use pod::{NamedPort, Namespace, Pod, Uid};
 pub use pod_set::{NAME_LABEL, PodSet};
@@ -41,21 +43,6 @@ pub use service::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, EndpointPort, EndpointSlice, PortsSoFar,
     Protocol, Repeated, Service, ServiceCidr, ServiceKind, ServicePort, TrafficPolicy,
 };
-
-/// The name of a namespaced object, printed as `namespace/name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectName {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name within the namespace.
-    pub name: Arc<str>,
-}
-
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// A field of an object that could not be used as it is, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -290,8 +277,12 @@ impl Snapshot {
             }
             Object::Pod(pod) => {
                 let before = self.pods.get(&pod.name);
-                if before != Some(&pod) {
-                    self.arrivals.note(before, &pod);
+                if pod.created.is_some() {
+                    self.arrivals.forget(&pod.name);
+                } else if before != Some(&pod) {
+                    let addresses = |pod: &Pod| IpFamily::ALL.map(|family| pod.address(family));
+                    let now = addresses(&pod);
+                    self.arrivals.note(&pod.name, before.map(addresses), now);
                 }
                 note(set(&mut self.pods, pod.name.clone(), pod), &mut dirty.pods)
             }
