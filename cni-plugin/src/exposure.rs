@@ -55,17 +55,13 @@ pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(nothing);
     };
-    match records.get(&call.container_id, &call.ifname, chained) {
-        Some(record) => take_back(&records, &record),
-        None => {
-            let withdrawn = match records.is_broken(&call.container_id, &call.ifname, chained) {
-                true => take_back_unread(&records, call, chained)?,
-                false => nothing,
-            };
-            records.remove(&call.container_id, &call.ifname, chained)?;
-            Ok(withdrawn)
-        }
-    }
+    let withdrawn = match records.find(&call.container_id, &call.ifname, chained) {
+        Ok(Some(record)) => return take_back(&records, &record),
+        Ok(None) => nothing,
+        Err(_) => take_back_unread(&records, call, chained)?,
+    };
+    records.remove(&call.container_id, &call.ifname, chained)?;
+    Ok(withdrawn)
 }
 
 /// Takes back what the attachment of `call` has in nftables by what is written there: its record

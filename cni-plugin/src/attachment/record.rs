@@ -189,17 +189,21 @@ impl Records {
         Ok(names.filter(|name| is_record(name)).count())
     }
 
-    /// The record of one attachment, if there is one that can be read.
-    pub fn get(&self, container_id: &str, ifname: &str, chained: bool) -> Option<Record> {
-        let path = self.path(container_id, ifname, chained);
-        let record = read(&path).ok().flatten()?;
+    /// The record of one attachment, if there is one; or why it cannot be read.
+    pub fn find(
+        &self,
+        container_id: &str,
+        ifname: &str,
+        chained: bool,
+    ) -> Result<Option<Record>, String> {
+        let record = read(&self.path(container_id, ifname, chained))?;
         // Another container with the same hash is not this one.
-        (record.container_id == container_id && record.ifname == ifname).then_some(record)
+        Ok(record.filter(|one| one.container_id == container_id && one.ifname == ifname))
     }
 
-    /// Whether there is a record of one attachment that cannot be read.
-    pub fn is_broken(&self, container_id: &str, ifname: &str, chained: bool) -> bool {
-        read(&self.path(container_id, ifname, chained)).is_err()
+    /// The record of one attachment, if there is one that can be read.
+    pub fn get(&self, container_id: &str, ifname: &str, chained: bool) -> Option<Record> {
+        self.find(container_id, ifname, chained).ok().flatten()
     }
 
     /// Writes a record, in place of the one of the same attachment. It is there complete or not at

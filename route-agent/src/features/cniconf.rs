@@ -21,6 +21,7 @@ use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::files::{self, Durability, FileError};
 use crate::ours::{CONFLIST as FILE, NETWORK, Removal};
 use crate::report::{CniConfReport, Report};
+use crate::uplink::Uplink;
 use crate::warnings::Warning;
 
 /// Why the configuration is not as it should be.
@@ -139,9 +140,11 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
     let own = world
         .own_node()
         .ok_or_else(|| format!("waits for Node {name} to exist"))?;
-    if world.config.mtu.is_none() && world.uplink.is_none() {
-        return Err("waits for the uplink, whose MTU pods take".to_owned());
-    }
+    let mtu = match (world.config.mtu, world.uplink) {
+        (Some(mtu), _) => Mtu::Given(mtu),
+        (None, Some(uplink)) => Mtu::Followed(uplink),
+        (None, None) => return Err("waits for the uplink, whose MTU pods take".to_owned()),
+    };
     let on_link = world.uplink.map_or(&[][..], |uplink| &uplink.on_link);
     let usable =
         |network: &&IpNetwork| !on_link.iter().any(|nodes| cidr::overlap(*nodes, **network));
@@ -149,7 +152,7 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
     if networks.is_empty() {
         return Err(format!("waits for Node {name} to have a podCIDR"));
     }
-    let (mtu, warning) = mtu_of_pods(world, networks.iter().any(IpNetwork::is_ipv6));
+    let (mtu, warning) = mtu.of_pods(networks.iter().any(IpNetwork::is_ipv6));
     let lease_dir = world.config.lease_dir();
     let value = conflist(&networks, mtu, &lease_dir, world.config);
     let mut text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
@@ -157,25 +160,32 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
     Ok(Desired { text, warning })
 }
 
-/// The MTU of new pods, and what is to be said if it is not the one of the uplink that it follows.
-fn mtu_of_pods(world: &World<'_>, ipv6: bool) -> (u32, Option<Warning>) {
-    let uplink = match (world.config.mtu, world.uplink) {
-        (None, Some(uplink)) => uplink,
-        // Without either the plugin looks for itself.
-        (configured, _) => return (configured.unwrap_or_default(), None),
-    };
-    let (name, given) = (&uplink.name, uplink.mtu);
-    let followed = mtu::following(given, ipv6);
-    let warning = (followed != given).then(|| {
-        let text = format!(
-            "has an MTU of {given} bytes, which links of pods cannot follow: IPv6 needs {} at least, and \
-             no link takes more than {}; new ones get {followed}, give --mtu if they should have another",
-            mtu::SMALLEST_IPV6,
-            mtu::LARGEST
-        );
-        Warning::new(format!("uplink {name}"), text)
-    });
-    (followed, warning)
+/// Where the MTU of new pods comes from.
+enum Mtu<'a> {
+    Given(u32),
+    Followed(&'a Uplink),
+}
+
+impl Mtu<'_> {
+    /// The MTU, and what is to be said if it is not the one of the uplink that it follows.
+    fn of_pods(self, ipv6: bool) -> (u32, Option<Warning>) {
+        let Uplink { name, mtu, .. } = match self {
+            Mtu::Given(mtu) => return (mtu, None),
+            Mtu::Followed(uplink) => uplink,
+        };
+        let followed = mtu::following(*mtu, ipv6);
+        let warning = (followed != *mtu).then(|| {
+            let text = format!(
+                "has an MTU of {mtu} bytes, which links of pods cannot follow: IPv6 needs {} at least, \
+                 and no link takes more than {}; new ones get {followed}, give --mtu if they should \
+                 have another",
+                mtu::SMALLEST_IPV6,
+                mtu::LARGEST
+            );
+            Warning::new(format!("uplink {name}"), text)
+        });
+        (followed, warning)
+    }
 }
 
 /// The file, its fields in the order in which a person reads them.

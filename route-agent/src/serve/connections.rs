@@ -1,6 +1,6 @@
 //! Connections of an HTTP/1 server, over TCP or a Unix socket, whatever it answers.
 //!
-//! No client can hold the server up: the header of a request must come within [`HEADER_TIME`], and
+//! No client can hold the server up: the header of a request must come within `HEADER_TIME`, and
 //! when there are too many connections, the one that has waited longest goes ([`Places`]).
 
 use std::error::Error;
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use crate::serve::places::{Place, Places, Source};
 
 /// How long a client may take to send a request's header.
-pub const HEADER_TIME: Duration = Duration::from_secs(10);
+const HEADER_TIME: Duration = Duration::from_secs(10);
 /// How long a response that has begun may still take when its connection is to end.
 const FAREWELL_TIME: Duration = Duration::from_secs(10);
 /// Connections that the kernel keeps until they are accepted, which is at once.

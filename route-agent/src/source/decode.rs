@@ -377,9 +377,7 @@ impl Reader<'_> {
         let object = slim
             .into_object(self.names)
             .map_err(|error| error.to_string())?;
-        if object.is_some() || matches!(kind, Kind::EndpointSlice) {
-            self.contents.notes.extend(advice);
-        }
+        self.contents.notes.extend(advice);
         self.contents.objects.extend(object);
         Ok(())
     }
@@ -482,9 +480,14 @@ impl Slim {
     }
 
     /// `None` for an object that another proxy serves, or none.
-    fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
+    /// True if another proxy, or none, is to serve it.
+    fn is_foreign(&self) -> bool {
         let proxied = matches!(self, Slim::Service(_) | Slim::EndpointSlice(_));
-        if proxied && self.metadata().is_foreign() {
+        proxied && self.metadata().is_foreign()
+    }
+
+    fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
+        if self.is_foreign() {
             return Ok(None);
         }
         Ok(match self {

@@ -1,45 +1,45 @@
 //! What an API server would have done or refused, and no one does for a manifest.
 
 use super::Slim;
-use crate::snapshot::Key;
+use crate::snapshot::{Key, ObjectName};
 use crate::source::objects::{EndpointSlice, Names, Service, Unnamed};
 
 impl Slim {
-    /// What an object lacks to do what is meant, one sentence each.
+    /// What an object that is ours to serve lacks to do what is meant, one sentence each.
     pub(super) fn advice(&self, names: &mut Names) -> Result<Vec<String>, Unnamed> {
-        match self {
-            Slim::Service(service) => of_service(service, names),
-            Slim::EndpointSlice(slice) => of_slice(slice, names),
-            _ => Ok(Vec::new()),
+        let (key, lacks): (fn(ObjectName) -> Key, Vec<&str>) = match self {
+            Slim::Service(service) => (Key::Service, of_service(service)),
+            Slim::EndpointSlice(slice) => (Key::EndpointSlice, of_slice(slice)),
+            _ => return Ok(Vec::new()),
+        };
+        if lacks.is_empty() || self.is_foreign() {
+            return Ok(Vec::new());
         }
+        let key = key(self.metadata().object_name(names)?);
+        let lacks = lacks.into_iter();
+        Ok(lacks.map(|text| format!("{key} {text}")).collect())
     }
 }
 
-fn of_service(service: &Service, names: &mut Names) -> Result<Vec<String>, Unnamed> {
-    let key = Key::Service(service.metadata.object_name(names)?);
-    let mut advice = Vec::new();
+fn of_service(service: &Service) -> Vec<&'static str> {
+    let mut lacks = Vec::new();
     if service.waits_for_cluster_ip() {
-        advice.push(format!(
-            "{key} has no spec.clusterIP, and without an API server none is given to it; choose a \
-             free address of the Service network, or None for a headless Service"
-        ));
+        lacks.push(
+            "has no spec.clusterIP, and without an API server none is given to it; choose a free \
+             address of the Service network, or None for a headless Service",
+        );
     }
     if service.waits_for_node_port() {
-        advice.push(format!(
-            "{key} is of type NodePort and has a port without nodePort, and without an API server \
-             none is given to it; choose a free one from 30000 to 32767"
-        ));
+        lacks.push(
+            "is of type NodePort and has a port without nodePort, and without an API server none is \
+             given to it; choose a free one from 30000 to 32767",
+        );
     }
-    Ok(advice)
+    lacks
 }
 
-fn of_slice(slice: &EndpointSlice, names: &mut Names) -> Result<Vec<String>, Unnamed> {
-    let key = Key::EndpointSlice(slice.metadata.object_name(names)?);
+fn of_slice(slice: &EndpointSlice) -> Vec<&'static str> {
     let orphan = slice.service().is_none();
-    let advice = orphan.then(|| {
-        format!(
-            "{key} belongs to no Service; name its Service in the label kubernetes.io/service-name"
-        )
-    });
-    Ok(advice.into_iter().collect())
+    let lacks = "belongs to no Service; name its Service in the label kubernetes.io/service-name";
+    orphan.then_some(lacks).into_iter().collect()
 }

@@ -130,6 +130,8 @@ fn a_slice_without_its_service_and_a_port_without_number_are_named() {
     };
     let label = "kubernetes.io/service-name: web";
     assert_eq!(read(&slice(label, ", port: 80")).notes, [""; 0]);
+    let of_another_proxy = "service.kubernetes.io/service-proxy-name: other";
+    assert_eq!(read(&slice(of_another_proxy, ", port: 80")).notes, [""; 0]);
     let notes = read(&slice("app: web", ", port: 80")).notes;
     assert_eq!(notes.len(), 1);
     assert!(

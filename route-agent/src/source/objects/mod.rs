@@ -356,7 +356,6 @@ impl Checker {
 }
 
 /// Reads `null` as the default value, as the API does.
-/// The default where the value is null, as Go writes what is empty.
 pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

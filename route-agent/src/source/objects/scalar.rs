@@ -53,6 +53,11 @@ impl Number {
             _ => None,
         }
     }
+
+    /// True if it is absent or 0, which the API does not tell apart.
+    pub fn is_unset(&self) -> bool {
+        matches!(self, Number::Absent | Number::Of(0))
+    }
 }
 
 /// A truth value.

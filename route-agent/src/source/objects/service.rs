@@ -133,8 +133,8 @@ impl Service {
 
     /// True if one of its ports waits for a node port from the API server. A load balancer may do without.
     pub fn waits_for_node_port(&self) -> bool {
-        let has_none = |port: &Port| matches!(port.node_port, Number::Absent | Number::Of(0));
-        self.spec.kind.get() == Some("NodePort") && self.spec.ports.iter().any(has_none)
+        let mut ports = self.spec.ports.iter();
+        self.spec.kind.get() == Some("NodePort") && ports.any(|port| port.node_port.is_unset())
     }
 
     /// The snapshot's value of this Service.

@@ -218,12 +218,10 @@ fn ports(given: &[Port], names: &mut Names, checker: &mut Checker) -> Vec<Endpoi
             );
             continue;
         };
-        if let Number::Absent | Number::Of(0) = port.port {
-            let shown = port
-                .port
-                .get()
-                .map_or("null".to_owned(), |zero| zero.to_string());
+        if port.port.is_unset() {
+            let shown = port.port.get().map_or("null", |_| "0");
             checker.bad("ports[].port", shown, "is no port that endpoints can have");
+            continue;
         }
         let Some(number) = checker.port("ports[].port", &port.port) else {
             continue;

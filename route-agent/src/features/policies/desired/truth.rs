@@ -255,7 +255,7 @@ pub fn selecting<'a>(
     let mut policies: Vec<_> = policies
         .filter(|policy| policy.tier == tier && policy.subject.selects(pod, snapshot))
         .collect();
-    policies.sort_by_key(|policy| policy.rank());
+    policies.sort_by_cached_key(|policy| policy.rank());
     policies
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::monitor::Touched;
-use podwire_kernel::nft::{Batch, Element, Key, NftSocket};
+use podwire_kernel::nft::{Batch, Element, ElementWriter, Key, NftSocket, TableWriter};
 
 use crate::features::parts::log::Logging;
 use crate::features::policies::desired::frame::Frame;
@@ -238,27 +238,29 @@ fn write(batch: &mut Batch, family: IpFamily, model: &Model, delta: &Delta) {
             come.push((lookup, at, after));
         }
     }
-    let order = |list: &mut Vec<(Lookup, Key, Element)>| {
-        list.sort_by(|(one, key, _), (other, other_key, _)| (one, key).cmp(&(other, other_key)));
-    };
-    order(&mut gone);
-    order(&mut come);
-    let same = |one: &(Lookup, Key, Element), other: &(Lookup, Key, Element)| one.0 == other.0;
     let mut table = batch.table(family.into(), TABLE);
-    for list in gone.chunk_by(same) {
-        let lookup = list[0].0;
+    set_by_set(&mut table, family, gone, |elements, key, element| {
+        elements.delete(key, element.key_end.as_deref());
+    });
+    set_by_set(&mut table, family, come, |elements, key, element| {
+        elements.add(&element.borrow(key));
+    });
+}
+
+/// Writes elements in their order; the header of a set is made once for all of its own.
+fn set_by_set(
+    table: &mut TableWriter<'_>,
+    family: IpFamily,
+    mut list: Vec<(Lookup, Key, Element)>,
+    write: fn(&mut ElementWriter<'_>, &Key, &Element),
+) {
+    list.sort_by(|(one, key, _), (other, other_key, _)| (one, key).cmp(&(other, other_key)));
+    for of_set in list.chunk_by(|(one, ..), (other, ..)| one == other) {
+        let lookup = of_set[0].0;
         let name = lookup.name();
         let mut elements = table.elements(&name, &lookup.header(family));
-        for (_, key, element) in list {
-            elements.delete(key, element.key_end.as_deref());
-        }
-    }
-    for list in come.chunk_by(same) {
-        let lookup = list[0].0;
-        let name = lookup.name();
-        let mut elements = table.elements(&name, &lookup.header(family));
-        for (_, key, element) in list {
-            elements.add(&element.borrow(key));
+        for (_, key, element) in of_set {
+            write(&mut elements, key, element);
         }
     }
 }

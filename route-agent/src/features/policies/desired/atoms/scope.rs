@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::atom::Atom;
+use super::atom::{Atom, Kind};
 use super::index::PodIndex;
 use crate::snapshot::{Pod, Snapshot};
 
@@ -17,56 +17,44 @@ pub fn scope_of<'a, 'q>(
         Atom::Any(items) => items,
         single => std::slice::from_ref(single),
     });
-    let (mut here, mut everywhere) = (Vec::new(), Vec::new());
-    for atom in atoms {
-        match atom {
-            Atom::Here { .. } => here.push(atom),
-            Atom::Nodes(_) | Atom::Block(_) | Atom::Any(_) => {}
-            Atom::Pod | Atom::Elsewhere { .. } | Atom::Anywhere(_) => everywhere.push(atom),
-        }
-    }
-    let mut pods = among(&here, snapshot, |is_one| {
-        let namespaces = here.iter().filter_map(|atom| match atom {
-            Atom::Here { namespace, .. } => Some(namespace),
-            _ => None,
-        });
-        let namespaces: BTreeSet<&Arc<str>> = namespaces.collect();
-        let pods = namespaces.into_iter();
-        let pods = pods.flat_map(|one| snapshot.pods_in(one));
-        pods.filter(|pod| is_one(pod)).collect()
-    });
-    pods.extend(match *everywhere {
-        // Its Namespaces are found by their labels alone.
-        [one @ Atom::Elsewhere { namespaces, .. }] => {
-            let all = snapshot.namespaces.values();
-            all.filter(|one| namespaces.selects(&one.labels))
-                .flat_map(|one| snapshot.pods_in(&one.name))
-                .filter(|pod| one.selects(pod, snapshot))
-                .collect()
-        }
-        _ => among(&everywhere, snapshot, |is_one| {
-            let pods = snapshot.pods.values();
-            pods.filter(|pod| is_one(pod)).collect()
-        }),
-    });
-    pods
-}
-
-/// What `of` finds of those who answer one of these questions with yes.
-fn among<'a>(
-    atoms: &[&Atom],
-    snapshot: &'a Snapshot,
-    of: impl FnOnce(&dyn Fn(&'a Pod) -> bool) -> Vec<&'a Pod>,
-) -> Vec<&'a Pod> {
-    if atoms.is_empty() {
-        return Vec::new();
-    }
+    let atoms: Vec<&Atom> = atoms.filter(|atom| atom.kind() == Kind::Pods).collect();
     let mut index = PodIndex::default();
-    for (id, atom) in (0..).zip(atoms) {
+    for (id, atom) in (0..).zip(&atoms) {
         index.insert(atom, id);
     }
-    of(&|pod| {
+    let is_one = |pod: &&Pod| {
         let mut candidates = index.candidates(pod, snapshot);
         candidates.any(|id| atoms[id as usize].selects(pod, snapshot))
-    })
+    };
+    match namespaces_of(&atoms, snapshot) {
+        Some(namespaces) => {
+            let pods = namespaces.into_iter();
+            pods.flat_map(|one| snapshot.pods_in(one))
+                .filter(is_one)
+                .collect()
+        }
+        None => snapshot.pods.values().filter(is_one).collect(),
+    }
+}
+
+/// The namespaces in which all of these pods are; `None` where they may be in any.
+fn namespaces_of<'a>(atoms: &[&'a Atom], snapshot: &'a Snapshot) -> Option<BTreeSet<&'a Arc<str>>> {
+    let (mut found, mut others) = (BTreeSet::new(), Vec::new());
+    for atom in atoms {
+        match atom {
+            Atom::Here { namespace, .. } => _ = found.insert(namespace),
+            other => others.push(other),
+        }
+    }
+    match *others {
+        [] => {}
+        // More would each go through all Namespaces.
+        [Atom::Elsewhere { namespaces, .. }] => {
+            let all = snapshot.namespaces.values();
+            let selected = all.filter(|one| namespaces.selects(&one.labels));
+            found.extend(selected.map(|one| &one.name));
+        }
+        _ => return None,
+    }
+    Some(found)
 }

@@ -18,8 +18,7 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
-use crate::features::policies::desired::atoms::Atoms;
-use crate::features::policies::desired::atoms::FEW_PEERS;
+use crate::features::policies::desired::atoms::{Atoms, FEW_PEERS};
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
 use crate::features::policies::desired::cells::Stance;
