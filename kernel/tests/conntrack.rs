@@ -219,15 +219,31 @@ fn an_address_of_ipv6_means_itself_and_no_other() {
 }
 
 #[test]
-fn an_address_is_forgotten_in_every_part_it_has() {
+fn connections_that_an_address_opened_or_answers_are_forgotten_and_no_others() {
     in_netns(|| {
-        send((Ipv4Addr::LOCALHOST, 1001));
-        send((Ipv6Addr::LOCALHOST, 1002));
+        let v4 = |last: u8| IpAddr::from([127, 0, 0, last]);
+        let flows = [(1, 2, 1001), (2, 3, 1002), (3, 1, 1003), (4, 5, 1004)];
+        for (from, to, port) in flows {
+            let socket = UdpSocket::bind((v4(from), 0)).unwrap();
+            socket.send_to(b"x", (v4(to), port)).unwrap();
+        }
+        send((Ipv6Addr::LOCALHOST, 1005));
         let mut conntrack = Conntrack::open().unwrap();
         conntrack
-            .delete_address(Ipv4Addr::LOCALHOST.into())
+            .delete_address(v4(2), Some(Protocol::Tcp))
             .unwrap();
-        assert_eq!(ports(&mut conntrack, &UDP), [1002].into());
+        assert_eq!(conntrack.count(&UDP).unwrap(), 5);
+        conntrack
+            .delete_address(v4(2), Some(Protocol::Udp))
+            .unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1003, 1004, 1005].into());
+        conntrack.delete_address(v4(1), None).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1004, 1005].into());
+        let v6 = Ipv6Addr::LOCALHOST.into();
+        conntrack.delete_address(v6, Some(Protocol::Tcp)).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1004, 1005].into());
+        conntrack.delete_address(v6, None).unwrap();
+        assert_eq!(ports(&mut conntrack, &UDP), [1004].into());
     });
 }
 

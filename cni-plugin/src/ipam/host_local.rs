@@ -9,7 +9,7 @@ use super::resolv_conf;
 use crate::arguments::Arguments;
 use crate::error::Error;
 use crate::json::{Fields, Node};
-use crate::lease::{AllocationError, DEFAULT_DATA_DIR, Owner, Store, StoreError};
+use crate::lease::{AllocationError, DEFAULT_DATA_DIR, Lease, Owner, Store, StoreError};
 use crate::range::{Range, RangeSet};
 use crate::result::{Attached, Dns, Ip, Route};
 use crate::version::Version;
@@ -97,7 +97,7 @@ impl Location {
 
     /// Releases every lease whose owner `keep` does not want kept; goes on after a failure. Leases
     /// of pods of an earlier plugin stay: no list of ours names those pods, and they may run still.
-    pub fn collect(&self, keep: &dyn Fn(&Owner) -> bool) -> (Vec<Owner>, Result<(), Error>) {
+    pub fn collect(&self, keep: &dyn Fn(&Owner) -> bool) -> (Vec<Lease>, Result<(), Error>) {
         let mut gone = Vec::new();
         let result = self.collect_into(keep, &mut gone);
         (gone, result)
@@ -106,7 +106,7 @@ impl Location {
     fn collect_into(
         &self,
         keep: &dyn Fn(&Owner) -> bool,
-        gone: &mut Vec<Owner>,
+        gone: &mut Vec<Lease>,
     ) -> Result<(), Error> {
         let Some(mut store) = Store::open(&self.directory)? else {
             return Ok(());
@@ -121,9 +121,7 @@ impl Location {
         }
         failures.extend(store.refresh().err().map(Error::from));
         store.finish();
-        *gone = leases.into_iter().map(|lease| lease.owner).collect();
-        gone.sort();
-        gone.dedup();
+        *gone = leases;
         Error::collect(failures)
     }
 }

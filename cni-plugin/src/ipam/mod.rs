@@ -13,7 +13,7 @@ use crate::arguments::Arguments;
 use crate::environment::Call;
 use crate::error::Error;
 use crate::json::Fields;
-use crate::lease::Owner;
+use crate::lease::{Lease, Owner};
 use crate::result::Attached;
 use crate::version::Version;
 
@@ -127,14 +127,14 @@ impl Ipam {
         }
     }
 
-    /// Releases all addresses of containers that `keep` does not want kept, and returns whose they
-    /// were, if we know.
+    /// Releases all addresses of containers that `keep` does not want kept, and returns what was leased
+    /// to whom, if we know.
     pub fn collect(
         &self,
         call: &Call,
         stdin: &[u8],
         keep: &dyn Fn(&Owner) -> bool,
-    ) -> (Vec<Owner>, Result<(), Error>) {
+    ) -> (Vec<Lease>, Result<(), Error>) {
         match self {
             Self::HostLocal(host_local) => host_local.location().collect(keep),
             Self::Location(location) => location.collect(keep),

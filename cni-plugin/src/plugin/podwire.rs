@@ -16,13 +16,13 @@ use super::request::{Request, is_valid};
 use super::{check, sandbox};
 use crate::arguments::Arguments;
 use crate::attachment::{Alias, LINK_GROUP, Record, host_link_name};
-use crate::config::PortMappings;
+use crate::config::{Config, PortMappings};
 use crate::environment::{Call, Verb};
 use crate::error::Error;
 use crate::exposure;
 use crate::files;
 use crate::ipam::Ipam;
-use crate::lease::Owner;
+use crate::lease::{Lease, Owner};
 use crate::link::{self, Loopback, Prefix, Wanted};
 use crate::policy::{self, Attachment, PodName};
 use crate::result::{Attached, Dns};
@@ -220,13 +220,8 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
 /// Takes the addresses out of the rules of policies, before another container can get them.
 fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
     let Request { call, config, .. } = request;
-    let agent = config.agent().unwrap_or_else(|error| {
-        streams::log(format_args!(
-            "where the agent is, is not understood, which stops no DEL: {error}"
-        ));
-        policy::Agent::default()
-    });
-    if !policy::is_enforced(agent) {
+    let agent = agent_of(config);
+    if !policy::may_come(agent) {
         return Ok(());
     }
     let addresses = match ipam.addresses(call)? {
@@ -237,6 +232,16 @@ fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
     let arguments = Arguments::parse(&call.arguments).unwrap_or_default();
     let subject = policy_subject(call, arguments.pod_name(), addresses);
     policy::discharge(agent, &subject)
+}
+
+/// Where the agent is, for what must not fail.
+fn agent_of<'a>(config: &'a Config<'_>) -> policy::Agent<'a> {
+    config.agent().unwrap_or_else(|error| {
+        streams::log(format_args!(
+            "where the agent is, is not understood, which stops nothing: {error}"
+        ));
+        policy::Agent::default()
+    })
 }
 
 /// Deletes the link, by whatever end can be found.
@@ -317,10 +322,14 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
             let (gone, collected) = ipam.collect(call, stdin, &|owner| is_valid(&valid, owner));
             failures.extend(collected.err());
             // A link whose alias was taken away is still known by its name.
-            for owner in gone {
-                let ifname = owner.ifname.unwrap_or_default();
-                let deleted = link::delete(&host_link_name(&owner.container_id, &ifname));
+            for Lease { owner, .. } in &gone {
+                let ifname = owner.ifname.as_deref().unwrap_or_default();
+                let deleted = link::delete(&host_link_name(&owner.container_id, ifname));
                 failures.extend(deleted.err());
+            }
+            if policy::may_come(agent_of(config)) {
+                let addresses: Vec<_> = gone.iter().map(|lease| lease.address).collect();
+                policy::forget_connections(&addresses);
             }
         }
         Err(error) => failures.push(error),

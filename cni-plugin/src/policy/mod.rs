@@ -14,6 +14,7 @@ mod words;
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -25,6 +26,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use podwire_kernel::IpFamily;
+use podwire_kernel::conntrack::Conntrack;
 
 pub use self::names::{ALLOWED, OPEN, TABLE};
 pub use self::words::{Answer, Attachment, News, PodName};
@@ -96,6 +98,11 @@ pub fn is_enforced(agent: Agent<'_>) -> bool {
     may_have_names || agent.enforces && !files::has_own(&agent.run_dir.join(NONE))
 }
 
+/// True if there is any policy, or may be one later: connections that go on until then are judged by it.
+pub fn may_come(agent: Agent<'_>) -> bool {
+    agent.enforces || is_enforced(agent)
+}
+
 /// Brings an attachment about in the rules of policies, if there are any. Its link is there, and its
 /// container does not run yet.
 pub fn admit(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
@@ -131,9 +138,35 @@ pub fn admit(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
     }
 }
 
-/// Takes an attachment out of the rules of policies. Its link is gone, and no one has its addresses
-/// yet.
+/// Takes an attachment out of the rules of policies, and out of the connections that they judge. Its
+/// link is gone, and no one has its addresses yet.
 pub fn discharge(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
+    let discharged = discharge_from_rules(agent, attachment);
+    if may_come(agent) {
+        forget_connections(&attachment.addresses);
+    }
+    discharged
+}
+
+/// Makes the kernel forget the connections of addresses that no one has. Policies judge a packet as
+/// one of its connection, also what is sent on and on to a pod that is gone: its next owner would be
+/// taken for the one who began, and what policies say of the beginning would not be asked.
+pub fn forget_connections(addresses: &[IpAddr]) {
+    if addresses.is_empty() {
+        return;
+    }
+    let forgotten = Conntrack::open().and_then(|mut conntrack| {
+        let mut addresses = addresses.iter();
+        addresses.try_for_each(|address| conntrack.delete_address(*address, None))
+    });
+    if let Err(error) = forgotten {
+        streams::log(format_args!(
+            "{error}; who sends to a pod that is gone may reach the next owner of its address"
+        ));
+    }
+}
+
+fn discharge_from_rules(agent: Agent<'_>, attachment: &Attachment) -> Result<(), Error> {
     if attachment.addresses.is_empty() || !is_enforced(agent) {
         return Ok(());
     }

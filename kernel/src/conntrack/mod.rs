@@ -330,30 +330,33 @@ impl Conntrack {
         self.delete_where(filter, |_| true).map(drop)
     }
 
-    /// Forgets the entries of an address, whatever its part in them: client, Service, endpoint.
-    pub fn delete_address(&mut self, address: IpAddr) -> Result<(), Error> {
-        let none = Filter::default();
-        for filter in [
-            Filter {
-                original_source: Some(address),
-                ..none
-            },
-            Filter {
-                original_destination: Some(address),
-                ..none
-            },
-            Filter {
-                reply_source: Some(address),
-                ..none
-            },
-            Filter {
-                reply_destination: Some(address),
-                ..none
-            },
-        ] {
-            self.delete(&filter)?;
+    /// Forgets the connections that an address opened, and those that it answers: what comes in either
+    /// direction begins a connection again. For protocol `None` of all of them.
+    pub fn delete_address(
+        &mut self,
+        address: IpAddr,
+        protocol: Option<Protocol>,
+    ) -> Result<(), Error> {
+        let of_protocol = Filter {
+            protocol,
+            family: Some(IpFamily::of(address)),
+            ..Filter::default()
+        };
+        if address.is_ipv6() {
+            // The kernel does not look for those, and lists all it has as often as it is asked.
+            let part =
+                |entry: &Entry| [entry.original.source, entry.reply.source].contains(&address);
+            return self.delete_where(&of_protocol, part).map(drop);
         }
-        Ok(())
+        let opened = Filter {
+            original_source: Some(address),
+            ..of_protocol
+        };
+        self.delete(&opened)?;
+        self.delete(&Filter {
+            reply_source: Some(address),
+            ..of_protocol
+        })
     }
 
     /// Forgets those of the entries that `filter` means for which `stale` says so, and returns how

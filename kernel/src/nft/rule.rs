@@ -7,7 +7,8 @@ use ipnetwork::IpNetwork;
 
 use super::basics::{Counter, Family, Verdict};
 use super::expr::{
-    Comparison, CtKey, DynsetOp, Expr, LogTarget, LookupInto, MetaKey, NatKind, Reg, Reject,
+    Comparison, CtKey, DynsetOp, Expr, LogTarget, LookupInto, MetaKey, NatKind, PayloadBase, Reg,
+    Reject,
 };
 use super::field::Field;
 use super::key::KeyBuf;
@@ -255,6 +256,29 @@ impl Rule {
     /// `ct state new,related` and the like: one of the bits of [`super::ct_state`].
     pub fn ct_state(self, bits: u32) -> Self {
         self.masked(Source::Ct(CtKey::State, None), bits, Comparison::Neq, 0)
+    }
+
+    /// `tcp flags ! syn`, behind [`Rule::l4proto`] of TCP: go on only if the packet does not begin a
+    /// connection.
+    pub fn tcp_without_syn(mut self) -> Self {
+        let flags = Source::Payload {
+            base: PayloadBase::Transport,
+            offset: 13,
+            len: 1,
+        };
+        const SYN: u8 = 0x02;
+        self.load(&[flags], FIRST);
+        self.with(Expr::Bitwise {
+            sreg: FIRST,
+            dreg: FIRST,
+            mask: [SYN].into(),
+            xor: [0].into(),
+        })
+        .with(Expr::Compare {
+            sreg: FIRST,
+            op: Comparison::Eq,
+            data: [0].into(),
+        })
     }
 
     /// Go on only if the source is from `from` to `to`, both included; bytes in network order.

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
-use crate::features::policies::desired::reach::reach;
+use crate::features::policies::desired::reach::{NoAnswer, reach};
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
 use crate::health::{SharedHealth, Verdict};
@@ -150,18 +150,18 @@ impl Site {
     /// Who may reach a pod by the policies, and whom it may reach.
     async fn reach(&self, request: &Request) -> Result<Response, Response> {
         let pod = socket::value(&request.query, "pod").unwrap_or_default();
-        let unknown = format!(
-            "no pod {} with a network of its own is known here\n",
-            printable(&pod)
-        );
+        let asked = printable(&pod).into_owned();
         let look = move |world: &World<'_>| reach(world.snapshot, &pod);
         let found = self
             .of_loop(|reply| Input::Ask(Question::new(look, reply)))
             .await?;
-        found.map_or_else(
-            || Err(Response::text(StatusCode::NOT_FOUND, unknown)),
-            |found| Ok(json(&found)),
-        )
+        found.map(|found| json(&found)).map_err(|why_not| {
+            let status = match why_not {
+                NoAnswer::Unknown => StatusCode::NOT_FOUND,
+                NoAnswer::TooMuch => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            Response::text(status, format!("{asked}: {why_not}\n"))
+        })
     }
 
     /// The path of a packet: what the kernel knows of pods, then the walk in the loop, then again

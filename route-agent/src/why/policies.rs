@@ -137,7 +137,10 @@ impl Asking<'_> {
     fn ask(&mut self, from: &Party<'_>, source: IpAddr, to: IpAddr, traffic: Traffic) {
         let facts = self.facts;
         if *from == Party::OwnNode || facts.is_own(to) {
-            let pod = if facts.is_own(to) { source } else { to };
+            let (pod, direction) = match facts.is_own(to) {
+                true => (source, Direction::Egress),
+                false => (to, Direction::Ingress),
+            };
             match self.word(pod) {
                 Word::Here | Word::Undecided | Word::Free => {
                     self.here = true;
@@ -148,7 +151,7 @@ impl Asking<'_> {
                             .into(),
                     );
                 }
-                Word::Elsewhere(node) => self.elsewhere(to, &node, Direction::Ingress),
+                Word::Elsewhere(node) => self.elsewhere(to, &node, direction),
                 Word::None => {}
             }
             return;

@@ -11,6 +11,7 @@
 //! `desired` decides what packets should meet, `layout` how that is written in nftables, and `table`
 //! makes the kernel agree. `docs/policies.md` explains the whole.
 
+mod departed;
 pub mod desired;
 pub mod layout;
 mod links;
@@ -34,6 +35,7 @@ use podwire_kernel::{IpFamily, RouteSocket};
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, WhoHas, World};
 use crate::features::parts::log::Logging;
+use crate::features::policies::departed::{Departed, Gone};
 use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::attachments::{Attachments, Touched};
 use crate::features::policies::desired::frame::{Changed, Here};
@@ -69,6 +71,8 @@ pub struct Policies {
     review: Review,
     /// Addresses that several pods claim.
     contested: Contested,
+    /// What the kernel knows of connections of pods that are gone.
+    departed: Departed,
     /// Warnings and numbers are to be published whether or not anything changed.
     publish_all: bool,
 }
@@ -97,6 +101,7 @@ impl Policies {
         Ok(Self {
             review: Review::default(),
             contested: Contested::default(),
+            departed: Departed::default(),
             socket: NftSocket::open()?,
             routes: RouteSocket::open()?,
             attachments: Attachments::default(),
@@ -170,8 +175,7 @@ impl Policies {
             let found = links::attachments(&mut self.routes)?;
             let mut touched = Touched::default();
             self.attachments.replace(found, &mut touched);
-            self.tidy(&touched, world);
-            changed.touch(touched);
+            self.links_went(touched, world, changed);
             self.look = false;
         }
         Ok(())
@@ -188,12 +192,33 @@ impl Policies {
             if self.routes.link_by_name(&name)?.is_none() {
                 let mut touched = Touched::default();
                 self.attachments.link_went(&name, &mut touched);
-                self.tidy(&touched, world);
-                changed.touch(touched);
+                self.links_went(touched, world, changed);
             }
             self.gone.remove(&name);
         }
         Ok(())
+    }
+
+    /// Takes in that links went without a word of the plugin.
+    fn links_went(&mut self, touched: Touched, world: &World<'_>, changed: &mut Changed) {
+        self.tidy(&touched, world);
+        self.departed.forget(Gone {
+            links: touched.left.clone(),
+            ..Gone::default()
+        });
+        changed.touch(touched);
+    }
+
+    /// Makes the kernel forget UDP connections of pods that are gone, if they can matter here.
+    fn pods_went(&mut self) {
+        let models = self.sides.iter_mut().filter_map(|side| side.model.as_mut());
+        let left = models.flat_map(Model::take_left);
+        let attachments = &self.attachments;
+        let pods = left.filter(|address| !attachments.has_address(*address));
+        self.departed.forget(Gone {
+            pods: pods.collect(),
+            ..Gone::default()
+        });
     }
 
     fn notice_objects(&mut self, dirty: &Dirty, world: &World<'_>) -> bool {
@@ -443,6 +468,7 @@ impl Feature for Policies {
             // The plugin may have found no table, and told no one of what it made meanwhile.
             failed = self.look_again(world, now).err().or(failed);
         }
+        self.pods_went();
         if !world.snapshot.has_policies() && failed.is_none() {
             self.look = true;
             self.gone.clear();

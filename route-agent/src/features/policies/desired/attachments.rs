@@ -47,6 +47,8 @@ pub struct Touched {
     pub pods: BTreeSet<ObjectName>,
     /// Addresses that may be another's now.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of them that no attachment has any more.
+    pub left: BTreeSet<IpAddr>,
 }
 
 impl Touched {
@@ -103,6 +105,9 @@ impl Attachments {
     pub fn link_went(&mut self, link: &str, touched: &mut Touched) -> bool {
         match self.forget(link, touched) {
             Some(known) => {
+                let addresses = known.attachment.addresses.iter();
+                let free = addresses.filter(|address| !self.by_address.contains_key(*address));
+                touched.left.extend(free);
                 self.vacate(known);
                 true
             }
@@ -181,6 +186,11 @@ impl Attachments {
         }
         let counts = !is_secondary(&known.attachment);
         Some(known.pod.as_ref().filter(|_| counts))
+    }
+
+    /// True if an attachment has the address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.by_address.contains_key(&address)
     }
 
     /// The attached addresses of a family.

@@ -40,23 +40,48 @@ pub struct Peer {
     pub to: Option<String>,
 }
 
-/// Who may reach the pod of this name, and whom it may reach; none if it is not known, or has no
-/// network of its own.
-pub fn reach(snapshot: &Snapshot, name: &str) -> Option<Reach> {
-    let (namespace, short) = name.split_once('/')?;
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// It is not known, or has no network of its own.
+    #[error("no such pod with a network of its own is known here")]
+    Unknown,
+    /// The rules and the pods are too many. Nothing else happens on the node meanwhile, so there is a
+    /// limit.
+    #[error(
+        "rules with too many ports or addresses are about this pod to be read for every pod of the \
+         cluster; podwire-agent why says what they allow one pod"
+    )]
+    TooMuch,
+}
+
+/// How many looks at a port of a rule an answer may take: a fraction of a second.
+const EFFORT: usize = 20_000_000;
+
+/// Who may reach the pod of this name, and whom it may reach.
+pub fn reach(snapshot: &Snapshot, name: &str) -> Result<Reach, NoAnswer> {
+    reach_within(EFFORT, snapshot, name)
+}
+
+fn reach_within(mut effort: usize, snapshot: &Snapshot, name: &str) -> Result<Reach, NoAnswer> {
+    let (namespace, short) = name.split_once('/').ok_or(NoAnswer::Unknown)?;
     let name = ObjectName {
         namespace: namespace.into(),
         name: short.into(),
     };
-    let pod = snapshot.pods.get(&name).filter(|pod| counts(pod))?;
+    let pod = snapshot.pods.get(&name).filter(|pod| counts(pod));
+    let pod = pod.ok_or(NoAnswer::Unknown)?;
     let truth = Truth::of(snapshot);
     let [ingress, egress] = Direction::ALL.map(|direction| Side::of(snapshot, pod, direction));
     let others = snapshot.pods.values();
     let others = others.filter(|other| other.name != name && counts(other));
     // Of pods that are alike the policies say the same, unless they speak of addresses.
     let mut known = BTreeMap::new();
-    let peers = others.filter_map(|other| {
-        let (here, there) = addresses(pod, other)?;
+    let mut peers = Vec::new();
+    for other in others {
+        let Some((here, there)) = addresses(pod, other) else {
+            continue;
+        };
         let alike = (
             &other.name.namespace,
             &other.labels,
@@ -68,6 +93,8 @@ pub fn reach(snapshot: &Snapshot, name: &str) -> Option<Reach> {
             None => {
                 let [their_ingress, their_egress] =
                     Direction::ALL.map(|direction| Side::of(snapshot, other, direction));
+                let looks = looks(&their_egress, &ingress) + looks(&egress, &their_ingress);
+                effort = effort.checked_sub(looks).ok_or(NoAnswer::TooMuch)?;
                 let said = (
                     allowed(&truth, (there, &their_egress), (here, &ingress)),
                     allowed(&truth, (here, &egress), (there, &their_ingress)),
@@ -84,11 +111,11 @@ pub fn reach(snapshot: &Snapshot, name: &str) -> Option<Reach> {
             from,
             to,
         };
-        (peer.from.is_some() || peer.to.is_some()).then_some(peer)
-    });
-    Some(Reach {
+        peers.extend((peer.from.is_some() || peer.to.is_some()).then_some(peer));
+    }
+    Ok(Reach {
         pod: name.to_string(),
-        peers: peers.collect(),
+        peers,
     })
 }
 
@@ -128,6 +155,23 @@ impl<'a> Side<'a> {
             .flat_map(|rule| rule.peers.iter().flatten());
         peers.any(|peer| matches!(peer, Block(_) | Nodes(_)))
     }
+}
+
+/// How many looks [`allowed`] takes at most: at each port where something may change, at all rules and
+/// their ports.
+fn looks(from: &Side<'_>, to: &Side<'_>) -> usize {
+    let rules = from.rules.iter().chain(&to.rules);
+    let sizes = rules.map(|rule| {
+        let ports = rule.ports.as_deref().unwrap_or_default().len();
+        (
+            ports,
+            1 + ports + rule.peers.as_deref().unwrap_or_default().len(),
+        )
+    });
+    let (ports, all) = sizes.fold((0, 0), |sum: (usize, usize), one| {
+        (sum.0 + one.0, sum.1 + one.1)
+    });
+    (2 * ports + 4).saturating_mul(all + 1)
 }
 
 /// What one pod may open to another, in words; none if nothing.
@@ -235,8 +279,9 @@ mod tests {
             of_db(&cluster),
             [line("ops/probe", all, all), line("shop/web", all, all)]
         );
-        assert_eq!(reach(&cluster.snapshot, "shop/gone"), None);
-        assert_eq!(reach(&cluster.snapshot, "db"), None);
+        for unknown in ["shop/gone", "db"] {
+            assert_eq!(reach(&cluster.snapshot, unknown), Err(NoAnswer::Unknown));
+        }
     }
 
     #[test]
@@ -285,6 +330,29 @@ mod tests {
                 {"ipBlock": {"cidr": "10.10.2.0/24", "except": [format!("{address}/32")]}}]}]}),
         ));
         assert_eq!(all(&Cluster::of(&objects)), seen(true, false));
+    }
+
+    #[test]
+    fn what_would_take_too_long_is_not_begun() {
+        let mut objects = shop();
+        let ports: Vec<_> = (1..=900).map(|n| json!({"port": 2 * n})).collect();
+        objects.push(policy(
+            "shop/db",
+            &json!({"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [{"ports": ports,
+                "from": [{"ipBlock": {"cidr": "10.10.0.0/16"}}]}]}),
+        ));
+        for last in 0..20 {
+            objects.push(pod(
+                &format!("ops/probe{last}"),
+                "worker2",
+                20 + last,
+                "role=api",
+            ));
+        }
+        let snapshot = Cluster::of(&objects).snapshot;
+        assert_eq!(reach(&snapshot, "shop/db"), Err(NoAnswer::TooMuch));
+        // Of one pair alone it is worked out.
+        assert!(reach(&snapshot, "shop/web").is_ok());
     }
 
     #[test]

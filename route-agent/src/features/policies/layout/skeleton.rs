@@ -7,7 +7,9 @@
 //! What was judged before meets one lookup, `allowed`. That goes for new connections, too: the answer
 //! depends on client, server, protocol and port alone, which are the key. Replies are judged as the
 //! connection that they belong to, with source and destination exchanged, so that a connection that is
-//! forbidden is cut in both directions, no matter who speaks next.
+//! forbidden is cut in both directions, no matter who speaks next. That holds when connection tracking
+//! has forgotten a TCP connection, too: it takes the next packet, whoever sends it, for the first of a
+//! new one (`nf_conntrack_tcp_loose`). What then comes from a server's port is judged as a reply.
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
@@ -20,7 +22,7 @@ use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::Verdict;
 use crate::features::policies::layout::sets::{Lookup, Words};
 use crate::ours::POLICY_TABLE as TABLE;
-use crate::snapshot::Direction;
+use crate::snapshot::{Direction, Protocol};
 
 /// What the table is for, as `nft list` shows it.
 pub const COMMENT: &str = "Kubernetes NetworkPolicies, by podwire-agent";
@@ -54,6 +56,9 @@ struct Ends {
     /// The port of the server.
     port: Field,
 }
+
+/// The first port that clients take for themselves (`net.ipv4.ip_local_port_range`).
+const FIRST_OF_CLIENTS: u16 = 32_768;
 
 /// The chain in which a packet ends whose local pod no one has decided about.
 pub const UNDECIDED: &str = "undecided";
@@ -121,7 +126,8 @@ impl Parts<'_> {
                 self.is_remembered(Packet::First)
                     .accept()
                     .comment("judged before"),
-            );
+            )
+            .with_rule(late_reply());
         self.judged(chain, Packet::First)
     }
 
@@ -243,7 +249,9 @@ impl Parts<'_> {
                 .comment("a pod that no one has decided about yet"),
         );
         let log = Reason::Denied { direction, reply }.rule();
-        chain.rules.extend(self.frame.log.then_some(log));
+        if self.frame.log {
+            chain = chain.with_rule(stranger(direction)).with_rule(log);
+        }
         let nothing = Rule::new().goto(denied(direction));
         chain.with_rule(nothing.comment("policies isolate the pod, and nothing allows it"))
     }
@@ -291,7 +299,9 @@ impl Parts<'_> {
     fn refusal(&self, direction: Direction, reply: bool) -> Chain {
         let mut chain = Chain::regular();
         let log = Reason::Denied { direction, reply }.rule();
-        chain.rules.extend(self.frame.log.then_some(log));
+        if self.frame.log {
+            chain = chain.with_rule(stranger(direction)).with_rule(log);
+        }
         let rule = Rule::new().counter().drop();
         chain.with_rule(rule.comment(&format!("{direction}: {DENIED}")))
     }
@@ -336,6 +346,27 @@ pub const fn refused(direction: Direction, reply: bool) -> &'static str {
         (Direction::Egress, false) => "refused-out",
         (Direction::Egress, true) => "refused-out-reply",
     }
+}
+
+/// Leads a packet of a server whose connection is forgotten to where replies are judged.
+fn late_reply() -> Rule {
+    let [last_of_servers, first_of_clients] = [FIRST_OF_CLIENTS - 1, FIRST_OF_CLIENTS];
+    Rule::new()
+        .l4proto(Protocol::Tcp.number())
+        .tcp_without_syn()
+        .ct_state(ct_state::NEW)
+        .range(Field::ThSport, &[0; 2], &last_of_servers.to_be_bytes())
+        .range(Field::ThDport, &first_of_clients.to_be_bytes(), &[0xff; 2])
+        .goto("replies")
+        .comment("a reply of a connection that the kernel has forgotten")
+}
+
+/// Leads what belongs to no connection past the log: the end of one that is over is no news.
+fn stranger(direction: Direction) -> Rule {
+    Rule::new()
+        .ct_state(ct_state::INVALID)
+        .goto(denied(direction))
+        .comment("the rest of a connection that is over")
 }
 
 fn denial(direction: Direction) -> Chain {

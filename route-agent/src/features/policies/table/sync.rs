@@ -105,9 +105,10 @@ impl FamilyTable {
         }
     }
 
-    /// When to sync even if nothing happens.
+    /// When to sync even if nothing happens. A table that could not be written is tried again after a
+    /// pause that others choose, and verdicts are forgotten with the write that works.
     pub fn due(&self) -> Option<Instant> {
-        self.forget_at
+        self.forget_at.filter(|_| self.is_there())
     }
 
     /// Where the kernel differs from what is wanted, one sentence each.

@@ -31,6 +31,7 @@ impl Model {
             };
             if let Some(old) = old.filter(|old| Some(*old) != new) {
                 self.owners.remove(old, name);
+                self.left.insert(old);
             }
             if let Some(new) = new {
                 self.owners.add(new, name);

@@ -59,6 +59,8 @@ pub struct Model {
     outside: usize,
     /// How many cells deny.
     denials: usize,
+    /// Addresses that a pod no longer claims, since they were last asked for.
+    left: BTreeSet<IpAddr>,
 }
 
 /// A pod of this node.
@@ -127,6 +129,7 @@ impl Model {
             port_ranges: BTreeMap::new(),
             outside: 0,
             denials: 0,
+            left: BTreeSet::new(),
         }
     }
 
@@ -187,6 +190,16 @@ impl Model {
     pub fn locals(&self) -> impl Iterator<Item = (&ObjectName, IpAddr, &BTreeSet<PolicyName>)> {
         let locals = self.locals.iter();
         locals.map(|(name, local)| (name, local.address, &local.policies))
+    }
+
+    /// Addresses that a pod has left since this was last asked, whoever claims them now; none while no
+    /// policy is about a pod here, when nothing of them matters.
+    pub fn take_left(&mut self) -> BTreeSet<IpAddr> {
+        let left = std::mem::take(&mut self.left);
+        match self.subjects.is_empty() {
+            true => BTreeSet::new(),
+            false => left,
+        }
     }
 
     /// Takes changes in, and says what differs.

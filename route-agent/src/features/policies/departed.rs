@@ -1,0 +1,156 @@
+//! Addresses whose pods have gone: what the kernel knows of their connections goes too.
+//!
+//! Goes in: addresses of links that went, and of pods of which the API no longer tells. Comes out:
+//! connection tracking without their entries. What must hold: the next owner of an address inherits
+//! nothing. A packet is judged as one of its connection; so without this, who sends on and on to a pod
+//! that is gone would answer its next owner, as if that one had begun.
+//!
+//! DEL does it for its own pod, with or without an agent. This is for links that went without DEL, and
+//! for pods of other nodes. Of those only UDP: a connection of TCP or SCTP means nothing to who did not
+//! begin it, and the next owner may have some of his own by the time that the API tells. A thread of
+//! its own does it, so that the reconcile loop never waits for a large table.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
+use podwire_kernel::{IpFamily, Protocol};
+
+use crate::warnings::LastFailure;
+
+/// What comes meanwhile is taken together: the kernel goes through all that it has each time. An
+/// address rarely has another owner sooner.
+const GATHER: Duration = Duration::from_secs(1);
+/// Up to this many addresses of IPv4 the kernel looks for one by one; for more, and for those of IPv6,
+/// which it cannot look for, all connections are read once.
+const ONE_BY_ONE: usize = 8;
+
+/// Addresses that no one has any more.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// Of links of this node.
+    pub links: BTreeSet<IpAddr>,
+    /// Of pods of other nodes.
+    pub pods: BTreeSet<IpAddr>,
+}
+
+impl Gone {
+    fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.pods.is_empty()
+    }
+
+    fn add(&mut self, more: Self) {
+        self.links.extend(more.links);
+        self.pods.extend(more.pods);
+    }
+
+    fn of_family(&self, family: IpFamily) -> Self {
+        let some = |addresses: &BTreeSet<IpAddr>| {
+            let addresses = addresses.iter().copied();
+            addresses
+                .filter(|address| IpFamily::of(*address) == family)
+                .collect()
+        };
+        Self {
+            links: some(&self.links),
+            pods: some(&self.pods),
+        }
+    }
+
+    /// True if an entry is not for the next owner.
+    fn left(&self, entry: &Entry) -> bool {
+        let is_udp = entry.original.protocol == Protocol::Udp.number();
+        let mut ends = [entry.original.source, entry.reply.source].into_iter();
+        ends.any(|end| self.links.contains(&end) || is_udp && self.pods.contains(&end))
+    }
+}
+
+/// Tells the thread, which is started for the first that went.
+#[derive(Debug, Default)]
+pub struct Departed {
+    thread: Option<Sender<Gone>>,
+    trouble: LastFailure,
+}
+
+impl Departed {
+    /// Forgets the connections of these addresses, soon.
+    pub fn forget(&mut self, gone: Gone) {
+        if gone.is_empty() {
+            return;
+        }
+        if self.thread.is_none() {
+            match start() {
+                Ok(thread) => self.thread = Some(thread),
+                Err(error) if self.trouble.is_news(&error.to_string()) => {
+                    tracing::warn!(%error, "connections of pods that are gone may linger");
+                }
+                Err(_) => {}
+            }
+        }
+        if let Some(thread) = &self.thread
+            && thread.send(gone).is_err()
+        {
+            tracing::error!("the thread that forgets connections of pods is gone");
+        }
+    }
+}
+
+/// Starts the thread in the network namespace of the calling thread.
+fn start() -> podwire_kernel::Result<Sender<Gone>> {
+    let conntrack = Conntrack::open()?;
+    let (sender, orders) = channel();
+    let thread = std::thread::Builder::new().name("departed".to_owned());
+    thread
+        .spawn(move || run(conntrack, &orders))
+        .map_err(|error| {
+            let cause = podwire_kernel::Cause::from(error);
+            podwire_kernel::Error::new("start the thread for", "connections of pods", cause)
+        })?;
+    Ok(sender)
+}
+
+fn run(mut conntrack: Conntrack, orders: &Receiver<Gone>) {
+    let mut trouble = LastFailure::default();
+    while let Ok(mut gone) = orders.recv() {
+        let until = Instant::now() + GATHER;
+        while let Ok(more) = orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            gone.add(more);
+        }
+        match IpFamily::ALL
+            .into_iter()
+            .try_for_each(|family| sweep(&mut conntrack, family, &gone.of_family(family)))
+        {
+            Ok(()) => trouble.is_over(),
+            Err(error) if trouble.is_news(&error.to_string()) => {
+                tracing::warn!(%error, "connections of pods that are gone may linger");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn sweep(conntrack: &mut Conntrack, family: IpFamily, gone: &Gone) -> podwire_kernel::Result<()> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let udp = Some(Protocol::Udp);
+    if family == IpFamily::V4 && gone.links.len() + gone.pods.len() <= ONE_BY_ONE {
+        for address in &gone.links {
+            conntrack.delete_address(*address, None)?;
+        }
+        for address in &gone.pods {
+            conntrack.delete_address(*address, udp)?;
+        }
+        return Ok(());
+    }
+    let filter = Filter {
+        family: Some(family),
+        protocol: udp.filter(|_| gone.links.is_empty()),
+        ..Filter::default()
+    };
+    conntrack
+        .delete_where(&filter, |entry| gone.left(entry))
+        .map(drop)
+}
