@@ -178,7 +178,11 @@ impl<'a> Config<'a> {
     pub fn port_mappings(&self) -> Result<PortMappings, Error> {
         let fields = &self.fields;
         for key in ["conditionsV4", "conditionsV6"] {
-            if let Some(node) = fields.get(key) {
+            // An empty list is no condition.
+            let given = fields.get(key);
+            if let Some(node) =
+                given.filter(|node| node.value().as_array().is_none_or(|all| !all.is_empty()))
+            {
                 return Err(Error::Unsupported {
                     key: key.into(),
                     value: node.value().to_string(),

@@ -19,6 +19,7 @@ pub fn expose(record: &Record) -> Result<(), Error> {
     let records = Records::create(Path::new(DIRECTORY))?;
     // An attachment that is there twice, for a runtime may repeat its ADD.
     let before = records.get(&record.container_id, &record.ifname, record.chained);
+    let record = &younger_than_all(record, &records);
     records.write(record)?;
     let exposed = open().and_then(|mut socket| attachment::apply(&mut socket, record));
     if let Err(error) = exposed {
@@ -38,6 +39,19 @@ pub fn expose(record: &Record) -> Result<(), Error> {
         ..Filter::default()
     });
     Ok(())
+}
+
+/// The record as the youngest of all: the younger one has a host port, and the clock may have been set
+/// back since an older one was made.
+fn younger_than_all(record: &Record, records: &Records) -> Record {
+    let mut record = record.clone();
+    if !record.host_ports.is_empty() {
+        let (all, _) = records.read_all().unwrap_or_default();
+        let youngest = all.iter().map(|other| other.since).max();
+        let after = youngest.map_or(0, |youngest| youngest.saturating_add(1));
+        record.since = record.since.max(after);
+    }
+    record
 }
 
 /// What was taken back may still be on its way out of the kernel while this value lives. Dropping

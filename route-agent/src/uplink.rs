@@ -34,6 +34,15 @@ pub struct Uplink {
     pub on_link: Vec<IpNetwork>,
 }
 
+impl Uplink {
+    /// The nodes' own networks: what is reachable without a gateway, but for a default route of that
+    /// kind, whole or in halves. That is how point-to-point links are set up, and says of no address
+    /// who has it.
+    pub fn networks(&self) -> impl Iterator<Item = &IpNetwork> {
+        self.on_link.iter().filter(|network| network.prefix() > 1)
+    }
+}
+
 /// Why there is no uplink.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {

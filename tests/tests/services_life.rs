@@ -68,6 +68,20 @@ fn udp_connections_follow(families: Families, cluster_ip: &str) {
             talk.until(limit, |lines| heard(lines, "web-1 answers")),
             "no first answer"
         );
+        // Who drains goes on answering whom it answers, though another one is there for new ones.
+        let drains = [draining(&one), ready(&two)];
+        let udp = json!([{"port": 53, "protocol": "UDP"}]);
+        cluster.apply(&[slice("row19", udp, &drains)]);
+        let so_far = std::cell::Cell::new(0);
+        talk.until(Duration::ZERO, |lines| {
+            so_far.set(lines.len());
+            false
+        });
+        assert!(talk.until(limit, |lines| lines.len() > so_far.get() + 10));
+        assert!(
+            !talk.until(Duration::ZERO, |lines| heard(lines, "web-2 answers")),
+            "a session of who drains was moved"
+        );
         cluster.apply(&[dns(&[&two])]);
         assert!(
             talk.until(limit, |lines| heard(lines, "web-2 answers")),

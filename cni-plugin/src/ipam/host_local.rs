@@ -9,7 +9,7 @@ use super::resolv_conf;
 use crate::arguments::Arguments;
 use crate::error::Error;
 use crate::json::{Fields, Node};
-use crate::lease::{AllocationError, DEFAULT_DATA_DIR, Lease, Owner, Store, StoreError};
+use crate::lease::{AllocationError, DEFAULT_DATA_DIR, Lease, Owner, Store};
 use crate::range::{Range, RangeSet};
 use crate::result::{Attached, Dns, Ip, Route};
 use crate::version::Version;
@@ -189,28 +189,14 @@ impl HostLocal {
         })
     }
 
-    /// Fails if one of the range sets is used up.
+    /// Fails if the leases cannot be read. That all addresses are in use is no failure: runtimes take
+    /// one for a node without a network, whose pods lose their place in Services and then on the node. ADD
+    /// says it for the pod that finds none.
     pub fn status(&self) -> Result<(), Error> {
-        let Some(mut store) = Store::open(&self.location.directory)? else {
-            return Ok(());
-        };
-        let full = self.find_full(&mut store);
-        store.finish();
-        match full? {
-            None => Ok(()),
-            Some(set) => Err(Error::NotAvailable {
-                reason: format!("no IP addresses available in range set: {set}"),
-            }),
+        if let Some(store) = Store::open(&self.location.directory)? {
+            store.finish();
         }
-    }
-
-    fn find_full(&self, store: &mut Store) -> Result<Option<&RangeSet>, StoreError> {
-        for (number, set) in self.sets.iter().enumerate() {
-            if !store.has_free(&self.sets, number)? {
-                return Ok(Some(set));
-            }
-        }
-        Ok(None)
+        Ok(())
     }
 
     fn lease_all<'a>(

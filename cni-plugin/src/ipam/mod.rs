@@ -118,7 +118,7 @@ impl Ipam {
         }
     }
 
-    /// Fails if no address can be given.
+    /// Fails if who gives addresses does not work.
     pub fn status(&self, call: &Call, stdin: &[u8]) -> Result<(), Error> {
         match self {
             Self::HostLocal(host_local) => host_local.status(),

@@ -184,12 +184,6 @@ impl Directory {
         }
     }
 
-    /// Whether there is a file for `address`.
-    pub fn is_leased(&self, address: IpAddr) -> bool {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        openat(&self.fd, address.to_string().as_str(), flags, Mode::empty()).is_ok()
-    }
-
     /// What the file of `address` says, if there is one.
     pub fn look(&self, address: IpAddr) -> Result<Option<Found>, StoreError> {
         let found = file::look(&self.fd, address);

@@ -150,26 +150,6 @@ impl Store {
         taken
     }
 
-    /// Whether an address of `sets[set]` is free.
-    pub fn has_free(&mut self, sets: &[RangeSet], set: usize) -> Result<bool, StoreError> {
-        self.ensure_pools(sets)?;
-        let mut looked_again = false;
-        loop {
-            while let Ok(Some(address)) = self.queue(set).peek() {
-                if !self.directory.is_leased(address) {
-                    return Ok(true);
-                }
-                self.changed = true;
-                self.queue(set).advance();
-            }
-            if looked_again {
-                return Ok(false);
-            }
-            looked_again = true;
-            self.rebuild_pools(sets)?;
-        }
-    }
-
     /// Whether anything is leased to `owner`, in leases of either format.
     pub fn has_lease(&mut self, owner: &Owner) -> Result<bool, StoreError> {
         if !self.addresses_of(owner)?.is_empty() {

@@ -302,24 +302,6 @@ fn a_requested_address_is_taken_once() {
 }
 
 #[test]
-fn whether_an_address_is_free_is_told_without_taking_it() {
-    let fixture = Fixture::new(&["10.0.0.0/30"]);
-    let free = || {
-        let mut store = Store::create(&fixture.path()).unwrap();
-        let free = store.has_free(&fixture.sets, 0).unwrap();
-        store.finish();
-        free
-    };
-    assert!(free());
-    fixture.add("a").unwrap();
-    assert!(!free());
-    fixture.del("a");
-    assert!(free());
-    fixture.write("10.0.0.2", "b");
-    assert!(!free());
-}
-
-#[test]
 fn one_lease_is_released_only_as_long_as_it_is_the_same() {
     let fixture = Fixture::new(&["10.0.0.0/24", "fd00::/64"]);
     fixture.add("a").unwrap();

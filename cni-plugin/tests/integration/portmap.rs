@@ -1,5 +1,7 @@
 //! `portmap`, chained behind the plugin that makes the link: ours, and the reference one.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use super::net::{Outside, SILENCE, TIMEOUT, inside, serve, tcp, udp};
@@ -128,6 +130,43 @@ fn of_two_containers_with_one_port_the_later_one_has_it_and_keeps_it() {
         assert_eq!(tcp("127.0.0.1:8080").unwrap(), "b 10.1.2.1");
         Call::new("portmap", "DEL", &b, &config).succeed();
         node.assert_nothing_mapped();
+    });
+}
+
+#[test]
+fn a_clock_that_was_set_back_gives_no_host_port_to_an_older_pod() {
+    on_a_node(|node| {
+        let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));
+        let add = |container| {
+            let previous = attach(ptp(container));
+            let add = Call::new("portmap", "ADD", container, &config);
+            add.after(&previous).succeed();
+        };
+        let (a, b) = (node.container("a"), node.container("b"));
+        add(&a);
+        let directory = "/run/podwire/attachments";
+        let records = || -> Vec<(String, Value)> {
+            let files = fs::read_dir(directory).unwrap();
+            let files = files.map(|file| file.unwrap().path().display().to_string());
+            let records = files.filter_map(|path| {
+                let text = fs::read_to_string(&path).ok()?;
+                Some((path, serde_json::from_str(&text).ok()?))
+            });
+            records
+                .filter(|(_, record): &(_, Value)| record["chained"] == true)
+                .collect()
+        };
+        let (path, mut older) = records().remove(0);
+        let tomorrow = older["since"].as_u64().unwrap() + 86_400_000_000_000;
+        older["since"] = tomorrow.into();
+        fs::write(path, older.to_string()).unwrap();
+        add(&b);
+        let all = records();
+        let mut since = all
+            .iter()
+            .map(|(_, record)| record["since"].as_u64().unwrap());
+        assert_eq!(all.len(), 2);
+        assert!(since.any(|since| since > tomorrow), "{all:?}");
     });
 }
 
@@ -357,10 +396,13 @@ fn mistakes_are_told_in_the_words_of_the_reference_plugin() {
             "Cannot specify externalSetMarkChain and markMasqBit",
         );
         assert_eq!(node.ruleset(), "");
-        // Keys of other backends are taken and mean nothing.
-        let fine = with("externalSetMarkChain", json!("KUBE-MARK-MASQ"));
-        Call::new("portmap", "ADD", &container, &fine)
-            .after(&previous)
-            .succeed();
+        // Keys of other backends are taken and mean nothing, and an empty list is no condition.
+        let mut fine = with("externalSetMarkChain", json!("KUBE-MARK-MASQ"));
+        fine["conditionsV4"] = json!([]);
+        // What another plugin may understand stops nothing.
+        for arguments in ["IgnoreUnknown=1;", "IP=10.1.0.5,10.2.0.5", "A=b=c"] {
+            let add = Call::new("portmap", "ADD", &container, &fine).after(&previous);
+            add.with("CNI_ARGS", arguments).succeed();
+        }
     });
 }

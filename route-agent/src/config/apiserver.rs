@@ -1,7 +1,9 @@
 //! Where the API server is: flags of `podwire-agent run`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use hyper::Uri;
@@ -35,16 +37,49 @@ pub struct Options {
     /// The address that a kubeconfig names, read at the start. No flag.
     #[arg(skip)]
     pub read: Option<Uri>,
+
+    /// What its names have been resolved to. No flag.
+    #[arg(skip)]
+    pub resolved: Resolved,
 }
 
 impl Options {
-    /// The addresses of the API server that are known without asking it; names are not resolved.
+    /// The addresses of the API server that are known without asking it: those that are named, and
+    /// those that its names had when it was last connected to.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.servers.iter().chain(&self.read).filter_map(|server| {
-            let host = server.host()?;
-            let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
-            Some(address.to_canonical())
-        })
+        let named = self.servers.iter().chain(&self.read);
+        named.filter_map(address).chain(self.resolved.all())
+    }
+}
+
+/// The address that a URL names, if it is not a name.
+pub fn address(server: &Uri) -> Option<IpAddr> {
+    let host = server.host()?;
+    let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+    Some(address.to_canonical())
+}
+
+/// The addresses of names. All clones have the same.
+#[derive(Debug, Clone, Default)]
+pub struct Resolved(Arc<Mutex<BTreeSet<IpAddr>>>);
+
+impl Resolved {
+    /// More than an API server has; a name server that has another answer each time fills no memory.
+    const MOST: usize = 64;
+
+    /// A name has these addresses now. Those that it had stay: a connection may last.
+    pub fn add(&self, addresses: impl Iterator<Item = IpAddr>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses {
+            if all.len() < Self::MOST {
+                all.insert(address.to_canonical());
+            }
+        }
+    }
+
+    fn all(&self) -> BTreeSet<IpAddr> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.clone()
     }
 }
 
@@ -63,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_addresses_are_those_of_flags_and_of_what_was_read_and_names_are_passed_over() {
+    fn the_addresses_are_those_of_flags_of_what_was_read_and_of_names_that_were_resolved() {
         let uri = |text: &str| text.parse::<Uri>().unwrap();
         let options = Options {
             servers: [
@@ -76,9 +111,14 @@ mod tests {
             kubeconfig: None,
             kubelet_kubeconfig: PathBuf::new(),
             read: Some(uri("https://10.0.0.100:6443")),
+            resolved: Resolved::default(),
         };
-        let found: Vec<_> = options.addresses().map(|a| a.to_string()).collect();
-        assert_eq!(found, ["fd00::1", "10.0.0.1", "10.0.0.100"]);
+        let found = || -> Vec<String> { options.addresses().map(|a| a.to_string()).collect() };
+        assert_eq!(found(), ["fd00::1", "10.0.0.1", "10.0.0.100"]);
+        let known = options.resolved.clone();
+        known.add(["172.18.0.100".parse().unwrap()].into_iter());
+        known.add(["::ffff:172.18.0.101".parse().unwrap()].into_iter());
+        assert_eq!(found()[3..], ["172.18.0.100", "172.18.0.101"]);
     }
 
     #[test]

@@ -145,12 +145,23 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
         (None, Some(uplink)) => Mtu::Followed(uplink),
         (None, None) => return Err("waits for the uplink, whose MTU pods take".to_owned()),
     };
-    let on_link = world.uplink.map_or(&[][..], |uplink| &uplink.on_link);
-    let usable =
-        |network: &&IpNetwork| !on_link.iter().any(|nodes| cidr::overlap(*nodes, **network));
+    let nodes_network = |network: &IpNetwork| {
+        let mut networks = world.uplink.into_iter().flat_map(Uplink::networks);
+        networks.find(|nodes| cidr::overlap(**nodes, *network))
+    };
+    let usable = |network: &&IpNetwork| nodes_network(network).is_none();
     let networks: Vec<IpNetwork> = own.pod_cidrs.iter().filter(usable).copied().collect();
     if networks.is_empty() {
-        return Err(format!("waits for Node {name} to have a podCIDR"));
+        let mut taken = own.pod_cidrs.iter();
+        return Err(
+            match taken.find_map(|one| Some((one, nodes_network(one)?))) {
+                Some((cidr, nodes)) => format!(
+                    "cannot give addresses of podCIDR {cidr} of Node {name}: it overlaps {nodes}, the \
+                 nodes' own network; the cluster needs pod addresses that no machine has"
+                ),
+                None => format!("waits for Node {name} to have a podCIDR"),
+            },
+        );
     }
     let (mtu, warning) = mtu.of_pods(networks.iter().any(IpNetwork::is_ipv6));
     let lease_dir = world.config.lease_dir();

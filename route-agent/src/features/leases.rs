@@ -35,7 +35,7 @@ const USUAL_IFNAME: &str = "eth0";
 #[derive(Debug)]
 pub struct Leases {
     socket: RouteSocket,
-    missing: Missing<(IpAddr, Owner)>,
+    missing: Missing<Key>,
     due: Option<Instant>,
     /// Addresses given out by an earlier plugin have been looked for.
     adopted: bool,
@@ -80,7 +80,7 @@ impl Leases {
         });
         let missing = lifeless(&mut self.socket, links, attachments)?;
         let lost = self.missing.update(missing, Instant::now(), grace);
-        let is_lost = |lease: &&Lease| lost.contains(&key(lease)) && elapsed(lease.since) >= grace;
+        let is_lost = |lease: &&Lease| lost.contains(&key(lease));
         Ok(leases.iter().filter(is_lost).collect())
     }
 }
@@ -243,14 +243,12 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
     pods
 }
 
-/// What tells leases apart.
-fn key(lease: &Lease) -> (IpAddr, Owner) {
-    (lease.address, lease.owner.clone())
-}
+/// What tells leases apart: one that was written again is another one. How old that makes it is not
+/// asked, as clocks are set.
+type Key = (IpAddr, Owner, SystemTime);
 
-/// How old a file is. A clock that was set back makes it seem to be of the future.
-fn elapsed(since: SystemTime) -> Duration {
-    since.elapsed().unwrap_or_default()
+fn key(lease: &Lease) -> Key {
+    (lease.address, lease.owner.clone(), lease.since)
 }
 
 #[cfg(test)]

@@ -49,15 +49,12 @@ pub enum Scope {
 
 impl Scope {
     fn has(self, kind: Kind) -> bool {
-        self == Scope::All
-            || !matches!(
-                kind,
-                Kind::Pod
-                    | Kind::Namespace
-                    | Kind::NetworkPolicy
-                    | Kind::ClusterNetworkPolicy
-                    | Kind::Unread(Unread::Policy)
-            )
+        let of_policies = match kind {
+            Kind::Pod | Kind::Namespace | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => true,
+            Kind::Unread(what) => what.is_for_policies(),
+            _ => false,
+        };
+        self == Scope::All || !of_policies
     }
 }
 
@@ -129,7 +126,7 @@ fn classify(api_version: &str, kind: &str) -> Kind {
             "ClusterNetworkPolicy",
         ))),
         (_, other) if unread::is_policy(other) => Kind::Unread(Unread::Policy),
-        _ => Kind::Other,
+        (_, other) => unread::misspelt(group, other).map_or(Kind::Other, Kind::Unread),
     }
 }
 

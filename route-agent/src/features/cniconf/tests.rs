@@ -38,6 +38,22 @@ fn conf(node: &TestNode) -> Value {
 }
 
 #[test]
+fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    let on_link = &mut node.uplink.as_mut().unwrap().on_link;
+    *on_link = ["0.0.0.0/0", "128.0.0.0/1", "::/0"]
+        .map(|network| network.parse().unwrap())
+        .into();
+    assert_eq!(node.writes(&mut CniConf::default()), 1);
+    // A network that nodes are in is another matter, and what is wrong is said as it is.
+    let mut node = ready_node(&["172.18.4.0/24"]);
+    assert_eq!(node.writes(&mut CniConf::default()), 0);
+    let warnings = node.warnings();
+    let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
+    assert!(warnings[0].contains(overlaps), "{warnings:?}");
+}
+
+#[test]
 fn it_says_what_the_plugin_must_know() {
     let mut node = ready_node(&["10.10.2.0/24"]);
     assert_eq!(node.writes(&mut CniConf::default()), 1);

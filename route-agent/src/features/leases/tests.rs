@@ -79,13 +79,24 @@ fn an_address_that_is_taken_by_what_is_not_a_lease_is_named_and_the_others_are_k
 #[test]
 fn a_lease_that_was_written_again_starts_its_grace_period_again() {
     let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
-    // Known to be missing for long, but the file is young: the plugin is about to make the link.
-    let key = ("10.10.1.4".parse().unwrap(), Owner::new("lost", "eth0"));
+    // Known to be missing for long, but the file is another one: the plugin is about to make the link.
+    let owner = Owner::new("lost", "eth0");
+    let key = ("10.10.1.4".parse().unwrap(), owner, SystemTime::UNIX_EPOCH);
     let long_ago = Instant::now() - Duration::from_secs(60);
     leases.missing.update([key], long_ago, HOUR);
     node.config.lease_grace = Duration::from_secs(30);
     assert_eq!(node.writes(&mut leases), 0);
     assert_eq!(leased(&node), ["10.10.1.4"]);
+}
+
+#[test]
+fn a_clock_that_was_set_back_keeps_no_lost_lease() {
+    let (mut node, mut leases) = node(&[("10.10.1.4", "lost")]);
+    let file = fs::File::open(directory(&node).join("10.10.1.4")).unwrap();
+    file.set_modified(SystemTime::now() + HOUR).unwrap();
+    node.config.lease_grace = Duration::ZERO;
+    assert_eq!(node.writes(&mut leases), 1);
+    assert_eq!(leased(&node), [""; 0]);
 }
 
 #[test]

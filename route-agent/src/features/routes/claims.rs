@@ -29,8 +29,7 @@ pub fn claim<'a>(
     claims: &mut Claims<'a>,
 ) -> Result<(), String> {
     if let Some(nodes) = uplink
-        .on_link
-        .iter()
+        .networks()
         .find(|nodes| cidr::overlap(**nodes, network))
     {
         return Err(format!(

@@ -226,7 +226,7 @@ impl Routes {
         let in_use = InUse {
             snapshot: world.snapshot,
             desired: &self.desired,
-            on_link: on_link(world),
+            networks: &networks(world),
             foreign: &observed.foreign,
         };
         self.refused.keep(&in_use).unwrap_or_else(|error| {
@@ -482,8 +482,12 @@ fn next_hop(route: &Route) -> String {
     gateway.unwrap_or_else(|| "link".to_owned())
 }
 
-fn on_link<'a>(world: &World<'a>) -> &'a [IpNetwork] {
-    world.uplink.map_or(&[], |uplink| &uplink.on_link)
+fn networks(world: &World<'_>) -> Vec<IpNetwork> {
+    let networks = world
+        .uplink
+        .into_iter()
+        .flat_map(|uplink| uplink.networks());
+    networks.copied().collect()
 }
 
 /// PodCIDRs to which an agent before this one has left a route, and that no Node has any more: their

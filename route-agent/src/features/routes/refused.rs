@@ -208,7 +208,7 @@ pub struct InUse<'a> {
     /// The routes to their podCIDRs; ours is there even if our Node is not.
     pub desired: &'a Desired,
     /// The networks of the uplink.
-    pub on_link: &'a [IpNetwork],
+    pub networks: &'a [IpNetwork],
     /// Routes of others.
     pub foreign: &'a BTreeSet<Route>,
 }
@@ -223,7 +223,7 @@ impl InUse<'_> {
         };
         has_node(self.snapshot, network)
             || self.desired.routes.keys().any(overlaps)
-            || self.on_link.iter().any(overlaps)
+            || self.networks.iter().any(overlaps)
             || self.foreign.iter().any(within)
     }
 }
@@ -351,7 +351,7 @@ mod tests {
         let in_use = InUse {
             snapshot: &Snapshot::default(),
             desired: &desired,
-            on_link: &["172.18.0.0/16".parse().unwrap()],
+            networks: &["172.18.0.0/16".parse().unwrap()],
             foreign: &["0.0.0.0/0", "10.8.0.0/13", "10.20.5.0/24"]
                 .map(route)
                 .into(),

@@ -218,6 +218,23 @@ fn an_overlap_with_ours_or_anothers_is_named_and_the_older_node_keeps_it() {
 }
 
 #[test]
+fn a_default_route_without_a_gateway_collides_with_no_pod_cidr() {
+    let uplink = Uplink {
+        on_link: vec!["0.0.0.0/0".parse().unwrap()],
+        ..uplink()
+    };
+    let peer = node("peer", &["192.0.2.4"], &["10.10.5.0/24"]);
+    let snapshot = snapshot([own(), peer]);
+    let desired = of(&snapshot, Some(&uplink), &Holders::new()).unwrap();
+    assert!(desired.warnings.is_empty(), "{:?}", desired.warnings);
+    assert!(
+        desired
+            .routes
+            .contains_key(&"10.10.5.0/24".parse().unwrap())
+    );
+}
+
+#[test]
 fn a_peer_with_our_own_address_is_named() {
     let warning = only_warning(node("twin", &["172.18.0.2"], &["10.10.5.0/24"]));
     assert!(warning.contains("this node's own address"), "{warning}");

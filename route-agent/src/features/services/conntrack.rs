@@ -8,7 +8,7 @@
 //! A thread of its own does it, so that the reconcile loop never waits for a large table; changes
 //! that arrive meanwhile are taken together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -35,6 +35,8 @@ pub struct Work {
     pub family: IpFamily,
     /// The ports, and who may answer now.
     pub changes: Vec<UdpChange>,
+    /// Ports of addresses of Services whose numbers are those of node ports among these.
+    pub beside: HashSet<Claim>,
     /// The node's own addresses: packets to node ports are for one of these.
     pub node: Arc<[IpAddr]>,
 }
@@ -68,30 +70,37 @@ impl Sweeper {
     }
 }
 
-/// Who may answer on which port.
-type Serving = HashMap<Claim, Box<[Backend]>>;
+/// What is looked for in one family.
+#[derive(Debug, Default)]
+struct Sought {
+    /// Who may answer on which port.
+    serving: HashMap<Claim, Box<[Backend]>>,
+    /// Ports that only look like one of these.
+    beside: HashSet<Claim>,
+}
 
 fn run(mut conntrack: Conntrack, orders: &Receiver<Work>, metrics: &ProxyMetrics) {
     let mut trouble = LastFailure::default();
     while let Ok(first) = orders.recv() {
-        let mut serving: [Serving; 2] = Default::default();
+        let mut sought: [Sought; 2] = Default::default();
         let mut node = first.node.clone();
         for work in std::iter::once(first).chain(orders.try_iter()) {
             node = work.node;
-            let claims = &mut serving[work.family as usize];
-            claims.extend(
+            let Sought { serving, beside } = &mut sought[work.family as usize];
+            beside.extend(work.beside);
+            serving.extend(
                 work.changes
                     .into_iter()
                     .map(|change| (change.claim, change.serving)),
             );
         }
         for family in IpFamily::ALL {
-            let serving = &serving[family as usize];
-            if serving.is_empty() {
+            let sought = &sought[family as usize];
+            if sought.serving.is_empty() {
                 continue;
             }
             let start = Instant::now();
-            match sweep(&mut conntrack, family, serving, &node) {
+            match sweep(&mut conntrack, family, sought, &node) {
                 Ok(deleted) => {
                     trouble.is_over();
                     note(family, deleted, start, metrics);
@@ -119,7 +128,7 @@ fn note(family: IpFamily, deleted: usize, start: Instant, metrics: &ProxyMetrics
 fn sweep(
     conntrack: &mut Conntrack,
     family: IpFamily,
-    serving: &Serving,
+    sought: &Sought,
     node: &[IpAddr],
 ) -> Result<usize, podwire_kernel::Error> {
     let of_family = Filter {
@@ -127,12 +136,12 @@ fn sweep(
         family: Some(family),
         ..Filter::default()
     };
-    let stale = |entry: &Entry| is_stale(entry, serving, node);
-    if serving.len() > ONE_BY_ONE {
+    let stale = |entry: &Entry| sought.is_stale(Way::of(entry), node);
+    if sought.serving.len() > ONE_BY_ONE {
         return conntrack.delete_where(&of_family, stale);
     }
     let mut deleted = 0;
-    for claim in serving.keys() {
+    for claim in sought.serving.keys() {
         let filter = match claim {
             Claim::Vip(address, _, port) => Filter {
                 original_destination: Some(*address),
@@ -150,19 +159,93 @@ fn sweep(
     Ok(deleted)
 }
 
-/// True if the connection was sent to a Service port and is answered by an endpoint that may not.
-fn is_stale(entry: &Entry, serving: &Serving, node: &[IpAddr]) -> bool {
-    use crate::snapshot::Protocol::Udp;
-    let (to, port) = (entry.original.destination, entry.original.destination_port);
-    let backend = Backend {
-        address: entry.reply.source,
-        port: entry.reply.source_port,
-    };
-    if let Some(serving) = serving.get(&Claim::Vip(to, Udp, port)) {
-        return !serving.contains(&backend);
+/// Where a connection was sent, and who answers it.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    to: IpAddr,
+    port: u16,
+    translated: bool,
+    backend: Backend,
+}
+
+impl Way {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            to: entry.original.destination,
+            port: entry.original.destination_port,
+            translated: entry.status & ct_status::DNAT != 0,
+            backend: Backend {
+                address: entry.reply.source,
+                port: entry.reply.source_port,
+            },
+        }
     }
-    // The number of a node port may be any other machine's port as well.
-    let for_node = entry.status & ct_status::DNAT != 0 || to.is_loopback() || node.contains(&to);
-    let at_node_port = serving.get(&Claim::NodePort(Udp, port));
-    at_node_port.is_some_and(|serving| for_node && !serving.contains(&backend))
+}
+
+impl Sought {
+    /// True if the connection was sent to a Service port and is answered by an endpoint that may not.
+    fn is_stale(&self, way: Way, node: &[IpAddr]) -> bool {
+        use crate::snapshot::Protocol::Udp;
+        let Way {
+            to, port, backend, ..
+        } = way;
+        let vip = Claim::Vip(to, Udp, port);
+        if let Some(serving) = self.serving.get(&vip) {
+            return !serving.contains(&backend);
+        }
+        // The number of a node port may be any other machine's port as well, or a Service's.
+        let for_node = way.translated || to.is_loopback() || node.contains(&to);
+        let for_node = for_node && !self.beside.contains(&vip);
+        let at_node_port = self.serving.get(&Claim::NodePort(Udp, port));
+        at_node_port.is_some_and(|serving| for_node && !serving.contains(&backend))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Protocol::Udp;
+
+    fn way(to: &str, port: u16, translated: bool, backend: &str) -> Way {
+        Way {
+            to: to.parse().unwrap(),
+            port,
+            translated,
+            backend: Backend {
+                address: backend.parse().unwrap(),
+                port: 53,
+            },
+        }
+    }
+
+    #[test]
+    fn a_connection_is_forgotten_if_who_answers_it_serves_its_port_no_longer() {
+        let serves = |address: &str| {
+            let address = address.parse().unwrap();
+            Box::new([Backend { address, port: 53 }])
+        };
+        let vip = |address: &str| Claim::Vip(address.parse().unwrap(), Udp, 30_053);
+        let sought = Sought {
+            serving: [
+                (vip("10.200.1.1"), serves("10.10.1.1") as Box<[Backend]>),
+                (Claim::NodePort(Udp, 30_053), serves("10.10.1.1")),
+            ]
+            .into(),
+            beside: [vip("10.200.1.2")].into(),
+        };
+        let node: [IpAddr; 1] = ["172.18.0.2".parse().unwrap()];
+        let stale = |to, port, translated, backend| {
+            sought.is_stale(way(to, port, translated, backend), &node)
+        };
+        for to in ["10.200.1.1", "172.18.0.2", "127.0.0.1"] {
+            assert!(!stale(to, 30_053, true, "10.10.1.1"), "{to}");
+            assert!(stale(to, 30_053, true, "10.10.1.9"), "{to}");
+        }
+        // To the node itself, before there was the port.
+        assert!(stale("172.18.0.2", 30_053, false, "172.18.0.2"));
+        // Another port; the same number of another Service, and of another machine.
+        assert!(!stale("10.200.1.1", 53, true, "10.10.1.9"));
+        assert!(!stale("10.200.1.2", 30_053, true, "10.10.1.9"));
+        assert!(!stale("172.18.0.9", 30_053, false, "172.18.0.9"));
+    }
 }

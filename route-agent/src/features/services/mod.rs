@@ -231,7 +231,7 @@ impl Services {
         }
     }
 
-    fn sweep(&mut self, family: IpFamily, done: &mut Done, world: &World<'_>) {
+    fn sweep(&mut self, index: usize, done: &mut Done, world: &World<'_>) {
         if done.udp.is_empty() {
             return;
         }
@@ -252,9 +252,11 @@ impl Services {
             .unwrap_or_default()
             .into();
         if let Some(sweeper) = &self.sweeper {
+            let (table, changes) = (&self.tables[index], std::mem::take(&mut done.udp));
             sweeper.sweep(Work {
-                family,
-                changes: std::mem::take(&mut done.udp),
+                family: table.family(),
+                beside: table.applied().beside_node_ports(&changes),
+                changes,
                 node,
             });
         }
@@ -344,7 +346,7 @@ impl Feature for Services {
             match self.sync_family(index, world, &names, networks) {
                 Ok(mut done) => {
                     let family = self.tables[index].family();
-                    self.sweep(family, &mut done, world);
+                    self.sweep(index, &mut done, world);
                     self.publisher.programmed(family, &done, world);
                     looked_at.extend(done.looked_at);
                 }

@@ -255,6 +255,47 @@ fn kinds_that_are_not_used_are_passed_over_even_if_they_would_not_parse() {
 }
 
 #[test]
+fn kinds_that_are_nearly_ours_are_named_with_what_was_meant() {
+    for (version, kind, meant) in [
+        (
+            "v1",
+            "EndpointSlice",
+            "`apiVersion: discovery.k8s.io/v1` and `kind: EndpointSlice`",
+        ),
+        (
+            "discovery/v1",
+            "endpointslice",
+            "`apiVersion: discovery.k8s.io/v1`",
+        ),
+        ("core/v1", "Service", "`apiVersion: v1` and `kind: Service`"),
+        ("v1", "service", "`kind: Service`"),
+        (
+            "networking/v1",
+            "ServiceCIDRList",
+            "`apiVersion: networking.k8s.io/v1`",
+        ),
+        ("v1", "networkpolicy", "`apiVersion: networking.k8s.io/v1`"),
+        (
+            "Discovery.k8s.io/v1",
+            "EndpointSlice",
+            "`apiVersion: discovery.k8s.io/v1`",
+        ),
+    ] {
+        let contents = read(&format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"
+        ));
+        assert!(contents.objects.is_empty(), "{version} {kind}");
+        assert!(
+            contents.notes[0].contains(meant),
+            "{kind}: {:?}",
+            contents.notes
+        );
+    }
+    let other = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n";
+    assert!(read(other).notes.is_empty());
+}
+
+#[test]
 fn lists_are_read_in_yaml_and_in_json() {
     let yaml = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  \
         metadata: {name: a}\n- {apiVersion: v1, kind: Secret, metadata: {name: p}}\n---\n\

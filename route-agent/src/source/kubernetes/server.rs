@@ -20,7 +20,7 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tower::{BoxError, ServiceExt};
 use tracing::{debug, info};
 
-use crate::config::apiserver::Options;
+use crate::config::apiserver::{self, Options};
 use crate::error::chain;
 use crate::source::kubernetes::problems::Problems;
 
@@ -255,12 +255,26 @@ async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Cli
         }
     }
     let server = servers.swap_remove(turn % servers.len());
+    resolve(options, timing, &server).await;
     config.cluster_url = server.clone();
     let client = client(&config, timing).map_err(|source| Error::Client {
         server: server.clone(),
         source: Box::new(source),
     })?;
     Ok((client, server))
+}
+
+/// Notes which addresses the name of a server has, if it is a name: no Service may have them.
+async fn resolve(options: &Options, timing: &Timing, server: &Uri) {
+    let (Some(host), None) = (server.host(), apiserver::address(server)) else {
+        return;
+    };
+    let port = server.port_u16().unwrap_or(443);
+    let found = tokio::time::timeout(timing.connect, tokio::net::lookup_host((host, port))).await;
+    // Who cannot be found cannot be connected to either, and that is told.
+    if let Ok(Ok(found)) = found {
+        options.resolved.add(found.map(|one| one.ip()));
+    }
 }
 
 async fn credentials(options: &Options) -> Result<Config, Error> {

@@ -29,6 +29,7 @@ async fn asked(policies: bool) -> BTreeSet<String> {
         kubeconfig: Some(file.path().to_owned()),
         kubelet_kubeconfig: "/does/not/exist".into(),
         read: None,
+        resolved: crate::config::apiserver::Resolved::default(),
     };
     let (inputs, outputs) = mpsc::channel();
     let (_, no_warnings) = async_mpsc::channel(1);

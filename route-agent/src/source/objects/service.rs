@@ -257,14 +257,23 @@ fn ports(spec: &ServiceSpec, names: &mut Names, checker: &mut Checker) -> Vec<Se
 }
 
 fn vips(status: &ServiceStatus, checker: &mut Checker) -> Vec<std::net::IpAddr> {
-    let vip = |ingress: &&Ingress| matches!(ingress.ip_mode.get(), None | Some("" | "VIP"));
+    let mut vip = |ingress: &&Ingress| match ingress.ip_mode.get() {
+        None | Some("" | "VIP") => true,
+        Some("Proxy") => false,
+        Some(other) => {
+            let field = "status.loadBalancer.ingress[].ipMode";
+            checker.taken(field, other, "is not VIP or Proxy", "VIP");
+            true
+        }
+    };
     let given = status
         .load_balancer
         .ingress
         .iter()
-        .filter(vip)
+        .filter(&mut vip)
         .map(|ingress| &ingress.ip);
     let given = given.filter(|ip| !matches!(ip.get(), None | Some("")));
+    let given: Vec<&Text> = given.collect();
     addresses("status.loadBalancer.ingress[].ip", given, checker)
 }
 

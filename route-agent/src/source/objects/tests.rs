@@ -307,6 +307,15 @@ fn every_field_of_a_service_is_read() {
 }
 
 #[test]
+fn a_way_of_load_balancing_that_is_not_known_is_taken_for_the_usual_one_and_named() {
+    let web = service(json!({"metadata": {"name": "web"},
+        "spec": {"type": "LoadBalancer", "clusterIP": "10.200.1.1", "ports": [{"port": 80}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1", "ipMode": "vip"}]}}}));
+    assert_eq!(web.load_balancer_vips.len(), 1);
+    assert_eq!(web.invalid[0].field, "status.loadBalancer.ingress[].ipMode");
+}
+
+#[test]
 fn bad_fields_of_a_service_are_left_out_and_named() {
     let web = service(json!({"metadata": {"name": "web",
             "annotations": {"podwire.io/balancing": "best"}},

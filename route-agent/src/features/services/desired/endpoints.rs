@@ -61,6 +61,9 @@ pub struct Selected {
     pub local: Vec<Backend>,
     /// True if some endpoint in the cluster could answer, here or elsewhere.
     pub any: bool,
+    /// Those that may go on answering whom they answer: all that serve, whichever of them new connections
+    /// go to (as `CleanStaleEntries` in kube-proxy's pkg/proxy/conntrack/cleanup.go).
+    pub serving: Vec<Backend>,
 }
 
 /// One endpoint after slices have been merged.
@@ -162,6 +165,7 @@ fn select(mut candidates: BTreeMap<Backend, Candidate<'_>>, here: Here<'_>) -> S
         cluster,
         local,
         any,
+        serving: pick(&|c| c.ready() || c.endpoint.serving),
     }
 }
 

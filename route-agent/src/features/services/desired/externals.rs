@@ -80,11 +80,13 @@ impl Externals {
         }
     }
 
-    /// With what is reachable over the uplink without a gateway.
+    /// With what is reachable over the uplink without a gateway. Addresses of this node that its
+    /// object does not tell are not reserved: who moves an address from node to node (keepalived) may
+    /// well give it to a Service.
     pub fn beside(self, uplink: Option<&Uplink>) -> Externals {
-        let on_link = uplink.map(|uplink| uplink.on_link.clone());
+        let networks = uplink.into_iter().flat_map(Uplink::networks);
         Externals {
-            on_link: on_link.unwrap_or_default(),
+            on_link: networks.copied().collect(),
             ..self
         }
     }
@@ -120,7 +122,7 @@ impl Externals {
         if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr::overlap(*cidr, network)) {
             return Some(format!("the podCIDR {cidr} of Node {node} overlaps it"));
         }
-        let near = |one: &&IpNetwork| one.prefix() > 0 && cidr::overlap(**one, network);
+        let near = |one: &&IpNetwork| cidr::overlap(**one, network);
         let near = self.on_link.iter().find(near)?;
         Some(format!("the uplink's network {near} overlaps it"))
     }

@@ -54,6 +54,9 @@ pub struct PortPlan {
     pub local: Box<[Backend]>,
     /// True if some endpoint in the cluster could answer, here or elsewhere.
     pub any: bool,
+    /// Of UDP: the endpoints that may go on answering whom they answer, sorted; see
+    /// [`Selected::serving`].
+    pub serving: Box<[Backend]>,
 }
 
 /// Computes the plan of a Service.
@@ -90,7 +93,9 @@ pub fn desired<'a>(
             cluster,
             local,
             any,
+            serving,
         } = offers.select(&port.name, port.protocol, here);
+        let is_udp = port.protocol == Protocol::Udp;
         let plan = PortPlan {
             name: port.name.clone(),
             protocol: port.protocol,
@@ -104,6 +109,11 @@ pub fn desired<'a>(
             cluster: cluster.into(),
             local: local.into(),
             any,
+            serving: if is_udp {
+                serving.into()
+            } else {
+                Box::default()
+            },
         };
         if room.take((plan.protocol, plan.port), plan.elements()) {
             ports.push(plan);

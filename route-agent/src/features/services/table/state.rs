@@ -1,6 +1,6 @@
 //! What we believe the kernel holds for the Services of one family, and which Service has what.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use podwire_kernel::IpFamily;
@@ -118,6 +118,28 @@ impl Applied {
         self.refused.clear();
         self.tidy_at = None;
         self.plans = HashMap::with_capacity(services);
+    }
+
+    /// The UDP ports of addresses of Services that have the number of one of these node ports.
+    pub fn beside_node_ports(&self, changes: &[UdpChange]) -> HashSet<Claim> {
+        let node_ports = changes.iter().filter_map(|change| match change.claim {
+            Claim::NodePort(_, port) => Some(port),
+            _ => None,
+        });
+        let node_ports: BTreeSet<u16> = node_ports.collect();
+        if node_ports.is_empty() {
+            return HashSet::new();
+        }
+        let ports = self.plans.values().flat_map(|plan| &plan.ports);
+        let udp =
+            ports.filter(|port| port.protocol == Protocol::Udp && node_ports.contains(&port.port));
+        let claims = udp.flat_map(|port| {
+            let fronts = port.frontends.iter();
+            fronts.map(|front| Claim::at(front, port.protocol, port.port))
+        });
+        claims
+            .filter(|claim| matches!(claim, Claim::Vip(..)))
+            .collect()
     }
 
     /// What the kernel was made to hold for a Service.
@@ -274,20 +296,17 @@ impl Applied {
     }
 }
 
-/// The UDP ports that have other endpoints than before. Also those that have none any longer: a
+/// The UDP ports that other endpoints serve than before. Also those that have none any longer: a
 /// client that goes on sending must learn of it.
 fn udp_changes(before: Option<&Plan>, after: Option<&Plan>, changes: &mut Vec<UdpChange>) {
     let answers = |plan: Option<&Plan>| -> BTreeMap<Claim, Box<[endpoints::Backend]>> {
         let ports = plan.into_iter().flat_map(|plan| &plan.ports);
         let udp = ports.filter(|port| port.protocol == Protocol::Udp);
         udp.flat_map(|port| {
-            let mut serving = [&port.cluster[..], &port.local[..]].concat();
-            serving.sort_unstable();
-            serving.dedup();
             let claim = |front| Claim::at(front, port.protocol, port.port);
             port.frontends
                 .iter()
-                .map(move |front| (claim(front), serving.clone().into()))
+                .map(move |front| (claim(front), port.serving.clone()))
         })
         .collect()
     };

@@ -34,6 +34,7 @@ async fn requests_after_notices(notices: Vec<Notice>, replies: Vec<Reply>) -> Ve
         kubeconfig: Some(file.path().to_owned()),
         kubelet_kubeconfig: "/does/not/exist".into(),
         read: None,
+        resolved: crate::config::apiserver::Resolved::default(),
     };
     let (inputs, _unread) = mpsc::channel();
     let problems = Arc::new(Problems::new(inputs));

@@ -161,6 +161,7 @@ fn options(directory: &tempfile::TempDir, ports: &[u16]) -> Options {
         kubeconfig: Some(path),
         kubelet_kubeconfig: "/does/not/exist".into(),
         read: None,
+        resolved: crate::config::apiserver::Resolved::default(),
     }
 }
 

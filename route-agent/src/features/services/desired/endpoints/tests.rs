@@ -116,6 +116,19 @@ fn ready_endpoints_answer_and_others_do_not() {
 }
 
 #[test]
+fn who_serves_may_go_on_wherever_new_connections_go() {
+    let endpoints = [
+        "10.10.1.3 here",
+        "10.10.2.4 draining",
+        "10.10.3.3 unready",
+        "10.10.3.4 dead",
+    ];
+    let found = selected(&[slice("web-1", 80, &endpoints)]);
+    assert_eq!(show(&found.cluster), "10.10.1.3");
+    assert_eq!(show(&found.serving), "10.10.1.3 10.10.2.4");
+}
+
+#[test]
 fn draining_endpoints_answer_only_if_no_ready_one_is_left() {
     check(
         &["10.10.1.3 here draining", "10.10.2.4"],
