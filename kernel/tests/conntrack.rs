@@ -230,20 +230,26 @@ fn connections_that_an_address_opened_or_answers_are_forgotten_and_no_others() {
         send((Ipv6Addr::LOCALHOST, 1005));
         let mut conntrack = Conntrack::open().unwrap();
         conntrack
-            .delete_address(v4(2), Some(Protocol::Tcp))
+            .delete_addresses(&[v4(2)].into(), Some(Protocol::Tcp))
             .unwrap();
         assert_eq!(conntrack.count(&UDP).unwrap(), 5);
         conntrack
-            .delete_address(v4(2), Some(Protocol::Udp))
+            .delete_addresses(&[v4(2)].into(), Some(Protocol::Udp))
             .unwrap();
         assert_eq!(ports(&mut conntrack, &UDP), [1003, 1004, 1005].into());
-        conntrack.delete_address(v4(1), None).unwrap();
+        conntrack.delete_addresses(&[v4(1)].into(), None).unwrap();
         assert_eq!(ports(&mut conntrack, &UDP), [1004, 1005].into());
         let v6 = Ipv6Addr::LOCALHOST.into();
-        conntrack.delete_address(v6, Some(Protocol::Tcp)).unwrap();
+        conntrack
+            .delete_addresses(&[v6].into(), Some(Protocol::Tcp))
+            .unwrap();
         assert_eq!(ports(&mut conntrack, &UDP), [1004, 1005].into());
-        conntrack.delete_address(v6, None).unwrap();
+        conntrack.delete_addresses(&[v6].into(), None).unwrap();
         assert_eq!(ports(&mut conntrack, &UDP), [1004].into());
+        // More than are looked for one by one.
+        let many = (4..20).map(v4).collect();
+        conntrack.delete_addresses(&many, None).unwrap();
+        assert_eq!(conntrack.count(&UDP).unwrap(), 0);
     });
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use cluster::connection::{Connection, End, Way};
-use cluster::policies::{ANSWER, SILENCE, addresses, app, policy};
+use cluster::policies::{ANSWER, Ends, SILENCE, addresses, app, policy};
 use podwire_lab::node::Node;
 use podwire_lab::pod::{Pod, PodSpec};
 use podwire_lab::topology::Families;
@@ -43,15 +43,6 @@ fn ends(connection: &Connection) -> (&UdpSocket, &UdpSocket) {
     match connection {
         Connection::Udp(client, server) => (client, server),
         Connection::Stream(..) => panic!("a connection of UDP was made"),
-    }
-}
-
-/// Ends what goes on beside a test, also if that panics.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cluster::policies::policy;
+use cluster::policies::{Ends, policy};
 use cluster::{Cluster, parameter};
 use podwire_lab::node::Node;
 use podwire_lab::place::Place;
@@ -100,15 +100,6 @@ fn leaks(from: &Place, to: &Pod) -> bool {
         all.any(|to| TcpStream::connect_timeout(&to, SILENCE).is_ok())
     };
     from.inside(connect).unwrap()
-}
-
-/// Ends what goes on beside a test, also if that panics.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Sends a datagram to every address that a pod of `worker` may get, over and over, and collects who

@@ -5,6 +5,7 @@
 //! on after a failure, and takes it for success if something is gone already. Who is killed in
 //! between leaves what the next DEL or GC removes: the names of all parts follow from the container.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -22,7 +23,7 @@ use crate::error::Error;
 use crate::exposure;
 use crate::files;
 use crate::ipam::Ipam;
-use crate::lease::{Lease, Owner};
+use crate::lease::Owner;
 use crate::link::{self, Loopback, Prefix, Wanted};
 use crate::policy::{self, Attachment, PodName};
 use crate::result::{Attached, Dns};
@@ -322,7 +323,8 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
             let (gone, collected) = ipam.collect(call, stdin, &|owner| is_valid(&valid, owner));
             failures.extend(collected.err());
             // A link whose alias was taken away is still known by its name.
-            for Lease { owner, .. } in &gone {
+            let owners: BTreeSet<&Owner> = gone.iter().map(|lease| &lease.owner).collect();
+            for owner in owners {
                 let ifname = owner.ifname.as_deref().unwrap_or_default();
                 let deleted = link::delete(&host_link_name(&owner.container_id, ifname));
                 failures.extend(deleted.err());

@@ -155,10 +155,9 @@ pub fn forget_connections(addresses: &[IpAddr]) {
     if addresses.is_empty() {
         return;
     }
-    let forgotten = Conntrack::open().and_then(|mut conntrack| {
-        let mut addresses = addresses.iter();
-        addresses.try_for_each(|address| conntrack.delete_address(*address, None))
-    });
+    let addresses = addresses.iter().copied().collect();
+    let forgotten =
+        Conntrack::open().and_then(|mut conntrack| conntrack.delete_addresses(&addresses, None));
     if let Err(error) = forgotten {
         streams::log(format_args!(
             "{error}; who sends to a pod that is gone may reach the next owner of its address"

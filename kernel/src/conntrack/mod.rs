@@ -7,6 +7,7 @@
 #[cfg(feature = "monitor")]
 pub mod events;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -49,6 +50,9 @@ const COMPARE_PROTOCOL: u32 = 1 << 3;
 const COMPARE_SOURCE_PORT: u32 = 1 << 4;
 const COMPARE_DESTINATION_PORT: u32 = 1 << 5;
 
+/// Up to this many addresses of IPv4 the kernel looks for one by one; for more, and for those of IPv6,
+/// which it cannot look for ([`Filter::comparable`]), all entries are listed once.
+const ADDRESSES_ONE_BY_ONE: usize = 8;
 /// How many entries are deleted with one `sendmsg`.
 const DELETES_AT_ONCE: usize = 500;
 
@@ -330,33 +334,51 @@ impl Conntrack {
         self.delete_where(filter, |_| true).map(drop)
     }
 
-    /// Forgets the connections that an address opened, and those that it answers: what comes in either
+    /// Forgets the connections that one of these addresses opened or answers: what comes in either
     /// direction begins a connection again. For protocol `None` of all of them.
-    pub fn delete_address(
+    pub fn delete_addresses(
         &mut self,
-        address: IpAddr,
+        addresses: &BTreeSet<IpAddr>,
         protocol: Option<Protocol>,
     ) -> Result<(), Error> {
-        let of_protocol = Filter {
-            protocol,
-            family: Some(IpFamily::of(address)),
-            ..Filter::default()
-        };
-        if address.is_ipv6() {
-            // The kernel does not look for those, and lists all it has as often as it is asked.
-            let part =
-                |entry: &Entry| [entry.original.source, entry.reply.source].contains(&address);
-            return self.delete_where(&of_protocol, part).map(drop);
+        for family in IpFamily::ALL {
+            let of_family = addresses.iter().copied();
+            let some: BTreeSet<IpAddr> = of_family
+                .filter(|address| IpFamily::of(*address) == family)
+                .collect();
+            let filter = Filter {
+                protocol,
+                family: Some(family),
+                ..Filter::default()
+            };
+            match some.len() {
+                0 => {}
+                1..=ADDRESSES_ONE_BY_ONE if family == IpFamily::V4 => {
+                    self.delete_ends(&some, filter)?;
+                }
+                _ => {
+                    let ends = |entry: &Entry| [entry.original.source, entry.reply.source];
+                    let is_one = |entry: &Entry| ends(entry).iter().any(|end| some.contains(end));
+                    self.delete_where(&filter, is_one)?;
+                }
+            }
         }
-        let opened = Filter {
-            original_source: Some(address),
-            ..of_protocol
-        };
-        self.delete(&opened)?;
-        self.delete(&Filter {
-            reply_source: Some(address),
-            ..of_protocol
-        })
+        Ok(())
+    }
+
+    /// Has the kernel look for each of these addresses at either end.
+    fn delete_ends(&mut self, addresses: &BTreeSet<IpAddr>, filter: Filter) -> Result<(), Error> {
+        for address in addresses {
+            self.delete(&Filter {
+                original_source: Some(*address),
+                ..filter
+            })?;
+            self.delete(&Filter {
+                reply_source: Some(*address),
+                ..filter
+            })?;
+        }
+        Ok(())
     }
 
     /// Forgets those of the entries that `filter` means for which `stale` says so, and returns how

@@ -1,6 +1,7 @@
 //! What the tests of policies share.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use podwire_lab::pod::Pod;
@@ -27,4 +28,13 @@ pub fn app(value: &str) -> Value {
 /// Both addresses of a pod of both families.
 pub fn addresses(pod: &Pod) -> [IpAddr; 2] {
     [pod.address(false).unwrap(), pod.address(true).unwrap()]
+}
+
+/// Ends what goes on beside a test, also if that panics.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -15,17 +15,14 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
-use podwire_kernel::{IpFamily, Protocol};
+use podwire_kernel::Protocol;
+use podwire_kernel::conntrack::Conntrack;
 
 use crate::warnings::LastFailure;
 
 /// What comes meanwhile is taken together: the kernel goes through all that it has each time. An
 /// address rarely has another owner sooner.
 const GATHER: Duration = Duration::from_secs(1);
-/// Up to this many addresses of IPv4 the kernel looks for one by one; for more, and for those of IPv6,
-/// which it cannot look for, all connections are read once.
-const ONE_BY_ONE: usize = 8;
 
 /// Addresses that no one has any more.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -44,26 +41,6 @@ impl Gone {
     fn add(&mut self, more: Self) {
         self.links.extend(more.links);
         self.pods.extend(more.pods);
-    }
-
-    fn of_family(&self, family: IpFamily) -> Self {
-        let some = |addresses: &BTreeSet<IpAddr>| {
-            let addresses = addresses.iter().copied();
-            addresses
-                .filter(|address| IpFamily::of(*address) == family)
-                .collect()
-        };
-        Self {
-            links: some(&self.links),
-            pods: some(&self.pods),
-        }
-    }
-
-    /// True if an entry is not for the next owner.
-    fn left(&self, entry: &Entry) -> bool {
-        let is_udp = entry.original.protocol == Protocol::Udp.number();
-        let mut ends = [entry.original.source, entry.reply.source].into_iter();
-        ends.any(|end| self.links.contains(&end) || is_udp && self.pods.contains(&end))
     }
 }
 
@@ -118,10 +95,10 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Gone>) {
         while let Ok(more) = orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
             gone.add(more);
         }
-        match IpFamily::ALL
-            .into_iter()
-            .try_for_each(|family| sweep(&mut conntrack, family, &gone.of_family(family)))
-        {
+        let forgotten = conntrack
+            .delete_addresses(&gone.links, None)
+            .and_then(|()| conntrack.delete_addresses(&gone.pods, Some(Protocol::Udp)));
+        match forgotten {
             Ok(()) => trouble.is_over(),
             Err(error) if trouble.is_news(&error.to_string()) => {
                 tracing::warn!(%error, "connections of pods that are gone may linger");
@@ -129,28 +106,4 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Gone>) {
             Err(_) => {}
         }
     }
-}
-
-fn sweep(conntrack: &mut Conntrack, family: IpFamily, gone: &Gone) -> podwire_kernel::Result<()> {
-    if gone.is_empty() {
-        return Ok(());
-    }
-    let udp = Some(Protocol::Udp);
-    if family == IpFamily::V4 && gone.links.len() + gone.pods.len() <= ONE_BY_ONE {
-        for address in &gone.links {
-            conntrack.delete_address(*address, None)?;
-        }
-        for address in &gone.pods {
-            conntrack.delete_address(*address, udp)?;
-        }
-        return Ok(());
-    }
-    let filter = Filter {
-        family: Some(family),
-        protocol: udp.filter(|_| gone.links.is_empty()),
-        ..Filter::default()
-    };
-    conntrack
-        .delete_where(&filter, |entry| gone.left(entry))
-        .map(drop)
 }
