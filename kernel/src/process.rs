@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::pipe2;
 
@@ -103,6 +104,14 @@ extern "C" fn note(signal: libc::c_int) {
     }
 }
 
+/// Lets the process open as many files as it may at most: the limit that it starts with, often 1,024,
+/// is low for programs that use `select`, which this one does not. What it starts inherits the limit.
+pub fn open_as_many_files_as_allowed() -> Result<()> {
+    let failed = |errno: nix::Error| Cause::from(errno).during("raise", "the limit of open files");
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(failed)
+}
+
 /// Makes the allocator keep less memory for itself, in a process that holds much for long and
 /// allocates little at a time: one arena for all threads, and large buffers in mappings of their
 /// own, so that they leave no holes between small things when they go. To be called first.
@@ -181,6 +190,14 @@ mod tests {
         // SAFETY: as above.
         let name = unsafe { program_name(1, bytes.as_ptr()) };
         assert_eq!(name.as_bytes(), b"/\xff");
+    }
+
+    #[test]
+    fn the_limit_of_open_files_becomes_what_is_allowed() {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most - 1, most).unwrap();
+        open_as_many_files_as_allowed().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (most, most));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::commands::{preflight, takeover};
 use crate::config::{Config, LogFormat};
 use crate::drops::{self, DropLog};
+use crate::error::chain;
 use crate::features;
 use crate::features::parts::log::Logging;
 use crate::features::services::health_checks::HealthPorts;
@@ -114,6 +115,10 @@ async fn run_all(mut config: Config) -> Result<(), RunError> {
     make_run_dir(&config.run_dir)?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, node = %config.node_name, "podwire-agent starts");
+    // Each port of a health check is a listener, and there may be thousands.
+    if let Err(error) = podwire_kernel::process::open_as_many_files_as_allowed() {
+        tracing::warn!("{}", chain(&error));
+    }
     for read in config.read_mapped_networks() {
         tracing::warn!("{read}: it is IPv4 written as IPv6");
     }
@@ -315,7 +320,7 @@ fn look_around(inputs: &Sender<Input>) {
     let _ = inputs.send(Input::Warnings("preflight", missing));
     loop {
         let leftovers = takeover::find().map_or_else(
-            |error| vec![Warning::new("take-over", crate::error::chain(&error))],
+            |error| vec![Warning::new("take-over", chain(&error))],
             |found| takeover::warnings(&found),
         );
         let clean = leftovers.is_empty();
@@ -366,7 +371,7 @@ mod tests {
     fn a_run_directory_that_cannot_be_is_named_with_its_flag() {
         let error = make_run_dir(Path::new("/etc/passwd/x")).unwrap_err();
         assert_eq!(
-            crate::error::chain(&error),
+            chain(&error),
             "cannot use the run directory /etc/passwd/x; give another one with --run-dir: Not a \
              directory (os error 20)"
         );
@@ -382,7 +387,7 @@ mod tests {
         let mode = std::fs::metadata(directory.path()).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o755);
         chown(directory.path(), Some(1000), None).unwrap();
-        let error = crate::error::chain(&make_run_dir(directory.path()).unwrap_err());
+        let error = chain(&make_run_dir(directory.path()).unwrap_err());
         assert!(error.contains("belongs to user 1000"), "{error}");
     }
 }

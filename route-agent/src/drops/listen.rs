@@ -37,9 +37,14 @@ pub async fn follow(
     if log.idle.is_some() {
         return;
     }
-    let kernel = match Kernel::open() {
-        Ok(kernel) => kernel,
-        Err(error) => return log.set_trouble(Some(error.to_string())),
+    let kernel = loop {
+        match Kernel::open() {
+            Ok(kernel) => break kernel,
+            Err(error) => {
+                log.set_trouble(Some(format!("{error}; it is tried again")));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     };
     let mut listener = Listener {
         log,

@@ -126,6 +126,9 @@ pub async fn serve<A: Answers>(
             Stream::Tcp(stream) => tokio::spawn(converse(stream, service, end)),
             Stream::Unix(stream) => tokio::spawn(converse(stream, service, end)),
         };
+        // Of many that come at once each is looked at first: one whose request is there already waits
+        // for no client, and has to go for no other.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -122,6 +122,7 @@ impl Listeners {
             .unwrap_or_else(PoisonError::into_inner)
             .clone_from(&desired.ports);
         let wanted = sockets(desired);
+        self.places.set_ports(wanted.len());
         self.servers
             .retain(|address, _| wanted.contains_key(address));
         let mut warnings = Vec::new();

@@ -3,7 +3,8 @@
 //! A connection is taken at once, always: if there is no place, the one that has waited longest for
 //! its client goes. One source has [`PER_SOURCE`] places, all sources together [`STRANGERS`], and
 //! the node itself has [`OWN`] that no one else can take: kubelet's probes come from there. Servers
-//! that are open to the same clients share their places, so that many ports are no way around them.
+//! that are open to the same clients share their places, so that many ports are no way around them; but
+//! each port makes one more place, because load balancers ask all ports at once from one address.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,8 @@ pub const PER_SOURCE: usize = 8;
 pub const STRANGERS: usize = 64;
 /// Places of the node itself.
 pub const OWN: usize = 32;
+/// No more places for ports than this, however many ports there are.
+pub const MOST_FOR_PORTS: usize = 512;
 
 /// Who holds a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +57,8 @@ pub struct Places(Arc<Mutex<Table>>);
 struct Table {
     /// Places of the node itself.
     own: usize,
+    /// Places that every other source has beyond [`PER_SOURCE`], and all together beyond [`STRANGERS`].
+    for_ports: usize,
     taken: BTreeMap<u64, Taken>,
     /// Counts what happens: tells connections apart, and which has waited longer.
     turn: u64,
@@ -86,9 +91,15 @@ impl Places {
     pub fn with_own(own: usize) -> Self {
         Self(Arc::new(Mutex::new(Table {
             own,
+            for_ports: 0,
             taken: BTreeMap::new(),
             turn: 0,
         })))
+    }
+
+    /// From now on clients may ask so many ports.
+    pub fn set_ports(&self, ports: usize) {
+        self.table().for_ports = ports.min(MOST_FOR_PORTS);
     }
 
     /// A place, and what resolves when the connection has to go for the sake of another.
@@ -151,14 +162,14 @@ impl Table {
         if source == Source::Own {
             return (of(Source::Own).count() >= self.own).then(|| self.longest(Source::Own))?;
         }
-        if of(source).count() >= PER_SOURCE {
+        if of(source).count() >= PER_SOURCE + self.for_ports {
             return self.longest(source);
         }
         let mut held: BTreeMap<Source, usize> = BTreeMap::new();
         for taken in self.taken.values().filter(|t| t.source != Source::Own) {
             *held.entry(taken.source).or_default() += 1;
         }
-        if held.values().sum::<usize>() < STRANGERS {
+        if held.values().sum::<usize>() < STRANGERS + self.for_ports {
             return None;
         }
         // Who holds most can best do without one.
@@ -192,6 +203,18 @@ mod tests {
 
     fn gone(go: &mut oneshot::Receiver<()>) -> bool {
         matches!(go.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+    }
+
+    #[test]
+    fn a_load_balancer_that_asks_many_ports_at_once_has_a_place_for_each() {
+        let places = Places::default();
+        places.set_ports(100);
+        let mut held: Vec<_> = (0..100).map(|_| places.take(stranger(1))).collect();
+        assert!(!held.iter_mut().any(|(_, go)| gone(go)));
+        places.set_ports(1);
+        let _last = places.take(stranger(1));
+        let gone = held.iter_mut().filter_map(|(_, go)| gone(go).then_some(()));
+        assert_eq!(gone.count(), 100 - PER_SOURCE, "and the last stays");
     }
 
     #[test]

@@ -49,7 +49,7 @@ use crate::features::policies::waiting::Waiting;
 use crate::files;
 use crate::ours::{POLICY_TABLE as TABLE, Removal};
 use crate::report::Report;
-use crate::snapshot::{Dirty, Pod};
+use crate::snapshot::{Dirty, Pod, PolicyName};
 
 /// The feature.
 pub struct Policies {
@@ -226,9 +226,12 @@ impl Policies {
             self.attachments.tidy(pod, world.snapshot);
         }
         self.changed.add(dirty);
-        if world.snapshot.cluster_policies.is_empty() {
-            // Only their rules ask about Nodes.
-            self.changed.nodes.clear();
+        // Only rules of ClusterNetworkPolicies ask about Nodes. One that has just gone may be there again
+        // before the next sync, and then nothing is compiled that would look at Nodes afresh.
+        let changed = &mut self.changed;
+        let ask = |name: &PolicyName| matches!(name, PolicyName::Cluster(_));
+        if world.snapshot.cluster_policies.is_empty() && !changed.policies.iter().any(ask) {
+            changed.nodes.clear();
         }
         self.note_arrival();
         !self.changed.is_empty() || dirty.nodes.contains(world.own_name())

@@ -27,6 +27,8 @@ pub enum Reply {
 pub enum End {
     Clean,
     Cut,
+    /// After this time of silence.
+    CutAfter(Duration),
     Silence,
 }
 
@@ -153,6 +155,10 @@ async fn answer(stream: &mut TcpStream, reply: Reply) -> bool {
             match end {
                 End::Clean => stream.write_all(b"0\r\n\r\n").await.is_ok(),
                 End::Cut => false,
+                End::CutAfter(time) => {
+                    tokio::time::sleep(time).await;
+                    false
+                }
                 End::Silence => std::future::pending().await,
             }
         }
@@ -166,6 +172,7 @@ pub fn small() -> Limits {
         page_time: Duration::from_millis(900),
         list_bytes: 15_000,
         list_time: Duration::from_millis(1500),
+        event_bytes: 6000,
         object_bytes: 4000,
     }
 }

@@ -8,6 +8,7 @@
 //! Token and CA of the ServiceAccount are read again every minute by the client, so that both
 //! may be rotated; names are resolved again for every new connection.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -99,6 +100,9 @@ pub struct Limits {
     pub list_bytes: usize,
     /// Until a whole list is there.
     pub list_time: Duration,
+    /// Of one event of a watch. It may be longer than the largest object that is read, so that one that is
+    /// left out is named and gone past: etcd takes 1.5 MiB, and JSON has six bytes for one (`<`).
+    pub event_bytes: usize,
     /// Of one object, in a list or in an event of a watch. While it is decoded it may take about ten
     /// times as much memory, one object at a time.
     pub object_bytes: usize,
@@ -111,6 +115,7 @@ impl Default for Limits {
             page_time: Duration::from_secs(60),
             list_bytes: 1 << 30,
             list_time: Duration::from_secs(300),
+            event_bytes: 16 << 20,
             object_bytes: 8 << 20,
         }
     }
@@ -130,8 +135,18 @@ struct State {
     server: Uri,
     /// Counts the clients made: a report about an older one is out of date.
     generation: u64,
-    /// True while it cannot be read.
-    lost: bool,
+    /// True once this client was given something that it asked for.
+    serves: bool,
+    lost: Lost,
+}
+
+/// What cannot be read, and why.
+#[derive(Default)]
+struct Lost {
+    /// Nothing can.
+    all: Option<String>,
+    /// These paths cannot.
+    refused: BTreeMap<&'static str, String>,
 }
 
 /// The object of a problem with the API server.
@@ -152,7 +167,8 @@ impl ApiServer {
             client,
             server,
             generation: 0,
-            lost: false,
+            serves: false,
+            lost: Lost::default(),
         });
         Ok(Self {
             options,
@@ -190,12 +206,38 @@ impl ApiServer {
         (state.client.clone(), state.generation)
     }
 
-    /// The API server gave what it was asked for.
-    pub fn reached(&self) {
-        if std::mem::take(&mut self.state().lost) {
-            self.problems.clear(API_SERVER);
+    /// The API server gave what it was asked for by this path.
+    pub fn reached(&self, path: &'static str) {
+        let mut state = self.state();
+        state.serves = true;
+        let all = state.lost.all.take();
+        let one = state.lost.refused.remove(path);
+        if all.is_some() {
             self.problems.clear(CREDENTIALS);
         }
+        if all.is_some() || one.is_some() {
+            self.tell(&state);
+        }
+    }
+
+    /// The API server refuses to be read by a path. Another address or other credentials may help only
+    /// if it serves nothing else.
+    pub async fn refused(&self, generation: u64, path: &'static str, why: &str) {
+        {
+            let mut state = self.state();
+            if state.generation != generation {
+                return;
+            }
+            let before = state.lost.refused.insert(path, why.to_owned());
+            if before.is_none_or(|before| before != why) {
+                self.tell(&state);
+            }
+            if state.serves {
+                return;
+            }
+            state.generation += 1;
+        }
+        self.turn_to_next(generation).await;
     }
 
     /// A request by the client of this generation failed: the next address is tried, with the
@@ -209,20 +251,37 @@ impl ApiServer {
             }
             state.generation += 1;
             debug!(server = %state.server, error = why, "cannot read from the API server");
-            if !std::mem::replace(&mut state.lost, true) {
-                let text = format!(
-                    "{} cannot be read ({why}): what was read stays in force until it can",
-                    state.server
-                );
-                self.problems.raise(API_SERVER, text);
+            if state.lost.all.is_none() {
+                state.lost.all = Some(why.to_owned());
+                self.tell(&state);
             }
         }
+        self.turn_to_next(generation).await;
+    }
+
+    /// Says what cannot be read now.
+    fn tell(&self, state: &State) {
+        let refused = state.lost.refused.iter();
+        let refused = refused.map(|(path, why)| format!("{path}: {why}"));
+        let all: Vec<String> = state.lost.all.iter().cloned().chain(refused).collect();
+        if all.is_empty() {
+            self.problems.clear(API_SERVER);
+            return;
+        }
+        let text = format!(
+            "{} cannot be read ({}): what was read stays in force until it can",
+            state.server,
+            all.join("; ")
+        );
+        self.problems.raise(API_SERVER, text);
+    }
+
+    async fn turn_to_next(&self, generation: u64) {
         let turn = usize::try_from(generation + 1).unwrap_or(0);
         match connect(&self.options, &self.timing, turn).await {
             Ok((client, server)) => {
                 let mut state = self.state();
-                state.client = client;
-                state.server = server;
+                (state.client, state.server, state.serves) = (client, server, false);
                 drop(state);
                 self.problems.clear(CREDENTIALS);
             }

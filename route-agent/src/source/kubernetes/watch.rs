@@ -108,6 +108,8 @@ enum Failure {
     Busy(Duration),
     /// It sends more than anything honest can be, or takes longer.
     Excess(String),
+    /// 403: it serves, but not this.
+    Refused(String),
     /// Anything else.
     Failed(String),
 }
@@ -119,7 +121,7 @@ impl fmt::Display for Failure {
             Self::Expired => f.write_str("410 Gone"),
             Self::Missing => f.write_str("404 Not Found"),
             Self::Busy(_) => f.write_str("429 Too Many Requests"),
-            Self::Failed(why) | Self::Excess(why) => f.write_str(why),
+            Self::Failed(why) | Self::Excess(why) | Self::Refused(why) => f.write_str(why),
         }
     }
 }
@@ -200,8 +202,16 @@ pub async fn follow(
                     ControlFlow::Continue(false) => None,
                 }
             }
+            Err(Failure::Refused(why)) => {
+                server.refused(generation, watch.path(), &why).await;
+                Some(pauses.pause())
+            }
             Err(Failure::Busy(least)) => Some(pauses.pause().max(least.min(timing.longest_pause))),
             Err(failure) => {
+                // A list names what is too long and goes past it; a watch would meet it again.
+                if matches!(failure, Failure::Excess(_)) {
+                    version = None;
+                }
                 // A connection that breaks after it has served is what a restart of the server
                 // looks like; that is reported only if it cannot be made again.
                 if !progress {
@@ -235,7 +245,7 @@ struct Watch<'a, F> {
     place: usize,
     /// How often in a row a path was answered with 404.
     absences: usize,
-    /// How many watches were answered and ended at once since one lasted.
+    /// How many lists and watches were answered and ended at once since a watch lasted.
     cut_short: u32,
 }
 
@@ -257,7 +267,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         });
         match found {
             Ok(version) => {
-                self.server.reached();
+                self.server.reached(self.path());
                 self.forget(&before);
                 self.retire(seen)?;
                 Ok(version)
@@ -295,7 +305,13 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 continue_token: (!next.is_empty()).then(|| next.clone()),
                 ..ListParams::default()
             };
-            self.page(&params, &mut text).await?;
+            if !self.page(&params, &mut text).await? {
+                self.take_fewer()?;
+                continue;
+            }
+            if text.len() < limits.page_bytes / 8 {
+                self.page = (self.page * 2).min(PAGE);
+            }
             bytes += text.len();
             if bytes > limits.list_bytes {
                 let why = format!("the list is longer than {} bytes", limits.list_bytes);
@@ -322,8 +338,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         }
     }
 
-    /// Reads one page into `text`.
-    async fn page(&mut self, params: &ListParams, text: &mut Vec<u8>) -> Result<(), Failure> {
+    /// Reads one page into `text`; false if it is too long.
+    async fn page(&mut self, params: &ListParams, text: &mut Vec<u8>) -> Result<bool, Failure> {
         let limits = self.server.limits().clone();
         text.clear();
         let request = Request::new(self.path())
@@ -344,18 +360,17 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         };
         let seconds = limits.page_time.as_secs();
         let late = || Failure::Excess(format!("a page of the list takes longer than {seconds} s"));
-        if timeout(limits.page_time, read)
-            .await
-            .map_err(|_| late())??
-        {
+        timeout(limits.page_time, read).await.map_err(|_| late())?
+    }
+
+    /// Objects may be large: fewer of them at a time.
+    fn take_fewer(&mut self) -> Result<(), Failure> {
+        if self.page > 1 {
+            self.page = (self.page / 8).max(1);
             return Ok(());
         }
-        let why = format!(
-            "a page of at most {} objects is longer than {} bytes",
-            self.page, limits.page_bytes
-        );
-        // Objects may be large: fewer at a time.
-        self.page = (self.page / 8).max(1);
+        let most = self.server.limits().page_bytes;
+        let why = format!("a page of one object is longer than {most} bytes");
         Err(Failure::Excess(why))
     }
 
@@ -374,6 +389,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             Err(Failure::Closed) => return,
             Err(Failure::Expired) => "410 Gone, so that all are listed again and again",
             Ok(()) => "no reason",
+            Err(Failure::Busy(_)) => "429 Too Many Requests",
             // It served before it broke.
             Err(_) if progress => "a failure",
             Err(_) => return,
@@ -381,8 +397,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         self.cut_short = self.cut_short.saturating_add(1);
         if self.cut_short >= NOT_BY_CHANCE {
             let text = format!(
-                "the API server ends every watch at once, the last with {how}; it is asked ever more \
-                 slowly, and changes are seen late: look at its log"
+                "the API server ends every list or watch at once, the last with {how}; it is asked ever \
+                 more slowly, and changes are seen late: look at its log"
             );
             self.server.problems().raise(&self.subject(), text);
         }
@@ -456,13 +472,20 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             .watch(&params, version)
             .map_err(Failure::failed)?;
         let mut body = self.ask(request).await?;
-        self.server.reached();
-        let most = self.server.limits().object_bytes;
+        self.server.reached(self.path());
+        let began = Instant::now();
+        let most = self.server.limits().event_bytes;
         let mut lines = Lines::default();
         // Of what does not make a whole line a server can send a byte now and then, and never end.
         let mut until = Instant::now() + timing.silence;
         while let Some(frame) = timeout_at(until, body.frame()).await.map_err(silent)? {
-            let Ok(data) = frame.map_err(Failure::failed)?.into_data() else {
+            let frame = frame.map_err(|error| {
+                // What lies between may cut what is quiet for a while, as HAProxy does after 35 s in
+                // kubeadm's example: bookmarks come once a minute.
+                *progress |= began.elapsed() > timing.longest_pause;
+                Failure::failed(error)
+            })?;
+            let Ok(data) = frame.into_data() else {
                 continue;
             };
             lines.push(&data);
@@ -602,7 +625,11 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(retry_after(&answer))),
             code => {
                 let text = self.refusal(answer.into_body()).await;
-                Err(Failure::Failed(format!("{code}: {text}")))
+                let text = format!("{code}: {text}");
+                Err(match code {
+                    StatusCode::FORBIDDEN => Failure::Refused(text),
+                    _ => Failure::Failed(text),
+                })
             }
         }
     }

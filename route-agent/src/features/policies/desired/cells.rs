@@ -194,6 +194,16 @@ fn named(ports: &[PolicyPort]) -> HashSet<(&str, Protocol)> {
     named.collect()
 }
 
+/// The range of a port of a rule, if it is not written port by port.
+pub fn long_range(port: &PolicyPort) -> Option<PortRange> {
+    match port.ports {
+        PortMatch::Numbers { first, last } => {
+            (last - first >= FEW_PORTS).then_some(PortRange { first, last })
+        }
+        PortMatch::All | PortMatch::Named(_) => None,
+    }
+}
+
 /// The ports of a rule; a name is one of the pod itself.
 fn of_port(port: &PolicyPort, pod: &Pod) -> Vec<Ports> {
     look();

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 
 use crate::features::policies::desired::atoms::{AskedPort, Atom, AtomId, Atoms, Kind, questions};
+use crate::features::policies::desired::cells::long_range;
+use crate::features::policies::desired::frame::RangeLookup;
+use crate::features::policies::desired::wanted::Verdict;
 use crate::snapshot::{
     Action, ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, PolicyName, PolicyPort,
     PolicyRule, PortMatch, Rank,
@@ -104,6 +107,35 @@ impl Compiled {
             Direction::Ingress => self.ingress.as_deref(),
             Direction::Egress => self.egress.as_deref(),
         }
+    }
+
+    /// The long ranges of ports of its rules, each as often as it names it. Where policies of several
+    /// tiers are about a pod, it may take other ranges: theirs are cut where they overlap.
+    pub fn ranges(&self) -> impl Iterator<Item = RangeLookup> {
+        self.all_rules().flat_map(|(direction, rule)| {
+            let verdict = match rule.action {
+                Action::Accept => Some(Verdict::Allow),
+                Action::Deny => Some(Verdict::Deny),
+                Action::Pass => None,
+            };
+            let ranges = rule.ports.iter().flatten().filter_map(long_range);
+            ranges.filter_map(move |range| Some((direction, verdict?, range)))
+        })
+    }
+
+    /// How many of its rules deny.
+    pub fn denials(&self) -> usize {
+        let rules = self.all_rules();
+        rules
+            .filter(|(_, rule)| rule.action == Action::Deny)
+            .count()
+    }
+
+    fn all_rules(&self) -> impl Iterator<Item = (Direction, &CompiledRule)> {
+        Direction::ALL.into_iter().flat_map(|direction| {
+            let rules = self.rules(direction).into_iter().flatten();
+            rules.map(move |rule| (direction, rule))
+        })
     }
 
     /// Asks no longer.

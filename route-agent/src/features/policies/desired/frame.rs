@@ -86,17 +86,31 @@ pub fn policies(snapshot: &Snapshot) -> impl Iterator<Item = PolicyName> {
     cluster.chain(namespaced.map(PolicyName::Namespaced))
 }
 
+/// A range of ports that is looked up, and for what.
+pub type RangeLookup = (Direction, Verdict, PortRange);
+
 /// What the rules depend on, beside what they look up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
     /// The node's podCIDRs: addresses in them are checked unless someone decided otherwise.
     pub pod_cidrs: Box<[IpNetwork]>,
     /// The ranges of ports that are looked up.
-    pub ranges: BTreeSet<(Direction, Verdict, PortRange)>,
-    /// True if something is denied that would be allowed otherwise.
+    pub ranges: BTreeSet<RangeLookup>,
+    /// True if something may be denied that would be allowed otherwise.
     pub denies: bool,
-    /// True if a pod with another address is isolated.
+    /// True if a pod with another address may be isolated.
     pub outside: bool,
     /// True if what is dropped is logged.
     pub log: bool,
+}
+
+#[cfg(test)]
+impl Frame {
+    /// True if rules of this frame look up all that those of another one do.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.pod_cidrs == other.pod_cidrs
+            && self.ranges.is_superset(&other.ranges)
+            && self.denies >= other.denies
+            && self.outside >= other.outside
+    }
 }

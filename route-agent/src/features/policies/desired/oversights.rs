@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::snapshot::{
-    ClusterNetworkPolicy, NetworkPolicy, Peer, Pod, PolicyRule, PortMatch, Protocol, Selector,
-    Snapshot,
+    ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, Pod, PodSet, PolicyRule, PortMatch,
+    Protocol, Selector, Snapshot,
 };
 
 /// How many looks at a pod, a Namespace or a port one policy may cost.
@@ -101,16 +101,32 @@ impl Looking<'_> {
     }
 
     fn at_cluster(&mut self, policy: &ClusterNetworkPolicy) -> Option<Vec<String>> {
-        let subject = &policy.subject;
+        if !self.selects_any(&policy.subject)? {
+            let subject = &policy.subject;
+            let said = format!("it selects nothing: there are no pods with {subject}");
+            return Some(vec![said]);
+        }
+        let mut texts = BTreeSet::new();
+        let rules = Direction::ALL.map(|direction| policy.rules(direction));
+        let rules = rules.into_iter().flatten();
+        for peer in rules.flat_map(|rule| rule.traffic.peers.iter().flatten()) {
+            texts.extend(match peer {
+                Peer::Anywhere(pods) => self.no_namespace_of(pods)?,
+                Peer::Nodes(nodes) => self.no_node(nodes)?,
+                Peer::Here(_) | Peer::Elsewhere { .. } | Peer::Block(_) => None,
+            });
+        }
+        Some(texts.into_iter().collect())
+    }
+
+    fn selects_any(&mut self, subject: &PodSet) -> Option<bool> {
         for pod in self.snapshot.pods.values().filter(|pod| !pod.host_network) {
             self.spend(1)?;
             if subject.selects(pod, self.snapshot) {
-                return Some(Vec::new());
+                return Some(true);
             }
         }
-        Some(vec![format!(
-            "it selects nothing: there are no pods with {subject}"
-        )])
+        Some(false)
     }
 
     /// Those names that none of these pods has.
@@ -170,15 +186,48 @@ impl Looking<'_> {
 
     /// That a selector of Namespaces selects none.
     fn no_namespace(&mut self, namespaces: &Selector) -> Option<Option<String>> {
-        for namespace in self.snapshot.namespaces.values() {
+        let said = format!(
+            "there is no Namespace with {namespaces}, which a namespaceSelector of it asks for"
+        );
+        Some((!self.is_namespace(namespaces)?).then_some(said))
+    }
+
+    /// As [`Self::no_namespace`], of a peer that may also mean a Namespace by its name alone.
+    fn no_namespace_of(&mut self, peer: &PodSet) -> Option<Option<String>> {
+        let namespaces = &peer.namespaces;
+        if namespaces.is_empty() || self.is_namespace(namespaces)? {
+            return Some(None);
+        }
+        for pod in self.snapshot.pods.values() {
             self.spend(1)?;
-            if namespaces.selects(&namespace.labels) {
+            if peer.reaches(&pod.name.namespace, self.snapshot) {
                 return Some(None);
             }
         }
-        Some(Some(format!(
-            "there is no Namespace with {namespaces}, which a namespaceSelector of it asks for"
-        )))
+        let said = format!("there is no Namespace with {namespaces}, which a peer of it asks for");
+        Some(Some(said))
+    }
+
+    fn is_namespace(&mut self, selector: &Selector) -> Option<bool> {
+        for namespace in self.snapshot.namespaces.values() {
+            self.spend(1)?;
+            if selector.selects(&namespace.labels) {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    /// That a selector of Nodes selects none.
+    fn no_node(&mut self, nodes: &Selector) -> Option<Option<String>> {
+        for node in self.snapshot.nodes.values() {
+            self.spend(1)?;
+            if nodes.selects(&node.all_labels) {
+                return Some(None);
+            }
+        }
+        let said = format!("there is no Node with {nodes}, which a peer of it asks for");
+        Some((!nodes.is_empty()).then_some(said))
     }
 }
 
@@ -198,7 +247,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::features::policies::desired::samples::{Cluster, name, namespace, pod, policy};
+    use crate::features::policies::desired::samples::{
+        Cluster, cluster_policy, name, namespace, node, pod, policy,
+    };
 
     fn oversights(spec: &Value) -> Vec<String> {
         oversights_among(spec, &[])
@@ -249,6 +300,38 @@ mod tests {
         };
         assert_eq!(oversights(&rule(100, 100)).len(), 100);
         assert_eq!(oversights(&rule(300, 400)), [""; 0]);
+    }
+
+    #[test]
+    fn a_peer_of_a_cluster_network_policy_that_there_is_not_is_named() {
+        let said = |peer: Value| {
+            let mut cluster = Cluster::of(&[
+                namespace("shop", "kubernetes.io/metadata.name=shop"),
+                pod("shop/db", "worker", 2, "role=db"),
+                pod("bare/one", "worker", 3, ""),
+                node("worker", &["172.18.0.2"], "role=edge"),
+            ]);
+            let rule = json!({"action": "Deny", "to": [peer]});
+            let spec = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [rule]});
+            cluster.set(&[cluster_policy("p", &spec)]);
+            let policy = &cluster.snapshot.cluster_policies["p"];
+            of_cluster(policy, &cluster.snapshot, &mut EFFORT.clone())
+        };
+        let named = |name: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
+        let none = "there is no Namespace with kubernetes.io/metadata.name=shopp, which a peer of it asks for";
+        assert_eq!(said(json!({"namespaces": named("shop")})), [""; 0]);
+        assert_eq!(said(json!({"namespaces": {}})), [""; 0]);
+        // Only its pods are known.
+        assert_eq!(said(json!({"namespaces": named("bare")})), [""; 0]);
+        assert_eq!(said(json!({"namespaces": named("shopp")})), [none]);
+        let pods = json!({"pods": {"namespaceSelector": named("shopp"), "podSelector": {}}});
+        assert_eq!(said(pods), [none]);
+        let nodes = |role: &str| json!({"nodes": {"matchLabels": {"role": role}}});
+        assert_eq!(said(nodes("edge")), [""; 0]);
+        assert_eq!(
+            said(nodes("egde")),
+            ["there is no Node with role=egde, which a peer of it asks for"]
+        );
     }
 
     #[test]

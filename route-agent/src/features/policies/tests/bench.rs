@@ -65,6 +65,12 @@ impl Bench {
 
     /// Objects come, and are carried out; returns how many writes that took.
     pub fn set(&mut self, objects: &[Value]) -> u64 {
+        self.notice_objects(objects);
+        self.sync()
+    }
+
+    /// Objects come, and nothing is carried out yet.
+    pub fn notice_objects(&mut self, objects: &[Value]) {
         let mut changes = Vec::new();
         for object in objects {
             let text = object.to_string();
@@ -72,7 +78,6 @@ impl Bench {
             changes.extend(read.objects.into_iter().map(Change::Set));
         }
         self.apply(changes);
-        self.sync()
     }
 
     /// An object goes, and that is carried out.
@@ -135,8 +140,23 @@ impl Bench {
 /// Runs `nft` with these words and returns what it printed.
 #[track_caller]
 pub fn nft(command: &str) -> String {
+    nft_with(&["--stateless"], command)
+}
+
+/// The rules that ask what is allowed, with the numbers that the kernel gave to them.
+pub fn numbered_rules() -> String {
+    let chains = ["forward", "in", "in-reply"].into_iter();
+    let list = |chain| format!("list chain ip {TABLE} {chain}");
+    chains
+        .map(|chain| nft_with(&["--stateless", "--handle"], &list(chain)))
+        .collect()
+}
+
+#[track_caller]
+fn nft_with(flags: &[&str], command: &str) -> String {
     let output = Command::new("nft")
-        .args(["--stateless", command])
+        .args(flags)
+        .arg(command)
         .output()
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);

@@ -11,9 +11,11 @@ use crate::features::parts::log::Logging;
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::model::Model;
-use crate::features::policies::desired::samples::{here, name, namespace, pod, policy};
+use crate::features::policies::desired::samples::{
+    cluster_policy, here, name, namespace, node, pod, policy,
+};
 use crate::features::policies::table::sync::FamilyTable;
-use crate::features::policies::tests::bench::{Bench, elements, list, nft};
+use crate::features::policies::tests::bench::{Bench, elements, list, nft, numbered_rules};
 use crate::ours::Removal;
 use crate::snapshot::{Change, Dirty, Key};
 use crate::source::decode::{Scope, decode};
@@ -271,6 +273,93 @@ fn what_only_allows_forgets_nothing() {
         assert!(bench.feature.forgets().is_none(), "{what}");
         assert_eq!(bench.differences(), [""; 0], "{what}");
     }
+}
+
+#[test]
+fn a_node_that_changes_while_a_policy_about_nodes_is_replaced_is_looked_at() {
+    let spec = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+        "egress": [{"action": "Deny", "to": [{"nodes": {"matchLabels": {"role": "edge"}}}]}]});
+    let there = [
+        cluster_policy("p", &spec),
+        node("worker2", &["172.18.0.3"], "role=edge"),
+    ];
+    let mut bench = shop();
+    bench.set(&there);
+    assert!(elements("peers").contains("172.18.0.3"));
+    bench.apply(vec![Change::Gone(Key::ClusterNetworkPolicy("p".into()))]);
+    bench.notice_objects(&[node("worker2", &["172.18.0.4"], "role=edge")]);
+    bench.set(&there[..1]);
+    let peers = elements("peers");
+    assert!(
+        peers.contains("172.18.0.4") && !peers.contains("172.18.0.3"),
+        "{peers}"
+    );
+}
+
+#[test]
+fn pods_that_come_and_go_leave_the_rules_of_ranges_and_denials_as_they_are() {
+    let range = json!([{"port": 30000, "endPort": 32767}]);
+    let to_db = |peer: &Value| json!({"podSelector": app("db"), "ingress": [{"from": [peer], "ports": range}]});
+    let deny = json!({"tier": "Admin", "priority": 5, "subject": {"pods": {"podSelector": app("db")}},
+        "ingress": [{"action": "Deny", "from": [{"pods": {"podSelector": app("scrape")}}],
+            "protocols": [{"tcp": {"destinationPort": {"range": {"start": 100, "end": 200}}}}]}]});
+    let scrape = || pod("shop/scrape", "worker2", 8, "app=scrape");
+    let db = || pod("shop/db", "worker", 3, "app=db");
+    for (what, object, key) in [
+        (
+            "a range",
+            policy("shop/range", &to_db(&json!({"podSelector": app("scrape")}))),
+            Key::NetworkPolicy(name("shop/range")),
+        ),
+        (
+            "a denial",
+            cluster_policy("deny", &deny),
+            Key::ClusterNetworkPolicy("deny".into()),
+        ),
+    ] {
+        let mut bench = shop();
+        let plain = numbered_rules();
+        bench.set(&[object]);
+        bench.rest();
+        let before = numbered_rules();
+        assert_ne!(before, plain, "{what}");
+        for _ in 0..2 {
+            remember();
+            bench.set(&[scrape()]);
+            assert!(remembers(), "{what}");
+            bench.gone(Key::Pod(name("shop/scrape")));
+            bench.gone(Key::Pod(name("shop/db")));
+            bench.set(&[db()]);
+            bench.rest();
+            assert_eq!(numbered_rules(), before, "{what}");
+            assert_eq!(bench.differences(), [""; 0], "{what}");
+        }
+        // With the policy go its rules, also when there is no pod that it is about.
+        bench.gone(Key::Pod(name("shop/db")));
+        bench.gone(key);
+        bench.set(&[db()]);
+        let text = nft("list table ip podwire-policy");
+        assert!(
+            !text.contains("30000") && !text.contains("deny-"),
+            "{what}: {text}"
+        );
+    }
+}
+
+#[test]
+fn an_isolated_pod_outside_the_pod_cidrs_that_comes_again_meets_the_same_rules() {
+    let outside = || {
+        let mut pod = pod("shop/one", "worker", 9, "app=db");
+        pod["status"]["podIPs"] = json!([{"ip": "10.99.0.4"}]);
+        pod
+    };
+    let mut bench = shop();
+    bench.set(&[outside()]);
+    let before = numbered_rules();
+    bench.gone(Key::Pod(name("shop/one")));
+    bench.set(&[outside()]);
+    assert_eq!(numbered_rules(), before);
+    assert_eq!(bench.differences(), [""; 0]);
 }
 
 #[test]

@@ -597,12 +597,12 @@ async fn after_hostility(script: Vec<Reply>) -> (Seen, Fake) {
 }
 
 #[tokio::test]
-async fn a_list_without_end_is_given_up_named_and_asked_for_in_smaller_pages() {
+async fn a_list_without_end_is_asked_for_in_smaller_pages_given_up_and_named() {
     let endless = || Reply::Endless(vec![b' '; 1000], Duration::ZERO);
-    let (seen, fake) = after_hostility(vec![endless(), endless()]).await;
+    let (seen, fake) = after_hostility((0..4).map(|_| endless()).collect()).await;
     assert_eq!(seen.lines, ["+Node good", "listed", "+Node end"]);
     assert!(
-        seen.warnings[0][0].contains("a page of at most 500 objects is longer than 10000 bytes"),
+        seen.warnings[0][0].contains("a page of one object is longer than 10000 bytes"),
         "{:?}",
         seen.warnings
     );
@@ -612,8 +612,32 @@ async fn a_list_without_end_is_given_up_named_and_asked_for_in_smaller_pages() {
         "once, and cleared: {:?}",
         seen.warnings
     );
-    for (place, limit) in ["limit=500", "limit=62", "limit=7"].iter().enumerate() {
+    for (place, limit) in ["limit=500", "limit=62", "limit=7", "limit=1"]
+        .iter()
+        .enumerate()
+    {
         assert_asks(&fake, place, &[limit]);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_too_long_is_asked_for_again_with_fewer_objects_and_then_with_more() {
+    let endless = Reply::Endless(vec![b' '; 1000], Duration::ZERO);
+    let script = vec![page(&["a"], 7, "t"), endless, page(&["b"], 7, "u")];
+    let (seen, fake) = after_hostility(script).await;
+    assert_eq!(
+        seen.lines,
+        ["+Node a", "+Node b", "+Node good", "listed", "+Node end"]
+    );
+    assert!(seen.warnings.is_empty(), "{:?}", seen.warnings);
+    let asked = [
+        ["limit=500", ""],
+        ["limit=500", "continue=t"],
+        ["limit=62", "continue=t"],
+        ["limit=124", "continue=u"],
+    ];
+    for (place, asks) in asked.iter().enumerate() {
+        assert_asks(&fake, place, asks);
     }
 }
 
@@ -711,13 +735,82 @@ async fn what_a_list_that_broke_has_brought_goes_with_the_next_one() {
 #[tokio::test]
 async fn an_event_without_end_and_one_that_drips_are_given_up() {
     for (bytes, pause, why) in [
-        (1000, 0, "an event of the watch is longer than 4000 bytes"),
+        (1000, 0, "an event of the watch is longer than 6000 bytes"),
         (1, 20, "no answer in time"),
     ] {
         let endless = Reply::Endless(vec![b'x'; bytes], Duration::from_millis(pause));
-        let (seen, _) = after_hostility(vec![page(&["a"], 6, ""), endless, status(410)]).await;
+        let (seen, fake) = after_hostility(vec![page(&["a"], 6, ""), endless, status(410)]).await;
         assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+        // What is too long would come again with the same watch: the next request is for a list.
+        let watches = fake.targets()[2].contains("watch=");
+        assert_eq!(watches, why == "no answer in time", "{:?}", fake.targets());
     }
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_long_to_be_read_is_named_and_the_watch_goes_on() {
+    let long = format!(
+        r#"{{"metadata":{{"name":"long","a":"{}"}}}}"#,
+        "<".repeat(4500)
+    );
+    let events = vec![event("ADDED", &long), event("ADDED", &node("end", 8))];
+    let watch = Reply::Lines(events, End::Silence);
+    let (seen, fake) = play(nodes(), [page(&["a"], 6, ""), watch], 3).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node end"]);
+    assert!(
+        seen.warnings[0][0].contains("Node long: is longer than 4000 bytes and is left out"),
+        "{:?}",
+        seen.warnings
+    );
+    assert_eq!(fake.targets().len(), 2);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_cut_while_it_is_quiet_goes_on_at_once_and_in_silence() {
+    let quiet = |_| Reply::Lines(Vec::new(), End::CutAfter(Duration::from_millis(40)));
+    let warnings = after_watches((0..8).map(quiet)).await;
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn of_several_kinds_each_that_is_refused_is_named_until_it_is_not() {
+    let fake = Fake::start([]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (inputs, told) = mpsc::channel();
+    let problems = Arc::new(Problems::new(inputs));
+    let server = ApiServer::find(options(&directory, &[fake.port]), fast(), problems);
+    let server = server.await.unwrap();
+    let last = || -> Vec<String> {
+        let all = told.try_iter().filter_map(|input| match input {
+            Input::SourceWarnings(all) => Some(all),
+            _ => None,
+        });
+        let last = all.last().unwrap_or_default();
+        last.iter().map(|one| one.text.clone()).collect()
+    };
+    let (_, generation) = server.client();
+    server.reached("/services");
+    server.refused(generation, "/pods", "403 one").await;
+    server.refused(generation, "/policies", "403 other").await;
+    server.reached("/services");
+    assert_eq!(
+        server.client().1,
+        generation,
+        "the others go on as they are"
+    );
+    let text = last().concat();
+    assert!(
+        text.contains("/pods: 403 one") && text.contains("/policies: 403 other"),
+        "{text}"
+    );
+    server.reached("/pods");
+    let text = last().concat();
+    assert!(
+        !text.contains("/pods") && text.contains("/policies: 403 other"),
+        "{text}"
+    );
+    server.reached("/policies");
+    assert_eq!(last(), [""; 0]);
 }
 
 #[tokio::test]
@@ -744,7 +837,7 @@ async fn a_server_that_answers_410_to_every_watch_is_asked_ever_more_slowly_and_
     let text = &seen.warnings[0][0];
     assert!(
         text.starts_with(
-            "Node objects: the API server ends every watch at once, the last with 410"
+            "Node objects: the API server ends every list or watch at once, the last with 410"
         ),
         "{text}"
     );
@@ -763,7 +856,10 @@ async fn a_server_that_ends_every_watch_at_once_without_a_word_is_named() {
         let watch = |_| Reply::Lines(vec![event("ADDED", &node("a", 8))], end);
         let warnings = after_watches((0..5).map(watch)).await;
         let text = &warnings[0][0];
-        assert!(text.contains("ends every watch at once"), "{warnings:?}");
+        assert!(
+            text.contains("ends every list or watch at once"),
+            "{warnings:?}"
+        );
     }
 }
 
@@ -773,7 +869,8 @@ async fn one_410_after_many_failures_is_not_taken_for_a_server_that_always_says_
     assert!(!warnings.is_empty(), "the failures themselves are named");
     let all = warnings.concat();
     assert!(
-        !all.iter().any(|text| text.contains("ends every watch")),
+        !all.iter()
+            .any(|text| text.contains("ends every list or watch")),
         "{all:?}"
     );
 }

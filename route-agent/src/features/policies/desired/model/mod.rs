@@ -8,6 +8,7 @@
 mod locals;
 mod nodes;
 mod peers;
+mod rule_parts;
 #[cfg(test)]
 pub mod sizes;
 mod strangers;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
+use self::rule_parts::RuleParts;
 use crate::features::policies::desired::atoms::{Atoms, FEW_PEERS};
 use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::blocks::Ranges;
@@ -29,7 +31,7 @@ use crate::features::policies::desired::node_addresses::NodeAddresses;
 use crate::features::policies::desired::owners::Owners;
 use crate::features::policies::desired::tiers::Selecting;
 use crate::features::policies::desired::wanted::{
-    Cell, Class, Delta, NO_CLASS, Note, Place, PortRange, Ports, Verdict, Wanted, What,
+    Cell, Class, Delta, NO_CLASS, Note, Place, Wanted, What,
 };
 use crate::snapshot::{Direction, ObjectName, Pod, PolicyName, Snapshot};
 
@@ -55,10 +57,7 @@ pub struct Model {
     ranges: Ranges,
     wanted: Wanted,
     delta: Delta,
-    port_ranges: BTreeMap<(Direction, Verdict, PortRange), usize>,
-    outside: usize,
-    /// How many cells deny.
-    denials: usize,
+    rule_parts: RuleParts,
     /// Addresses that a pod no longer claims, since they were last asked for.
     left: BTreeSet<IpAddr>,
 }
@@ -126,9 +125,7 @@ impl Model {
             ranges: Ranges::new(),
             wanted: Wanted::default(),
             delta: Delta::default(),
-            port_ranges: BTreeMap::new(),
-            outside: 0,
-            denials: 0,
+            rule_parts: RuleParts::default(),
             left: BTreeSet::new(),
         }
     }
@@ -153,13 +150,12 @@ impl Model {
 
     /// What the rules depend on, of which the model knows.
     pub fn frame(&self) -> Frame {
-        Frame {
+        let mut frame = Frame {
             pod_cidrs: self.here.pod_cidrs.clone(),
-            ranges: self.port_ranges.keys().copied().collect(),
-            denies: self.denials > 0,
-            outside: self.outside > 0,
-            log: false,
-        }
+            ..Frame::default()
+        };
+        self.rule_parts.fill(&mut frame);
+        frame
     }
 
     /// The pod that has an address.
@@ -223,6 +219,8 @@ impl Model {
         self.empty(&went);
         self.fill(snapshot, &work.locals, &came);
         self.open_strangers(snapshot, attachments, changed);
+        let compiled = self.compiled.keys();
+        self.rule_parts.settle(&changed.policies, compiled);
         let mut delta = std::mem::take(&mut self.delta);
         delta.settle(&self.wanted);
         delta
@@ -250,11 +248,15 @@ impl Model {
                 }
             };
             old.extend(match compiled {
-                Some(compiled) => self.compiled.insert(name.clone(), compiled),
+                Some(compiled) => {
+                    self.rule_parts.add_policy(&compiled);
+                    self.compiled.insert(name.clone(), compiled)
+                }
                 None => self.compiled.remove(name),
             });
         }
         for compiled in old {
+            self.rule_parts.remove_policy(&compiled);
             compiled.release(&mut self.atoms);
         }
     }
@@ -339,28 +341,12 @@ impl Model {
 
     /// Keeps count of what the frame depends on.
     fn count(&mut self, place: Place, before: bool, after: bool) {
-        if before == after {
-            return;
-        }
-        let step = |count: &mut usize| match after {
-            true => *count += 1,
-            false => *count -= 1,
-        };
-        match place {
-            Place::Outside(_) => step(&mut self.outside),
-            Place::Cell(cell) => {
-                if cell.verdict == Verdict::Deny {
-                    step(&mut self.denials);
-                }
-                if let Ports::Range(_, range) = cell.ports {
-                    let key = (cell.direction, cell.verdict, range);
-                    let count = self.port_ranges.entry(key).or_insert(0);
-                    step(count);
-                    if *count == 0 {
-                        self.port_ranges.remove(&key);
-                    }
-                }
-            }
+        let parts = &mut self.rule_parts;
+        match (place, before, after) {
+            (Place::Outside(_), false, true) => parts.add_outside(),
+            (Place::Outside(_), true, false) => parts.remove_outside(),
+            (Place::Cell(cell), false, true) => parts.add_cell(&cell),
+            (Place::Cell(cell), true, false) => parts.remove_cell(&cell),
             _ => {}
         }
     }

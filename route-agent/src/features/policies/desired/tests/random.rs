@@ -369,7 +369,7 @@ proptest! {
                 let made = Model::of_lists_over(FEW_PEERS, &cluster.snapshot, &cluster.attachments, family, here(node, family));
                 prop_assert_eq!(places(followed.wanted()), places(made.wanted()));
                 prop_assert_eq!(followed.wanted(), made.wanted());
-                prop_assert_eq!(followed.frame(), made.frame());
+                prop_assert!(followed.frame().covers(&made.frame()), "{:?}", followed.frame());
                 prop_assert_eq!(followed.classes().len(), made.classes().len());
             }
         }

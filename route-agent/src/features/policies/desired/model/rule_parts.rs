@@ -1,0 +1,133 @@
+//! What the rules are made for: ranges of ports, denials, pods outside the podCIDRs.
+//!
+//! Other rules mean that the whole table is read back and what was judged is forgotten, so they must
+//! not follow every pod that comes and goes. They are made for what policies about pods here may come
+//! to say, whether there are peers or not; and they stay until one of these policies changes, whether
+//! there are pods or not. A set that lies empty costs a new connection one lookup.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::features::policies::desired::compile::Compiled;
+use crate::features::policies::desired::frame::{Frame, RangeLookup};
+use crate::features::policies::desired::wanted::{Cell, Ports, Verdict};
+use crate::snapshot::PolicyName;
+
+/// What is asked for, and what the rules are made for.
+#[derive(Debug, Default)]
+pub struct RuleParts {
+    /// How many cells and policies ask for a range.
+    ranges: BTreeMap<RangeLookup, usize>,
+    /// How many cells and rules of policies deny.
+    denials: usize,
+    /// How many isolated pods have an address outside the podCIDRs.
+    outside: usize,
+    /// The policies because of which the rules may be as they are.
+    sources: BTreeSet<PolicyName>,
+    kept: Kept,
+}
+
+/// What the rules are made for.
+#[derive(Debug, Default)]
+struct Kept {
+    ranges: BTreeSet<RangeLookup>,
+    denies: bool,
+    outside: bool,
+}
+
+impl RuleParts {
+    /// What the rules are made for is written into their frame.
+    pub fn fill(&self, frame: &mut Frame) {
+        frame.ranges.clone_from(&self.kept.ranges);
+        (frame.denies, frame.outside) = (self.kept.denies, self.kept.outside);
+    }
+
+    /// A policy is about pods here from now on.
+    pub fn add_policy(&mut self, policy: &Compiled) {
+        self.sources.insert(policy.name.clone());
+        for range in policy.ranges() {
+            self.add_range(range);
+        }
+        self.denials += policy.denials();
+        self.keep();
+    }
+
+    /// A policy is about pods here no longer, or says something else.
+    pub fn remove_policy(&mut self, policy: &Compiled) {
+        for range in policy.ranges() {
+            self.remove_range(range);
+        }
+        self.denials -= policy.denials();
+    }
+
+    /// A cell comes.
+    pub fn add_cell(&mut self, cell: &Cell) {
+        if let Some(range) = range_of(cell) {
+            self.add_range(range);
+        }
+        self.denials += usize::from(cell.verdict == Verdict::Deny);
+        self.keep();
+    }
+
+    /// A cell goes.
+    pub fn remove_cell(&mut self, cell: &Cell) {
+        if let Some(range) = range_of(cell) {
+            self.remove_range(range);
+        }
+        self.denials -= usize::from(cell.verdict == Verdict::Deny);
+    }
+
+    /// An isolated pod comes that has an address outside the podCIDRs.
+    pub fn add_outside(&mut self) {
+        self.outside += 1;
+        self.keep();
+    }
+
+    /// Such a pod goes.
+    pub fn remove_outside(&mut self) {
+        self.outside -= 1;
+    }
+
+    /// A change was taken in: if it changed policies because of which the rules may be as they are,
+    /// they are made for what is asked for now, and that is because of those in `compiled`.
+    pub fn settle<'a>(
+        &mut self,
+        changed: &BTreeSet<PolicyName>,
+        compiled: impl Iterator<Item = &'a PolicyName>,
+    ) {
+        if changed.is_disjoint(&self.sources) {
+            return;
+        }
+        self.sources = compiled.cloned().collect();
+        self.kept = Kept {
+            ranges: self.ranges.keys().copied().collect(),
+            ..Kept::default()
+        };
+        self.keep();
+    }
+
+    fn keep(&mut self) {
+        self.kept.denies |= self.denials > 0;
+        self.kept.outside |= self.outside > 0;
+    }
+
+    fn add_range(&mut self, range: RangeLookup) {
+        *self.ranges.entry(range).or_insert(0) += 1;
+        self.kept.ranges.insert(range);
+    }
+
+    fn remove_range(&mut self, range: RangeLookup) {
+        if let Some(count) = self.ranges.get_mut(&range) {
+            *count -= 1;
+            if *count == 0 {
+                self.ranges.remove(&range);
+            }
+        }
+    }
+}
+
+fn range_of(cell: &Cell) -> Option<RangeLookup> {
+    match cell.ports {
+        Ports::Range(_, range) => Some((cell.direction, cell.verdict, range)),
+        Ports::One(..) | Ports::All(_) | Ports::Any => None,
+    }
+}
