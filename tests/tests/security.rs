@@ -33,6 +33,7 @@ fn every_test_that_the_page_names_is_there() {
         "cni-plugin/src",
         "cni-plugin/tests",
         "kubectl-plugin/src",
+        "kernel/src",
     ];
     let code: String = folders
         .map(|at| code_below(&repository().join(at)))

@@ -15,9 +15,6 @@ use crate::features::policies::desired::wanted::{
 };
 use crate::snapshot::{Direction, Pod, PolicyName, PolicyPort, PortMatch, Protocol};
 
-/// Ranges of up to this many ports are written port by port: each other range costs a rule.
-pub const FEW_PORTS: u16 = 16;
-
 /// What the policies say of a pod in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stance {
@@ -194,29 +191,18 @@ fn named(ports: &[PolicyPort]) -> HashSet<(&str, Protocol)> {
     named.collect()
 }
 
-/// The range of a port of a rule, if it is not written port by port.
-pub fn long_range(port: &PolicyPort) -> Option<PortRange> {
-    match port.ports {
-        PortMatch::Numbers { first, last } => {
-            (last - first >= FEW_PORTS).then_some(PortRange { first, last })
-        }
-        PortMatch::All | PortMatch::Named(_) => None,
-    }
-}
-
 /// The ports of a rule; a name is one of the pod itself.
 fn of_port(port: &PolicyPort, pod: &Pod) -> Vec<Ports> {
     look();
     let PolicyPort { protocol, ports } = port;
     match ports {
         PortMatch::All => vec![Ports::All(*protocol)],
-        PortMatch::Numbers { first, last } if last - first < FEW_PORTS => (*first..=*last)
-            .map(|one| Ports::One(*protocol, one))
-            .collect(),
-        PortMatch::Numbers { first, last } => {
-            let (first, last) = (*first, *last);
-            vec![Ports::Range(*protocol, PortRange { first, last })]
-        }
+        PortMatch::Numbers { first, last } => match PortRange::of_many(*first, *last) {
+            Some(range) => vec![Ports::Range(*protocol, range)],
+            None => (*first..=*last)
+                .map(|one| Ports::One(*protocol, one))
+                .collect(),
+        },
         PortMatch::Named(name) => pod
             .port(name, *protocol)
             .map(|number| Ports::One(*protocol, number))

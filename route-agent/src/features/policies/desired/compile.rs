@@ -6,9 +6,8 @@ use std::sync::Arc;
 use podwire_kernel::IpFamily;
 
 use crate::features::policies::desired::atoms::{AskedPort, Atom, AtomId, Atoms, Kind, questions};
-use crate::features::policies::desired::cells::long_range;
 use crate::features::policies::desired::frame::RangeLookup;
-use crate::features::policies::desired::wanted::Verdict;
+use crate::features::policies::desired::wanted::{PortRange, Verdict};
 use crate::snapshot::{
     Action, ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, PolicyName, PolicyPort,
     PolicyRule, PortMatch, Rank,
@@ -118,7 +117,8 @@ impl Compiled {
                 Action::Deny => Some(Verdict::Deny),
                 Action::Pass => None,
             };
-            let ranges = rule.ports.iter().flatten().filter_map(long_range);
+            let ports = rule.ports.iter().flatten();
+            let ranges = ports.filter_map(|port| long_range(&port.ports));
             ranges.filter_map(move |range| Some((direction, verdict?, range)))
         })
     }
@@ -209,6 +209,14 @@ fn is_of(peer: &Peer, family: IpFamily) -> bool {
     match peer {
         Peer::Block(block) => block.network.is_ipv6() == (family == IpFamily::V6),
         Peer::Here(_) | Peer::Elsewhere { .. } | Peer::Anywhere(_) | Peer::Nodes(_) => true,
+    }
+}
+
+/// The range of ports that is written as one.
+fn long_range(ports: &PortMatch) -> Option<PortRange> {
+    match ports {
+        PortMatch::Numbers { first, last } => PortRange::of_many(*first, *last),
+        PortMatch::All | PortMatch::Named(_) => None,
     }
 }
 

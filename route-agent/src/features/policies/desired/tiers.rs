@@ -9,14 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::features::policies::desired::cells::{
-    FEW_PORTS, Names, Stance, cells, noted, short, stance,
-};
+use crate::features::policies::desired::cells::{Names, Stance, cells, noted, short, stance};
 use crate::features::policies::desired::classes::{ClassKey, Classes};
 use crate::features::policies::desired::compile::{Compiled, CompiledRule};
 use crate::features::policies::desired::tier_index::TierIndex;
 use crate::features::policies::desired::wanted::{
-    Cell, Class, NO_CLASS, PortRange, Ports, Verdict,
+    Cell, Class, FEW_PORTS, NO_CLASS, PortRange, Ports, Verdict,
 };
 use crate::snapshot::{Action, Direction, Pod, PolicyPort, PortMatch, Protocol, Tier};
 
@@ -388,10 +386,11 @@ fn written(
     let all = all.map(|verdict| (Ports::All(protocol), verdict));
     let mut cells: Vec<_> = all.into_iter().collect();
     for (first, last, verdict) in spans {
-        if last - first < FEW_PORTS {
-            cells.extend((first..=last).map(|port| (Ports::One(protocol, port), verdict)));
-        } else {
-            cells.push((Ports::Range(protocol, PortRange { first, last }), verdict));
+        match PortRange::of_many(first, last) {
+            Some(range) => cells.push((Ports::Range(protocol, range), verdict)),
+            None => {
+                cells.extend((first..=last).map(|port| (Ports::One(protocol, port), verdict)));
+            }
         }
     }
     cells

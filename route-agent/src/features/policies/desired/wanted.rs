@@ -87,6 +87,16 @@ pub struct PortRange {
     pub last: u16,
 }
 
+/// Ranges of up to this many ports are written port by port: each other range costs a rule.
+pub const FEW_PORTS: u16 = 16;
+
+impl PortRange {
+    /// The ports from one to another, if they are so many that they are written as a range.
+    pub fn of_many(first: u16, last: u16) -> Option<Self> {
+        (last - first >= FEW_PORTS).then_some(Self { first, last })
+    }
+}
+
 /// What is at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct What {
