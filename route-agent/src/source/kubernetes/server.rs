@@ -220,6 +220,14 @@ impl ApiServer {
         }
     }
 
+    /// The API server says of a path that there is nothing: that it does not refuse any longer.
+    pub fn missed(&self, path: &'static str) {
+        let mut state = self.state();
+        if state.lost.refused.remove(path).is_some() {
+            self.tell(&state);
+        }
+    }
+
     /// The API server refuses to be read by a path. Another address or other credentials may help only
     /// if it serves nothing else.
     pub async fn refused(&self, generation: u64, path: &'static str, why: &str) {

@@ -196,6 +196,7 @@ pub async fn follow(
             }
             Err(Failure::Missing) if resource.optional => {
                 version = None;
+                server.missed(watch.path());
                 match watch.missing() {
                     ControlFlow::Break(()) => return,
                     ControlFlow::Continue(true) => Some(absent.pause()),

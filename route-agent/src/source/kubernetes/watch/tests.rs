@@ -773,6 +773,19 @@ async fn a_watch_that_is_cut_while_it_is_quiet_goes_on_at_once_and_in_silence() 
 }
 
 #[tokio::test]
+async fn what_is_refused_and_then_not_there_is_no_longer_called_refused() {
+    let resource = Resource {
+        optional: true,
+        ..nodes()
+    };
+    let (seen, _) = play(resource, [status(403), status(404)], 1).await;
+    assert_eq!(seen.lines, ["listed"]);
+    let warnings = &seen.warnings;
+    assert!(warnings[0][0].contains("403 Forbidden"), "{warnings:?}");
+    assert_eq!(warnings.last().unwrap(), &[""; 0], "{warnings:?}");
+}
+
+#[tokio::test]
 async fn of_several_kinds_each_that_is_refused_is_named_until_it_is_not() {
     let fake = Fake::start([]).await;
     let directory = tempfile::tempdir().unwrap();
