@@ -174,10 +174,9 @@ impl Table {
         }
         // Who holds most can best do without one.
         let most = held.values().copied().max()?;
-        held.into_iter()
-            .filter(|(_, count)| *count == most)
-            .filter_map(|(source, _)| self.longest(source))
-            .min_by_key(|id| self.wait(*id))
+        let of_those = self.taken.iter();
+        let of_those = of_those.filter(|(_, taken)| held.get(&taken.source) == Some(&most));
+        of_those.map(|(id, _)| *id).min_by_key(|id| self.wait(*id))
     }
 
     /// The connection of a source that has waited longest for its client; one that is being

@@ -181,8 +181,8 @@ pub fn small() -> Limits {
 pub fn fast() -> Timing {
     Timing {
         connect: Duration::from_secs(2),
-        answer: Duration::from_millis(300),
-        silence: Duration::from_millis(200),
+        answer: Duration::from_millis(700),
+        silence: Duration::from_millis(500),
         watch: Duration::from_secs(290),
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(20),

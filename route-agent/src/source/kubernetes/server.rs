@@ -8,7 +8,7 @@
 //! Token and CA of the ServiceAccount are read again every minute by the client, so that both
 //! may be rotated; names are resolved again for every new connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -135,8 +135,8 @@ struct State {
     server: Uri,
     /// Counts the clients made: a report about an older one is out of date.
     generation: u64,
-    /// True once this client was given something that it asked for.
-    serves: bool,
+    /// The paths by which this client was given what it asked for, and was not refused since.
+    serving: BTreeSet<&'static str>,
     lost: Lost,
 }
 
@@ -167,7 +167,7 @@ impl ApiServer {
             client,
             server,
             generation: 0,
-            serves: false,
+            serving: BTreeSet::new(),
             lost: Lost::default(),
         });
         Ok(Self {
@@ -209,14 +209,19 @@ impl ApiServer {
     /// The API server gave what it was asked for by this path.
     pub fn reached(&self, path: &'static str) {
         let mut state = self.state();
-        state.serves = true;
         let all = state.lost.all.take();
         let one = state.lost.refused.remove(path);
-        if all.is_some() {
-            self.problems.clear(CREDENTIALS);
-        }
+        self.problems.clear(CREDENTIALS);
         if all.is_some() || one.is_some() {
             self.tell(&state);
+        }
+    }
+
+    /// The client of this generation is given what it asked for by this path.
+    pub fn serves(&self, generation: u64, path: &'static str) {
+        let mut state = self.state();
+        if state.generation == generation {
+            state.serving.insert(path);
         }
     }
 
@@ -240,7 +245,8 @@ impl ApiServer {
             if before.is_none_or(|before| before != why) {
                 self.tell(&state);
             }
-            if state.serves {
+            state.serving.remove(path);
+            if !state.serving.is_empty() {
                 return;
             }
             state.generation += 1;
@@ -289,7 +295,8 @@ impl ApiServer {
         match connect(&self.options, &self.timing, turn).await {
             Ok((client, server)) => {
                 let mut state = self.state();
-                (state.client, state.server, state.serves) = (client, server, false);
+                (state.client, state.server) = (client, server);
+                state.serving.clear();
                 drop(state);
                 self.problems.clear(CREDENTIALS);
             }

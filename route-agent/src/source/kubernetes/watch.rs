@@ -377,11 +377,16 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
 
     /// The server is well: the next failure is the first.
     fn lasted(&mut self, pauses: &mut Backoff) {
+        self.ends_no_longer();
+        pauses.reset();
+    }
+
+    /// The server does not end every list or watch at once.
+    fn ends_no_longer(&mut self) {
         if self.cut_short >= NOT_BY_CHANCE {
             self.server.problems().clear(&self.subject());
         }
         self.cut_short = 0;
-        pauses.reset();
     }
 
     /// Says that the server ends every watch at once, as soon as that cannot be chance.
@@ -431,6 +436,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
 
     /// The cluster does not have this kind of object by this path. True if it has it by none.
     fn missing(&mut self) -> ControlFlow<(), bool> {
+        self.ends_no_longer();
         let paths = self.resource.paths.len();
         self.absences += 1;
         self.place = (self.place + 1) % paths;
@@ -613,14 +619,17 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
 
     /// Sends a request and returns the answer's body if it is a good one.
     async fn ask(&self, request: http::Request<Vec<u8>>) -> Result<Body, Failure> {
-        let (client, _) = self.server.client();
+        let (client, generation) = self.server.client();
         let answer = client.send(request.map(Body::from));
         let answer = timeout(self.server.timing().answer, answer)
             .await
             .map_err(silent)?;
         let answer = answer.map_err(|error| Failure::Failed(chain(&error)))?;
         match answer.status() {
-            StatusCode::OK => Ok(answer.into_body()),
+            StatusCode::OK => {
+                self.server.serves(generation, self.path());
+                Ok(answer.into_body())
+            }
             StatusCode::GONE => Err(Failure::Expired),
             StatusCode::NOT_FOUND => Err(Failure::Missing),
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::Busy(retry_after(&answer))),

@@ -4,10 +4,12 @@
 //! there is not enough nothing is said.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::snapshot::{
-    ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, Pod, PodSet, PolicyRule, PortMatch,
-    Protocol, Selector, Snapshot,
+    ClusterNetworkPolicy, Direction, NetworkPolicy, ObjectName, Peer, Pod, PodSet, PolicyRule,
+    PortMatch, Protocol, Selector, Snapshot,
 };
 
 /// How many looks at a pod, a Namespace or a port one policy may cost.
@@ -198,11 +200,20 @@ impl Looking<'_> {
         if namespaces.is_empty() || self.is_namespace(namespaces)? {
             return Some(None);
         }
-        for pod in self.snapshot.pods.values() {
+        let pods = &self.snapshot.pods;
+        let mut next = pods.keys().next();
+        while let Some(ObjectName { namespace, .. }) = next {
             self.spend(1)?;
-            if peer.reaches(&pod.name.namespace, self.snapshot) {
+            if peer.reaches(namespace, self.snapshot) {
                 return Some(None);
             }
+            // The first pod of the next namespace: names are of ASCII.
+            let last = ObjectName {
+                namespace: namespace.clone(),
+                name: Arc::from("\u{10ffff}"),
+            };
+            let rest = pods.range((Bound::Excluded(last), Bound::Unbounded));
+            next = rest.map(|(name, _)| name).next();
         }
         let said = format!("there is no Namespace with {namespaces}, which a peer of it asks for");
         Some(Some(said))

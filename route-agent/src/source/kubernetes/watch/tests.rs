@@ -802,7 +802,7 @@ async fn of_several_kinds_each_that_is_refused_is_named_until_it_is_not() {
         last.iter().map(|one| one.text.clone()).collect()
     };
     let (_, generation) = server.client();
-    server.reached("/services");
+    server.serves(generation, "/services");
     server.refused(generation, "/pods", "403 one").await;
     server.refused(generation, "/policies", "403 other").await;
     server.reached("/services");
@@ -824,6 +824,9 @@ async fn of_several_kinds_each_that_is_refused_is_named_until_it_is_not() {
     );
     server.reached("/policies");
     assert_eq!(last(), [""; 0]);
+    // Whom nothing is given any longer may have the wrong credentials, or the wrong address.
+    server.refused(generation, "/services", "403 too").await;
+    assert_eq!(server.client().1, generation + 1);
 }
 
 #[tokio::test]

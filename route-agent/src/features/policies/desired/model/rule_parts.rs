@@ -2,8 +2,8 @@
 //!
 //! Other rules mean that the whole table is read back and what was judged is forgotten, so they must
 //! not follow every pod that comes and goes. They are made for what policies about pods here may come
-//! to say, whether there are peers or not; and they stay until one of these policies changes, whether
-//! there are pods or not. A set that lies empty costs a new connection one lookup.
+//! to say, whether there are peers or not; and they stay until a policy that ranges or denials come from
+//! changes, whether there are pods or not. A set that lies empty costs a new connection one lookup.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +11,9 @@ use crate::features::policies::desired::compile::Compiled;
 use crate::features::policies::desired::frame::{Frame, RangeLookup};
 use crate::features::policies::desired::wanted::{Cell, Ports, Verdict};
 use crate::snapshot::PolicyName;
+
+/// So many ranges that no one asks for any longer may stay, and as many as are asked for.
+const SPARE: usize = 64;
 
 /// What is asked for, and what the rules are made for.
 #[derive(Debug, Default)]
@@ -23,6 +26,8 @@ pub struct RuleParts {
     outside: usize,
     /// The policies because of which the rules may be as they are.
     sources: BTreeSet<PolicyName>,
+    /// Those that came since the last change was taken in.
+    new: BTreeSet<PolicyName>,
     kept: Kept,
 }
 
@@ -43,11 +48,13 @@ impl RuleParts {
 
     /// A policy is about pods here from now on.
     pub fn add_policy(&mut self, policy: &Compiled) {
-        self.sources.insert(policy.name.clone());
         for range in policy.ranges() {
             self.add_range(range);
         }
         self.denials += policy.denials();
+        if policy.denials() > 0 || policy.ranges().next().is_some() {
+            self.new.insert(policy.name.clone());
+        }
         self.keep();
     }
 
@@ -94,10 +101,14 @@ impl RuleParts {
         changed: &BTreeSet<PolicyName>,
         compiled: impl Iterator<Item = &'a PolicyName>,
     ) {
-        if changed.is_disjoint(&self.sources) {
+        let same = changed.is_disjoint(&self.sources);
+        self.sources.append(&mut self.new);
+        // Where policies cut each other's ranges, pods with other labels make other ranges.
+        if same && self.kept.ranges.len() <= 2 * self.ranges.len() + SPARE {
             return;
         }
-        self.sources = compiled.cloned().collect();
+        let compiled: BTreeSet<&PolicyName> = compiled.collect();
+        self.sources.retain(|name| compiled.contains(name));
         self.kept = Kept {
             ranges: self.ranges.keys().copied().collect(),
             ..Kept::default()
