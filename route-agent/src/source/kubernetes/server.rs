@@ -8,7 +8,6 @@
 //! Token and CA of the ServiceAccount are read again every minute by the client, so that both
 //! may be rotated; names are resolved again for every new connection.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -136,7 +135,7 @@ struct State {
     /// Counts the clients made: a report about an older one is out of date.
     generation: u64,
     /// The paths by which this client was given what it asked for, and was not refused since.
-    serving: BTreeSet<&'static str>,
+    serving: Vec<&'static str>,
     lost: Lost,
 }
 
@@ -145,8 +144,17 @@ struct State {
 struct Lost {
     /// Nothing can.
     all: Option<String>,
-    /// These paths cannot.
-    refused: BTreeMap<&'static str, String>,
+    /// These paths cannot: there are a few at most.
+    refused: Vec<(&'static str, String)>,
+}
+
+impl Lost {
+    /// A path is not refused any longer. True if it was.
+    fn forgive(&mut self, path: &str) -> bool {
+        let before = self.refused.len();
+        self.refused.retain(|(one, _)| *one != path);
+        self.refused.len() < before
+    }
 }
 
 /// The object of a problem with the API server.
@@ -167,7 +175,7 @@ impl ApiServer {
             client,
             server,
             generation: 0,
-            serving: BTreeSet::new(),
+            serving: Vec::new(),
             lost: Lost::default(),
         });
         Ok(Self {
@@ -210,9 +218,9 @@ impl ApiServer {
     pub fn reached(&self, path: &'static str) {
         let mut state = self.state();
         let all = state.lost.all.take();
-        let one = state.lost.refused.remove(path);
+        let was_refused = state.lost.forgive(path);
         self.problems.clear(CREDENTIALS);
-        if all.is_some() || one.is_some() {
+        if all.is_some() || was_refused {
             self.tell(&state);
         }
     }
@@ -220,15 +228,15 @@ impl ApiServer {
     /// The client of this generation is given what it asked for by this path.
     pub fn serves(&self, generation: u64, path: &'static str) {
         let mut state = self.state();
-        if state.generation == generation {
-            state.serving.insert(path);
+        if state.generation == generation && !state.serving.contains(&path) {
+            state.serving.push(path);
         }
     }
 
     /// The API server says of a path that there is nothing: that it does not refuse any longer.
     pub fn missed(&self, path: &'static str) {
         let mut state = self.state();
-        if state.lost.refused.remove(path).is_some() {
+        if state.lost.forgive(path) {
             self.tell(&state);
         }
     }
@@ -241,11 +249,13 @@ impl ApiServer {
             if state.generation != generation {
                 return;
             }
-            let before = state.lost.refused.insert(path, why.to_owned());
-            if before.is_none_or(|before| before != why) {
+            let now = (path, why.to_owned());
+            if !state.lost.refused.contains(&now) {
+                state.lost.forgive(path);
+                state.lost.refused.push(now);
                 self.tell(&state);
             }
-            state.serving.remove(path);
+            state.serving.retain(|one| *one != path);
             if !state.serving.is_empty() {
                 return;
             }

@@ -219,7 +219,7 @@ impl Model {
         self.empty(&went);
         self.fill(snapshot, &work.locals, &came);
         self.open_strangers(snapshot, attachments, changed);
-        let compiled = self.compiled.keys();
+        let compiled = &self.compiled;
         self.rule_parts.settle(&changed.policies, compiled);
         let mut delta = std::mem::take(&mut self.delta);
         delta.settle(&self.wanted);

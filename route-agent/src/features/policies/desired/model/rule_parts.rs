@@ -96,19 +96,19 @@ impl RuleParts {
 
     /// A change was taken in: if it changed policies because of which the rules may be as they are,
     /// they are made for what is asked for now, and that is because of those in `compiled`.
-    pub fn settle<'a>(
+    pub fn settle(
         &mut self,
         changed: &BTreeSet<PolicyName>,
-        compiled: impl Iterator<Item = &'a PolicyName>,
+        compiled: &BTreeMap<PolicyName, Compiled>,
     ) {
-        let same = changed.is_disjoint(&self.sources);
-        self.sources.append(&mut self.new);
+        let same = !changed.iter().any(|name| self.sources.contains(name));
+        self.sources.extend(std::mem::take(&mut self.new));
         // Where policies cut each other's ranges, pods with other labels make other ranges.
         if same && self.kept.ranges.len() <= 2 * self.ranges.len() + SPARE {
             return;
         }
-        let compiled: BTreeSet<&PolicyName> = compiled.collect();
-        self.sources.retain(|name| compiled.contains(name));
+        let sources = std::mem::take(&mut self.sources).into_iter();
+        self.sources = sources.filter(|name| compiled.contains_key(name)).collect();
         self.kept = Kept {
             ranges: self.ranges.keys().copied().collect(),
             ..Kept::default()
