@@ -37,15 +37,8 @@ pub async fn follow(
     if log.idle.is_some() {
         return;
     }
-    let kernel = loop {
-        match Kernel::open() {
-            Ok(kernel) => break kernel,
-            Err(error) => {
-                log.set_trouble(Some(format!("{error}; it is tried again")));
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    };
+    let again = "; it is tried again";
+    let kernel = opened(&log, again, Kernel::open).await;
     let mut listener = Listener {
         log,
         kernel: Some(kernel),
@@ -54,18 +47,23 @@ pub async fn follow(
         events,
         told: Told::default(),
     };
+    let again = ": another program may read that group; it is tried again";
     loop {
-        match Reader::open(LOG_GROUP) {
-            Ok(reader) => {
-                listener.log.set_trouble(None);
-                if !listener.read(reader).await {
-                    return;
-                }
-            }
+        let reader = opened(&listener.log, again, || Reader::open(LOG_GROUP)).await;
+        listener.log.set_trouble(None);
+        if !listener.read(reader).await {
+            return;
+        }
+    }
+}
+
+/// What `open` opens, as soon as it does. While it does not the log says why, and `advice`.
+async fn opened<T>(log: &DropLog, advice: &str, open: impl Fn() -> podwire_kernel::Result<T>) -> T {
+    loop {
+        match open() {
+            Ok(opened) => return opened,
             Err(error) => {
-                let text =
-                    format!("{error}: another program may read that group; it is tried again");
-                listener.log.set_trouble(Some(text));
+                log.set_trouble(Some(format!("{error}{advice}")));
                 tokio::time::sleep(RETRY).await;
             }
         }

@@ -343,6 +343,18 @@ impl Snapshot {
         in_namespace(&self.pods, namespace)
     }
 
+    /// The namespaces that have Pods, each once, sorted; their Namespace need not be known.
+    pub fn namespaces_of_pods(&self) -> impl Iterator<Item = &Arc<str>> {
+        let next = |namespace: &str| {
+            // No name of a namespace comes between these two.
+            let behind = first_in(&format!("{namespace}\0"));
+            self.pods.range(behind..).map(|(name, _)| name).next()
+        };
+        let first = self.pods.keys().next();
+        let pods = std::iter::successors(first, move |name| next(&name.namespace));
+        pods.map(|name| &name.namespace)
+    }
+
     /// In which turn a Pod without a date got its address of a family; 0 of one with a date.
     pub fn arrival(&self, pod: &ObjectName, family: IpFamily) -> u64 {
         self.arrivals.of(pod, family)

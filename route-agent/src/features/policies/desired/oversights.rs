@@ -4,12 +4,10 @@
 //! there is not enough nothing is said.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
-use std::sync::Arc;
 
 use crate::snapshot::{
-    ClusterNetworkPolicy, Direction, NetworkPolicy, ObjectName, Peer, Pod, PodSet, PolicyRule,
-    PortMatch, Protocol, Selector, Snapshot,
+    ClusterNetworkPolicy, Direction, NetworkPolicy, Peer, Pod, PodSet, PolicyRule, PortMatch,
+    Protocol, Selector, Snapshot,
 };
 
 /// How many looks at a pod, a Namespace or a port one policy may cost.
@@ -95,9 +93,7 @@ impl Looking<'_> {
         let rules = [&policy.ingress, &policy.egress];
         let rules = rules.into_iter().flatten().flatten();
         for peer in rules.flat_map(|rule| rule.peers.iter().flatten()) {
-            if let Peer::Elsewhere { namespaces, .. } = peer {
-                texts.extend(self.no_namespace(namespaces)?);
-            }
+            texts.extend(self.no_peer(peer)?);
         }
         Some(texts.into_iter().collect())
     }
@@ -112,11 +108,7 @@ impl Looking<'_> {
         let rules = Direction::ALL.map(|direction| policy.rules(direction));
         let rules = rules.into_iter().flatten();
         for peer in rules.flat_map(|rule| rule.traffic.peers.iter().flatten()) {
-            texts.extend(match peer {
-                Peer::Anywhere(pods) => self.no_namespace_of(pods)?,
-                Peer::Nodes(nodes) => self.no_node(nodes)?,
-                Peer::Here(_) | Peer::Elsewhere { .. } | Peer::Block(_) => None,
-            });
+            texts.extend(self.no_peer(peer)?);
         }
         Some(texts.into_iter().collect())
     }
@@ -186,6 +178,16 @@ impl Looking<'_> {
         Some(names)
     }
 
+    /// That there are no Namespaces, or no Nodes, that a peer asks for.
+    fn no_peer(&mut self, peer: &Peer) -> Option<Option<String>> {
+        match peer {
+            Peer::Elsewhere { namespaces, .. } => self.no_namespace(namespaces),
+            Peer::Anywhere(pods) => self.no_namespace_of(pods),
+            Peer::Nodes(nodes) => self.no_node(nodes),
+            Peer::Here(_) | Peer::Block(_) => Some(None),
+        }
+    }
+
     /// That a selector of Namespaces selects none.
     fn no_namespace(&mut self, namespaces: &Selector) -> Option<Option<String>> {
         let said = format!(
@@ -200,20 +202,11 @@ impl Looking<'_> {
         if namespaces.is_empty() || self.is_namespace(namespaces)? {
             return Some(None);
         }
-        let pods = &self.snapshot.pods;
-        let mut next = pods.keys().next();
-        while let Some(ObjectName { namespace, .. }) = next {
+        for namespace in self.snapshot.namespaces_of_pods() {
             self.spend(1)?;
             if peer.reaches(namespace, self.snapshot) {
                 return Some(None);
             }
-            // The first pod of the next namespace: names are of ASCII.
-            let last = ObjectName {
-                namespace: namespace.clone(),
-                name: Arc::from("\u{10ffff}"),
-            };
-            let rest = pods.range((Bound::Excluded(last), Bound::Unbounded));
-            next = rest.map(|(name, _)| name).next();
         }
         let said = format!("there is no Namespace with {namespaces}, which a peer of it asks for");
         Some(Some(said))

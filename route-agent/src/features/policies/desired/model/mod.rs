@@ -206,6 +206,7 @@ impl Model {
         changed: &Changed,
     ) -> Delta {
         let mut work = Work::default();
+        let concerns_rules = self.rule_parts.follow_any(&changed.policies);
         self.move_pods(snapshot, attachments, changed, &mut work);
         self.move_nodes(snapshot, changed, &mut work);
         self.select_pods(snapshot, attachments, &mut work);
@@ -219,8 +220,7 @@ impl Model {
         self.empty(&went);
         self.fill(snapshot, &work.locals, &came);
         self.open_strangers(snapshot, attachments, changed);
-        let compiled = &self.compiled;
-        self.rule_parts.settle(&changed.policies, compiled);
+        self.rule_parts.settle(concerns_rules, &self.compiled);
         let mut delta = std::mem::take(&mut self.delta);
         delta.settle(&self.wanted);
         delta

@@ -26,8 +26,6 @@ pub struct RuleParts {
     outside: usize,
     /// The policies because of which the rules may be as they are.
     sources: BTreeSet<PolicyName>,
-    /// Those that came since the last change was taken in.
-    new: BTreeSet<PolicyName>,
     kept: Kept,
 }
 
@@ -53,7 +51,7 @@ impl RuleParts {
         }
         self.denials += policy.denials();
         if policy.denials() > 0 || policy.ranges().next().is_some() {
-            self.new.insert(policy.name.clone());
+            self.sources.insert(policy.name.clone());
         }
         self.keep();
     }
@@ -94,17 +92,17 @@ impl RuleParts {
         self.outside -= 1;
     }
 
-    /// A change was taken in: if it changed policies because of which the rules may be as they are,
-    /// they are made for what is asked for now, and that is because of those in `compiled`.
-    pub fn settle(
-        &mut self,
-        changed: &BTreeSet<PolicyName>,
-        compiled: &BTreeMap<PolicyName, Compiled>,
-    ) {
-        let same = !changed.iter().any(|name| self.sources.contains(name));
-        self.sources.extend(std::mem::take(&mut self.new));
+    /// True if the rules may be as they are because of one of these policies.
+    pub fn follow_any(&self, policies: &BTreeSet<PolicyName>) -> bool {
+        policies.iter().any(|name| self.sources.contains(name))
+    }
+
+    /// A change was taken in. If it `concerns` the rules ([`Self::follow_any`] of the policies that it
+    /// changed, before it was taken in), they are made for what is asked for now, and that is because
+    /// of those in `compiled`.
+    pub fn settle(&mut self, concerns: bool, compiled: &BTreeMap<PolicyName, Compiled>) {
         // Where policies cut each other's ranges, pods with other labels make other ranges.
-        if same && self.kept.ranges.len() <= 2 * self.ranges.len() + SPARE {
+        if !concerns && self.kept.ranges.len() <= 2 * self.ranges.len() + SPARE {
             return;
         }
         let sources = std::mem::take(&mut self.sources).into_iter();
