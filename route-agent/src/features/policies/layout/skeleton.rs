@@ -9,7 +9,8 @@
 //! connection that they belong to, with source and destination exchanged, so that a connection that is
 //! forbidden is cut in both directions, no matter who speaks next. That holds when connection tracking
 //! has forgotten a TCP connection, too: it takes the next packet, whoever sends it, for the first of a
-//! new one (`nf_conntrack_tcp_loose`). What then comes from a server's port is judged as a reply.
+//! new one (`nf_conntrack_tcp_loose`). What then comes from a server's port may be a reply, or be made to
+//! look like one, so it passes only if it is allowed both as a reply and as what it says it is.
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
@@ -60,6 +61,9 @@ struct Ends {
 /// The first port that clients take for themselves (`net.ipv4.ip_local_port_range`).
 const FIRST_OF_CLIENTS: u16 = 32_768;
 
+/// The chain that a late reply must come through.
+const LATE: &str = "late-reply";
+
 /// The chain in which a packet ends whose local pod no one has decided about.
 pub const UNDECIDED: &str = "undecided";
 
@@ -74,7 +78,14 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn chains(&self) -> Vec<(&'static str, Chain)> {
-        let mut chains = vec![("forward", self.forward()), ("replies", self.replies())];
+        let mut chains = vec![
+            ("forward", self.forward()),
+            ("replies", self.replies()),
+            (
+                LATE,
+                self.judged_by_policies(Chain::regular(), Packet::Reply),
+            ),
+        ];
         for packet in [Packet::First, Packet::Reply] {
             for direction in Direction::ALL {
                 chains.push((judge(direction, packet), self.judge(direction, packet)));
@@ -147,7 +158,18 @@ impl Parts<'_> {
             .l4proto(self.words.icmp)
             .ct_state(ct_state::RELATED)
             .accept();
-        let mut chain = chain.with_rule(related.comment("an error about a connection"));
+        let chain = chain.with_rule(related.comment("an error about a connection"));
+        let key = self.remembered(packet);
+        self.judged_by_policies(chain, packet).with_rule(
+            Rule::new()
+                .in_set(&[Field::L4Proto], &Lookup::Ported.name())
+                .add(&Lookup::Allowed.name(), &key, None)
+                .comment("it may pass, and so may what follows"),
+        )
+    }
+
+    /// Comes to its end if policies of no pod here forbid the packet.
+    fn judged_by_policies(&self, mut chain: Chain, packet: Packet) -> Chain {
         let Ends { client, server, .. } = self.ends(packet);
         for (direction, local) in [(Direction::Ingress, server), (Direction::Egress, client)] {
             for rule in self.checked(local) {
@@ -156,13 +178,7 @@ impl Parts<'_> {
                 chain = chain.with_rule(rule.comment("a pod here that policies isolate"));
             }
         }
-        let key = self.remembered(packet);
-        chain.with_rule(
-            Rule::new()
-                .in_set(&[Field::L4Proto], &Lookup::Ported.name())
-                .add(&Lookup::Allowed.name(), &key, None)
-                .comment("it may pass, and so may what follows"),
-        )
+        chain
     }
 
     /// Addresses of pods of this node.
@@ -348,7 +364,8 @@ pub const fn refused(direction: Direction, reply: bool) -> &'static str {
     }
 }
 
-/// Leads a packet of a server whose connection is forgotten to where replies are judged.
+/// Has what looks like a server's packet of a forgotten connection judged as a reply, before it is judged
+/// as what it says it is.
 fn late_reply() -> Rule {
     let [last_of_servers, first_of_clients] = [FIRST_OF_CLIENTS - 1, FIRST_OF_CLIENTS];
     Rule::new()
@@ -357,8 +374,8 @@ fn late_reply() -> Rule {
         .ct_state(ct_state::NEW)
         .range(Field::ThSport, &[0; 2], &last_of_servers.to_be_bytes())
         .range(Field::ThDport, &first_of_clients.to_be_bytes(), &[0xff; 2])
-        .goto("replies")
-        .comment("a reply of a connection that the kernel has forgotten")
+        .jump(LATE)
+        .comment("perhaps a reply of a connection that the kernel has forgotten")
 }
 
 /// Leads what belongs to no connection past the log: the end of one that is over is no news.

@@ -108,10 +108,16 @@ impl Road {
 
     /// The rows of which the kernel does otherwise.
     pub fn differences(&self, rows: &[Row]) -> Vec<String> {
+        let first = |row: &Row, number| wire::packet(row.from, row.to, row.traffic, number);
+        self.differences_with(rows, first)
+    }
+
+    /// The same with other packets.
+    fn differences_with(&self, rows: &[Row], packet: impl Fn(&Row, u32) -> Vec<u8>) -> Vec<String> {
         let mut arrived = vec![0; rows.len()];
         for (at, some) in (0..).step_by(AT_ONCE).zip(rows.chunks(AT_ONCE)) {
             for (row, number) in some.iter().zip(at..) {
-                self.send(&wire::packet(row.from, row.to, row.traffic, number));
+                self.send(&packet(row, number));
             }
             self.collect(rows, &mut arrived);
         }
@@ -284,6 +290,46 @@ fn packets_meet_what_the_policies_say() {
         "{clusters} clusters: {v4} packets of IPv4, {v6} of IPv6, {allowed} arrived, as they should"
     );
     assert!(v4 > 0 && v6 > 0 && allowed > 0 && allowed < v4 + v6);
+}
+
+/// A pod can make packets that look like replies of a connection that never was, so they may carry nothing
+/// that a connection in their own direction may not.
+#[test]
+fn what_looks_like_a_late_reply_needs_what_both_directions_allow() {
+    const PORTS: [u16; 2] = [80, 40_000];
+    let mut runner = runner(1);
+    let mut seen = [[0; 2]; 2];
+    for one in 0..20 {
+        let steps = all_steps().new_tree(&mut runner).unwrap().current();
+        let objects = objects_after(&steps);
+        let few_peers = few_peers_of(one);
+        let cluster = Cluster::at_once(few_peers, &objects);
+        let mut rows = Vec::new();
+        let ends = known(&cluster);
+        let pairs = ends
+            .iter()
+            .flat_map(|from| ends.iter().map(move |to| (*from, *to)));
+        // A second packet between two ends would be a reply of the first.
+        for (from, to) in pairs.filter(|(from, to)| from < to && from.is_ipv4() == to.is_ipv4()) {
+            let allowed = |from, to, port| usize::from(cluster.allows(from, to, tcp(port)));
+            let [reply, itself] = [allowed(to, from, PORTS[0]), allowed(from, to, PORTS[1])];
+            seen[reply][itself] += 1;
+            rows.push(Row {
+                from,
+                to,
+                traffic: tcp(PORTS[1]),
+                allowed: reply + itself == 2,
+            });
+        }
+        let road = Road::through(few_peers, &objects);
+        let late = |row: &Row, number| wire::segment(row.from, row.to, PORTS, number);
+        let wrong = road.differences_with(&rows, late);
+        assert!(wrong.is_empty(), "{wrong:#?}\n{objects:#?}");
+    }
+    assert!(
+        seen.as_flattened().iter().all(|times| *times > 0),
+        "{seen:?}"
+    );
 }
 
 /// Two pods, and a policy that lets the one reach the other over TCP 80.

@@ -7,6 +7,9 @@ use crate::snapshot::Protocol;
 
 const ICMP: u8 = 1;
 const ICMP_V6: u8 = 58;
+/// The flags of TCP that are used here.
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 /// Hops that are left: more than there are nodes.
 const HOPS: u8 = 64;
 /// Where source ports begin: above all that are asked about, so that no packet is the reply to another.
@@ -16,13 +19,30 @@ const SOURCE_PORTS: u32 = 40_000;
 /// The first packet of a connection, from its IP header on.
 pub fn packet(from: IpAddr, to: IpAddr, traffic: Traffic, number: u32) -> Vec<u8> {
     let source = u16::try_from(FIRST_SOURCE_PORT + number % SOURCE_PORTS).unwrap();
-    let (protocol, sum_at, mut payload) = match traffic {
-        Traffic::Port(Protocol::Tcp, port) => (6, 16, tcp_syn(source, port)),
+    let (protocol, sum_at, payload) = match traffic {
+        Traffic::Port(Protocol::Tcp, port) => (6, 16, tcp(source, port, SYN)),
         Traffic::Port(Protocol::Udp, port) => (17, 6, udp(source, port)),
         Traffic::Port(Protocol::Sctp, port) => (132, 8, sctp_init(source, port)),
         Traffic::Portless if from.is_ipv4() => (ICMP, 2, echo(8, source)),
         Traffic::Portless => (ICMP_V6, 2, echo(128, source)),
     };
+    numbered(from, to, protocol, sum_at, payload, number)
+}
+
+/// A packet of TCP from the middle of a connection.
+pub fn segment(from: IpAddr, to: IpAddr, [source, port]: [u16; 2], number: u32) -> Vec<u8> {
+    numbered(from, to, 6, 16, tcp(source, port, ACK), number)
+}
+
+/// Ends a packet with its number. Its checksum goes to this place of the payload.
+fn numbered(
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    sum_at: usize,
+    mut payload: Vec<u8>,
+    number: u32,
+) -> Vec<u8> {
     payload.extend(number.to_be_bytes());
     let sum = match protocol {
         132 => crc32c(&payload).to_le_bytes().to_vec(),
@@ -55,10 +75,10 @@ pub fn read(packet: &[u8]) -> Option<(IpAddr, IpAddr, u32)> {
     Some((from?, to?, u32::from_be_bytes(*number)))
 }
 
-/// RFC 9293, section 3.1: a SYN.
-fn tcp_syn(source: u16, port: u16) -> Vec<u8> {
+/// RFC 9293, section 3.1.
+fn tcp(source: u16, port: u16, flags: u8) -> Vec<u8> {
     let mut bytes = ports(source, port);
-    bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 2, 0x20, 0, 0, 0, 0, 0]);
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, flags, 0x20, 0, 0, 0, 0, 0]);
     bytes
 }
 
