@@ -95,11 +95,11 @@ cell() {
 
 worst=0 table=()
 for arch in $architectures; do
-    what=$(for kernel in $kernels; do lines "$arch" "$kernel"; done | awk '!seen[$2]++ && $2 ~ /\// { print $2 }')
+    # An array: a name may have a `*`, which is for who looks for test programs.
+    mapfile -t what < <(for kernel in $kernels; do lines "$arch" "$kernel"; done | awk '!seen[$2]++ && $2 ~ /\// { print $2 }')
     [[ $(for kernel in $kernels; do lines "$arch" "$kernel"; done) ]] || continue
     first_disk=$("$here/rootfs.sh" "$arch")
-    # shellcheck disable=SC2086 # one word for each
-    programs=$("$here/programs.sh" "$arch" $what)
+    programs=$("$here/programs.sh" "$arch" "${what[@]}")
     for kernel in $kernels; do
         mapfile -t wanted < <(lines "$arch" "$kernel")
         ((${#wanted[@]})) || continue
