@@ -30,8 +30,8 @@ pub struct Wanted {
     pub policies: BTreeMap<String, Policy>,
     /// Pods whose link is gone, and which the runtime has not deleted yet.
     pub broken: BTreeSet<String>,
-    /// The nodes whose agent does not run.
-    pub down: BTreeSet<String>,
+    /// The nodes whose agent does not run, and whether there were policies when it died.
+    pub down: BTreeMap<String, bool>,
     /// How many names were given.
     names: u16,
 }
@@ -218,7 +218,7 @@ impl Wanted {
                     .map(|name| Action::ServiceGoes(name.clone())),
                 15..17 => self.breaks(random),
                 17 => random
-                    .choice(&self.down)
+                    .choice(self.down.keys())
                     .map(|node| Action::AgentComes(node.clone())),
                 18 => random
                     .choice(self.pods.keys())
@@ -239,8 +239,12 @@ impl Wanted {
     }
 
     fn pod_comes(&self, random: &mut Rng) -> Option<Action> {
-        // Where there are policies no pod starts without its agent, and that comes only later.
-        let starts = |node: &&String| self.policies.is_empty() || !self.down.contains(*node);
+        // Where there are policies no pod starts without its agent, and that comes only later. Nor does
+        // one where there were: no one has told the node that they went.
+        let starts = |node: &&String| match self.down.get(*node) {
+            Some(had_policies) => !had_policies && self.policies.is_empty(),
+            None => true,
+        };
         let node = random.choice(self.nodes.iter().filter(starts).collect::<Vec<_>>())?;
         let there = self.pods.values().filter(|pod| pod.node == *node).count();
         let host_port = random.bool().then(|| 20_000 + self.names % 10_000);
@@ -311,7 +315,9 @@ impl Wanted {
 
     fn agent_dies(&self, random: &mut Rng) -> Option<Action> {
         let running = self.nodes.iter().skip(1);
-        let running: Vec<_> = running.filter(|node| !self.down.contains(*node)).collect();
+        let running: Vec<_> = running
+            .filter(|node| !self.down.contains_key(*node))
+            .collect();
         let node = random.choice(running)?;
         Some(Action::AgentDies(node.clone(), random.u8(..3) > 0))
     }
@@ -352,7 +358,7 @@ impl Wanted {
                 self.policies.remove(name);
             }
             Action::AgentDies(node, false) => {
-                self.down.insert(node.clone());
+                self.down.insert(node.clone(), !self.policies.is_empty());
             }
             Action::AgentComes(node) => {
                 self.down.remove(node);
@@ -366,7 +372,7 @@ impl Wanted {
 
     /// What brings back every agent.
     pub fn calm(&self) -> Vec<Action> {
-        let down = self.down.iter().cloned();
+        let down = self.down.keys().cloned();
         down.map(Action::AgentComes).collect()
     }
 
@@ -432,6 +438,33 @@ mod tests {
                     .all(|pod| wanted.pods.contains_key(pod))
             );
         }
+    }
+
+    #[test]
+    fn no_pod_comes_to_a_node_that_may_believe_in_policies_and_has_no_agent() {
+        let mut wanted = Wanted::on(["a", "b", "c"].map(str::to_owned).to_vec());
+        let mut random = Rng::with_seed(1);
+        // The nodes whose agent died while there were policies.
+        let (mut closed, mut came) = (BTreeSet::new(), 0);
+        for _ in 0..20_000 {
+            let action = wanted.next(&mut random);
+            if let Action::PodComes(_, pod) = &action {
+                assert!(!closed.contains(&pod.node), "{action:?}");
+                if wanted.down.contains_key(&pod.node) {
+                    assert!(wanted.policies.is_empty(), "{action:?}");
+                    came += 1;
+                }
+            }
+            match &action {
+                Action::AgentDies(node, false) if !wanted.policies.is_empty() => {
+                    closed.insert(node.clone());
+                }
+                Action::AgentComes(node) => _ = closed.remove(node),
+                _ => {}
+            }
+            wanted.take_in(&action);
+        }
+        assert!(came > 0, "no pod came to a node without an agent");
     }
 
     #[test]
