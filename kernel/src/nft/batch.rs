@@ -214,7 +214,7 @@ pub struct TableWriter<'a> {
 }
 
 impl TableWriter<'_> {
-    /// Adds the table.
+    /// Adds the table, or wakes one that is dormant.
     pub fn add(&mut self, comment: Option<&Comment>) -> &mut Self {
         let name = self.table;
         self.batch.push(msg::NEWTABLE, CREATE, self.family, |out| {

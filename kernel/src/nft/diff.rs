@@ -7,7 +7,7 @@ use super::table::{Chain, Table};
 
 /// The changes that turn `observed` (`None`: there is no such table) into `desired`.
 ///
-/// - The table is never deleted, so sets that rules fill keep what they have.
+/// - The table is never deleted, so sets that rules fill keep what they have. One that is dormant is woken.
 /// - A chain whose rules differ is flushed and filled again; the others are left alone, with their
 ///   counters.
 /// - Of a set, the elements that differ are changed; a set that is declared differently is deleted
@@ -28,7 +28,7 @@ pub fn diff(observed: Option<&Table>, desired: &Table) -> Batch {
 /// As [`diff`], behind the changes that `batch` has already: of several tables all change or none.
 pub fn diff_into(batch: &mut Batch, observed: Option<&Table>, desired: &Table) {
     let nothing = Table::new(desired.family, &desired.name);
-    if observed.is_none() {
+    if observed.is_none_or(|table| table.dormant) {
         batch
             .table(desired.family, &desired.name)
             .add(desired.comment.as_ref());

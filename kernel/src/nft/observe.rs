@@ -11,7 +11,7 @@ use super::set::{Element, Layout, Ranges, Set};
 use super::set_wire::set_of;
 use super::socket::NftSocket;
 use super::table::{Base, Chain, Table};
-use super::text::{Comment, comment_of};
+use super::text::comment_of;
 use super::uapi::{self, chain, elem, msg, rule, set, table, udata};
 use super::wire::{attributes, find, missing, nest, put_str, str_of, u32_of};
 use crate::netlink::{Batch, Message, until_undisturbed};
@@ -35,7 +35,7 @@ impl NftSocket {
 
     /// Whether there is a table with this name: one question, whatever is in it.
     pub fn has_table(&mut self, family: Family, name: &str) -> Result<bool, Error> {
-        match self.table_comment(family, name) {
+        match self.empty_table(family, name) {
             Ok(found) => Ok(found.is_some()),
             Err(cause) => Err(cause.during(OPERATION, format_args!("{family} {name}"))),
         }
@@ -87,21 +87,23 @@ impl NftSocket {
         Ok(Some(table))
     }
 
-    /// The comment of a table, if it has one; `None` if there is no table.
-    fn table_comment(
-        &mut self,
-        family: Family,
-        name: &str,
-    ) -> Result<Option<Option<Comment>>, Cause> {
+    /// A table without what is in it.
+    fn empty_table(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
         let asked = |out: &mut Vec<u8>| {
             put_header(Some(family))(out);
             put_str(out, table::NAME, name);
         };
-        let comment = self.socket.query(kind(msg::GETTABLE), asked, |message| {
-            let udata = find(body(message)?, table::USERDATA).unwrap_or(&[]);
-            Ok(comment_of(udata, udata::TABLE_COMMENT))
+        let found = self.socket.query(kind(msg::GETTABLE), asked, |message| {
+            let attributes = body(message)?;
+            let udata = find(attributes, table::USERDATA).unwrap_or(&[]);
+            let flags = find(attributes, table::FLAGS).map_or(Ok(0), u32_of)?;
+            Ok(Table {
+                comment: comment_of(udata, udata::TABLE_COMMENT),
+                dormant: flags & table::DORMANT != 0,
+                ..Table::new(family, name)
+            })
         });
-        match comment {
+        match found {
             Err(Cause::Refused {
                 errno: libc::ENOENT,
                 ..
@@ -111,7 +113,7 @@ impl NftSocket {
     }
 
     fn read_frame(&mut self, family: Family, name: &str) -> Result<Option<Table>, Cause> {
-        let Some(comment) = self.table_comment(family, name)? else {
+        let Some(table) = self.empty_table(family, name)? else {
             return Ok(None);
         };
         let mut chains = self.read_chains(family, name)?;
@@ -122,11 +124,9 @@ impl NftSocket {
         }
         let sets = self.read_sets(family, name)?;
         Ok(Some(Table {
-            family,
-            name: name.to_owned(),
-            comment,
             chains,
             sets,
+            ..table
         }))
     }
 

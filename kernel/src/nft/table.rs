@@ -16,6 +16,8 @@ pub struct Table {
     pub name: String,
     /// What it is for.
     pub comment: Option<Comment>,
+    /// Its chains are at no hook (`NFT_TABLE_F_DORMANT`): whatever they say, no packet is asked about.
+    pub dormant: bool,
     /// Chains, in the order in which they are created.
     pub chains: Named<Chain>,
     /// Sets and maps, in the order in which they are created.
@@ -53,6 +55,7 @@ impl Table {
             family,
             name: name.to_owned(),
             comment: None,
+            dormant: false,
             chains: Named::new(),
             sets: Named::new(),
         }

@@ -35,6 +35,8 @@ pub mod table {
     pub const NAME: u16 = 1;
     pub const FLAGS: u16 = 2;
     pub const USERDATA: u16 = 6;
+    /// `NFT_TABLE_F_DORMANT`.
+    pub const DORMANT: u32 = 1;
 }
 
 pub mod chain {

@@ -46,6 +46,9 @@ fn every_change_by_others_is_seen_and_taken_back() {
     in_netns(|| {
         for changes in [
             "flush chain inet ours input",
+            "add table inet ours { flags dormant; }",
+            "flush chain inet ours input
+             add table inet ours { flags dormant; }",
             "add rule inet ours web counter drop",
             "insert rule inet ours web tcp dport { 80, 81 } drop",
             "insert rule inet ours input iifname vmap { \"eth0\" : jump web }",

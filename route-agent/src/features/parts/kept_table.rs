@@ -39,6 +39,12 @@ pub struct KeptTable {
     observed: Option<Table>,
 }
 
+/// What is wrong with a table that someone has put to sleep, whatever is in it.
+pub fn asleep(table: &Table) -> Option<String> {
+    let text = "it is dormant: no packet is asked about";
+    table.dormant.then(|| text.to_owned())
+}
+
 impl KeptTable {
     /// Works in the network namespace of the calling thread.
     pub fn open(family: Family, name: &'static str) -> podwire_kernel::Result<Self> {

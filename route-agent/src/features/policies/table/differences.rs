@@ -3,6 +3,7 @@
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Chain, Family, NftSocket, Set, Table};
 
+use crate::features::parts::kept_table::asleep;
 use crate::features::policies::table::kernel::observe;
 use crate::ours::POLICY_TABLE as TABLE;
 
@@ -18,6 +19,7 @@ pub fn differences(kernel: &mut NftSocket, family: IpFamily, wanted: &Table) -> 
         Ok(Some(found)) => {
             let texts = of_sets(&found, wanted).into_iter();
             let texts = texts.chain(of_chains(&found, wanted));
+            let texts = texts.chain(asleep(&found));
             texts.map(|text| format!("{table}: {text}")).collect()
         }
     }

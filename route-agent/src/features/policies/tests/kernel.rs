@@ -370,6 +370,8 @@ fn whatever_is_broken_by_hand_is_named_and_comes_back() {
         "flush ruleset",
         "delete table ip podwire-policy",
         "flush chain ip podwire-policy in",
+        "add table ip podwire-policy { flags dormant; }",
+        "add table ip podwire-policy { flags dormant; }; flush chain ip podwire-policy in",
         "insert rule ip podwire-policy forward accept",
         "delete element ip podwire-policy open-in { 10.10.1.4 }",
         "add element ip podwire-policy open-in { 10.10.1.3 }",

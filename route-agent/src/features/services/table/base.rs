@@ -22,7 +22,7 @@ pub fn is_whole(table: &Table, wanted: &Skeleton) -> bool {
             .get(name)
             .is_some_and(|there| same_chain(there, chain))
     };
-    has_sets(table, wanted) && wanted.chains.iter().all(chain)
+    !table.dormant && has_sets(table, wanted) && wanted.chains.iter().all(chain)
 }
 
 /// True if one of the sets that are always there is there and declared in another way.

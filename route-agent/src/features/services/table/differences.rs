@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use podwire_kernel::nft::{Key, Table};
 
+use crate::features::parts::kept_table::asleep;
 use crate::features::services::layout::answers::Answer;
 use crate::features::services::layout::elements::{Element, Value, objects};
 use crate::features::services::layout::names::FixedMap;
@@ -121,13 +122,13 @@ impl Written<'_> {
             let there = frame.chains.get(name);
             ("chain", *name, there.map(|there| same_chain(there, chain)))
         });
-        sets.chain(chains)
-            .filter_map(|(kind, name, same)| match same {
-                None => Some(format!("{kind} `{name}` is missing")),
-                Some(false) => Some(format!("{kind} `{name}` is not as it was made")),
-                Some(true) => None,
-            })
-            .collect()
+        let texts = sets.chain(chains);
+        let texts = texts.filter_map(|(kind, name, same)| match same {
+            None => Some(format!("{kind} `{name}` is missing")),
+            Some(false) => Some(format!("{kind} `{name}` is not as it was made")),
+            Some(true) => None,
+        });
+        texts.chain(asleep(frame)).collect()
     }
 
     /// What is missing or wrong of one Service.

@@ -395,6 +395,7 @@ fn udp_port(family: IpFamily, set: &str, key: &[u8]) -> Option<Claim> {
 /// The table with everything that is always there as it should be, and the rest as it is.
 fn repaired(table: &Table, wanted: &Skeleton) -> Table {
     let mut repaired = table.clone();
+    repaired.dormant = false;
     for (name, set) in &wanted.sets {
         repaired.sets.insert(*name, set.clone());
     }

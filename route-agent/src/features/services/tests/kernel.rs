@@ -93,6 +93,7 @@ fn whatever_is_broken_by_hand_comes_back_and_nothing_else_is_written() {
         for breakage in [
             "flush ruleset".to_owned(),
             format!("delete table {table}"),
+            format!("add table {table} {{ flags dormant; }}"),
             format!("delete element {table} services {{ 10.200.1.63 . tcp . 9000 }}"),
             format!("delete element {table} endpoints {{ 10.200.1.63 . tcp . 9000 . 1 }}"),
             format!("delete element {table} cluster-ips {{ 10.200.1.63 }}"),
