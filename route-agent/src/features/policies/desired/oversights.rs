@@ -46,12 +46,20 @@ impl Looking<'_> {
 
     fn at(&mut self, policy: &NetworkPolicy) -> Option<Vec<String>> {
         let (subject, mut selected, mut ended) = (&policy.subject, Vec::new(), false);
+        let mut is_empty = true;
         for pod in self.snapshot.pods_in(&policy.name.namespace) {
             self.spend(1)?;
+            is_empty = false;
             if subject.selects(&pod.labels) {
                 ended |= pod.finished;
                 selected.extend((!pod.finished).then_some(pod));
             }
+        }
+        if is_empty && !self.is_there(&policy.name.namespace) {
+            let namespace = &policy.name.namespace;
+            return Some(vec![format!(
+                "it selects nothing: there is no Namespace {namespace}"
+            )]);
         }
         // A policy for all pods is often there before the first of them, and one for the pods of a
         // CronJob while none of them runs.
@@ -96,6 +104,11 @@ impl Looking<'_> {
             texts.extend(self.no_peer(peer)?);
         }
         Some(texts.into_iter().collect())
+    }
+
+    /// Whether there is a Namespace. Manifests need not say that of the one that every cluster has.
+    fn is_there(&self, namespace: &str) -> bool {
+        namespace == "default" || self.snapshot.namespaces.contains_key(namespace)
     }
 
     fn at_cluster(&mut self, policy: &ClusterNetworkPolicy) -> Option<Vec<String>> {
@@ -339,11 +352,22 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_for_all_pods_of_an_empty_namespace_is_no_mistake() {
-        let closed = policy("empty/p", &json!({"podSelector": {}}));
-        let cluster = Cluster::of(&[namespace("empty", ""), closed]);
-        let policy = &cluster.snapshot.policies[&name("empty/p")];
-        assert_eq!(of(policy, &cluster.snapshot, &mut EFFORT.clone()), [""; 0]);
+    fn a_policy_for_all_pods_of_an_empty_namespace_is_no_mistake_but_that_of_one_that_is_not_there()
+    {
+        let said = |at: &str| {
+            let closed = policy(at, &json!({"podSelector": {}}));
+            let pod = pod("bare/one", "worker", 3, "");
+            let cluster = Cluster::of(&[namespace("empty", ""), pod, closed]);
+            let policy = &cluster.snapshot.policies[&name(at)];
+            of(policy, &cluster.snapshot, &mut EFFORT.clone())
+        };
+        for there in ["empty/p", "bare/p", "default/p"] {
+            assert_eq!(said(there), [""; 0], "{there}");
+        }
+        assert_eq!(
+            said("emtpy/p"),
+            ["it selects nothing: there is no Namespace emtpy"]
+        );
     }
 
     #[test]
