@@ -375,6 +375,30 @@ fn a_container_id_of_any_length_can_have_a_lease() {
 }
 
 #[test]
+fn whatever_a_lease_names_it_takes_one_address_and_no_more() {
+    for content in [
+        "k8s.io/abc\r\neth0",
+        "/../../evil\r\neth0",
+        "abc\r\neth/0",
+        "a b\r\n../../evil",
+    ] {
+        let fixture = Fixture::new(&["10.0.0.0/29"]);
+        fixture.write("10.0.0.3", content);
+        assert_eq!(fixture.add("a").unwrap(), ["10.0.0.2"], "{content:?}");
+        assert_eq!(fixture.add("b").unwrap(), ["10.0.0.4"], "{content:?}");
+        assert_eq!(fixture.addresses_of("a"), ["10.0.0.2"]);
+        assert_eq!(fixture.del("a"), 1);
+        let around = fs::read_dir(fixture.folder.path()).unwrap().count();
+        assert_eq!(around, 1, "{content:?}: something outside of the directory");
+        let owner = Owner::parse(content.as_bytes()).unwrap();
+        let mut store = Store::create(&fixture.path()).unwrap();
+        assert_eq!(store.release(&owner).unwrap().len(), 1, "{content:?}");
+        store.finish();
+        assert_eq!(fixture.read("10.0.0.3"), None, "{content:?}");
+    }
+}
+
+#[test]
 fn a_state_full_of_nonsense_is_ignored() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
