@@ -69,13 +69,19 @@ pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(nothing);
     };
-    let withdrawn = match records.find(&call.container_id, &call.ifname, chained) {
-        Ok(Some(record)) => return take_back(&records, &record),
-        Ok(None) => nothing,
-        Err(_) => take_back_unread(&records, call, chained)?,
-    };
-    records.remove(&call.container_id, &call.ifname, chained)?;
-    Ok(withdrawn)
+    match records.find(&call.container_id, &call.ifname, chained) {
+        Ok(Some(record)) => take_back(&records, &record),
+        // None, or one of another attachment whose name is the same: not ours to remove.
+        Ok(None) => {
+            records.tidy();
+            Ok(nothing)
+        }
+        Err(_) => {
+            let withdrawn = take_back_unread(&records, call, chained)?;
+            records.remove(&call.container_id, &call.ifname, chained)?;
+            Ok(withdrawn)
+        }
+    }
 }
 
 /// Takes back what the attachment of `call` has in nftables by what is written there: its record

@@ -52,6 +52,18 @@ impl<'a> Fields<'a> {
         self.object.contains_key(key) || keys.any(|found| found.eq_ignore_ascii_case(key))
     }
 
+    /// Fails if one of `keys` is missing or `null`.
+    pub fn require(&self, keys: &[&str]) -> Result<(), WrongType> {
+        match keys.iter().find(|key| self.get(key).is_none()) {
+            None => Ok(()),
+            Some(key) => Err(WrongType {
+                place: self.place_of(key),
+                expected: "there",
+                found: "missing".to_owned(),
+            }),
+        }
+    }
+
     /// The value of `key`; `None` if it is missing or `null`.
     pub fn get(&self, key: &str) -> Option<Node<'a>> {
         let exact = self.object.get(key).filter(|value| !value.is_null());
@@ -60,12 +72,17 @@ impl<'a> Fields<'a> {
             all.find(|(found, value)| found.eq_ignore_ascii_case(key) && !value.is_null())
                 .map(|(_, value)| value)
         })?;
-        let place = if self.place.is_empty() {
+        let place = self.place_of(key);
+        Some(Node { value, place })
+    }
+
+    /// Where the value of `key` stands in the document.
+    fn place_of(&self, key: &str) -> String {
+        if self.place.is_empty() {
             key.to_owned()
         } else {
             format!("{}.{key}", self.place)
-        };
-        Some(Node { value, place })
+        }
     }
 
     /// The string at `key`, empty if there is none.

@@ -33,6 +33,19 @@ const LONGEST: u64 = 16 << 20;
 const COMMENT_ID: usize = 32;
 const COMMENT_POD: usize = 70;
 
+/// What every version has written into a record, were it empty.
+const ALWAYS_WRITTEN: [&str; 9] = [
+    "containerID",
+    "ifname",
+    "network",
+    "chained",
+    "addresses",
+    "hostPorts",
+    "snat",
+    "masqAll",
+    "ipMasq",
+];
+
 /// What has to be in nftables for one attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
@@ -249,9 +262,8 @@ impl Records {
     }
 
     fn path(&self, container_id: &str, ifname: &str, chained: bool) -> PathBuf {
-        let name = host_link_name(container_id, ifname);
-        let kind = if chained { ".portmap.json" } else { ".json" };
-        self.directory.join(format!("{name}{kind}"))
+        self.directory
+            .join(file_name(container_id, ifname, chained))
     }
 }
 
@@ -312,8 +324,11 @@ impl Record {
         })
     }
 
+    /// Reads a record. What is missing is not taken for empty: what the attachment has in nftables
+    /// would be forgotten.
     fn parse(document: &Value) -> Result<Self, WrongType> {
         let fields = Fields::of_document(document)?;
+        fields.require(&ALWAYS_WRITTEN)?;
         let addresses = fields.list("addresses")?;
         let ports = fields.list("hostPorts")?;
         let masq = fields.list("ipMasq")?;
@@ -378,6 +393,13 @@ pub fn owner(container_id: &str, ifname: &str) -> String {
     format!("{id}/{ifname}")
 }
 
+/// The name of the file of a record.
+fn file_name(container_id: &str, ifname: &str, chained: bool) -> String {
+    let name = host_link_name(container_id, ifname);
+    let kind = if chained { ".portmap.json" } else { ".json" };
+    format!("{name}{kind}")
+}
+
 /// Whether a file of this name is a record.
 fn is_record(name: &str) -> bool {
     name.ends_with(".json") && !name.starts_with('.')
@@ -392,6 +414,10 @@ fn read(path: &Path) -> Result<Option<Record>, String> {
     };
     let document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let record = Record::parse(&document).map_err(|error| error.to_string())?;
+    let name = file_name(&record.container_id, &record.ifname, record.chained);
+    if path.file_name() != Some(name.as_ref()) {
+        return Err("it is about another attachment than its name".to_owned());
+    }
     Ok(Some(record))
 }
 
@@ -488,6 +514,35 @@ mod tests {
         assert_eq!(all, [record("x")]);
         assert_eq!(unreadable.len(), 2);
         assert!(unreadable[0].to_string().contains(".json: "));
+    }
+
+    #[test]
+    fn a_record_that_lost_some_of_its_content_or_is_about_another_attachment_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::create(folder.path()).unwrap();
+        records.write(&record("x")).unwrap();
+        let path = records.path("x", "eth0", false);
+        let whole = record("x").print();
+        let mut contents = vec![json!({}), record("y").print()];
+        for key in ALWAYS_WRITTEN {
+            for value in [None, Some(Value::Null)] {
+                let mut content = whole.clone();
+                let fields = content.as_object_mut().unwrap();
+                fields.remove(key);
+                fields.extend(value.map(|value| (key.to_owned(), value)));
+                contents.push(content);
+            }
+        }
+        let mut chained = whole.clone();
+        chained["chained"] = true.into();
+        contents.push(chained);
+        for content in contents {
+            fs::write(&path, content.to_string()).unwrap();
+            records.find("x", "eth0", false).unwrap_err();
+            assert_eq!(records.read_all().unwrap().1.len(), 1, "{content}");
+        }
+        fs::write(&path, whole.to_string()).unwrap();
+        assert_eq!(records.get("x", "eth0", false), Some(record("x")));
     }
 
     #[test]

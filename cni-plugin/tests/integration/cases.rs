@@ -96,7 +96,29 @@ fn two_mappings_of_one_key_to_two_ports_are_refused_however_they_are_written() {
 
 #[test]
 fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_kernel() {
-    on_a_node(|node| {
+    a_record_without_its_content_leaves_nothing(|record| record.clear());
+}
+
+#[test]
+fn a_record_that_lost_some_of_its_content_leaves_nothing_of_its_attachment_in_the_kernel() {
+    let losses: [fn(&mut Value); 5] = [
+        |record| *record = json!({}),
+        |record| record["containerID"] = "another".into(),
+        |record| record["hostPorts"] = Value::Null,
+        |record| record["addresses"] = Value::Null,
+        |record| drop(record.as_object_mut().unwrap().remove("chained")),
+    ];
+    for lose in losses {
+        a_record_without_its_content_leaves_nothing(move |text| {
+            let mut record = serde_json::from_str(text).unwrap();
+            lose(&mut record);
+            *text = record.to_string();
+        });
+    }
+}
+
+fn a_record_without_its_content_leaves_nothing(lose: impl FnOnce(&mut String) + Send + 'static) {
+    on_a_node(move |node| {
         let (a, b) = (node.container("a"), node.container("b"));
         let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
         let mut config = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
@@ -107,7 +129,9 @@ fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_
             .succeed();
         let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
         Call::new("podwire", "ADD", &b, &other).succeed();
-        fs::write(&record, "").unwrap();
+        let mut content = fs::read_to_string(&record).unwrap();
+        lose(&mut content);
+        fs::write(&record, content).unwrap();
         Call::new("podwire", "DEL", &a, &config).succeed();
         let ruleset = node.ruleset();
         assert!(
