@@ -158,7 +158,14 @@ impl Records {
         let path = directory.join("lock");
         let mut options = OpenOptions::new();
         let options = options.create(true).append(true).mode(0o600);
-        let file = options.custom_flags(CAREFULLY).open(&path);
+        let file = match options.custom_flags(CAREFULLY).open(&path) {
+            // A directory of that name can be locked as well.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                let mut options = OpenOptions::new();
+                options.read(true).custom_flags(CAREFULLY).open(&path)
+            }
+            file => file,
+        };
         let mut file = file.map_err(|error| failed("open", &path, &error))?;
         loop {
             match Flock::lock(file, kind) {
@@ -224,11 +231,10 @@ impl Records {
     /// record is about, links and nftables, ends with the boot as well.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.container_id, &record.ifname, record.chained);
-        let temporary = self.directory.join(TEMPORARY);
+        let temporary = self.temporary();
         let write = || {
             let mut options = OpenOptions::new();
             let options = options.write(true).create_new(true).mode(0o600);
-            self.tidy();
             let mut file = options.open(&temporary)?;
             file.write_all(record.print().to_string().as_bytes())?;
             fs::rename(&temporary, &path)
@@ -257,8 +263,22 @@ impl Records {
 
     /// Removes what a call that was killed may have left half-written.
     pub fn tidy(&self) {
-        // Not being there is how it should be.
-        let _ = fs::remove_file(self.directory.join(TEMPORARY));
+        self.temporary();
+    }
+
+    /// A name that nothing has. What a call that was killed left under it is removed; a directory is
+    /// not ours, and the next name is taken.
+    fn temporary(&self) -> PathBuf {
+        let mut path = self.directory.join(TEMPORARY);
+        for number in 1.. {
+            // Not being there is how it should be.
+            let _ = fs::remove_file(&path);
+            if path.symlink_metadata().is_err() {
+                break;
+            }
+            path = self.directory.join(format!("{TEMPORARY}.{number}"));
+        }
+        path
     }
 
     fn path(&self, container_id: &str, ifname: &str, chained: bool) -> PathBuf {

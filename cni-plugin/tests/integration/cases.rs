@@ -822,6 +822,35 @@ fn links_and_pipes_in_the_place_of_our_files_are_neither_followed_nor_waited_for
 }
 
 #[test]
+fn a_directory_in_the_place_of_a_lock_or_a_temporary_file_stops_nothing() {
+    on_a_node(|node| {
+        let paths = [
+            format!("{LEASES}/lock"),
+            format!("{LEASES}/.podwire.new"),
+            format!("{RECORDS}/lock"),
+            format!("{RECORDS}/.new"),
+        ];
+        for path in &paths {
+            fs::create_dir_all(format!("{path}/x")).unwrap();
+        }
+        let (a, b) = (node.container("a"), node.container("b"));
+        for (container, ports) in [(&a, json!([])), (&b, json!([mapping("", "tcp", 80)]))] {
+            let config = with_ports(ports);
+            let call = |verb| Call::new("podwire", verb, container, &config);
+            let result = call("ADD").succeed();
+            call("CHECK").after(&result).succeed();
+            call("DEL").succeed();
+        }
+        let mut config = with_ports(json!([]));
+        config["cni.dev/valid-attachments"] = json!([]);
+        Call::new("podwire", "GC", &a, &config).succeed();
+        assert_eq!(names(RECORDS), [".new", "lock"]);
+        node.assert_nothing_mapped();
+        assert!(paths.iter().all(|path| Path::new(path).join("x").is_dir()));
+    });
+}
+
+#[test]
 fn a_gateway_may_be_outside_of_its_subnet_as_with_host_local() {
     on_a_node(|node| {
         let gateways = ["169.254.1.1", "fd00:99::1"];
