@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
@@ -203,8 +203,17 @@ impl Directory {
 
     /// What the file of `address` says, if there is one.
     pub fn look(&self, address: IpAddr) -> Result<Option<Found>, StoreError> {
-        let found = file::look(&self.fd, address);
-        found.map_err(|errno| self.error("read lease", &address.to_string(), errno))
+        let name = address.to_string();
+        let found = file::look(&self.fd, &name);
+        found.map_err(|errno| self.error("read lease", &name, errno))
+    }
+
+    /// Gives the file `name` of `address`, which spells it in another way (`FD00:0::2`), the name by
+    /// which it is looked for; `false` if there is a file of that name, or it cannot be done.
+    pub fn respell(&self, name: &str, address: IpAddr) -> bool {
+        let usual = address.to_string();
+        let found = fstatat(&self.fd, usual.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        found == Err(Errno::ENOENT) && renameat(&self.fd, name, &self.fd, usual.as_str()).is_ok()
     }
 
     /// The lease of `address`, if there is one.

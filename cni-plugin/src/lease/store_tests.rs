@@ -399,6 +399,43 @@ fn whatever_a_lease_names_it_takes_one_address_and_no_more() {
 }
 
 #[test]
+fn a_lease_whose_name_spells_its_address_in_another_way_is_found_and_released() {
+    let others = ["FD00:0::2", "fd00:0:0:0:0:0:0:3", "fd00::0.0.0.4"];
+    let fixture = Fixture::new(&["fd00::/64"]);
+    for other in others {
+        fixture.write(other, &format!("of {other}\r\neth0"));
+    }
+    let listed = list(&fixture.path()).unwrap();
+    let owners: Vec<_> = listed.iter().map(|one| &one.owner.container_id).collect();
+    assert_eq!(
+        owners,
+        ["of FD00:0::2", "of fd00:0:0:0:0:0:0:3", "of fd00::0.0.0.4"]
+    );
+    let released = try_release(&fixture.path(), &[&listed[0]])
+        .unwrap()
+        .unwrap();
+    assert_eq!(released.leases, [&listed[0]]);
+    assert_eq!(fixture.addresses_of("of fd00:0:0:0:0:0:0:3"), ["fd00::3"]);
+    for other in &others[1..] {
+        assert_eq!(fixture.del(&format!("of {other}")), 1, "{other}");
+    }
+    assert_eq!(fixture.names(), ["lock"]);
+}
+
+#[test]
+fn of_two_spellings_of_one_address_the_usual_one_says_whose_it_is() {
+    let fixture = Fixture::new(&["fd00::/126"]);
+    fixture.write("fd00::2", "a\r\neth0");
+    fixture.write("FD00::2", "b\r\neth0");
+    assert_eq!(list(&fixture.path()).unwrap().len(), 1);
+    assert_eq!(fixture.del("b"), 0);
+    assert_eq!(fixture.del("a"), 1);
+    assert_eq!(list(&fixture.path()).unwrap().len(), 1);
+    assert_eq!(fixture.del("b"), 1);
+    assert_eq!(fixture.names(), ["lock"]);
+}
+
+#[test]
 fn a_state_full_of_nonsense_is_ignored() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
