@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use super::host_link_name;
 use crate::files::{self, CAREFULLY};
+use crate::hash::fnv1a;
 use crate::json::{Fields, Node, WrongType};
 
 /// The name under which a record is written first. The writer holds the lock.
@@ -32,6 +33,9 @@ const LONGEST: u64 = 16 << 20;
 /// comment of nftables has at most 128 bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl).
 const COMMENT_ID: usize = 32;
 const COMMENT_POD: usize = 70;
+
+/// How much of a longer ID there is, in bytes; a hash stands for the whole of it.
+const COMMENT_ID_START: usize = 16;
 
 /// What every version has written into a record, were it empty.
 const ALWAYS_WRITTEN: [&str; 9] = [
@@ -309,7 +313,15 @@ impl Record {
     /// What the nftables elements of this attachment have as their comment: the pod for people,
     /// and whose they are, so that no one removes what another attachment has taken over.
     pub fn comment(&self) -> String {
-        let owner = owner(&self.container_id, &self.ifname);
+        self.comment_with(owner(&self.container_id, &self.ifname))
+    }
+
+    /// What they had as their comment in an earlier version.
+    pub(super) fn former_comment(&self) -> String {
+        self.comment_with(former_owner(&self.container_id, &self.ifname))
+    }
+
+    fn comment_with(&self, owner: String) -> String {
         match &self.pod {
             Some((namespace, name)) => {
                 let pod: String = format!("{namespace}/{name}")
@@ -409,6 +421,18 @@ impl HostPort {
 
 /// With what the comments of an attachment's elements end.
 pub fn owner(container_id: &str, ifname: &str) -> String {
+    match container_id.get(..COMMENT_ID_START) {
+        Some(start) if container_id.len() > COMMENT_ID => {
+            // Longer than any ID that is there as a whole, so it can be taken for none.
+            let hash = fnv1a(container_id.bytes());
+            format!("{start}-{hash:016x}/{ifname}")
+        }
+        _ => format!("{container_id}/{ifname}"),
+    }
+}
+
+/// With what they ended in an earlier version; containers with a long start in common shared it.
+pub fn former_owner(container_id: &str, ifname: &str) -> String {
     let id = container_id.get(..COMMENT_ID).unwrap_or(container_id);
     format!("{id}/{ifname}")
 }
@@ -591,7 +615,19 @@ mod tests {
         other.ifname = "net1".into();
         assert_ne!(other.comment(), record.comment());
         other.pod = None;
-        assert_eq!(other.comment(), format!("{}/net1", "f".repeat(32)));
+        assert!(other.comment().ends_with("/net1"));
+    }
+
+    #[test]
+    fn containers_whose_long_ids_start_alike_have_different_comments() {
+        let ids = [32, 33, 64].map(|length| "f".repeat(length));
+        let owners = ids.each_ref().map(|id| owner(id, "eth0"));
+        assert_eq!(owners[0], format!("{}/eth0", ids[0]));
+        assert!(owners[1] != owners[2] && owners[2].starts_with(&ids[0][..16]));
+        let all = [1, 2].map(|number| former_owner(&ids[number], "eth0"));
+        assert_eq!(all, [owners[0].clone(), owners[0].clone()]);
+        // What stands for an ID is none that could be there as a whole.
+        assert!(owners[2].len() > owners[0].len());
     }
 
     #[test]

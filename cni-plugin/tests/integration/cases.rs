@@ -171,6 +171,65 @@ fn a_truncated_record_of_a_chained_plugin_takes_nothing_from_the_other_one() {
 }
 
 #[test]
+fn containers_whose_ids_start_alike_do_not_take_each_other_s_host_ports() {
+    for truncated in [false, true] {
+        on_a_node(move |node| {
+            let [a, b] = ["a", "b"].map(|end| node.container(&format!("{}{end}", "f".repeat(63))));
+            let config = with_ports(json!([mapping("", "tcp", 80)]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+            Call::new("podwire", "ADD", &b, &config).succeed();
+            if truncated {
+                fs::write(&record, "").unwrap();
+            }
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            let ruleset = node.ruleset();
+            assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+            assert!(!ruleset.contains("10.1.2.2"), "{ruleset}");
+            Call::new("podwire", "DEL", &b, &config).succeed();
+            node.assert_clean();
+        });
+    }
+}
+
+#[test]
+fn elements_with_the_comment_of_an_earlier_version_are_removed() {
+    for truncated in [false, true] {
+        on_a_node(move |node| {
+            let [a, b] = ["a", "b"].map(|end| node.container(&format!("{}{end}", "f".repeat(63))));
+            let config = with_ports(json!([mapping("", "tcp", 80)]));
+            let other =
+                with_ports(json!([{"hostPort": 81, "containerPort": 80, "protocol": "tcp"}]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+            Call::new("podwire", "ADD", &b, &other).succeed();
+            let nft = |words: &str| {
+                let words: Vec<&str> = words.split(' ').collect();
+                node.ask("nft", &words)
+            };
+            let former = format!("comment \"{}/eth0\"", "f".repeat(32));
+            // The first one leads elsewhere than the record says.
+            for (port, target) in [(8080, "10.1.2.2 . 81"), (81, "10.1.2.3 . 80")] {
+                let map = "inet podwire-hostports hostports-v4";
+                nft(&format!("delete element {map} {{ tcp . {port} }}"));
+                nft(&format!(
+                    "add element {map} {{ tcp . {port} {former} : {target} }}"
+                ));
+            }
+            if truncated {
+                fs::write(&record, "").unwrap();
+            }
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            let ruleset = node.ruleset();
+            assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+            assert!(!ruleset.contains("8080"), "{ruleset}");
+            Call::new("podwire", "DEL", &b, &other).succeed();
+            node.assert_clean();
+        });
+    }
+}
+
+#[test]
 fn elements_that_are_gone_or_another_container_s_do_not_stop_a_removal() {
     on_a_node(|node| {
         let (a, b) = (node.container("a"), node.container("b"));
