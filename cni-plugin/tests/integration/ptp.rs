@@ -100,6 +100,31 @@ fn the_result_names_both_ends_and_the_sandbox() {
 }
 
 #[test]
+fn a_route_may_lead_through_another_address_of_the_subnet() {
+    on_a_node(|node| {
+        for plugin in ["ptp", "podwire"] {
+            let mut config = config(plugin, &["10.1.2.0/24", "fd00:1::/64"]);
+            config["ipam"]["routes"] = json!([
+                {"dst": "0.0.0.0/0", "gw": "10.1.2.9"},
+                {"dst": "::/0", "gw": "fd00:1::9"},
+            ]);
+            let container = node.container("a");
+            let call = |verb| Call::new(plugin, verb, &container, &config);
+            let result = call("ADD").succeed();
+            for (family, gateway) in [("-4", "10.1.2.9"), ("-6", "fd00:1::9")] {
+                let arguments = ["-n", "a", family, "route", "show", "default"];
+                let shown = node.ask("ip", &arguments);
+                let expected = format!("default via {gateway} dev eth0");
+                assert!(shown.starts_with(&expected), "{shown}");
+            }
+            call("CHECK").after(&result).succeed();
+            call("DEL").succeed();
+            node.remove(container);
+        }
+    });
+}
+
+#[test]
 fn both_families_work_at_once_and_nothing_waits_for_duplicate_addresses() {
     on_a_node(|node| {
         let config = config("ptp", &["10.1.2.0/24", "fd00:1::/64"]);
