@@ -405,6 +405,41 @@ fn null_means_what_it_means_to_the_reference_plugins() {
 }
 
 #[test]
+fn null_in_a_list_of_routes_or_interfaces_is_absent() {
+    on_a_node(|node| {
+        let mut host_local = in_version(&config("host-local", &["10.1.2.0/24"]), "1.0.0");
+        host_local["ipam"]["routes"] = json!([null]);
+        let portmap = json!({"cniVersion": "1.0.0", "name": "net", "type": "portmap"});
+        let ips = json!([{"address": "10.1.2.2/24"}]);
+        let without_interface = json!({"cniVersion": "1.0.0", "ips": ips, "interfaces": [null]});
+        let without_route = json!({"cniVersion": "1.0.0", "ips": ips, "routes": [null]});
+        for (config, previous) in [
+            (&host_local, &Value::Null),
+            (&portmap, &without_interface),
+            (&portmap, &without_route),
+        ] {
+            for reference in [true, false] {
+                let (success, answer) = answer_with(node, reference, config, previous);
+                assert!(success, "{config} {previous}: {answer}");
+                assert_eq!(answer["ips"][0]["address"], "10.1.2.2/24");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_network_of_ipv4_in_ipv6_spelling_is_read_as_the_reference_plugin_reads_it() {
+    on_a_node(|node| {
+        let mut config = in_version(&config("ptp", &["10.1.2.0/24"]), "1.0.0");
+        config["ipam"]["routes"] = json!([{"dst": "::ffff:10.0.0.0/104"}]);
+        let theirs = answer_with(node, true, &config, &Value::Null);
+        let ours = answer_with(node, false, &config, &Value::Null);
+        assert_eq!(ours, theirs);
+        assert_eq!(ours.1["routes"], json!([{"dst": "10.0.0.0/8"}]));
+    });
+}
+
+#[test]
 fn a_limit_of_null_hides_what_the_runtime_says_as_with_the_reference_plugin() {
     on_a_node(|node| {
         let container = node.container("a");
