@@ -405,6 +405,32 @@ fn null_means_what_it_means_to_the_reference_plugins() {
 }
 
 #[test]
+fn addresses_that_the_reference_refuses_in_a_request_are_refused() {
+    on_a_node(|node| {
+        let config = in_version(&config("host-local", &["10.1.2.0/24"]), "1.0.0");
+        let container = node.container("a");
+        for (value, taken) in [
+            ("10.1.2.77/24", true),
+            ("10.1.2.77/0", true),
+            ("10.1.2.77/024", true),
+            ("::ffff:10.1.2.77/120", true),
+            ("10.1.2.77/99", false),
+            ("10.1.2.77/", false),
+            ("10.1.2.77/+24", false),
+            ("10.1.2.77/24,10.1.2.78/24", false),
+        ] {
+            let add = Call::new("host-local", "ADD", &container, &config)
+                .with("CNI_ARGS", &format!("IP={value}"));
+            for add in [add.clone().of_reference(), add] {
+                let answer = add.run();
+                assert_eq!(answer.success, taken, "{value}: {answer:?}");
+                Call::new("host-local", "DEL", &container, &config).succeed();
+            }
+        }
+    });
+}
+
+#[test]
 fn null_in_a_list_of_routes_or_interfaces_is_absent() {
     on_a_node(|node| {
         let mut host_local = in_version(&config("host-local", &["10.1.2.0/24"]), "1.0.0");
