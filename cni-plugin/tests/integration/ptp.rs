@@ -486,6 +486,47 @@ fn addresses_can_come_from_another_plugin() {
 }
 
 #[test]
+fn arguments_that_only_the_other_plugin_understands_are_left_to_it() {
+    on_a_node(|node| {
+        write_plugin(
+            "other-ipam",
+            r#"echo "$CNI_ARGS" > /run/arguments
+            [ $CNI_COMMAND != ADD ] || echo '{"cniVersion": "0.4.0", "ips": [{"version": "4",
+            "address": "10.7.7.7/24", "gateway": "10.7.7.1"}]}'"#,
+        );
+        let container = node.container("a");
+        for plugin in ["ptp", "podwire"] {
+            let mut of_other = config(plugin, &[]);
+            of_other["ipam"] = json!({"type": "other-ipam"});
+            let built_in = config(plugin, &["10.1.2.0/24"]);
+            for arguments in [
+                "LABELS=a=b",
+                "IP=dhcp",
+                ";",
+                "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;x",
+            ] {
+                let call = |verb, config| {
+                    Call::new(plugin, verb, &container, config).with("CNI_ARGS", arguments)
+                };
+                call("ADD", &of_other).succeed();
+                let passed = fs::read_to_string("/run/arguments").unwrap();
+                assert_eq!(passed, format!("{arguments}\n"));
+                let link = RouteSocket::open().unwrap().link_by_name(&node.host_link());
+                let alias = link.unwrap().unwrap().alias.unwrap();
+                assert_eq!(
+                    alias.contains("shop/web"),
+                    arguments.contains("shop"),
+                    "{alias}"
+                );
+                call("DEL", &of_other).succeed();
+                assert!(!call("ADD", &built_in).run().success, "{arguments}");
+            }
+        }
+        node.assert_clean();
+    });
+}
+
+#[test]
 fn an_error_of_the_other_plugin_is_passed_on_and_its_add_undone() {
     on_a_node(|node| {
         write_plugin(
