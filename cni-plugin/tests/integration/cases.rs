@@ -420,7 +420,7 @@ fn addresses_that_the_reference_refuses_in_a_request_are_refused() {
             ("10.1.2.77/24,10.1.2.78/24", false),
         ] {
             let add = Call::new("host-local", "ADD", &container, &config)
-                .with("CNI_ARGS", &format!("IP={value}"));
+                .with("CNI_ARGS", format!("IP={value}"));
             for add in [add.clone().of_reference(), add] {
                 let answer = add.run();
                 assert_eq!(answer.success, taken, "{value}: {answer:?}");
