@@ -252,9 +252,10 @@ impl Store {
                 Some(Holder::Owner(owner)) => {
                     index::add(&self.directory, &owner, address, 0)?;
                 }
-                // What a crash leaves. We hold the lock, so no process is about to write it.
+                // What a crash leaves. We hold the lock, so no process is about to write it. Where it
+                // cannot be removed, its address alone is lost.
                 Some(Holder::NoOne) => {
-                    self.directory.remove(&address.to_string())?;
+                    let _ = self.directory.remove(&address.to_string());
                 }
                 // Taken, as long as it is there.
                 Some(Holder::Unknown(_)) | None => {}

@@ -333,26 +333,41 @@ fn leases_are_not_released_while_another_process_works_on_them() {
     assert_eq!(released.unwrap().leases, [&leases[0]]);
 }
 
+/// Keeps a file from being removed, by mounting it on itself.
+fn keep_busy(path: &std::path::Path) {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    unshare(CloneFlags::CLONE_NEWNS).expect("needs root: it makes a mount namespace");
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some(path), path, none, MsFlags::MS_BIND, none).unwrap();
+}
+
+#[test]
+fn an_empty_file_that_cannot_be_removed_takes_its_address_and_no_more() {
+    let fixture = Fixture::new(&["10.0.0.0/29"]);
+    fixture.write("10.0.0.2", "");
+    let busy = fixture.path().join("10.0.0.2");
+    keep_busy(&busy);
+    assert_eq!(fixture.add("a").unwrap(), ["10.0.0.3"]);
+    assert_eq!(fixture.del("a"), 1);
+    nix::mount::umount(&busy).unwrap();
+}
+
 #[test]
 fn a_lease_that_cannot_be_released_keeps_no_other_from_it() {
-    use nix::mount::{MsFlags, mount, umount};
-    use nix::sched::{CloneFlags, unshare};
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     for id in ["a", "b", "c"] {
         fixture.add(id).unwrap();
     }
     let leases = list(&fixture.path()).unwrap();
-    unshare(CloneFlags::CLONE_NEWNS).expect("needs root: it makes a mount namespace");
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-    // What something is mounted on cannot be removed.
     let busy = fixture.path().join(leases[0].address.to_string());
-    mount(Some(&busy), &busy, none, MsFlags::MS_BIND, none).unwrap();
+    keep_busy(&busy);
     let all: Vec<_> = leases.iter().collect();
     let released = try_release(&fixture.path(), &all).unwrap().unwrap();
     assert_eq!(released.leases, all[1..]);
     assert_eq!(released.failure.unwrap().path, busy);
-    umount(&busy).unwrap();
+    nix::mount::umount(&busy).unwrap();
     assert!(fixture.is_indexed());
     assert_eq!(list(&fixture.path()).unwrap(), leases[..1]);
 }
