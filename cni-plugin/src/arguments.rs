@@ -64,30 +64,45 @@ impl Arguments {
             return Ok(arguments);
         }
         for pair in text.split(';') {
-            let (key, value) = match pair.split_once('=') {
-                Some((key, value)) if !value.contains('=') => (key, value),
-                _ => return Err(ArgumentsError::Pair { pair: pair.into() }),
-            };
-            let wrong = |reason| ArgumentsError::Value {
-                pair: pair.into(),
-                reason,
-            };
-            match key {
-                // Runtimes pass on what no one filled in.
-                "IP" if value.is_empty() => {}
-                "IP" => arguments.ip = Some(address(value).map_err(wrong)?),
-                "IgnoreUnknown" => arguments.ignore_unknown = boolean(value).map_err(wrong)?,
-                "K8S_POD_NAMESPACE" => arguments.pod_namespace = name(value),
-                "K8S_POD_NAME" => arguments.pod_name = name(value),
-                "K8S_POD_UID" => arguments.pod_uid = name(value),
-                _ => {}
-            }
-            // The names of the pod are for people; the rule about unknown keys holds for them too.
-            if !matches!(key, "IP" | "IgnoreUnknown") {
-                arguments.unknown.push(pair.to_owned());
-            }
+            arguments.take(pair)?;
         }
         Ok(arguments)
+    }
+
+    /// What can be understood of `CNI_ARGS` that are for another plugin.
+    pub fn understood(text: &str) -> Self {
+        let mut arguments = Self::default();
+        for pair in text.split(';') {
+            // It is not for us.
+            let _ = arguments.take(pair);
+        }
+        arguments
+    }
+
+    fn take(&mut self, pair: &str) -> Result<(), ArgumentsError> {
+        let (key, value) = match pair.split_once('=') {
+            Some((key, value)) if !value.contains('=') => (key, value),
+            _ => return Err(ArgumentsError::Pair { pair: pair.into() }),
+        };
+        let wrong = |reason| ArgumentsError::Value {
+            pair: pair.into(),
+            reason,
+        };
+        match key {
+            // Runtimes pass on what no one filled in.
+            "IP" if value.is_empty() => {}
+            "IP" => self.ip = Some(address(value).map_err(wrong)?),
+            "IgnoreUnknown" => self.ignore_unknown = boolean(value).map_err(wrong)?,
+            "K8S_POD_NAMESPACE" => self.pod_namespace = name(value),
+            "K8S_POD_NAME" => self.pod_name = name(value),
+            "K8S_POD_UID" => self.pod_uid = name(value),
+            _ => {}
+        }
+        // The names of the pod are for people; the rule about unknown keys holds for them too.
+        if !matches!(key, "IP" | "IgnoreUnknown") {
+            self.unknown.push(pair.to_owned());
+        }
+        Ok(())
     }
 
     /// Fails if there are unknown keys that are not to be ignored.
@@ -122,12 +137,24 @@ fn name(text: &str) -> Option<String> {
     (is_identifier(text) && text.len() <= LONGEST_NAME).then(|| text.to_owned())
 }
 
+/// An address, whose network may be told as well and means nothing here.
 fn address(text: &str) -> Result<IpAddr, String> {
-    let bare = text.split_once('/').map_or(text, |(bare, _)| bare);
-    match bare.parse::<IpAddr>() {
-        Ok(address) => Ok(address.to_canonical()),
-        Err(_) => Err(format!("invalid IP address {text}")),
+    let (bare, length) = match text.split_once('/') {
+        Some((bare, length)) => (bare, Some(length)),
+        None => (text, None),
+    };
+    let address = bare.parse::<IpAddr>().ok();
+    let fits = |address: &IpAddr| length.is_none_or(|length| is_prefix_length(length, *address));
+    match address.filter(fits) {
+        Some(address) => Ok(address.to_canonical()),
+        None => Err(format!("invalid IP address {text}")),
     }
+}
+
+fn is_prefix_length(text: &str, address: IpAddr) -> bool {
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits && text.parse::<u32>().is_ok_and(|length| length <= longest)
 }
 
 fn boolean(text: &str) -> Result<bool, String> {
@@ -191,6 +218,40 @@ mod tests {
             let arguments = Arguments::parse(text).unwrap();
             assert_eq!(arguments.ip, Some("10.1.2.3".parse().unwrap()), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_comes_alone_and_with_a_prefix_length_that_can_be() {
+        for value in [
+            "10.1.2.77/99",
+            "10.1.2.77/",
+            "10.1.2.77/+24",
+            "10.1.2.77/-1",
+            "10.1.2.77/24/24",
+            "10.1.2.77/255.255.255.0",
+            "10.1.2.77,10.1.2.78",
+            "10.1.2.77/24,10.1.2.78/24",
+            "fd00::2/129",
+        ] {
+            let expected = format!("invalid IP address {value}");
+            let text = error(&format!("IP={value}"));
+            assert!(text.ends_with(&expected), "{text}");
+        }
+        for value in ["10.1.2.77/0", "10.1.2.77/024", "::ffff:10.1.2.77/120"] {
+            let arguments = Arguments::parse(&format!("IP={value}")).unwrap();
+            assert_eq!(arguments.ip, Some("10.1.2.77".parse().unwrap()), "{value}");
+        }
+    }
+
+    #[test]
+    fn of_what_is_for_another_plugin_the_pod_is_understood() {
+        let text = "LABELS=a=b;IP=dhcp;K8S_POD_NAMESPACE=shop;;K8S_POD_NAME=web-0;";
+        Arguments::parse(text).unwrap_err();
+        let arguments = Arguments::understood(text);
+        assert_eq!(
+            (arguments.pod(), arguments.ip),
+            (Some(("shop", "web-0")), None)
+        );
     }
 
     #[test]

@@ -69,22 +69,31 @@ pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(nothing);
     };
-    let withdrawn = match records.find(&call.container_id, &call.ifname, chained) {
-        Ok(Some(record)) => return take_back(&records, &record),
-        Ok(None) => nothing,
-        Err(_) => take_back_unread(&records, call, chained)?,
-    };
-    records.remove(&call.container_id, &call.ifname, chained)?;
-    Ok(withdrawn)
+    match records.find(&call.container_id, &call.ifname, chained) {
+        Ok(Some(record)) => take_back(&records, &record),
+        // None, or one of another attachment whose name is the same: not ours to remove.
+        Ok(None) => {
+            records.tidy();
+            Ok(nothing)
+        }
+        Err(_) => {
+            let withdrawn = take_back_unread(&records, call)?;
+            records.remove(&call.container_id, &call.ifname, chained)?;
+            Ok(withdrawn)
+        }
+    }
 }
 
 /// Takes back what the attachment of `call` has in nftables by what is written there: its record
 /// cannot be read. The kernel may go on remembering UDP connections for a while.
-fn take_back_unread(records: &Records, call: &Call, chained: bool) -> Result<Withdrawn, Error> {
+fn take_back_unread(records: &Records, call: &Call) -> Result<Withdrawn, Error> {
     let mut socket = open().map_err(failed)?;
     let owner = attachment::owner(&call.container_id, &call.ifname);
-    let other = records.get(&call.container_id, &call.ifname, !chained);
-    attachment::remove_owned(&mut socket, &owner, other.as_ref()).map_err(failed)?;
+    let former = attachment::former_owner(&call.container_id, &call.ifname);
+    // Of the same attachment, and of others whose elements an earlier version named alike.
+    let (others, _) = records.read_all()?;
+    let owners = [owner.clone(), former];
+    attachment::remove_owned(&mut socket, owners, &others).map_err(failed)?;
     streams::log(format_args!(
         "the attachment record of {owner} cannot be read; what nftables name as its own is removed"
     ));

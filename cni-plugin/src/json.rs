@@ -14,6 +14,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
+/// The bits in front of an IPv4 address in IPv6 spelling, `::ffff:10.0.0.1`.
+const V4_IN_V6: u8 = 96;
+
 /// A value that is not what its place asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place} must be {expected}, not {found}")]
@@ -52,6 +55,18 @@ impl<'a> Fields<'a> {
         self.object.contains_key(key) || keys.any(|found| found.eq_ignore_ascii_case(key))
     }
 
+    /// Fails if one of `keys` is missing or `null`.
+    pub fn require(&self, keys: &[&str]) -> Result<(), WrongType> {
+        match keys.iter().find(|key| self.get(key).is_none()) {
+            None => Ok(()),
+            Some(key) => Err(WrongType {
+                place: self.place_of(key),
+                expected: "there",
+                found: "missing".to_owned(),
+            }),
+        }
+    }
+
     /// The value of `key`; `None` if it is missing or `null`.
     pub fn get(&self, key: &str) -> Option<Node<'a>> {
         let exact = self.object.get(key).filter(|value| !value.is_null());
@@ -60,12 +75,17 @@ impl<'a> Fields<'a> {
             all.find(|(found, value)| found.eq_ignore_ascii_case(key) && !value.is_null())
                 .map(|(_, value)| value)
         })?;
-        let place = if self.place.is_empty() {
+        let place = self.place_of(key);
+        Some(Node { value, place })
+    }
+
+    /// Where the value of `key` stands in the document.
+    fn place_of(&self, key: &str) -> String {
+        if self.place.is_empty() {
             key.to_owned()
         } else {
             format!("{}.{key}", self.place)
-        };
-        Some(Node { value, place })
+        }
     }
 
     /// The string at `key`, empty if there is none.
@@ -101,6 +121,13 @@ impl<'a> Fields<'a> {
     /// The values in the list at `key`; none if there is no list.
     pub fn list(&self, key: &str) -> Result<Vec<Node<'a>>, WrongType> {
         self.read(key, Node::list).map(Option::unwrap_or_default)
+    }
+
+    /// As [`Fields::list`], without what is `null` there.
+    pub fn list_without_null(&self, key: &str) -> Result<Vec<Node<'a>>, WrongType> {
+        let mut list = self.list(key)?;
+        list.retain(|node| !node.is_null());
+        Ok(list)
     }
 
     /// The strings in the list at `key`, if there is a list.
@@ -158,6 +185,11 @@ impl<'a> Node<'a> {
     /// The value itself.
     pub fn value(&self) -> &'a Value {
         self.value
+    }
+
+    /// Whether there is `null`.
+    pub fn is_null(&self) -> bool {
+        self.value.is_null()
     }
 
     /// The value as a string.
@@ -236,6 +268,19 @@ impl<'a> Node<'a> {
         let text = self.value.as_str().filter(digits);
         let network = text.and_then(|text| text.parse().ok());
         network.ok_or_else(|| self.wrong("an address with a prefix length, such as 10.0.0.0/24"))
+    }
+
+    /// As [`Node::network`]; an IPv4 network in IPv6 spelling (`::ffff:10.0.0.0/104`) is an IPv4
+    /// network.
+    pub fn canonical_network(&self) -> Result<IpNetwork, WrongType> {
+        let network = self.network()?;
+        let length = network.prefix().checked_sub(V4_IN_V6);
+        Ok(match (network.ip().to_canonical(), length) {
+            (address @ IpAddr::V4(_), Some(length)) if network.is_ipv6() => {
+                IpNetwork::new(address, length).unwrap_or(network)
+            }
+            _ => network,
+        })
     }
 
     /// The error that says that this value is not what belongs here.
@@ -356,6 +401,22 @@ mod tests {
         let error = Fields::of_document(&json!([])).unwrap_err();
         let text = "the network configuration must be an object, not a list";
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn an_ipv4_network_in_ipv6_spelling_is_an_ipv4_network() {
+        for (text, expected) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.1/128", "10.0.0.1/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::ffff:0.0.0.0/95"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("fd00::/104", "fd00::/104"),
+        ] {
+            let document = json!(text);
+            let network = Node::of_document(&document).canonical_network();
+            assert_eq!(network.unwrap().to_string(), expected);
+        }
     }
 
     #[test]

@@ -482,6 +482,12 @@ fn container_route(wanted: &result::Route, index: u32, pairs: &[Pair]) -> Route 
     if route.gateway.is_none() && !near {
         route.gateway = pair.map(|pair| pair.gateway);
     }
+    // The reference plugin makes such a route while the whole subnet is on the link; here the way to
+    // the subnet leads through the gateway, and the kernel takes no gateway that is behind another.
+    let is_near = |pair: &Pair, gateway| pair.gateway != gateway && pair.address.contains(gateway);
+    route.onlink = pair
+        .zip(wanted.gateway)
+        .is_some_and(|(pair, gateway)| is_near(pair, gateway));
     route.mtu = wanted.mtu;
     route.advmss = wanted.advmss;
     if let Some(priority) = wanted.priority {

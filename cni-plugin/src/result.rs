@@ -113,13 +113,17 @@ impl Attached {
             dns: Dns::read_in(&fields)?,
             ..Self::default()
         };
-        for node in fields.list("interfaces")? {
-            attached.interfaces.push(Interface::read(&node)?);
+        let interfaces = fields.list("interfaces")?;
+        for node in interfaces.iter().filter(|node| !node.is_null()) {
+            attached.interfaces.push(Interface::read(node)?);
         }
         for node in fields.list("ips")? {
-            attached.ips.push(Ip::read(&node)?);
+            let mut ip = Ip::read(&node)?;
+            let index = ip.interface.take();
+            ip.interface = index.and_then(|index| number_without_null(&interfaces, index));
+            attached.ips.push(ip);
         }
-        for node in fields.list("routes")? {
+        for node in fields.list_without_null("routes")? {
             attached.routes.push(Route::read(&node)?);
         }
         Ok(attached)
@@ -140,10 +144,10 @@ impl Attached {
             let address = address.ok_or_else(|| missing_in(&node, "ip"))?;
             attached.ips.push(Ip {
                 interface: None,
-                address: address.network()?,
+                address: address.canonical_network()?,
                 gateway: half.address("gateway")?,
             });
-            for node in half.list("routes")? {
+            for node in half.list_without_null("routes")? {
                 attached.routes.push(Route::read(&node)?);
             }
         }
@@ -214,6 +218,14 @@ impl Attached {
     }
 }
 
+/// The number of an interface when those that are `null` are left out; `None` if it is one of them.
+fn number_without_null(interfaces: &[Node<'_>], index: usize) -> Option<usize> {
+    let is_null = |node: &&Node<'_>| node.is_null();
+    let nulls = interfaces.iter().take(index).filter(is_null).count();
+    let there = !interfaces.get(index).is_some_and(Node::is_null);
+    there.then_some(index - nulls)
+}
+
 impl Interface {
     fn read(node: &Node<'_>) -> Result<Self, WrongType> {
         let fields = node.object()?;
@@ -250,7 +262,7 @@ impl Ip {
         Ok(Self {
             // Negative indices come from plugins that mean "none".
             interface: interface.and_then(|index| usize::try_from(index).ok()),
-            address: address.network()?,
+            address: address.canonical_network()?,
             gateway: fields.address("gateway")?,
         })
     }
@@ -276,7 +288,7 @@ impl Route {
         let destination = fields.get("dst");
         let destination = destination.ok_or_else(|| missing_in(node, "dst"))?;
         Ok(Self {
-            destination: destination.network()?,
+            destination: destination.canonical_network()?,
             gateway: fields.address("gw")?,
             mtu: fields.small("mtu")?,
             advmss: fields.small("advmss")?,
@@ -475,6 +487,24 @@ mod tests {
         let error = Attached::default().print(Version::V0_2_0).unwrap_err();
         assert!(error.to_string().ends_with("no valid IP addresses"));
         assert!(Attached::default().print(Version::V0_3_0).is_ok());
+    }
+
+    #[test]
+    fn null_among_interfaces_or_routes_is_absent() {
+        let result = json!({
+            "interfaces": [null, {"name": "veth0"}, null, {"name": "eth0"}],
+            "ips": [
+                {"address": "10.1.2.2/24", "interface": 3},
+                {"address": "10.1.2.3/24", "interface": 0},
+            ],
+            "routes": [null, {"dst": "0.0.0.0/0"}],
+        });
+        let read = Attached::read(&Node::of_document(&result), Version::V1_0_0).unwrap();
+        let names: Vec<_> = read.interfaces.iter().map(|one| &one.name).collect();
+        assert_eq!(names, ["veth0", "eth0"]);
+        let indices: Vec<_> = read.ips.iter().map(|ip| ip.interface).collect();
+        assert_eq!(indices, [Some(1), None]);
+        assert_eq!(read.routes.len(), 1);
     }
 
     #[test]

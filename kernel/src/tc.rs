@@ -37,6 +37,8 @@ const ROOT_HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };
 const ETH_P_ALL: u16 = 0x0003u16.to_be();
 /// The kernel counts queue times in ticks of 64 ns (`PSCHED_SHIFT`, include/net/pkt_sched.h).
 const TICK_NANOSECONDS: u64 = 64;
+/// Rounded up.
+const TICKS_OF_MICROSECOND: u128 = 16;
 
 /// A token bucket as the root queue of a link (tc-tbf(8)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +80,36 @@ impl Shaping {
         options.into_iter().map(TcOption::Other).collect()
     }
 
-    /// Reads the options of a token bucket. The kernel tells the burst as a time, so it may come
-    /// back some bytes smaller than it was written.
+    /// How long the burst takes at the rate, in the ticks of the kernel.
+    fn burst_ticks(&self) -> u128 {
+        let nanoseconds = u128::from(self.burst) * 1_000_000_000 / u128::from(self.rate.max(1));
+        nanoseconds / u128::from(TICK_NANOSECONDS)
+    }
+}
+
+/// A token bucket as the kernel describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bucket {
+    /// Bytes per second in the long run.
+    pub rate: u64,
+    /// How many bytes may wait.
+    pub limit: u32,
+    /// How long the burst takes at the rate, in ticks. The kernel tells the lower 32 bits of it
+    /// (`tbf_dump`, net/sched/sch_tbf.c): after 275 seconds it starts again from 0.
+    burst: u32,
+}
+
+impl Bucket {
+    /// Whether the burst is that of `wanted`, which has the same rate, as far as the kernel tells.
+    pub fn has_burst_of(&self, wanted: &Shaping) -> bool {
+        let ticks = wanted.burst_ticks();
+        // The kernel multiplies by a number of 31 bits (`psched_ratecfg_precompute`); tc and the
+        // reference plugin count in microseconds. Neither matters as much as an eighth.
+        let rounded = (ticks / 8).min(TICKS_OF_MICROSECOND) + (ticks >> 30) + 1;
+        let difference = (ticks as u32).wrapping_sub(self.burst) as i32;
+        u128::from(difference.unsigned_abs()) <= rounded
+    }
+
     fn parse(options: &[u8]) -> Option<Self> {
         let find = |wanted| attributes(options).find(|(kind, _)| *kind == wanted);
         let parameters = find(TCA_TBF_PARMS)?.1.first_chunk::<36>()?;
@@ -88,13 +118,10 @@ impl Shaping {
             u32::from_ne_bytes([a, b, c, d])
         };
         let wide = find(TCA_TBF_RATE64).and_then(|(_, value)| value.first_chunk::<8>());
-        let rate = wide.map_or(u64::from(word(8)), |value| u64::from_ne_bytes(*value));
-        let nanoseconds = u128::from(word(28)) * u128::from(TICK_NANOSECONDS);
-        let burst = u128::from(rate) * nanoseconds / 1_000_000_000;
         Some(Self {
-            rate,
-            burst: u32::try_from(burst).ok()?,
+            rate: wide.map_or(u64::from(word(8)), |value| u64::from_ne_bytes(*value)),
             limit: word(24),
+            burst: word(28),
         })
     }
 }
@@ -109,7 +136,7 @@ pub struct Qdisc {
     /// Whether it is the root queue.
     pub root: bool,
     /// The numbers, if it is a token bucket.
-    pub shaping: Option<Shaping>,
+    pub shaping: Option<Bucket>,
 }
 
 impl Qdisc {
@@ -124,7 +151,7 @@ impl Qdisc {
             }
         }
         let shaping = if kind == "tbf" {
-            Shaping::parse(options)
+            Bucket::parse(options)
         } else {
             None
         };

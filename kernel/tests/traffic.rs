@@ -26,18 +26,44 @@ fn a_token_bucket_is_read_back_as_it_was_written() {
         let observed = found.shaping.unwrap();
         assert_eq!(found.kind, "tbf");
         assert_eq!((observed.rate, observed.limit), (rate, shaping.limit));
-        // One tick of 64 ns at this rate, and one byte of rounding.
-        let coarse = rate * 64 / 1_000_000_000 + 1;
-        assert!(
-            u64::from(shaping.burst - observed.burst) <= coarse,
-            "{observed:?}"
-        );
+        assert!(observed.has_burst_of(&shaping), "{observed:?}");
+        for burst in [80_000, 120_000] {
+            let other = Shaping { burst, ..shaping };
+            assert!(!observed.has_burst_of(&other), "{observed:?}");
+        }
     }
     let shown = run_in(&netns, "tc", &["qdisc", "show", "dev", "v0"]);
     assert!(
         shown.contains("qdisc tbf 1: root") && shown.contains("rate 64Gbit"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_burst_that_takes_longer_than_the_kernel_can_tell_is_known_again() {
+    let Pair {
+        mut socket, link, ..
+    } = pair(&[]);
+    for (rate, burst) in [
+        (125_000, u32::MAX / 8),
+        (125_000, u32::MAX - 1),
+        (1, u32::MAX - 1),
+        (1_000, 274_877),
+        (1_000, 274_878),
+        (7, 4_000_000_000),
+    ] {
+        let shaping = Shaping::with_latency(rate, burst, Duration::from_millis(25));
+        socket.run(Requests::new().shape(link, &shaping)).unwrap();
+        let qdiscs = socket.qdiscs(link).unwrap();
+        let observed = qdiscs.iter().find(|qdisc| qdisc.root).unwrap().shaping;
+        let observed = observed.unwrap();
+        assert!(observed.has_burst_of(&shaping), "{observed:?}");
+        let other = Shaping {
+            burst: burst / 2 + 12_345,
+            ..shaping
+        };
+        assert!(!observed.has_burst_of(&other), "{observed:?}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod tables;
 pub use self::alias::Alias;
 pub use self::hostports::{HOSTPORTS, hostports_table, keys};
 pub use self::ipmasq::{IPMASQ, ipmasq_table};
-pub use self::record::{HostPort, Record, RecordError, Records, Unreadable, owner};
+pub use self::record::{HostPort, Record, RecordError, Records, Unreadable, former_owner, owner};
 pub use self::tables::{FAMILY, TableError, apply, has_all, remove, remove_owned, remove_tables};
 
 use crate::hash::fnv1a;

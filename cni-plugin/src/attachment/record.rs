@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use super::host_link_name;
 use crate::files::{self, CAREFULLY};
+use crate::hash::fnv1a;
 use crate::json::{Fields, Node, WrongType};
 
 /// The name under which a record is written first. The writer holds the lock.
@@ -32,6 +33,22 @@ const LONGEST: u64 = 16 << 20;
 /// comment of nftables has at most 128 bytes (`NFTNL_UDATA_COMMENT_MAXLEN`, libnftnl).
 const COMMENT_ID: usize = 32;
 const COMMENT_POD: usize = 70;
+
+/// How much of a longer ID there is, in bytes; a hash stands for the whole of it.
+const COMMENT_ID_START: usize = 16;
+
+/// What every version has written into a record, were it empty.
+const ALWAYS_WRITTEN: [&str; 9] = [
+    "containerID",
+    "ifname",
+    "network",
+    "chained",
+    "addresses",
+    "hostPorts",
+    "snat",
+    "masqAll",
+    "ipMasq",
+];
 
 /// What has to be in nftables for one attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,7 +162,14 @@ impl Records {
         let path = directory.join("lock");
         let mut options = OpenOptions::new();
         let options = options.create(true).append(true).mode(0o600);
-        let file = options.custom_flags(CAREFULLY).open(&path);
+        let file = match options.custom_flags(CAREFULLY).open(&path) {
+            // A directory of that name can be locked as well.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                let mut options = OpenOptions::new();
+                options.read(true).custom_flags(CAREFULLY).open(&path)
+            }
+            file => file,
+        };
         let mut file = file.map_err(|error| failed("open", &path, &error))?;
         loop {
             match Flock::lock(file, kind) {
@@ -211,11 +235,10 @@ impl Records {
     /// record is about, links and nftables, ends with the boot as well.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.container_id, &record.ifname, record.chained);
-        let temporary = self.directory.join(TEMPORARY);
+        let temporary = self.temporary();
         let write = || {
             let mut options = OpenOptions::new();
             let options = options.write(true).create_new(true).mode(0o600);
-            self.tidy();
             let mut file = options.open(&temporary)?;
             file.write_all(record.print().to_string().as_bytes())?;
             fs::rename(&temporary, &path)
@@ -244,14 +267,27 @@ impl Records {
 
     /// Removes what a call that was killed may have left half-written.
     pub fn tidy(&self) {
-        // Not being there is how it should be.
-        let _ = fs::remove_file(self.directory.join(TEMPORARY));
+        self.temporary();
+    }
+
+    /// A name that nothing has. What a call that was killed left under it is removed; a directory is
+    /// not ours, and the next name is taken.
+    fn temporary(&self) -> PathBuf {
+        let mut path = self.directory.join(TEMPORARY);
+        for number in 1.. {
+            // Not being there is how it should be.
+            let _ = fs::remove_file(&path);
+            if path.symlink_metadata().is_err() {
+                break;
+            }
+            path = self.directory.join(format!("{TEMPORARY}.{number}"));
+        }
+        path
     }
 
     fn path(&self, container_id: &str, ifname: &str, chained: bool) -> PathBuf {
-        let name = host_link_name(container_id, ifname);
-        let kind = if chained { ".portmap.json" } else { ".json" };
-        self.directory.join(format!("{name}{kind}"))
+        self.directory
+            .join(file_name(container_id, ifname, chained))
     }
 }
 
@@ -277,7 +313,15 @@ impl Record {
     /// What the nftables elements of this attachment have as their comment: the pod for people,
     /// and whose they are, so that no one removes what another attachment has taken over.
     pub fn comment(&self) -> String {
-        let owner = owner(&self.container_id, &self.ifname);
+        self.comment_with(owner(&self.container_id, &self.ifname))
+    }
+
+    /// What they had as their comment in an earlier version.
+    pub(super) fn former_comment(&self) -> String {
+        self.comment_with(former_owner(&self.container_id, &self.ifname))
+    }
+
+    fn comment_with(&self, owner: String) -> String {
         match &self.pod {
             Some((namespace, name)) => {
                 let pod: String = format!("{namespace}/{name}")
@@ -312,8 +356,11 @@ impl Record {
         })
     }
 
+    /// Reads a record. What is missing is not taken for empty: what the attachment has in nftables
+    /// would be forgotten.
     fn parse(document: &Value) -> Result<Self, WrongType> {
         let fields = Fields::of_document(document)?;
+        fields.require(&ALWAYS_WRITTEN)?;
         let addresses = fields.list("addresses")?;
         let ports = fields.list("hostPorts")?;
         let masq = fields.list("ipMasq")?;
@@ -374,8 +421,27 @@ impl HostPort {
 
 /// With what the comments of an attachment's elements end.
 pub fn owner(container_id: &str, ifname: &str) -> String {
+    match container_id.get(..COMMENT_ID_START) {
+        Some(start) if container_id.len() > COMMENT_ID => {
+            // Longer than any ID that is there as a whole, so it can be taken for none.
+            let hash = fnv1a(container_id.bytes());
+            format!("{start}-{hash:016x}/{ifname}")
+        }
+        _ => format!("{container_id}/{ifname}"),
+    }
+}
+
+/// With what they ended in an earlier version; containers with a long start in common shared it.
+pub fn former_owner(container_id: &str, ifname: &str) -> String {
     let id = container_id.get(..COMMENT_ID).unwrap_or(container_id);
     format!("{id}/{ifname}")
+}
+
+/// The name of the file of a record.
+fn file_name(container_id: &str, ifname: &str, chained: bool) -> String {
+    let name = host_link_name(container_id, ifname);
+    let kind = if chained { ".portmap.json" } else { ".json" };
+    format!("{name}{kind}")
 }
 
 /// Whether a file of this name is a record.
@@ -392,6 +458,10 @@ fn read(path: &Path) -> Result<Option<Record>, String> {
     };
     let document = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let record = Record::parse(&document).map_err(|error| error.to_string())?;
+    let name = file_name(&record.container_id, &record.ifname, record.chained);
+    if path.file_name() != Some(name.as_ref()) {
+        return Err("it is about another attachment than its name".to_owned());
+    }
     Ok(Some(record))
 }
 
@@ -491,6 +561,35 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_lost_some_of_its_content_or_is_about_another_attachment_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::create(folder.path()).unwrap();
+        records.write(&record("x")).unwrap();
+        let path = records.path("x", "eth0", false);
+        let whole = record("x").print();
+        let mut contents = vec![json!({}), record("y").print()];
+        for key in ALWAYS_WRITTEN {
+            for value in [None, Some(Value::Null)] {
+                let mut content = whole.clone();
+                let fields = content.as_object_mut().unwrap();
+                fields.remove(key);
+                fields.extend(value.map(|value| (key.to_owned(), value)));
+                contents.push(content);
+            }
+        }
+        let mut chained = whole.clone();
+        chained["chained"] = true.into();
+        contents.push(chained);
+        for content in contents {
+            fs::write(&path, content.to_string()).unwrap();
+            records.find("x", "eth0", false).unwrap_err();
+            assert_eq!(records.read_all().unwrap().1.len(), 1, "{content}");
+        }
+        fs::write(&path, whole.to_string()).unwrap();
+        assert_eq!(records.get("x", "eth0", false), Some(record("x")));
+    }
+
+    #[test]
     fn one_at_a_time_works_on_the_records() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records::create(folder.path()).unwrap();
@@ -516,7 +615,19 @@ mod tests {
         other.ifname = "net1".into();
         assert_ne!(other.comment(), record.comment());
         other.pod = None;
-        assert_eq!(other.comment(), format!("{}/net1", "f".repeat(32)));
+        assert!(other.comment().ends_with("/net1"));
+    }
+
+    #[test]
+    fn containers_whose_long_ids_start_alike_have_different_comments() {
+        let ids = [32, 33, 64].map(|length| "f".repeat(length));
+        let owners = ids.each_ref().map(|id| owner(id, "eth0"));
+        assert_eq!(owners[0], format!("{}/eth0", ids[0]));
+        assert!(owners[1] != owners[2] && owners[2].starts_with(&ids[0][..16]));
+        let all = [1, 2].map(|number| former_owner(&ids[number], "eth0"));
+        assert_eq!(all, [owners[0].clone(), owners[0].clone()]);
+        // What stands for an ID is none that could be there as a whole.
+        assert!(owners[2].len() > owners[0].len());
     }
 
     #[test]

@@ -15,7 +15,9 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 use podwire_kernel::Cause;
 use podwire_kernel::netlink::until_undisturbed;
-use podwire_kernel::nft::{Batch, CommitError, Element, Family, Key, NftSocket, Table, diff_into};
+use podwire_kernel::nft::{
+    Batch, Comment, CommitError, Element, Family, Key, NftSocket, Table, diff_into,
+};
 
 use super::hostports::{self, HOSTPORTS};
 use super::ipmasq::{self, IPMASQ};
@@ -76,25 +78,30 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
 
 /// Takes out what `record` has. What is gone already is no error.
 pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
-    remove_with(socket, &parts(record), Part::remove)
+    let comments = [record.comment(), record.former_comment()].map(as_in_kernel);
+    remove_with(socket, &parts(record), |part, socket, batch| {
+        part.remove(socket, batch, &comments)
+    })
 }
 
-/// Takes out what an attachment has of which only the comment says so, [`owner`](super::owner): its
-/// record cannot be read. What another record of the attachment says stays.
+/// Takes out what an attachment has of which only the comment says so, by one of `owners`
+/// ([`owner`](super::owner), [`former_owner`](super::former_owner)): its record cannot be read. What
+/// one of the records says stays.
 pub fn remove_owned(
     socket: &mut NftSocket,
-    owner: &str,
-    kept: Option<&Record>,
+    owners: [String; 2],
+    kept: &[Record],
 ) -> Result<(), TableError> {
-    let kept = kept.map(parts).unwrap_or_default();
-    let kept: Elements = kept.into_iter().flat_map(|part| part.elements).collect();
+    let owners = owners.map(as_in_kernel);
+    let kept: Vec<_> = kept.iter().flat_map(parts).collect();
+    let kept: Vec<_> = kept.iter().flat_map(|part| &part.elements).collect();
     let skeletons = [hostports::skeleton(), ipmasq::skeleton(&[])];
     let parts = skeletons.map(|skeleton| Part {
         skeleton,
         elements: Elements::new(),
     });
     remove_with(socket, &parts, |part, socket, batch| {
-        part.remove_owned(socket, batch, owner, &kept)
+        part.remove_owned(socket, batch, &owners, &kept)
     })
 }
 
@@ -146,6 +153,11 @@ pub fn has_all(socket: &mut NftSocket, record: &Record) -> Result<bool, TableErr
         }
     }
     Ok(true)
+}
+
+/// A comment as the kernel has it.
+fn as_in_kernel(comment: String) -> Option<Comment> {
+    Element::member().comment(&comment).comment
 }
 
 /// The tables in which `record` has something.
@@ -232,7 +244,12 @@ impl Part {
 
     /// Deletes the elements that still are those of the attachment. An element that says what ours
     /// says is ours, whatever its comment.
-    fn remove(&self, socket: &mut NftSocket, batch: &mut Batch) -> Result<(), TableError> {
+    fn remove(
+        &self,
+        socket: &mut NftSocket,
+        batch: &mut Batch,
+        comments: &[Option<Comment>],
+    ) -> Result<(), TableError> {
         for (name, ours) in self.by_set() {
             let found = self.read(socket, name)?;
             let Some(set) = self.skeleton.sets.get(name) else {
@@ -242,7 +259,7 @@ impl Part {
             let mut elements = table.elements(name, set);
             for (key, element) in ours {
                 let is_ours = |found: &Element| {
-                    found.comment == element.comment || found.value == element.value
+                    comments.contains(&found.comment) || found.value == element.value
                 };
                 if found.get(&key).is_some_and(is_ours) {
                     elements.delete(&key, None);
@@ -252,30 +269,35 @@ impl Part {
         Ok(())
     }
 
-    /// Deletes the elements whose comment names the owner, but not those of `kept`.
+    /// Deletes the elements whose comment names an owner, but not those of `kept`.
     fn remove_owned(
         &self,
         socket: &mut NftSocket,
         batch: &mut Batch,
-        owner: &str,
-        kept: &Elements,
+        owners: &[Option<Comment>],
+        kept: &[(&(&'static str, Key), &Element)],
     ) -> Result<(), TableError> {
-        // As the kernel has it.
-        let Some(owner) = Element::member().comment(owner).comment else {
-            return Ok(());
-        };
         let is_theirs = |element: &Element| {
-            let comment = element.comment.as_ref().map(|comment| comment.as_str());
-            let pod = comment.and_then(|text| text.strip_suffix(owner.as_str()));
-            pod.is_some_and(|pod| pod.is_empty() || pod.ends_with(' '))
+            let Some(text) = element.comment.as_ref().map(Comment::as_str) else {
+                return false;
+            };
+            owners.iter().flatten().any(|owner| {
+                let pod = text.strip_suffix(owner.as_str());
+                pod.is_some_and(|pod| pod.is_empty() || pod.ends_with(' '))
+            })
         };
         for (name, set) in self.skeleton.sets.iter() {
             let found = self.read(socket, name)?;
             let mut table = batch.table(FAMILY, &self.skeleton.name);
             let mut elements = table.elements(name, set);
-            let is_kept = |key: &Key| kept.keys().any(|(of, one)| *of == name && one == key);
+            let is_kept = |key: &Key, element: &Element| {
+                let mut kept = kept.iter();
+                kept.any(|((of, one), wanted)| {
+                    *of == name && one == key && wanted.value == element.value
+                })
+            };
             for (key, element) in &found {
-                if is_theirs(element) && !is_kept(key) {
+                if is_theirs(element) && !is_kept(key, element) {
                     elements.delete(key, None);
                 }
             }

@@ -139,7 +139,7 @@ impl HostLocal {
         };
         arguments.refuse_unknown()?;
         let mut routes = Vec::new();
-        for node in ipam.list("routes")? {
+        for node in ipam.list_without_null("routes")? {
             routes.push(read_route(&node)?);
         }
         let resolv_conf = ipam.string("resolvConf")?;

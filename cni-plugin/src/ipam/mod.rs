@@ -62,6 +62,12 @@ impl Ipam {
         }
     }
 
+    /// Whether the configuration has us give addresses; `false` if it says nothing that is known.
+    pub fn is_built_in(fields: &Fields<'_>) -> bool {
+        let ipam = fields.object("ipam").ok().flatten();
+        ipam.is_some_and(|ipam| ipam.string("type") == Ok(BUILT_IN))
+    }
+
     /// Gets addresses for the container of `call`.
     pub fn add(&self, call: &Call, stdin: &[u8], version: Version) -> Result<Attached, Error> {
         match self {

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat, renameat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
@@ -137,11 +137,10 @@ impl Directory {
             Ok(file) => (file, None),
             // No support in the file system, or in a kernel or overlay that is too old to know.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
-                // A call that was killed left it, for we hold the lock.
-                self.remove(TEMPORARY)?;
+                let name = self.temporary()?;
                 let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
-                let file = openat(&self.fd, TEMPORARY, flags, mode).map_err(failed)?;
-                (file, Some(TEMPORARY))
+                let file = openat(&self.fd, name.as_str(), flags, mode).map_err(failed)?;
+                (file, Some(name))
             }
             Err(errno) => return Err(failed(errno)),
         };
@@ -155,13 +154,31 @@ impl Directory {
         }
     }
 
+    /// A name that nothing has. What a call that was killed left under it is removed, for we hold
+    /// the lock; a directory is not ours, and the next name is taken.
+    fn temporary(&self) -> Result<String, StoreError> {
+        let mut name = TEMPORARY.to_owned();
+        let is_taken = |name: &str| {
+            let found = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            found.is_ok()
+        };
+        for number in 1.. {
+            self.remove(&name)?;
+            if !is_taken(&name) {
+                break;
+            }
+            name = format!("{TEMPORARY}.{number}");
+        }
+        Ok(name)
+    }
+
     /// Gives a prepared lease the name of `address`; `false` if the address is leased already.
     pub fn publish(&self, prepared: &Prepared, address: IpAddr) -> Result<bool, StoreError> {
         let name = address.to_string();
-        let linked = match prepared.name {
+        let linked = match &prepared.name {
             Some(temporary) => {
                 let none = AtFlags::empty();
-                linkat(&self.fd, temporary, &self.fd, name.as_str(), none)
+                linkat(&self.fd, temporary.as_str(), &self.fd, name.as_str(), none)
             }
             None => {
                 let path = format!("/proc/self/fd/{}", prepared.file.as_raw_fd());
@@ -180,14 +197,23 @@ impl Directory {
     pub fn discard(&self, prepared: Prepared) {
         if let Some(name) = prepared.name {
             // The next lease is prepared in its place.
-            let _ = self.remove(name);
+            let _ = self.remove(&name);
         }
     }
 
     /// What the file of `address` says, if there is one.
     pub fn look(&self, address: IpAddr) -> Result<Option<Found>, StoreError> {
-        let found = file::look(&self.fd, address);
-        found.map_err(|errno| self.error("read lease", &address.to_string(), errno))
+        let name = address.to_string();
+        let found = file::look(&self.fd, &name);
+        found.map_err(|errno| self.error("read lease", &name, errno))
+    }
+
+    /// Gives the file `name` of `address`, which spells it in another way (`FD00:0::2`), the name by
+    /// which it is looked for; `false` if there is a file of that name, or it cannot be done.
+    pub fn respell(&self, name: &str, address: IpAddr) -> bool {
+        let usual = address.to_string();
+        let found = fstatat(&self.fd, usual.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        found == Err(Errno::ENOENT) && renameat(&self.fd, name, &self.fd, usual.as_str()).is_ok()
     }
 
     /// The lease of `address`, if there is one.
@@ -263,7 +289,7 @@ impl Directory {
 #[derive(Debug)]
 pub struct Prepared {
     file: OwnedFd,
-    name: Option<&'static str>,
+    name: Option<String>,
 }
 
 fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
@@ -282,6 +308,11 @@ fn lock(directory: &OwnedFd, kind: FlockArg) -> Result<Flock<File>, Errno> {
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let mut file = match openat(directory.as_fd(), "lock", flags, mode) {
         Ok(file) => File::from(file),
+        // A directory of that name can be locked as well.
+        Err(Errno::EISDIR) => {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | CAREFULLY;
+            File::from(openat(directory.as_fd(), "lock", flags, Mode::empty())?)
+        }
         // Where the file cannot be made, no process waits for it: the directory itself will do.
         Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -314,4 +345,22 @@ fn write_all(file: &OwnedFd, mut content: &[u8]) -> Result<(), Errno> {
 fn boot() -> u64 {
     let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     fnv1a(id) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_written_under_a_name_that_nothing_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::create(folder.path()).unwrap();
+        assert_eq!(directory.temporary().unwrap(), TEMPORARY);
+        std::fs::create_dir_all(folder.path().join(TEMPORARY).join("x")).unwrap();
+        let next = format!("{TEMPORARY}.1");
+        assert_eq!(directory.temporary().unwrap(), next);
+        std::fs::write(folder.path().join(&next), "half a lea").unwrap();
+        assert_eq!(directory.temporary().unwrap(), next);
+        assert!(!folder.path().join(next).exists());
+    }
 }

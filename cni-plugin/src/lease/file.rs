@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
@@ -39,17 +38,16 @@ pub struct Found {
     pub since: SystemTime,
 }
 
-/// Looks at the file of `address` in a directory; `None` if there is none. Fails only if the
+/// Looks at the file `name` of an address in a directory; `None` if there is none. Fails only if the
 /// process cannot open any file.
-pub fn look(directory: impl AsFd, address: IpAddr) -> Result<Option<Found>, Errno> {
-    let name = address.to_string();
+pub fn look(directory: impl AsFd, name: &str) -> Result<Option<Found>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     let unknown = |reason: &str| {
         let holder = Holder::Unknown(reason.to_owned());
         let since = SystemTime::UNIX_EPOCH;
         Ok(Some(Found { holder, since }))
     };
-    let file = match openat(directory, name.as_str(), flags, Mode::empty()) {
+    let file = match openat(directory, name, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::ENOENT) => return Ok(None),
         Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => return Err(errno),

@@ -4,13 +4,15 @@
 //! without gaps; a lease of the old format has an empty interface name. Making a link is one atomic
 //! system call that also stores the address, and host-local removes a link together with its lease:
 //! it reads every file, follows the link, and finds the content it looks for. `~` is part of no
-//! container ID.
+//! container ID. What a lease names is whatever someone wrote there: names that would not be plain
+//! ones of a file are hashed.
 
 use std::net::IpAddr;
 
 use super::Owner;
 use super::directory::Directory;
 use super::{StoreError, address_of};
+use crate::environment::is_identifier;
 use crate::hash::fnv1a;
 
 /// The longest name of a file in bytes is 255 (`NAME_MAX`); this leaves room for the number.
@@ -20,13 +22,21 @@ const LONGEST: usize = 235;
 fn entry(owner: &Owner, number: usize) -> String {
     let ifname = owner.ifname.as_deref().unwrap_or_default();
     let name = format!(".{}~{ifname}~", owner.container_id);
-    if name.len() <= LONGEST {
+    if name.len() <= LONGEST && is_plain(owner) {
         format!("{name}{number}")
     } else {
         // Two hashes of one text, read in both directions.
         let (there, back) = (fnv1a(name.bytes()), fnv1a(name.bytes().rev()));
         format!(".~{there:016x}{back:016x}~{number}")
     }
+}
+
+/// Whether the owner can be spelled in the name of a file: with a slash it would be a path, which
+/// may lead out of the directory.
+fn is_plain(owner: &Owner) -> bool {
+    let ifname = owner.ifname.as_deref().unwrap_or_default();
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+    is_identifier(&owner.container_id) && ifname.bytes().all(is_plain)
 }
 
 /// Whether `name` is that of an entry.
@@ -88,8 +98,6 @@ mod tests {
             .map(|(id, ifname)| entry(&Owner::new(id, ifname), 0))
             .into();
         names.push(entry(&Owner::new("a", "b").in_old_format(), 0));
-        // "a~b" is no container ID; it may share a name.
-        names.remove(3);
         names.sort();
         let count = names.len();
         names.dedup();
@@ -102,5 +110,26 @@ mod tests {
         assert!(name.len() <= 255 && is_entry(&name), "{name}");
         let other = entry(&Owner::new(&"f".repeat(4001), "eth0"), 12);
         assert_ne!(name, other);
+    }
+
+    #[test]
+    fn whatever_a_lease_names_makes_a_name_in_the_directory() {
+        let pairs = [
+            ("k8s.io/abc", "eth0"),
+            ("/../../evil", "eth0"),
+            ("abc", "eth/0"),
+            ("abc", "../../evil"),
+            ("a~b", "0"),
+            ("a b", "\u{1b}]0x\u{7}"),
+        ];
+        let mut names: Vec<_> = pairs
+            .map(|(id, ifname)| entry(&Owner::new(id, ifname), 0))
+            .into();
+        for name in &names {
+            assert!(!name.contains('/') && is_entry(name), "{name}");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), pairs.len());
     }
 }

@@ -45,10 +45,18 @@ pub fn read_all(directory: &Path) -> Result<(Vec<Lease>, Vec<Unreadable>), Store
     let opened = File::open(directory).map_err(failed)?;
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
-        let Some(address) = name.to_str().and_then(address_of) else {
+        let Some((name, address)) = name
+            .to_str()
+            .and_then(|name| Some((name, address_of(name)?)))
+        else {
             continue;
         };
-        let found = look(&opened, address).map_err(|errno| failed(errno.into()))?;
+        let usual = address.to_string();
+        if name != usual && directory.join(usual).symlink_metadata().is_ok() {
+            // Of two spellings of one address, the usual one says whose it is.
+            continue;
+        }
+        let found = look(&opened, name).map_err(|errno| failed(errno.into()))?;
         let Some(Found { holder, since }) = found else {
             continue;
         };

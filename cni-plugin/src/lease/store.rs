@@ -1,5 +1,6 @@
 //! What can be done with the leases of one network while its lock is held.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -245,15 +246,16 @@ impl Store {
         Ok(())
     }
 
-    fn rebuild_index(&self) -> Result<(), StoreError> {
-        for address in self.scan(true)? {
+    fn rebuild_index(&mut self) -> Result<(), StoreError> {
+        for address in self.tidy_names()? {
             match self.directory.look(address)?.map(|found| found.holder) {
                 Some(Holder::Owner(owner)) => {
                     index::add(&self.directory, &owner, address, 0)?;
                 }
-                // What a crash leaves. We hold the lock, so no process is about to write it.
+                // What a crash leaves. We hold the lock, so no process is about to write it. Where it
+                // cannot be removed, its address alone is lost.
                 Some(Holder::NoOne) => {
-                    self.directory.remove(&address.to_string())?;
+                    let _ = self.directory.remove(&address.to_string());
                 }
                 // Taken, as long as it is there.
                 Some(Holder::Unknown(_)) | None => {}
@@ -275,8 +277,10 @@ impl Store {
     /// Fills the queues from what is leased now.
     fn rebuild_pools(&mut self, sets: &[RangeSet]) -> Result<(), StoreError> {
         self.changed = true;
-        let mut leased = self.scan(false)?;
-        leased.sort();
+        let mut leased = BTreeSet::new();
+        self.directory
+            .names(|name| leased.extend(address_of(name)))?;
+        let leased = Vec::from_iter(leased);
         self.pools = sets.iter().map(Pool::new).collect();
         for (number, set) in sets.iter().enumerate() {
             let runs = free(set, &leased, self.last(number));
@@ -289,17 +293,28 @@ impl Store {
         Ok(())
     }
 
-    /// The names that spell addresses; removes all index entries on the way if asked to.
-    fn scan(&self, remove_entries: bool) -> Result<Vec<IpAddr>, StoreError> {
-        let mut addresses = Vec::new();
+    /// Removes all index entries, and gives every lease the usual spelling of its address for a name;
+    /// returns the addresses.
+    fn tidy_names(&mut self) -> Result<BTreeSet<IpAddr>, StoreError> {
+        let mut addresses = BTreeSet::new();
+        let mut others = Vec::new();
         let mut result = Ok(());
         self.directory.names(|name| {
             if let Some(address) = address_of(name) {
-                addresses.push(address);
-            } else if remove_entries && index::is_entry(name) && result.is_ok() {
+                addresses.insert(address);
+                if name != address.to_string() {
+                    others.push((name.to_owned(), address));
+                }
+            } else if index::is_entry(name) && result.is_ok() {
                 result = self.directory.remove(name).map(drop);
             }
         })?;
+        for (name, address) in others {
+            if !self.directory.respell(&name, address) {
+                // No state is written, so that the next call tries it again.
+                self.file = None;
+            }
+        }
         result.map(|()| addresses)
     }
 
@@ -399,13 +414,15 @@ impl Store {
         if theirs.is_empty() {
             theirs = of(&owner.in_old_format());
         }
+        if theirs.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.tidy_names()?;
         for lease in &theirs {
             self.remove_lease(lease.address)?;
         }
-        if !theirs.is_empty() {
-            self.index = Index::Stale;
-            self.ensure_index()?;
-        }
+        self.index = Index::Stale;
+        self.ensure_index()?;
         Ok(theirs.iter().map(|lease| lease.address).collect())
     }
 

@@ -333,26 +333,41 @@ fn leases_are_not_released_while_another_process_works_on_them() {
     assert_eq!(released.unwrap().leases, [&leases[0]]);
 }
 
+/// Keeps a file from being removed, by mounting it on itself.
+fn keep_busy(path: &std::path::Path) {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    unshare(CloneFlags::CLONE_NEWNS).expect("needs root: it makes a mount namespace");
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some(path), path, none, MsFlags::MS_BIND, none).unwrap();
+}
+
+#[test]
+fn an_empty_file_that_cannot_be_removed_takes_its_address_and_no_more() {
+    let fixture = Fixture::new(&["10.0.0.0/29"]);
+    fixture.write("10.0.0.2", "");
+    let busy = fixture.path().join("10.0.0.2");
+    keep_busy(&busy);
+    assert_eq!(fixture.add("a").unwrap(), ["10.0.0.3"]);
+    assert_eq!(fixture.del("a"), 1);
+    nix::mount::umount(&busy).unwrap();
+}
+
 #[test]
 fn a_lease_that_cannot_be_released_keeps_no_other_from_it() {
-    use nix::mount::{MsFlags, mount, umount};
-    use nix::sched::{CloneFlags, unshare};
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     for id in ["a", "b", "c"] {
         fixture.add(id).unwrap();
     }
     let leases = list(&fixture.path()).unwrap();
-    unshare(CloneFlags::CLONE_NEWNS).expect("needs root: it makes a mount namespace");
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-    // What something is mounted on cannot be removed.
     let busy = fixture.path().join(leases[0].address.to_string());
-    mount(Some(&busy), &busy, none, MsFlags::MS_BIND, none).unwrap();
+    keep_busy(&busy);
     let all: Vec<_> = leases.iter().collect();
     let released = try_release(&fixture.path(), &all).unwrap().unwrap();
     assert_eq!(released.leases, all[1..]);
     assert_eq!(released.failure.unwrap().path, busy);
-    umount(&busy).unwrap();
+    nix::mount::umount(&busy).unwrap();
     assert!(fixture.is_indexed());
     assert_eq!(list(&fixture.path()).unwrap(), leases[..1]);
 }
@@ -372,6 +387,67 @@ fn a_container_id_of_any_length_can_have_a_lease() {
     assert_eq!(fixture.add(&id).unwrap().len(), 2);
     assert_eq!(fixture.addresses_of(&id).len(), 2);
     assert_eq!(fixture.del(&id), 2);
+}
+
+#[test]
+fn whatever_a_lease_names_it_takes_one_address_and_no_more() {
+    for content in [
+        "k8s.io/abc\r\neth0",
+        "/../../evil\r\neth0",
+        "abc\r\neth/0",
+        "a b\r\n../../evil",
+    ] {
+        let fixture = Fixture::new(&["10.0.0.0/29"]);
+        fixture.write("10.0.0.3", content);
+        assert_eq!(fixture.add("a").unwrap(), ["10.0.0.2"], "{content:?}");
+        assert_eq!(fixture.add("b").unwrap(), ["10.0.0.4"], "{content:?}");
+        assert_eq!(fixture.addresses_of("a"), ["10.0.0.2"]);
+        assert_eq!(fixture.del("a"), 1);
+        let around = fs::read_dir(fixture.folder.path()).unwrap().count();
+        assert_eq!(around, 1, "{content:?}: something outside of the directory");
+        let owner = Owner::parse(content.as_bytes()).unwrap();
+        let mut store = Store::create(&fixture.path()).unwrap();
+        assert_eq!(store.release(&owner).unwrap().len(), 1, "{content:?}");
+        store.finish();
+        assert_eq!(fixture.read("10.0.0.3"), None, "{content:?}");
+    }
+}
+
+#[test]
+fn a_lease_whose_name_spells_its_address_in_another_way_is_found_and_released() {
+    let others = ["FD00:0::2", "fd00:0:0:0:0:0:0:3", "fd00::0.0.0.4"];
+    let fixture = Fixture::new(&["fd00::/64"]);
+    for other in others {
+        fixture.write(other, &format!("of {other}\r\neth0"));
+    }
+    let listed = list(&fixture.path()).unwrap();
+    let owners: Vec<_> = listed.iter().map(|one| &one.owner.container_id).collect();
+    assert_eq!(
+        owners,
+        ["of FD00:0::2", "of fd00:0:0:0:0:0:0:3", "of fd00::0.0.0.4"]
+    );
+    let released = try_release(&fixture.path(), &[&listed[0]])
+        .unwrap()
+        .unwrap();
+    assert_eq!(released.leases, [&listed[0]]);
+    assert_eq!(fixture.addresses_of("of fd00:0:0:0:0:0:0:3"), ["fd00::3"]);
+    for other in &others[1..] {
+        assert_eq!(fixture.del(&format!("of {other}")), 1, "{other}");
+    }
+    assert_eq!(fixture.names(), ["lock"]);
+}
+
+#[test]
+fn of_two_spellings_of_one_address_the_usual_one_says_whose_it_is() {
+    let fixture = Fixture::new(&["fd00::/126"]);
+    fixture.write("fd00::2", "a\r\neth0");
+    fixture.write("FD00::2", "b\r\neth0");
+    assert_eq!(list(&fixture.path()).unwrap().len(), 1);
+    assert_eq!(fixture.del("b"), 0);
+    assert_eq!(fixture.del("a"), 1);
+    assert_eq!(list(&fixture.path()).unwrap().len(), 1);
+    assert_eq!(fixture.del("b"), 1);
+    assert_eq!(fixture.names(), ["lock"]);
 }
 
 #[test]

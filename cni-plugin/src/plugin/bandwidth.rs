@@ -203,13 +203,10 @@ fn check_shaping(socket: &mut RouteSocket, link: &Link, wanted: &Shaping) -> Res
                 found.rate, wanted.rate
             )
         }
-        // The kernel rounds the burst down to what goes into a tick.
-        Some(found)
-            if found.burst > wanted.burst || found.burst < wanted.burst - wanted.burst / 8 =>
-        {
+        Some(found) if !found.has_burst_of(wanted) => {
             format!(
-                "Burst doesn't match for {name}: {} bytes, not {}",
-                found.burst, wanted.burst
+                "Burst doesn't match for {name}: it is not {} bytes",
+                wanted.burst
             )
         }
         Some(_) => return Ok(()),

@@ -66,7 +66,12 @@ struct Plan {
 impl Plan {
     fn read(request: &Request<'_>, mode: Mode) -> Result<Self, Error> {
         let Request { call, config, .. } = request;
-        let arguments = Arguments::parse(&call.arguments)?;
+        // Another plugin that gives addresses may understand what we do not.
+        let arguments = if Ipam::is_built_in(&config.fields) {
+            Arguments::parse(&call.arguments)?
+        } else {
+            Arguments::understood(&call.arguments)
+        };
         let pod = arguments.pod();
         Ok(Self {
             ipam: Ipam::read(
@@ -230,7 +235,7 @@ fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
         None => config.previous_addresses(),
     };
     // Whose it was is a help to the agent, and no reason to keep anything.
-    let arguments = Arguments::parse(&call.arguments).unwrap_or_default();
+    let arguments = Arguments::understood(&call.arguments);
     let subject = policy_subject(call, arguments.pod_name(), addresses);
     policy::discharge(agent, &subject)
 }

@@ -25,7 +25,7 @@ fn both() -> Value {
     limits(serde_json::from_str(BOTH).unwrap())
 }
 
-fn shaping(name: &str) -> Option<podwire_kernel::tc::Shaping> {
+fn shaping(name: &str) -> Option<podwire_kernel::tc::Bucket> {
     let mut socket = RouteSocket::open().unwrap();
     let link = socket.link_by_name(name).unwrap()?;
     let qdiscs = socket.qdiscs(link.index).unwrap();
@@ -63,6 +63,31 @@ fn both_directions_are_limited_or_the_missing_kernel_feature_is_named() {
                 .succeed();
         }
         assert!(!node.links().contains(&ifb));
+    });
+}
+
+#[test]
+fn the_bursts_of_runtimes_that_set_none_are_known_again() {
+    on_a_node(|node| {
+        if podwire_kernel::tc::probe().is_err() {
+            return;
+        }
+        for (name, burst) in [("a", (1u64 << 32) - 1), ("b", ((1 << 32) - 1) * 8 - 1)] {
+            let container = node.container(name);
+            let config = limits(json!({
+                "ingressRate": 1_000_000, "ingressBurst": burst,
+                "egressRate": 1_000_000, "egressBurst": burst,
+            }));
+            let previous = ptp(&container);
+            let call = |verb| Call::new("bandwidth", verb, &container, &config);
+            let result = call("ADD").after(&previous).succeed();
+            call("CHECK").after(&result).succeed();
+            let mut other = config.clone();
+            other["ingressBurst"] = 1_000_000.into();
+            let check = Call::new("bandwidth", "CHECK", &container, &other).after(&result);
+            assert!(check.fail(999).contains("Burst doesn't match"));
+            call("DEL").without_netns().succeed();
+        }
     });
 }
 

@@ -96,7 +96,29 @@ fn two_mappings_of_one_key_to_two_ports_are_refused_however_they_are_written() {
 
 #[test]
 fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_kernel() {
-    on_a_node(|node| {
+    a_record_without_its_content_leaves_nothing(|record| record.clear());
+}
+
+#[test]
+fn a_record_that_lost_some_of_its_content_leaves_nothing_of_its_attachment_in_the_kernel() {
+    let losses: [fn(&mut Value); 5] = [
+        |record| *record = json!({}),
+        |record| record["containerID"] = "another".into(),
+        |record| record["hostPorts"] = Value::Null,
+        |record| record["addresses"] = Value::Null,
+        |record| drop(record.as_object_mut().unwrap().remove("chained")),
+    ];
+    for lose in losses {
+        a_record_without_its_content_leaves_nothing(move |text| {
+            let mut record = serde_json::from_str(text).unwrap();
+            lose(&mut record);
+            *text = record.to_string();
+        });
+    }
+}
+
+fn a_record_without_its_content_leaves_nothing(lose: impl FnOnce(&mut String) + Send + 'static) {
+    on_a_node(move |node| {
         let (a, b) = (node.container("a"), node.container("b"));
         let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
         let mut config = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
@@ -107,7 +129,9 @@ fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_
             .succeed();
         let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
         Call::new("podwire", "ADD", &b, &other).succeed();
-        fs::write(&record, "").unwrap();
+        let mut content = fs::read_to_string(&record).unwrap();
+        lose(&mut content);
+        fs::write(&record, content).unwrap();
         Call::new("podwire", "DEL", &a, &config).succeed();
         let ruleset = node.ruleset();
         assert!(
@@ -144,6 +168,65 @@ fn a_truncated_record_of_a_chained_plugin_takes_nothing_from_the_other_one() {
         Call::new("podwire", "DEL", &container, &config).succeed();
         node.assert_clean();
     });
+}
+
+#[test]
+fn containers_whose_ids_start_alike_do_not_take_each_other_s_host_ports() {
+    for truncated in [false, true] {
+        on_a_node(move |node| {
+            let [a, b] = ["a", "b"].map(|end| node.container(&format!("{}{end}", "f".repeat(63))));
+            let config = with_ports(json!([mapping("", "tcp", 80)]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+            Call::new("podwire", "ADD", &b, &config).succeed();
+            if truncated {
+                fs::write(&record, "").unwrap();
+            }
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            let ruleset = node.ruleset();
+            assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+            assert!(!ruleset.contains("10.1.2.2"), "{ruleset}");
+            Call::new("podwire", "DEL", &b, &config).succeed();
+            node.assert_clean();
+        });
+    }
+}
+
+#[test]
+fn elements_with_the_comment_of_an_earlier_version_are_removed() {
+    for truncated in [false, true] {
+        on_a_node(move |node| {
+            let [a, b] = ["a", "b"].map(|end| node.container(&format!("{}{end}", "f".repeat(63))));
+            let config = with_ports(json!([mapping("", "tcp", 80)]));
+            let other =
+                with_ports(json!([{"hostPort": 81, "containerPort": 80, "protocol": "tcp"}]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+            Call::new("podwire", "ADD", &b, &other).succeed();
+            let nft = |words: &str| {
+                let words: Vec<&str> = words.split(' ').collect();
+                node.ask("nft", &words)
+            };
+            let former = format!("comment \"{}/eth0\"", "f".repeat(32));
+            // The first one leads elsewhere than the record says.
+            for (port, target) in [(8080, "10.1.2.2 . 81"), (81, "10.1.2.3 . 80")] {
+                let map = "inet podwire-hostports hostports-v4";
+                nft(&format!("delete element {map} {{ tcp . {port} }}"));
+                nft(&format!(
+                    "add element {map} {{ tcp . {port} {former} : {target} }}"
+                ));
+            }
+            if truncated {
+                fs::write(&record, "").unwrap();
+            }
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            let ruleset = node.ruleset();
+            assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+            assert!(!ruleset.contains("8080"), "{ruleset}");
+            Call::new("podwire", "DEL", &b, &other).succeed();
+            node.assert_clean();
+        });
+    }
 }
 
 #[test]
@@ -318,6 +401,67 @@ fn null_means_what_it_means_to_the_reference_plugins() {
                 assert_eq!(ours.1, theirs.1, "{pointer}");
             }
         }
+    });
+}
+
+#[test]
+fn addresses_that_the_reference_refuses_in_a_request_are_refused() {
+    on_a_node(|node| {
+        let config = in_version(&config("host-local", &["10.1.2.0/24"]), "1.0.0");
+        let container = node.container("a");
+        for (value, taken) in [
+            ("10.1.2.77/24", true),
+            ("10.1.2.77/0", true),
+            ("10.1.2.77/024", true),
+            ("::ffff:10.1.2.77/120", true),
+            ("10.1.2.77/99", false),
+            ("10.1.2.77/", false),
+            ("10.1.2.77/+24", false),
+            ("10.1.2.77/24,10.1.2.78/24", false),
+        ] {
+            let add = Call::new("host-local", "ADD", &container, &config)
+                .with("CNI_ARGS", format!("IP={value}"));
+            for add in [add.clone().of_reference(), add] {
+                let answer = add.run();
+                assert_eq!(answer.success, taken, "{value}: {answer:?}");
+                Call::new("host-local", "DEL", &container, &config).succeed();
+            }
+        }
+    });
+}
+
+#[test]
+fn null_in_a_list_of_routes_or_interfaces_is_absent() {
+    on_a_node(|node| {
+        let mut host_local = in_version(&config("host-local", &["10.1.2.0/24"]), "1.0.0");
+        host_local["ipam"]["routes"] = json!([null]);
+        let portmap = json!({"cniVersion": "1.0.0", "name": "net", "type": "portmap"});
+        let ips = json!([{"address": "10.1.2.2/24"}]);
+        let without_interface = json!({"cniVersion": "1.0.0", "ips": ips, "interfaces": [null]});
+        let without_route = json!({"cniVersion": "1.0.0", "ips": ips, "routes": [null]});
+        for (config, previous) in [
+            (&host_local, &Value::Null),
+            (&portmap, &without_interface),
+            (&portmap, &without_route),
+        ] {
+            for reference in [true, false] {
+                let (success, answer) = answer_with(node, reference, config, previous);
+                assert!(success, "{config} {previous}: {answer}");
+                assert_eq!(answer["ips"][0]["address"], "10.1.2.2/24");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_network_of_ipv4_in_ipv6_spelling_is_read_as_the_reference_plugin_reads_it() {
+    on_a_node(|node| {
+        let mut config = in_version(&config("ptp", &["10.1.2.0/24"]), "1.0.0");
+        config["ipam"]["routes"] = json!([{"dst": "::ffff:10.0.0.0/104"}]);
+        let theirs = answer_with(node, true, &config, &Value::Null);
+        let ours = answer_with(node, false, &config, &Value::Null);
+        assert_eq!(ours, theirs);
+        assert_eq!(ours.1["routes"], json!([{"dst": "10.0.0.0/8"}]));
     });
 }
 
@@ -794,6 +938,35 @@ fn links_and_pipes_in_the_place_of_our_files_are_neither_followed_nor_waited_for
             assert!(!Path::new("/run/made").exists(), "{lock}");
             call("DEL").succeed();
         }
+    });
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_lock_or_a_temporary_file_stops_nothing() {
+    on_a_node(|node| {
+        let paths = [
+            format!("{LEASES}/lock"),
+            format!("{LEASES}/.podwire.new"),
+            format!("{RECORDS}/lock"),
+            format!("{RECORDS}/.new"),
+        ];
+        for path in &paths {
+            fs::create_dir_all(format!("{path}/x")).unwrap();
+        }
+        let (a, b) = (node.container("a"), node.container("b"));
+        for (container, ports) in [(&a, json!([])), (&b, json!([mapping("", "tcp", 80)]))] {
+            let config = with_ports(ports);
+            let call = |verb| Call::new("podwire", verb, container, &config);
+            let result = call("ADD").succeed();
+            call("CHECK").after(&result).succeed();
+            call("DEL").succeed();
+        }
+        let mut config = with_ports(json!([]));
+        config["cni.dev/valid-attachments"] = json!([]);
+        Call::new("podwire", "GC", &a, &config).succeed();
+        assert_eq!(names(RECORDS), [".new", "lock"]);
+        node.assert_nothing_mapped();
+        assert!(paths.iter().all(|path| Path::new(path).join("x").is_dir()));
     });
 }
 

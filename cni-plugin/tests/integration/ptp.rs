@@ -100,6 +100,31 @@ fn the_result_names_both_ends_and_the_sandbox() {
 }
 
 #[test]
+fn a_route_may_lead_through_another_address_of_the_subnet() {
+    on_a_node(|node| {
+        for plugin in ["ptp", "podwire"] {
+            let mut config = config(plugin, &["10.1.2.0/24", "fd00:1::/64"]);
+            config["ipam"]["routes"] = json!([
+                {"dst": "0.0.0.0/0", "gw": "10.1.2.9"},
+                {"dst": "::/0", "gw": "fd00:1::9"},
+            ]);
+            let container = node.container("a");
+            let call = |verb| Call::new(plugin, verb, &container, &config);
+            let result = call("ADD").succeed();
+            for (family, gateway) in [("-4", "10.1.2.9"), ("-6", "fd00:1::9")] {
+                let arguments = ["-n", "a", family, "route", "show", "default"];
+                let shown = node.ask("ip", &arguments);
+                let expected = format!("default via {gateway} dev eth0");
+                assert!(shown.starts_with(&expected), "{shown}");
+            }
+            call("CHECK").after(&result).succeed();
+            call("DEL").succeed();
+            node.remove(container);
+        }
+    });
+}
+
+#[test]
 fn both_families_work_at_once_and_nothing_waits_for_duplicate_addresses() {
     on_a_node(|node| {
         let config = config("ptp", &["10.1.2.0/24", "fd00:1::/64"]);
@@ -455,6 +480,47 @@ fn addresses_can_come_from_another_plugin() {
         for verb in ["ADD", "CHECK", "STATUS", "DEL"] {
             let calls = fs::read_to_string(format!("/run/calls.{verb}")).unwrap();
             assert_eq!(calls, "a eth0\n", "{verb}");
+        }
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn arguments_that_only_the_other_plugin_understands_are_left_to_it() {
+    on_a_node(|node| {
+        write_plugin(
+            "other-ipam",
+            r#"echo "$CNI_ARGS" > /run/arguments
+            [ $CNI_COMMAND != ADD ] || echo '{"cniVersion": "0.4.0", "ips": [{"version": "4",
+            "address": "10.7.7.7/24", "gateway": "10.7.7.1"}]}'"#,
+        );
+        let container = node.container("a");
+        for plugin in ["ptp", "podwire"] {
+            let mut of_other = config(plugin, &[]);
+            of_other["ipam"] = json!({"type": "other-ipam"});
+            let built_in = config(plugin, &["10.1.2.0/24"]);
+            for arguments in [
+                "LABELS=a=b",
+                "IP=dhcp",
+                ";",
+                "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;x",
+            ] {
+                let call = |verb, config| {
+                    Call::new(plugin, verb, &container, config).with("CNI_ARGS", arguments)
+                };
+                call("ADD", &of_other).succeed();
+                let passed = fs::read_to_string("/run/arguments").unwrap();
+                assert_eq!(passed, format!("{arguments}\n"));
+                let link = RouteSocket::open().unwrap().link_by_name(&node.host_link());
+                let alias = link.unwrap().unwrap().alias.unwrap();
+                assert_eq!(
+                    alias.contains("shop/web"),
+                    arguments.contains("shop"),
+                    "{alias}"
+                );
+                call("DEL", &of_other).succeed();
+                assert!(!call("ADD", &built_in).run().success, "{arguments}");
+            }
         }
         node.assert_clean();
     });
