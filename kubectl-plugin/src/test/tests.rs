@@ -208,7 +208,7 @@ async fn what_is_left_is_named_whatever_came_of_the_test() {
 async fn what_is_gone_after_all_is_not_said_to_be_left() {
     let mut fake = Fake::new(pings(), |_, _, _| ok());
     fake.cleans = Cleans::Unheard;
-    assert!(outcome(&fake).await.passed());
+    assert_eq!(outcome(&fake).await.left, None);
 }
 
 #[tokio::test(start_paused = true)]
