@@ -2,6 +2,7 @@
 //! result, too.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::reach::{Client, Kind, Listing, Node, Ran, Reach, ReachError, Reply};
+use crate::reach::{Client, Kind, Listing, Machines, Node, Ran, Reach, ReachError, Reply};
 
 /// How long the way to a node may take.
 const WAY: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ const COMMAND: Duration = Duration::from_secs(120);
 pub struct Fleet {
     reach: Arc<dyn Reach>,
     remarks: Arc<[String]>,
+    machines: Arc<Machines>,
     members: Arc<BTreeMap<String, Member>>,
 }
 
@@ -40,7 +42,11 @@ pub type Answers<T> = BTreeMap<String, Result<T, ReachError>>;
 impl Fleet {
     /// Finds out which nodes there are. No agent is asked yet.
     pub async fn assemble(reach: Arc<dyn Reach>) -> Result<Self, ReachError> {
-        let Listing { nodes, remarks } = match timeout(ANSWER, reach.nodes()).await {
+        let Listing {
+            nodes,
+            remarks,
+            machines,
+        } = match timeout(ANSWER, reach.nodes()).await {
             Ok(listing) => listing?,
             Err(_) => {
                 return Err(ReachError::List {
@@ -56,6 +62,7 @@ impl Fleet {
         Ok(Self {
             reach,
             remarks: remarks.into(),
+            machines: Arc::new(machines),
             members: Arc::new(nodes.into_iter().map(member).collect()),
         })
     }
@@ -73,6 +80,11 @@ impl Fleet {
     /// What may be missing among the nodes, and why, one sentence each.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
+    }
+
+    /// The addresses of a machine that is no node; none if this way knows no such machine.
+    pub fn machine(&self, name: &str) -> Option<&[IpAddr]> {
+        self.machines.get(name).map(Vec::as_slice)
     }
 
     /// The objects of a kind; none if this way knows no API server, or the cluster no such kind.

@@ -39,7 +39,7 @@ enum Command {
     Status(Status),
     /// Show the way of a packet hop by hop, with what decides at each.
     Why(Why),
-    /// Show what NetworkPolicies dropped on this node: who sent it, to whom, and why.
+    /// Show what rules of this node refused and dropped last: who sent it, to whom, and why.
     Drops(Drops),
     /// Show connections as they begin and end on this node, with who takes part.
     Flows(Box<Flows>),

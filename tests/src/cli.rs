@@ -1,8 +1,10 @@
 //! The commands that people type, and the few that the lab starts by itself.
 
+use std::path::Path;
 use std::time::Instant;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 use podwire_desk::cli::Verb;
 use podwire_desk::said::Output;
@@ -21,11 +23,11 @@ use podwire_lab::pod::PodSpec;
 use podwire_lab::registry::Entry;
 use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Topology};
-use podwire_lab::{connectivity, desk, init, layout, load, serve, walkthrough};
+use podwire_lab::{binaries, connectivity, desk, init, layout, load, serve, walkthrough};
 
 use crate::demo;
 use crate::interrupt;
-use crate::say::{mention, say};
+use crate::say::{mention, say, slowly};
 
 /// A cluster of network namespaces on this machine, with the real Podwire in it.
 #[derive(Parser)]
@@ -54,12 +56,12 @@ enum Command {
     Down,
     /// Open a shell on a node, on mypc or internet, in a pod, or in the lab itself (`lab`).
     Shell {
-        /// Where: the name of a machine or a pod, or `lab`.
+        /// Where: the name of a machine, NAME or NAMESPACE/NAME of a pod, or `lab`.
         place: String,
     },
     /// Run a command in a pod, on a node, on mypc or internet, or in the lab itself (`lab`).
     Exec {
-        /// Where: the name of a machine or a pod, or `lab`.
+        /// Where: the name of a machine, NAME or NAMESPACE/NAME of a pod, or `lab`.
         place: String,
         /// The command and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -79,13 +81,13 @@ enum Command {
         /// Its labels, for NetworkPolicies (comma-separated).
         #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
         labels: Vec<(String, String)>,
-        /// Its Kubernetes namespace.
+        /// Its Kubernetes namespace. Names of pods are unique in the whole lab all the same.
         #[arg(long, default_value = "default")]
         namespace: String,
     },
     /// Stop a pod.
     Rm {
-        /// The pod's name.
+        /// The pod: NAME or NAMESPACE/NAME.
         pod: String,
     },
     /// Show what the agent of a node logged.
@@ -141,7 +143,8 @@ enum Command {
     /// The process of a pod that answers.
     #[command(hide = true)]
     Serve(serve::Ports),
-    /// Open connections one after another and count the answers.
+    /// Open connections one after another and count the answers. It sends from where it is run,
+    /// by `podwire-lab exec POD`, never on this machine.
     Load(load::Plan),
 }
 
@@ -201,7 +204,9 @@ fn ending_signal(text: &str) -> std::result::Result<Signal, String> {
 
 /// Runs the command of this process's arguments and answers with the exit status.
 pub fn run() -> Result<u8> {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let named = matches.value_source("lab") == Some(ValueSource::CommandLine);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let open = || Lab::open(cli.lab.as_deref());
     match cli.command {
         Command::Up { families, empty } => up(cli.lab.as_deref(), families.into(), empty)?,
@@ -233,6 +238,14 @@ pub fn run() -> Result<u8> {
         } => {
             let lab = open()?;
             let _lock = lab.lock(busy)?;
+            for (port, rival) in lab.rivals(&node, &ports)? {
+                mention(format_args!(
+                    "Pod {} on {node} has port {} of the node already: it leads to only one of the \
+                     two.",
+                    rival.name(),
+                    port.host()
+                ));
+            }
             let pod = lab.run(
                 &node,
                 &PodSpec {
@@ -252,7 +265,9 @@ pub fn run() -> Result<u8> {
         Command::Rm { pod } => {
             let lab = open()?;
             let _lock = lab.lock(busy)?;
-            lab.remove(&pod)?;
+            slowly(&format!("Waiting for the end of {pod}"), || {
+                lab.remove(&pod)
+            })?;
         }
         Command::Logs { node } => say(open()?.node(&node)?.agent_log().trim_end()),
         Command::Restart { node, signal } => {
@@ -284,6 +299,10 @@ pub fn run() -> Result<u8> {
         },
         Command::Serve(ports) => serve::run(&ports)?,
         Command::Load(plan) => {
+            if named || !is_inside() {
+                let program = binaries::own()?.display().to_string();
+                return Err(Error::Outside { program });
+            }
             let summary = load::run(&plan)?;
             say(format_args!(
                 "{}",
@@ -367,6 +386,12 @@ pub fn claim(name: Option<&str>, stem: &str) -> Result<Entry> {
     }
 }
 
+/// Whether this process is in a lab: on a machine or in the lab itself, or in a pod, which does not see
+/// the lab's files.
+fn is_inside() -> bool {
+    Path::new(layout::INSIDE).exists() || std::env::var_os("PODWIRE_PLACE").is_some()
+}
+
 /// Tells what is being worked on.
 pub fn progress(what: &str) {
     mention(format_args!("Raising {what} ..."));
@@ -379,14 +404,15 @@ pub fn busy() {
 
 fn pods(lab: &Lab) -> Result<()> {
     say(format_args!(
-        "{:<14} {:<14} {:<34} LINK ON THE NODE",
-        "POD", "NODE", "ADDRESS"
+        "{:<14} {:<14} {:<14} {:<34} LINK ON THE NODE",
+        "NAMESPACE", "POD", "NODE", "ADDRESS"
     ));
     for pod in lab.pods()? {
         let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
         let addresses = addresses.join(" ");
         say(format_args!(
-            "{:<14} {:<14} {addresses:<34} {}",
+            "{:<14} {:<14} {:<14} {addresses:<34} {}",
+            pod.sandbox().namespace,
             pod.name(),
             pod.node(),
             pod.host_link()
@@ -395,8 +421,9 @@ fn pods(lab: &Lab) -> Result<()> {
     for left in lab.leftovers()? {
         let name = left.name();
         say(format_args!(
-            "{name:<14} {:<14} is being started, or a command that was killed left it: \
+            "{:<14} {name:<14} {:<14} is being started, or a command that was killed left it: \
              `podwire-lab rm {name}` takes it away",
+            left.sandbox().namespace,
             left.node()
         ));
     }

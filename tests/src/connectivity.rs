@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use podwire_desk::fleet::Fleet;
@@ -27,7 +28,7 @@ use crate::error::Error;
 use crate::lab::{self, Lab};
 use crate::launch::{Launch, Room};
 use crate::node::Node as Machine;
-use crate::pod::{self, PodSpec, Servers};
+use crate::pod::{self, Pod, PodSpec, Servers};
 use crate::topology::{self, Families};
 use crate::{binaries, layout, wait};
 
@@ -149,6 +150,10 @@ impl Ground for LabGround {
     async fn clean(&self) -> Result<(), GroundError> {
         self.over.store(true, Ordering::Release);
         self.blocking(remove_all).await.map(drop)
+    }
+
+    async fn is_clean(&self) -> bool {
+        self.blocking(is_clean).await == Ok(true)
     }
 }
 
@@ -415,13 +420,7 @@ fn settle(lab: &Lab, laid: &Laid) -> crate::error::Result<()> {
 /// Takes away whatever a test left, and names it. What is gone already is no error.
 fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
     let _lock = lab.lock(|| ())?;
-    let mut gone = Vec::new();
-    for pod in lab.pods()? {
-        if pod.sandbox().namespace == NAMESPACE {
-            lab.remove(pod.name())?;
-            gone.push(format!("pod {}", pod.name()));
-        }
-    }
+    let mut gone = remove_pods(lab)?;
     for node in lab.machines()? {
         let path = server_path(node.name());
         let Ok(pid) = lab.place().inside(|| fs::read_to_string(&path))? else {
@@ -433,6 +432,46 @@ fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
         let _ = lab.place().inside(|| fs::remove_file(&path))?;
         gone.push(format!("the server on {}", node.name()));
     }
+    for file in own_manifests(lab)? {
+        let _ = lab
+            .place()
+            .inside(|| fs::remove_file(Path::new(layout::MANIFESTS).join(&file)))?;
+        gone.push(format!("manifest {file}"));
+    }
+    Ok(gone)
+}
+
+/// Stops the pods of a test, on all nodes at the same time: each takes its while.
+fn remove_pods(lab: &Lab) -> crate::error::Result<Vec<String>> {
+    let mut by_node: BTreeMap<String, Vec<Pod>> = BTreeMap::new();
+    for pod in own_pods(lab)? {
+        by_node.entry(pod.node().to_owned()).or_default().push(pod);
+    }
+    let remove = |pods: &[Pod]| pods.iter().try_for_each(|pod| lab.remove_pod(pod));
+    thread::scope(|scope| {
+        let nodes: Vec<_> = by_node
+            .values()
+            .map(|pods| scope.spawn(move || remove(pods)))
+            .collect();
+        // All are waited for, whatever comes of the first.
+        let ended: Vec<_> = nodes.into_iter().map(|node| node.join()).collect();
+        let mut results = ended
+            .into_iter()
+            .map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        results.find(Result::is_err).unwrap_or(Ok(()))
+    })?;
+    let pods = by_node.values().flatten();
+    Ok(pods.map(|pod| format!("pod {}", pod.name())).collect())
+}
+
+fn own_pods(lab: &Lab) -> crate::error::Result<Vec<Pod>> {
+    let mut pods = lab.pods()?;
+    pods.retain(|pod| pod.sandbox().namespace == NAMESPACE);
+    Ok(pods)
+}
+
+/// The files of the manifests that a test wrote.
+fn own_manifests(lab: &Lab) -> crate::error::Result<Vec<String>> {
     let ours = format!("{NAMESPACE}-");
     let namespace = format!("{}.yaml", lab::namespace_manifest(NAMESPACE));
     let files = lab.place().inside(|| {
@@ -445,11 +484,15 @@ fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
                 .collect::<Vec<_>>()
         })
     })?;
-    for file in files.unwrap_or_default() {
-        let _ = lab
-            .place()
-            .inside(|| fs::remove_file(Path::new(layout::MANIFESTS).join(&file)))?;
-        gone.push(format!("manifest {file}"));
+    Ok(files.unwrap_or_default())
+}
+
+/// True if a test left nothing.
+fn is_clean(lab: &Lab) -> crate::error::Result<bool> {
+    let mut servers = Vec::new();
+    for machine in lab.machines()? {
+        let path = server_path(machine.name());
+        servers.push(lab.place().inside(|| path.exists())?);
     }
-    Ok(gone)
+    Ok(own_pods(lab)?.is_empty() && own_manifests(lab)?.is_empty() && !servers.contains(&true))
 }

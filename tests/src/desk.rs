@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use podwire_desk::cli::Verb;
 use podwire_desk::fleet::Fleet;
-use podwire_desk::reach::Node;
 use podwire_desk::reach::command::Commands;
+use podwire_desk::reach::{Machines, Node};
 use podwire_desk::ui::Look;
 
 use crate::binaries;
@@ -35,7 +36,21 @@ pub fn reach(lab: &Lab) -> Result<Commands> {
         let lab = Lab::open(Some(&name)).ok()?;
         Some(lab.node(node).ok()?.agent_log())
     };
-    Ok(Commands::new(nodes, Box::new(lead), Box::new(log)))
+    Ok(Commands::new(nodes, Box::new(lead), Box::new(log)).beside(beside(lab)?))
+}
+
+/// The machines that are no nodes.
+fn beside(lab: &Lab) -> Result<Machines> {
+    let mut machines = lab.machines()?;
+    machines.retain(|machine| !machine.is_node());
+    let addresses = |machine: &crate::node::Node| {
+        let addresses = machine.machine().addresses.iter();
+        addresses.map(IpNetwork::ip).collect()
+    };
+    Ok(machines
+        .iter()
+        .map(|machine| (machine.name().to_owned(), addresses(machine)))
+        .collect())
 }
 
 /// Asks or does what a verb says, and prints what comes of it. False if something is wrong.

@@ -40,6 +40,14 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// No lab with this name is there to be taken down.
+    #[error("no lab named {name} is up{others}")]
+    NothingToEnd {
+        /// Which are up, in words.
+        others: String,
+        /// The name asked for.
+        name: String,
+    },
     /// The agents cannot be asked, or give no answer.
     #[error(transparent)]
     Desk(podwire_desk::said::DeskError),
@@ -140,6 +148,16 @@ pub enum Error {
         name: String,
         /// The node it runs on.
         node: String,
+    },
+    /// What sends from where it is run was started beside the labs, or is to be in one of its own
+    /// choice.
+    #[error(
+        "load sends from where it is run, and takes no --lab: `podwire-lab exec POD {program} load \
+         TARGET` runs it in a lab"
+    )]
+    Outside {
+        /// This program, as every place of a lab finds it.
+        program: String,
     },
     /// A file operation failed.
     #[error("cannot {action} {path}: {source}")]

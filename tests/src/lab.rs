@@ -20,7 +20,7 @@ use crate::node::Node;
 use crate::place::Place;
 use crate::pod::{self, Leftover, Pod, PodSpec};
 use crate::registry::{self, END_LIMIT, Entry, Process};
-use crate::runtime::Sandbox;
+use crate::runtime::{PortMapping, Sandbox};
 use crate::topology::{Machine, Role, Topology};
 use crate::wire;
 use crate::{binaries, wait};
@@ -339,23 +339,31 @@ impl Lab {
     /// Stops a pod.
     pub fn remove(&self, name: &str) -> Result<()> {
         let missing = match self.pod(name) {
-            Ok(pod) => {
-                self.machine(pod.node())?.remove(&pod)?;
-                return self.forget_pod(name).map(drop);
-            }
+            Ok(pod) => return self.remove_pod(&pod),
             Err(error) => error,
         };
         let mut left = self.leftovers()?;
-        left.retain(|one| one.name() == name);
+        left.retain(|one| one.sandbox().is_named(name));
         for one in &left {
             self.node(one.node())?.clear(one)?;
         }
-        // The manifest comes first and goes last: it may be all that there is.
-        let had_manifest = self.forget_pod(name)?;
+        // The manifest comes first and goes last: it may be all that there is. That of a namespace
+        // other than the one given is another pod's.
+        let had_manifest = match (name.split_once('/'), left.is_empty()) {
+            (Some(_), true) => false,
+            (Some((_, short)), false) => self.forget_pod(short)?,
+            (None, _) => self.forget_pod(name)?,
+        };
         match left.is_empty() && !had_manifest {
             true => Err(missing),
             false => Ok(()),
         }
+    }
+
+    /// Stops this pod. Several may be stopped at the same time: no other is looked at.
+    pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
+        self.machine(pod.node())?.remove(pod)?;
+        self.forget_pod(pod.name()).map(drop)
     }
 
     /// What is there of pods whose start or end was not finished, by node and name.
@@ -388,10 +396,26 @@ impl Lab {
         Ok(pods)
     }
 
-    /// One pod.
+    /// One pod, by `NAME` or `NAMESPACE/NAME`.
     pub fn pod(&self, name: &str) -> Result<Pod> {
-        let pod = self.pods()?.into_iter().find(|pod| pod.name() == name);
+        let mut pods = self.pods()?.into_iter();
+        let pod = pods.find(|pod| pod.sandbox().is_named(name));
         pod.ok_or_else(|| Error::NoSuchPod { name: name.into() })
+    }
+
+    /// The pods of a node that have one of these hostPorts already: it leads to only one of them.
+    pub fn rivals(&self, node: &str, ports: &[PortMapping]) -> Result<Vec<(PortMapping, Pod)>> {
+        let mut found = Vec::new();
+        for pod in pod::on(&self.place, node)? {
+            let taken = ports.iter().find(|port| {
+                let mut others = pod.sandbox().ports.iter();
+                others.any(|other| other.collides(port))
+            });
+            if let Some(port) = taken {
+                found.push((port.clone(), pod));
+            }
+        }
+        Ok(found)
     }
 
     /// The place of a machine or a pod, or the lab's own for `lab`.
@@ -414,8 +438,14 @@ impl Lab {
 pub fn down(name: Option<&str>) -> Result<String> {
     registry::require_root()?;
     let name = named(name)?;
-    let process =
-        registry::process(&name).ok_or_else(|| Error::NoSuchLab { name: name.clone() })?;
+    let none = || Error::NothingToEnd {
+        name: name.clone(),
+        others: match registry::all().as_slice() {
+            [] => ", and no other".to_owned(),
+            names => format!("; those that are: {}", names.join(", ")),
+        },
+    };
+    let process = registry::process(&name).ok_or_else(none)?;
     process.kill();
     wait::until(&format!("the end of lab {name}"), END_LIMIT, || {
         !process.is_alive()

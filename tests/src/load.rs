@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ const MOST_REQUESTS: u64 = 1_000_000;
 
 /// The longest run, whatever was asked for.
 const LONGEST_RUN: Duration = Duration::from_secs(600);
+
+/// After how long it is told how far it is, and how often again.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// What to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -114,9 +118,20 @@ pub fn run(plan: &Plan) -> Result<Summary> {
     let deadline = Instant::now() + limit;
     eprintln!("{STARTED}");
     let mut summary = Summary::default();
+    let begun = Instant::now();
+    let (running, waits) = channel::<()>();
     thread::scope(|scope| {
+        let left = &left;
+        scope.spawn(move || {
+            while waits.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
+                let made = plan.count.min(MOST_REQUESTS) - left.load(Ordering::Relaxed);
+                let seconds = begun.elapsed().as_secs();
+                // The summary on standard output is what counts.
+                let _ = writeln!(io::stderr(), "{made} requests in {seconds} s ...");
+            }
+        });
         let clients: Vec<_> = (0..plan.parallel.max(1))
-            .map(|_| scope.spawn(|| client(plan, &left, deadline, &STOP)))
+            .map(|_| scope.spawn(|| client(plan, left, deadline, &STOP)))
             .collect();
         for client in clients {
             summary.merge(
@@ -125,6 +140,7 @@ pub fn run(plan: &Plan) -> Result<Summary> {
                     .unwrap_or_else(|p| std::panic::resume_unwind(p)),
             );
         }
+        drop(running);
     });
     Ok(summary)
 }

@@ -265,6 +265,11 @@ impl Leftover {
         &self.sandbox.name
     }
 
+    /// Its sandbox.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
     /// The node on which it is.
     pub fn node(&self) -> &str {
         &self.node

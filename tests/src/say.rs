@@ -3,6 +3,12 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::exit;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// After how long it is told what is being done, and how often again.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Prints a line. If no one reads any more, this process ends quietly, as other programs do; if it
 /// cannot be written for another reason, it says so and ends.
@@ -20,6 +26,22 @@ pub fn say(line: impl Display) {
 /// Prints a line that may as well be missed: what is being done goes on.
 pub fn mention(line: impl Display) {
     let _ = write(line);
+}
+
+/// Does something, and mentions `what` with the seconds that it took so far, every other second.
+pub fn slowly<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let (done, waits) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while waits.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
+                mention(format_args!("{what} ... {} s", start.elapsed().as_secs()));
+            }
+        });
+        let answer = work();
+        drop(done);
+        answer
+    })
 }
 
 fn write(line: impl Display) -> io::Result<()> {

@@ -61,7 +61,8 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
 
     let run = lab.good(&["run", "worker2", "mine", "--port", "8080:80"]);
     assert_eq!(run.trim(), "mine runs on worker2 at 10.10.2.2");
-    assert!(lab.good(&["pods"]).contains("10.10.2.2"));
+    let pods = lab.good(&["pods"]);
+    assert!(pods.contains("NAMESPACE") && pods.contains("10.10.2.2"));
     assert!(
         lab.bad(&["run", "worker", "mine"])
             .contains("a pod named mine runs on worker2 already")
@@ -141,7 +142,42 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
     let no_end = lab.bad(&["restart", "worker2", "--signal", "CONT"]);
     assert!(no_end.contains("ends no process"), "{no_end}");
 
-    lab.good(&["rm", "mine"]);
+    // A hostPort of a node leads to one pod.
+    let second = ["run", "worker2", "second", "--namespace", "other"];
+    let taken = lab.good(&[&second[..], &["--port", "8080:80"]].concat());
+    let said = "Pod mine on worker2 has port 8080/tcp of the node already";
+    assert!(taken.contains(said), "{taken}");
+    let elsewhere = lab.good(&["run", "worker", "third", "--port", "8080:80"]);
+    assert!(!elsewhere.contains("already"), "{elsewhere}");
+    assert!(lab.bad(&["rm", "default/second"]).contains("no node runs"));
+    assert_eq!(
+        lab.good(&["exec", "other/second", "hostname"]).trim(),
+        "second"
+    );
+    lab.good(&["rm", "other/second"]);
+    let manifests = lab.good(&["exec", "lab", "ls", "/run/podwire-lab/manifests"]);
+    assert!(!manifests.contains("pod-second.yaml"), "{manifests}");
+
+    // It sends from where it is run, which is never this machine.
+    let load = ["load", "127.0.0.1:9", "--count", "1"];
+    let beside = lab.bad(&load);
+    assert!(
+        beside.contains("load sends from where it is run"),
+        "{beside}"
+    );
+    let program = binaries::own().unwrap().display().to_string();
+    let inside = |arguments: &[&str]| {
+        let line = [&["exec", "third", &program], arguments].concat();
+        lab.run(&line)
+    };
+    let sent = inside(&["load", "10.10.2.2:80", "--count", "1"]);
+    let sent = String::from_utf8_lossy(&sent.stdout).into_owned();
+    assert!(sent.contains("\"mine\":1"), "{sent}");
+    let named = inside(&["--lab", "x", "load", "10.10.2.2:80"]);
+    let named = String::from_utf8_lossy(&named.stderr).into_owned();
+    assert!(named.contains("load sends from where it is run"), "{named}");
+
+    lab.good(&["rm", "default/mine"]);
     assert!(
         lab.bad(&["rm", "mine"])
             .contains("no node runs a pod named mine")
@@ -311,7 +347,9 @@ fn ctrl_c_gives_the_prompt_back_when_the_lab_is_gone() {
 #[test]
 fn mistakes_are_answered_in_one_sentence() {
     let lab = Named::new("wrong");
-    assert!(lab.bad(&["down"]).contains("no lab named"));
+    let nothing = lab.bad(&["down"]);
+    assert!(nothing.contains("no lab named"), "{nothing}");
+    assert!(!nothing.contains("raises it"), "{nothing}");
     let output = Command::new(binaries::own().unwrap())
         .args(["up", "--lab", "../x"])
         .output()

@@ -40,6 +40,79 @@ fn a_network_in_order_is_said_to_be_and_both_ways_are_walked() {
 }
 
 #[test]
+fn a_node_port_leads_to_other_nodes_with_the_address_of_the_first() {
+    let stage = Stage::raise();
+    let spec = json!({
+        "type": "NodePort", "clusterIP": "10.200.1.41", "ports": [{"port": 80, "nodePort": 30080}],
+    });
+    let from = json!([{"podSelector": app("client")}]);
+    let spec_of_policy = json!({
+        "podSelector": app("web"), "policyTypes": ["Ingress"], "ingress": [{"from": from}],
+    });
+    let only_the_pod = policy("default", "only-client", spec_of_policy);
+    stage
+        .cluster
+        .apply(&[service("web", spec), only_the_pod.clone()]);
+    let client = stage.cluster.at("client");
+    assert!(ask(&client, "10.200.1.41").is_ok());
+    assert_eq!(ask(&client, "172.18.0.2:30080"), SILENCE);
+    stage.names("client", "worker:30080", "worker2", "olic", "only-client");
+    // What was dropped there says nothing of another port.
+    assert_eq!(stage.why("client", "web:80")["good"], true);
+    stage.cluster.delete(std::slice::from_ref(&only_the_pod));
+    let open = || stage.why("client", "worker:30080")["good"] == true;
+    wait::until("the policy to be gone", PATIENCE, open).unwrap();
+    let (text, _) = stage.desk(&["why", "client", "worker:30080"]);
+    for part in [
+        "On node worker2, where the answer begins",
+        "Route to 172.18.0.2: node worker itself",
+        "On node worker, where the answer arrives",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // The lab's other machines are known by their names.
+    let (text, good) = stage.desk(&["why", "mypc", "worker:30080"]);
+    assert!(good && text.contains("where the answer passes"), "{text}");
+    let (text, good) = stage.desk(&["why", "client", "internet:80"]);
+    assert!(
+        good && text.contains("machine internet (203.0.113.9:80/tcp)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_node_without_a_default_route_is_where_it_fails() {
+    let stage = Stage::raise();
+    stage.on("worker", "ip route del default");
+    let outside = "203.0.113.9:80";
+    for (from, to, hop) in [
+        ("worker", outside, "Route to 203.0.113.9"),
+        ("client", outside, "Route to 203.0.113.9"),
+        ("worker", "web:80", "its ClusterIP"),
+    ] {
+        stage.names(from, to, "worker", hop, "unreachable");
+    }
+    assert_eq!(
+        stage.why("client", "web:80")["good"],
+        true,
+        "pods need none"
+    );
+    stage.on("worker2", "ip link set eth0 down");
+    let down = || {
+        let (text, good) = stage.desk(&["why", "client", "web:80"]);
+        !good && text.contains("WRONG: eth0 is down")
+    };
+    wait::until("the uplink to be named", PATIENCE, down).unwrap();
+}
+
+#[test]
+fn an_address_that_no_pod_has_fails_at_its_route() {
+    let stage = Stage::raise();
+    let to = "10.10.1.77:80";
+    stage.names("client", to, "worker", "Route to 10.10.1.77", "no pod has");
+}
+
+#[test]
 fn a_stopped_agent_is_named_and_the_others_answer() {
     let stage = Stage::raise();
     stage.cluster.node("worker2").stop_agent("TERM").unwrap();

@@ -57,7 +57,10 @@ impl ApiReach {
     pub async fn new(target: &Target) -> Result<Self, ReachError> {
         let unusable = |what: &str, error: &dyn std::error::Error| ReachError::List {
             what: "the nodes".into(),
-            reason: format!("{what}: {}", chain(error)),
+            // Paths come in two kinds of quotes at once.
+            reason: format!("{what}: {}", chain(error))
+                .replace("'\"", "\"")
+                .replace("\"'", "\""),
         };
         let options = KubeConfigOptions {
             context: target.context.clone(),
@@ -338,6 +341,7 @@ fn put_together(nodes: &[ApiNode], pods: &[Pod], remarks: Vec<String>) -> Listin
     Listing {
         nodes: all.into_values().collect(),
         remarks,
+        ..Listing::default()
     }
 }
 

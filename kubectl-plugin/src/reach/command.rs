@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::process::{Child, Command};
 
 use crate::reach::relay::{RelayClient, Streams};
-use crate::reach::{Client, Later, Listing, Node, Ran, Reach, ReachError};
+use crate::reach::{Client, Later, Listing, Machines, Node, Ran, Reach, ReachError};
 
 /// Makes the command that runs `podwire-agent` with these arguments on the node of this name.
 pub type Lead = Box<dyn Fn(&str, &[&str]) -> Command + Send + Sync>;
@@ -18,6 +18,7 @@ pub type Log = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Nodes behind commands.
 pub struct Commands {
     nodes: Vec<Node>,
+    machines: Machines,
     lead: Lead,
     log: Log,
 }
@@ -25,7 +26,17 @@ pub struct Commands {
 impl Commands {
     /// These nodes, and what leads to each.
     pub fn new(nodes: Vec<Node>, lead: Lead, log: Log) -> Self {
-        Self { nodes, lead, log }
+        Self {
+            nodes,
+            machines: Machines::new(),
+            lead,
+            log,
+        }
+    }
+
+    /// The same, and machines that are no nodes.
+    pub fn beside(self, machines: Machines) -> Self {
+        Self { machines, ..self }
     }
 }
 
@@ -33,7 +44,8 @@ impl Reach for Commands {
     fn nodes(&self) -> Later<'_, Result<Listing, ReachError>> {
         let listing = Listing {
             nodes: self.nodes.clone(),
-            remarks: Vec::new(),
+            machines: self.machines.clone(),
+            ..Listing::default()
         };
         Box::pin(std::future::ready(Ok(listing)))
     }

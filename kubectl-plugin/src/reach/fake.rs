@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::reach::{Client, Later, Listing, Node, Ran, Reach, ReachError, Reply};
+use crate::reach::{Client, Later, Listing, Machines, Node, Ran, Reach, ReachError, Reply};
 
 /// What a node of a test answers.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ type Script = BTreeMap<(String, String), Says>;
 pub(crate) struct Fake {
     pub nodes: Vec<Node>,
     pub remarks: Vec<String>,
+    pub machines: Machines,
     /// What is not here is not found.
     answers: Arc<Script>,
     /// By node and the arguments; what is not here fails.
@@ -71,6 +72,7 @@ impl Reach for Fake {
         let listing = Listing {
             nodes: self.nodes.clone(),
             remarks: self.remarks.clone(),
+            machines: self.machines.clone(),
         };
         Box::pin(async { Ok(listing) })
     }

@@ -8,7 +8,7 @@ use podwire_agent::error::chain;
 use podwire_agent::ours::SOCKET;
 
 use crate::reach::command::{finish, podwire_agent};
-use crate::reach::{Client, Later, Listing, Node, Ran, Reach, ReachError, Reply};
+use crate::reach::{Client, HERE, Later, Listing, Node, Ran, Reach, ReachError, Reply};
 
 /// This node alone.
 #[derive(Debug, Clone)]
@@ -29,9 +29,8 @@ impl Local {
         struct Named {
             node: String,
         }
-        let here = "this machine";
-        let reply = self.socket(here).ask("/status").await?;
-        let Named { node } = reply.value(here)?;
+        let reply = self.socket(HERE).ask("/status").await?;
+        let Named { node } = reply.value(HERE)?;
         Ok(Node::named(node))
     }
 
@@ -48,7 +47,7 @@ impl Reach for Local {
         Box::pin(async {
             Ok(Listing {
                 nodes: vec![self.node().await?],
-                remarks: Vec::new(),
+                ..Listing::default()
             })
         })
     }

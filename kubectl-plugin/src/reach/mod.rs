@@ -10,8 +10,10 @@ pub(crate) mod fake;
 pub mod local;
 pub mod relay;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -55,7 +57,12 @@ pub struct Listing {
     pub nodes: Vec<Node>,
     /// What may be missing from it, and why, one sentence each.
     pub remarks: Vec<String>,
+    /// Machines that are no nodes, by name: a packet may begin or end there.
+    pub machines: Machines,
 }
+
+/// The addresses of machines by their names.
+pub type Machines = BTreeMap<String, Vec<IpAddr>>;
 
 /// A kind of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +202,7 @@ pub enum ReachError {
         namespace: String,
     },
     /// There is no agent on the node.
-    #[error("no agent on node {}: {}", printable(node), printable(reason))]
+    #[error("no agent on {}: {}", the_node(node), printable(reason))]
     Absent {
         /// The node.
         node: String,
@@ -203,11 +210,7 @@ pub enum ReachError {
         reason: String,
     },
     /// The agent's node cannot be reached, or the way to it broke.
-    #[error(
-        "cannot ask the agent on node {}: {}",
-        printable(node),
-        printable(reason)
-    )]
+    #[error("cannot ask the agent on {}: {}", the_node(node), printable(reason))]
     Broken {
         /// The node.
         node: String,
@@ -215,7 +218,7 @@ pub enum ReachError {
         reason: String,
     },
     /// The agent gives no answer.
-    #[error("the agent on node {} gave no answer in {seconds} s", printable(node))]
+    #[error("the agent on {} gave no answer in {seconds} s", the_node(node))]
     Late {
         /// The node.
         node: String,
@@ -223,7 +226,7 @@ pub enum ReachError {
         seconds: u64,
     },
     /// The agent answers that it cannot.
-    #[error("the agent on node {} says: {}", printable(node), printable(text))]
+    #[error("the agent on {} says: {}", the_node(node), printable(text))]
     Refused {
         /// The node.
         node: String,
@@ -234,9 +237,9 @@ pub enum ReachError {
     },
     /// The answer makes no sense here.
     #[error(
-        "the answer of the agent on node {} is not understood ({}); is it of another version than \
+        "the answer of the agent on {} is not understood ({}); is it of another version than \
          this program?",
-        printable(node),
+        the_node(node),
         printable(reason)
     )]
     Unknown {
@@ -264,10 +267,36 @@ impl ReachError {
     }
 }
 
+/// A node whose name is not known yet: the one on which this program runs.
+pub(crate) const HERE: &str = "this machine";
+
+/// A node in a sentence.
+fn the_node(node: &str) -> impl fmt::Display {
+    match node == HERE {
+        true => node.to_owned(),
+        false => format!("node {}", printable(node)),
+    }
+}
+
 /// Where, in a sentence.
 fn place(namespace: &str) -> impl fmt::Display {
     match namespace.is_empty() {
         true => String::new(),
         false => format!(" in namespace {}", printable(namespace)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_as_one_and_this_machine_is_not() {
+        let broken = |node: &str| {
+            let (node, reason) = (node.to_owned(), "no".to_owned());
+            ReachError::Broken { node, reason }.to_string()
+        };
+        assert_eq!(broken("one"), "cannot ask the agent on node one: no");
+        assert_eq!(broken(HERE), "cannot ask the agent on this machine: no");
     }
 }

@@ -49,6 +49,10 @@ impl Archive {
                 time: u64::try_from(now.as_second()).unwrap_or_default(),
                 file: Unfinished { path, keep: false },
             }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = io::Error::other("it is there already; choose another --file");
+                Err(unwritten(&path, there))
+            }
             Err(error) => Err(unwritten(&path, error)),
         }
     }

@@ -173,6 +173,12 @@ async fn a_file_that_is_there_stays_and_no_one_is_asked() {
         assert!(matches!(error, DeskError::File { .. }), "{error}");
     }
     assert_eq!(fake.made(), 0);
+    let there = Sysdump {
+        file: Some(path.clone()),
+    };
+    let error = there.run(&fleet, &|_| {}).await.unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "it is there already; choose another --file");
     assert_eq!(std::fs::read_to_string(path).unwrap(), "mine");
 }
 

@@ -66,6 +66,8 @@ pub(crate) enum Cleans {
     Well,
     Badly,
     Never,
+    /// It is clean, and no one hears of it.
+    Unheard,
 }
 
 /// Where commands have answers that are data.
@@ -150,8 +152,12 @@ impl Ground for Fake {
         match self.cleans {
             Cleans::Well => Ok(()),
             Cleans::Badly => Err(GroundError("it cannot be removed".into())),
-            Cleans::Never => std::future::pending().await,
+            Cleans::Never | Cleans::Unheard => std::future::pending().await,
         }
+    }
+
+    async fn is_clean(&self) -> bool {
+        self.cleans == Cleans::Unheard
     }
 }
 

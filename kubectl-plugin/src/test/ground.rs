@@ -109,6 +109,11 @@ pub trait Ground: Sync {
     /// Takes everything away again. It must work at any moment, and with everything gone already.
     fn clean(&self) -> impl Future<Output = Result<(), GroundError>> + Send;
 
+    /// True if nothing that was made is there; false also if that cannot be known.
+    fn is_clean(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+
     /// What may be left if that did not come to its end, and how it is removed.
     fn left(&self) -> String {
         "what the test made may be left: the next test removes it".to_owned()

@@ -205,6 +205,13 @@ async fn what_is_left_is_named_whatever_came_of_the_test() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_gone_after_all_is_not_said_to_be_left() {
+    let mut fake = Fake::new(pings(), |_, _, _| ok());
+    fake.cleans = Cleans::Unheard;
+    assert_eq!(outcome(&fake).await.left, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn junit_has_what_failed_and_what_was_skipped() {
     let fake = Fake::new(pings(), |_, line, _| match line.starts_with("ping") {
         true => lost(),

@@ -129,7 +129,7 @@ pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[Seen]) -> Verdict
         let at = place(failure.as_ref());
         let least = narrow.bytes;
         let text = format!(
-            "{arrival} Small packets do; packets of more than {least} bytes may not{at}: {cause}."
+            "Small packets arrive; packets of more than {least} bytes may not{at}: {cause}."
         );
         return fails(text, failure);
     }

@@ -2,35 +2,33 @@
 //! the first hop that fails.
 
 mod conclude;
+mod evidence;
 mod part;
 mod places;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use clap::Args;
-use podwire_agent::drops::{Dropped, Page as Drops};
 use podwire_agent::report::Report;
 use podwire_agent::text::printable;
-use podwire_agent::why::{End as TraceEnd, Host, Question, Trace, Transport, service_in_dns};
+use podwire_agent::why::{
+    End as TraceEnd, Host, MASQUERADED, Question, Trace, Transport, service_in_dns,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::reach::ReachError;
 use crate::said::{DeskError, Output, Said, for_programs};
-use crate::stream::is_younger;
-use conclude::{Mtus, Seen, conclude, first_failure};
+use conclude::{Mtus, conclude, first_failure};
+use evidence::dropped;
 use places::{End, Places};
 
 pub use conclude::Failure;
 pub use part::{Part, Way};
-
-/// Drops of longer ago may have had another reason.
-const LATE: Duration = Duration::from_secs(60);
 
 /// Endpoints on other nodes that are walked to one by one.
 const WALKED: usize = 8;
@@ -109,7 +107,7 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
             answer?;
         }
     }
-    let asked = Asked::find(&places, source, destination).await?;
+    let asked = Asked::find(fleet, &places, source, destination).await?;
     let (parts, left) = Walking {
         fleet,
         places: &places,
@@ -155,19 +153,24 @@ pub async fn walk(fleet: &Fleet, source: &str, destination: &str) -> Result<Walk
 }
 
 impl Asked {
-    async fn find(places: &Places, source: &str, destination: &str) -> Result<Self, DeskError> {
+    async fn find(
+        fleet: &Fleet,
+        places: &Places,
+        source: &str,
+        destination: &str,
+    ) -> Result<Self, DeskError> {
         let question = Question::parse(source, destination)
             .map_err(|error| DeskError::Question(error.to_string()))?;
         let source = match &question.source {
             Host::Ip(ip) => places.at(*ip),
-            Host::Name(name) => match places.named(name)? {
+            Host::Name(name) => match places.named(name)?.or_else(|| machine(fleet, name)) {
                 Some(end) => end,
                 None => return Err(places.unknown(name)),
             },
         };
         let destination = match &question.destination {
             Host::Ip(ip) => places.at(*ip),
-            Host::Name(name) => receiver(places, name).await?,
+            Host::Name(name) => receiver(fleet, places, name).await?,
         };
         let both = [true, false].into_iter().find_map(|v4| {
             let ends = (source.address(v4)?, destination.address(v4)?);
@@ -237,8 +240,18 @@ impl Asked {
     }
 }
 
-/// A Service, pod, node or host of this name.
-async fn receiver(places: &Places, name: &str) -> Result<End, DeskError> {
+/// A machine of this name that is no node.
+fn machine(fleet: &Fleet, name: &str) -> Option<End> {
+    let addresses = fleet.machine(name)?.to_vec();
+    Some(End {
+        title: format!("machine {name}"),
+        addresses,
+        node: None,
+    })
+}
+
+/// A Service, pod, node, machine or host of this name.
+async fn receiver(fleet: &Fleet, places: &Places, name: &str) -> Result<End, DeskError> {
     let mut service = places.service(name)?;
     if let (None, Some(full)) = (service, service_in_dns(name)) {
         service = places.service(&full)?;
@@ -262,7 +275,7 @@ async fn receiver(places: &Places, name: &str) -> Result<End, DeskError> {
             node,
         });
     }
-    if let Some(end) = places.named(name)? {
+    if let Some(end) = places.named(name)?.or_else(|| machine(fleet, name)) {
         return Ok(end);
     }
     // A host's name has a dot, and no slash.
@@ -345,10 +358,20 @@ impl Walking<'_> {
             }
             _ => {
                 let first = self.asked.first().cloned();
-                self.arrive_at_receivers(self.asked.from, first.as_ref())
-                    .await;
+                let from = self.replaced().unwrap_or(self.asked.from);
+                self.arrive_at_receivers(from, first.as_ref()).await;
             }
         }
+    }
+
+    /// The source that others see, if the first node replaces it.
+    fn replaced(&self) -> Option<IpAddr> {
+        let first = self.parts.first()?;
+        let mut hops = first.trace.as_ref().ok()?.hops.iter();
+        let replaced = hops.any(|hop| hop.what == MASQUERADED);
+        let v4 = self.asked.from.is_ipv4();
+        let node = replaced.then(|| self.places.named(&first.node).ok().flatten());
+        node??.address(v4)
     }
 
     /// At a port of another node, whose rules choose the endpoint.
@@ -378,7 +401,7 @@ impl Walking<'_> {
     /// On the nodes of the endpoints, but for one node that has been asked; and what they answer to
     /// who they take for the client.
     async fn arrive_at_receivers(&mut self, from: IpAddr, asked: Option<&String>) {
-        let is_client = from == self.asked.from;
+        let begins_here = asked == self.asked.first();
         let receivers = self
             .receivers()
             .into_iter()
@@ -393,12 +416,12 @@ impl Walking<'_> {
             let title = format!("On node {node}, where it arrives for {title}");
             let to = target(address, transport);
             let arrived = self.ask(&node, Way::There, title, from, &to).await;
-            match arrived {
-                Some(TraceEnd::Arrives) if is_client => self.come_back(&node, address).await,
-                Some(TraceEnd::Arrives) => {
-                    self.begin_to_answer(&node, address, from).await;
-                }
-                _ => {}
+            if arrived != Some(TraceEnd::Arrives) {
+                continue;
+            }
+            let left = self.begin_to_answer(&node, address, from).await;
+            if begins_here && left == Some(TraceEnd::Leaves) {
+                self.end_answer(address, from).await;
             }
         }
     }
@@ -423,12 +446,22 @@ impl Walking<'_> {
 
     async fn come_back(&mut self, node: &str, from: IpAddr) {
         let to = self.asked.from;
-        let left = self.begin_to_answer(node, from, to).await;
-        if let (Some(TraceEnd::Leaves), Some(home)) = (left, &self.asked.source.node) {
-            let title = format!("On node {home}, where the answer arrives");
-            self.ask(home, Way::Back, title, from, &to.to_string())
-                .await;
+        if self.begin_to_answer(node, from, to).await == Some(TraceEnd::Leaves) {
+            self.end_answer(from, to).await;
         }
+    }
+
+    /// On the node of who asked; of who is outside, on the one to whose address (`to`) it was answered.
+    async fn end_answer(&mut self, from: IpAddr, to: IpAddr) {
+        let asked = self.asked;
+        let (node, title) = match (&asked.source.node, asked.first()) {
+            (Some(home), _) => (home, "where the answer arrives"),
+            (None, Some(first)) if to != asked.from => (first, "where the answer passes"),
+            _ => return,
+        };
+        let title = format!("On node {node}, {title}");
+        self.ask(node, Way::Back, title, from, &asked.from.to_string())
+            .await;
     }
 
     async fn begin_to_answer(&mut self, node: &str, from: IpAddr, to: IpAddr) -> Option<TraceEnd> {
@@ -473,47 +506,6 @@ impl Walking<'_> {
         });
         end
     }
-}
-
-/// What the nodes on the way dropped of late of what the source sent: it may send what no one asks
-/// about, from another address for example.
-async fn dropped(fleet: &Fleet, asked: &Asked, parts: &[Part]) -> Vec<Seen> {
-    let nodes: BTreeSet<&str> = parts.iter().map(|part| part.node.as_str()).collect();
-    let mut found = Vec::new();
-    for node in nodes {
-        let Ok(page) = fleet.get::<Drops>(node, "/drops").await else {
-            continue;
-        };
-        let its = |one: &&Dropped| {
-            let sent = one.sent_by.as_deref().or(one.source.pod.as_deref());
-            let by = one.source.address == asked.from || sent.is_some() && sent == asked.pod();
-            by && is_younger(&one.time, LATE)
-                && parts_lead_to(parts, asked, one.destination.address)
-        };
-        if let Some(last) = page.drops.iter().rfind(its) {
-            found.push(Seen {
-                node: node.to_owned(),
-                what: last.to_string(),
-                spoofed: last.sent_by.is_some(),
-            });
-        }
-    }
-    found
-}
-
-/// True if an address is the one that is asked about, or that of an endpoint on the way.
-fn parts_lead_to(parts: &[Part], asked: &Asked, address: IpAddr) -> bool {
-    let traces = parts.iter().flat_map(|part| &part.trace);
-    let mut ends = traces.filter_map(|trace| address_of(&trace.destination));
-    address == asked.to || ends.any(|end| end == address)
-}
-
-/// The address of a destination as agents write it: `10.10.1.2:80/tcp`, `[fd00::2]:80/tcp`,
-/// `fd00::2 (ping)`.
-fn address_of(destination: &str) -> Option<IpAddr> {
-    let text = destination.split(['/', ' ']).next()?;
-    let socket = text.parse().ok().map(|socket: SocketAddr| socket.ip());
-    socket.or_else(|| text.parse().ok())
 }
 
 /// The MTUs on the way to the first node where it arrives.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use podwire_agent::cluster::{Cluster, Endpoint, Node, Pod, Port, Service};
+use podwire_agent::drops::{Dropped, Page, Party};
 use podwire_agent::report::{PodReport, UplinkReport};
 use podwire_agent::why::Hop;
 
@@ -229,6 +230,139 @@ async fn the_first_hop_that_fails_is_named_with_its_node() {
     }
 }
 
+/// A port of the client's own node, whose endpoint is on another: the endpoint sees the node.
+#[tokio::test]
+async fn where_the_first_node_replaces_the_source_the_others_are_asked_about_that_node() {
+    let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
+    known.services[0].ports[0].node_port = Some(30080);
+    let to_port = "/why?from=10.10.1.2&to=192.168.8.1%3A30080%2Ftcp";
+    let arrives = "/why?from=192.168.8.1&to=10.10.2.2%3A8080%2Ftcp";
+    let mut replaced = trace("one", TraceEnd::Leaves, "It goes to its endpoint.");
+    replaced.hops[1].what = MASQUERADED.into();
+    let fake = || {
+        let back = "/why?from=10.10.2.2&to=192.168.8.1&answer=1";
+        well()
+            .tells("one", "/cluster", &known)
+            .tells("one", to_port, &replaced)
+            .tells("two", back, &trace("two", TraceEnd::Leaves, "It leaves."))
+    };
+    let dropped = trace("two", TraceEnd::Dropped, "It is dropped: only a may.");
+    let walk = walked(
+        fake().tells("two", arrives, &dropped),
+        "a",
+        "192.168.8.1:30080",
+    );
+    let conclusion = walk.await.unwrap().conclusion;
+    assert!(conclusion.ends_with("only a may."), "{conclusion}");
+    let arrived = trace("two", TraceEnd::Arrives, "It arrives at the pod.");
+    let walk = walked(
+        fake().tells("two", arrives, &arrived),
+        "a",
+        "192.168.8.1:30080",
+    );
+    let walk = walk.await.unwrap();
+    let titles: Vec<&str> = walk.parts.iter().map(|part| &*part.title).collect();
+    assert_eq!(titles[2], "On node two, where the answer begins");
+    assert_eq!(titles[3], "On node one, where the answer arrives");
+    assert_eq!(
+        walk.conclusion,
+        "It arrives at the pod. The answer comes back."
+    );
+}
+
+/// Who is outside gets the answer from the node that it asked.
+#[tokio::test]
+async fn the_answer_to_who_is_outside_passes_the_node_that_replaced_the_source() {
+    let mut known = cluster("one", &[]);
+    known.services[0].ports[0].node_port = Some(30080);
+    let to_port = "/why?from=203.0.113.9&to=192.168.8.1%3A30080%2Ftcp";
+    let mut replaced = trace("one", TraceEnd::Leaves, "It goes to its endpoint.");
+    replaced.hops[1].what = MASQUERADED.into();
+    let fake = well()
+        .tells("one", "/cluster", &known)
+        .tells("one", to_port, &replaced)
+        .tells(
+            "two",
+            "/why?from=192.168.8.1&to=10.10.2.2%3A8080%2Ftcp",
+            &trace("two", TraceEnd::Arrives, "It arrives at the pod."),
+        )
+        .tells(
+            "two",
+            "/why?from=10.10.2.2&to=192.168.8.1&answer=1",
+            &trace("two", TraceEnd::Leaves, "It leaves."),
+        )
+        .tells(
+            "one",
+            "/why?from=10.10.2.2&to=203.0.113.9&answer=1",
+            &trace("one", TraceEnd::Leaves, "It leaves."),
+        );
+    let walk = walked(fake, "203.0.113.9", "192.168.8.1:30080")
+        .await
+        .unwrap();
+    assert_eq!(
+        walk.parts.last().unwrap().title,
+        "On node one, where the answer passes"
+    );
+    assert!(walk.good, "{}", walk.conclusion);
+}
+
+/// A packet that node two dropped just now.
+fn a_drop(reason: &str, to: &str, protocol: &str, port: Option<u16>) -> Page {
+    let party = |address: &str| Party {
+        address: address.parse().unwrap(),
+        pod: None,
+    };
+    Page {
+        drops: vec![Dropped {
+            number: 1,
+            time: jiff::Timestamp::now().to_string(),
+            reason: reason.into(),
+            verdict: "dropped".into(),
+            decided_by: "policy default/old".into(),
+            because: "So it is.".into(),
+            source: party("10.10.1.2"),
+            destination: party(to),
+            sent_by: None,
+            link: None,
+            protocol: protocol.into(),
+            port,
+            reply: false,
+            direction: None,
+            denied_by: None,
+            isolated_by: Vec::new(),
+            isolated_by_more: 0,
+            nearest: None,
+            allowed_by_now: false,
+        }],
+        ..Page::default()
+    }
+}
+
+#[tokio::test]
+async fn only_a_drop_of_what_is_asked_about_counts_and_none_that_policies_allow_by_now() {
+    for (reason, to, protocol, port, counts) in [
+        ("source-range", "10.10.2.2", "tcp", Some(8080), true),
+        ("source-range", "10.200.0.1", "tcp", Some(80), true),
+        ("source-range", "10.10.2.2", "tcp", Some(81), false),
+        ("source-range", "10.10.2.2", "udp", Some(8080), false),
+        ("source-range", "10.10.2.2", "icmp", None, false),
+        ("spoofed", "10.10.2.2", "udp", Some(53), true),
+        ("spoofed", "10.10.2.9", "udp", Some(53), false),
+        ("policy", "10.10.2.2", "tcp", Some(8080), false),
+        ("undecided", "10.10.2.2", "tcp", Some(8080), false),
+    ] {
+        let mut arrives = trace("two", TraceEnd::Arrives, "It arrives at the pod.");
+        arrives.destination = "10.10.2.2:8080/tcp".into();
+        let page = a_drop(reason, to, protocol, port);
+        let fake = well()
+            .tells("two", ARRIVES, &arrives)
+            .tells("two", "/drops", &page);
+        let walk = walked(fake, "a", "web:80").await.unwrap();
+        let case = format!("{reason} {to} {protocol} {port:?}: {}", walk.conclusion);
+        assert_eq!(!walk.good, counts, "{case}");
+    }
+}
+
 /// What the first node knows, with a third one.
 fn with_a_third() -> Cluster {
     let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
@@ -410,27 +544,16 @@ async fn an_agent_that_hangs_is_waited_for_once_and_named() {
     assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
 }
 
-#[test]
-fn destinations_of_both_families_have_an_address() {
-    for (text, address) in [
-        ("10.10.1.2:80/tcp", "10.10.1.2"),
-        ("10.10.1.2 (ping)", "10.10.1.2"),
-        ("[fd00::2]:80/tcp", "fd00::2"),
-        ("fd00::2 (ping)", "fd00::2"),
-    ] {
-        assert_eq!(address_of(text), Some(address.parse().unwrap()), "{text}");
-    }
-    assert_eq!(address_of("somewhere"), None);
-}
-
 #[tokio::test]
 async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_else_is_well() {
     let fake = well().tells("two", "/status", &report("two", "10.10.2.2", 1400));
     let walk = walked(fake, "a", "web:80").await.unwrap();
     assert!(!walk.good);
-    let said = "Small packets do; packets of more than 1400 bytes may not at hop 3: the pod's link veth1 \
-                has MTU 1500, uplink eth0 of node two has 1400.";
-    assert!(walk.conclusion.ends_with(said), "{}", walk.conclusion);
+    assert_eq!(
+        walk.conclusion,
+        "Small packets arrive; packets of more than 1400 bytes may not at hop 3: the pod's link veth1 \
+         has MTU 1500, uplink eth0 of node two has 1400."
+    );
     let failure = walk.failure.unwrap();
     assert_eq!((failure.node.as_str(), failure.hop), ("two", Some(3)));
     let mut suspect = trace("two", TraceEnd::Arrives, "It arrives at the pod.");
@@ -453,6 +576,17 @@ async fn a_service_is_found_by_the_name_that_dns_has() {
         let walk = walked(well(), "a", name).await.unwrap();
         assert!(walk.good, "{}", walk.conclusion);
     }
+}
+
+#[tokio::test]
+async fn machines_that_are_no_nodes_are_found_by_their_names() {
+    let there = "/why?from=10.10.1.2&to=203.0.113.9%3A80%2Ftcp";
+    let mut fake = well().tells("one", there, &trace("one", TraceEnd::Leaves, "It leaves."));
+    let internet = vec!["203.0.113.9".parse().unwrap()];
+    fake.machines.insert("internet".into(), internet);
+    let walk = walked(fake, "a", "internet:80").await.unwrap();
+    assert_eq!(walk.destination, "machine internet (203.0.113.9:80/tcp)");
+    assert!(walk.good, "{}", walk.conclusion);
 }
 
 #[tokio::test]

@@ -66,7 +66,8 @@ impl Install {
     /// calls that for every pod.
     pub fn run(&self) -> Result<(), FileError> {
         // First what may be missing: an installation that fails leaves nothing behind.
-        let wanted = fs::read(&self.plugin).map_err(FileError::of("read", &self.plugin))?;
+        let unread = FileError::of("read the plugin (--plugin)", &self.plugin);
+        let wanted = fs::read(&self.plugin).map_err(unread)?;
         create_directory(&self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
         let target = self.bin_dir.join(PLUGIN);
         if fs::read(&target).is_ok_and(|present| present == wanted) {
@@ -214,7 +215,8 @@ mod tests {
         } = node();
         install.plugin = directory.path().join("nothing");
         let error = install.run().unwrap_err();
-        assert!(error.to_string().starts_with("cannot read /"), "{error}");
+        let named = error.to_string();
+        assert!(named.starts_with("cannot read the plugin (--plugin) /"));
         assert!(error.to_string().ends_with("/nothing"), "{error}");
         assert!(
             !directory.path().join("opt").exists(),

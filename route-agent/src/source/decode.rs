@@ -92,6 +92,16 @@ impl TypeMeta {
     fn kind(&self) -> Option<Kind> {
         Some(classify(self.api_version.get()?, self.kind.get()?))
     }
+
+    /// That it does not say which kind it is.
+    fn incomplete(&self, place: &str) -> String {
+        let missing = match (self.api_version.get(), self.kind.get()) {
+            (None, Some(_)) => "apiVersion is",
+            (Some(_), None) => "kind is",
+            _ => "apiVersion and kind are",
+        };
+        format!("{place}: is not a Kubernetes object: {missing} missing")
+    }
 }
 
 fn classify(api_version: &str, kind: &str) -> Kind {
@@ -271,7 +281,7 @@ impl Reader<'_> {
             None => match from_yaml::<TypeMeta>(text, first_line) {
                 Ok(meta) => match meta.kind() {
                     Some(kind) => kind,
-                    None => return self.unreadable(no_kind(&format!("line {first_line}"))),
+                    None => return self.unreadable(meta.incomplete(&format!("line {first_line}"))),
                 },
                 Err(problem) => return self.unreadable(problem),
             },
@@ -316,7 +326,7 @@ impl Reader<'_> {
             .kind()
             .or(item.map(|(version, kind)| classify(version, kind)))
         else {
-            return self.unreadable(no_kind(place));
+            return self.unreadable(meta.incomplete(place));
         };
         match kind {
             Kind::Other => {}
@@ -347,7 +357,7 @@ impl Reader<'_> {
             .kind()
             .or(item.map(|(version, kind)| classify(version, kind)))
         else {
-            return self.unreadable(no_kind(place));
+            return self.unreadable(meta.incomplete(place));
         };
         match kind {
             Kind::Other | Kind::List(_) => {}
@@ -435,10 +445,6 @@ impl Reader<'_> {
         let problem = text::cut(text, LONGEST_PROBLEM).into_owned();
         self.contents.problems.push(problem);
     }
-}
-
-fn no_kind(place: &str) -> String {
-    format!("{place}: is not a Kubernetes object: apiVersion and kind are missing")
 }
 
 /// The items of a list.

@@ -60,6 +60,7 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
     if !way.is(wanted) {
         let wanted = match wanted {
             Wanted::Any | Wanted::Unreachable => "unreachable".to_owned(),
+            Wanted::Somewhere | Wanted::Replaced => "any route".to_owned(),
             Wanted::Link(link) => format!("dev {link}"),
             Wanted::Gateway(gateway) => format!("via {gateway}"),
         };
@@ -70,6 +71,7 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
         silent: true,
         ..
     } = way
+        && *wanted != Wanted::Replaced
     {
         let next = gateway.unwrap_or(to);
         answer = answer.differs(format!(

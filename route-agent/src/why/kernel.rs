@@ -91,6 +91,7 @@ impl Way {
     pub(super) fn is(&self, wanted: &Wanted) -> bool {
         match (wanted, self) {
             (Wanted::Any, _) | (Wanted::Unreachable, Self::Unreachable) => true,
+            (Wanted::Somewhere | Wanted::Replaced, way) => *way != Self::Unreachable,
             (Wanted::Link(wanted), Self::Link { link, gateway, .. }) => {
                 link.as_ref() == Some(wanted) && gateway.is_none()
             }

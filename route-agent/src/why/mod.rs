@@ -38,7 +38,7 @@ pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
 pub use question::{Host, Question, QuestionError, Transport, service_in_dns};
 pub use refusals::{Decided, Refused};
-pub use walk::walk;
+pub use walk::{MASQUERADED, SOME_DENIED, walk};
 
 /// A pod on this node, as its link says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -197,6 +197,10 @@ pub enum Wanted {
     Gateway(IpAddr),
     /// None: a route says so.
     Unreachable,
+    /// Any that leads somewhere.
+    Somewhere,
+    /// The same, and the packet gets another destination before it is sent.
+    Replaced,
     /// Nothing here decides; it is only shown.
     Any,
 }

@@ -9,6 +9,7 @@ use podwire_kernel::IpFamily;
 
 use crate::ours::REFUSED_TABLE as REFUSED;
 use crate::why::facts::{Facts, Party};
+use crate::why::walk::MASQUERADED;
 use crate::why::{End, Hop, Wanted};
 
 /// The next hop to an address.
@@ -61,12 +62,12 @@ impl NextHop {
             }
             Party::Node(node) => Self::new(
                 format!("node {} itself, through {uplink}", node.name),
-                Wanted::Any,
+                Wanted::Somewhere,
             ),
             Party::Gone(cidr, owner) => {
                 Self::new(format!("nowhere: {}", gone(cidr, owner)), Wanted::Any)
             }
-            Party::Outside => Self::new("outside the cluster".into(), Wanted::Any),
+            Party::Outside => Self::new("outside the cluster".into(), Wanted::Somewhere),
         }
     }
 }
@@ -100,7 +101,7 @@ pub(super) fn leaving(facts: &Facts<'_>, source: IpAddr, to: IpAddr, party: &Par
             "{network} is not masqueraded (--non-masquerade-cidrs), and {lost}"
         ));
     }
-    Hop::new("The source is replaced by this node's address (masquerade)")
+    Hop::new(MASQUERADED)
         .because(format!(
             "{to} is outside the cluster, where no route back to a pod exists."
         ))

@@ -23,6 +23,12 @@ const FORWARD: u32 = 2;
 /// More endpoints than this are not looked at one by one.
 const SHOWN: usize = 8;
 
+/// What happens where the receiver sees this node instead of who sends.
+pub const MASQUERADED: &str = "The source is replaced by this node's address (masquerade)";
+
+/// What a conclusion has where policies let a packet through to some endpoints only.
+pub const SOME_DENIED: &str = "Policies drop what goes to";
+
 /// Goes the way of a packet.
 pub fn walk(facts: &Facts<'_>, question: &Question) -> Result<Trace, QuestionError> {
     let destination = destination(facts, &question.destination)?;
@@ -84,10 +90,14 @@ impl<'a> Walk<'a> {
             node: self.facts.config.node_name.to_string(),
             source: self.sender(),
             destination: String::new(),
+            differences: self
+                .hops
+                .iter()
+                .flat_map(|hop| hop.differs.clone())
+                .collect(),
             hops: self.hops,
             end,
             conclusion: conclusion.into(),
-            differences: Vec::new(),
         }
     }
 
@@ -136,10 +146,14 @@ impl<'a> Walk<'a> {
             }
             Party::PodOf(..) | Party::Node(_) | Party::Gone(..) | Party::Outside => {
                 let uplink = self.facts.uplink_name();
-                Hop::new(format!(
+                let mut hop = Hop::new(format!(
                     "It comes in through {uplink}, from {}",
                     self.sender()
-                ))
+                ));
+                if self.facts.uplink.is_some_and(|uplink| !uplink.up) {
+                    hop.differs.push(format!("{uplink} is down"));
+                }
+                hop
             }
         };
         self.hops.push(hop);
@@ -195,7 +209,13 @@ impl<'a> Walk<'a> {
         if let Transport::Port(protocol, port) = self.transport
             && let Some(found) = services::find(facts, &self.from, to, protocol, port)
         {
-            self.hops.push(found.hop(self.family));
+            let mut hop = found.hop(self.family);
+            if self.from == Party::OwnNode {
+                // A socket looks up a route before the output hook sees the packet.
+                let wanted = Wanted::Replaced;
+                hop = hop.ask(Check::Route { to, wanted });
+            }
+            self.hops.push(hop);
             return self.through(&found);
         }
         if let Some(found) = self.host_port(to) {
@@ -319,7 +339,7 @@ impl<'a> Walk<'a> {
         self.hops.push(hop);
         let mut trace = self.end_at(found, candidates.list);
         if denied > 0 {
-            let most = format!(" Policies drop what goes to {denied} of them.");
+            let most = format!(" {SOME_DENIED} {denied} of them.");
             trace.conclusion.push_str(&most);
         }
         trace
@@ -342,9 +362,7 @@ impl<'a> Walk<'a> {
         let chain = found.masquerade_chain();
         let see = format!("nft list chain {} {chain}", table(self.family));
         let hop = match found.masquerade(self.facts, &self.from, self.source) {
-            SourceAddress::Replaced(why) => {
-                Hop::new("The source is replaced by this node's address (masquerade)").because(why)
-            }
+            SourceAddress::Replaced(why) => Hop::new(MASQUERADED).because(why),
             SourceAddress::Stays(why) => {
                 let hop = Hop::new(format!("The source stays {}", self.source)).because(why);
                 if list.iter().any(|backend| backend.address == self.source) {
@@ -433,6 +451,11 @@ impl<'a> Walk<'a> {
             });
         }
         self.hops.push(hop);
+        let (end, conclusion) = routes::end(to, &party);
+        // Both are refused before the forward hook.
+        if matches!(party, Party::NoPod(_) | Party::Gone(..)) {
+            return self.trace(end, conclusion);
+        }
         if !self.answers
             && let Judged::Dropped(why) = self.ask_policies(&[(to, self.transport)])
         {
@@ -442,7 +465,6 @@ impl<'a> Walk<'a> {
             let hop = routes::leaving(self.facts, self.source, to, &party);
             self.hops.push(hop);
         }
-        let (end, conclusion) = routes::end(to, &party);
         self.trace(end, conclusion)
     }
 }

@@ -56,6 +56,18 @@ impl PortMapping {
             host_ip: String::new(),
         }
     }
+
+    /// As it is asked for on the node: `8080/tcp`.
+    pub fn host(&self) -> String {
+        format!("{}/{}", self.host_port, self.protocol)
+    }
+
+    /// True if a packet may be for both.
+    pub fn collides(&self, other: &PortMapping) -> bool {
+        let same = |one: &PortMapping| (one.host_port, one.protocol.to_ascii_lowercase());
+        let anywhere = self.host_ip.is_empty() || other.host_ip.is_empty();
+        same(self) == same(other) && (anywhere || self.host_ip == other.host_ip)
+    }
 }
 
 /// A pod's sandbox as its runtime sees it.
@@ -95,6 +107,14 @@ impl Sandbox {
             // containerd says /var/run, which is a link on every current distribution.
             netns: format!("/var/run/netns/{name}"),
             ports: Vec::new(),
+        }
+    }
+
+    /// True if the pod is called so, with its namespace or without.
+    pub fn is_named(&self, name: &str) -> bool {
+        match name.split_once('/') {
+            Some(full) => full == (&self.namespace, &self.name),
+            None => self.name == name,
         }
     }
 }

@@ -367,6 +367,15 @@ fn a_document_without_a_kind_is_named() {
         assert!(contents.unreadable, "{text}");
         assert_eq!(contents.problems.len(), 1, "{text}");
     }
+    for (text, missing) in [
+        ("kind: Node\n", "apiVersion is missing"),
+        ("{\"kind\": \"Node\"}", "apiVersion is missing"),
+        ("apiVersion: v1\n", "kind is missing"),
+        ("metadata: {}\n", "apiVersion and kind are missing"),
+    ] {
+        let problem = read(text).problems.remove(0);
+        assert!(problem.ends_with(&format!(": {missing}")), "{problem}");
+    }
 }
 
 #[test]

@@ -215,6 +215,57 @@ fn each_difference_is_named() {
 }
 
 #[test]
+fn a_node_without_a_route_is_wrong_about_what_is_outside_about_nodes_and_for_its_own_services() {
+    for (from, to, asked, hop) in [
+        ("pod1", "203.0.113.9:80", "203.0.113.9", 1),
+        ("worker2", "203.0.113.9:80", "203.0.113.9", 1),
+        ("pod1", "172.18.0.2:80", "172.18.0.2", 1),
+        ("worker2", "10.200.1.63:9000", "10.200.1.63", 1),
+    ] {
+        let mut kernel = right();
+        kernel.ways.insert(ip(asked), Way::Unreachable);
+        let mut trace = World::new(&[]).walk(from, to);
+        check(&mut trace, &mut kernel);
+        let wrong = format!("route: {asked} unreachable, but wanted is any route");
+        assert_eq!(trace.hops[hop].differs, [wrong], "{from} {to} {trace}");
+    }
+}
+
+/// The packet gets another destination before it is sent.
+#[test]
+fn the_gateway_that_a_cluster_ip_would_have_need_not_answer() {
+    let mut kernel = right();
+    let silent = Way::Link {
+        link: Some("eth0".into()),
+        gateway: Some(ip("172.18.0.1")),
+        silent: true,
+    };
+    kernel.ways.insert(ip("10.200.1.63"), silent);
+    let mut trace = World::new(&[]).walk("worker2", "10.200.1.63:9000");
+    check(&mut trace, &mut kernel);
+    assert_eq!(trace.differences, Vec::<String>::new());
+}
+
+#[test]
+fn nothing_comes_in_through_an_uplink_that_is_down() {
+    let mut world = World::new(&[]);
+    world.uplink.up = false;
+    let trace = world.walk("10.10.1.3", "10.10.2.3:80");
+    assert_eq!(trace.hops[0].differs, ["eth0 is down"]);
+    assert_eq!(trace.differences, ["eth0 is down"]);
+}
+
+#[test]
+fn what_no_one_has_fails_at_its_route() {
+    for to in ["10.10.2.77:80", "10.10.7.2:80"] {
+        let trace = World::new(&[]).walk("pod1", to);
+        assert_eq!(trace.end, End::Refused);
+        let last = &trace.hops.last().unwrap().what;
+        assert!(last.starts_with("Route to "), "{last}");
+    }
+}
+
+#[test]
 fn drop_policies_of_others_are_named_but_are_no_difference() {
     let mut kernel = right();
     kernel

@@ -391,7 +391,6 @@ fn a_pod_of_a_node_that_is_gone_is_refused() {
     let trace = World::new(&[]).walk("pod1", "10.10.7.9:80");
     let parts = [
         "10.10.7.0/24 was the podCIDR of Node old, which is gone",
-        "The source stays",
         "refused at once",
     ];
     expect(&trace, End::Refused, &parts);
