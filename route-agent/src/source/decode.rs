@@ -77,8 +77,11 @@ enum Kind {
     Other,
 }
 
-/// What a list such as `NodeList` holds: apiVersion and kind.
-type Item = (&'static str, &'static str);
+/// apiVersion and kind.
+type Type<'a> = (&'a str, &'a str);
+
+/// What a list such as `NodeList` holds.
+type Item = Type<'static>;
 
 /// The two fields that say what an object is.
 #[derive(Debug, Default, Deserialize)]
@@ -89,12 +92,12 @@ struct TypeMeta {
 }
 
 impl TypeMeta {
-    fn kind(&self) -> Option<Kind> {
-        Some(classify(self.api_version.get()?, self.kind.get()?))
+    fn type_of(&self) -> Option<Type<'_>> {
+        Some((self.api_version.get()?, self.kind.get()?))
     }
 }
 
-fn classify(api_version: &str, kind: &str) -> Kind {
+fn classify((api_version, kind): Type) -> Kind {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     match (group, kind) {
         ("", "Node") => Kind::Node,
@@ -240,18 +243,29 @@ fn is_blank(text: &str) -> bool {
 }
 
 /// Finds `apiVersion:` and `kind:` at the start of a line, where most manifests have them.
-fn type_by_looks(text: &str) -> Option<Kind> {
+fn type_by_looks(text: &str) -> Option<Type<'_>> {
     let find = |key: &str| {
         let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
-        let value = values
-            .next()?
-            .split(" #")
-            .next()?
-            .trim()
-            .trim_matches(['"', '\'']);
-        (!value.is_empty() && values.next().is_none()).then_some(value)
+        let value = plain_value(values.next()?)?;
+        values.next().is_none().then_some(value)
     };
-    Some(classify(find("apiVersion:")?, find("kind:")?))
+    Some((find("apiVersion:")?, find("kind:")?))
+}
+
+/// The value behind a key, if it is one word, perhaps in quotes, with nothing but a comment behind it:
+/// anything else may mean something that only a parser knows.
+fn plain_value(text: &str) -> Option<&str> {
+    let mut words = text.strip_prefix([' ', '\t'])?.split_ascii_whitespace();
+    let mut value = words.next()?;
+    for quote in ['"', '\''] {
+        let inner = value.strip_prefix(quote);
+        value = inner
+            .and_then(|inner| inner.strip_suffix(quote))
+            .unwrap_or(value);
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"./-".contains(&byte);
+    let ends = words.next().is_none_or(|word| word.starts_with('#'));
+    (ends && !value.is_empty() && value.bytes().all(is_plain)).then_some(value)
 }
 
 /// Turns documents into objects.
@@ -267,10 +281,10 @@ impl Reader<'_> {
     fn yaml(&mut self, text: &str, first_line: usize) {
         self.contents.documents += 1;
         let kind = match type_by_looks(text) {
-            Some(kind) => kind,
+            Some(looks) => classify(looks),
             None => match from_yaml::<TypeMeta>(text, first_line) {
-                Ok(meta) => match meta.kind() {
-                    Some(kind) => kind,
+                Ok(meta) => match meta.type_of() {
+                    Some(known) => classify(known),
                     None => return self.unreadable(no_kind(&format!("line {first_line}"))),
                 },
                 Err(problem) => return self.unreadable(problem),
@@ -312,17 +326,14 @@ impl Reader<'_> {
     /// `place` says in words where in the file the document stands.
     fn json_document(&mut self, text: &str, item: Option<Item>, place: &str) {
         let meta = serde_json::from_str::<TypeMeta>(text).unwrap_or_default();
-        let Some(kind) = meta
-            .kind()
-            .or(item.map(|(version, kind)| classify(version, kind)))
-        else {
+        let Some(known) = meta.type_of().or(item) else {
             return self.unreadable(no_kind(place));
         };
-        match kind {
+        match classify(known) {
             Kind::Other => {}
             Kind::Unread(what) => self.pass_over(what),
-            // A list in a list has no use, and would let a file choose how deep this recurses.
-            Kind::List(_) if place.starts_with("item") => {}
+            // It would let a file choose how deep this recurses.
+            Kind::List(_) if place.starts_with("item") => self.unreadable(list_in_list(place)),
             Kind::List(item) => match serde_json::from_str::<ListOf<&RawValue>>(text) {
                 Ok(list) => {
                     for (number, raw) in list.items.into_iter().enumerate() {
@@ -343,14 +354,12 @@ impl Reader<'_> {
     /// An item of a YAML list.
     fn item(&mut self, value: serde_json::Value, item: Option<Item>, place: &str) {
         let meta = TypeMeta::deserialize(&value).unwrap_or_default();
-        let Some(kind) = meta
-            .kind()
-            .or(item.map(|(version, kind)| classify(version, kind)))
-        else {
+        let Some(known) = meta.type_of().or(item) else {
             return self.unreadable(no_kind(place));
         };
-        match kind {
-            Kind::Other | Kind::List(_) => {}
+        match classify(known) {
+            Kind::Other => {}
+            Kind::List(_) => self.unreadable(list_in_list(place)),
             Kind::Unread(what) => self.pass_over(what),
             single => {
                 if let Err(problem) = self.object(single, |kind| kind.read_value(&value)) {
@@ -441,6 +450,10 @@ fn no_kind(place: &str) -> String {
     format!("{place}: is not a Kubernetes object: apiVersion and kind are missing")
 }
 
+fn list_in_list(place: &str) -> String {
+    format!("{place}: is a list within a list, which is not read; write its items in its place")
+}
+
 /// The items of a list.
 #[derive(Debug, Deserialize)]
 #[serde(bound(deserialize = "T: Deserialize<'de>"))]
@@ -476,13 +489,13 @@ impl Slim {
         }
     }
 
-    /// `None` for an object that another proxy serves, or none.
     /// True if another proxy, or none, is to serve it.
     fn is_foreign(&self) -> bool {
         let proxied = matches!(self, Slim::Service(_) | Slim::EndpointSlice(_));
         proxied && self.metadata().is_foreign()
     }
 
+    /// `None` for an object that another proxy serves, or none.
     fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
         if self.is_foreign() {
             return Ok(None);

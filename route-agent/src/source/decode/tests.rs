@@ -296,6 +296,60 @@ fn kinds_that_are_nearly_ours_are_named_with_what_was_meant() {
 }
 
 #[test]
+fn a_kind_in_any_spelling_of_yaml_is_a_kind() {
+    for kind in [
+        "kind: NetworkPolicy\t# deny all",
+        "kind: \"NetworkPolicy\"\t# c",
+        "kind: &k NetworkPolicy",
+        "kind: !!str NetworkPolicy",
+        "kind: >-\n  NetworkPolicy",
+        "kind: |-\n  NetworkPolicy",
+        "kind:\n  NetworkPolicy",
+        "kind: \"Network\\x50olicy\"",
+        "kind: 'NetworkPolicy' # c",
+        "kind:\tNetworkPolicy",
+        "kind:   NetworkPolicy  ",
+        "\"kind\": NetworkPolicy",
+        "'kind': NetworkPolicy",
+        "kind : NetworkPolicy",
+    ] {
+        let rest = "metadata: {name: deny}\nspec: {podSelector: {}}\n";
+        let version = "networking.k8s.io/v1";
+        for text in [
+            format!("apiVersion: {version}\n{kind}\n{rest}"),
+            format!("apiVersion: &v {version}\t# c\n{kind}\n{rest}"),
+        ] {
+            let contents = read(&text);
+            assert_eq!(keys(&contents), ["NetworkPolicy default/deny"], "{text}");
+            assert!(contents.problems.is_empty(), "{:?}", contents.problems);
+        }
+    }
+}
+
+#[test]
+fn a_list_within_a_list_is_named() {
+    for kind in [
+        "v1 List",
+        "v1 ServiceList",
+        "networking.k8s.io/v1 NetworkPolicyList",
+    ] {
+        let (version, kind) = kind.split_once(' ').unwrap();
+        let json = format!(
+            r#"{{"apiVersion":"v1","kind":"List","items":[
+                {{"apiVersion":"v1","kind":"Node","metadata":{{"name":"a"}}}},
+                {{"apiVersion":"{version}","kind":"{kind}","items":[]}}]}}"#
+        );
+        for text in [&json, &format!("---\n{json}")] {
+            let contents = read(text);
+            assert_eq!(keys(&contents), ["Node a"]);
+            assert!(contents.unreadable, "{text}");
+            let said = contents.problems.concat();
+            assert!(said.contains("item 1: is a list within a list"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn lists_are_read_in_yaml_and_in_json() {
     let yaml = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  \
         metadata: {name: a}\n- {apiVersion: v1, kind: Secret, metadata: {name: p}}\n---\n\
@@ -303,7 +357,6 @@ fn lists_are_read_in_yaml_and_in_json() {
     assert_eq!(keys(&read(yaml)), ["Node a", "Node b"]);
     let json = r#" {"apiVersion":"v1","kind":"List","items":[
         {"apiVersion":"v1","kind":"Node","metadata":{"name":"a"}},
-        {"apiVersion":"v1","kind":"List","items":[]},
         {"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
          "metadata":{"name":"s","labels":{"kubernetes.io/service-name":"web"}}}]}
         {"apiVersion":"v1","kind":"ServiceList","items":[{"metadata":{"name":"web"}}]}"#;
