@@ -97,7 +97,7 @@ impl TypeMeta {
     }
 }
 
-fn classify((api_version, kind): Type) -> Kind {
+fn classify(api_version: &str, kind: &str) -> Kind {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     match (group, kind) {
         ("", "Node") => Kind::Node,
@@ -281,10 +281,10 @@ impl Reader<'_> {
     fn yaml(&mut self, text: &str, first_line: usize) {
         self.contents.documents += 1;
         let kind = match type_by_looks(text) {
-            Some(looks) => classify(looks),
+            Some(looks) => self.classify(looks),
             None => match from_yaml::<TypeMeta>(text, first_line) {
                 Ok(meta) => match meta.type_of() {
-                    Some(known) => classify(known),
+                    Some(known) => self.classify(known),
                     None => return self.unreadable(no_kind(&format!("line {first_line}"))),
                 },
                 Err(problem) => return self.unreadable(problem),
@@ -329,7 +329,7 @@ impl Reader<'_> {
         let Some(known) = meta.type_of().or(item) else {
             return self.unreadable(no_kind(place));
         };
-        match classify(known) {
+        match self.classify(known) {
             Kind::Other => {}
             Kind::Unread(what) => self.pass_over(what),
             // It would let a file choose how deep this recurses.
@@ -357,7 +357,7 @@ impl Reader<'_> {
         let Some(known) = meta.type_of().or(item) else {
             return self.unreadable(no_kind(place));
         };
-        match classify(known) {
+        match self.classify(known) {
             Kind::Other => {}
             Kind::List(_) => self.unreadable(list_in_list(place)),
             Kind::Unread(what) => self.pass_over(what),
@@ -386,6 +386,14 @@ impl Reader<'_> {
         self.contents.notes.extend(advice);
         self.contents.objects.extend(object);
         Ok(())
+    }
+
+    /// The kind of an object, which is noted if it has a version that no cluster has.
+    fn classify(&mut self, (api_version, kind): Type) -> Kind {
+        if let Some(odd) = unread::of_odd_version(api_version, kind) {
+            self.pass_over(odd);
+        }
+        classify(api_version, kind)
     }
 
     fn pass_over(&mut self, what: Unread) {
@@ -420,7 +428,9 @@ impl Reader<'_> {
         let possible = |text| objects::possible(text).ok();
         let name = self.names.get(possible(metadata.get("name")?.as_str()?)?);
         let namespace = metadata.get("namespace").and_then(|value| value.as_str());
-        let namespace = self.names.get(possible(namespace.unwrap_or("default"))?);
+        let namespace = self
+            .names
+            .get(possible(namespace.unwrap_or("default"))?);
         match kind {
             Kind::Node => Some(Key::Node(name)),
             Kind::Service => Some(Key::Service(ObjectName { namespace, name })),

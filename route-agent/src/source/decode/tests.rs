@@ -350,6 +350,114 @@ fn a_list_within_a_list_is_named() {
 }
 
 #[test]
+fn what_is_no_kind_of_a_group_that_is_read_is_named_and_what_is_one_is_not() {
+    let notes = |version: &str, kind: &str| {
+        let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        read(&text).notes.join("\n")
+    };
+    let networking = "networking.k8s.io/v1";
+    for (version, kind, meant) in [
+        (networking, "NetworkPolicies", "NetworkPolicy"),
+        (networking, "NetworkPolcy", "NetworkPolicy"),
+        (networking, "NetPolicy", "NetworkPolicy"),
+        (networking, "NetworkPoliciesList", "NetworkPolicy"),
+        (networking, "ServiceCIDRs", "ServiceCIDR"),
+        (networking, "ServiceCidrr", "ServiceCIDR"),
+        ("networking.k8s.oi/v1", "ServiceCIDR", "ServiceCIDR"),
+        ("discovery.k8s.io/v1", "EndpointSlices", "EndpointSlice"),
+        ("discovery.k8s.io/v1", "Slice", "EndpointSlice"),
+        ("discovry.k8s.io/v1", "EndpointSlice", "EndpointSlice"),
+        (
+            "policy.networking.k8s.io/v1beta1",
+            "ClusterNetworkPolicies",
+            "ClusterNetworkPolicy",
+        ),
+        ("v1", "Pods", "Pod"),
+        ("v1", "Servcie", "Service"),
+        ("v1", "Services", "Service"),
+        ("v1", "Namspace", "Namespace"),
+        ("v1", "Nod", "Node"),
+        ("v1", "NetworkPolcy", "NetworkPolicy"),
+    ] {
+        let notes = notes(version, kind);
+        assert!(
+            notes.contains(&format!("looks like {meant};")),
+            "{version} {kind}: {notes}"
+        );
+    }
+    for (group, kinds) in [
+        (
+            "v1",
+            "Binding ComponentStatus ConfigMap Event LimitRange PersistentVolume \
+             PersistentVolumeClaim PodTemplate ReplicationController ResourceQuota Secret \
+             ServiceAccount Status",
+        ),
+        (networking, "Ingress IngressClass IPAddress IngressList"),
+        ("batch/v1", "Job CronJob"),
+        ("apps/v1", "Deployment DaemonSet ReplicaSet StatefulSet"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("node.k8s.io/v1", "RuntimeClass"),
+        ("metrics.k8s.io/v1beta1", "NodeMetrics PodMetrics"),
+        ("networking.istio.io/v1", "ServiceEntry Gateway"),
+        ("serving.knative.dev/v1", "Service Services"),
+    ] {
+        for kind in kinds.split(' ') {
+            assert_eq!(notes(group, kind), "", "{group} {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_version_that_no_cluster_has_is_read_and_named() {
+    for (version, kind, meant) in [
+        (
+            "networking.k8s.io/v1beta9",
+            "NetworkPolicy",
+            "networking.k8s.io/v1",
+        ),
+        ("v2", "Service", "v1"),
+        ("discovery.k8s.io/v1", "EndpointSlice", ""),
+        ("discovery.k8s.io/v1beta1", "EndpointSlice", ""),
+        ("networking.k8s.io/v1", "NetworkPolicy", ""),
+        ("networking.k8s.io/v1alpha1", "ServiceCIDR", ""),
+        ("networking.k8s.io/v1beta1", "ServiceCIDR", ""),
+        (
+            "policy.networking.k8s.io/v1alpha2",
+            "ClusterNetworkPolicy",
+            "",
+        ),
+        (
+            "policy.networking.k8s.io/v1beta1",
+            "ClusterNetworkPolicy",
+            "",
+        ),
+    ] {
+        let object = format!(
+            r#"{{"apiVersion":"{version}","kind":"{kind}","addressType":"IPv4",
+            "metadata":{{"name":"a","labels":{{"kubernetes.io/service-name":"b"}}}},
+            "spec":{{"podSelector":{{}},"tier":"Admin","clusterIP":"None"}}}}"#
+        );
+        let list = format!(r#"{{"apiVersion":"v1","kind":"List","items":[{object}]}}"#);
+        for text in [
+            &object,
+            &list,
+            &format!("---\n{object}"),
+            &format!("---\n{list}"),
+        ] {
+            let contents = read(text);
+            let notes = contents.notes.join("\n");
+            assert_eq!(contents.objects.len(), 1, "{version} {kind}");
+            let wanted = format!("write them with `apiVersion: {meant}`");
+            let named = notes.contains(&wanted) && notes.contains("are read all the same");
+            assert!(
+                named || meant.is_empty() && notes.is_empty(),
+                "{version} {kind}: {notes}"
+            );
+        }
+    }
+}
+
+#[test]
 fn lists_are_read_in_yaml_and_in_json() {
     let yaml = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  \
         metadata: {name: a}\n- {apiVersion: v1, kind: Secret, metadata: {name: p}}\n---\n\

@@ -10,6 +10,8 @@ pub enum Unread {
     /// What has the name of a kind that is read, in other letters or in another API group: one of
     /// [`READ`], by its place.
     Misspelt(usize),
+    /// What is one of [`READ`] in a version that no cluster has. It is read all the same.
+    OddVersion(usize),
 }
 
 /// The kinds that are read: API group, the version that is meant, and the kind.
@@ -28,14 +30,73 @@ const READ: [(&str, &str, &str); 8] = [
     ),
 ];
 
+/// Other versions of kinds that are read, in which the objects are the same.
+const ALSO_READ: [(&str, &str); 4] = [
+    ("discovery.k8s.io/v1beta1", "EndpointSlice"),
+    ("networking.k8s.io/v1beta1", "ServiceCIDR"),
+    ("networking.k8s.io/v1alpha1", "ServiceCIDR"),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+];
+
+/// Two letters make another word of one that is no longer.
+const SHORT: usize = 5;
+
+/// Kinds that are not read, of groups with a domain of which others are.
+const OTHERS: [&str; 3] = ["Ingress", "IngressClass", "IPAddress"];
+
 /// The kind that was likely meant, of an object or a list that is not read. A group of another project
-/// may well have a kind of that name: only what has no domain or the kind's own is taken for a slip.
+/// may well have a kind of that name: only what has no domain or the kind's own, or nearly, is taken for
+/// a slip. A name that is nearly right is one too, if it is long or in the own group, and whatever is
+/// none of the few other kinds of a group of which some are read.
 pub fn misspelt(group: &str, kind: &str) -> Option<Unread> {
     let kind = kind.strip_suffix("List").unwrap_or(kind);
-    let is_meant = |(own, _, name): &(&str, &str, &str)| {
-        name.eq_ignore_ascii_case(kind) && (!group.contains('.') || group.eq_ignore_ascii_case(own))
-    };
-    READ.iter().position(is_meant).map(Unread::Misspelt)
+    let is_other = OTHERS.contains(&kind);
+    let place = READ.iter().position(|(own, _, name)| {
+        let in_own = is_like(group, own);
+        let may_be_like = !is_other && (in_own || name.len() > SHORT);
+        (in_own || !group.contains('.'))
+            && (name.eq_ignore_ascii_case(kind) || may_be_like && is_like(kind, name))
+    });
+    let of_group = || READ.iter().rposition(|(own, ..)| *own == group);
+    let place = place.or_else(|| (!group.is_empty() && !is_other).then(of_group)?);
+    place.map(Unread::Misspelt)
+}
+
+/// What is one of [`READ`] in a version that no cluster has.
+pub fn of_odd_version(api_version: &str, kind: &str) -> Option<Unread> {
+    let kind = kind.strip_suffix("List").unwrap_or(kind);
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let place = READ
+        .iter()
+        .position(|(own, _, name)| *own == group && *name == kind)?;
+    let known = READ[place].1 == api_version || ALSO_READ.contains(&(api_version, kind));
+    (!known).then_some(Unread::OddVersion(place))
+}
+
+/// True if one text may be a slip for the other: a plural, other letters of the same, or up to two
+/// letters (one of a short text) that are wrong, missing or too many.
+fn is_like(text: &str, meant: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let meant = meant.to_ascii_lowercase();
+    if text.strip_suffix("ies") == meant.strip_suffix('y') && text.ends_with("ies") {
+        return true;
+    }
+    let most = if meant.len() > SHORT { 2 } else { 1 };
+    text.len().abs_diff(meant.len()) <= most && distance(text.as_bytes(), meant.as_bytes()) <= most
+}
+
+/// How many letters must be changed, added or left out to make one of the other.
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (place, letter) in one.iter().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], place + 1);
+        for (column, wanted) in other.iter().enumerate() {
+            let changed = corner + usize::from(letter != wanted);
+            corner = row[column + 1];
+            row[column + 1] = changed.min(corner + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 /// True if a kind, or a list of one, is about who may talk to whom, by its name: `AdminNetworkPolicy`,
@@ -50,7 +111,7 @@ impl Unread {
         match self {
             Self::Endpoints => false,
             Self::Policy => true,
-            Self::Misspelt(which) => {
+            Self::Misspelt(which) | Self::OddVersion(which) => {
                 let (.., kind) = READ[which];
                 matches!(kind, "Pod" | "Namespace") || is_policy(kind)
             }
@@ -69,6 +130,13 @@ impl Unread {
                 format!(
                     "has objects ({count}) whose kind is not read but looks like {kind}; write them \
                      with `apiVersion: {version}` and `kind: {kind}`"
+                )
+            }
+            Self::OddVersion(which) => {
+                let (_, version, kind) = READ[which];
+                format!(
+                    "has objects ({count}) of kind {kind} in a version that no cluster has, which \
+                     are read all the same; write them with `apiVersion: {version}`"
                 )
             }
             Self::Policy => format!(
