@@ -47,6 +47,7 @@ pub fn run(directory: &Path, scope: Scope, output: &Sender<Input>) {
         catalogue: Catalogue::default(),
         stamps: BTreeMap::new(),
         away: BTreeMap::new(),
+        out_of_reach: BTreeSet::new(),
         trouble: None,
         reported: Vec::new(),
         listed: false,
@@ -66,6 +67,9 @@ struct Manifests<'a> {
     stamps: BTreeMap<PathBuf, Stamp>,
     /// Files that are gone, and when that is believed.
     away: BTreeMap<PathBuf, Instant>,
+    /// Files of which the watch need not say when they can be read: links to what is not there, and
+    /// what may not be opened.
+    out_of_reach: BTreeSet<PathBuf>,
     /// What is wrong with the directory itself.
     trouble: Option<String>,
     reported: Vec<Warning>,
@@ -104,8 +108,8 @@ impl Manifests<'_> {
     }
 
     fn follow(&mut self, watch: &Watch) -> Result<(), Closed> {
-        while let Ok(news) = watch.next(self.away.values().min().copied()) {
-            let mut written = BTreeSet::new();
+        while let Ok(news) = watch.next(self.next_look()) {
+            let mut written = std::mem::take(&mut self.out_of_reach);
             for one in news {
                 let (News::Written(path) | News::Gone(path)) = &one;
                 if path.file_name() == Some(OsStr::new("..data")) {
@@ -123,6 +127,12 @@ impl Manifests<'_> {
             }
         }
         Ok(())
+    }
+
+    /// When something is to be done though nothing happens.
+    fn next_look(&self) -> Option<Instant> {
+        let again = (!self.out_of_reach.is_empty()).then(|| Instant::now() + PAUSE);
+        self.away.values().copied().chain(again).min()
     }
 
     fn note(&mut self, news: News, written: &mut BTreeSet<PathBuf>) {
@@ -148,7 +158,7 @@ impl Manifests<'_> {
             .collect();
         for path in due {
             self.away.remove(&path);
-            if path.exists() {
+            if fs::symlink_metadata(&path).is_ok() {
                 self.read_all([path].into())?;
             } else {
                 self.remove(&path)?;
@@ -171,9 +181,10 @@ impl Manifests<'_> {
             }
         };
         self.away.clear();
-        let changed = paths
-            .iter()
-            .filter(|path| stamp(path) != self.stamps.get(*path).copied());
+        let changed = paths.iter().filter(|path| {
+            let stamp = stamp(path);
+            stamp.is_none() || stamp != self.stamps.get(*path).copied()
+        });
         let changed: BTreeSet<PathBuf> = changed.cloned().collect();
         let gone: Vec<Arc<Path>> = self
             .catalogue
@@ -226,12 +237,18 @@ impl Manifests<'_> {
                 let outcome = self.catalogue.load(path, contents);
                 self.send_changes(outcome)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && fs::symlink_metadata(path).is_err() =>
+            {
                 self.away.insert(path.to_owned(), Instant::now() + AWAY);
                 Ok(BTreeSet::new())
             }
             Err(error) => {
                 self.stamps.remove(path);
+                if before.is_none() || error.kind() == io::ErrorKind::PermissionDenied {
+                    self.out_of_reach.insert(path.to_owned());
+                }
                 self.catalogue
                     .fail(path, format!("cannot be read: {error}"));
                 Ok(BTreeSet::new())
