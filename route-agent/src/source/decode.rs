@@ -26,9 +26,9 @@ const LONGEST_PROBLEM: usize = 400;
 pub struct Contents {
     /// The objects, in the order of the file.
     pub objects: Vec<Object>,
-    /// Objects that are in the file but cannot be used as they are.
-    pub spoilt: Vec<Key>,
-    /// What is wrong, one sentence each.
+    /// Objects that are in the file but cannot be used as they are, and what is wrong with each.
+    pub spoilt: Vec<(Key, String)>,
+    /// What else is wrong, one sentence each.
     pub problems: Vec<String>,
     /// What is read as it is and will not do what was meant, one sentence each.
     pub notes: Vec<String>,
@@ -314,11 +314,21 @@ impl Reader<'_> {
     }
 
     fn json(&mut self, text: &str) {
-        for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
-            self.contents.documents += 1;
-            match document {
-                Ok(raw) => self.json_document(raw.get(), None, "document"),
-                Err(error) => return self.unreadable(error.to_string()),
+        // No line of JSON begins so: it is what YAML has between documents.
+        for part in text.split("\n---") {
+            for document in serde_json::Deserializer::from_str(part).into_iter::<&RawValue>() {
+                self.contents.documents += 1;
+                match document {
+                    Ok(raw) => self.json_document(raw.get(), None, "document"),
+                    Err(error) => {
+                        let number = self.contents.documents;
+                        self.unreadable(format!(
+                            "document {number}: {error}; a file that begins with {{ is read as JSON \
+                             to its end"
+                        ));
+                        break;
+                    }
+                }
             }
         }
     }
@@ -416,8 +426,8 @@ impl Reader<'_> {
         };
         match self.key(&value, kind) {
             Some(key) => {
-                self.problem(&format!("{key}: {problem}"));
-                self.contents.spoilt.push(key);
+                let problem = cut(&format!("{key}: {problem}"));
+                self.contents.spoilt.push((key, problem));
             }
             None => self.unreadable(problem),
         }
@@ -430,7 +440,7 @@ impl Reader<'_> {
         let namespace = metadata.get("namespace").and_then(|value| value.as_str());
         let namespace = self
             .names
-            .get(possible(namespace.unwrap_or("default"))?);
+            .get(possible(objects::namespace_or_default(namespace))?);
         match kind {
             Kind::Node => Some(Key::Node(name)),
             Kind::Service => Some(Key::Service(ObjectName { namespace, name })),
@@ -445,15 +455,14 @@ impl Reader<'_> {
     }
 
     fn unreadable(&mut self, problem: String) {
-        self.problem(&problem);
+        self.contents.problems.push(cut(&problem));
         self.contents.unreadable = true;
     }
+}
 
-    /// Parsers quote what they do not understand, however long it is.
-    fn problem(&mut self, text: &str) {
-        let problem = text::cut(text, LONGEST_PROBLEM).into_owned();
-        self.contents.problems.push(problem);
-    }
+/// Parsers quote what they do not understand, however long it is.
+fn cut(problem: &str) -> String {
+    text::cut(problem, LONGEST_PROBLEM).into_owned()
 }
 
 fn no_kind(place: &str) -> String {

@@ -30,7 +30,7 @@ use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::wire::{
     Event, Lines, Page, Status, name_of, names_of, start_of, versioned,
 };
-use crate::source::objects::{Names, Unnamed};
+use crate::source::objects::{Names, Unnamed, namespace_or_default};
 
 /// Objects per page of a list: keeps what is in memory at a time small, on both sides.
 const PAGE: u32 = 500;
@@ -578,10 +578,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// become one that is left out. Nothing but its name is asked for.
     fn leave(&mut self, item: &RawValue) -> Option<Change> {
         let (namespace, name) = names_of(item)?;
-        let namespace = match namespace.as_str() {
-            "" => "default",
-            namespace => namespace,
-        };
+        let namespace = namespace_or_default(Some(&namespace));
         let key = self.known.first()?.of_same_kind(ObjectName {
             namespace: Arc::from(namespace),
             name: Arc::from(name),
