@@ -97,6 +97,12 @@ impl TypeMeta {
     }
 }
 
+/// The `kind` of an object in JSON.
+pub fn kind_of(json: &str) -> objects::Text {
+    let meta: TypeMeta = serde_json::from_str(json).unwrap_or_default();
+    meta.kind
+}
+
 fn classify(api_version: &str, kind: &str) -> Kind {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     match (group, kind) {

@@ -38,7 +38,7 @@ const ALSO_READ: [(&str, &str); 4] = [
     ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
 ];
 
-/// Two letters make another word of one that is no longer.
+/// Few letters make another word of one that is no longer.
 const SHORT: usize = 5;
 
 /// Kinds that are not read, of groups with a domain of which others are.
@@ -50,15 +50,19 @@ const OTHERS: [&str; 3] = ["Ingress", "IngressClass", "IPAddress"];
 /// none of the few other kinds of a group of which some are read.
 pub fn misspelt(group: &str, kind: &str) -> Option<Unread> {
     let kind = kind.strip_suffix("List").unwrap_or(kind);
-    let is_other = OTHERS.contains(&kind);
-    let place = READ.iter().position(|(own, _, name)| {
-        let in_own = is_like(group, own);
-        let may_be_like = !is_other && (in_own || name.len() > SHORT);
-        (in_own || !group.contains('.'))
-            && (name.eq_ignore_ascii_case(kind) || may_be_like && is_like(kind, name))
+    let like = READ.iter().position(|(own, _, name)| {
+        let in_own = is_like(group, own, 2);
+        let most = match name.len() {
+            ..=SHORT if !in_own => 0,
+            length => (length / 5 + 1).min(3),
+        };
+        (in_own || !group.contains('.')) && is_like(kind, name, most)
     });
-    let of_group = || READ.iter().rposition(|(own, ..)| *own == group);
-    let place = place.or_else(|| (!group.is_empty() && !is_other).then(of_group)?);
+    let place = like.or_else(|| {
+        let may_be_other = group.is_empty() || OTHERS.contains(&kind);
+        let of_group = READ.iter().rposition(|(own, ..)| *own == group);
+        of_group.filter(|_| !may_be_other)
+    });
     place.map(Unread::Misspelt)
 }
 
@@ -73,30 +77,21 @@ pub fn of_odd_version(api_version: &str, kind: &str) -> Option<Unread> {
     (!known).then_some(Unread::OddVersion(place))
 }
 
-/// True if one text may be a slip for the other: a plural, other letters of the same, or up to two
-/// letters (one of a short text) that are wrong, missing or too many.
-fn is_like(text: &str, meant: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    let meant = meant.to_ascii_lowercase();
-    if text.strip_suffix("ies") == meant.strip_suffix('y') && text.ends_with("ies") {
-        return true;
+/// True if one text may be a slip for the other: but for upper case, at one place, of up to so many
+/// letters, they are the same.
+fn is_like(text: &str, meant: &str, most: usize) -> bool {
+    let (mut text, mut meant) = (text.as_bytes(), meant.as_bytes());
+    while let ([one, text_rest @ ..], [other, meant_rest @ ..]) = (text, meant)
+        && one.eq_ignore_ascii_case(other)
+    {
+        (text, meant) = (text_rest, meant_rest);
     }
-    let most = if meant.len() > SHORT { 2 } else { 1 };
-    text.len().abs_diff(meant.len()) <= most && distance(text.as_bytes(), meant.as_bytes()) <= most
-}
-
-/// How many letters must be changed, added or left out to make one of the other.
-fn distance(one: &[u8], other: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (place, letter) in one.iter().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], place + 1);
-        for (column, wanted) in other.iter().enumerate() {
-            let changed = corner + usize::from(letter != wanted);
-            corner = row[column + 1];
-            row[column + 1] = changed.min(corner + 1).min(row[column] + 1);
-        }
+    while let ([text_rest @ .., one], [meant_rest @ .., other]) = (text, meant)
+        && one.eq_ignore_ascii_case(other)
+    {
+        (text, meant) = (text_rest, meant_rest);
     }
-    row[other.len()]
+    text.len().max(meant.len()) <= most
 }
 
 /// True if a kind, or a list of one, is about who may talk to whom, by its name: `AdminNetworkPolicy`,

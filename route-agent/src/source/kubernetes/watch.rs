@@ -26,9 +26,10 @@ use tracing::debug;
 use crate::backoff::{Backoff, Jitter, random_fraction};
 use crate::error::chain;
 use crate::snapshot::{Change, Key, Object, ObjectName};
+use crate::source::decode::kind_of;
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::wire::{
-    Event, Lines, Page, Status, name_of, names_of, start_of, versioned,
+    Event, Lines, Page, Status, name_of, names_of, resource_version, start_of,
 };
 use crate::source::objects::{Names, Unnamed, namespace_or_default};
 
@@ -538,9 +539,9 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             let why = "an event of the watch cannot be read, so that all are listed again";
             Failure::Absurd(format!("{why}: {error}"))
         })?;
-        let object = versioned(event.object);
+        let own = kind_of(event.object.get());
         let kind = self.resource.kind;
-        let foreign = object.kind.get().filter(|own| *own != kind);
+        let foreign = own.get().filter(|own| *own != kind);
         match (&*event.kind, foreign) {
             ("ERROR", _) => {
                 let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
@@ -567,8 +568,9 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             _ => {}
         }
         // Only after the event was taken: a watch that breaks here begins again with it.
-        let newer = object.metadata.resource_version;
-        if foreign.is_none() && !newer.is_empty() {
+        if foreign.is_none()
+            && let Some(newer) = resource_version(event.object)
+        {
             *version = token(newer)?;
         }
         Ok(())

@@ -106,29 +106,22 @@ pub struct Event<'a> {
     pub object: &'a RawValue,
 }
 
-/// What a watch asks of every object, whatever else it holds.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub struct Versioned {
-    /// What it is.
-    pub kind: Text,
-    /// Where a watch may be resumed.
-    #[serde(deserialize_with = "nullable")]
-    pub metadata: Version,
+/// The part of an object that a watch needs to be resumed.
+#[derive(Deserialize)]
+struct Versioned {
+    metadata: Version,
 }
 
-/// `metadata` of such an object.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Version {
-    /// Empty if there is none.
-    #[serde(deserialize_with = "nullable")]
-    pub resource_version: String,
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    resource_version: String,
 }
 
-/// What a watch asks of `object`.
-pub fn versioned(object: &RawValue) -> Versioned {
-    serde_json::from_str(object.get()).unwrap_or_default()
+/// The resourceVersion of `object`.
+pub fn resource_version(object: &RawValue) -> Option<String> {
+    let object: Versioned = serde_json::from_str(object.get()).ok()?;
+    Some(object.metadata.resource_version)
 }
 
 /// The namespace of `object`, which may be empty, and its name, whatever else it holds.
@@ -312,7 +305,7 @@ mod tests {
         let text = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"99"}}}"#;
         let event: Event = serde_json::from_str(text).unwrap();
         assert_eq!(event.kind, "BOOKMARK");
-        assert_eq!(versioned(event.object).metadata.resource_version, "99");
+        assert_eq!(resource_version(event.object).as_deref(), Some("99"));
     }
 
     #[test]

@@ -56,8 +56,9 @@ impl Catalogue {
         // can be read is better than nothing.
         let keep = contents.unreadable;
         if keep && !file.keys.is_empty() {
-            let spoilt = contents.spoilt.into_iter().map(|(_, problem)| problem);
-            contents.problems.extend(spoilt);
+            for (_, problem) in contents.spoilt {
+                contents.problems.push(problem);
+            }
             file.problems = said(contents.problems, KEPT);
             self.files.insert(path, file);
             return Outcome::default();
@@ -133,8 +134,9 @@ impl Catalogue {
         let mut all = Vec::new();
         for (path, file) in &self.files {
             let object = format!("file {}", path.display());
-            let texts = file.problems.iter().chain(&file.notes);
-            all.extend(texts.map(|text| Warning::new(&object, text)));
+            for texts in [&file.problems, &file.notes] {
+                all.extend(texts.iter().map(|text| Warning::new(&object, text)));
+            }
         }
         for (key, files) in &self.shared {
             let mut files = files.iter().map(|path| path.display().to_string());
@@ -202,9 +204,12 @@ impl Catalogue {
 }
 
 /// What is wrong, and what follows from it.
-fn said(problems: Vec<String>, what: &str) -> Vec<String> {
-    let problems = problems.into_iter();
-    problems.map(|text| format!("{text}; {what}")).collect()
+fn said(mut problems: Vec<String>, what: &str) -> Vec<String> {
+    for problem in &mut problems {
+        problem.push_str("; ");
+        problem.push_str(what);
+    }
+    problems
 }
 
 fn hash(key: &Key) -> u64 {

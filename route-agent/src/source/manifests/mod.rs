@@ -47,7 +47,6 @@ pub fn run(directory: &Path, scope: Scope, output: &Sender<Input>) {
         catalogue: Catalogue::default(),
         stamps: BTreeMap::new(),
         away: BTreeMap::new(),
-        out_of_reach: BTreeSet::new(),
         trouble: None,
         reported: Vec::new(),
         listed: false,
@@ -65,11 +64,8 @@ struct Manifests<'a> {
     names: Names,
     catalogue: Catalogue,
     stamps: BTreeMap<PathBuf, Stamp>,
-    /// Files that are gone, and when that is believed.
+    /// Files that are gone or out of reach, and when that is believed or they are looked for again.
     away: BTreeMap<PathBuf, Instant>,
-    /// Files of which the watch need not say when they can be read: links to what is not there, and
-    /// what may not be opened.
-    out_of_reach: BTreeSet<PathBuf>,
     /// What is wrong with the directory itself.
     trouble: Option<String>,
     reported: Vec<Warning>,
@@ -108,8 +104,8 @@ impl Manifests<'_> {
     }
 
     fn follow(&mut self, watch: &Watch) -> Result<(), Closed> {
-        while let Ok(news) = watch.next(self.next_look()) {
-            let mut written = std::mem::take(&mut self.out_of_reach);
+        while let Ok(news) = watch.next(self.away.values().min().copied()) {
+            let mut written = BTreeSet::new();
             for one in news {
                 let (News::Written(path) | News::Gone(path)) = &one;
                 if path.file_name() == Some(OsStr::new("..data")) {
@@ -122,17 +118,12 @@ impl Manifests<'_> {
             }
             self.read_all(written)?;
             self.believe_gone(Instant::now())?;
-            if self.away.is_empty() {
+            let soon = Instant::now() + AWAY;
+            if self.away.values().all(|due| *due > soon) {
                 self.send_warnings()?;
             }
         }
         Ok(())
-    }
-
-    /// When something is to be done though nothing happens.
-    fn next_look(&self) -> Option<Instant> {
-        let again = (!self.out_of_reach.is_empty()).then(|| Instant::now() + PAUSE);
-        self.away.values().copied().chain(again).min()
     }
 
     fn note(&mut self, news: News, written: &mut BTreeSet<PathBuf>) {
@@ -237,20 +228,20 @@ impl Manifests<'_> {
                 let outcome = self.catalogue.load(path, contents);
                 self.send_changes(outcome)
             }
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    && fs::symlink_metadata(path).is_err() =>
-            {
-                self.away.insert(path.to_owned(), Instant::now() + AWAY);
-                Ok(BTreeSet::new())
-            }
             Err(error) => {
-                self.stamps.remove(path);
-                if before.is_none() || error.kind() == io::ErrorKind::PermissionDenied {
-                    self.out_of_reach.insert(path.to_owned());
+                let nowhere = error.kind() == io::ErrorKind::NotFound;
+                let gone = nowhere && fs::symlink_metadata(path).is_err();
+                if !gone {
+                    self.stamps.remove(path);
+                    self.catalogue
+                        .fail(path, format!("cannot be read: {error}"));
                 }
-                self.catalogue
-                    .fail(path, format!("cannot be read: {error}"));
+                // Of what a link leads to, and of rights, the watch says nothing.
+                let denied = error.kind() == io::ErrorKind::PermissionDenied;
+                if gone || denied || before.is_none() {
+                    let pause = if gone { AWAY } else { PAUSE };
+                    self.away.insert(path.to_owned(), Instant::now() + pause);
+                }
                 Ok(BTreeSet::new())
             }
         }
