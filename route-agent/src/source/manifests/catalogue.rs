@@ -98,7 +98,7 @@ impl Catalogue {
     pub fn fail(&mut self, path: &Path, problem: String) {
         let file = self.files.entry(Arc::from(path)).or_default();
         let what = if file.keys.is_empty() { FIX } else { KEPT };
-        file.problems = said(vec![problem], what);
+        file.problems = vec![format!("{problem}; {what}")];
     }
 
     /// A file is gone, and its objects with it.
