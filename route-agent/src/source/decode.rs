@@ -26,9 +26,9 @@ const LONGEST_PROBLEM: usize = 400;
 pub struct Contents {
     /// The objects, in the order of the file.
     pub objects: Vec<Object>,
-    /// Objects that are in the file but cannot be used as they are.
-    pub spoilt: Vec<Key>,
-    /// What is wrong, one sentence each.
+    /// Objects that are in the file but cannot be used as they are, and what is wrong with each.
+    pub spoilt: Vec<(Key, String)>,
+    /// What else is wrong, one sentence each.
     pub problems: Vec<String>,
     /// What is read as it is and will not do what was meant, one sentence each.
     pub notes: Vec<String>,
@@ -77,8 +77,11 @@ enum Kind {
     Other,
 }
 
-/// What a list such as `NodeList` holds: apiVersion and kind.
-type Item = (&'static str, &'static str);
+/// apiVersion and kind.
+type Type<'a> = (&'a str, &'a str);
+
+/// What a list such as `NodeList` holds.
+type Item = Type<'static>;
 
 /// The two fields that say what an object is.
 #[derive(Debug, Default, Deserialize)]
@@ -89,8 +92,8 @@ struct TypeMeta {
 }
 
 impl TypeMeta {
-    fn kind(&self) -> Option<Kind> {
-        Some(classify(self.api_version.get()?, self.kind.get()?))
+    fn type_of(&self) -> Option<Type<'_>> {
+        Some((self.api_version.get()?, self.kind.get()?))
     }
 
     /// That it does not say which kind it is.
@@ -102,6 +105,12 @@ impl TypeMeta {
         };
         format!("{place}: is not a Kubernetes object: {missing} missing")
     }
+}
+
+/// The `kind` of an object in JSON.
+pub fn kind_of(json: &str) -> objects::Text {
+    let meta: TypeMeta = serde_json::from_str(json).unwrap_or_default();
+    meta.kind
 }
 
 fn classify(api_version: &str, kind: &str) -> Kind {
@@ -250,18 +259,29 @@ fn is_blank(text: &str) -> bool {
 }
 
 /// Finds `apiVersion:` and `kind:` at the start of a line, where most manifests have them.
-fn type_by_looks(text: &str) -> Option<Kind> {
+fn type_by_looks(text: &str) -> Option<Type<'_>> {
     let find = |key: &str| {
         let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
-        let value = values
-            .next()?
-            .split(" #")
-            .next()?
-            .trim()
-            .trim_matches(['"', '\'']);
-        (!value.is_empty() && values.next().is_none()).then_some(value)
+        let value = plain_value(values.next()?)?;
+        values.next().is_none().then_some(value)
     };
-    Some(classify(find("apiVersion:")?, find("kind:")?))
+    Some((find("apiVersion:")?, find("kind:")?))
+}
+
+/// The value behind a key, if it is one word, perhaps in quotes, with nothing but a comment behind it:
+/// anything else may mean something that only a parser knows.
+fn plain_value(text: &str) -> Option<&str> {
+    let mut words = text.strip_prefix([' ', '\t'])?.split_ascii_whitespace();
+    let mut value = words.next()?;
+    for quote in ['"', '\''] {
+        let inner = value.strip_prefix(quote);
+        value = inner
+            .and_then(|inner| inner.strip_suffix(quote))
+            .unwrap_or(value);
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"./-".contains(&byte);
+    let ends = words.next().is_none_or(|word| word.starts_with('#'));
+    (ends && !value.is_empty() && value.bytes().all(is_plain)).then_some(value)
 }
 
 /// Turns documents into objects.
@@ -277,10 +297,10 @@ impl Reader<'_> {
     fn yaml(&mut self, text: &str, first_line: usize) {
         self.contents.documents += 1;
         let kind = match type_by_looks(text) {
-            Some(kind) => kind,
+            Some(looks) => self.classify(looks),
             None => match from_yaml::<TypeMeta>(text, first_line) {
-                Ok(meta) => match meta.kind() {
-                    Some(kind) => kind,
+                Ok(meta) => match meta.type_of() {
+                    Some(known) => self.classify(known),
                     None => return self.unreadable(meta.incomplete(&format!("line {first_line}"))),
                 },
                 Err(problem) => return self.unreadable(problem),
@@ -310,11 +330,21 @@ impl Reader<'_> {
     }
 
     fn json(&mut self, text: &str) {
-        for document in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
-            self.contents.documents += 1;
-            match document {
-                Ok(raw) => self.json_document(raw.get(), None, "document"),
-                Err(error) => return self.unreadable(error.to_string()),
+        // No line of JSON begins so: it is what YAML has between documents.
+        for part in text.split("\n---") {
+            for document in serde_json::Deserializer::from_str(part).into_iter::<&RawValue>() {
+                self.contents.documents += 1;
+                match document {
+                    Ok(raw) => self.json_document(raw.get(), None, "document"),
+                    Err(error) => {
+                        let number = self.contents.documents;
+                        self.unreadable(format!(
+                            "document {number}: {error}; a file that begins with {{ is read as JSON \
+                             to its end"
+                        ));
+                        break;
+                    }
+                }
             }
         }
     }
@@ -322,17 +352,14 @@ impl Reader<'_> {
     /// `place` says in words where in the file the document stands.
     fn json_document(&mut self, text: &str, item: Option<Item>, place: &str) {
         let meta = serde_json::from_str::<TypeMeta>(text).unwrap_or_default();
-        let Some(kind) = meta
-            .kind()
-            .or(item.map(|(version, kind)| classify(version, kind)))
-        else {
+        let Some(known) = meta.type_of().or(item) else {
             return self.unreadable(meta.incomplete(place));
         };
-        match kind {
+        match self.classify(known) {
             Kind::Other => {}
             Kind::Unread(what) => self.pass_over(what),
-            // A list in a list has no use, and would let a file choose how deep this recurses.
-            Kind::List(_) if place.starts_with("item") => {}
+            // It would let a file choose how deep this recurses.
+            Kind::List(_) if place.starts_with("item") => self.unreadable(list_in_list(place)),
             Kind::List(item) => match serde_json::from_str::<ListOf<&RawValue>>(text) {
                 Ok(list) => {
                     for (number, raw) in list.items.into_iter().enumerate() {
@@ -353,14 +380,12 @@ impl Reader<'_> {
     /// An item of a YAML list.
     fn item(&mut self, value: serde_json::Value, item: Option<Item>, place: &str) {
         let meta = TypeMeta::deserialize(&value).unwrap_or_default();
-        let Some(kind) = meta
-            .kind()
-            .or(item.map(|(version, kind)| classify(version, kind)))
-        else {
+        let Some(known) = meta.type_of().or(item) else {
             return self.unreadable(meta.incomplete(place));
         };
-        match kind {
-            Kind::Other | Kind::List(_) => {}
+        match self.classify(known) {
+            Kind::Other => {}
+            Kind::List(_) => self.unreadable(list_in_list(place)),
             Kind::Unread(what) => self.pass_over(what),
             single => {
                 if let Err(problem) = self.object(single, |kind| kind.read_value(&value)) {
@@ -389,6 +414,14 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// The kind of an object, which is noted if it has a version that no cluster has.
+    fn classify(&mut self, (api_version, kind): Type) -> Kind {
+        if let Some(odd) = unread::of_odd_version(api_version, kind) {
+            self.pass_over(odd);
+        }
+        classify(api_version, kind)
+    }
+
     fn pass_over(&mut self, what: Unread) {
         if self.scope.has(Kind::Unread(what)) {
             *self.unread.entry(what).or_default() += 1;
@@ -409,8 +442,8 @@ impl Reader<'_> {
         };
         match self.key(&value, kind) {
             Some(key) => {
-                self.problem(&format!("{key}: {problem}"));
-                self.contents.spoilt.push(key);
+                let problem = cut(&format!("{key}: {problem}"));
+                self.contents.spoilt.push((key, problem));
             }
             None => self.unreadable(problem),
         }
@@ -421,7 +454,9 @@ impl Reader<'_> {
         let possible = |text| objects::possible(text).ok();
         let name = self.names.get(possible(metadata.get("name")?.as_str()?)?);
         let namespace = metadata.get("namespace").and_then(|value| value.as_str());
-        let namespace = self.names.get(possible(namespace.unwrap_or("default"))?);
+        let namespace = self
+            .names
+            .get(possible(objects::namespace_or_default(namespace))?);
         match kind {
             Kind::Node => Some(Key::Node(name)),
             Kind::Service => Some(Key::Service(ObjectName { namespace, name })),
@@ -436,15 +471,18 @@ impl Reader<'_> {
     }
 
     fn unreadable(&mut self, problem: String) {
-        self.problem(&problem);
+        self.contents.problems.push(cut(&problem));
         self.contents.unreadable = true;
     }
+}
 
-    /// Parsers quote what they do not understand, however long it is.
-    fn problem(&mut self, text: &str) {
-        let problem = text::cut(text, LONGEST_PROBLEM).into_owned();
-        self.contents.problems.push(problem);
-    }
+/// Parsers quote what they do not understand, however long it is.
+fn cut(problem: &str) -> String {
+    text::cut(problem, LONGEST_PROBLEM).into_owned()
+}
+
+fn list_in_list(place: &str) -> String {
+    format!("{place}: is a list within a list, which is not read; write its items in its place")
 }
 
 /// The items of a list.
@@ -482,13 +520,13 @@ impl Slim {
         }
     }
 
-    /// `None` for an object that another proxy serves, or none.
     /// True if another proxy, or none, is to serve it.
     fn is_foreign(&self) -> bool {
         let proxied = matches!(self, Slim::Service(_) | Slim::EndpointSlice(_));
         proxied && self.metadata().is_foreign()
     }
 
+    /// `None` for an object that another proxy serves, or none.
     fn into_object(self, names: &mut Names) -> Result<Option<Object>, Unnamed> {
         if self.is_foreign() {
             return Ok(None);

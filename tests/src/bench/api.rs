@@ -20,8 +20,8 @@ const LOCALS: usize = 110;
 /// Apps of each namespace.
 const APPS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// How many objects of a kind there are, and what each is.
-type Objects = (usize, fn(&Api, usize) -> Value);
+/// A kind, how many objects of it there are, and what each is.
+type Objects = (&'static str, usize, fn(&Api, usize) -> Value);
 
 /// What the server has.
 pub struct Api {
@@ -100,17 +100,19 @@ impl Api {
     fn objects(&self, path: &str) -> Option<Objects> {
         let namespaces = self.namespaces;
         Some(match path.rsplit('/').next()? {
-            "nodes" => (1, Self::node),
-            "namespaces" => (namespaces, Self::namespace),
-            "pods" => (namespaces * PODS, Self::pod),
-            "networkpolicies" => (namespaces * POLICIES, Self::policy),
-            "services" | "endpointslices" | "servicecidrs" => (0, Self::node),
+            "nodes" => ("Node", 1, Self::node),
+            "namespaces" => ("Namespace", namespaces, Self::namespace),
+            "pods" => ("Pod", namespaces * PODS, Self::pod),
+            "networkpolicies" => ("NetworkPolicy", namespaces * POLICIES, Self::policy),
+            "services" => ("Service", 0, Self::node),
+            "endpointslices" => ("EndpointSlice", 0, Self::node),
+            "servicecidrs" => ("ServiceCIDR", 0, Self::node),
             _ => return None,
         })
     }
 
     /// As many of them as are asked for, from where the last page ended.
-    fn page(&self, (count, object): Objects, query: &str) -> Value {
+    fn page(&self, (kind, count, object): Objects, query: &str) -> Value {
         let number = |name| parameter(query, name).and_then(|text| text.parse::<usize>().ok());
         let first = number("continue").unwrap_or(0);
         let last = count.min(first.saturating_add(number("limit").unwrap_or(count)));
@@ -119,7 +121,7 @@ impl Api {
         if last < count {
             metadata["continue"] = json!(last.to_string());
         }
-        json!({"metadata": metadata, "items": items})
+        json!({"kind": format!("{kind}List"), "metadata": metadata, "items": items})
     }
 
     fn node(&self, _: usize) -> Value {

@@ -296,6 +296,210 @@ fn kinds_that_are_nearly_ours_are_named_with_what_was_meant() {
 }
 
 #[test]
+fn what_is_no_kind_of_a_group_that_is_read_is_named_and_what_is_one_is_not() {
+    let notes = |version: &str, kind: &str| {
+        let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        read(&text).notes.join("\n")
+    };
+    let networking = "networking.k8s.io/v1";
+    for (version, kind, meant) in [
+        (networking, "NetworkPolicies", "NetworkPolicy"),
+        (networking, "NetworkPolcy", "NetworkPolicy"),
+        (networking, "NetPolicy", "NetworkPolicy"),
+        (networking, "NetworkPoliciesList", "NetworkPolicy"),
+        (networking, "ServiceCIDRs", "ServiceCIDR"),
+        (networking, "ServiceCidrr", "ServiceCIDR"),
+        ("networking.k8s.oi/v1", "ServiceCIDR", "ServiceCIDR"),
+        ("discovery.k8s.io/v1", "EndpointSlices", "EndpointSlice"),
+        ("discovery.k8s.io/v1", "Slice", "EndpointSlice"),
+        ("discovry.k8s.io/v1", "EndpointSlice", "EndpointSlice"),
+        (
+            "policy.networking.k8s.io/v1beta1",
+            "ClusterNetworkPolicies",
+            "ClusterNetworkPolicy",
+        ),
+        ("v1", "Pods", "Pod"),
+        ("v1", "Servcie", "Service"),
+        ("v1", "Services", "Service"),
+        ("v1", "Namspace", "Namespace"),
+        ("v1", "Nod", "Node"),
+        ("v1", "NetworkPolcy", "NetworkPolicy"),
+    ] {
+        let notes = notes(version, kind);
+        assert!(
+            notes.contains(&format!("looks like {meant};")),
+            "{version} {kind}: {notes}"
+        );
+    }
+    for (group, kinds) in [
+        (
+            "v1",
+            "Binding ComponentStatus ConfigMap Event LimitRange PersistentVolume \
+             PersistentVolumeClaim PodTemplate ReplicationController ResourceQuota Secret \
+             ServiceAccount Status",
+        ),
+        (networking, "Ingress IngressClass IPAddress IngressList"),
+        ("batch/v1", "Job CronJob"),
+        ("apps/v1", "Deployment DaemonSet ReplicaSet StatefulSet"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("node.k8s.io/v1", "RuntimeClass"),
+        ("metrics.k8s.io/v1beta1", "NodeMetrics PodMetrics"),
+        ("networking.istio.io/v1", "ServiceEntry Gateway"),
+        ("serving.knative.dev/v1", "Service Services"),
+    ] {
+        for kind in kinds.split(' ') {
+            assert_eq!(notes(group, kind), "", "{group} {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_version_that_no_cluster_has_is_read_and_named() {
+    for (version, kind, meant) in [
+        (
+            "networking.k8s.io/v1beta9",
+            "NetworkPolicy",
+            "networking.k8s.io/v1",
+        ),
+        ("v2", "Service", "v1"),
+        ("discovery.k8s.io/v1", "EndpointSlice", ""),
+        ("discovery.k8s.io/v1beta1", "EndpointSlice", ""),
+        ("networking.k8s.io/v1", "NetworkPolicy", ""),
+        ("networking.k8s.io/v1alpha1", "ServiceCIDR", ""),
+        ("networking.k8s.io/v1beta1", "ServiceCIDR", ""),
+        (
+            "policy.networking.k8s.io/v1alpha2",
+            "ClusterNetworkPolicy",
+            "",
+        ),
+        (
+            "policy.networking.k8s.io/v1beta1",
+            "ClusterNetworkPolicy",
+            "",
+        ),
+    ] {
+        let object = format!(
+            r#"{{"apiVersion":"{version}","kind":"{kind}","addressType":"IPv4",
+            "metadata":{{"name":"a","labels":{{"kubernetes.io/service-name":"b"}}}},
+            "spec":{{"podSelector":{{}},"tier":"Admin","clusterIP":"None"}}}}"#
+        );
+        let list = format!(r#"{{"apiVersion":"v1","kind":"List","items":[{object}]}}"#);
+        for text in [
+            &object,
+            &list,
+            &format!("---\n{object}"),
+            &format!("---\n{list}"),
+        ] {
+            let contents = read(text);
+            let notes = contents.notes.join("\n");
+            assert_eq!(contents.objects.len(), 1, "{version} {kind}");
+            let wanted = format!("write them with `apiVersion: {meant}`");
+            let named = notes.contains(&wanted) && notes.contains("are read all the same");
+            assert!(
+                named || meant.is_empty() && notes.is_empty(),
+                "{version} {kind}: {notes}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_kind_in_any_spelling_of_yaml_is_a_kind() {
+    for kind in [
+        "kind: NetworkPolicy\t# deny all",
+        "kind: \"NetworkPolicy\"\t# c",
+        "kind: &k NetworkPolicy",
+        "kind: !!str NetworkPolicy",
+        "kind: >-\n  NetworkPolicy",
+        "kind: |-\n  NetworkPolicy",
+        "kind:\n  NetworkPolicy",
+        "kind: \"Network\\x50olicy\"",
+        "kind: 'NetworkPolicy' # c",
+        "kind:\tNetworkPolicy",
+        "kind:   NetworkPolicy  ",
+        "\"kind\": NetworkPolicy",
+        "'kind': NetworkPolicy",
+        "kind : NetworkPolicy",
+    ] {
+        let rest = "metadata: {name: deny}\nspec: {podSelector: {}}\n";
+        let version = "networking.k8s.io/v1";
+        for text in [
+            format!("apiVersion: {version}\n{kind}\n{rest}"),
+            format!("apiVersion: &v {version}\t# c\n{kind}\n{rest}"),
+        ] {
+            let contents = read(&text);
+            assert_eq!(keys(&contents), ["NetworkPolicy default/deny"], "{text}");
+            assert!(contents.problems.is_empty(), "{:?}", contents.problems);
+        }
+    }
+}
+
+#[test]
+fn a_list_within_a_list_is_named() {
+    for kind in [
+        "v1 List",
+        "v1 ServiceList",
+        "networking.k8s.io/v1 NetworkPolicyList",
+    ] {
+        let (version, kind) = kind.split_once(' ').unwrap();
+        let json = format!(
+            r#"{{"apiVersion":"v1","kind":"List","items":[
+                {{"apiVersion":"v1","kind":"Node","metadata":{{"name":"a"}}}},
+                {{"apiVersion":"{version}","kind":"{kind}","items":[]}}]}}"#
+        );
+        for text in [&json, &format!("---\n{json}")] {
+            let contents = read(text);
+            assert_eq!(keys(&contents), ["Node a"]);
+            assert!(contents.unreadable, "{text}");
+            let said = contents.problems.concat();
+            assert!(said.contains("item 1: is a list within a list"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn json_documents_may_have_the_markers_of_yaml_between_them() {
+    let object = |name: &str| {
+        format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{name}"}}}}"#)
+    };
+    for marker in ["\n---\n", "\r\n---\r\n", "\n--- \n\n", " ", "\n"] {
+        let contents = read(&(object("a") + marker + &object("b") + marker + &object("c")));
+        assert_eq!(
+            keys(&contents),
+            ["Node a", "Node b", "Node c"],
+            "{marker:?}"
+        );
+        assert_eq!(contents.problems, [""; 0]);
+    }
+    let contents = read(&(object("a") + "\n---\nkind: Node\n"));
+    assert_eq!(keys(&contents), ["Node a"]);
+    let said = &contents.problems[0];
+    assert!(
+        said.contains("a file that begins with { is read as JSON"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_empty_namespace_is_the_default_one() {
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: \"\"}}\nspec: {spec}\n"
+        )
+    };
+    assert_eq!(
+        keys(&read(&service("{clusterIP: None}"))),
+        ["Service default/web"]
+    );
+    assert_eq!(
+        read(&service("[1]")).spoilt[0].0.to_string(),
+        "Service default/web"
+    );
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: \"\"}\n";
+    assert_eq!(keys(&read(pod)), ["Pod default/web"]);
+}
+
+#[test]
 fn lists_are_read_in_yaml_and_in_json() {
     let yaml = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Node\n  \
         metadata: {name: a}\n- {apiVersion: v1, kind: Secret, metadata: {name: p}}\n---\n\
@@ -303,7 +507,6 @@ fn lists_are_read_in_yaml_and_in_json() {
     assert_eq!(keys(&read(yaml)), ["Node a", "Node b"]);
     let json = r#" {"apiVersion":"v1","kind":"List","items":[
         {"apiVersion":"v1","kind":"Node","metadata":{"name":"a"}},
-        {"apiVersion":"v1","kind":"List","items":[]},
         {"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4",
          "metadata":{"name":"s","labels":{"kubernetes.io/service-name":"web"}}}]}
         {"apiVersion":"v1","kind":"ServiceList","items":[{"metadata":{"name":"web"}}]}"#;
@@ -388,8 +591,9 @@ fn an_object_of_the_wrong_shape_is_spoilt_but_known_by_name() {
     for text in [yaml, json, &list] {
         let contents = read(text);
         assert!(!contents.unreadable && contents.objects.is_empty());
-        assert_eq!(contents.spoilt[0].to_string(), "Service x/web");
-        assert_eq!(contents.problems.len(), 1, "{:?}", contents.problems);
+        assert_eq!(contents.spoilt[0].0.to_string(), "Service x/web");
+        assert!(contents.problems.is_empty(), "{:?}", contents.problems);
+        assert_eq!(contents.spoilt.len(), 1);
     }
 }
 

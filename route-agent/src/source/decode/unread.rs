@@ -10,6 +10,8 @@ pub enum Unread {
     /// What has the name of a kind that is read, in other letters or in another API group: one of
     /// [`READ`], by its place.
     Misspelt(usize),
+    /// What is one of [`READ`] in a version that no cluster has. It is read all the same.
+    OddVersion(usize),
 }
 
 /// The kinds that are read: API group, the version that is meant, and the kind.
@@ -28,14 +30,68 @@ const READ: [(&str, &str, &str); 8] = [
     ),
 ];
 
+/// Other versions of kinds that are read, in which the objects are the same.
+const ALSO_READ: [(&str, &str); 4] = [
+    ("discovery.k8s.io/v1beta1", "EndpointSlice"),
+    ("networking.k8s.io/v1beta1", "ServiceCIDR"),
+    ("networking.k8s.io/v1alpha1", "ServiceCIDR"),
+    ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+];
+
+/// Few letters make another word of one that is no longer.
+const SHORT: usize = 5;
+
+/// Kinds that are not read, of groups with a domain of which others are.
+const OTHERS: [&str; 3] = ["Ingress", "IngressClass", "IPAddress"];
+
 /// The kind that was likely meant, of an object or a list that is not read. A group of another project
-/// may well have a kind of that name: only what has no domain or the kind's own is taken for a slip.
+/// may well have a kind of that name: only what has no domain or the kind's own, or nearly, is taken for
+/// a slip. A name that is nearly right is one too, if it is long or in the own group, and whatever is
+/// none of the few other kinds of a group of which some are read.
 pub fn misspelt(group: &str, kind: &str) -> Option<Unread> {
     let kind = kind.strip_suffix("List").unwrap_or(kind);
-    let is_meant = |(own, _, name): &(&str, &str, &str)| {
-        name.eq_ignore_ascii_case(kind) && (!group.contains('.') || group.eq_ignore_ascii_case(own))
-    };
-    READ.iter().position(is_meant).map(Unread::Misspelt)
+    let like = READ.iter().position(|(own, _, name)| {
+        let in_own = is_like(group, own, 2);
+        let most = match name.len() {
+            ..=SHORT if !in_own => 0,
+            length => (length / 5 + 1).min(3),
+        };
+        (in_own || !group.contains('.')) && is_like(kind, name, most)
+    });
+    let place = like.or_else(|| {
+        let may_be_other = group.is_empty() || OTHERS.contains(&kind);
+        let of_group = READ.iter().rposition(|(own, ..)| *own == group);
+        of_group.filter(|_| !may_be_other)
+    });
+    place.map(Unread::Misspelt)
+}
+
+/// What is one of [`READ`] in a version that no cluster has.
+pub fn of_odd_version(api_version: &str, kind: &str) -> Option<Unread> {
+    let kind = kind.strip_suffix("List").unwrap_or(kind);
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let place = READ
+        .iter()
+        .position(|(own, _, name)| *own == group && *name == kind)?;
+    let known = READ[place].1 == api_version || ALSO_READ.contains(&(api_version, kind));
+    (!known).then_some(Unread::OddVersion(place))
+}
+
+/// True if one text may be a slip for the other: but for upper case, at one place, of up to so many
+/// letters, they are the same.
+fn is_like(text: &str, meant: &str, most: usize) -> bool {
+    let (mut text, mut meant) = (text.as_bytes(), meant.as_bytes());
+    while let ([one, text_rest @ ..], [other, meant_rest @ ..]) = (text, meant)
+        && one.eq_ignore_ascii_case(other)
+    {
+        (text, meant) = (text_rest, meant_rest);
+    }
+    while let ([text_rest @ .., one], [meant_rest @ .., other]) = (text, meant)
+        && one.eq_ignore_ascii_case(other)
+    {
+        (text, meant) = (text_rest, meant_rest);
+    }
+    text.len().max(meant.len()) <= most
 }
 
 /// True if a kind, or a list of one, is about who may talk to whom, by its name: `AdminNetworkPolicy`,
@@ -50,7 +106,7 @@ impl Unread {
         match self {
             Self::Endpoints => false,
             Self::Policy => true,
-            Self::Misspelt(which) => {
+            Self::Misspelt(which) | Self::OddVersion(which) => {
                 let (.., kind) = READ[which];
                 matches!(kind, "Pod" | "Namespace") || is_policy(kind)
             }
@@ -69,6 +125,13 @@ impl Unread {
                 format!(
                     "has objects ({count}) whose kind is not read but looks like {kind}; write them \
                      with `apiVersion: {version}` and `kind: {kind}`"
+                )
+            }
+            Self::OddVersion(which) => {
+                let (_, version, kind) = READ[which];
+                format!(
+                    "has objects ({count}) of kind {kind} in a version that no cluster has, which \
+                     are read all the same; write them with `apiVersion: {version}`"
                 )
             }
             Self::Policy => format!(

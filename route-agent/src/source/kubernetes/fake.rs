@@ -8,11 +8,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::source::kubernetes::server::{Limits, Timing};
+use crate::source::kubernetes::{FOR_POLICIES, RESOURCES};
 
 /// What the server does with one request.
 pub enum Reply {
     /// This status and body.
     Full(u16, String),
+    /// A list of nothing, of the kind that is asked for.
+    Nothing,
+    /// The beginning of an endless answer.
+    Bytes(Vec<u8>),
     /// An endless answer: these lines, and then the end.
     Lines(Vec<String>, End),
     /// These bytes again and again, with this pause.
@@ -112,12 +117,16 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
         let body = String::from_utf8(body).unwrap();
         let reply = {
             let mut script = script.lock().unwrap();
+            let reply = match script.replies.pop_front() {
+                Some(Reply::Nothing) => Reply::Full(200, nothing_of(&target)),
+                reply => reply.unwrap_or(Reply::Hang),
+            };
             script.asked.push(Asked {
                 target,
                 authorization,
                 body,
             });
-            script.replies.pop_front().unwrap_or(Reply::Hang)
+            reply
         };
         if !answer(&mut stream, reply).await {
             return;
@@ -125,11 +134,29 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
     }
 }
 
+/// A list of nothing, of the kind that has this path.
+fn nothing_of(target: &str) -> String {
+    let path = target.split('?').next().unwrap();
+    let mut resources = RESOURCES.iter().chain(&FOR_POLICIES);
+    let kind = resources
+        .find(|one| one.paths.contains(&path))
+        .unwrap()
+        .kind;
+    format!(r#"{{"kind":"{kind}List","metadata":{{"resourceVersion":"1"}},"items":[]}}"#)
+}
+
 /// Answers; false if the connection is done.
 async fn answer(stream: &mut TcpStream, reply: Reply) -> bool {
     match reply {
         Reply::Hangup => false,
-        Reply::Hang => std::future::pending().await,
+        Reply::Hang | Reply::Nothing => std::future::pending().await,
+        Reply::Bytes(bytes) => {
+            stream.write_all(CHUNKED.as_bytes()).await.unwrap();
+            let head = format!("{:x}\r\n", bytes.len());
+            let chunk = [head.as_bytes(), &bytes, b"\r\n"].concat();
+            stream.write_all(&chunk).await.unwrap();
+            std::future::pending().await
+        }
         Reply::Full(code, body) => {
             let text = format!(
                 "HTTP/1.1 {code} X\r\nRetry-After: 0\r\nContent-Length: {}\r\n\r\n{body}",

@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::snapshot::Object;
+use crate::source::kubernetes::watch::Resource;
 use crate::source::kubernetes::wire::{Event, Lines, Page, name_of, resource_version};
 use crate::source::kubernetes::{FOR_POLICIES, RESOURCES};
 use crate::source::objects::Names;
@@ -13,9 +14,12 @@ pub const KINDS: usize = RESOURCES.len() + FOR_POLICIES.len();
 /// The objects of a page of a list of the resource number `kind`, as far as they can be read.
 pub fn page(kind: usize, body: &[u8]) -> Vec<Object> {
     let mut names = Names::default();
-    let page = serde_json::from_slice::<Page>(body);
-    let items = page.map(|page| page.items.0).unwrap_or_default();
-    let items = items.into_iter();
+    let body = String::from_utf8_lossy(body);
+    let Ok(page) = serde_json::from_str::<Page>(&body) else {
+        return Vec::new();
+    };
+    let items = page.items(resource(kind).kind).unwrap_or_default();
+    let items = items.iter();
     items
         .filter_map(|item| object(kind, item, &mut names))
         .collect()
@@ -28,7 +32,8 @@ pub fn watch<'a>(kind: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Obj
     for piece in pieces {
         lines.push(piece);
         let read = lines.drain(|line| {
-            let event: Event = serde_json::from_slice(line)?;
+            let line = String::from_utf8_lossy(line);
+            let event: Event = serde_json::from_str(&line)?;
             let _ = resource_version(event.object);
             found.extend(object(kind, event.object, &mut names));
             Ok::<(), serde_json::Error>(())
@@ -40,12 +45,15 @@ pub fn watch<'a>(kind: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Obj
     found
 }
 
-fn object(kind: usize, text: &RawValue, names: &mut Names) -> Option<Object> {
-    let resource = match kind % KINDS {
+fn resource(kind: usize) -> &'static Resource {
+    match kind % KINDS {
         one if one < RESOURCES.len() => &RESOURCES[one],
         one => &FOR_POLICIES[one - RESOURCES.len()],
-    };
-    let read = (resource.decode)(text.get(), names);
+    }
+}
+
+fn object(kind: usize, text: &RawValue, names: &mut Names) -> Option<Object> {
+    let read = (resource(kind).decode)(text.get(), names);
     // What cannot be read is named.
     let named = |_| name_of(text);
     read.map_err(named).ok().flatten()

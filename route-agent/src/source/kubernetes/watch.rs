@@ -26,11 +26,12 @@ use tracing::debug;
 use crate::backoff::{Backoff, Jitter, random_fraction};
 use crate::error::chain;
 use crate::snapshot::{Change, Key, Object, ObjectName};
+use crate::source::decode::kind_of;
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::wire::{
     Event, Lines, Page, Status, name_of, names_of, resource_version, start_of,
 };
-use crate::source::objects::{Names, Unnamed};
+use crate::source::objects::{Names, Unnamed, namespace_or_default};
 
 /// Objects per page of a list: keeps what is in memory at a time small, on both sides.
 const PAGE: u32 = 500;
@@ -55,7 +56,7 @@ fn token(text: String) -> Result<String, Failure> {
         return Ok(text);
     }
     let why = format!("a `continue` token or resourceVersion is longer than {LONGEST_TOKEN} bytes");
-    Err(Failure::Excess(why))
+    Err(Failure::Absurd(why))
 }
 
 /// A kind of object, and how to read it.
@@ -106,8 +107,8 @@ enum Failure {
     Missing,
     /// The server is overloaded and says how long to wait.
     Busy(Duration),
-    /// It sends more than anything honest can be, or takes longer.
-    Excess(String),
+    /// It sends more than anything honest can be, or takes longer, or an event that is none.
+    Absurd(String),
     /// 403: it serves, but not this.
     Refused(String),
     /// Anything else.
@@ -121,7 +122,7 @@ impl fmt::Display for Failure {
             Self::Expired => f.write_str("410 Gone"),
             Self::Missing => f.write_str("404 Not Found"),
             Self::Busy(_) => f.write_str("429 Too Many Requests"),
-            Self::Failed(why) | Self::Excess(why) | Self::Refused(why) => f.write_str(why),
+            Self::Failed(why) | Self::Absurd(why) | Self::Refused(why) => f.write_str(why),
         }
     }
 }
@@ -209,13 +210,14 @@ pub async fn follow(
             }
             Err(Failure::Busy(least)) => Some(pauses.pause().max(least.min(timing.longest_pause))),
             Err(failure) => {
-                // A list names what is too long and goes past it; a watch would meet it again.
-                if matches!(failure, Failure::Excess(_)) {
+                // A list goes past what is too long, or no event; a watch would meet it again.
+                let absurd = matches!(failure, Failure::Absurd(_));
+                if absurd {
                     version = None;
                 }
                 // A connection that breaks after it has served is what a restart of the server
                 // looks like; that is reported only if it cannot be made again.
-                if !progress {
+                if !progress || absurd {
                     server
                         .failed(generation, &format!("{}: {failure}", watch.path()))
                         .await;
@@ -264,7 +266,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         let found = all.await.unwrap_or_else(|_| {
             let seconds = most.as_secs();
             let why = format!("the list is not complete after {seconds} s");
-            Err(Failure::Excess(why))
+            Err(Failure::Absurd(why))
         });
         match found {
             Ok(version) => {
@@ -277,7 +279,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 self.left_out.append(&mut before);
                 // What a list that cannot be believed has brought must not pile up, try after try;
                 // what another failure left over goes with the next list.
-                if matches!(failure, Failure::Excess(_)) {
+                if matches!(failure, Failure::Absurd(_)) {
                     let new = seen.difference(&self.known).cloned().map(Change::Gone);
                     let new: Vec<_> = new.collect();
                     if !new.is_empty() {
@@ -316,11 +318,14 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             bytes += text.len();
             if bytes > limits.list_bytes {
                 let why = format!("the list is longer than {} bytes", limits.list_bytes);
-                return Err(Failure::Excess(why));
+                return Err(Failure::Absurd(why));
             }
-            let page: Page = serde_json::from_slice(&text).map_err(Failure::failed)?;
+            // What is no UTF-8 is replaced, as API servers do: it costs the object that it is in at most.
+            let text = String::from_utf8_lossy(&text);
+            let page: Page = serde_json::from_str(&text).map_err(Failure::failed)?;
+            let items = page.items(self.resource.kind).map_err(Failure::Failed)?;
             let mut changes = Vec::new();
-            for item in &page.items.0 {
+            for item in items {
                 if let Some(object) = self.decode(item) {
                     seen.insert(object.key());
                     changes.push(Change::Set(object));
@@ -334,7 +339,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             }
             if tokens.len() >= MOST_PAGES || !tokens.insert(random.hash_one(&next)) {
                 let why = "the list has no end: a `continue` token comes again, or ever more do";
-                return Err(Failure::Excess(why.to_owned()));
+                return Err(Failure::Absurd(why.to_owned()));
             }
         }
     }
@@ -360,7 +365,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             Ok(true)
         };
         let seconds = limits.page_time.as_secs();
-        let late = || Failure::Excess(format!("a page of the list takes longer than {seconds} s"));
+        let late = || Failure::Absurd(format!("a page of the list takes longer than {seconds} s"));
         timeout(limits.page_time, read).await.map_err(|_| late())?
     }
 
@@ -372,7 +377,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         }
         let most = self.server.limits().page_bytes;
         let why = format!("a page of one object is longer than {most} bytes");
-        Err(Failure::Excess(why))
+        Err(Failure::Absurd(why))
     }
 
     /// The server is well: the next failure is the first.
@@ -513,7 +518,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             }
             if lines.pending() > most {
                 let why = format!("an event of the watch is longer than {most} bytes");
-                return Err(Failure::Excess(why));
+                return Err(Failure::Absurd(why));
             }
         }
         if lines.pending() > 0 {
@@ -529,30 +534,43 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         version: &mut String,
         changes: &mut Vec<Change>,
     ) -> Result<(), Failure> {
-        let event: Event = serde_json::from_slice(line).map_err(Failure::failed)?;
-        match event.kind {
-            "ERROR" => {
+        let line = String::from_utf8_lossy(line);
+        let event: Event = serde_json::from_str(&line).map_err(|error| {
+            let why = "an event of the watch cannot be read, so that all are listed again";
+            Failure::Absurd(format!("{why}: {error}"))
+        })?;
+        let own = kind_of(event.object.get());
+        let kind = self.resource.kind;
+        let foreign = own.get().filter(|own| *own != kind);
+        match (&*event.kind, foreign) {
+            ("ERROR", _) => {
                 let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
                 return Err(match status.code {
                     410 => Failure::Expired,
                     _ => Failure::Failed(status.message),
                 });
             }
-            "ADDED" | "MODIFIED" => match self.decode(event.object) {
+            ("ADDED" | "MODIFIED" | "DELETED", Some(own)) => {
+                let text = format!("came as an object of kind {own} and is left out");
+                self.leave_out(event.object, text);
+            }
+            ("ADDED" | "MODIFIED", None) => match self.decode(event.object) {
                 Some(object) => {
                     self.known.insert(object.key());
                     changes.push(Change::Set(object));
                 }
                 None => changes.extend(self.leave(event.object)),
             },
-            "DELETED" => {
+            ("DELETED", None) => {
                 self.forgive(event.object);
                 changes.extend(self.leave(event.object));
             }
             _ => {}
         }
         // Only after the event was taken: a watch that breaks here begins again with it.
-        if let Some(newer) = resource_version(event.object) {
+        if foreign.is_none()
+            && let Some(newer) = resource_version(event.object)
+        {
             *version = token(newer)?;
         }
         Ok(())
@@ -562,10 +580,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
     /// become one that is left out. Nothing but its name is asked for.
     fn leave(&mut self, item: &RawValue) -> Option<Change> {
         let (namespace, name) = names_of(item)?;
-        let namespace = match namespace.as_str() {
-            "" => "default",
-            namespace => namespace,
-        };
+        let namespace = namespace_or_default(Some(&namespace));
         let key = self.known.first()?.of_same_kind(ObjectName {
             namespace: Arc::from(namespace),
             name: Arc::from(name),
@@ -588,10 +603,15 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 Err(error) => format!("cannot be read and is left out: {error}"),
             }
         };
+        self.leave_out(item, text);
+        None
+    }
+
+    /// Names an object that is not read.
+    fn leave_out(&mut self, item: &RawValue, text: String) {
         let title = self.title(item);
         self.server.problems().note(&title, text);
         self.left_out.insert(title);
-        None
     }
 
     /// Nothing is wrong with an object any more.

@@ -11,22 +11,41 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::source::objects::nullable;
+use crate::source::objects::{Text, nullable};
 
-/// One page of a list.
+/// What came in the place of a page of a list.
 #[derive(Deserialize)]
 pub struct Page<'a> {
+    /// `NodeList` for Nodes: API servers say it of every list.
+    #[serde(default)]
+    kind: Text,
     /// Where the list stands.
     #[serde(default, deserialize_with = "nullable")]
     pub metadata: ListMeta,
-    /// The objects; `null` for an empty list.
     #[serde(borrow, default)]
-    pub items: Items<'a>,
+    items: Items<'a>,
 }
 
-/// The objects of a page, each as its text.
+impl<'a> Page<'a> {
+    /// The objects, each as its text, if this is a page of a list of objects of this kind: what is none
+    /// must not be taken for an empty one.
+    pub fn items(&self, kind: &str) -> Result<&[&'a RawValue], String> {
+        let lacks = match (self.kind.get(), &self.items.0) {
+            (None, _) => "it has no kind",
+            (Some(own), _) if own.strip_suffix("List") != Some(kind) => {
+                return Err(format!("no list of kind {kind} came: it is of kind {own}"));
+            }
+            (_, None) => "it has no items",
+            _ if self.metadata.resource_version.is_empty() => "it has no resourceVersion",
+            (_, Some(items)) => return Ok(items),
+        };
+        Err(format!("no list of kind {kind} came: {lacks}"))
+    }
+}
+
+/// `items` of a page: empty if it is `null`, as Go writes an empty list; none if there is no such field.
 #[derive(Default)]
-pub struct Items<'a>(pub Vec<&'a RawValue>);
+struct Items<'a>(Option<Vec<&'a RawValue>>);
 
 /// More objects are on no page of a list, not even of a server that knows no pages: a page of
 /// nothing but `{}` would take more than five times its size.
@@ -48,7 +67,7 @@ impl<'de> Visitor<'de> for ItemsVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Items::default())
+        Ok(Items(Some(Vec::new())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -60,7 +79,7 @@ impl<'de> Visitor<'de> for ItemsVisitor {
             }
             items.push(item);
         }
-        Ok(Items(items))
+        Ok(Items(Some(items)))
     }
 }
 
@@ -81,7 +100,7 @@ pub struct ListMeta {
 pub struct Event<'a> {
     /// ADDED, MODIFIED, DELETED, BOOKMARK or ERROR.
     #[serde(rename = "type")]
-    pub kind: &'a str,
+    pub kind: String,
     /// The object; of a BOOKMARK only its version, of an ERROR a Status.
     #[serde(borrow)]
     pub object: &'a RawValue,
@@ -231,7 +250,7 @@ mod tests {
         let page: Page = serde_json::from_str(text).unwrap();
         assert_eq!(page.metadata.resource_version, "7");
         assert_eq!(page.metadata.next, "tok");
-        let items = page.items.0;
+        let items = page.items("Node").unwrap();
         assert_eq!(items[0].get(), r#"{"metadata":{"name":"a"}}"#);
         assert_eq!(name_of(items[0]), "a");
         assert_eq!(name_of(items[1]), "without a name");
@@ -239,9 +258,9 @@ mod tests {
 
     #[test]
     fn an_empty_list_may_have_null_items() {
-        let page: Page =
-            serde_json::from_str(r#"{"metadata":{"resourceVersion":"1"},"items":null}"#).unwrap();
-        assert!(page.items.0.is_empty());
+        let text = r#"{"kind":"PodList","metadata":{"resourceVersion":"1"},"items":null}"#;
+        let page: Page = serde_json::from_str(text).unwrap();
+        assert!(page.items("Pod").unwrap().is_empty());
         assert_eq!(page.metadata.next, "");
     }
 
@@ -274,7 +293,7 @@ mod tests {
         let page = |count: usize| {
             let items = vec!["{}"; count].join(",");
             let text = format!(r#"{{"metadata":{{}},"items":[{items}]}}"#);
-            serde_json::from_str::<Page>(&text).map(|page| page.items.0.len())
+            serde_json::from_str::<Page>(&text).map(|page| page.items.0.unwrap().len())
         };
         assert_eq!(page(MOST_ITEMS).unwrap(), MOST_ITEMS);
         let refused = page(MOST_ITEMS + 1).unwrap_err().to_string();

@@ -34,6 +34,10 @@ struct File {
     notes: Vec<String>,
 }
 
+const FIX: &str = "fix the file";
+const KEPT: &str = "its last good state is kept; fix the file";
+const UNUSED: &str = "nothing of it is used; fix the file";
+
 /// What follows from a changed file.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
@@ -45,36 +49,43 @@ pub struct Outcome {
 
 impl Catalogue {
     /// A file was read.
-    pub fn load(&mut self, path: &Path, contents: Contents) -> Outcome {
+    pub fn load(&mut self, path: &Path, mut contents: Contents) -> Outcome {
         let path: Arc<Path> = Arc::from(path);
         let mut file = self.files.remove(&path).unwrap_or_default();
-        file.problems = contents.problems;
         // Half a file says nothing about what is missing from it. If nothing is known yet, what
         // can be read is better than nothing.
         let keep = contents.unreadable;
         if keep && !file.keys.is_empty() {
+            for (_, problem) in contents.spoilt {
+                contents.problems.push(problem);
+            }
+            file.problems = said(contents.problems, KEPT);
             self.files.insert(path, file);
             return Outcome::default();
         }
+        file.problems = said(contents.problems, FIX);
         file.notes = contents.notes;
         let mut outcome = Outcome::default();
         let mut keys: BTreeSet<Key> = BTreeSet::new();
         for object in contents.objects {
             let key = object.key();
             if !keys.insert(key.clone()) {
-                file.problems
-                    .push(format!("{key} is in the file twice; the last one counts"));
+                file.problems.push(format!(
+                    "{key} is in the file twice; the last one counts; {FIX}"
+                ));
             }
             if self.claim(&key, &path) {
                 outcome.changes.push(Change::Set(object));
             }
         }
-        keys.extend(
-            contents
-                .spoilt
-                .into_iter()
-                .filter(|key| file.keys.binary_search(key).is_ok()),
-        );
+        for (key, problem) in contents.spoilt {
+            let known = file.keys.binary_search(&key).is_ok();
+            let what = if known { KEPT } else { UNUSED };
+            file.problems.push(format!("{problem}; {what}"));
+            if known {
+                keys.insert(key);
+            }
+        }
         for gone in file.keys.iter().filter(|key| !keys.contains(key)) {
             self.release(gone, &path, &mut outcome);
         }
@@ -85,7 +96,9 @@ impl Catalogue {
 
     /// A file could not be opened or read: it keeps what it last brought.
     pub fn fail(&mut self, path: &Path, problem: String) {
-        self.files.entry(Arc::from(path)).or_default().problems = vec![problem];
+        let file = self.files.entry(Arc::from(path)).or_default();
+        let what = if file.keys.is_empty() { FIX } else { KEPT };
+        file.problems = vec![format!("{problem}; {what}")];
     }
 
     /// A file is gone, and its objects with it.
@@ -121,14 +134,9 @@ impl Catalogue {
         let mut all = Vec::new();
         for (path, file) in &self.files {
             let object = format!("file {}", path.display());
-            let suffix = if file.keys.is_empty() {
-                "fix the file"
-            } else {
-                "its last good state is kept; fix the file"
-            };
-            let problems = file.problems.iter();
-            all.extend(problems.map(|text| Warning::new(&object, format!("{text}; {suffix}"))));
-            all.extend(file.notes.iter().map(|text| Warning::new(&object, text)));
+            for texts in [&file.problems, &file.notes] {
+                all.extend(texts.iter().map(|text| Warning::new(&object, text)));
+            }
         }
         for (key, files) in &self.shared {
             let mut files = files.iter().map(|path| path.display().to_string());
@@ -193,6 +201,15 @@ impl Catalogue {
             }
         }
     }
+}
+
+/// What is wrong, and what follows from it.
+fn said(mut problems: Vec<String>, what: &str) -> Vec<String> {
+    for problem in &mut problems {
+        problem.push_str("; ");
+        problem.push_str(what);
+    }
+    problems
 }
 
 fn hash(key: &Key) -> u64 {
@@ -304,6 +321,28 @@ mod tests {
                 .text
                 .starts_with("Node one: line")
         );
+    }
+
+    #[test]
+    fn what_never_had_a_good_state_is_not_said_to_keep_it() {
+        let mut cluster = Cluster::default();
+        let wrong = "---\napiVersion: v1\nkind: Node\nmetadata: {name: two}\nstatus: [1]\n";
+        let said = |cluster: &Cluster| cluster.catalogue.warnings()[0].text.clone();
+        cluster.write("a", &(node("one", "10.0.0.1") + wrong));
+        assert!(said(&cluster).ends_with("; nothing of it is used; fix the file"));
+        cluster.write("a", &(node("one", "10.0.0.1") + &node("two", "10.0.0.2")));
+        cluster.write("a", &(node("one", "10.0.0.1") + wrong));
+        let kept = "; its last good state is kept; fix the file";
+        assert!(said(&cluster).ends_with(kept));
+        cluster.write("a", &(node("one", "10.0.0.1") + wrong));
+        assert!(said(&cluster).ends_with(kept), "still");
+        let problems = |cluster: &Cluster| cluster.catalogue.warnings().len();
+        cluster.write("a", &(wrong.to_owned() + "---\nkind: [\n"));
+        assert_eq!(problems(&cluster), 2, "each is named");
+        cluster.write("b", &(node("three", "10.0.0.1") + "---\nkind: [\n"));
+        let warnings = cluster.catalogue.warnings();
+        let last = &warnings.last().unwrap().text;
+        assert!(!last.contains("is kept"), "{last}");
     }
 
     #[test]

@@ -64,7 +64,7 @@ struct Manifests<'a> {
     names: Names,
     catalogue: Catalogue,
     stamps: BTreeMap<PathBuf, Stamp>,
-    /// Files that are gone, and when that is believed.
+    /// Files that are gone or out of reach, and when that is believed or they are looked for again.
     away: BTreeMap<PathBuf, Instant>,
     /// What is wrong with the directory itself.
     trouble: Option<String>,
@@ -118,7 +118,8 @@ impl Manifests<'_> {
             }
             self.read_all(written)?;
             self.believe_gone(Instant::now())?;
-            if self.away.is_empty() {
+            let soon = Instant::now() + AWAY;
+            if self.away.values().all(|due| *due > soon) {
                 self.send_warnings()?;
             }
         }
@@ -148,7 +149,7 @@ impl Manifests<'_> {
             .collect();
         for path in due {
             self.away.remove(&path);
-            if path.exists() {
+            if fs::symlink_metadata(&path).is_ok() {
                 self.read_all([path].into())?;
             } else {
                 self.remove(&path)?;
@@ -171,9 +172,10 @@ impl Manifests<'_> {
             }
         };
         self.away.clear();
-        let changed = paths
-            .iter()
-            .filter(|path| stamp(path) != self.stamps.get(*path).copied());
+        let changed = paths.iter().filter(|path| {
+            let stamp = stamp(path);
+            stamp.is_none() || stamp != self.stamps.get(*path).copied()
+        });
         let changed: BTreeSet<PathBuf> = changed.cloned().collect();
         let gone: Vec<Arc<Path>> = self
             .catalogue
@@ -226,14 +228,20 @@ impl Manifests<'_> {
                 let outcome = self.catalogue.load(path, contents);
                 self.send_changes(outcome)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.away.insert(path.to_owned(), Instant::now() + AWAY);
-                Ok(BTreeSet::new())
-            }
             Err(error) => {
-                self.stamps.remove(path);
-                self.catalogue
-                    .fail(path, format!("cannot be read: {error}"));
+                let nowhere = error.kind() == io::ErrorKind::NotFound;
+                let gone = nowhere && fs::symlink_metadata(path).is_err();
+                if !gone {
+                    self.stamps.remove(path);
+                    self.catalogue
+                        .fail(path, format!("cannot be read: {error}"));
+                }
+                // Of what a link leads to, and of rights, the watch says nothing.
+                let denied = error.kind() == io::ErrorKind::PermissionDenied;
+                if gone || denied || before.is_none() {
+                    let pause = if gone { AWAY } else { PAUSE };
+                    self.away.insert(path.to_owned(), Instant::now() + pause);
+                }
                 Ok(BTreeSet::new())
             }
         }

@@ -298,6 +298,51 @@ fn a_link_to_a_device_is_named_and_not_read() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_named_and_read_once_it_leads_somewhere() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("target");
+    for early in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link.yaml");
+        fs::write(directory.path().join("b.yaml"), node("b", "10.0.0.2")).unwrap();
+        if early {
+            symlink(&target, &link).unwrap();
+        }
+        let mut watched = Watched::on(directory);
+        watched.until("the list", |now| now.listed);
+        if !early {
+            symlink(&target, &link).unwrap();
+        }
+        watched.until("the warning", |now| now.warnings.len() == 1);
+        assert!(watched.warnings[0].object.ends_with("link.yaml"));
+        assert!(!watched.warnings[0].text.contains("last good state"));
+        fs::write(&target, node("a", "10.0.0.1")).unwrap();
+        watched.until("the target", |now| {
+            now.nodes().len() == 2 && now.warnings.is_empty()
+        });
+        fs::remove_file(&target).unwrap();
+        fs::remove_file(&link).unwrap();
+        watched.until("the end of the link", |now| now.nodes() == ["b=[10.0.0.2]"]);
+        assert!(watched.warnings.is_empty());
+    }
+}
+
+#[test]
+fn a_link_to_itself_is_named_and_read_once_it_is_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("loop.yaml");
+    symlink("loop.yaml", &link).unwrap();
+    let mut watched = Watched::on(directory);
+    watched.until("the warning", |now| now.listed && now.warnings.len() == 1);
+    assert!(watched.warnings[0].object.ends_with("loop.yaml"));
+    watched.write(".new", &node("a", "10.0.0.1"));
+    fs::rename(watched.path(".new"), &link).unwrap();
+    watched.until("the file", |now| {
+        now.nodes().len() == 1 && now.warnings.is_empty()
+    });
+}
+
+#[test]
 fn a_directory_that_appears_later_is_waited_for_and_one_that_goes_is_kept() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("later");

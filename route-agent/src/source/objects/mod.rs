@@ -109,7 +109,7 @@ impl Metadata {
     }
 
     pub(super) fn object_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
-        let namespace = self.namespace.get().unwrap_or("default");
+        let namespace = namespace_or_default(self.namespace.get());
         Ok(ObjectName {
             namespace: names.get(possible(namespace)?),
             name: self.cluster_name(names)?,
@@ -118,7 +118,7 @@ impl Metadata {
 
     /// As [`Metadata::object_name`], for one of many objects whose names no other object has.
     fn single_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
-        let namespace = self.namespace.get().unwrap_or("default");
+        let namespace = namespace_or_default(self.namespace.get());
         Ok(ObjectName {
             namespace: names.get(possible(namespace)?),
             name: Arc::from(self.name()?),
@@ -134,6 +134,14 @@ impl Metadata {
             Some(name) if !name.is_empty() => possible(name),
             _ => Err(Unnamed::Missing),
         }
+    }
+}
+
+/// The namespace that an object of this one is in: a manifest may leave it out.
+pub(super) fn namespace_or_default(given: Option<&str>) -> &str {
+    match given {
+        None | Some("") => "default",
+        Some(namespace) => namespace,
     }
 }
 

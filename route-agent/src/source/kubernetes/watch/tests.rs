@@ -23,7 +23,7 @@ fn page(nodes: &[&str], version: u32, next: &str) -> Reply {
     Reply::Full(
         200,
         format!(
-            r#"{{"metadata":{{"resourceVersion":"{version}","continue":"{next}"}},"items":[{}]}}"#,
+            r#"{{"kind":"NodeList","metadata":{{"resourceVersion":"{version}","continue":"{next}"}},"items":[{}]}}"#,
             items.join(",")
         ),
     )
@@ -384,7 +384,7 @@ async fn one_object_that_cannot_be_read_never_stops_the_rest() {
         Reply::Full(
             200,
             format!(
-                r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{bad},{}]}}"#,
+                r#"{{"kind":"NodeList","metadata":{{"resourceVersion":"7"}},"items":[{bad},{}]}}"#,
                 node("a", 7)
             ),
         ),
@@ -450,7 +450,9 @@ async fn a_slice_that_loses_its_service_is_gone() {
         .replace('\n', "")
     };
     let first = slice(r#""kubernetes.io/service-name":"web""#);
-    let list = format!(r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{first}]}}"#);
+    let list = format!(
+        r#"{{"kind":"EndpointSliceList","metadata":{{"resourceVersion":"7"}},"items":[{first}]}}"#
+    );
     let script = [
         Reply::Full(200, list),
         Reply::Lines(vec![event("MODIFIED", &slice(""))], End::Silence),
@@ -476,18 +478,143 @@ async fn a_page_full_of_objects_that_cannot_be_read_makes_one_warning_of_a_hundr
 }
 
 #[tokio::test]
-async fn a_line_that_is_not_an_event_makes_the_watch_begin_again() {
+async fn a_line_that_is_not_an_event_is_met_once_and_all_are_listed_again() {
+    let object = node("x", 9);
+    for line in [
+        "{not json".to_owned(),
+        r#"{"type":"ADDED"}"#.to_owned(),
+        format!(r#"{{"type":7,"object":{object}}}"#),
+        format!(r#"{{"object":{object}}}"#),
+    ] {
+        let script = [
+            page(&["a"], 7, ""),
+            Reply::Lines(
+                vec![event("ADDED", &node("b", 8)), line.clone()],
+                End::Silence,
+            ),
+            page(&["a", "b"], 9, ""),
+            Reply::Lines(vec![event("ADDED", &node("c", 10))], End::Silence),
+        ];
+        let (seen, fake) = play(nodes(), script, 6).await;
+        assert_eq!(
+            seen.lines,
+            [
+                "+Node a", "listed", "+Node b", "+Node a", "+Node b", "+Node c"
+            ],
+            "{line}"
+        );
+        let target = &fake.targets()[2];
+        assert!(!target.contains("watch="), "{line}: {target}");
+        let why = "an event of the watch cannot be read";
+        assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_read_whatever_its_spelling_and_whatever_bytes_are_in_it() {
+    let escaped = event(r"ADD\u0045D", &node("b", 8));
+    let mut odd = event("ADDED", &node("c#", 9)).into_bytes();
+    let place = odd.iter().position(|byte| *byte == b'#').unwrap();
+    odd[place] = 0xff;
+    let lines = [
+        escaped.as_bytes(),
+        &odd,
+        event("ADDED", &node("d", 10)).as_bytes(),
+    ]
+    .join(&b'\n');
     let script = [
         page(&["a"], 7, ""),
-        Reply::Lines(
-            vec![event("ADDED", &node("b", 8)), "{not json".to_owned()],
-            End::Silence,
-        ),
-        Reply::Lines(vec![event("ADDED", &node("c", 9))], End::Silence),
+        Reply::Bytes([&lines[..], b"\n"].concat()),
     ];
-    let (seen, fake) = play(nodes(), script, 4).await;
-    assert_eq!(seen.lines, ["+Node a", "listed", "+Node b", "+Node c"]);
-    assert_asks(&fake, 2, &["resourceVersion=8"]);
+    let (seen, fake) = play(nodes(), script, 5).await;
+    assert_eq!(
+        seen.lines,
+        ["+Node a", "listed", "+Node b", "+Node c\u{fffd}", "+Node d"]
+    );
+    assert_eq!(fake.targets().len(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_list_of_what_is_asked_for_is_named_and_what_was_read_stays() {
+    let list = |kind: &str, version: &str| {
+        format!(r#"{{"kind":"{kind}","metadata":{{"resourceVersion":"{version}"}},"items":[]}}"#)
+    };
+    let bare = |text: &str| text.to_owned();
+    for (answer, why) in [
+        (bare("{}"), "it has no kind"),
+        (bare("[]"), "it has no kind"),
+        (
+            bare(r#"{"kind":"Status","status":"Failure","code":500,"message":"m"}"#),
+            "it is of kind Status",
+        ),
+        (list("PodList", "9"), "it is of kind PodList"),
+        (list("Node", "9"), "it is of kind Node"),
+        (list("NodeList", ""), "it has no resourceVersion"),
+        (
+            bare(r#"{"kind":"NodeList","items":[]}"#),
+            "it has no resourceVersion",
+        ),
+        (
+            bare(r#"{"kind":"NodeList","metadata":{"resourceVersion":"9"}}"#),
+            "it has no items",
+        ),
+    ] {
+        let answer = || Reply::Full(200, answer.clone());
+        let script = vec![
+            page(&["a", "b"], 7, ""),
+            status(410),
+            answer(),
+            // The same in the place of a later page.
+            page(&["a"], 9, "next"),
+            answer(),
+        ];
+        let (seen, _) = after_hostility(script).await;
+        assert_eq!(
+            seen.lines,
+            [
+                "+Node a",
+                "+Node b",
+                "listed",
+                "+Node a",
+                "+Node good",
+                "-Node a",
+                "-Node b",
+                "+Node end"
+            ]
+        );
+        let text = &seen.warnings[0][0];
+        assert!(text.contains(why), "{why}: {text}");
+        assert!(text.contains("no list of kind Node"), "{text}");
+    }
+    let empty = r#"{"kind":"NodeList","metadata":{"resourceVersion":"9"},"items":null}"#;
+    let script = [
+        page(&["a"], 7, ""),
+        status(410),
+        Reply::Full(200, empty.to_owned()),
+    ];
+    let (seen, _) = play(nodes(), script, 3).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "-Node a"]);
+}
+
+#[tokio::test]
+async fn an_event_about_another_kind_is_named_and_takes_nothing_in_and_nothing_away() {
+    let of_kind = |kind: &str, name: &str| {
+        format!(r#"{{"kind":"{kind}","metadata":{{"name":"{name}","resourceVersion":"8"}}}}"#)
+    };
+    let events = vec![
+        event("ADDED", &of_kind("Pod", "b")),
+        event("MODIFIED", &of_kind("Status", "a")),
+        event("DELETED", &of_kind("Pod", "a")),
+        event("ADDED", &of_kind("Node", "c")),
+    ];
+    let script = [page(&["a"], 7, ""), Reply::Lines(events, End::Silence)];
+    let (seen, _) = play(nodes(), script, 3).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node c"]);
+    let named = seen.warnings.last().unwrap().join("\n");
+    assert!(
+        named.contains("Node b: came as an object of kind Pod"),
+        "{named}"
+    );
 }
 
 #[tokio::test]
@@ -706,7 +833,7 @@ async fn an_object_that_is_longer_than_any_can_be_is_left_out_and_named_and_the_
         "x".repeat(4000)
     );
     let text = format!(
-        r#"{{"metadata":{{}},"items":[{},{long}]}}"#,
+        r#"{{"kind":"NodeList","metadata":{{"resourceVersion":"7"}},"items":[{},{long}]}}"#,
         node("short", 7)
     );
     let (seen, _) = after_hostility(vec![Reply::Full(200, text), status(410)]).await;
