@@ -4,8 +4,8 @@
 //! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
 //! else. A packet that enters through a pod's link with a source that is not the pod's is dropped,
-//! and so is one that enters elsewhere with the source of a pod of this node, or from or to
-//! 127.0.0.0/8.
+//! and so is one that enters elsewhere with the source of a pod of this node or of the node itself,
+//! or from or to 127.0.0.0/8.
 //!
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
@@ -15,8 +15,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
-    priority,
+    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Source, Table,
+    fib_flag, fib_type, nat_flag, priority,
 };
 
 use crate::cidr;
@@ -243,6 +243,9 @@ impl Side {
 /// Addresses of a single link (RFC 4291, section 2.5.6).
 const LINK_LOCAL: IpNetwork = v6_network(0xfe80, 10);
 
+/// Groups of any scope (RFC 4291, section 2.7).
+const GROUPS: IpNetwork = v6_network(0xff00, 8);
+
 /// Groups of a single link (RFC 4291, section 2.7).
 const ALL_ON_LINK: IpNetwork = v6_network(0xff02, 16);
 
@@ -272,7 +275,7 @@ fn elsewhere(logging: Logging) -> Chain {
     let rule = Rule::new().counter().drop();
     logging.chain(
         Reason::Foreign,
-        [rule.comment("the source is a pod of this node, and it does not come from there")],
+        [rule.comment("the source is this node or a pod of it, and it does not come from there")],
     )
 }
 
@@ -307,10 +310,11 @@ fn pod_sources() -> Chain {
 /// decides here too.
 fn foreign_sources() -> Chain {
     let chain = Chain::base(ChainType::Filter, Hook::Prerouting, loopback::PRIORITY)
-        .with_comment("others cannot send from addresses of this node's pods and of localhost");
+        .with_comment("others cannot send from addresses of this node, its pods and localhost");
     let chain = loopback::guard(Family::Inet)
         .into_iter()
-        .fold(chain, Chain::with_rule);
+        .fold(chain, Chain::with_rule)
+        .with_rule(own_source().goto(ELSEWHERE));
     SIDES.into_iter().fold(chain, |chain, side| {
         chain.with_rule(
             Rule::new()
@@ -322,6 +326,26 @@ fn foreign_sources() -> Chain {
                 .goto(ELSEWHERE),
         )
     })
+}
+
+/// IPv6 that comes from elsewhere from an address of this node. Of IPv4 the kernel drops it
+/// (`fib_validate_source`, net/ipv4/fib_frontend.c), and so does the guard of pods' links.
+///
+/// What the node sends to a group comes back to it through the link that it left by
+/// (`ip6_finish_output2`, net/ipv6/ip6_output.c). A link-local address may be the node's on one link
+/// and its router's on another, and nothing is forwarded from one. The route is looked up last:
+/// only what comes over the wire pays for that.
+fn own_source() -> Rule {
+    Rule::new()
+        .nfproto(Family::Ip6)
+        .iifgroup_is_not(POD_LINKS)
+        .iifname_is_not("lo")
+        .within(Field::Ip6Saddr, Comparison::Neq, LINK_LOCAL)
+        .within(Field::Ip6Daddr, Comparison::Neq, GROUPS)
+        .is(
+            Source::address_type(fib_flag::SADDR),
+            &KeyBuf::new().number(fib_type::LOCAL),
+        )
 }
 
 #[cfg(test)]
