@@ -10,6 +10,7 @@ use podwire_kernel::route::{Route, RouteKind};
 use crate::cidr;
 use crate::features::routes::claims::{Claims, claim};
 use crate::features::routes::services;
+use crate::features::routes::unlikely::Likely;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
@@ -139,6 +140,8 @@ pub struct Given<'a> {
     pub uplink: Option<&'a Uplink>,
     /// The Service networks that flags name.
     pub service_cidrs: &'a [IpNetwork],
+    /// What podCIDRs are likely.
+    pub likely: Likely<'a>,
     /// Who has which podCIDR now.
     pub holders: &'a Holders,
 }
@@ -159,6 +162,12 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
             .and_then(|()| route(network, node, own, uplink, snapshot));
         match route {
             Ok(route) => {
+                if let Some(doubts) = given.likely.doubts(network) {
+                    faults.entry(&node.name).or_default().push(format!(
+                        "podCIDR {network} {doubts}; what else is there cannot be reached from this \
+                         cluster; if it is not meant, delete the Node, and create it with another"
+                    ));
+                }
                 let node = node.name.clone();
                 desired.routes.insert(network, Wanted { node, route });
             }

@@ -62,6 +62,10 @@ fn of(
         own: &Arc::from("worker"),
         uplink,
         service_cidrs: &[],
+        likely: Likely {
+            own: snapshot.nodes.get("worker"),
+            cluster_cidrs: &[],
+        },
         holders,
     })
 }
@@ -252,6 +256,20 @@ fn a_peer_with_an_address_that_no_host_can_have_is_named_and_another_of_its_addr
         assert_eq!(routes[1], "10.10.5.0/24 via 172.18.0.4");
         assert!(warnings.is_empty(), "{warnings:?}");
     }
+}
+
+#[test]
+fn a_pod_cidr_that_is_hardly_meant_is_named_and_routed() {
+    let (routes, warnings) = plan([own(), node("a", &["172.18.0.4"], &["8.8.8.0/24"])]);
+    assert!(routes.contains(&"8.8.8.0/24 via 172.18.0.4".to_owned()));
+    assert_eq!(
+        warnings,
+        [
+            "Node a: podCIDR 8.8.8.0/24 is a public network, and this node's own podCIDR is not in \
+             one; what else is there cannot be reached from this cluster; if it is not meant, delete \
+             the Node, and create it with another"
+        ]
+    );
 }
 
 #[test]
