@@ -314,14 +314,6 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     METRIC + distance % METRICS
 }
 
-/// True for the network address and the broadcast address of a network: the kernel refuses the
-/// latter as a next hop.
-fn is_no_host(ip: IpAddr, network: IpNetwork) -> bool {
-    network.is_ipv4()
-        && network.prefix() < 31
-        && (ip == network.network() || ip == network.broadcast())
-}
-
 /// The InternalIP of the podCIDR's family that is on the uplink's network.
 fn next_hop(
     network: IpNetwork,
@@ -338,7 +330,7 @@ fn next_hop(
         own_ips.contains(ip) || uplink.addresses.iter().any(|address| address.ip() == *ip)
     };
     let on_link = |ip: &IpAddr| uplink.on_link.iter().any(|network| network.contains(*ip));
-    let no_host = |ip: &IpAddr| uplink.addresses.iter().any(|own| is_no_host(*ip, *own));
+    let no_host = |ip: &IpAddr| uplink.no_host(*ip).is_some();
     let Some(first) = ips.clone().next() else {
         return Err(format!(
             "has no InternalIP of {family}; {network} cannot be reached"
