@@ -217,7 +217,7 @@ fn shared_addresses<'a>(given: &Given<'a>, faults: &mut BTreeMap<&'a Arc<str>, V
 
 fn usable(uplink: &Uplink) -> Result<(), NoUplink> {
     let text = if !uplink.up {
-        "is down; routes stay as they are until it is up"
+        "is down; the routes over it are put back once it is up"
     } else if uplink.on_link.is_empty() {
         "has no address; routes stay as they are until it has one"
     } else {

@@ -654,6 +654,35 @@ fn routes_of_others_are_never_touched() {
 }
 
 #[test]
+fn routes_that_went_with_the_uplink_are_no_differences_and_are_put_back_with_it() {
+    let mut machine = Machine::new();
+    machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
+    machine.socket.set_down(machine.uplink.index).unwrap();
+    let differences = |machine: &mut Machine| {
+        let mut report = Report::default();
+        let (world, routes, _) = machine.parts();
+        routes.report(&world, &mut report);
+        assert!(report.routes.iter().any(|route| !route.present));
+        report.differences.len()
+    };
+    assert_eq!(differences(&mut machine), 1);
+    machine.uplink.up = false;
+    assert!(machine.notice(&Event::Uplink));
+    machine.sync();
+    assert_eq!(differences(&mut machine), 0);
+    let texts: Vec<&str> = machine.warnings.iter().map(|(_, w)| &*w.text).collect();
+    assert_eq!(
+        texts,
+        ["is down; the routes over it are put back once it is up"]
+    );
+    machine.socket.set_up(machine.uplink.index).unwrap();
+    machine.uplink.up = true;
+    assert!(machine.notice(&Event::Uplink));
+    machine.sync();
+    assert_eq!(machine.kernel()[1], "10.10.2.0/24 via 172.18.0.4");
+}
+
+#[test]
 fn a_route_that_others_delete_or_add_is_put_right() {
     let mut machine = Machine::new();
     machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
