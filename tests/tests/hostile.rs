@@ -238,12 +238,13 @@ fn a_source_of_the_node_itself_that_comes_from_the_node_network_is_dropped() {
     let ping = format!("-6 -n -c1 -W1 -I {own}");
     for target in [pod, own] {
         let send = format!(
-            "ping {ping} {target} || true; bash -c 'echo hello >/dev/udp/{target}/10256' || true"
+            "ping {ping} {target} || true; bash -c 'echo hello >/dev/udp/{target}/10256' || true; \
+             curl -s --max-time 1 --interface {own} http://[{target}]:10256/ || true"
         );
         mypc.output(&send).unwrap();
     }
     let (came, past) = counted_sources(&node, "own");
-    assert!(came >= 3, "the attack did not arrive: {came}");
+    assert!(came >= 5, "the attack did not arrive: {came}");
     assert_eq!(past, 0);
     let named = || {
         let drops = node.place().output("podwire-agent drops").unwrap();

@@ -27,7 +27,7 @@ use crate::features::parts::log::{Logging, Reason};
 use crate::features::parts::loopback;
 use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE, Removal};
 use crate::report::Report;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Protocol, Snapshot};
 
 /// The feature.
 #[derive(Debug)]
@@ -145,6 +145,7 @@ pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table 
         table = table
             .with_chain("pod-sources", pod_sources())
             .with_chain("foreign-sources", foreign_sources())
+            .with_chain(OWN_SOURCES, own_sources())
             .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet))
             .with_chain(SPOOFED, spoofed(logging))
             .with_chain(ELSEWHERE, elsewhere(logging))
@@ -263,6 +264,9 @@ pub const SPOOFED: &str = "spoofed";
 /// The chain in which packets from elsewhere end whose source is a pod of this node.
 pub const ELSEWHERE: &str = "spoofed-elsewhere";
 
+/// The chain that looks for the node's own addresses among sources of IPv6.
+const OWN_SOURCES: &str = "own-sources";
+
 fn spoofed(logging: Logging) -> Chain {
     let rule = Rule::new().counter().drop();
     logging.chain(
@@ -313,9 +317,8 @@ fn foreign_sources() -> Chain {
         .with_comment("others cannot send from addresses of this node, its pods and localhost");
     let chain = loopback::guard(Family::Inet)
         .into_iter()
-        .fold(chain, Chain::with_rule)
-        .with_rule(own_source().goto(ELSEWHERE));
-    SIDES.into_iter().fold(chain, |chain, side| {
+        .fold(chain, Chain::with_rule);
+    let chain = SIDES.into_iter().fold(chain, |chain, side| {
         chain.with_rule(
             Rule::new()
                 .nfproto(side.family)
@@ -325,7 +328,8 @@ fn foreign_sources() -> Chain {
                 .no_way_back()
                 .goto(ELSEWHERE),
         )
-    })
+    });
+    chain.with_rule(from_elsewhere().goto(OWN_SOURCES))
 }
 
 /// IPv6 that comes from elsewhere from an address of this node. Of IPv4 the kernel drops it
@@ -333,19 +337,29 @@ fn foreign_sources() -> Chain {
 ///
 /// What the node sends to a group comes back to it through the link that it left by
 /// (`ip6_finish_output2`, net/ipv6/ip6_output.c). A link-local address may be the node's on one link
-/// and its router's on another, and nothing is forwarded from one. The route is looked up last:
-/// only what comes over the wire pays for that.
-fn own_source() -> Rule {
+/// and its router's on another, and nothing is forwarded from one.
+fn from_elsewhere() -> Rule {
     Rule::new()
         .nfproto(Family::Ip6)
         .iifgroup_is_not(POD_LINKS)
         .iifname_is_not("lo")
         .within(Field::Ip6Saddr, Comparison::Neq, LINK_LOCAL)
         .within(Field::Ip6Daddr, Comparison::Neq, GROUPS)
-        .is(
-            Source::address_type(fib_flag::SADDR),
-            &KeyBuf::new().number(fib_type::LOCAL),
-        )
+}
+
+/// To look up the route costs a fifth of all that the kernel does with a small packet, so it is not
+/// done within TCP connections: who sees no answer cannot forge one that the other end accepts.
+fn own_sources() -> Chain {
+    let within = Rule::new()
+        .l4proto(Protocol::Tcp.number())
+        .tcp_without_syn();
+    let own = Rule::new().is(
+        Source::address_type(fib_flag::SADDR),
+        &KeyBuf::new().number(fib_type::LOCAL),
+    );
+    Chain::regular()
+        .with_rule(within.returns())
+        .with_rule(own.goto(ELSEWHERE))
 }
 
 #[cfg(test)]
@@ -447,6 +461,7 @@ mod tests {
             [
                 "pod-sources",
                 "foreign-sources",
+                "own-sources",
                 "localhost-stays-here",
                 "spoofed",
                 "spoofed-elsewhere",
