@@ -41,6 +41,18 @@ impl Uplink {
     pub fn networks(&self) -> impl Iterator<Item = &IpNetwork> {
         self.on_link.iter().filter(|network| network.prefix() > 1)
     }
+
+    /// Why no machine can have an address, if it is the network address or the broadcast address of
+    /// one of its networks. A /31 has neither (RFC 3021), nor has IPv6.
+    pub fn no_host(&self, ip: IpAddr) -> Option<&'static str> {
+        let mut networks = self.addresses.iter();
+        let is_end = |own: &IpNetwork| {
+            own.is_ipv4() && own.prefix() < 31 && (ip == own.network() || ip == own.broadcast())
+        };
+        networks
+            .any(is_end)
+            .then_some("is the first or the last address of the uplink's network")
+    }
 }
 
 /// Why there is no uplink.

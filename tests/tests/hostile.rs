@@ -221,6 +221,52 @@ fn a_source_of_the_own_pods_that_comes_from_the_node_network_is_dropped() {
 }
 
 #[test]
+fn a_source_of_the_node_itself_that_comes_from_the_node_network_is_dropped() {
+    let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
+    let victim = lab.run("worker", &PodSpec::new("victim")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let mypc = lab.place_of("mypc").unwrap();
+    let own = node.machine().address(true).unwrap();
+    count_sources(&node, "own", "eth0", &own.to_string());
+    let pod = victim.addresses()[1];
+    mypc.output(&format!(
+        "ip -6 route replace {pod} via {own}; ip -6 addr add {own} dev lo nodad; \
+         ip -6 rule add prio 1 lookup 100; ip -6 rule del prio 0; ip -6 rule add prio 2 lookup local; \
+         ip -6 route add {own} dev eth0 table 100"
+    ))
+    .unwrap();
+    let ping = format!("-6 -n -c1 -W1 -I {own}");
+    for target in [pod, own] {
+        let send = format!(
+            "ping {ping} {target} || true; bash -c 'echo hello >/dev/udp/{target}/10256' || true; \
+             curl -s --max-time 1 --interface {own} http://[{target}]:10256/ || true"
+        );
+        mypc.output(&send).unwrap();
+    }
+    let (came, past) = counted_sources(&node, "own");
+    assert!(came >= 5, "the attack did not arrive: {came}");
+    assert_eq!(past, 0);
+    let named = || {
+        let drops = node.place().output("podwire-agent drops").unwrap();
+        drops.contains(&format!(
+            "{own} is this node's own, and it came through eth0"
+        ))
+    };
+    wait::until("the drops", Duration::from_secs(20), named).unwrap();
+    mypc.output(&format!("ip -6 addr del {own} dev lo"))
+        .unwrap();
+    // What the node sends to a group on its own link comes back to it through that link.
+    let send = format!("ping {ping} ff02::1%eth0 || true");
+    node.place().output(&send).unwrap();
+    let (now, past) = counted_sources(&node, "own");
+    assert!(now > came && past == now - came, "{now} {came} {past}");
+    // And to itself it talks as before.
+    node.place()
+        .output(&format!("ping {ping} {own} && ping {ping} {pod}"))
+        .unwrap();
+}
+
+#[test]
 fn external_ips_that_belong_to_others_are_refused_and_named() {
     let cluster = Cluster::pair(Families::V4);
     let web = cluster.web("worker", "web");

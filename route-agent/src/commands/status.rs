@@ -243,7 +243,9 @@ fn routes(report: &Report) -> Table {
     for route in &report.routes {
         let next_hop = match route.gateway {
             Some(gateway) => gateway.to_string(),
-            None if route.refused => "refused: its Node is gone".into(),
+            None if route.refused => {
+                "refused: its Node is gone (a route of yours ends that)".into()
+            }
             None if route.unreachable => "none: unused pod addresses".into(),
             None => "on the link".into(),
         };

@@ -252,13 +252,17 @@ impl Reader<'_, '_> {
                      pod-sources) drops it."
                 ),
             ),
-            Reason::Foreign => Decided::new(
-                ANTI_SPOOF,
-                format!(
-                    "{source} is for pods of this node, and it came through {link}, not from one of \
-                     them: {GUARD}, chain foreign-sources) drops it."
-                ),
-            ),
+            Reason::Foreign => {
+                let (whose, not) = match self.place.own.contains(&source) {
+                    true => ("this node's own", ""),
+                    false => ("for pods of this node", ", not from one of them"),
+                };
+                let because = format!(
+                    "{source} is {whose}, and it came through {link}{not}: {GUARD}, chain \
+                     foreign-sources) drops it."
+                );
+                Decided::new(ANTI_SPOOF, because)
+            }
             Reason::Loopback => {
                 let way = match through {
                     Some(_) => format!("came through {link}"),

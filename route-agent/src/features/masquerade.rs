@@ -4,8 +4,8 @@
 //! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
 //! else. A packet that enters through a pod's link with a source that is not the pod's is dropped,
-//! and so is one that enters elsewhere with the source of a pod of this node, or from or to
-//! 127.0.0.0/8.
+//! and so is one that enters elsewhere with the source of a pod of this node or of the node itself,
+//! or from or to 127.0.0.0/8.
 //!
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
@@ -15,8 +15,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Table, nat_flag,
-    priority,
+    Chain, ChainType, Comparison, Element, Family, Field, Hook, KeyBuf, Rule, Set, Source, Table,
+    fib_flag, fib_type, nat_flag, priority,
 };
 
 use crate::cidr;
@@ -27,7 +27,7 @@ use crate::features::parts::log::{Logging, Reason};
 use crate::features::parts::loopback;
 use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE, Removal};
 use crate::report::Report;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Protocol, Snapshot};
 
 /// The feature.
 #[derive(Debug)]
@@ -145,6 +145,7 @@ pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table 
         table = table
             .with_chain("pod-sources", pod_sources())
             .with_chain("foreign-sources", foreign_sources())
+            .with_chain(OWN_SOURCES, own_sources())
             .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet))
             .with_chain(SPOOFED, spoofed(logging))
             .with_chain(ELSEWHERE, elsewhere(logging))
@@ -243,6 +244,9 @@ impl Side {
 /// Addresses of a single link (RFC 4291, section 2.5.6).
 const LINK_LOCAL: IpNetwork = v6_network(0xfe80, 10);
 
+/// Groups of any scope (RFC 4291, section 2.7).
+const GROUPS: IpNetwork = v6_network(0xff00, 8);
+
 /// Groups of a single link (RFC 4291, section 2.7).
 const ALL_ON_LINK: IpNetwork = v6_network(0xff02, 16);
 
@@ -260,6 +264,9 @@ pub const SPOOFED: &str = "spoofed";
 /// The chain in which packets from elsewhere end whose source is a pod of this node.
 pub const ELSEWHERE: &str = "spoofed-elsewhere";
 
+/// The chain that looks for the node's own addresses among sources of IPv6.
+const OWN_SOURCES: &str = "own-sources";
+
 fn spoofed(logging: Logging) -> Chain {
     let rule = Rule::new().counter().drop();
     logging.chain(
@@ -272,7 +279,7 @@ fn elsewhere(logging: Logging) -> Chain {
     let rule = Rule::new().counter().drop();
     logging.chain(
         Reason::Foreign,
-        [rule.comment("the source is a pod of this node, and it does not come from there")],
+        [rule.comment("the source is this node or a pod of it, and it does not come from there")],
     )
 }
 
@@ -307,11 +314,11 @@ fn pod_sources() -> Chain {
 /// decides here too.
 fn foreign_sources() -> Chain {
     let chain = Chain::base(ChainType::Filter, Hook::Prerouting, loopback::PRIORITY)
-        .with_comment("others cannot send from addresses of this node's pods and of localhost");
+        .with_comment("others cannot send from addresses of this node, its pods and localhost");
     let chain = loopback::guard(Family::Inet)
         .into_iter()
         .fold(chain, Chain::with_rule);
-    SIDES.into_iter().fold(chain, |chain, side| {
+    let chain = SIDES.into_iter().fold(chain, |chain, side| {
         chain.with_rule(
             Rule::new()
                 .nfproto(side.family)
@@ -321,7 +328,38 @@ fn foreign_sources() -> Chain {
                 .no_way_back()
                 .goto(ELSEWHERE),
         )
-    })
+    });
+    chain.with_rule(from_elsewhere().goto(OWN_SOURCES))
+}
+
+/// IPv6 that comes from elsewhere from an address of this node. Of IPv4 the kernel drops it
+/// (`fib_validate_source`, net/ipv4/fib_frontend.c), and so does the guard of pods' links.
+///
+/// What the node sends to a group comes back to it through the link that it left by
+/// (`ip6_finish_output2`, net/ipv6/ip6_output.c). A link-local address may be the node's on one link
+/// and its router's on another, and nothing is forwarded from one.
+fn from_elsewhere() -> Rule {
+    Rule::new()
+        .nfproto(Family::Ip6)
+        .iifgroup_is_not(POD_LINKS)
+        .iifname_is_not("lo")
+        .within(Field::Ip6Saddr, Comparison::Neq, LINK_LOCAL)
+        .within(Field::Ip6Daddr, Comparison::Neq, GROUPS)
+}
+
+/// To look up the route costs a fifth of all that the kernel does with a small packet, so it is not
+/// done within TCP connections: who sees no answer cannot forge one that the other end accepts.
+fn own_sources() -> Chain {
+    let within = Rule::new()
+        .l4proto(Protocol::Tcp.number())
+        .tcp_without_syn();
+    let own = Rule::new().is(
+        Source::address_type(fib_flag::SADDR),
+        &KeyBuf::new().number(fib_type::LOCAL),
+    );
+    Chain::regular()
+        .with_rule(within.returns())
+        .with_rule(own.goto(ELSEWHERE))
 }
 
 #[cfg(test)]
@@ -423,6 +461,7 @@ mod tests {
             [
                 "pod-sources",
                 "foreign-sources",
+                "own-sources",
                 "localhost-stays-here",
                 "spoofed",
                 "spoofed-elsewhere",

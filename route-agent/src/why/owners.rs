@@ -26,9 +26,9 @@ pub(super) fn owner<'a>(facts: &Facts<'a>, family: IpFamily, claim: Claim) -> Op
 
 /// What the kernel must do for a Service: what it claims without another Service having it.
 pub(super) fn plan(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Option<Plan> {
-    let here = Here::of(&facts.config.node_name, facts.snapshot);
+    let here = Here::of(&facts.config.node_name, facts.snapshot, facts.uplink);
     let name = &service.name;
-    let externals = Externals::of(facts.snapshot, facts.config);
+    let externals = Externals::of(facts.snapshot, facts.config).beside(facts.uplink);
     let refuses = |address| externals.refuses(address).is_some();
     let claims = claimants(facts, family, frontends::claims(service, family, refuses));
     let slices: Vec<_> = facts.snapshot.slices_of(name).collect();
@@ -49,7 +49,7 @@ fn claimants(facts: &Facts<'_>, family: IpFamily, mut wanted: BTreeSet<Claim>) -
     let sought = Sought::of(&wanted);
     // Who has an address as ClusterIP has every port of it.
     wanted.extend(sought.addresses.iter().copied().map(Claim::ClusterIp));
-    let externals = Externals::of(facts.snapshot, facts.config);
+    let externals = Externals::of(facts.snapshot, facts.config).beside(facts.uplink);
     let refuses = |address| externals.refuses(address).is_some();
     let mut claims = Claims::default();
     let services = facts.snapshot.services.values();

@@ -10,6 +10,7 @@ use podwire_kernel::route::{Route, RouteKind};
 use crate::cidr;
 use crate::features::routes::claims::{Claims, claim};
 use crate::features::routes::services;
+use crate::features::routes::unlikely::Likely;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
@@ -139,6 +140,8 @@ pub struct Given<'a> {
     pub uplink: Option<&'a Uplink>,
     /// The Service networks that flags name.
     pub service_cidrs: &'a [IpNetwork],
+    /// What podCIDRs are likely.
+    pub likely: Likely<'a>,
     /// Who has which podCIDR now.
     pub holders: &'a Holders,
 }
@@ -159,6 +162,12 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
             .and_then(|()| route(network, node, own, uplink, snapshot));
         match route {
             Ok(route) => {
+                if let Some(doubts) = given.likely.doubts(network) {
+                    faults.entry(&node.name).or_default().push(format!(
+                        "podCIDR {network} {doubts}; what else is there cannot be reached from this \
+                         cluster; if it is not meant, delete the Node, and create it with another"
+                    ));
+                }
                 let node = node.name.clone();
                 desired.routes.insert(network, Wanted { node, route });
             }
@@ -208,7 +217,7 @@ fn shared_addresses<'a>(given: &Given<'a>, faults: &mut BTreeMap<&'a Arc<str>, V
 
 fn usable(uplink: &Uplink) -> Result<(), NoUplink> {
     let text = if !uplink.up {
-        "is down; routes stay as they are until it is up"
+        "is down; the routes over it are put back once it is up"
     } else if uplink.on_link.is_empty() {
         "has no address; routes stay as they are until it has one"
     } else {
@@ -305,14 +314,6 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     METRIC + distance % METRICS
 }
 
-/// True for the network address and the broadcast address of a network: the kernel refuses the
-/// latter as a next hop.
-fn is_no_host(ip: IpAddr, network: IpNetwork) -> bool {
-    network.is_ipv4()
-        && network.prefix() < 31
-        && (ip == network.network() || ip == network.broadcast())
-}
-
 /// The InternalIP of the podCIDR's family that is on the uplink's network.
 fn next_hop(
     network: IpNetwork,
@@ -329,7 +330,7 @@ fn next_hop(
         own_ips.contains(ip) || uplink.addresses.iter().any(|address| address.ip() == *ip)
     };
     let on_link = |ip: &IpAddr| uplink.on_link.iter().any(|network| network.contains(*ip));
-    let no_host = |ip: &IpAddr| uplink.addresses.iter().any(|own| is_no_host(*ip, *own));
+    let no_host = |ip: &IpAddr| uplink.no_host(*ip).is_some();
     let Some(first) = ips.clone().next() else {
         return Err(format!(
             "has no InternalIP of {family}; {network} cannot be reached"

@@ -14,6 +14,7 @@ pub mod refused;
 mod services;
 #[cfg(test)]
 mod tests;
+mod unlikely;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ pub use desired::{Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC,
 pub use diff::diff;
 use podwire_kernel::IpFamily;
 use refused::{InUse, Refused};
+use unlikely::Likely;
 
 use crate::config::Config;
 use crate::error::chain;
@@ -144,6 +146,7 @@ impl Routes {
                 own: world.own_name(),
                 uplink: world.uplink,
                 service_cidrs: &world.config.services.service_cidrs,
+                likely: likely(world),
                 holders: &holders,
             })?;
             let left = self.desired.left_by(&desired);
@@ -210,9 +213,13 @@ impl Routes {
             || addresses.any(|address| self.desired.owner_of_address(*address).is_some())
     }
 
-    /// Notes podCIDRs that have no route any more, but for those that a Node still has.
+    /// Notes podCIDRs that have no route any more, but for those that a Node still has, and those that
+    /// were hardly meant: what is there now is somebody else's.
     fn refuse(&mut self, mut left: Vec<(IpNetwork, String)>, world: &World<'_>, now: Instant) {
-        left.retain(|(network, _)| !refused::has_node(world.snapshot, *network));
+        let likely = likely(world);
+        left.retain(|(network, _)| {
+            !refused::has_node(world.snapshot, *network) && likely.doubts(*network).is_none()
+        });
         self.refused.add(left, now);
     }
 
@@ -393,9 +400,12 @@ impl Feature for Routes {
                 return;
             }
         };
+        // The kernel takes its routes away, which is said once, by a warning.
+        let is_down = world.uplink.is_some_and(|uplink| !uplink.up);
         for (destination, wanted) in &self.desired.routes {
             let present = ours.contains(&wanted.route);
-            if !present {
+            let went_with_it = is_down && wanted.route.link.is_some();
+            if !present && !went_with_it {
                 report
                     .differences
                     .push(format!("the route {} is missing", wanted.route));
@@ -480,6 +490,13 @@ fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
 fn next_hop(route: &Route) -> String {
     let gateway = route.gateway.map(|gateway| gateway.to_string());
     gateway.unwrap_or_else(|| "link".to_owned())
+}
+
+fn likely<'a>(world: &World<'a>) -> Likely<'a> {
+    Likely {
+        own: world.snapshot.nodes.get(world.own_name()),
+        cluster_cidrs: &world.config.services.cluster_cidrs,
+    }
 }
 
 fn networks(world: &World<'_>) -> Vec<IpNetwork> {

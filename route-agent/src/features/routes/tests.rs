@@ -62,6 +62,10 @@ fn of(
         own: &Arc::from("worker"),
         uplink,
         service_cidrs: &[],
+        likely: Likely {
+            own: snapshot.nodes.get("worker"),
+            cluster_cidrs: &[],
+        },
         holders,
     })
 }
@@ -252,6 +256,20 @@ fn a_peer_with_an_address_that_no_host_can_have_is_named_and_another_of_its_addr
         assert_eq!(routes[1], "10.10.5.0/24 via 172.18.0.4");
         assert!(warnings.is_empty(), "{warnings:?}");
     }
+}
+
+#[test]
+fn a_pod_cidr_that_is_hardly_meant_is_named_and_routed() {
+    let (routes, warnings) = plan([own(), node("a", &["172.18.0.4"], &["8.8.8.0/24"])]);
+    assert!(routes.contains(&"8.8.8.0/24 via 172.18.0.4".to_owned()));
+    assert_eq!(
+        warnings,
+        [
+            "Node a: podCIDR 8.8.8.0/24 is a public network, and this node's own podCIDR is not in \
+             one; what else is there cannot be reached from this cluster; if it is not meant, delete \
+             the Node, and create it with another"
+        ]
+    );
 }
 
 #[test]
@@ -633,6 +651,35 @@ fn routes_of_others_are_never_touched() {
     assert!(machine.kernel().is_empty());
     let all = machine.socket.routes(RouteFilter::default()).unwrap();
     assert!(theirs.iter().all(|route| all.contains(route)), "{all:?}");
+}
+
+#[test]
+fn routes_that_went_with_the_uplink_are_no_differences_and_are_put_back_with_it() {
+    let mut machine = Machine::new();
+    machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
+    machine.socket.set_down(machine.uplink.index).unwrap();
+    let differences = |machine: &mut Machine| {
+        let mut report = Report::default();
+        let (world, routes, _) = machine.parts();
+        routes.report(&world, &mut report);
+        assert!(report.routes.iter().any(|route| !route.present));
+        report.differences.len()
+    };
+    assert_eq!(differences(&mut machine), 1);
+    machine.uplink.up = false;
+    assert!(machine.notice(&Event::Uplink));
+    machine.sync();
+    assert_eq!(differences(&mut machine), 0);
+    let texts: Vec<&str> = machine.warnings.iter().map(|(_, w)| &*w.text).collect();
+    assert_eq!(
+        texts,
+        ["is down; the routes over it are put back once it is up"]
+    );
+    machine.socket.set_up(machine.uplink.index).unwrap();
+    machine.uplink.up = true;
+    assert!(machine.notice(&Event::Uplink));
+    machine.sync();
+    assert_eq!(machine.kernel()[1], "10.10.2.0/24 via 172.18.0.4");
 }
 
 #[test]

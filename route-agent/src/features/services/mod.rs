@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{self, Batch, NftSocket};
 use tokio::sync::watch;
@@ -334,7 +335,7 @@ impl Feature for Services {
         if networks {
             self.publisher.networks(world, &self.externals, warn);
         }
-        let here = SeenHere::from(Here::of(world.own_name(), world.snapshot));
+        let here = SeenHere::from(here(world));
         if here != self.seen_here {
             self.seen_here = here;
             dirty.extend(world.snapshot.services.keys().cloned());
@@ -427,13 +428,21 @@ impl Feature for Services {
 struct SeenHere {
     zone: Option<Box<str>>,
     addresses: Box<[IpAddr]>,
+    /// Those of the uplink, of IPv4: in IPv6 no address of one is no host.
+    networks: Vec<IpNetwork>,
+}
+
+fn here<'a>(world: &World<'a>) -> Here<'a> {
+    Here::of(world.own_name(), world.snapshot, world.uplink)
 }
 
 impl From<Here<'_>> for SeenHere {
     fn from(here: Here<'_>) -> SeenHere {
+        let networks = here.uplink.into_iter().flat_map(|uplink| &uplink.addresses);
         SeenHere {
             zone: here.zone.map(Box::from),
             addresses: here.addresses.into(),
+            networks: networks.filter(|one| one.is_ipv4()).copied().collect(),
         }
     }
 }
@@ -444,7 +453,7 @@ fn view<'a>(world: &World<'a>, externals: &'a Externals, logging: Logging) -> Vi
     View {
         snapshot: world.snapshot,
         own,
-        here: Here::of(world.own_name(), world.snapshot),
+        here: here(world),
         config: &world.config.services,
         logging,
         externals,

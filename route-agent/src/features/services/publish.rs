@@ -154,7 +154,8 @@ impl Publisher {
             texts.extend(self.checks.warning(name));
             if frontends::is_proxied(service) {
                 texts.extend(externals.warnings(service));
-                texts.extend(world.snapshot.slices_of(name).flat_map(endpoints::warnings));
+                let slices = world.snapshot.slices_of(name);
+                texts.extend(slices.flat_map(|slice| endpoints::warnings(slice, world.uplink)));
             }
             for table in tables {
                 texts.extend(table.applied().conflicts(name));
@@ -195,6 +196,7 @@ impl Publisher {
             Some((service, port)) => {
                 let here = Here {
                     node: world.own_name(),
+                    uplink: world.uplink,
                     ..Here::default()
                 };
                 let slices = world.snapshot.slices_of(name);

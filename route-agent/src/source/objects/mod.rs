@@ -259,9 +259,13 @@ struct Checker {
 }
 
 impl Checker {
-    /// Notes a value that is left out.
+    /// Notes a value that is left out, and not taken as another, whatever was noted of it before.
     fn bad(&mut self, field: &'static str, value: impl AsRef<str>, reason: &'static str) {
-        self.note(field, value.as_ref(), reason, None);
+        let value = text::start(value.as_ref(), LONGEST_VALUE);
+        self.invalid.pop_if(|last| {
+            last.taken.is_some() && last.field == field && last.value[..] == value[..]
+        });
+        self.note(field, value, reason, None);
     }
 
     /// Notes a value that is taken as another.
@@ -272,8 +276,8 @@ impl Checker {
         reason: &'static str,
         taken: impl ToString,
     ) {
-        let taken = Some(taken.to_string().into());
-        self.note(field, value.as_ref(), reason, taken);
+        let value = text::start(value.as_ref(), LONGEST_VALUE);
+        self.note(field, value, reason, Some(taken.to_string().into()));
     }
 
     fn note(
@@ -283,10 +287,9 @@ impl Checker {
         reason: &'static str,
         taken: Option<Box<str>>,
     ) {
-        let value = text::start(value, LONGEST_VALUE).into();
         self.invalid.push(Invalid {
             field,
-            value,
+            value: value.into(),
             reason,
             taken,
         });

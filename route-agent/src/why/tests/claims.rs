@@ -36,6 +36,7 @@ impl Planned {
             zone: None,
             addresses: &[ip("172.18.0.4")],
             gone_nodes: &[],
+            uplink: None,
         };
         let mut planned = Self {
             elements: BTreeMap::new(),

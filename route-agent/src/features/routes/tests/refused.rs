@@ -126,6 +126,37 @@ fn what_a_node_has_is_not_refused_though_there_is_no_route_to_it() {
 }
 
 #[test]
+fn a_pod_cidr_that_was_hardly_meant_is_not_refused_after_its_node() {
+    let mut machine = Machine::new();
+    let wrong = ["2000::/3", "8.8.8.0/24", "100.0.0.0/6", "10.10.2.0/24"];
+    machine.set(node("a", &["172.18.0.4", "fc00::4"], &wrong));
+    machine.lose("a");
+    assert_eq!(refused(), A_HAS_GONE[..1]);
+    // Nor if it went while no agent was there.
+    machine.set(node("a", &["172.18.0.4", "fc00::4"], &wrong[..3]));
+    machine.snapshot.nodes.remove("a");
+    machine.restart();
+    assert_eq!(machine.kernel(), ["10.10.1.0/24 Unreachable"]);
+    assert_eq!(refused(), A_HAS_GONE[..1]);
+}
+
+#[test]
+fn a_route_of_others_ends_the_refusal() {
+    let mut machine = Machine::new();
+    machine.set(peer());
+    machine.lose("a");
+    let route = Route {
+        link: Some(machine.uplink.index),
+        ..Route::to("10.10.2.0/24".parse().unwrap())
+    };
+    machine.socket.add_route(&route).unwrap();
+    let gone = false;
+    assert!(machine.notice(&Event::Kernel(&KernelEvent::Route { route, gone })));
+    machine.sync();
+    assert_eq!(refused(), A_HAS_GONE[1..]);
+}
+
+#[test]
 fn our_own_pods_are_never_refused_though_our_node_goes() {
     let mut machine = Machine::new();
     machine.sync();

@@ -12,6 +12,7 @@ use podwire_kernel::IpFamily;
 
 use crate::cidr;
 use crate::snapshot::{EndpointRef, EndpointSlice, Protocol, Snapshot};
+use crate::uplink::Uplink;
 
 /// Where a Node says in which zone it is.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -27,11 +28,13 @@ pub struct Here<'a> {
     pub addresses: &'a [IpAddr],
     /// The Nodes that have gone, sorted.
     pub gone_nodes: &'a [Arc<str>],
+    /// The interface to the other nodes.
+    pub uplink: Option<&'a Uplink>,
 }
 
 impl<'a> Here<'a> {
     /// The place of the Node with this name; little is known of it as long as it has no object.
-    pub fn of(name: &'a str, snapshot: &'a Snapshot) -> Here<'a> {
+    pub fn of(name: &'a str, snapshot: &'a Snapshot, uplink: Option<&'a Uplink>) -> Here<'a> {
         let node = snapshot.nodes.get(name);
         let zone = node.and_then(|node| node.labels.get(ZONE));
         Here {
@@ -39,6 +42,7 @@ impl<'a> Here<'a> {
             zone: zone.map(|zone| &**zone),
             addresses: node.map_or(&[], |node| &node.internal_ips),
             gone_nodes: snapshot.gone_nodes(),
+            uplink,
         }
     }
 }
@@ -178,7 +182,7 @@ pub fn ready_here<'a>(
         .into_iter()
         .flat_map(|slice| &slice.endpoints)
         .filter(|endpoint| endpoint.ready && is_local(endpoint, here))
-        .filter(|endpoint| unusable(endpoint.address).is_none())
+        .filter(|endpoint| unusable_here(endpoint.address, here.uplink).is_none())
         .map(|endpoint| endpoint.address)
         .collect();
     addresses.sort_unstable();
@@ -187,7 +191,7 @@ pub fn ready_here<'a>(
 }
 
 /// What is wrong with a slice, one sentence each.
-pub fn warnings(slice: &EndpointSlice) -> Vec<String> {
+pub fn warnings(slice: &EndpointSlice, uplink: Option<&Uplink>) -> Vec<String> {
     let name = &slice.name.name;
     let mut texts: Vec<String> = Vec::new();
     for bad in &slice.invalid {
@@ -199,7 +203,7 @@ pub fn warnings(slice: &EndpointSlice) -> Vec<String> {
         ));
     }
     for endpoint in &slice.endpoints {
-        if let Some(reason) = unusable(endpoint.address) {
+        if let Some(reason) = unusable_here(endpoint.address, uplink) {
             let address = endpoint.address;
             texts.push(format!(
                 "endpoint {address} of EndpointSlice {name} is left out: {reason}"
@@ -218,6 +222,11 @@ pub fn unusable(address: IpAddr) -> Option<&'static str> {
         return Some(reason);
     }
     cidr::is_link_local(address).then_some("is a link-local address, which no other node can reach")
+}
+
+/// The same, with what no machine beside this one can have.
+fn unusable_here(address: IpAddr, uplink: Option<&Uplink>) -> Option<&'static str> {
+    unusable(address).or_else(|| uplink?.no_host(address))
 }
 
 fn is_local(endpoint: &EndpointRef<'_>, here: Here<'_>) -> bool {
@@ -239,7 +248,7 @@ fn merge<'a>(
     for Offer { slice, port } in offers {
         for endpoint in &slice.endpoints {
             let address = endpoint.address;
-            if IpFamily::of(address) != family || unusable(address).is_some() {
+            if IpFamily::of(address) != family || unusable_here(address, here.uplink).is_some() {
                 continue;
             }
             let local = is_local(&endpoint, here);

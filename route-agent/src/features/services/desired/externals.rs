@@ -25,8 +25,8 @@ pub struct Externals {
     reserved: BTreeMap<IpAddr, Holder>,
     /// Where pods are, and of which Node.
     pods: Vec<(IpNetwork, Arc<str>)>,
-    /// What is reachable over the uplink without a gateway.
-    on_link: Vec<IpNetwork>,
+    /// The interface to the other nodes.
+    uplink: Option<Uplink>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,17 +76,16 @@ impl Externals {
             allowed: allowed.clone(),
             reserved,
             pods,
-            on_link: Vec::new(),
+            uplink: None,
         }
     }
 
-    /// With what is reachable over the uplink without a gateway. Addresses of this node that its
+    /// With the uplink, and what is reachable over it without a gateway. Addresses of this node that its
     /// object does not tell are not reserved: who moves an address from node to node (keepalived) may
     /// well give it to a Service.
     pub fn beside(self, uplink: Option<&Uplink>) -> Externals {
-        let networks = uplink.into_iter().flat_map(Uplink::networks);
         Externals {
-            on_link: networks.copied().collect(),
+            uplink: uplink.cloned(),
             ..self
         }
     }
@@ -123,7 +122,7 @@ impl Externals {
             return Some(format!("the podCIDR {cidr} of Node {node} overlaps it"));
         }
         let near = |one: &&IpNetwork| cidr::overlap(**one, network);
-        let near = self.on_link.iter().find(near)?;
+        let near = self.uplink.as_ref()?.networks().find(near)?;
         Some(format!("the uplink's network {near} overlaps it"))
     }
 
@@ -139,6 +138,10 @@ impl Externals {
                 return Some("it is the address of the API server".into());
             }
             None => {}
+        }
+        let uplink = self.uplink.as_ref();
+        if let Some(reason) = uplink.and_then(|uplink| uplink.no_host(address)) {
+            return Some(format!("it {reason}"));
         }
         let mut pods = self.pods.iter();
         if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr.contains(address)) {
@@ -229,6 +232,39 @@ mod tests {
                 let found = refused(&allowed, address);
                 assert!(found.contains(why), "{allowed:?} {address}: {found}");
             }
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_address_of_the_uplinks_network_are_refused() {
+        let uplink = Uplink {
+            index: 2,
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            addresses: [
+                "172.18.0.2/16",
+                "192.0.2.4/31",
+                "192.0.2.9/32",
+                "fc00::2/64",
+            ]
+            .map(|net| net.parse().unwrap())
+            .into(),
+            on_link: Vec::new(),
+        };
+        let externals = Externals::desired(&snapshot(), &ExternalIps::All, []);
+        let externals = externals.beside(Some(&uplink));
+        for (address, is_refused) in [
+            ("172.18.0.0", true),
+            ("172.18.255.255", true),
+            ("172.18.1.0", false),
+            ("192.0.2.4", false),
+            ("192.0.2.5", false),
+            ("192.0.2.9", false),
+            ("fc00::", false),
+        ] {
+            let found = externals.refuses(address.parse().unwrap());
+            assert_eq!(found.is_some(), is_refused, "{address}: {found:?}");
         }
     }
 

@@ -243,7 +243,7 @@ pub fn warnings(service: &Service) -> Vec<String> {
     ];
     for (field, addresses) in lists {
         for address in addresses {
-            if let Some(reason) = no_destination(*address) {
+            if let Some(reason) = no_destination(*address).or_else(|| unserved(service, *address)) {
                 texts.push(format!("{field} `{address}` is left out: it {reason}"));
             }
         }
@@ -267,6 +267,13 @@ pub fn warnings(service: &Service) -> Vec<String> {
         ));
     }
     texts
+}
+
+/// Why an address is not served though nothing is wrong with it.
+fn unserved(service: &Service, address: IpAddr) -> Option<&'static str> {
+    let mut served = service.cluster_ips.iter();
+    let none = !served.any(|other| other.is_ipv6() == address.is_ipv6());
+    none.then_some("is of a family in which the Service has no ClusterIP")
 }
 
 fn port_fault(port: &ServicePort) -> Option<&'static str> {

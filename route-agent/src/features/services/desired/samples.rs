@@ -14,6 +14,7 @@ pub const HERE: Here<'static> = Here {
     zone: Some("a"),
     addresses: &[],
     gone_nodes: &[],
+    uplink: None,
 };
 
 /// The slice's name in tests that have only one.

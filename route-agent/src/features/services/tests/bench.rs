@@ -159,7 +159,7 @@ impl Bench {
         let view = View {
             snapshot: &self.snapshot,
             own,
-            here: Here::of(NODE, &self.snapshot),
+            here: Here::of(NODE, &self.snapshot, None),
             config: &self.config,
             logging: Logging::On,
             externals: &externals,

@@ -81,7 +81,7 @@ pub fn table_of(case: &Case, family: IpFamily, config: &Config) -> Table {
         }
     }
     for (service, slice) in case.objects() {
-        let here = Here::of(NODE, &snapshot);
+        let here = Here::of(NODE, &snapshot, None);
         let balancing = config.balancing.balancing;
         let slices = [slice];
         let plan = desired(&service, slices.iter(), family, here, balancing, |_| true);

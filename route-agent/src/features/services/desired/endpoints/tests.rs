@@ -6,6 +6,7 @@ use crate::snapshot::{Endpoint, EndpointPort, Few, Invalid, ObjectName};
 const HERE: Here<'static> = Here {
     addresses: &[],
     gone_nodes: &[],
+    uplink: None,
     node: "worker",
     zone: Some("a"),
 };
@@ -345,7 +346,7 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
     assert_eq!(show(&selected(&[mixed.clone()]).cluster), "10.10.1.3");
     let v6 = select([&mixed], "http", Protocol::Tcp, IpFamily::V6, HERE);
     assert!(v6.cluster.is_empty() && !v6.any);
-    let texts = warnings(&mixed);
+    let texts = warnings(&mixed, None);
     assert_eq!(texts.len(), bad.len() + 1);
     assert_eq!(
         texts[0],
@@ -354,6 +355,35 @@ fn addresses_that_lead_nowhere_are_left_out_and_named() {
     for (text, address) in texts[1..].iter().zip(bad) {
         assert!(text.contains(address) && text.contains("web-1"), "{text}");
     }
+}
+
+#[test]
+fn the_first_and_the_last_address_of_the_uplinks_network_are_no_endpoints() {
+    let uplink = Uplink {
+        index: 2,
+        name: "eth0".into(),
+        mtu: 1500,
+        up: true,
+        addresses: vec!["172.18.0.2/16".parse().unwrap()],
+        on_link: Vec::new(),
+    };
+    let uplink = Some(&uplink);
+    let all = ["172.18.0.0 here", "172.18.255.255 here", "172.18.0.4 here"];
+    let slices = [slice("web-1", 80, &all)];
+    let here = Here { uplink, ..HERE };
+    let found = select(&slices, "http", Protocol::Tcp, IpFamily::V4, here);
+    assert_eq!(show(&found.cluster), "172.18.0.4");
+    assert_eq!(ready_here(&slices, here), 1);
+    let left_out = |address| {
+        format!(
+            "endpoint {address} of EndpointSlice web-1 is left out: is the first or the last \
+             address of the uplink's network"
+        )
+    };
+    assert_eq!(
+        warnings(&slices[0], uplink),
+        ["172.18.0.0", "172.18.255.255"].map(left_out)
+    );
 }
 
 #[test]

@@ -93,6 +93,23 @@ fn a_bad_address_is_left_out_and_the_others_stay() {
 }
 
 #[test]
+fn an_address_of_a_family_in_which_the_service_has_no_cluster_ip_is_named() {
+    let reason = "it is of a family in which the Service has no ClusterIP";
+    for text in [
+        "cluster-ip 10.200.1.63; external-ip 2001:db8::5; port tcp 80",
+        "kind LoadBalancer; cluster-ip 10.200.1.63; vip 2001:db8::5; port tcp 80",
+    ] {
+        check(text, &GOOD, &format!("`2001:db8::5` is left out: {reason}"));
+    }
+    let v6 = service("cluster-ip fd00::63; external-ip 192.0.2.5; port tcp 80");
+    let left_out = format!("spec.externalIPs `192.0.2.5` is left out: {reason}");
+    assert_eq!(warnings(&v6), [left_out]);
+    let both =
+        service("cluster-ip 10.200.1.63 fd00::63; external-ip 192.0.2.5 2001:db8::5; port tcp 80");
+    assert_eq!(warnings(&both), [""; 0]);
+}
+
+#[test]
 fn a_name_of_300_characters_keeps_the_service_out() {
     let mut bad = service("cluster-ip 10.200.1.63; port tcp 80");
     bad.name.name = "x".repeat(300).into();
@@ -175,6 +192,6 @@ fn ports_for_which_their_addresses_leave_no_room_are_left_out_and_named() {
     );
     // Every number of a port at a ClusterIP and an external IP, and as a node port.
     service.ports = (1..=u16::MAX).map(with_node_port).collect();
-    service.external_ips = vec!["fd00::1".parse().unwrap()].into();
+    service.external_ips = vec![external(0)].into();
     assert_eq!(warnings(&service), [""; 0]);
 }
