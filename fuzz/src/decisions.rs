@@ -119,7 +119,7 @@ impl Source {
 }
 
 fn decide(snapshot: &Snapshot) {
-    let here = Here::of(NODE, snapshot);
+    let here = Here::of(NODE, snapshot, None);
     let externals = Externals::of(snapshot, &CONFIG);
     for family in [IpFamily::V4, IpFamily::V6] {
         let own = snapshot.nodes.get(NODE);
@@ -152,6 +152,6 @@ fn decide(snapshot: &Snapshot) {
         let _ = externals.warnings(service);
     }
     for slice in snapshot.slices.values() {
-        let _ = endpoints::warnings(slice);
+        let _ = endpoints::warnings(slice, None);
     }
 }

@@ -10,9 +10,9 @@ use podwire_agent::why::{SOME_DENIED, Transport};
 
 use crate::fleet::Fleet;
 use crate::stream::is_younger;
+use crate::why::asked::{Asked, target};
 use crate::why::conclude::Seen;
 use crate::why::part::Part;
-use crate::why::{Asked, target};
 
 /// Drops of longer ago may have had another reason.
 const LATE: Duration = Duration::from_secs(60);

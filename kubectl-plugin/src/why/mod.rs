@@ -1,6 +1,7 @@
 //! `why SOURCE DESTINATION`: the way of a packet over all nodes that it meets, there and back, and
 //! the first hop that fails.
 
+mod asked;
 mod conclude;
 mod evidence;
 mod part;
@@ -10,7 +11,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use clap::Args;
 use podwire_agent::report::Report;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::Fleet;
 use crate::reach::ReachError;
 use crate::said::{DeskError, Output, Said, for_programs};
+use asked::{Asked, target};
 use conclude::{Mtus, conclude, first_failure};
 use evidence::dropped;
 use places::{End, Places};
@@ -65,15 +67,6 @@ pub struct Walk {
     pub conclusion: String,
     /// The first hop that fails, if one does.
     pub failure: Option<Failure>,
-}
-
-/// What is asked, found in the cluster.
-struct Asked {
-    source: End,
-    from: IpAddr,
-    destination: End,
-    to: IpAddr,
-    transport: Transport,
 }
 
 impl Why {
@@ -200,12 +193,6 @@ impl Asked {
         })
     }
 
-    /// The source as `namespace/name`, if it is a pod.
-    fn pod(&self) -> Option<&str> {
-        let name = self.source.title.strip_prefix("pod ")?;
-        name.split(" (").next()
-    }
-
     /// That no endpoint takes connections because its node is not ready, if that is so.
     fn gone(&self, fleet: &Fleet, places: &Places) -> Option<String> {
         let (_, ready) = places.behind(self.to, self.transport)?;
@@ -295,17 +282,6 @@ async fn receiver(fleet: &Fleet, places: &Places, name: &str) -> Result<End, Des
         addresses,
         node: None,
     })
-}
-
-/// `ADDRESS[:PORT/PROTOCOL]`, as the agent takes it.
-fn target(address: IpAddr, transport: Transport) -> String {
-    match transport {
-        Transport::Ping => address.to_string(),
-        Transport::Port(protocol, port) => {
-            let socket = SocketAddr::new(address, port);
-            format!("{socket}/{}", protocol.name())
-        }
-    }
 }
 
 /// What an agent is asked for.

@@ -38,7 +38,10 @@ pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
 pub use question::{Host, Question, QuestionError, Transport, service_in_dns};
 pub use refusals::{Decided, Refused};
-pub use walk::{MASQUERADED, SOME_DENIED, walk};
+pub use walk::{SOME_DENIED, walk};
+
+/// What happens where the receiver sees this node instead of who sends.
+pub const MASQUERADED: &str = "The source is replaced by this node's address (masquerade)";
 
 /// A pod on this node, as its link says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use podwire_kernel::IpFamily;
 
 use crate::ours::REFUSED_TABLE as REFUSED;
 use crate::why::facts::{Facts, Party};
-use crate::why::walk::MASQUERADED;
-use crate::why::{End, Hop, Wanted};
+use crate::why::{End, Hop, MASQUERADED, Wanted};
 
 /// The next hop to an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
