@@ -324,7 +324,7 @@ impl Conntrack {
     pub fn delete(&mut self, filter: &Filter) -> Result<(), Error> {
         if self.filters_deletes && filter.is_comparable() {
             match self.delete_in_kernel(filter) {
-                // Kernels before 6.8 or so take the incomplete tuple for that of one entry.
+                // Kernels up to 6.8 or so take the incomplete tuple for that of one entry.
                 Err(cause) if cannot_filter(&cause) => self.filters_deletes = false,
                 outcome => {
                     return outcome.map_err(|cause| cause.during("delete connections", filter));

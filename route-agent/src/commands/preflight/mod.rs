@@ -280,7 +280,7 @@ mod tests {
         let preflight = run();
         assert!(preflight.apart, "this test needs root");
         let gaps = preflight.missing().filter(|(finding, missing)| {
-            // Kernels before 6.8 or so; `make kernels` shows which.
+            // Kernels up to 6.8 or so; `make kernels` shows which.
             finding.feature != "conntrack filter" || missing.then != Without::FallsBack
         });
         let gaps: Vec<_> = gaps.collect();
