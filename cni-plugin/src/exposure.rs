@@ -136,11 +136,10 @@ pub fn take_back(records: &Records, record: &Record) -> Result<Withdrawn, Error>
     })
 }
 
-/// Fails if something of what the attachment of `call` has on record is missing in nftables.
-pub fn check_recorded(call: &Call, chained: bool) -> Result<(), Error> {
+/// What the attachment of `call` has on record; `None` if nothing, or nothing that can be read.
+pub fn recorded(call: &Call, chained: bool) -> Result<Option<Record>, Error> {
     let records = Records::open(Path::new(DIRECTORY))?;
-    let record = records.and_then(|all| all.get(&call.container_id, &call.ifname, chained));
-    record.map_or(Ok(()), |record| check(&record))
+    Ok(records.and_then(|all| all.get(&call.container_id, &call.ifname, chained)))
 }
 
 /// Fails if something that `record` says is missing in nftables.

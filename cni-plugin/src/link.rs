@@ -363,7 +363,8 @@ fn set_up_container(
         add_gateway(&mut requests, wanted.prefix, index, pair, routes);
     }
     for route in routes {
-        requests.add_route(&container_route(route, index, pairs));
+        // Another interface of the container may have brought a default route of its own.
+        requests.add_route_beside(&container_route(route, index, pairs));
     }
     socket.run(&mut requests).map_err(failed())
 }

@@ -25,6 +25,17 @@ pub struct Attached {
     pub dns: Dns,
 }
 
+impl Attached {
+    /// The addresses of the container's interface `ifname`: all but those that the result gives to
+    /// an interface of another name or on the host.
+    pub fn ips_of<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a Ip> {
+        self.ips.iter().filter(move |ip| {
+            let interface = ip.interface.and_then(|index| self.interfaces.get(index));
+            interface.is_none_or(|one| one.name == ifname && !one.sandbox.is_empty())
+        })
+    }
+}
+
 /// An interface that was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {

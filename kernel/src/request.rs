@@ -16,6 +16,9 @@ const REQUESTS_PER_DATAGRAM: usize = 128;
 /// Makes a new object; fails with `EEXIST` if there is one (linux/netlink.h).
 pub(crate) const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 
+/// Makes a new object beside others of its kind, where the kernel can hold several.
+pub(crate) const BESIDE: u16 = libc::NLM_F_CREATE as u16;
+
 /// Makes the object, or puts the new one in the place of the old.
 pub(crate) const REPLACE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 

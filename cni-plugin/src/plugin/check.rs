@@ -47,7 +47,7 @@ pub fn host(call: &Call, expected: &Attached) -> Result<(), Error> {
         ..RouteFilter::default()
     };
     let routes = socket.routes(filter).map_err(failed())?;
-    for ip in &expected.ips {
+    for ip in expected.ips_of(&call.ifname) {
         let address = ip.address.ip();
         let leads = |route: &podwire_kernel::route::Route| {
             route.destination.ip() == address

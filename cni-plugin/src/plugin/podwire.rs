@@ -386,5 +386,24 @@ fn check(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
     if mode == Mode::Podwire {
         check::host(call, &previous)?;
     }
-    exposure::check_recorded(call, false)
+    match exposure::recorded(call, false)? {
+        Some(record) => exposure::check(&record),
+        None => check_asks_for_no_record(request, mode),
+    }
+}
+
+/// Without its record nothing puts back what an attachment has in nftables.
+fn check_asks_for_no_record(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
+    let Request { call, config, .. } = request;
+    let maps = mode == Mode::Podwire && !config.port_mappings()?.ports.is_empty();
+    if !maps && !config.ip_masq()? {
+        return Ok(());
+    }
+    let owner = Owner::new(&call.container_id, &call.ifname);
+    Err(Error::Changed {
+        difference: format!(
+            "the attachment record of {owner} is gone or cannot be read; delete the container and \
+             start it again"
+        ),
+    })
 }

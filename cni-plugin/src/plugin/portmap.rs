@@ -70,13 +70,7 @@ fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
         Arguments::default()
     });
     let pod = arguments.pod();
-    let of_container = previous.ips.iter().filter(|ip| {
-        // An address of an interface that is known not to be the container's is not meant.
-        let interface = ip
-            .interface
-            .and_then(|index| previous.interfaces.get(index));
-        interface.is_none_or(|one| one.name == call.ifname && !one.sandbox.is_empty())
-    });
+    let of_container = previous.ips_of(&call.ifname);
     let addresses: Vec<IpAddr> = of_container.map(|ip| ip.address.ip()).collect();
     let first = |v4| {
         addresses

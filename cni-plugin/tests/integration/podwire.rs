@@ -1,15 +1,11 @@
 //! `podwire`: what it does beyond `ptp`.
 
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use podwire_kernel::RouteSocket;
 use serde_json::{Value, json};
 
 use super::net::{Outside, inside, serve, tcp};
 use super::node::{Call, Node, config, on_a_node};
+use super::owner::{Owner, wait_until};
 
 fn with_ports(subnets: &[&str], ports: Value) -> Value {
     let mut config = config("podwire", subnets);
@@ -229,6 +225,28 @@ fn check_notices_that_the_host_ports_were_flushed() {
 }
 
 #[test]
+fn check_notices_that_the_record_of_what_is_configured_is_gone() {
+    for asked in [
+        json!({"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}}),
+        json!({"ipMasq": true}),
+    ] {
+        on_a_node(move |node| {
+            let container = node.container("a");
+            let mut config = config("podwire", &["10.1.2.0/24"]);
+            for (key, value) in asked.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            let result = Call::new("podwire", "ADD", &container, &config).succeed();
+            let check = || Call::new("podwire", "CHECK", &container, &config).after(&result);
+            check().succeed();
+            std::fs::remove_dir_all("/run/podwire/attachments").unwrap();
+            let message = check().fail(999);
+            assert!(message.contains("record of a/eth0 is gone"), "{message}");
+        });
+    }
+}
+
+#[test]
 fn tables_that_lack_something_are_completed_by_the_next_add() {
     on_a_node(|node| {
         let (a, b) = (node.container("a"), node.container("b"));
@@ -325,40 +343,19 @@ fn an_add_that_one_of_the_tables_refuses_leaves_no_host_port() {
                 add(&b, &config).succeed();
             }
             let before = node.ruleset();
-            let mut owner = own("podwire-ipmasq", node);
+            let Some(owner) = Owner::of("podwire-ipmasq", node) else {
+                return;
+            };
             config["ipMasq"] = true.into();
             let message = add(&a, &config).fail(999);
             assert!(message.contains("Operation not permitted"), "{message}");
             Call::new("podwire", "DEL", &a, &config).succeed();
-            drop(owner.stdin.take());
-            owner.wait().unwrap();
+            drop(owner);
             wait_until(|| node.ruleset() == before);
         }
         Call::new("podwire", "DEL", &b, &config).succeed();
         node.assert_clean();
     });
-}
-
-/// Makes a table that no one else can change, and that goes when the owner does.
-fn own(table: &str, node: &Node) -> Child {
-    let mut owner = Command::new("nft")
-        .arg("-i")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let line = format!("add table inet {table} {{ flags owner; }}\n");
-    let stdin = owner.stdin.as_mut().unwrap();
-    stdin.write_all(line.as_bytes()).unwrap();
-    wait_until(|| node.ruleset().contains("flags owner"));
-    owner
-}
-
-fn wait_until(condition: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < end, "it did not come about");
-        sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

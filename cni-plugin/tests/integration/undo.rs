@@ -1,14 +1,13 @@
 //! An ADD that fails takes back what it made itself, and nothing of an earlier ADD.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
 
 use podwire_kernel::RouteSocket;
 use serde_json::{Value, json};
 
 use super::node::{Call, OURS, config, in_version, left_in, names, on_a_node};
+use super::owner::Owner;
 
 const LEASES: &str = "/run/ipam/net";
 const RECORDS: &str = "/run/podwire/attachments";
@@ -79,19 +78,12 @@ fn host_ports_that_cannot_be_changed_keep_the_record_of_those_that_are_there() {
         call("ADD", 8080).succeed();
         let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
         let before = fs::read_to_string(&record).unwrap();
-        // While a process owns a table, no other can change it.
-        let mut owner = Command::new("nft");
-        let mut owner = owner.arg("-i").stdin(Stdio::piped()).spawn().unwrap();
-        let mut input = owner.stdin.take().unwrap();
-        let table = "table inet podwire-hostports";
-        writeln!(input, "delete {table}; add {table} {{ flags owner; }}").unwrap();
-        while !node.ruleset().contains("flags owner") {
-            std::thread::yield_now();
-        }
+        let Some(owner) = Owner::of("podwire-hostports", node) else {
+            return;
+        };
         call("ADD", 8081).fail(999);
         assert_eq!(fs::read_to_string(&record).unwrap(), before);
-        drop(input);
-        owner.wait().unwrap();
+        drop(owner);
         call("DEL", 8080).succeed();
         assert_eq!(left_in(RECORDS), Vec::<String>::new());
     });

@@ -6,7 +6,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::Route;
 use crate::netlink::Message;
-use crate::request::{CREATE, REPLACE, Requests, RouteSocket};
+use crate::request::{BESIDE, CREATE, REPLACE, Requests, RouteSocket};
 use crate::{Cause, IpFamily, Result, packet};
 
 /// One step towards the wanted routes.
@@ -27,6 +27,17 @@ impl Requests {
     pub fn add_route(&mut self, route: &Route) -> &mut Self {
         let object = route.to_string();
         self.push("add route", object, libc::RTM_NEWROUTE, CREATE, |body| {
+            route.put(body)
+        })
+    }
+
+    /// Adds a route beside those that are there. Of two to one destination with the same metric the
+    /// newer comes first in IPv4, and in IPv6 both are used by turns (`fib_table_insert`,
+    /// net/ipv4/fib_trie.c; `fib6_add_rt2node`, net/ipv6/ip6_fib.c). Fails with `EEXIST` only if
+    /// the very same route is there.
+    pub fn add_route_beside(&mut self, route: &Route) -> &mut Self {
+        let object = route.to_string();
+        self.push("add route", object, libc::RTM_NEWROUTE, BESIDE, |body| {
             route.put(body)
         })
     }

@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{Api, AttachParams, AttachedProcess, DynamicObject, ListParams, LogParams};
 use kube::client::UpgradeConnectionError;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::KubeConfigOptions;
 use kube::discovery::ApiResource;
-use kube::{Client as ApiClient, Config, Error};
+use kube::{Client as ApiClient, Error};
 use podwire_agent::error::chain;
 use tokio::io::AsyncReadExt;
 
+use crate::reach::kubeconfig;
 use crate::reach::relay::{RelayClient, Streams};
 use crate::reach::{AgentPod, Client, Kind, Later, Listing, Node, Ran, Reach, ReachError};
 
@@ -66,13 +67,7 @@ impl ApiReach {
             context: target.context.clone(),
             ..KubeConfigOptions::default()
         };
-        let config = match &target.kubeconfig {
-            Some(path) => match Kubeconfig::read_from(path) {
-                Ok(file) => Config::from_custom_kubeconfig(file, &options).await,
-                Err(error) => Err(error),
-            },
-            None => Config::from_kubeconfig(&options).await,
-        };
+        let config = kubeconfig::read(target.kubeconfig.as_deref(), &options).await;
         let config = config.map_err(|error| {
             unusable(
                 "the kubeconfig cannot be used (give --kubeconfig or set KUBECONFIG)",

@@ -7,6 +7,7 @@ pub mod api;
 pub mod command;
 #[cfg(test)]
 pub(crate) mod fake;
+mod kubeconfig;
 pub mod local;
 pub mod relay;
 

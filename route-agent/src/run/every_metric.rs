@@ -274,6 +274,19 @@ fn talk_to_the_pod() {
 struct Owner(Child);
 
 impl Owner {
+    /// Whether the kernel knows owners (from 5.12 on); where not, it is said past what is held back
+    /// for tests that pass.
+    fn can_be() -> bool {
+        let probe = ["add", "table", "inet", "owned", "{ flags owner; }"];
+        let output = Command::new("nft").args(probe).output().unwrap();
+        let reason = text(output.stderr);
+        if !output.status.success() {
+            let reason = reason.lines().next().unwrap_or_default();
+            let _ = writeln!(std::io::stderr(), "\nnot run: every metric: {reason}");
+        }
+        output.status.success()
+    }
+
     fn take() -> Self {
         let child = Command::new("nft")
             .arg("--interactive")
@@ -322,6 +335,9 @@ fn text(output: Vec<u8>) -> String {
 #[test]
 fn every_metric_that_is_exported_moves_while_the_agent_works() {
     let mut agent = Agent::start();
+    if !Owner::can_be() {
+        return;
+    }
 
     // A start: everything is listed and brought into the kernel.
     let mut web = named_service(

@@ -1,0 +1,80 @@
+//! The kubeconfig, found and merged as kubectl does it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+
+/// The client's configuration: of the file `named`, else of the files of `KUBECONFIG`, else of
+/// `~/.kube/config`, with the context of `options`.
+pub async fn read(
+    named: Option<&Path>,
+    options: &KubeConfigOptions,
+) -> Result<Config, KubeconfigError> {
+    let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+    let merged = match named {
+        Some(path) => Kubeconfig::read_from(path)?,
+        None => match merge(&present(&listed))? {
+            Some(merged) => merged,
+            // Nothing is there: what is missing is told by who looks for it.
+            None => return Config::from_kubeconfig(options).await,
+        },
+    };
+    Config::from_custom_kubeconfig(merged, options).await
+}
+
+/// The files of a list with colons that are there. kubectl passes over the others (`Load`,
+/// client-go/tools/clientcmd/loader.go).
+fn present(listed: &OsStr) -> Vec<PathBuf> {
+    let named = std::env::split_paths(listed).filter(|path| !path.as_os_str().is_empty());
+    named.filter(|path| path.exists()).collect()
+}
+
+/// The files as one; of what several have, that of the first counts.
+fn merge(paths: &[PathBuf]) -> Result<Option<Kubeconfig>, KubeconfigError> {
+    paths
+        .iter()
+        .try_fold(None, |merged: Option<Kubeconfig>, path| {
+            let file = Kubeconfig::read_from(path)?;
+            merged
+                .map_or(Ok(file.clone()), |merged| merged.merge(file))
+                .map(Some)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::Client;
+
+    use super::*;
+
+    const FILE: &str = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+        contexts: [{name: c, context: {cluster: k, user: u}}]\n\
+        clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'PROXY}}]\nusers: []\n";
+
+    #[test]
+    fn of_a_list_of_files_those_that_are_not_there_are_passed_over() {
+        let folder = std::env::temp_dir().join(format!("kubeconfig-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let there = folder.join("there");
+        std::fs::write(&there, FILE.replace("PROXY", "")).unwrap();
+        let paths = [&folder.join("not-there"), Path::new(""), &there];
+        let listed = std::env::join_paths(paths).unwrap();
+        assert_eq!(present(&listed), [there]);
+        let merged = merge(&present(&listed)).unwrap().unwrap();
+        assert_eq!(merged.current_context.as_deref(), Some("c"));
+        assert!(merge(&present(OsStr::new("/not/there"))).unwrap().is_none());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_proxy_of_the_kubeconfig_can_be_used() {
+        let text = FILE.replace("PROXY", ", proxy-url: 'http://127.0.0.1:3128'");
+        let file = Kubeconfig::from_yaml(&text).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(file, &options);
+        let client = Client::try_from(config.await.unwrap());
+        assert!(client.is_ok(), "{:?}", client.err());
+    }
+}
