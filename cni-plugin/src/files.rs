@@ -2,15 +2,21 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::libc;
-use nix::unistd::geteuid;
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 /// How files are opened: a name may be a link to another file of the node, or a pipe that would
 /// wait for its other end.
-pub const CAREFULLY: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+pub const CAREFULLY: OFlag = OFlag::O_CLOEXEC
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK);
 
 /// The right of the group and of all others to write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -97,7 +103,8 @@ fn is_own(found: &Metadata) -> bool {
 
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(CAREFULLY).open(path)
+    let flags = CAREFULLY.bits();
+    options.read(true).custom_flags(flags).open(path)
 }
 
 fn content(file: File, limit: u64) -> io::Result<Vec<u8>> {
@@ -111,6 +118,52 @@ pub fn create(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let new = options.write(true).create_new(true).mode(0o600);
     new.open(path).map(drop)
+}
+
+/// Takes the exclusive lock of the file at `path`, which is made if there is none. A path that is not
+/// absolute starts at `directory`. The file is opened for reading, so that a directory on a read-only
+/// file system can be looked at.
+pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<File>, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let file = match openat(&directory, path, flags, mode) {
+        // A directory of that name can be locked as well.
+        Err(Errno::EISDIR) => {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | CAREFULLY;
+            openat(&directory, path, flags, Mode::empty())
+        }
+        file => file,
+    };
+    lock_opened(File::from(file?), kind)
+}
+
+/// As [`lock`], of a file or directory that is open.
+pub fn lock_opened(mut file: File, kind: FlockArg) -> Result<Flock<File>, Errno> {
+    loop {
+        match Flock::lock(file, kind) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EINTR)) => file = again,
+            Err((_, errno)) => return Err(errno),
+        }
+    }
+}
+
+/// A path that nothing has, for what is written before it gets its name: `first`, or that with a
+/// number. One that is not absolute starts at `directory`. What a call that was killed left there is
+/// removed, for the caller holds the lock; a directory is not ours, and the next name is taken.
+pub fn temporary(directory: impl AsFd, first: &Path) -> PathBuf {
+    let mut path = first.to_owned();
+    for number in 1.. {
+        // Not being there is how it should be.
+        let _ = unlinkat(&directory, &path, UnlinkatFlags::NoRemoveDir);
+        if fstatat(&directory, &path, AtFlags::AT_SYMLINK_NOFOLLOW).is_err() {
+            break;
+        }
+        let mut next = first.as_os_str().to_owned();
+        next.push(format!(".{number}"));
+        path = next.into();
+    }
+    path
 }
 
 #[cfg(test)]

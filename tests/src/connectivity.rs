@@ -14,13 +14,14 @@ use podwire_desk::fleet::Fleet;
 use podwire_desk::reach;
 use podwire_desk::reach::command::Commands;
 use podwire_desk::said::Said;
+use podwire_desk::test::case::{Family, Role, Service, Spot, name};
 use podwire_desk::test::command::{self, Flags};
 use podwire_desk::test::explain::Agents;
 use podwire_desk::test::ground::{
     Ground, GroundError, HTTP, Laid, Outside, PORT, Place, Portal, Ran, UDP,
 };
 use podwire_desk::test::objects;
-use podwire_desk::test::plan::{Family, Node, Plan, Role, Service, Spot, World, name};
+use podwire_desk::test::plan::{Node, Plan, World};
 use serde_json::{Value, json};
 use tokio::process::Command;
 

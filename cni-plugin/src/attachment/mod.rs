@@ -5,15 +5,19 @@
 //! can be taken away by any process: from the records they are made again.
 
 mod alias;
+mod comment;
 mod hostports;
 mod ipmasq;
 mod record;
+mod records;
 mod tables;
 
 pub use self::alias::Alias;
+pub use self::comment::{former_owner, owner};
 pub use self::hostports::{HOSTPORTS, hostports_table, keys};
 pub use self::ipmasq::{IPMASQ, ipmasq_table};
-pub use self::record::{HostPort, Record, RecordError, Records, Unreadable, former_owner, owner};
+pub use self::record::{HostPort, Record};
+pub use self::records::{RecordError, Records, Unreadable};
 pub use self::tables::{FAMILY, TableError, apply, has_all, remove, remove_owned, remove_tables};
 
 use crate::hash::fnv1a;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -15,17 +15,11 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::file::{self, Found};
 use super::{Lease, Owner, StoreError};
-use crate::files;
+use crate::files::{self, CAREFULLY};
 use crate::hash::fnv1a;
 
 /// A lease on a file system without `O_TMPFILE` is written under this name first.
 const TEMPORARY: &str = ".podwire.new";
-
-/// How every file is opened. In a directory that others may write, a name may be a link to a file
-/// of the node, or a pipe that would wait for its other end.
-const CAREFULLY: OFlag = OFlag::O_CLOEXEC
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_NONBLOCK);
 
 /// A lease directory, locked as long as this value lives.
 #[derive(Debug)]
@@ -137,9 +131,9 @@ impl Directory {
             Ok(file) => (file, None),
             // No support in the file system, or in a kernel or overlay that is too old to know.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
-                let name = self.temporary()?;
+                let name = self.temporary();
                 let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
-                let file = openat(&self.fd, name.as_str(), flags, mode).map_err(failed)?;
+                let file = openat(&self.fd, &name, flags, mode).map_err(failed)?;
                 (file, Some(name))
             }
             Err(errno) => return Err(failed(errno)),
@@ -154,22 +148,8 @@ impl Directory {
         }
     }
 
-    /// A name that nothing has. What a call that was killed left under it is removed, for we hold
-    /// the lock; a directory is not ours, and the next name is taken.
-    fn temporary(&self) -> Result<String, StoreError> {
-        let mut name = TEMPORARY.to_owned();
-        let is_taken = |name: &str| {
-            let found = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-            found.is_ok()
-        };
-        for number in 1.. {
-            self.remove(&name)?;
-            if !is_taken(&name) {
-                break;
-            }
-            name = format!("{TEMPORARY}.{number}");
-        }
-        Ok(name)
+    fn temporary(&self) -> PathBuf {
+        files::temporary(&self.fd, Path::new(TEMPORARY))
     }
 
     /// Gives a prepared lease the name of `address`; `false` if the address is leased already.
@@ -178,7 +158,7 @@ impl Directory {
         let linked = match &prepared.name {
             Some(temporary) => {
                 let none = AtFlags::empty();
-                linkat(&self.fd, temporary.as_str(), &self.fd, name.as_str(), none)
+                linkat(&self.fd, temporary, &self.fd, name.as_str(), none)
             }
             None => {
                 let path = format!("/proc/self/fd/{}", prepared.file.as_raw_fd());
@@ -197,7 +177,7 @@ impl Directory {
     pub fn discard(&self, prepared: Prepared) {
         if let Some(name) = prepared.name {
             // The next lease is prepared in its place.
-            let _ = self.remove(&name);
+            let _ = unlinkat(&self.fd, &name, UnlinkatFlags::NoRemoveDir);
         }
     }
 
@@ -289,7 +269,7 @@ impl Directory {
 #[derive(Debug)]
 pub struct Prepared {
     file: OwnedFd,
-    name: Option<String>,
+    name: Option<PathBuf>,
 }
 
 fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
@@ -301,31 +281,16 @@ fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
     }
 }
 
-/// Takes the exclusive lock on `lock`, as host-local does. The file is opened for reading, so that
-/// a directory on a read-only file system can be looked at.
+/// Takes the exclusive lock on `lock`, as host-local does.
 fn lock(directory: &OwnedFd, kind: FlockArg) -> Result<Flock<File>, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let mut file = match openat(directory.as_fd(), "lock", flags, mode) {
-        Ok(file) => File::from(file),
-        // A directory of that name can be locked as well.
-        Err(Errno::EISDIR) => {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | CAREFULLY;
-            File::from(openat(directory.as_fd(), "lock", flags, Mode::empty())?)
-        }
+    match files::lock(directory, Path::new("lock"), kind) {
         // Where the file cannot be made, no process waits for it: the directory itself will do.
         Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            File::from(openat(directory.as_fd(), ".", flags, Mode::empty())?)
+            let itself = openat(directory, ".", flags, Mode::empty())?;
+            files::lock_opened(File::from(itself), kind)
         }
-        Err(errno) => return Err(errno),
-    };
-    loop {
-        match Flock::lock(file, kind) {
-            Ok(lock) => return Ok(lock),
-            Err((again, Errno::EINTR)) => file = again,
-            Err((_, errno)) => return Err(errno),
-        }
+        locked => locked,
     }
 }
 
@@ -355,12 +320,12 @@ mod tests {
     fn a_lease_is_written_under_a_name_that_nothing_has() {
         let folder = tempfile::tempdir().unwrap();
         let directory = Directory::create(folder.path()).unwrap();
-        assert_eq!(directory.temporary().unwrap(), TEMPORARY);
+        assert_eq!(directory.temporary(), Path::new(TEMPORARY));
         std::fs::create_dir_all(folder.path().join(TEMPORARY).join("x")).unwrap();
         let next = format!("{TEMPORARY}.1");
-        assert_eq!(directory.temporary().unwrap(), next);
+        assert_eq!(directory.temporary(), Path::new(&next));
         std::fs::write(folder.path().join(&next), "half a lea").unwrap();
-        assert_eq!(directory.temporary().unwrap(), next);
+        assert_eq!(directory.temporary(), Path::new(&next));
         assert!(!folder.path().join(next).exists());
     }
 }

@@ -65,10 +65,7 @@ fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
     let Request { call, config, .. } = request;
     let ports = config.port_mappings()?;
     // They name the pod in comments. Who gives addresses may understand what we do not.
-    let arguments = Arguments::parse(&call.arguments).unwrap_or_else(|error| {
-        streams::log(format_args!("{error}; its pod is not named in nftables"));
-        Arguments::default()
-    });
+    let arguments = Arguments::understood(&call.arguments);
     let pod = arguments.pod();
     let of_container = previous.ips_of(&call.ifname);
     let addresses: Vec<IpAddr> = of_container.map(|ip| ip.address.ip()).collect();

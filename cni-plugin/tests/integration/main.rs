@@ -11,6 +11,7 @@ mod bandwidth;
 mod cases;
 mod concurrency;
 mod crash;
+mod delegate;
 mod examples;
 mod gc;
 mod host_local;

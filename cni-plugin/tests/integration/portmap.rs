@@ -399,10 +399,29 @@ fn mistakes_are_told_in_the_words_of_the_reference_plugin() {
         // Keys of other backends are taken and mean nothing, and an empty list is no condition.
         let mut fine = with("externalSetMarkChain", json!("KUBE-MARK-MASQ"));
         fine["conditionsV4"] = json!([]);
-        // What another plugin may understand stops nothing.
-        for arguments in ["IgnoreUnknown=1;", "IP=10.1.0.5,10.2.0.5", "A=b=c"] {
-            let add = Call::new("portmap", "ADD", &container, &fine).after(&previous);
-            add.with("CNI_ARGS", arguments).succeed();
+        let add = Call::new("portmap", "ADD", &container, &fine);
+        add.after(&previous).succeed();
+    });
+}
+
+#[test]
+fn arguments_that_only_another_plugin_understands_keep_the_name_of_the_pod() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let previous = attach(ptp(&container));
+        let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));
+        let call = |verb| Call::new("portmap", verb, &container, &config);
+        for odd in ["", "IP=10.1.0.5,10.2.0.5", "A=b=c", "IgnoreUnknown=maybe"] {
+            let arguments = format!("K8S_POD_NAMESPACE=shop;{odd};K8S_POD_NAME=web-0");
+            let add = call("ADD").after(&previous).with("CNI_ARGS", arguments);
+            add.succeed();
+            let ruleset = node.ruleset();
+            assert!(
+                ruleset.contains("\"shop/web-0 a/eth0\""),
+                "{odd}: {ruleset}"
+            );
+            call("DEL").succeed();
+            node.assert_nothing_mapped();
         }
     });
 }

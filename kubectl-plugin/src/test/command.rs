@@ -13,10 +13,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fleet::Fleet;
 use crate::said::Said;
+use crate::test::case::{Family, Group};
 use crate::test::explain::Agents;
 use crate::test::ground::{Explain, Ground, GroundError, Outside};
 use crate::test::kubernetes::{self, Cluster};
-use crate::test::plan::{Family, Group};
 use crate::test::run::{self, Done, Outcome, Pace, Progress, Verdict};
 use crate::test::{junit, report};
 

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::test::case::{Family, Role, Service};
 use crate::test::ground::{Explain, Ground, GroundError, Laid, Outside, PORT, Place, Portal, Ran};
 use crate::test::objects;
-use crate::test::plan::{Family, Plan, Role, Service, World};
+use crate::test::plan::{Plan, World};
 
 /// What would be made for a plan. Pods of node N have 10.0.0.N+1 and fd00::N+1, servers ten more.
 pub(crate) fn laid(plan: &Plan) -> Laid {
@@ -17,7 +18,7 @@ pub(crate) fn laid(plan: &Plan) -> Laid {
             format!("fd00::{last}").parse().unwrap(),
         ]
     };
-    let place = |spot: crate::test::plan::Spot| Place {
+    let place = |spot: crate::test::case::Spot| Place {
         pod: format!("test/{}", objects::pod_name(spot)),
         addresses: match spot.role {
             Role::Client => pod(spot.node + 1),

@@ -6,7 +6,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::test::plan::{Plan, Service, Spot, World};
+use crate::test::case::{Family, Service, Spot, name};
+use crate::test::plan::{Plan, World};
 
 /// The port on which every pod of the test answers HTTP. Not 80: pods in the network of their node
 /// take the node's.
@@ -60,11 +61,28 @@ pub struct Laid {
     pub outside: Vec<Outside>,
 }
 
+impl Laid {
+    /// Where a place is, or why it is not there.
+    pub fn place(&self, spot: Spot) -> Result<&Place, String> {
+        self.spots.get(&spot).ok_or_else(|| {
+            let why = self.missing.get(&spot);
+            why.cloned()
+                .unwrap_or_else(|| "its pod is not there".to_owned())
+        })
+    }
+
+    /// Where a Service is, or that it is not there.
+    pub fn portal(&self, service: Service) -> Result<&Portal, String> {
+        let portal = self.services.get(&service);
+        portal.ok_or_else(|| format!("Service {} is not there", name(service)))
+    }
+}
+
 /// Something outside of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outside {
     /// Over this family.
-    pub family: crate::test::plan::Family,
+    pub family: Family,
     /// What is asked for. If the answer is an address, it must be that of a node.
     pub url: String,
     /// True if someone named it: then a node that does not reach it is a failure.

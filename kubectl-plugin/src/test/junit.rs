@@ -3,7 +3,7 @@
 use podwire_agent::text::printable;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use crate::test::plan::Group;
+use crate::test::case::Group;
 use crate::test::run::{Outcome, Verdict};
 
 /// The report as XML, or why it cannot be written.

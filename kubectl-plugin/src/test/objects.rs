@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::test::case::{Role, Service, Spot, name};
 use crate::test::ground::{HTTP, PORT, UDP};
-use crate::test::plan::{Plan, Role, Service, Spot, name};
+use crate::test::plan::Plan;
 
 /// The label of everything that is the test's. Its value is the namespace of the run.
 pub const LABEL: &str = "podwire.io/connectivity-test";

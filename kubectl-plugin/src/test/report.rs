@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use podwire_agent::text::printable;
 
-use crate::test::plan::{Family, Group};
+use crate::test::case::{Family, Group};
 use crate::test::run::{Done, Outcome, Verdict, skipped};
 
 /// So many failures are told in full.

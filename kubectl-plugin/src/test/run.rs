@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use tokio::time::timeout;
 
+use crate::test::case::{Case, Family, Group, Spot, Target};
 use crate::test::ground::{Explain, Ground, GroundError, Laid};
-use crate::test::plan::{Case, Family, Group, Plan, Skipped, Spot, Target};
-use crate::test::probe;
+use crate::test::plan::{Plan, Skipped};
+use crate::test::{probe, verdict};
 
 /// How long one command may take. It ends by itself sooner; a busy API server may be slow to start it.
 const COMMAND: Duration = Duration::from_secs(30);
@@ -288,7 +289,7 @@ async fn verdict(ground: &impl Ground, laid: &Laid, again: &[Duration], case: &C
     let mut again = again.iter().take(tries);
     loop {
         let judged = match ground.run(place, &command, COMMAND).await {
-            Ok(ran) => probe::judge(case, laid, &ran),
+            Ok(ran) => verdict::judge(case, laid, &ran),
             Err(error) => Err(error.to_string()),
         };
         let wait = again.next();
@@ -395,7 +396,7 @@ async fn stranger(ground: &impl Ground, laid: &Laid, case: &Case) -> Option<Stri
     let place = laid.spots.get(&case.from)?;
     let command = probe::sender(case, laid)?;
     let ran = ground.run(place, &command, COMMAND).await.ok()?;
-    probe::forged(place, &ran)
+    verdict::forged(place, &ran)
 }
 
 /// What was not tried, each reason once for a group.

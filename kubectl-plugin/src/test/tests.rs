@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::test::case::{Family, Group, Spot, Way};
 use crate::test::fake::{Cleans, Fake};
 use crate::test::ground::{GroundError, Ran};
+use crate::test::plan::World;
 use crate::test::plan::tests::cluster;
-use crate::test::plan::{Family, Group, Spot, Way, World};
 use crate::test::run::{Done, Outcome, Pace, Progress, Verdict, run};
 use crate::test::{junit, report};
 

@@ -1,5 +1,6 @@
 //! What several features are made of. A part keeps nothing right by itself.
 
+pub mod forgetting;
 pub mod kept;
 pub mod kept_table;
 pub mod log;

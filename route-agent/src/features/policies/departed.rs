@@ -12,12 +12,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use podwire_kernel::Protocol;
 use podwire_kernel::conntrack::Conntrack;
 
+use crate::features::parts::forgetting;
 use crate::warnings::LastFailure;
 
 /// What comes meanwhile is taken together: the kernel goes through all that it has each time. An
@@ -58,7 +59,7 @@ impl Departed {
             return;
         }
         if self.thread.is_none() {
-            match start() {
+            match forgetting::start("departed", "connections of pods", run) {
                 Ok(thread) => self.thread = Some(thread),
                 Err(error) if self.trouble.is_news(&error.to_string()) => {
                     tracing::warn!(%error, "connections of pods that are gone may linger");
@@ -72,20 +73,6 @@ impl Departed {
             tracing::error!("the thread that forgets connections of pods is gone");
         }
     }
-}
-
-/// Starts the thread in the network namespace of the calling thread.
-fn start() -> podwire_kernel::Result<Sender<Gone>> {
-    let conntrack = Conntrack::open()?;
-    let (sender, orders) = channel();
-    let thread = std::thread::Builder::new().name("departed".to_owned());
-    thread
-        .spawn(move || run(conntrack, &orders))
-        .map_err(|error| {
-            let cause = podwire_kernel::Cause::from(error);
-            podwire_kernel::Error::new("start the thread for", "connections of pods", cause)
-        })?;
-    Ok(sender)
 }
 
 fn run(mut conntrack: Conntrack, orders: &Receiver<Gone>) {

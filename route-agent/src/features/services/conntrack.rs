@@ -11,13 +11,14 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use podwire_kernel::conntrack::{Conntrack, Entry, Filter};
 use podwire_kernel::nft::ct_status;
 use podwire_kernel::{IpFamily, Protocol};
 
+use crate::features::parts::forgetting;
 use crate::features::services::desired::endpoints::Backend;
 use crate::features::services::desired::frontends::Claim;
 use crate::features::services::table::state::UdpChange;
@@ -50,15 +51,8 @@ pub struct Sweeper {
 impl Sweeper {
     /// Starts the thread in the network namespace of the calling thread.
     pub fn start(metrics: ProxyMetrics) -> Result<Sweeper, podwire_kernel::Error> {
-        let conntrack = Conntrack::open()?;
-        let (work, orders) = channel();
-        let thread = std::thread::Builder::new().name("conntrack".to_owned());
-        thread
-            .spawn(move || run(conntrack, &orders, &metrics))
-            .map_err(|error| {
-                let cause = podwire_kernel::Cause::from(error);
-                podwire_kernel::Error::new("start the thread for", "connection tracking", cause)
-            })?;
+        let run = move |conntrack, orders: &Receiver<Work>| run(conntrack, orders, &metrics);
+        let work = forgetting::start("conntrack", "connection tracking", run)?;
         Ok(Sweeper { work })
     }
 

@@ -1,7 +1,7 @@
 //! What an API server would have done or refused, and no one does for a manifest.
 
-use super::Slim;
 use crate::snapshot::{Key, ObjectName};
+use crate::source::decode::slim::Slim;
 use crate::source::objects::{EndpointSlice, Names, Service, Unnamed};
 
 impl Slim {

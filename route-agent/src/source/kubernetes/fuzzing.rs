@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::snapshot::Object;
 use crate::source::kubernetes::watch::Resource;
-use crate::source::kubernetes::wire::{Event, Lines, Page, name_of, resource_version};
+use crate::source::kubernetes::wire::{Event, Head, Lines, Page, name_of};
 use crate::source::kubernetes::{FOR_POLICIES, RESOURCES};
 use crate::source::objects::Names;
 
@@ -34,7 +34,8 @@ pub fn watch<'a>(kind: usize, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Obj
         let read = lines.drain(|line| {
             let line = String::from_utf8_lossy(line);
             let event: Event = serde_json::from_str(&line)?;
-            let _ = resource_version(event.object);
+            let head = Head::of(event.object);
+            let _ = (head.kind(), head.version());
             found.extend(object(kind, event.object, &mut names));
             Ok::<(), serde_json::Error>(())
         });

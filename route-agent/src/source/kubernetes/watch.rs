@@ -7,9 +7,10 @@
 //! A server that is broken, or not the one that it should be, costs little: what it sends is limited
 //! in size and in time ([`crate::source::kubernetes::server::Limits`]), and only a watch that lasts ends the growing of the pauses.
 
+mod list;
+
 use std::collections::BTreeSet;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use http_body_util::BodyExt;
 use hyper::http::{self, StatusCode};
 use kube::client::Body;
 use kube::core::Request;
-use kube::core::params::{ListParams, WatchParams};
+use kube::core::params::WatchParams;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
@@ -26,18 +27,12 @@ use tracing::debug;
 use crate::backoff::{Backoff, Jitter, random_fraction};
 use crate::error::chain;
 use crate::snapshot::{Change, Key, Object, ObjectName};
-use crate::source::decode::kind_of;
 use crate::source::kubernetes::server::ApiServer;
-use crate::source::kubernetes::wire::{
-    Event, Lines, Page, Status, name_of, names_of, resource_version, start_of,
-};
+use crate::source::kubernetes::wire::{Event, Head, Lines, Status, name_of, names_of, start_of};
 use crate::source::objects::{Names, Unnamed, namespace_or_default};
 
 /// Objects per page of a list: keeps what is in memory at a time small, on both sides.
 const PAGE: u32 = 500;
-
-/// More pages than this are no list: ten million objects.
-const MOST_PAGES: usize = 20_000;
 
 /// After this many watches that were answered and ended at once, with none between that lasted, that
 /// is said. What never reached the server does not count: that is said by its own name.
@@ -257,129 +252,6 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         self.resource.paths[self.place]
     }
 
-    /// Reads all objects, page by page, and returns the version from which to watch.
-    async fn list(&mut self) -> Result<String, Failure> {
-        let most = self.server.limits().list_time;
-        let mut seen = BTreeSet::new();
-        let mut before = std::mem::take(&mut self.left_out);
-        let all = timeout(most, self.pages(&mut seen));
-        let found = all.await.unwrap_or_else(|_| {
-            let seconds = most.as_secs();
-            let why = format!("the list is not complete after {seconds} s");
-            Err(Failure::Absurd(why))
-        });
-        match found {
-            Ok(version) => {
-                self.server.reached(self.path());
-                self.forget(&before);
-                self.retire(seen)?;
-                Ok(version)
-            }
-            Err(failure) => {
-                self.left_out.append(&mut before);
-                // What a list that cannot be believed has brought must not pile up, try after try;
-                // what another failure left over goes with the next list.
-                if matches!(failure, Failure::Absurd(_)) {
-                    let new = seen.difference(&self.known).cloned().map(Change::Gone);
-                    let new: Vec<_> = new.collect();
-                    if !new.is_empty() {
-                        self.send(Update::Changes(new))?;
-                    }
-                } else {
-                    self.known.append(&mut seen);
-                }
-                Err(failure)
-            }
-        }
-    }
-
-    /// The pages of a list, and which objects were on them.
-    async fn pages(&mut self, seen: &mut BTreeSet<Key>) -> Result<String, Failure> {
-        let limits = self.server.limits().clone();
-        // Only their hashes: there may be many.
-        let (random, mut tokens) = (RandomState::new(), BTreeSet::new());
-        let mut next = String::new();
-        let mut text = Vec::new();
-        let mut bytes = 0;
-        loop {
-            let params = ListParams {
-                label_selector: self.resource.labels.map(str::to_owned),
-                limit: Some(self.page),
-                continue_token: (!next.is_empty()).then(|| next.clone()),
-                ..ListParams::default()
-            };
-            if !self.page(&params, &mut text).await? {
-                self.take_fewer()?;
-                continue;
-            }
-            if text.len() < limits.page_bytes / 8 {
-                self.page = (self.page * 2).min(PAGE);
-            }
-            bytes += text.len();
-            if bytes > limits.list_bytes {
-                let why = format!("the list is longer than {} bytes", limits.list_bytes);
-                return Err(Failure::Absurd(why));
-            }
-            // What is no UTF-8 is replaced, as API servers do: it costs the object that it is in at most.
-            let text = String::from_utf8_lossy(&text);
-            let page: Page = serde_json::from_str(&text).map_err(Failure::failed)?;
-            let items = page.items(self.resource.kind).map_err(Failure::Failed)?;
-            let mut changes = Vec::new();
-            for item in items {
-                if let Some(object) = self.decode(item) {
-                    seen.insert(object.key());
-                    changes.push(Change::Set(object));
-                }
-            }
-            self.server.problems().tell();
-            self.send(Update::Changes(changes))?;
-            next = token(page.metadata.next)?;
-            if next.is_empty() {
-                return token(page.metadata.resource_version);
-            }
-            if tokens.len() >= MOST_PAGES || !tokens.insert(random.hash_one(&next)) {
-                let why = "the list has no end: a `continue` token comes again, or ever more do";
-                return Err(Failure::Absurd(why.to_owned()));
-            }
-        }
-    }
-
-    /// Reads one page into `text`; false if it is too long.
-    async fn page(&mut self, params: &ListParams, text: &mut Vec<u8>) -> Result<bool, Failure> {
-        let limits = self.server.limits().clone();
-        text.clear();
-        let request = Request::new(self.path())
-            .list(params)
-            .map_err(Failure::failed)?;
-        let silence = self.server.timing().answer;
-        let read = async {
-            let mut body = self.ask(request).await?;
-            while let Some(frame) = timeout(silence, body.frame()).await.map_err(silent)? {
-                if let Ok(data) = frame.map_err(Failure::failed)?.into_data() {
-                    if text.len() + data.len() > limits.page_bytes {
-                        return Ok(false);
-                    }
-                    text.extend_from_slice(&data);
-                }
-            }
-            Ok(true)
-        };
-        let seconds = limits.page_time.as_secs();
-        let late = || Failure::Absurd(format!("a page of the list takes longer than {seconds} s"));
-        timeout(limits.page_time, read).await.map_err(|_| late())?
-    }
-
-    /// Objects may be large: fewer of them at a time.
-    fn take_fewer(&mut self) -> Result<(), Failure> {
-        if self.page > 1 {
-            self.page = (self.page / 8).max(1);
-            return Ok(());
-        }
-        let most = self.server.limits().page_bytes;
-        let why = format!("a page of one object is longer than {most} bytes");
-        Err(Failure::Absurd(why))
-    }
-
     /// The server is well: the next failure is the first.
     fn lasted(&mut self, pauses: &mut Backoff) {
         self.ends_no_longer();
@@ -539,7 +411,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             let why = "an event of the watch cannot be read, so that all are listed again";
             Failure::Absurd(format!("{why}: {error}"))
         })?;
-        let own = kind_of(event.object.get());
+        let head = Head::of(event.object);
+        let own = head.kind();
         let kind = self.resource.kind;
         let foreign = own.get().filter(|own| *own != kind);
         match (&*event.kind, foreign) {
@@ -569,7 +442,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
         }
         // Only after the event was taken: a watch that breaks here begins again with it.
         if foreign.is_none()
-            && let Some(newer) = resource_version(event.object)
+            && let Some(newer) = head.version()
         {
             *version = token(newer)?;
         }

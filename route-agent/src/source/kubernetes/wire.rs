@@ -106,22 +106,43 @@ pub struct Event<'a> {
     pub object: &'a RawValue,
 }
 
-/// The part of an object that a watch needs to be resumed.
-#[derive(Deserialize)]
-struct Versioned {
-    metadata: Version,
+/// What a watch asks of every object: its kind, and the version from which the watch can be resumed.
+///
+/// Both stay text until they are asked for: what is odd in one costs that one alone, and a version is
+/// copied no sooner than it is needed.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct Head<'a> {
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Version {
-    resource_version: String,
-}
+impl<'a> Head<'a> {
+    /// Goes through `object` once.
+    pub fn of(object: &'a RawValue) -> Self {
+        serde_json::from_str(object.get()).unwrap_or_default()
+    }
 
-/// The resourceVersion of `object`.
-pub fn resource_version(object: &RawValue) -> Option<String> {
-    let object: Versioned = serde_json::from_str(object.get()).ok()?;
-    Some(object.metadata.resource_version)
+    /// The kind, if it says one.
+    pub fn kind(&self) -> Text {
+        let kind = self
+            .kind
+            .and_then(|kind| serde_json::from_str(kind.get()).ok());
+        kind.unwrap_or_default()
+    }
+
+    /// The resourceVersion, if there is one.
+    pub fn version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            resource_version: String,
+        }
+        let metadata: Metadata = serde_json::from_str(self.metadata?.get()).ok()?;
+        Some(metadata.resource_version)
+    }
 }
 
 /// The namespace of `object`, which may be empty, and its name, whatever else it holds.
@@ -305,7 +326,46 @@ mod tests {
         let text = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"99"}}}"#;
         let event: Event = serde_json::from_str(text).unwrap();
         assert_eq!(event.kind, "BOOKMARK");
-        assert_eq!(resource_version(event.object).as_deref(), Some("99"));
+        assert_eq!(Head::of(event.object).version().as_deref(), Some("99"));
+    }
+
+    #[test]
+    fn of_kind_and_version_each_is_read_whatever_the_other_is() {
+        let version = r#"{"resourceVersion":"9"}"#;
+        for (kind, metadata, expected) in [
+            (r#""Node""#, version, (Some("Node"), Some("9"))),
+            (r#""N\u006fde""#, version, (Some("Node"), Some("9"))),
+            (r#""\ud800""#, version, (None, Some("9"))),
+            ("null", version, (None, Some("9"))),
+            ("7", version, (Some("7"), Some("9"))),
+            (r#""Node""#, "null", (Some("Node"), None)),
+            (r#""Node""#, "[[]]", (Some("Node"), None)),
+            (r#""Node""#, r#""text""#, (Some("Node"), None)),
+            (r#""Node""#, r#"{"\udfff":1}"#, (Some("Node"), None)),
+            (
+                r#""Node""#,
+                r#"{"resourceVersion":9}"#,
+                (Some("Node"), None),
+            ),
+            (
+                r#""Node""#,
+                r#"{"a":1,"a":2,"resourceVersion":"\u0039"}"#,
+                (Some("Node"), Some("9")),
+            ),
+        ] {
+            for text in [
+                format!(r#"{{"kind":{kind},"metadata":{metadata},"a":"\ud800"}}"#),
+                format!(r#"{{"a":[{{}}],"metadata":{metadata},"kind":{kind}}}"#),
+            ] {
+                let object: &RawValue = serde_json::from_str(&text).unwrap();
+                let head = Head::of(object);
+                let found = (head.kind(), head.version());
+                assert_eq!((found.0.get(), found.1.as_deref()), expected, "{text}");
+            }
+        }
+        let none: &RawValue = serde_json::from_str("[]").unwrap();
+        assert_eq!(Head::of(none).kind().get(), None);
+        assert_eq!(Head::of(none).version(), None);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Bad input: an error in JSON with its code and one sentence, and nothing left behind.
 
+mod disk;
+mod random;
+
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
-use proptest::prelude::*;
-use proptest::test_runner::{Config as Cases, TestRunner};
 use serde_json::{Value, json};
 
-use super::node::{Call, Container, Node, config, names, on_a_node};
+use super::node::{Call, Container, Node, config, on_a_node};
 
 const SUBNETS: [&str; 2] = ["10.1.2.0/24", "fd00:1::/64"];
 
@@ -351,107 +351,6 @@ fn many_ranges_take_no_unreasonable_time() {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_written_is_named() {
-    on_a_node(|node| {
-        let container = node.container("a");
-        let mut config = config("podwire", &SUBNETS);
-        let none: Option<&str> = None;
-        fs::create_dir_all("/run/read-only").unwrap();
-        mount(
-            none,
-            "/run/read-only",
-            Some("tmpfs"),
-            MsFlags::MS_RDONLY,
-            none,
-        )
-        .unwrap();
-        for (directory, expected) in [
-            ("/run/read-only", "Read-only file system"),
-            ("/run/read-only/deeper", "Read-only file system"),
-            ("/proc/no", "No such file or directory"),
-            ("/dev/null/x", "Not a directory"),
-            ("\0", ""),
-        ] {
-            config["ipam"]["dataDir"] = directory.into();
-            check(node, &add(&container, &config), 5, expected);
-        }
-        // A DEL where nothing can have been leased succeeds.
-        config["ipam"]["dataDir"] = "/run/read-only".into();
-        Call::new("podwire", "DEL", &container, &config).succeed();
-    });
-}
-
-#[test]
-fn a_data_directory_that_turned_read_only_fails_add_and_del_but_not_the_link() {
-    on_a_node(|node| {
-        let container = node.container("a");
-        let config = config("podwire", &SUBNETS);
-        let none: Option<&str> = None;
-        fs::create_dir_all("/run/ipam").unwrap();
-        mount(none, "/run/ipam", Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        let remount =
-            |flags| mount(none, "/run/ipam", none, MsFlags::MS_REMOUNT | flags, none).unwrap();
-        let del = Call::new("podwire", "DEL", &container, &config);
-        add(&container, &config).succeed();
-        remount(MsFlags::MS_RDONLY);
-        let other = node.container("b");
-        assert!(
-            add(&other, &config)
-                .fail(5)
-                .contains("Read-only file system")
-        );
-        assert!(del.fail(5).contains("Read-only file system"));
-        assert_eq!(node.links(), ["lo"]);
-        remount(MsFlags::empty());
-        del.succeed();
-        node.assert_clean();
-    });
-}
-
-#[test]
-fn a_full_disk_is_named_and_leaves_nothing() {
-    on_a_node(|node| {
-        let container = node.container("a");
-        let config = config("podwire", &SUBNETS);
-        let none: Option<&str> = None;
-        fs::create_dir_all("/run/ipam").unwrap();
-        // So few files fit that the plugin runs out of them at every possible place.
-        for inodes in 2..14 {
-            let options = format!("nr_inodes={inodes}");
-            mount(
-                none,
-                "/run/ipam",
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some(options.as_str()),
-            )
-            .unwrap();
-            let call = add(&container, &config);
-            let answer = call.run();
-            if !answer.success {
-                assert_eq!(answer.stdout["code"], 5, "{answer:?}");
-                let message = answer.stdout["msg"].as_str().unwrap();
-                assert!(
-                    message.contains("No space left on device; free some space"),
-                    "{message}"
-                );
-            }
-            let left = names("/run/ipam/net")
-                .into_iter()
-                .filter(|name| name.contains("::") || name.contains("10."));
-            assert_eq!(
-                left.count(),
-                if answer.success { 2 } else { 0 },
-                "{inodes} files"
-            );
-            Call::new("podwire", "DEL", &container, &config).succeed();
-            node.assert_clean();
-            nix::mount::umount(Path::new("/run/ipam")).unwrap();
-        }
-    });
-}
-
-#[test]
 fn del_does_what_it_can_with_a_configuration_that_is_broken_since() {
     on_a_node(|node| {
         let container = node.container("a");
@@ -503,145 +402,6 @@ fn del_takes_a_name_that_is_no_namespace_any_more_for_one_that_is_gone() {
             Call::new("podwire", "DEL", &container, &config).succeed();
             node.assert_clean();
         }
-    });
-}
-
-/// JSON that looks like a configuration, more or less.
-fn any_json() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
-        ".{0,20}".prop_map(Value::from),
-        proptest::sample::select(vec![
-            "1.1.0",
-            "0.2.0",
-            "net",
-            "host-local",
-            "10.0.0.0/29",
-            "fd00::/120",
-            "10.0.0.3",
-            "::",
-            "0.0.0.0/0",
-            "/run/ipam",
-            "tcp",
-            "eth0",
-        ])
-        .prop_map(Value::from),
-    ];
-    let key = proptest::sample::select(vec![
-        "cniVersion",
-        "name",
-        "ipam",
-        "type",
-        "ranges",
-        "subnet",
-        "rangeStart",
-        "rangeEnd",
-        "gateway",
-        "routes",
-        "dst",
-        "gw",
-        "mtu",
-        "dataDir",
-        "prevResult",
-        "ips",
-        "address",
-        "interfaces",
-        "interface",
-        "runtimeConfig",
-        "portMappings",
-        "hostPort",
-        "ContainerPort",
-        "bandwidth",
-        "ingressRate",
-        "ingressBurst",
-        "args",
-        "cni",
-        "dns",
-        "ipMasq",
-        "sandbox",
-        "cni.dev/valid-attachments",
-        "containerID",
-        "ifname",
-    ]);
-    leaf.prop_recursive(5, 60, 6, move |inner| {
-        prop_oneof![
-            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::hash_map(key.clone().prop_map(str::to_owned), inner, 0..8)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
-        ]
-    })
-}
-
-/// Some of a good configuration, and some of anything.
-fn mixed() -> impl Strategy<Value = Value> {
-    (any_json(), any::<[bool; 6]>()).prop_map(|(mut value, keep)| {
-        let mut good = config("podwire", &["10.1.2.0/28"]);
-        good["prevResult"] = json!({
-            "cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/24", "interface": 0}],
-            "interfaces": [{"name": "eth0", "sandbox": "/run/netns/a"}],
-        });
-        good["cni.dev/valid-attachments"] = json!([]);
-        if let Value::Object(object) = &mut value {
-            let keys = [
-                "cniVersion",
-                "name",
-                "type",
-                "ipam",
-                "prevResult",
-                "cni.dev/valid-attachments",
-            ];
-            for (key, keep) in keys.into_iter().zip(keep) {
-                if keep {
-                    object.insert(key.into(), good[key].clone());
-                }
-            }
-        }
-        value
-    })
-}
-
-#[test]
-fn no_input_makes_any_plugin_panic_or_print_anything_but_json() {
-    on_a_node(|node| {
-        let container = node.container("a");
-        let plugins = [
-            "podwire",
-            "ptp",
-            "host-local",
-            "portmap",
-            "loopback",
-            "bandwidth",
-        ];
-        let verbs = ["ADD", "DEL", "CHECK", "STATUS", "GC", "VERSION"];
-        let input = prop_oneof![
-            4 => mixed().prop_map(|value| value.to_string().into_bytes()),
-            1 => proptest::collection::vec(any::<u8>(), 0..200),
-        ];
-        let strategy = (
-            proptest::sample::select(plugins.to_vec()),
-            proptest::sample::select(verbs.to_vec()),
-            input,
-            proptest::option::of(".{0,30}"),
-        );
-        let mut runner = TestRunner::new(Cases::with_cases(400));
-        let outcome = runner.run(&strategy, |(plugin, verb, stdin, arguments)| {
-            let mut call = Call::new(plugin, verb, &container, &json!({}));
-            call.stdin = stdin;
-            if let Some(arguments) = arguments {
-                call = call.with("CNI_ARGS", arguments.replace('\0', ""));
-            }
-            // Fails if the output is no JSON or there was a panic.
-            let answer = call.run();
-            if !answer.success {
-                prop_assert!(answer.stdout["code"].as_u64().unwrap() > 0);
-                prop_assert!(!answer.stdout["msg"].as_str().unwrap().is_empty());
-            }
-            Ok(())
-        });
-        outcome.unwrap();
     });
 }
 

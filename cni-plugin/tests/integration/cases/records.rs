@@ -1,0 +1,183 @@
+//! What is taken out of nftables, whatever the record of an attachment still says.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{RECORDS, mapping, with_ports};
+use crate::node::{Call, names, on_a_node};
+
+#[test]
+fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_kernel() {
+    a_record_without_its_content_leaves_nothing(|record| record.clear());
+}
+
+#[test]
+fn a_record_that_lost_some_of_its_content_leaves_nothing_of_its_attachment_in_the_kernel() {
+    let losses: [fn(&mut Value); 5] = [
+        |record| *record = json!({}),
+        |record| record["containerID"] = "another".into(),
+        |record| record["hostPorts"] = Value::Null,
+        |record| record["addresses"] = Value::Null,
+        |record| drop(record.as_object_mut().unwrap().remove("chained")),
+    ];
+    for lose in losses {
+        a_record_without_its_content_leaves_nothing(move |text| {
+            let mut record = serde_json::from_str(text).unwrap();
+            lose(&mut record);
+            *text = record.to_string();
+        });
+    }
+}
+
+fn a_record_without_its_content_leaves_nothing(lose: impl FnOnce(&mut String) + Send + 'static) {
+    on_a_node(move |node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web";
+        let mut config = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
+        config["ipMasq"] = true.into();
+        let other = with_ports(json!([{"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}]));
+        Call::new("podwire", "ADD", &a, &config)
+            .with("CNI_ARGS", arguments)
+            .succeed();
+        let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+        Call::new("podwire", "ADD", &b, &other).succeed();
+        let mut content = fs::read_to_string(&record).unwrap();
+        lose(&mut content);
+        fs::write(&record, content).unwrap();
+        Call::new("podwire", "DEL", &a, &config).succeed();
+        let ruleset = node.ruleset();
+        assert!(
+            ruleset.contains("10.1.2.3 . 80") && !ruleset.contains("10.1.2.2"),
+            "{ruleset}"
+        );
+        assert!(!fs::exists(&record).unwrap());
+        Call::new("podwire", "DEL", &b, &other).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_truncated_record_of_a_chained_plugin_takes_nothing_from_the_other_one() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = with_ports(json!([]));
+        config["ipMasq"] = true.into();
+        let previous = Call::new("podwire", "ADD", &container, &config).succeed();
+        let mut chained = with_ports(json!([mapping("", "tcp", 80)]));
+        chained["type"] = "portmap".into();
+        let call = |verb| Call::new("portmap", verb, &container, &chained).after(&previous);
+        call("ADD").succeed();
+        let is_chained = |name: &String| name.ends_with(".portmap.json");
+        let record = names(RECORDS).into_iter().find(is_chained).unwrap();
+        fs::write(format!("{RECORDS}/{record}"), "").unwrap();
+        call("DEL").succeed();
+        let ruleset = node.ruleset();
+        assert!(!ruleset.contains("8080"), "{ruleset}");
+        assert!(ruleset.contains("10.1.2.2 comment"), "{ruleset}");
+        Call::new("podwire", "CHECK", &container, &config)
+            .after(&previous)
+            .succeed();
+        Call::new("podwire", "DEL", &container, &config).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn containers_whose_ids_start_alike_do_not_take_each_other_s_host_ports() {
+    for truncated in [false, true] {
+        on_a_node(move |node| {
+            let [a, b] = ["a", "b"].map(|end| node.container(&format!("{}{end}", "f".repeat(63))));
+            let config = with_ports(json!([mapping("", "tcp", 80)]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+            Call::new("podwire", "ADD", &b, &config).succeed();
+            if truncated {
+                fs::write(&record, "").unwrap();
+            }
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            let ruleset = node.ruleset();
+            assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+            assert!(!ruleset.contains("10.1.2.2"), "{ruleset}");
+            Call::new("podwire", "DEL", &b, &config).succeed();
+            node.assert_clean();
+        });
+    }
+}
+
+#[test]
+fn elements_with_the_comment_of_an_earlier_version_are_removed() {
+    for truncated in [false, true] {
+        on_a_node(move |node| {
+            let [a, b] = ["a", "b"].map(|end| node.container(&format!("{}{end}", "f".repeat(63))));
+            let config = with_ports(json!([mapping("", "tcp", 80)]));
+            let other =
+                with_ports(json!([{"hostPort": 81, "containerPort": 80, "protocol": "tcp"}]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            let record = format!("{RECORDS}/{}", names(RECORDS)[1]);
+            Call::new("podwire", "ADD", &b, &other).succeed();
+            let nft = |words: &str| {
+                let words: Vec<&str> = words.split(' ').collect();
+                node.ask("nft", &words)
+            };
+            let former = format!("comment \"{}/eth0\"", "f".repeat(32));
+            // The first one leads elsewhere than the record says.
+            for (port, target) in [(8080, "10.1.2.2 . 81"), (81, "10.1.2.3 . 80")] {
+                let map = "inet podwire-hostports hostports-v4";
+                nft(&format!("delete element {map} {{ tcp . {port} }}"));
+                nft(&format!(
+                    "add element {map} {{ tcp . {port} {former} : {target} }}"
+                ));
+            }
+            if truncated {
+                fs::write(&record, "").unwrap();
+            }
+            Call::new("podwire", "DEL", &a, &config).succeed();
+            let ruleset = node.ruleset();
+            assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+            assert!(!ruleset.contains("8080"), "{ruleset}");
+            Call::new("podwire", "DEL", &b, &other).succeed();
+            node.assert_clean();
+        });
+    }
+}
+
+#[test]
+fn elements_that_are_gone_or_another_container_s_do_not_stop_a_removal() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let config = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
+        Call::new("podwire", "ADD", &a, &config).succeed();
+        // The record of an earlier version, which kept both spellings.
+        let path = format!("{RECORDS}/{}", names(RECORDS)[1]);
+        let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let ports = record["hostPorts"].as_array_mut().unwrap();
+        let twice = json!({
+            "protocol": "udp", "hostIP": "0.0.0.0", "hostPort": 8080, "containerPort": 81,
+        });
+        ports.push(twice);
+        fs::write(&path, record.to_string()).unwrap();
+        let tcp = with_ports(json!([mapping("", "tcp", 80)]));
+        Call::new("podwire", "ADD", &b, &tcp).succeed();
+        let element = "{ udp . 8080 }";
+        node.ask(
+            "nft",
+            &[
+                "delete",
+                "element",
+                "inet",
+                "podwire-hostports",
+                "hostports-v6",
+                element,
+            ],
+        );
+        Call::new("podwire", "DEL", &a, &config).succeed();
+        let ruleset = node.ruleset();
+        assert!(
+            ruleset.contains("10.1.2.3 . 80") && !ruleset.contains("10.1.2.2"),
+            "{ruleset}"
+        );
+        Call::new("podwire", "DEL", &b, &config).succeed();
+        node.assert_clean();
+    });
+}

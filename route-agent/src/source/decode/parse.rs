@@ -1,0 +1,58 @@
+//! The parsers, and what they have to say in words for who writes manifests.
+
+use serde::de::DeserializeOwned;
+
+/// Parses one document of JSON.
+pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Parses one YAML document whose first line has this number in its file.
+pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, String> {
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        with_snippet: false,
+        // A List of 5,000 Nodes as `kubectl get -o yaml` prints it is a fair manifest. Aliases
+        // cannot be used to blow it up: their expansion is limited separately.
+        budget: serde_saphyr::budget! {
+            max_events: 50_000_000,
+            max_nodes: 50_000_000,
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let line = error
+            .location()
+            .map_or(0, |location| location.line() as usize);
+        let message = error.without_snippet().to_string();
+        let message = message.lines().next().unwrap_or("cannot be parsed");
+        let message = plain(without_place(message));
+        format!("line {}: {message}", first_line + line.saturating_sub(1))
+    })
+}
+
+/// A message of the parser in the words of who writes manifests, without advice for who calls it.
+fn plain(message: &str) -> &str {
+    if message.contains("budget") {
+        return "it is too large or nested too deeply for a manifest";
+    }
+    let advice = [
+        ", set DuplicateKeyPolicy",
+        "; set DuplicateKeyPolicy",
+        " (set DuplicateKeyPolicy",
+    ];
+    let ends = advice.iter().filter_map(|advice| message.find(advice));
+    ends.min().map_or(message, |end| &message[..end])
+}
+
+/// A message of the parser without `at line 1, column 7` at its end: it counts from the start of
+/// the document, and a file may have several.
+pub fn without_place(message: &str) -> &str {
+    let place = |text: &str| {
+        let mut words = text.split(", column ");
+        words.clone().count() == 2 && words.all(|word| word.parse::<u64>().is_ok())
+    };
+    match message.rsplit_once(" at line ") {
+        Some((start, end)) if place(end) => start,
+        _ => message,
+    }
+}
