@@ -180,7 +180,7 @@ fn remember(run_dir: &Path, key: &str, before: &str, ours: &str) -> Result<(), E
     let known = record.originals.get(key);
     let first = known.map_or(before, Original::before);
     let now = Original::Changed([first.to_owned(), ours.to_owned()]);
-    if known == Some(&now) {
+    if known == Some(&now) && !record.is_doubtful {
         return Ok(());
     }
     record.originals.insert(key.to_owned(), now);
@@ -213,6 +213,12 @@ impl Record {
             Err(error) => {
                 tracing::warn!(%path, %error, "cannot read which kernel settings were changed")
             }
+        }
+        if record.is_doubtful {
+            // What guards it goes with our tables, so it is taken to be ours, and off before.
+            let opened = Original::Changed(["0".to_owned(), "1".to_owned()]);
+            let key = ROUTE_LOCALNET.to_owned();
+            record.originals.entry(key).or_insert(opened);
         }
         record
     }
