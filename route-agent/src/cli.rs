@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::commands::drops::Drops;
 use crate::commands::flows::Flows;
@@ -94,6 +94,8 @@ const UNINSTALL: [&str; 6] = [
     "run_dir",
 ];
 
+const EMPTY_MEANS_NOWHERE: [&str; 2] = ["healthz_bind_address", "metrics_bind_address"];
+
 impl Cli {
     /// The command of this process's arguments. If they make no sense, or help was asked for, the
     /// process ends.
@@ -104,7 +106,9 @@ impl Cli {
 
     /// The command line, as it is shown to people.
     pub(crate) fn described() -> clap::Command {
-        Self::command().mut_subcommand("uninstall", |uninstall| {
+        let command =
+            Self::command().mut_subcommands(|command| command.mut_args(without_empty_variable));
+        command.mut_subcommand("uninstall", |uninstall| {
             uninstall
                 .mut_args(|flag| {
                     let shown = UNINSTALL.contains(&flag.get_id().as_str());
@@ -178,6 +182,18 @@ impl Cli {
     }
 }
 
+/// An empty variable is as none: a ConfigMap that feeds several cannot leave one out. But where an
+/// empty text has a meaning of its own, it keeps that.
+fn without_empty_variable(flag: Arg) -> Arg {
+    let value = flag.get_env().and_then(std::env::var_os);
+    let is_empty = value.is_some_and(|value| value.is_empty());
+    let may_be_empty = EMPTY_MEANS_NOWHERE.contains(&flag.get_id().as_str());
+    match is_empty && !may_be_empty {
+        true => flag.env(None::<&'static str>),
+        false => flag,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -244,5 +260,102 @@ mod tests {
                 flag.get_id()
             );
         }
+    }
+
+    /// Runs this test again in a process of its own, where the variables are.
+    #[test]
+    fn an_empty_variable_is_none_but_where_it_means_nowhere() {
+        const AGAIN: &str = "WITH_EMPTY_VARIABLES";
+        if std::env::var_os(AGAIN).is_some() {
+            for command in Cli::described().get_subcommands() {
+                let lenient = command.clone().mut_args(|flag| flag.required(false));
+                let read = lenient.try_get_matches_from([command.get_name()]);
+                let read = read.unwrap_or_else(|error| panic!("{error}"));
+                if command.get_name() == "run" {
+                    let config = Config::from_arg_matches(&read).unwrap();
+                    assert_eq!(config.healthz_bind_address.0, None);
+                    assert_eq!(config.metrics_bind_address.0, None);
+                    assert!(config.services.enabled && config.mtu.is_none());
+                }
+            }
+            return;
+        }
+        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+        test.args([
+            "--exact",
+            "cli::tests::an_empty_variable_is_none_but_where_it_means_nowhere",
+        ]);
+        for command in Cli::command().get_subcommands() {
+            let variables = command.get_arguments().filter_map(Arg::get_env);
+            test.envs(variables.map(|name| (name, "")));
+        }
+        let output = test.env(AGAIN, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+    }
+
+    /// Flags of other programs that texts and tests name.
+    const OF_OTHERS: [&str; 8] = [
+        "all",
+        "allocate-node-cidrs",
+        "clear",
+        "handle",
+        "interactive",
+        "max-request-bytes",
+        "request-timeout",
+        "stateless",
+    ];
+
+    /// The flags that a text names.
+    fn named(text: &str) -> impl Iterator<Item = &str> {
+        let mut parts = text.split("--").peekable();
+        let mut before = parts.next().unwrap_or_default();
+        parts.filter_map(move |part| {
+            let begins = std::mem::replace(&mut before, part).ends_with([' ', '`', '(', '"']);
+            let is_of_name = |c: char| c.is_ascii_lowercase() || c == '-' || c.is_ascii_digit();
+            let end = part.find(|c| !is_of_name(c)).unwrap_or(part.len());
+            let name = &part[..end];
+            let is_name = begins && name.starts_with(|c: char| c.is_ascii_lowercase());
+            is_name.then_some(name)
+        })
+    }
+
+    fn sources(directory: &std::path::Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_flag_that_a_text_names_is_there() {
+        let command = Cli::described();
+        let commands = command.get_subcommands().chain([&command]);
+        let flags: Vec<_> = commands
+            .flat_map(clap::Command::get_arguments)
+            .filter_map(Arg::get_long)
+            .chain(OF_OTHERS)
+            .collect();
+        let mut files = Vec::new();
+        sources(
+            std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+            &mut files,
+        );
+        let mut wrong = Vec::new();
+        for path in files {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let program = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            for name in named(program).filter(|name| !flags.contains(name)) {
+                wrong.push(format!("--{name} in {}", path.display()));
+            }
+        }
+        assert_eq!(wrong, [""; 0]);
     }
 }

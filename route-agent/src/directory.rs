@@ -108,7 +108,7 @@ fn news_of(kind: EventKind, path: PathBuf) -> Option<News> {
 fn is_complete(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| {
         let kind = metadata.file_type();
-        !(kind.is_file() || kind.is_dir()) || kind.is_file() && metadata.nlink() > 1
+        !kind.is_file() || metadata.nlink() > 1
     })
 }
 

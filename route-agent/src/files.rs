@@ -3,7 +3,8 @@
 //! A file is replaced by writing its new content beside it and renaming that over it. The
 //! directories in question may be writable by others than root (a volume, an operator's mistake),
 //! so the temporary file is always made by this call: what lies at its name is removed first, be
-//! it what a killed run left or a link that someone planted, and never opened.
+//! it what a killed run left or a link that someone planted, and never opened. An empty directory
+//! gives way as well; one with content is another's, and stays.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -37,6 +38,9 @@ impl FileError {
     }
 }
 
+/// How many other names are tried where directories have ours.
+const MOST_NAMES: u32 = 100;
+
 /// How long a file must last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -54,9 +58,10 @@ pub fn replace(
     permissions: u32,
     durability: Durability,
 ) -> Result<(), FileError> {
-    let temporary = temporary(path);
+    let temporary = free(&temporary(path))?;
     let written = write_new(&temporary, content, permissions, durability)
-        .and_then(|()| fs::rename(&temporary, path).map_err(FileError::of("replace", path)));
+        .map_err(FileError::of("write", &temporary))
+        .and_then(|()| rename(&temporary, path).map_err(FileError::of("replace", path)));
     if let Err(error) = written {
         // Half a file is of no use, and the disk may be full. Failing to remove it adds nothing to that error.
         let _ = fs::remove_file(&temporary);
@@ -70,27 +75,66 @@ pub fn replace(
     }
 }
 
+/// Gives a file another name, in place of what has it: a file, or an empty directory.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            remove_entry(to)?;
+            fs::rename(from, to)
+        }
+        done => done,
+    }
+}
+
+/// This name, or one with a number, that nothing has, or nothing any more: where a directory with
+/// content has one, the next is taken.
+pub fn free(first: &Path) -> Result<PathBuf, FileError> {
+    let mut number = 0;
+    loop {
+        let name = numbered(first, number);
+        match remove_if_there(&name) {
+            Ok(_) => return Ok(name),
+            Err(error) if number == MOST_NAMES || !name.is_dir() => return Err(error),
+            Err(_) => number += 1,
+        }
+    }
+}
+
+fn numbered(first: &Path, number: u32) -> PathBuf {
+    let mut name = OsString::from(first);
+    if number > 0 {
+        name.push(format!(".{number}"));
+    }
+    PathBuf::from(name)
+}
+
 /// Removes a file, and what a killed [`replace`] of it may have left; says which of them were
 /// there.
 pub fn remove(path: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let mut removed = Vec::new();
-    for path in [path.to_owned(), temporary(path)] {
-        if remove_if_there(&path)? {
-            removed.push(path);
-        }
-    }
-    Ok(removed)
+    uninstall(path, Removal::Act)
 }
 
 /// What [`remove`] would remove, or does.
 pub fn uninstall(path: &Path, how: Removal) -> Result<Vec<PathBuf>, FileError> {
-    match how {
-        Removal::Act => remove(path),
-        Removal::Look => {
-            let both = [path.to_owned(), temporary(path)];
-            Ok(both.into_iter().filter(|path| is_there(path)).collect())
+    let goes = |path: &Path| match how {
+        Removal::Act => remove_if_there(path),
+        Removal::Look => Ok(is_there(path)),
+    };
+    let mut removed = Vec::new();
+    if goes(path)? {
+        removed.push(path.to_owned());
+    }
+    for number in 0..=MOST_NAMES {
+        let temporary = numbered(&temporary(path), number);
+        match goes(&temporary) {
+            Ok(true) => removed.push(temporary),
+            Ok(false) => break,
+            // Not ours: the next was taken instead.
+            Err(_) if temporary.is_dir() => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(removed)
 }
 
 /// Whether a directory is there, which goes with all that is in it.
@@ -106,14 +150,31 @@ fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Removes a file; says whether it was there.
+/// Removes a file, or an empty directory that has its name; says whether it was there.
 pub fn remove_if_there(path: &Path) -> Result<bool, FileError> {
-    was_there(path, fs::remove_file(path))
+    was_there(path, remove_entry(path))
 }
 
-/// Removes a directory with all that is in it; says whether it was there.
+fn remove_entry(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
+        removed => return removed,
+    }
+    fs::remove_dir(path).map_err(|error| match error.kind() {
+        io::ErrorKind::DirectoryNotEmpty => {
+            io::Error::other("it is a directory with content, which may be another's; move it away")
+        }
+        _ => error,
+    })
+}
+
+/// Removes a directory with all that is in it, or what else has its name; says whether it was there.
 pub fn remove_tree(path: &Path) -> Result<bool, FileError> {
-    was_there(path, fs::remove_dir_all(path))
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
+    };
+    was_there(path, removed)
 }
 
 /// Removes a directory that has the name of a file of ours, with all that is in it. Others may have
@@ -149,22 +210,18 @@ fn write_new(
     content: &[u8],
     permissions: u32,
     durability: Durability,
-) -> Result<(), FileError> {
-    remove_if_there(path)?;
-    let write = || {
-        // O_EXCL: fails if someone has put anything there meanwhile, and never follows a link.
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(permissions)
-            .open(path)?;
-        file.write_all(content)?;
-        match durability {
-            Durability::Durable => file.sync_all(),
-            Durability::UntilBoot => Ok(()),
-        }
-    };
-    write().map_err(FileError::of("write", path))
+) -> io::Result<()> {
+    // O_EXCL: fails if someone has put anything there meanwhile, and never follows a link.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(permissions)
+        .open(path)?;
+    file.write_all(content)?;
+    match durability {
+        Durability::Durable => file.sync_all(),
+        Durability::UntilBoot => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -247,14 +304,40 @@ mod tests {
     #[test]
     fn a_failure_names_the_file_and_leaves_nothing_half_done() {
         let (directory, path) = directory_with_file();
-        fs::create_dir(&path).unwrap();
+        fs::create_dir_all(path.join("another's")).unwrap();
         let error = replace(&path, b"content", 0o644, Durability::Durable).unwrap_err();
         let expected = format!("cannot replace {}", path.display());
         assert_eq!(error.to_string(), expected);
+        assert!(error.source.to_string().contains("move it away"));
+        let error = remove(&path).unwrap_err();
+        assert!(error.source.to_string().contains("move it away"));
         assert_eq!(names(directory.path()), ["file"]);
         let path = directory.path().join("no/such");
         let error = replace(&path, b"content", 0o644, Durability::Durable).unwrap_err();
         assert!(error.to_string().starts_with("cannot write "), "{error}");
+    }
+
+    #[test]
+    fn directories_in_the_place_of_our_files_do_not_stand_in_the_way() {
+        for durability in BOTH {
+            let (directory, path) = directory_with_file();
+            fs::create_dir(&path).unwrap();
+            fs::create_dir(temporary(&path)).unwrap();
+            replace(&path, b"content", 0o644, durability).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"content");
+            assert_eq!(names(directory.path()), ["file"]);
+            // One with content is another's, and stays.
+            fs::create_dir_all(temporary(&path).join("another's")).unwrap();
+            fs::write(directory.path().join(".file.temp.1"), "of a killed run").unwrap();
+            replace(&path, b"more", 0o644, durability).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"more");
+            assert_eq!(names(directory.path()), [".file.temp", "file"]);
+            fs::write(directory.path().join(".file.temp.1"), "of a killed run").unwrap();
+            assert_eq!(remove(&path).unwrap().len(), 2);
+            assert_eq!(names(directory.path()), [".file.temp"]);
+            fs::create_dir(&path).unwrap();
+            assert_eq!(remove(&path).unwrap(), [path]);
+        }
     }
 
     #[test]
@@ -267,5 +350,7 @@ mod tests {
         assert_eq!(names(directory.path()), [""; 0]);
         assert!(remove_tree(directory.path()).unwrap());
         assert!(!remove_tree(directory.path()).unwrap());
+        fs::write(directory.path(), "").unwrap();
+        assert!(remove_tree(directory.path()).unwrap());
     }
 }

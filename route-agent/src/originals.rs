@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use podwire::files::{create_directory, read_own};
 use podwire_kernel::sysctl;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::files::{self, Durability, FileError};
 use crate::ours::Removal;
@@ -46,8 +47,19 @@ const FILE: &str = "sysctl.json";
 /// More than a record of all settings.
 const LONGEST: u64 = 1 << 20;
 
-/// The record, by keys.
+/// Where what is no record goes, before it is written anew.
+const UNREADABLE: &str = "sysctl.json.unreadable";
+
+/// By keys.
 type Originals = BTreeMap<String, Original>;
+
+/// The file, and what is known from it.
+struct Record {
+    path: PathBuf,
+    originals: Originals,
+    /// Something in it was not understood.
+    is_doubtful: bool,
+}
 
 /// What is known of a setting that we changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +77,7 @@ pub enum Error {
     /// The kernel refuses.
     #[error(transparent)]
     Kernel(#[from] podwire_kernel::Error),
-    /// The record of changed settings cannot be read or written.
+    /// The record of changed settings cannot be written.
     #[error(transparent)]
     Record(#[from] FileError),
 }
@@ -90,7 +102,7 @@ pub fn ensure(key: &str, value: &str, run_dir: &Path) -> Result<bool, Error> {
 
 /// The value that a setting had before the first change of ours, or has now if there was none.
 pub fn before_us(key: &str, run_dir: &Path) -> Result<String, Error> {
-    match read(&run_dir.join(FILE))?.get(key) {
+    match Record::read(run_dir).originals.get(key) {
         Some(original) => Ok(original.before().to_owned()),
         None => Ok(sysctl::read(key)?),
     }
@@ -99,11 +111,10 @@ pub fn before_us(key: &str, run_dir: &Path) -> Result<String, Error> {
 /// Puts everything back that is ours still, and forgets it; returns what, in a few words each. What
 /// cannot be put back stays on record, and does not keep the others from it.
 pub fn restore(run_dir: &Path, how: Removal) -> Result<Vec<String>, Error> {
-    let path = run_dir.join(FILE);
+    let mut record = Record::read(run_dir);
     let mut restored = Vec::new();
-    let mut left = Originals::new();
     let mut failure = None;
-    for (key, original) in read(&path)? {
+    for (key, original) in std::mem::take(&mut record.originals) {
         let value = original.before();
         match put_back(&key, &original, how) {
             Ok(false) => {}
@@ -114,29 +125,32 @@ pub fn restore(run_dir: &Path, how: Removal) -> Result<Vec<String>, Error> {
             Err(error) => {
                 tracing::warn!(key, value, %error, "kernel setting not put back");
                 failure.get_or_insert(error);
-                left.insert(key, original);
+                record.originals.insert(key, original);
             }
         }
     }
     if let Some(failure) = failure {
         if how == Removal::Act {
-            write(run_dir, &left)?;
+            record.write()?;
         }
         return Err(failure.into());
     }
-    files::uninstall(&path, how)?;
+    if how == Removal::Act {
+        record.put_aside();
+    }
+    files::uninstall(&record.path, how)?;
     Ok(restored)
 }
 
 /// Puts one setting back if it is ours still, and forgets it; says to what, if that changed it. What
 /// we never changed stays.
 pub fn restore_one(key: &str, run_dir: &Path) -> Result<Option<String>, Error> {
-    let mut originals = read(&run_dir.join(FILE))?;
-    let Some(original) = originals.remove(key) else {
+    let mut record = Record::read(run_dir);
+    let Some(original) = record.originals.remove(key) else {
         return Ok(None);
     };
     let changed = put_back(key, &original, Removal::Act)?;
-    write(run_dir, &originals)?;
+    record.write()?;
     Ok(changed.then(|| original.before().to_owned()))
 }
 
@@ -162,51 +176,94 @@ fn put_back(key: &str, original: &Original, how: Removal) -> podwire_kernel::Res
 
 /// Of the values found, the first is the one to keep.
 fn remember(run_dir: &Path, key: &str, before: &str, ours: &str) -> Result<(), Error> {
-    let mut originals = read(&run_dir.join(FILE))?;
-    let known = originals.get(key);
+    let mut record = Record::read(run_dir);
+    let known = record.originals.get(key);
     let first = known.map_or(before, Original::before);
     let now = Original::Changed([first.to_owned(), ours.to_owned()]);
-    if known == Some(&now) {
+    if known == Some(&now) && !record.is_doubtful {
         return Ok(());
     }
-    originals.insert(key.to_owned(), now);
-    write(run_dir, &originals)
+    record.originals.insert(key.to_owned(), now);
+    record.write()
 }
 
-fn write(run_dir: &Path, originals: &Originals) -> Result<(), Error> {
-    let path = run_dir.join(FILE);
-    let text = serde_json::to_vec_pretty(originals)
-        .map_err(|error| FileError::of("write", &path)(error.into()))?;
-    create_directory(run_dir).map_err(FileError::of("create", run_dir))?;
-    files::remove_directory(&path)?;
-    // The settings end with the boot, and so may their record.
-    Ok(files::replace(&path, &text, 0o644, Durability::UntilBoot)?)
-}
+impl Record {
+    /// What others can have written is no record, and is replaced by the next change; so is what is
+    /// not understood, entry by entry. Neither can a record bring root to write other settings than
+    /// ours.
+    fn read(run_dir: &Path) -> Self {
+        let mut record = Self {
+            path: run_dir.join(FILE),
+            originals: Originals::new(),
+            is_doubtful: false,
+        };
+        let path = record.path.display();
+        match read_own(&record.path, LONGEST) {
+            Ok(Some(bytes)) => match serde_json::from_slice(&bytes) {
+                Ok(entries) => record.understand(entries),
+                Err(error) => {
+                    tracing::warn!(%path, %error, "no record of kernel settings: none is put back");
+                    record.is_doubtful = true;
+                }
+            },
+            Ok(None) => {
+                tracing::warn!(%path, "not read: it is a link or no file, or others can have written it");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%path, %error, "cannot read which kernel settings were changed")
+            }
+        }
+        if record.is_doubtful {
+            // What guards it goes with our tables, so it is taken to be ours, and off before.
+            let opened = Original::Changed(["0".to_owned(), "1".to_owned()]);
+            let key = ROUTE_LOCALNET.to_owned();
+            record.originals.entry(key).or_insert(opened);
+        }
+        record
+    }
 
-/// The record. What others can have written is none, and is replaced by the next change; neither can
-/// a record bring root to write other settings than ours.
-fn read(path: &Path) -> Result<Originals, Error> {
-    let failed = |error: io::Error| FileError::of("read", path)(error);
-    let bytes = match read_own(path, LONGEST) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => {
-            let path = path.display();
-            tracing::warn!(%path, "not read: it is a link or no file, or others can have written it");
-            return Ok(Originals::new());
+    fn understand(&mut self, entries: BTreeMap<String, Value>) {
+        for (key, value) in entries {
+            if !is_one_of_ours(&key) {
+                tracing::warn!(key, "not put back: we never change this setting");
+            } else if let Ok(original) = Original::deserialize(&value) {
+                self.originals.insert(key, original);
+            } else {
+                tracing::warn!(key, %value, "not put back: this is not what a setting was before");
+                self.is_doubtful = true;
+            }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Originals::new()),
-        Err(error) => return Err(failed(error).into()),
-    };
-    let mut originals: Originals =
-        serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
-    originals.retain(|key, _| {
-        let known = is_one_of_ours(key);
-        if !known {
-            tracing::warn!(key, "not put back: we never change this setting");
+    }
+
+    fn write(&self) -> Result<(), Error> {
+        let path = &self.path;
+        let text = serde_json::to_vec_pretty(&self.originals)
+            .map_err(|error| FileError::of("write", path)(error.into()))?;
+        if let Some(run_dir) = path.parent() {
+            create_directory(run_dir).map_err(FileError::of("create", run_dir))?;
         }
-        known
-    });
-    Ok(originals)
+        self.put_aside();
+        files::remove_directory(path)?;
+        // The settings end with the boot, and so may their record.
+        Ok(files::replace(path, &text, 0o644, Durability::UntilBoot)?)
+    }
+
+    /// Keeps a file that was not understood, for a person who may know more; that failing is no
+    /// reason to do without the settings.
+    fn put_aside(&self) {
+        if !self.is_doubtful {
+            return;
+        }
+        let kept = self.path.with_file_name(UNREADABLE);
+        let path = kept.display();
+        match files::rename(&self.path, &kept) {
+            Ok(()) => {
+                tracing::warn!(%path, "holds what was not understood of the changed settings")
+            }
+            Err(error) => tracing::warn!(%path, %error, "cannot keep what was not understood"),
+        }
+    }
 }
 
 fn is_one_of_ours(key: &str) -> bool {
@@ -263,13 +320,36 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_is_named_and_not_overwritten() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FILE);
-        fs::write(&path, "[").unwrap();
-        let error = remember(directory.path(), IPV4_FORWARDING, "1", "0").unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot read {}", path.display()));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "[");
+    fn what_is_no_record_stops_no_setting_and_is_kept_aside() {
+        for text in ["", "{", "[1]", "7", "\u{0}"] {
+            let directory = with_record(text);
+            let run_dir = directory.path();
+            sysctl::write(IPV4_FORWARDING, "0").unwrap();
+            assert_eq!(before_us(IPV4_FORWARDING, run_dir).unwrap(), "0");
+            assert_eq!(restore_one(IPV4_FORWARDING, run_dir).unwrap(), None);
+            assert_eq!(restore(run_dir, Removal::Look).unwrap(), [""; 0]);
+            assert!(ensure(IPV4_FORWARDING, "1", run_dir).unwrap());
+            let kept = fs::read_to_string(run_dir.join(UNREADABLE)).unwrap();
+            assert_eq!(kept, text);
+            assert_eq!(restore(run_dir, Removal::Act).unwrap().len(), 1);
+            assert_eq!(sysctl::read(IPV4_FORWARDING).unwrap(), "0");
+            fs::write(run_dir.join(FILE), text).unwrap();
+            assert_eq!(restore(run_dir, Removal::Act).unwrap(), [""; 0]);
+            assert!(!run_dir.join(FILE).exists());
+        }
+    }
+
+    #[test]
+    fn of_a_record_with_one_entry_of_the_wrong_shape_the_others_count() {
+        let text = r#"{"net/ipv4/ip_forward": ["0", "1"], "net/ipv4/conf/all/route_localnet": {"was": 0}}"#;
+        let directory = with_record(text);
+        let run_dir = directory.path();
+        sysctl::write(IPV4_FORWARDING, "1").unwrap();
+        assert!(ensure(ROUTE_LOCALNET, "1", run_dir).unwrap());
+        let kept = fs::read_to_string(run_dir.join(UNREADABLE)).unwrap();
+        assert_eq!(kept, text);
+        assert_eq!(restore(run_dir, Removal::Act).unwrap().len(), 2);
+        assert_eq!(sysctl::read(IPV4_FORWARDING).unwrap(), "0");
     }
 
     #[test]
@@ -313,7 +393,7 @@ mod tests {
         let error = restore(directory.path(), Removal::Act).unwrap_err();
         assert!(error.to_string().contains("route_localnet"), "{error}");
         assert_eq!(sysctl::read(IPV4_FORWARDING).unwrap(), "1");
-        let left = read(&directory.path().join(FILE)).unwrap();
+        let left = Record::read(directory.path()).originals;
         assert_eq!(left.keys().collect::<Vec<_>>(), [ROUTE_LOCALNET]);
     }
 

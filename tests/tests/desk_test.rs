@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwire_desk::test::ground::{Ground, GroundError, Laid, Place, Ran};
 use podwire_desk::test::case::Group;
+use podwire_desk::test::ground::{Ground, GroundError, Laid, Place, Ran};
 use podwire_desk::test::plan::{Plan, World};
 use podwire_desk::test::report;
 use podwire_desk::test::run::{self, Done, Outcome, Pace, Progress};

@@ -3,14 +3,14 @@
 //! The image has no shell and no `cp`, and a plugin that is being started must not be written to
 //! ("text file busy") nor be seen half written: so the copy is made beside it and renamed over it.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use podwire::files::create_directory;
+use podwire::files::{create_directory, read};
 use tracing::info;
 
 use crate::config::values::absolute_path;
@@ -70,19 +70,13 @@ impl Install {
         let wanted = fs::read(&self.plugin).map_err(unread)?;
         create_directory(&self.bin_dir).map_err(FileError::of("create", &self.bin_dir))?;
         let target = self.bin_dir.join(PLUGIN);
-        if fs::read(&target).is_ok_and(|present| present == wanted) {
+        if is_installed(&target, &wanted) {
             info!(plugin = %target.display(), "is installed already");
         } else {
             files::replace(&target, &wanted, 0o755, Durability::Durable)?;
             info!(plugin = %target.display(), "installed");
         }
-        let loopback = self.bin_dir.join("loopback");
-        match symlink(PLUGIN, &loopback) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(FileError::of("create", &loopback)(error))
-            }
-            _ => Ok(()),
-        }
+        link_loopback(&self.bin_dir.join("loopback"))
     }
 
     /// Removes what [`run`](Self::run) has installed in this directory; returns which files.
@@ -100,10 +94,31 @@ impl Install {
     }
 }
 
+/// Whether the plugin is there as it should be, and a runtime can start it.
+fn is_installed(target: &Path, wanted: &[u8]) -> bool {
+    let is_executable = |found: Metadata| found.mode() & 0o555 == 0o555;
+    read(target, wanted.len() as u64 + 1).is_ok_and(|present| present == wanted)
+        && fs::symlink_metadata(target).is_ok_and(is_executable)
+}
+
+/// Makes `loopback`, unless the node has one. A link that leads nowhere is none.
+fn link_loopback(path: &Path) -> Result<(), FileError> {
+    let leads_nowhere = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    if fs::metadata(path).is_err_and(leads_nowhere) {
+        files::remove_if_there(path)?;
+    }
+    match symlink(PLUGIN, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(FileError::of("create", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::fs::{File, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -170,6 +185,41 @@ mod tests {
         let before = inode();
         install.run().unwrap();
         assert_eq!(inode(), before);
+    }
+
+    #[test]
+    fn what_no_runtime_can_start_is_not_taken_for_installed() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        let target = install.bin_dir.join("podwire");
+        let loopback = install.bin_dir.join("loopback");
+        let starts = || {
+            let found = fs::symlink_metadata(&target).unwrap();
+            found.is_file()
+                && found.mode() & 0o777 == 0o755
+                && fs::read(&target).unwrap() == b"version 1"
+                && fs::read(&loopback).unwrap() == b"version 1"
+        };
+        fs::set_permissions(&target, Permissions::from_mode(0o644)).unwrap();
+        fs::remove_file(&loopback).unwrap();
+        symlink("/gone/loopback", &loopback).unwrap();
+        install.run().unwrap();
+        assert!(starts());
+        // A link is someone's, and may lead elsewhere tomorrow; a pipe would never end.
+        let pipe = || nix::unistd::mkfifo(&target, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let link = || symlink(&install.plugin, &target).unwrap();
+        let directories = || {
+            fs::create_dir(&target).unwrap();
+            fs::create_dir(install.bin_dir.join(".podwire.temp")).unwrap();
+        };
+        let made: [&dyn Fn(); 3] = [&pipe, &link, &directories];
+        for make in made {
+            fs::remove_file(&target).unwrap();
+            make();
+            install.run().unwrap();
+            assert!(starts());
+        }
+        assert_eq!(names(&install.bin_dir), ["loopback", "podwire"]);
     }
 
     #[test]

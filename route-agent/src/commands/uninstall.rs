@@ -18,6 +18,7 @@ use crate::commands::output::print;
 use crate::config::Config;
 use crate::features;
 use crate::features::parts::log::Logging;
+use crate::files;
 use crate::ours::Removal;
 use crate::text::printable_lines;
 
@@ -126,8 +127,8 @@ impl Uninstall {
             return Ok(found.then(text).into_iter().collect());
         }
         // Sockets without an agent; the directory goes only if nothing of others is in it.
-        let _ = std::fs::remove_file(self.config.socket());
-        let _ = std::fs::remove_file(self.config.pods_socket());
+        let _ = files::remove_if_there(&self.config.socket());
+        let _ = files::remove_if_there(&self.config.pods_socket());
         Ok(match std::fs::remove_dir(directory) {
             Ok(()) => vec![format!("directory {}", directory.display())],
             Err(_) => Vec::new(),

@@ -7,10 +7,12 @@
 //! running pods could not even be removed.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
+use podwire::files::read;
 use podwire::mtu;
 use podwire::policy::RUN_DIR;
 use serde::Serialize;
@@ -23,6 +25,9 @@ use crate::ours::{CONFLIST as FILE, NETWORK, Removal};
 use crate::report::{CniConfReport, Report};
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
+
+/// More than a configuration with any number of podCIDRs.
+const LONGEST: u64 = 1 << 20;
 
 /// Why the configuration is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +84,8 @@ impl Feature for CniConf {
             return;
         }
         let path = world.config.cni_conf_dir.join(FILE);
-        let present = fs::read_to_string(&path).ok();
-        let wanted = desired(world).map(|wanted| wanted.text);
+        let present = read(&path, LONGEST).ok();
+        let wanted = desired(world).map(|wanted| wanted.text.into_bytes());
         let current = wanted.as_ref().ok() == present.as_ref();
         if wanted.is_ok() && !current {
             let what = match present {
@@ -92,14 +97,19 @@ impl Feature for CniConf {
         }
         // A directory that cannot be read has failed the last sync too.
         let others = others(&world.config.cni_conf_dir).unwrap_or_default();
-        let (before, after) = others.into_iter().partition(|name| name.as_str() < FILE);
+        let (before, after): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|name| sorts_before(name));
+        let texts = |names: Vec<OsString>| {
+            let text = |name: &OsString| name.to_string_lossy().into_owned();
+            names.iter().map(text).collect()
+        };
         report.cni_conf = Some(CniConfReport {
             path,
             present: present.is_some(),
             current,
             waits: wanted.err(),
-            before,
-            after,
+            before: texts(before),
+            after: texts(after),
         });
     }
 
@@ -114,7 +124,7 @@ impl CniConf {
     /// Puts the text in place unless it is there; returns the number of writes.
     fn write(&mut self, directory: &Path, text: String) -> Result<u64, ConfError> {
         let path = directory.join(FILE);
-        if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+        if read(&path, LONGEST).is_ok_and(|present| present == text.as_bytes()) {
             return Ok(0);
         }
         files::replace(&path, text.as_bytes(), 0o644, Durability::Durable)?;
@@ -298,29 +308,43 @@ fn create_directory(path: &Path) -> Result<(), ConfError> {
     Ok(podwire::files::create_directory(path).map_err(FileError::of("create", path))?)
 }
 
-/// The names of other configurations in the directory.
-fn others(directory: &Path) -> Result<BTreeSet<String>, ConfError> {
+/// The names of other configurations in the directory, which need not be text.
+fn others(directory: &Path) -> Result<BTreeSet<OsString>, ConfError> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory).map_err(FileError::of("list", directory))? {
-        let path = entry.map_err(FileError::of("list", directory))?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.unwrap_or_default();
+        let entry = entry.map_err(FileError::of("list", directory))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let extension = path.extension().and_then(OsStr::to_str);
         let is_conf = matches!(extension, Some("conf" | "conflist" | "json"));
-        if is_conf && name != FILE && !path.is_dir() {
-            names.insert(name.to_owned());
+        let is_directory = entry.file_type().is_ok_and(|found| found.is_dir());
+        if is_conf && name != FILE && !is_directory {
+            names.insert(name);
         }
     }
     Ok(names)
 }
 
-fn competitor(directory: &Path, name: &str) -> Warning {
-    let text = if name < FILE {
-        format!("sorts before {FILE}, so the container runtime uses it; remove it")
-    } else {
-        format!("is not used, because {FILE} sorts before it; remove it if it is not needed")
+/// As the runtimes sort: byte by byte.
+fn sorts_before(name: &OsStr) -> bool {
+    name < OsStr::new(FILE)
+}
+
+fn competitor(directory: &Path, name: &OsStr) -> Warning {
+    let path = directory.join(name);
+    let is_file = fs::metadata(&path).is_ok_and(|found| found.is_file());
+    let text = match (sorts_before(name), is_file) {
+        (true, true) => {
+            format!("sorts before {FILE}, so the container runtime uses it; remove it")
+        }
+        (true, false) => format!(
+            "is no file, or a link that leads to none, and sorts before {FILE}: there are container \
+             runtimes that go no further; remove it"
+        ),
+        (false, _) => {
+            format!("is not used, because {FILE} sorts before it; remove it if it is not needed")
+        }
     };
-    Warning::new(format!("file {}", directory.join(name).display()), text)
+    Warning::new(format!("file {}", path.display()), text)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! other is doing. If the plugin is at work it does not wait but comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use podwire::attachment::{
@@ -227,6 +227,8 @@ impl Feature for HostPorts {
         let mut done = Synced::default();
         if !self.directory.is_dir() {
             done.writes = self.repair(&[])?;
+            let is_taken = self.directory.symlink_metadata().is_ok();
+            warn.replace(is_taken.then(|| no_directory(&self.directory)));
             return Ok(done);
         }
         let Some(records) = Records::try_open(&self.directory)? else {
@@ -293,6 +295,12 @@ impl Outcome {
             }
         }
     }
+}
+
+fn no_directory(directory: &Path) -> Warning {
+    let text = "is no directory, so pods with hostPorts do not start, nor those whose \
+                connections the plugin masquerades; remove it, the plugin makes the directory";
+    Warning::new(directory.display().to_string(), text)
 }
 
 /// A record that cannot be read, and what to do about it.

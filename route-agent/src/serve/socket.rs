@@ -14,6 +14,7 @@ use podwire::files::create_own_directory;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::error::chain;
+use crate::files;
 use crate::warnings::Warning;
 
 /// The agent cannot make its socket.
@@ -134,14 +135,11 @@ pub fn listen(path: &Path, consequence: &'static str) -> Result<(UnixListener, N
     }
     // Under its own name the socket appears with its permissions, in one step.
     let new = path.with_extension(format!("new-{}", std::process::id()));
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    let new = files::free(&new).map_err(|error| failed(error.source))?;
     let listener = UnixListener::bind(&new).map_err(failed)?;
     let named = fs::set_permissions(&new, Permissions::from_mode(0o600))
         .and_then(|()| Name::of(&new))
-        .and_then(|name| fs::rename(&new, path).map(|()| name));
+        .and_then(|name| files::rename(&new, path).map(|()| name));
     match named {
         Ok(name) => Ok((listener, name)),
         Err(error) => {
@@ -241,6 +239,22 @@ mod tests {
         fs::remove_file(directory.path().join("run")).unwrap();
         while !warnings.recv().await.unwrap().is_empty() {}
         assert!(is_answered(&path).await);
+    }
+
+    #[tokio::test]
+    async fn directories_in_the_place_of_a_socket_do_not_stand_in_the_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        fs::create_dir_all(new.join("another's")).unwrap();
+        let (_listener, _) = listen(&path, "no").unwrap();
+        assert!(is_answered(&path).await);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("another's")).unwrap();
+        let error = chain(&listen(&path, "no").unwrap_err());
+        assert!(error.contains("move it away"), "{error}");
+        assert!(path.join("another's").exists());
     }
 
     #[test]

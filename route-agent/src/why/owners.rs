@@ -29,8 +29,11 @@ pub(super) fn plan(facts: &Facts<'_>, service: &Service, family: IpFamily) -> Op
     let here = Here::of(&facts.config.node_name, facts.snapshot, facts.uplink);
     let name = &service.name;
     let externals = Externals::of(facts.snapshot, facts.config).beside(facts.uplink);
-    let refuses = |address| externals.refuses(address).is_some();
-    let claims = claimants(facts, family, frontends::claims(service, family, refuses));
+    let claims = claimants(
+        facts,
+        family,
+        frontends::claims(service, family, &externals),
+    );
     let slices: Vec<_> = facts.snapshot.slices_of(name).collect();
     let balancing = facts.config.services.balancing.balancing;
     plan::desired(
@@ -50,11 +53,10 @@ fn claimants(facts: &Facts<'_>, family: IpFamily, mut wanted: BTreeSet<Claim>) -
     // Who has an address as ClusterIP has every port of it.
     wanted.extend(sought.addresses.iter().copied().map(Claim::ClusterIp));
     let externals = Externals::of(facts.snapshot, facts.config).beside(facts.uplink);
-    let refuses = |address| externals.refuses(address).is_some();
     let mut claims = Claims::default();
     let services = facts.snapshot.services.values();
     for service in services.filter(|one| sought.is_in(one)) {
-        let all = frontends::claims(service, family, refuses);
+        let all = frontends::claims(service, family, &externals);
         if !all.is_disjoint(&wanted) {
             claims.replace(&service.name, Claimed::of(service, family, &externals));
         }

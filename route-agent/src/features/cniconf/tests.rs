@@ -1,4 +1,5 @@
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +32,11 @@ fn ready_node(pod_cidrs: &[&str]) -> TestNode {
 
 fn file(node: &TestNode) -> PathBuf {
     node.config.cni_conf_dir.join(FILE)
+}
+
+fn current(node: &mut TestNode) -> bool {
+    let report = node.report(&mut CniConf::default());
+    report.cni_conf.unwrap().current
 }
 
 fn conf(node: &TestNode) -> Value {
@@ -101,6 +107,27 @@ fn what_is_there_already_is_not_written_again() {
     fs::write(file(&node), "{}").unwrap();
     assert_eq!(node.writes(&mut CniConf::default()), 1);
     assert_eq!(fs::read_dir(&node.config.cni_conf_dir).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_no_file_in_its_place_is_not_waited_for_and_replaced() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    fs::create_dir_all(&node.config.cni_conf_dir).unwrap();
+    let path = file(&node);
+    let pipe = || nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let huge = || {
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(1 << 42).unwrap();
+    };
+    let device = || symlink("/dev/zero", &path).unwrap();
+    let made: [&dyn Fn(); 3] = [&pipe, &huge, &device];
+    for make in made {
+        make();
+        assert!(!current(&mut node));
+        assert_eq!(node.writes(&mut CniConf::default()), 1);
+        assert!(current(&mut node));
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]
@@ -211,6 +238,24 @@ fn competitors_are_named() {
         warnings[1].contains("10-kindnet.conflist: is not used"),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn competitors_that_are_no_files_or_whose_names_are_no_text_are_named_as_they_are() {
+    let mut node = ready_node(&["10.10.2.0/24"]);
+    let directory = node.config.cni_conf_dir.clone();
+    fs::create_dir_all(&directory).unwrap();
+    symlink("nowhere", directory.join("00-a.conf")).unwrap();
+    fs::write(directory.join(OsStr::from_bytes(b"\xff.conf")), "").unwrap();
+    node.writes(&mut CniConf::default());
+    let warnings = node.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let leads_nowhere = "00-a.conf: is no file, or a link that leads to none";
+    assert!(warnings[0].contains(leads_nowhere), "{warnings:?}");
+    let after = "\u{fffd}.conf: is not used, because";
+    assert!(warnings[1].contains(after), "{warnings:?}");
+    let conf = node.report(&mut CniConf::default()).cni_conf.unwrap();
+    assert_eq!(conf.after, ["\u{fffd}.conf"]);
 }
 
 #[test]

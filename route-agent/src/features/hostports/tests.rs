@@ -86,6 +86,19 @@ fn deleted_tables_are_made_again_from_the_records_and_nothing_is_written_twice()
 }
 
 #[test]
+fn a_file_in_the_place_of_the_directory_is_named_and_can_be_removed() {
+    let (mut node, mut feature) = node();
+    fs::write(&feature.directory, "").unwrap();
+    node.writes(&mut feature);
+    let warnings = node.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("is no directory"), "{warnings:?}");
+    feature.uninstall(&node.config, Removal::Act).unwrap();
+    node.writes(&mut feature);
+    assert_eq!(node.warnings(), [""; 0]);
+}
+
+#[test]
 fn the_loop_does_not_wait_for_a_plugin_at_work_but_comes_back() {
     let (mut node, mut feature) = node();
     let a = record("a", 2);

@@ -134,6 +134,8 @@ impl NoUplink {
 pub struct Given<'a> {
     /// The cluster.
     pub snapshot: &'a Snapshot,
+    /// The Nodes come from manifests: no controller gives them anything.
+    pub handwritten: bool,
     /// The name of the own Node.
     pub own: &'a Arc<str>,
     /// The interface to the other nodes.
@@ -187,7 +189,7 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     for (name, node) in &snapshot.nodes {
         let mut texts: Vec<String> = node.invalid.iter().map(ToString::to_string).collect();
         if node.pod_cidrs.is_empty() {
-            texts.push(no_pod_cidr(node));
+            texts.push(no_pod_cidr(node, given.handwritten));
         }
         texts.extend(faults.remove(name).unwrap_or_default());
         texts.extend(amid_pods.texts.remove(name).unwrap_or_default());
@@ -243,13 +245,17 @@ fn in_order<'a>(given: &Given<'a>) -> Vec<(&'a Node, IpNetwork)> {
     all
 }
 
-fn no_pod_cidr(node: &Node) -> String {
+fn no_pod_cidr(node: &Node, handwritten: bool) -> String {
     if node
         .invalid
         .iter()
         .any(|invalid| invalid.field.starts_with("spec.podCIDR"))
     {
         "has no podCIDR that can be used; its pods cannot be reached".to_owned()
+    } else if handwritten {
+        "has no podCIDR, and without an API server none is given to it: its pods cannot be reached; \
+         write a free network of the cluster's pods into its spec.podCIDRs"
+            .to_owned()
     } else {
         "has no podCIDR yet; its pods cannot be reached until it has (kube-controller-manager \
          gives it one with --allocate-node-cidrs)"

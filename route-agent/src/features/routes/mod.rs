@@ -143,6 +143,7 @@ impl Routes {
             };
             let desired = desired(&Given {
                 snapshot: world.snapshot,
+                handwritten: world.config.manifests.is_some(),
                 own: world.own_name(),
                 uplink: world.uplink,
                 service_cidrs: &world.config.services.service_cidrs,

@@ -188,19 +188,23 @@ impl Services {
         };
     }
 
-    /// If other external IPs may be had than before, Services with some are looked at again, and
-    /// the networks.
+    /// If other addresses may be had than before, Services with such are looked at again, and the
+    /// networks.
     fn look_at_externals(&mut self, world: &World<'_>, dirty: &mut BTreeSet<ObjectName>) {
         if !std::mem::take(&mut self.externals_stale) {
             return;
         }
         let now = Externals::of(world.snapshot, world.config).beside(world.uplink);
         if now != self.externals {
-            self.externals = now;
+            let before = std::mem::replace(&mut self.externals, now);
             self.networks = true;
-            let services = world.snapshot.services.iter();
-            let with_some = services.filter(|(_, service)| !service.external_ips.is_empty());
-            dirty.extend(with_some.map(|(name, _)| name.clone()));
+            let differs = |address: &IpAddr| {
+                before.refuses_cluster_ip(*address) != self.externals.refuses_cluster_ip(*address)
+            };
+            let services = world.snapshot.services.iter().filter(|(_, service)| {
+                !service.external_ips.is_empty() || service.cluster_ips.iter().any(differs)
+            });
+            dirty.extend(services.map(|(name, _)| name.clone()));
         }
     }
 
@@ -282,6 +286,10 @@ impl Feature for Services {
                 let before = self.dirty.len();
                 self.dirty
                     .extend(dirty.services.iter().chain(&dirty.endpoints).cloned());
+                if dirty.service_cidrs && world.config.manifests.is_some() {
+                    // Whether their ClusterIPs are in one.
+                    (self.dirty).extend(world.snapshot.services.keys().cloned());
+                }
                 self.externals_stale |=
                     !dirty.nodes.is_empty() || dirty.endpoints.contains(&api_service());
                 let networks = dirty.service_cidrs || !dirty.nodes.is_empty();

@@ -18,6 +18,7 @@ use crate::features::parts::kept::Kept;
 use crate::features::services::desired::endpoints::{self, Here};
 use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::frontends::{self, Frontend};
+use crate::features::services::desired::handwritten;
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
 use crate::features::services::health_checks::{Checks, HealthPorts};
@@ -149,13 +150,21 @@ impl Publisher {
         warn: &mut Warn<'_>,
     ) {
         let mut texts = BTreeSet::new();
+        let by_hand = world.config.manifests.is_some();
+        let of_slices = || {
+            let slices = world.snapshot.slices_of(name);
+            slices.flat_map(|slice| endpoints::warnings(slice, world.uplink))
+        };
         if let Some(service) = world.snapshot.services.get(name) {
             texts.extend(frontends::warnings(service));
             texts.extend(self.checks.warning(name));
             if frontends::is_proxied(service) {
                 texts.extend(externals.warnings(service));
-                let slices = world.snapshot.slices_of(name);
-                texts.extend(slices.flat_map(|slice| endpoints::warnings(slice, world.uplink)));
+                texts.extend(of_slices());
+                if by_hand {
+                    let settings = &world.config.services;
+                    texts.extend(handwritten::warnings(service, world.snapshot, settings));
+                }
             }
             for table in tables {
                 texts.extend(table.applied().conflicts(name));
@@ -171,6 +180,9 @@ impl Publisher {
                     refused.map(|why| format!("the kernel refuses it: {why}; tried again")),
                 );
             }
+        } else if by_hand {
+            texts.extend(handwritten::of_no_service(name, world.snapshot));
+            texts.extend(of_slices());
         }
         let has_some = !texts.is_empty();
         if has_some || self.warned.contains(name) {

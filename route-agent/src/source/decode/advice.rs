@@ -35,11 +35,28 @@ fn of_service(service: &Service) -> Vec<&'static str> {
              given to it; choose a free one from 30000 to 32767",
         );
     }
+    if service.waits_for_load_balancer() {
+        lacks.push(
+            "is of type LoadBalancer and has neither an address in status.loadBalancer.ingress nor a \
+             nodePort, and without an API server it gets none: only its ClusterIP answers; write one \
+             of them, or leave the type out",
+        );
+    }
     lacks
 }
 
 fn of_slice(slice: &EndpointSlice) -> Vec<&'static str> {
-    let orphan = slice.service().is_none();
-    let lacks = "belongs to no Service; name its Service in the label kubernetes.io/service-name";
-    orphan.then_some(lacks).into_iter().collect()
+    let mut lacks = Vec::new();
+    if slice.service().is_none() {
+        lacks.push(
+            "belongs to no Service; name its Service in the label kubernetes.io/service-name",
+        );
+    }
+    if slice.has_host_names() {
+        lacks.push(
+            "is of addressType FQDN, which no proxy serves; write addresses, and IPv4 or IPv6 as \
+             their type",
+        );
+    }
+    lacks
 }

@@ -1,6 +1,6 @@
 //! The manifests-directory source: Kubernetes manifests in one directory, watched.
 //!
-//! In: `*.yaml`, `*.yml` and `*.json` of the directory, no sub-directories, no hidden files. Out:
+//! In: `*.yaml`, `*.yml` and `*.json` of the directory (or `*.YAML`), no sub-directories, no hidden files. Out:
 //! changes for the snapshot. A file that goes is waited for a moment, because editors rename a file
 //! away before they write it again. A directory that is a mounted ConfigMap works as well: its
 //! `..data` link is what changes.
@@ -288,7 +288,8 @@ fn is_manifest(path: &Path) -> bool {
         .file_name()
         .map(OsStr::to_string_lossy)
         .unwrap_or_default();
-    let extension = path.extension().and_then(OsStr::to_str);
+    let extension = path.extension().map(OsStr::to_ascii_lowercase);
+    let extension = extension.as_deref().and_then(OsStr::to_str);
     !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
@@ -296,7 +297,7 @@ fn list(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut paths = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        if is_manifest(&path) && !path.is_dir() {
+        if is_manifest(&path) {
             paths.insert(path);
         }
     }

@@ -100,11 +100,13 @@ fn what_is_there_is_listed_before_the_list_is_said_to_be_complete() {
     let watched = Watched::start(&[
         ("a.yaml", &node("a", "10.0.0.1")),
         ("b.yml", &node("b", "10.0.0.2")),
+        ("upper.YAML", &node("u", "10.0.0.4")),
         ("c.json", json),
         ("ignored.txt", &node("no", "10.0.0.3")),
         (".hidden.yaml", &node("no", "10.0.0.3")),
     ]);
-    assert_eq!(watched.nodes(), ["a=[10.0.0.1]", "b=[10.0.0.2]", "j=[]"]);
+    let nodes = ["a=[10.0.0.1]", "b=[10.0.0.2]", "j=[]", "u=[10.0.0.4]"];
+    assert_eq!(watched.nodes(), nodes);
     assert!(watched.warnings.is_empty());
 }
 
@@ -295,6 +297,27 @@ fn a_link_to_a_device_is_named_and_not_read() {
     assert!(watched.warnings[0].text.contains("not a regular file"));
     watched.write("b.yaml", &node("b", "10.0.0.2"));
     watched.until("the next file", |now| now.nodes().len() == 2);
+}
+
+#[test]
+fn a_directory_with_the_name_of_a_manifest_is_named() {
+    for early in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.yaml");
+        if early {
+            fs::create_dir(&path).unwrap();
+        }
+        let mut watched = Watched::on(directory);
+        watched.until("the list", |now| now.listed);
+        if !early {
+            fs::create_dir(&path).unwrap();
+        }
+        watched.until("the warning", |now| now.warnings.len() == 1);
+        let text = &watched.warnings[0].text;
+        assert!(text.contains("not a regular file"), "{text}");
+        fs::remove_dir(&path).unwrap();
+        watched.until("its end", |now| now.warnings.is_empty());
+    }
 }
 
 #[test]

@@ -137,6 +137,15 @@ impl Service {
         self.spec.kind.get() == Some("NodePort") && ports.any(|port| port.node_port.is_unset())
     }
 
+    /// True if it waits for a load balancer, and has a ClusterIP and nothing else meanwhile.
+    pub fn waits_for_load_balancer(&self) -> bool {
+        self.spec.kind.get() == Some("LoadBalancer")
+            && !self.waits_for_cluster_ip()
+            && self.status.load_balancer.ingress.is_empty()
+            && self.spec.external_ips.is_empty()
+            && self.spec.ports.iter().all(|port| port.node_port.is_unset())
+    }
+
     /// The snapshot's value of this Service.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
         let name = self.metadata.object_name(names)?;

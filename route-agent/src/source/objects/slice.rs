@@ -94,6 +94,11 @@ impl EndpointSlice {
         self.metadata.labels.get(SERVICE_LABEL).and_then(Text::get)
     }
 
+    /// True if its endpoints have host names in place of addresses.
+    pub fn has_host_names(&self) -> bool {
+        self.address_type.get() == Some("FQDN")
+    }
+
     /// The snapshot's value of this slice; `None` for a slice of host names, or one that belongs
     /// to no Service.
     pub fn into_snapshot(
@@ -105,10 +110,12 @@ impl EndpointSlice {
         let Some(service) = self.service() else {
             return Ok(None);
         };
+        if self.has_host_names() {
+            return Ok(None);
+        }
         let is_v4 = match self.address_type.get() {
             Some("IPv4") => true,
             Some("IPv6") => false,
-            Some("FQDN") => return Ok(None),
             _ => {
                 checker.bad(
                     "addressType",

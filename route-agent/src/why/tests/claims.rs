@@ -553,7 +553,7 @@ proptest! {
         let mut asked = BTreeSet::new();
         for service in world.snapshot.services.values() {
             for family in IpFamily::ALL {
-                for claim in frontends::claims(service, family, |_| false) {
+                for claim in frontends::claims(service, family, &Externals::default()) {
                     match claim {
                         Claim::Vip(address, protocol, port) => {
                             asked.insert((address, protocol, port));

@@ -8,9 +8,19 @@ fn of(
     uplink: Option<&Uplink>,
     holders: &Holders,
 ) -> Result<Desired, NoUplink> {
-    desired(&Given {
+    desired(&given(snapshot, uplink, holders, &Arc::from("worker")))
+}
+
+fn given<'a>(
+    snapshot: &'a Snapshot,
+    uplink: Option<&'a Uplink>,
+    holders: &'a Holders,
+    own: &'a Arc<str>,
+) -> Given<'a> {
+    Given {
         snapshot,
-        own: &Arc::from("worker"),
+        handwritten: false,
+        own,
         uplink,
         service_cidrs: &[],
         likely: Likely {
@@ -18,7 +28,7 @@ fn of(
             cluster_cidrs: &[],
         },
         holders,
-    })
+    }
 }
 
 /// Routes as `destination via gateway`, and warnings as `object: text`.
@@ -118,6 +128,17 @@ fn a_second_internal_ip_on_the_link_will_do() {
 #[test]
 fn a_node_without_pod_cidr_or_address_is_named() {
     assert!(only_warning(node("new", &["172.18.0.4"], &[])).contains("has no podCIDR yet"));
+    let (snapshot, uplink) = (
+        snapshot([own(), node("new", &["172.18.0.4"], &[])]),
+        uplink(),
+    );
+    let (holders, own) = (Holders::new(), Arc::from("worker"));
+    let by_hand = Given {
+        handwritten: true,
+        ..given(&snapshot, Some(&uplink), &holders, &own)
+    };
+    let text = &desired(&by_hand).unwrap().warnings[0].text;
+    assert!(text.contains("into its spec.podCIDRs"), "{text}");
     let warning = only_warning(node("mute", &[], &["10.10.5.0/24"]));
     assert!(warning.contains("has no InternalIP of IPv4"), "{warning}");
     let warning = only_warning(node("half", &["172.18.0.4"], &["fd00:5::/64"]));

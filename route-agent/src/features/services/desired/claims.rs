@@ -67,10 +67,9 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    /// Everything that a Service claims in one family, but for external IPs that are refused.
+    /// Everything that a Service claims in one family, but for what is refused.
     pub fn of(service: &Service, family: IpFamily, externals: &Externals) -> Claimed {
-        let refuses = |address| externals.refuses(address).is_some();
-        let all = frontends::claims(service, family, refuses);
+        let all = frontends::claims(service, family, externals);
         let balanced: BTreeSet<IpAddr> = match service.kind {
             ServiceKind::LoadBalancer => service.load_balancer_vips.iter().copied().collect(),
             _ => BTreeSet::new(),

@@ -3,7 +3,8 @@
 //! Whoever may write a Service in some namespace chooses them, and every node then sends what goes
 //! to such an address to that Service: it can take the traffic of the whole cluster to it. So what
 //! other parts of the cluster live from is never given away. (A ClusterIP of another Service is
-//! not either: see [`super::claims`].) Pure.
+//! not either: see [`super::claims`].) A node port at which the agent itself answers is not given
+//! either, nor, where no API server chooses them, a ClusterIP that something else has. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +16,7 @@ use crate::cidr;
 use crate::config::Config;
 use crate::config::services::ExternalIps;
 use crate::features::services::desired::endpoints::unusable;
-use crate::snapshot::{ObjectName, Service, ServiceKind, Snapshot};
+use crate::snapshot::{ObjectName, Protocol, Service, ServiceKind, Snapshot};
 use crate::uplink::Uplink;
 
 /// Who may have which external IP.
@@ -27,6 +28,11 @@ pub struct Externals {
     pods: Vec<(IpNetwork, Arc<str>)>,
     /// The interface to the other nodes.
     uplink: Option<Uplink>,
+    /// The ports at which this agent answers, and the flags that say so.
+    own_ports: BTreeMap<u16, &'static str>,
+    /// ClusterIPs are what people wrote. An API server takes them from networks of its own, and there a
+    /// Node, which may say of itself what it likes, must not take one away.
+    handwritten: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +47,18 @@ impl Externals {
     /// As the cluster and the flags are now.
     pub fn of(snapshot: &Snapshot, config: &Config) -> Externals {
         let allowed = &config.services.external_ips;
-        Externals::desired(snapshot, allowed, config.kubernetes.addresses())
+        let own_ports = [
+            (&config.metrics_bind_address, "--metrics-bind-address"),
+            (&config.healthz_bind_address, "--healthz-bind-address"),
+        ];
+        let own_ports = own_ports
+            .into_iter()
+            .filter_map(|(bound, flag)| Some((bound.0?.port(), flag)));
+        Externals {
+            own_ports: own_ports.collect(),
+            handwritten: config.manifests.is_some(),
+            ..Externals::desired(snapshot, allowed, config.kubernetes.addresses())
+        }
     }
 
     /// As the cluster is now; `api_servers` are addresses of the API server that the flags name.
@@ -76,7 +93,7 @@ impl Externals {
             allowed: allowed.clone(),
             reserved,
             pods,
-            uplink: None,
+            ..Externals::default()
         }
     }
 
@@ -155,8 +172,53 @@ impl Externals {
         (!allowed).then(|| "--external-ips does not allow it".into())
     }
 
+    /// Why no Service may have this ClusterIP, if that is so.
+    pub fn refuses_cluster_ip(&self, address: IpAddr) -> Option<String> {
+        if !self.handwritten {
+            return None;
+        }
+        match self.reserved.get(&address) {
+            Some(Holder::Node(name)) => return Some(format!("it is the address of Node {name}")),
+            Some(_) => return Some("it is the address of the API server".to_owned()),
+            None => {}
+        }
+        let mut pods = self.pods.iter();
+        let (cidr, node) = pods.find(|(cidr, _)| cidr.contains(address))?;
+        Some(format!("it lies in the podCIDR {cidr} of Node {node}"))
+    }
+
+    /// The flag by which the agent itself has this port of the node, if it has.
+    pub fn has_node_port(&self, protocol: Protocol, port: u16) -> Option<&'static str> {
+        let own = self.own_ports.get(&port).copied();
+        own.filter(|_| protocol == Protocol::Tcp)
+    }
+
     /// What of a Service is refused, one sentence each.
     pub fn warnings(&self, service: &Service) -> Vec<String> {
+        let cluster_ips = service.cluster_ips.iter().filter_map(|address| {
+            let why = self.refuses_cluster_ip(*address)?;
+            Some(format!(
+                "spec.clusterIPs `{address}` is left out: {why}; choose a free address of the Service \
+                 network"
+            ))
+        });
+        let ports = service
+            .ports
+            .iter()
+            .filter(|_| service.kind != ServiceKind::ClusterIp);
+        let node_ports = ports.filter_map(|port| {
+            let number = port.node_port?;
+            let flag = self.has_node_port(port.protocol, number)?;
+            Some(format!(
+                "spec.ports[].nodePort `{number}` is left out: the agent itself answers there \
+                 ({flag}); choose another"
+            ))
+        });
+        let external_ips = self.refused_external_ips(service).into_iter();
+        cluster_ips.chain(node_ports).chain(external_ips).collect()
+    }
+
+    fn refused_external_ips(&self, service: &Service) -> Vec<String> {
         let balanced = |address: &IpAddr| {
             service.kind == ServiceKind::LoadBalancer
                 && service.load_balancer_vips.contains(address)
@@ -183,9 +245,13 @@ pub fn api_service() -> ObjectName {
 
 #[cfg(test)]
 mod tests {
+    use podwire_kernel::IpFamily;
+
     use super::*;
+    use crate::config::test_config;
+    use crate::features::services::desired::frontends::{Claim, claims};
     use crate::features::services::desired::samples::{service, slice_of};
-    use crate::snapshot::{Change, Dirty, Node, Object, Protocol};
+    use crate::snapshot::{Change, Dirty, Node, Object};
 
     fn snapshot() -> Snapshot {
         let node = Node {
@@ -350,5 +416,43 @@ mod tests {
              external-ip 172.18.0.4",
         );
         assert_eq!(externals.warnings(&balanced), [""; 0]);
+    }
+
+    #[test]
+    fn ports_of_the_agent_and_in_manifests_addresses_of_nodes_and_pods_are_refused() {
+        let web = service(
+            "kind NodePort; cluster-ip 172.18.0.4 172.18.0.5 10.10.2.9 10.200.1.9; \
+             port tcp 80 10249; port tcp 81 10256; port udp 82 10256; \
+             port tcp 83 31000",
+        );
+        let port = |number, flag| {
+            format!(
+                "spec.ports[].nodePort `{number}` is left out: the agent itself answers there \
+                 ({flag}); choose another"
+            )
+        };
+        let ports = [
+            port(10249, "--metrics-bind-address"),
+            port(10256, "--healthz-bind-address"),
+        ];
+        let of_api = Externals::of(&snapshot(), &test_config(&["--metrics-bind-address="]));
+        assert_eq!(of_api.warnings(&web), ports[1..]);
+        let written = Externals::of(&snapshot(), &test_config(&["--manifests=/m"]));
+        let texts = written.warnings(&web);
+        assert_eq!(texts[3..], ports);
+        for (text, why) in texts.iter().zip(["Node worker2", "API server", "podCIDR"]) {
+            assert!(text.contains(why), "{text}");
+        }
+        let claims = claims(&web, IpFamily::V4, &written);
+        let expected = [
+            Claim::ClusterIp("10.200.1.9".parse().unwrap()),
+            Claim::NodePort(Protocol::Tcp, 31000),
+            Claim::NodePort(Protocol::Udp, 10256),
+        ];
+        let ports = claims
+            .iter()
+            .filter(|claim| !matches!(claim, Claim::Vip(..)));
+        assert_eq!(ports.copied().collect::<Vec<_>>(), expected);
+        assert_eq!(claims.len(), 3 + 4, "each port of the one address");
     }
 }

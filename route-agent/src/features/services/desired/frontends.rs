@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use podwire_kernel::IpFamily;
 
 use crate::cidr::no_destination;
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::room::{LeftOut, MOST_PORTALS};
 use crate::snapshot::{
     AFFINITY_DEFAULT, AFFINITY_SECONDS, Protocol, Service, ServiceKind, ServicePort,
@@ -83,19 +84,19 @@ impl std::fmt::Display for Claim {
     }
 }
 
-/// Everything that a Service claims in one family, usable or not granted yet, but for external IPs
-/// that are refused.
-pub fn claims(
-    service: &Service,
-    family: IpFamily,
-    refuses: impl Fn(IpAddr) -> bool,
-) -> BTreeSet<Claim> {
+/// Everything that a Service claims in one family, usable or not granted yet, but for what is refused.
+pub fn claims(service: &Service, family: IpFamily, externals: &Externals) -> BTreeSet<Claim> {
     let mut claims: BTreeSet<Claim> = cluster_ips(service, family)
+        .filter(|address| externals.refuses_cluster_ip(*address).is_none())
         .map(Claim::cluster_ip)
         .collect();
     for port in ports(service) {
-        let refused =
-            |front: &Frontend| matches!(front, Frontend::ExternalIp(address) if refuses(*address));
+        let refused = |front: &Frontend| match front {
+            Frontend::ClusterIp(address) => externals.refuses_cluster_ip(*address).is_some(),
+            Frontend::ExternalIp(address) => externals.refuses(*address).is_some(),
+            Frontend::LoadBalancer(_) => false,
+            Frontend::NodePort(number) => externals.has_node_port(port.protocol, *number).is_some(),
+        };
         claims.extend(
             of_port(service, port, family)
                 .iter()

@@ -58,7 +58,7 @@ pub fn desired(
 }
 
 /// The networks of Services as they were given, with who gave them: the object, or the flag.
-fn services<'a>(
+pub fn services<'a>(
     snapshot: &'a Snapshot,
     config: &'a Config,
 ) -> impl Iterator<Item = (IpNetwork, Option<&'a Arc<str>>)> {
@@ -74,7 +74,7 @@ fn services<'a>(
 pub fn warnings(snapshot: &Snapshot, config: &Config, externals: &Externals) -> Vec<String> {
     let bad = |(network, object): (IpNetwork, Option<&Arc<str>>)| {
         let why = externals.found_in(network)?;
-        let given = object.map_or("--service-cidrs".to_owned(), |name| {
+        let given = object.map_or("--service-cidr".to_owned(), |name| {
             format!("ServiceCIDR {name}")
         });
         Some(format!(
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(shown(&v4.services), "");
         let texts = warnings(&snapshot, &config, &externals);
         assert!(
-            texts[1].contains("of --service-cidrs is left out: the podCIDR"),
+            texts[1].contains("of --service-cidr is left out: the podCIDR"),
             "{texts:?}"
         );
     }

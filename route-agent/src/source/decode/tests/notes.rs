@@ -24,10 +24,22 @@ fn what_only_an_api_server_completes_is_noted() {
         "{clusterIPs: [10.0.0.1]}",
         "{type: ExternalName}",
         "{type: NodePort, clusterIP: 10.0.0.1, ports: [{port: 80, nodePort: 30080}]}",
-        "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80}]}",
+        "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80}]}\n\
+         status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}",
+        "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80, nodePort: 30080}]}",
+        "{type: LoadBalancer, clusterIP: 10.0.0.1, externalIPs: [192.0.2.1], ports: [{port: 80}]}",
     ] {
         assert_eq!(read(&service(spec)).notes, [""; 0], "{spec}");
     }
+    let spec = "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80}]}";
+    let notes = read(&service(spec)).notes;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("neither an address"), "{notes:?}");
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: FQDN\n\
+        metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n";
+    let notes = read(slice).notes;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("addressType FQDN"), "{notes:?}");
     for port in [
         "port: 80",
         "port: 80, nodePort: 0",

@@ -3,7 +3,7 @@ use crate::features::services::desired::samples::service;
 use crate::snapshot::Invalid;
 
 fn shown(text: &str) -> Vec<String> {
-    claims(&service(text), IpFamily::V4, |_| false)
+    claims(&service(text), IpFamily::V4, &Externals::default())
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -113,11 +113,11 @@ fn an_address_of_a_family_in_which_the_service_has_no_cluster_ip_is_named() {
 fn a_name_of_300_characters_keeps_the_service_out() {
     let mut bad = service("cluster-ip 10.200.1.63; port tcp 80");
     bad.name.name = "x".repeat(300).into();
-    assert!(claims(&bad, IpFamily::V4, |_| false).is_empty());
+    assert!(claims(&bad, IpFamily::V4, &Externals::default()).is_empty());
     let texts = warnings(&bad);
     assert!(texts[0].contains("300 characters"), "{texts:?}");
     bad.name.name = "name with \"quotes\"".into();
-    assert!(claims(&bad, IpFamily::V4, |_| false).is_empty());
+    assert!(claims(&bad, IpFamily::V4, &Externals::default()).is_empty());
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn ports_for_which_their_addresses_leave_no_room_are_left_out_and_named() {
     // With the ClusterIP and the node port each port is at 1,024 places.
     let external = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0xc633_6400 + number));
     service.external_ips = (0..1_022).map(external).collect();
-    let claims = claims(&service, IpFamily::V4, |_| false);
+    let claims = claims(&service, IpFamily::V4, &Externals::default());
     assert_eq!(claims.len(), MOST_PORTALS + 1);
     assert_eq!(
         warnings(&service),

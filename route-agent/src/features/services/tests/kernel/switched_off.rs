@@ -103,10 +103,17 @@ fn the_guard_stays_while_what_it_guards_cannot_be_put_back() {
     let mut node = node();
     sysctl::write(ROUTE_LOCALNET, "0").unwrap();
     start(&mut node, true);
-    fs::write(node.config.run_dir.join("sysctl.json"), "[").unwrap();
+    let record = node.config.run_dir.join("sysctl.json");
+    let text = format!(r#"{{"{ROUTE_LOCALNET}": ["no number", "1"]}}"#);
+    fs::write(&record, text).unwrap();
     assert_eq!(start(&mut node, false).1, 0);
     assert!(nft("list tables").contains("table ip podwire-services"));
     let warnings = node.warnings();
     let text = warnings.first().unwrap();
     assert!(text.contains("stay until it is put back"), "{warnings:?}");
+    // Without a record it is taken to be ours.
+    fs::write(&record, "[").unwrap();
+    assert_eq!(start(&mut node, false).1, 1);
+    assert_eq!(nft("list tables"), "");
+    assert_eq!(sysctl::read(ROUTE_LOCALNET).unwrap(), "0");
 }
