@@ -370,11 +370,14 @@ impl Snapshot {
         !self.policies.is_empty() || !self.cluster_policies.is_empty()
     }
 
-    /// True if some policy may be about a pod of a namespace, whatever its labels are.
+    /// True if some policy may take something from a pod of a namespace, whatever its labels are: as
+    /// one that it selects, or as a peer that it denies or passes.
     pub fn may_isolate(&self, namespace: &Arc<str>) -> bool {
         let mut cluster = self.cluster_policies.values();
         self.policies_in(namespace).next().is_some()
-            || cluster.any(|policy| policy.subject.reaches(namespace, self))
+            || cluster.any(|policy| {
+                policy.subject.reaches(namespace, self) || policy.may_refuse(namespace, self)
+            })
     }
 
     /// The EndpointSlices of a Service, sorted by name.
