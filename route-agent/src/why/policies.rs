@@ -212,6 +212,12 @@ impl Asking<'_> {
         !self.facts.snapshot.may_isolate(&Arc::from(namespace))
     }
 
+    /// True if an address is in one of this node's podCIDRs.
+    fn inside(&self, address: IpAddr) -> bool {
+        let mut cidrs = self.facts.own_pod_cidrs().iter();
+        cidrs.any(|cidr| cidr.contains(address))
+    }
+
     fn here(&mut self, end: End) -> bool {
         let End {
             direction,
