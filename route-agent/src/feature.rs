@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnetwork::IpNetwork;
 use podwire::policy::{Answer, Attachment, News};
 use tokio::sync::mpsc;
 
@@ -176,6 +177,11 @@ impl<'a> World<'a> {
     /// The Node object that stands for this machine.
     pub fn own_node(&self) -> Option<&'a Node> {
         self.snapshot.nodes.get(&self.config.node_name)
+    }
+
+    /// The podCIDRs of this machine: see [`Snapshot::own_pod_cidrs`].
+    pub fn own_pod_cidrs(&self) -> &'a [IpNetwork] {
+        self.snapshot.own_pod_cidrs(self.own_node())
     }
 
     /// The name of the Node that stands for this machine.

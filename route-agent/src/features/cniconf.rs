@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
-use podwire::files::read;
+use podwire::files::{read, read_own};
 use podwire::mtu;
 use podwire::policy::RUN_DIR;
 use serde::Serialize;
@@ -134,6 +134,21 @@ impl CniConf {
         }
         Ok(1)
     }
+}
+
+/// The networks from which pods get their addresses by the configuration that is in place; none if it
+/// is not ours.
+pub fn networks_in_place(config: &Config) -> Vec<IpNetwork> {
+    let path = config.cni_conf_dir.join(FILE);
+    let text = read_own(&path, LONGEST).ok().flatten().unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let ranges = &value["plugins"][0]["ipam"]["ranges"];
+    let ranges = ranges.as_array().into_iter().flatten();
+    let ranges = ranges.filter_map(serde_json::Value::as_array).flatten();
+    let networks = ranges.filter_map(|range| range["subnet"].as_str()?.parse().ok());
+    networks
+        .filter(|network: &IpNetwork| network.ip() == network.network())
+        .collect()
 }
 
 /// The configuration that there should be.

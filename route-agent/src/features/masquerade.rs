@@ -1,6 +1,6 @@
 //! Masquerade of pod traffic that leaves the cluster, and the guard against forged sources.
 //!
-//! In: the podCIDRs and InternalIPs of all Nodes, and what the flags exempt. Out: the table `inet
+//! In: the podCIDRs and InternalIPs of all Nodes, the last podCIDRs of this one while it is gone, and what the flags exempt. Out: the table `inet
 //! podwire-masquerade`. What must hold: a packet from a pod of this node keeps its source on the
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
 //! else. A packet that enters through a pod's link with a source that is not the pod's is dropped,
@@ -115,9 +115,8 @@ pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table 
         .with_comment("podwire: pod traffic that leaves the cluster takes the node's address");
     if config.masquerade || config.anti_spoof {
         let own = snapshot.nodes.get(&config.node_name);
-        let pods: Networks = own
-            .into_iter()
-            .flat_map(|node| &node.pod_cidrs)
+        let pods = snapshot.own_pod_cidrs(own).iter();
+        let pods: Networks = pods
             .map(|cidr| (*cidr, "pods of this node".to_owned()))
             .collect();
         for side in SIDES {
@@ -169,6 +168,12 @@ fn inside(snapshot: &Snapshot, config: &Config) -> Networks {
             all.entry(cidr::host(*ip))
                 .or_insert_with(|| format!("Node {}", node.name));
         }
+    }
+    // Its pods go on running while the own Node is gone.
+    let own = &config.node_name;
+    for cidr in snapshot.own_pod_cidrs(snapshot.nodes.get(own)) {
+        all.entry(*cidr)
+            .or_insert_with(|| format!("pods of Node {own}"));
     }
     for cidr in &config.non_masquerade_cidrs {
         all.entry(*cidr)
@@ -364,6 +369,8 @@ fn own_sources() -> Chain {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use podwire_kernel::nft::NftSocket;
 
     use super::*;
@@ -429,6 +436,35 @@ mod tests {
             ]
         );
         assert_eq!(keys(&table, "cluster-v6").len(), 2);
+    }
+
+    #[test]
+    fn while_the_own_node_is_gone_its_pods_are_masqueraded_and_guarded_as_before() {
+        let mut snapshot = snapshot();
+        let (config, own) = (config(&[]), Arc::from("worker"));
+        let before = desired(&snapshot, &config, Logging::On);
+        let cidrs = snapshot.nodes[&own].pod_cidrs.clone();
+        snapshot.remember_pod_cidrs(&cidrs);
+        let mut check = |now: Option<Node>| {
+            snapshot.nodes.remove(&own);
+            snapshot
+                .nodes
+                .extend(now.map(|node| (node.name.clone(), node)));
+            let table = desired(&snapshot, &config, Logging::On);
+            for set in ["pods-v4", "pods-v6"] {
+                assert_eq!(keys(&table, set), keys(&before, set));
+            }
+            for cidr in ["10.10.1.0-10.10.1.255", "10.10.2.0-10.10.2.255"] {
+                assert!(keys(&table, "cluster-v4").contains(&cidr.to_owned()));
+            }
+        };
+        check(None);
+        // The kubelet makes one, to which podCIDRs come later.
+        check(Some(node("worker", &["172.18.0.2"], &[])));
+        let other = node("worker", &["172.18.0.2"], &["10.10.9.0/24"]);
+        snapshot.nodes.insert(other.name.clone(), other);
+        let table = desired(&snapshot, &config, Logging::On);
+        assert_eq!(keys(&table, "pods-v4"), ["10.10.9.0-10.10.9.255"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use slot::{FIRST_PAUSE, Slot};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, World};
+use crate::features::cniconf;
 use crate::health::SharedHealth;
 use crate::input::Input;
 use crate::metrics::Metrics;
@@ -138,6 +139,9 @@ impl Reconcile {
                 self.snapshot.compact();
                 podwire_kernel::process::release_memory();
                 self.look = true;
+                // While the Node is gone, the agent before this one knew its podCIDRs.
+                let networks = cniconf::networks_in_place(&self.config);
+                self.snapshot.remember_pod_cidrs(&networks);
                 self.note_own_node();
                 self.show(&Event::Resync);
             }
@@ -307,9 +311,13 @@ impl Reconcile {
 
 /// Health, metrics and the one line that says what was found at the start.
 impl Reconcile {
-    fn note_own_node(&self) {
+    fn note_own_node(&mut self) {
         let own = self.snapshot.nodes.get(&self.config.node_name);
         self.shared.health.with(|health| health.set_node(own));
+        let cidrs = own.map(|node| node.pod_cidrs.clone());
+        if let Some(cidrs) = cidrs.filter(|cidrs| !cidrs.is_empty()) {
+            self.snapshot.remember_pod_cidrs(&cidrs);
+        }
     }
 
     /// Something that pods need is not done yet.

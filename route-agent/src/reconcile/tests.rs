@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::config::test_config;
 use podwire::policy::{Attachment, News};
+use serde_json::json;
 
 use crate::feature::{SyncError, Synced, Told, Warn};
 use crate::health::Health;
@@ -90,6 +91,40 @@ impl Feature for Fake {
 
 fn node(name: &str) -> Change {
     Change::Set(Object::Node(Node::named(name)))
+}
+
+#[test]
+fn the_own_pod_cidrs_outlast_the_node_and_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = json!({"plugins": [{"ipam": {"ranges": [[{"subnet": "10.10.9.0/24"}]]}}]});
+    let path = directory.path().join(crate::ours::CONFLIST);
+    std::fs::write(path, written.to_string()).unwrap();
+    let mut it = reconcile(Vec::new());
+    it.config.cni_conf_dir = directory.path().to_owned();
+    let name = it.config.node_name.clone();
+    let with = |cidrs: &[&str]| {
+        Change::Set(Object::Node(Node {
+            pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+            ..Node::named(&name)
+        }))
+    };
+    let cidrs = |it: &mut Reconcile| {
+        it.turn(Instant::now());
+        let cidrs = it.parts().0.own_pod_cidrs().iter();
+        cidrs.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    it.take(Input::Listed);
+    assert_eq!(cidrs(&mut it), ["10.10.9.0/24"]);
+    for (change, expected) in [
+        (with(&[]), "10.10.9.0/24"),
+        (with(&["10.10.1.0/24"]), "10.10.1.0/24"),
+        (Change::Gone(Key::Node(name.clone())), "10.10.1.0/24"),
+        (with(&[]), "10.10.1.0/24"),
+        (with(&["10.10.2.0/24"]), "10.10.2.0/24"),
+    ] {
+        it.take(Input::Changes(vec![change]));
+        assert_eq!(cidrs(&mut it), [expected]);
+    }
 }
 
 #[test]

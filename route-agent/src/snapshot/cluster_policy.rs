@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::snapshot::{Direction, Few, Invalid, ObjectName, Peer, PodSet, PolicyRule};
+use crate::snapshot::{Direction, Few, Invalid, ObjectName, Peer, PodSet, PolicyRule, Snapshot};
 
 /// Before or behind NetworkPolicies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +78,14 @@ impl ClusterNetworkPolicy {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         }
+    }
+
+    /// True if pods of a Namespace may be peers that a rule does not accept.
+    pub fn may_refuse(&self, namespace: &Arc<str>, snapshot: &Snapshot) -> bool {
+        let rules = self.ingress.iter().chain(&self.egress);
+        let rules = rules.filter(|rule| rule.action != Action::Accept);
+        let mut peers = rules.flat_map(|rule| rule.traffic.peers.iter().flatten());
+        peers.any(|peer| matches!(peer, Peer::Anywhere(pods) if pods.reaches(namespace, snapshot)))
     }
 
     /// Its place among all of them: the first counts.

@@ -28,6 +28,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use arrivals::Arrivals;
+use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
 pub use cluster_policy::{Action, ClusterNetworkPolicy, PolicyName, Rank, Tier, TierRule};
@@ -238,6 +239,8 @@ pub struct Snapshot {
     /// Nodes that have gone and still have endpoints, sorted: their pods are endpoints until the
     /// controllers have deleted them, a minute and more.
     gone_nodes: Vec<Arc<str>>,
+    /// The podCIDRs that this node had last.
+    last_pod_cidrs: Box<[IpNetwork]>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
     by_service: BTreeSet<(ObjectName, ObjectName)>,
     arrivals: Arrivals,
@@ -370,11 +373,14 @@ impl Snapshot {
         !self.policies.is_empty() || !self.cluster_policies.is_empty()
     }
 
-    /// True if some policy may be about a pod of a namespace, whatever its labels are.
+    /// True if some policy may take something from a pod of a namespace, whatever its labels are: as
+    /// one that it selects, or as a peer that it denies or passes.
     pub fn may_isolate(&self, namespace: &Arc<str>) -> bool {
         let mut cluster = self.cluster_policies.values();
         self.policies_in(namespace).next().is_some()
-            || cluster.any(|policy| policy.subject.reaches(namespace, self))
+            || cluster.any(|policy| {
+                policy.subject.reaches(namespace, self) || policy.may_refuse(namespace, self)
+            })
     }
 
     /// The EndpointSlices of a Service, sorted by name.
@@ -423,6 +429,19 @@ impl Snapshot {
     /// object is not among them.
     pub fn gone_nodes(&self) -> &[Arc<str>] {
         &self.gone_nodes
+    }
+
+    /// The podCIDRs of this node, which this Node stands for. While there is none, or it has none yet,
+    /// those that it had last: the pods that have addresses there go on running.
+    pub fn own_pod_cidrs<'a>(&'a self, own: Option<&'a Node>) -> &'a [IpNetwork] {
+        let now = own.map(|node| node.pod_cidrs.as_slice());
+        let now = now.filter(|cidrs| !cidrs.is_empty());
+        now.unwrap_or(&self.last_pod_cidrs)
+    }
+
+    /// Remembers the podCIDRs of this node for a time without its Node.
+    pub fn remember_pod_cidrs(&mut self, cidrs: &[IpNetwork]) {
+        self.last_pod_cidrs = cidrs.into();
     }
 
     fn note_gone_node(&mut self, name: &Arc<str>, dirty: &mut Dirty) {

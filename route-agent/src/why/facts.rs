@@ -58,6 +58,11 @@ impl<'a> Facts<'a> {
         self.snapshot.nodes.get(&self.config.node_name)
     }
 
+    /// This node's podCIDRs.
+    pub(super) fn own_pod_cidrs(&self) -> &'a [IpNetwork] {
+        self.snapshot.own_pod_cidrs(self.own_node())
+    }
+
     /// True if the address is one of this node's.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback()
@@ -92,6 +97,10 @@ impl<'a> Facts<'a> {
                 return Party::Node(node);
             }
         }
+        let mut own_cidrs = self.own_pod_cidrs().iter();
+        if let Some(cidr) = own_cidrs.find(|cidr| cidr.contains(address)) {
+            return Party::NoPod(*cidr);
+        }
         let gone = |(network, _): &&(IpNetwork, String)| network.contains(address);
         match self.gone_cidrs.iter().find(gone) {
             Some((network, owner)) => Party::Gone(*network, owner),
@@ -101,7 +110,7 @@ impl<'a> Facts<'a> {
 
     /// The gateway of a pod address: the first address of its podCIDR.
     pub(super) fn gateway(&self, address: IpAddr) -> Option<IpAddr> {
-        let cidrs = &self.own_node()?.pod_cidrs;
+        let cidrs = self.own_pod_cidrs();
         let cidr = cidrs.iter().find(|cidr| cidr.contains(address))?;
         match cidr.network() {
             IpAddr::V4(first) => u32::from(first)

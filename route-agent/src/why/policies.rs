@@ -123,7 +123,7 @@ impl End {
 enum Word {
     /// It is a pod of this node.
     Here,
-    /// It is an address of this node's podCIDRs without a Pod that is known.
+    /// It is attached here, or an address of this node's podCIDRs, without a Pod that is known.
     Undecided,
     /// It is attached here, and no policy can be about it.
     Free,
@@ -190,8 +190,8 @@ impl Asking<'_> {
         match (self.truth.pod(address), self.facts.party(address)) {
             (Some(pod), _) if pod.node.as_ref() == Some(own) => Word::Here,
             (_, Party::PodOf(node, _)) => Word::Elsewhere(node.name.to_string()),
-            (None, Party::Pod(one)) if self.inside(address) && self.is_free(one) => Word::Free,
-            (None, Party::Pod(_) | Party::NoPod(_)) if self.inside(address) => Word::Undecided,
+            (None, Party::Pod(one)) if self.is_free(one) => Word::Free,
+            (None, Party::Pod(_) | Party::NoPod(_)) => Word::Undecided,
             (
                 Some(Pod {
                     node: Some(node), ..
@@ -202,8 +202,8 @@ impl Asking<'_> {
         }
     }
 
-    /// True if no policy can be about what is attached there: it is no pod's, or its namespace has no
-    /// policy.
+    /// True if no policy can be about what is attached there: it is no pod's, or none is about pods of
+    /// its namespace.
     fn is_free(&self, attached: &Attached) -> bool {
         let Some(name) = &attached.name else {
             return !attached.unnamed;
@@ -214,8 +214,7 @@ impl Asking<'_> {
 
     /// True if an address is in one of this node's podCIDRs.
     fn inside(&self, address: IpAddr) -> bool {
-        let cidrs = self.facts.own_node().into_iter();
-        let mut cidrs = cidrs.flat_map(|node| &node.pod_cidrs);
+        let mut cidrs = self.facts.own_pod_cidrs().iter();
         cidrs.any(|cidr| cidr.contains(address))
     }
 

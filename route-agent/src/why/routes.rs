@@ -94,6 +94,12 @@ pub(super) fn leaving(facts: &Facts<'_>, source: IpAddr, to: IpAddr, party: &Par
             "masquerading is off (--masquerade=false), and {lost}"
         ));
     }
+    let mut own = facts.own_pod_cidrs().iter();
+    if !own.any(|cidr| cidr.contains(source)) {
+        return stays("Only what comes from this node's podCIDRs is masqueraded.").suspect(
+            format!("{source} is in none of this node's podCIDRs, and {lost}"),
+        );
+    }
     let mut exempt = config.non_masquerade_cidrs.iter();
     if let Some(network) = exempt.find(|network| network.contains(to)) {
         return stays(&format!("{network} is exempt by --non-masquerade-cidrs.")).suspect(format!(

@@ -44,6 +44,19 @@ fn conf(node: &TestNode) -> Value {
 }
 
 #[test]
+fn the_networks_of_what_is_in_place_are_read_again() {
+    let cidrs = ["10.10.2.0/24", "fd00:10:10:2::/64"];
+    let mut node = ready_node(&cidrs);
+    assert!(networks_in_place(&node.config).is_empty());
+    node.writes(&mut CniConf::default());
+    let found = networks_in_place(&node.config);
+    assert_eq!(found, cidrs.map(|cidr| cidr.parse().unwrap()));
+    // What others may write there says nothing.
+    nix::unistd::chown(&file(&node), Some(1000.into()), None).unwrap();
+    assert!(networks_in_place(&node.config).is_empty());
+}
+
+#[test]
 fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     let mut node = ready_node(&["10.10.2.0/24"]);
     let on_link = &mut node.uplink.as_mut().unwrap().on_link;

@@ -1,6 +1,7 @@
 //! NetworkPolicies and ClusterNetworkPolicies: what pods of this node may send and be sent.
 //!
-//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs, and what the plugin and
+//! In: Pods, Namespaces, Nodes, policies of both kinds, this node's podCIDRs (the last ones, while its
+//! Node is gone), and what the plugin and
 //! the kernel say of this node's attachments. Out: the tables `ip podwire-policy` and
 //! `ip6 podwire-policy`. What must hold: while there is any policy, an address of the node's podCIDRs
 //! about which nothing is known is closed; what cannot be read closes, and is named; a change costs
@@ -560,10 +561,7 @@ impl Feature for Policies {
 
 /// Where this node is.
 fn here(world: &World<'_>, family: IpFamily) -> Here {
-    let cidrs = world
-        .own_node()
-        .into_iter()
-        .flat_map(|node| &node.pod_cidrs);
+    let cidrs = world.own_pod_cidrs().iter();
     let cidrs = cidrs.filter(|cidr| IpFamily::of_network(**cidr) == family);
     Here {
         node: world.own_name().clone(),

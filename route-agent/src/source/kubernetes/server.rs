@@ -100,10 +100,11 @@ pub struct Limits {
     /// Until a whole list is there.
     pub list_time: Duration,
     /// Of one event of a watch. It may be longer than the largest object that is read, so that one that is
-    /// left out is named and gone past: etcd takes 1.5 MiB, and JSON has six bytes for one (`<`).
+    /// left out is named and gone past.
     pub event_bytes: usize,
-    /// Of one object, in a list or in an event of a watch. While it is decoded it may take about ten
-    /// times as much memory, one object at a time.
+    /// Of one object, in a list or in an event of a watch. No tenant may have one that is longer: an API
+    /// server takes 3 MiB in a request, and JSON has six bytes for one (`<`). What Podwire does not
+    /// read of it takes no memory; the rest may take about ten times as much, one object at a time.
     pub object_bytes: usize,
 }
 
@@ -114,8 +115,8 @@ impl Default for Limits {
             page_time: Duration::from_secs(60),
             list_bytes: 1 << 30,
             list_time: Duration::from_secs(300),
-            event_bytes: 16 << 20,
-            object_bytes: 8 << 20,
+            event_bytes: 24 << 20,
+            object_bytes: 20 << 20,
         }
     }
 }

@@ -13,8 +13,8 @@ use ipnetwork::IpNetwork;
 use super::*;
 use crate::config::{Config, test_config};
 use crate::snapshot::{
-    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Node, Object, ObjectName, Protocol,
-    Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
+    Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Key, Node, Object, ObjectName,
+    Protocol, Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
 use crate::uplink::Uplink;
 
@@ -394,6 +394,26 @@ fn a_pod_of_a_node_that_is_gone_is_refused() {
         "refused at once",
     ];
     expect(&trace, End::Refused, &parts);
+}
+
+#[test]
+fn while_the_own_node_is_gone_its_pod_cidrs_count_as_before() {
+    let mut world = World::new(&[]);
+    let gone = Key::Node("worker2".into());
+    let cidrs = world.snapshot.nodes["worker2"].pod_cidrs.clone();
+    world.snapshot.remember_pod_cidrs(&cidrs);
+    world
+        .snapshot
+        .apply(Change::Gone(gone), &mut Dirty::default());
+    let trace = world.walk("pod1", "203.0.113.1:443");
+    expect(&trace, End::Leaves, &["The source is replaced"]);
+    let trace = world.walk("pod1", "10.10.2.99:80");
+    expect(&trace, End::Refused, &["no pod has 10.10.2.99"]);
+    // What is not from there is not masqueraded.
+    world.pods.push(pod("other", "192.168.78.4", "vethother"));
+    let trace = world.walk("other", "203.0.113.1:443");
+    let stays = ["The source stays 192.168.78.4", "podCIDRs is masqueraded"];
+    expect(&trace, End::Leaves, &stays);
 }
 
 #[test]

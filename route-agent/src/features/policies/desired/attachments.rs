@@ -199,20 +199,19 @@ impl Attachments {
         all.filter(move |address| IpFamily::of(*address) == family)
     }
 
-    /// Addresses of a family of which some may be open without a Pod: with the namespace, if it is a
-    /// pod's, and what has them.
-    pub fn strangers(
+    /// The attached addresses of a family: with the namespace, if it is a pod's that is named, and what
+    /// has them.
+    pub fn of_family(
         &self,
         family: IpFamily,
     ) -> impl Iterator<Item = (IpAddr, Option<&Arc<str>>, &Attachment)> {
         let all = self.by_address.iter();
         let all = all.filter(move |(address, _)| IpFamily::of(**address) == family);
-        let all = all.filter_map(|(address, link)| {
+        all.filter_map(|(address, link)| {
             let known = self.by_link.get(link)?;
             let namespace = known.pod.as_ref().map(|pod| &pod.namespace);
             Some((*address, namespace, &known.attachment))
-        });
-        all.filter(|(.., attachment)| !is_unnamed(attachment))
+        })
     }
 
     /// The Pod of an attachment, if it is known here as the runtime knows it.
@@ -289,7 +288,7 @@ fn uid(attachment: &Attachment) -> Option<&str> {
 }
 
 /// True if it is a pod's, and no one says which.
-fn is_unnamed(attachment: &Attachment) -> bool {
+pub fn is_unnamed(attachment: &Attachment) -> bool {
     let pod = attachment.pod.as_ref();
     pod.is_some_and(|pod| pod.name.is_empty())
 }

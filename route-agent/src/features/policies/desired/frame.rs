@@ -98,7 +98,7 @@ pub struct Frame {
     pub ranges: BTreeSet<RangeLookup>,
     /// True if something may be denied that would be allowed otherwise.
     pub denies: bool,
-    /// True if a pod with another address may be isolated.
+    /// True if something with another address may be closed.
     pub outside: bool,
     /// True if what is dropped is logged.
     pub log: bool,

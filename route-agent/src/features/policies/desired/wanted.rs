@@ -25,7 +25,7 @@ pub enum Place {
     Open(Direction, IpAddr),
     /// A local pod that is isolated in some direction. It may always reach itself.
     Isolated(IpAddr),
-    /// An isolated local pod with an address outside the node's podCIDRs.
+    /// An address outside the node's podCIDRs that is an isolated local pod's, or attached and closed.
     Outside(IpAddr),
     /// The class of a single address.
     Peer(IpAddr),

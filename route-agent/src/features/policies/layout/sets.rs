@@ -32,7 +32,8 @@ pub enum Lookup {
     Open(Direction),
     /// Pairs of a local pod with itself.
     Itself,
-    /// Isolated local pods whose address is not in a podCIDR of the node.
+    /// Isolated local pods and what else is attached and closed, with addresses in no podCIDR of the
+    /// node.
     Outside,
     /// Class, local pod, protocol and port that are allowed, or denied.
     Ports(Direction, Verdict),

@@ -127,6 +127,31 @@ fn a_pod_that_stays_unknown_is_open_only_where_no_policy_can_isolate_it() {
 }
 
 #[test]
+fn while_the_own_node_is_gone_its_pods_stay_closed_and_another_pod_cidr_opens_none() {
+    let mut bench = shop();
+    bench.set(&[starting("shop/db", "1", "app=db")]);
+    let told = attachment("a", Some("shop/db"), "1", 3);
+    assert_eq!(
+        tell(&mut bench, News::Came, &told).try_recv(),
+        Ok(Answer::Done)
+    );
+    let cidrs = bench.node.snapshot.nodes["worker"].pod_cidrs.clone();
+    bench.node.snapshot.remember_pod_cidrs(&cidrs);
+    bench.gone(Key::Node("worker".into()));
+    assert!(list().contains("10.10.1.0/24"), "{}", list());
+    bench.gone(Key::Pod(name("shop/db")));
+    assert!(list().contains("10.10.1.0/24"), "{}", list());
+    assert_eq!(elements("open-in"), "");
+    // It comes back with another one, and the link has its address still.
+    let other = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker"},
+        "spec": {"podCIDRs": ["10.10.9.0/24"]}});
+    bench.set(&[other]);
+    assert!(!list().contains("10.10.1.0/24"), "{}", list());
+    assert!(elements("outside").contains("10.10.1.3"), "{}", list());
+    assert!(bench.differences().is_empty());
+}
+
+#[test]
 fn a_pod_whose_namespace_the_api_does_not_tell_of_is_not_taken_for_one_that_no_policy_selects() {
     let mut bench = shop();
     let spec = json!({"subject": {"namespaces": {"matchLabels": {"team": "a"}}},

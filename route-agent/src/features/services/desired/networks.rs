@@ -34,14 +34,10 @@ pub fn desired(
     let of_family = |list: &mut dyn Iterator<Item = IpNetwork>| {
         without_contained(list.filter(|network| IpFamily::of(network.ip()) == family)).into()
     };
-    let own_pods = own
-        .map(|node| node.pod_cidrs.as_slice())
-        .unwrap_or_default();
+    let own_pods = snapshot.own_pod_cidrs(own);
     let node_pods = || {
-        snapshot
-            .nodes
-            .values()
-            .flat_map(|node| node.pod_cidrs.iter().copied())
+        let nodes = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+        nodes.chain(own_pods).copied()
     };
     let mut services = services(snapshot, config)
         .map(|(network, _)| network)

@@ -15,8 +15,10 @@ use super::*;
 use crate::config::apiserver::Options;
 use crate::input::Input;
 use crate::snapshot::Node;
+use crate::source::kubernetes::FOR_POLICIES;
 use crate::source::kubernetes::fake::{End, Fake, Reply, fast, small};
 use crate::source::kubernetes::problems::Problems;
+use crate::source::kubernetes::server::Limits;
 
 fn node(name: &str, version: u32) -> String {
     format!(r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}"#)
@@ -107,10 +109,20 @@ async fn follow_while(
     options: Options,
     all: impl Fn(&[String]) -> bool,
 ) -> Seen {
+    follow_within(small(), resource, options, all).await
+}
+
+/// As [`follow_while`], with these limits.
+async fn follow_within(
+    limits: Limits,
+    resource: Resource,
+    options: Options,
+    all: impl Fn(&[String]) -> bool,
+) -> Seen {
     let (inputs, warnings) = mpsc::channel();
     let problems = Arc::new(Problems::new(inputs));
     let server = ApiServer::find(options, fast(), problems).await.unwrap();
-    let server = server.with_limits(small());
+    let server = server.with_limits(limits);
     let mut lines = Vec::new();
     let following = follow(&resource, &server, |update| {
         match update {
@@ -392,6 +404,33 @@ async fn what_was_read_counts_until_the_cluster_lacks_its_api_twice() {
             "+Node a", "listed", "+Node a", "+Node b", "-Node a", "-Node b"
         ]
     );
+}
+
+/// An object of 3 MiB, which is as much as an API server takes in one request, has 18 MiB as JSON if it
+/// is made of `<`.
+#[tokio::test]
+async fn the_largest_pod_that_an_api_server_takes_is_read_from_a_list_and_from_an_event() {
+    let escaped = r"\u003c".repeat(3 << 20);
+    let pod = |name: &str| {
+        let meta = format!(r#"{{"name":"{name}","namespace":"a","resourceVersion":"7"}}"#);
+        let spec = format!(r#"{{"containers":[{{"env":[{{"name":"x","value":"{escaped}"}}]}}]}}"#);
+        format!(r#"{{"metadata":{meta},"spec":{spec}}}"#)
+    };
+    let list = format!(
+        r#"{{"kind":"PodList","metadata":{{"resourceVersion":"7"}},"items":[{}]}}"#,
+        pod("listed")
+    );
+    let events = vec![event("ADDED", &pod("seen")), event("DELETED", &pod("seen"))];
+    let script = [Reply::Full(200, list), Reply::Lines(events, End::Silence)];
+    let fake = Fake::start(script).await;
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(&directory, &[fake.port]);
+    let [pods, ..] = FOR_POLICIES;
+    let done = |lines: &[String]| lines.len() == 4;
+    let seen = follow_within(Limits::default(), pods, options, done).await;
+    let wanted = ["+Pod a/listed", "listed", "+Pod a/seen", "-Pod a/seen"];
+    assert_eq!(seen.lines, wanted, "{:?}", seen.warnings);
+    assert!(seen.warnings.is_empty(), "{:?}", seen.warnings);
 }
 
 #[tokio::test]

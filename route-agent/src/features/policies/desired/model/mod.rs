@@ -47,6 +47,8 @@ pub struct Model {
     local_names: HashMap<IpAddr, ObjectName>,
     /// Addresses without a pod that are open.
     strangers: BTreeSet<IpAddr>,
+    /// Attached addresses outside the podCIDRs that are no local pod's, and closed.
+    closed_outside: BTreeSet<IpAddr>,
     /// The local pods that each policy selects.
     subjects: BTreeMap<PolicyName, BTreeSet<ObjectName>>,
     compiled: BTreeMap<PolicyName, Compiled>,
@@ -117,6 +119,7 @@ impl Model {
             locals: BTreeMap::new(),
             local_names: HashMap::new(),
             strangers: BTreeSet::new(),
+            closed_outside: BTreeSet::new(),
             subjects: BTreeMap::new(),
             compiled: BTreeMap::new(),
             nodes: None,
@@ -219,8 +222,10 @@ impl Model {
         let (came, went) = self.classes.settle();
         self.empty(&went);
         self.fill(snapshot, &work.locals, &came);
-        self.open_strangers(snapshot, attachments, changed);
-        self.rule_parts.settle(concerns_rules, &self.compiled);
+        self.place_strangers(snapshot, attachments, changed, &work);
+        let may_close = !changed.policies.is_empty();
+        self.rule_parts
+            .settle(concerns_rules, may_close, &self.compiled);
         let mut delta = std::mem::take(&mut self.delta);
         delta.settle(&self.wanted);
         delta

@@ -22,7 +22,7 @@ pub struct RuleParts {
     ranges: BTreeMap<RangeLookup, usize>,
     /// How many cells and rules of policies deny.
     denials: usize,
-    /// How many isolated pods have an address outside the podCIDRs.
+    /// How many addresses outside the podCIDRs are not open.
     outside: usize,
     /// The policies because of which the rules may be as they are.
     sources: BTreeSet<PolicyName>,
@@ -81,13 +81,13 @@ impl RuleParts {
         self.denials -= usize::from(cell.verdict == Verdict::Deny);
     }
 
-    /// An isolated pod comes that has an address outside the podCIDRs.
+    /// An address outside the podCIDRs comes that is not open.
     pub fn add_outside(&mut self) {
         self.outside += 1;
         self.keep();
     }
 
-    /// Such a pod goes.
+    /// Such an address goes.
     pub fn remove_outside(&mut self) {
         self.outside -= 1;
     }
@@ -99,8 +99,14 @@ impl RuleParts {
 
     /// A change was taken in. If it `concerns` the rules ([`Self::follow_any`] of the policies that it
     /// changed, before it was taken in), they are made for what is asked for now, and that is because
-    /// of those in `compiled`.
-    pub fn settle(&mut self, concerns: bool, compiled: &BTreeMap<PolicyName, Compiled>) {
+    /// of those in `compiled`. Any policy `may_close` an address outside the podCIDRs, or cease to.
+    pub fn settle(
+        &mut self,
+        concerns: bool,
+        may_close: bool,
+        compiled: &BTreeMap<PolicyName, Compiled>,
+    ) {
+        self.kept.outside &= self.outside > 0 || !may_close;
         // Where policies cut each other's ranges, pods with other labels make other ranges.
         if !concerns && self.kept.ranges.len() <= 2 * self.ranges.len() + SPARE {
             return;

@@ -1,49 +1,68 @@
 //! Addresses that are attached here, and of which no policy can speak.
+//!
+//! In: what is attached, and which of it is a local pod's. Out: those that are open, and of the others
+//! those outside the podCIDRs, which no rule would ask about otherwise. What must hold: what is attached
+//! is closed unless its pod's policies leave it open, or no policy can be about it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Model;
-use crate::features::policies::desired::attachments::Attachments;
+use super::{Model, Work};
+use crate::features::policies::desired::attachments::{Attachments, is_unnamed};
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::wanted::{Note, Place, What};
 use crate::snapshot::{Direction, Snapshot};
 
 impl Model {
-    /// Opens the addresses of attachments without a pod, and of those whose pods are not known, in
-    /// namespaces without policies.
-    pub(super) fn open_strangers(
+    /// Opens the addresses of attachments without a pod, and of those whose pods are not known, where
+    /// no policy can be about them; closes the others.
+    pub(super) fn place_strangers(
         &mut self,
         snapshot: &Snapshot,
         attachments: &Attachments,
         changed: &Changed,
+        work: &Work,
     ) {
+        let mut touched = work.addresses.iter();
         let may_matter = !changed.addresses.is_empty()
             || !changed.policies.is_empty()
             || !snapshot.cluster_policies.is_empty() && !changed.namespaces.is_empty()
-            || changed.pods.iter().any(|name| attachments.has_pod(name));
+            || changed.pods.iter().any(|name| attachments.has_pod(name))
+            || touched.any(|address| attachments.has_address(*address));
         if !may_matter {
             return;
         }
-        let mut now = BTreeSet::new();
-        for (address, namespace, attachment) in attachments.strangers(self.family) {
-            let free = |namespace: &Arc<str>| !snapshot.may_isolate(namespace);
+        let (mut open, mut closed) = (BTreeSet::new(), BTreeSet::new());
+        for (address, namespace, attachment) in attachments.of_family(self.family) {
             let owner = self.owners.owner(address, snapshot, attachments);
-            if owner.is_none() && namespace.is_none_or(free) {
-                let comment: Arc<str> = attachment.comment().into();
+            let free = |namespace: &Arc<str>| !snapshot.may_isolate(namespace);
+            let text = || Note::Text(attachment.comment().into());
+            if owner.is_none() && !is_unnamed(attachment) && namespace.is_none_or(free) {
+                let here = What::member(text());
                 for direction in Direction::ALL {
-                    let open = What::member(Note::Text(comment.clone()));
-                    self.put(Place::Open(direction, address), Some(open));
+                    self.put(Place::Open(direction, address), Some(here.clone()));
                 }
-                now.insert(address);
+                open.insert(address);
+            } else if !self.local_names.contains_key(&address) && !self.here.has(address) {
+                self.put(Place::Outside(address), Some(What::member(text())));
+                closed.insert(address);
             }
         }
-        for gone in std::mem::replace(&mut self.strangers, now.clone()).difference(&now) {
-            // It may be a pod's by now, whose policies have decided about it.
-            if !self.local_names.contains_key(gone) {
-                for direction in Direction::ALL {
-                    self.put(Place::Open(direction, *gone), None);
-                }
+        // What is neither may be a pod's by now, whose policies have decided about it.
+        let old = std::mem::replace(&mut self.strangers, open);
+        let gone: Vec<_> = old.difference(&self.strangers).copied().collect();
+        let opens = |address| Direction::ALL.map(|one| Place::Open(one, address));
+        let opens = gone
+            .into_iter()
+            .flat_map(|address| opens(address).map(|place| (address, place)));
+        let old = std::mem::replace(&mut self.closed_outside, closed);
+        let gone: Vec<_> = old.difference(&self.closed_outside).copied().collect();
+        let outside = gone
+            .into_iter()
+            .map(|address| (address, Place::Outside(address)));
+        for (address, place) in opens.chain(outside) {
+            if !self.local_names.contains_key(&address) {
+                self.put(place, None);
             }
         }
     }
