@@ -23,6 +23,7 @@ use crate::config::{Config, LogFormat};
 use crate::drops::{self, DropLog};
 use crate::error::chain;
 use crate::features;
+use crate::features::cniconf::networks_in_place;
 use crate::features::parts::log::Logging;
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
@@ -185,6 +186,7 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     let with_events = config.manifests.is_none();
     let notices = with_events.then_some(channels.notices);
     let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features)
+        .with_last_pod_cidrs(&networks_in_place(&config))
         .with_new_warnings_to(notices.clone().map(kubernetes::of_warnings));
     let (ended, loop_end) = oneshot::channel();
     let outputs = channels.outputs;

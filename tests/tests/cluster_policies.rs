@@ -136,6 +136,31 @@ fn the_admin_tier_denies_what_a_network_policy_allows_and_pass_leaves_it_to_them
 }
 
 #[test]
+fn who_runs_on_when_his_object_has_gone_does_not_escape_what_denies_him() {
+    namespace("forced");
+    namespace("lair");
+    let db = pod("worker", "forced", "db");
+    let denied = ["worker", "worker2"].map(|node| pod(node, "lair", node));
+    let deny = json!({"action": "Deny", "from": [{"namespaces": named("lair")}]});
+    CLUSTER.apply(&[tier(
+        "Admin",
+        "forced",
+        "forced",
+        json!({"ingress": [deny]}),
+    )]);
+    for from in &denied {
+        does_not_reach(from, &db);
+        // As `kubectl delete --force` does it.
+        let manifest = format!("pod-{}", from.name());
+        CLUSTER.lab.remove_manifest(&manifest).unwrap();
+    }
+    CLUSTER.settle();
+    for from in &denied {
+        does_not_reach(from, &db);
+    }
+}
+
+#[test]
 fn the_baseline_denies_where_no_network_policy_says_anything() {
     namespace("base");
     let db = pod("worker", "base", "db");

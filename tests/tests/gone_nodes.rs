@@ -4,6 +4,7 @@
 
 mod cluster;
 
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use cluster::*;
@@ -167,6 +168,31 @@ fn another_machine_with_the_pod_cidr_of_one_that_has_gone_is_reached_at_once() {
     let web = cluster.web("worker2", "web-again");
     cluster.apply(&[http("web", &[&web])]);
     assert_eq!(ask(client.place(), "10.200.1.80").unwrap().pod, web.name());
+}
+
+#[test]
+fn pods_of_a_node_whose_own_object_has_gone_leave_the_cluster_with_its_address_as_before() {
+    let cluster = Cluster::pair(Families::V4);
+    let client = cluster.client("worker", "client");
+    let (node, mypc) = (cluster.node("worker"), cluster.at("mypc"));
+    let address: IpAddr = "172.18.0.6".parse().unwrap();
+    let server = mypc.inside(|| TcpListener::bind((address, 7000)));
+    let server = server.unwrap().unwrap();
+    let seen_as = || {
+        let to = (address, 7000).into();
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(5));
+        let _client = client.place().inside(connect).unwrap().unwrap();
+        server.accept().unwrap().1.ip().to_string()
+    };
+    assert_eq!(seen_as(), "172.18.0.2");
+    cluster.lab.remove_manifest("node-worker").unwrap();
+    cluster.settle();
+    assert_eq!(seen_as(), "172.18.0.2");
+    // An agent that starts anew has never seen the Node.
+    node.stop_agent("KILL").unwrap();
+    node.start_agent().unwrap();
+    cluster.settle();
+    assert_eq!(seen_as(), "172.18.0.2");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use pending::Pending;
 use podwire_kernel::IpFamily;
 use slot::{FIRST_PAUSE, Slot};
@@ -21,7 +22,6 @@ use slot::{FIRST_PAUSE, Slot};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, World};
-use crate::features::cniconf;
 use crate::health::SharedHealth;
 use crate::input::Input;
 use crate::metrics::Metrics;
@@ -93,6 +93,13 @@ impl Reconcile {
         }
     }
 
+    /// These count as the podCIDRs of this machine until its Node has some: an agent before this one
+    /// knew it.
+    pub fn with_last_pod_cidrs(mut self, cidrs: &[IpNetwork]) -> Self {
+        self.snapshot.remember_pod_cidrs(cidrs);
+        self
+    }
+
     /// Shows every new warning to `on_new`.
     pub fn with_new_warnings_to(mut self, on_new: Option<OnNewWarning>) -> Self {
         self.warnings = Warnings::watched_by(on_new);
@@ -139,9 +146,6 @@ impl Reconcile {
                 self.snapshot.compact();
                 podwire_kernel::process::release_memory();
                 self.look = true;
-                // While the Node is gone, the agent before this one knew its podCIDRs.
-                let networks = cniconf::networks_in_place(&self.config);
-                self.snapshot.remember_pod_cidrs(&networks);
                 self.note_own_node();
                 self.show(&Event::Resync);
             }

@@ -4,7 +4,6 @@ use std::sync::mpsc;
 use super::*;
 use crate::config::test_config;
 use podwire::policy::{Attachment, News};
-use serde_json::json;
 
 use crate::feature::{SyncError, Synced, Told, Warn};
 use crate::health::Health;
@@ -95,12 +94,8 @@ fn node(name: &str) -> Change {
 
 #[test]
 fn the_own_pod_cidrs_outlast_the_node_and_a_restart() {
-    let directory = tempfile::tempdir().unwrap();
-    let written = json!({"plugins": [{"ipam": {"ranges": [[{"subnet": "10.10.9.0/24"}]]}}]});
-    let path = directory.path().join(crate::ours::CONFLIST);
-    std::fs::write(path, written.to_string()).unwrap();
-    let mut it = reconcile(Vec::new());
-    it.config.cni_conf_dir = directory.path().to_owned();
+    let last = ["10.10.9.0/24".parse().unwrap()];
+    let mut it = reconcile(Vec::new()).with_last_pod_cidrs(&last);
     let name = it.config.node_name.clone();
     let with = |cidrs: &[&str]| {
         Change::Set(Object::Node(Node {

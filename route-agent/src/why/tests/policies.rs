@@ -317,6 +317,13 @@ fn what_no_policy_can_be_about_is_open_as_in_the_kernel() {
     let trace = world.walk("10.10.2.11", "10.10.1.3:80");
     let closed = "no Pod with the address 10.10.2.11 is known here yet";
     expect(&trace, End::Dropped, &[closed]);
+    // The same of one outside the podCIDRs.
+    let outside = pod("outside", "192.168.78.9", "vethoutside");
+    world.pods.push(outside);
+    let trace = asked(&world, "192.168.78.9", "10.10.1.3:80", |_| {});
+    let closed = "no Pod with the address 192.168.78.9 is known here yet";
+    expect(&trace, End::Dropped, &[closed]);
+    assert_eq!(trace.differences, [""; 0]);
 }
 
 #[test]
