@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use ipnetwork::IpNetwork;
 
-use crate::config::values::{cidr, duration};
+use crate::config::values::{cidr, seconds};
 use crate::snapshot::Balancing;
 
 /// Settings of the Service proxy.
@@ -88,12 +88,12 @@ pub struct Config {
 
     /// How long an idle TCP connection is tracked; 0s leaves the setting alone.
     #[arg(long, env = "PODWIRE_CONNTRACK_TCP_TIMEOUT_ESTABLISHED", default_value = "24h",
-          value_name = "DURATION", value_parser = duration)]
+          value_name = "DURATION", value_parser = seconds)]
     pub conntrack_tcp_timeout_established: Duration,
 
     /// How long a TCP connection that one side has closed is tracked; 0s leaves the setting alone.
     #[arg(long, env = "PODWIRE_CONNTRACK_TCP_TIMEOUT_CLOSE_WAIT", default_value = "1h",
-          value_name = "DURATION", value_parser = duration)]
+          value_name = "DURATION", value_parser = seconds)]
     pub conntrack_tcp_timeout_close_wait: Duration,
 
     /// Take TCP packets outside the window for part of their connection.
@@ -226,6 +226,22 @@ mod tests {
         for bad in ["nodes", "10.0.0.0/8,x", "10.0.0.0"] {
             let flag = format!("--nodeport-addresses={bad}");
             assert!(try_test_config(&[&flag]).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_time_that_the_kernel_would_take_for_none_is_refused() {
+        for which in ["established", "close-wait"] {
+            let flag = |time| format!("--conntrack-tcp-timeout-{which}={time}");
+            for bad in ["1ms", "500ms", "999ms"] {
+                assert!(try_test_config(&[&flag(bad)]).is_err(), "{bad} was taken");
+            }
+            for good in ["0s", "0ms", "1s", "1000ms", "24h"] {
+                assert!(
+                    try_test_config(&[&flag(good)]).is_ok(),
+                    "{good} was refused"
+                );
+            }
         }
     }
 

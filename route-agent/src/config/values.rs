@@ -44,6 +44,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "longer than a year".to_owned())
 }
 
+/// Parses a duration that is none or at least a second, for what counts in seconds.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        some if !some.is_zero() && some.as_secs() == 0 => {
+            Err("shorter than a second, which would count as no time at all".to_owned())
+        }
+        time => Ok(time),
+    }
+}
+
 /// Parses a CIDR; an address without a prefix or with host bits is refused.
 pub fn cidr(text: &str) -> Result<IpNetwork, String> {
     if !text.contains('/') {

@@ -140,6 +140,7 @@ impl Feature for Leases {
         let node = &world.metrics.node;
         node.set_leases(leases.len() - released.len());
         node.set_attachments(pods);
+        node.set_leases_without_link(self.missing.count().saturating_sub(released.len()));
         let done = Synced {
             writes: (adopted + released.len()) as u64,
             again: false,

@@ -157,21 +157,27 @@ impl Metrics {
 }
 
 /// OpenMetrics in the older format: there the name of a counter ends with `_total` in its
-/// description too, and there is no end marker.
+/// description too, an info is a gauge that ends with `_info`, and there is no end marker.
 fn classic(open_metrics: &str) -> String {
-    let counters: std::collections::BTreeSet<&str> = open_metrics
+    let types: std::collections::BTreeMap<&str, &str> = open_metrics
         .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
         .collect();
     let mut text = String::with_capacity(open_metrics.len());
     for line in open_metrics.lines().filter(|line| *line != "# EOF") {
         let described = ["# HELP ", "# TYPE "].into_iter().find_map(|mark| {
             let (name, rest) = line.strip_prefix(mark)?.split_once(' ')?;
-            counters.contains(name).then_some((mark, name, rest))
+            let (suffix, kind) = match *types.get(name)? {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                _ => return None,
+            };
+            let rest = if mark == "# TYPE " { kind } else { rest };
+            Some((mark, name, suffix, rest))
         });
         // Writing into a string cannot fail.
         let _ = match described {
-            Some((mark, name, rest)) => writeln!(text, "{mark}{name}_total {rest}"),
+            Some((mark, name, suffix, rest)) => writeln!(text, "{mark}{name}{suffix} {rest}"),
             None => writeln!(text, "{line}"),
         };
     }

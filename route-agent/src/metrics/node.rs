@@ -16,7 +16,9 @@ use crate::metrics::{FamilyLabel, Group, gauge};
 pub struct NodeMetrics {
     routes: Family<FamilyLabel, Gauge>,
     leases: Gauge,
+    leases_without_link: Gauge,
     attachments: Gauge,
+    services_refused: Family<FamilyLabel, Gauge>,
     repairs: Family<FeatureLabel, Counter>,
     warnings: Family<KindLabel, Gauge>,
     syncs: Family<FeatureLabel, Counter>,
@@ -45,7 +47,13 @@ impl NodeMetrics {
             routes: group.add("routes", "Routes to podCIDRs that are in the kernel",
                 Family::default()),
             leases: group.add("leases", "Pod addresses that are in use", Gauge::default()),
+            leases_without_link: group.add("leases_without_link",
+                "Pod addresses that are in use by pods without a link or a route",
+                Gauge::default()),
             attachments: group.add("attachments", "Pod links on this node", Gauge::default()),
+            services_refused: group.add("services_refused",
+                "Services whose rules the kernel refuses; they keep those that they had",
+                Family::default()),
             repairs: group.add("repairs",
                 "Times that another program changed something of ours and it was repaired",
                 Family::default()),
@@ -74,6 +82,19 @@ impl NodeMetrics {
     /// Sets how many pod addresses are in use.
     pub fn set_leases(&self, leases: usize) {
         self.leases.set(gauge(leases));
+    }
+
+    /// Sets how many of the pod addresses in use are of pods that show no sign of life.
+    pub fn set_leases_without_link(&self, leases: usize) {
+        self.leases_without_link.set(gauge(leases));
+    }
+
+    /// Sets how many Services have rules of this family that the kernel refuses.
+    pub fn set_services_refused(&self, family: IpFamily, services: usize) {
+        let label = FamilyLabel::new(family);
+        self.services_refused
+            .get_or_create(&label)
+            .set(gauge(services));
     }
 
     /// Sets whether the kernel announces connections to the agent.

@@ -37,6 +37,8 @@ fn filled() -> Metrics {
     node.set_routes(v4, 3);
     node.set_leases(9);
     node.set_attachments(10);
+    node.set_leases_without_link(11);
+    node.set_services_refused(v4, 12);
     node.repaired("routes");
     node.set_warnings("source", 2);
     node.set_feature("routes", 11, 1, 12);
@@ -123,6 +125,8 @@ fn every_name_that_dashboards_read_is_exposed_exactly() {
             ("podwire_routes{ip_family=\"IPv4\"}", "3"),
             ("podwire_leases", "9"),
             ("podwire_attachments", "10"),
+            ("podwire_leases_without_link", "11"),
+            ("podwire_services_refused{ip_family=\"IPv4\"}", "12"),
             ("podwire_repairs_total{feature=\"routes\"}", "1"),
             ("podwire_warnings{kind=\"source\"}", "2"),
             ("podwire_syncs_total{feature=\"routes\"}", "11"),
@@ -272,4 +276,28 @@ fn the_dashboard_and_the_alerts_ask_for_labels_that_their_metrics_have() {
         }
     }
     assert!(asked > 20, "only {asked} labels are asked for");
+}
+
+#[test]
+fn the_classic_format_has_no_type_that_its_readers_do_not_know() {
+    let text = filled().text(TextFormat::Classic);
+    let known = ["counter", "gauge", "histogram", "summary", "untyped"];
+    let mut described = String::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' ')) {
+            assert!(known.contains(&kind), "{line}");
+            described = name.to_owned();
+        } else if !line.starts_with('#') {
+            // What is not described as it is called has no type for these readers.
+            let name = line.split(['{', ' ']).next().unwrap();
+            let suffix = name.strip_prefix(&described);
+            let suffixes = ["", "_bucket", "_sum", "_count"];
+            assert!(
+                suffix.is_some_and(|suffix| suffixes.contains(&suffix)),
+                "{line}"
+            );
+        }
+    }
+    assert!(text.contains("# HELP podwire_build_info The version that runs"));
+    assert!(text.contains("# TYPE podwire_build_info gauge\n"));
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
-use crate::snapshot::{Node, ObjectName, Snapshot};
+use crate::snapshot::{Node, ObjectName, Service, Snapshot};
 use crate::uplink::Uplink;
 use crate::why::Pod;
 use crate::why::host_ports::HostPort;
@@ -175,23 +175,79 @@ pub(super) fn source(facts: &Facts<'_>, host: &Host, to: IpAddr) -> Result<IpAdd
     })
 }
 
-pub(super) fn destination(facts: &Facts<'_>, host: &Host) -> Result<IpAddr, QuestionError> {
+/// The Service of this name: of several the one in the namespace of who asks for it, as DNS has it.
+fn service_named<'a>(
+    facts: &Facts<'a>,
+    name: &str,
+    namespace: Option<&str>,
+) -> Result<Option<&'a Service>, QuestionError> {
+    let in_dns = service_in_dns(name);
+    let services = facts.snapshot.services.values();
+    let found = services.filter(|service| {
+        let full = service.name.to_string();
+        matches(name, &full) || in_dns.as_ref() == Some(&full)
+    });
+    let found: Vec<&Service> = found.collect();
+    let is_near = |service: &&&Service| namespace == Some(&*service.name.namespace);
+    match (found.as_slice(), found.iter().find(is_near)) {
+        (_, Some(near)) => Ok(Some(near)),
+        ([first, second, ..], None) => Err(QuestionError::Ambiguous {
+            given: name.to_owned(),
+            first: first.name.to_string(),
+            second: second.name.to_string(),
+        }),
+        (found, None) => Ok(found.first().copied()),
+    }
+}
+
+/// The namespace of who sends, if it is a pod, and the addresses to send from.
+fn sender<'a>(
+    facts: &Facts<'a>,
+    host: &Host,
+) -> Result<(Option<&'a str>, Vec<IpAddr>), QuestionError> {
+    let (pod, node) = match host {
+        Host::Ip(ip) => {
+            let pod = facts.pods.iter().find(|pod| pod.addresses.contains(ip));
+            return Ok((pod.and_then(namespace_of), vec![*ip]));
+        }
+        Host::Name(name) => (
+            pod_named(facts, name)?,
+            facts.snapshot.nodes.get(name.as_str()),
+        ),
+    };
+    let addresses = pod.map(|pod| &pod.addresses);
+    let addresses = addresses.or(node.map(|node| &node.internal_ips));
+    let namespace = pod.and_then(namespace_of);
+    Ok((namespace, addresses.cloned().unwrap_or_default()))
+}
+
+fn namespace_of(pod: &Pod) -> Option<&str> {
+    Some(pod.name.as_deref()?.split_once('/')?.0)
+}
+
+pub(super) fn destination(
+    facts: &Facts<'_>,
+    host: &Host,
+    source: &Host,
+) -> Result<IpAddr, QuestionError> {
     let name = match host {
         Host::Ip(ip) => return Ok(*ip),
         Host::Name(name) => name,
     };
-    let in_dns = service_in_dns(name);
-    let service = facts.snapshot.services.values().find(|service| {
-        let full = service.name.to_string();
-        matches(name, &full) || in_dns.as_ref() == Some(&full)
-    });
-    let pod = pod_named(facts, name)?.and_then(|pod| pod.addresses.first());
+    let (namespace, from) = sender(facts, source)?;
+    // Of a family that the source has, if there is one.
+    let fitting = |all: &[IpAddr]| {
+        let fits = |to: &&IpAddr| from.iter().any(|own| own.is_ipv4() == to.is_ipv4());
+        all.iter().find(fits).or(all.first()).copied()
+    };
+    let service = service_named(facts, name, namespace)?;
+    let pod = pod_named(facts, name)?;
     let node = facts.snapshot.nodes.get(name.as_str());
     let address = service
-        .and_then(|service| service.cluster_ips.first())
-        .or(pod)
-        .or(node.and_then(|node| node.internal_ips.first()));
-    address.copied().ok_or_else(|| QuestionError::Unknown {
+        .and_then(|service| fitting(&service.cluster_ips))
+        .or_else(|| fitting(&pod?.addresses))
+        .or_else(|| fitting(&node?.internal_ips));
+    address.ok_or_else(|| QuestionError::Unknown {
         given: format!("\"{name}\""),
         hint: "it is not a Service with a ClusterIP, a pod on this node, or a Node; give an address",
     })

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use podwire_kernel::IpFamily;
-
+use crate::features::routes::gateway_of;
 use crate::ours::REFUSED_TABLE as REFUSED;
+use crate::snapshot::Node;
 use crate::why::facts::{Facts, Party};
 use crate::why::{End, Hop, MASQUERADED, Wanted};
 
@@ -38,27 +38,16 @@ impl NextHop {
                 format!("nowhere: it is in this node's podCIDR {cidr}, but no pod has it"),
                 Wanted::Unreachable,
             ),
-            Party::PodOf(node, cidr) => {
-                let family = IpFamily::of(to);
-                let mut gateways = node.internal_ips.iter();
-                match gateways.find(|ip| IpFamily::of(**ip) == family) {
-                    Some(gateway) => Self::new(
-                        format!(
-                            "via {gateway} ({}, route to {cidr}) through {uplink}",
-                            node.name
-                        ),
-                        Wanted::Gateway(*gateway),
+            Party::PodOf(node, cidr) => match gateway(facts, node, cidr) {
+                Ok(gateway) => Self::new(
+                    format!(
+                        "via {gateway} ({}, route to {cidr}) through {uplink}",
+                        node.name
                     ),
-                    None => Self::new(
-                        format!(
-                            "nowhere: Node {} has no InternalIP of this family, so there is no \
-                             route to its pods in {cidr}",
-                            node.name
-                        ),
-                        Wanted::Any,
-                    ),
-                }
-            }
+                    Wanted::Gateway(gateway),
+                ),
+                Err(why) => Self::new(format!("nowhere: Node {} {why}", node.name), Wanted::Any),
+            },
             Party::Node(node) => Self::new(
                 format!("node {} itself, through {uplink}", node.name),
                 Wanted::Somewhere,
@@ -68,6 +57,17 @@ impl NextHop {
             }
             Party::Outside => Self::new("outside the cluster".into(), Wanted::Somewhere),
         }
+    }
+}
+
+/// The next hop of the route to a Node's podCIDR, or why it has none.
+fn gateway(facts: &Facts<'_>, node: &Node, cidr: IpNetwork) -> Result<IpAddr, String> {
+    let own_ips = facts.own_node().map_or(&[][..], |own| &own.internal_ips);
+    match facts.uplink {
+        Some(uplink) => gateway_of(cidr, node, uplink, own_ips),
+        None => Err(format!(
+            "cannot be reached, as there is no uplink; {cidr} neither"
+        )),
     }
 }
 

@@ -28,7 +28,7 @@ pub const SOME_DENIED: &str = "Policies drop what goes to";
 
 /// Goes the way of a packet.
 pub fn walk(facts: &Facts<'_>, question: &Question) -> Result<Trace, QuestionError> {
-    let destination = destination(facts, &question.destination)?;
+    let destination = destination(facts, &question.destination, &question.source)?;
     let source = source(facts, &question.source, destination)?;
     let walk = Walk {
         facts,

@@ -9,6 +9,7 @@ use podwire_kernel::route::Route;
 
 use super::*;
 use crate::features::test_node::{TestNode, delete_pod_link, make_pod_link};
+use crate::metrics::TextFormat;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -49,12 +50,18 @@ fn a_lease_without_link_and_route_goes_after_the_grace_period() {
     node.config.lease_grace = HOUR;
     assert_eq!(node.writes(&mut leases), 0);
     assert_eq!(leased(&node).len(), 4);
+    let counted = |node: &TestNode, leases: u8| {
+        let text = node.world().metrics.text(TextFormat::Classic);
+        text.contains(&format!("\npodwire_leases_without_link {leases}\n"))
+    };
+    assert!(counted(&node, 2));
     let due = leases.due().expect("the lost leases are looked at again");
     assert!(due > Instant::now() + HOUR / 2, "but not before it is time");
 
     node.config.lease_grace = Duration::ZERO;
     assert_eq!(node.writes(&mut leases), 2);
     assert_eq!(leased(&node), ["10.10.1.2", "10.10.1.3"]);
+    assert!(counted(&node, 0));
 }
 
 #[test]

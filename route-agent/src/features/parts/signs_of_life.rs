@@ -89,6 +89,11 @@ impl<K: Ord + Clone> Missing<K> {
         lost.map(|(key, _)| key.clone()).collect()
     }
 
+    /// How much was missing when it was last looked at.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// When to look again: something will have been missing for `grace` then, or has been, and
     /// could not be dealt with.
     pub fn due(&self, now: Instant, grace: Duration) -> Option<Instant> {

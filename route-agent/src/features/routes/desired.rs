@@ -285,7 +285,7 @@ fn route(
         });
     }
     let own_ips = ourselves.map_or(&[][..], |own| &own.internal_ips);
-    let gateway = next_hop(network, node, uplink, own_ips)?;
+    let gateway = gateway_of(network, node, uplink, own_ips)?;
     Ok(Route {
         gateway: Some(gateway),
         link: Some(uplink.index),
@@ -320,8 +320,8 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     METRIC + distance % METRICS
 }
 
-/// The InternalIP of the podCIDR's family that is on the uplink's network.
-fn next_hop(
+/// The InternalIP of the podCIDR's family that is on the uplink's network, or why none can be it.
+pub fn gateway_of(
     network: IpNetwork,
     node: &Node,
     uplink: &Uplink,

@@ -25,7 +25,9 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
-pub use desired::{Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, desired};
+pub use desired::{
+    Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, desired, gateway_of,
+};
 pub use diff::diff;
 use podwire_kernel::IpFamily;
 use refused::{InUse, Refused};

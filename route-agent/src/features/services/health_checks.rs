@@ -57,6 +57,7 @@ impl Checks {
                 self.claims.seat(&claim(asked.port), service);
             }
         }
+        self.claims.settle();
     }
 
     /// Who has a port and no date, for the next agent.
@@ -204,6 +205,19 @@ mod tests {
         checks.decide(|_| None);
         assert_eq!(served(&checks), [(32000, "default/a".to_owned())]);
         assert!(checks.held().is_empty());
+        // One with a date takes it from none without, neither later nor after a restart.
+        for restarted in [false, true] {
+            let mut checks = Checks::default();
+            checks.ask(&b, 32000, 1);
+            if restarted {
+                checks.ask(&old, 32000, 1);
+            }
+            checks.resume(&held);
+            checks.ask(&old, 32000, 1);
+            checks.decide(|_| None);
+            assert_eq!(served(&checks), [(32000, "default/b".to_owned())]);
+            assert_eq!(checks.held(), held);
+        }
     }
 
     #[test]

@@ -312,6 +312,9 @@ impl Feature for Services {
                 let table = self.tables.iter_mut().find(ours);
                 table.map(|table| table.doubt(touched)).is_some()
             }
+            Event::Kernel(KernelEvent::Address { address, .. }) => {
+                publish::is_health_address(world.config, address.network.ip())
+            }
             Event::Resync => {
                 self.tables.iter_mut().for_each(FamilyTable::distrust);
                 true

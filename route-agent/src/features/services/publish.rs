@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use podwire_kernel::IpFamily;
+use ipnetwork::IpNetwork;
+use podwire_kernel::{IpFamily, RouteSocket};
 use tokio::sync::watch;
 
 use crate::clock::Moment;
@@ -113,6 +114,9 @@ impl Publisher {
             self.warn(name, tables, externals, world, warn);
         }
         for table in tables {
+            let refused = table.applied().refused().len();
+            let node = &world.metrics.node;
+            node.set_services_refused(table.family(), refused);
             let sets = &self.without_local[table.family() as usize];
             let policies = [LocalPolicy::Internal, LocalPolicy::External];
             for (policy, set) in policies.into_iter().zip(sets) {
@@ -234,10 +238,12 @@ impl Publisher {
 
     /// Hands the health checks to their server, if anything differs.
     fn publish(&self, world: &World<'_>) {
-        let wanted = HealthPorts {
-            addresses: health_addresses(world),
-            ports: self.checks.ports(),
+        let ports = self.checks.ports();
+        let addresses = match ports.is_empty() {
+            true => Vec::new(),
+            false => health_addresses(world),
         };
+        let wanted = HealthPorts { addresses, ports };
         self.health_ports.send_if_modified(|ports| {
             let differs = *ports != wanted;
             if differs {
@@ -272,20 +278,95 @@ fn health_addresses(world: &World<'_>) -> Vec<IpAddr> {
         }
         NodePortAddresses::Primary => own.to_vec(),
         NodePortAddresses::Within(networks) => {
-            let uplink = world
-                .uplink
-                .map(|uplink| uplink.addresses.as_slice())
-                .unwrap_or_default();
-            let local = uplink
-                .iter()
-                .map(|address| address.ip())
-                .chain(own.iter().copied());
-            let inside = |a: &IpAddr| networks.iter().any(|network| network.contains(*a));
-            local
-                .filter(inside)
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect()
+            let all = networks.iter().filter(|network| network.prefix() == 0);
+            let all: BTreeSet<IpAddr> = all.map(IpNetwork::network).collect();
+            let is_listed = |a: &IpAddr| networks.iter().any(|network| network.contains(*a));
+            let covered = |a: &IpAddr| all.iter().any(|one| one.is_ipv4() == a.is_ipv4());
+            let local = local_addresses(world).into_iter();
+            let single = local.filter(|a| is_listed(a) && !covered(a));
+            let addresses: BTreeSet<IpAddr> = single.chain(all.iter().copied()).collect();
+            addresses.into_iter().collect()
         }
+    }
+}
+
+/// All addresses of this machine on which a program can listen without naming an interface.
+fn local_addresses(world: &World<'_>) -> Vec<IpAddr> {
+    let found = RouteSocket::open().and_then(|mut socket| socket.addresses(None));
+    let found: Vec<IpAddr> = match found {
+        Ok(found) => found.iter().map(|address| address.network.ip()).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "health checks are served at the addresses of the uplink only");
+            let uplink = world.uplink.into_iter();
+            let addresses = uplink.flat_map(|uplink| &uplink.addresses);
+            addresses.map(IpNetwork::ip).collect()
+        }
+    };
+    let needs_interface = |a: &IpAddr| matches!(a, IpAddr::V6(six) if six.is_unicast_link_local());
+    found.into_iter().filter(|a| !needs_interface(a)).collect()
+}
+
+/// True if health checks are served at single addresses, and this is one of them.
+pub fn is_health_address(config: &crate::config::Config, address: IpAddr) -> bool {
+    match &config.services.node_port_addresses {
+        NodePortAddresses::All | NodePortAddresses::Primary => false,
+        NodePortAddresses::Within(networks) => {
+            let mut single = networks.iter().filter(|network| network.prefix() > 0);
+            single.any(|network| network.contains(address))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podwire_kernel::address::Address;
+    use podwire_kernel::monitor::Event as KernelEvent;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::feature::{Event, Feature};
+    use crate::features::parts::log::Logging;
+    use crate::features::services::Services;
+    use crate::features::test_node::TestNode;
+
+    #[test]
+    fn health_checks_are_served_at_every_address_of_the_machine_at_which_node_ports_answer() {
+        let mut node = TestNode::apart();
+        let mut socket = RouteSocket::open().unwrap();
+        let lo = socket.index_of("lo").unwrap();
+        socket.set_up(lo).unwrap();
+        let add = |socket: &mut RouteSocket, network: &str| {
+            let address = Address::new(lo, network.parse().unwrap());
+            socket.add_address(&address).unwrap();
+            address
+        };
+        add(&mut socket, "198.51.100.7/32");
+        add(&mut socket, "2001:db8::7/128");
+        add(&mut socket, "203.0.113.7/32");
+        let within = |node: &mut TestNode, networks: &[&str]| {
+            let networks = networks.iter().map(|one| one.parse().unwrap()).collect();
+            node.config.services.node_port_addresses = NodePortAddresses::Within(networks);
+            let found = health_addresses(&node.world()).into_iter();
+            found.map(|one| one.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(within(&mut node, &["198.51.100.0/24"]), ["198.51.100.7"]);
+        let both = ["0.0.0.0/0", "198.51.100.0/24", "2001:db8::/32"];
+        assert_eq!(within(&mut node, &both), ["0.0.0.0", "2001:db8::7"]);
+        assert_eq!(within(&mut node, &["::/0"]), ["::"]);
+        // One that comes later is a reason to look again, and others are none.
+        assert_eq!(within(&mut node, &["198.51.100.0/24"]), ["198.51.100.7"]);
+        let (health_ports, _) = watch::channel(HealthPorts::default());
+        let mut services = Services::open(health_ports, Logging::On).unwrap();
+        for (network, is_one) in [("198.51.100.8/32", true), ("203.0.113.8/32", false)] {
+            let address = add(&mut socket, network);
+            let event = KernelEvent::Address {
+                address,
+                gone: false,
+            };
+            let noticed = services.notice(&Event::Kernel(&event), &node.world());
+            assert_eq!(noticed, is_one, "{network}");
+        }
+        let found = health_addresses(&node.world());
+        assert_eq!(found.len(), 2, "{found:?}");
     }
 }

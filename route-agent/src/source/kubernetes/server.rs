@@ -284,6 +284,19 @@ impl ApiServer {
         self.turn_to_next(generation).await;
     }
 
+    /// The next address may do better than that of this generation's client; what is wrong is said
+    /// by who asked.
+    pub async fn leave(&self, generation: u64) {
+        {
+            let mut state = self.state();
+            if state.generation != generation {
+                return;
+            }
+            state.generation += 1;
+        }
+        self.turn_to_next(generation).await;
+    }
+
     /// Says what cannot be read now.
     fn tell(&self, state: &State) {
         let refused = state.lost.refused.iter();

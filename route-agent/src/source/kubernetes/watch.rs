@@ -2,7 +2,8 @@
 //!
 //! What goes in is a [`Resource`]; what comes out are [`Change`]s and, once, word that the first
 //! list is complete. A watch is resumed where it ended; only when the API server no longer knows
-//! that place (410 Gone) is everything listed again, and the difference reported.
+//! that place (410 Gone), or has twice answered a watch from there with an error, is everything
+//! listed again, and the difference reported.
 //!
 //! A server that is broken, or not the one that it should be, costs little: what it sends is limited
 //! in size and in time ([`crate::source::kubernetes::server::Limits`]), and only a watch that lasts ends the growing of the pauses.
@@ -106,6 +107,8 @@ enum Failure {
     Absurd(String),
     /// 403: it serves, but not this.
     Refused(String),
+    /// It is reached, and answers with another error.
+    Answered(String),
     /// Anything else.
     Failed(String),
 }
@@ -117,7 +120,9 @@ impl fmt::Display for Failure {
             Self::Expired => f.write_str("410 Gone"),
             Self::Missing => f.write_str("404 Not Found"),
             Self::Busy(_) => f.write_str("429 Too Many Requests"),
-            Self::Failed(why) | Self::Absurd(why) | Self::Refused(why) => f.write_str(why),
+            Self::Failed(why) | Self::Absurd(why) | Self::Refused(why) | Self::Answered(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -125,6 +130,11 @@ impl fmt::Display for Failure {
 impl Failure {
     fn failed(error: impl fmt::Display) -> Self {
         Self::Failed(error.to_string())
+    }
+
+    /// Whether another request of the same kind is likely to be answered the same way.
+    fn is_an_answer(&self) -> bool {
+        matches!(self, Self::Answered(_) | Self::Missing)
     }
 }
 
@@ -147,6 +157,8 @@ pub async fn follow(
         place: 0,
         absences: 0,
         cut_short: 0,
+        denied: None,
+        unwatched: false,
     };
     // How long to wait before an API is asked for again that the cluster does not have.
     let mut absent = Backoff::new(timing.longest_pause, timing.missing, Jitter::Half);
@@ -207,12 +219,16 @@ pub async fn follow(
             Err(failure) => {
                 // A list goes past what is too long, or no event; a watch would meet it again.
                 let absurd = matches!(failure, Failure::Absurd(_));
-                if absurd {
+                let denied = version.is_some() && failure.is_an_answer();
+                if absurd || denied && watch.denied_twice(version.as_deref()) {
                     version = None;
                 }
                 // A connection that breaks after it has served is what a restart of the server
                 // looks like; that is reported only if it cannot be made again.
-                if !progress || absurd {
+                if denied && !progress {
+                    watch.cannot_watch(&failure);
+                    server.leave(generation).await;
+                } else if !progress || absurd {
                     server
                         .failed(generation, &format!("{}: {failure}", watch.path()))
                         .await;
@@ -245,6 +261,10 @@ struct Watch<'a, F> {
     absences: usize,
     /// How many lists and watches were answered and ended at once since a watch lasted.
     cut_short: u32,
+    /// From where the last watch was to begin that was answered with an error.
+    denied: Option<String>,
+    /// It was said that the watches are answered with errors.
+    unwatched: bool,
 }
 
 impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
@@ -260,10 +280,31 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
 
     /// The server does not end every list or watch at once.
     fn ends_no_longer(&mut self) {
-        if self.cut_short >= NOT_BY_CHANCE {
+        if self.cut_short >= NOT_BY_CHANCE || self.unwatched {
             self.server.problems().clear(&self.subject());
         }
         self.cut_short = 0;
+        self.unwatched = false;
+    }
+
+    /// A watch from this version was answered with an error. True if one was before: then a list
+    /// may bring what that version never will.
+    fn denied_twice(&mut self, version: Option<&str>) -> bool {
+        let twice = self.denied.as_deref() == version;
+        self.denied = version.filter(|_| !twice).map(str::to_owned);
+        twice
+    }
+
+    /// Says that the watches are answered with errors; it holds until one brings something, however
+    /// well the lists between them go.
+    fn cannot_watch(&mut self, failure: &Failure) {
+        let path = self.path();
+        let text = format!(
+            "{path} cannot be watched ({failure}): all are listed again and again, ever more \
+             slowly, and changes are seen late: look at the log of the API server"
+        );
+        self.server.problems().raise(&self.subject(), text);
+        self.unwatched = true;
     }
 
     /// Says that the server ends every watch at once, as soon as that cannot be chance.
@@ -385,6 +426,9 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
             }
             read?;
             if whole {
+                if self.unwatched {
+                    self.ends_no_longer();
+                }
                 *progress = true;
                 until = Instant::now() + timing.silence;
             }
@@ -420,7 +464,7 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 let status: Status = serde_json::from_str(event.object.get()).unwrap_or_default();
                 return Err(match status.code {
                     410 => Failure::Expired,
-                    _ => Failure::Failed(status.message),
+                    _ => Failure::Answered(status.message),
                 });
             }
             ("ADDED" | "MODIFIED" | "DELETED", Some(own)) => {
@@ -531,7 +575,8 @@ impl<F: FnMut(Update) -> ControlFlow<()>> Watch<'_, F> {
                 let text = format!("{code}: {text}");
                 Err(match code {
                     StatusCode::FORBIDDEN => Failure::Refused(text),
-                    _ => Failure::Failed(text),
+                    StatusCode::UNAUTHORIZED => Failure::Failed(text),
+                    _ => Failure::Answered(text),
                 })
             }
         }

@@ -124,7 +124,7 @@ impl World {
                 mtu: 1500,
                 up: true,
                 addresses: vec!["172.18.0.4/16".parse().unwrap()],
-                on_link: Vec::new(),
+                on_link: vec!["172.18.0.0/16".parse().unwrap()],
             },
             pods: vec![
                 pod("pod1", "10.10.2.3", "vethpod1"),
@@ -629,4 +629,63 @@ fn a_host_port_leads_to_its_container_and_others_to_the_node() {
     world.host_ports[0].address = Some(ip("172.18.0.9"));
     let trace = world.walk("172.18.0.6", "172.18.0.4:8080");
     expect(&trace, End::Arrives, &["It arrives at this node"]);
+}
+
+#[test]
+fn of_several_internal_ips_the_next_hop_is_the_one_of_the_route() {
+    let mut world = World::new(&[]);
+    let mut two = world.snapshot.nodes["worker"].clone();
+    two.internal_ips.insert(0, ip("192.0.2.9"));
+    world.set(Object::Node(two.clone()));
+    let trace = world.walk("pod1", "10.10.1.2");
+    let to = ip("10.10.1.2");
+    let wanted = Wanted::Gateway(ip("172.18.0.2"));
+    assert_eq!(trace.hops[1].checks[0], Check::Route { to, wanted });
+    // None that can be used: no route.
+    two.internal_ips.pop();
+    world.set(Object::Node(two));
+    let text = world.walk("pod1", "10.10.1.2").to_string();
+    assert!(
+        text.contains("InternalIP 192.0.2.9 is not on the network of eth0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn of_several_services_of_a_name_the_nearest_is_meant_and_of_its_addresses_one_that_fits() {
+    let mut world = World::new(&[]);
+    let mut other = service("web", "10.200.1.71", None);
+    other.name = ObjectName {
+        namespace: Arc::from("another"),
+        name: Arc::from("svc-clusterip"),
+    };
+    world.set(Object::Service(other.clone()));
+    let near = world.walk("pod1", "svc-clusterip:9000");
+    assert!(
+        near.destination.starts_with("10.200.1.63:"),
+        "{}",
+        near.destination
+    );
+    let near = world.walk("10.10.2.3", "svc-clusterip:9000");
+    assert!(
+        near.destination.starts_with("10.200.1.63:"),
+        "{}",
+        near.destination
+    );
+    for from in ["control-plane", "192.0.2.1"] {
+        let error = world.try_walk(from, "svc-clusterip:9000").unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("another/svc-clusterip or default/svc-clusterip"),
+            "{text}"
+        );
+    }
+    other.cluster_ips = [ip("fd00:10:200::71"), ip("10.200.1.71")].into();
+    world.set(Object::Service(other));
+    let fits = world.walk("pod1", "another/svc-clusterip:9000");
+    assert!(
+        fits.destination.starts_with("10.200.1.71:"),
+        "{}",
+        fits.destination
+    );
 }

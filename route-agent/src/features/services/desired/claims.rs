@@ -3,8 +3,9 @@
 //! Of several Services that claim the same thing the one with the ClusterIP has it, then one that
 //! has the address from its load balancer, then the oldest, then the first by name. The others
 //! wait, and come in when it is given up. The outcome does not depend on the order in which Services
-//! were seen, but for those without a date, as manifests are: who came first has it, because what
-//! works must not stop when another one comes.
+//! were seen, but for those without a date, as manifests are: who came first has it, and whichever
+//! has it keeps it, also from those with a date, because what works must not stop when another one
+//! comes.
 //!
 //! Of an address that is the ClusterIP of a Service no other one has any port, not even one that the
 //! Service does not have: what is sent there is not meant for others.
@@ -22,7 +23,7 @@ use crate::snapshot::{ObjectName, Service, ServiceKind};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Claimant {
     right: Right,
-    /// Seconds since 1970; Services without a date come last.
+    /// Seconds since 1970; Services without a date come last, and first if they have it.
     created: u64,
     /// Among Services without a date, who came first: 0 had it before this agent started.
     turn: u64,
@@ -53,6 +54,8 @@ pub struct Claims {
     guests: HashMap<IpAddr, BTreeSet<ObjectName>>,
     /// The turn of the last Service that had to wait.
     turn: u64,
+    /// It is known who had what when the agent started: from now on who has something keeps it.
+    settled: bool,
 }
 
 /// What one Service claims.
@@ -129,6 +132,7 @@ impl Claims {
             several: BTreeMap::new(),
             guests: HashMap::new(),
             turn: 0,
+            settled: false,
         }
     }
 
@@ -144,21 +148,25 @@ impl Claims {
 
     /// The Services that claim what others claim too, where their age does not decide.
     pub fn undecided(&self) -> impl Iterator<Item = &ObjectName> {
-        let undecided = self.several.values().filter(|several| {
-            let first = several.first();
-            first.is_some_and(Claimant::has_no_date)
-        });
+        let several = self.several.values();
+        let undecided = several.filter(|several| several.iter().any(Claimant::has_no_date));
         undecided.flatten().map(|one| &one.name)
     }
 
-    /// A Service has this already: of those without a date it goes first.
+    /// A Service has this already: if it has no date, it goes before those that have the same right.
     pub fn seat(&mut self, claim: &Claim, name: &ObjectName) {
         if let Some(several) = self.several.get_mut(claim)
             && let Some(mut one) = take(several, name)
         {
-            one.turn = 0;
+            one.seat();
             several.insert(one);
         }
+    }
+
+    /// All Services have said what they claim, and those that had something have been seated.
+    pub fn settle(&mut self) {
+        self.settled = true;
+        self.several.values_mut().for_each(seat_first);
     }
 
     /// Replaces what a Service claims. Returns the other Services that win or lose something.
@@ -249,6 +257,9 @@ impl Claims {
             if several.insert(new) && several.first().map(|c| &c.name) != first.as_ref() {
                 touched.extend(several.iter().map(|c| c.name.clone()));
             }
+            if self.settled {
+                seat_first(several);
+            }
             return;
         }
         match self.single.get(claim) {
@@ -260,7 +271,14 @@ impl Claims {
                 let first = known.map(|known| known.claimant(claim, old));
                 self.turn += 1;
                 new.wait(self.turn);
-                let several: BTreeSet<_> = first.into_iter().chain([new]).collect();
+                let mut several: BTreeSet<_> = first.into_iter().collect();
+                if self.settled {
+                    seat_first(&mut several);
+                }
+                several.insert(new);
+                if self.settled {
+                    seat_first(&mut several);
+                }
                 touched.extend(several.iter().map(|c| c.name.clone()));
                 self.single.remove(claim);
                 self.several.insert(*claim, several);
@@ -274,6 +292,9 @@ impl Claims {
             return;
         };
         take(several, name);
+        if self.settled {
+            seat_first(several);
+        }
         touched.extend(several.iter().map(|c| c.name.clone()));
         if several.len() == 1
             && let Some(last) = several.pop_first()
@@ -294,6 +315,21 @@ impl Claimant {
         if self.has_no_date() {
             self.turn = 1 + turn;
         }
+    }
+
+    /// It has what it claims: without a date it is as old as can be.
+    fn seat(&mut self) {
+        if self.has_no_date() {
+            (self.created, self.turn) = (0, 0);
+        }
+    }
+}
+
+/// Who comes first has it.
+fn seat_first(several: &mut BTreeSet<Claimant>) {
+    if let Some(mut first) = several.pop_first() {
+        first.seat();
+        several.insert(first);
     }
 }
 
@@ -371,8 +407,65 @@ mod tests {
         claims.replace(&b, node_port(None));
         claims.replace(&c, Claimed::default());
         assert!(claims.has(&a, &CLAIM));
+        // Before it is known who had what, a date goes before none.
         claims.replace(&dated, node_port(Some(5)));
         assert!(claims.has(&dated, &CLAIM));
+    }
+
+    #[test]
+    fn who_has_something_and_no_date_keeps_it_from_those_with_a_date() {
+        let [undated, other, dated, older] = ["undated", "other", "dated", "older"].map(name);
+        let mut claims = Claims::default();
+        claims.settle();
+        claims.replace(&undated, node_port(None));
+        for newcomer in [&dated, &older] {
+            claims.replace(newcomer, node_port(Some(5)));
+            assert!(claims.has(&undated, &CLAIM));
+        }
+        claims.replace(&undated, Claimed::default());
+        assert!(claims.has(&dated, &CLAIM));
+        claims.replace(&other, node_port(None));
+        assert!(claims.has(&dated, &CLAIM));
+        for gone in [&dated, &older] {
+            claims.replace(gone, Claimed::default());
+        }
+        claims.replace(&dated, node_port(Some(5)));
+        assert!(claims.has(&other, &CLAIM));
+
+        // At a start it is who had it, in whatever order they come.
+        for order in [[&undated, &dated], [&dated, &undated]] {
+            for had in order {
+                let mut claims = Claims::default();
+                for one in order {
+                    let created = (one == &dated).then_some(5);
+                    claims.replace(one, node_port(created));
+                }
+                assert_eq!(claims.undecided().count(), 2);
+                claims.seat(&CLAIM, had);
+                claims.settle();
+                assert!(claims.has(had, &CLAIM));
+                claims.replace(&older, node_port(Some(1)));
+                let keeps = if had == &undated { had } else { &older };
+                assert!(claims.has(keeps, &CLAIM));
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_a_load_balancer_gives_is_taken_from_who_only_says_so_and_has_no_date() {
+        let externals = Externals::default();
+        let of = |text| Claimed::of(&service(text), IpFamily::V4, &externals);
+        let claim = Claim::Vip("192.0.2.9".parse().unwrap(), Protocol::Tcp, 80);
+        let mut claims = Claims::default();
+        claims.settle();
+        claims.replace(
+            &name("undated"),
+            of("cluster-ip 10.200.1.1; port tcp 80; external-ip 192.0.2.9"),
+        );
+        let balanced =
+            of("created 9; kind LoadBalancer; cluster-ip 10.200.1.2; port tcp 80; vip 192.0.2.9");
+        claims.replace(&name("balanced"), balanced);
+        assert!(claims.has(&name("balanced"), &claim));
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Applied {
         (names, together)
     }
 
-    /// Takes in what all Services claim. Where their age does not decide, those have it that `held`
+    /// Takes in what all Services claim. Where not all have an age, those without have it that `held`
     /// says so of: of a port and one of its fronts, and the Service.
     pub fn reclaim_all(
         &mut self,
@@ -240,6 +240,7 @@ impl Applied {
                 }
             }
         }
+        self.claims.settle();
     }
 
     /// What a Service needs now.

@@ -10,10 +10,18 @@ use std::process::Command;
 use std::time::Instant;
 
 use podwire_kernel::IpFamily;
+use tokio::sync::watch;
 
+use crate::feature::Warn;
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::desired::samples::object;
+use crate::features::services::health_checks::HealthPorts;
+use crate::features::services::publish::Publisher;
 use crate::features::services::table::write::REST;
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
+use crate::features::test_node::TestNode;
+use crate::metrics::TextFormat;
+use crate::warnings::Warnings;
 
 const WEB: &str = "cluster-ip 10.200.1.63; port tcp 9000";
 
@@ -257,6 +265,24 @@ fn foreign_tables_stay_as_they_are() {
     });
 }
 
+/// What the metrics say of how many Services are refused.
+fn counted_as_refused(bench: &Bench) -> String {
+    let mut warnings = Warnings::default();
+    let node = TestNode::new();
+    let (health_ports, _) = watch::channel(HealthPorts::default());
+    Publisher::new(health_ports).update(
+        &BTreeSet::new(),
+        std::slice::from_ref(&bench.table),
+        &Externals::default(),
+        &node.world(),
+        &mut Warn::new("services", &mut warnings),
+    );
+    let text = node.world().metrics.text(TextFormat::Classic);
+    let name = "podwire_services_refused{ip_family=\"IPv4\"} ";
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.unwrap().to_owned()
+}
+
 #[test]
 fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
     in_namespace(|| {
@@ -279,6 +305,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
             .map(|n| n.to_string())
             .collect();
         assert_eq!(refused, ["default/web-33"]);
+        assert_eq!(counted_as_refused(&bench), "1");
         let text = listed();
         assert!(text.contains("default/web-32:80") && !text.contains("default/web-33:80"));
         // Another change goes in meanwhile, without reading everything back.
@@ -290,6 +317,7 @@ fn one_service_that_the_kernel_refuses_keeps_no_other_out() {
         bench.service("web-33", "cluster-ip 10.200.1.43; port tcp 81");
         bench.sync();
         assert!(bench.table.applied().refused().is_empty());
+        assert_eq!(counted_as_refused(&bench), "0");
         assert!(listed().contains("default/web-33:81"));
         assert_eq!(bench.restart(), 0);
     });

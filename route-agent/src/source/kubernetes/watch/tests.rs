@@ -451,3 +451,65 @@ async fn a_dead_address_is_left_for_the_next_one() {
         seen.warnings
     );
 }
+
+#[tokio::test]
+async fn a_watch_that_is_answered_with_errors_is_listed_again_and_named_once() {
+    let broken = || {
+        let object =
+            r#"{"kind":"Status","code":500,"reason":"StorageReadError","message":"because"}"#;
+        Reply::Lines(vec![event("ERROR", object)], End::Clean)
+    };
+    let answers: [&dyn Fn() -> Reply; 5] = [
+        &|| status(400),
+        &|| status(404),
+        &|| status(500),
+        &|| status(504),
+        &broken,
+    ];
+    for answer in answers {
+        let script = [
+            page(&["a"], 100, ""),
+            answer(),
+            answer(),
+            page(&["a", "b"], 100, ""),
+            answer(),
+            answer(),
+            page(&["b"], 107, ""),
+            Reply::Lines(vec![event("ADDED", &node("c", 108))], End::Clean),
+            Reply::Lines(vec![event("ADDED", &node("d", 109))], End::Silence),
+        ];
+        let (seen, fake) = play(nodes(), script, 8).await;
+        let targets = fake.targets();
+        let watches: Vec<bool> = targets
+            .iter()
+            .map(|one| one.contains("watch=true"))
+            .collect();
+        let wanted = [false, true, true, false, true, true, false, true, true];
+        assert_eq!(watches, wanted, "{targets:?}");
+        assert_asks(&fake, 2, &["resourceVersion=100"]);
+        assert_eq!(seen.warnings.len(), 2, "{:?}", seen.warnings);
+        assert!(seen.warnings[0][0].starts_with("Node objects: /api/v1/nodes cannot be watched ("));
+        assert!(seen.warnings[1].is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_not_answered_or_put_off_goes_on_where_it_was() {
+    let script = [
+        page(&["a"], 100, ""),
+        Reply::Hangup,
+        status(429),
+        status(500),
+        Reply::Hangup,
+        Reply::Lines(vec![event("ADDED", &node("b", 108))], End::Clean),
+        status(500),
+        Reply::Lines(vec![event("ADDED", &node("c", 109))], End::Silence),
+    ];
+    let (seen, fake) = play(nodes(), script, 4).await;
+    assert_eq!(seen.lines, ["+Node a", "listed", "+Node b", "+Node c"]);
+    let lists = fake
+        .targets()
+        .into_iter()
+        .filter(|one| !one.contains("watch=true"));
+    assert_eq!(lists.count(), 1);
+}
