@@ -8,14 +8,15 @@
 //! depends on client, server, protocol and port alone, which are the key. Replies are judged as the
 //! connection that they belong to, with source and destination exchanged, so that a connection that is
 //! forbidden is cut in both directions, no matter who speaks next. That holds when connection tracking
-//! has forgotten a TCP connection, too: it takes the next packet, whoever sends it, for the first of a
-//! new one (`nf_conntrack_tcp_loose`). What then comes from a server's port may be a reply, or be made to
-//! look like one, so it passes only if it is allowed both as a reply and as what it says it is.
+//! has forgotten a connection of TCP or SCTP, too: it takes the next packet, whoever sends it, for the
+//! first of a new one (`nf_conntrack_tcp_loose`; of SCTP always). What then may come from the server may be
+//! a reply, or be made to look like one, so it passes only if it is allowed both as a reply and as what it
+//! says it is.
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
-    Chain, ChainType, Comparison, CtKey, Family, Field, Hook, KeyBuf, MetaKey, Rule, Source, Table,
-    ct_state, priority,
+    Chain, ChainType, Comparison, CtKey, Family, Field, Hook, KeyBuf, MetaKey, PayloadBase, Rule,
+    Source, Table, ct_state, priority,
 };
 
 use crate::features::parts::log::Reason;
@@ -61,6 +62,18 @@ struct Ends {
 /// The first port that clients take for themselves (`net.ipv4.ip_local_port_range`).
 const FIRST_OF_CLIENTS: u16 = 32_768;
 
+/// The kind of a packet's first chunk, behind the header of SCTP (RFC 9260, section 3).
+const FIRST_CHUNK: Source = Source::Payload {
+    base: PayloadBase::Transport,
+    offset: 12,
+    len: 1,
+};
+/// The chunk that begins an association, and comes alone.
+const SCTP_INIT: u8 = 1;
+
+/// The chain that tells what may be a late reply.
+const MID_STREAM: &str = "mid-stream";
+
 /// The chain that a late reply must come through.
 const LATE: &str = "late-reply";
 
@@ -81,6 +94,7 @@ impl Parts<'_> {
         let mut chains = vec![
             ("forward", self.forward()),
             ("replies", self.replies()),
+            (MID_STREAM, mid_stream()),
             (
                 LATE,
                 self.judged_by_policies(Chain::regular(), Packet::Reply),
@@ -133,12 +147,18 @@ impl Parts<'_> {
                     .goto("replies")
                     .comment("source and destination exchanged"),
             )
+            // What was judged before is what begins a connection, and says nothing of these.
+            .with_rule(
+                Rule::new()
+                    .ct_state(ct_state::NEW)
+                    .jump(MID_STREAM)
+                    .comment("no connection that is known"),
+            )
             .with_rule(
                 self.is_remembered(Packet::First)
                     .accept()
                     .comment("judged before"),
-            )
-            .with_rule(late_reply());
+            );
         self.judged(chain, Packet::First)
     }
 
@@ -364,18 +384,29 @@ pub const fn refused(direction: Direction, reply: bool) -> &'static str {
     }
 }
 
-/// Has what looks like a server's packet of a forgotten connection judged as a reply, before it is judged
-/// as what it says it is.
-fn late_reply() -> Rule {
-    let [last_of_servers, first_of_clients] = [FIRST_OF_CLIENTS - 1, FIRST_OF_CLIENTS];
-    Rule::new()
+/// Has what may be a server's packet of a forgotten connection judged as a reply, before it is judged as
+/// what it says it is.
+///
+/// Who began is not known. A server does not choose its client's port, so that says nothing: the client may
+/// want the reply to pass. But with TCP a server's own port tells it from most clients, whose packets
+/// need not be allowed as replies. With SCTP both ends often have a port of their own.
+fn mid_stream() -> Chain {
+    let last_of_servers = FIRST_OF_CLIENTS - 1;
+    let tcp = Rule::new()
         .l4proto(Protocol::Tcp.number())
         .tcp_without_syn()
-        .ct_state(ct_state::NEW)
-        .range(Field::ThSport, &[0; 2], &last_of_servers.to_be_bytes())
-        .range(Field::ThDport, &first_of_clients.to_be_bytes(), &[0xff; 2])
-        .jump(LATE)
-        .comment("perhaps a reply of a connection that the kernel has forgotten")
+        .range(Field::ThSport, &[0; 2], &last_of_servers.to_be_bytes());
+    let sctp = Rule::new()
+        .l4proto(Protocol::Sctp.number())
+        .is_not(FIRST_CHUNK, &[SCTP_INIT]);
+    [tcp, sctp]
+        .into_iter()
+        .fold(Chain::regular(), |chain, one| {
+            let rule = one.goto(LATE);
+            chain.with_rule(
+                rule.comment("perhaps a reply of a connection that the kernel has forgotten"),
+            )
+        })
 }
 
 /// Leads what belongs to no connection past the log: the end of one that is over is no news.

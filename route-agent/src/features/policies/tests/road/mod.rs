@@ -36,8 +36,10 @@ use crate::features::policies::desired::samples::{
 use crate::features::policies::desired::tests::oracle::{few_peers_of, number, runner};
 use crate::features::policies::desired::tests::random::all_steps;
 use crate::features::policies::desired::tests::table::{Row, known, objects_after, table};
+use crate::features::policies::desired::truth::Traffic;
 use crate::features::policies::tests::bench::{Bench, nft};
 use crate::features::test_node::TestNode;
+use crate::snapshot::Protocol;
 
 /// Ethernet addresses: both ends of each link have this one, so that a stop takes what it is sent.
 const HERE: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -292,14 +294,45 @@ fn packets_meet_what_the_policies_say() {
     assert!(v4 > 0 && v6 > 0 && allowed > 0 && allowed < v4 + v6);
 }
 
-/// A pod can make packets that look like replies of a connection that never was, so they may carry nothing
-/// that a connection in their own direction may not.
+/// A packet from the middle of a connection, as bytes.
+type Late = fn(IpAddr, IpAddr, [u16; 2], u32) -> Vec<u8>;
+
+/// A pod can make packets that look like replies of a connection that never was, and a client chooses its
+/// port, so they may carry nothing that a connection in their own direction may not.
 #[test]
 fn what_looks_like_a_late_reply_needs_what_both_directions_allow() {
-    const PORTS: [u16; 2] = [80, 40_000];
+    let both: [(Protocol, Late, [u16; 2]); 4] = [
+        (Protocol::Tcp, wire::segment, [80, 40_000]),
+        (Protocol::Tcp, wire::segment, [80, 81]),
+        (Protocol::Sctp, wire::heartbeat, [80, 40_000]),
+        (Protocol::Sctp, wire::heartbeat, [40_000, 80]),
+    ];
+    for (protocol, late, ports) in both {
+        let seen = late_packets(protocol, ports, late, |reply, itself| reply && itself);
+        let all = seen.as_flattened().iter().all(|times| *times > 0);
+        assert!(all, "{protocol:?} {ports:?}: {seen:?}");
+    }
+}
+
+/// A client that may not be reached need not begin again because the kernel forgot its connection.
+#[test]
+fn a_client_goes_on_with_a_connection_that_the_kernel_has_forgotten() {
+    late_packets(Protocol::Tcp, [40_000, 80], wire::segment, |_, itself| {
+        itself
+    });
+}
+
+/// Sends late packets between all ends of random clusters, and tells how many there were of each kind: by
+/// whether they are allowed as replies, and as what they say they are.
+fn late_packets(
+    protocol: Protocol,
+    ports: [u16; 2],
+    late: Late,
+    allowed: fn(bool, bool) -> bool,
+) -> [[u32; 2]; 2] {
     let mut runner = runner(1);
     let mut seen = [[0; 2]; 2];
-    for one in 0..20 {
+    for one in 0..10 {
         let steps = all_steps().new_tree(&mut runner).unwrap().current();
         let objects = objects_after(&steps);
         let few_peers = few_peers_of(one);
@@ -311,25 +344,55 @@ fn what_looks_like_a_late_reply_needs_what_both_directions_allow() {
             .flat_map(|from| ends.iter().map(move |to| (*from, *to)));
         // A second packet between two ends would be a reply of the first.
         for (from, to) in pairs.filter(|(from, to)| from < to && from.is_ipv4() == to.is_ipv4()) {
-            let allowed = |from, to, port| usize::from(cluster.allows(from, to, tcp(port)));
-            let [reply, itself] = [allowed(to, from, PORTS[0]), allowed(from, to, PORTS[1])];
-            seen[reply][itself] += 1;
+            let [server, client] = ports.map(|port| Traffic::Port(protocol, port));
+            let reply = cluster.allows(to, from, server);
+            let itself = cluster.allows(from, to, client);
+            seen[usize::from(reply)][usize::from(itself)] += 1;
             rows.push(Row {
                 from,
                 to,
-                traffic: tcp(PORTS[1]),
-                allowed: reply + itself == 2,
+                traffic: client,
+                allowed: allowed(reply, itself),
             });
         }
         let road = Road::through(few_peers, &objects);
-        let late = |row: &Row, number| wire::segment(row.from, row.to, PORTS, number);
-        let wrong = road.differences_with(&rows, late);
-        assert!(wrong.is_empty(), "{wrong:#?}\n{objects:#?}");
+        let packet = |row: &Row, number| late(row.from, row.to, ports, number);
+        let wrong = road.differences_with(&rows, packet);
+        assert!(
+            wrong.is_empty(),
+            "{protocol:?} {ports:?}: {wrong:#?}\n{objects:#?}"
+        );
     }
-    assert!(
-        seen.as_flattened().iter().all(|times| *times > 0),
-        "{seen:?}"
-    );
+    seen
+}
+
+/// That a server may connect to its client's port does not make a reply from there.
+#[test]
+fn what_a_server_may_begin_and_has_begun_lets_no_late_reply_pass() {
+    let closed =
+        json!({"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]});
+    let objects = [
+        namespace("a", ""),
+        pod("a/client", "worker2", 2, ""),
+        pod("a/server", "worker", 3, "app=server"),
+        policy("a/p", &closed),
+    ];
+    let road = Road::through(FEW_PEERS, &objects);
+    let [servers, clients] =
+        [("worker", 3), ("worker2", 2)].map(|(node, one)| addresses(node, one));
+    let rows = |allowed| {
+        let pairs = servers.into_iter().zip(clients);
+        let rows = pairs.map(|(from, to)| Row {
+            from,
+            to,
+            traffic: tcp(20_000),
+            allowed,
+        });
+        rows.collect::<Vec<_>>()
+    };
+    road.carry(&rows(true), &objects);
+    let late = |row: &Row, number| wire::segment(row.from, row.to, [7_000, 20_000], number);
+    assert_eq!(road.differences_with(&rows(false), late), [""; 0]);
 }
 
 /// Two pods, and a policy that lets the one reach the other over TCP 80.

@@ -34,6 +34,11 @@ pub fn segment(from: IpAddr, to: IpAddr, [source, port]: [u16; 2], number: u32) 
     numbered(from, to, 6, 16, tcp(source, port, ACK), number)
 }
 
+/// A heartbeat of SCTP from the middle of an association.
+pub fn heartbeat(from: IpAddr, to: IpAddr, [source, port]: [u16; 2], number: u32) -> Vec<u8> {
+    numbered(from, to, 132, 8, sctp_heartbeat(source, port), number)
+}
+
 /// Ends a packet with its number. Its checksum goes to this place of the payload.
 fn numbered(
     from: IpAddr,
@@ -94,6 +99,13 @@ fn sctp_init(source: u16, port: u16) -> Vec<u8> {
     let mut bytes = ports(source, port);
     bytes.extend([0; 8]);
     bytes.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1]);
+    bytes
+}
+
+/// RFC 9260, section 3.3.5: a HEARTBEAT whose information, four bytes, is to follow.
+fn sctp_heartbeat(source: u16, port: u16) -> Vec<u8> {
+    let mut bytes = ports(source, port);
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 4, 0, 0, 12, 0, 1, 0, 8]);
     bytes
 }
 
