@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use cluster::policies::{ANSWER, SILENCE, addresses, app, policy};
-use cluster::{Cluster, ready, sctp, service, slice};
+use cluster::{Cluster, named_slice, ready, sctp, service, slice, with};
 use podwire_lab::manifests;
 use podwire_lab::place::Place;
 use podwire_lab::pod::{Pod, PodSpec, Servers};
@@ -446,6 +446,51 @@ fn a_node_port_shows_its_client_here_and_its_node_elsewhere() {
     CLUSTER.apply(&[from(address("worker2"))]);
     assert!(!connects(mypc.place(), here, SILENCE));
     assert!(connects(mypc.place(), there, ANSWER));
+}
+
+#[test]
+fn a_pod_that_comes_by_its_own_nodes_port_or_an_external_address_is_known_by_its_labels() {
+    let web = pod("worker", "way-in", "way-in-web", &[("app", "web")]);
+    let client = pod("worker2", "way-in", "way-in-client", &[("app", "client")]);
+    let spec = json!({"type": "NodePort", "clusterIPs": ["10.200.1.75", "fd00:10:200::75"],
+        "externalIPs": ["192.0.2.75", "2001:db8::75"], "ports": [{"port": 80, "nodePort": 31075}]});
+    let slices = addresses(&web).map(|address| {
+        let name = if address.is_ipv4() {
+            "way-in-4"
+        } else {
+            "way-in-6"
+        };
+        let endpoint = with(ready(&web), json!({"addresses": [address]}));
+        named_slice(name, "way-in", json!([{"port": 80}]), &[endpoint])
+    });
+    let node = CLUSTER.node("worker2");
+    let node = [false, true].map(|v6| node.machine().address(v6).unwrap());
+    let from = |peers: Value| {
+        let rules = json!([{"from": peers}]);
+        let spec = json!({"podSelector": app("web"), "ingress": rules});
+        policy("way-in", "way-in", spec)
+    };
+    let ways = ["192.0.2.75:80", "[2001:db8::75]:80"].map(|to| to.parse().unwrap());
+    let ways = [ways, node.map(|address| SocketAddr::new(address, 31075))].concat();
+    let [v4, v6] = slices;
+    CLUSTER.apply(&[
+        service("way-in", spec),
+        v4,
+        v6,
+        from(json!([{"podSelector": app("client")}])),
+    ]);
+    for to in &ways {
+        assert!(connects(client.place(), *to, ANSWER), "{to}");
+    }
+    // What its node may do it may not.
+    let node = node.map(|address| {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        json!({"ipBlock": {"cidr": format!("{address}/{length}")}})
+    });
+    CLUSTER.apply(&[from(json!(node))]);
+    for to in &ways {
+        assert!(!connects(client.place(), *to, SILENCE), "{to}");
+    }
 }
 
 #[test]

@@ -323,13 +323,21 @@ fn row_15_what_is_masqueraded_and_what_is_not() {
     let before = counted_by(&node, why);
     assert_eq!(seen(node.place(), "10.200.1.15"), "172.18.0.5");
     assert_eq!(counted_by(&node, why) - before, 1);
-    // External traffic with policy Cluster, also that of pods.
-    let why = "from outside: the answer must come back through this node";
+    // External traffic with policy Cluster: of the node's own pods, and of others.
+    let why = "from a pod of this node: not masqueraded, the endpoint sees who asks";
     let before = counted_by(&node, why);
     for (target, count) in [("192.0.2.15", 1), ("172.18.0.5:31015", 2)] {
-        assert_eq!(seen(s.client.place(), target), "172.18.0.5");
+        assert_eq!(
+            seen(s.client.place(), target),
+            s.client.addresses()[0].to_string()
+        );
         assert_eq!(counted_by(&node, why) - before, count, "{target}");
     }
+    let why = "from outside: the answer must come back through this node";
+    let worker2 = s.cluster.node("worker2");
+    let before = counted_by(&worker2, why);
+    assert_eq!(seen(s.client.place(), "172.18.0.4:31015"), "172.18.0.4");
+    assert_eq!(counted_by(&worker2, why) - before, 1);
     // mypc through the node's own address to a ClusterIP, if it has a route there.
     let mypc = s.cluster.at("mypc");
     mypc.output("ip route add 10.200.1.15/32 via 172.18.0.5")

@@ -25,7 +25,7 @@ pub struct Config {
     #[arg(long, env = "PODWIRE_BALANCING", default_value = "random", value_parser = balancing)]
     pub balancing: BalancingFlag,
 
-    /// Masquerade all traffic to ClusterIPs, also that of pods.
+    /// Masquerade all traffic to Services, also that of pods.
     #[arg(long, env = "PODWIRE_MASQUERADE_ALL", default_value_t = false, action = ArgAction::Set)]
     pub masquerade_all: bool,
 

@@ -366,8 +366,15 @@ impl Match<'_> {
     /// Is the source replaced by this node's address, and why?
     pub fn masquerade(&self, facts: &Facts<'_>, from: &Party<'_>, source: IpAddr) -> SourceAddress {
         use SourceAddress::{Replaced, Stays};
+        let networks = networks_of(facts, source);
+        let is_among = |list: &[IpNetwork]| list.iter().any(|network| network.contains(source));
+        let all = facts.config.services.masquerade_all;
         if self.is_external() {
             return match (self.port.external, from) {
+                (TrafficPolicy::Cluster, _) if !all && is_among(&networks.own_pods) => Stays(
+                    "A pod of this node asks: replies come back through this node anyway, and the \
+                     endpoint sees the pod's own address (chain policy-cluster).",
+                ),
                 (TrafficPolicy::Cluster, _) => Replaced(
                     "externalTrafficPolicy is Cluster: the endpoint may be on any node, and \
                      replies must come back through this one (chain policy-cluster).",
@@ -382,11 +389,10 @@ impl Match<'_> {
                 ),
             };
         }
-        if facts.config.services.masquerade_all {
+        if all {
             return Replaced("--masquerade-all is set: all traffic to ClusterIPs is masqueraded.");
         }
-        let pods = networks_of(facts, source).pods;
-        if pods.iter().any(|network| network.contains(source)) {
+        if is_among(&networks.pods) {
             return Stays(
                 "A pod connects to a ClusterIP: the endpoint sees the pod's own address (chain \
                  to-cluster-ip).",

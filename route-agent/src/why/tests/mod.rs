@@ -313,6 +313,15 @@ fn a_node_port_is_reached_from_outside_with_masquerade() {
 }
 
 #[test]
+fn a_pod_reaches_a_node_port_of_its_own_node_by_its_own_address() {
+    let trace = World::new(&[]).walk("pod1", "172.18.0.4:31662");
+    let stays = ["The source stays 10.10.2.3", "(chain policy-cluster)"];
+    expect(&trace, End::Leaves, &stays);
+    let trace = World::new(&["--masquerade-all=true"]).walk("pod1", "172.18.0.4:31662");
+    expect(&trace, End::Leaves, &["externalTrafficPolicy is Cluster"]);
+}
+
+#[test]
 fn local_policies_decide_who_may_answer() {
     let external = World::new(&[]).with("svc-nodeport", |service| {
         service.external_policy = TrafficPolicy::Local;

@@ -378,10 +378,20 @@ impl Parts<'_> {
             .with_rule(Rule::new().goto(policy.name()))
     }
 
+    /// The answer to a pod of this node comes back through this node by itself, and policies where the
+    /// endpoint is must see who asks.
     fn policy_cluster(&self) -> Chain {
+        let from_pod = Rule::new()
+            .in_set(&[self.words.saddr], networks::OWN_PODS)
+            .counter()
+            .returns()
+            .comment("from a pod of this node: not masqueraded, the endpoint sees who asks");
+        let mut chain = Chain::regular();
+        chain
+            .rules
+            .extend((!self.config.masquerade_all).then_some(from_pod));
         let rule = masquerade(Rule::new().counter());
-        Chain::regular()
-            .with_rule(rule.comment("from outside: the answer must come back through this node"))
+        chain.with_rule(rule.comment("from outside: the answer must come back through this node"))
     }
 
     fn policy_local(&self) -> Chain {
