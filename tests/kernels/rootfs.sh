@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 arch=$1 suite=bookworm
-packages=(base-files base-passwd bash busybox-static conntrack containernetworking-plugins coreutils
+packages=(base-files base-passwd bash busybox-static ca-certificates conntrack containernetworking-plugins coreutils
     curl dash debianutils diffutils ethtool findutils gawk grep hostname iproute2 ipset iptables iputils-ping
     ipvsadm kmod libc-bin mount netbase nftables perl-base procps sed tcpdump util-linux)
 
@@ -33,6 +33,10 @@ cp "$tree/usr/share/base-passwd/passwd.master" "$tree/etc/passwd"
 cp "$tree/usr/share/base-passwd/group.master" "$tree/etc/group"
 echo tcpdump:x:100:65534::/nonexistent:/usr/sbin/nologin >>"$tree/etc/passwd" # for which it gives root up
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$tree/etc/hosts"
+# What resolvConf of an example names; no one is asked.
+echo nameserver 127.0.0.1 >"$tree/etc/resolv.conf"
+mkdir -p "$tree/etc/ssl/certs" # a client of an API server wants some, though none is asked for there
+cat "$tree"/usr/share/ca-certificates/mozilla/*.crt >"$tree/etc/ssl/certs/ca-certificates.crt"
 [[ -e $tree/var/run ]] || ln -s /run "$tree/var/run"
 [[ -e $tree/bin/sh ]] || ln -s dash "$tree/bin/sh"
 ln -sf gawk "$tree/usr/bin/awk"
