@@ -125,7 +125,7 @@ fn decide(snapshot: &Snapshot) {
         let own = snapshot.nodes.get(NODE);
         let _ = networks::desired(snapshot, own, &CONFIG.services, &externals, family);
         for (name, service) in &snapshot.services {
-            let claims = frontends::claims(service, family, |ip| externals.refuses(ip).is_some());
+            let claims = frontends::claims(service, family, &externals);
             let slices: Vec<_> = snapshot.slices_of(name).collect();
             let balancing = Balancing::Random;
             let granted = |claim: &frontends::Claim| claims.contains(claim);

@@ -18,6 +18,7 @@ use podwire_kernel::nft::{
     Table, ct_status, fib_flag, fib_type, priority,
 };
 
+use super::filled;
 use super::record::{HostPort, Record};
 
 /// The name of the table.
@@ -57,17 +58,7 @@ const HALVES: [Half; 2] = [
 
 /// The table for these records, of which later ones win; `None` if none of them has a port.
 pub fn hostports_table(records: &[Record]) -> Option<Table> {
-    let mut table = skeleton();
-    let mut used = false;
-    for record in records {
-        for (set, key, element) in elements(record) {
-            if let Some(set) = table.sets.get_mut(set) {
-                used = true;
-                set.elements.insert(key, element);
-            }
-        }
-    }
-    used.then_some(table)
+    filled(skeleton(), records.iter().flat_map(elements))
 }
 
 /// What one record adds to the table: the set, the key and the element.

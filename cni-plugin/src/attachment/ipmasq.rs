@@ -12,6 +12,7 @@ use podwire_kernel::nft::{
     Verdict, priority,
 };
 
+use super::filled;
 use super::record::Record;
 
 /// The name of the table.
@@ -25,15 +26,7 @@ const MAPS: [(&str, Field, Family); 2] = [
 
 /// The table for these records; `None` if none of them has `ipMasq`.
 pub fn ipmasq_table(records: &[Record]) -> Option<Table> {
-    let mut table = skeleton(records);
-    let mut used = false;
-    for (set, key, element) in records.iter().flat_map(elements) {
-        if let Some(set) = table.sets.get_mut(set) {
-            used = true;
-            set.elements.insert(key, element);
-        }
-    }
-    used.then_some(table)
+    filled(skeleton(records), records.iter().flat_map(elements))
 }
 
 /// What one record adds to the table: the set, the key and the element.

@@ -20,6 +20,8 @@ pub use self::record::{HostPort, Record};
 pub use self::records::{RecordError, Records, Unreadable};
 pub use self::tables::{FAMILY, TableError, apply, has_all, remove, remove_owned, remove_tables};
 
+use podwire_kernel::nft::{Element, Key, Table};
+
 use crate::hash::fnv1a;
 
 /// Where the records are.
@@ -35,6 +37,21 @@ pub fn host_link_name(container_id: &str, ifname: &str) -> String {
     let id = container_id.bytes();
     let hash = fnv1a(id.chain([0]).chain(ifname.bytes()));
     format!("veth{:011x}", hash >> 20)
+}
+
+/// The table with these elements, each in its set, of which later ones win; `None` without any.
+fn filled(
+    mut table: Table,
+    elements: impl Iterator<Item = (&'static str, Key, Element)>,
+) -> Option<Table> {
+    let mut used = false;
+    for (set, key, element) in elements {
+        if let Some(set) = table.sets.get_mut(set) {
+            used = true;
+            set.elements.insert(key, element);
+        }
+    }
+    used.then_some(table)
 }
 
 #[cfg(test)]

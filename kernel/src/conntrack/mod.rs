@@ -437,17 +437,12 @@ impl Conntrack {
                 comparable.put(out);
             }
         });
-        let consistent = self.socket.read_dump(&mut batch, &mut |message| {
+        self.socket.read_dump(&mut batch, &mut |message| {
             if let Some(entry) = entry_of(message)?.filter(|entry| filter.matches(entry)) {
                 each(entry);
             }
             Ok(())
-        })?;
-        if consistent {
-            Ok(())
-        } else {
-            Err(Cause::Unstable)
-        }
+        })
     }
 }
 

@@ -208,22 +208,18 @@ impl Socket {
         batch.push(kind, libc::NLM_F_DUMP as u16, body);
         let read = || {
             let mut found = Vec::new();
-            let consistent = self.read_dump(&mut batch, &mut |message| {
+            self.read_dump(&mut batch, &mut |message| {
                 found.extend(parse(message)?);
                 Ok(())
             })?;
-            if consistent {
-                Ok(found)
-            } else {
-                Err(Cause::Unstable)
-            }
+            Ok(found)
         };
         until_undisturbed(read, |cause| *cause == Cause::Unstable)
     }
 
-    /// Sends the only message of `batch`, a dump, and hands all objects to `each`; says whether
-    /// they belong to one state.
-    pub(crate) fn read_dump(&mut self, batch: &mut Batch, each: Reader<'_>) -> Result<bool, Cause> {
+    /// Sends the only message of `batch`, a dump, and hands all objects to `each`;
+    /// [`Cause::Unstable`] if they do not belong to one state.
+    pub(crate) fn read_dump(&mut self, batch: &mut Batch, each: Reader<'_>) -> Result<(), Cause> {
         let first = self.send(batch)?;
         let (mut consistent, mut finished, mut failure) = (true, false, None);
         while !finished {
@@ -246,7 +242,11 @@ impl Socket {
                 Ok(())
             })?;
         }
-        failure.map_or(Ok(consistent), Err)
+        match failure {
+            Some(cause) => Err(cause),
+            None if consistent => Ok(()),
+            None => Err(Cause::Unstable),
+        }
     }
 
     /// Sends a batch as it is, in one datagram, and returns the sequence number of its first

@@ -201,7 +201,10 @@ fn marker_service(number: u16, families: Families) -> Value {
         .map(|(_, subnet)| marker_address(subnet, number))
         .collect();
     let spec = json!({"clusterIPs": addresses, "ports": [{"port": number}]});
-    service(&format!("marker-{}", number % 2), spec)
+    let name = format!("marker-{}", number % 2);
+    // Without any slice it would be warned about.
+    let empty = slice(&name, json!([{"port": number}]), &[]);
+    json!({"apiVersion": "v1", "kind": "List", "items": [service(&name, spec), empty]})
 }
 
 fn marker_address(subnet: &str, number: u16) -> String {
