@@ -19,7 +19,8 @@ pub const REFERENCE: &str = "/usr/lib/cni";
 /// Where links to our binary are, by the names of all plugins.
 pub const OURS: &str = "/run/podwire-test/bin";
 
-const NAMES: [&str; 6] = [
+/// All plugins that our binary is, by its name.
+pub const PLUGINS: [&str; 6] = [
     "podwire",
     "ptp",
     "host-local",
@@ -82,7 +83,7 @@ impl Node {
         }
         fs::create_dir_all("/run/netns").unwrap();
         fs::create_dir_all(OURS).unwrap();
-        for name in NAMES {
+        for name in PLUGINS {
             symlink(env!("CARGO_BIN_EXE_podwire"), Path::new(OURS).join(name)).unwrap();
         }
         let mut socket = RouteSocket::open().unwrap();

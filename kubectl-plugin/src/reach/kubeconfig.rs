@@ -15,10 +15,10 @@ pub async fn read(
     let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
     let merged = match named {
         Some(path) => Kubeconfig::read_from(path)?,
-        None => match merge(&present(&listed))? {
-            Some(merged) => merged,
-            // Nothing is there: what is missing is told by who looks for it.
-            None => return Config::from_kubeconfig(options).await,
+        None => match present(&listed) {
+            // What is missing is told by who looks for it.
+            files if files.is_empty() => return Config::from_kubeconfig(options).await,
+            files => merge(&files)?,
         },
     };
     Config::from_custom_kubeconfig(merged, options).await
@@ -32,14 +32,11 @@ fn present(listed: &OsStr) -> Vec<PathBuf> {
 }
 
 /// The files as one; of what several have, that of the first counts.
-fn merge(paths: &[PathBuf]) -> Result<Option<Kubeconfig>, KubeconfigError> {
+fn merge(paths: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
     paths
         .iter()
-        .try_fold(None, |merged: Option<Kubeconfig>, path| {
-            let file = Kubeconfig::read_from(path)?;
-            merged
-                .map_or(Ok(file.clone()), |merged| merged.merge(file))
-                .map(Some)
+        .try_fold(Kubeconfig::default(), |merged, path| {
+            merged.merge(Kubeconfig::read_from(path)?)
         })
 }
 
@@ -62,9 +59,9 @@ mod tests {
         let paths = [&folder.join("not-there"), Path::new(""), &there];
         let listed = std::env::join_paths(paths).unwrap();
         assert_eq!(present(&listed), [there]);
-        let merged = merge(&present(&listed)).unwrap().unwrap();
+        let merged = merge(&present(&listed)).unwrap();
         assert_eq!(merged.current_context.as_deref(), Some("c"));
-        assert!(merge(&present(OsStr::new("/not/there"))).unwrap().is_none());
+        assert!(present(OsStr::new("/not/there")).is_empty());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

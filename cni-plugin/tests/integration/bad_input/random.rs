@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use serde_json::{Value, json};
 
-use crate::node::{Call, config, on_a_node};
+use crate::node::{Call, PLUGINS, config, on_a_node};
 
 /// JSON that looks like a configuration, more or less.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -107,21 +107,13 @@ fn mixed() -> impl Strategy<Value = Value> {
 fn no_input_makes_any_plugin_panic_or_print_anything_but_json() {
     on_a_node(|node| {
         let container = node.container("a");
-        let plugins = [
-            "podwire",
-            "ptp",
-            "host-local",
-            "portmap",
-            "loopback",
-            "bandwidth",
-        ];
         let verbs = ["ADD", "DEL", "CHECK", "STATUS", "GC", "VERSION"];
         let input = prop_oneof![
             4 => mixed().prop_map(|value| value.to_string().into_bytes()),
             1 => proptest::collection::vec(any::<u8>(), 0..200),
         ];
         let strategy = (
-            proptest::sample::select(plugins.to_vec()),
+            proptest::sample::select(PLUGINS.to_vec()),
             proptest::sample::select(verbs.to_vec()),
             input,
             proptest::option::of(".{0,30}"),

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{LEASES, RECORDS, mapping, with_ports};
-use crate::node::{Call, config, names, on_a_node};
+use crate::node::{Call, PLUGINS, config, names, on_a_node};
 
 #[test]
 fn del_succeeds_whatever_has_the_place_of_the_namespace() {
@@ -18,14 +18,7 @@ fn del_succeeds_whatever_has_the_place_of_the_namespace() {
         let _socket = UnixListener::bind("/run/socket").unwrap();
         node.ask("mkfifo", &["/run/pipe"]);
         symlink("/run/nowhere", "/run/dangling").unwrap();
-        for plugin in [
-            "podwire",
-            "ptp",
-            "host-local",
-            "portmap",
-            "loopback",
-            "bandwidth",
-        ] {
+        for plugin in PLUGINS {
             let config = config(plugin, &["10.1.2.0/24"]);
             for path in [
                 "/run/file",

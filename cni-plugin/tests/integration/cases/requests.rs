@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{LEASES, mapping, with_ports};
 use crate::net::inside;
-use crate::node::{Call, Node, config, in_version, left_in, on_a_node};
+use crate::node::{Call, Node, PLUGINS, config, in_version, left_in, on_a_node};
 
 #[test]
 fn gc_with_an_attachment_that_lacks_a_name_takes_nothing() {
@@ -311,14 +311,7 @@ fn a_gateway_may_be_outside_of_its_subnet_as_with_host_local() {
 fn a_name_that_the_kernel_would_complete_is_refused_by_every_plugin() {
     on_a_node(|node| {
         let container = node.container("a");
-        for plugin in [
-            "podwire",
-            "ptp",
-            "host-local",
-            "portmap",
-            "loopback",
-            "bandwidth",
-        ] {
+        for plugin in PLUGINS {
             for name in ["net%d", "%d", "eth%"] {
                 let config = config(plugin, &["10.1.2.0/24"]);
                 let call = |verb| Call::new(plugin, verb, &container, &config).ifname(name);

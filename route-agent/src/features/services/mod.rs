@@ -288,7 +288,7 @@ impl Feature for Services {
                     .extend(dirty.services.iter().chain(&dirty.endpoints).cloned());
                 if dirty.service_cidrs && world.config.manifests.is_some() {
                     // Whether their ClusterIPs are in one.
-                    (self.dirty).extend(world.snapshot.services.keys().cloned());
+                    self.dirty.extend(world.snapshot.services.keys().cloned());
                 }
                 self.externals_stale |=
                     !dirty.nodes.is_empty() || dirty.endpoints.contains(&api_service());

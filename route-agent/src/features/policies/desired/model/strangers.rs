@@ -5,6 +5,7 @@
 //! is closed unless its pod's policies leave it open, or no policy can be about it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Model, Work};
@@ -48,19 +49,15 @@ impl Model {
                 closed.insert(address);
             }
         }
-        // What is neither may be a pod's by now, whose policies have decided about it.
-        let old = std::mem::replace(&mut self.strangers, open);
-        let gone: Vec<_> = old.difference(&self.strangers).copied().collect();
-        let opens = |address| Direction::ALL.map(|one| Place::Open(one, address));
-        let opens = gone
-            .into_iter()
-            .flat_map(|address| opens(address).map(|place| (address, place)));
-        let old = std::mem::replace(&mut self.closed_outside, closed);
-        let gone: Vec<_> = old.difference(&self.closed_outside).copied().collect();
-        let outside = gone
-            .into_iter()
-            .map(|address| (address, Place::Outside(address)));
-        for (address, place) in opens.chain(outside) {
+        let was_open = std::mem::replace(&mut self.strangers, open.clone());
+        let was_closed = std::mem::replace(&mut self.closed_outside, closed.clone());
+        let opens =
+            |address: IpAddr| Direction::ALL.map(|one| (address, Place::Open(one, address)));
+        let gone = was_open.difference(&open).copied().flat_map(opens);
+        let outside = was_closed.difference(&closed);
+        let outside = outside.map(|address| (*address, Place::Outside(*address)));
+        for (address, place) in gone.chain(outside) {
+            // It may be a pod's by now, whose policies have decided about it.
             if !self.local_names.contains_key(&address) {
                 self.put(place, None);
             }
