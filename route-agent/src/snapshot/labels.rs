@@ -63,8 +63,19 @@ pub struct Requirement {
 }
 
 impl Requirement {
+    /// How many values it names.
+    pub fn values(&self) -> usize {
+        match &self.condition {
+            Condition::In(values) | Condition::NotIn(values) => values.len(),
+            Condition::Exists | Condition::Absent => 0,
+        }
+    }
+
     fn is_met_by(&self, labels: &Labels) -> bool {
-        let is_one_of = |values: &[Arc<str>], value: &str| values.iter().any(|one| **one == *value);
+        let is_one_of = |values: &[Arc<str>], value: &str| {
+            let at = values.binary_search_by(|one| (**one).cmp(value));
+            at.is_ok()
+        };
         match (&self.condition, labels.get(&self.key)) {
             (Condition::In(values), Some(value)) => is_one_of(values, value),
             (Condition::NotIn(values), Some(value)) => !is_one_of(values, value),
@@ -89,6 +100,11 @@ impl Selector {
     /// True if it selects what has these labels.
     pub fn selects(&self, labels: &Labels) -> bool {
         self.0.iter().all(|one| one.is_met_by(labels))
+    }
+
+    /// How many looks at labels it may take.
+    pub fn cost(&self) -> usize {
+        self.0.len().max(1)
     }
 
     /// What these labels lack to be selected.

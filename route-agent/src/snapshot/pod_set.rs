@@ -29,6 +29,13 @@ impl PodSet {
                 .unwrap_or_else(by_name)
     }
 
+    /// True if it cannot be said whether a pod belongs to it as a subject, as the labels of its Namespace
+    /// are not known.
+    pub fn may_select(&self, pod: &Pod, snapshot: &Snapshot) -> bool {
+        self.has_namespace(&pod.name.namespace, snapshot).is_none()
+            && self.pods.selects(&pod.labels)
+    }
+
     /// True if a pod is one of those that a peer means.
     pub fn has_peer(&self, pod: &Pod, snapshot: &Snapshot) -> bool {
         let meant = (!self.in_doubt).then_some(true);

@@ -32,6 +32,8 @@ pub struct Gone {
     pub links: BTreeSet<IpAddr>,
     /// Of pods of other nodes.
     pub pods: BTreeSet<IpAddr>,
+    /// Those that have another owner by now: DEL, which came before, has forgotten what there was.
+    pub taken: BTreeSet<IpAddr>,
 }
 
 impl Gone {
@@ -39,7 +41,10 @@ impl Gone {
         self.links.is_empty() && self.pods.is_empty()
     }
 
+    /// Takes in what comes later.
     fn add(&mut self, more: Self) {
+        self.links.retain(|one| !more.taken.contains(one));
+        self.pods.retain(|one| !more.taken.contains(one));
         self.links.extend(more.links);
         self.pods.extend(more.pods);
     }
@@ -53,6 +58,17 @@ pub struct Departed {
 }
 
 impl Departed {
+    /// Leaves the connections of these addresses alone, which have a new owner.
+    pub fn keep(&self, addresses: &[IpAddr]) {
+        if let Some(thread) = &self.thread {
+            // A thread that is gone forgets nothing.
+            let _ = thread.send(Gone {
+                taken: addresses.iter().copied().collect(),
+                ..Gone::default()
+            });
+        }
+    }
+
     /// Forgets the connections of these addresses, soon.
     pub fn forget(&mut self, gone: Gone) {
         if gone.is_empty() {
@@ -78,9 +94,15 @@ impl Departed {
 fn run(mut conntrack: Conntrack, orders: &Receiver<Gone>) {
     let mut trouble = LastFailure::default();
     while let Ok(mut gone) = orders.recv() {
+        if gone.is_empty() {
+            continue;
+        }
         let until = Instant::now() + GATHER;
         while let Ok(more) = orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
             gone.add(more);
+        }
+        if gone.is_empty() {
+            continue;
         }
         let forgotten = conntrack
             .delete_addresses(&gone.links, None)
@@ -92,5 +114,33 @@ fn run(mut conntrack: Conntrack, orders: &Receiver<Gone>) {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_an_address_that_is_taken_again_stay_and_those_of_what_goes_later_do_not() {
+        let of = |numbers: &[u8]| {
+            let addresses = numbers.iter().map(|one| IpAddr::from([10, 10, 1, *one]));
+            addresses.collect::<BTreeSet<_>>()
+        };
+        let mut gone = Gone {
+            links: of(&[2, 3]),
+            pods: of(&[4, 5]),
+            ..Gone::default()
+        };
+        gone.add(Gone {
+            taken: of(&[3, 5]),
+            ..Gone::default()
+        });
+        assert_eq!((&gone.links, &gone.pods), (&of(&[2]), &of(&[4])));
+        gone.add(Gone {
+            links: of(&[3]),
+            ..Gone::default()
+        });
+        assert_eq!(gone.links, of(&[2, 3]));
     }
 }

@@ -437,7 +437,10 @@ impl Feature for Policies {
             Event::Told(told) => {
                 let mut touched = Touched::default();
                 match told.news {
-                    News::Came => self.attachments.came(told.attachment.clone(), &mut touched),
+                    News::Came => {
+                        self.departed.keep(&told.attachment.addresses);
+                        self.attachments.came(told.attachment.clone(), &mut touched);
+                    }
                     News::Went => self.attachments.went(&told.attachment, &mut touched),
                 }
                 self.tidy(&touched, world);
@@ -566,5 +569,6 @@ fn here(world: &World<'_>, family: IpFamily) -> Here {
     Here {
         node: world.own_name().clone(),
         pod_cidrs: cidrs.copied().collect(),
+        has_all_namespaces: world.config.manifests.is_none(),
     }
 }

@@ -390,3 +390,20 @@ fn ports_beside_each_other_are_one_range_however_many_they_are() {
     };
     assert_eq!(ports(json!(all)), Some(vec![one]));
 }
+
+#[test]
+fn a_selector_that_asks_too_much_is_not_understood_so_that_it_holds_no_one_up() {
+    let values = |number: usize| {
+        let values: Vec<_> = (0..number).map(|one| format!("v{one}")).collect();
+        json!({"podSelector": {"matchExpressions": [
+            {"key": "app", "operator": "NotIn", "values": values}]}})
+    };
+    assert!(peer(values(1_000)).is_some());
+    assert_eq!(peer(values(1_001)), None);
+    let requirements = |number: usize| {
+        let all = (0..number).map(|one| json!({"key": format!("k{one}"), "operator": "Exists"}));
+        json!({"podSelector": {"matchExpressions": all.collect::<Vec<_>>()}})
+    };
+    assert!(peer(requirements(100)).is_some());
+    assert_eq!(peer(requirements(101)), None);
+}

@@ -11,6 +11,11 @@ use crate::source::objects::Names;
 /// A longer text is none that Kubernetes could hold here. In bytes.
 pub const LONGEST: usize = 4096;
 
+/// A selector may ask this much: it is asked of every pod and every Namespace.
+const MOST_REQUIREMENTS: usize = 100;
+/// As many values may all of its requirements have.
+const MOST_VALUES: usize = 1000;
+
 /// A label selector; `None` if it is not understood.
 pub fn selector(names: &mut Names, selector: &Value) -> Option<Selector> {
     let fields = selector.as_object()?;
@@ -40,7 +45,9 @@ pub fn selector(names: &mut Names, selector: &Value) -> Option<Selector> {
         }
         Some(_) => return None,
     }
-    Some(Selector::new(requirements))
+    let values = requirements.iter().map(Requirement::values).sum::<usize>();
+    let is_bounded = requirements.len() <= MOST_REQUIREMENTS && values <= MOST_VALUES;
+    is_bounded.then(|| Selector::new(requirements))
 }
 
 fn requirement(names: &mut Names, expression: &Value) -> Option<Requirement> {

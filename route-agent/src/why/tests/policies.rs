@@ -84,6 +84,7 @@ fn kernel_of(world: &World) -> Fake {
     let here = Here {
         node: Arc::from("worker2"),
         pod_cidrs: ["10.10.2.0/24".parse().unwrap()].into(),
+        has_all_namespaces: true,
     };
     let mut attachments = Attachments::default();
     for pod in &world.pods {

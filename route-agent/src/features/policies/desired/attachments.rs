@@ -188,6 +188,14 @@ impl Attachments {
         Some(known.pod.as_ref().filter(|_| counts))
     }
 
+    /// False if an attachment has the address that is not named, and is another pod's by its UID.
+    pub fn may_be_of(&self, address: IpAddr, pod: &Pod) -> bool {
+        let link = self.by_address.get(&address);
+        let known = link.and_then(|link| self.by_link.get(link));
+        let unnamed = known.filter(|known| is_unnamed(&known.attachment));
+        unnamed.is_none_or(|known| is_same(uid(&known.attachment), pod))
+    }
+
     /// True if an attachment has the address.
     pub fn has_address(&self, address: IpAddr) -> bool {
         self.by_address.contains_key(&address)

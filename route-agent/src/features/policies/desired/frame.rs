@@ -17,6 +17,9 @@ pub struct Here {
     pub node: Arc<str>,
     /// Its podCIDRs of the family.
     pub pod_cidrs: Box<[IpNetwork]>,
+    /// Every pod's Namespace is there, as an API server has it: of one that is missing the labels are
+    /// not known.
+    pub has_all_namespaces: bool,
 }
 
 impl Here {

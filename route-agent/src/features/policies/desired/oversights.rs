@@ -48,7 +48,7 @@ impl Looking<'_> {
         let (subject, mut selected, mut ended) = (&policy.subject, Vec::new(), false);
         let mut is_empty = true;
         for pod in self.snapshot.pods_in(&policy.name.namespace) {
-            self.spend(1)?;
+            self.spend(subject.cost())?;
             is_empty = false;
             if subject.selects(&pod.labels) {
                 ended |= pod.finished;
@@ -128,7 +128,7 @@ impl Looking<'_> {
 
     fn selects_any(&mut self, subject: &PodSet) -> Option<bool> {
         for pod in self.snapshot.pods.values().filter(|pod| !pod.host_network) {
-            self.spend(1)?;
+            self.spend(subject.namespaces.cost() + subject.pods.cost())?;
             if subject.selects(pod, self.snapshot) {
                 return Some(true);
             }
@@ -170,7 +170,7 @@ impl Looking<'_> {
             let (namespaces, selector) = match peer {
                 Peer::Here(pods) => (vec![&policy.name.namespace], pods),
                 Peer::Elsewhere { namespaces, pods } => {
-                    self.spend(snapshot.namespaces.len())?;
+                    self.spend(namespaces.cost() * snapshot.namespaces.len())?;
                     let all = snapshot.namespaces.values();
                     let all = all.filter(|one| namespaces.selects(&one.labels));
                     (all.map(|one| &one.name).collect(), pods)
@@ -181,7 +181,7 @@ impl Looking<'_> {
             for namespace in namespaces {
                 let mut there = Vec::new();
                 for pod in snapshot.pods_in(namespace) {
-                    self.spend(1)?;
+                    self.spend(selector.cost())?;
                     let is_one = !pod.finished && selector.selects(&pod.labels);
                     there.extend(is_one.then_some(pod));
                 }
@@ -216,7 +216,7 @@ impl Looking<'_> {
             return Some(None);
         }
         for namespace in self.snapshot.namespaces_of_pods() {
-            self.spend(1)?;
+            self.spend(namespaces.cost())?;
             if peer.reaches(namespace, self.snapshot) {
                 return Some(None);
             }
@@ -227,7 +227,7 @@ impl Looking<'_> {
 
     fn is_namespace(&mut self, selector: &Selector) -> Option<bool> {
         for namespace in self.snapshot.namespaces.values() {
-            self.spend(1)?;
+            self.spend(selector.cost())?;
             if selector.selects(&namespace.labels) {
                 return Some(true);
             }
@@ -238,7 +238,7 @@ impl Looking<'_> {
     /// That a selector of Nodes selects none.
     fn no_node(&mut self, nodes: &Selector) -> Option<Option<String>> {
         for node in self.snapshot.nodes.values() {
-            self.spend(1)?;
+            self.spend(nodes.cost())?;
             if nodes.selects(&node.all_labels) {
                 return Some(None);
             }

@@ -151,7 +151,8 @@ impl Owners {
         let holder = attachments.holder(address);
         let pods = self.claimants(address).iter();
         let pods = pods.filter(move |name| holder.is_none_or(|holder| holder == Some(*name)));
-        pods.filter_map(|name| snapshot.pods.get(name))
+        let pods = pods.filter_map(|name| snapshot.pods.get(name));
+        pods.filter(move |pod| attachments.may_be_of(address, pod))
     }
 }
 

@@ -140,6 +140,7 @@ pub fn here(node: &str, family: IpFamily) -> Here {
     Here {
         node: Arc::from(*node),
         pod_cidrs: [cidr.parse().unwrap()].into(),
+        has_all_namespaces: false,
     }
 }
 
@@ -151,6 +152,15 @@ impl Cluster {
 
     /// Nothing, with models in which rules with more than this many peers ask a single question.
     pub fn of_lists_over(few_peers: usize) -> Self {
+        Self::made(few_peers, false)
+    }
+
+    /// As [`Cluster::of_lists_over`], of an API server: a Namespace that is missing is not known.
+    pub fn of_api_server(few_peers: usize) -> Self {
+        Self::made(few_peers, true)
+    }
+
+    fn made(few_peers: usize, has_all_namespaces: bool) -> Self {
         let snapshot = Snapshot::default();
         let each = NODES
             .iter()
@@ -161,7 +171,10 @@ impl Cluster {
                 &snapshot,
                 &Attachments::default(),
                 family,
-                here(node, family),
+                Here {
+                    has_all_namespaces,
+                    ..here(node, family)
+                },
             );
             ((node, family), model)
         });
@@ -198,7 +211,8 @@ impl Cluster {
         }
     }
 
-    fn read(&mut self, object: &Value) -> Vec<Change> {
+    /// What an object changes.
+    pub fn read(&mut self, object: &Value) -> Vec<Change> {
         let text = object.to_string();
         let contents = decode(text.as_bytes(), Scope::All, &mut self.names).unwrap();
         assert_eq!(contents.problems, [""; 0], "{text}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podwire::policy::{ALLOWED, OPEN};
 use podwire_kernel::IpFamily;
-use podwire_kernel::nft::{Element, Field, KeyBuf, Set};
+use podwire_kernel::nft::{CtKey, Element, Field, KeyBuf, Set};
 
 use crate::features::policies::desired::frame::Frame;
 use crate::features::policies::desired::wanted::{PortRange, Verdict};
@@ -245,6 +245,8 @@ pub struct Words {
     pub source: Field,
     /// The destination address; in a key the local pod.
     pub destination: Field,
+    /// The source address of a direction of the packet's connection.
+    pub ct_source: CtKey,
     /// The protocol number of ICMP.
     pub icmp: u8,
 }
@@ -256,11 +258,13 @@ impl Words {
             IpFamily::V4 => Self {
                 source: Field::IpSaddr,
                 destination: Field::IpDaddr,
+                ct_source: CtKey::SrcIp,
                 icmp: 1,
             },
             IpFamily::V6 => Self {
                 source: Field::Ip6Saddr,
                 destination: Field::Ip6Daddr,
+                ct_source: CtKey::SrcIp6,
                 icmp: 58,
             },
         }

@@ -77,6 +77,9 @@ const MID_STREAM: &str = "mid-stream";
 /// The chain that a late reply must come through.
 const LATE: &str = "late-reply";
 
+/// The chain of errors about connections.
+const ERRORS: &str = "errors";
+
 /// The chain in which a packet ends whose local pod no one has decided about.
 pub const UNDECIDED: &str = "undecided";
 
@@ -94,6 +97,7 @@ impl Parts<'_> {
         let mut chains = vec![
             ("forward", self.forward()),
             ("replies", self.replies()),
+            (ERRORS, self.errors()),
             (MID_STREAM, mid_stream()),
             (
                 LATE,
@@ -150,7 +154,7 @@ impl Parts<'_> {
             // What was judged before is what begins a connection, and says nothing of these.
             .with_rule(
                 Rule::new()
-                    .ct_state(ct_state::NEW)
+                    .ct_state(ct_state::NEW | ct_state::INVALID)
                     .jump(MID_STREAM)
                     .comment("no connection that is known"),
             )
@@ -177,7 +181,7 @@ impl Parts<'_> {
         let related = Rule::new()
             .l4proto(self.words.icmp)
             .ct_state(ct_state::RELATED)
-            .accept();
+            .goto(ERRORS);
         let chain = chain.with_rule(related.comment("an error about a connection"));
         let key = self.remembered(packet);
         self.judged_by_policies(chain, packet).with_rule(
@@ -186,6 +190,27 @@ impl Parts<'_> {
                 .add(&Lookup::Allowed.name(), &key, None)
                 .comment("it may pass, and so may what follows"),
         )
+    }
+
+    /// Lets errors pass. The kernel takes for one what names a connection of the receiver, whoever sends
+    /// it (`nf_conntrack_inet_error`), and it may carry anything: so an isolated pod needs to be an end of
+    /// that connection, or be allowed to send to the receiver.
+    fn errors(&self) -> Chain {
+        let sender = self.words.source;
+        let mut chain = Chain::regular();
+        let end = self.words.ct_source;
+        for end in [Source::original(end), Source::reply(end)] {
+            let key = [Source::Field(sender), end];
+            let rule = Rule::new().in_set(&key, &Lookup::Itself.name()).accept();
+            chain = chain.with_rule(rule.comment("from a pod, about a connection of its own"));
+        }
+        for rule in self.checked(sender) {
+            let rule = rule
+                .not_in_set(&[sender], &Lookup::Open(Direction::Egress).name())
+                .jump(judge(Direction::Egress, Packet::First));
+            chain = chain.with_rule(rule.comment("from a pod here, about a connection of others"));
+        }
+        chain.with_rule(Rule::new().accept())
     }
 
     /// Comes to its end if policies of no pod here forbid the packet.

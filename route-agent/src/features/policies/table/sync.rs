@@ -148,6 +148,8 @@ impl FamilyTable {
             Some(delta) if known => self.change(kernel, model, delta, &doubts, now),
             _ => Ok(false),
         };
+        // What was written before the answer was lost is found as it should be.
+        let loses = done.is_err() && delta.is_some_and(|delta| takes_away(delta, model));
         let done = done.unwrap_or_else(|error| {
             let error = crate::error::chain(&error);
             tracing::debug!(family = self.family.name(), error, "the table is read back");
@@ -156,7 +158,11 @@ impl FamilyTable {
         if done {
             return Ok(());
         }
-        self.read_back(kernel, model, frame)
+        self.read_back(kernel, model, frame)?;
+        if loses {
+            self.lost();
+        }
+        Ok(())
     }
 
     /// The usual case: something changed. False if the whole table must be read.

@@ -53,11 +53,25 @@ impl Model {
             for pod in pods {
                 work.addresses.extend(self.claimed.get(&pod.name));
                 // Whom ClusterNetworkPolicies select depends on labels of Namespaces.
-                if self.locals.contains_key(&pod.name) {
+                if self.locals.contains_key(&pod.name) || self.in_doubt.contains(&pod.name) {
                     work.pods.insert(pod.name.clone());
                 }
             }
         }
+        let of_cluster = |name: &PolicyName| matches!(name, PolicyName::Cluster(_));
+        if self.here.has_all_namespaces && changed.policies.iter().any(of_cluster) {
+            let locals = self.locals.keys();
+            let bare = locals.filter(|pod| !snapshot.namespaces.contains_key(&pod.namespace));
+            work.pods.extend(bare.chain(&self.in_doubt).cloned());
+        }
+    }
+
+    /// True if a ClusterNetworkPolicy may select a pod, and the labels that decide are missing.
+    fn is_in_doubt(&self, pod: &Pod, snapshot: &Snapshot) -> bool {
+        let mut policies = snapshot.cluster_policies.values();
+        self.here.has_all_namespaces
+            && !snapshot.namespaces.contains_key(&pod.name.namespace)
+            && policies.any(|policy| policy.subject.may_select(pod, snapshot))
     }
 
     /// The address that a pod claims.
@@ -84,6 +98,12 @@ impl Model {
                 let owner = self.owners.owner(address, snapshot, attachments)?;
                 (owner.name == name).then_some((pod, address))
             });
+            let in_doubt = now.is_some_and(|(pod, _)| self.is_in_doubt(pod, snapshot));
+            let now = now.filter(|_| !in_doubt);
+            match in_doubt {
+                true => _ = self.in_doubt.insert(name.clone()),
+                false => _ = self.in_doubt.remove(&name),
+            }
             let before = self.locals.get(&name);
             if before.is_some_and(|local| now.is_none_or(|(_, address)| address != local.address)) {
                 self.forget_local(&name, work);

@@ -57,6 +57,9 @@ pub struct Model {
     atoms: Atoms,
     classes: Classes,
     ranges: Ranges,
+    /// Pods of this node whose Namespace has gone, and of which a ClusterNetworkPolicy may have a rule:
+    /// closed, as if they were not known.
+    in_doubt: BTreeSet<ObjectName>,
     wanted: Wanted,
     delta: Delta,
     rule_parts: RuleParts,
@@ -126,6 +129,7 @@ impl Model {
             atoms: Atoms::of_lists_over(few_peers),
             classes: Classes::default(),
             ranges: Ranges::new(),
+            in_doubt: BTreeSet::new(),
             wanted: Wanted::default(),
             delta: Delta::default(),
             rule_parts: RuleParts::default(),

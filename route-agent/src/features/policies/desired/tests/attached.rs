@@ -299,3 +299,18 @@ fn rules_for_addresses_outside_the_pod_cidrs_go_with_the_policy_that_they_were_f
     told.model.update(snapshot, attachments, &changed);
     assert!(!told.model.frame().outside);
 }
+
+#[test]
+fn what_only_the_api_can_name_has_not_the_rules_of_a_pod_with_another_uid() {
+    let mut last = pod("a/p0", "worker", 3, "");
+    last["metadata"]["uid"] = json!("uid-1");
+    let other = json!({"podSelector": {"matchLabels": {"app": "other"}}});
+    let objects = [last, policy("a/other", &other)];
+    for (uid, expected) in [(1, true), (2, false)] {
+        let mut one = attachment(0, Some(name("a/p0")), uid, 3);
+        one.pod.as_mut().unwrap().name.clear();
+        let told = Told::of(&objects, one);
+        assert_eq!(told.allows("10.10.1.3", "10.10.2.9"), expected, "{uid}");
+        assert_eq!(told.allows("10.10.2.9", "10.10.1.3"), expected, "{uid}");
+    }
+}

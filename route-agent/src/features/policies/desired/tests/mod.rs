@@ -1,6 +1,7 @@
 //! The policies' meaning: row by row, and for whatever may come.
 
 mod attached;
+mod bare;
 mod floods;
 pub mod oracle;
 pub mod random;

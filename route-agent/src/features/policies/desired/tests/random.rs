@@ -329,6 +329,28 @@ fn apply(cluster: &mut Cluster, step: &Step) {
     }
 }
 
+/// Makes it happen, so many steps at a time.
+fn apply_together(cluster: &mut Cluster, steps: &[Step], numbers: &[usize]) {
+    let mut numbers = numbers.iter().cycle();
+    let mut rest = steps;
+    while !rest.is_empty() {
+        let number = numbers.next().map_or(1, |number| rest.len().min(*number));
+        let (now, later) = rest.split_at(number);
+        let changes = now.iter().flat_map(|step| match step {
+            Step::Set(object) => cluster.read(object),
+            Step::Gone(key) => vec![Change::Gone(key.clone())],
+        });
+        let changes = changes.collect();
+        cluster.apply(changes);
+        rest = later;
+    }
+}
+
+/// How many steps come together.
+fn numbers() -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(1_usize..5, 1..8)
+}
+
 /// Whether models and truth should agree about an address: one of a node's podCIDR is closed there
 /// unless its pod is known to run there.
 pub fn is_known(cluster: &Cluster, address: IpAddr) -> bool {
@@ -343,11 +365,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_models_say_what_the_policies_say(steps in all_steps()) {
+    fn the_models_say_what_the_policies_say(steps in all_steps(), numbers in numbers()) {
         let mut cluster = Cluster::of_lists_over(FEW_PEERS);
-        for step in &steps {
-            apply(&mut cluster, step);
-        }
+        apply_together(&mut cluster, &steps, &numbers);
         for (from, to) in pairs() {
             if is_known(&cluster, from) && is_known(&cluster, to) {
                 for traffic in TRAFFIC {
@@ -358,15 +378,20 @@ proptest! {
     }
 
     #[test]
-    fn a_model_that_followed_the_changes_is_the_one_that_is_made_at_once(steps in all_steps()) {
-        let mut cluster = Cluster::of_lists_over(FEW_PEERS);
-        for step in &steps {
-            apply(&mut cluster, step);
-        }
+    fn a_model_that_followed_the_changes_is_the_one_that_is_made_at_once(
+        steps in all_steps(),
+        numbers in numbers(),
+        of_api_server in any::<bool>(),
+    ) {
+        let mut cluster = match of_api_server {
+            true => Cluster::of_api_server(FEW_PEERS),
+            false => Cluster::of_lists_over(FEW_PEERS),
+        };
+        apply_together(&mut cluster, &steps, &numbers);
         for (node, _) in NODES {
             for family in IpFamily::ALL {
                 let followed = cluster.model(node, family);
-                let made = Model::of_lists_over(FEW_PEERS, &cluster.snapshot, &cluster.attachments, family, here(node, family));
+                let made = Model::of_lists_over(FEW_PEERS, &cluster.snapshot, &cluster.attachments, family, followed.here().clone());
                 prop_assert_eq!(places(followed.wanted()), places(made.wanted()));
                 prop_assert_eq!(followed.wanted(), made.wanted());
                 prop_assert!(followed.frame().covers(&made.frame()), "{:?}", followed.frame());

@@ -31,7 +31,7 @@ use serde_json::{Value, json};
 
 use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::samples::{
-    Cluster, NODES, addresses, namespace, pod, policy, tcp, udp,
+    Cluster, ICMP, NODES, addresses, namespace, pod, policy, tcp, udp,
 };
 use crate::features::policies::desired::tests::oracle::{few_peers_of, number, runner};
 use crate::features::policies::desired::tests::random::all_steps;
@@ -87,6 +87,8 @@ impl Road {
         let nodes = NODES.iter().zip(inner).map(|((name, _), stop)| {
             let bench = stop.enter(|| {
                 let mut bench = Bench::on(TestNode::new(), name, few_peers);
+                // The truth takes a Namespace that is missing by its name, as in manifests.
+                bench.node.config.manifests = Some("/manifests".into());
                 bench.set(objects);
                 bench
             });
@@ -393,6 +395,63 @@ fn what_a_server_may_begin_and_has_begun_lets_no_late_reply_pass() {
     road.carry(&rows(true), &objects);
     let late = |row: &Row, number| wire::segment(row.from, row.to, [7_000, 20_000], number);
     assert_eq!(road.differences_with(&rows(false), late), [""; 0]);
+}
+
+/// The kernel takes for an error about a connection whatever names one of the receiver.
+#[test]
+fn an_isolated_pod_sends_errors_about_its_own_connections_and_to_whom_it_may_send() {
+    let spec = json!({"podSelector": {"matchLabels": {"app": "closed"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]});
+    let objects = [
+        namespace("a", ""),
+        pod("a/client", "worker2", 2, ""),
+        pod("a/friend", "worker2", 3, "app=friend"),
+        pod("a/server", "worker", 2, "app=closed"),
+        pod("a/other", "worker", 3, "app=closed"),
+        pod("a/open", "worker", 4, ""),
+        policy("a/p", &spec),
+    ];
+    let road = Road::through(FEW_PEERS, &objects);
+    let router = ["203.0.113.9", "2001:db8::99"].map(|one| one.parse().unwrap());
+    let [client, friend] = [2, 3].map(|number| addresses("worker2", number));
+    let [server, other, open] = [2, 3, 4].map(|number| addresses("worker", number));
+    let connection = |from: [IpAddr; 2]| {
+        let rows = from.into_iter().zip(server).map(|(from, to)| Row {
+            from,
+            to,
+            traffic: udp(53),
+            allowed: true,
+        });
+        rows.collect::<Vec<_>>()
+    };
+    for (sender, receiver, allowed) in [
+        (server, client, true),
+        (other, client, false),
+        (other, friend, true),
+        (open, client, true),
+        (router, client, true),
+    ] {
+        let known = connection(receiver);
+        road.carry(&known, &objects);
+        let errors = sender.into_iter().zip(receiver).map(|(from, to)| Row {
+            from,
+            to,
+            traffic: ICMP,
+            allowed,
+        });
+        let error = |row: &Row, number: u32| {
+            let at = usize::try_from(number).unwrap();
+            let about = &known[at];
+            let about = wire::packet(about.from, about.to, about.traffic, number);
+            wire::unreachable(row.from, row.to, &about, number)
+        };
+        let errors: Vec<_> = errors.collect();
+        assert_eq!(
+            road.differences_with(&errors, error),
+            [""; 0],
+            "{sender:?} {receiver:?}"
+        );
+    }
 }
 
 /// Two pods, and a policy that lets the one reach the other over TCP 80.

@@ -39,6 +39,16 @@ pub fn heartbeat(from: IpAddr, to: IpAddr, [source, port]: [u16; 2], number: u32
     numbered(from, to, 132, 8, sctp_heartbeat(source, port), number)
 }
 
+/// An error about a packet: its port is unreachable (RFC 792; RFC 4443, section 3.1).
+pub fn unreachable(from: IpAddr, to: IpAddr, about: &[u8], number: u32) -> Vec<u8> {
+    let (protocol, kind, code) = match from {
+        IpAddr::V4(_) => (ICMP, 3, 3),
+        IpAddr::V6(_) => (ICMP_V6, 1, 4),
+    };
+    let payload = [&[kind, code, 0, 0, 0, 0, 0, 0], about].concat();
+    numbered(from, to, protocol, 2, payload, number)
+}
+
 /// Ends a packet with its number. Its checksum goes to this place of the payload.
 fn numbered(
     from: IpAddr,
