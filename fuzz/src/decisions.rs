@@ -75,6 +75,7 @@ fn model(snapshot: &Snapshot, family: IpFamily) -> Model {
             .filter(|cidr| IpFamily::of_network(**cidr) == family)
             .copied()
             .collect(),
+        has_all_namespaces: false,
     };
     let attachments = Attachments::default();
     let mut model = Model::of(snapshot, &attachments, family, here);

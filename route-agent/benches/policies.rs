@@ -195,6 +195,7 @@ impl Bench {
             here: Here {
                 node: Arc::from("node-0"),
                 pod_cidrs: Box::new(["10.0.0.0/24".parse().unwrap()]),
+                has_all_namespaces: true,
             },
             model: None,
             table: FamilyTable::new(IpFamily::V4, Logging::On),
