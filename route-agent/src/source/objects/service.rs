@@ -380,7 +380,7 @@ mod tests {
             ("e", 84, Some(30082)),
         ];
         assert_eq!(kept, expected);
-        let warnings = frontends::warnings(&web);
+        let warnings: Vec<String> = frontends::warnings(&web).collect();
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         let named = "spec.ports[].nodePort `30080` is left out: it is given twice";
         assert!(warnings[0].starts_with(named), "{warnings:?}");
