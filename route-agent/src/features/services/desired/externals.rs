@@ -47,13 +47,8 @@ impl Externals {
     /// As the cluster and the flags are now.
     pub fn of(snapshot: &Snapshot, config: &Config) -> Externals {
         let allowed = &config.services.external_ips;
-        let own_ports = [
-            (&config.metrics_bind_address, "--metrics-bind-address"),
-            (&config.healthz_bind_address, "--healthz-bind-address"),
-        ];
-        let own_ports = own_ports
-            .into_iter()
-            .filter_map(|(bound, flag)| Some((bound.0?.port(), flag)));
+        let own_ports = config.own_addresses();
+        let own_ports = own_ports.map(|(address, flag)| (address.port(), flag));
         Externals {
             own_ports: own_ports.collect(),
             handwritten: config.manifests.is_some(),
