@@ -8,7 +8,7 @@ use crate::snapshot::{
     self, AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, PortsSoFar, Repeated, ServiceKind,
     ServicePort, TrafficPolicy,
 };
-use crate::source::objects::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
+use crate::source::objects::{Checker, Metadata, Names, Number, Text, Unnamed, lenient, nullable};
 
 /// The annotation by which one Service chooses how its connections are spread.
 pub const BALANCING_ANNOTATION: &str = "podwire.io/balancing";
@@ -153,7 +153,7 @@ impl Service {
         let kind = kind(spec, &mut checker);
         Ok(snapshot::Service {
             name,
-            created: self.metadata.created(),
+            created: self.metadata.created(&mut checker),
             kind,
             cluster_ips: cluster_ips(spec, &mut checker).into(),
             ports: ports(spec, names, &mut checker).into(),
@@ -198,6 +198,13 @@ fn kind(spec: &ServiceSpec, checker: &mut Checker) -> ServiceKind {
 }
 
 fn cluster_ips(spec: &ServiceSpec, checker: &mut Checker) -> Vec<std::net::IpAddr> {
+    checker.beside(
+        "spec.clusterIP",
+        &spec.cluster_ip,
+        spec.cluster_ips.first(),
+        lenient::address,
+        "is not the first of spec.clusterIPs, which counts",
+    );
     let single = std::slice::from_ref(&spec.cluster_ip);
     let (field, given) = match (spec.cluster_ips.is_empty(), spec.cluster_ip.get()) {
         (false, _) => ("spec.clusterIPs", &spec.cluster_ips[..]),
