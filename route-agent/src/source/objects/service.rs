@@ -137,6 +137,14 @@ impl Service {
         self.spec.kind.get() == Some("NodePort") && ports.any(|port| port.node_port.is_unset())
     }
 
+    /// True if it waits for the port from the API server at which a load balancer asks where its
+    /// endpoints are.
+    pub fn waits_for_health_check_port(&self) -> bool {
+        self.spec.kind.get() == Some("LoadBalancer")
+            && self.spec.external_traffic_policy.get() == Some("Local")
+            && self.spec.health_check_node_port.is_unset()
+    }
+
     /// True if it waits for a load balancer, and has a ClusterIP and nothing else meanwhile.
     pub fn waits_for_load_balancer(&self) -> bool {
         self.spec.kind.get() == Some("LoadBalancer")
