@@ -149,8 +149,8 @@ fn decide(snapshot: &Snapshot) {
         }
     }
     for service in snapshot.services.values() {
-        let _ = frontends::warnings(service);
-        let _ = externals.warnings(service);
+        let _ = frontends::warnings(service).count();
+        let _ = externals.warnings(service).count();
     }
     for slice in snapshot.slices.values() {
         let _ = endpoints::warnings(slice, None);

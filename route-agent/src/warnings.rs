@@ -5,7 +5,10 @@
 //! replaces all of its warnings at once, or those of one object.
 //!
 //! Who may change an object can make and fix its warning as often as there is time. So the log has
-//! a limit over time: what exceeds it is counted, and told as a number.
+//! a limit over time: what exceeds it is counted, and told as a number. Nor does it matter how much
+//! is wrong with one object: of that some is kept, and the number of the rest.
+
+mod limit;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +18,16 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::text;
+pub use limit::Used;
 
 /// More than this many lines at a time are summed up in one line of the log.
 const NAMED_AT_ONCE: u32 = 200;
 
 /// After this long there may be one more line: some 25,000 in a day, whatever happens.
 const NEXT_LINE: Duration = Duration::from_millis(3500);
+
+/// So much is said of one object; of what exceeds it the number.
+const MOST_TEXTS: usize = 50;
 
 /// In bytes: a kind, and a namespace and name of 253 each; a path is shorter.
 const LONGEST_OBJECT: usize = 600;
@@ -102,13 +109,10 @@ impl Warnings {
 
     /// The warnings of `origin` are exactly these from now on.
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
-        let now: BTreeSet<Warning> = now.into_iter().collect();
-        let before = self.present.entry(origin).or_default();
-        self.log.difference(origin, before, &now, Instant::now());
-        if let Some(on_new) = &mut self.on_new {
-            now.difference(before).for_each(on_new);
-        }
-        *before = now;
+        let mut few = Few::default();
+        now.into_iter().for_each(|warning| few.add(warning));
+        let before = std::mem::take(self.present.entry(origin).or_default());
+        self.exchange(origin, &before, few.named());
     }
 
     /// The warnings of `origin` about one object are exactly these texts from now on.
@@ -118,25 +122,31 @@ impl Warnings {
         object: &str,
         texts: impl IntoIterator<Item = String>,
     ) {
-        let now: BTreeSet<Warning> = texts
-            .into_iter()
-            .map(|text| Warning::new(object, text))
-            .collect();
+        let mut few = Few::default();
+        for text in texts {
+            few.add(Warning::new(object, text));
+        }
+        let object = Warning::new(object, "").object;
         let all = self.present.entry(origin).or_default();
-        let first = Warning::new(object, "");
-        let before: BTreeSet<Warning> = all
-            .range(first..)
-            .take_while(|w| w.object == object)
-            .cloned()
-            .collect();
-        self.log.difference(origin, &before, &now, Instant::now());
+        let before: BTreeSet<Warning> = about(all, &object).cloned().collect();
+        for warning in &before {
+            all.remove(warning);
+        }
+        self.exchange(origin, &before, few.named());
+    }
+
+    /// Adds `now`, which takes the place of what was there before, and says what differs.
+    fn exchange(
+        &mut self,
+        origin: &'static str,
+        before: &BTreeSet<Warning>,
+        now: BTreeSet<Warning>,
+    ) {
+        self.log.difference(origin, before, &now, Instant::now());
         if let Some(on_new) = &mut self.on_new {
-            now.difference(&before).for_each(on_new);
+            now.difference(before).for_each(on_new);
         }
-        for fixed in before.difference(&now) {
-            all.remove(fixed);
-        }
-        all.extend(now);
+        self.present.entry(origin).or_default().extend(now);
     }
 
     /// All warnings with their origin, sorted.
@@ -169,6 +179,52 @@ impl Warnings {
     }
 }
 
+/// Warnings, of each object no more than [`MOST_TEXTS`]: whoever may write one can have as many
+/// faults in it as it has room for.
+#[derive(Debug, Default)]
+struct Few {
+    named: BTreeSet<Warning>,
+    /// Objects with more, and how many.
+    more: Vec<(String, usize)>,
+}
+
+impl Few {
+    fn add(&mut self, warning: Warning) {
+        if self.named.contains(&warning) {
+            return;
+        }
+        if about(&self.named, &warning.object).count() < MOST_TEXTS {
+            self.named.insert(warning);
+            return;
+        }
+        // What is said of one object usually comes together.
+        let mut more = self.more.iter_mut().rev();
+        match more.find(|(object, _)| *object == warning.object) {
+            Some((_, more)) => *more += 1,
+            None => self.more.push((warning.object, 1)),
+        }
+    }
+
+    /// All of them, and of objects with more the number.
+    fn named(mut self) -> BTreeSet<Warning> {
+        for (object, more) in self.more {
+            let text = format!("and {more} more, which are named once others are corrected");
+            self.named.insert(Warning { object, text });
+        }
+        self.named
+    }
+}
+
+/// What is said of one object.
+fn about<'a>(all: &'a BTreeSet<Warning>, object: &'a str) -> impl Iterator<Item = &'a Warning> {
+    let first = Warning {
+        object: object.to_owned(),
+        text: String::new(),
+    };
+    all.range(first..)
+        .take_while(move |warning| warning.object == object)
+}
+
 /// The last failure of something that is tried again and again: the log is told of one that differs.
 #[derive(Debug, Default)]
 pub struct LastFailure(Option<String>);
@@ -192,8 +248,8 @@ impl LastFailure {
 /// What goes to the log of warnings that come and go.
 #[derive(Debug, Default)]
 struct Log {
-    /// Lines of the present burst that are used up, and since when that is so.
-    used: Option<(u32, Instant)>,
+    /// Lines that are used up.
+    used: Option<Used>,
     /// What came and went without a line.
     untold: Untold,
 }
@@ -232,17 +288,8 @@ impl Log {
     /// Whether there may be one more line. The last one before there may not says so, and the first
     /// one after tells what was left out.
     fn may_tell(&mut self, moment: Instant) -> bool {
-        let (used, since) = self.used.unwrap_or((0, moment));
-        let passed = moment.saturating_duration_since(since);
-        let earned = u32::try_from(passed.as_millis() / NEXT_LINE.as_millis()).unwrap_or(u32::MAX);
-        let since = if earned >= used {
-            moment
-        } else {
-            since + NEXT_LINE * earned
-        };
-        let used = used.saturating_sub(earned);
-        if used >= NAMED_AT_ONCE {
-            self.used = Some((used, since));
+        let used = self.used.get_or_insert(Used::nothing(moment));
+        if !used.once_more(NAMED_AT_ONCE, NEXT_LINE, moment) {
             if self.untold == Untold::default() {
                 tracing::warn!(
                     "too many warnings come and go to name each; `podwire-agent status` lists all \
@@ -251,7 +298,6 @@ impl Log {
             }
             return false;
         }
-        self.used = Some((used + 1, since));
         let Untold { new, fixed } = std::mem::take(&mut self.untold);
         if new + fixed > 0 {
             tracing::warn!(new, fixed, "warnings were not named one by one");
@@ -261,139 +307,4 @@ impl Log {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warning_shows_the_words_of_others_on_one_line_and_not_without_end() {
-        let warning = Warning::new("file a\nb", "\u{1b}]0;owned\u{7} is wrong");
-        assert_eq!(warning.object, "file a\\nb");
-        assert_eq!(warning.text, "\\u{1b}]0;owned\\u{7} is wrong");
-        let warning = Warning::new("x".repeat(5000), "y".repeat(50_000_000));
-        assert!(warning.object.len() < 700 && warning.text.len() < 2100);
-        assert!(warning.text.capacity() < 4200, "the rest is given back");
-        assert_eq!(Warning::new("Node a", "is wrong").text, "is wrong");
-    }
-
-    /// How many lines this number of changes makes, and what is left to tell.
-    fn lines(changes: u32, within: Duration) -> (u32, Untold) {
-        let start = Instant::now();
-        let mut log = Log::default();
-        let told = (0..changes).filter(|n| {
-            let told = log.may_tell(start + within * *n / changes);
-            log.untold.new += usize::from(!told);
-            told
-        });
-        (u32::try_from(told.count()).unwrap(), log.untold)
-    }
-
-    #[test]
-    fn what_comes_and_goes_all_the_time_is_summed_up_over_time_and_not_object_by_object() {
-        let (told, untold) = lines(80_000, Duration::from_secs(8));
-        assert_eq!(told, NAMED_AT_ONCE + 2, "two more in eight seconds");
-        assert!(untold.new > 1000, "{untold:?}");
-        let (told, _) = lines(80_000, Duration::from_secs(3500));
-        assert_eq!(told, NAMED_AT_ONCE + 999);
-        // An honest day: each is told.
-        let (told, untold) = lines(100, Duration::from_secs(400));
-        assert_eq!((told, untold), (100, Untold::default()));
-    }
-
-    #[test]
-    fn eighty_thousand_changes_of_one_object_make_some_lines_of_log() {
-        let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        let writer = Written(text.clone());
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::with_default(subscriber, || {
-            let mut warnings = Warnings::default();
-            for n in 0..40_000 {
-                let object = format!("Service default/{}", n % 7);
-                warnings.replace_for("services", &object, [format!("bad value {n}")]);
-                warnings.replace_for("services", &object, []);
-            }
-        });
-        let bytes = text.lock().unwrap().len();
-        assert!((1000..50_000).contains(&bytes), "{bytes} bytes of log");
-    }
-
-    #[derive(Clone)]
-    struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_failure_is_news_until_it_is_known_and_again_once_it_was_over() {
-        let mut last = LastFailure::default();
-        let said = ["a", "a", "b", "a"].map(|text| last.is_news(text));
-        assert_eq!(said, [true, false, true, true]);
-        last.is_over();
-        assert!(last.is_news("a"));
-    }
-
-    #[test]
-    fn replacing_all_leaves_other_origins_alone() {
-        let mut warnings = Warnings::default();
-        warnings.replace(
-            "routes",
-            [Warning::new("Node a", "x"), Warning::new("Node b", "y")],
-        );
-        warnings.replace("source", [Warning::new("file f", "z")]);
-        warnings.replace("routes", [Warning::new("Node b", "y")]);
-        let present: Vec<_> = warnings
-            .iter()
-            .map(|(o, w)| (o, w.object.as_str()))
-            .collect();
-        assert_eq!(present, [("routes", "Node b"), ("source", "file f")]);
-        warnings.replace("routes", []);
-        warnings.replace("source", []);
-        assert!(warnings.is_empty());
-    }
-
-    #[test]
-    fn a_warning_is_new_only_when_it_appears() {
-        let (sender, seen) = std::sync::mpsc::channel();
-        let on_new: OnNewWarning =
-            Box::new(move |warning| sender.send(warning.object.clone()).unwrap());
-        let mut warnings = Warnings::watched_by(Some(on_new));
-        warnings.replace("routes", [Warning::new("Node a", "x")]);
-        warnings.replace(
-            "routes",
-            [Warning::new("Node a", "x"), Warning::new("Node b", "y")],
-        );
-        warnings.replace_for("services", "Service c", ["z".to_owned()]);
-        warnings.replace_for("services", "Service c", ["z".to_owned()]);
-        warnings.replace_for("services", "Service c", []);
-        warnings.replace_for("services", "Service c", ["z".to_owned()]);
-        let objects: Vec<_> = seen.try_iter().collect();
-        assert_eq!(objects, ["Node a", "Node b", "Service c", "Service c"]);
-    }
-
-    #[test]
-    fn replacing_for_one_object_leaves_its_neighbours_alone() {
-        let mut warnings = Warnings::default();
-        warnings.replace("s", [Warning::new("a", "1"), Warning::new("ab", "2")]);
-        warnings.replace_for("s", "a", ["3".to_owned(), "4".to_owned()]);
-        assert_eq!(warnings.count("s"), 3);
-        warnings.replace_for("s", "a", []);
-        assert_eq!(
-            warnings
-                .iter()
-                .map(|(_, w)| w.text.as_str())
-                .collect::<Vec<_>>(),
-            ["2"]
-        );
-        warnings.replace_for("s", "ab", []);
-        assert!(warnings.is_empty());
-    }
-}
+mod tests;

@@ -30,6 +30,7 @@ fn every_test_that_the_page_names_is_there() {
     let folders = [
         "tests/tests",
         "route-agent/src",
+        "route-agent/tests",
         "cni-plugin/src",
         "cni-plugin/tests",
         "kubectl-plugin/src",

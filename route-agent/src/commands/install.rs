@@ -76,7 +76,7 @@ impl Install {
             files::replace(&target, &wanted, 0o755, Durability::Durable)?;
             info!(plugin = %target.display(), "installed");
         }
-        link_loopback(&self.bin_dir.join("loopback"))
+        link_loopback(&self.bin_dir.join("loopback"), &wanted)
     }
 
     /// Removes what [`run`](Self::run) has installed in this directory; returns which files.
@@ -101,18 +101,37 @@ fn is_installed(target: &Path, wanted: &[u8]) -> bool {
         && fs::symlink_metadata(target).is_ok_and(is_executable)
 }
 
-/// Makes `loopback`, unless the node has one. A link that leads nowhere is none.
-fn link_loopback(path: &Path) -> Result<(), FileError> {
-    let leads_nowhere = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
-    if fs::metadata(path).is_err_and(leads_nowhere) {
-        files::remove_if_there(path)?;
+/// Makes `loopback`, unless the node has one that a runtime can start. A link that leads to none is
+/// none, whosever it is, and so is an empty directory or file.
+fn link_loopback(path: &Path, plugin: &[u8]) -> Result<(), FileError> {
+    let starts = |found: Metadata| found.is_file() && found.len() > 0 && found.mode() & 0o111 != 0;
+    if fs::metadata(path).is_ok_and(starts) {
+        return Ok(());
     }
+    match fs::symlink_metadata(path) {
+        Ok(found) if is_anothers(path, &found, plugin) => {
+            let why = io::Error::other("what is there is no program and not ours; move it away");
+            return Err(FileError::of("make the loopback plugin", path)(why));
+        }
+        _ => files::remove_if_there(path)?,
+    };
     match symlink(PLUGIN, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(FileError::of("create", path)(error))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether something that is no program is worth asking about before it goes: a file with content that
+/// is not the plugin's, a device, a pipe. A directory goes only if it is empty.
+fn is_anothers(path: &Path, found: &Metadata, plugin: &[u8]) -> bool {
+    let is_plain = found.is_symlink() || found.is_dir();
+    let is_ours = || {
+        let most = plugin.len() as u64 + 1;
+        found.is_file() && read(path, most).is_ok_and(|text| text.is_empty() || text == plugin)
+    };
+    !is_plain && !is_ours()
 }
 
 #[cfg(test)]
@@ -226,12 +245,62 @@ mod tests {
     fn a_loopback_plugin_of_the_node_stays() {
         let Node { install, .. } = &node();
         fs::create_dir_all(&*install.bin_dir).unwrap();
-        fs::write(install.bin_dir.join("loopback"), "the node's own").unwrap();
+        let [loopback, elsewhere] =
+            ["loopback", "elsewhere"].map(|name| install.bin_dir.join(name));
+        fs::write(&elsewhere, "the node's own").unwrap();
+        fs::set_permissions(&elsewhere, Permissions::from_mode(0o755)).unwrap();
+        symlink("elsewhere", &loopback).unwrap();
         install.run().unwrap();
-        assert_eq!(
-            fs::read(install.bin_dir.join("loopback")).unwrap(),
-            b"the node's own"
-        );
+        assert_eq!(fs::read(&loopback).unwrap(), b"the node's own");
+        fs::rename(&elsewhere, &loopback).unwrap();
+        install.run().unwrap();
+        assert_eq!(fs::read(&loopback).unwrap(), b"the node's own");
+    }
+
+    #[test]
+    fn a_loopback_that_no_runtime_can_start_is_replaced_or_named() {
+        let Node { install, .. } = &node();
+        install.run().unwrap();
+        let loopback = install.bin_dir.join("loopback");
+        let file = |text: &str, mode| {
+            fs::write(&loopback, text).unwrap();
+            fs::set_permissions(&loopback, Permissions::from_mode(mode)).unwrap();
+        };
+        let link = |to: &str| symlink(to, &loopback).unwrap();
+        let replaced: [&dyn Fn(); 7] = [
+            &|| link("loopback"),
+            &|| link("/"),
+            &|| link("podwire/under"),
+            &|| fs::create_dir(&loopback).unwrap(),
+            &|| file("", 0o755),
+            &|| file("", 0o644),
+            &|| file("version 1", 0o644),
+        ];
+        for make in replaced {
+            fs::remove_file(&loopback).unwrap();
+            make();
+            install.run().unwrap();
+            assert_eq!(fs::read_link(&loopback).unwrap(), Path::new("podwire"));
+        }
+        fs::remove_file(&loopback).unwrap();
+        let named: [&dyn Fn(); 3] = [
+            &|| file("another's", 0o644),
+            &|| nix::unistd::mkfifo(&loopback, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            &|| {
+                fs::create_dir(&loopback).unwrap();
+                fs::write(loopback.join("another's"), "").unwrap();
+            },
+        ];
+        for make in named {
+            make();
+            let error = install.run().unwrap_err();
+            assert!(error.to_string().ends_with("/loopback"), "{error}");
+            assert!(
+                error.source.to_string().contains("move it away"),
+                "{error:?}"
+            );
+            files::remove_tree(&loopback).unwrap();
+        }
     }
 
     #[test]

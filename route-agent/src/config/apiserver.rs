@@ -38,14 +38,14 @@ pub struct Options {
     #[arg(skip)]
     pub read: Option<Uri>,
 
-    /// What its names have been resolved to. No flag.
+    /// The addresses at which it was used, and what its names have been resolved to. No flag.
     #[arg(skip)]
     pub resolved: Resolved,
 }
 
 impl Options {
     /// The addresses of the API server that are known without asking it: those that are named, and
-    /// those that its names had when it was last connected to.
+    /// those that it, or its names, had when it was connected to.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let named = self.servers.iter().chain(&self.read);
         named.filter_map(address).chain(self.resolved.all())
@@ -59,7 +59,7 @@ pub fn address(server: &Uri) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The addresses of names. All clones have the same.
+/// The addresses of servers that were used. All clones have the same.
 #[derive(Debug, Clone, Default)]
 pub struct Resolved(Arc<Mutex<BTreeSet<IpAddr>>>);
 
@@ -67,7 +67,7 @@ impl Resolved {
     /// More than an API server has; a name server that has another answer each time fills no memory.
     const MOST: usize = 64;
 
-    /// A name has these addresses now. Those that it had stay: a connection may last.
+    /// A server, or its name, has these addresses now. Those that it had stay: a connection may last.
     pub fn add(&self, addresses: impl Iterator<Item = IpAddr>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {

@@ -6,6 +6,7 @@ pub mod apiserver;
 pub mod services;
 pub mod values;
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -216,6 +217,16 @@ impl Config {
             }
         }
         read
+    }
+
+    /// Where the agent itself answers other machines and this one, and the flags that say so.
+    pub fn own_addresses(&self) -> impl Iterator<Item = (SocketAddr, &'static str)> {
+        let bound = [
+            (&self.metrics_bind_address, "--metrics-bind-address"),
+            (&self.healthz_bind_address, "--healthz-bind-address"),
+        ];
+        let bound = bound.into_iter();
+        bound.filter_map(|(bound, flag)| Some((bound.0?, flag)))
     }
 
     /// The socket that answers the operator's commands.

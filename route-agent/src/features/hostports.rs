@@ -1,22 +1,24 @@
 //! The plugin's tables are rebuilt if they are taken away, and lose what the runtime forgot.
 //!
-//! In: the plugin's attachment records, the links and routes of this node. Out: `inet
-//! podwire-hostports` and `inet podwire-ipmasq` hold what the records say; a record whose link has
-//! been gone for the grace period of leases is taken back as DEL would do it. A record that the
-//! plugin made as a chained `portmap` says nothing about links, so only DEL and GC end it. One that
+//! In: the plugin's attachment records, the links and routes of this node; for warnings the Services.
+//! Out: `inet podwire-hostports` and `inet podwire-ipmasq` hold what the records say; a record whose
+//! link has been gone for the grace period of leases is taken back as DEL would do it. A record that
+//! the plugin made as a chained `portmap` says nothing about links, so only DEL and GC end it. One that
 //! cannot be read is named after its link all the same, and goes in the same way.
 //!
 //! The plugin writes both the records and the tables itself, under a lock; this feature holds the
 //! same lock while it reads the one and repairs the other, so that neither ever undoes what the
 //! other is doing. If the plugin is at work it does not wait but comes back.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod taken;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use podwire::attachment::{
     DIRECTORY, FAMILY, HOSTPORTS, IPMASQ, Record, Records, Unreadable, apply, has_all,
-    host_link_name, hostports_table, ipmasq_table, keys,
+    host_link_name, hostports_table, ipmasq_table,
 };
 use podwire::exposure;
 use podwire_kernel::RouteSocket;
@@ -24,6 +26,7 @@ use podwire_kernel::nft::{NftSocket, Table};
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
+use crate::features::hostports::taken::Taken;
 use crate::features::parts::kept_table::KeptTable;
 use crate::features::parts::signs_of_life::{self, Attachment, Missing, lifeless};
 use crate::files;
@@ -46,6 +49,8 @@ pub struct HostPorts {
     /// The links of the attachments that have a record.
     links: BTreeSet<String>,
     missing: Missing<(String, String)>,
+    /// Who else has host ports.
+    taken: Taken,
     /// The missing links of records that cannot be read.
     missing_links: Missing<String>,
     due: Option<Instant>,
@@ -56,7 +61,8 @@ pub struct HostPorts {
 struct Outcome {
     writes: u64,
     unreadable: Vec<Unreadable>,
-    given_twice: Vec<Warning>,
+    /// Host ports that are another's as well.
+    contested: Vec<Warning>,
     /// The first thing that failed; the rest is done.
     failure: Option<SyncError>,
 }
@@ -78,6 +84,7 @@ impl HostPorts {
             elements: NftSocket::open()?,
             routes: RouteSocket::open()?,
             links: BTreeSet::new(),
+            taken: Taken::default(),
             missing: Missing::default(),
             missing_links: Missing::default(),
             due: None,
@@ -91,18 +98,16 @@ impl HostPorts {
     }
 
     /// Brings tables and records together. What fails for one of them does not stop the others.
-    fn keep(&mut self, records: &Records, grace: Duration) -> Result<Outcome, SyncError> {
+    fn keep(&mut self, records: &Records, world: &World<'_>) -> Result<Outcome, SyncError> {
         let (all, unreadable) = records.read_all()?;
         let named = unreadable.iter().filter_map(Unreadable::link);
         self.links = all.iter().map(link).collect();
         self.links.extend(named.map(str::to_owned));
-        let lost = self.lost(&all, &unreadable, grace)?;
+        let lost = self.lost(&all, &unreadable, world.config.lease_grace)?;
         let is_lost = |record: &Record| !record.chained && lost.attachments.contains(&key(record));
         let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_lost);
-        let mut outcome = Outcome {
-            given_twice: given_twice(&kept),
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome::default();
+        (self.taken, outcome.contested) = Taken::of(&kept, world.config, world.snapshot);
         for record in &gone {
             let taken = exposure::take_back(records, record);
             if outcome.count(taken.map(|_withdrawn| 1)) {
@@ -196,8 +201,12 @@ impl Feature for HostPorts {
         ports.into_iter().flatten().collect()
     }
 
-    fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
+    fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
+            Event::Objects(dirty) => {
+                let mut services = dirty.services.iter();
+                services.any(|name| self.taken.concerns(name, world.snapshot))
+            }
             Event::Kernel(KernelEvent::Link { name, gone, .. }) => {
                 if *gone && self.links.contains(name) {
                     self.come_back(signs_of_life::CALM);
@@ -235,12 +244,12 @@ impl Feature for HostPorts {
             self.come_back(CALM);
             return Ok(done);
         };
-        let grace = world.config.lease_grace;
-        let outcome = self.keep(&records, grace)?;
+        let outcome = self.keep(&records, world)?;
         done.writes = outcome.writes;
+        let grace = world.config.lease_grace;
         let unreadable = outcome.unreadable.iter();
         let unreadable = unreadable.map(|one| warning(one, grace));
-        warn.replace(unreadable.chain(outcome.given_twice));
+        warn.replace(unreadable.chain(outcome.contested));
         outcome.failure.map_or(Ok(done), Err)
     }
 
@@ -323,42 +332,6 @@ fn keep(table: &mut KeptTable, wanted: Option<Table>) -> Result<u64, SyncError> 
         Some(wanted) => table.keep(&wanted)?,
         None => u64::from(table.remove()?),
     })
-}
-
-/// Names host ports that several attachments have: the youngest, which comes last, gets the
-/// connections, and the others none.
-fn given_twice(records: &[Record]) -> Vec<Warning> {
-    let mut given = BTreeMap::new();
-    let mut warnings = Vec::new();
-    for record in records {
-        for port in &record.host_ports {
-            for key in keys(port) {
-                let Some(before) = given.insert(key, record) else {
-                    continue;
-                };
-                if link(before) == link(record) {
-                    continue;
-                }
-                let text = format!(
-                    "has hostPort {}/{}, which {} of this node has had before and gets no \
-                     connections through any longer; give one of them another port",
-                    port.host_port,
-                    port.protocol,
-                    whose(before)
-                );
-                warnings.push(Warning::new(whose(record), text));
-            }
-        }
-    }
-    warnings
-}
-
-/// A record's pod as a person would name it.
-fn whose(record: &Record) -> String {
-    match &record.pod {
-        Some((namespace, name)) => format!("Pod {namespace}/{name}"),
-        None => format!("container {}", record.container_id),
-    }
 }
 
 /// The host end of the link that a record is about.

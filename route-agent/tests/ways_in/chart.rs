@@ -92,3 +92,29 @@ fn the_chart_the_manifest_and_the_program_have_one_version() {
     let image = format!("podwire:{version}");
     assert_eq!(pod["containers"][0]["image"], image.as_str());
 }
+
+#[test]
+fn the_manifest_tells_the_scheduler_of_the_ports_at_which_the_agent_answers() {
+    let install = objects(&read("conf/install.yaml"));
+    let set = &install["DaemonSet podwire"]["spec"];
+    let ports = set["template"]["spec"]["containers"][0]["ports"].as_array();
+    let ports = ports.unwrap().iter().map(|port| {
+        let name = port["name"].as_str().unwrap();
+        (name, port["containerPort"].to_string())
+    });
+    let mut found = BTreeSet::new();
+    for flag in of_the_agent() {
+        if let Some(name) = flag.get_long().unwrap().strip_suffix("-bind-address") {
+            let address = flag.get_default_values()[0].to_str().unwrap();
+            let port = address.rsplit(':').next().unwrap().to_owned();
+            found.insert((
+                if name == "healthz" { "health" } else { name }.to_owned(),
+                port,
+            ));
+        }
+    }
+    let ports = ports.map(|(name, port)| (name.to_owned(), port));
+    assert_eq!(ports.collect::<BTreeSet<_>>(), found);
+    // One that comes beside the old one would wait for its ports.
+    assert_eq!(set["updateStrategy"]["rollingUpdate"]["maxSurge"], 0);
+}

@@ -173,6 +173,41 @@ fn the_probes_ask_where_the_agent_answers() {
 
 #[test]
 #[ignore = "needs helm: make chart-test"]
+fn the_scheduler_is_told_of_the_ports_at_which_the_agent_answers() {
+    let ports = |health: &str, metrics: &str| {
+        let set = format!(
+            "--set-string=agent.healthzBindAddress={health},agent.metricsBindAddress={metrics}"
+        );
+        let rendered = render(&[&set]);
+        let update = &rendered["DaemonSet podwire"]["spec"]["updateStrategy"];
+        // One that comes beside the old one would wait for its ports.
+        assert_eq!(update["rollingUpdate"]["maxSurge"], 0);
+        let agent = pod(&rendered, "DaemonSet podwire")["containers"][0].clone();
+        let ports = agent["ports"].as_array().cloned().unwrap_or_default();
+        let ports = ports.iter().map(|port| {
+            let number = port["containerPort"].as_u64().unwrap();
+            (port["name"].as_str().unwrap().to_owned(), number)
+        });
+        ports.collect::<BTreeMap<_, _>>()
+    };
+    let named = |all: &[(&str, u64)]| {
+        let all = all
+            .iter()
+            .map(|(name, number)| ((*name).to_owned(), *number));
+        all.collect::<BTreeMap<_, _>>()
+    };
+    let both = ports("0.0.0.0:10356", "[::1]:10349");
+    assert_eq!(both, named(&[("health", 10356), ("metrics", 10349)]));
+    assert_eq!(ports("", "[::1]:10349"), named(&[("metrics", 10349)]));
+    assert_eq!(ports("[::]:10256", ""), named(&[("health", 10256)]));
+    // The API server refuses a port that is there twice.
+    let same = ports("192.0.2.1:10256", "127.0.0.1:10256");
+    assert_eq!(same, named(&[("health", 10256)]));
+    assert_eq!(ports("", ""), named(&[]));
+}
+
+#[test]
+#[ignore = "needs helm: make chart-test"]
 fn uninstall_replaces_each_agent_by_the_pod_of_the_uninstall_manifest() {
     let rendered = render(&["--set=uninstall.enabled=true"]);
     let wanted = objects(&read("conf/uninstall.yaml"));

@@ -18,6 +18,11 @@ containers:
   - name: agent
     args: [run]
     {{- include "podwire.container" . | nindent 4 }}
+    {{- with include "podwire.ports" . | trim }}
+    # Where the agent answers. The scheduler keeps pods that want one of these as hostPort off the node:
+    # they would get what is meant for the agent, the kubelet's probes among it.
+    ports: {{- . | nindent 6 }}
+    {{- end }}
     {{- if ne (dig "healthzBindAddress" "default" .Values.agent) "" }}
     # Fails when the agent is stuck: a change waits longer than a minute for the kernel.
     livenessProbe:

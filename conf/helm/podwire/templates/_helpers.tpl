@@ -48,6 +48,18 @@ host: {{ $host | quote }}
 {{- end }}
 {{- end }}
 
+{{/* The ports of agent.healthzBindAddress and agent.metricsBindAddress, each once. */}}
+{{- define "podwire.ports" -}}
+{{- $health := dig "healthzBindAddress" "[::]:10256" .Values.agent | regexFind "[0-9]+$" -}}
+{{- $metrics := dig "metricsBindAddress" "127.0.0.1:10249" .Values.agent | regexFind "[0-9]+$" -}}
+{{- with $health }}
+- {name: health, containerPort: {{ . }}}
+{{- end }}
+{{- if and $metrics (ne $metrics $health) }}
+- {name: metrics, containerPort: {{ $metrics }}}
+{{- end }}
+{{- end }}
+
 {{/* Something unless policies are switched off: what is not read needs no permission. */}}
 {{- define "podwire.policies" -}}
 {{- if ne (toString .Values.agent.networkPolicy) "false" }}yes{{ end -}}

@@ -7,8 +7,11 @@ use podwire::attachment::HostPort;
 use podwire_kernel::Protocol;
 use podwire_kernel::nft::Batch;
 
+use super::taken::given_twice;
 use super::*;
+use crate::features::services::desired::samples::service;
 use crate::features::test_node::{TestNode, delete_pod_link, make_pod_link};
+use crate::snapshot::{Change, Dirty, Object};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -289,4 +292,63 @@ fn a_host_port_that_two_pods_have_is_named() {
     let mut elsewhere = pod("new", 3, 8080);
     elsewhere.host_ports[0].host_ip = Some(IpAddr::from([127, 0, 0, 1]));
     assert_eq!(given_twice(&[pod("old", 2, 8080), elsewhere]), []);
+}
+
+#[test]
+fn a_host_port_of_the_agent_of_a_node_port_or_of_a_health_check_is_named_and_ends_with_it() {
+    let (mut node, mut feature) = node();
+    let mut pod = record("a", 2);
+    pod.pod = Some(("shop".to_owned(), "cart".to_owned()));
+    let port = |protocol, host_port, host_ip: Option<&str>| HostPort {
+        protocol,
+        host_ip: host_ip.map(|text| text.parse().unwrap()),
+        host_port,
+        container_port: 80,
+    };
+    pod.host_ports = vec![
+        port(Protocol::Tcp, 10256, Some("172.18.0.2")),
+        port(Protocol::Udp, 10256, None),
+        port(Protocol::Tcp, 10249, Some("172.18.0.2")),
+        port(Protocol::Tcp, 30080, None),
+        port(Protocol::Tcp, 32000, Some("172.18.0.2")),
+        port(Protocol::Tcp, 8080, None),
+    ];
+    attach(&feature, &pod);
+    node.writes(&mut feature);
+    let of_agent = "Pod shop/cart: has hostPort 10256/tcp, which is a port of the agent itself \
+        (--healthz-bind-address) as well";
+    let warnings = node.warnings();
+    assert_eq!(warnings.len(), 1, "metrics answer elsewhere: {warnings:?}");
+    assert!(warnings[0].starts_with(of_agent), "{warnings:?}");
+
+    let web = |text: &str| Object::Service(service(text));
+    let balanced = "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 80 30080; port udp 81 8080; \
+        external-local; health 32000";
+    let set = |node: &mut TestNode, feature: &mut HostPorts, object| {
+        let mut dirty = Dirty::default();
+        node.snapshot.apply(Change::Set(object), &mut dirty);
+        let noticed = feature.notice(&Event::Objects(&dirty), &node.world());
+        node.writes(feature);
+        (noticed, node.warnings())
+    };
+    let (noticed, warnings) = set(&mut node, &mut feature, web(balanced));
+    assert!(noticed && warnings.len() == 3, "{warnings:?}");
+    for what in [
+        "hostPort 30080/tcp, which is a node port of Service default/web",
+        "hostPort 32000/tcp, which is the healthCheckNodePort of Service default/web",
+    ] {
+        assert!(
+            warnings.iter().any(|one| one.contains(what)),
+            "{warnings:?}"
+        );
+    }
+    let inside = "cluster-ip 10.200.1.9; port tcp 80 30080";
+    let (noticed, warnings) = set(&mut node, &mut feature, web(inside));
+    assert!(noticed && warnings.len() == 1, "{warnings:?}");
+    let other = "kind NodePort; cluster-ip 10.200.1.9; port tcp 80 30081";
+    let (noticed, _) = set(&mut node, &mut feature, web(other));
+    assert!(!noticed, "no host port is concerned");
+    node.config.healthz_bind_address.0 = Some("127.0.0.1:10256".parse().unwrap());
+    node.writes(&mut feature);
+    assert_eq!(node.warnings(), [""; 0]);
 }

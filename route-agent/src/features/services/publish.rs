@@ -153,50 +153,51 @@ impl Publisher {
         world: &World<'_>,
         warn: &mut Warn<'_>,
     ) {
-        let mut texts = BTreeSet::new();
-        let by_hand = world.config.manifests.is_some();
-        let of_slices = || {
-            let slices = world.snapshot.slices_of(name);
-            slices.flat_map(|slice| endpoints::warnings(slice, world.uplink))
+        let has_some = {
+            let mut texts = self.texts(name, tables, externals, world).peekable();
+            let has_some = texts.peek().is_some();
+            if has_some || self.warned.contains(name) {
+                warn.replace_for(&format!("Service {name}"), texts);
+            }
+            has_some
         };
-        if let Some(service) = world.snapshot.services.get(name) {
-            texts.extend(frontends::warnings(service));
-            texts.extend(self.checks.warning(name));
-            if frontends::is_proxied(service) {
-                texts.extend(externals.warnings(service));
-                texts.extend(of_slices());
-                if by_hand {
-                    let settings = &world.config.services;
-                    texts.extend(handwritten::warnings(service, world.snapshot, settings));
-                }
-            }
-            for table in tables {
-                texts.extend(table.applied().conflicts(name));
-                texts.extend(
-                    table
-                        .applied()
-                        .plan(name)
-                        .into_iter()
-                        .flat_map(limits::warnings),
-                );
-                let refused = table.applied().refused().get(name);
-                texts.extend(
-                    refused.map(|why| format!("the kernel refuses it: {why}; tried again")),
-                );
-            }
-        } else if by_hand {
-            texts.extend(handwritten::of_no_service(name, world.snapshot));
-            texts.extend(of_slices());
-        }
-        let has_some = !texts.is_empty();
-        if has_some || self.warned.contains(name) {
-            warn.replace_for(&format!("Service {name}"), texts);
-        }
         if has_some {
             self.warned.insert(name.clone());
         } else {
             self.warned.remove(name);
         }
+    }
+
+    /// What is wrong with a Service, what concerns the whole of it first: of a very long list the rest
+    /// is not named.
+    fn texts<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        tables: &'a [FamilyTable],
+        externals: &'a Externals,
+        world: &'a World<'_>,
+    ) -> impl Iterator<Item = String> + 'a {
+        let (snapshot, settings) = (world.snapshot, &world.config.services);
+        let by_hand = world.config.manifests.is_some();
+        let service = snapshot.services.get(name);
+        let proxied = service.filter(|service| frontends::is_proxied(service));
+        let tables = tables.iter().filter(move |_| service.is_some());
+        let written = proxied.filter(|_| by_hand);
+        let alone = service.is_none() && by_hand;
+        let slices = snapshot.slices_of(name);
+        let slices = slices.filter(move |_| proxied.is_some() || alone);
+        let from_tables = tables.flat_map(|table| of_table(name, table));
+        let written = written
+            .into_iter()
+            .flat_map(|service| handwritten::warnings(service, snapshot, settings));
+        let alone = alone.then(|| handwritten::of_no_service(name, snapshot));
+        from_tables
+            .chain(service.and_then(|_| self.checks.warning(name)))
+            .chain(written)
+            .chain(alone.into_iter().flatten())
+            .chain(service.into_iter().flat_map(frontends::warnings))
+            .chain(proxied.into_iter().flat_map(|one| externals.warnings(one)))
+            .chain(slices.flat_map(|slice| endpoints::warnings(slice, world.uplink)))
     }
 
     fn check_health(&mut self, name: &ObjectName, world: &World<'_>) {
@@ -252,6 +253,16 @@ impl Publisher {
             differs
         });
     }
+}
+
+/// What one family's table has to say of a Service.
+fn of_table<'a>(name: &'a ObjectName, table: &'a FamilyTable) -> impl Iterator<Item = String> + 'a {
+    let applied = table.applied();
+    let refused = applied.refused().get(name);
+    let refused = refused.map(|why| format!("the kernel refuses it: {why}; tried again"));
+    let limited = applied.plan(name).into_iter().flat_map(limits::warnings);
+    let conflicts = applied.conflicts(name);
+    refused.into_iter().chain(limited).chain(conflicts)
 }
 
 /// Whether a Service with internal, and with external, policy Local has endpoints but none here.

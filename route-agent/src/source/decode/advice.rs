@@ -35,6 +35,13 @@ fn of_service(service: &Service) -> Vec<&'static str> {
              given to it; choose a free one from 30000 to 32767",
         );
     }
+    if service.waits_for_health_check_port() {
+        lacks.push(
+            "is of type LoadBalancer with externalTrafficPolicy Local and has no healthCheckNodePort, and \
+             without an API server none is given to it: no load balancer learns which nodes have \
+             endpoints; choose a free one from 30000 to 32767",
+        );
+    }
     if service.waits_for_load_balancer() {
         lacks.push(
             "is of type LoadBalancer and has neither an address in status.loadBalancer.ingress nor a \

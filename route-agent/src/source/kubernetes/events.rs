@@ -5,8 +5,11 @@
 //! API server keeps the first of them and refuses the others: one Event per object and trouble, in
 //! a cluster of any size. Each Event is created once and not retried: the log, `podwire-agent
 //! status` and `podwire_warnings` hold everything in any case.
+//!
+//! Who may change an object can make as many texts about it as there is time, and every node would
+//! ask the API server for each. So there is a limit for each object, as client-go has one.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::http::{Method, Request, StatusCode};
 use kube::client::Body;
@@ -23,11 +26,17 @@ use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::wire::start_of;
 use crate::source::objects::nullable;
 use crate::text;
-use crate::warnings::Notice;
+use crate::warnings::{Notice, Used};
 
 /// Notices that wait to become Events; any beyond that number do not become Events. Drops may have half
 /// of the places.
 pub const QUEUE: usize = 64;
+/// Events about one object at once.
+const AT_ONCE: u32 = 10;
+/// After this long there may be another one about it.
+const NEXT: Duration = Duration::from_secs(300);
+/// Objects of which it is remembered how many Events they had.
+const REMEMBERED: usize = 1000;
 /// The API server does not accept a longer message.
 const LONGEST_MESSAGE: usize = 1024;
 /// A name may have 253 bytes; a dot and sixteen digits follow the object's.
@@ -115,14 +124,40 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Creates an Event for every notice about an object, until all senders are gone. `node` is the
-/// name under which this agent reports.
+/// What objects have used up of their limit, the one that was asked for last at the end.
+#[derive(Debug, Default)]
+struct Allowances(Vec<(String, Used)>);
+
+impl Allowances {
+    /// Whether there may be one more Event about an object.
+    fn once_more(&mut self, object: &str, now: Instant) -> bool {
+        let known = self.0.iter().position(|(name, _)| name == object);
+        let (name, mut used) = match known {
+            Some(place) => self.0.remove(place),
+            None => (object.to_owned(), Used::nothing(now)),
+        };
+        if self.0.len() >= REMEMBERED {
+            self.0.remove(0);
+        }
+        let may = used.once_more(AT_ONCE, NEXT, now);
+        self.0.push((name, used));
+        may
+    }
+}
+
+/// Creates an Event for every notice about an object, until all senders are gone, within the limit of
+/// the object. `node` is the name under which this agent reports.
 pub async fn publish(server: &ApiServer, node: &str, mut notices: Receiver<Notice>) {
+    let mut allowances = Allowances::default();
     while let Some(notice) = notices.recv().await {
         let object = &notice.warning.object;
         let Some(subject) = Subject::of(object) else {
             continue;
         };
+        if !allowances.once_more(object, Instant::now()) {
+            debug!(object, "no Event: there were too many about it");
+            continue;
+        }
         // All nodes see the same object at the same moment; the pause keeps them from asking the
         // API server all at once.
         sleep(server.timing().event_pause.mul_f64(random_fraction())).await;

@@ -16,7 +16,7 @@ use hyper::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, Client, ClientBuilder, ConfigExt};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::config::{Cluster, Config, KubeConfigOptions, Kubeconfig};
 use tower::{BoxError, ServiceExt};
 use tracing::{debug, info};
 
@@ -362,9 +362,12 @@ async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Cli
     Ok((client, server))
 }
 
-/// Notes which addresses the name of a server has, if it is a name: no Service may have them.
+/// Notes which address a server has, or which its name has: no Service may have them.
 async fn resolve(options: &Options, timing: &Timing, server: &Uri) {
-    let (Some(host), None) = (server.host(), apiserver::address(server)) else {
+    if let Some(address) = apiserver::address(server) {
+        return options.resolved.add([address].into_iter());
+    }
+    let Some(host) = server.host() else {
         return;
     };
     let port = server.port_u16().unwrap_or(443);
@@ -405,11 +408,18 @@ fn server_in(path: &Path) -> Option<Uri> {
             return None;
         }
     };
-    let cluster = kubeconfig
-        .clusters
-        .into_iter()
-        .find_map(|named| named.cluster)?;
-    cluster.server?.parse().ok()
+    cluster_of(kubeconfig)?.server?.parse().ok()
+}
+
+/// The cluster of the current context; where there is no such context, the only cluster.
+fn cluster_of(kubeconfig: Kubeconfig) -> Option<Cluster> {
+    let mut contexts = kubeconfig.contexts.into_iter();
+    let current = contexts.find(|one| Some(&one.name) == kubeconfig.current_context.as_ref());
+    let named = current.and_then(|one| Some(one.context?.cluster));
+    let is_only = kubeconfig.clusters.len() == 1;
+    let mut clusters = kubeconfig.clusters.into_iter();
+    let is_meant = |name: &str| named.as_ref().map_or(is_only, |named| named == name);
+    clusters.find(|one| is_meant(&one.name))?.cluster
 }
 
 /// Our own stack instead of kube's default: TCP keep-alive, so that a connection whose other end
@@ -453,6 +463,50 @@ mod tests {
         .unwrap();
         let found = server_in(file.path()).unwrap();
         assert_eq!(found, "https://kind-control-plane:6443/");
+    }
+
+    #[tokio::test]
+    async fn of_several_clusters_that_of_the_current_context_is_meant_and_its_address_reserved() {
+        let server = |current: &str, clusters: &[&str]| {
+            let clusters = clusters.iter().map(|name| {
+                let address = format!("https://192.0.2.{}:6443", name.len());
+                format!("{{name: {name}, cluster: {{server: '{address}'}}}}")
+            });
+            let clusters = clusters.collect::<Vec<_>>().join(", ");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let text = format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: {current}\nclusters: [{clusters}]\n\
+                 contexts: [{{name: a, context: {{cluster: one, user: u}}}}, \
+                 {{name: b, context: {{cluster: other, user: u}}}}, {{name: c}}]\n\
+                 users: [{{name: u, user: {{}}}}]\n"
+            );
+            std::fs::write(file.path(), text).unwrap();
+            (server_in(file.path()).map(|uri| uri.to_string()), file)
+        };
+        let is = |found: Option<String>, number: usize| {
+            found == Some(format!("https://192.0.2.{number}:6443/"))
+        };
+        let both = ["one", "other"];
+        assert!(is(server("a", &both).0, 3));
+        assert!(is(server("b", &both).0, 5));
+        for current in ["''", "c", "gone"] {
+            assert_eq!(server(current, &both).0, None, "{current}");
+            assert!(is(server(current, &both[1..]).0, 5), "{current}");
+        }
+        assert_eq!(server("a", &both[1..]).0, None);
+
+        let (_, file) = server("b", &both);
+        let options = Options {
+            servers: Vec::new(),
+            kubeconfig: Some(file.path().to_owned()),
+            kubelet_kubeconfig: "/does/not/exist".into(),
+            read: None,
+            resolved: apiserver::Resolved::default(),
+        };
+        let used = connect(&options, &Timing::default(), 0).await.unwrap().1;
+        assert_eq!(used.host(), Some("192.0.2.5"));
+        let reserved: Vec<String> = options.addresses().map(|one| one.to_string()).collect();
+        assert_eq!(reserved, ["192.0.2.5"]);
     }
 
     #[test]

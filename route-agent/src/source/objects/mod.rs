@@ -101,11 +101,17 @@ impl Metadata {
     }
 
     /// Seconds since 1970 at which the object was created, if it says so.
-    fn created(&self) -> Option<u64> {
-        self.creation_timestamp
+    fn created(&self, checker: &mut Checker) -> Option<u64> {
+        let text = self
+            .creation_timestamp
             .get()
-            .and_then(milliseconds)
-            .map(|milliseconds| milliseconds / 1000)
+            .filter(|text| !text.is_empty())?;
+        let time = milliseconds(text);
+        if time.is_none() {
+            let reason = "is no time as in 2026-11-23T04:30:05Z (RFC 3339)";
+            checker.bad("metadata.creationTimestamp", text, reason);
+        }
+        time.map(|milliseconds| milliseconds / 1000)
     }
 
     pub(super) fn object_name(&self, names: &mut Names) -> Result<ObjectName, Unnamed> {
@@ -313,6 +319,28 @@ impl Checker {
                 self.bad(field, text.shown(), "is not a CIDR");
                 None
             }
+        }
+    }
+
+    /// Names a field of one value that is given beside one of several, of which it is to be the first
+    /// and is not.
+    fn beside<T: PartialEq>(
+        &mut self,
+        field: &'static str,
+        single: &Text,
+        first: Option<&Text>,
+        read: impl Fn(&str) -> Option<Read<T>>,
+        reason: &'static str,
+    ) {
+        let single = single.get().filter(|text| !text.is_empty());
+        let (Some(single), Some(first)) = (single, first) else {
+            return;
+        };
+        let first = first.get().unwrap_or_default();
+        let value = |text| read(text).map(|read| read.value);
+        let is_same = single == first || value(single).is_some_and(|one| value(first) == Some(one));
+        if !is_same {
+            self.bad(field, single, reason);
         }
     }
 

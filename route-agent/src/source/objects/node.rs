@@ -96,7 +96,7 @@ impl Node {
             labels,
             all_labels,
             taints: taints.map(|key| names.get(key)).collect(),
-            created: self.metadata.created(),
+            created: self.metadata.created(&mut checker),
             deleting: self.metadata.deletion_timestamp.get().is_some(),
             invalid: checker.invalid,
         })
@@ -140,6 +140,13 @@ fn other_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
 }
 
 fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
+    checker.beside(
+        "spec.podCIDR",
+        &spec.pod_cidr,
+        spec.pod_cidrs.first(),
+        |text| lenient::network(text.trim()),
+        "is not the first of spec.podCIDRs, which counts",
+    );
     let single = std::slice::from_ref(&spec.pod_cidr);
     let (field, given) = match (spec.pod_cidrs.is_empty(), spec.pod_cidr.get()) {
         (false, _) => ("spec.podCIDRs", &spec.pod_cidrs[..]),

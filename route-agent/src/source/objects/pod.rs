@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::snapshot::{self, Labels, NAME_LABEL, NamedPort, Uid};
 use crate::source::objects::{
-    Checker, Flag, Metadata, Names, Number, Text, Unnamed, nullable, possible,
+    Checker, Flag, Metadata, Names, Number, Text, Unnamed, lenient, nullable, possible,
 };
 
 /// A Pod.
@@ -103,7 +103,7 @@ impl Pod {
             node: node.map(|node| names.get(node)),
             labels: self.metadata.shared_labels(names),
             ports: names.ports(named_ports(&self.spec, &mut checker)),
-            created: self.metadata.created(),
+            created: self.metadata.created(&mut checker),
             host_network: checker.flag("spec.hostNetwork", &self.spec.host_network, false),
             finished: matches!(phase, "Succeeded" | "Failed"),
             running: phase == "Running",
@@ -118,6 +118,13 @@ impl Pod {
 
 /// Of each family the first.
 fn take_addresses(status: &PodStatus, pod: &mut snapshot::Pod, checker: &mut Checker) {
+    checker.beside(
+        "status.podIP",
+        &status.pod_ip,
+        status.pod_ips.first().map(|one| &one.ip),
+        lenient::address,
+        "is not the first of status.podIPs, which counts",
+    );
     let all: Vec<&Text> = match status.pod_ips.is_empty() {
         false => status.pod_ips.iter().map(|one| &one.ip).collect(),
         true => vec![&status.pod_ip],

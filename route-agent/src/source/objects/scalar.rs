@@ -112,8 +112,10 @@ impl<'de> Visitor<'de> for AnyVisitor {
         Ok(Any::Other(value.to_string().into()))
     }
 
+    /// As a selector has it, which is read by way of JSON: `2.0` is not 2 there.
     fn visit_f64<E>(self, value: f64) -> Result<Any, E> {
-        Ok(Any::Other(value.to_string().into()))
+        let text = serde_json::Value::from(value).to_string();
+        Ok(Any::Other(text.into()))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Any, E> {

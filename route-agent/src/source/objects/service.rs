@@ -8,7 +8,7 @@ use crate::snapshot::{
     self, AFFINITY_DEFAULT, AFFINITY_SECONDS, Balancing, PortsSoFar, Repeated, ServiceKind,
     ServicePort, TrafficPolicy,
 };
-use crate::source::objects::{Checker, Metadata, Names, Number, Text, Unnamed, nullable};
+use crate::source::objects::{Checker, Metadata, Names, Number, Text, Unnamed, lenient, nullable};
 
 /// The annotation by which one Service chooses how its connections are spread.
 pub const BALANCING_ANNOTATION: &str = "podwire.io/balancing";
@@ -137,6 +137,14 @@ impl Service {
         self.spec.kind.get() == Some("NodePort") && ports.any(|port| port.node_port.is_unset())
     }
 
+    /// True if it waits for the port from the API server at which a load balancer asks where its
+    /// endpoints are.
+    pub fn waits_for_health_check_port(&self) -> bool {
+        self.spec.kind.get() == Some("LoadBalancer")
+            && self.spec.external_traffic_policy.get() == Some("Local")
+            && self.spec.health_check_node_port.is_unset()
+    }
+
     /// True if it waits for a load balancer, and has a ClusterIP and nothing else meanwhile.
     pub fn waits_for_load_balancer(&self) -> bool {
         self.spec.kind.get() == Some("LoadBalancer")
@@ -153,7 +161,7 @@ impl Service {
         let kind = kind(spec, &mut checker);
         Ok(snapshot::Service {
             name,
-            created: self.metadata.created(),
+            created: self.metadata.created(&mut checker),
             kind,
             cluster_ips: cluster_ips(spec, &mut checker).into(),
             ports: ports(spec, names, &mut checker).into(),
@@ -198,6 +206,13 @@ fn kind(spec: &ServiceSpec, checker: &mut Checker) -> ServiceKind {
 }
 
 fn cluster_ips(spec: &ServiceSpec, checker: &mut Checker) -> Vec<std::net::IpAddr> {
+    checker.beside(
+        "spec.clusterIP",
+        &spec.cluster_ip,
+        spec.cluster_ips.first(),
+        lenient::address,
+        "is not the first of spec.clusterIPs, which counts",
+    );
     let single = std::slice::from_ref(&spec.cluster_ip);
     let (field, given) = match (spec.cluster_ips.is_empty(), spec.cluster_ip.get()) {
         (false, _) => ("spec.clusterIPs", &spec.cluster_ips[..]),
@@ -380,7 +395,7 @@ mod tests {
             ("e", 84, Some(30082)),
         ];
         assert_eq!(kept, expected);
-        let warnings = frontends::warnings(&web);
+        let warnings: Vec<String> = frontends::warnings(&web).collect();
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         let named = "spec.ports[].nodePort `30080` is left out: it is given twice";
         assert!(warnings[0].starts_with(named), "{warnings:?}");

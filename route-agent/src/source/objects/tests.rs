@@ -153,6 +153,95 @@ fn pod_cidr_alone_counts_when_pod_cidrs_is_missing_or_null() {
 }
 
 #[test]
+fn a_single_value_that_is_not_the_first_of_several_is_named() {
+    let service = |spec: serde_json::Value| {
+        let web = service(json!({"metadata": {"name": "web"}, "spec": spec}));
+        (web.cluster_ips.len(), notes(&web.invalid))
+    };
+    let named = |field: &str, value: &str| {
+        vec![format!(
+            "{field} \"{value}\" is left out: it is not the first of {field}s, which counts"
+        )]
+    };
+    let several = json!(["10.200.1.63", "fd00::1"]);
+    for (single, found) in [
+        (json!("10.200.1.63"), vec![]),
+        (json!("010.200.1.63"), vec![]),
+        (json!(""), vec![]),
+        (json!(null), vec![]),
+        (json!("10.200.1.64"), named("spec.clusterIP", "10.200.1.64")),
+        (json!("fd00::1"), named("spec.clusterIP", "fd00::1")),
+        (json!("None"), named("spec.clusterIP", "None")),
+    ] {
+        let spec = json!({"clusterIP": single, "clusterIPs": several});
+        assert_eq!(service(spec), (2, found));
+    }
+    let headless = json!({"clusterIP": "None", "clusterIPs": ["None"]});
+    assert_eq!(service(headless), (0, vec![]));
+    let not_headless = json!({"clusterIP": "10.200.1.63", "clusterIPs": ["None"]});
+    assert_eq!(
+        service(not_headless),
+        (0, named("spec.clusterIP", "10.200.1.63"))
+    );
+
+    let node = |single: &str| {
+        let spec = json!({"podCIDR": single, "podCIDRs": ["10.10.1.0/24", "fd00:1::/64"]});
+        let worker = node(json!({"metadata": {"name": "worker"}, "spec": spec}));
+        (worker.pod_cidrs.len(), notes(&worker.invalid))
+    };
+    for same in ["10.10.1.0/24", " 10.10.1.7/24"] {
+        assert_eq!(node(same), (2, vec![]));
+    }
+    assert_eq!(
+        node("10.10.2.0/24"),
+        (2, named("spec.podCIDR", "10.10.2.0/24"))
+    );
+    assert_eq!(
+        node("10.10.1.0/25"),
+        (2, named("spec.podCIDR", "10.10.1.0/25"))
+    );
+
+    let pod = |single: &str| {
+        let status = json!({"podIP": single, "podIPs": [{"ip": "10.10.1.5"}, {"ip": "fd00::5"}]});
+        let pod = json!({"metadata": {"name": "a"}, "status": status});
+        let pod = serde_json::from_value::<Pod>(pod).unwrap();
+        notes(&pod.into_snapshot(&mut Names::default()).unwrap().invalid)
+    };
+    assert_eq!(pod("10.10.1.5"), [""; 0]);
+    assert_eq!(pod("10.10.1.6"), named("status.podIP", "10.10.1.6"));
+}
+
+#[test]
+fn a_time_of_creation_that_is_none_is_named() {
+    let metadata = |time: serde_json::Value| json!({"name": "a", "creationTimestamp": time});
+    for (time, fault) in [
+        (json!("2026-11-23T04:00:00Z"), false),
+        (json!(null), false),
+        (json!(""), false),
+        (json!("2026-11-23"), true),
+        (json!(1_795_406_400), true),
+        (json!(["x"]), true),
+    ] {
+        let object = json!({"metadata": metadata(time.clone())});
+        let pod = serde_json::from_value::<Pod>(object.clone()).unwrap();
+        let pod = pod.into_snapshot(&mut Names::default()).unwrap();
+        let (node, service) = (node(object.clone()), service(object));
+        for invalid in [&node.invalid[..], &service.invalid, &pod.invalid] {
+            assert_eq!(
+                fields(invalid),
+                vec!["metadata.creationTimestamp"; usize::from(fault)]
+            );
+        }
+        let none = node.created.or(service.created).or(pod.created).is_none();
+        assert_eq!(
+            none,
+            fault || time == json!(null) || time == json!(""),
+            "{time}"
+        );
+    }
+}
+
+#[test]
 fn an_object_without_a_name_is_refused() {
     for metadata in [json!({}), json!({"name": ""}), json!({"name": null})] {
         let node: Node = serde_json::from_value(json!({ "metadata": metadata })).unwrap();

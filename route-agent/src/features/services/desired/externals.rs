@@ -47,13 +47,8 @@ impl Externals {
     /// As the cluster and the flags are now.
     pub fn of(snapshot: &Snapshot, config: &Config) -> Externals {
         let allowed = &config.services.external_ips;
-        let own_ports = [
-            (&config.metrics_bind_address, "--metrics-bind-address"),
-            (&config.healthz_bind_address, "--healthz-bind-address"),
-        ];
-        let own_ports = own_ports
-            .into_iter()
-            .filter_map(|(bound, flag)| Some((bound.0?.port(), flag)));
+        let own_ports = config.own_addresses();
+        let own_ports = own_ports.map(|(address, flag)| (address.port(), flag));
         Externals {
             own_ports: own_ports.collect(),
             handwritten: config.manifests.is_some(),
@@ -193,8 +188,8 @@ impl Externals {
         own.filter(|_| protocol == Protocol::Tcp)
     }
 
-    /// What of a Service is refused, one sentence each.
-    pub fn warnings(&self, service: &Service) -> Vec<String> {
+    /// What of a Service is refused, one sentence each, made one by one.
+    pub fn warnings<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
         let cluster_ips = service.cluster_ips.iter().filter_map(|address| {
             let why = self.refuses_cluster_ip(*address)?;
             Some(format!(
@@ -214,24 +209,23 @@ impl Externals {
                  ({flag}); choose another"
             ))
         });
-        let external_ips = self.refused_external_ips(service).into_iter();
-        cluster_ips.chain(node_ports).chain(external_ips).collect()
+        let external_ips = self.refused_external_ips(service);
+        cluster_ips.chain(node_ports).chain(external_ips)
     }
 
-    fn refused_external_ips(&self, service: &Service) -> Vec<String> {
+    fn refused_external_ips<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
         let balanced = |address: &IpAddr| {
             service.kind == ServiceKind::LoadBalancer
                 && service.load_balancer_vips.contains(address)
         };
-        let external = service.external_ips.iter().filter(|a| !balanced(a));
-        external
-            .filter_map(|address| {
-                let why = self.refuses(*address)?;
-                Some(format!(
-                    "spec.externalIPs `{address}` is left out: {why}; take it out of the Service"
-                ))
-            })
-            .collect()
+        let external = service.external_ips.iter();
+        let external = external.filter(move |address| !balanced(address));
+        external.filter_map(|address| {
+            let why = self.refuses(*address)?;
+            Some(format!(
+                "spec.externalIPs `{address}` is left out: {why}; take it out of the Service"
+            ))
+        })
     }
 }
 
@@ -271,6 +265,10 @@ mod tests {
             snapshot.apply(Change::Set(object), &mut Dirty::default());
         }
         snapshot
+    }
+
+    fn warnings(externals: &Externals, service: &Service) -> Vec<String> {
+        externals.warnings(service).collect()
     }
 
     fn refused(allowed: &ExternalIps, address: &str) -> String {
@@ -405,7 +403,7 @@ mod tests {
         let externals = Externals::desired(&snapshot(), &ExternalIps::All, []);
         let web = service("cluster-ip 10.200.1.9; port tcp 80; external-ip 172.18.0.4 192.0.2.1");
         assert_eq!(
-            externals.warnings(&web),
+            warnings(&externals, &web),
             [
                 "spec.externalIPs `172.18.0.4` is left out: it is the address of Node worker2; take \
               it out of the Service"
@@ -415,7 +413,7 @@ mod tests {
             "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 80; vip 172.18.0.4; \
              external-ip 172.18.0.4",
         );
-        assert_eq!(externals.warnings(&balanced), [""; 0]);
+        assert_eq!(warnings(&externals, &balanced), [""; 0]);
     }
 
     #[test]
@@ -436,9 +434,9 @@ mod tests {
             port(10256, "--healthz-bind-address"),
         ];
         let of_api = Externals::of(&snapshot(), &test_config(&["--metrics-bind-address="]));
-        assert_eq!(of_api.warnings(&web), ports[1..]);
+        assert_eq!(warnings(&of_api, &web), ports[1..]);
         let written = Externals::of(&snapshot(), &test_config(&["--manifests=/m"]));
-        let texts = written.warnings(&web);
+        let texts = warnings(&written, &web);
         assert_eq!(texts[3..], ports);
         for (text, why) in texts.iter().zip(["Node worker2", "API server", "podCIDR"]) {
             assert!(text.contains(why), "{text}");

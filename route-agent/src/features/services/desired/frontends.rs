@@ -216,24 +216,25 @@ fn has_node_ports(service: &Service) -> bool {
     )
 }
 
-/// What is wrong with a Service, one sentence each.
-pub fn warnings(service: &Service) -> Vec<String> {
-    let mut texts: Vec<String> = Vec::new();
-    for bad in &service.invalid {
-        texts.push(format!(
-            "{} `{}` {}",
-            bad.field,
-            bad.value,
-            bad.consequence()
-        ));
-    }
-    if service.kind == ServiceKind::ExternalName || service.cluster_ips.is_empty() {
-        return texts;
-    }
-    if let Some(fault) = name_fault(service) {
-        texts.push(fault);
-        return texts;
-    }
+/// What is wrong with a Service, one sentence each, made one by one: there may be as many as it has
+/// addresses.
+pub fn warnings(service: &Service) -> impl Iterator<Item = String> {
+    let unread = service.invalid.iter();
+    let unread = unread.map(|bad| format!("{} `{}` {}", bad.field, bad.value, bad.consequence()));
+    let is_meant = service.kind != ServiceKind::ExternalName && !service.cluster_ips.is_empty();
+    let named = is_meant.then(|| name_fault(service)).flatten();
+    let proxied = is_proxied(service).then_some(service);
+    unread
+        .chain(named)
+        .chain(proxied.into_iter().flat_map(|service| {
+            addresses_left_out(service)
+                .chain(ports_left_out(service))
+                .chain(without_room(service))
+                .chain(affinity_fault(service))
+        }))
+}
+
+fn addresses_left_out(service: &Service) -> impl Iterator<Item = String> {
     let lists: [(&str, &[IpAddr]); 3] = [
         ("spec.clusterIPs", &service.cluster_ips),
         ("spec.externalIPs", &service.external_ips),
@@ -242,32 +243,35 @@ pub fn warnings(service: &Service) -> Vec<String> {
             &service.load_balancer_vips,
         ),
     ];
-    for (field, addresses) in lists {
-        for address in addresses {
-            if let Some(reason) = no_destination(*address).or_else(|| unserved(service, *address)) {
-                texts.push(format!("{field} `{address}` is left out: it {reason}"));
-            }
-        }
-    }
-    for port in &service.ports {
-        if let Some(reason) = port_fault(port) {
-            let (number, protocol) = (port.port, port.protocol.name());
-            texts.push(format!(
-                "port {number}/{protocol} `{}` is left out: {reason}",
-                port.name
-            ));
-        }
-    }
-    texts.extend(without_room(service));
-    if affinity(service) != service.affinity {
-        let given = service.affinity.unwrap_or_default();
-        texts.push(format!(
+    let all = lists
+        .into_iter()
+        .flat_map(|(field, addresses)| addresses.iter().map(move |address| (field, *address)));
+    all.filter_map(|(field, address)| {
+        let reason = no_destination(address).or_else(|| unserved(service, address))?;
+        Some(format!("{field} `{address}` is left out: it {reason}"))
+    })
+}
+
+fn ports_left_out(service: &Service) -> impl Iterator<Item = String> {
+    service.ports.iter().filter_map(|port| {
+        let reason = port_fault(port)?;
+        let (number, protocol) = (port.port, port.protocol.name());
+        Some(format!(
+            "port {number}/{protocol} `{}` is left out: {reason}",
+            port.name
+        ))
+    })
+}
+
+fn affinity_fault(service: &Service) -> Option<String> {
+    let given = service.affinity?;
+    (affinity(service) != service.affinity).then(|| {
+        format!(
             "affinity time-out of {given} s is out of range ({} to {}): {AFFINITY_DEFAULT} s is used",
             AFFINITY_SECONDS.start(),
             AFFINITY_SECONDS.end()
-        ));
-    }
-    texts
+        )
+    })
 }
 
 /// Why an address is not served though nothing is wrong with it.

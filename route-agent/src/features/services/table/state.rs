@@ -162,13 +162,12 @@ impl Applied {
         self.claims.owner(claim)
     }
 
-    /// Who has what the Service claims in vain, one sentence each.
-    pub fn conflicts(&self, name: &ObjectName) -> Vec<String> {
+    /// Who has what the Service claims in vain, one sentence each, made one by one.
+    pub fn conflicts<'a>(&'a self, name: &'a ObjectName) -> impl Iterator<Item = String> {
         let lost = self.claims.lost(name);
         lost.map(|(claim, owner)| {
             format!("{claim} is left out: Service {owner} has it; free it there, or choose another")
         })
-        .collect()
     }
 
     /// True if a Service has an address of this family.

@@ -420,8 +420,9 @@ fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes()
         );
         bench.sync();
         assert!(listed().contains("tcp . 31000 comment \"default/a:80\""));
-        assert!(bench.table.applied().conflicts(&object("a")).is_empty());
-        let texts = bench.table.applied().conflicts(&object("b"));
+        assert_eq!(bench.table.applied().conflicts(&object("a")).count(), 0);
+        let object_b = object("b");
+        let texts: Vec<String> = bench.table.applied().conflicts(&object_b).collect();
         assert!(
             texts[0].contains("node port 31000/tcp") && texts[0].contains("default/a"),
             "{texts:?}"
@@ -429,7 +430,7 @@ fn two_services_with_one_node_port_and_the_second_comes_in_when_the_first_goes()
         bench.gone("a");
         bench.sync();
         assert!(listed().contains("tcp . 31000 comment \"default/b:80\""));
-        assert!(bench.table.applied().conflicts(&object("b")).is_empty());
+        assert_eq!(bench.table.applied().conflicts(&object("b")).count(), 0);
     });
 }
 

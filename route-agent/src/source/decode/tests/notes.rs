@@ -35,6 +35,23 @@ fn what_only_an_api_server_completes_is_noted() {
     let notes = read(&service(spec)).notes;
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(notes[0].contains("neither an address"), "{notes:?}");
+    for (port, noted) in [
+        ("", 1),
+        (", healthCheckNodePort: 0", 1),
+        (", healthCheckNodePort: 32000", 0),
+    ] {
+        let spec = format!(
+            "{{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{{port: 80, nodePort: 30080}}], \
+             externalTrafficPolicy: Local{port}}}"
+        );
+        let notes = read(&service(&spec)).notes;
+        assert_eq!(notes.len(), noted, "{notes:?}");
+        assert!(
+            notes
+                .iter()
+                .all(|note| note.contains("has no healthCheckNodePort"))
+        );
+    }
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: FQDN\n\
         metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n";
     let notes = read(slice).notes;
@@ -284,6 +301,45 @@ fn a_version_that_no_cluster_has_is_read_and_named() {
                 named || meant.is_empty() && notes.is_empty(),
                 "{version} {kind}: {notes}"
             );
+        }
+    }
+}
+
+#[test]
+fn a_number_is_the_same_text_as_a_label_and_in_a_selector() {
+    let text = |label: &str| {
+        format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Pod\",\n\
+             \"metadata\": {{\"name\": \"a\", \"labels\": {{\"v\": {label}}}}}}}\n---\n\
+             {{\"apiVersion\": \"networking.k8s.io/v1\", \"kind\": \"NetworkPolicy\",\n\
+             \"metadata\": {{\"name\": \"a\"}},\n\
+             \"spec\": {{\"podSelector\": {{\"matchLabels\": {{\"v\": {label}}}}}}}}}\n"
+        )
+    };
+    for label in [
+        "2.0",
+        "1.10",
+        "-0.0",
+        "1e3",
+        "1e300",
+        "18446744073709551616",
+        "-9223372036854775809",
+        "18446744073709551615",
+        "-7",
+        "0",
+        "true",
+        "\"1.10\"",
+    ] {
+        let json = text(label);
+        let yaml = format!("# As YAML.\n{json}");
+        let items = json.replace("\n---\n", ",\n");
+        let list = format!("apiVersion: v1\nkind: List\nitems: [\n{items}]\n");
+        for text in [json, yaml, list] {
+            let contents = read(&text);
+            let [Object::Pod(pod), Object::NetworkPolicy(policy)] = &contents.objects[..] else {
+                panic!("{contents:?}");
+            };
+            assert!(policy.subject.selects(&pod.labels), "{label}: {contents:?}");
         }
     }
 }

@@ -130,6 +130,41 @@ async fn an_answer_without_end_is_read_up_to_a_limit_and_the_next_event_comes() 
 }
 
 #[tokio::test]
+async fn an_object_that_changes_all_the_time_has_some_events_and_the_next_object_has_its_own() {
+    let mut warnings: Vec<Warning> = (0..40)
+        .map(|number| Warning::new("Service a/web", format!("bad value {number}")))
+        .collect();
+    warnings.push(Warning::new("Service b/web", "x"));
+    let replies = (0..11).flat_map(|_| {
+        let created = Reply::Full(201, "{}".to_owned());
+        [Reply::Full(200, UID.to_owned()), created]
+    });
+    let asked = requests_after(&warnings, replies.collect()).await;
+    assert_eq!(asked.len(), 22, "{asked:?}");
+    assert_eq!(asked[21].0, "/api/v1/namespaces/b/events");
+}
+
+#[test]
+fn an_object_has_a_limit_over_time_and_no_more_objects_are_remembered_than_fit() {
+    let start = Instant::now();
+    let mut allowances = Allowances::default();
+    let mut events = |object: &str, times: u32, within: Duration| {
+        let moments = (0..times).map(|time| start + within * time / times);
+        let allowed = moments.filter(|now| allowances.once_more(object, *now));
+        allowed.count()
+    };
+    let hour = Duration::from_secs(3600);
+    assert_eq!(events("Service a/web", 100_000, hour), 10 + 11);
+    // An honest one: each is told.
+    assert_eq!(events("Service a/shop", 12, hour), 12);
+    for number in 0..REMEMBERED {
+        events(&format!("Service b/{number}"), 1, hour);
+    }
+    assert_eq!(events("Service a/web", 1, hour), 1, "it was forgotten");
+    assert_eq!(allowances.0.len(), REMEMBERED);
+}
+
+#[tokio::test]
 async fn a_dropped_packet_becomes_an_event_of_its_pod_with_a_reason_of_its_own() {
     let notice = Notice {
         warning: Warning::new("Pod shop/db-0", "tcp 80 from 10.10.2.9 was dropped"),

@@ -2,6 +2,10 @@ use super::*;
 use crate::features::services::desired::samples::service;
 use crate::snapshot::Invalid;
 
+fn warnings(service: &Service) -> Vec<String> {
+    super::warnings(service).collect()
+}
+
 fn shown(text: &str) -> Vec<String> {
     claims(&service(text), IpFamily::V4, &Externals::default())
         .iter()
