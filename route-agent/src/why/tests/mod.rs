@@ -1,6 +1,7 @@
 //! Walks through the cluster of the walkthrough.
 
 mod claims;
+mod endpoints;
 mod kernel;
 mod pod_cidrs;
 mod policies;
@@ -664,11 +665,9 @@ fn of_several_internal_ips_the_next_hop_is_the_one_of_the_route() {
     // None that can be used: no route.
     two.internal_ips.pop();
     world.set(Object::Node(two));
-    let text = world.walk("pod1", "10.10.1.2").to_string();
-    assert!(
-        text.contains("InternalIP 192.0.2.9 is not on the network of eth0"),
-        "{text}"
-    );
+    let trace = world.walk("pod1", "10.10.1.2");
+    let why = "Node worker InternalIP 192.0.2.9 is not on the network of eth0";
+    expect(&trace, End::Dropped, &[why, "=x It goes nowhere: ", why]);
 }
 
 #[test]
