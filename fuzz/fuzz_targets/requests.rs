@@ -18,6 +18,7 @@ use hyper::StatusCode;
 use libfuzzer_sys::fuzz_target;
 use podwire_agent::drops::DropLog;
 use podwire_agent::features::parts::log::Logging;
+use podwire_agent::features::routes::claims_that_hold;
 use podwire_agent::flows::FlowLog;
 use podwire_agent::health::{Health, SharedHealth};
 use podwire_agent::serve::http::{self, Request, Response};
@@ -140,6 +141,12 @@ impl Node {
             config: &cluster::CONFIG,
             uplink: None,
             pods: &self.pods,
+            claims: &claims_that_hold(
+                &self.snapshot,
+                &cluster::CONFIG.node_name,
+                None,
+                &BTreeMap::new(),
+            ),
             node_addresses: &self.own,
             gone_cidrs: &[],
             host_ports: &[],

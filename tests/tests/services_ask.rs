@@ -74,6 +74,10 @@ impl Stage {
             http("local", &[there]),
             service("sticky", sticky),
             http("sticky", &[here, there]),
+            service("lost", json!({"clusterIP": "10.200.1.21", "ports": port})),
+            slice("lost", port.clone(), &[at("10.10.1.99")]),
+            service("out", json!({"clusterIP": "10.200.1.22", "ports": port})),
+            slice("out", port.clone(), &[at("172.18.0.6")]),
             service("bad", json!({"clusterIP": "10.200.1.300", "ports": port})),
         ]);
         Stage {
@@ -86,6 +90,11 @@ impl Stage {
     fn node(&self) -> Node {
         self.cluster.node("worker")
     }
+}
+
+/// A ready endpoint that is no pod.
+fn at(address: &str) -> Value {
+    json!({"addresses": [address], "conditions": {"ready": true}})
 }
 
 fn agent(node: &Node, arguments: &str) -> Ran {
@@ -193,6 +202,26 @@ const CASES: &[Case] = &[
     ),
     (
         "client",
+        "10.200.1.21:80",
+        "refused",
+        &[
+            "10.10.1.99: nowhere: it is in this node's podCIDR 10.10.1.0/24, but no pod has it.",
+            "kernel: 10.10.1.99 unreachable",
+            "=x A packet to Service default/lost reaches no endpoint. 10.10.1.99: nowhere",
+        ],
+    ),
+    (
+        "client",
+        "10.200.1.22:80",
+        "leaves",
+        &[
+            "The source is replaced by this node's address (masquerade)",
+            "see: nft list table inet podwire-masquerade",
+            "172.18.0.6: outside the cluster",
+        ],
+    ),
+    (
+        "client",
         "10.10.1.99:80",
         "refused",
         &["no pod has it", "kernel: 10.10.1.99 unreachable"],
@@ -223,7 +252,8 @@ fn why_tells_the_way_and_the_end_of_a_packet_with_what_the_kernel_holds() {
 fn why_says_what_really_happens() {
     let s = &*STAGE;
     let mypc = s.cluster.at("mypc");
-    for (from, to, end, _) in CASES {
+    for (from, to, end, said) in CASES {
+        let outside = || said.iter().any(|part| part.contains("outside the cluster"));
         let place = if from.starts_with("172.") {
             &mypc
         } else {
@@ -235,10 +265,23 @@ fn why_says_what_really_happens() {
             "refused" => refused_at(&answer),
             "dropped" => answer == SILENCE,
             // Where nobody listens, the far end refuses.
-            _ => answer.is_ok() || (to.starts_with("172.18.0.6") && refused_at(&answer)),
+            _ => answer.is_ok() || (outside() && refused_at(&answer)),
         };
         assert!(right, "{from} {to}: {end}, and {answer:?}");
     }
+}
+
+#[test]
+fn an_endpoint_outside_the_cluster_sees_the_node_as_why_says() {
+    let s = &*STAGE;
+    let line = "tcpdump -lnni eth0 'tcp[tcpflags] == tcp-syn and dst host 172.18.0.6'";
+    let mut seen = s.cluster.at("mypc").capture(line, "listening on").unwrap();
+    assert_eq!(ask(s.client.place(), "10.200.1.22:80"), REFUSED);
+    let any = |lines: &[String]| !lines.is_empty();
+    assert!(seen.until(Duration::from_secs(5), any), "no packet");
+    let seen = seen.finish().join("\n");
+    assert!(seen.contains("IP 172.18.0.2."), "{seen}");
+    assert!(!seen.contains("IP 10.10."), "{seen}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::drops::policy::{Court, Words};
 use crate::feature::World;
 use crate::features::parts::log::Reason;
 use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::features::routes::Claims;
 use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot};
 use crate::text::protocol_name;
 use crate::why::{Decided, Facts, Pod, Refused};
@@ -109,6 +110,8 @@ impl Dropped {
                 config: world.config,
                 uplink: world.uplink,
                 pods: &place.pods,
+                // Which of several Nodes has a podCIDR makes no difference to rules that refuse.
+                claims: &Claims::new(),
                 node_addresses: &place.own,
                 gone_cidrs: &place.gone,
                 host_ports: &[],

@@ -1,3 +1,5 @@
+mod alerts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 

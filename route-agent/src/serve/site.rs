@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
 use crate::features::policies::desired::reach::{NoAnswer, reach};
+use crate::features::routes::{claims_that_hold, holders};
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
 use crate::health::{SharedHealth, Verdict};
@@ -170,12 +171,12 @@ impl Site {
         let bad = |text: String| Response::text(StatusCode::BAD_REQUEST, text + "\n");
         let failed = |text: String| Response::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
         let question = asked(&request.query).map_err(bad)?;
-        let (mut live, pods, node_addresses, gone_cidrs, host_ports) = on_thread(|| {
+        let (mut live, pods, routes, node_addresses, gone_cidrs, host_ports) = on_thread(|| {
             let mut live = why::Live::open()?;
-            let pods = live.pods()?;
+            let (pods, routes) = (live.pods()?, live.pod_cidr_routes()?);
             let (node_addresses, gone_cidrs) = (live.node_addresses()?, live.gone_cidrs()?);
             let host_ports = live.host_ports()?;
-            let found = (live, pods, node_addresses, gone_cidrs, host_ports);
+            let found = (live, pods, routes, node_addresses, gone_cidrs, host_ports);
             Ok::<_, podwire_kernel::Error>(found)
         })
         .await
@@ -183,11 +184,14 @@ impl Site {
         .map_err(|error| failed(error.to_string()))?;
         let owners = self.owners(&pods).await;
         let walk = move |world: &World<'_>| {
+            let holders = holders(&routes, world.snapshot);
+            let (own, uplink) = (world.own_name(), world.uplink);
             let facts = why::Facts {
                 snapshot: world.snapshot,
                 config: world.config,
-                uplink: world.uplink,
+                uplink,
                 pods: &pods,
+                claims: &claims_that_hold(world.snapshot, own, uplink, &holders),
                 node_addresses: &node_addresses,
                 gone_cidrs: &gone_cidrs,
                 host_ports: &host_ports,

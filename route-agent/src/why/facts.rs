@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
+use crate::features::routes::{Claims, holder};
 use crate::snapshot::{Node, ObjectName, Service, Snapshot};
 use crate::uplink::Uplink;
 use crate::why::Pod;
@@ -23,6 +24,8 @@ pub struct Facts<'a> {
     pub uplink: Option<&'a Uplink>,
     /// The pods on this node.
     pub pods: &'a [Pod],
+    /// Which Node has which podCIDR, where several ask for the same addresses.
+    pub claims: &'a Claims<'a>,
     /// The addresses of this node.
     pub node_addresses: &'a [IpAddr],
     /// PodCIDRs without a Node, which are refused for a while, with whose they were.
@@ -84,28 +87,49 @@ impl<'a> Facts<'a> {
         if self.is_own(address) {
             return Party::OwnNode;
         }
-        for node in self.snapshot.nodes.values() {
-            let own = node.name == self.config.node_name;
-            if let Some(cidr) = node.pod_cidrs.iter().find(|cidr| cidr.contains(address)) {
-                return if own {
-                    Party::NoPod(*cidr)
-                } else {
-                    Party::PodOf(node, *cidr)
-                };
-            }
-            if node.internal_ips.contains(&address) {
-                return Party::Node(node);
-            }
+        let mut nodes = self.snapshot.nodes.values();
+        if let Some(node) = nodes.find(|node| node.internal_ips.contains(&address)) {
+            return Party::Node(node);
         }
-        let mut own_cidrs = self.own_pod_cidrs().iter();
-        if let Some(cidr) = own_cidrs.find(|cidr| cidr.contains(address)) {
-            return Party::NoPod(*cidr);
+        if let Some((node, cidr)) = self.holder(address) {
+            return match node.name == self.config.node_name {
+                true => Party::NoPod(cidr),
+                false => Party::PodOf(node, cidr),
+            };
+        }
+        if let Some(party) = self.without_claim(address) {
+            return party;
         }
         let gone = |(network, _): &&(IpNetwork, String)| network.contains(address);
         match self.gone_cidrs.iter().find(gone) {
             Some((network, owner)) => Party::Gone(*network, owner),
             None => Party::Outside,
         }
+    }
+
+    /// The Node that has the podCIDR of an address, and that podCIDR.
+    pub(super) fn holder(&self, address: IpAddr) -> Option<(&'a Node, IpNetwork)> {
+        let taken = holder(self.claims, address)?;
+        let node = self.snapshot.nodes.get(taken.node)?;
+        Some((node, taken.network))
+    }
+
+    /// Who would have an address that lies in podCIDRs without a claim alone: those of this node
+    /// while its Node is gone, and those that are left out.
+    fn without_claim(&self, address: IpAddr) -> Option<Party<'a>> {
+        let mut networks = self.uplink.into_iter().flat_map(Uplink::networks);
+        if networks.any(|network| network.contains(address)) {
+            return None;
+        }
+        let within = |cidrs: &[IpNetwork]| {
+            let mut cidrs = cidrs.iter();
+            cidrs.find(|cidr| cidr.contains(address)).copied()
+        };
+        if let Some(cidr) = within(self.own_pod_cidrs()) {
+            return Some(Party::NoPod(cidr));
+        }
+        let mut nodes = self.snapshot.nodes.values();
+        nodes.find_map(|node| Some(Party::PodOf(node, within(&node.pod_cidrs)?)))
     }
 
     /// The gateway of a pod address: the first address of its podCIDR.

@@ -20,6 +20,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod ways;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -82,7 +83,7 @@ pub struct Trace {
 }
 
 /// How a way ends, seen from this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum End {
     /// It arrives at a pod or process on this node.

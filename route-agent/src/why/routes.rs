@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::features::routes::gateway_of;
+use crate::features::routes::{collision, gateway_of};
 use crate::ours::REFUSED_TABLE as REFUSED;
 use crate::snapshot::Node;
 use crate::why::facts::{Facts, Party};
@@ -18,11 +18,18 @@ pub(super) struct NextHop {
     pub text: String,
     /// What the kernel should say.
     pub wanted: Wanted,
+    /// How a way ends that goes there.
+    pub end: End,
 }
 
 impl NextHop {
-    fn new(text: String, wanted: Wanted) -> Self {
-        Self { text, wanted }
+    fn new(text: String, wanted: Wanted, end: End) -> Self {
+        Self { text, wanted, end }
+    }
+
+    /// True if nothing is behind it.
+    pub fn leads_nowhere(&self) -> bool {
+        matches!(self.end, End::Refused | End::Dropped)
     }
 
     /// The next hop from this node to an address.
@@ -32,11 +39,13 @@ impl NextHop {
             Party::Pod(pod) => Self::new(
                 format!("a pod on this node, straight through its link {}", pod.link),
                 Wanted::Link(pod.link.clone()),
+                End::Arrives,
             ),
-            Party::OwnNode => Self::new("this node itself".into(), Wanted::Any),
+            Party::OwnNode => Self::new("this node itself".into(), Wanted::Any, End::Arrives),
             Party::NoPod(cidr) => Self::new(
                 format!("nowhere: it is in this node's podCIDR {cidr}, but no pod has it"),
                 Wanted::Unreachable,
+                End::Refused,
             ),
             Party::PodOf(node, cidr) => match gateway(facts, node, cidr) {
                 Ok(gateway) => Self::new(
@@ -45,23 +54,39 @@ impl NextHop {
                         node.name
                     ),
                     Wanted::Gateway(gateway),
+                    End::Leaves,
                 ),
-                Err(why) => Self::new(format!("nowhere: Node {} {why}", node.name), Wanted::Any),
+                // The node's other routes take it, perhaps to a router that does not know the pod.
+                Err(why) => Self::new(
+                    format!("nowhere: Node {} {why}", node.name),
+                    Wanted::Any,
+                    End::Dropped,
+                ),
             },
             Party::Node(node) => Self::new(
                 format!("node {} itself, through {uplink}", node.name),
                 Wanted::Somewhere,
+                End::Leaves,
             ),
-            Party::Gone(cidr, owner) => {
-                Self::new(format!("nowhere: {}", gone(cidr, owner)), Wanted::Any)
+            Party::Gone(cidr, owner) => Self::new(
+                format!("nowhere: {}", gone(cidr, owner)),
+                Wanted::Any,
+                End::Refused,
+            ),
+            Party::Outside => {
+                Self::new("outside the cluster".into(), Wanted::Somewhere, End::Leaves)
             }
-            Party::Outside => Self::new("outside the cluster".into(), Wanted::Somewhere),
         }
     }
 }
 
 /// The next hop of the route to a Node's podCIDR, or why it has none.
 fn gateway(facts: &Facts<'_>, node: &Node, cidr: IpNetwork) -> Result<IpAddr, String> {
+    let held = facts.holder(cidr.network());
+    let holds = held.is_some_and(|(holder, of)| holder.name == node.name && of == cidr);
+    if !holds && let Some(why) = collision(cidr, facts.uplink, facts.claims) {
+        return Err(why);
+    }
     let own_ips = facts.own_node().map_or(&[][..], |own| &own.internal_ips);
     match facts.uplink {
         Some(uplink) => gateway_of(cidr, node, uplink, own_ips),
@@ -114,41 +139,29 @@ pub(super) fn leaving(facts: &Facts<'_>, source: IpAddr, to: IpAddr, party: &Par
 }
 
 /// How a way to an address ends, in a sentence.
-pub(super) fn end(to: IpAddr, party: &Party<'_>) -> (End, String) {
+pub(super) fn conclusion(to: IpAddr, party: &Party<'_>, next: &NextHop) -> String {
     match party {
         Party::Pod(pod) => {
             let name = pod.name.as_deref();
             let name = name.map_or(String::new(), |name| format!(" {name}"));
-            let text = format!("It arrives at pod{name}, {to}, on this node.");
-            (End::Arrives, text)
+            format!("It arrives at pod{name}, {to}, on this node.")
         }
         Party::OwnNode => {
-            let text =
-                "It arrives at this node; `ss -lntup` shows whether a program listens there.";
-            (End::Arrives, text.into())
+            "It arrives at this node; `ss -lntup` shows whether a program listens there.".into()
         }
-        Party::NoPod(_) => {
-            let text = format!("It is refused (no route to host): no pod has {to}.");
-            (End::Refused, text)
-        }
+        Party::NoPod(_) => format!("It is refused (no route to host): no pod has {to}."),
+        Party::PodOf(..) if next.leads_nowhere() => format!("It goes {}.", next.text),
         Party::PodOf(node, _) => {
             let name = &node.name;
-            let text =
-                format!("It leaves for node {name}, which knows the pod: ask there for the rest.");
-            (End::Leaves, text)
+            format!("It leaves for node {name}, which knows the pod: ask there for the rest.")
         }
         Party::Node(node) => {
             let name = &node.name;
-            let text = format!("It leaves for node {name}, which decides the rest: ask there.");
-            (End::Leaves, text)
+            format!("It leaves for node {name}, which decides the rest: ask there.")
         }
         Party::Gone(..) => {
-            let text = "It is refused at once: the Node whose pod had this address is gone.";
-            (End::Refused, text.into())
+            "It is refused at once: the Node whose pod had this address is gone.".into()
         }
-        Party::Outside => {
-            let text = "It leaves the cluster by the node's own routes.";
-            (End::Leaves, text.into())
-        }
+        Party::Outside => "It leaves the cluster by the node's own routes.".into(),
     }
 }

@@ -1,6 +1,5 @@
 //! The walk: from who sends, through Services and routes, to where it ends. Pure.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -15,13 +14,14 @@ use crate::why::policies;
 use crate::why::question::{Question, QuestionError, Transport};
 use crate::why::routes::{self, NextHop};
 use crate::why::services::{self, Choice, Match, SourceAddress, networks_of, table};
+use crate::why::ways::Ways;
 use crate::why::{Check, End, Hop, MASQUERADED, Pod, Trace, Wanted};
 
 /// The hooks at which others may drop (`NF_INET_LOCAL_IN`, `NF_INET_FORWARD`).
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 /// More endpoints than this are not looked at one by one.
-const SHOWN: usize = 8;
+pub(super) const SHOWN: usize = 8;
 
 /// What a conclusion has where policies let a packet through to some endpoints only.
 pub const SOME_DENIED: &str = "Policies drop what goes to";
@@ -189,6 +189,15 @@ impl<'a> Walk<'a> {
                 .services
                 .iter()
                 .any(|cidr| cidr.contains(to))
+            || !self.facts.is_own(to) && self.service(to).is_some()
+    }
+
+    /// The Service port that takes the packet, if one does.
+    fn service(&self, to: IpAddr) -> Option<Match<'a>> {
+        let Transport::Port(protocol, port) = self.transport else {
+            return None;
+        };
+        services::find(self.facts, &self.from, to, protocol, port)
     }
 
     /// The rules of Services see a packet before it is routed.
@@ -203,9 +212,7 @@ impl<'a> Walk<'a> {
                 None => self.route_to(to),
             };
         }
-        if let Transport::Port(protocol, port) = self.transport
-            && let Some(found) = services::find(facts, &self.from, to, protocol, port)
-        {
+        if let Some(found) = self.service(to) {
             let mut hop = found.hop(self.family);
             if self.from == Party::OwnNode {
                 // A socket looks up a route before the output hook sees the packet.
@@ -319,8 +326,13 @@ impl<'a> Walk<'a> {
             hop = hop.because(why);
         }
         self.hops.push(hop);
-        let list = candidates.list.iter();
-        let to: Vec<_> = list
+        let (all, ways) = (candidates.list, Ways::to(self.facts, candidates.list));
+        let reached = ways.reached(all);
+        if reached.is_empty() {
+            return self.reaches_none(name, &ways);
+        }
+        let to: Vec<_> = reached
+            .iter()
             .map(|backend| (backend.address, found.transport(backend)))
             .collect();
         let denied = match self.ask_policies(&to) {
@@ -330,16 +342,23 @@ impl<'a> Walk<'a> {
             }
             Judged::Passes { denied } => denied,
         };
-        let hop = self.source_towards(found, candidates.list);
+        let hop = self.source_towards(found, &reached);
         self.hops.push(hop);
-        let hop = self.ways_to(candidates.list);
+        let addresses: Vec<IpAddr> = reached.iter().map(|backend| backend.address).collect();
+        let mut hop = self.ask_for_droppers(ways.hop(), &addresses);
+        hop.differs.extend(ways.nowhere());
         self.hops.push(hop);
-        let mut trace = self.end_at(found, candidates.list);
-        if denied > 0 {
-            let most = format!(" {SOME_DENIED} {denied} of them.");
-            trace.conclusion.push_str(&most);
-        }
-        trace
+        let lost = all.len() - reached.len();
+        let end = ways.end();
+        self.trace(end, goes_on(name, end, all.len(), [lost, denied]))
+    }
+
+    /// Through a Service of which no endpoint can be reached: it goes no further than the routes.
+    fn reaches_none(mut self, service: &ObjectName, ways: &Ways) -> Trace {
+        self.hops.push(ways.hop());
+        let first = ways.nowhere().next().unwrap_or_default();
+        let conclusion = format!("A packet to Service {service} reaches no endpoint. {first}");
+        self.trace(ways.end(), conclusion)
     }
 
     /// What the policies say: behind the translation of the destination, before that of the source.
@@ -358,100 +377,72 @@ impl<'a> Walk<'a> {
     fn source_towards(&self, found: &Match<'_>, list: &[Backend]) -> Hop {
         let chain = found.masquerade_chain();
         let see = format!("nft list chain {} {chain}", table(self.family));
-        let hop = match found.masquerade(self.facts, &self.from, self.source) {
-            SourceAddress::Replaced(why) => Hop::new(MASQUERADED).because(why),
-            SourceAddress::Stays(why) => {
-                let hop = Hop::new(format!("The source stays {}", self.source)).because(why);
-                if list.iter().any(|backend| backend.address == self.source) {
-                    hop.because(
-                        "Unless the choice falls on the client itself: then it is masqueraded, or \
-                         the pod would answer to itself without the node (hairpin).",
-                    )
-                } else {
-                    hop
-                }
-            }
+        let why = match found.masquerade(self.facts, &self.from, self.source) {
+            SourceAddress::Replaced(why) => return Hop::new(MASQUERADED).because(why).see(see),
+            SourceAddress::Stays(why) => why,
         };
+        // What the rules of Services let be is masqueraded as all else that leaves the cluster.
+        let outside: Vec<IpAddr> = list
+            .iter()
+            .map(|backend| backend.address)
+            .filter(|to| {
+                matches!(self.from, Party::Pod(_)) && self.facts.party(*to) == Party::Outside
+            })
+            .collect();
+        let leaving = |to: &IpAddr| routes::leaving(self.facts, self.source, *to, &Party::Outside);
+        if let Some(first) = outside.first()
+            && outside.len() == list.len()
+            && outside.iter().all(|to| leaving(to).what == MASQUERADED)
+        {
+            return leaving(first);
+        }
+        let mut hop = Hop::new(format!("The source stays {}", self.source)).because(why);
+        if list.iter().any(|backend| backend.address == self.source) {
+            hop = hop.because(
+                "Unless the choice falls on the client itself: then it is masqueraded, or the pod \
+                 would answer to itself without the node (hairpin).",
+            );
+        }
+        for to in outside.iter().take(SHOWN) {
+            let leaving = leaving(to);
+            let why = leaving.why.join(" ");
+            hop = hop.because(format!("To {to}: {}. {why}", leaving.what));
+            hop.suspects.extend(leaving.suspects);
+        }
         hop.see(see)
     }
 
-    /// The ways to the endpoints; each way once, with those that it leads to.
-    fn ways_to(&self, list: &[Backend]) -> Hop {
-        let mut ways: BTreeMap<NextHop, Vec<IpAddr>> = BTreeMap::new();
-        for backend in list {
-            let next = NextHop::to(self.facts, backend.address);
-            ways.entry(next).or_default().push(backend.address);
+    /// Has the kernel asked for others that drop on the way to one of these.
+    fn ask_for_droppers(&self, mut hop: Hop, to: &[IpAddr]) -> Hop {
+        // What this node sends passes neither of the hooks.
+        if self.from == Party::OwnNode {
+            return hop;
         }
-        let mut hop = Hop::new("The way to the endpoints");
-        for (next, addresses) in &ways {
-            let shown = &addresses[..addresses.len().min(SHOWN)];
-            let names: Vec<_> = shown.iter().map(ToString::to_string).collect();
-            let more = match addresses.len() - shown.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            hop = hop.because(format!("{}{more}: {}.", names.join(", "), next.text));
-            for to in shown {
-                hop = hop.ask(Check::Route {
-                    to: *to,
-                    wanted: next.wanted.clone(),
-                });
+        for (hook, own) in [(INPUT, true), (FORWARD, false)] {
+            if to.iter().any(|to| self.facts.is_own(*to) == own) {
+                let family = self.family;
+                hop = hop.ask(Check::Droppers { family, hook });
             }
         }
-        hop.ask(Check::Droppers {
-            family: self.family,
-            hook: FORWARD,
-        })
-    }
-
-    /// Where a packet to one of these endpoints ends.
-    fn end_at(self, found: &Match<'_>, list: &[Backend]) -> Trace {
-        let name = &found.service.name;
-        let all = |is: fn(&Party<'_>) -> bool| {
-            let mut parties = list.iter().map(|backend| self.facts.party(backend.address));
-            parties.all(|party| is(&party))
-        };
-        let to = match list.len() {
-            1 => "its endpoint".to_owned(),
-            count => format!("one of its {count} endpoints"),
-        };
-        let (end, text) = if all(|party| matches!(party, Party::Gone(..))) {
-            let why = "the Nodes of all its endpoints are gone";
-            (End::Refused, format!("is refused at once: {why}"))
-        } else if all(|party| matches!(party, Party::Pod(_) | Party::OwnNode)) {
-            (End::Arrives, format!("goes to {to}, on this node"))
-        } else {
-            (End::Leaves, format!("goes to {to}, over the links above"))
-        };
-        self.trace(end, format!("A packet to Service {name} {text}."))
+        hop
     }
 
     /// To an address that no Service has.
     fn route_to(mut self, to: IpAddr) -> Trace {
         let next = NextHop::to(self.facts, to);
         let party = self.facts.party(to);
-        let mut hop = Hop::new(format!("Route to {to}: {}", next.text))
+        let hop = Hop::new(format!("Route to {to}: {}", next.text))
             .see(format!("ip route get {to}"))
             .ask(Check::Route {
                 to,
-                wanted: next.wanted,
+                wanted: next.wanted.clone(),
             });
-        if self.from != Party::OwnNode {
-            let hook = if party == Party::OwnNode {
-                INPUT
-            } else {
-                FORWARD
-            };
-            hop = hop.ask(Check::Droppers {
-                family: self.family,
-                hook,
-            });
-        }
+        let hop = self.ask_for_droppers(hop, &[to]);
         self.hops.push(hop);
-        let (end, conclusion) = routes::end(to, &party);
-        // Both are refused before the forward hook.
-        if matches!(party, Party::NoPod(_) | Party::Gone(..)) {
-            return self.trace(end, conclusion);
+        let conclusion = routes::conclusion(to, &party, &next);
+        // What is refused comes to no forward hook.
+        if next.leads_nowhere() {
+            return self.trace(next.end, conclusion);
         }
         if !self.answers
             && let Judged::Dropped(why) = self.ask_policies(&[(to, self.transport)])
@@ -462,8 +453,28 @@ impl<'a> Walk<'a> {
             let hop = routes::leaving(self.facts, self.source, to, &party);
             self.hops.push(hop);
         }
-        self.trace(end, conclusion)
+        self.trace(next.end, conclusion)
     }
+}
+
+/// Where a packet to a Service goes. Of the endpoints some may be lost, and some denied.
+fn goes_on(service: &ObjectName, end: End, all: usize, [lost, denied]: [usize; 2]) -> String {
+    let to = match all {
+        1 => "its endpoint".to_owned(),
+        all => format!("one of its {all} endpoints"),
+    };
+    let over = match end {
+        End::Arrives => "on this node",
+        _ => "over the links above",
+    };
+    let mut text = format!("A packet to Service {service} goes to {to}, {over}.");
+    if lost > 0 {
+        text += &format!(" {lost} of them cannot be reached.");
+    }
+    if denied > 0 {
+        text += &format!(" {SOME_DENIED} {denied} of them.");
+    }
+    text
 }
 
 /// The text with a capital letter in front.

@@ -8,5 +8,6 @@ mod chart;
 mod flags;
 mod objects;
 mod overlays;
+mod removal;
 mod rendered;
 mod workflow;

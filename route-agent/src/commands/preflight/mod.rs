@@ -1,8 +1,8 @@
 //! What the kernel and the permissions of this process can do, tried out before it matters.
 //!
 //! Each probe is a real try of what the agent will do. Where a network namespace of our own can be
-//! made, they happen there; else in place, with objects that the same transaction removes again
-//! or that carry a name of ours and are removed at once. A probe that fails has a consequence: the
+//! made, they happen there, but for those of permissions and settings of this one; else in place, with
+//! objects that the same transaction removes again or that carry a name of ours and are removed at once. A probe that fails has a consequence: the
 //! agent falls back to something else, or refuses a part of its work. Nothing fails in silence.
 
 mod probe;
@@ -126,7 +126,7 @@ impl fmt::Display for Preflight {
             )?;
         }
         let place = if self.apart {
-            "in a network namespace of its own"
+            "in a network namespace of its own, but for permissions and settings of this node"
         } else {
             "in place, with throw-away objects: another network namespace may not be made here"
         };
@@ -193,9 +193,12 @@ mod tests {
              inotify on files: Operation not permitted\n  \
              so files are looked at every second.\n\
              \n\
-             Each was tried in a network namespace of its own. Podwire works here, with less."
+             Each was tried in a network namespace of its own, but for permissions and settings of \
+             this node. Podwire works here, with less."
         );
         assert!(example(None).to_string().ends_with("Podwire works here."));
+        // What is said of all holds for all.
+        assert!(probes::all().iter().any(|probe| probe.here));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which Node has which podCIDR: no two may overlap, nor may one overlap the nodes' own network.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -10,6 +11,7 @@ use crate::snapshot::Node;
 use crate::uplink::Uplink;
 
 /// A podCIDR that a Node has been given.
+#[derive(Debug)]
 pub struct Taken<'a> {
     last: u128,
     /// The podCIDR.
@@ -25,29 +27,13 @@ pub type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
 pub fn claim<'a>(
     network: IpNetwork,
     node: &'a Node,
-    uplink: &Uplink,
+    uplink: Option<&Uplink>,
     claims: &mut Claims<'a>,
 ) -> Result<(), String> {
-    if let Some(nodes) = uplink
-        .networks()
-        .find(|nodes| cidr::overlap(**nodes, network))
-    {
-        return Err(format!(
-            "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
-            uplink.name
-        ));
+    if let Some(why) = collision(network, uplink, claims) {
+        return Err(why);
     }
     let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
-    let before = claims
-        .range(..=(v6, last))
-        .next_back()
-        .map(|(_, taken)| taken);
-    if let Some(taken) = before.filter(|t| t.network.is_ipv6() == v6 && t.last >= first) {
-        return Err(format!(
-            "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
-            taken.network, taken.node
-        ));
-    }
     claims.insert(
         (v6, first),
         Taken {
@@ -57,4 +43,37 @@ pub fn claim<'a>(
         },
     );
     Ok(())
+}
+
+/// Why a podCIDR is left out beside these claims, if it is.
+pub fn collision(
+    network: IpNetwork,
+    uplink: Option<&Uplink>,
+    claims: &Claims<'_>,
+) -> Option<String> {
+    if let Some(uplink) = uplink
+        && let Some(nodes) = uplink
+            .networks()
+            .find(|nodes| cidr::overlap(**nodes, network))
+    {
+        return Some(format!(
+            "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
+            uplink.name
+        ));
+    }
+    let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
+    let (_, taken) = claims.range(..=(v6, last)).next_back()?;
+    (taken.network.is_ipv6() == v6 && taken.last >= first).then(|| {
+        format!(
+            "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
+            taken.network, taken.node
+        )
+    })
+}
+
+/// Who has the podCIDR in which an address lies.
+pub fn holder<'a, 'b>(claims: &'b Claims<'a>, address: IpAddr) -> Option<&'b Taken<'a>> {
+    let key = (address.is_ipv6(), cidr::number(address));
+    let (_, taken) = claims.range(..=key).next_back()?;
+    taken.network.contains(address).then_some(taken)
 }

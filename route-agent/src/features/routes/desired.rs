@@ -159,8 +159,8 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     let mut desired = Desired::default();
     let mut faults: BTreeMap<&Arc<str>, Vec<String>> = BTreeMap::new();
     let mut claims = Claims::new();
-    for (node, network) in in_order(given) {
-        let route = claim(network, node, uplink, &mut claims)
+    for (node, network) in in_order(snapshot, own, given.holders) {
+        let route = claim(network, node, Some(uplink), &mut claims)
             .and_then(|()| route(network, node, own, uplink, snapshot));
         match route {
             Ok(route) => {
@@ -200,6 +200,21 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     Ok(desired)
 }
 
+/// The claims that hold, by the rules of [`desired`]. `holders` are who has which podCIDR now.
+pub fn claims_that_hold<'a>(
+    snapshot: &'a Snapshot,
+    own: &Arc<str>,
+    uplink: Option<&Uplink>,
+    holders: &Holders,
+) -> Claims<'a> {
+    let mut claims = Claims::new();
+    for (node, network) in in_order(snapshot, own, holders) {
+        // Who is left out is named in a warning of the routes.
+        let _ = claim(network, node, uplink, &mut claims);
+    }
+    claims
+}
+
 /// Notes the peers that have an InternalIP of another. One that has ours gets no route and hears so.
 fn shared_addresses<'a>(given: &Given<'a>, faults: &mut BTreeMap<&'a Arc<str>, Vec<String>>) {
     let mut first: BTreeMap<IpAddr, &Arc<str>> = BTreeMap::new();
@@ -232,15 +247,19 @@ fn usable(uplink: &Uplink) -> Result<(), NoUplink> {
 /// Who asks for which podCIDR, those first who win where two overlap: ourselves, then the older
 /// Node, so that one that joins cannot take traffic away. A Node that does not say how old it is
 /// (a manifest need not) wins where it has the podCIDR already, and nowhere else.
-fn in_order<'a>(given: &Given<'a>) -> Vec<(&'a Node, IpNetwork)> {
-    let nodes = given.snapshot.nodes.values();
+fn in_order<'a>(
+    snapshot: &'a Snapshot,
+    own: &Arc<str>,
+    holders: &Holders,
+) -> Vec<(&'a Node, IpNetwork)> {
+    let nodes = snapshot.nodes.values();
     let mut all: Vec<(&Node, IpNetwork)> = nodes
         .flat_map(|node| node.pod_cidrs.iter().map(move |network| (node, *network)))
         .collect();
     all.sort_by_key(|(node, network)| {
-        let has_it = given.holders.get(network) == Some(&node.name);
+        let has_it = holders.get(network) == Some(&node.name);
         let age = node.created.unwrap_or(if has_it { 0 } else { u64::MAX });
-        (node.name != *given.own, age, !has_it)
+        (node.name != *own, age, !has_it)
     });
     all
 }

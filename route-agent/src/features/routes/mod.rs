@@ -25,8 +25,10 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
+pub use claims::{Claims, collision, holder};
 pub use desired::{
-    Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, desired, gateway_of,
+    Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, claims_that_hold, desired,
+    gateway_of,
 };
 pub use diff::diff;
 use podwire_kernel::IpFamily;
@@ -476,7 +478,7 @@ fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
 
 /// Who has which podCIDR, as far as routes in the kernel say it: of several Nodes with one address
 /// it is the one that asks for the podCIDR.
-fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
+pub fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
     let claims = snapshot.nodes.values().flat_map(|node| {
         let cidrs = node.pod_cidrs.iter();
         cidrs.flat_map(move |cidr| node.internal_ips.iter().map(move |ip| ((*cidr, *ip), node)))

@@ -3,13 +3,12 @@
 //! Both work for a while: until a pod gets an address that a Service has, and is never reached.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
 use crate::cidr;
-use crate::features::routes::claims::{Claims, Taken};
+use crate::features::routes::claims::{Claims, Taken, holder};
 use crate::snapshot::{ObjectName, Snapshot};
 
 /// What was found.
@@ -70,11 +69,4 @@ impl AmidPods {
             taken.network
         ));
     }
-}
-
-/// Who has the podCIDR in which an address lies.
-fn holder<'a>(claims: &'a Claims<'a>, address: IpAddr) -> Option<&'a Taken<'a>> {
-    let key = (address.is_ipv6(), cidr::number(address));
-    let (_, taken) = claims.range(..=key).next_back()?;
-    taken.network.contains(address).then_some(taken)
 }

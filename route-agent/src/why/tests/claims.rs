@@ -154,7 +154,9 @@ fn with_services(services: &[(&str, &str)]) -> World {
     for (number, (of, text)) in (1..).zip(services) {
         world.set(Object::Service(named_service(of, text)));
         let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| ("", protocol, 8000 + number));
-        let v4 = format!("10.10.3.{number}@worker3 10.10.2.{}@worker2", 100 + number);
+        let here = format!("10.10.2.{}", 100 + number);
+        world.pods.push(pod(of, &here, &format!("veth{number}")));
+        let v4 = format!("10.10.3.{number}@worker3 {here}@worker2");
         let v6 = format!("fd00:10:3::{number}@worker3 fd00:10:2::{number}@worker2");
         for (family, endpoints) in [("4", v4), ("6", v6)] {
             let slice = slice_of(of, &format!("{of}-{family}"), &ports, &endpoints);

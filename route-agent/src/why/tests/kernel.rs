@@ -249,7 +249,7 @@ fn the_gateway_that_a_cluster_ip_would_have_need_not_answer() {
 #[test]
 fn nothing_comes_in_through_an_uplink_that_is_down() {
     let mut world = World::new(&[]);
-    world.uplink.up = false;
+    world.uplink.as_mut().unwrap().up = false;
     let trace = world.walk("10.10.1.3", "10.10.2.3:80");
     assert_eq!(trace.hops[0].differs, ["eth0 is down"]);
     assert_eq!(trace.differences, ["eth0 is down"]);

@@ -1,7 +1,9 @@
 //! Walks through the cluster of the walkthrough.
 
 mod claims;
+mod endpoints;
 mod kernel;
+mod pod_cidrs;
 mod policies;
 mod refusals;
 
@@ -12,6 +14,7 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::config::{Config, test_config};
+use crate::features::routes::{Claims, Holders, claims_that_hold};
 use crate::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Key, Node, Object, ObjectName,
     Protocol, Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
@@ -22,7 +25,9 @@ use crate::uplink::Uplink;
 struct World {
     snapshot: Snapshot,
     config: Config,
-    uplink: Uplink,
+    uplink: Option<Uplink>,
+    /// Who has which podCIDR, as the routes say it.
+    holders: Holders,
     pods: Vec<Pod>,
     own: Vec<IpAddr>,
     gone: Vec<(IpNetwork, String)>,
@@ -118,14 +123,15 @@ impl World {
         let mut world = Self {
             snapshot: Snapshot::default(),
             config: test_config(&all),
-            uplink: Uplink {
+            uplink: Some(Uplink {
                 index: 2,
                 name: "eth0".into(),
                 mtu: 1500,
                 up: true,
                 addresses: vec!["172.18.0.4/16".parse().unwrap()],
                 on_link: vec!["172.18.0.0/16".parse().unwrap()],
-            },
+            }),
+            holders: Holders::new(),
             pods: vec![
                 pod("pod1", "10.10.2.3", "vethpod1"),
                 pod("web", "10.10.2.4", "vethweb"),
@@ -177,12 +183,18 @@ impl World {
         self
     }
 
-    fn facts(&self) -> Facts<'_> {
+    fn claims(&self) -> Claims<'_> {
+        let (own, uplink) = (&self.config.node_name, self.uplink.as_ref());
+        claims_that_hold(&self.snapshot, own, uplink, &self.holders)
+    }
+
+    fn facts<'a>(&'a self, claims: &'a Claims<'a>) -> Facts<'a> {
         Facts {
             snapshot: &self.snapshot,
             config: &self.config,
-            uplink: Some(&self.uplink),
+            uplink: self.uplink.as_ref(),
             pods: &self.pods,
+            claims,
             node_addresses: &self.own,
             gone_cidrs: &self.gone,
             host_ports: &self.host_ports,
@@ -191,7 +203,7 @@ impl World {
     }
 
     fn try_walk(&self, from: &str, to: &str) -> Result<Trace, QuestionError> {
-        walk(&self.facts(), &Question::parse(from, to)?)
+        walk(&self.facts(&self.claims()), &Question::parse(from, to)?)
     }
 
     fn walk(&self, from: &str, to: &str) -> Trace {
@@ -653,11 +665,9 @@ fn of_several_internal_ips_the_next_hop_is_the_one_of_the_route() {
     // None that can be used: no route.
     two.internal_ips.pop();
     world.set(Object::Node(two));
-    let text = world.walk("pod1", "10.10.1.2").to_string();
-    assert!(
-        text.contains("InternalIP 192.0.2.9 is not on the network of eth0"),
-        "{text}"
-    );
+    let trace = world.walk("pod1", "10.10.1.2");
+    let why = "Node worker InternalIP 192.0.2.9 is not on the network of eth0";
+    expect(&trace, End::Dropped, &[why, "=x It goes nowhere: ", why]);
 }
 
 #[test]

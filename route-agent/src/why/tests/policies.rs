@@ -32,7 +32,7 @@ fn policy(name: &str, role: &str, mut spec: Value) -> Value {
 
 /// The walkthrough's cluster with its pods: `pod1` (role=web) and `web` (role=db) here, `far`
 /// (role=api) on `worker`; and with these policies.
-fn with_policies(flags: &[&str], policies: &[Value]) -> World {
+pub(super) fn with_policies(flags: &[&str], policies: &[Value]) -> World {
     let mut world = World::new(flags);
     let pods = [
         a_pod("pod1", "worker2", "10.10.2.3", "web"),
@@ -51,7 +51,7 @@ fn with_policies(flags: &[&str], policies: &[Value]) -> World {
 }
 
 /// `db` may be reached by role=api on 80 only.
-fn db_for_api() -> [Value; 2] {
+pub(super) fn db_for_api() -> [Value; 2] {
     let from = json!([{"podSelector": {"matchLabels": {"role": "api"}}}]);
     [
         policy("closed", "db", json!({"policyTypes": ["Ingress"]})),
