@@ -4,7 +4,11 @@
 //! since glibc 2.36; a linker that does not know the option warns and writes the long form.
 //!
 //! What the plugin leaves out when it is linked (`small.ld` says what, and why that may go), the
-//! agent does too: a tenth of it.
+//! agent does too: a tenth of it. And where lld links, which comes with rustc and is its own choice for
+//! x86_64, functions of the same machine code are one: another thirtieth.
+
+use std::path::Path;
+use std::process::Command;
 
 fn main() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../cni-plugin/small.ld");
@@ -22,7 +26,33 @@ fn main() {
         "-Wl,--no-eh-frame-hdr",
         &script,
     ];
-    for argument in arguments {
+    let icf = links_with_lld().then_some("-Wl,--icf=all");
+    for argument in arguments.into_iter().chain(icf) {
         println!("cargo::rustc-link-arg-bin=podwire-agent={argument}");
     }
+}
+
+/// Whether rustc links with the lld that it brings along, which it does for x86_64 since 1.90 unless
+/// it was built or is told otherwise.
+fn links_with_lld() -> bool {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    if variable("CARGO_CFG_TARGET_ARCH") != "x86_64" || !variable("RUSTC_LINKER").is_empty() {
+        return false;
+    }
+    let flags = variable("CARGO_ENCODED_RUSTFLAGS");
+    if ["linker", "fuse-ld"].iter().any(|one| flags.contains(one)) {
+        return false;
+    }
+    let asked = Command::new(variable("RUSTC"))
+        .args(["--print", "sysroot"])
+        .output();
+    let Ok(sysroot) = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    else {
+        return false;
+    };
+    let tools = Path::new(sysroot.trim()).join("lib/rustlib");
+    tools
+        .join(variable("HOST"))
+        .join("bin/gcc-ld/ld.lld")
+        .exists()
 }
