@@ -14,14 +14,12 @@ use crate::why::policies;
 use crate::why::question::{Question, QuestionError, Transport};
 use crate::why::routes::{self, NextHop};
 use crate::why::services::{self, Choice, Match, SourceAddress, networks_of, table};
-use crate::why::ways::Ways;
+use crate::why::ways::{SHOWN, Ways};
 use crate::why::{Check, End, Hop, MASQUERADED, Pod, Trace, Wanted};
 
 /// The hooks at which others may drop (`NF_INET_LOCAL_IN`, `NF_INET_FORWARD`).
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
-/// More endpoints than this are not looked at one by one.
-pub(super) const SHOWN: usize = 8;
 
 /// What a conclusion has where policies let a packet through to some endpoints only.
 pub const SOME_DENIED: &str = "Policies drop what goes to";

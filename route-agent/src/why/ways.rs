@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use crate::features::services::desired::endpoints::Backend;
 use crate::why::facts::Facts;
 use crate::why::routes::NextHop;
-use crate::why::walk::SHOWN;
 use crate::why::{Check, End, Hop};
+
+/// More endpoints than this are not looked at one by one.
+pub(super) const SHOWN: usize = 8;
 
 /// Each way once, with those that it leads to.
 pub(super) struct Ways(BTreeMap<NextHop, Vec<IpAddr>>);
