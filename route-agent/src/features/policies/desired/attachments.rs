@@ -178,22 +178,21 @@ impl Attachments {
         })
     }
 
-    /// Whose an address is, if an attachment has it and tells: that of a pod, if it is one's.
-    pub fn holder(&self, address: IpAddr) -> Option<Option<&ObjectName>> {
-        let known = self.by_link.get(self.by_address.get(&address)?)?;
-        if is_unnamed(&known.attachment) {
-            return None;
-        }
-        let counts = !is_secondary(&known.attachment);
-        Some(known.pod.as_ref().filter(|_| counts))
-    }
-
-    /// False if an attachment has the address that is not named, and is another pod's by its UID.
+    /// True if a pod that claims an address may have it: none else is attached with it, as far as its
+    /// attachment tells whose it is.
     pub fn may_be_of(&self, address: IpAddr, pod: &Pod) -> bool {
         let link = self.by_address.get(&address);
-        let known = link.and_then(|link| self.by_link.get(link));
-        let unnamed = known.filter(|known| is_unnamed(&known.attachment));
-        unnamed.is_none_or(|known| is_same(uid(&known.attachment), pod))
+        let Some(Known {
+            attachment,
+            pod: named,
+        }) = link.and_then(|link| self.by_link.get(link))
+        else {
+            return true;
+        };
+        match is_unnamed(attachment) {
+            true => is_same(uid(attachment), pod),
+            false => !is_secondary(attachment) && named.as_ref() == Some(&pod.name),
+        }
     }
 
     /// True if an attachment has the address.

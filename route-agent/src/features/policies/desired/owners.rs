@@ -148,9 +148,7 @@ impl Owners {
         snapshot: &'a Snapshot,
         attachments: &Attachments,
     ) -> impl Iterator<Item = &'a Pod> {
-        let holder = attachments.holder(address);
         let pods = self.claimants(address).iter();
-        let pods = pods.filter(move |name| holder.is_none_or(|holder| holder == Some(*name)));
         let pods = pods.filter_map(|name| snapshot.pods.get(name));
         pods.filter(move |pod| attachments.may_be_of(address, pod))
     }
