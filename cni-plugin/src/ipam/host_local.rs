@@ -97,16 +97,10 @@ impl Location {
 
     /// Releases every lease whose owner `keep` does not want kept; goes on after a failure. Leases
     /// of pods of an earlier plugin stay: no list of ours names those pods, and they may run still.
-    pub fn collect(&self, keep: &dyn Fn(&Owner) -> bool) -> (Vec<Lease>, Result<(), Error>) {
-        let mut gone = Vec::new();
-        let result = self.collect_into(keep, &mut gone);
-        (gone, result)
-    }
-
-    fn collect_into(
+    pub fn collect(
         &self,
         keep: &dyn Fn(&Owner) -> bool,
-        gone: &mut Vec<Lease>,
+        part: &mut dyn FnMut(&[Lease]),
     ) -> Result<(), Error> {
         let Some(mut store) = Store::open(&self.directory)? else {
             return Ok(());
@@ -114,6 +108,7 @@ impl Location {
         store.refresh()?;
         let mut leases = store.leases()?;
         leases.retain(|lease| !lease.owner.is_adopted() && !keep(&lease.owner));
+        part(&leases);
         let mut failures = Vec::new();
         // Each by its file, not by its owner: the index need not know of all that an owner has.
         for lease in &leases {
@@ -121,7 +116,6 @@ impl Location {
         }
         failures.extend(store.refresh().err().map(Error::from));
         store.finish();
-        *gone = leases;
         Error::collect(failures)
     }
 }
@@ -364,4 +358,35 @@ fn read_route(node: &Node<'_>) -> Result<Route, Error> {
 fn with_prefix(address: IpAddr, subnet: IpNetwork) -> IpNetwork {
     // The prefix length fits: a range has addresses of its subnet only.
     IpNetwork::new(address, subnet.prefix()).unwrap_or_else(|_| IpNetwork::from(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn who_parts_from_leases_does_so_before_another_can_have_them() {
+        let directory = tempfile::tempdir().unwrap();
+        for (address, container_id) in [("10.10.1.3", "kept"), ("10.10.1.4", "gone")] {
+            let file = directory.path().join(address);
+            fs::write(file, format!("{container_id}\r\neth0")).unwrap();
+        }
+        let location = Location {
+            directory: directory.path().into(),
+        };
+        let mut parted = Vec::new();
+        let mut part = |leases: &[Lease]| {
+            for lease in leases {
+                let file = location.directory.join(lease.address.to_string());
+                parted.push((lease.address.to_string(), file.exists()));
+            }
+        };
+        let keep = |owner: &Owner| owner.container_id == "kept";
+        location.collect(&keep, &mut part).unwrap();
+        assert_eq!(parted, [("10.10.1.4".to_owned(), true)]);
+        let left = location.directory.join("10.10.1.4");
+        assert!(!left.exists());
+    }
 }

@@ -133,18 +133,19 @@ impl Ipam {
         }
     }
 
-    /// Releases all addresses of containers that `keep` does not want kept, and returns what was leased
-    /// to whom, if we know.
+    /// Releases all addresses of containers that `keep` does not want kept. What is leased to whom, if we
+    /// know, is told to `part` before it is released, and no one can get it meanwhile.
     pub fn collect(
         &self,
         call: &Call,
         stdin: &[u8],
         keep: &dyn Fn(&Owner) -> bool,
-    ) -> (Vec<Lease>, Result<(), Error>) {
+        part: &mut dyn FnMut(&[Lease]),
+    ) -> Result<(), Error> {
         match self {
-            Self::HostLocal(host_local) => host_local.location().collect(keep),
-            Self::Location(location) => location.collect(keep),
-            Self::Delegate(delegate) => (Vec::new(), delegate.run(call, stdin).map(drop)),
+            Self::HostLocal(host_local) => host_local.location().collect(keep, part),
+            Self::Location(location) => location.collect(keep, part),
+            Self::Delegate(delegate) => delegate.run(call, stdin).map(drop),
         }
     }
 }

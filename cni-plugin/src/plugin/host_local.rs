@@ -29,9 +29,10 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
         Verb::Status => read(request)?.status()?,
         Verb::Gc => {
             let valid = config.valid_attachments()?;
-            location
-                .collect(&|owner| super::request::is_valid(&valid, owner))
-                .1?;
+            location.collect(
+                &|owner| super::request::is_valid(&valid, owner),
+                &mut |_| {},
+            )?;
         }
         Verb::Version => {}
     }

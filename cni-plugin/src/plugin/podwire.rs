@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::exposure;
 use crate::files;
 use crate::ipam::Ipam;
-use crate::lease::Owner;
+use crate::lease::{Lease, Owner};
 use crate::link::{self, Loopback, Prefix, Wanted};
 use crate::policy::{self, Attachment, PodName};
 use crate::result::{Attached, Dns};
@@ -325,23 +325,30 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
     }
     match location_of(request) {
         Ok(ipam) => {
-            let (gone, collected) = ipam.collect(call, stdin, &|owner| is_valid(&valid, owner));
+            let keep = |owner: &Owner| is_valid(&valid, owner);
+            let mut part = |leases: &[Lease]| failures.extend(part(leases, agent_of(config)));
+            let collected = ipam.collect(call, stdin, &keep, &mut part);
             failures.extend(collected.err());
-            // A link whose alias was taken away is still known by its name.
-            let owners: BTreeSet<&Owner> = gone.iter().map(|lease| &lease.owner).collect();
-            for owner in owners {
-                let ifname = owner.ifname.as_deref().unwrap_or_default();
-                let deleted = link::delete(&host_link_name(&owner.container_id, ifname));
-                failures.extend(deleted.err());
-            }
-            if policy::may_come(agent_of(config)) {
-                let addresses: Vec<_> = gone.iter().map(|lease| lease.address).collect();
-                policy::forget_connections(&addresses);
-            }
         }
         Err(error) => failures.push(error),
     }
     Error::collect(failures)
+}
+
+/// Removes what is left of attachments whose leases are about to go.
+fn part(leases: &[Lease], agent: policy::Agent<'_>) -> Vec<Error> {
+    // A link whose alias was taken away is still known by its name.
+    let owners: BTreeSet<&Owner> = leases.iter().map(|lease| &lease.owner).collect();
+    let deleted = owners.into_iter().map(|owner| {
+        let ifname = owner.ifname.as_deref().unwrap_or_default();
+        link::delete(&host_link_name(&owner.container_id, ifname))
+    });
+    let failures = deleted.filter_map(Result::err).collect();
+    if policy::may_come(agent) {
+        let addresses: Vec<_> = leases.iter().map(|lease| lease.address).collect();
+        policy::forget_connections(&addresses);
+    }
+    failures
 }
 
 /// The host ends of links that are not wanted any more.

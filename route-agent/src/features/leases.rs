@@ -1,8 +1,9 @@
 //! Addresses of pods whose link is gone are given back.
 //!
 //! In: the plugin's lease files, the links and routes of this node. Out: leases without a sign of
-//! life ([`signs_of_life`]) are released after a grace period, under the plugin's lock. If the
-//! plugin is at work the loop does not wait but comes back.
+//! life ([`signs_of_life`]) are released after a grace period, under the plugin's lock, and what the
+//! kernel knows of their connections goes before. If the plugin is at work the loop does not wait but
+//! comes back.
 //!
 //! On a node where another plugin gave out addresses before, those that a pod still has are leased
 //! before the first pod of ours starts ([`adopted`]), so that no other pod gets them. They
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
 use podwire::lease::{self, Lease, Owner, Released, Unreadable};
 use podwire_kernel::RouteSocket;
+use podwire_kernel::conntrack::Conntrack;
 use podwire_kernel::link::Link;
 
 use crate::config::Config;
@@ -126,6 +128,9 @@ impl Feature for Leases {
         let released = if lost.is_empty() {
             Released::default()
         } else {
+            if world.config.network_policy {
+                forget_connections(&lost);
+            }
             lease::try_release(&directory, &lost)?.unwrap_or_default()
         };
         let Released {
@@ -170,6 +175,17 @@ impl Feature for Leases {
         let removed = files::uninstall_tree(&directory, how)?;
         let what = removed.then(|| format!("leases in {}", directory.display()));
         Ok(what.into_iter().collect())
+    }
+}
+
+/// Forgets the connections of pods that went without DEL, before another can get their addresses: see
+/// [`podwire::policy::forget_connections`]. It is rare enough for the loop to wait for it.
+fn forget_connections(lost: &[&Lease]) {
+    let addresses = lost.iter().map(|lease| lease.address).collect();
+    let forgotten =
+        Conntrack::open().and_then(|mut conntrack| conntrack.delete_addresses(&addresses, None));
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "connections of pods that are gone may linger");
     }
 }
 

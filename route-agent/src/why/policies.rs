@@ -9,7 +9,7 @@ use podwire_kernel::IpFamily;
 use podwire_kernel::nft::Family;
 
 use crate::features::policies::desired::explain::{Outcome, Words, judge};
-use crate::features::policies::desired::truth::{Traffic, Truth, selecting};
+use crate::features::policies::desired::truth::{Traffic, Truth, is_in_doubt, selecting};
 use crate::features::policies::layout::skeleton::{UNDECIDED, denied, refused};
 use crate::ours::POLICY_TABLE;
 use crate::snapshot::{Direction, Pod, Tier};
@@ -125,6 +125,8 @@ enum Word {
     Here,
     /// It is attached here, or an address of this node's podCIDRs, without a Pod that is known.
     Undecided,
+    /// It is a pod of this node in this Namespace, which is not known and whose labels would decide.
+    InDoubt(Arc<str>),
     /// It is attached here, and no policy can be about it.
     Free,
     /// It is a pod of another node.
@@ -142,7 +144,7 @@ impl Asking<'_> {
                 false => (to, Direction::Ingress),
             };
             match self.word(pod) {
-                Word::Here | Word::Undecided | Word::Free => {
+                Word::Here | Word::Undecided | Word::InDoubt(_) | Word::Free => {
                     self.here = true;
                     self.say(
                         to,
@@ -169,10 +171,20 @@ impl Asking<'_> {
                 traffic,
             };
             let word = self.word(local);
-            self.here |= matches!(word, Word::Here | Word::Undecided | Word::Free);
+            self.here |= !matches!(word, Word::Elsewhere(_) | Word::None);
             passes &= match word {
                 Word::Here => self.here(end),
-                Word::Undecided => self.undecided(end),
+                Word::Undecided => {
+                    let why = format!("no Pod with the address {local} is known here yet");
+                    self.undecided(end, why)
+                }
+                Word::InDoubt(namespace) => {
+                    let why = format!(
+                        "the Namespace {namespace} is not known, and its labels would tell which \
+                         ClusterNetworkPolicies select the pod"
+                    );
+                    self.undecided(end, why)
+                }
                 Word::Free => self.free(end),
                 Word::Elsewhere(node) => {
                     self.elsewhere(to, &node, direction);
@@ -188,7 +200,10 @@ impl Asking<'_> {
     fn word(&self, address: IpAddr) -> Word {
         let own = &self.facts.config.node_name;
         match (self.truth.pod(address), self.facts.party(address)) {
-            (Some(pod), _) if pod.node.as_ref() == Some(own) => Word::Here,
+            (Some(pod), _) if pod.node.as_ref() == Some(own) => match self.is_in_doubt(pod) {
+                true => Word::InDoubt(pod.name.namespace.clone()),
+                false => Word::Here,
+            },
             (_, Party::PodOf(node, _)) => Word::Elsewhere(node.name.to_string()),
             (None, Party::Pod(one)) if self.is_free(one) => Word::Free,
             (None, Party::Pod(_) | Party::NoPod(_)) => Word::Undecided,
@@ -200,6 +215,11 @@ impl Asking<'_> {
             ) => Word::Elsewhere(node.to_string()),
             _ => Word::None,
         }
+    }
+
+    fn is_in_doubt(&self, pod: &Pod) -> bool {
+        let facts = self.facts;
+        facts.config.manifests.is_none() && is_in_doubt(pod, facts.snapshot)
     }
 
     /// True if no policy can be about what is attached there: it is no pod's, or none is about pods of
@@ -294,18 +314,10 @@ impl Asking<'_> {
         }
     }
 
-    fn undecided(&mut self, end: End) -> bool {
-        let End {
-            direction, local, ..
-        } = end;
-        let text = format!(
-            "{direction}: no Pod with the address {local} is known here yet, so it is closed (chain \
-             {UNDECIDED})."
-        );
-        self.drop.get_or_insert_with(|| {
-            let why = format!("no Pod with the address {local} is known here yet");
-            (UNDECIDED, why)
-        });
+    fn undecided(&mut self, end: End, why: String) -> bool {
+        let direction = end.direction;
+        let text = format!("{direction}: {why}, so it is closed (chain {UNDECIDED}).");
+        self.drop.get_or_insert((UNDECIDED, why));
         self.conclude(end, text, false)
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use ipnetwork::IpNetwork;
 use podwire::lease::Store;
@@ -62,6 +63,30 @@ fn a_lease_without_link_and_route_goes_after_the_grace_period() {
     assert_eq!(node.writes(&mut leases), 2);
     assert_eq!(leased(&node), ["10.10.1.2", "10.10.1.3"]);
     assert!(counted(&node, 0));
+}
+
+#[test]
+fn who_goes_on_sending_to_a_lost_pod_is_not_taken_for_who_speaks_with_the_next_owner() {
+    let entries = || {
+        let listed = Command::new("conntrack").arg("-L").output().unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let known = |address: &str| listed.contains(&format!("src={address} "));
+        ["10.10.1.3", "10.10.1.4"].map(known)
+    };
+    for (network_policy, left) in [(true, [true, false]), (false, [true, true])] {
+        let (mut node, mut leases) = node(&[("10.10.1.3", "linked"), ("10.10.1.4", "lost")]);
+        make_pod_link("linked");
+        for address in ["10.10.1.3", "10.10.1.4"] {
+            let add = format!("-I -s {address} -d 192.0.2.9 -p udp --sport 7 --dport 7 -t 100");
+            let added = Command::new("conntrack").args(add.split(' ')).output();
+            assert!(added.unwrap().status.success());
+        }
+        assert_eq!(entries(), [true; 2]);
+        node.config.network_policy = network_policy;
+        node.config.lease_grace = Duration::ZERO;
+        assert_eq!(node.writes(&mut leases), 1);
+        assert_eq!(entries(), left);
+    }
 }
 
 #[test]

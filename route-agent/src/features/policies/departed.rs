@@ -5,7 +5,8 @@
 //! nothing. A packet is judged as one of its connection; so without this, who sends on and on to a pod
 //! that is gone would answer its next owner, as if that one had begun.
 //!
-//! DEL does it for its own pod, with or without an agent. This is for links that went without DEL, and
+//! DEL does it for its own pod, with or without an agent; who releases a lease without DEL does it before
+//! (GC, and the feature of leases). This is for links that went and whose addresses are still leased, and
 //! for pods of other nodes. Of those only UDP: a connection of TCP or SCTP means nothing to who did not
 //! begin it, and the next owner may have some of his own by the time that the API tells. A thread of
 //! its own does it, so that the reconcile loop never waits for a large table.
@@ -23,7 +24,7 @@ use crate::warnings::LastFailure;
 
 /// What comes meanwhile is taken together: the kernel goes through all that it has each time. An
 /// address rarely has another owner sooner.
-const GATHER: Duration = Duration::from_secs(1);
+pub(super) const GATHER: Duration = Duration::from_secs(1);
 
 /// Addresses that no one has any more.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct Gone {
     pub links: BTreeSet<IpAddr>,
     /// Of pods of other nodes.
     pub pods: BTreeSet<IpAddr>,
-    /// Those that have another owner by now: DEL, which came before, has forgotten what there was.
+    /// Those that have another owner by now: who gave them back has forgotten what there was.
     pub taken: BTreeSet<IpAddr>,
 }
 

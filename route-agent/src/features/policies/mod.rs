@@ -43,7 +43,7 @@ use crate::features::policies::desired::frame::{Changed, Here};
 use crate::features::policies::desired::model::Model;
 use crate::features::policies::desired::owners;
 use crate::features::policies::namespaces::Namespaces;
-use crate::features::policies::publish::{Contested, Numbers};
+use crate::features::policies::publish::{Numbers, Unsure};
 use crate::features::policies::review::Review;
 use crate::features::policies::table::sync::FamilyTable;
 use crate::features::policies::waiting::Waiting;
@@ -70,8 +70,8 @@ pub struct Policies {
     since: Option<Instant>,
     /// What is looked at from time to time.
     review: Review,
-    /// Addresses that several pods claim.
-    contested: Contested,
+    /// What is not sure of pods, and is said.
+    unsure: Unsure,
     /// What the kernel knows of connections of pods that are gone.
     departed: Departed,
     /// Warnings and numbers are to be published whether or not anything changed.
@@ -101,7 +101,7 @@ impl Policies {
     fn of_lists_over(few_peers: usize, logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             review: Review::default(),
-            contested: Contested::default(),
+            unsure: Unsure::default(),
             departed: Departed::default(),
             socket: NftSocket::open()?,
             routes: RouteSocket::open()?,
@@ -489,16 +489,8 @@ impl Feature for Policies {
             publish::numbers(&world.metrics.policies, sides);
         }
         let models = self.sides.iter().filter_map(|side| side.model.as_ref());
-        self.contested
-            .look(models, world.snapshot, &self.attachments);
-        publish::warnings(
-            world,
-            &changed,
-            all,
-            &self.review,
-            &mut self.contested,
-            warn,
-        );
+        self.unsure.look(models, world.snapshot, &self.attachments);
+        publish::warnings(world, &changed, all, &self.review, &mut self.unsure, warn);
         match failed {
             // The models have taken the change in, and the table that failed will be read.
             Some(error) => {

@@ -1,7 +1,7 @@
 //! What came of the policies: warnings about them, and numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use podwire_kernel::IpFamily;
 
@@ -15,7 +15,7 @@ use crate::metrics::PolicyMetrics;
 use crate::snapshot::{Invalid, Key, ObjectName, PolicyName, Snapshot};
 use crate::warnings::Warning;
 
-/// So many addresses with several owners are named.
+/// So many addresses with several owners are named, and so many Namespaces that are not known.
 const NAMED: usize = 100;
 /// So many pods of each.
 const NAMED_PODS: usize = 5;
@@ -26,7 +26,7 @@ pub fn warnings(
     changed: &Changed,
     all: bool,
     review: &Review,
-    contested: &mut Contested,
+    unsure: &mut Unsure,
     warn: &mut Warn<'_>,
 ) {
     let snapshot = world.snapshot;
@@ -57,10 +57,10 @@ pub fn warnings(
             let texts = texts.into_iter();
             texts.map(move |text| Warning::new(key.to_string(), text))
         });
-        warn.replace(of_objects.chain(contested.warnings()));
+        warn.replace(of_objects.chain(unsure.warnings()));
         return;
     }
-    contested.tell(warn);
+    unsure.tell(warn);
     for name in &changed.policies {
         let key = key_of(name);
         warn.replace_for(&key.to_string(), of_policy(name));
@@ -71,58 +71,90 @@ pub fn warnings(
     }
 }
 
-/// The addresses that several pods claim with the same reason, and what is said of each.
+/// What is not sure of pods, by the objects in question: addresses that several claim with the same reason,
+/// and Namespaces whose labels would decide.
 #[derive(Debug, Default)]
-pub struct Contested {
-    now: BTreeMap<IpAddr, String>,
+pub struct Unsure {
+    now: BTreeMap<String, String>,
     /// Of which something else is to be said than before.
-    changed: BTreeSet<IpAddr>,
+    changed: BTreeSet<String>,
 }
 
-impl Contested {
-    /// Finds out who has which.
+impl Unsure {
+    /// Finds out what it is.
     pub fn look<'a>(
         &mut self,
-        models: impl Iterator<Item = &'a Model>,
+        models: impl Iterator<Item = &'a Model> + Clone,
         snapshot: &'a Snapshot,
         attachments: &'a Attachments,
     ) {
-        let all = models.flat_map(|model| model.contested(snapshot, attachments));
-        let texts = all.take(NAMED).map(|(address, owner, others)| {
-            let owner = &owner.name;
-            let names = others.iter().take(NAMED_PODS);
-            let mut names: Vec<String> = names.map(|pod| format!("Pod {}", pod.name)).collect();
-            if others.len() > NAMED_PODS {
-                names.push(format!("{} more", others.len() - NAMED_PODS));
-            }
-            let names = names.join(", ");
-            let text = format!(
-                "belongs to Pod {owner} and is claimed by {names} as well: policies take it for that of \
-                 {owner}; correct the others"
-            );
-            (address, text)
-        });
-        let now: BTreeMap<IpAddr, String> = texts.collect();
+        let contested = models.clone();
+        let contested = contested.flat_map(|model| model.contested(snapshot, attachments));
+        let mut now: BTreeMap<String, String> = contested
+            .take(NAMED)
+            .map(|(address, owner, others)| {
+                let text = contest(&owner.name, others.iter().map(|pod| &pod.name));
+                (format!("address {address}"), text)
+            })
+            .collect();
+        let mut bare: BTreeMap<&Arc<str>, BTreeSet<&ObjectName>> = BTreeMap::new();
+        for pod in models.flat_map(Model::in_doubt) {
+            bare.entry(&pod.namespace).or_default().insert(pod);
+        }
+        let bare = bare.into_iter().take(NAMED);
+        now.extend(bare.map(|(namespace, pods)| {
+            let key = Key::Namespace(namespace.clone());
+            (key.to_string(), doubt(pods.into_iter()))
+        }));
         let before = std::mem::replace(&mut self.now, now);
-        let addresses = before.keys().chain(self.now.keys());
-        let changed = addresses.filter(|address| before.get(address) != self.now.get(address));
-        self.changed = changed.copied().collect();
+        let objects = before.keys().chain(self.now.keys());
+        let changed = objects.filter(|object| before.get(*object) != self.now.get(*object));
+        self.changed = changed.cloned().collect();
     }
 
     fn warnings(&self) -> impl Iterator<Item = Warning> {
         let all = self.now.iter();
-        all.map(|(address, text)| Warning::new(object_of(*address), text))
+        all.map(|(object, text)| Warning::new(object.clone(), text))
     }
 
     fn tell(&mut self, warn: &mut Warn<'_>) {
-        for address in std::mem::take(&mut self.changed) {
-            warn.replace_for(&object_of(address), self.now.get(&address).cloned());
+        for object in std::mem::take(&mut self.changed) {
+            warn.replace_for(&object, self.now.get(&object).cloned());
         }
     }
 }
 
-fn object_of(address: IpAddr) -> String {
-    format!("address {address}")
+/// What is said of an address that several pods claim.
+fn contest<'a>(
+    owner: &ObjectName,
+    others: impl ExactSizeIterator<Item = &'a ObjectName>,
+) -> String {
+    let names = some(others);
+    format!(
+        "belongs to Pod {owner} and is claimed by {names} as well: policies take it for that of {owner}; \
+         correct the others"
+    )
+}
+
+/// What is said of a Namespace that is not known, with pods in doubt.
+fn doubt<'a>(pods: impl ExactSizeIterator<Item = &'a ObjectName>) -> String {
+    let names = some(pods);
+    format!(
+        "is not known, and its labels would tell which ClusterNetworkPolicies select {names}: closed until \
+         it is; create it again, or delete what is left in it"
+    )
+}
+
+fn some<'a>(pods: impl ExactSizeIterator<Item = &'a ObjectName>) -> String {
+    let all = pods.len();
+    let mut names: Vec<String> = pods
+        .take(NAMED_PODS)
+        .map(|pod| format!("Pod {pod}"))
+        .collect();
+    if all > NAMED_PODS {
+        names.push(format!("{} more", all - NAMED_PODS));
+    }
+    names.join(", ")
 }
 
 fn key_of(policy: &PolicyName) -> Key {

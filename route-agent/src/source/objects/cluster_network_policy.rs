@@ -13,7 +13,7 @@ use crate::snapshot::{
     self, Action, Block, Direction, Peer, PodSet, PolicyPort, PolicyRule, PortMatch, Protocol,
     Selector, Tier, TierRule,
 };
-use crate::source::objects::strict::{LONGEST, present, selector, shown, unknown};
+use crate::source::objects::strict::{LONGEST, Selectors, present, shown, unknown};
 use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_ports};
 
 /// A ClusterNetworkPolicy.
@@ -36,6 +36,7 @@ impl ClusterNetworkPolicy {
         let name = self.metadata.cluster_name(names)?;
         let mut reader = Reader {
             names,
+            selectors: Selectors::default(),
             checker: Checker::default(),
             only_takes_away: false,
         };
@@ -86,6 +87,7 @@ impl Words {
 
 struct Reader<'a> {
     names: &'a mut Names,
+    selectors: Selectors,
     checker: Checker,
     /// True if rules that accept do not count, and those that pass deny.
     only_takes_away: bool,
@@ -176,7 +178,7 @@ impl Reader<'_> {
     fn pod_set(&mut self, fields: &Map<String, Value>) -> Option<PodSet> {
         match (present(fields, "namespaces"), present(fields, "pods")) {
             (Some(namespaces), None) => Some(PodSet {
-                namespaces: selector(self.names, namespaces)?,
+                namespaces: self.selectors.read(self.names, namespaces)?,
                 ..PodSet::default()
             }),
             (None, Some(pods)) => {
@@ -189,12 +191,12 @@ impl Reader<'_> {
                 // Without a selector of Namespaces pods of all are meant; theirs has to be there
                 // (`NamespacedPod`, apis/v1beta1 of network-policy-api).
                 let namespaces = match namespaces {
-                    Some(namespaces) => selector(self.names, namespaces)?,
+                    Some(namespaces) => self.selectors.read(self.names, namespaces)?,
                     None => Selector::default(),
                 };
                 Some(PodSet {
                     namespaces,
-                    pods: selector(self.names, pods?)?,
+                    pods: self.selectors.read(self.names, pods?)?,
                     ..PodSet::default()
                 })
             }
@@ -323,7 +325,10 @@ impl Reader<'_> {
                 Ok(vec![Peer::Anywhere(pods)])
             }
             ("nodes", Direction::Egress) => {
-                let nodes = selector(self.names, value).ok_or("is not a selector of nodes")?;
+                let nodes = self
+                    .selectors
+                    .read(self.names, value)
+                    .ok_or("is not a selector of nodes")?;
                 Ok(vec![Peer::Nodes(nodes)])
             }
             ("networks", Direction::Egress) => {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::snapshot::{
     self, Block, Direction, Peer, PolicyPort, PolicyRule, PortMatch, Protocol, Selector,
 };
-use crate::source::objects::strict::{LONGEST, present, selector, shown, unknown};
+use crate::source::objects::strict::{LONGEST, Selectors, present, shown, unknown};
 use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_ports};
 
 /// A NetworkPolicy.
@@ -39,6 +39,7 @@ impl NetworkPolicy {
         let name = self.metadata.object_name(names)?;
         let mut reader = Reader {
             names,
+            selectors: Selectors::default(),
             checker: Checker::default(),
         };
         let (subject, ingress, egress) = reader.spec(&self.spec);
@@ -61,6 +62,7 @@ type Rules = Option<Box<[PolicyRule]>>;
 
 struct Reader<'a> {
     names: &'a mut Names,
+    selectors: Selectors,
     checker: Checker,
 }
 
@@ -96,7 +98,7 @@ impl Reader<'_> {
         let (ingress, egress) = self.types(spec);
         let subject = match present(spec, "podSelector") {
             None => Selector::default(),
-            Some(given) => match selector(self.names, given) {
+            Some(given) => match self.selectors.read(self.names, given) {
                 Some(selector) => selector,
                 None => {
                     let reason = "is not a label selector: all pods of the namespace are closed";
@@ -209,7 +211,7 @@ impl Reader<'_> {
         let fields = self.map(field, peer, &known)?;
         let [pods, namespaces, block] = known.map(|name| present(fields, name));
         let mut selector = |given: &Value| {
-            let read = selector(self.names, given);
+            let read = self.selectors.read(self.names, given);
             if read.is_none() {
                 self.bad(field, given, NO_SELECTOR);
             }

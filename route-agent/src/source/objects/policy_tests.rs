@@ -398,12 +398,27 @@ fn a_selector_that_asks_too_much_is_not_understood_so_that_it_holds_no_one_up() 
         json!({"podSelector": {"matchExpressions": [
             {"key": "app", "operator": "NotIn", "values": values}]}})
     };
-    assert!(peer(values(1_000)).is_some());
-    assert_eq!(peer(values(1_001)), None);
+    assert!(peer(values(10_000)).is_some());
+    assert_eq!(peer(values(10_001)), None);
     let requirements = |number: usize| {
         let all = (0..number).map(|one| json!({"key": format!("k{one}"), "operator": "Exists"}));
         json!({"podSelector": {"matchExpressions": all.collect::<Vec<_>>()}})
     };
     assert!(peer(requirements(100)).is_some());
     assert_eq!(peer(requirements(101)), None);
+
+    // All of a policy together, but for those that are found by a value.
+    let mut found = requirements(99);
+    let expressions = found["podSelector"]["matchExpressions"].as_array_mut();
+    expressions
+        .unwrap()
+        .push(json!({"key": "app", "operator": "In", "values": ["web"]}));
+    let mut peers = vec![found; 20];
+    peers.extend(vec![requirements(100); 12]);
+    let read = ingress(json!([{"from": peers}]));
+    let allowed = read.ingress.unwrap()[0]
+        .peers
+        .as_ref()
+        .map(|peers| peers.len());
+    assert_eq!(allowed, Some(30), "the other two allow nothing");
 }

@@ -11,13 +11,41 @@ use crate::source::objects::Names;
 /// A longer text is none that Kubernetes could hold here. In bytes.
 pub const LONGEST: usize = 4096;
 
-/// A selector may ask this much: it is asked of every pod and every Namespace.
-const MOST_REQUIREMENTS: usize = 100;
-/// As many values may all of its requirements have.
-const MOST_VALUES: usize = 1000;
+/// A selector may have this many requirements.
+const OF_SELECTOR: usize = 100;
+/// All selectors of a policy that name no value which a pod must have may have this many: what they ask is
+/// asked of every pod and every Namespace, while others are found by such a value.
+const OF_POLICY: usize = 1000;
+/// As many values may all requirements of a selector have: each is kept in memory to be found by.
+const MOST_VALUES: usize = 10_000;
 
-/// A label selector; `None` if it is not understood.
-pub fn selector(names: &mut Names, selector: &Value) -> Option<Selector> {
+/// Reads the selectors of one policy, until they ask too much together.
+#[derive(Debug)]
+pub struct Selectors {
+    room: usize,
+}
+
+impl Default for Selectors {
+    fn default() -> Self {
+        Self { room: OF_POLICY }
+    }
+}
+
+impl Selectors {
+    /// A label selector; `None` if it is not understood, or one too many.
+    pub fn read(&mut self, names: &mut Names, given: &Value) -> Option<Selector> {
+        let requirements = requirements(names, given)?;
+        let is_found = |one: &Requirement| matches!(one.condition, Condition::In(_));
+        let cost = match requirements.iter().any(is_found) {
+            true => 0,
+            false => requirements.len(),
+        };
+        self.room = self.room.checked_sub(cost)?;
+        Some(Selector::new(requirements))
+    }
+}
+
+fn requirements(names: &mut Names, selector: &Value) -> Option<Vec<Requirement>> {
     let fields = selector.as_object()?;
     if unknown(fields, &["matchLabels", "matchExpressions"]).is_some() {
         return None;
@@ -46,8 +74,8 @@ pub fn selector(names: &mut Names, selector: &Value) -> Option<Selector> {
         Some(_) => return None,
     }
     let values = requirements.iter().map(Requirement::values).sum::<usize>();
-    let is_bounded = requirements.len() <= MOST_REQUIREMENTS && values <= MOST_VALUES;
-    is_bounded.then(|| Selector::new(requirements))
+    let is_bounded = requirements.len() <= OF_SELECTOR && values <= MOST_VALUES;
+    is_bounded.then_some(requirements)
 }
 
 fn requirement(names: &mut Names, expression: &Value) -> Option<Requirement> {

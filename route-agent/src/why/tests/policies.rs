@@ -207,6 +207,33 @@ fn what_a_cluster_network_policy_denies_is_dropped_by_its_element() {
 }
 
 #[test]
+fn a_pod_whose_namespace_is_not_known_is_closed_where_its_labels_would_decide() {
+    let guard = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "guard"},
+        "spec": {"tier": "Baseline", "priority": 5,
+            "subject": {"namespaces": {"matchLabels": {"trust": "low"}}},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]},
+    });
+    let world = with_policies(&[], std::slice::from_ref(&guard));
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4:80", |_| {});
+    expect(
+        &trace,
+        End::Dropped,
+        &[
+            "ingress: the Namespace default is not known, and its labels would tell which \
+             ClusterNetworkPolicies select the pod, so it is closed (chain undecided).",
+            "=x It is dropped: the Namespace default is not known",
+        ],
+    );
+    assert_eq!(trace.differences, [""; 0]);
+    let known = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
+    let world = with_policies(&[], &[guard, known]);
+    let trace = asked(&world, "10.10.1.3", "10.10.2.4:80", |_| {});
+    expect(&trace, End::Arrives, &["no policy isolates default/web"]);
+}
+
+#[test]
 fn the_node_and_its_own_pods_are_exempt_and_a_pod_reaches_itself() {
     let both = json!({"policyTypes": ["Ingress", "Egress"]});
     let mut world = with_policies(&[], &[policy("closed", "db", both)]);

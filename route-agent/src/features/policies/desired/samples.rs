@@ -160,7 +160,8 @@ impl Cluster {
         Self::made(few_peers, true)
     }
 
-    fn made(few_peers: usize, has_all_namespaces: bool) -> Self {
+    /// As one or the other of these.
+    pub fn made(few_peers: usize, has_all_namespaces: bool) -> Self {
         let snapshot = Snapshot::default();
         let each = NODES
             .iter()

@@ -25,6 +25,14 @@ pub enum Traffic {
     Portless,
 }
 
+/// True if a ClusterNetworkPolicy may select a pod, and the labels that decide are missing: those of its
+/// Namespace, which is not known.
+pub fn is_in_doubt(pod: &Pod, snapshot: &Snapshot) -> bool {
+    let mut policies = snapshot.cluster_policies.values();
+    !snapshot.namespaces.contains_key(&pod.name.namespace)
+        && policies.any(|policy| policy.subject.may_select(pod, snapshot))
+}
+
 /// The policies of a cluster, and whom they are about.
 #[derive(Debug)]
 pub struct Truth<'a> {

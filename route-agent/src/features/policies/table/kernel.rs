@@ -28,6 +28,16 @@ pub enum TableError {
     Observe(#[from] podwire_kernel::Error),
 }
 
+impl TableError {
+    /// True if the kernel's answer was lost.
+    fn is_unanswered(&self) -> bool {
+        let Self::Commit { source, .. } = self else {
+            return false;
+        };
+        *source == CommitError::Failed(Cause::AnswerLost)
+    }
+}
+
 /// Carries a batch out.
 pub fn commit(
     kernel: &mut NftSocket,
@@ -102,9 +112,14 @@ pub fn correct(
         return Ok(false);
     }
     forget(&mut batch, family);
-    let Err(error) = commit(kernel, family, &mut batch) else {
-        failures.is_over();
-        return Ok(true);
+    let error = match commit(kernel, family, &mut batch) {
+        Ok(()) => {
+            failures.is_over();
+            return Ok(true);
+        }
+        // It may have been carried out: the table is to be read again.
+        Err(error) if error.is_unanswered() => return Err(error),
+        Err(error) => error,
     };
     // Something in it that we cannot take out: another program's chain that leads to ours, say.
     let error = crate::error::chain(&error);

@@ -148,21 +148,18 @@ impl FamilyTable {
             Some(delta) if known => self.change(kernel, model, delta, &doubts, now),
             _ => Ok(false),
         };
-        // What was written before the answer was lost is found as it should be.
-        let loses = done.is_err() && delta.is_some_and(|delta| takes_away(delta, model));
         let done = done.unwrap_or_else(|error| {
             let error = crate::error::chain(&error);
             tracing::debug!(family = self.family.name(), error, "the table is read back");
+            // It may have been carried out, and only the answer be lost: then the table is found as it
+            // should be, now or later.
+            self.lost();
             false
         });
-        if done {
-            return Ok(());
+        match done {
+            true => Ok(()),
+            false => self.read_back(kernel, model, frame),
         }
-        self.read_back(kernel, model, frame)?;
-        if loses {
-            self.lost();
-        }
-        Ok(())
     }
 
     /// The usual case: something changed. False if the whole table must be read.
@@ -214,9 +211,13 @@ impl FamilyTable {
         match observe(kernel, self.family)? {
             None => create(kernel, self.family, &wanted)?,
             Some(found) => {
-                if correct(kernel, self.family, &found, &wanted, &mut self.corrections)? {
+                let corrected =
+                    correct(kernel, self.family, &found, &wanted, &mut self.corrections);
+                // Of what failed it is not known how far it went.
+                if !matches!(corrected, Ok(false)) {
                     self.lost();
                 }
+                corrected?;
             }
         }
         self.known = Known::Written(frame);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::Instant;
 
 use podwire::attachment::{Alias, host_link_name};
 use podwire::policy::{Answer, Attachment, NAMESPACES, NONE, News, PodName};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::feature::{Event, Feature as _, Told, WhoHas};
+use crate::features::policies::departed::GATHER;
 use crate::features::policies::desired::samples::{
     addresses, cluster_policy, name, namespace, pod, policy,
 };
@@ -397,6 +399,38 @@ fn late_news_of_a_link_does_not_take_out_the_one_that_has_its_name_now() {
     assert!(bench.node.tell_of_lost_link(&mut bench.feature, &told.link));
     bench.sync();
     assert!(!list().contains("10.10.1.3"), "{}", list());
+}
+
+#[test]
+fn connections_of_a_link_that_went_are_forgotten_and_those_of_the_next_owner_are_not() {
+    let mut bench = shop();
+    let is_known = || {
+        let listed = Command::new("conntrack").arg("-L").output().unwrap();
+        String::from_utf8(listed.stdout)
+            .unwrap()
+            .contains("src=10.10.1.3 ")
+    };
+    let told = attachment("a", None, "", 3);
+    for comes_again in [true, false] {
+        make_link(&told);
+        tell(&mut bench, News::Came, &told);
+        let add = "-I -s 10.10.1.3 -d 192.0.2.9 -p udp --sport 7 --dport 7 -t 100";
+        let added = Command::new("conntrack").args(add.split(' ')).output();
+        assert!(added.unwrap().status.success());
+        delete_pod_link("a");
+        bench.node.tell_of_lost_link(&mut bench.feature, &told.link);
+        bench.sync();
+        if comes_again {
+            tell(&mut bench, News::Came, &attachment("b", None, "", 3));
+        }
+        let until = Instant::now() + 3 * GATHER;
+        while Instant::now() < until && (comes_again || is_known()) {
+            std::thread::sleep(GATHER / 10);
+        }
+        assert_eq!(is_known(), comes_again);
+        let delete = ["-D", "-s", "10.10.1.3"];
+        Command::new("conntrack").args(delete).output().unwrap();
+    }
 }
 
 #[test]

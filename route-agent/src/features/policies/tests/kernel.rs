@@ -471,6 +471,32 @@ fn pods_with_one_address_are_named_together_until_one_has_another() {
 }
 
 #[test]
+fn a_pod_that_is_closed_because_its_namespace_is_not_known_is_named_with_it() {
+    let mut bench = shop();
+    let spec = json!({"subject": {"namespaces": {"matchLabels": {"trust": "low"}}},
+        "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]});
+    bench.set(&[
+        cluster_policy("c", &spec),
+        namespace("bare", "trust=full"),
+        pod("bare/p", "worker", 77, ""),
+    ]);
+    let named = |bench: &Bench| {
+        let warnings = bench.node.warnings().into_iter();
+        let of_namespaces = warnings.filter(|text| text.starts_with("Namespace "));
+        of_namespaces.collect::<Vec<_>>()
+    };
+    assert_eq!(named(&bench), [""; 0]);
+    bench.gone(Key::Namespace("bare".into()));
+    let text = "Namespace bare: is not known, and its labels would tell which ClusterNetworkPolicies \
+                select Pod bare/p: closed until it is; create it again, or delete what is left in it";
+    assert_eq!(named(&bench), [text]);
+    bench.restart();
+    assert_eq!(named(&bench), [text]);
+    bench.set(&[namespace("bare", "trust=full")]);
+    assert_eq!(named(&bench), [""; 0]);
+}
+
+#[test]
 fn what_cannot_be_read_is_named_until_it_is_corrected() {
     let mut bench = shop();
     let bad = json!({"podSelector": app("db"), "ingress": [{"from": [{"zone": "a"}]}]});

@@ -10,6 +10,7 @@ use crate::features::policies::desired::attachments::Attachments;
 use crate::features::policies::desired::cells::Stance;
 use crate::features::policies::desired::frame::Changed;
 use crate::features::policies::desired::owners::{address, counts};
+use crate::features::policies::desired::truth::is_in_doubt;
 use crate::features::policies::desired::wanted::{Note, Place, What};
 use crate::snapshot::{Direction, ObjectName, Pod, PolicyName, Snapshot};
 
@@ -53,7 +54,7 @@ impl Model {
             for pod in pods {
                 work.addresses.extend(self.claimed.get(&pod.name));
                 // Whom ClusterNetworkPolicies select depends on labels of Namespaces.
-                if self.locals.contains_key(&pod.name) || self.in_doubt.contains(&pod.name) {
+                if self.locals.contains_key(&pod.name) || self.in_doubt.contains_key(&pod.name) {
                     work.pods.insert(pod.name.clone());
                 }
             }
@@ -62,16 +63,8 @@ impl Model {
         if self.here.has_all_namespaces && changed.policies.iter().any(of_cluster) {
             let locals = self.locals.keys();
             let bare = locals.filter(|pod| !snapshot.namespaces.contains_key(&pod.namespace));
-            work.pods.extend(bare.chain(&self.in_doubt).cloned());
+            work.pods.extend(bare.chain(self.in_doubt.keys()).cloned());
         }
-    }
-
-    /// True if a ClusterNetworkPolicy may select a pod, and the labels that decide are missing.
-    fn is_in_doubt(&self, pod: &Pod, snapshot: &Snapshot) -> bool {
-        let mut policies = snapshot.cluster_policies.values();
-        self.here.has_all_namespaces
-            && !snapshot.namespaces.contains_key(&pod.name.namespace)
-            && policies.any(|policy| policy.subject.may_select(pod, snapshot))
     }
 
     /// The address that a pod claims.
@@ -98,11 +91,13 @@ impl Model {
                 let owner = self.owners.owner(address, snapshot, attachments)?;
                 (owner.name == name).then_some((pod, address))
             });
-            let in_doubt = now.is_some_and(|(pod, _)| self.is_in_doubt(pod, snapshot));
-            let now = now.filter(|_| !in_doubt);
+            let doubts = self.here.has_all_namespaces;
+            let is_in_doubt = |(pod, _): &(&Pod, IpAddr)| doubts && is_in_doubt(pod, snapshot);
+            let in_doubt = now.filter(is_in_doubt);
+            let now = now.filter(|_| in_doubt.is_none());
             match in_doubt {
-                true => _ = self.in_doubt.insert(name.clone()),
-                false => _ = self.in_doubt.remove(&name),
+                Some((_, address)) => _ = self.in_doubt.insert(name.clone(), address),
+                None => _ = self.in_doubt.remove(&name),
             }
             let before = self.locals.get(&name);
             if before.is_some_and(|local| now.is_none_or(|(_, address)| address != local.address)) {

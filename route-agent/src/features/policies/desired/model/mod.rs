@@ -47,7 +47,8 @@ pub struct Model {
     local_names: HashMap<IpAddr, ObjectName>,
     /// Addresses without a pod that are open.
     strangers: BTreeSet<IpAddr>,
-    /// Attached addresses outside the podCIDRs that are no local pod's, and closed.
+    /// Addresses outside the podCIDRs that are closed, and no local pod's: those of attachments, and of pods
+    /// in doubt.
     closed_outside: BTreeSet<IpAddr>,
     /// The local pods that each policy selects.
     subjects: BTreeMap<PolicyName, BTreeSet<ObjectName>>,
@@ -59,7 +60,7 @@ pub struct Model {
     ranges: Ranges,
     /// Pods of this node whose Namespace has gone, and of which a ClusterNetworkPolicy may have a rule:
     /// closed, as if they were not known.
-    in_doubt: BTreeSet<ObjectName>,
+    in_doubt: BTreeMap<ObjectName, IpAddr>,
     wanted: Wanted,
     delta: Delta,
     rule_parts: RuleParts,
@@ -129,7 +130,7 @@ impl Model {
             atoms: Atoms::of_lists_over(few_peers),
             classes: Classes::default(),
             ranges: Ranges::new(),
-            in_doubt: BTreeSet::new(),
+            in_doubt: BTreeMap::new(),
             wanted: Wanted::default(),
             delta: Delta::default(),
             rule_parts: RuleParts::default(),
@@ -193,6 +194,11 @@ impl Model {
     pub fn locals(&self) -> impl Iterator<Item = (&ObjectName, IpAddr, &BTreeSet<PolicyName>)> {
         let locals = self.locals.iter();
         locals.map(|(name, local)| (name, local.address, &local.policies))
+    }
+
+    /// Pods of this node that are closed because their Namespace is not known, and its labels would decide.
+    pub fn in_doubt(&self) -> impl Iterator<Item = &ObjectName> {
+        self.in_doubt.keys()
     }
 
     /// Addresses that a pod has left since this was last asked, whoever claims them now; none while no

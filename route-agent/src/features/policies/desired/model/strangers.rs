@@ -1,8 +1,9 @@
-//! Addresses that are attached here, and of which no policy can speak.
+//! Addresses that are attached here and of which no policy can speak, and addresses that stay closed.
 //!
-//! In: what is attached, and which of it is a local pod's. Out: those that are open, and of the others
-//! those outside the podCIDRs, which no rule would ask about otherwise. What must hold: what is attached
-//! is closed unless its pod's policies leave it open, or no policy can be about it.
+//! In: what is attached, which of it is a local pod's, and the pods in doubt. Out: those that are open, and
+//! of the others those outside the podCIDRs, which no rule would ask about otherwise. What must hold: what is
+//! attached is closed unless its pod's policies leave it open, or no policy can be about it; a pod in doubt
+//! is closed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -29,7 +30,9 @@ impl Model {
             || !changed.policies.is_empty()
             || !snapshot.cluster_policies.is_empty() && !changed.namespaces.is_empty()
             || changed.pods.iter().any(|name| attachments.has_pod(name))
-            || touched.any(|address| attachments.has_address(*address));
+            || touched.any(|address| attachments.has_address(*address))
+            || !self.in_doubt.is_empty()
+            || !self.closed_outside.is_empty();
         if !may_matter {
             return;
         }
@@ -47,6 +50,12 @@ impl Model {
             } else if !self.local_names.contains_key(&address) && !self.here.has(address) {
                 self.put(Place::Outside(address), Some(What::member(text())));
                 closed.insert(address);
+            }
+        }
+        // A pod of another plugin's, too.
+        for (name, address) in self.in_doubt.clone() {
+            if !self.here.has(address) && closed.insert(address) {
+                self.put(Place::Outside(address), Some(What::member(Note::Pod(name))));
             }
         }
         let was_open = std::mem::replace(&mut self.strangers, open.clone());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::features::policies::desired::atoms::FEW_PEERS;
 use crate::features::policies::desired::samples::{
-    Cluster, addresses, cluster_policy, namespace, pod, policy, tcp,
+    Cluster, addresses, cluster_policy, name, namespace, pod, policy, tcp,
 };
 use crate::snapshot::Key;
 
@@ -92,4 +92,41 @@ fn a_pod_whose_namespace_has_gone_is_judged_as_before_where_its_name_decides() {
         jail.gone(Key::Namespace("jail".into()));
         assert_eq!(reaches(&jail), [expected; 2], "{subject}");
     }
+}
+
+#[test]
+fn nor_does_a_pod_of_another_plugin_open_whose_address_is_outside_the_pod_cidrs() {
+    let outside = ["10.99.0.5", "fd99::5"];
+    let alien = |addresses: [&str; 2]| {
+        let mut alien = pod("jail/p", "worker", 2, "app=p");
+        alien["status"]["podIPs"] = json!(addresses.map(|ip| json!({"ip": ip})));
+        alien
+    };
+    let client = addresses("worker", 3);
+    let reaches = |cluster: &Cluster| {
+        let pairs = client.into_iter().zip(outside);
+        let pairs = pairs.map(|(client, alien)| (client, alien.parse().unwrap()));
+        pairs
+            .flat_map(|(client, alien)| [(client, alien), (alien, client)])
+            .map(|(from, to)| cluster.models_allow(from, to, tcp(80)))
+            .collect::<Vec<_>>()
+    };
+    let mut jail = cluster(&json!({"matchLabels": {"trust": "none"}}));
+    jail.set(&[alien(outside), policy("jail/closed", &closed())]);
+    assert_eq!(reaches(&jail), [false; 4]);
+    jail.gone(Key::Namespace("jail".into()));
+    assert_eq!(reaches(&jail), [false; 4], "the labels are gone");
+    jail.gone(Key::NetworkPolicy(name("jail/closed")));
+    assert_eq!(reaches(&jail), [false; 4], "they still would decide");
+    jail.set(&[alien(["10.99.0.6", "fd99::6"])]);
+    assert_eq!(reaches(&jail), [true; 4], "it has other addresses");
+    jail.set(&[alien(outside)]);
+    assert_eq!(reaches(&jail), [false; 4]);
+    jail.set(&[namespace("jail", "trust=full")]);
+    assert_eq!(reaches(&jail), [true; 4], "it is not selected");
+}
+
+/// Nothing comes in, and nothing goes out.
+fn closed() -> Value {
+    json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
 }

@@ -13,7 +13,7 @@ use crate::features::policies::desired::samples::{
     Cluster, ICMP, NODES, addresses, cluster_policy, here, name, namespace, node, pod, policy,
     sctp, tcp, udp,
 };
-use crate::features::policies::desired::truth::{Traffic, Truth};
+use crate::features::policies::desired::truth::{Traffic, Truth, is_in_doubt};
 use crate::features::policies::desired::wanted::{Place, Wanted};
 use crate::snapshot::{Change, Dirty, Key, PolicyName};
 
@@ -365,11 +365,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_models_say_what_the_policies_say(steps in all_steps(), numbers in numbers()) {
-        let mut cluster = Cluster::of_lists_over(FEW_PEERS);
+    fn the_models_say_what_the_policies_say(
+        steps in all_steps(),
+        numbers in numbers(),
+        of_api_server in any::<bool>(),
+    ) {
+        let mut cluster = Cluster::made(FEW_PEERS, of_api_server);
         apply_together(&mut cluster, &steps, &numbers);
+        let truth = Truth::of(&cluster.snapshot);
+        let is_closed = |address| {
+            let pod = truth.pod(address);
+            of_api_server && pod.is_some_and(|pod| is_in_doubt(pod, &cluster.snapshot))
+        };
         for (from, to) in pairs() {
-            if is_known(&cluster, from) && is_known(&cluster, to) {
+            if is_closed(from) || is_closed(to) {
+                for traffic in TRAFFIC {
+                    let passes = cluster.models_allow(from, to, traffic);
+                    prop_assert!(!passes, "{from} -> {to} {traffic:?} of a pod in doubt");
+                }
+            } else if is_known(&cluster, from) && is_known(&cluster, to) {
                 for traffic in TRAFFIC {
                     cluster.allows(from, to, traffic);
                 }
@@ -383,10 +397,7 @@ proptest! {
         numbers in numbers(),
         of_api_server in any::<bool>(),
     ) {
-        let mut cluster = match of_api_server {
-            true => Cluster::of_api_server(FEW_PEERS),
-            false => Cluster::of_lists_over(FEW_PEERS),
-        };
+        let mut cluster = Cluster::made(FEW_PEERS, of_api_server);
         apply_together(&mut cluster, &steps, &numbers);
         for (node, _) in NODES {
             for family in IpFamily::ALL {

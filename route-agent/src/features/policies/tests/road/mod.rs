@@ -402,6 +402,8 @@ fn what_a_server_may_begin_and_has_begun_lets_no_late_reply_pass() {
 fn an_isolated_pod_sends_errors_about_its_own_connections_and_to_whom_it_may_send() {
     let spec = json!({"podSelector": {"matchLabels": {"app": "closed"}}, "policyTypes": ["Egress"],
         "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}]});
+    let narrow = json!({"podSelector": {"matchLabels": {"app": "narrow"}}, "policyTypes": ["Egress"],
+        "egress": [{"ports": [{"protocol": "UDP", "port": 53}]}]});
     let objects = [
         namespace("a", ""),
         pod("a/client", "worker2", 2, ""),
@@ -409,14 +411,16 @@ fn an_isolated_pod_sends_errors_about_its_own_connections_and_to_whom_it_may_sen
         pod("a/server", "worker", 2, "app=closed"),
         pod("a/other", "worker", 3, "app=closed"),
         pod("a/open", "worker", 4, ""),
+        pod("a/narrow", "worker", 5, "app=narrow"),
         policy("a/p", &spec),
+        policy("a/narrow", &narrow),
     ];
     let road = Road::through(FEW_PEERS, &objects);
     let router = ["203.0.113.9", "2001:db8::99"].map(|one| one.parse().unwrap());
     let [client, friend] = [2, 3].map(|number| addresses("worker2", number));
-    let [server, other, open] = [2, 3, 4].map(|number| addresses("worker", number));
-    let connection = |from: [IpAddr; 2]| {
-        let rows = from.into_iter().zip(server).map(|(from, to)| Row {
+    let [server, other, open, narrow] = [2, 3, 4, 5].map(|number| addresses("worker", number));
+    let connection = |from: [IpAddr; 2], to: [IpAddr; 2]| {
+        let rows = from.into_iter().zip(to).map(|(from, to)| Row {
             from,
             to,
             traffic: udp(53),
@@ -424,14 +428,17 @@ fn an_isolated_pod_sends_errors_about_its_own_connections_and_to_whom_it_may_sen
         });
         rows.collect::<Vec<_>>()
     };
-    for (sender, receiver, allowed) in [
-        (server, client, true),
-        (other, client, false),
-        (other, friend, true),
-        (open, client, true),
-        (router, client, true),
+    let with_server = |end| connection(end, server);
+    for (known, sender, receiver, allowed) in [
+        (with_server(client), server, client, true),
+        (with_server(client), other, client, false),
+        (with_server(client), narrow, client, false),
+        (with_server(friend), other, friend, true),
+        (with_server(client), open, client, true),
+        (with_server(client), router, client, true),
+        (connection(narrow, client), narrow, client, true),
+        (connection(narrow, client), other, client, false),
     ] {
-        let known = connection(receiver);
         road.carry(&known, &objects);
         let errors = sender.into_iter().zip(receiver).map(|(from, to)| Row {
             from,
@@ -442,7 +449,10 @@ fn an_isolated_pod_sends_errors_about_its_own_connections_and_to_whom_it_may_sen
         let error = |row: &Row, number: u32| {
             let at = usize::try_from(number).unwrap();
             let about = &known[at];
-            let about = wire::packet(about.from, about.to, about.traffic, number);
+            let about = match about.from == row.to {
+                true => wire::packet(about.from, about.to, about.traffic, number),
+                false => wire::answer(about.to, about.from, 53, number),
+            };
             wire::unreachable(row.from, row.to, &about, number)
         };
         let errors: Vec<_> = errors.collect();

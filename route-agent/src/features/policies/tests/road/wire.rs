@@ -18,7 +18,7 @@ const SOURCE_PORTS: u32 = 40_000;
 
 /// The first packet of a connection, from its IP header on.
 pub fn packet(from: IpAddr, to: IpAddr, traffic: Traffic, number: u32) -> Vec<u8> {
-    let source = u16::try_from(FIRST_SOURCE_PORT + number % SOURCE_PORTS).unwrap();
+    let source = source_port(number);
     let (protocol, sum_at, payload) = match traffic {
         Traffic::Port(Protocol::Tcp, port) => (6, 16, tcp(source, port, SYN)),
         Traffic::Port(Protocol::Udp, port) => (17, 6, udp(source, port)),
@@ -27,6 +27,16 @@ pub fn packet(from: IpAddr, to: IpAddr, traffic: Traffic, number: u32) -> Vec<u8
         Traffic::Portless => (ICMP_V6, 2, echo(128, source)),
     };
     numbered(from, to, protocol, sum_at, payload, number)
+}
+
+/// What answers a packet of UDP.
+pub fn answer(from: IpAddr, to: IpAddr, port: u16, number: u32) -> Vec<u8> {
+    numbered(from, to, 17, 6, udp(port, source_port(number)), number)
+}
+
+/// From where the packet of this number comes.
+fn source_port(number: u32) -> u16 {
+    u16::try_from(FIRST_SOURCE_PORT + number % SOURCE_PORTS).unwrap()
 }
 
 /// A packet of TCP from the middle of a connection.
