@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwire_agent::report::Report;
-use podwire_agent::why::{End, Trace};
+use podwire_agent::why::{End, Hop, Trace};
 use serde::{Deserialize, Serialize};
 
 use crate::why::part::{Part, Way};
@@ -115,6 +115,17 @@ pub(super) struct Seen {
 
 /// The conclusion. `dropped` is what was seen to be dropped of late.
 pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[Seen]) -> Verdict {
+    let mut verdict = verdict(parts, mtus, dropped);
+    let lost = noted(parts, |hop| hop.lost.iter().map(|lost| &lost.why));
+    if !lost.is_empty() {
+        let lost = lost.join(" ");
+        verdict.conclusion += &format!(" Some endpoints cannot be reached: {lost}");
+    }
+    verdict
+}
+
+/// The conclusion, but for endpoints that are lost.
+fn verdict(parts: &[Part], mtus: &Mtus, dropped: &[Seen]) -> Verdict {
     let fails = |conclusion, failure| Verdict {
         good: false,
         conclusion,
@@ -142,7 +153,8 @@ pub(super) fn conclude(parts: &[Part], mtus: &Mtus, dropped: &[Seen]) -> Verdict
         );
         return fails(text, failure);
     }
-    let suspects = suspects(parts);
+    // What may stop a packet and is not Podwire's.
+    let suspects = noted(parts, |hop| hop.suspects.iter());
     match suspects.is_empty() {
         true => Verdict {
             good: true,
@@ -313,8 +325,11 @@ fn fails(end: End) -> bool {
     }
 }
 
-/// What may stop a packet and is not Podwire's, each once, at the first hop of its node that meets it.
-fn suspects(parts: &[Part]) -> Vec<String> {
+/// What is noted at hops, each once, at the first hop of its node that meets it.
+fn noted<'a, I>(parts: &'a [Part], of: impl Fn(&'a Hop) -> I) -> Vec<String>
+where
+    I: Iterator<Item = &'a String>,
+{
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     let hops = parts.iter().flat_map(|part| {
@@ -322,9 +337,9 @@ fn suspects(parts: &[Part]) -> Vec<String> {
         hops.map(|hop| (part.node.as_str(), hop))
     });
     for (number, (node, hop)) in (1..).zip(hops) {
-        for suspect in &hop.suspects {
-            if seen.insert((node, suspect)) {
-                found.push(format!("on node {node} at hop {number}, {suspect}"));
+        for note in of(hop) {
+            if seen.insert((node, note)) {
+                found.push(format!("on node {node} at hop {number}, {note}"));
             }
         }
     }

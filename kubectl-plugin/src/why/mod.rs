@@ -9,7 +9,7 @@ mod places;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -378,9 +378,16 @@ impl Walking<'_> {
     /// who they take for the client.
     async fn arrive_at_receivers(&mut self, from: IpAddr, asked: Option<&String>) {
         let begins_here = asked == self.asked.first();
+        let traces = self.parts.iter().flat_map(|part| &part.trace);
+        let hops = traces.flat_map(|trace| &trace.hops);
+        let lost: BTreeSet<IpAddr> = hops
+            .flat_map(|hop| &hop.lost)
+            .flat_map(|lost| lost.endpoints.iter().copied())
+            .collect();
         let receivers = self
             .receivers()
             .into_iter()
+            .filter(|(address, _)| !lost.contains(address))
             .filter_map(|(address, transport)| {
                 let end = self.places.at(address);
                 let node = end.node.filter(|node| Some(node) != asked)?;
@@ -520,11 +527,12 @@ impl Walk {
             for hop in &trace.hops {
                 number += 1;
                 let fails = failure.and_then(|at| at.hop) == Some(number);
-                let mark = match (fails, hop.suspects.is_empty()) {
+                let may_fail = !hop.suspects.is_empty() || !hop.lost.is_empty();
+                let mark = match (fails, may_fail) {
                     (true, _) if silent => "   <== no answer from here on",
                     (true, _) => "   <== fails here",
-                    (false, false) => "   <== may fail here",
-                    (false, true) => "",
+                    (false, true) => "   <== may fail here",
+                    (false, false) => "",
                 };
                 lines.push(format!("{number:>3}. {}{mark}", hop.what));
                 lines.extend(hop.why.iter().map(|why| format!("     {why}")));

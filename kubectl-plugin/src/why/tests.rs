@@ -422,6 +422,56 @@ async fn at_a_port_of_another_node_that_nodes_rules_are_asked_too() {
     );
 }
 
+/// What the first node's agent says of a Service of whose two endpoints one has no route.
+const ONE_IS_LOST: &str = r#"{
+    "node": "one", "source": "pod default/a (10.10.1.2)", "destination": "10.200.0.1:80/tcp",
+    "hops": [
+        {"what": "Service default/web, port 80/tcp: its ClusterIP 10.200.0.1", "why": [], "kernel": []},
+        {
+            "what": "The way to the endpoints",
+            "why": [
+                "10.10.3.2: nowhere: Node three InternalIP 192.0.2.9 is not on the network of eth0.",
+                "10.10.2.2: via 192.168.8.2 (two, route to 10.10.2.0/24) through eth0."
+            ],
+            "kernel": ["10.10.3.2 via 192.168.8.254 dev eth0", "10.10.2.2 via 192.168.8.2 dev eth0"],
+            "lost": [{
+                "endpoints": ["10.10.3.2"],
+                "why": "10.10.3.2: nowhere: Node three InternalIP 192.0.2.9 is not on the network of eth0."
+            }]
+        }
+    ],
+    "end": "leaves",
+    "conclusion": "A packet to Service default/web goes to one of its 2 endpoints, over the links above. 1 of them cannot be reached.",
+    "differences": []
+}"#;
+
+#[tokio::test]
+async fn endpoints_that_cannot_be_reached_are_named_and_the_others_are_walked_to() {
+    let walk_with = |two: TraceEnd| {
+        let lost: Trace = serde_json::from_str(ONE_IS_LOST).unwrap();
+        let fake = with_two_endpoints(TraceEnd::Arrives).tells("one", THERE, &lost);
+        walked(
+            fake.tells("two", ARRIVES, &trace("two", two, "So it is.")),
+            "a",
+            "web:80",
+        )
+    };
+    let named = "Some endpoints cannot be reached: on node one at hop 2, 10.10.3.2: nowhere: Node three \
+                 InternalIP 192.0.2.9 is not on the network of eth0.";
+    let walk = walk_with(TraceEnd::Arrives).await.unwrap();
+    assert_eq!(
+        walk.conclusion,
+        format!("So it is. The answer comes back. {named}")
+    );
+    assert!(walk.good && walk.failure.is_none());
+    assert!(walk.parts.iter().all(|part| part.node != "three"));
+    let text = walk.text();
+    assert!(text.contains("endpoints   <== may fail here\n"), "{text}");
+    let walk = walk_with(TraceEnd::Dropped).await.unwrap();
+    assert!(walk.conclusion.ends_with(named), "{}", walk.conclusion);
+    assert_eq!(walk.failure.unwrap().node, "two");
+}
+
 /// Three nodes: as [`well`], with one more endpoint on the third.
 fn with_two_endpoints(third: TraceEnd) -> Fake {
     let mut known = with_a_third();

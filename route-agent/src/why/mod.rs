@@ -116,9 +116,21 @@ pub struct Hop {
     /// What may stop a packet here, and is not Podwire's to decide or to know.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub suspects: Vec<String>,
+    /// Those endpoints of a Service that cannot be reached while others can, way by way.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub lost: Vec<Lost>,
     /// What to ask the kernel.
     #[serde(skip)]
     pub checks: Vec<Check>,
+}
+
+/// Endpoints that cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Their addresses.
+    pub endpoints: Vec<IpAddr>,
+    /// Which they are and why, in a sentence.
+    pub why: String,
 }
 
 /// A question to the kernel, with the answer that is wanted.
@@ -264,10 +276,20 @@ impl fmt::Display for Trace {
             End::Elsewhere => "=?",
         };
         writeln!(f, "\n{mark} {}", printable(&self.conclusion))?;
-        if !self.differences.is_empty() {
-            writeln!(f, "\nThe kernel differs from what is wanted:")?;
-            for difference in &self.differences {
-                writeln!(f, "   {}", printable(difference))?;
+        let lost = self.hops.iter().flat_map(|hop| &hop.lost);
+        let lost: Vec<&String> = lost.map(|lost| &lost.why).collect();
+        for (title, lines) in [
+            ("Cannot be reached:", lost),
+            (
+                "The kernel differs from what is wanted:",
+                self.differences.iter().collect(),
+            ),
+        ] {
+            if !lines.is_empty() {
+                writeln!(f, "\n{title}")?;
+            }
+            for line in lines {
+                writeln!(f, "   {}", printable(line))?;
             }
         }
         Ok(())

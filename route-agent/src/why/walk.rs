@@ -344,7 +344,7 @@ impl<'a> Walk<'a> {
         self.hops.push(hop);
         let addresses: Vec<IpAddr> = reached.iter().map(|backend| backend.address).collect();
         let mut hop = self.ask_for_droppers(ways.hop(), &addresses);
-        hop.differs.extend(ways.nowhere());
+        hop.lost.extend(ways.lost());
         self.hops.push(hop);
         let lost = all.len() - reached.len();
         let end = ways.end();
@@ -354,7 +354,7 @@ impl<'a> Walk<'a> {
     /// Through a Service of which no endpoint can be reached: it goes no further than the routes.
     fn reaches_none(mut self, service: &ObjectName, ways: &Ways) -> Trace {
         self.hops.push(ways.hop());
-        let first = ways.nowhere().next().unwrap_or_default();
+        let first = ways.lost().next().map_or(String::new(), |lost| lost.why);
         let conclusion = format!("A packet to Service {service} reaches no endpoint. {first}");
         self.trace(ways.end(), conclusion)
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::features::services::desired::endpoints::Backend;
 use crate::why::facts::Facts;
 use crate::why::routes::NextHop;
-use crate::why::{Check, End, Hop};
+use crate::why::{Check, End, Hop, Lost};
 
 /// More endpoints than this are not looked at one by one.
 pub(super) const SHOWN: usize = 8;
@@ -33,10 +33,13 @@ impl Ways {
         reached.copied().collect()
     }
 
-    /// The ways that lead nowhere, a sentence each.
-    pub fn nowhere(&self) -> impl Iterator<Item = String> {
+    /// Whom the ways that lead nowhere are to.
+    pub fn lost(&self) -> impl Iterator<Item = Lost> {
         let lost = self.0.iter().filter(|(next, _)| next.leads_nowhere());
-        lost.map(|(next, to)| text(next, to))
+        lost.map(|(next, to)| Lost {
+            endpoints: to.clone(),
+            why: text(next, to),
+        })
     }
 
     /// How they end: where one goes on, that counts.

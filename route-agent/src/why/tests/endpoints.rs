@@ -55,10 +55,12 @@ fn where_only_some_endpoints_are_there_the_others_are_named() {
         ],
     );
     let named = ["10.10.7.9: nowhere", "10.10.2.99: nowhere"];
-    for (difference, named) in trace.differences.iter().zip(named) {
-        assert!(difference.starts_with(named), "{difference}");
+    let lost: Vec<_> = trace.hops.iter().flat_map(|hop| &hop.lost).collect();
+    for (lost, named) in lost.iter().zip(named) {
+        assert!(lost.why.starts_with(named), "{lost:?}");
     }
-    assert_eq!(trace.differences.len(), 2, "{trace}");
+    assert_eq!(lost.len(), 2, "{trace}");
+    assert!(trace.differences.is_empty(), "{trace}");
     // Policies drop what goes to `web`: the only one that a packet could reach.
     let world = with_endpoints(with_policies(&[], &db_for_api()), &endpoints);
     let trace = world.walk("pod1", "10.200.1.217:9000");

@@ -520,6 +520,10 @@ fn names_of_anyones_choice_forge_no_line_of_a_trace() {
         kernel: vec![hostile()],
         differs: vec![hostile()],
         suspects: vec![hostile()],
+        lost: vec![Lost {
+            endpoints: Vec::new(),
+            why: hostile(),
+        }],
         checks: Vec::new(),
     };
     let trace = Trace {
@@ -542,7 +546,7 @@ fn names_of_anyones_choice_forge_no_line_of_a_trace() {
     assert_eq!(
         text.matches("web\\u{1b}[2J\\u{9b}\\u{202e}\\nforged")
             .count(),
-        9
+        10
     );
 }
 
