@@ -430,13 +430,13 @@ const ONE_IS_LOST: &str = r#"{
         {
             "what": "The way to the endpoints",
             "why": [
-                "10.10.3.2: nowhere: Node three InternalIP 192.0.2.9 is not on the network of eth0.",
+                "10.10.3.2: by this node's other routes, if any, not to the pod: Node three InternalIP 192.0.2.9 is not on the network of eth0.",
                 "10.10.2.2: via 192.168.8.2 (two, route to 10.10.2.0/24) through eth0."
             ],
             "kernel": ["10.10.3.2 via 192.168.8.254 dev eth0", "10.10.2.2 via 192.168.8.2 dev eth0"],
             "lost": [{
                 "endpoints": ["10.10.3.2"],
-                "why": "10.10.3.2: nowhere: Node three InternalIP 192.0.2.9 is not on the network of eth0."
+                "why": "10.10.3.2: by this node's other routes, if any, not to the pod: Node three InternalIP 192.0.2.9 is not on the network of eth0."
             }]
         }
     ],
@@ -456,8 +456,9 @@ async fn endpoints_that_cannot_be_reached_are_named_and_the_others_are_walked_to
             "web:80",
         )
     };
-    let named = "Some endpoints cannot be reached: on node one at hop 2, 10.10.3.2: nowhere: Node three \
-                 InternalIP 192.0.2.9 is not on the network of eth0.";
+    let named = "Some endpoints cannot be reached: on node one at hop 2, 10.10.3.2: by this node's \
+                 other routes, if any, not to the pod: Node three InternalIP 192.0.2.9 is not on the \
+                 network of eth0.";
     let walk = walk_with(TraceEnd::Arrives).await.unwrap();
     assert_eq!(
         walk.conclusion,

@@ -92,7 +92,7 @@ pub enum End {
     Leaves,
     /// An error is sent back.
     Refused,
-    /// It vanishes.
+    /// It vanishes, or goes where nothing of ours leads on to who has the address.
     Dropped,
     /// This node has no say in it.
     Elsewhere,

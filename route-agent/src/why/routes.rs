@@ -27,7 +27,7 @@ impl NextHop {
         Self { text, wanted, end }
     }
 
-    /// True if nothing is behind it.
+    /// True if it does not lead to who has the address.
     pub fn leads_nowhere(&self) -> bool {
         matches!(self.end, End::Refused | End::Dropped)
     }
@@ -56,9 +56,12 @@ impl NextHop {
                     Wanted::Gateway(gateway),
                     End::Leaves,
                 ),
-                // The node's other routes take it, perhaps to a router that does not know the pod.
+                // A router that knows the pod may be behind them; that cannot be seen from here.
                 Err(why) => Self::new(
-                    format!("nowhere: Node {} {why}", node.name),
+                    format!(
+                        "by this node's other routes, if any, not to the pod: Node {} {why}",
+                        node.name
+                    ),
                     Wanted::Any,
                     End::Dropped,
                 ),
@@ -150,7 +153,7 @@ pub(super) fn conclusion(to: IpAddr, party: &Party<'_>, next: &NextHop) -> Strin
             "It arrives at this node; `ss -lntup` shows whether a program listens there.".into()
         }
         Party::NoPod(_) => format!("It is refused (no route to host): no pod has {to}."),
-        Party::PodOf(..) if next.leads_nowhere() => format!("It goes {}.", next.text),
+        Party::PodOf(..) if next.leads_nowhere() => format!("It leaves {}.", next.text),
         Party::PodOf(node, _) => {
             let name = &node.name;
             format!("It leaves for node {name}, which knows the pod: ask there for the rest.")

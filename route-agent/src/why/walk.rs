@@ -438,8 +438,8 @@ impl<'a> Walk<'a> {
         let hop = self.ask_for_droppers(hop, &[to]);
         self.hops.push(hop);
         let conclusion = routes::conclusion(to, &party, &next);
-        // What is refused comes to no forward hook.
-        if next.leads_nowhere() {
+        // What is refused comes to no forward hook; what other routes take does.
+        if next.end == End::Refused {
             return self.trace(next.end, conclusion);
         }
         if !self.answers

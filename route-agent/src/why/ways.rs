@@ -33,7 +33,7 @@ impl Ways {
         reached.copied().collect()
     }
 
-    /// Whom the ways that lead nowhere are to.
+    /// Those of the endpoints that no way leads to.
     pub fn lost(&self) -> impl Iterator<Item = Lost> {
         let lost = self.0.iter().filter(|(next, _)| next.leads_nowhere());
         lost.map(|(next, to)| Lost {

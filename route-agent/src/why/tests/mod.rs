@@ -671,7 +671,7 @@ fn of_several_internal_ips_the_next_hop_is_the_one_of_the_route() {
     world.set(Object::Node(two));
     let trace = world.walk("pod1", "10.10.1.2");
     let why = "Node worker InternalIP 192.0.2.9 is not on the network of eth0";
-    expect(&trace, End::Dropped, &[why, "=x It goes nowhere: ", why]);
+    expect(&trace, End::Dropped, &[why, "=x It leaves ", why]);
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Which Node an address belongs to, and whether there is a route to it.
 
+use super::policies::{policy, with_policies};
 use super::*;
+
+/// How it is said that a packet is left to the routes of others.
+const ASTRAY: &str = "by this node's other routes, if any, not to the pod: ";
 
 /// A further Node.
 fn joins(world: &mut World, name: &str, internal: &str, cidr: &str, created: Option<u64>) {
@@ -11,7 +15,7 @@ fn joins(world: &mut World, name: &str, internal: &str, cidr: &str, created: Opt
 }
 
 #[test]
-fn to_a_node_without_a_route_nothing_goes_and_the_reason_is_told() {
+fn to_a_node_without_a_route_other_routes_lead_and_the_reason_is_told() {
     let mut far = World::new(&[]);
     joins(&mut far, "w5", "192.0.2.9", "10.10.5.0/24", None);
     far.set(slice("svc-nodeport", 8080, &[("10.10.5.2", "w5")]));
@@ -25,14 +29,11 @@ fn to_a_node_without_a_route_nothing_goes_and_the_reason_is_told() {
     for (world, why) in [
         (
             &far,
-            "nowhere: Node w5 InternalIP 192.0.2.9 is not on the network of eth0 (172.18.0.0/16); \
+            "Node w5 InternalIP 192.0.2.9 is not on the network of eth0 (172.18.0.0/16); \
              10.10.5.0/24 cannot be reached",
         ),
-        (&bare, "nowhere: Node w5 has no InternalIP of IPv4"),
-        (
-            &alone,
-            "nowhere: Node w5 cannot be reached, as there is no uplink",
-        ),
+        (&bare, "Node w5 has no InternalIP of IPv4"),
+        (&alone, "Node w5 cannot be reached, as there is no uplink"),
     ] {
         for (from, to) in [
             ("pod1", "10.10.5.2:80"),
@@ -43,12 +44,19 @@ fn to_a_node_without_a_route_nothing_goes_and_the_reason_is_told() {
             expect(
                 &trace,
                 End::Dropped,
-                &["Route to 10.10.5.2: ", why, "=x It goes ", why],
+                &[
+                    "Route to 10.10.5.2: ",
+                    ASTRAY,
+                    why,
+                    "=x It leaves ",
+                    ASTRAY,
+                    why,
+                ],
             );
         }
         let question = Question::parse("pod1", "10.10.5.2").unwrap().as_answer();
         let answer = walk(&world.facts(&world.claims()), &question).unwrap();
-        expect(&answer, End::Dropped, &[why, "=x It goes ", why]);
+        expect(&answer, End::Dropped, &[why, "=x It leaves ", ASTRAY, why]);
         let trace = world.walk("pod1", "10.200.1.217:9000");
         let none = "=x A packet to Service default/svc-nodeport reaches no endpoint. 10.10.5.2: ";
         expect(
@@ -57,6 +65,25 @@ fn to_a_node_without_a_route_nothing_goes_and_the_reason_is_told() {
             &["The way to the endpoints", why, none, why],
         );
     }
+}
+
+/// It comes to the forward hook, wherever the other routes lead.
+#[test]
+fn to_a_node_without_a_route_policies_are_asked_too() {
+    let quiet = policy(
+        "quiet",
+        "web",
+        serde_json::json!({"policyTypes": ["Egress"]}),
+    );
+    let mut world = with_policies(&[], &[quiet]);
+    joins(&mut world, "w5", "192.0.2.9", "10.10.5.0/24", None);
+    let trace = world.walk("pod1", "10.10.5.2:80");
+    let parts = [
+        ASTRAY,
+        "NetworkPolicies drop it",
+        "=x It is dropped: default/quiet",
+    ];
+    expect(&trace, End::Dropped, &parts);
 }
 
 #[test]
@@ -72,7 +99,8 @@ fn an_endpoint_without_a_route_is_named_beside_those_that_have_one() {
         &[
             "goes to one of its 2 endpoints",
             "1 of them cannot be reached.",
-            "\nCannot be reached:\n   10.10.5.2: nowhere: Node w5 InternalIP 192.0.2.9",
+            "\nCannot be reached:\n   10.10.5.2: by this node's other routes",
+            "Node w5 InternalIP 192.0.2.9",
         ],
     );
     let lost: Vec<_> = trace.hops.iter().flat_map(|hop| &hop.lost).collect();
@@ -115,19 +143,19 @@ fn our_own_pod_cidr_is_ours_whoever_else_has_it() {
 }
 
 #[test]
-fn a_pod_cidr_that_is_left_out_leads_nowhere_but_for_what_others_have() {
+fn a_pod_cidr_that_is_left_out_has_no_route_but_for_what_others_have() {
     let mut world = World::new(&[]);
     joins(&mut world, "aaa", "172.18.0.8", "10.10.0.0/16", None);
     let older = world.snapshot.nodes["worker"].clone();
     let created = Some(1);
     world.set(Object::Node(Node { created, ..older }));
     through(&world, "10.10.1.2", "172.18.0.2");
-    let why = "nowhere: Node aaa podCIDR 10.10.0.0/16 overlaps 10.10.";
+    let why = "Node aaa podCIDR 10.10.0.0/16 overlaps 10.10.";
     let trace = world.walk("pod1", "10.10.99.2:80");
     expect(
         &trace,
         End::Dropped,
-        &["Route to 10.10.99.2: ", why, "=x It goes ", why],
+        &["Route to 10.10.99.2: ", ASTRAY, why, "=x It leaves ", why],
     );
     // The nodes' own network is not a Node's, though one may have been given it.
     joins(&mut world, "bbb", "172.18.0.9", "172.18.0.0/24", Some(1));

@@ -22,7 +22,7 @@ fn a_pod(name: &str, node: &str, address: &str, role: &str) -> Value {
     })
 }
 
-fn policy(name: &str, role: &str, mut spec: Value) -> Value {
+pub(super) fn policy(name: &str, role: &str, mut spec: Value) -> Value {
     spec["podSelector"] = json!({"matchLabels": {"role": role}});
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
