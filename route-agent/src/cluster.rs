@@ -8,7 +8,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::World;
-use crate::report::PodReport;
+use crate::features::routes::{Claims, claims_that_hold, holder};
+use crate::report::{PodReport, Report};
 use crate::snapshot::{self, Direction, ObjectName, ServiceKind, Snapshot};
 
 /// Keys of the taints that a Node has while it is not ready.
@@ -41,6 +42,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Its podCIDRs.
     pub pod_cidrs: Vec<IpNetwork>,
+    /// Those of them that others keep: from the node on which this was asked they lead elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<IpNetwork>,
     /// False if a taint says that it is not ready; else nothing is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
@@ -129,18 +133,26 @@ pub struct Pod {
 }
 
 impl Cluster {
-    /// What is known of the cluster; `pods` are those of this node, as the report has them.
-    pub fn of(world: &World<'_>, pods: &[PodReport]) -> Self {
+    /// What is known of the cluster. The report has the pods of this node and its routes.
+    pub fn of(world: &World<'_>, report: &Report) -> Self {
         let snapshot = world.snapshot;
         let owners = owners(snapshot);
+        let routes = report.routes.iter();
+        let holders = routes
+            .filter(|route| route.present && !route.refused)
+            .map(|route| (route.destination, route.node.as_str().into()));
+        let (own, holders) = (world.own_name(), holders.collect());
+        let claims = claims_that_hold(snapshot, own, world.uplink, &holders);
         Self {
             node: world.own_name().to_string(),
-            nodes: snapshot.nodes.values().map(node).collect(),
+            nodes: (snapshot.nodes.values())
+                .map(|one| node(one, &claims))
+                .collect(),
             services: (snapshot.services.values())
                 .map(|one| service(one, snapshot, &owners))
                 .collect(),
             policies: policies(snapshot),
-            pods: pods.iter().map(|one| pod(one, snapshot)).collect(),
+            pods: report.pods.iter().map(|one| pod(one, snapshot)).collect(),
         }
     }
 }
@@ -156,12 +168,17 @@ fn owners(snapshot: &Snapshot) -> HashMap<IpAddr, &ObjectName> {
     .collect()
 }
 
-fn node(node: &snapshot::Node) -> Node {
+fn node(node: &snapshot::Node, claims: &Claims<'_>) -> Node {
+    let is_left_out = |cidr: &&IpNetwork| {
+        let kept = holder(claims, cidr.network());
+        kept.is_none_or(|kept| *kept.node != node.name || kept.network != **cidr)
+    };
     let is_bad = |taint: &std::sync::Arc<str>| NOT_READY.contains(&&**taint);
     Node {
         name: node.name.to_string(),
         addresses: node.addresses().collect(),
         pod_cidrs: node.pod_cidrs.clone(),
+        left_out: node.pod_cidrs.iter().filter(is_left_out).copied().collect(),
         ready: node.taints.iter().any(is_bad).then_some(false),
     }
 }
@@ -292,6 +309,7 @@ mod tests {
     use super::*;
     use crate::features::services::desired::samples;
     use crate::features::test_node::TestNode;
+    use crate::report::RouteReport;
     use crate::snapshot::{Change, Dirty, Labels, Object};
 
     fn set(node: &mut TestNode, object: Object) {
@@ -333,7 +351,11 @@ mod tests {
             mtu: Some(1500),
             present: true,
         };
-        let found = Cluster::of(&test.world(), &[local]);
+        let report = Report {
+            pods: vec![local],
+            ..Report::default()
+        };
+        let found = Cluster::of(&test.world(), &report);
         assert_eq!(found.node, "worker");
         assert_eq!(found.nodes[0].ready, Some(false));
         let port = &found.services[0].ports[0];
@@ -344,5 +366,43 @@ mod tests {
         assert_eq!(found.pods[0].labels["app"], "web");
         let text = serde_json::to_string(&found).unwrap();
         assert_eq!(serde_json::from_str::<Cluster>(&text).unwrap(), found);
+    }
+
+    #[test]
+    fn of_two_nodes_with_one_pod_cidr_the_one_without_a_route_to_it_is_said() {
+        let mut test = TestNode::new();
+        let cidr: IpNetwork = "10.10.8.0/24".parse().unwrap();
+        let joins = |test: &mut TestNode, name: &str, created| {
+            let mut node = snapshot::Node::named(name);
+            node.pod_cidrs = vec![cidr];
+            node.created = created;
+            set(test, Object::Node(node));
+        };
+        joins(&mut test, "aaa", Some(90));
+        joins(&mut test, "zzz", Some(10));
+        let left_out = |test: &TestNode, report: &Report| {
+            let nodes = Cluster::of(&test.world(), report).nodes;
+            nodes.into_iter().map(|node| node.left_out).collect()
+        };
+        let mut report = Report::default();
+        let found: Vec<_> = left_out(&test, &report);
+        assert_eq!(found, [vec![cidr], vec![]]);
+        // Those of one age have it by what the routes say.
+        joins(&mut test, "aaa", None);
+        joins(&mut test, "zzz", None);
+        report.routes = vec![RouteReport {
+            node: "zzz".into(),
+            destination: cidr,
+            gateway: None,
+            link: None,
+            unreachable: false,
+            refused: false,
+            present: true,
+        }];
+        let found: Vec<_> = left_out(&test, &report);
+        assert_eq!(found, [vec![cidr], vec![]]);
+        report.routes[0].node = "aaa".into();
+        let found: Vec<_> = left_out(&test, &report);
+        assert_eq!(found, [vec![], vec![cidr]]);
     }
 }

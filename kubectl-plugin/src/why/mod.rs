@@ -155,14 +155,14 @@ impl Asked {
         let question = Question::parse(source, destination)
             .map_err(|error| DeskError::Question(error.to_string()))?;
         let source = match &question.source {
-            Host::Ip(ip) => places.at(*ip),
+            Host::Ip(ip) => places.at(*ip, None),
             Host::Name(name) => match places.named(name)?.or_else(|| machine(fleet, name)) {
                 Some(end) => end,
                 None => return Err(places.unknown(name)),
             },
         };
         let destination = match &question.destination {
-            Host::Ip(ip) => places.at(*ip),
+            Host::Ip(ip) => places.at(*ip, source.node.as_deref()),
             Host::Name(name) => receiver(fleet, places, name).await?,
         };
         let both = [true, false].into_iter().find_map(|v4| {
@@ -327,7 +327,8 @@ impl Walking<'_> {
     /// On the nodes of those it is for, and back from there.
     async fn arrive(&mut self) {
         let Asked { to, transport, .. } = *self.asked;
-        let elsewhere = self.places.at(to).node;
+        let first = self.asked.first().map(String::as_str);
+        let elsewhere = self.places.at(to, first).node;
         match elsewhere.filter(|node| Some(node) != self.asked.first()) {
             Some(node) if self.places.behind(to, transport).is_some() => {
                 self.arrive_through(&node).await;
@@ -389,7 +390,7 @@ impl Walking<'_> {
             .into_iter()
             .filter(|(address, _)| !lost.contains(address))
             .filter_map(|(address, transport)| {
-                let end = self.places.at(address);
+                let end = self.places.at(address, asked.map(String::as_str));
                 let node = end.node.filter(|node| Some(node) != asked)?;
                 Some((address, transport, end.title, node))
             });

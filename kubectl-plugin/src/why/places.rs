@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use podwire_agent::cluster::{Cluster, Endpoint, Port, Service};
+use podwire_agent::cluster::{Cluster, Endpoint, Node, Pod, Port, Service};
 use podwire_agent::snapshot::Protocol;
 use podwire_agent::text::printable;
 use podwire_agent::why::Transport;
@@ -55,36 +55,50 @@ impl Places {
         self.clusters.values().next()
     }
 
-    /// Who has this address.
-    pub fn at(&self, address: IpAddr) -> End {
+    /// Who has this address: who sends from it, or with `from` who gets what that node sends to it.
+    pub fn at(&self, address: IpAddr, from: Option<&str>) -> End {
         let end = |title: String, node: Option<&str>| End {
             title,
             addresses: vec![address],
             node: node.map(str::to_owned),
         };
-        for (node, cluster) in &self.clusters {
+        // As the node that sends sees it, if its agent answers and knows.
+        let view = from.and_then(|node| self.clusters.get(node));
+        let views = || view.into_iter().chain(self.any());
+        let mut nodes = views().flat_map(|cluster| &cluster.nodes);
+        if let Some(node) = nodes.find(|node| node.addresses.contains(&address)) {
+            return end(format!("node {} ({address})", node.name), Some(&node.name));
+        }
+        let pods = self.clusters.iter().filter_map(|(node, cluster)| {
             let mut pods = cluster.pods.iter();
-            if let Some(pod) = pods.find(|pod| pod.addresses.contains(&address)) {
-                let title = match &pod.name {
-                    Some(name) => format!("pod {name} ({address})"),
-                    None => format!("the pod with {address}"),
-                };
-                return end(title, Some(node));
-            }
-        }
-        for node in self.any().into_iter().flat_map(|cluster| &cluster.nodes) {
-            if node.addresses.contains(&address) {
-                return end(format!("node {} ({address})", node.name), Some(&node.name));
-            }
-            if node.pod_cidrs.iter().any(|cidr| cidr.contains(address)) {
-                let title = match self.endpoint_at(address) {
-                    Some(pod) => format!("pod {pod} ({address})"),
-                    None => address.to_string(),
-                };
-                return end(title, Some(&node.name));
-            }
-        }
-        end(address.to_string(), None)
+            let pod = pods.find(|pod| pod.addresses.contains(&address))?;
+            Some((node.as_str(), pod))
+        });
+        let pods: BTreeMap<&str, &Pod> = pods.collect();
+        let first = pods.keys().next().copied();
+        let holds = |node: &&Node| {
+            let mut cidrs = node.pod_cidrs.iter();
+            cidrs.any(|cidr| cidr.contains(address) && !node.left_out.contains(cidr))
+        };
+        let mut nodes = views().flat_map(|cluster| &cluster.nodes);
+        let holder = nodes.find(holds).map(|node| node.name.as_str());
+        // What a node sends goes to its own pod, else to who holds the podCIDR, whoever has a pod.
+        let has_it = |node: &&str| pods.contains_key(node);
+        let node = match from {
+            Some(_) => from.filter(has_it).or(holder).or(first),
+            None => holder.filter(has_it).or(first).or(holder),
+        };
+        let title = match node.and_then(|node| pods.get(node)) {
+            Some(Pod {
+                name: Some(pod), ..
+            }) => format!("pod {pod} ({address})"),
+            Some(_) => format!("the pod with {address}"),
+            None => match node.and_then(|_| self.endpoint_at(address)) {
+                Some(pod) => format!("pod {pod} ({address})"),
+                None => address.to_string(),
+            },
+        };
+        end(title, node)
     }
 
     /// The pod of an endpoint, by what the cluster says: the agent of its node may not answer.

@@ -15,7 +15,7 @@ fn cluster(node: &str, pods: &[(&str, &str)]) -> Cluster {
         name: name.into(),
         addresses: vec![address.parse().unwrap()],
         pod_cidrs: vec![cidr.parse().unwrap()],
-        ready: None,
+        ..Node::default()
     };
     Cluster {
         node: node.into(),
@@ -370,7 +370,7 @@ fn with_a_third() -> Cluster {
         name: "three".into(),
         addresses: vec!["192.168.8.3".parse().unwrap()],
         pod_cidrs: vec!["10.10.3.0/24".parse().unwrap()],
-        ready: None,
+        ..Node::default()
     });
     known
 }
@@ -619,6 +619,45 @@ async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_
         "Nothing of Podwire's stops it. If it fails all the same, look here: on node two at hop 3, nftables \
          chain ip x y has a rule that drops."
     );
+}
+
+/// Of two claims the one that holds counts, whatever the names, and whoever has a pod there.
+#[tokio::test]
+async fn the_node_that_is_asked_is_the_one_to_which_the_first_sends() {
+    let shared = "10.10.8.0/24".parse().unwrap();
+    let around = "192.168.0.0/16".parse().unwrap();
+    for (to, left_out) in [("10.10.8.2", vec![shared]), ("192.168.8.2", Vec::new())] {
+        let mut known = cluster("one", &[("default/a", "10.10.1.2")]);
+        known.nodes[1].pod_cidrs.push(shared);
+        known.nodes.insert(
+            0,
+            Node {
+                name: "aaa".into(),
+                pod_cidrs: vec![shared, around],
+                left_out,
+                ..Node::default()
+            },
+        );
+        // Its own claim holds for itself.
+        let mut own = known.clone();
+        own.nodes[0].left_out.clear();
+        own.pods = cluster("aaa", &[("default/b", "10.10.8.2")]).pods;
+        let there = format!("/why?from=10.10.1.2&to={to}%3A80%2Ftcp");
+        let back = format!("/why?from={to}&to=10.10.1.2&answer=1");
+        let arrives = trace("two", TraceEnd::Arrives, "It arrives.");
+        let leaves = trace("one", TraceEnd::Leaves, "It leaves for node two.");
+        let mut fake = well()
+            .tells("one", "/cluster", &known)
+            .tells("aaa", "/cluster", &own)
+            .tells("one", &there, &leaves)
+            .tells("two", &there, &arrives)
+            .tells("two", &back, &leaves)
+            .tells("one", &back, &arrives);
+        fake.nodes.push(crate::reach::Node::named("aaa"));
+        let walk = walked(fake, "a", &format!("{to}:80")).await.unwrap();
+        assert_eq!(walk.parts[1].node, "two", "{}", walk.text());
+        assert!(walk.good, "{}", walk.text());
+    }
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ impl Site {
     async fn cluster(&self) -> Result<Cluster, Response> {
         let wide = false;
         let report = self.of_loop(|reply| Input::Report { wide, reply }).await?;
-        let look = move |world: &World<'_>| Cluster::of(world, &report.pods);
+        let look = move |world: &World<'_>| Cluster::of(world, &report);
         self.of_loop(|reply| Input::Ask(Question::new(look, reply)))
             .await
     }
