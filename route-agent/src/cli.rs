@@ -298,14 +298,16 @@ mod tests {
     }
 
     /// Flags of other programs that texts and tests name.
-    const OF_OTHERS: [&str; 8] = [
+    const OF_OTHERS: [&str; 10] = [
         "all",
         "allocate-node-cidrs",
         "clear",
+        "dport",
         "handle",
         "interactive",
         "max-request-bytes",
         "request-timeout",
+        "sport",
         "stateless",
     ];
 
