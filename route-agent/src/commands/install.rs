@@ -5,9 +5,10 @@
 
 use std::fs::{self, Metadata};
 use std::io;
+use std::iter::successors;
 use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use podwire::files::{create_directory, read};
@@ -101,11 +102,11 @@ fn is_installed(target: &Path, wanted: &[u8]) -> bool {
         && fs::symlink_metadata(target).is_ok_and(is_executable)
 }
 
-/// Makes `loopback`, unless the node has one that a runtime can start. A link that leads to none is
-/// none, whosever it is, and so is an empty directory or file.
+/// Makes `loopback`, unless the node has one that a runtime can start. A link that leads to none in its
+/// directory is none, whosever it is, and so is an empty directory or file.
 fn link_loopback(path: &Path, plugin: &[u8]) -> Result<(), FileError> {
     let starts = |found: Metadata| found.is_file() && found.len() > 0 && found.mode() & 0o111 != 0;
-    if fs::metadata(path).is_ok_and(starts) {
+    if fs::metadata(path).is_ok_and(starts) || leads_out(path) {
         return Ok(());
     }
     match fs::symlink_metadata(path) {
@@ -121,6 +122,20 @@ fn link_loopback(path: &Path, plugin: &[u8]) -> Result<(), FileError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a link leads out of its directory, which is all that a container sees of the node: whether
+/// anything is there cannot be judged. k3s links all its plugins so.
+fn leads_out(path: &Path) -> bool {
+    let next = |link: &PathBuf| Some(link.parent()?.join(fs::read_link(link).ok()?));
+    let is_out = |to: PathBuf| {
+        let up = to.components().any(|part| part == Component::ParentDir);
+        up || !path.parent().is_some_and(|here| to.starts_with(here))
+    };
+    // As many as the kernel follows, and one of them may lead to itself.
+    successors(next(&path.to_owned()), next)
+        .take(40)
+        .any(is_out)
 }
 
 /// Whether something that is no program is worth asking about before it goes: a file with content that
@@ -221,7 +236,7 @@ mod tests {
         };
         fs::set_permissions(&target, Permissions::from_mode(0o644)).unwrap();
         fs::remove_file(&loopback).unwrap();
-        symlink("/gone/loopback", &loopback).unwrap();
+        symlink("gone/loopback", &loopback).unwrap();
         install.run().unwrap();
         assert!(starts());
         // A link is someone's, and may lead elsewhere tomorrow; a pipe would never end.
@@ -258,6 +273,23 @@ mod tests {
     }
 
     #[test]
+    fn a_loopback_that_leads_out_of_its_directory_stays_though_nothing_is_seen_there() {
+        let Node { install, .. } = &node();
+        fs::create_dir_all(&*install.bin_dir).unwrap();
+        let loopback = install.bin_dir.join("loopback");
+        let k3s = "/var/lib/rancher/k3s/data/0a1b/bin/cni";
+        symlink(k3s, install.bin_dir.join("cni")).unwrap();
+        for to in [k3s, "../0a1b/bin/cni", "cni"] {
+            symlink(to, &loopback).unwrap();
+            install.run().unwrap();
+            assert_eq!(fs::read_link(&loopback).unwrap(), Path::new(to));
+            Install::remove(&install.bin_dir, Removal::Act).unwrap();
+            assert_eq!(names(&install.bin_dir), ["cni", "loopback"]);
+            fs::remove_file(&loopback).unwrap();
+        }
+    }
+
+    #[test]
     fn a_loopback_that_no_runtime_can_start_is_replaced_or_named() {
         let Node { install, .. } = &node();
         install.run().unwrap();
@@ -269,7 +301,7 @@ mod tests {
         let link = |to: &str| symlink(to, &loopback).unwrap();
         let replaced: [&dyn Fn(); 7] = [
             &|| link("loopback"),
-            &|| link("/"),
+            &|| link("."),
             &|| link("podwire/under"),
             &|| fs::create_dir(&loopback).unwrap(),
             &|| file("", 0o755),
