@@ -43,16 +43,60 @@ fn links_with_lld() -> bool {
     if ["linker", "fuse-ld"].iter().any(|one| flags.contains(one)) {
         return false;
     }
-    let asked = Command::new(variable("RUSTC"))
-        .args(["--print", "sysroot"])
-        .output();
-    let Ok(sysroot) = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-    else {
-        return false;
+    let ask = |arguments: &[&str]| {
+        let asked = Command::new(variable("RUSTC")).args(arguments).output();
+        asked.map_or_else(
+            |_| String::new(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     };
+    let sysroot = ask(&["--print", "sysroot"]);
     let tools = Path::new(sysroot.trim()).join("lib/rustlib");
-    tools
-        .join(variable("HOST"))
-        .join("bin/gcc-ld/ld.lld")
-        .exists()
+    let lld = tools.join(variable("HOST")).join("bin/gcc-ld/ld.lld");
+    lld.exists() && prefers_lld(&ask(&["-vV"]))
+}
+
+/// Whether a rustc that says this of its version is 1.90 or newer: those before it bring lld along and
+/// do not link with it, and GNU ld refuses its options.
+fn prefers_lld(version: &str) -> bool {
+    let release = version
+        .lines()
+        .find_map(|line| line.strip_prefix("release: "));
+    let mut numbers = release.into_iter().flat_map(|one| one.split('.'));
+    let mut number = || numbers.next()?.trim().parse::<u32>().ok();
+    number().zip(number()).is_some_and(|found| found >= (1, 90))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prefers_lld;
+
+    #[test]
+    fn a_rustc_before_1_90_does_not_link_with_the_lld_that_it_brings_along() {
+        let is_one = |release: &str| {
+            let host = "x86_64-unknown-linux-gnu";
+            prefers_lld(&format!("rustc\nhost: {host}\nrelease: {release}\nLLVM"))
+        };
+        for release in [
+            "1.90.0",
+            "1.90.0-beta.3",
+            "1.95.0-nightly",
+            "1.100.1",
+            "2.0.0",
+        ] {
+            assert!(is_one(release), "{release}");
+        }
+        for release in [
+            "1.89.0",
+            "1.89.0-nightly",
+            "1.9.0",
+            "0.99.0",
+            "1",
+            "",
+            "x.y",
+        ] {
+            assert!(!is_one(release), "{release}");
+        }
+        assert!(!prefers_lld(""));
+    }
 }

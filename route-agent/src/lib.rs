@@ -36,3 +36,9 @@ pub mod text;
 pub mod uplink;
 pub mod warnings;
 pub mod why;
+
+/// The script that decides how the agent is linked; for its tests.
+#[cfg(test)]
+#[path = "../build.rs"]
+#[allow(dead_code, reason = "only its decisions are tested")]
+mod build;
