@@ -20,6 +20,8 @@ pub enum Input {
     SourceWarnings(Vec<Warning>),
     /// What is wrong with a part of the agent that is not a feature, in full.
     Warnings(&'static str, Vec<Warning>),
+    /// The API server is used at an address that is new.
+    ApiServerAddress,
     /// A notification of the kernel.
     Kernel(KernelEvent),
     /// A file of ours, or beside ours, changed.

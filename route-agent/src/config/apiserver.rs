@@ -68,13 +68,16 @@ impl Resolved {
     const MOST: usize = 64;
 
     /// A server, or its name, has these addresses now. Those that it had stay: a connection may last.
-    pub fn add(&self, addresses: impl Iterator<Item = IpAddr>) {
+    /// True if one of them is new.
+    pub fn add(&self, addresses: impl Iterator<Item = IpAddr>) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all.len();
         for address in addresses {
             if all.len() < Self::MOST {
                 all.insert(address.to_canonical());
             }
         }
+        all.len() > before
     }
 
     fn all(&self) -> BTreeSet<IpAddr> {
@@ -116,7 +119,10 @@ mod tests {
         let found = || -> Vec<String> { options.addresses().map(|a| a.to_string()).collect() };
         assert_eq!(found(), ["fd00::1", "10.0.0.1", "10.0.0.100"]);
         let known = options.resolved.clone();
-        known.add(["172.18.0.100".parse().unwrap()].into_iter());
+        for is_new in [true, false] {
+            let again = ["172.18.0.100".parse().unwrap()];
+            assert_eq!(known.add(again.into_iter()), is_new);
+        }
         known.add(["::ffff:172.18.0.101".parse().unwrap()].into_iter());
         assert_eq!(found()[3..], ["172.18.0.100", "172.18.0.101"]);
     }

@@ -149,6 +149,7 @@ impl Reconcile {
                 self.note_own_node();
                 self.show(&Event::Resync);
             }
+            Input::ApiServerAddress => self.dirty.api_server = true,
             Input::SourceWarnings(now) => self.warnings.replace("source", now),
             Input::Warnings(origin, now) => self.warnings.replace(origin, now),
             Input::Kernel(event) => {

@@ -241,6 +241,18 @@ fn only_what_others_undid_counts_as_a_repair() {
 }
 
 #[test]
+fn features_hear_that_the_api_server_has_a_new_address() {
+    let (fake, syncs, _) = Fake::new("fake", 0);
+    let mut it = reconcile(vec![Box::new(fake)]);
+    it.take(Input::Listed);
+    it.turn(Instant::now());
+    let before = syncs.load(Ordering::SeqCst);
+    it.take(Input::ApiServerAddress);
+    it.turn(Instant::now());
+    assert_eq!(syncs.load(Ordering::SeqCst), before + 1);
+}
+
+#[test]
 fn the_loop_answers_and_stops() {
     let (fake, _, _) = Fake::new("fake", 0);
     let it = reconcile(vec![Box::new(fake)]);

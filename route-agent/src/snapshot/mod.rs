@@ -193,6 +193,8 @@ pub struct Dirty {
     pub endpoints: BTreeSet<ObjectName>,
     /// True if any ServiceCIDR changed.
     pub service_cidrs: bool,
+    /// True if the API server is used at an address that is new.
+    pub api_server: bool,
     /// Pods.
     pub pods: BTreeSet<ObjectName>,
     /// Namespaces, by name.
@@ -210,6 +212,7 @@ impl Dirty {
             && self.services.is_empty()
             && self.endpoints.is_empty()
             && !self.service_cidrs
+            && !self.api_server
             && self.pods.is_empty()
             && self.namespaces.is_empty()
             && self.policies.is_empty()

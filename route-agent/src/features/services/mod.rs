@@ -290,8 +290,9 @@ impl Feature for Services {
                     // Whether their ClusterIPs are in one.
                     self.dirty.extend(world.snapshot.services.keys().cloned());
                 }
-                self.externals_stale |=
-                    !dirty.nodes.is_empty() || dirty.endpoints.contains(&api_service());
+                self.externals_stale |= !dirty.nodes.is_empty()
+                    || dirty.api_server
+                    || dirty.endpoints.contains(&api_service());
                 let networks = dirty.service_cidrs || !dirty.nodes.is_empty();
                 self.networks |= networks;
                 if self.dirty.len() > before {
@@ -300,7 +301,7 @@ impl Feature for Services {
                         world.metrics.proxy.queued(family, now);
                     }
                 }
-                networks || self.dirty.len() > before
+                networks || dirty.api_server || self.dirty.len() > before
             }
             Event::Kernel(KernelEvent::Nftables {
                 family,

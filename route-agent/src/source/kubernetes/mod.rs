@@ -17,7 +17,6 @@ mod watch;
 mod wire;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
@@ -29,7 +28,6 @@ pub use server::{Error, Timing, named_server};
 
 use crate::input::Input;
 use crate::snapshot::Object;
-use crate::source::kubernetes::problems::Problems;
 use crate::source::kubernetes::server::ApiServer;
 use crate::source::kubernetes::watch::{Resource, Unreadable, Update, follow};
 use crate::source::objects::{self, LABEL_SELECTOR, Names};
@@ -135,8 +133,7 @@ impl Kubernetes {
         inputs: Sender<Input>,
         notices: async_mpsc::Receiver<Notice>,
     ) -> Result<Self, Error> {
-        let problems = Arc::new(Problems::new(inputs.clone()));
-        let server = ApiServer::find(options, timing, problems).await?;
+        let server = ApiServer::find(options, timing, inputs.clone()).await?;
         Ok(Self {
             server,
             inputs,

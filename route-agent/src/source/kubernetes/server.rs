@@ -9,7 +9,8 @@
 //! may be rotated; names are resolved again for every new connection.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Uri;
@@ -22,6 +23,7 @@ use tracing::{debug, info};
 
 use crate::config::apiserver::{self, Options};
 use crate::error::chain;
+use crate::input::Input;
 use crate::source::kubernetes::problems::Problems;
 
 /// Why the API server cannot be found.
@@ -126,7 +128,8 @@ pub struct ApiServer {
     options: Options,
     timing: Timing,
     limits: Limits,
-    problems: Arc<Problems>,
+    problems: Problems,
+    inputs: Sender<Input>,
     state: Mutex<State>,
 }
 
@@ -168,9 +171,9 @@ impl ApiServer {
     pub async fn find(
         options: Options,
         timing: Timing,
-        problems: Arc<Problems>,
+        inputs: Sender<Input>,
     ) -> Result<Self, Error> {
-        let (client, server) = connect(&options, &timing, 0).await?;
+        let (client, server, _) = connect(&options, &timing, 0).await?;
         info!(%server, "reading the cluster from the API server");
         let state = Mutex::new(State {
             client,
@@ -183,7 +186,8 @@ impl ApiServer {
             options,
             timing,
             limits: Limits::default(),
-            problems,
+            problems: Problems::new(inputs.clone()),
+            inputs,
             state,
         })
     }
@@ -317,7 +321,11 @@ impl ApiServer {
     async fn turn_to_next(&self, generation: u64) {
         let turn = usize::try_from(generation + 1).unwrap_or(0);
         match connect(&self.options, &self.timing, turn).await {
-            Ok((client, server)) => {
+            Ok((client, server, is_new)) => {
+                if is_new {
+                    // The loop may have finished already.
+                    let _ = self.inputs.send(Input::ApiServerAddress);
+                }
                 let mut state = self.state();
                 (state.client, state.server) = (client, server);
                 state.serving.clear();
@@ -340,8 +348,12 @@ impl ApiServer {
     }
 }
 
-/// A client for the address whose turn it is.
-async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Client, Uri), Error> {
+/// A client for the address whose turn it is, and whether that was not known before.
+async fn connect(
+    options: &Options,
+    timing: &Timing,
+    turn: usize,
+) -> Result<(Client, Uri, bool), Error> {
     let mut config = credentials(options).await?;
     let mut servers = options.servers.clone();
     if servers.is_empty() {
@@ -353,28 +365,30 @@ async fn connect(options: &Options, timing: &Timing, turn: usize) -> Result<(Cli
         }
     }
     let server = servers.swap_remove(turn % servers.len());
-    resolve(options, timing, &server).await;
     config.cluster_url = server.clone();
     let client = client(&config, timing).map_err(|source| Error::Client {
         server: server.clone(),
         source: Box::new(source),
     })?;
-    Ok((client, server))
+    let is_new = resolve(options, timing, &server).await;
+    Ok((client, server, is_new))
 }
 
-/// Notes which address a server has, or which its name has: no Service may have them.
-async fn resolve(options: &Options, timing: &Timing, server: &Uri) {
+/// Notes which address a server has, or which its name has: no Service may have them. True if one is
+/// new.
+async fn resolve(options: &Options, timing: &Timing, server: &Uri) -> bool {
     if let Some(address) = apiserver::address(server) {
         return options.resolved.add([address].into_iter());
     }
     let Some(host) = server.host() else {
-        return;
+        return false;
     };
     let port = server.port_u16().unwrap_or(443);
     let found = tokio::time::timeout(timing.connect, tokio::net::lookup_host((host, port))).await;
     // Who cannot be found cannot be connected to either, and that is told.
-    if let Ok(Ok(found)) = found {
-        options.resolved.add(found.map(|one| one.ip()));
+    match found {
+        Ok(Ok(found)) => options.resolved.add(found.map(|one| one.ip())),
+        _ => false,
     }
 }
 
@@ -507,6 +521,39 @@ mod tests {
         assert_eq!(used.host(), Some("192.0.2.5"));
         let reserved: Vec<String> = options.addresses().map(|one| one.to_string()).collect();
         assert_eq!(reserved, ["192.0.2.5"]);
+    }
+
+    #[tokio::test]
+    async fn the_loop_hears_of_an_address_of_the_server_that_is_new() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(
+            b"apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+              contexts: [{name: c, context: {cluster: c, user: u}}]\n\
+              clusters: [{name: c, cluster: {server: 'https://192.0.2.1:6443'}}]\n\
+              users: [{name: u, user: {}}]\n",
+        )
+        .unwrap();
+        let uri = |text: &&str| text.parse().unwrap();
+        let options = Options {
+            servers: ["https://192.0.2.1:6443", "https://192.0.2.2:6443"]
+                .iter()
+                .map(uri)
+                .collect(),
+            kubeconfig: Some(file.path().to_owned()),
+            kubelet_kubeconfig: "/does/not/exist".into(),
+            read: None,
+            resolved: apiserver::Resolved::default(),
+        };
+        let (inputs, told) = std::sync::mpsc::channel();
+        let found = ApiServer::find(options, Timing::default(), inputs).await;
+        let server = found.unwrap();
+        let mut is_told = Vec::new();
+        for generation in 0..3 {
+            server.leave(generation).await;
+            let mut told = told.try_iter();
+            is_told.push(told.any(|input| matches!(input, Input::ApiServerAddress)));
+        }
+        assert_eq!(is_told, [true, false, false]);
     }
 
     #[test]

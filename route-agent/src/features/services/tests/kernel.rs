@@ -1,6 +1,7 @@
 //! Tables in a real kernel: each test in a network namespace of its own, with `nft` as the oracle.
 
 mod announced;
+mod external_ips;
 mod handwritten;
 mod restarts;
 mod switched_off;

@@ -1,13 +1,12 @@
 //! Events against a scripted API server.
 
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use serde_json::Value;
 
 use super::*;
 use crate::config::apiserver::Options;
 use crate::source::kubernetes::fake::{Fake, Reply, fast, small};
-use crate::source::kubernetes::problems::Problems;
 use crate::source::kubernetes::server::Timing;
 use crate::warnings::Warning;
 
@@ -37,13 +36,12 @@ async fn requests_after_notices(notices: Vec<Notice>, replies: Vec<Reply>) -> Ve
         resolved: crate::config::apiserver::Resolved::default(),
     };
     let (inputs, _unread) = mpsc::channel();
-    let problems = Arc::new(Problems::new(inputs));
     // No answer is cut short by time: each has another end.
     let timing = Timing {
         answer: Duration::from_secs(600),
         ..fast()
     };
-    let server = ApiServer::find(options, timing, problems).await.unwrap();
+    let server = ApiServer::find(options, timing, inputs).await.unwrap();
     let server = server.with_limits(small());
     let (sender, queue) = tokio::sync::mpsc::channel(QUEUE);
     for notice in notices {

@@ -6,7 +6,7 @@ mod refusals;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -17,7 +17,6 @@ use crate::input::Input;
 use crate::snapshot::Node;
 use crate::source::kubernetes::FOR_POLICIES;
 use crate::source::kubernetes::fake::{End, Fake, Reply, fast, small};
-use crate::source::kubernetes::problems::Problems;
 use crate::source::kubernetes::server::Limits;
 
 fn node(name: &str, version: u32) -> String {
@@ -120,8 +119,7 @@ async fn follow_within(
     all: impl Fn(&[String]) -> bool,
 ) -> Seen {
     let (inputs, warnings) = mpsc::channel();
-    let problems = Arc::new(Problems::new(inputs));
-    let server = ApiServer::find(options, fast(), problems).await.unwrap();
+    let server = ApiServer::find(options, fast(), inputs).await.unwrap();
     let server = server.with_limits(limits);
     let mut lines = Vec::new();
     let following = follow(&resource, &server, |update| {

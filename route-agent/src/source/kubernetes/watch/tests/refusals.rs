@@ -23,9 +23,7 @@ async fn after_a_refusal_the_token_is_read_again() {
     let options = options(&directory, &[fake.port]);
     let token = directory.path().join("token");
     let (inputs, _warnings) = mpsc::channel();
-    let server = ApiServer::find(options, fast(), Arc::new(Problems::new(inputs)))
-        .await
-        .unwrap();
+    let server = ApiServer::find(options, fast(), inputs).await.unwrap();
     std::fs::write(token, "second").unwrap();
     let resource = nodes();
     let following = follow(&resource, &server, |update| match update {
@@ -50,9 +48,7 @@ async fn credentials_that_cannot_be_read_are_named_once_however_often_they_are_t
     let options = options(&directory, &[fake.port]);
     let kubeconfig = options.kubeconfig.clone().unwrap();
     let (inputs, told) = mpsc::channel();
-    let server = ApiServer::find(options, fast(), Arc::new(Problems::new(inputs)))
-        .await
-        .unwrap();
+    let server = ApiServer::find(options, fast(), inputs).await.unwrap();
     std::fs::remove_file(kubeconfig).unwrap();
     let resource = nodes();
     let following = follow(&resource, &server, |update| match update {
@@ -92,8 +88,7 @@ async fn of_several_kinds_each_that_is_refused_is_named_until_it_is_not() {
     let fake = Fake::start([]).await;
     let directory = tempfile::tempdir().unwrap();
     let (inputs, told) = mpsc::channel();
-    let problems = Arc::new(Problems::new(inputs));
-    let server = ApiServer::find(options(&directory, &[fake.port]), fast(), problems);
+    let server = ApiServer::find(options(&directory, &[fake.port]), fast(), inputs);
     let server = server.await.unwrap();
     let last = || -> Vec<String> {
         let all = told.try_iter().filter_map(|input| match input {
