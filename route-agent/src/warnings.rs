@@ -6,7 +6,7 @@
 //!
 //! Who may change an object can make and fix its warning as often as there is time. So the log has
 //! a limit over time: what exceeds it is counted, and told as a number. Nor does it matter how much
-//! is wrong with one object: of that some is kept, and the number of the rest.
+//! is wrong with one object: of that some is kept, and that there is more.
 
 mod limit;
 
@@ -26,8 +26,11 @@ const NAMED_AT_ONCE: u32 = 200;
 /// After this long there may be one more line: some 25,000 in a day, whatever happens.
 const NEXT_LINE: Duration = Duration::from_millis(3500);
 
-/// So much is said of one object; of what exceeds it the number.
+/// So much is said of one object.
 const MOST_TEXTS: usize = 50;
+
+/// And this, if there is more.
+const MORE: &str = "and more, which are named once others are corrected";
 
 /// In bytes: a kind, and a namespace and name of 253 each; a path is shorter.
 const LONGEST_OBJECT: usize = 600;
@@ -109,10 +112,10 @@ impl Warnings {
 
     /// The warnings of `origin` are exactly these from now on.
     pub fn replace(&mut self, origin: &'static str, now: impl IntoIterator<Item = Warning>) {
-        let mut few = Few::default();
-        now.into_iter().for_each(|warning| few.add(warning));
+        let mut few = BTreeSet::new();
+        now.into_iter().for_each(|warning| add(&mut few, warning));
         let before = std::mem::take(self.present.entry(origin).or_default());
-        self.exchange(origin, &before, few.named());
+        self.exchange(origin, &before, few);
     }
 
     /// The warnings of `origin` about one object are exactly these texts from now on.
@@ -122,9 +125,9 @@ impl Warnings {
         object: &str,
         texts: impl IntoIterator<Item = String>,
     ) {
-        let mut few = Few::default();
+        let mut few = BTreeSet::new();
         for text in texts {
-            few.add(Warning::new(object, text));
+            add(&mut few, Warning::new(object, text));
         }
         let object = Warning::new(object, "").object;
         let all = self.present.entry(origin).or_default();
@@ -132,7 +135,7 @@ impl Warnings {
         for warning in &before {
             all.remove(warning);
         }
-        self.exchange(origin, &before, few.named());
+        self.exchange(origin, &before, few);
     }
 
     /// Adds `now`, which takes the place of what was there before, and says what differs.
@@ -179,40 +182,16 @@ impl Warnings {
     }
 }
 
-/// Warnings, of each object no more than [`MOST_TEXTS`]: whoever may write one can have as many
-/// faults in it as it has room for.
-#[derive(Debug, Default)]
-struct Few {
-    named: BTreeSet<Warning>,
-    /// Objects with more, and how many.
-    more: Vec<(String, usize)>,
-}
-
-impl Few {
-    fn add(&mut self, warning: Warning) {
-        if self.named.contains(&warning) {
-            return;
-        }
-        if about(&self.named, &warning.object).count() < MOST_TEXTS {
-            self.named.insert(warning);
-            return;
-        }
-        // What is said of one object usually comes together.
-        let mut more = self.more.iter_mut().rev();
-        match more.find(|(object, _)| *object == warning.object) {
-            Some((_, more)) => *more += 1,
-            None => self.more.push((warning.object, 1)),
-        }
+/// Adds a warning, of each object no more than [`MOST_TEXTS`]: whoever may write one can have as many
+/// faults in it as it has room for. How many more there are is not said: each number would be news.
+fn add(all: &mut BTreeSet<Warning>, mut warning: Warning) {
+    if all.contains(&warning) {
+        return;
     }
-
-    /// All of them, and of objects with more the number.
-    fn named(mut self) -> BTreeSet<Warning> {
-        for (object, more) in self.more {
-            let text = format!("and {more} more, which are named once others are corrected");
-            self.named.insert(Warning { object, text });
-        }
-        self.named
+    if about(all, &warning.object).count() >= MOST_TEXTS {
+        MORE.clone_into(&mut warning.text);
     }
+    all.insert(warning);
 }
 
 /// What is said of one object.
