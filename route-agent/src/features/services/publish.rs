@@ -168,8 +168,8 @@ impl Publisher {
         }
     }
 
-    /// What is wrong with a Service, what concerns the whole of it first: of a very long list the rest
-    /// is not named.
+    /// What is wrong with a Service, what concerns the whole of it first and what others have last: of a
+    /// very long list the rest is not named.
     fn texts<'a>(
         &'a self,
         name: &'a ObjectName,
@@ -186,18 +186,22 @@ impl Publisher {
         let alone = service.is_none() && by_hand;
         let slices = snapshot.slices_of(name);
         let slices = slices.filter(move |_| proxied.is_some() || alone);
-        let from_tables = tables.flat_map(|table| of_table(name, table));
+        let conflicts = tables
+            .clone()
+            .flat_map(|table| table.applied().conflicts(name));
         let written = written
             .into_iter()
             .flat_map(|service| handwritten::warnings(service, snapshot, settings));
         let alone = alone.then(|| handwritten::of_no_service(name, snapshot));
-        from_tables
+        tables
+            .flat_map(|table| of_table(name, table))
             .chain(service.and_then(|_| self.checks.warning(name)))
             .chain(written)
             .chain(alone.into_iter().flatten())
             .chain(service.into_iter().flat_map(frontends::warnings))
             .chain(proxied.into_iter().flat_map(|one| externals.warnings(one)))
             .chain(slices.flat_map(|slice| endpoints::warnings(slice, world.uplink)))
+            .chain(conflicts)
     }
 
     fn check_health(&mut self, name: &ObjectName, world: &World<'_>) {
@@ -255,14 +259,13 @@ impl Publisher {
     }
 }
 
-/// What one family's table has to say of a Service.
+/// What one family's table has to say of the whole of a Service.
 fn of_table<'a>(name: &'a ObjectName, table: &'a FamilyTable) -> impl Iterator<Item = String> + 'a {
     let applied = table.applied();
     let refused = applied.refused().get(name);
     let refused = refused.map(|why| format!("the kernel refuses it: {why}; tried again"));
     let limited = applied.plan(name).into_iter().flat_map(limits::warnings);
-    let conflicts = applied.conflicts(name);
-    refused.into_iter().chain(limited).chain(conflicts)
+    refused.into_iter().chain(limited)
 }
 
 /// Whether a Service with internal, and with external, policy Local has endpoints but none here.
@@ -338,7 +341,39 @@ mod tests {
     use crate::feature::{Event, Feature};
     use crate::features::parts::log::Logging;
     use crate::features::services::Services;
+    use crate::features::services::desired::samples::named_service;
     use crate::features::test_node::TestNode;
+    use crate::snapshot::{Change, Dirty, Object};
+
+    #[test]
+    fn addresses_that_others_have_hide_no_fault_of_the_whole_service() {
+        let mut node = TestNode::apart();
+        let (health_ports, _) = watch::channel(HealthPorts::default());
+        let mut services = Services::open(health_ports, Logging::On).unwrap();
+        let addresses: Vec<_> = (1..=60).map(|n| format!("203.0.113.{n}")).collect();
+        let addresses = addresses.join(" ");
+        for (name, number) in [("first", 1), ("second", 2)] {
+            let text = format!(
+                "kind LoadBalancer; cluster-ip 10.200.1.{number}; port tcp 80 3100{number}; \
+                 external-local; health 32000; external-ip {addresses}"
+            );
+            let mut dirty = Dirty::default();
+            let object = Object::Service(named_service(name, &text));
+            node.snapshot.apply(Change::Set(object), &mut dirty);
+            services.notice(&Event::Objects(&dirty), &node.world());
+            node.writes(&mut services);
+        }
+        let warnings = node.warnings();
+        let health = "Service default/second: spec.healthCheckNodePort `32000` is left out";
+        assert!(
+            warnings.iter().any(|one| one.starts_with(health)),
+            "{warnings:?}"
+        );
+        let lost = warnings
+            .iter()
+            .filter(|one| one.contains("Service default/first has it"));
+        assert_eq!(lost.count(), 50, "of addresses 49, and the port");
+    }
 
     #[test]
     fn health_checks_are_served_at_every_address_of_the_machine_at_which_node_ports_answer() {
