@@ -18,6 +18,15 @@ pub const LOOPBACK_V4: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::ne
     None => panic!("the prefix is longer than an address"),
 };
 
+/// All addresses of both families.
+pub const EVERYWHERE: [IpNetwork; 2] = match (
+    Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0),
+    Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0),
+) {
+    (Some(v4), Some(v6)) => [IpNetwork::V4(v4), IpNetwork::V6(v6)],
+    _ => panic!("the prefix is longer than an address"),
+};
+
 /// The first and last address of a network as numbers. Only comparable within one family.
 pub fn bounds(network: IpNetwork) -> (u128, u128) {
     (number(network.network()), number(network.broadcast()))

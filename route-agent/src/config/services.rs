@@ -1,11 +1,13 @@
 //! What an operator can choose about the Service proxy: the flags of `podwire-agent run` under the
 //! heading Services. `docs/configuration.md` explains each.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use ipnetwork::IpNetwork;
 
+use crate::cidr::LOOPBACK_V4;
 use crate::config::values::{cidr, seconds};
 use crate::snapshot::Balancing;
 
@@ -157,6 +159,20 @@ impl Default for Config {
             conntrack_tcp_timeout_close_wait: Duration::from_secs(3600),
             conntrack_tcp_be_liberal: false,
         }
+    }
+}
+
+impl Config {
+    /// Where node ports answer on a Node with these InternalIPs; `None` for every local address.
+    pub fn node_ports_at(&self, internal_ips: &[IpAddr]) -> Option<Vec<IpNetwork>> {
+        let mut networks = match &self.node_port_addresses {
+            NodePortAddresses::All => return None,
+            NodePortAddresses::Primary => internal_ips.iter().copied().map(From::from).collect(),
+            NodePortAddresses::Within(networks) => networks.clone(),
+        };
+        let localhost = self.localhost_node_ports.then_some(LOOPBACK_V4);
+        networks.extend(localhost.map(IpNetwork::V4));
+        Some(networks)
     }
 }
 

@@ -107,7 +107,7 @@ impl HostPorts {
         let is_lost = |record: &Record| !record.chained && lost.attachments.contains(&key(record));
         let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_lost);
         let mut outcome = Outcome::default();
-        (self.taken, outcome.contested) = Taken::of(&kept, world.config, world.snapshot);
+        (self.taken, outcome.contested) = Taken::of(&kept, world);
         for record in &gone {
             let taken = exposure::take_back(records, record);
             if outcome.count(taken.map(|_withdrawn| 1)) {
@@ -203,10 +203,7 @@ impl Feature for HostPorts {
 
     fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
-            Event::Objects(dirty) => {
-                let mut services = dirty.services.iter();
-                services.any(|name| self.taken.concerns(name, world.snapshot))
-            }
+            Event::Objects(dirty) => self.taken.is_changed_by(dirty, world),
             Event::Kernel(KernelEvent::Link { name, gone, .. }) => {
                 if *gone && self.links.contains(name) {
                     self.come_back(signs_of_life::CALM);

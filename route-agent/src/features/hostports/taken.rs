@@ -2,60 +2,93 @@
 //! as a node port or for its health check. The scheduler keeps pods that ask for the same port apart,
 //! but knows nothing of Services. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnetwork::IpNetwork;
 use podwire::attachment::{HostPort, Record, keys};
 use podwire_kernel::Protocol;
 
-use crate::config::Config;
-use crate::snapshot::{ObjectName, Service, ServiceKind, Snapshot, TrafficPolicy};
+use crate::cidr::EVERYWHERE;
+use crate::feature::World;
+use crate::snapshot::{Dirty, ObjectName, Service, ServiceKind, TrafficPolicy};
 use crate::warnings::Warning;
+
+/// A port as a host port has it.
+type Port = (Protocol, u16);
 
 /// The host ports of this node, and who else has one of them.
 #[derive(Debug, Default)]
 pub struct Taken {
-    ports: Vec<(Protocol, u16)>,
-    services: BTreeSet<ObjectName>,
+    ports: Vec<Port>,
+    /// Where node ports answer.
+    node_ports: Vec<IpNetwork>,
+    /// Which of them Services have, and as what.
+    services: BTreeMap<ObjectName, Vec<(Port, &'static str)>>,
 }
 
 impl Taken {
     /// As the records and the cluster are now, with a warning for each host port that is another's.
-    pub fn of(records: &[Record], config: &Config, snapshot: &Snapshot) -> (Self, Vec<Warning>) {
-        let mut taken = Self::default();
+    pub fn of(records: &[Record], world: &World<'_>) -> (Self, Vec<Warning>) {
         let ports = records.iter().flat_map(|record| &record.host_ports);
-        taken.ports = ports.map(|port| (port.protocol, port.host_port)).collect();
+        let mut taken = Self {
+            ports: ports.map(|port| (port.protocol, port.host_port)).collect(),
+            node_ports: node_ports(world),
+            services: BTreeMap::new(),
+        };
         let mut warnings = given_twice(records);
         if taken.ports.is_empty() {
             return (taken, warnings);
         }
-        for (address, flag) in config.own_addresses() {
+        for (address, flag) in world.config.own_addresses() {
             let what = format!("a port of the agent itself ({flag})");
-            let key = (Protocol::Tcp, address.port());
-            warnings.extend(named(records, key, address.ip(), &what));
+            let at = match address.ip() {
+                // It takes IPv4 as well.
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED) => EVERYWHERE.into(),
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED) => EVERYWHERE[..1].to_vec(),
+                single => vec![single.into()],
+            };
+            warnings.extend(named(records, (Protocol::Tcp, address.port()), &at, &what));
         }
-        for service in snapshot.services.values() {
-            for (key, what) in ports_of(service) {
-                if taken.has(key) {
-                    let what = format!("{what} of Service {}", service.name);
-                    let all = Ipv6Addr::UNSPECIFIED.into();
-                    warnings.extend(named(records, key, all, &what));
-                    taken.services.insert(service.name.clone());
-                }
+        for service in world.snapshot.services.values() {
+            let contested = taken.contested(service);
+            for (port, what) in &contested {
+                let what = format!("{what} of Service {}", service.name);
+                warnings.extend(named(records, *port, &taken.node_ports, &what));
+            }
+            if !contested.is_empty() {
+                taken.services.insert(service.name.clone(), contested);
             }
         }
         (taken, warnings)
     }
 
-    /// True if a Service that changed has, or had, one of the host ports.
-    pub fn concerns(&self, name: &ObjectName, snapshot: &Snapshot) -> bool {
-        let mut now = snapshot.services.get(name).into_iter().flat_map(ports_of);
-        self.services.contains(name) || now.any(|(key, _)| self.has(key))
+    /// True if host ports have come to be a Service's, or are no longer, by what changed.
+    pub fn is_changed_by(&self, dirty: &Dirty, world: &World<'_>) -> bool {
+        if self.ports.is_empty() {
+            return false;
+        }
+        let differs = |name: &ObjectName| {
+            let service = world.snapshot.services.get(name);
+            let now = service.map(|service| self.contested(service));
+            now.filter(|now| !now.is_empty()).as_ref() != self.services.get(name)
+        };
+        dirty.services.iter().any(differs)
+            || dirty.nodes.contains(world.own_name()) && node_ports(world) != self.node_ports
     }
 
-    fn has(&self, key: (Protocol, u16)) -> bool {
-        self.ports.contains(&key)
+    /// The host ports that a Service has as well.
+    fn contested(&self, service: &Service) -> Vec<(Port, &'static str)> {
+        let all = ports_of(service);
+        all.filter(|(port, _)| self.ports.contains(port)).collect()
     }
+}
+
+/// Where node ports answer on this node, and health checks with them.
+fn node_ports(world: &World<'_>) -> Vec<IpNetwork> {
+    let own_ips = world.own_node().map_or(&[][..], |node| &node.internal_ips);
+    let networks = world.config.services.node_ports_at(own_ips);
+    networks.unwrap_or_else(|| EVERYWHERE.into())
 }
 
 /// Names host ports that several attachments have: the youngest, which comes last, gets the
@@ -95,17 +128,20 @@ fn whose(record: &Record) -> String {
     }
 }
 
-/// A warning for each record with a port that is something else as well, at this address of the node.
+/// A warning for each record with a port that is something else as well, somewhere in these networks.
 fn named(
     records: &[Record],
-    (protocol, number): (Protocol, u16),
-    at: IpAddr,
+    (protocol, number): Port,
+    at: &[IpNetwork],
     what: &str,
 ) -> impl Iterator<Item = Warning> {
     let meets = move |port: &HostPort| {
-        let one =
-            |address: IpAddr| at.is_unspecified() || address.is_unspecified() || address == at;
-        (port.protocol, port.host_port) == (protocol, number) && port.host_ip.is_none_or(one)
+        (port.protocol, port.host_port) == (protocol, number)
+            && at.iter().any(|network| match port.host_ip {
+                Some(all) if all.is_unspecified() => all.is_ipv4() == network.is_ipv4(),
+                Some(address) => network.contains(address),
+                None => true,
+            })
     };
     let having = records.iter();
     let having = having.filter(move |record| record.host_ports.iter().any(meets));
@@ -119,7 +155,7 @@ fn named(
 }
 
 /// The ports that a Service asks of every node.
-fn ports_of(service: &Service) -> impl Iterator<Item = ((Protocol, u16), &'static str)> {
+fn ports_of(service: &Service) -> impl Iterator<Item = (Port, &'static str)> {
     let balanced = service.kind == ServiceKind::LoadBalancer;
     let on_nodes = balanced || service.kind == ServiceKind::NodePort;
     let ports = service.ports.iter().filter(move |_| on_nodes);

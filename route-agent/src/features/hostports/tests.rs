@@ -9,9 +9,10 @@ use podwire_kernel::nft::Batch;
 
 use super::taken::given_twice;
 use super::*;
+use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::samples::service;
 use crate::features::test_node::{TestNode, delete_pod_link, make_pod_link};
-use crate::snapshot::{Change, Dirty, Object};
+use crate::snapshot::{Change, Dirty, Node, Object};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -351,4 +352,56 @@ fn a_host_port_of_the_agent_of_a_node_port_or_of_a_health_check_is_named_and_end
     node.config.healthz_bind_address.0 = Some("127.0.0.1:10256".parse().unwrap());
     node.writes(&mut feature);
     assert_eq!(node.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_host_port_at_an_address_where_nothing_else_answers_is_not_named() {
+    let (mut node, mut feature) = node();
+    let port = |host_port, host_ip: &str| HostPort {
+        protocol: Protocol::Tcp,
+        host_ip: Some(host_ip.parse().unwrap()),
+        host_port,
+        container_port: 80,
+    };
+    let mut pod = record("a", 2);
+    pod.host_ports = vec![
+        port(10256, "fd00::2"),
+        port(30080, "172.18.0.2"),
+        port(30081, "::"),
+        port(30082, "0.0.0.0"),
+    ];
+    attach(&feature, &pod);
+    node.config.services.node_port_addresses = NodePortAddresses::Primary;
+    node.config.healthz_bind_address.0 = Some("0.0.0.0:10256".parse().unwrap());
+    let mut apply = |node: &mut TestNode, object| {
+        let mut dirty = Dirty::default();
+        node.snapshot.apply(Change::Set(object), &mut dirty);
+        let noticed = feature.notice(&Event::Objects(&dirty), &node.world());
+        node.writes(&mut feature);
+        let all = node.warnings().into_iter();
+        let named = all.map(|one| one.split(['/', ' ']).nth(4).unwrap().to_owned());
+        (noticed, named.collect::<Vec<_>>())
+    };
+    let web = "kind NodePort; cluster-ip 10.200.1.9; port tcp 80 30080; port tcp 81 30081; \
+        port tcp 82 30082";
+    let at = |address: &str| {
+        Object::Node(Node {
+            internal_ips: vec![address.parse().unwrap()],
+            ..Node::named("worker")
+        })
+    };
+    apply(&mut node, at("172.18.0.3"));
+    let (_, named) = apply(&mut node, Object::Service(service(web)));
+    assert_eq!(named, ["30082"]);
+    let (noticed, named) = apply(&mut node, at("172.18.0.2"));
+    assert_eq!((noticed, &*named.join(" ")), (true, "30080 30082"));
+    // What does not change who has which port takes no sync.
+    let (noticed, _) = apply(
+        &mut node,
+        Object::Service(service(&format!("{web}; affinity 60"))),
+    );
+    assert!(!noticed);
+    node.config.healthz_bind_address.0 = Some("[::]:10256".parse().unwrap());
+    let (_, named) = apply(&mut node, at("fd00::3"));
+    assert_eq!(named.join(" "), "10256 30081 30082");
 }

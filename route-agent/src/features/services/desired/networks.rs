@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
-use crate::cidr::{LOOPBACK_V4, without_contained};
-use crate::config::services::{Config, NodePortAddresses};
+use crate::cidr::without_contained;
+use crate::config::services::Config;
 use crate::features::services::desired::externals::Externals;
 use crate::snapshot::{Node, Snapshot};
 
@@ -42,6 +42,8 @@ pub fn desired(
     let mut services = services(snapshot, config)
         .map(|(network, _)| network)
         .filter(|network| externals.found_in(*network).is_none());
+    let own_ips = own.map_or(&[][..], |node| &node.internal_ips);
+    let node_ports = config.node_ports_at(own_ips).unwrap_or_default();
     Networks {
         pods: match config.cluster_cidrs.as_slice() {
             [] => of_family(&mut node_pods()),
@@ -49,7 +51,7 @@ pub fn desired(
         },
         own_pods: of_family(&mut own_pods.iter().copied()),
         services: of_family(&mut services),
-        node_ports: of_family(&mut node_ports(own, config).into_iter()),
+        node_ports: of_family(&mut node_ports.into_iter()),
     }
 }
 
@@ -86,26 +88,10 @@ pub fn warnings(snapshot: &Snapshot, config: &Config, externals: &Externals) -> 
     unread.chain(left_out).collect()
 }
 
-fn node_ports(own: Option<&Node>, config: &Config) -> Vec<IpNetwork> {
-    let mut networks: Vec<IpNetwork> = match &config.node_port_addresses {
-        NodePortAddresses::All => return Vec::new(),
-        NodePortAddresses::Primary => own
-            .map(|node| node.internal_ips.as_slice())
-            .unwrap_or_default()
-            .iter()
-            .map(|address| IpNetwork::from(*address))
-            .collect(),
-        NodePortAddresses::Within(networks) => networks.clone(),
-    };
-    let localhost = config.localhost_node_ports.then_some(LOOPBACK_V4);
-    networks.extend(localhost.map(IpNetwork::V4));
-    networks
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::services::ExternalIps;
+    use crate::config::services::{ExternalIps, NodePortAddresses};
     use crate::snapshot::{Invalid, ServiceCidr};
 
     fn node(name: &str, pods: &[&str], internal: &str) -> Node {
