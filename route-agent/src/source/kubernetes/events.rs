@@ -7,7 +7,8 @@
 //! status` and `podwire_warnings` hold everything in any case.
 //!
 //! Who may change an object can make as many texts about it as there is time, and every node would
-//! ask the API server for each. So there is a limit for each object, as client-go has one.
+//! ask the API server for each. So there is a limit for each object, as client-go has one, and one for
+//! all together: who may make objects can make more of them than are remembered.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,6 +36,10 @@ pub const QUEUE: usize = 64;
 const AT_ONCE: u32 = 10;
 /// After this long there may be another one about it.
 const NEXT: Duration = Duration::from_secs(300);
+/// Events about all objects at once.
+const ALL_AT_ONCE: u32 = 200;
+/// After this long there may be another one about any: some 8,600 in a day.
+const NEXT_OF_ALL: Duration = Duration::from_secs(10);
 /// Objects of which it is remembered how many Events they had.
 const REMEMBERED: usize = 1000;
 /// The API server does not accept a longer message.
@@ -124,29 +129,34 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What objects have used up of their limit, the one that was asked for last at the end.
+/// What is used up of the limits.
 #[derive(Debug, Default)]
-struct Allowances(Vec<(String, Used)>);
+struct Allowances {
+    /// By object, the one that was asked for last at the end.
+    objects: Vec<(String, Used)>,
+    /// Of all objects together.
+    all: Option<Used>,
+}
 
 impl Allowances {
     /// Whether there may be one more Event about an object.
     fn once_more(&mut self, object: &str, now: Instant) -> bool {
-        let known = self.0.iter().position(|(name, _)| name == object);
+        let known = self.objects.iter().position(|(name, _)| name == object);
         let (name, mut used) = match known {
-            Some(place) => self.0.remove(place),
+            Some(place) => self.objects.remove(place),
             None => (object.to_owned(), Used::nothing(now)),
         };
-        if self.0.len() >= REMEMBERED {
-            self.0.remove(0);
+        if self.objects.len() >= REMEMBERED {
+            self.objects.remove(0);
         }
         let may = used.once_more(AT_ONCE, NEXT, now);
-        self.0.push((name, used));
-        may
+        self.objects.push((name, used));
+        let all = self.all.get_or_insert(Used::nothing(now));
+        may && all.once_more(ALL_AT_ONCE, NEXT_OF_ALL, now)
     }
 }
 
-/// Creates an Event for every notice about an object, until all senders are gone, within the limit of
-/// the object. `node` is the name under which this agent reports.
+/// Creates an Event for every notice about an object, until all senders are gone, within the limits. `node` is the name under which this agent reports.
 pub async fn publish(server: &ApiServer, node: &str, mut notices: Receiver<Notice>) {
     let mut allowances = Allowances::default();
     while let Some(notice) = notices.recv().await {
@@ -155,7 +165,7 @@ pub async fn publish(server: &ApiServer, node: &str, mut notices: Receiver<Notic
             continue;
         };
         if !allowances.once_more(object, Instant::now()) {
-            debug!(object, "no Event: there were too many about it");
+            debug!(object, "no Event: there were too many");
             continue;
         }
         // All nodes see the same object at the same moment; the pause keeps them from asking the

@@ -143,23 +143,27 @@ async fn an_object_that_changes_all_the_time_has_some_events_and_the_next_object
 }
 
 #[test]
-fn an_object_has_a_limit_over_time_and_no_more_objects_are_remembered_than_fit() {
-    let start = Instant::now();
+fn an_object_has_a_limit_over_time_and_all_together_have_one() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let mut start = Instant::now();
     let mut allowances = Allowances::default();
-    let mut events = |object: &str, times: u32, within: Duration| {
-        let moments = (0..times).map(|time| start + within * time / times);
-        let allowed = moments.filter(|now| allowances.once_more(object, *now));
-        allowed.count()
+    // Within an hour each.
+    let mut events = |times: u32, objects: u32| {
+        let allowed = (0..times).filter(|time| {
+            let object = format!("Service a/{}", time % objects);
+            allowances.once_more(&object, start + HOUR * *time / times)
+        });
+        let allowed = allowed.count();
+        start += 2 * HOUR;
+        allowed
     };
-    let hour = Duration::from_secs(3600);
-    assert_eq!(events("Service a/web", 100_000, hour), 10 + 11);
-    // An honest one: each is told.
-    assert_eq!(events("Service a/shop", 12, hour), 12);
-    for number in 0..REMEMBERED {
-        events(&format!("Service b/{number}"), 1, hour);
-    }
-    assert_eq!(events("Service a/web", 1, hour), 1, "it was forgotten");
-    assert_eq!(allowances.0.len(), REMEMBERED);
+    assert_eq!(events(100_000, 1), 10 + 11);
+    // An honest one, and many of these: each is told.
+    assert_eq!(events(12, 1), 12);
+    assert_eq!(events(500, 500), 500);
+    let more = u32::try_from(REMEMBERED).unwrap() + 1;
+    assert_eq!(events(100_000, more), 200 + 359);
+    assert_eq!(allowances.objects.len(), REMEMBERED);
 }
 
 #[tokio::test]
