@@ -10,7 +10,7 @@
 //! same lock while it reads the one and repairs the other, so that neither ever undoes what the
 //! other is doing. If the plugin is at work it does not wait but comes back.
 
-mod taken;
+mod contested;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use podwire_kernel::nft::{NftSocket, Table};
 
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World};
-use crate::features::hostports::taken::Taken;
+use crate::features::hostports::contested::{Contested, key};
 use crate::features::parts::kept_table::KeptTable;
 use crate::features::parts::signs_of_life::{self, Attachment, Missing, lifeless};
 use crate::files;
@@ -50,7 +50,7 @@ pub struct HostPorts {
     links: BTreeSet<String>,
     missing: Missing<(String, String)>,
     /// Who else has host ports.
-    taken: Taken,
+    contested: Contested,
     /// The missing links of records that cannot be read.
     missing_links: Missing<String>,
     due: Option<Instant>,
@@ -84,7 +84,7 @@ impl HostPorts {
             elements: NftSocket::open()?,
             routes: RouteSocket::open()?,
             links: BTreeSet::new(),
-            taken: Taken::default(),
+            contested: Contested::default(),
             missing: Missing::default(),
             missing_links: Missing::default(),
             due: None,
@@ -107,10 +107,10 @@ impl HostPorts {
         let is_lost = |record: &Record| !record.chained && lost.attachments.contains(&key(record));
         let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_lost);
         let mut outcome = Outcome::default();
-        (self.taken, outcome.contested) = Taken::of(&kept, world);
+        (self.contested, outcome.contested) = Contested::of(&kept, world);
         for record in &gone {
-            let taken = exposure::take_back(records, record);
-            if outcome.count(taken.map(|_withdrawn| 1)) {
+            let withdrawn = exposure::take_back(records, record);
+            if outcome.count(withdrawn.map(|_| 1)) {
                 let (attachment, container_id) = (record.comment(), &record.container_id);
                 tracing::info!(
                     attachment,
@@ -203,7 +203,7 @@ impl Feature for HostPorts {
 
     fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
-            Event::Objects(dirty) => self.taken.is_changed_by(dirty, world),
+            Event::Objects(dirty) => self.contested.is_changed_by(dirty, world),
             Event::Kernel(KernelEvent::Link { name, gone, .. }) => {
                 if *gone && self.links.contains(name) {
                     self.come_back(signs_of_life::CALM);
@@ -334,11 +334,6 @@ fn keep(table: &mut KeptTable, wanted: Option<Table>) -> Result<u64, SyncError> 
 /// The host end of the link that a record is about.
 fn link(record: &Record) -> String {
     host_link_name(&record.container_id, &record.ifname)
-}
-
-/// What tells attachments apart.
-fn key(record: &Record) -> (String, String) {
-    (record.container_id.clone(), record.ifname.clone())
 }
 
 fn attachment(record: &Record) -> ((String, String), Attachment<'_>) {

@@ -7,7 +7,7 @@ use podwire::attachment::HostPort;
 use podwire_kernel::Protocol;
 use podwire_kernel::nft::Batch;
 
-use super::taken::given_twice;
+use super::contested::given_twice;
 use super::*;
 use crate::config::services::NodePortAddresses;
 use crate::features::services::desired::samples::service;

@@ -12,7 +12,7 @@ use crate::uplink::Uplink;
 
 /// A podCIDR that a Node has been given.
 #[derive(Debug)]
-pub struct Taken<'a> {
+pub struct PodCidr<'a> {
     last: u128,
     /// The podCIDR.
     pub network: IpNetwork,
@@ -21,7 +21,7 @@ pub struct Taken<'a> {
 }
 
 /// The claims that hold, by family and first address. They never overlap.
-pub type Claims<'a> = BTreeMap<(bool, u128), Taken<'a>>;
+pub type Claims<'a> = BTreeMap<(bool, u128), PodCidr<'a>>;
 
 /// Notes that a Node has a podCIDR, unless it collides.
 pub fn claim<'a>(
@@ -36,7 +36,7 @@ pub fn claim<'a>(
     let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
     claims.insert(
         (v6, first),
-        Taken {
+        PodCidr {
             last,
             network,
             node: &node.name,
@@ -62,18 +62,18 @@ pub fn collision(
         ));
     }
     let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
-    let (_, taken) = claims.range(..=(v6, last)).next_back()?;
-    (taken.network.is_ipv6() == v6 && taken.last >= first).then(|| {
+    let (_, pod_cidr) = claims.range(..=(v6, last)).next_back()?;
+    (pod_cidr.network.is_ipv6() == v6 && pod_cidr.last >= first).then(|| {
         format!(
             "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
-            taken.network, taken.node
+            pod_cidr.network, pod_cidr.node
         )
     })
 }
 
 /// Who has the podCIDR in which an address lies.
-pub fn holder<'a, 'b>(claims: &'b Claims<'a>, address: IpAddr) -> Option<&'b Taken<'a>> {
+pub fn holder<'a, 'b>(claims: &'b Claims<'a>, address: IpAddr) -> Option<&'b PodCidr<'a>> {
     let key = (address.is_ipv6(), cidr::number(address));
-    let (_, taken) = claims.range(..=key).next_back()?;
-    taken.network.contains(address).then_some(taken)
+    let (_, pod_cidr) = claims.range(..=key).next_back()?;
+    pod_cidr.network.contains(address).then_some(pod_cidr)
 }

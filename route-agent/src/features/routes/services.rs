@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use crate::cidr;
-use crate::features::routes::claims::{Claims, Taken, holder};
+use crate::features::routes::claims::{Claims, PodCidr, holder};
 use crate::snapshot::{ObjectName, Snapshot};
 
 /// What was found.
@@ -35,23 +35,26 @@ pub fn amid_pods(
         .chain(service_cidrs)
         .copied()
         .collect();
-    for taken in claims.values() {
-        let overlaps = |services: &&IpNetwork| cidr::overlap(**services, taken.network);
+    for pod_cidr in claims.values() {
+        let overlaps = |services: &&IpNetwork| cidr::overlap(**services, pod_cidr.network);
         if let Some(services) = networks.iter().find(overlaps) {
-            named.insert(taken.network);
-            found.say(taken, &format!("overlaps {services}, the Service network"));
+            named.insert(pod_cidr.network);
+            found.say(
+                pod_cidr,
+                &format!("overlaps {services}, the Service network"),
+            );
         }
     }
     for (name, service) in &snapshot.services {
         for address in &service.cluster_ips {
-            let Some(taken) = holder(claims, *address) else {
+            let Some(pod_cidr) = holder(claims, *address) else {
                 continue;
             };
             found.names.insert(name.clone());
             // One of them is enough to find the mistake.
-            if named.insert(taken.network) {
+            if named.insert(pod_cidr.network) {
                 found.say(
-                    taken,
+                    pod_cidr,
                     &format!("contains {address}, the ClusterIP of Service {name}"),
                 );
             }
@@ -61,12 +64,12 @@ pub fn amid_pods(
 }
 
 impl AmidPods {
-    fn say(&mut self, taken: &Taken<'_>, what: &str) {
-        let texts = self.texts.entry(taken.node.clone()).or_default();
+    fn say(&mut self, pod_cidr: &PodCidr<'_>, what: &str) {
+        let texts = self.texts.entry(pod_cidr.node.clone()).or_default();
         texts.push(format!(
             "podCIDR {} {what}; a pod with the address of a Service cannot be reached; give the Node \
              a podCIDR apart from Services",
-            taken.network
+            pod_cidr.network
         ));
     }
 }

@@ -19,7 +19,7 @@ type Port = (Protocol, u16);
 
 /// The host ports of this node, and who else has one of them.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct Contested {
     ports: Vec<Port>,
     /// Where node ports answer.
     node_ports: Vec<IpNetwork>,
@@ -27,18 +27,18 @@ pub struct Taken {
     services: BTreeMap<ObjectName, Vec<(Port, &'static str)>>,
 }
 
-impl Taken {
+impl Contested {
     /// As the records and the cluster are now, with a warning for each host port that is another's.
     pub fn of(records: &[Record], world: &World<'_>) -> (Self, Vec<Warning>) {
         let ports = records.iter().flat_map(|record| &record.host_ports);
-        let mut taken = Self {
+        let mut contested = Self {
             ports: ports.map(|port| (port.protocol, port.host_port)).collect(),
             node_ports: node_ports(world),
             services: BTreeMap::new(),
         };
         let mut warnings = given_twice(records);
-        if taken.ports.is_empty() {
-            return (taken, warnings);
+        if contested.ports.is_empty() {
+            return (contested, warnings);
         }
         for (address, flag) in world.config.own_addresses() {
             let what = format!("a port of the agent itself ({flag})");
@@ -51,16 +51,16 @@ impl Taken {
             warnings.extend(named(records, (Protocol::Tcp, address.port()), &at, &what));
         }
         for service in world.snapshot.services.values() {
-            let contested = taken.contested(service);
-            for (port, what) in &contested {
+            let shared = contested.shared_with(service);
+            for (port, what) in &shared {
                 let what = format!("{what} of Service {}", service.name);
-                warnings.extend(named(records, *port, &taken.node_ports, &what));
+                warnings.extend(named(records, *port, &contested.node_ports, &what));
             }
-            if !contested.is_empty() {
-                taken.services.insert(service.name.clone(), contested);
+            if !shared.is_empty() {
+                contested.services.insert(service.name.clone(), shared);
             }
         }
-        (taken, warnings)
+        (contested, warnings)
     }
 
     /// True if host ports have come to be a Service's, or are no longer, by what changed.
@@ -70,7 +70,7 @@ impl Taken {
         }
         let differs = |name: &ObjectName| {
             let service = world.snapshot.services.get(name);
-            let now = service.map(|service| self.contested(service));
+            let now = service.map(|service| self.shared_with(service));
             now.filter(|now| !now.is_empty()).as_ref() != self.services.get(name)
         };
         dirty.services.iter().any(differs)
@@ -78,7 +78,7 @@ impl Taken {
     }
 
     /// The host ports that a Service has as well.
-    fn contested(&self, service: &Service) -> Vec<(Port, &'static str)> {
+    fn shared_with(&self, service: &Service) -> Vec<(Port, &'static str)> {
         let all = ports_of(service);
         all.filter(|(port, _)| self.ports.contains(port)).collect()
     }
@@ -94,16 +94,15 @@ fn node_ports(world: &World<'_>) -> Vec<IpNetwork> {
 /// Names host ports that several attachments have: the youngest, which comes last, gets the
 /// connections, and the others none.
 pub(super) fn given_twice(records: &[Record]) -> Vec<Warning> {
-    let same = |a: &Record, b: &Record| a.container_id == b.container_id && a.ifname == b.ifname;
     let mut given = BTreeMap::new();
     let mut warnings = Vec::new();
     for record in records {
         for port in &record.host_ports {
-            for key in keys(port) {
-                let Some(before) = given.insert(key, record) else {
+            for place in keys(port) {
+                let Some(before) = given.insert(place, record) else {
                     continue;
                 };
-                if same(before, record) {
+                if key(before) == key(record) {
                     continue;
                 }
                 let text = format!(
@@ -118,6 +117,11 @@ pub(super) fn given_twice(records: &[Record]) -> Vec<Warning> {
         }
     }
     warnings
+}
+
+/// What tells attachments apart.
+pub(super) fn key(record: &Record) -> (String, String) {
+    (record.container_id.clone(), record.ifname.clone())
 }
 
 /// A record's pod as a person would name it.
