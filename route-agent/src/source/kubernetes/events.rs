@@ -10,6 +10,7 @@
 //! ask the API server for each. So there is a limit for each object, as client-go has one, and one for
 //! all together: who may make objects can make more of them than are remembered.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::http::{Method, Request, StatusCode};
@@ -36,7 +37,7 @@ pub const QUEUE: usize = 64;
 const AT_ONCE: u32 = 10;
 /// After this long there may be another one about it.
 const NEXT: Duration = Duration::from_secs(300);
-/// Events about all objects at once.
+/// Events about all objects at once, for one reason.
 const ALL_AT_ONCE: u32 = 200;
 /// After this long there may be another one about any: some 8,600 in a day.
 const NEXT_OF_ALL: Duration = Duration::from_secs(10);
@@ -134,13 +135,13 @@ impl<'a> Subject<'a> {
 struct Allowances {
     /// By object, the one that was asked for last at the end.
     objects: Vec<(String, Used)>,
-    /// Of all objects together.
-    all: Option<Used>,
+    /// Of all objects together, by reason: whoever has packets dropped has no warning withheld.
+    all: BTreeMap<&'static str, Used>,
 }
 
 impl Allowances {
     /// Whether there may be one more Event about an object.
-    fn once_more(&mut self, object: &str, now: Instant) -> bool {
+    fn once_more(&mut self, object: &str, reason: &'static str, now: Instant) -> bool {
         let known = self.objects.iter().position(|(name, _)| name == object);
         let (name, mut used) = match known {
             Some(place) => self.objects.remove(place),
@@ -151,12 +152,13 @@ impl Allowances {
         }
         let may = used.once_more(AT_ONCE, NEXT, now);
         self.objects.push((name, used));
-        let all = self.all.get_or_insert(Used::nothing(now));
+        let all = self.all.entry(reason).or_insert(Used::nothing(now));
         may && all.once_more(ALL_AT_ONCE, NEXT_OF_ALL, now)
     }
 }
 
-/// Creates an Event for every notice about an object, until all senders are gone, within the limits. `node` is the name under which this agent reports.
+/// Creates an Event for every notice about an object, until all senders are gone, within the limits.
+/// `node` is the name under which this agent reports.
 pub async fn publish(server: &ApiServer, node: &str, mut notices: Receiver<Notice>) {
     let mut allowances = Allowances::default();
     while let Some(notice) = notices.recv().await {
@@ -164,7 +166,7 @@ pub async fn publish(server: &ApiServer, node: &str, mut notices: Receiver<Notic
         let Some(subject) = Subject::of(object) else {
             continue;
         };
-        if !allowances.once_more(object, Instant::now()) {
+        if !allowances.once_more(object, notice.reason, Instant::now()) {
             debug!(object, "no Event: there were too many");
             continue;
         }

@@ -151,7 +151,7 @@ fn an_object_has_a_limit_over_time_and_all_together_have_one() {
     let mut events = |times: u32, objects: u32| {
         let allowed = (0..times).filter(|time| {
             let object = format!("Service a/{}", time % objects);
-            allowances.once_more(&object, start + HOUR * *time / times)
+            allowances.once_more(&object, "Warned", start + HOUR * *time / times)
         });
         let allowed = allowed.count();
         start += 2 * HOUR;
@@ -164,6 +164,16 @@ fn an_object_has_a_limit_over_time_and_all_together_have_one() {
     let more = u32::try_from(REMEMBERED).unwrap() + 1;
     assert_eq!(events(100_000, more), 200 + 359);
     assert_eq!(allowances.objects.len(), REMEMBERED);
+    for (other, reason, allowed) in [("b", "Warned", 0), ("c", "Dropped", 200)] {
+        let all = (0..300).map(|number| format!("Pod {other}/{number}"));
+        // The first takes what an hour has given back.
+        let again = all.filter(|object| allowances.once_more(object, reason, start - HOUR));
+        assert_eq!(
+            again.skip(1).count(),
+            usize::saturating_sub(allowed, 1),
+            "{reason}"
+        );
+    }
 }
 
 #[tokio::test]
