@@ -3,7 +3,7 @@
 //! `podwire-lab launch` runs for a moment in the place where the process is to live, makes the
 //! namespaces and mounts that it needs, starts it, prints its PID and ends. The process is then
 //! an orphan and becomes a child of the lab's PID 1, no matter who asked for it: it outlives the
-//! command that started it and never becomes a zombie.
+//! command that started it, a Ctrl-C in that command's terminal as well, and never becomes a zombie.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -55,6 +56,9 @@ pub enum Room {
 
 /// Starts the process and answers with its PID.
 pub fn run(launch: &Launch) -> Result<u32> {
+    // Ctrl-C in a terminal goes to all processes of a group, and the one that is started is of ours.
+    // Refused to the leader of a group alone, who has left that of the terminal already.
+    let _ = setsid();
     // A pod's network namespace is named before anything can fail, and the name goes again if
     // something does.
     match &launch.room {

@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use podwire_lab::binaries;
 
@@ -292,6 +293,31 @@ fn a_command_that_is_killed_leaves_nothing_that_the_next_one_cannot_take_away() 
     assert_eq!(exec.wait().unwrap().code(), Some(143));
     // The end of what it held open: the program in the pod ended, too.
     assert!(said.next().is_none());
+}
+
+#[test]
+fn what_a_script_started_in_a_lab_outlives_its_ctrl_c() {
+    let lab = Named::new("script");
+    lab.good(&["up", "--empty"]);
+    let mut script = Command::new("sh");
+    script
+        .arg("-c")
+        .arg("\"$0\" run worker mine && \"$0\" restart worker2 && exec sleep 300");
+    script
+        .arg(binaries::own().unwrap())
+        .env("PODWIRE_LAB", &lab.0);
+    let mut script = script
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(script.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("is ready again")));
+    killpg(Pid::from_raw(script.id().cast_signed()), Signal::SIGINT).unwrap();
+    script.wait().unwrap();
+    assert_eq!(lab.good(&["exec", "mine", "hostname"]).trim(), "mine");
+    let status = lab.good(&["status"]);
+    assert_eq!(status.matches("running").count(), 4, "{status}");
 }
 
 #[test]
