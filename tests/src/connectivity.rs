@@ -2,14 +2,15 @@
 //! in the networks of its nodes.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+use std::{fs, io};
 
+use podwire_agent::error::chain;
 use podwire_desk::fleet::Fleet;
 use podwire_desk::reach;
 use podwire_desk::reach::command::Commands;
@@ -72,7 +73,7 @@ impl LabGround {
         let lab = Arc::clone(&self.lab);
         let done = tokio::task::spawn_blocking(move || work(&lab)).await;
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-            .map_err(|error| GroundError(error.to_string()))
+            .map_err(|error| GroundError(chain(&error)))
     }
 }
 
@@ -418,51 +419,87 @@ fn settle(lab: &Lab, laid: &Laid) -> crate::error::Result<()> {
     Ok(())
 }
 
-/// Takes away whatever a test left, and names it. What is gone already is no error.
+/// Takes away whatever a test left, and names it. What is gone already is no error, and what cannot be
+/// taken away keeps nothing else here.
 fn remove_all(lab: &Lab) -> crate::error::Result<Vec<String>> {
     let _lock = lab.lock(|| ())?;
-    let mut gone = remove_pods(lab)?;
+    let mut removed = remove_pods(lab)?;
     for node in lab.machines()? {
-        let path = server_path(node.name());
-        let Ok(pid) = lab.place().inside(|| fs::read_to_string(&path))? else {
-            continue;
-        };
-        // Only if it is still what was started: a PID may be given again.
-        let line = format!("grep -qz -- --http={HTTP} /proc/{pid}/cmdline && kill -KILL {pid}");
-        node.place().sh(&line)?;
-        let _ = lab.place().inside(|| fs::remove_file(&path))?;
-        gone.push(format!("the server on {}", node.name()));
+        let what = format!("the server on {}", node.name());
+        match remove_server(lab, &node) {
+            Ok(false) => {}
+            done => removed.push((what, done.map(drop))),
+        }
     }
     for file in own_manifests(lab)? {
-        let _ = lab
-            .place()
-            .inside(|| fs::remove_file(Path::new(layout::MANIFESTS).join(&file)))?;
-        gone.push(format!("manifest {file}"));
+        let path = Path::new(layout::MANIFESTS).join(&file);
+        let remove = || match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(Error::file("remove", &path)),
+        };
+        let done = lab.place().inside(remove).and_then(|done| done);
+        removed.push((format!("manifest {file}"), done));
     }
-    Ok(gone)
+    sorted(removed)
+}
+
+/// What is gone, or an error that names what is not.
+fn sorted(removed: Vec<(String, crate::error::Result<()>)>) -> crate::error::Result<Vec<String>> {
+    let (mut gone, mut left) = (Vec::new(), Vec::new());
+    for (what, done) in removed {
+        match done {
+            Ok(()) => gone.push(what),
+            Err(error) => left.push(format!("{what} ({})", chain(&error))),
+        }
+    }
+    if left.is_empty() {
+        return Ok(gone);
+    }
+    let left = left.join(", ");
+    Err(Error::Left { left })
+}
+
+/// Ends the server of a test in the network of a machine, and answers whether there was one.
+fn remove_server(lab: &Lab, machine: &Machine) -> crate::error::Result<bool> {
+    let path = server_path(machine.name());
+    let Ok(pid) = lab.place().inside(|| fs::read_to_string(&path))? else {
+        return Ok(false);
+    };
+    // Only if it is still what was started: a PID may be given again.
+    let line = format!("grep -qz -- --http={HTTP} /proc/{pid}/cmdline && kill -KILL {pid}");
+    machine.place().sh(&line)?;
+    let _ = lab.place().inside(|| fs::remove_file(&path))?;
+    Ok(true)
 }
 
 /// Stops the pods of a test, on all nodes at the same time: each takes its while.
-fn remove_pods(lab: &Lab) -> crate::error::Result<Vec<String>> {
+fn remove_pods(lab: &Lab) -> crate::error::Result<Vec<(String, crate::error::Result<()>)>> {
     let mut by_node: BTreeMap<String, Vec<Pod>> = BTreeMap::new();
     for pod in own_pods(lab)? {
         by_node.entry(pod.node().to_owned()).or_default().push(pod);
     }
-    let remove = |pods: &[Pod]| pods.iter().try_for_each(|pod| lab.remove_pod(pod));
-    thread::scope(|scope| {
+    let remove = |pods: &[Pod]| -> Vec<_> {
+        let one = |pod: &Pod| (format!("pod {}", pod.name()), lab.remove_pod(pod));
+        pods.iter().map(one).collect()
+    };
+    let mut removed = thread::scope(|scope| {
         let nodes: Vec<_> = by_node
             .values()
             .map(|pods| scope.spawn(move || remove(pods)))
             .collect();
-        // All are waited for, whatever comes of the first.
-        let ended: Vec<_> = nodes.into_iter().map(|node| node.join()).collect();
-        let mut results = ended
-            .into_iter()
-            .map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        results.find(Result::is_err).unwrap_or(Ok(()))
-    })?;
-    let pods = by_node.values().flatten();
-    Ok(pods.map(|pod| format!("pod {}", pod.name())).collect())
+        let ended = nodes.into_iter().map(|node| node.join());
+        ended
+            .flat_map(|one| one.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
+    // Of these the process is gone, or the start was not finished.
+    for one in lab.leftovers()? {
+        if one.sandbox().namespace == NAMESPACE {
+            let done = lab.remove(&format!("{NAMESPACE}/{}", one.name()));
+            removed.push((format!("pod {}", one.name()), done));
+        }
+    }
+    Ok(removed)
 }
 
 fn own_pods(lab: &Lab) -> crate::error::Result<Vec<Pod>> {

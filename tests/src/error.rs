@@ -22,6 +22,12 @@ pub enum Error {
     /// The connectivity test has no result.
     #[error(transparent)]
     Test(podwire_desk::test::command::TestError),
+    /// Something of a test is still in the lab.
+    #[error("these are left in the lab: {left}")]
+    Left {
+        /// What, and why.
+        left: String,
+    },
     /// Nothing can be waited for.
     #[error("cannot wait for answers")]
     Runtime(#[source] std::io::Error),

@@ -362,8 +362,10 @@ impl Lab {
 
     /// Stops this pod. Several may be stopped at the same time: no other is looked at.
     pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
-        self.machine(pod.node())?.remove(pod)?;
-        self.forget_pod(pod.name()).map(drop)
+        let removed = self.machine(pod.node())?.remove(pod);
+        // The runtime has no record of it any more, whatever its plugins said.
+        self.forget_pod(pod.name())?;
+        removed
     }
 
     /// What is there of pods whose start or end was not finished, by node and name.

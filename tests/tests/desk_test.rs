@@ -127,6 +127,34 @@ async fn what_a_killed_test_left_is_named_and_taken_away_by_the_next() {
     assert_eq!(ground.clear().await.unwrap(), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_pod_that_cannot_be_stopped_is_named_and_all_else_goes() {
+    let lab = Arc::new(Lab::for_test(&Topology::pair(Families::V4)).unwrap());
+    let ground = LabGround::new(Arc::clone(&lab), None);
+    let plan = Plan::of(&ground.world().await.unwrap());
+    ground.prepare(&plan).await.unwrap();
+    // One whose process was ended by someone else, and one whose plugin is not there.
+    let dead = lab.pod("server-1").unwrap();
+    on(&lab, "worker2", &format!("kill -9 {}", dead.pid()));
+    on(&lab, "worker", "umount /opt/cni/bin");
+    let error = ground.clear().await.unwrap_err().0;
+    assert!(error.contains("pod client-0 ("), "{error}");
+    assert!(!error.contains("-1"), "{error}");
+    let pods: Vec<_> = lab.pods().unwrap();
+    assert!(pods.iter().all(|pod| pod.node() == "worker"), "{pods:?}");
+    assert_eq!(
+        lab.leftovers()
+            .unwrap()
+            .iter()
+            .filter(|one| one.node() == "worker2")
+            .count(),
+        0
+    );
+    let left = format!("ls {} {}", layout::MANIFESTS, layout::NODES);
+    let left = lab.place().output(&left).unwrap();
+    assert!(!left.contains("podwire-test-"), "{left}");
+}
+
 /// Plants a fault in a lab of two nodes; the test must fail in these groups and no others, and name it.
 async fn named(plant: fn(&Lab), groups: &[Group], names: &[&str]) {
     let lab = Arc::new(Lab::for_test(&Topology::pair(Families::V4)).unwrap());
