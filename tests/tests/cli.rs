@@ -140,6 +140,14 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
         said.contains("No space left") && full.status.code() == Some(1),
         "{said}"
     );
+    let nowhere = lab.bad(&["sysdump", "--file", "/nonexistent/x"]);
+    assert!(nowhere.contains("No such file"), "{nowhere}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let unread = lab.command(&["drops", "-o", "json"]);
+    let unread = { unread }.stdout(writer).output().unwrap();
+    let said = String::from_utf8_lossy(&unread.stderr).into_owned();
+    assert_eq!((unread.status.code(), &*said), (Some(0), ""));
     let no_end = lab.bad(&["restart", "worker2", "--signal", "CONT"]);
     assert!(no_end.contains("ends no process"), "{no_end}");
 
@@ -223,6 +231,11 @@ fn an_interrupted_walkthrough_puts_back_what_it_changed() {
         let arguments = ["exec", "lab", "sh", "-c", &line];
         lab.run(&arguments).status.success()
     };
+    // A manifest of a person's own is neither written over nor taken away.
+    assert!(written("echo '# mine' >web.yaml"));
+    let unfit = lab.bad(&["walkthrough"]);
+    assert!(unfit.contains("web.yaml"), "{unfit}");
+    assert!(written("grep mine web.yaml && mv web.yaml mine.yaml"));
     let left = "ls web.yaml || grep -q ClientIP svc-clusterip.yaml";
     let mut shown = lab.command(&["walkthrough"]);
     let mut shown = shown.stdout(Stdio::piped()).spawn().unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
+use super::restore;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::pod::{PodSpec, Servers};
@@ -114,8 +115,9 @@ pub(super) fn write_services(lab: &Lab) -> Result<()> {
             .filter(|pod| pod.name().starts_with(stem))
             .filter_map(|pod| Some((pod.address(is_v6(lab))?, pod.node())));
         let slice = manifests::endpoint_slice(&name, port, endpoints);
-        lab.write_manifest(&format!("{name}-endpoints"), &slice)?;
+        // An agent that saw the EndpointSlice alone would warn of it.
         lab.write_manifest(&name, &service)?;
+        lab.write_manifest(&format!("{name}-endpoints"), &slice)?;
     }
     Ok(())
 }
@@ -128,6 +130,12 @@ pub fn require(lab: &Lab) -> Result<()> {
     };
     if is_v6(lab) {
         return unfit("it speaks IPv6 alone, and everything that is shown is about IPv4".into());
+    }
+    let (_, others) = restore::manifests(lab)?;
+    if let Some(path) = others.first() {
+        return unfit(format!(
+            "it would write over {path}, which somebody else wrote: move that to another name"
+        ));
     }
     let pods = lab.pods()?;
     for node in lab.cluster()? {

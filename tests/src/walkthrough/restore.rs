@@ -1,15 +1,15 @@
 //! Putting back what a walkthrough changed that did not get to its end.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
-use super::{pods, stage};
-use crate::error::Result;
+use super::step::Step;
+use super::{pods, policies, stage};
+use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::{layout, wait};
-
-/// The manifests that observations write, and the last one takes away.
-const WRITTEN: [&str; 4] = ["web", "web-client", "echo", "client"];
 
 /// How long the agents may take to see that these are gone. Policies of a person's own stay.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -23,18 +23,17 @@ pub fn restore(lab: &Lab) -> Result<bool> {
     // What is being run may be what leaves something.
     let _performing = stage::performing();
     let holds = |line: &str| Ok(lab.place().sh(line)?.status == 0);
-    let manifests = WRITTEN.map(|name| format!("{}/{name}.yaml", layout::MANIFESTS));
-    let manifests = manifests.join(" ");
+    let (ours, _) = manifests(lab)?;
     let service = format!("{}/svc-clusterip.yaml", layout::MANIFESTS);
-    let has_policies = holds(&format!("ls {manifests} 2>/dev/null | grep -q ."))?;
     let has_affinity = holds(&format!("grep -q 'sessionAffinity: ClientIP' {service}"))?;
-    if has_policies {
-        lab.place().output(&format!("rm -f {manifests}"))?;
+    for path in &ours {
+        let remove = || fs::remove_file(path).map_err(Error::file("remove", *path));
+        lab.place().inside(remove)??;
     }
     if has_affinity {
         pods::write_services(lab)?;
     }
-    let changed = has_policies || has_affinity;
+    let changed = !ours.is_empty() || has_affinity;
     if changed {
         let nodes = lab.cluster()?;
         let is_free = |node: &Node| node.place().sh(RULES).is_ok_and(|ran| ran.status != 0);
@@ -43,4 +42,34 @@ pub fn restore(lab: &Lab) -> Result<bool> {
         let _ = wait::until("", LIMIT, gone);
     }
     Ok(changed)
+}
+
+/// The files that observations write, each with its content.
+fn written() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let steps = policies::OBSERVATIONS.iter().flat_map(|one| one.steps);
+    steps.filter_map(|step| match step {
+        Step::Run { command, .. } => {
+            let (path, content) = command.strip_prefix("cat >")?.split_once(" <<END\n")?;
+            Some((path, content.strip_suffix("END")?))
+        }
+        _ => None,
+    })
+}
+
+/// Of the files that observations write, those that are there: the walkthrough's, perhaps not to their
+/// end, and those that hold something else.
+pub(super) fn manifests(lab: &Lab) -> Result<(BTreeSet<&'static str>, BTreeSet<&'static str>)> {
+    let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for (path, content) in written() {
+        let Ok(text) = lab.place().inside(|| fs::read_to_string(path))? else {
+            continue;
+        };
+        match content.starts_with(&text) {
+            true => ours.insert(path),
+            false => others.insert(path),
+        };
+    }
+    // One file is written twice.
+    others.retain(|path| !ours.contains(path));
+    Ok((ours, others))
 }
