@@ -20,7 +20,7 @@ use podwire_lab::lab::{self, Lab};
 use podwire_lab::launch::{self, Launch};
 use podwire_lab::node::Node;
 use podwire_lab::pod::PodSpec;
-use podwire_lab::registry::Entry;
+use podwire_lab::registry::{self, Entry};
 use podwire_lab::runtime::PortMapping;
 use podwire_lab::topology::{Families, Topology};
 use podwire_lab::{binaries, connectivity, desk, init, layout, load, serve, walkthrough};
@@ -331,8 +331,12 @@ fn parse_launch(text: &str) -> Result<Launch> {
 }
 
 fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
+    let others = registry::all();
     let entry = claim(name, "lab")?;
     let name = entry.name().to_owned();
+    if !others.is_empty() {
+        mention(beside(&others, &name));
+    }
     interrupt::takes_down(&name)?;
     let start = Instant::now();
     let lab = Lab::up(entry, &Topology::walkthrough(families), &progress)?;
@@ -354,6 +358,14 @@ fn up(name: Option<&str>, families: Families, empty: bool) -> Result<()> {
     Ok(())
 }
 
+/// What is said of a lab that is not the only one: from now on commands have to be told which they mean.
+fn beside(others: &[String], name: &str) -> String {
+    format!(
+        "Up already: {}. This one is {name}, and commands need --lab NAME while several are up.",
+        others.join(", ")
+    )
+}
+
 fn test(lab: Lab, flags: &Flags) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -367,11 +379,15 @@ fn test(lab: Lab, flags: &Flags) -> Result<u8> {
 fn restart(node: &Node, signal: Signal) -> Result<()> {
     let name = signal.as_str().trim_start_matches("SIG");
     let start = Instant::now();
+    let ended = match node.agent() {
+        Some(_) => format!("was ended with {signal}"),
+        None => "was not running".to_owned(),
+    };
     node.stop_agent(name)?;
     node.start_agent()?;
     node.wait_ready()?;
     say(format_args!(
-        "The agent on {} was ended with {signal} and is ready again after {:.1} s.",
+        "The agent on {} {ended} and is ready again after {:.1} s.",
         node.name(),
         start.elapsed().as_secs_f64()
     ));

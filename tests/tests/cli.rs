@@ -104,6 +104,18 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
         let again = lab.good(&["restart", "worker2", "--signal", signal]);
         assert!(again.contains("is ready again"), "{again}");
     }
+    let kill = "kill -9 $(pgrep -f 'podwire-agent run --node-name worker2')";
+    lab.run(&["exec", "worker2", "sh", "-c", kill]);
+    let again = lab.good(&["restart", "worker2"]);
+    assert!(again.contains("was not running"), "{again}");
+    let beside = Named::new("beside");
+    let second = beside.good(&["up", "--empty"]);
+    assert!(second.contains("Up already: "), "{second}");
+    assert!(
+        second.contains(&format!("This one is {}", beside.0)),
+        "{second}"
+    );
+    drop(beside);
     for command in [
         &["restart", "mypc"][..],
         &["logs", "mypc"],
