@@ -180,6 +180,12 @@ fn place(failure: Option<&Failure>) -> String {
 /// A failure in a sentence.
 fn said(parts: &[Part], failure: &Failure) -> String {
     let part = &parts[failure.part];
+    if let Some(denied) = denied_at(parts, failure) {
+        let (node, hop) = (&failure.node, place(Some(failure)));
+        return format!(
+            "It arrives at some endpoints only: on node {node}{hop} policies drop what goes to {denied}."
+        );
+    }
     let way = match part.way {
         Way::There => "The packet does not arrive",
         Way::Back => "The packet arrives, and the answer does not come back",
@@ -200,6 +206,15 @@ fn said(parts: &[Part], failure: &Failure) -> String {
         }
     };
     format!("{what}. {}", sentence(&failure.cause))
+}
+
+/// The endpoints that policies deny at the hop of a failure, if others get it.
+fn denied_at(parts: &[Part], failure: &Failure) -> Option<String> {
+    let before = hops(&parts[..failure.part]);
+    let trace = parts[failure.part].trace.as_ref().ok()?;
+    let denied = &trace.hops.get(failure.hop? - before - 1)?.denied;
+    let names: Vec<_> = denied.iter().map(ToString::to_string).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// The hop at which large packets meet a link that is too narrow: on the sender's node where they
@@ -260,9 +275,10 @@ pub(super) fn first_failure(parts: &[Part]) -> Option<Failure> {
                 });
             }
         };
-        let differs = trace.hops.iter().position(|hop| !hop.differs.is_empty());
-        if let Some(place) = differs {
-            let cause = &trace.hops[place].differs[0];
+        let wrong = |hop: &Hop| !hop.differs.is_empty() || !hop.denied.is_empty();
+        if let Some(place) = trace.hops.iter().position(wrong) {
+            let hop = &trace.hops[place];
+            let cause = hop.differs.first().unwrap_or(&hop.what);
             let failure = failed(Some(before + place + 1), cause);
             if !cause.contains("does not answer to ARP") {
                 return Some(silent.unwrap_or(failure));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use podwire_agent::drops::{Dropped, Page};
-use podwire_agent::why::{SOME_DENIED, Transport};
+use podwire_agent::why::Transport;
 
 use crate::fleet::Fleet;
 use crate::stream::is_younger;
@@ -20,7 +20,7 @@ const LATE: Duration = Duration::from_secs(60);
 /// Reasons that are the same whatever the protocol and the port.
 const OF_ANY_PORT: [&str; 3] = ["spoofed", "loopback", "too-many-connections"];
 
-/// Reasons that are gone when policies allow it.
+/// Reasons that are gone where no hop fails: policies allow it by now.
 const OF_POLICIES: [&str; 2] = ["policy", "undecided"];
 
 /// The last such drop of each node, on a way on which no hop fails.
@@ -55,7 +55,7 @@ impl Asked {
     /// True if it may happen again to what is asked about.
     fn concerns(&self, one: &Dropped, parts: &[Part]) -> bool {
         let reason = one.reason.as_str();
-        if OF_POLICIES.contains(&reason) && !some_are_denied(parts) {
+        if OF_POLICIES.contains(&reason) {
             return false;
         }
         let traces = parts.iter().flat_map(|part| &part.trace);
@@ -66,12 +66,6 @@ impl Asked {
             false => ends.any(|end| end == end_of(one)),
         }
     }
-}
-
-/// True if policies let it through to some endpoints only: which one a packet met is by chance.
-fn some_are_denied(parts: &[Part]) -> bool {
-    let mut traces = parts.iter().flat_map(|part| &part.trace);
-    traces.any(|trace| trace.conclusion.contains(SOME_DENIED))
 }
 
 /// A destination as agents write it: `10.10.1.2:80/tcp`, `[fd00::2]:80/tcp`, `fd00::2 (ping)`.

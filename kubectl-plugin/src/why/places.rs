@@ -31,18 +31,24 @@ impl End {
 }
 
 /// What the agents know together.
+#[derive(Default)]
 pub(crate) struct Places {
     clusters: BTreeMap<String, Cluster>,
+    /// The nodes that say nothing.
+    silent: Vec<String>,
 }
 
 impl Places {
     /// What those who answered know.
     pub fn of(answers: Answers<Cluster>) -> Self {
-        let known = answers.into_iter();
-        let known = known.filter_map(|(node, answer)| Some((node, answer.ok()?)));
-        Self {
-            clusters: known.collect(),
+        let mut places = Self::default();
+        for (node, answer) in answers {
+            match answer {
+                Ok(cluster) => _ = places.clusters.insert(node, cluster),
+                Err(_) => places.silent.push(node),
+            }
         }
+        places
     }
 
     /// True if no agent answered.
@@ -217,7 +223,14 @@ impl Places {
             true => "give NAMESPACE/NAME of a pod or Service, a node, a host or an address".into(),
             false => format!("did you mean {}?", near.join(" or ")),
         };
-        let text = format!("\"{name}\" is not known to any agent that answers: {hint}");
+        let silent = match &self.silent[..] {
+            [] => String::new(),
+            nodes => format!(
+                "; no agent answers on {}, so pods there are not known",
+                nodes.join(", ")
+            ),
+        };
+        let text = format!("\"{name}\" is not known to any agent that answers: {hint}{silent}");
         DeskError::Question(printable(&text).into_owned())
     }
 }

@@ -621,6 +621,37 @@ async fn what_only_large_packets_meet_and_what_others_may_drop_is_said_when_all_
     );
 }
 
+#[tokio::test]
+async fn what_policies_drop_on_the_way_to_some_endpoints_is_a_failure_there() {
+    let mut denied: Trace = serde_json::from_str(ONE_IS_LOST).unwrap();
+    denied.hops[1].lost.clear();
+    denied.hops[1].denied = vec!["10.10.3.2".parse().unwrap()];
+    for end in [TraceEnd::Arrives, TraceEnd::Dropped] {
+        let fake = with_two_endpoints(TraceEnd::Arrives).tells("one", THERE, &denied);
+        let fake = fake.tells("two", ARRIVES, &trace("two", end, "So it is."));
+        let walk = walked(fake, "a", "web:80").await.unwrap();
+        let said = "It arrives at some endpoints only: on node one at hop 2 policies drop what goes to \
+                    10.10.3.2.";
+        assert!(walk.conclusion.starts_with(said), "{}", walk.conclusion);
+        assert!(!walk.good);
+        assert_eq!(walk.failure.as_ref().unwrap().hop, Some(2));
+        let text = walk.text();
+        assert!(text.contains("endpoints   <== fails here\n"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_a_silent_agent_may_know_is_not_called_wrong() {
+    let mut fake = well();
+    fake.nodes.push(crate::reach::Node::named("three"));
+    let error = walked(fake, "elsewhere", "web:80").await.unwrap_err();
+    let said = error.to_string();
+    let silent = "; no agent answers on three, so pods there are not known";
+    assert!(said.ends_with(silent), "{said}");
+    let error = walked(well(), "elsewhere", "web:80").await.unwrap_err();
+    assert!(!error.to_string().contains("no agent answers"), "{error}");
+}
+
 /// Of two claims the one that holds counts, whatever the names, and whoever has a pod there.
 #[tokio::test]
 async fn the_node_that_is_asked_is_the_one_to_which_the_first_sends() {

@@ -39,7 +39,7 @@ pub use kernel::{Entry, Kernel, Way};
 pub use live::Live;
 pub use question::{Host, Question, QuestionError, Transport, service_in_dns};
 pub use refusals::{Decided, Refused};
-pub use walk::{SOME_DENIED, walk};
+pub use walk::walk;
 
 /// What happens where the receiver sees this node instead of who sends.
 pub const MASQUERADED: &str = "The source is replaced by this node's address (masquerade)";
@@ -119,6 +119,9 @@ pub struct Hop {
     /// Those endpoints of a Service that cannot be reached while others can, way by way.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub lost: Vec<Lost>,
+    /// Those endpoints of a Service on the way to which policies drop it here, while others get it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub denied: Vec<IpAddr>,
     /// What to ask the kernel.
     #[serde(skip)]
     pub checks: Vec<Check>,

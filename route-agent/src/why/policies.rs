@@ -24,8 +24,8 @@ const SHOWN: usize = 8;
 pub(super) struct Policies {
     /// The step; none if there is nothing to say.
     pub hop: Option<Hop>,
-    /// To how many of the destinations packets are dropped.
-    pub denied: usize,
+    /// The destinations to which packets are dropped.
+    pub denied: Vec<IpAddr>,
     /// Why, in one sentence, if any are.
     pub why: Option<String>,
 }
@@ -46,7 +46,7 @@ pub(super) fn ask(
         lines: BTreeMap::new(),
         order: Vec::new(),
         checks: Vec::new(),
-        denied: 0,
+        denied: Vec::new(),
         drop: None,
         asked: false,
         here: false,
@@ -88,7 +88,7 @@ struct Asking<'a> {
     lines: BTreeMap<String, Vec<IpAddr>>,
     order: Vec<String>,
     checks: Vec<Check>,
-    denied: usize,
+    denied: Vec<IpAddr>,
     /// The chain in which the first packet that is dropped ends, and why it does.
     drop: Option<(&'static str, String)>,
     /// Whether any policy was asked.
@@ -193,7 +193,7 @@ impl Asking<'_> {
                 Word::None => true,
             };
         }
-        self.denied += usize::from(!passes);
+        self.denied.extend((!passes).then_some(to));
     }
 
     /// Who decides about an address.
@@ -383,11 +383,11 @@ impl Asking<'_> {
         let Some(first) = self.order.first() else {
             return Policies {
                 hop: None,
-                denied: 0,
+                denied: Vec::new(),
                 why: None,
             };
         };
-        let what = match self.denied {
+        let what = match self.denied.len() {
             0 => self.passes(),
             denied if denied == all => "NetworkPolicies drop it".to_owned(),
             denied => format!("NetworkPolicies drop it on the way to {denied} of {all} endpoints"),
@@ -401,7 +401,7 @@ impl Asking<'_> {
                 false => format!("To {}: {text}", addresses(about)),
             });
         }
-        if self.asked && self.denied < all {
+        if self.asked && self.denied.len() < all {
             hop = hop.because(
                 "Replies pass with it: they are judged as the connection that they belong to.",
             );
@@ -416,6 +416,9 @@ impl Asking<'_> {
             });
         }
         hop.checks = self.checks;
+        if self.denied.len() < all {
+            hop.denied.clone_from(&self.denied);
+        }
         Policies {
             hop: Some(hop),
             denied: self.denied,

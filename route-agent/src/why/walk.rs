@@ -21,9 +21,6 @@ use crate::why::{Check, End, Hop, MASQUERADED, Pod, Trace, Wanted};
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 
-/// What a conclusion has where policies let a packet through to some endpoints only.
-pub const SOME_DENIED: &str = "Policies drop what goes to";
-
 /// Goes the way of a packet.
 pub fn walk(facts: &Facts<'_>, question: &Question) -> Result<Trace, QuestionError> {
     let destination = destination(facts, &question.destination, &question.source)?;
@@ -364,9 +361,9 @@ impl<'a> Walk<'a> {
         let answer = policies::ask(self.facts, &self.from, self.source, to);
         self.hops.extend(answer.hop);
         match answer.why {
-            Some(why) if answer.denied == to.len() => Judged::Dropped(why),
+            Some(why) if answer.denied.len() == to.len() => Judged::Dropped(why),
             _ => Judged::Passes {
-                denied: answer.denied,
+                denied: answer.denied.len(),
             },
         }
     }
@@ -470,7 +467,7 @@ fn goes_on(service: &ObjectName, end: End, all: usize, [lost, denied]: [usize; 2
         text += &format!(" {lost} of them cannot be reached.");
     }
     if denied > 0 {
-        text += &format!(" {SOME_DENIED} {denied} of them.");
+        text += &format!(" Policies drop what goes to {denied} of them.");
     }
     text
 }

@@ -524,6 +524,7 @@ fn names_of_anyones_choice_forge_no_line_of_a_trace() {
             endpoints: Vec::new(),
             why: hostile(),
         }],
+        denied: Vec::new(),
         checks: Vec::new(),
     };
     let trace = Trace {

@@ -280,6 +280,8 @@ fn behind_a_service_each_endpoint_is_judged() {
             "Policies drop what goes to 1 of them.",
         ],
     );
+    let denied = trace.hops.iter().flat_map(|hop| &hop.denied);
+    assert_eq!(denied.collect::<Vec<_>>(), [&ip("10.10.2.4")]);
     let to_none = policy("out", "web", json!({"policyTypes": ["Egress"]}));
     let world = with_policies(&[], &[to_none]);
     let trace = world.walk("pod1", "10.200.1.63:9000");
