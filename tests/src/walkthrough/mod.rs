@@ -16,6 +16,7 @@ mod policies;
 mod restore;
 mod stage;
 mod step;
+mod written;
 
 use std::io::{self, Write};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
-use super::restore;
+use super::written;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::pod::{PodSpec, Servers};
@@ -131,7 +131,7 @@ pub fn require(lab: &Lab) -> Result<()> {
     if is_v6(lab) {
         return unfit("it speaks IPv6 alone, and everything that is shown is about IPv4".into());
     }
-    let (_, others) = restore::manifests(lab)?;
+    let (_, others) = written::manifests(lab)?;
     if let Some(path) = others.first() {
         return unfit(format!(
             "it would write over {path}, which somebody else wrote: move that to another name"
