@@ -181,10 +181,7 @@ fn place(failure: Option<&Failure>) -> String {
 fn said(parts: &[Part], failure: &Failure) -> String {
     let part = &parts[failure.part];
     if let Some(denied) = denied_at(parts, failure) {
-        let (node, hop) = (&failure.node, place(Some(failure)));
-        return format!(
-            "It arrives at some endpoints only: on node {node}{hop} policies drop what goes to {denied}."
-        );
+        return not_at_all(parts, failure, &denied);
     }
     let way = match part.way {
         Way::There => "The packet does not arrive",
@@ -208,13 +205,33 @@ fn said(parts: &[Part], failure: &Failure) -> String {
     format!("{what}. {}", sentence(&failure.cause))
 }
 
-/// The endpoints that policies deny at the hop of a failure, if others get it.
+/// The endpoints that policies deny at the hop of a failure, if that is what fails there.
 fn denied_at(parts: &[Part], failure: &Failure) -> Option<String> {
     let before = hops(&parts[..failure.part]);
     let trace = parts[failure.part].trace.as_ref().ok()?;
-    let denied = &trace.hops.get(failure.hop? - before - 1)?.denied;
-    let names: Vec<_> = denied.iter().map(ToString::to_string).collect();
-    (!names.is_empty()).then(|| names.join(", "))
+    let hop = trace.hops.get(failure.hop? - before - 1)?;
+    let is_so = hop.differs.is_empty() && !hop.denied.is_empty();
+    is_so.then(|| some_of(hop.denied.iter()))
+}
+
+/// What is said where policies drop what goes to some endpoints, and of those that fail by themselves.
+fn not_at_all(parts: &[Part], failure: &Failure, denied: &str) -> String {
+    let (node, hop) = (&failure.node, place(Some(failure)));
+    let text = format!(
+        "Not every endpoint gets it: on node {node}{hop} policies drop what goes to {denied}."
+    );
+    let endpoints = endpoints(parts);
+    let others = endpoints.iter().filter_map(|parts| first_failure(parts));
+    let others: Vec<Failure> = others.collect();
+    match others.first() {
+        None => text,
+        Some(first) => format!(
+            "{text} It fails at {} of the {} endpoints that were walked to, too: {}",
+            others.len(),
+            endpoints.len(),
+            sentence(&first.cause)
+        ),
+    }
 }
 
 /// The hop at which large packets meet a link that is too narrow: on the sender's node where they
@@ -375,6 +392,17 @@ fn arrival(parts: &[Part]) -> String {
     match back {
         true => format!("{there} The answer comes back."),
         false => there,
+    }
+}
+
+/// The first few, and how many more there are.
+pub(super) fn some_of<T: ToString>(all: impl ExactSizeIterator<Item = T>) -> String {
+    const SHOWN: usize = 8;
+    let more = all.len().saturating_sub(SHOWN);
+    let names: Vec<String> = all.take(SHOWN).map(|one| one.to_string()).collect();
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 

@@ -381,14 +381,17 @@ impl Walking<'_> {
         let begins_here = asked == self.asked.first();
         let traces = self.parts.iter().flat_map(|part| &part.trace);
         let hops = traces.flat_map(|trace| &trace.hops);
-        let lost: BTreeSet<IpAddr> = hops
-            .flat_map(|hop| &hop.lost)
-            .flat_map(|lost| lost.endpoints.iter().copied())
+        // What is said of these at the hop is all that there is to say.
+        let not_sent_to: BTreeSet<IpAddr> = hops
+            .flat_map(|hop| {
+                let lost = hop.lost.iter().flat_map(|lost| &lost.endpoints);
+                lost.chain(&hop.denied).copied()
+            })
             .collect();
         let receivers = self
             .receivers()
             .into_iter()
-            .filter(|(address, _)| !lost.contains(address))
+            .filter(|(address, _)| !not_sent_to.contains(address))
             .filter_map(|(address, transport)| {
                 let end = self.places.at(address, asked.map(String::as_str));
                 let node = end.node.filter(|node| Some(node) != asked)?;

@@ -10,6 +10,7 @@ use podwire_agent::why::Transport;
 
 use crate::fleet::Answers;
 use crate::said::DeskError;
+use crate::why::conclude::some_of;
 
 /// One end of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,11 +227,11 @@ impl Places {
         let silent = match &self.silent[..] {
             [] => String::new(),
             nodes => format!(
-                "; no agent answers on {}, so pods there are not known",
-                nodes.join(", ")
+                " (no agent answers on {}, so pods there are not known)",
+                some_of(nodes.iter())
             ),
         };
-        let text = format!("\"{name}\" is not known to any agent that answers: {hint}{silent}");
+        let text = format!("\"{name}\" is not known to any agent that answers{silent}: {hint}");
         DeskError::Question(printable(&text).into_owned())
     }
 }

@@ -626,18 +626,30 @@ async fn what_policies_drop_on_the_way_to_some_endpoints_is_a_failure_there() {
     let mut denied: Trace = serde_json::from_str(ONE_IS_LOST).unwrap();
     denied.hops[1].lost.clear();
     denied.hops[1].denied = vec!["10.10.3.2".parse().unwrap()];
-    for end in [TraceEnd::Arrives, TraceEnd::Dropped] {
+    for (end, more) in [
+        (TraceEnd::Arrives, ""),
+        (
+            TraceEnd::Dropped,
+            " It fails at 1 of the 1 endpoints that were walked to, too: So it is.",
+        ),
+    ] {
         let fake = with_two_endpoints(TraceEnd::Arrives).tells("one", THERE, &denied);
         let fake = fake.tells("two", ARRIVES, &trace("two", end, "So it is."));
         let walk = walked(fake, "a", "web:80").await.unwrap();
-        let said = "It arrives at some endpoints only: on node one at hop 2 policies drop what goes to \
+        let said = "Not every endpoint gets it: on node one at hop 2 policies drop what goes to \
                     10.10.3.2.";
-        assert!(walk.conclusion.starts_with(said), "{}", walk.conclusion);
+        assert_eq!(walk.conclusion, format!("{said}{more}"));
         assert!(!walk.good);
+        assert!(walk.parts.iter().all(|part| part.node != "three"));
         assert_eq!(walk.failure.as_ref().unwrap().hop, Some(2));
         let text = walk.text();
         assert!(text.contains("endpoints   <== fails here\n"), "{text}");
     }
+    // The kernel holds something else than the policies say.
+    denied.hops[1].differs = vec!["the element is missing".into()];
+    let fake = with_two_endpoints(TraceEnd::Arrives).tells("one", THERE, &denied);
+    let walk = walked(fake, "a", "web:80").await.unwrap();
+    assert!(walk.conclusion.ends_with("The element is missing."));
 }
 
 #[tokio::test]
@@ -646,8 +658,8 @@ async fn a_name_that_a_silent_agent_may_know_is_not_called_wrong() {
     fake.nodes.push(crate::reach::Node::named("three"));
     let error = walked(fake, "elsewhere", "web:80").await.unwrap_err();
     let said = error.to_string();
-    let silent = "; no agent answers on three, so pods there are not known";
-    assert!(said.ends_with(silent), "{said}");
+    let silent = " (no agent answers on three, so pods there are not known): ";
+    assert!(said.contains(silent), "{said}");
     let error = walked(well(), "elsewhere", "web:80").await.unwrap_err();
     assert!(!error.to_string().contains("no agent answers"), "{error}");
 }
