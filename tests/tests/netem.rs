@@ -52,7 +52,7 @@ fn no_request_fails_while_packets_are_lost_and_endpoints_come_and_go() {
     let clients = [
         (client.place(), "10.200.1.90:80"),
         (&mypc, "172.18.0.4:31090"),
-        (&mypc, "172.18.0.3:31090"),
+        (&mypc, "172.18.0.2:31090"),
     ];
     let running = clients.map(|(place, target)| {
         let line = format!("{} load {target} --count 120 {PATIENCE}", program());
