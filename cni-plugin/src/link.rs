@@ -114,6 +114,18 @@ pub fn delete(host_name: &str) -> Result<bool, Error> {
     }
 }
 
+/// Deletes the link `host_name` if it is there and its alias does not say whose it is: a container may
+/// have an interface of the same name in another network. False if nothing was deleted.
+pub fn delete_unclaimed(host_name: &str) -> Result<bool, Error> {
+    let failed = Error::kernel("link");
+    let link = RouteSocket::open().and_then(|mut socket| socket.link_by_name(host_name));
+    let alias = link.map_err(failed)?.and_then(|link| link.alias);
+    match alias.as_deref().and_then(Alias::parse) {
+        Some(_) => Ok(false),
+        None => delete(host_name),
+    }
+}
+
 /// Deletes the interface `ifname` in a container if it is the end of a veth pair whose other end
 /// is elsewhere: a link that the reference plugin made, with another name on the host.
 pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {

@@ -42,6 +42,21 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// The first `most` of these, and how many more there are.
+pub fn some_of<T: ToString>(
+    all: impl IntoIterator<Item = T>,
+    most: usize,
+    between: &str,
+) -> String {
+    let mut all = all.into_iter();
+    let shown = all.by_ref().take(most).map(|one| one.to_string());
+    let shown = shown.collect::<Vec<_>>().join(between);
+    match all.count() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// The first `most` bytes of the text or a few less, and how much more there was.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {

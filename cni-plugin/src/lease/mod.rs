@@ -88,16 +88,21 @@ pub struct Released<'a> {
 }
 
 /// Releases those of `leases` that still are as [`list`] found them in the directory of a network;
-/// goes on after a failure. `None` if another process is at work there: nothing is done then, and no
-/// one had to wait.
+/// goes on after a failure. They are told to `part` before, and no one can get them meanwhile. `None` if
+/// another process is at work there: nothing is done then, and no one had to wait.
 pub fn try_release<'a>(
     directory: &Path,
     leases: &[&'a Lease],
+    part: &mut dyn FnMut(&[&Lease]),
 ) -> Result<Option<Released<'a>>, StoreError> {
     let Some(mut store) = Store::try_open(directory)? else {
         return Ok(None);
     };
     let mut released = Released::default();
+    // Of what cannot be read the release tells.
+    let are_there = |lease: &&&Lease| store.is_there(lease).unwrap_or(true);
+    let there: Vec<&Lease> = leases.iter().filter(are_there).copied().collect();
+    part(&there);
     for lease in leases {
         match store.release_lease(lease) {
             Ok(true) => released.leases.push(*lease),
@@ -129,6 +134,12 @@ impl Owner {
             container_id: self.container_id.clone(),
             ifname: None,
         }
+    }
+
+    /// The interface in the container: of a lease in the old format, which names none, the one that runtimes
+    /// ask for.
+    pub fn likely_ifname(&self) -> &str {
+        self.ifname.as_deref().unwrap_or("eth0")
     }
 
     /// Whether a pod of an earlier plugin has the address ([`ADOPTED`]).

@@ -183,10 +183,15 @@ impl Store {
         Ok(released)
     }
 
+    /// Whether `lease` is still there as it was.
+    pub fn is_there(&self, lease: &Lease) -> Result<bool, StoreError> {
+        Ok(self.directory.lease(lease.address)?.as_ref() == Some(lease))
+    }
+
     /// Releases `lease` if it is still there as it was; says whether it was.
     pub fn release_lease(&mut self, lease: &Lease) -> Result<bool, StoreError> {
         self.ensure_index()?;
-        if self.directory.lease(lease.address)?.as_ref() != Some(lease) {
+        if !self.is_there(lease)? {
             return Ok(false);
         }
         let indexed = index::addresses(&self.directory, &lease.owner).contains(&lease.address);

@@ -308,8 +308,12 @@ fn one_lease_is_released_only_as_long_as_it_is_the_same() {
     let leases = list(&fixture.path()).unwrap();
     assert_eq!(leases.len(), 2);
     let release = |lease| {
-        let released = try_release(&fixture.path(), &[lease]).unwrap()?;
+        let mut parted = Vec::new();
+        let mut part = |leases: &[&Lease]| parted.extend(leases.iter().copied().cloned());
+        let released = try_release(&fixture.path(), &[lease], &mut part).unwrap()?;
         assert_eq!(released.failure, None);
+        // Whose lease is another's by now is left alone.
+        assert!(parted.iter().eq(released.leases.iter().copied()));
         Some(released.leases)
     };
     assert_eq!(release(&leases[0]), Some(vec![&leases[0]]));
@@ -326,10 +330,12 @@ fn leases_are_not_released_while_another_process_works_on_them() {
     fixture.add("a").unwrap();
     let leases = list(&fixture.path()).unwrap();
     let store = Store::open(&fixture.path()).unwrap();
-    assert_eq!(try_release(&fixture.path(), &[&leases[0]]).unwrap(), None);
+    let mut busy = |_: &[&Lease]| panic!("nothing is done while another is at work");
+    let released = try_release(&fixture.path(), &[&leases[0]], &mut busy);
+    assert_eq!(released.unwrap(), None);
     drop(store);
     assert_eq!(list(&fixture.path()).unwrap(), leases);
-    let released = try_release(&fixture.path(), &[&leases[0]]).unwrap();
+    let released = try_release(&fixture.path(), &[&leases[0]], &mut |_| {}).unwrap();
     assert_eq!(released.unwrap().leases, [&leases[0]]);
 }
 
@@ -364,7 +370,9 @@ fn a_lease_that_cannot_be_released_keeps_no_other_from_it() {
     let busy = fixture.path().join(leases[0].address.to_string());
     keep_busy(&busy);
     let all: Vec<_> = leases.iter().collect();
-    let released = try_release(&fixture.path(), &all).unwrap().unwrap();
+    let released = try_release(&fixture.path(), &all, &mut |_| {})
+        .unwrap()
+        .unwrap();
     assert_eq!(released.leases, all[1..]);
     assert_eq!(released.failure.unwrap().path, busy);
     nix::mount::umount(&busy).unwrap();
@@ -426,7 +434,7 @@ fn a_lease_whose_name_spells_its_address_in_another_way_is_found_and_released() 
         owners,
         ["of FD00:0::2", "of fd00:0:0:0:0:0:0:3", "of fd00::0.0.0.4"]
     );
-    let released = try_release(&fixture.path(), &[&listed[0]])
+    let released = try_release(&fixture.path(), &[&listed[0]], &mut |_| {})
         .unwrap()
         .unwrap();
     assert_eq!(released.leases, [&listed[0]]);

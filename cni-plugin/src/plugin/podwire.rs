@@ -340,8 +340,7 @@ fn part(leases: &[Lease], agent: policy::Agent<'_>) -> Vec<Error> {
     // A link whose alias was taken away is still known by its name.
     let owners: BTreeSet<&Owner> = leases.iter().map(|lease| &lease.owner).collect();
     let deleted = owners.into_iter().map(|owner| {
-        let ifname = owner.ifname.as_deref().unwrap_or_default();
-        link::delete(&host_link_name(&owner.container_id, ifname))
+        link::delete_unclaimed(&host_link_name(&owner.container_id, owner.likely_ifname()))
     });
     let failures = deleted.filter_map(Result::err).collect();
     if policy::may_come(agent) {

@@ -95,6 +95,40 @@ fn a_link_without_a_lease_and_a_lease_without_a_link_go() {
 }
 
 #[test]
+fn a_link_without_its_alias_goes_with_its_lease_whatever_the_format() {
+    on_a_node(|node| {
+        let config = with_everything("net");
+        let (a, b) = (node.container("a"), node.container("b"));
+        for (container, address) in [(&a, "10.1.2.2"), (&b, "10.1.2.3")] {
+            Call::new("podwire", "ADD", container, &config).succeed();
+            let link = host_link_name(&container.id, "eth0");
+            node.ask("ip", &["link", "set", &link, "alias", ""]);
+            if container.id == "a" {
+                std::fs::write(format!("/run/ipam/net/{address}"), "a").unwrap();
+            }
+        }
+        Call::new("podwire", "GC", &a, &keeping(&config, &[])).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn a_lease_of_the_old_format_takes_no_link_of_another_network_with_it() {
+    on_a_node(|node| {
+        let (one, two) = (with_everything("one"), with_everything("two"));
+        let a = node.container("a");
+        Call::new("podwire", "ADD", &a, &two).succeed();
+        std::fs::create_dir_all("/run/ipam/one").unwrap();
+        std::fs::write("/run/ipam/one/10.1.2.9", "a").unwrap();
+        Call::new("podwire", "GC", &a, &keeping(&one, &[])).succeed();
+        assert!(!std::fs::exists("/run/ipam/one/10.1.2.9").unwrap());
+        assert!(node.links().contains(&host_link_name("a", "eth0")));
+        Call::new("podwire", "DEL", &a, &two).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
 fn a_chained_portmap_and_bandwidth_collect_their_own() {
     on_a_node(|node| {
         let mut link = config("ptp", &["10.1.2.0/24"]);

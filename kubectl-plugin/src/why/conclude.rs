@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwire_agent::report::Report;
+use podwire_agent::text::some_of;
 use podwire_agent::why::{End, Hop, Trace};
 use serde::{Deserialize, Serialize};
 
 use crate::why::part::{Part, Way};
+
+/// So many endpoints or nodes are named in one sentence.
+pub(super) const NAMED: usize = 8;
 
 /// Where a way fails, for sure or perhaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,7 +215,7 @@ fn denied_at(parts: &[Part], failure: &Failure) -> Option<String> {
     let trace = parts[failure.part].trace.as_ref().ok()?;
     let hop = trace.hops.get(failure.hop? - before - 1)?;
     let is_so = hop.differs.is_empty() && !hop.denied.is_empty();
-    is_so.then(|| some_of(hop.denied.iter()))
+    is_so.then(|| some_of(&hop.denied, NAMED, ", "))
 }
 
 /// What is said where policies drop what goes to some endpoints, and of those that fail by themselves.
@@ -221,13 +225,12 @@ fn not_at_all(parts: &[Part], failure: &Failure, denied: &str) -> String {
         "Not every endpoint gets it: on node {node}{hop} policies drop what goes to {denied}."
     );
     let endpoints = endpoints(parts);
-    let others = endpoints.iter().filter_map(|parts| first_failure(parts));
-    let others: Vec<Failure> = others.collect();
-    match others.first() {
+    let failures = failures(&endpoints);
+    match failures.first() {
         None => text,
         Some(first) => format!(
             "{text} It fails at {} of the {} endpoints that were walked to, too: {}",
-            others.len(),
+            failures.len(),
             endpoints.len(),
             sentence(&first.cause)
         ),
@@ -335,13 +338,16 @@ fn endpoints(parts: &[Part]) -> Vec<&[Part]> {
         .collect()
 }
 
+/// How each endpoint fails that does.
+fn failures(endpoints: &[&[Part]]) -> Vec<Failure> {
+    let failures = endpoints.iter().filter_map(|parts| first_failure(parts));
+    failures.collect()
+}
+
 /// For which of several endpoints a failure is; empty if it is for all.
 fn whose(parts: &[Part]) -> String {
     let endpoints = endpoints(parts);
-    let failing = endpoints
-        .iter()
-        .filter(|part| first_failure(part).is_some())
-        .count();
+    let failing = failures(&endpoints).len();
     match failing == 0 || failing == endpoints.len() {
         true => String::new(),
         false => format!(
@@ -392,17 +398,6 @@ fn arrival(parts: &[Part]) -> String {
     match back {
         true => format!("{there} The answer comes back."),
         false => there,
-    }
-}
-
-/// The first few, and how many more there are.
-pub(super) fn some_of<T: ToString>(all: impl ExactSizeIterator<Item = T>) -> String {
-    const SHOWN: usize = 8;
-    let more = all.len().saturating_sub(SHOWN);
-    let names: Vec<String> = all.take(SHOWN).map(|one| one.to_string()).collect();
-    match more {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 

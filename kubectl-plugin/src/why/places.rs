@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use podwire_agent::cluster::{Cluster, Endpoint, Node, Pod, Port, Service};
 use podwire_agent::snapshot::Protocol;
-use podwire_agent::text::printable;
+use podwire_agent::text::{printable, some_of};
 use podwire_agent::why::Transport;
 
 use crate::fleet::Answers;
 use crate::said::DeskError;
-use crate::why::conclude::some_of;
+use crate::why::conclude::NAMED;
 
 /// One end of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,7 +228,7 @@ impl Places {
             [] => String::new(),
             nodes => format!(
                 " (no agent answers on {}, so pods there are not known)",
-                some_of(nodes.iter())
+                some_of(nodes, NAMED, ", ")
             ),
         };
         let text = format!("\"{name}\" is not known to any agent that answers{silent}: {hint}");

@@ -30,9 +30,6 @@ use crate::ours::{NETWORK, Removal};
 use crate::report::{PodReport, Report};
 use crate::warnings::Warning;
 
-/// The interface of a lease in the old format, which names none: the one that runtimes ask for.
-const USUAL_IFNAME: &str = "eth0";
-
 /// The feature.
 #[derive(Debug)]
 pub struct Leases {
@@ -75,7 +72,7 @@ impl Leases {
         let attachments = leases.iter().map(|lease| {
             let attachment = Attachment {
                 container_id: &lease.owner.container_id,
-                ifname: lease.owner.ifname.as_deref().unwrap_or(USUAL_IFNAME),
+                ifname: lease.owner.likely_ifname(),
                 addresses: std::slice::from_ref(&lease.address),
             };
             (key(lease), attachment)
@@ -128,10 +125,12 @@ impl Feature for Leases {
         let released = if lost.is_empty() {
             Released::default()
         } else {
-            if world.config.network_policy {
-                forget_connections(&lost);
-            }
-            lease::try_release(&directory, &lost)?.unwrap_or_default()
+            let mut part = |leases: &[&Lease]| {
+                if world.config.network_policy && !leases.is_empty() {
+                    forget_connections(leases);
+                }
+            };
+            lease::try_release(&directory, &lost, &mut part)?.unwrap_or_default()
         };
         let Released {
             leases: released,
@@ -180,8 +179,8 @@ impl Feature for Leases {
 
 /// Forgets the connections of pods that went without DEL, before another can get their addresses: see
 /// [`podwire::policy::forget_connections`]. It is rare enough for the loop to wait for it.
-fn forget_connections(lost: &[&Lease]) {
-    let addresses = lost.iter().map(|lease| lease.address).collect();
+fn forget_connections(leases: &[&Lease]) {
+    let addresses = leases.iter().map(|lease| lease.address).collect();
     let forgotten =
         Conntrack::open().and_then(|mut conntrack| conntrack.delete_addresses(&addresses, None));
     if let Err(error) = forgotten {
@@ -228,11 +227,8 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
         );
     }
     for lease in leases {
-        let Owner {
-            container_id,
-            ifname,
-        } = &lease.owner;
-        let ifname = ifname.as_deref().unwrap_or(USUAL_IFNAME);
+        let container_id = &lease.owner.container_id;
+        let ifname = lease.owner.likely_ifname();
         // Its link has another name; the lease goes once its route is gone.
         let is_adopted = lease.owner.is_adopted();
         let link = match is_adopted {

@@ -13,6 +13,7 @@ use crate::features::policies::desired::truth::{Traffic, Truth, is_in_doubt, sel
 use crate::features::policies::layout::skeleton::{UNDECIDED, denied, refused};
 use crate::ours::POLICY_TABLE;
 use crate::snapshot::{Direction, Pod, Tier};
+use crate::text::some_of;
 use crate::why::facts::{Facts, Party};
 use crate::why::question::Transport;
 use crate::why::{Asked, Check, Hop, Pod as Attached};
@@ -398,7 +399,7 @@ impl Asking<'_> {
             let about = &self.lines[text];
             hop = hop.because(match about.len() == all {
                 true => text.clone(),
-                false => format!("To {}: {text}", addresses(about)),
+                false => format!("To {}: {text}", some_of(about, SHOWN, ", ")),
             });
         }
         if self.asked && self.denied.len() < all {
@@ -424,15 +425,6 @@ impl Asking<'_> {
             denied: self.denied,
             why: self.drop.map(|(_, why)| why),
         }
-    }
-}
-
-fn addresses(all: &[IpAddr]) -> String {
-    let shown = &all[..all.len().min(SHOWN)];
-    let names: Vec<_> = shown.iter().map(ToString::to_string).collect();
-    match all.len() - shown.len() {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 

@@ -134,7 +134,7 @@ pub fn require(lab: &Lab) -> Result<()> {
     let (_, others) = written::manifests(lab)?;
     if let Some(path) = others.first() {
         return unfit(format!(
-            "it would write over {path}, which somebody else wrote: move that to another name"
+            "it would write over {path}, which someone else wrote: move that to another name"
         ));
     }
     let pods = lab.pods()?;

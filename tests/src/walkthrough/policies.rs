@@ -314,7 +314,8 @@ const CUT: Observation = Observation {
     number: 20,
     claim: "What a change forbids is cut at once, even in the middle of a connection.",
     reason: "pod1 was downloading from echo-2: 20 MB a second, for three seconds (what -v adds is left \
-             out: it tells the walkthrough that the answer has begun). Then the policy changed, and from then on only client may. A connection that was judged costs one \
+             out: it tells the walkthrough that the answer has begun). Then the policy changed, and \
+             from then on only client may. A connection that was judged costs one \
              lookup for each packet, in allowed; a change that forbids something empties that set, \
              and every connection is judged again. When the last policy is gone, the table goes \
              too.",

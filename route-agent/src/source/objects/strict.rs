@@ -13,9 +13,12 @@ pub const LONGEST: usize = 4096;
 
 /// A selector may have this many requirements.
 const OF_SELECTOR: usize = 100;
-/// All selectors of a policy that name no value which a pod must have may have this many: what they ask is
-/// asked of every pod and every Namespace, while others are found by such a value.
-const OF_POLICY: usize = 1000;
+/// All selectors of a policy may have this many, which counts as well for those that are found by a value
+/// that a pod must have: all pods may have it.
+const OF_POLICY: usize = 10_000;
+/// Of these, as many may be of selectors that name no such value: what they ask is always asked of every
+/// pod and every Namespace.
+const OF_ALL_PODS: usize = 1000;
 /// As many values may all requirements of a selector have: each is kept in memory to be found by.
 const MOST_VALUES: usize = 10_000;
 
@@ -23,11 +26,15 @@ const MOST_VALUES: usize = 10_000;
 #[derive(Debug)]
 pub struct Selectors {
     room: usize,
+    of_all_pods: usize,
 }
 
 impl Default for Selectors {
     fn default() -> Self {
-        Self { room: OF_POLICY }
+        Self {
+            room: OF_POLICY,
+            of_all_pods: OF_ALL_PODS,
+        }
     }
 }
 
@@ -35,11 +42,11 @@ impl Selectors {
     /// A label selector; `None` if it is not understood, or one too many.
     pub fn read(&mut self, names: &mut Names, given: &Value) -> Option<Selector> {
         let requirements = requirements(names, given)?;
+        let cost = requirements.len();
         let is_found = |one: &Requirement| matches!(one.condition, Condition::In(_));
-        let cost = match requirements.iter().any(is_found) {
-            true => 0,
-            false => requirements.len(),
-        };
+        if !requirements.iter().any(is_found) {
+            self.of_all_pods = self.of_all_pods.checked_sub(cost)?;
+        }
         self.room = self.room.checked_sub(cost)?;
         Some(Selector::new(requirements))
     }

@@ -11,6 +11,7 @@ use crate::snapshot::{
     Action, ClusterNetworkPolicy, Direction, Labels, NetworkPolicy, Peer, Pod, PodSet, PolicyPort,
     PolicyRule, PortMatch, Selector, Tier, TierRule,
 };
+use crate::text;
 
 /// More peers, ports or names than this are not named one by one.
 const NAMED: usize = 4;
@@ -404,13 +405,7 @@ fn node_words(nodes: &Selector) -> String {
 
 /// The first few, and how many more there are.
 pub(super) fn some_of(texts: impl Iterator<Item = String>, between: &str) -> String {
-    let texts: Vec<String> = texts.collect();
-    let more = texts.len().saturating_sub(NAMED);
-    let shown = texts[..texts.len() - more].join(between);
-    match more {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
+    text::some_of(texts, NAMED, between)
 }
 
 /// Traffic in words: `tcp 80`.

@@ -153,7 +153,7 @@ impl FamilyTable {
             tracing::debug!(family = self.family.name(), error, "the table is read back");
             // It may have been carried out, and only the answer be lost: then the table is found as it
             // should be, now or later.
-            self.lost();
+            self.forget_once_more();
             false
         });
         match done {
@@ -213,9 +213,11 @@ impl FamilyTable {
             Some(found) => {
                 let corrected =
                     correct(kernel, self.family, &found, &wanted, &mut self.corrections);
-                // Of what failed it is not known how far it went.
-                if !matches!(corrected, Ok(false)) {
-                    self.lost();
+                match corrected {
+                    Ok(false) => {}
+                    Ok(true) => self.lost(),
+                    // How far it went is not known.
+                    Err(_) => self.forget_once_more(),
                 }
                 corrected?;
             }
@@ -224,9 +226,14 @@ impl FamilyTable {
         Ok(())
     }
 
-    /// Something was taken away, or may have been, just now: a sync may have begun long ago.
+    /// Something was taken away.
     fn lost(&mut self) {
         self.losses += 1;
+        self.forget_once_more();
+    }
+
+    /// Something was taken away, or may have been, just now: a sync may have begun long ago.
+    fn forget_once_more(&mut self) {
         self.forget_at = Some(Instant::now() + ONCE_MORE);
     }
 }
