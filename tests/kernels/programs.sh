@@ -9,6 +9,8 @@ source "$root/tests/cross.sh"
 cross "$arch" >&2
 cd "$root"
 export RUSTFLAGS="-C target-feature=+crt-static"
+# The machines that emulate a processor are some twenty times as slow: what the compiler does once pays in each.
+export CARGO_PROFILE_DEV_OPT_LEVEL=1
 built=target/$target
 
 say "building the release programs for $arch" >&2

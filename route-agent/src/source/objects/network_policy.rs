@@ -307,7 +307,13 @@ impl Reader<'_> {
         match (protocol, ports) {
             (Some(protocol), Some(ports)) => Some(PolicyPort { protocol, ports }),
             _ => {
-                let reason = "is not a port of TCP, UDP or SCTP, so it allows nothing";
+                let reason = match present(fields, "endPort") {
+                    None => "is not a port of TCP, UDP or SCTP, so it allows nothing",
+                    Some(_) => {
+                        "is not a range of ports of TCP, UDP or SCTP, from `port` up to `endPort`, \
+                         so it allows nothing"
+                    }
+                };
                 self.bad(field, port, reason);
                 None
             }

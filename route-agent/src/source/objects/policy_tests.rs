@@ -309,6 +309,17 @@ fn a_port_that_is_not_understood_allows_nothing() {
     ] {
         assert_eq!(ports(json!([bad])), Some(Vec::new()), "{bad}");
     }
+    let named = |port: Value| ingress(json!([{"ports": [port]}])).invalid[0].to_string();
+    assert_eq!(
+        named(json!({"port": 90, "endPort": 80})),
+        "spec.ingress.ports \"{\"endPort\":80,\"port\":90}\" is left out: it is not a range of ports of \
+         TCP, UDP or SCTP, from `port` up to `endPort`, so it allows nothing"
+    );
+    assert_eq!(
+        named(json!({"port": 0})),
+        "spec.ingress.ports \"{\"port\":0}\" is left out: it is not a port of TCP, UDP or SCTP, so it \
+         allows nothing"
+    );
 }
 
 #[test]

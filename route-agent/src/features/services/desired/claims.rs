@@ -230,6 +230,30 @@ impl Claims {
         owned.filter(move |(_, owner)| *owner != name)
     }
 
+    /// What a Service claims in vain, and why, one sentence each.
+    pub fn conflicts<'a>(&'a self, name: &'a ObjectName) -> impl Iterator<Item = String> {
+        let claims = |claim| self.claimed.get(name).is_some_and(|one| one.claims(&claim));
+        self.lost(name).filter_map(move |(claim, owner)| {
+            let of_its_address = match claim {
+                Claim::Vip(address, ..) => Some(*address),
+                Claim::ClusterIp(_) | Claim::NodePort(..) => None,
+            };
+            let address = of_its_address
+                .filter(|address| self.owner(&Claim::ClusterIp(*address)) == Some(owner));
+            match address {
+                // The address itself is named.
+                Some(address) if claims(Claim::ClusterIp(address)) => None,
+                Some(_) => Some(format!(
+                    "{claim} is left out: the address is the ClusterIP of Service {owner}, which alone \
+                     has its ports; choose another"
+                )),
+                None => Some(format!(
+                    "{claim} is left out: Service {owner} has it; free it there, or choose another"
+                )),
+            }
+        })
+    }
+
     /// True if this Service has what it claims.
     pub fn has(&self, name: &ObjectName, claim: &Claim) -> bool {
         self.owner(claim) == Some(name)
@@ -540,11 +564,43 @@ mod tests {
             .map(|(_, owner)| owner.clone())
             .collect();
         assert_eq!(lost, [name("dns")]);
+        let said: Vec<_> = claims.conflicts(&name("thief")).collect();
+        assert_eq!(
+            said,
+            [
+                "port 9999/udp of 10.200.1.10 is left out: the address is the ClusterIP of Service \
+                 default/dns, which alone has its ports; choose another"
+            ]
+        );
         let touched = claims.replace(&name("dns"), Claimed::default());
         assert_eq!(touched, [name("thief")].into());
         assert!(claims.has(&name("thief"), &other));
         claims.replace(&name("thief"), Claimed::default());
         assert!(claims.guests.is_empty());
+    }
+
+    #[test]
+    fn of_two_services_with_one_cluster_ip_the_address_is_named_and_not_each_port() {
+        let address = "10.200.1.10".parse().unwrap();
+        let with_port = |port, created| Claimed {
+            all: Box::new([
+                Claim::ClusterIp(address),
+                Claim::Vip(address, Protocol::Tcp, port),
+            ]),
+            created: Some(created),
+            ..Claimed::default()
+        };
+        let mut claims = Claims::default();
+        claims.replace(&name("old"), with_port(80, 10));
+        claims.replace(&name("young"), with_port(81, 20));
+        let said: Vec<_> = claims.conflicts(&name("young")).collect();
+        assert_eq!(
+            said,
+            [
+                "ClusterIP 10.200.1.10 is left out: Service default/old has it; free it there, or \
+                 choose another"
+            ]
+        );
     }
 
     #[test]

@@ -164,10 +164,7 @@ impl Applied {
 
     /// Who has what the Service claims in vain, one sentence each, made one by one.
     pub fn conflicts<'a>(&'a self, name: &'a ObjectName) -> impl Iterator<Item = String> {
-        let lost = self.claims.lost(name);
-        lost.map(|(claim, owner)| {
-            format!("{claim} is left out: Service {owner} has it; free it there, or choose another")
-        })
+        self.claims.conflicts(name)
     }
 
     /// True if a Service has an address of this family.
