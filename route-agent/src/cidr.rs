@@ -18,6 +18,13 @@ pub const LOOPBACK_V4: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::ne
     None => panic!("the prefix is longer than an address"),
 };
 
+/// IPv4 addresses as programs see them at sockets of IPv6 (RFC 4291, section 2.5.5.2).
+pub const MAPPED_V4: Ipv6Network =
+    match Ipv6Network::new_checked(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96) {
+        Some(network) => network,
+        None => panic!("the prefix is longer than an address"),
+    };
+
 /// All addresses of both families.
 pub const EVERYWHERE: [IpNetwork; 2] = match (
     Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0),

@@ -180,7 +180,7 @@ impl<'a> World<'a> {
     }
 
     /// The podCIDRs of this machine: see [`Snapshot::own_pod_cidrs`].
-    pub fn own_pod_cidrs(&self) -> &'a [IpNetwork] {
+    pub fn own_pod_cidrs(&self) -> Vec<IpNetwork> {
         self.snapshot.own_pod_cidrs(self.own_node())
     }
 

@@ -25,6 +25,7 @@ use crate::error::chain;
 use crate::features;
 use crate::features::cniconf::networks_in_place;
 use crate::features::parts::log::Logging;
+use crate::features::routes;
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
 use crate::health::{Health, SharedHealth};
@@ -187,6 +188,10 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     let notices = with_events.then_some(channels.notices);
     let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features)
         .with_last_pod_cidrs(&networks_in_place(&config))
+        .with_holders_before({
+            let run_dir = config.run_dir.clone();
+            Box::new(move |snapshot| routes::last_holders(snapshot, &run_dir))
+        })
         .with_new_warnings_to(notices.clone().map(kubernetes::of_warnings));
     let (ended, loop_end) = oneshot::channel();
     let outputs = channels.outputs;

@@ -140,6 +140,58 @@ fn datagrams_from_loopback_sources_reach_nothing_before_and_after_services_exist
     }
 }
 
+/// Sends a datagram from a source that no kernel would send from, by a socket that takes whole packets.
+fn send_from(place: &Place, source: &str, target: &str) {
+    let script = format!(
+        "perl -e 'use Socket qw(:all); \
+         my ($from, $to) = map {{ inet_pton(AF_INET6, $_) }} qw({source} {target}); \
+         my $udp = pack(q(nnnn), 9, 10256, 8, 0); \
+         my $sum = unpack(q(%32n*), $from . $to . pack(q(NN), 8, 17) . $udp); \
+         $sum = ($sum & 0xffff) + ($sum >> 16); $sum = ($sum & 0xffff) + ($sum >> 16); \
+         substr($udp, 6, 2) = pack(q(n), ~$sum & 0xffff); \
+         my $packet = pack(q(NnCC), 6 << 28, 8, 17, 64) . $from . $to . $udp; \
+         socket(S, PF_INET6, SOCK_RAW, 255) or die $!; \
+         my ($link) = `ip -o link show eth0` =~ /^(\\d+)/; \
+         send(S, $packet, 0, pack_sockaddr_in6(0, $to, $link)) or die $!;'"
+    );
+    place.output(&script).unwrap();
+}
+
+#[test]
+fn ipv4_sources_in_packets_of_ipv6_reach_neither_the_node_nor_its_pods() {
+    let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
+    let victim = lab.run("worker", &PodSpec::new("victim")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let mypc = lab.place_of("mypc").unwrap();
+    let own = node.machine().address(true).unwrap();
+    let pod = victim.addresses()[1];
+    mypc.output(&format!("ip -6 route replace {pod} via {own}"))
+        .unwrap();
+    count_sources(&node, "mapped", "eth0", "::ffff:0:0/96");
+    count_sources(&node, "real", "eth0", "fc00::77");
+    let list = "ip -6 -o addr show dev eth0 scope link | awk \"{print \\$4}\"";
+    let link_local = node.place().output(list).unwrap();
+    let link_local = link_local.trim().split('/').next().unwrap();
+    let targets = [own.to_string(), pod.to_string(), link_local.to_owned()];
+    for target in &targets {
+        // Localhost, the node, a pod of it and one of another node.
+        for source in ["127.0.0.1", "172.18.0.2", "10.10.1.2", "10.10.2.2"] {
+            send_from(&mypc, &format!("::ffff:{source}"), target);
+        }
+        send_from(&mypc, "fc00::77", target);
+    }
+    let (came, past) = counted_sources(&node, "mapped");
+    assert_eq!(came, 12, "the attack did not arrive");
+    assert_eq!(past, 0);
+    let (came, past) = counted_sources(&node, "real");
+    assert_eq!((came, past), (3, 3), "what is sent like that is delivered");
+    let named = || {
+        let drops = node.place().output("podwire-agent drops").unwrap();
+        drops.contains("IPv4 in a packet of IPv6") && drops.contains("came through eth0")
+    };
+    wait::until("the drops", Duration::from_secs(20), named).unwrap();
+}
+
 #[test]
 fn nothing_leaves_the_node_from_or_to_loopback_addresses_and_node_ports_answer_there() {
     let cluster = Cluster::pair(Families::V4);
@@ -290,7 +342,7 @@ fn external_ips_that_belong_to_others_are_refused_and_named() {
     let log = cluster.node("worker").agent_log();
     for words in [
         "`172.18.0.4` is left out: it is the address of Node worker2",
-        "port 8765/tcp of 10.200.1.53 is left out: Service default/dns has it",
+        "port 8765/tcp of 10.200.1.53 is left out: the address is the ClusterIP of Service default/dns",
         "`169.254.169.254` is left out: it is a link-local address",
         "`10.10.2.77` is left out: it lies in the podCIDR 10.10.2.0/24 of Node worker2",
     ] {

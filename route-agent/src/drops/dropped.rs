@@ -271,8 +271,12 @@ impl Reader<'_, '_> {
                     Some(_) => format!("came through {link}"),
                     None => "was to leave it".to_owned(),
                 };
-                let because = format!("127.0.0.0/8 is for this node alone, and the packet {way}.");
-                Decided::new("the guard of 127.0.0.0/8", because)
+                let (what, guard) = match source {
+                    IpAddr::V4(_) => ("127.0.0.0/8 is for this node alone", "127.0.0.0/8"),
+                    IpAddr::V6(_) => ("IPv4 in a packet of IPv6 is for no wire", "::ffff:0:0/96"),
+                };
+                let because = format!("{what}, and the packet {way}.");
+                Decided::new(format!("the guard of {guard}"), because)
             }
             Reason::TooManyConnections => {
                 let most = self.facts.config.pod_connections;

@@ -5,7 +5,7 @@
 //! way to any pod or node of the cluster, and takes this node's address on the way to anywhere
 //! else. A packet that enters through a pod's link with a source that is not the pod's is dropped,
 //! and so is one that enters elsewhere with the source of a pod of this node or of the node itself,
-//! or from or to 127.0.0.0/8.
+//! from or to 127.0.0.0/8, or from or to an IPv4 address in a packet of IPv6.
 //!
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
@@ -28,6 +28,7 @@ use crate::features::parts::loopback;
 use crate::ours::{LINK_GROUP as POD_LINKS, MASQUERADE_TABLE as TABLE, Removal};
 use crate::report::Report;
 use crate::snapshot::{Protocol, Snapshot};
+use crate::uplink::Uplink;
 
 /// The feature.
 #[derive(Debug)]
@@ -66,21 +67,24 @@ impl Feature for Masquerade {
                 self.stale |= !dirty.nodes.is_empty();
                 self.stale
             }
+            // It decides which podCIDRs and addresses of Nodes count.
+            Event::Uplink => {
+                self.stale = true;
+                true
+            }
             Event::Resync => {
                 self.stale = true;
                 self.table.distrust();
                 true
             }
             Event::Kernel(event) => self.table.is_touched_by(event),
-            Event::Uplink | Event::Files | Event::Told(_) | Event::WhoHas(_) | Event::Ready => {
-                false
-            }
+            Event::Files | Event::Told(_) | Event::WhoHas(_) | Event::Ready => false,
         }
     }
 
     fn sync(&mut self, world: &World<'_>, _: &mut Warn<'_>) -> Result<Synced, SyncError> {
         if self.stale {
-            self.wanted = desired(world.snapshot, world.config, self.logging);
+            self.wanted = desired(world.snapshot, world.uplink, world.config, self.logging);
             self.stale = false;
         }
         Ok(Synced {
@@ -110,21 +114,26 @@ impl Feature for Masquerade {
 }
 
 /// The table that this node should have.
-pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table {
+pub fn desired(
+    snapshot: &Snapshot,
+    uplink: Option<&Uplink>,
+    config: &Config,
+    logging: Logging,
+) -> Table {
     let mut table = Table::new(Family::Inet, TABLE)
         .with_comment("podwire: pod traffic that leaves the cluster takes the node's address");
     if config.masquerade || config.anti_spoof {
         let own = snapshot.nodes.get(&config.node_name);
-        let pods = snapshot.own_pod_cidrs(own).iter();
+        let pods = snapshot.own_pod_cidrs(own).into_iter();
         let pods: Networks = pods
-            .map(|cidr| (*cidr, "pods of this node".to_owned()))
+            .map(|cidr| (cidr, "pods of this node".to_owned()))
             .collect();
         for side in SIDES {
             table = table.with_set(side.pods, side.set(side.source, &pods));
         }
     }
     if config.masquerade {
-        let cluster = inside(snapshot, config);
+        let cluster = inside(snapshot, uplink, config);
         let mut entry = Chain::base(ChainType::Nat, Hook::Postrouting, priority::SRCNAT);
         for side in SIDES {
             table = table.with_set(side.cluster, side.set(side.destination, &cluster));
@@ -148,7 +157,7 @@ pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table 
             .with_chain("localhost-stays-here", loopback::stays_here(Family::Inet))
             .with_chain(SPOOFED, spoofed(logging))
             .with_chain(ELSEWHERE, elsewhere(logging))
-            .with_chain(loopback::END, loopback::end(logging));
+            .with_chain(loopback::END, loopback::end_of_both(logging));
     }
     table
 }
@@ -156,15 +165,22 @@ pub fn desired(snapshot: &Snapshot, config: &Config, logging: Logging) -> Table 
 /// Networks with what they are.
 type Networks = BTreeMap<IpNetwork, String>;
 
-/// Every destination that sees the pod's own address.
-fn inside(snapshot: &Snapshot, config: &Config) -> Networks {
+/// Every destination that sees the pod's own address. An address that a Node says it has, and that is not
+/// reached over the uplink, is none of the cluster's nodes'.
+fn inside(snapshot: &Snapshot, uplink: Option<&Uplink>, config: &Config) -> Networks {
+    let uplink = uplink.filter(|uplink| !uplink.on_link.is_empty());
+    let is_near = |ip: IpAddr| {
+        uplink.is_none_or(|uplink| uplink.on_link.iter().any(|network| network.contains(ip)))
+    };
     let mut all = Networks::new();
     for node in snapshot.nodes.values() {
-        for cidr in &node.pod_cidrs {
-            all.entry(*cidr)
+        for cidr in snapshot.pod_cidrs_of(node) {
+            all.entry(cidr)
                 .or_insert_with(|| format!("pods of Node {}", node.name));
         }
-        for ip in &node.internal_ips {
+        let is_own = node.name == config.node_name;
+        let ips = node.internal_ips.iter();
+        for ip in ips.filter(|ip| is_own || is_near(**ip)) {
             all.entry(cidr::host(*ip))
                 .or_insert_with(|| format!("Node {}", node.name));
         }
@@ -172,7 +188,7 @@ fn inside(snapshot: &Snapshot, config: &Config) -> Networks {
     // Its pods go on running while the own Node is gone.
     let own = &config.node_name;
     for cidr in snapshot.own_pod_cidrs(snapshot.nodes.get(own)) {
-        all.entry(*cidr)
+        all.entry(cidr)
             .or_insert_with(|| format!("pods of Node {own}"));
     }
     for cidr in &config.non_masquerade_cidrs {
@@ -322,6 +338,7 @@ fn foreign_sources() -> Chain {
         .with_comment("others cannot send from addresses of this node, its pods and localhost");
     let chain = loopback::guard(Family::Inet)
         .into_iter()
+        .chain(loopback::guard_mapped())
         .fold(chain, Chain::with_rule);
     let chain = SIDES.into_iter().fold(chain, |chain, side| {
         chain.with_rule(
@@ -421,6 +438,7 @@ mod tests {
     fn pods_and_nodes_of_the_cluster_see_the_pods_own_address() {
         let table = desired(
             &snapshot(),
+            None,
             &config(&["--non-masquerade-cidrs=192.168.0.0/16"]),
             Logging::On,
         );
@@ -442,7 +460,7 @@ mod tests {
     fn while_the_own_node_is_gone_its_pods_are_masqueraded_and_guarded_as_before() {
         let mut snapshot = snapshot();
         let (config, own) = (config(&[]), Arc::from("worker"));
-        let before = desired(&snapshot, &config, Logging::On);
+        let before = desired(&snapshot, None, &config, Logging::On);
         let cidrs = snapshot.nodes[&own].pod_cidrs.clone();
         snapshot.remember_pod_cidrs(&cidrs);
         let mut check = |now: Option<Node>| {
@@ -450,7 +468,7 @@ mod tests {
             snapshot
                 .nodes
                 .extend(now.map(|node| (node.name.clone(), node)));
-            let table = desired(&snapshot, &config, Logging::On);
+            let table = desired(&snapshot, None, &config, Logging::On);
             for set in ["pods-v4", "pods-v6"] {
                 assert_eq!(keys(&table, set), keys(&before, set));
             }
@@ -463,8 +481,41 @@ mod tests {
         check(Some(node("worker", &["172.18.0.2"], &[])));
         let other = node("worker", &["172.18.0.2"], &["10.10.9.0/24"]);
         snapshot.nodes.insert(other.name.clone(), other);
-        let table = desired(&snapshot, &config, Logging::On);
+        let table = desired(&snapshot, None, &config, Logging::On);
         assert_eq!(keys(&table, "pods-v4"), ["10.10.9.0-10.10.9.255"]);
+    }
+
+    #[test]
+    fn what_is_left_out_and_addresses_that_no_node_can_have_are_not_of_the_cluster() {
+        let mut snapshot = snapshot();
+        let own = node("worker", &["192.0.2.2"], &["10.10.1.0/24", "172.18.0.0/16"]);
+        let wide = node("wide", &["172.18.0.9", "203.0.113.9"], &["128.0.0.0/1"]);
+        let uplink = Uplink {
+            index: 2,
+            name: "eth0".into(),
+            mtu: 1500,
+            up: true,
+            addresses: vec!["172.18.0.2/16".parse().unwrap()],
+            on_link: vec!["172.18.0.0/16".parse().unwrap()],
+        };
+        let in_vain = [("128.0.0.0/1", "wide"), ("172.18.0.0/16", "worker")];
+        let in_vain = in_vain.map(|(cidr, node)| (cidr.parse().unwrap(), Arc::from(node)));
+        snapshot.leave_out(in_vain.into());
+        for node in [own, wide] {
+            snapshot.nodes.insert(node.name.clone(), node);
+        }
+        let table = desired(&snapshot, Some(&uplink), &config(&[]), Logging::On);
+        assert_eq!(keys(&table, "pods-v4"), ["10.10.1.0-10.10.1.255"]);
+        assert_eq!(
+            keys(&table, "cluster-v4"),
+            [
+                "10.10.1.0-10.10.1.255",
+                "10.10.2.0-10.10.2.255",
+                "172.18.0.4-172.18.0.4",
+                "172.18.0.9-172.18.0.9",
+                "192.0.2.2-192.0.2.2",
+            ]
+        );
     }
 
     #[test]
@@ -472,7 +523,7 @@ mod tests {
         let mut snapshot = snapshot();
         let twin = node("twin", &["10.10.2.7"], &["10.10.0.0/16"]);
         snapshot.nodes.insert(twin.name.clone(), twin);
-        let table = desired(&snapshot, &config(&[]), Logging::On);
+        let table = desired(&snapshot, None, &config(&[]), Logging::On);
         assert_eq!(
             keys(&table, "cluster-v4"),
             [
@@ -487,11 +538,17 @@ mod tests {
     fn each_half_can_be_switched_off() {
         let off = desired(
             &snapshot(),
+            None,
             &config(&["--masquerade=false", "--anti-spoof=false"]),
             Logging::On,
         );
         assert!(off.chains.is_empty() && off.sets.is_empty());
-        let guard = desired(&snapshot(), &config(&["--masquerade=false"]), Logging::On);
+        let guard = desired(
+            &snapshot(),
+            None,
+            &config(&["--masquerade=false"]),
+            Logging::On,
+        );
         assert_eq!(
             guard.chains.keys().collect::<Vec<_>>(),
             [
@@ -512,7 +569,7 @@ mod tests {
         podwire_kernel::netns::Netns::create_anonymous()
             .unwrap()
             .enter(|| {
-                let wanted = desired(&snapshot(), &config(&[]), Logging::On);
+                let wanted = desired(&snapshot(), None, &config(&[]), Logging::On);
                 let mut table = KeptTable::open(Family::Inet, TABLE).unwrap();
                 assert!(table.keep(&wanted).unwrap() > 0);
                 // As after a restart: nothing is known of the kernel.
@@ -530,7 +587,7 @@ mod tests {
                 assert!(table.differences(&wanted).is_empty());
 
                 // As after an agent that logged nothing, and whose guard came later.
-                let older = desired(&snapshot(), &config(&[]), Logging::Off);
+                let older = desired(&snapshot(), None, &config(&[]), Logging::Off);
                 let mut guard = older.chains.get("foreign-sources").unwrap().clone();
                 guard.base.as_mut().unwrap().priority = priority::RAW;
                 let older = older.with_chain("foreign-sources", guard);

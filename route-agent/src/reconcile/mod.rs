@@ -6,6 +6,7 @@
 //! source has listed everything once.
 
 mod pending;
+mod pod_cidrs;
 mod repairs;
 mod slot;
 
@@ -22,9 +23,11 @@ use slot::{FIRST_PAUSE, Slot};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, World};
+use crate::features::routes::Holders;
 use crate::health::SharedHealth;
 use crate::input::Input;
 use crate::metrics::Metrics;
+use crate::reconcile::pod_cidrs::HoldersBefore;
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
 use crate::uplink::{self, FindError, Finder, Uplink};
@@ -59,6 +62,9 @@ pub struct Reconcile {
     /// When the last turn began.
     now: Instant,
     listed: bool,
+    /// Who has which podCIDR.
+    holders: Holders,
+    holders_before: Option<HoldersBefore>,
     /// Everything that pods need has succeeded once.
     was_ready: bool,
     /// The first sync has been logged.
@@ -87,6 +93,8 @@ impl Reconcile {
             pending: Pending::default(),
             now: Instant::now(),
             listed: false,
+            holders: Holders::new(),
+            holders_before: None,
             was_ready: false,
             announced: false,
             stopping: false,
@@ -146,6 +154,7 @@ impl Reconcile {
                 self.snapshot.compact();
                 podwire_kernel::process::release_memory();
                 self.look = true;
+                self.settle_pod_cidrs();
                 self.note_own_node();
                 self.show(&Event::Resync);
             }
@@ -182,6 +191,9 @@ impl Reconcile {
             return;
         }
         let dirty = std::mem::take(&mut self.dirty);
+        if !dirty.nodes.is_empty() {
+            self.settle_pod_cidrs();
+        }
         if dirty.nodes.contains(&self.config.node_name) {
             self.look = true;
             self.note_own_node();
@@ -270,6 +282,7 @@ impl Reconcile {
                 tracing::info!(%name, mtu, up, addresses = ?texts(&uplink.addresses), "uplink");
             }
             self.uplink = found;
+            self.settle_pod_cidrs();
         }
         // The kernel may have dropped routes even if the uplink looks as it did before.
         self.show(&Event::Uplink);
@@ -319,7 +332,7 @@ impl Reconcile {
     fn note_own_node(&mut self) {
         let own = self.snapshot.nodes.get(&self.config.node_name);
         self.shared.health.with(|health| health.set_node(own));
-        let cidrs = own.map(|node| node.pod_cidrs.clone());
+        let cidrs = own.map(|node| self.snapshot.pod_cidrs_of(node).collect::<Vec<_>>());
         if let Some(cidrs) = cidrs.filter(|cidrs| !cidrs.is_empty()) {
             self.snapshot.remember_pod_cidrs(&cidrs);
         }

@@ -93,6 +93,36 @@ fn node(name: &str) -> Change {
 }
 
 #[test]
+fn who_asks_for_a_pod_cidr_in_vain_has_it_for_no_feature_until_it_is_free() {
+    let cidr: IpNetwork = "10.10.2.0/24".parse().unwrap();
+    let with = |name: &str| {
+        Change::Set(Object::Node(Node {
+            pod_cidrs: vec![cidr],
+            ..Node::named(name)
+        }))
+    };
+    let before = Box::new(move |_: &Snapshot| Holders::from([(cidr, "z".into())]));
+    let mut it = reconcile(Vec::new()).with_holders_before(before);
+    it.take(Input::Changes(vec![with("a"), with("z")]));
+    it.take(Input::Listed);
+    let holder = |it: &mut Reconcile| {
+        it.turn(Instant::now());
+        let snapshot = &it.snapshot;
+        let nodes = snapshot.nodes.values();
+        let holders = nodes.filter(|node| snapshot.pod_cidrs_of(node).next().is_some());
+        holders
+            .map(|node| node.name.to_string())
+            .collect::<Vec<_>>()
+    };
+    // Neither says how old it is: who had it before keeps it, and whoever gets it after that.
+    assert_eq!(holder(&mut it), ["z"]);
+    it.take(Input::Changes(vec![Change::Gone(Key::Node("z".into()))]));
+    assert_eq!(holder(&mut it), ["a"]);
+    it.take(Input::Changes(vec![with("z")]));
+    assert_eq!(holder(&mut it), ["a"]);
+}
+
+#[test]
 fn the_own_pod_cidrs_outlast_the_node_and_a_restart() {
     let last = ["10.10.9.0/24".parse().unwrap()];
     let mut it = reconcile(Vec::new()).with_last_pod_cidrs(&last);
@@ -105,8 +135,8 @@ fn the_own_pod_cidrs_outlast_the_node_and_a_restart() {
     };
     let cidrs = |it: &mut Reconcile| {
         it.turn(Instant::now());
-        let cidrs = it.parts().0.own_pod_cidrs().iter();
-        cidrs.map(ToString::to_string).collect::<Vec<_>>()
+        let cidrs = it.parts().0.own_pod_cidrs().into_iter();
+        cidrs.map(|cidr| cidr.to_string()).collect::<Vec<_>>()
     };
     it.take(Input::Listed);
     assert_eq!(cidrs(&mut it), ["10.10.9.0/24"]);

@@ -244,6 +244,8 @@ pub struct Snapshot {
     gone_nodes: Vec<Arc<str>>,
     /// The podCIDRs that this node had last.
     last_pod_cidrs: Box<[IpNetwork]>,
+    /// PodCIDRs that their Nodes ask for in vain, and the Nodes' names.
+    left_out: BTreeSet<(IpNetwork, Arc<str>)>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
     by_service: BTreeSet<(ObjectName, ObjectName)>,
     arrivals: Arrivals,
@@ -436,10 +438,25 @@ impl Snapshot {
 
     /// The podCIDRs of this node, which this Node stands for. While there is none, or it has none yet,
     /// those that it had last: the pods that have addresses there go on running.
-    pub fn own_pod_cidrs<'a>(&'a self, own: Option<&'a Node>) -> &'a [IpNetwork] {
-        let now = own.map(|node| node.pod_cidrs.as_slice());
-        let now = now.filter(|cidrs| !cidrs.is_empty());
-        now.unwrap_or(&self.last_pod_cidrs)
+    pub fn own_pod_cidrs(&self, own: Option<&Node>) -> Vec<IpNetwork> {
+        match own.filter(|node| !node.pod_cidrs.is_empty()) {
+            Some(node) => self.pod_cidrs_of(node).collect(),
+            None => self.last_pod_cidrs.to_vec(),
+        }
+    }
+
+    /// The podCIDRs of a Node, but for those that it asks for in vain.
+    pub fn pod_cidrs_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = IpNetwork> {
+        let all = node.pod_cidrs.iter().copied();
+        all.filter(|cidr| {
+            self.left_out.is_empty() || !self.left_out.contains(&(*cidr, node.name.clone()))
+        })
+    }
+
+    /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network, or one that
+    /// another Node keeps.
+    pub fn leave_out(&mut self, left_out: BTreeSet<(IpNetwork, Arc<str>)>) {
+        self.left_out = left_out;
     }
 
     /// Remembers the podCIDRs of this node for a time without its Node.

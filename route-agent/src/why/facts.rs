@@ -62,7 +62,7 @@ impl<'a> Facts<'a> {
     }
 
     /// This node's podCIDRs.
-    pub(super) fn own_pod_cidrs(&self) -> &'a [IpNetwork] {
+    pub(super) fn own_pod_cidrs(&self) -> Vec<IpNetwork> {
         self.snapshot.own_pod_cidrs(self.own_node())
     }
 
@@ -125,7 +125,7 @@ impl<'a> Facts<'a> {
             let mut cidrs = cidrs.iter();
             cidrs.find(|cidr| cidr.contains(address)).copied()
         };
-        if let Some(cidr) = within(self.own_pod_cidrs()) {
+        if let Some(cidr) = within(&self.own_pod_cidrs()) {
             return Some(Party::NoPod(cidr));
         }
         let mut nodes = self.snapshot.nodes.values();

@@ -235,7 +235,7 @@ impl Asking<'_> {
 
     /// True if an address is in one of this node's podCIDRs.
     fn inside(&self, address: IpAddr) -> bool {
-        let mut cidrs = self.facts.own_pod_cidrs().iter();
+        let mut cidrs = self.facts.own_pod_cidrs().into_iter();
         cidrs.any(|cidr| cidr.contains(address))
     }
 

@@ -122,7 +122,7 @@ pub(super) fn leaving(facts: &Facts<'_>, source: IpAddr, to: IpAddr, party: &Par
             "masquerading is off (--masquerade=false), and {lost}"
         ));
     }
-    let mut own = facts.own_pod_cidrs().iter();
+    let mut own = facts.own_pod_cidrs().into_iter();
     if !own.any(|cidr| cidr.contains(source)) {
         return stays("Only what comes from this node's podCIDRs is masqueraded.").suspect(
             format!("{source} is in none of this node's podCIDRs, and {lost}"),

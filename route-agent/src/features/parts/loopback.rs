@@ -5,7 +5,7 @@
 
 use podwire_kernel::nft::{Chain, ChainType, Comparison, Family, Field, Hook, Rule, priority};
 
-use crate::cidr::LOOPBACK_V4;
+use crate::cidr::{LOOPBACK_V4, MAPPED_V4};
 use crate::features::parts::log::{Logging, Reason};
 
 /// After every source NAT: what has been given another source never comes here.
@@ -25,6 +25,19 @@ pub fn guard(family: Family) -> [Rule; 2] {
     rules(family, |rule| rule.iifname_is_not("lo"))
 }
 
+/// The rules for the same chain, in a table of both families, against IPv4 addresses in packets of IPv6. No
+/// machine sends them, but the kernel takes them in, and a program with a socket for both families sees
+/// `127.0.0.1`, or a pod, as the sender (`ipv6_addr_v4mapped`).
+pub fn guard_mapped() -> [Rule; 2] {
+    [Field::Ip6Daddr, Field::Ip6Saddr].map(|field| {
+        Rule::new()
+            .nfproto(Family::Ip6)
+            .iifname_is_not("lo")
+            .within(field, Comparison::Eq, MAPPED_V4.into())
+            .goto(END)
+    })
+}
+
 /// The chain, for a table of this family, that keeps packets from leaving with such an address. It
 /// sees the first packet of each connection and no other. It leads to [`END`].
 pub fn stays_here(family: Family) -> Chain {
@@ -36,11 +49,20 @@ pub fn stays_here(family: Family) -> Chain {
 
 /// What [`END`] does.
 pub fn end(logging: Logging) -> Chain {
-    let rule = Rule::new().counter().drop();
-    logging.chain(
-        Reason::Loopback,
-        [rule.comment("127.0.0.0/8 is for this node alone")],
+    dropped(logging, "127.0.0.0/8 is for this node alone")
+}
+
+/// What [`END`] does where [`guard_mapped`] leads there as well.
+pub fn end_of_both(logging: Logging) -> Chain {
+    dropped(
+        logging,
+        "127.0.0.0/8 is for this node alone, ::ffff:0:0/96 for no wire",
     )
+}
+
+fn dropped(logging: Logging, why: &str) -> Chain {
+    let rule = Rule::new().counter().drop();
+    logging.chain(Reason::Loopback, [rule.comment(why)])
 }
 
 fn rules(family: Family, elsewhere: impl Fn(Rule) -> Rule) -> [Rule; 2] {

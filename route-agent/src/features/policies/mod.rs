@@ -457,7 +457,9 @@ impl Feature for Policies {
                 self.tell_who_has(question, world);
                 false
             }
-            Event::Kernel(_) | Event::Uplink | Event::Files | Event::Ready => false,
+            // The own podCIDRs are those that do not overlap its network.
+            Event::Uplink => true,
+            Event::Kernel(_) | Event::Files | Event::Ready => false,
         }
     }
 
@@ -556,11 +558,11 @@ impl Feature for Policies {
 
 /// Where this node is.
 fn here(world: &World<'_>, family: IpFamily) -> Here {
-    let cidrs = world.own_pod_cidrs().iter();
-    let cidrs = cidrs.filter(|cidr| IpFamily::of_network(**cidr) == family);
+    let cidrs = world.own_pod_cidrs().into_iter();
+    let cidrs = cidrs.filter(|cidr| IpFamily::of_network(*cidr) == family);
     Here {
         node: world.own_name().clone(),
-        pod_cidrs: cidrs.copied().collect(),
+        pod_cidrs: cidrs.collect(),
         has_all_namespaces: world.config.manifests.is_none(),
     }
 }

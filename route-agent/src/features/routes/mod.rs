@@ -18,6 +18,7 @@ mod unlikely;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -143,7 +144,10 @@ impl Routes {
             let holders = match self.started {
                 true => self.desired.holders(),
                 // Those to whom an agent before this one has left routes.
-                false => self.held_before(ours, world),
+                false => {
+                    let kept = self.kept.observe(&world.config.run_dir);
+                    held_before(ours, world.snapshot, kept)
+                }
             };
             let desired = desired(&Given {
                 snapshot: world.snapshot,
@@ -161,27 +165,6 @@ impl Routes {
             self.unkept = true;
         }
         Ok(())
-    }
-
-    /// Who had which podCIDR when an agent ran last: whom it wrote down if its route is still there,
-    /// else who has the address to which the route leads.
-    fn held_before(&mut self, ours: &BTreeSet<Route>, world: &World<'_>) -> Holders {
-        let mut holders = holders(ours, world.snapshot);
-        let kept = self.kept.observe(&world.config.run_dir);
-        for route in ours {
-            let Some(owner) = kept.get(&route.destination.to_string()) else {
-                continue;
-            };
-            // An agent that writes nothing down may have run since.
-            let Some((name, hop)) = owner.split_once(' ') else {
-                continue;
-            };
-            let node = world.snapshot.nodes.get_key_value(name);
-            if let Some((name, _)) = node.filter(|_| hop == next_hop(route)) {
-                holders.insert(route.destination, Arc::clone(name));
-            }
-        }
-        holders
     }
 
     /// Writes down who has which podCIDR and no date, with the next hop of its route, or says why not.
@@ -489,6 +472,35 @@ pub fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
         Some((route.destination, Arc::clone(&node.name)))
     };
     ours.iter().filter_map(holder).collect()
+}
+
+/// Who had which podCIDR when an agent ran last, as far as it can be found out.
+pub fn last_holders(snapshot: &Snapshot, run_dir: &Path) -> Holders {
+    let routes = RouteSocket::open().and_then(|mut socket| socket.routes(RouteFilter::default()));
+    let routes = routes.unwrap_or_default().into_iter().map(comparable);
+    let ours = routes.filter(|route| route.protocol == PROTOCOL);
+    let mut kept = KEPT;
+    held_before(&ours.collect(), snapshot, kept.observe(run_dir))
+}
+
+/// Who had which podCIDR when an agent ran last: whom it wrote down if its route is still there,
+/// else who has the address to which the route leads.
+fn held_before(ours: &BTreeSet<Route>, snapshot: &Snapshot, kept: &Held) -> Holders {
+    let mut holders = holders(ours, snapshot);
+    for route in ours {
+        let Some(owner) = kept.get(&route.destination.to_string()) else {
+            continue;
+        };
+        // An agent that writes nothing down may have run since.
+        let Some((name, hop)) = owner.split_once(' ') else {
+            continue;
+        };
+        let node = snapshot.nodes.get_key_value(name);
+        if let Some((name, _)) = node.filter(|_| hop == next_hop(route)) {
+            holders.insert(route.destination, Arc::clone(name));
+        }
+    }
+    holders
 }
 
 /// Where a route leads, as a word.

@@ -65,8 +65,8 @@ impl Externals {
         let mut reserved = BTreeMap::new();
         let mut pods = Vec::new();
         for node in snapshot.nodes.values() {
-            let of_node = |cidr: &IpNetwork| (*cidr, node.name.clone());
-            pods.extend(node.pod_cidrs.iter().map(of_node));
+            let of_node = |cidr| (cidr, node.name.clone());
+            pods.extend(snapshot.pod_cidrs_of(node).map(of_node));
             for address in node.addresses() {
                 reserved.insert(address, Holder::Node(node.name.clone()));
             }

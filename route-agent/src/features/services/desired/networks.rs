@@ -36,8 +36,9 @@ pub fn desired(
     };
     let own_pods = snapshot.own_pod_cidrs(own);
     let node_pods = || {
-        let nodes = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
-        nodes.chain(own_pods).copied()
+        let nodes = snapshot.nodes.values();
+        let nodes = nodes.flat_map(|node| snapshot.pod_cidrs_of(node));
+        nodes.chain(own_pods.iter().copied())
     };
     let mut services = services(snapshot, config)
         .map(|(network, _)| network)
@@ -153,6 +154,17 @@ mod tests {
         let v6 = desired(&snapshot, own, &Config::default(), &none, IpFamily::V6);
         assert_eq!(shown(&v6.pods), "fd00:10:10:1::/64");
         assert_eq!(shown(&v6.services), "fd00:10:200::/112");
+    }
+
+    #[test]
+    fn pod_cidrs_that_are_left_out_are_no_pods() {
+        let mut snapshot = snapshot();
+        snapshot.leave_out([("10.10.2.0/24".parse().unwrap(), Arc::from("worker2"))].into());
+        let own = snapshot.nodes.get("worker");
+        let externals = Externals::desired(&snapshot, &ExternalIps::All, []);
+        let v4 = desired(&snapshot, own, &Config::default(), &externals, IpFamily::V4);
+        assert_eq!(shown(&v4.pods), "10.10.1.0/24");
+        assert_eq!(externals.refuses("10.10.2.9".parse().unwrap()), None);
     }
 
     #[test]
