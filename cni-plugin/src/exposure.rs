@@ -1,6 +1,7 @@
 //! Host ports and hidden addresses of an attachment: its record on disk, its elements in nftables
 //! and the connections that the kernel remembers, brought about and taken back together.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
@@ -12,6 +13,7 @@ use podwire_kernel::{IpFamily, Protocol};
 use crate::attachment::{self, DIRECTORY, HostPort, Record, Records, TableError};
 use crate::environment::Call;
 use crate::error::Error;
+use crate::lease::Owner;
 use crate::streams;
 
 /// Brings about what `record` says. If that fails, it is as it was before.
@@ -102,8 +104,7 @@ fn take_back_unread(records: &Records, call: &Call) -> Result<Withdrawn, Error> 
     })
 }
 
-/// Takes back what all attachments have that `is_stale` names; goes on after a failure. When no
-/// attachment is left, the tables go as well.
+/// Takes back what all attachments have that `is_stale` names; goes on after a failure.
 pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(());
@@ -113,12 +114,28 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     let (all, _) = records.read_all()?;
     let stale = all.iter().filter(|record| is_stale(record));
     let failed_records = stale.filter_map(|record| take_back(&records, record).err());
-    let mut failures: Vec<_> = failed_records.collect();
-    if records.count()? == 0 {
-        let removed = open().and_then(|mut socket| attachment::remove_tables(&mut socket));
-        failures.extend(removed.map_err(failed).err());
+    Error::collect(failed_records.collect())
+}
+
+/// Takes the tables away if there is no record, but for what `valid` attachments have in them, and for
+/// the guard of 127.0.0.0/8 as long as a link needs it. So it comes after the links of what is gone.
+pub fn remove_tables(valid: &BTreeSet<Owner>) -> Result<(), Error> {
+    let Some(records) = Records::open(Path::new(DIRECTORY))? else {
+        return Ok(());
+    };
+    if records.count()? > 0 {
+        return Ok(());
     }
-    Error::collect(failures)
+    let owners = valid.iter().flat_map(|one| {
+        let ifname = one.likely_ifname();
+        [
+            attachment::owner(&one.container_id, ifname),
+            attachment::former_owner(&one.container_id, ifname),
+        ]
+    });
+    let owners = owners.collect();
+    let cleared = open().and_then(|mut socket| attachment::clear(&mut socket, owners));
+    cleared.map_err(failed)
 }
 
 /// Takes back what `record` says, and the record.

@@ -11,12 +11,14 @@
 //! 127.0.0.1 leaves the node's loopback here, so nothing from outside may come in by that name: the
 //! guard drops it, even if something allowed it by `route_localnet`.
 
+use std::iter;
 use std::net::IpAddr;
 
 use podwire_kernel::nft::{
     Chain, ChainType, Comparison, Element, Family, Field, Hook, Key, KeyBuf, Rule, Set, Source,
     Table, ct_status, fib_flag, fib_type, priority,
 };
+use podwire_kernel::{RouteSocket, sysctl};
 
 use super::filled;
 use super::record::{HostPort, Record};
@@ -59,6 +61,31 @@ const HALVES: [Half; 2] = [
 /// The table for these records, of which later ones win; `None` if none of them has a port.
 pub fn hostports_table(records: &[Record]) -> Option<Table> {
     filled(skeleton(), records.iter().flat_map(elements))
+}
+
+/// What stays of the table when no record says anything of it: the guard, as long as a link of this
+/// network namespace needs it. `None` if none does.
+pub fn hostports_guard() -> podwire_kernel::Result<Option<Table>> {
+    Ok(routes_loopback()?.then(skeleton))
+}
+
+/// Whether some link carries packets from or to 127.0.0.0/8, whoever opened it. One that another plugin
+/// made for a container, a bridge say, stays open when the container is gone.
+fn routes_loopback() -> podwire_kernel::Result<bool> {
+    let links = RouteSocket::open()?.links()?;
+    // What is on the loopback itself is none of the guard's business.
+    let links = links.iter().filter(|link| !link.loopback);
+    let names = links.map(|link| link.name.as_str());
+    for name in iter::once("all").chain(names) {
+        match sysctl::read(&format!("net/ipv4/conf/{name}/route_localnet")) {
+            Ok(value) if value == "0" => {}
+            Ok(_) => return Ok(true),
+            // The link has gone by now, or it has no IPv4.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// What one record adds to the table: the set, the key and the element.

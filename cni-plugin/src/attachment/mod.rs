@@ -14,11 +14,11 @@ mod tables;
 
 pub use self::alias::Alias;
 pub use self::comment::{former_owner, owner};
-pub use self::hostports::{HOSTPORTS, hostports_table, keys};
+pub use self::hostports::{HOSTPORTS, hostports_guard, hostports_table, keys};
 pub use self::ipmasq::{IPMASQ, ipmasq_table};
 pub use self::record::{HostPort, Record};
 pub use self::records::{RecordError, Records, Unreadable};
-pub use self::tables::{FAMILY, TableError, apply, has_all, remove, remove_owned, remove_tables};
+pub use self::tables::{FAMILY, TableError, apply, clear, has_all, remove, remove_owned};
 
 use podwire_kernel::nft::{Element, Key, Table};
 

@@ -8,7 +8,8 @@
 //! attachment.
 //!
 //! The tables stay when the last attachment goes: without elements their rules match nothing, and
-//! the next container finds them ready. GC takes them away.
+//! the next container finds them ready. GC takes them away, but for the guard of 127.0.0.0/8 as long
+//! as a link needs it.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use podwire_kernel::nft::{
 };
 
 use super::hostports::{self, HOSTPORTS};
-use super::ipmasq::{self, IPMASQ};
+use super::ipmasq;
 use super::record::Record;
 
 /// The family of both tables.
@@ -95,12 +96,7 @@ pub fn remove_owned(
     let owners = owners.map(as_in_kernel);
     let kept: Vec<_> = kept.iter().flat_map(parts).collect();
     let kept: Vec<_> = kept.iter().flat_map(|part| &part.elements).collect();
-    let skeletons = [hostports::skeleton(), ipmasq::skeleton(&[])];
-    let parts = skeletons.map(|skeleton| Part {
-        skeleton,
-        elements: Elements::new(),
-    });
-    remove_with(socket, &parts, |part, socket, batch| {
+    remove_with(socket, &empty_parts(), |part, socket, batch| {
         part.remove_owned(socket, batch, &owners, &kept)
     })
 }
@@ -127,13 +123,14 @@ fn remove_with(
     }
 }
 
-/// Takes both tables away, with everything in them.
-pub fn remove_tables(socket: &mut NftSocket) -> Result<(), TableError> {
-    let mut batch = Batch::new();
-    for name in [HOSTPORTS, IPMASQ] {
-        batch.table(FAMILY, name).destroy();
-    }
-    Ok(socket.commit(&mut batch)?)
+/// Takes both tables away when there is no record any more. What the `owners` have in a table stays, and
+/// so does the table: an attachment can be there without its record. Of the host ports the guard stays
+/// as well ([`hostports_guard`](super::hostports_guard)).
+pub fn clear(socket: &mut NftSocket, owners: Vec<String>) -> Result<(), TableError> {
+    let owners: Vec<_> = owners.into_iter().map(as_in_kernel).collect();
+    remove_with(socket, &empty_parts(), |part, socket, batch| {
+        part.clear(socket, batch, &owners)
+    })
 }
 
 /// Whether everything that `record` needs is there.
@@ -158,6 +155,25 @@ pub fn has_all(socket: &mut NftSocket, record: &Record) -> Result<bool, TableErr
 /// A comment as the kernel has it.
 fn as_in_kernel(comment: String) -> Option<Comment> {
     Element::member().comment(&comment).comment
+}
+
+/// Both tables, of which nothing is wanted.
+fn empty_parts() -> [Part; 2] {
+    [hostports::skeleton(), ipmasq::skeleton(&[])].map(|skeleton| Part {
+        skeleton,
+        elements: Elements::new(),
+    })
+}
+
+/// Whether an element is that of one of `owners`, by its comment.
+fn is_of(element: &Element, owners: &[Option<Comment>]) -> bool {
+    let Some(text) = element.comment.as_ref().map(Comment::as_str) else {
+        return false;
+    };
+    owners.iter().flatten().any(|owner| {
+        let pod = text.strip_suffix(owner.as_str());
+        pod.is_some_and(|pod| pod.is_empty() || pod.ends_with(' '))
+    })
 }
 
 /// The tables in which `record` has something.
@@ -277,15 +293,6 @@ impl Part {
         owners: &[Option<Comment>],
         kept: &[(&(&'static str, Key), &Element)],
     ) -> Result<(), TableError> {
-        let is_theirs = |element: &Element| {
-            let Some(text) = element.comment.as_ref().map(Comment::as_str) else {
-                return false;
-            };
-            owners.iter().flatten().any(|owner| {
-                let pod = text.strip_suffix(owner.as_str());
-                pod.is_some_and(|pod| pod.is_empty() || pod.ends_with(' '))
-            })
-        };
         for (name, set) in self.skeleton.sets.iter() {
             let found = self.read(socket, name)?;
             let mut table = batch.table(FAMILY, &self.skeleton.name);
@@ -297,10 +304,42 @@ impl Part {
                 })
             };
             for (key, element) in &found {
-                if is_theirs(element) && !is_kept(key, element) {
+                if is_of(element, owners) && !is_kept(key, element) {
                     elements.delete(key, None);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Deletes the table, or only the elements that are none of `owners` if something has to stay.
+    fn clear(
+        &self,
+        socket: &mut NftSocket,
+        batch: &mut Batch,
+        owners: &[Option<Comment>],
+    ) -> Result<(), TableError> {
+        let name = &self.skeleton.name;
+        if !socket.has_table(FAMILY, name)? {
+            return Ok(());
+        }
+        let mut stays = name == HOSTPORTS && hostports::hostports_guard()?.is_some();
+        let mut dead = Vec::new();
+        for (name, set) in self.skeleton.sets.iter() {
+            for (key, element) in self.read(socket, name)? {
+                match is_of(&element, owners) {
+                    true => stays = true,
+                    false => dead.push((name, set, key)),
+                }
+            }
+        }
+        let mut table = batch.table(FAMILY, name);
+        if !stays {
+            table.delete();
+            return Ok(());
+        }
+        for (name, set, key) in dead {
+            table.elements(name, set).delete(&key, None);
         }
         Ok(())
     }

@@ -332,6 +332,7 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
         }
         Err(error) => failures.push(error),
     }
+    failures.extend(exposure::remove_tables(&valid).err());
     Error::collect(failures)
 }
 

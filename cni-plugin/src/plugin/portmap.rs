@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::request::Request;
 use crate::arguments::Arguments;
 use crate::attachment::Record;
+use crate::config::Config;
 use crate::environment::Verb;
 use crate::error::Error;
 use crate::exposure;
@@ -23,13 +24,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
         Verb::Add => return add(request).map(Some),
         Verb::Del => drop(exposure::withdraw(call, true)?),
         Verb::Check => check(request)?,
-        Verb::Gc => {
-            let valid = config.valid_attachments()?;
-            exposure::withdraw_all(&|record| {
-                let owner = Owner::new(&record.container_id, &record.ifname);
-                record.chained && record.network == config.name && !valid.contains(&owner)
-            })?;
-        }
+        Verb::Gc => gc(config)?,
         Verb::Status | Verb::Version => {}
     }
     Ok(None)
@@ -43,8 +38,9 @@ fn add(request: &Request<'_>) -> Result<Value, Error> {
     let printed = previous.print(config.version)?;
     let record = record(request, &previous).map_err(in_reading)?;
     if !record.host_ports.is_empty() {
-        open_loopback(&record);
         exposure::expose(&record)?;
+        // Behind the guard of 127.0.0.0/8.
+        open_loopback(&record);
     }
     Ok(printed)
 }
@@ -58,6 +54,21 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
         return Ok(());
     }
     exposure::check(&record)
+}
+
+fn gc(config: &Config<'_>) -> Result<(), Error> {
+    let valid = config.valid_attachments()?;
+    let withdrawn = exposure::withdraw_all(&|record| {
+        let owner = Owner::new(&record.container_id, &record.ifname);
+        record.chained && record.network == config.name && !valid.contains(&owner)
+    });
+    let removed = exposure::remove_tables(&valid);
+    Error::collect(
+        [withdrawn, removed]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect(),
+    )
 }
 
 /// What has to be in nftables for the addresses of the previous result.

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::net::{serve, tcp};
 use super::node::{Call, config, left_in, on_a_node};
 
+const RECORDS: &str = "/run/podwire/attachments";
+
 fn with_everything(network: &str) -> Value {
     let mut config = config("podwire", &["10.1.2.0/24", "fd00:1::/64"]);
     config["name"] = network.into();
@@ -47,6 +49,70 @@ fn what_is_listed_stays_and_the_rest_goes() {
         Call::new("podwire", "GC", &containers[0], &keeping(&config, &[])).succeed();
         node.assert_clean();
         assert_eq!(node.ruleset(), "", "the tables stay without attachments");
+    });
+}
+
+#[test]
+fn a_pod_that_is_listed_keeps_its_host_port_without_its_record() {
+    on_a_node(|node| {
+        let config = with_everything("net");
+        let (a, b) = (node.container("a"), node.container("b"));
+        Call::new("podwire", "ADD", &a, &config).succeed();
+        let mut other = config.clone();
+        other["runtimeConfig"]["portMappings"][0]["hostPort"] = 8081.into();
+        Call::new("podwire", "ADD", &b, &other).succeed();
+        serve(&a.netns, "a", "10.1.2.2:80", false);
+        for name in left_in(RECORDS) {
+            std::fs::remove_file(format!("{RECORDS}/{name}")).unwrap();
+        }
+        let gc = |ids: &[&str]| Call::new("podwire", "GC", &a, &keeping(&config, ids)).succeed();
+        gc(&["a"]);
+        assert_eq!(tcp("127.0.0.1:8080").unwrap(), "a 10.1.2.1");
+        let ruleset = node.ruleset();
+        assert!(ruleset.contains("10.1.2.2 comment"), "{ruleset}");
+        assert!(!ruleset.contains("10.1.2.3"), "{ruleset}");
+        gc(&[]);
+        node.assert_clean();
+        assert_eq!(node.ruleset(), "");
+    });
+}
+
+#[test]
+fn the_guard_of_127_0_0_0_stays_as_long_as_a_link_is_open() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        node.ask("ip", &["link", "add", "br0", "type", "bridge"]);
+        node.ask("ip", &["addr", "add", "10.9.9.1/24", "dev", "br0"]);
+        node.ask("ip", &["link", "set", "br0", "up"]);
+        let previous = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "eth0", "sandbox": container.path}],
+            "ips": [{"address": "10.9.9.2/24", "interface": 0}],
+        });
+        let mut config = with_everything("net");
+        config["type"] = "portmap".into();
+        let config = keeping(&config, &[]);
+        let call = |verb| Call::new("portmap", verb, &container, &config).after(&previous);
+        for open in ["br0", "all"] {
+            call("ADD").succeed();
+            let set = |link: &str, value| {
+                let key = format!("net/ipv4/conf/{link}/route_localnet");
+                podwire_kernel::sysctl::write(&key, value).unwrap();
+            };
+            set("br0", "0");
+            set(open, "1");
+            call("DEL").succeed();
+            call("GC").succeed();
+            let ruleset = node.ruleset();
+            assert!(
+                ruleset.contains("ip saddr 127.0.0.0/8"),
+                "{open}: {ruleset}"
+            );
+            node.assert_nothing_mapped();
+            set(open, "0");
+            call("GC").succeed();
+            assert_eq!(node.ruleset(), "", "{open}");
+        }
     });
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use podwire::attachment::{
     DIRECTORY, FAMILY, HOSTPORTS, IPMASQ, Record, Records, Unreadable, apply, has_all,
-    host_link_name, hostports_table, ipmasq_table,
+    host_link_name, hostports_guard, hostports_table, ipmasq_table,
 };
 use podwire::exposure;
 use podwire_kernel::RouteSocket;
@@ -169,10 +169,15 @@ impl HostPorts {
         Ok(lost)
     }
 
-    /// Makes the tables what the records say.
+    /// Makes the tables what the records say. Without a record the guard of 127.0.0.0/8 stays as long as
+    /// a link needs it.
     fn repair(&mut self, records: &[Record]) -> Result<u64, SyncError> {
-        Ok(keep(&mut self.hostports, hostports_table(records))?
-            + keep(&mut self.ipmasq, ipmasq_table(records))?)
+        let hostports = match hostports_table(records) {
+            // Which links need the guard matters only if there is one.
+            None if self.hostports.observe()?.is_some() => hostports_guard()?,
+            wanted => wanted,
+        };
+        Ok(keep(&mut self.hostports, hostports)? + keep(&mut self.ipmasq, ipmasq_table(records))?)
     }
 
     /// Puts back what the tables lack of these records.

@@ -254,6 +254,29 @@ fn without_records_there_are_no_tables() {
 }
 
 #[test]
+fn without_records_the_guard_of_127_0_0_0_stays_as_long_as_a_link_is_open() {
+    let (mut node, mut feature) = node();
+    let a = record("a", 2);
+    attach(&feature, &a);
+    fs::remove_dir_all(&feature.directory).unwrap();
+    let key = format!("net/ipv4/conf/{}/route_localnet", link(&a));
+    podwire_kernel::sysctl::write(&key, "1").unwrap();
+    assert!(node.writes(&mut feature) > 0);
+    let mut socket = NftSocket::open().unwrap();
+    let table = socket.observe(FAMILY, HOSTPORTS).unwrap().unwrap();
+    assert!(table.chains.contains_key("guard"));
+    assert!(table.sets.iter().all(|(_, set)| set.elements.is_empty()));
+    assert!(!socket.has_table(FAMILY, IPMASQ).unwrap());
+    assert_eq!(node.writes(&mut feature), 0, "twice");
+    podwire_kernel::sysctl::write(&key, "0").unwrap();
+    assert_eq!(node.writes(&mut feature), 1);
+    assert!(!socket.has_table(FAMILY, HOSTPORTS).unwrap());
+    // None is made for a link that others have opened.
+    podwire_kernel::sysctl::write(&key, "1").unwrap();
+    assert_eq!(node.writes(&mut feature), 0);
+}
+
+#[test]
 fn uninstall_removes_tables_and_records_once() {
     let (node, mut feature) = node();
     attach(&feature, &record("a", 2));
