@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use podwire_kernel::RouteSocket;
+use podwire_kernel::route::RouteKind;
 use serde_json::Value;
 
 use super::request::Request;
@@ -109,7 +110,7 @@ fn open_loopback(record: &Record) {
         let address = record.address(v4).filter(|_| record.reaches_loopback(v4));
         let Some(address) = address else { continue };
         let opened = RouteSocket::open().and_then(|mut socket| {
-            let Some(index) = socket.route_get(address)?.link else {
+            let Some(index) = link_to(address, &mut socket)? else {
                 return Ok(false);
             };
             Loopback { v4, v6: !v4 }.open(&mut socket, index)?;
@@ -117,7 +118,7 @@ fn open_loopback(record: &Record) {
         });
         let reason = match opened {
             Ok(true) => continue,
-            Ok(false) => format!("no link leads to {address}"),
+            Ok(false) => format!("no link leads straight to {address}"),
             Err(error) => error.to_string(),
         };
         let loopback = if v4 { "127.0.0.1" } else { "::1" };
@@ -126,6 +127,20 @@ fn open_loopback(record: &Record) {
             "host ports of {ports} do not work from {loopback}: {reason}"
         ));
     }
+}
+
+/// The link on which the address is. None if there is a gateway on the way: the link would be the uplink,
+/// behind which is everyone else; or if the address is the node's own.
+fn link_to(address: IpAddr, socket: &mut RouteSocket) -> podwire_kernel::Result<Option<u32>> {
+    let route = socket.route_get(address)?;
+    if route.kind != RouteKind::Unicast || route.gateway.is_some() {
+        return Ok(None);
+    }
+    let Some(index) = route.link else {
+        return Ok(None);
+    };
+    let link = socket.link_by_index(index)?;
+    Ok(link.filter(|link| !link.loopback).map(|link| link.index))
 }
 
 /// The words of the reference plugin around a mistake in the configuration.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{mapping, with_ports};
-use crate::net::{serve, tcp};
+use crate::net::{Outside, serve, tcp};
 use crate::node::{Call, on_a_node};
 
 /// Spellings of pairs of mappings that share a key in the kernel.
@@ -114,6 +114,60 @@ fn without_a_way_to_the_container_portmap_leaves_127_0_0_1_out_and_says_so() {
                     node.ask("ip", &["route", "del", kind, network]);
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn portmap_opens_no_link_behind_which_the_container_is_not() {
+    on_a_node(|node| {
+        let _outside = Outside::new(node);
+        let container = node.container("a");
+        let mut config = with_ports(json!([mapping("", "tcp", 80)]));
+        config["cniVersion"] = "1.0.0".into();
+        // By the default route, by a gateway of the other family, and the node itself.
+        for (v4, v6) in [
+            ("10.66.0.2", "fd66::2"),
+            ("10.67.0.2", "fd66::2"),
+            ("192.0.2.1", "2001:db8::1"),
+        ] {
+            if v4 == "10.67.0.2" {
+                let route = [
+                    "route",
+                    "add",
+                    "10.67.0.0/16",
+                    "via",
+                    "inet6",
+                    "2001:db8::9",
+                ];
+                node.ask("ip", &route);
+            }
+            let previous = json!({
+                "cniVersion": "1.0.0",
+                "interfaces": [{"name": "eth0", "sandbox": container.path}],
+                "ips": [
+                    {"address": format!("{v4}/24"), "interface": 0},
+                    {"address": format!("{v6}/64"), "interface": 0},
+                ],
+            });
+            let call = |verb| Call::new("portmap", verb, &container, &config).after(&previous);
+            let local = node.ask("ip", &["-6", "route", "show", "table", "local"]);
+            let answer = call("ADD").run();
+            assert!(answer.success, "{v4}: {answer:?}");
+            for expected in ["do not work from 127.0.0.1", "do not work from ::1"] {
+                assert!(answer.stderr.contains(expected), "{v4}: {}", answer.stderr);
+            }
+            for link in ["uplink", "lo"] {
+                let key = format!("net/ipv4/conf/{link}/route_localnet");
+                assert_eq!(
+                    podwire_kernel::sysctl::read(&key).unwrap(),
+                    "0",
+                    "{v4} {link}"
+                );
+            }
+            let after = node.ask("ip", &["-6", "route", "show", "table", "local"]);
+            assert_eq!(after, local, "{v6}");
+            call("DEL").succeed();
         }
     });
 }
