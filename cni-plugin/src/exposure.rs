@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
+use nix::errno::Errno;
 use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::nft::NftSocket;
 use podwire_kernel::{IpFamily, Protocol};
@@ -65,40 +66,74 @@ pub struct Withdrawn {
     _socket: Option<NftSocket>,
 }
 
-/// Takes back what the attachment of `call` has, if it has something.
-pub fn withdraw(call: &Call, chained: bool) -> Result<Withdrawn, Error> {
-    let nothing = Withdrawn { _socket: None };
-    let Some(records) = Records::open(Path::new(DIRECTORY))? else {
-        return Ok(nothing);
-    };
-    match records.find(&call.container_id, &call.ifname, chained) {
-        Ok(Some(record)) => take_back(&records, &record),
-        // None, or one of another attachment whose name is the same: not ours to remove.
-        Ok(None) => {
-            records.tidy();
-            Ok(nothing)
-        }
-        Err(_) => {
-            let withdrawn = take_back_unread(&records, call)?;
+/// Takes back what the attachment of `call` has, if it has something. Without its record that is looked
+/// for only if `has_more` says that there was more than a link to its configuration.
+pub fn withdraw(
+    call: &Call,
+    chained: bool,
+    has_more: impl FnOnce() -> bool,
+) -> Result<Withdrawn, Error> {
+    let records = Records::open(Path::new(DIRECTORY))?;
+    let found = records.as_ref().map_or(Ok(None), |records| {
+        records.find(&call.container_id, &call.ifname, chained)
+    });
+    match (&records, found) {
+        (Some(records), Ok(Some(record))) => take_back(records, &record),
+        (Some(records), Err(_)) => {
+            let withdrawn = take_back_unread(Some(records), call)?;
             records.remove(&call.container_id, &call.ifname, chained)?;
             Ok(withdrawn)
+        }
+        // None, or one of another attachment whose name is the same: not ours to remove.
+        _ => {
+            if let Some(records) = &records {
+                records.tidy();
+            }
+            let nothing = Ok(Withdrawn { _socket: None });
+            match has_more().then(|| take_back_unread(records.as_ref(), call)) {
+                Some(Err(error)) if !has_nftables(&error) => nothing,
+                Some(withdrawn) => withdrawn,
+                None => nothing,
+            }
         }
     }
 }
 
+/// False if it failed because the kernel has no nftables (`nfnetlink_rcv_msg` and `nfnetlink_rcv_batch`,
+/// net/netfilter/nfnetlink.c): a pod whose ADD failed for that must go all the same.
+fn has_nftables(error: &Error) -> bool {
+    let Error::Nftables {
+        source: TableError::Read(error),
+        ..
+    } = error
+    else {
+        return true;
+    };
+    let errno = error.errno().map(Errno::from_raw);
+    !matches!(
+        errno,
+        Some(Errno::EPROTONOSUPPORT | Errno::EINVAL | Errno::EOPNOTSUPP)
+    )
+}
+
 /// Takes back what the attachment of `call` has in nftables by what is written there: its record
-/// cannot be read. The kernel may go on remembering UDP connections for a while.
-fn take_back_unread(records: &Records, call: &Call) -> Result<Withdrawn, Error> {
+/// cannot be read, or it is gone, perhaps with all others. The kernel may go on remembering UDP
+/// connections for a while.
+fn take_back_unread(records: Option<&Records>, call: &Call) -> Result<Withdrawn, Error> {
     let mut socket = open().map_err(failed)?;
     let owner = attachment::owner(&call.container_id, &call.ifname);
     let former = attachment::former_owner(&call.container_id, &call.ifname);
     // Of the same attachment, and of others whose elements an earlier version named alike.
-    let (others, _) = records.read_all()?;
+    let all = records.map_or_else(|| Ok(Default::default()), Records::read_all);
+    let (others, _) = all?;
     let owners = [owner.clone(), former];
-    attachment::remove_owned(&mut socket, owners, &others).map_err(failed)?;
-    streams::log(format_args!(
-        "the attachment record of {owner} cannot be read; what nftables name as its own is removed"
-    ));
+    // A runtime may repeat its DEL, and then there is nothing to tell.
+    if attachment::remove_owned(&mut socket, owners, &others).map_err(failed)? {
+        streams::log(format_args!(
+            "the attachment record of {owner} is gone or cannot be read; what nftables named as its \
+             own is removed"
+        ));
+    }
     Ok(Withdrawn {
         _socket: Some(socket),
     })

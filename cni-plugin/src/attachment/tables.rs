@@ -82,17 +82,18 @@ pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError>
     let comments = [record.comment(), record.former_comment()].map(as_in_kernel);
     remove_with(socket, &parts(record), |part, socket, batch| {
         part.remove(socket, batch, &comments)
-    })
+    })?;
+    Ok(())
 }
 
 /// Takes out what an attachment has of which only the comment says so, by one of `owners`
-/// ([`owner`](super::owner), [`former_owner`](super::former_owner)): its record cannot be read. What
-/// one of the records says stays.
+/// ([`owner`](super::owner), [`former_owner`](super::former_owner)): its record is gone or cannot be
+/// read. What one of the records says stays. Says whether there was anything.
 pub fn remove_owned(
     socket: &mut NftSocket,
     owners: [String; 2],
     kept: &[Record],
-) -> Result<(), TableError> {
+) -> Result<bool, TableError> {
     let owners = owners.map(as_in_kernel);
     let kept: Vec<_> = kept.iter().flat_map(parts).collect();
     let kept: Vec<_> = kept.iter().flat_map(|part| &part.elements).collect();
@@ -101,24 +102,25 @@ pub fn remove_owned(
     })
 }
 
-/// Deletes what `each` finds in the parts.
+/// Deletes what `each` finds in the parts; says whether it found anything.
 fn remove_with(
     socket: &mut NftSocket,
     parts: &[Part],
     each: impl Fn(&Part, &mut NftSocket, &mut Batch) -> Result<(), TableError>,
-) -> Result<(), TableError> {
+) -> Result<bool, TableError> {
     let mut attempt = 0;
     loop {
         let mut batch = Batch::new();
         for part in parts {
             each(part, socket, &mut batch)?;
         }
+        let found = !batch.is_empty();
         match socket.commit(&mut batch) {
             // What was read has been removed by another process, the rest has not.
             Err(error) if error.errno() == Some(Errno::ENOENT as i32) && attempt < REMOVALS => {
                 attempt += 1;
             }
-            outcome => return Ok(outcome?),
+            outcome => return Ok(outcome.map(|()| found)?),
         }
     }
 }
@@ -130,7 +132,8 @@ pub fn clear(socket: &mut NftSocket, owners: Vec<String>) -> Result<(), TableErr
     let owners: Vec<_> = owners.into_iter().map(as_in_kernel).collect();
     remove_with(socket, &empty_parts(), |part, socket, batch| {
         part.clear(socket, batch, &owners)
-    })
+    })?;
+    Ok(())
 }
 
 /// Whether everything that `record` needs is there.

@@ -42,7 +42,7 @@ pub enum Mode {
 pub fn run(request: &Request<'_>, mode: Mode) -> Result<Option<Value>, Error> {
     match request.call.verb {
         Verb::Add => add(request, mode).map(Some),
-        Verb::Del => del(request).map(|()| None),
+        Verb::Del => del(request, mode).map(|()| None),
         Verb::Check => check(request, mode).map(|()| None),
         Verb::Status => status(request).map(|()| None),
         Verb::Gc => gc(request).map(|()| None),
@@ -191,7 +191,7 @@ fn attach(
     let printed = exposed.and_then(|()| Ok(attached.print(config.version)?));
     if printed.is_err() {
         // The error that stopped us is the one to tell.
-        let _ = exposure::withdraw(call, false);
+        let _ = exposure::withdraw(call, false, || false);
         let _ = link::delete(&plan.host_name);
         let _ = policy::discharge(agent, &subject);
     }
@@ -209,10 +209,12 @@ fn policy_subject(call: &Call, pod: Option<PodName>, addresses: Vec<IpAddr>) -> 
     }
 }
 
-fn del(request: &Request<'_>) -> Result<(), Error> {
+fn del(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
     let Request { call, stdin, .. } = request;
     let mut failures = Vec::new();
-    let withdrawn = exposure::withdraw(call, false);
+    let withdrawn = exposure::withdraw(call, false, || {
+        asks_for_record(request, mode).unwrap_or_default()
+    });
     failures.extend(del_link(call).err());
     let released = location_of(request).and_then(|ipam| {
         failures.extend(discharge(request, &ipam).err());
@@ -399,14 +401,19 @@ fn check(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
     }
 }
 
+/// Whether an attachment with this configuration has something in nftables.
+fn asks_for_record(request: &Request<'_>, mode: Mode) -> Result<bool, Error> {
+    let config = &request.config;
+    let maps = mode == Mode::Podwire && !config.port_mappings()?.ports.is_empty();
+    Ok(maps || config.ip_masq()?)
+}
+
 /// Without its record nothing puts back what an attachment has in nftables.
 fn check_asks_for_no_record(request: &Request<'_>, mode: Mode) -> Result<(), Error> {
-    let Request { call, config, .. } = request;
-    let maps = mode == Mode::Podwire && !config.port_mappings()?.ports.is_empty();
-    if !maps && !config.ip_masq()? {
+    if !asks_for_record(request, mode)? {
         return Ok(());
     }
-    let owner = Owner::new(&call.container_id, &call.ifname);
+    let owner = Owner::new(&request.call.container_id, &request.call.ifname);
     Err(Error::Changed {
         difference: format!(
             "the attachment record of {owner} is gone or cannot be read; delete the container and \

@@ -23,7 +23,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
     let Request { call, config, .. } = request;
     match call.verb {
         Verb::Add => return add(request).map(Some),
-        Verb::Del => drop(exposure::withdraw(call, true)?),
+        Verb::Del => drop(exposure::withdraw(call, true, || maps(config))?),
         Verb::Check => check(request)?,
         Verb::Gc => gc(config)?,
         Verb::Status | Verb::Version => {}
@@ -70,6 +70,12 @@ fn gc(config: &Config<'_>) -> Result<(), Error> {
             .filter_map(Result::err)
             .collect(),
     )
+}
+
+/// Whether there are host ports; a DEL is not stopped by what is no mapping, and an ADD made none of it.
+fn maps(config: &Config<'_>) -> bool {
+    let ports = config.port_mappings();
+    ports.is_ok_and(|ports| !ports.ports.is_empty())
 }
 
 /// What has to be in nftables for the addresses of the previous result.

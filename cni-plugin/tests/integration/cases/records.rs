@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::{RECORDS, mapping, with_ports};
-use crate::node::{Call, names, on_a_node};
+use crate::node::{Call, config, names, on_a_node};
 
 #[test]
 fn a_record_that_was_truncated_in_place_leaves_nothing_of_its_attachment_in_the_kernel() {
@@ -54,6 +54,72 @@ fn a_record_without_its_content_leaves_nothing(lose: impl FnOnce(&mut String) + 
         assert!(!fs::exists(&record).unwrap());
         Call::new("podwire", "DEL", &b, &other).succeed();
         node.assert_clean();
+    });
+}
+
+#[test]
+fn a_record_that_is_gone_leaves_nothing_of_its_attachment_in_the_kernel() {
+    let losses: [fn(); 3] = [
+        || {
+            let record = podwire::attachment::host_link_name("a", "eth0");
+            fs::remove_file(format!("{RECORDS}/{record}.json")).unwrap();
+        },
+        || fs::remove_dir_all(RECORDS).unwrap(),
+        || {
+            fs::remove_dir_all("/run/podwire").unwrap();
+            fs::write("/run/podwire", "").unwrap();
+        },
+    ];
+    for lose in losses {
+        on_a_node(move |node| {
+            let (a, b) = (node.container("a"), node.container("b"));
+            let mut config = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
+            config["ipMasq"] = true.into();
+            let other =
+                with_ports(json!([{"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}]));
+            Call::new("podwire", "ADD", &a, &config).succeed();
+            Call::new("podwire", "ADD", &b, &other).succeed();
+            lose();
+            let del = |container, config| {
+                let answer = Call::new("podwire", "DEL", container, config).run();
+                assert!(answer.success, "{answer:?}");
+                answer.stderr.contains("is gone or cannot be read")
+            };
+            assert!(del(&a, &config));
+            let ruleset = node.ruleset();
+            assert!(
+                ruleset.contains("10.1.2.3 . 80") && !ruleset.contains("10.1.2.2"),
+                "{ruleset}"
+            );
+            assert!(!del(&a, &config), "there is nothing any more");
+            del(&b, &other);
+            node.assert_nothing_mapped();
+            node.ask("nft", &["flush", "ruleset"]);
+            assert!(!del(&a, &config), "without tables");
+        });
+    }
+}
+
+#[test]
+fn a_record_of_ptp_or_portmap_that_is_gone_leaves_nothing_either() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut link = config("ptp", &["10.1.2.0/24"]);
+        link["ipMasq"] = true.into();
+        let mut chained = with_ports(json!([mapping("", "tcp", 80)]));
+        chained["type"] = "portmap".into();
+        let previous = Call::new("ptp", "ADD", &container, &link).succeed();
+        let ports = |verb| Call::new("portmap", verb, &container, &chained).after(&previous);
+        ports("ADD").succeed();
+        let name = podwire::attachment::host_link_name("a", "eth0");
+        fs::remove_file(format!("{RECORDS}/{name}.portmap.json")).unwrap();
+        ports("DEL").succeed();
+        let ruleset = node.ruleset();
+        assert!(!ruleset.contains("8080"), "{ruleset}");
+        assert!(ruleset.contains("10.1.2.2 comment"), "of ptp: {ruleset}");
+        fs::remove_dir_all(RECORDS).unwrap();
+        Call::new("ptp", "DEL", &container, &link).succeed();
+        node.assert_nothing_mapped();
     });
 }
 
