@@ -78,7 +78,14 @@ pub fn withdraw(
         records.find(&call.container_id, &call.ifname, chained)
     });
     match (&records, found) {
-        (Some(records), Ok(Some(record))) => take_back(records, &record),
+        (Some(records), Ok(Some(record))) => {
+            // Others matter only to host ports, of which they may have the same.
+            let others = match record.host_ports.is_empty() {
+                true => Vec::new(),
+                false => records.read_all()?.0,
+            };
+            take_back(records, &record, &others)
+        }
         (Some(records), Err(_)) => {
             let withdrawn = take_back_unread(Some(records), call)?;
             records.remove(&call.container_id, &call.ifname, chained)?;
@@ -147,9 +154,11 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     records.tidy();
     // What cannot be read is of no known network. The agent ends it, after its link.
     let (all, _) = records.read_all()?;
-    let stale = all.iter().filter(|record| is_stale(record));
-    let failed_records = stale.filter_map(|record| take_back(&records, record).err());
-    Error::collect(failed_records.collect())
+    let (stale, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_stale);
+    let taken_back = stale
+        .iter()
+        .map(|record| take_back(&records, record, &kept));
+    Error::collect(taken_back.filter_map(Result::err).collect())
 }
 
 /// Takes the tables away if there is no record, but for what `valid` attachments have in them, and for
@@ -173,10 +182,16 @@ pub fn remove_tables(valid: &BTreeSet<Owner>) -> Result<(), Error> {
     cleared.map_err(failed)
 }
 
-/// Takes back what `record` says, and the record.
-pub fn take_back(records: &Records, record: &Record) -> Result<Withdrawn, Error> {
+/// Takes back what `record` says, and the record. Of the host ports that it had, those that the records
+/// of `others` name, the oldest first, are theirs again.
+pub fn take_back(
+    records: &Records,
+    record: &Record,
+    others: &[Record],
+) -> Result<Withdrawn, Error> {
     let mut socket = open().map_err(failed)?;
-    attachment::remove(&mut socket, record).map_err(failed)?;
+    let others: Vec<_> = others.iter().filter(|other| *other != record).collect();
+    attachment::remove(&mut socket, record, &others).map_err(failed)?;
     forget(record, |port, address| Filter {
         reply_source: Some(address),
         reply_port: Some(port.container_port),

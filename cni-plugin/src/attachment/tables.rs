@@ -77,28 +77,37 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
     Ok(written?)
 }
 
-/// Takes out what `record` has. What is gone already is no error.
-pub fn remove(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> {
+/// Takes out what `record` has. What is gone already is no error. A host port that one of the records of
+/// `others` has as well, the oldest first, is that of the youngest of them now.
+pub fn remove(
+    socket: &mut NftSocket,
+    record: &Record,
+    others: &[&Record],
+) -> Result<(), TableError> {
     let comments = [record.comment(), record.former_comment()].map(as_in_kernel);
+    let heirs = others.iter().copied().flat_map(hostports::elements);
+    let heirs = by_key(heirs);
     remove_with(socket, &parts(record), |part, socket, batch| {
-        part.remove(socket, batch, &comments)
+        part.remove(socket, batch, &comments, &heirs)
     })?;
     Ok(())
 }
 
 /// Takes out what an attachment has of which only the comment says so, by one of `owners`
 /// ([`owner`](super::owner), [`former_owner`](super::former_owner)): its record is gone or cannot be
-/// read. What one of the records says stays. Says whether there was anything.
+/// read. What one of the records says stays, and host ports pass on as in [`remove`]. Says whether there
+/// was anything.
 pub fn remove_owned(
     socket: &mut NftSocket,
     owners: [String; 2],
     kept: &[Record],
 ) -> Result<bool, TableError> {
     let owners = owners.map(as_in_kernel);
+    let heirs = by_key(kept.iter().flat_map(hostports::elements));
     let kept: Vec<_> = kept.iter().flat_map(parts).collect();
     let kept: Vec<_> = kept.iter().flat_map(|part| &part.elements).collect();
     remove_with(socket, &empty_parts(), |part, socket, batch| {
-        part.remove_owned(socket, batch, &owners, &kept)
+        part.remove_owned(socket, batch, &owners, &kept, &heirs)
     })
 }
 
@@ -181,12 +190,6 @@ fn is_of(element: &Element, owners: &[Option<Comment>]) -> bool {
 
 /// The tables in which `record` has something.
 fn parts(record: &Record) -> Vec<Part> {
-    let by_key = |elements: Vec<(&'static str, Key, Element)>| {
-        let elements = elements.into_iter();
-        elements
-            .map(|(set, key, element)| ((set, key), element))
-            .collect()
-    };
     let ports = Part {
         skeleton: hostports::skeleton(),
         elements: by_key(hostports::elements(record)),
@@ -198,6 +201,14 @@ fn parts(record: &Record) -> Vec<Part> {
     let mut parts = vec![ports, hidden];
     parts.retain(|part| !part.elements.is_empty());
     parts
+}
+
+/// Elements by their sets and keys, of which later ones win.
+fn by_key(elements: impl IntoIterator<Item = (&'static str, Key, Element)>) -> Elements {
+    let elements = elements.into_iter();
+    elements
+        .map(|(set, key, element)| ((set, key), element))
+        .collect()
 }
 
 /// Writes the elements of all parts; with `replace` in the place of what has their keys.
@@ -261,13 +272,14 @@ impl Part {
         Ok(())
     }
 
-    /// Deletes the elements that still are those of the attachment. An element that says what ours
-    /// says is ours, whatever its comment.
+    /// Deletes the elements that still are those of the attachment, and writes those of `heirs` in their
+    /// place. An element that says what ours says is ours, whatever its comment.
     fn remove(
         &self,
         socket: &mut NftSocket,
         batch: &mut Batch,
         comments: &[Option<Comment>],
+        heirs: &Elements,
     ) -> Result<(), TableError> {
         for (name, ours) in self.by_set() {
             let found = self.read(socket, name)?;
@@ -280,26 +292,36 @@ impl Part {
                 let is_ours = |found: &Element| {
                     comments.contains(&found.comment) || found.value == element.value
                 };
-                if found.get(&key).is_some_and(is_ours) {
-                    elements.delete(&key, None);
+                if !found.get(&key).is_some_and(is_ours) {
+                    continue;
+                }
+                elements.delete(&key, None);
+                if let Some(heir) = heirs.get(&(name, key.clone())) {
+                    elements.add(&heir.borrow(&key));
                 }
             }
         }
         Ok(())
     }
 
-    /// Deletes the elements whose comment names an owner, but not those of `kept`.
+    /// Deletes the elements whose comment names an owner, but not those of `kept`, and writes those of
+    /// `heirs` in their place.
     fn remove_owned(
         &self,
         socket: &mut NftSocket,
         batch: &mut Batch,
         owners: &[Option<Comment>],
         kept: &[(&(&'static str, Key), &Element)],
+        heirs: &Elements,
     ) -> Result<(), TableError> {
         for (name, set) in self.skeleton.sets.iter() {
             let found = self.read(socket, name)?;
             let mut table = batch.table(FAMILY, &self.skeleton.name);
             let mut elements = table.elements(name, set);
+            let heir = |key: &Key| {
+                let mut heirs = heirs.iter();
+                heirs.find(|((of, one), _)| *of == name && one == key)
+            };
             let is_kept = |key: &Key, element: &Element| {
                 let mut kept = kept.iter();
                 kept.any(|((of, one), wanted)| {
@@ -307,8 +329,12 @@ impl Part {
                 })
             };
             for (key, element) in &found {
-                if is_of(element, owners) && !is_kept(key, element) {
-                    elements.delete(key, None);
+                if !is_of(element, owners) || is_kept(key, element) {
+                    continue;
+                }
+                elements.delete(key, None);
+                if let Some((_, heir)) = heir(key) {
+                    elements.add(&heir.borrow(key));
                 }
             }
         }

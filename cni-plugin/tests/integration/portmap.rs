@@ -134,6 +134,53 @@ fn of_two_containers_with_one_port_the_later_one_has_it_and_keeps_it() {
 }
 
 #[test]
+fn after_the_younger_container_the_older_one_has_the_port_again() {
+    for is_lost in [false, true] {
+        on_a_node(move |node| {
+            let config = portmap(json!([
+                {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+                {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+            ]));
+            let all = ["a", "b", "c"].map(|id| node.container(id));
+            let call = |verb, container| Call::new("portmap", verb, container, &config);
+            let mut results = Vec::new();
+            for (number, container) in (2..).zip(&all) {
+                let previous = attach(ptp(container));
+                call("ADD", container).after(&previous).succeed();
+                results.push(previous);
+                for (port, udp) in [(80, false), (53, true)] {
+                    let address = format!("10.1.2.{number}:{port}");
+                    serve(&container.netns, &container.id, &address, udp);
+                }
+            }
+            let asked = || tcp("127.0.0.1:8080").unwrap();
+            let datagram = || udp(40001, "127.0.0.1:5353", TIMEOUT).unwrap();
+            assert_eq!([asked(), datagram()], ["c 10.1.2.1"; 2]);
+            if is_lost {
+                let name = podwire::attachment::host_link_name("c", "eth0");
+                let record = format!("/run/podwire/attachments/{name}.portmap.json");
+                fs::remove_file(record).unwrap();
+            }
+            call("DEL", &all[2]).succeed();
+            assert_eq!(asked(), "b 10.1.2.1");
+            // Without the record the kernel goes on remembering the client for a while.
+            if !is_lost {
+                assert_eq!(datagram(), "b 10.1.2.1");
+            }
+            call("CHECK", &all[1]).after(&results[1]).succeed();
+            let mut gc = config.clone();
+            gc["cniVersion"] = "1.1.0".into();
+            gc["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
+            Call::new("portmap", "GC", &all[0], &gc).succeed();
+            assert_eq!(asked(), "a 10.1.2.1");
+            call("CHECK", &all[0]).after(&results[0]).succeed();
+            call("DEL", &all[0]).succeed();
+            node.assert_nothing_mapped();
+        });
+    }
+}
+
+#[test]
 fn a_clock_that_was_set_back_gives_no_host_port_to_an_older_pod() {
     on_a_node(|node| {
         let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));

@@ -109,7 +109,7 @@ impl HostPorts {
         let mut outcome = Outcome::default();
         (self.contested, outcome.contested) = Contested::of(&kept, world);
         for record in &gone {
-            let withdrawn = exposure::take_back(records, record);
+            let withdrawn = exposure::take_back(records, record, &kept);
             if outcome.count(withdrawn.map(|_| 1)) {
                 let (attachment, container_id) = (record.comment(), &record.container_id);
                 tracing::info!(
