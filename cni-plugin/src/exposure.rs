@@ -41,7 +41,32 @@ pub fn expose(record: &Record) -> Result<(), Error> {
         family: Some(IpFamily::of(address)),
         ..Filter::default()
     });
+    tell_of_idle_ports(record);
     Ok(())
+}
+
+/// Says which host ports lead nowhere: a container of one family has no address for a hostIP of the other.
+fn tell_of_idle_ports(record: &Record) {
+    for port in &record.host_ports {
+        if pairs(&[port], &record.addresses).next().is_some() {
+            continue;
+        }
+        let HostPort {
+            protocol,
+            host_ip,
+            host_port,
+            ..
+        } = port;
+        let family = match host_ip {
+            Some(IpAddr::V4(_)) => "IPv4 ",
+            Some(IpAddr::V6(_)) => "IPv6 ",
+            None => "",
+        };
+        let owner = record.comment();
+        streams::log(format_args!(
+            "host port {host_port}/{protocol} of {owner} leads nowhere: there is no {family}address"
+        ));
+    }
 }
 
 /// The record as the youngest of all: the younger one has a host port, and the clock may have been set

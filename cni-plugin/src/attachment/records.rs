@@ -121,12 +121,15 @@ impl Records {
         Ok((records, unreadable))
     }
 
-    /// How many records there are, readable or not.
+    /// How many records there are, readable or not. What is no file is none.
     pub fn count(&self) -> Result<usize, RecordError> {
         let wrong = |error| failed("list", &self.directory, &error);
         let entries = fs::read_dir(&self.directory).map_err(wrong)?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter(|name| is_record(name)).count())
+        let is_counted = |entry: &fs::DirEntry| {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            is_file && entry.file_name().to_str().is_some_and(is_record)
+        };
+        Ok(entries.flatten().filter(is_counted).count())
     }
 
     /// The record of one attachment, if there is one; or why it cannot be read.
@@ -228,8 +231,10 @@ fn remove(path: &Path) -> Result<bool, RecordError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        // A directory of that name is not a record, and not ours to remove.
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
+        // A directory of that name is not a record; what is in it is not ours to remove.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Ok(fs::remove_dir(path).is_ok())
+        }
         Err(error) => Err(failed("remove attachment record", path, &error)),
     }
 }

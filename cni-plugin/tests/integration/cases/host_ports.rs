@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{mapping, with_ports};
 use crate::net::{Outside, serve, tcp};
-use crate::node::{Call, on_a_node};
+use crate::node::{Call, config, on_a_node};
 
 /// Spellings of pairs of mappings that share a key in the kernel.
 const SAME: [[(&str, &str); 2]; 9] = [
@@ -169,5 +169,22 @@ fn portmap_opens_no_link_behind_which_the_container_is_not() {
             assert_eq!(after, local, "{v6}");
             call("DEL").succeed();
         }
+    });
+}
+
+#[test]
+fn a_host_port_at_an_address_of_a_family_that_the_container_lacks_is_said() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let ports = json!([mapping("192.0.2.1", "tcp", 80), mapping("", "udp", 80)]);
+        let mut config = config("podwire", &["fd00:1::/64"]);
+        config["runtimeConfig"] = json!({ "portMappings": ports });
+        let answer = Call::new("podwire", "ADD", &container, &config).run();
+        let expected = "host port 8080/tcp of a/eth0 leads nowhere: there is no IPv4 address";
+        assert!(answer.success, "{answer:?}");
+        assert!(answer.stderr.contains(expected), "{}", answer.stderr);
+        assert!(!answer.stderr.contains("/udp"), "{}", answer.stderr);
+        Call::new("podwire", "DEL", &container, &config).succeed();
+        node.assert_clean();
     });
 }

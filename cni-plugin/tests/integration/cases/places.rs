@@ -5,9 +5,11 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use super::{LEASES, RECORDS, mapping, with_ports};
+use crate::net::SILENCE;
 use crate::node::{Call, PLUGINS, config, names, on_a_node};
 
 #[test]
@@ -148,6 +150,64 @@ fn a_directory_in_the_place_of_a_lock_or_a_temporary_file_stops_nothing() {
         node.assert_nothing_mapped();
         assert!(paths.iter().all(|path| Path::new(path).join("x").is_dir()));
     });
+}
+
+#[test]
+fn a_socket_in_the_place_of_a_lock_stops_nothing() {
+    on_a_node(|node| {
+        let locks = [format!("{LEASES}/lock"), format!("{RECORDS}/lock")];
+        for lock in &locks {
+            fs::create_dir_all(Path::new(lock).parent().unwrap()).unwrap();
+            drop(UnixListener::bind(lock).unwrap());
+        }
+        let container = node.container("a");
+        let mut config = with_ports(json!([mapping("", "tcp", 80)]));
+        config["cni.dev/valid-attachments"] = json!([]);
+        let call = |verb| Call::new("podwire", verb, &container, &config);
+        let result = call("ADD").succeed();
+        call("CHECK").after(&result).succeed();
+        call("DEL").succeed();
+        call("GC").succeed();
+        node.assert_clean();
+        // It is the directory that is locked.
+        for directory in [LEASES, RECORDS] {
+            let opened = fs::File::open(directory).unwrap();
+            let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).unwrap();
+            let mut waiting = call("ADD").start();
+            std::thread::sleep(SILENCE);
+            assert!(waiting.try_wait().unwrap().is_none(), "{directory}");
+            drop(lock);
+            assert!(waiting.wait().unwrap().success());
+            call("DEL").succeed();
+        }
+    });
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_record_keeps_no_table() {
+    for is_empty in [true, false] {
+        on_a_node(move |node| {
+            let container = node.container("a");
+            let mut config = with_ports(json!([mapping("", "tcp", 80)]));
+            config["cni.dev/valid-attachments"] = json!([]);
+            let call = |verb| Call::new("podwire", verb, &container, &config);
+            call("ADD").succeed();
+            let link = podwire::attachment::host_link_name("a", "eth0");
+            let record = format!("{RECORDS}/{link}.json");
+            fs::remove_file(&record).unwrap();
+            let made = if is_empty {
+                record.clone()
+            } else {
+                format!("{record}/x")
+            };
+            fs::create_dir_all(made).unwrap();
+            call("DEL").succeed();
+            assert_eq!(fs::exists(&record).unwrap(), !is_empty);
+            node.assert_nothing_mapped();
+            call("GC").succeed();
+            assert_eq!(node.ruleset(), "");
+        });
+    }
 }
 
 #[test]
