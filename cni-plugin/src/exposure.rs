@@ -117,15 +117,14 @@ pub fn withdraw(
             Ok(withdrawn)
         }
         // None, or one of another attachment whose name is the same: not ours to remove.
-        _ => {
-            if let Some(records) = &records {
-                records.tidy();
+        (records, _) => {
+            records.iter().for_each(Records::tidy);
+            if !has_more() {
+                return Ok(Withdrawn { _socket: None });
             }
-            let nothing = Ok(Withdrawn { _socket: None });
-            match has_more().then(|| take_back_unread(records.as_ref(), call)) {
-                Some(Err(error)) if !has_nftables(&error) => nothing,
-                Some(withdrawn) => withdrawn,
-                None => nothing,
+            match take_back_unread(records.as_ref(), call) {
+                Err(error) if !has_nftables(&error) => Ok(Withdrawn { _socket: None }),
+                withdrawn => withdrawn,
             }
         }
     }

@@ -151,7 +151,6 @@ fn portmap_opens_no_link_behind_which_the_container_is_not() {
                 ],
             });
             let call = |verb| Call::new("portmap", verb, &container, &config).after(&previous);
-            let local = node.ask("ip", &["-6", "route", "show", "table", "local"]);
             let answer = call("ADD").run();
             assert!(answer.success, "{v4}: {answer:?}");
             for expected in ["do not work from 127.0.0.1", "do not work from ::1"] {
@@ -165,8 +164,8 @@ fn portmap_opens_no_link_behind_which_the_container_is_not() {
                     "{v4} {link}"
                 );
             }
-            let after = node.ask("ip", &["-6", "route", "show", "table", "local"]);
-            assert_eq!(after, local, "{v6}");
+            let local = ["-6", "route", "show", "table", "local", "::1"];
+            assert_eq!(node.ask("ip", &local).lines().count(), 1, "{v6}");
             call("DEL").succeed();
         }
     });
