@@ -53,6 +53,28 @@ impl NetworkPolicy {
     }
 }
 
+/// Why no port of a pod can have this name, if that is so: the API server takes only those of
+/// RFC 6335 (`IsValidPortName` in k8s.io/apimachinery/pkg/util/validation).
+fn no_port_name(name: &str) -> Option<&'static str> {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase();
+    let is_known = |byte: u8| is_letter(byte) || byte.is_ascii_digit() || byte == b'-';
+    let is_name = (1..=15).contains(&name.len())
+        && name.bytes().all(is_known)
+        && name.bytes().any(is_letter)
+        && !(name.starts_with('-') || name.ends_with('-') || name.contains("--"));
+    match name.parse::<u64>() {
+        _ if is_name => None,
+        Ok(_) => Some(
+            "has a number in quotes, which is the name of no port, so it allows nothing; write it \
+             without quotes",
+        ),
+        Err(_) => Some(
+            "has a name that no port can have, so it allows nothing; write one of at most 15 letters \
+             a-z, digits and single hyphens between them, with at least one letter, or a number",
+        ),
+    }
+}
+
 fn is_empty(rules: &Value) -> bool {
     rules.as_array().is_some_and(Vec::is_empty)
 }
@@ -283,6 +305,12 @@ impl Reader<'_> {
 
     fn port(&mut self, field: &'static str, port: &Value) -> Option<PolicyPort> {
         let fields = self.map(field, port, &["protocol", "port", "endPort"])?;
+        let given = ["port", "endPort"].map(|name| present(fields, name));
+        let mut texts = given.into_iter().flatten().filter_map(Value::as_str);
+        if let Some(reason) = texts.find_map(no_port_name) {
+            self.bad(field, port, reason);
+            return None;
+        }
         let protocol = match present(fields, "protocol").map(Value::as_str) {
             None | Some(Some("TCP")) => Some(Protocol::Tcp),
             Some(Some("UDP")) => Some(Protocol::Udp),
@@ -293,11 +321,9 @@ impl Reader<'_> {
             let number = value.as_u64().and_then(|number| u16::try_from(number).ok());
             number.filter(|number| *number > 0)
         };
-        let ports = match (present(fields, "port"), present(fields, "endPort")) {
+        let ports = match given.into() {
             (None, None) => Some(PortMatch::All),
-            (Some(Value::String(name)), None) if name.len() <= LONGEST => {
-                Some(PortMatch::Named(self.names.get(name)))
-            }
+            (Some(Value::String(name)), None) => Some(PortMatch::Named(self.names.get(name))),
             (Some(first), last) => number(first)
                 .zip(number(last.unwrap_or(first)))
                 .filter(|(first, last)| first <= last)

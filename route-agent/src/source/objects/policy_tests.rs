@@ -323,6 +323,42 @@ fn a_port_that_is_not_understood_allows_nothing() {
 }
 
 #[test]
+fn a_number_in_quotes_and_a_name_that_no_port_can_have_allow_nothing_and_are_named() {
+    let named = |port: Value| {
+        let read = ingress(json!([{"ports": [port]}]));
+        assert_eq!(read.ingress.unwrap()[0].ports, Some(Box::default()));
+        assert_eq!(read.invalid.len(), 1);
+        read.invalid[0].to_string()
+    };
+    let quotes = "it has a number in quotes, which is the name of no port, so it allows nothing; \
+                  write it without quotes";
+    for port in [
+        json!({"port": "80"}),
+        json!({"port": "0"}),
+        json!({"port": "80", "endPort": 90}),
+        json!({"port": 80, "endPort": "90"}),
+    ] {
+        let said = named(port);
+        assert!(said.ends_with(quotes), "{said}");
+    }
+    let long = "a".repeat(16);
+    for name in [
+        "", "HTTP", "my_port", "80-90", "-a", "a-", "a--b", "-80", &long,
+    ] {
+        let said = named(json!({"port": name}));
+        assert!(
+            said.contains("it has a name that no port can have"),
+            "{said}"
+        );
+    }
+    for name in ["a", "80a", "http-alt-8080-x", "1-a"] {
+        let expected = PortMatch::Named(Arc::from(name));
+        let read = ports(json!([{"port": name}])).unwrap();
+        assert_eq!(read[0].ports, expected, "{name}");
+    }
+}
+
+#[test]
 fn a_rule_that_is_not_understood_is_left_out_and_the_policy_isolates() {
     for rules in [
         json!([{"from": [], "via": "x"}]),
