@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use crate::features::parts::kept::Held;
 use crate::features::services::desired::claims::{Claimed, Claims};
-use crate::features::services::desired::frontends::Claim;
-use crate::snapshot::{ObjectName, Protocol, Service};
+use crate::features::services::desired::externals::Externals;
+use crate::features::services::desired::frontends::{self, Claim};
+use crate::snapshot::{ObjectName, Protocol, Service, ServiceKind, TrafficPolicy};
 
 /// What a health check node port answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,24 @@ pub struct LocalEndpoints {
     pub service: ObjectName,
     /// How many distinct ready endpoints it has on this node.
     pub count: usize,
+}
+
+/// The port at which a load balancer asks for a Service's endpoints, if it does.
+pub fn asked_port(service: &Service) -> Option<u16> {
+    let applies = service.kind == ServiceKind::LoadBalancer
+        && service.external_policy == TrafficPolicy::Local
+        && frontends::is_proxied(service);
+    service.health_check_node_port.filter(|_| applies)
+}
+
+/// Why the health check of a Service cannot be answered at its port, if the agent itself answers there.
+pub fn refused(service: &Service, externals: &Externals) -> Option<String> {
+    let port = asked_port(service)?;
+    let flag = externals.has_node_port(Protocol::Tcp, port)?;
+    Some(format!(
+        "spec.healthCheckNodePort `{port}` is left out: the agent itself answers there ({flag}); choose \
+         another"
+    ))
 }
 
 /// All health check node ports that this node must serve.

@@ -22,12 +22,12 @@ use crate::features::services::desired::frontends::{self, Frontend};
 use crate::features::services::desired::handwritten;
 use crate::features::services::desired::networks;
 use crate::features::services::desired::plan::{Plan, PortPlan};
-use crate::features::services::health_checks::{Checks, HealthPorts};
+use crate::features::services::health_checks::{self, Checks, HealthPorts};
 use crate::features::services::layout::limits;
 use crate::features::services::table::state::Done;
 use crate::features::services::table::sync::FamilyTable;
 use crate::metrics::LocalPolicy;
-use crate::snapshot::{ObjectName, ServiceKind, TrafficPolicy};
+use crate::snapshot::{ObjectName, Protocol, TrafficPolicy};
 
 /// Who has which health-check port: a socket of the agent, of which nothing stays in the kernel.
 pub const KEPT_PORTS: Kept = Kept::new("health-check-ports");
@@ -89,7 +89,7 @@ impl Publisher {
         warn: &mut Warn<'_>,
     ) {
         for name in names {
-            self.check_health(name, world);
+            self.check_health(name, externals, world);
             for table in tables {
                 self.count_local(name, table);
             }
@@ -196,6 +196,7 @@ impl Publisher {
         tables
             .flat_map(|table| of_table(name, table))
             .chain(service.and_then(|_| self.checks.warning(name)))
+            .chain(service.and_then(|one| health_checks::refused(one, externals)))
             .chain(written)
             .chain(alone.into_iter().flatten())
             .chain(service.into_iter().flat_map(frontends::warnings))
@@ -204,13 +205,11 @@ impl Publisher {
             .chain(conflicts)
     }
 
-    fn check_health(&mut self, name: &ObjectName, world: &World<'_>) {
+    fn check_health(&mut self, name: &ObjectName, externals: &Externals, world: &World<'_>) {
         let asked = world.snapshot.services.get(name).and_then(|service| {
-            let applies = service.kind == ServiceKind::LoadBalancer
-                && service.external_policy == TrafficPolicy::Local
-                && frontends::is_proxied(service);
-            let port = service.health_check_node_port.filter(|_| applies)?;
-            Some((service, port))
+            let port = health_checks::asked_port(service)?;
+            let is_free = externals.has_node_port(Protocol::Tcp, port).is_none();
+            is_free.then_some((service, port))
         });
         match asked {
             None => self.checks.forget(name),
@@ -373,6 +372,31 @@ mod tests {
             .iter()
             .filter(|one| one.contains("Service default/first has it"));
         assert_eq!(lost.count(), 50, "of addresses 49, and the port");
+    }
+
+    #[test]
+    fn a_health_check_port_at_which_the_agent_itself_answers_is_named_and_not_served() {
+        let mut node = TestNode::apart();
+        node.config.healthz_bind_address.0 = "127.0.0.1:10256".parse().ok();
+        let (health_ports, wanted) = watch::channel(HealthPorts::default());
+        let mut services = Services::open(health_ports, Logging::On).unwrap();
+        for (port, served) in [(10256, false), (32000, true), (10256, false)] {
+            let text = format!(
+                "kind LoadBalancer; cluster-ip 10.200.1.1; port tcp 80 31000; external-local; health {port}"
+            );
+            let mut dirty = Dirty::default();
+            let object = Object::Service(named_service("web", &text));
+            node.snapshot.apply(Change::Set(object), &mut dirty);
+            services.notice(&Event::Objects(&dirty), &node.world());
+            node.writes(&mut services);
+            let said = "spec.healthCheckNodePort `10256` is left out: the agent itself answers there \
+                        (--healthz-bind-address); choose another";
+            let warnings = node.warnings();
+            let named = warnings.iter().any(|one| one.ends_with(said));
+            assert_eq!(named, !served, "{warnings:?}");
+            assert_eq!(wanted.borrow().ports.contains_key(&port), served);
+            assert_eq!(wanted.borrow().ports.len(), usize::from(served));
+        }
     }
 
     #[test]
