@@ -103,14 +103,22 @@ impl Node {
     }
 }
 
+/// More than these are not read of a Node. Kubernetes has a podCIDR of each family, and a machine rarely
+/// more than a few dozen addresses; each is compared with the others.
+const MOST_POD_CIDRS: usize = 250;
+const MOST_INTERNAL_IPS: usize = 1000;
+
 fn internal_ips(status: &NodeStatus, checker: &mut Checker) -> Vec<IpAddr> {
+    let field = "status.addresses[InternalIP]";
+    let addresses = status.addresses.iter();
+    let internal = addresses.filter(|a| a.kind.get() == Some("InternalIP"));
     let mut found = Vec::new();
-    for address in status
-        .addresses
-        .iter()
-        .filter(|a| a.kind.get() == Some("InternalIP"))
-    {
-        let field = "status.addresses[InternalIP]";
+    for (place, address) in internal.enumerate() {
+        if place == MOST_INTERNAL_IPS {
+            let reason = "is one more than the 1000 that are read of a Node";
+            checker.bad(field, address.address.shown(), reason);
+            break;
+        }
         let Some(ip) = checker.address(field, &address.address) else {
             continue;
         };
@@ -154,7 +162,12 @@ fn pod_cidrs(spec: &NodeSpec, checker: &mut Checker) -> Vec<IpNetwork> {
         _ => return Vec::new(),
     };
     let mut found = Vec::new();
-    for text in given {
+    for (place, text) in given.iter().enumerate() {
+        if place == MOST_POD_CIDRS {
+            let reason = "is one more than the 250 that are read of a Node";
+            checker.bad(field, text.shown(), reason);
+            break;
+        }
         let Some(network) = checker.cidr(field, text) else {
             continue;
         };

@@ -98,6 +98,35 @@ fn pod_cidrs_that_the_plugin_would_refuse_are_left_out_and_named_and_the_others_
 }
 
 #[test]
+fn of_very_many_pod_cidrs_and_addresses_of_a_node_some_are_read_and_the_next_is_named() {
+    let start = std::time::Instant::now();
+    let address = |at: u32| std::net::Ipv4Addr::from(0x0a00_0000 + at);
+    let cidrs: Vec<_> = (0..30_000u32)
+        .map(|at| format!("{}/28", address(16 * at)))
+        .collect();
+    let addresses: Vec<_> = (1..=30_000u32)
+        .map(|at| json!({"type": "InternalIP", "address": address(at).to_string()}))
+        .collect();
+    let worker = node(json!({"metadata": {"name": "worker"},
+        "spec": {"podCIDRs": cidrs}, "status": {"addresses": addresses}}));
+    assert_eq!(
+        (worker.internal_ips.len(), worker.pod_cidrs.len()),
+        (1000, 250)
+    );
+    assert_eq!(
+        notes(&worker.invalid),
+        [
+            "status.addresses[InternalIP] \"10.0.3.233\" is left out: it is one more than the 1000 that \
+             are read of a Node",
+            "spec.podCIDRs \"10.0.15.160/28\" is left out: it is one more than the 250 that are read of a \
+             Node",
+        ]
+    );
+    // To compare each with each takes several times as long.
+    assert!(start.elapsed() < std::time::Duration::from_secs(2));
+}
+
+#[test]
 fn an_internal_ip_that_is_no_destination_is_left_out_and_named_as_with_services() {
     for bad in [
         "255.255.255.255",
