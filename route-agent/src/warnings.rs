@@ -21,10 +21,10 @@ use crate::text;
 pub use limit::Used;
 
 /// More than this many lines at a time are summed up in one line of the log.
-const NAMED_AT_ONCE: u32 = 200;
+pub const NAMED_AT_ONCE: u32 = 200;
 
 /// After this long there may be one more line: some 25,000 in a day, whatever happens.
-const NEXT_LINE: Duration = Duration::from_millis(3500);
+pub const NEXT_LINE: Duration = Duration::from_millis(3500);
 
 /// So much is said of one object.
 const MOST_TEXTS: usize = 50;

@@ -30,6 +30,7 @@ use crate::features::routes::Desired;
 use crate::ours::{REFUSED_TABLE as TABLE, Removal};
 use crate::report::RouteReport;
 use crate::snapshot::{Protocol, Snapshot};
+use crate::warnings::{NAMED_AT_ONCE, NEXT_LINE, Used};
 
 /// How long a podCIDR is refused. The controllers take the pods of a deleted Node out of their
 /// Services within one and a half minutes; if they are down, some time after they are back.
@@ -49,6 +50,7 @@ const SETS: [(&str, Family, Field); 2] = [
 pub struct Refused {
     table: KeptTable,
     logging: Logging,
+    lines: Lines,
     /// They never overlap.
     networks: BTreeMap<IpNetwork, Gone>,
     /// What the agent before this one refused has been taken over.
@@ -64,12 +66,37 @@ struct Gone {
     until: Instant,
 }
 
+/// How much is told of podCIDRs that come and go: who may change a Node can make that as often as there
+/// is time, so the log has the limit that it has for warnings.
+#[derive(Debug, Default)]
+struct Lines {
+    used: Option<Used>,
+    untold: usize,
+}
+
+impl Lines {
+    /// Whether there may be one more line. The first after a pause tells how many were left out.
+    fn may_tell(&mut self, now: Instant) -> bool {
+        let used = self.used.get_or_insert(Used::nothing(now));
+        if !used.once_more(NAMED_AT_ONCE, NEXT_LINE, now) {
+            self.untold += 1;
+            return false;
+        }
+        let untold = std::mem::take(&mut self.untold);
+        if untold > 0 {
+            tracing::info!(untold, "podCIDRs came and went too often to name each");
+        }
+        true
+    }
+}
+
 impl Refused {
     /// Works in the network namespace of the calling thread.
     pub fn open(logging: Logging) -> podwire_kernel::Result<Self> {
         Ok(Self {
             table: KeptTable::open(Family::Inet, TABLE)?,
             logging,
+            lines: Lines::default(),
             networks: BTreeMap::new(),
             adopted: false,
             absent: false,
@@ -101,9 +128,10 @@ impl Refused {
 
     /// Forgets podCIDRs whose time is over; [`Refused::keep`] brings that to the kernel.
     pub fn expire(&mut self, now: Instant) {
+        let lines = &mut self.lines;
         self.networks.retain(|network, gone| {
             let over = gone.until <= now;
-            if over {
+            if over && lines.may_tell(now) {
                 tracing::info!(%network, owner = %gone.owner, "no longer refused");
             }
             !over
@@ -113,7 +141,9 @@ impl Refused {
     /// Notes podCIDRs that no Node has any more, with whose they were.
     pub fn add(&mut self, left: Vec<(IpNetwork, String)>, now: Instant) {
         for (network, owner) in left {
-            tracing::info!(%network, %owner, "gone; packets to its pods are refused for a while");
+            if self.lines.may_tell(now) {
+                tracing::info!(%network, %owner, "gone; packets to its pods are refused for a while");
+            }
             let until = now + KEPT;
             insert(&mut self.networks, network, Gone { owner, until });
         }
@@ -337,6 +367,17 @@ mod tests {
             .map(|(network, gone)| (*network, gone.owner.clone(), KEPT))
             .collect();
         assert_eq!(networks_of(&wanted(&networks, Logging::On)), read);
+    }
+
+    #[test]
+    fn of_a_pod_cidr_that_comes_and_goes_all_the_time_the_log_has_no_line_each_time() {
+        let start = Instant::now();
+        let mut lines = Lines::default();
+        let times = (0..1200).map(|time| start + Duration::from_millis(7) * time);
+        let told = times.filter(|now| lines.may_tell(*now)).count();
+        assert_eq!(told, 202, "two more in eight seconds");
+        assert!(lines.may_tell(start + Duration::from_secs(60)));
+        assert_eq!(lines.untold, 0);
     }
 
     #[test]
