@@ -7,6 +7,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::cidr::contains;
 use crate::snapshot::{
     self, Block, Direction, Peer, PolicyPort, PolicyRule, PortMatch, Protocol, Selector,
 };
@@ -261,12 +262,23 @@ impl Reader<'_> {
     fn block(&mut self, field: &'static str, block: &Value) -> Option<Block> {
         let fields = self.map(field, block, &["cidr", "except"])?;
         let network = self.network(field, present(fields, "cidr").unwrap_or(&Value::Null))?;
-        let except = self.list(field, present(fields, "except"))?;
-        let except: Option<Vec<_>> = except
-            .iter()
-            .map(|hole| self.network(field, hole))
-            .collect();
-        let mut except = except?;
+        let mut except = Vec::new();
+        for hole in self.list(field, present(fields, "except"))? {
+            let read = self.network(field, hole)?;
+            if contains(read, network) {
+                let reason = "has an `except` that takes all of its `cidr`, so it allows nothing";
+                self.bad(field, block, reason);
+                return None;
+            }
+            match contains(network, read) {
+                true => except.push(read),
+                false => self.bad(
+                    field,
+                    hole,
+                    "is outside of its `cidr`, so it excepts nothing",
+                ),
+            }
+        }
         except.sort_unstable();
         except.dedup();
         Some(Block {
@@ -281,7 +293,9 @@ impl Reader<'_> {
             self.bad(field, value, "is not a CIDR, so it allows nothing");
             return None;
         };
-        if let Some(reason) = read.reason {
+        let blanks = value.as_str().filter(|text| text.trim() != *text);
+        let blanks = blanks.map(|_| "has blanks around it, which an API server would not take");
+        if let Some(reason) = read.reason.or(blanks) {
             self.checker.taken(field, shown(value), reason, read.value);
         }
         Some(read.value)

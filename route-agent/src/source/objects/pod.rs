@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use crate::cidr::no_destination;
 use crate::snapshot::{self, Labels, NAME_LABEL, NamedPort, Uid};
 use crate::source::objects::{
     Checker, Flag, Metadata, Names, Number, Text, Unnamed, lenient, nullable, possible,
@@ -133,10 +134,19 @@ fn take_addresses(status: &PodStatus, pod: &mut snapshot::Pod, checker: &mut Che
         if text.get().is_none_or(str::is_empty) {
             continue;
         }
-        match checker.address("status.podIPs", text) {
-            Some(IpAddr::V4(address)) => _ = pod.ipv4.get_or_insert(address),
-            Some(IpAddr::V6(address)) => _ = pod.ipv6.get_or_insert(address),
-            None => {}
+        let field = "status.podIPs";
+        let Some(address) = checker.address(field, text) else {
+            continue;
+        };
+        let is_second = match address {
+            IpAddr::V4(_) => pod.ipv4.is_some(),
+            IpAddr::V6(_) => pod.ipv6.is_some(),
+        };
+        let second = is_second.then_some("is not the first of its family, which alone counts");
+        match (no_destination(address).or(second), address) {
+            (Some(reason), _) => checker.bad(field, text.shown(), reason),
+            (None, IpAddr::V4(address)) => pod.ipv4 = Some(address),
+            (None, IpAddr::V6(address)) => pod.ipv6 = Some(address),
         }
     }
 }
@@ -152,7 +162,16 @@ fn named_ports(spec: &PodSpec, checker: &mut Checker) -> Vec<NamedPort> {
         let Some(name) = port.name.get().filter(|name| !name.is_empty()) else {
             continue;
         };
-        let number = checker.port("spec.containers.ports.containerPort", &port.container_port);
+        let field = "spec.containers.ports.containerPort";
+        if port.container_port.is_unset() {
+            let shown = port.container_port.get().map_or("null", |_| "0");
+            checker.bad(
+                field,
+                shown,
+                "is not the number of a port, which one with a name needs",
+            );
+        }
+        let number = checker.port(field, &port.container_port);
         let protocol = checker.protocol("spec.containers.ports.protocol", &port.protocol);
         if let (Some(number), Some(protocol)) = (number, protocol) {
             found.push(NamedPort {

@@ -99,6 +99,35 @@ fn a_pod_that_has_ended_or_has_no_address_yet_says_so() {
 }
 
 #[test]
+fn ports_and_addresses_of_a_pod_that_an_api_server_would_refuse_are_named() {
+    let read = pod(json!({"metadata": {"name": "web"},
+        "spec": {"containers": [{"ports": [{"name": "a"}, {"name": "b", "containerPort": 0},
+            {"containerPort": 0}, {"name": "c", "containerPort": 80}]}]},
+        "status": {"podIPs": [{"ip": "127.0.0.1"}, {"ip": "10.10.1.2"}, {"ip": "fd00::2"},
+            {"ip": "10.10.1.3"}]}}));
+    assert_eq!(read.ports.len(), 1);
+    assert_eq!(read.ipv4, "10.10.1.2".parse().ok());
+    assert_eq!(read.ipv6, "fd00::2".parse().ok());
+    let said: Vec<_> = read.invalid.iter().map(ToString::to_string).collect();
+    let no_port = |shown: &str| {
+        format!(
+            "spec.containers.ports.containerPort \"{shown}\" is left out: it is not the number of a port, \
+             which one with a name needs"
+        )
+    };
+    assert_eq!(
+        said,
+        [
+            no_port("null"),
+            no_port("0"),
+            "status.podIPs \"127.0.0.1\" is left out: it is a loopback address".to_owned(),
+            "status.podIPs \"10.10.1.3\" is left out: it is not the first of its family, which alone counts"
+                .to_owned(),
+        ]
+    );
+}
+
+#[test]
 fn pods_with_the_same_labels_and_ports_share_them() {
     let mut names = Names::default();
     let mut read = |name: &str| {
@@ -264,6 +293,46 @@ fn a_peer_that_is_not_understood_allows_nothing_and_is_named() {
     let expected = "spec.ingress.from \"{}\" is left out: it is not a selector of pods or namespaces, \
                     or else an ipBlock, so it allows nothing";
     assert_eq!(text, expected);
+}
+
+#[test]
+fn exceptions_and_blanks_that_an_api_server_would_refuse_are_named() {
+    let read = |cidr: &str, except: &str| {
+        let block = json!({"cidr": cidr, "except": [except, "10.1.1.0/24"]});
+        let read = ingress(json!([{"from": [{"ipBlock": block}]}]));
+        let peers = read.ingress.unwrap()[0].peers.clone().unwrap();
+        let block = peers.first().map(|peer| match peer {
+            Peer::Block(block) => block.to_string(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(read.invalid.len(), 1);
+        (block, read.invalid[0].to_string())
+    };
+    for outside in ["10.2.0.0/16", "fd00::/64"] {
+        let (block, said) = read("10.1.0.0/16", outside);
+        assert_eq!(
+            block.as_deref(),
+            Some("10.1.0.0/16 except 10.1.1.0/24"),
+            "{outside}"
+        );
+        let expected = format!(
+            "spec.ingress.from \"{outside}\" is left out: it is outside of its `cidr`, so it excepts nothing"
+        );
+        assert_eq!(said, expected);
+    }
+    for all in ["10.1.0.0/16", "10.0.0.0/8", "0.0.0.0/0"] {
+        let (block, said) = read("10.1.0.0/16", all);
+        assert_eq!(block, None, "{all}");
+        let why = "it has an `except` that takes all of its `cidr`, so it allows nothing";
+        assert!(said.ends_with(why), "{said}");
+    }
+    let (block, said) = read(" 10.1.0.0/16", "10.1.1.0/24");
+    assert_eq!(block.as_deref(), Some("10.1.0.0/16 except 10.1.1.0/24"));
+    assert_eq!(
+        said,
+        "spec.ingress.from \" 10.1.0.0/16\" is taken as 10.1.0.0/16: it has blanks around it, which an \
+         API server would not take"
+    );
 }
 
 #[test]
