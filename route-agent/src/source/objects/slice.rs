@@ -89,9 +89,10 @@ pub struct Port {
 }
 
 impl EndpointSlice {
-    /// The Service that it belongs to.
+    /// The Service that it belongs to; none if the label is empty, as with kube-proxy.
     pub fn service(&self) -> Option<&str> {
-        self.metadata.labels.get(SERVICE_LABEL).and_then(Text::get)
+        let label = self.metadata.labels.get(SERVICE_LABEL)?.get();
+        label.filter(|name| !name.is_empty())
     }
 
     /// True if its endpoints have host names in place of addresses.

@@ -528,6 +528,8 @@ fn slices_of_host_names_or_without_a_service_are_passed_over() {
         json!({"metadata": {"name": "a", "labels": {"kubernetes.io/service-name": "w"}},
             "addressType": "FQDN", "endpoints": [{"addresses": ["example.com"]}]}),
         json!({"metadata": {"name": "a"}, "addressType": "IPv4"}),
+        json!({"metadata": {"name": "a", "labels": {"kubernetes.io/service-name": ""}},
+            "addressType": "IPv4"}),
     ] {
         let slice: EndpointSlice = serde_json::from_value(value).unwrap();
         assert_eq!(slice.into_snapshot(&mut Names::default()), Ok(None));

@@ -27,6 +27,11 @@ pub fn warnings(service: &Service, snapshot: &Snapshot, config: &Config) -> Vec<
     if service.kind != ServiceKind::ClusterIp {
         texts.extend(ports.clone().filter_map(unusual_node_port));
     }
+    if service.ports.is_empty() {
+        let text = "has no port that can be served, so no one answers; write one in spec.ports";
+        texts.push(text.to_owned());
+        return texts;
+    }
     if slices.is_empty() {
         texts.push(
             "has no EndpointSlice, so no one answers, and without an API server none is made; write \
@@ -156,6 +161,8 @@ mod tests {
         let web = service("cluster-ip 10.200.1.9; port tcp 80 name=http; port udp 53 name=dns");
         let none = with([]);
         assert_said(&warnings(&web, &none, &config), &["has no EndpointSlice"]);
+        let bare = service("cluster-ip 10.200.1.9");
+        assert_said(&warnings(&bare, &none, &config), &["has no port that"]);
         let good = [("http", Protocol::Tcp, 80), ("dns", Protocol::Udp, 53)];
         let slices = [
             slice_of("web", "web-1", &good, "10.10.1.2"),
