@@ -13,10 +13,14 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T
         strict_booleans: true,
         with_snippet: false,
         // A List of 5,000 Nodes as `kubectl get -o yaml` prints it is a fair manifest. Aliases
-        // cannot be used to blow it up: their expansion is limited separately.
+        // cannot be used to blow it up: what they stand for is limited separately.
         budget: serde_saphyr::budget! {
             max_events: 50_000_000,
             max_nodes: 50_000_000,
+        },
+        // A few hundred bytes can stand for any number of events, each of which takes memory and time.
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 20_000,
         },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
@@ -32,6 +36,9 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T
 
 /// A message of the parser in the words of who writes manifests, without advice for who calls it.
 fn plain(message: &str) -> &str {
+    if message.contains("alias replay limit") {
+        return "its aliases (`*name`) stand for too much; write out what they stand for";
+    }
     if message.contains("budget") {
         return "it is too large or nested too deeply for a manifest";
     }

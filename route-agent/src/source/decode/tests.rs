@@ -342,6 +342,29 @@ fn a_nested_bomb_is_refused_without_a_panic() {
 }
 
 #[test]
+fn aliases_that_stand_for_very_much_are_refused_at_once_and_named() {
+    let mut bomb =
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: a\n  a0: &a0 [x, x]\n".to_owned();
+    for level in 1..=10 {
+        let before = vec![format!("*a{}", level - 1); 9].join(", ");
+        bomb += &format!("  a{level}: &a{level} [{before}]\n");
+    }
+    let start = std::time::Instant::now();
+    let contents = read(&bomb);
+    assert!(contents.unreadable);
+    let said = &contents.problems[0];
+    assert!(
+        said.contains("its aliases (`*name`) stand for too much"),
+        "{said}"
+    );
+    assert!(start.elapsed() < std::time::Duration::from_secs(1));
+    // A few are what they are for.
+    let labels =
+        "apiVersion: v1\nkind: Node\nmetadata: {name: a, labels: &l {x: z}, annotations: *l}\n";
+    assert_eq!(keys(&read(labels)), ["Node a"]);
+}
+
+#[test]
 fn scalars_keep_their_spelling() {
     let text =
         "apiVersion: v1\nkind: Node\nmetadata: {name: on, labels: {kubernetes.io/hostname: 12}}\n";
@@ -441,7 +464,15 @@ fn what_is_wrong_with_a_manifest_is_said_to_who_writes_it() {
         let contents = decode(text.as_bytes(), Scope::All, &mut Names::default()).unwrap();
         let said = contents.problems.join(" ");
         assert!(!said.is_empty());
-        for word in ["DuplicateKeyPolicy", "Options", "budget", "Budget", "{"] {
+        for word in [
+            "DuplicateKeyPolicy",
+            "Options",
+            "budget",
+            "Budget",
+            "{",
+            "from_str",
+            "mapping start",
+        ] {
             assert!(!said.contains(word), "{said}");
         }
     }
