@@ -39,6 +39,14 @@ fn plain(message: &str) -> &str {
     if message.contains("alias replay limit") {
         return "its aliases (`*name`) stand for too much; write out what they stand for";
     }
+    if message.contains("from_str_multiple") {
+        return "it has several documents that are not between lines of `---` that end with LF; end all \
+                lines with LF, not with CR alone";
+    }
+    if message.contains("expected mapping start") {
+        return "it is no map where there must be one; write each object as a map with `apiVersion` and \
+                `kind`, and between two of them a line of `---`, or a `kind: List` around them";
+    }
     if message.contains("budget") {
         return "it is too large or nested too deeply for a manifest";
     }

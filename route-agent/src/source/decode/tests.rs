@@ -460,7 +460,9 @@ fn what_is_wrong_with_a_manifest_is_said_to_who_writes_it() {
     let deep = format!("kind: {}{}\n", "[".repeat(20_000), "]".repeat(20_000));
     let twice = "apiVersion: v1\nkind: Node\nkind: Node\n".to_owned();
     let anchors = "a: &a x\n".to_owned() + &"b: [*a, *a]\n".repeat(2);
-    for text in [deep, twice, anchors] {
+    let carriage_returns = format!("{NODE}---\n{NODE}").replace('\n', "\r");
+    let list = "- {apiVersion: v1, kind: Node}\n".to_owned();
+    for text in [deep, twice, anchors, carriage_returns, list] {
         let contents = decode(text.as_bytes(), Scope::All, &mut Names::default()).unwrap();
         let said = contents.problems.join(" ");
         assert!(!said.is_empty());
