@@ -11,6 +11,8 @@ pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, String> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
+        // As Kubernetes reads it (sigs.k8s.io/yaml, YAML 1.1): 0122 is 82.
+        legacy_octal_numbers: true,
         with_snippet: false,
         // A List of 5,000 Nodes as `kubectl get -o yaml` prints it is a fair manifest. Aliases
         // cannot be used to blow it up: what they stand for is limited separately.

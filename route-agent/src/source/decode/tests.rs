@@ -365,6 +365,26 @@ fn aliases_that_stand_for_very_much_are_refused_at_once_and_named() {
 }
 
 #[test]
+fn numbers_are_read_as_kubernetes_reads_yaml() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: 10.200.1.9\n  \
+                ports: [{port: 0122}, {port: 0o123, name: b}, {port: 84.0, name: c}, {port: 0x55, name: d}, \
+                {port: 86.5, name: e}, {port: '87.0', name: f}]\n---\n\
+                apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  \
+                ingress: [{ports: [{port: 0122}, {port: 84.0}]}]\n";
+    let contents = read(text);
+    let [Object::Service(web), Object::NetworkPolicy(policy)] = &contents.objects[..] else {
+        panic!("{contents:?}")
+    };
+    let ports: Vec<u16> = web.ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [82, 83, 84, 85]);
+    let bad: Vec<_> = web.invalid.iter().map(|one| &*one.value).collect();
+    assert_eq!(bad, ["86.5", "87.0"]);
+    let rules = policy.ingress.as_ref().unwrap();
+    assert_eq!(rules[0].ports.as_ref().unwrap().len(), 2);
+    assert!(policy.invalid.is_empty());
+}
+
+#[test]
 fn scalars_keep_their_spelling() {
     let text =
         "apiVersion: v1\nkind: Node\nmetadata: {name: on, labels: {kubernetes.io/hostname: 12}}\n";

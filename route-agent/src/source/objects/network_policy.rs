@@ -11,6 +11,7 @@ use crate::cidr::contains;
 use crate::snapshot::{
     self, Block, Direction, Peer, PolicyPort, PolicyRule, PortMatch, Protocol, Selector,
 };
+use crate::source::objects::scalar::whole;
 use crate::source::objects::strict::{LONGEST, Selectors, present, shown, unknown};
 use crate::source::objects::{Checker, Metadata, Names, Unnamed, lenient, policy_ports};
 
@@ -332,7 +333,8 @@ impl Reader<'_> {
             Some(_) => None,
         };
         let number = |value: &Value| {
-            let number = value.as_u64().and_then(|number| u16::try_from(number).ok());
+            let number = value.as_i64().or_else(|| whole(value.as_f64()?))?;
+            let number = u16::try_from(number).ok();
             number.filter(|number| *number > 0)
         };
         let ports = match given.into() {

@@ -77,7 +77,20 @@ enum Any {
     Null,
     Bool(bool),
     Integer(i64),
+    Float(f64),
     Other(Box<str>),
+}
+
+/// As a selector has it, which is read by way of JSON: `2.0` is not 2 there.
+fn written(value: f64) -> Box<str> {
+    serde_json::Value::from(value).to_string().into()
+}
+
+/// A number that is written with a fraction, if that is 0: between YAML and the API server is JSON as Go
+/// writes it, where `83.0` is 83.
+pub fn whole(value: f64) -> Option<i64> {
+    let text = format!("{value:.0}");
+    text.parse().ok().filter(|_| value.fract() == 0.0)
 }
 
 struct AnyVisitor;
@@ -112,10 +125,8 @@ impl<'de> Visitor<'de> for AnyVisitor {
         Ok(Any::Other(value.to_string().into()))
     }
 
-    /// As a selector has it, which is read by way of JSON: `2.0` is not 2 there.
     fn visit_f64<E>(self, value: f64) -> Result<Any, E> {
-        let text = serde_json::Value::from(value).to_string();
-        Ok(Any::Other(text.into()))
+        Ok(Any::Float(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Any, E> {
@@ -155,6 +166,7 @@ impl<'de> Deserialize<'de> for Text {
             Any::Null => None,
             Any::Bool(value) => Some(value.to_string().into()),
             Any::Integer(value) => Some(value.to_string().into()),
+            Any::Float(value) => Some(written(value)),
             Any::Other(text) => Some(text),
         }))
     }
@@ -165,6 +177,9 @@ impl<'de> Deserialize<'de> for Number {
         Ok(match deserializer.deserialize_any(AnyVisitor)? {
             Any::Null => Number::Absent,
             Any::Integer(value) => Number::Of(value),
+            Any::Float(value) => {
+                whole(value).map_or_else(|| Number::Bad(written(value)), Number::Of)
+            }
             Any::Bool(value) => Number::Bad(value.to_string().into()),
             Any::Other(text) => Number::Bad(text),
         })
@@ -177,6 +192,7 @@ impl<'de> Deserialize<'de> for Flag {
             Any::Null => Flag::Absent,
             Any::Bool(value) => Flag::Of(value),
             Any::Integer(value) => Flag::Bad(value.to_string().into()),
+            Any::Float(value) => Flag::Bad(written(value)),
             Any::Other(text) => Flag::Bad(text),
         })
     }
