@@ -46,8 +46,8 @@ fn plain(message: &str) -> &str {
                 lines with LF, not with CR alone";
     }
     if message.contains("expected mapping start") {
-        return "it is no map where there must be one; write each object as a map with `apiVersion` and \
-                `kind`, and between two of them a line of `---`, or a `kind: List` around them";
+        return "there is something else where a map belongs; write `name: value` there, at the top of each \
+                object its `apiVersion` and `kind`, and a line of `---` between two objects";
     }
     if message.contains("budget") {
         return "it is too large or nested too deeply for a manifest";

@@ -498,4 +498,24 @@ fn what_is_wrong_with_a_manifest_is_said_to_who_writes_it() {
             assert!(!said.contains(word), "{said}");
         }
     }
+    let carriage_returns = NODE.repeat(2).replace("apiVersion", "---\napiVersion");
+    for (text, expected) in [
+        (
+            carriage_returns.replace('\n', "\r"),
+            "end all lines with LF, not with CR alone",
+        ),
+        (
+            "- {apiVersion: v1}\n".to_owned(),
+            "line 1: there is something else where a map belongs",
+        ),
+    ] {
+        let said = read(&text).problems.remove(0);
+        assert!(said.contains(expected), "{said}");
+    }
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: [1]\n";
+    let said = &read(service).spoilt[0].1;
+    assert!(
+        said.contains("line 4: there is something else where a map belongs"),
+        "{said}"
+    );
 }
