@@ -174,8 +174,9 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
         let mut networks = world.uplink.into_iter().flat_map(Uplink::networks);
         networks.find(|nodes| cidr::overlap(**nodes, *network))
     };
-    let usable = |network: &&IpNetwork| nodes_network(network).is_none();
-    let networks: Vec<IpNetwork> = own.pod_cidrs.iter().filter(usable).copied().collect();
+    let usable = |network: &IpNetwork| nodes_network(network).is_none();
+    let networks = world.snapshot.pod_cidrs_of(own);
+    let networks: Vec<IpNetwork> = networks.filter(usable).collect();
     if networks.is_empty() {
         let mut taken = own.pod_cidrs.iter();
         return Err(
@@ -184,7 +185,13 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
                     "cannot give addresses of podCIDR {cidr} of Node {name}: it overlaps {nodes}, the \
                  nodes' own network; the cluster needs pod addresses that no machine has"
                 ),
-                None => format!("waits for Node {name} to have a podCIDR"),
+                None => match own.pod_cidrs.first() {
+                    Some(cidr) => format!(
+                        "cannot give addresses of podCIDR {cidr} of Node {name}, which is left out, as a \
+                         warning of its Node says"
+                    ),
+                    None => format!("waits for Node {name} to have a podCIDR"),
+                },
             },
         );
     }

@@ -28,7 +28,11 @@ use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless}
 use crate::files;
 use crate::ours::{NETWORK, Removal};
 use crate::report::{PodReport, Report};
+use crate::text::some_of;
 use crate::warnings::Warning;
+
+/// So many addresses are named in one warning.
+const NAMED: usize = 8;
 
 /// The feature.
 #[derive(Debug)]
@@ -97,8 +101,8 @@ impl Feature for Leases {
     fn notice(&mut self, event: &Event<'_>, world: &World<'_>) -> bool {
         match event {
             Event::Resync => true,
-            // The podCIDR may be known now.
-            Event::Objects(dirty) => !self.adopted && dirty.nodes.contains(world.own_name()),
+            // The podCIDR may be known now, or another one.
+            Event::Objects(dirty) => dirty.nodes.contains(world.own_name()),
             Event::Kernel(KernelEvent::Link { name, .. }) if name.starts_with("veth") => {
                 let soon = Instant::now() + CALM;
                 self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
@@ -118,9 +122,10 @@ impl Feature for Leases {
         let directory = world.config.lease_dir().join(NETWORK);
         let adopted = self.adopt(world, &directory)?;
         let (leases, unreadable) = lease::read_all(&directory)?;
-        warn.replace(unreadable.iter().map(warning));
         let links = self.socket.links()?;
         let lost = self.lost(&leases, &links, grace)?;
+        let outside = outside(leases.iter().filter(|one| !lost.contains(one)), world);
+        warn.replace(unreadable.iter().map(warning).chain(outside));
         self.due = self.missing.due(Instant::now(), grace);
         let released = if lost.is_empty() {
             Released::default()
@@ -200,6 +205,25 @@ fn warning(unreadable: &Unreadable) -> Warning {
         path.display()
     );
     Warning::new(format!("address {address}"), text)
+}
+
+/// The pods of this node to which no other node has a route.
+fn outside<'a>(leases: impl Iterator<Item = &'a Lease>, world: &World<'_>) -> Option<Warning> {
+    let own = world.own_node().filter(|own| !own.pod_cidrs.is_empty())?;
+    let cidrs = world.own_pod_cidrs();
+    let is_outside = |address: &IpAddr| !cidrs.iter().any(|cidr| cidr.contains(*address));
+    let addresses = leases.map(|lease| lease.address);
+    let mut addresses: Vec<IpAddr> = addresses.filter(is_outside).collect();
+    addresses.sort();
+    if addresses.is_empty() {
+        return None;
+    }
+    let named = some_of(&addresses, NAMED, ", ");
+    let text = format!(
+        "pods of this node have addresses outside its podCIDRs ({named}): other nodes do not reach them; \
+         delete these pods, and what owns them makes them again with others"
+    );
+    Some(Warning::new(format!("Node {}", own.name), text))
 }
 
 /// Links and leases, put together by attachment and sorted by address.

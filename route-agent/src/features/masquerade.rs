@@ -64,7 +64,7 @@ impl Feature for Masquerade {
     fn notice(&mut self, event: &Event<'_>, _: &World<'_>) -> bool {
         match event {
             Event::Objects(dirty) => {
-                self.stale |= !dirty.nodes.is_empty();
+                self.stale |= dirty.concerns_pod_cidrs();
                 self.stale
             }
             // It decides which podCIDRs and addresses of Nodes count.

@@ -191,7 +191,7 @@ impl Reconcile {
             return;
         }
         let dirty = std::mem::take(&mut self.dirty);
-        if !dirty.nodes.is_empty() {
+        if dirty.concerns_pod_cidrs() {
             self.settle_pod_cidrs();
         }
         if dirty.nodes.contains(&self.config.node_name) {

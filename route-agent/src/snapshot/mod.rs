@@ -24,6 +24,7 @@ mod service;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -217,6 +218,19 @@ impl Dirty {
             && self.namespaces.is_empty()
             && self.policies.is_empty()
             && self.cluster_policies.is_empty()
+    }
+
+    /// True if it may be another Node by now that has a podCIDR, or none.
+    pub fn concerns_pod_cidrs(&self) -> bool {
+        !self.nodes.is_empty() || self.endpoints.contains(&api_service())
+    }
+}
+
+/// The Service whose endpoints are the API servers.
+pub fn api_service() -> ObjectName {
+    ObjectName {
+        namespace: Arc::from("default"),
+        name: Arc::from("kubernetes"),
     }
 }
 
@@ -451,6 +465,18 @@ impl Snapshot {
         all.filter(|cidr| {
             self.left_out.is_empty() || !self.left_out.contains(&(*cidr, node.name.clone()))
         })
+    }
+
+    /// The addresses of the API servers and the ports at which they answer, as they publish them.
+    pub fn api_servers(&self) -> BTreeMap<IpAddr, BTreeSet<u16>> {
+        let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for slice in self.slices_of(&api_service()) {
+            for endpoint in slice.endpoints.iter() {
+                let ports = slice.ports.iter().map(|port| port.port);
+                all.entry(endpoint.address).or_default().extend(ports);
+            }
+        }
+        all
     }
 
     /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network, or one that

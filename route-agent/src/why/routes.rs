@@ -87,7 +87,14 @@ impl NextHop {
 fn gateway(facts: &Facts<'_>, node: &Node, cidr: IpNetwork) -> Result<IpAddr, String> {
     let held = facts.holder(cidr.network());
     let holds = held.is_some_and(|(holder, of)| holder.name == node.name && of == cidr);
-    if !holds && let Some(why) = collision(cidr, facts.uplink, facts.claims) {
+    if !holds
+        && let Some(why) = collision(
+            cidr,
+            facts.uplink,
+            &facts.snapshot.api_servers(),
+            facts.claims,
+        )
+    {
         return Err(why);
     }
     let own_ips = facts.own_node().map_or(&[][..], |own| &own.internal_ips);

@@ -11,6 +11,7 @@ use podwire_kernel::route::Route;
 use super::*;
 use crate::features::test_node::{TestNode, delete_pod_link, make_pod_link};
 use crate::metrics::TextFormat;
+use crate::snapshot::{Change, Dirty, Node, Object};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -63,6 +64,34 @@ fn a_lease_without_link_and_route_goes_after_the_grace_period() {
     assert_eq!(node.writes(&mut leases), 2);
     assert_eq!(leased(&node), ["10.10.1.2", "10.10.1.3"]);
     assert!(counted(&node, 0));
+}
+
+#[test]
+fn pods_that_outlive_a_pod_cidr_of_the_node_are_named_while_they_are_there() {
+    let (mut node, mut leases) = node(&[("10.10.1.2", "here"), ("10.10.9.3", "there")]);
+    make_pod_link("here");
+    make_pod_link("there");
+    node.config.lease_grace = Duration::ZERO;
+    let own = Node {
+        pod_cidrs: vec!["10.10.1.0/24".parse().unwrap()],
+        ..Node::named("worker")
+    };
+    let mut dirty = Dirty::default();
+    let change = Change::Set(Object::Node(own));
+    node.snapshot.apply(change, &mut dirty);
+    assert!(leases.notice(&Event::Objects(&dirty), &node.world()));
+    node.writes(&mut leases);
+    assert_eq!(
+        node.warnings(),
+        [
+            "Node worker: pods of this node have addresses outside its podCIDRs (10.10.9.3): other \
+             nodes do not reach them; delete these pods, and what owns them makes them again with \
+             others"
+        ]
+    );
+    delete_pod_link("there");
+    node.writes(&mut leases);
+    assert_eq!(node.warnings(), [""; 0]);
 }
 
 #[test]

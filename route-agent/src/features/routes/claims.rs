@@ -1,6 +1,7 @@
-//! Which Node has which podCIDR: no two may overlap, nor may one overlap the nodes' own network.
+//! Which Node has which podCIDR: no two may overlap, nor may one overlap the nodes' own network, or have the
+//! API server in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,14 +24,18 @@ pub struct PodCidr<'a> {
 /// The claims that hold, by family and first address. They never overlap.
 pub type Claims<'a> = BTreeMap<(bool, u128), PodCidr<'a>>;
 
+/// Where the API servers answer: [`Snapshot::api_servers`](crate::snapshot::Snapshot::api_servers).
+pub type ApiServers = BTreeMap<IpAddr, BTreeSet<u16>>;
+
 /// Notes that a Node has a podCIDR, unless it collides.
 pub fn claim<'a>(
     network: IpNetwork,
     node: &'a Node,
     uplink: Option<&Uplink>,
+    api_servers: &ApiServers,
     claims: &mut Claims<'a>,
 ) -> Result<(), String> {
-    if let Some(why) = collision(network, uplink, claims) {
+    if let Some(why) = collision(network, uplink, api_servers, claims) {
         return Err(why);
     }
     let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
@@ -49,6 +54,7 @@ pub fn claim<'a>(
 pub fn collision(
     network: IpNetwork,
     uplink: Option<&Uplink>,
+    api_servers: &ApiServers,
     claims: &Claims<'_>,
 ) -> Option<String> {
     if let Some(uplink) = uplink
@@ -59,6 +65,13 @@ pub fn collision(
         return Some(format!(
             "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
             uplink.name
+        ));
+    }
+    // An agent that lost its way there would never hear that the podCIDR is another one by now.
+    let range = network.network()..=network.broadcast();
+    if let Some((address, _)) = api_servers.range(range).next() {
+        return Some(format!(
+            "podCIDR {network} contains {address}, the address of the API server; it is left out"
         ));
     }
     let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));

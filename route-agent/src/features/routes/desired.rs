@@ -158,9 +158,9 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     usable(uplink)?;
     let mut desired = Desired::default();
     let mut faults: BTreeMap<&Arc<str>, Vec<String>> = BTreeMap::new();
-    let mut claims = Claims::new();
+    let (mut claims, api_servers) = (Claims::new(), snapshot.api_servers());
     for (node, network) in in_order(snapshot, own, given.holders) {
-        let route = claim(network, node, Some(uplink), &mut claims)
+        let route = claim(network, node, Some(uplink), &api_servers, &mut claims)
             .and_then(|()| route(network, node, own, uplink, snapshot));
         match route {
             Ok(route) => {
@@ -207,10 +207,10 @@ pub fn claims_that_hold<'a>(
     uplink: Option<&Uplink>,
     holders: &Holders,
 ) -> Claims<'a> {
-    let mut claims = Claims::new();
+    let (mut claims, api_servers) = (Claims::new(), snapshot.api_servers());
     for (node, network) in in_order(snapshot, own, holders) {
         // Who is left out is named in a warning of the routes.
-        let _ = claim(network, node, uplink, &mut claims);
+        let _ = claim(network, node, uplink, &api_servers, &mut claims);
     }
     claims
 }

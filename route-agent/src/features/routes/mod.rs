@@ -287,7 +287,7 @@ impl Feature for Routes {
         match event {
             Event::Objects(dirty) => {
                 let amid_pods = |name| self.is_amid_pods(name, world.snapshot);
-                self.stale |= !dirty.nodes.is_empty()
+                self.stale |= dirty.concerns_pod_cidrs()
                     || dirty.service_cidrs
                     || dirty.services.iter().any(amid_pods);
                 self.stale

@@ -10,8 +10,9 @@ use podwire_kernel::netns::unshare_thread;
 
 use super::*;
 use crate::config::{Config, test_config};
+use crate::features::services::desired::samples::slice_of;
 use crate::metrics::Metrics;
-use crate::snapshot::{Change, Dirty, Key, Node, Object, Snapshot};
+use crate::snapshot::{Change, Dirty, Key, Node, Object, Protocol, Snapshot};
 use crate::uplink::{Finder, Uplink};
 use crate::warnings::Warnings;
 

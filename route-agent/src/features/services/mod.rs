@@ -40,7 +40,7 @@ use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World
 use crate::features::parts::log::Logging;
 use crate::features::services::conntrack::{Sweeper, Work};
 use crate::features::services::desired::endpoints::Here;
-use crate::features::services::desired::externals::{Externals, api_service};
+use crate::features::services::desired::externals::Externals;
 use crate::features::services::health_checks::HealthPorts;
 use crate::features::services::publish::{KEPT_PORTS, Publisher};
 use crate::features::services::table::state::{Done, View};
@@ -202,7 +202,9 @@ impl Services {
                 before.refuses_cluster_ip(*address) != self.externals.refuses_cluster_ip(*address)
             };
             let services = world.snapshot.services.iter().filter(|(_, service)| {
-                !service.external_ips.is_empty() || service.cluster_ips.iter().any(differs)
+                !service.external_ips.is_empty()
+                    || !service.load_balancer_vips.is_empty()
+                    || service.cluster_ips.iter().any(differs)
             });
             dirty.extend(services.map(|(name, _)| name.clone()));
         }
@@ -290,10 +292,8 @@ impl Feature for Services {
                     // Whether their ClusterIPs are in one.
                     self.dirty.extend(world.snapshot.services.keys().cloned());
                 }
-                self.externals_stale |= !dirty.nodes.is_empty()
-                    || dirty.api_server
-                    || dirty.endpoints.contains(&api_service());
-                let networks = dirty.service_cidrs || !dirty.nodes.is_empty();
+                self.externals_stale |= dirty.concerns_pod_cidrs() || dirty.api_server;
+                let networks = dirty.service_cidrs || dirty.concerns_pod_cidrs();
                 self.networks |= networks;
                 if self.dirty.len() > before {
                     let now = Moment::now();

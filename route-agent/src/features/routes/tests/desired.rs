@@ -190,6 +190,27 @@ fn an_overlap_with_ours_or_anothers_is_named_and_the_older_node_keeps_it() {
 }
 
 #[test]
+fn a_pod_cidr_with_the_api_server_in_it_is_left_out_and_named() {
+    let liar = node("liar", &["172.18.0.90"], &["192.168.77.0/24"]);
+    let mut snapshot = snapshot([own(), liar]);
+    let ports = [("https", Protocol::Tcp, 6443)];
+    let slice = slice_of("kubernetes", "kubernetes-1", &ports, "192.168.77.5");
+    let mut dirty = Dirty::default();
+    snapshot.apply(Change::Set(Object::EndpointSlice(slice)), &mut dirty);
+    assert!(dirty.concerns_pod_cidrs());
+    let found = of(&snapshot, Some(&uplink()), &Holders::new()).unwrap();
+    assert!(!found.wants("192.168.77.0/24".parse().unwrap()));
+    let texts: Vec<_> = found.warnings.iter().map(|one| &*one.text).collect();
+    assert_eq!(
+        texts,
+        [
+            "podCIDR 192.168.77.0/24 contains 192.168.77.5, the address of the API server; it is left \
+             out"
+        ]
+    );
+}
+
+#[test]
 fn a_default_route_without_a_gateway_collides_with_no_pod_cidr() {
     let uplink = Uplink {
         on_link: vec!["0.0.0.0/0".parse().unwrap()],

@@ -6,7 +6,7 @@
 //! not either: see [`super::claims`].) A node port at which the agent itself answers is not given
 //! either, nor, where no API server chooses them, a ClusterIP that something else has. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::cidr;
 use crate::config::Config;
 use crate::config::services::ExternalIps;
 use crate::features::services::desired::endpoints::unusable;
-use crate::snapshot::{ObjectName, Protocol, Service, ServiceKind, Snapshot};
+use crate::snapshot::{Protocol, Service, ServiceKind, Snapshot};
 use crate::uplink::Uplink;
 
 /// Who may have which external IP.
@@ -28,12 +28,16 @@ pub struct Externals {
     pods: Vec<(IpNetwork, Arc<str>)>,
     /// The interface to the other nodes.
     uplink: Option<Uplink>,
+    /// Where the API servers answer.
+    api_servers: BTreeMap<IpAddr, BTreeSet<u16>>,
     /// The ports at which this agent answers, and the flags that say so.
     own_ports: BTreeMap<u16, &'static str>,
     /// ClusterIPs are what people wrote. An API server takes them from networks of its own, and there a
     /// Node, which may say of itself what it likes, must not take one away.
     handwritten: bool,
 }
+
+const LINK_LOCAL: &str = "it is a link-local address, which is another one on every link";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Holder {
@@ -74,19 +78,14 @@ impl Externals {
         for address in api_servers {
             reserved.entry(address).or_insert(Holder::ApiServerByFlag);
         }
-        let service = api_service();
-        let published = snapshot.slices_of(&service).flat_map(|slice| {
-            let endpoints = slice.endpoints.iter();
-            endpoints
-                .map(|endpoint| endpoint.address)
-                .collect::<Vec<_>>()
-        });
-        for address in published {
-            reserved.insert(address, Holder::ApiServer);
+        let api_servers = snapshot.api_servers();
+        for address in api_servers.keys() {
+            reserved.insert(*address, Holder::ApiServer);
         }
         Externals {
             allowed: allowed.clone(),
             reserved,
+            api_servers,
             pods,
             ..Externals::default()
         }
@@ -142,7 +141,7 @@ impl Externals {
     pub fn refuses(&self, address: IpAddr) -> Option<String> {
         if cidr::is_link_local(address) {
             // The metadata service of clouds among others, with the credentials of the node.
-            return Some("it is a link-local address, which is another one on every link".into());
+            return Some(LINK_LOCAL.into());
         }
         match self.reserved.get(&address) {
             Some(Holder::Node(name)) => return Some(format!("it is the address of Node {name}")),
@@ -155,9 +154,8 @@ impl Externals {
         if let Some(reason) = uplink.and_then(|uplink| uplink.no_host(address)) {
             return Some(format!("it {reason}"));
         }
-        let mut pods = self.pods.iter();
-        if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr.contains(address)) {
-            return Some(format!("it lies in the podCIDR {cidr} of Node {node}"));
+        if let Some(reason) = self.in_pod_cidr(address) {
+            return Some(reason);
         }
         let allowed = match &self.allowed {
             ExternalIps::All => true,
@@ -167,19 +165,43 @@ impl Externals {
         (!allowed).then(|| "--external-ips does not allow it".into())
     }
 
+    /// Why the load balancer of no Service may have this port of an address, if that is so. It may well be
+    /// an address of a Node.
+    pub fn refuses_balanced(&self, address: IpAddr, port: u16) -> Option<String> {
+        if cidr::is_link_local(address) {
+            return Some(LINK_LOCAL.into());
+        }
+        let ports = self.api_servers.get(&address);
+        if ports.is_some_and(|ports| ports.contains(&port)) {
+            return Some(format!("the API server answers at port {port} of it"));
+        }
+        let uplink = self.uplink.as_ref();
+        if let Some(reason) = uplink.and_then(|uplink| uplink.no_host(address)) {
+            return Some(format!("it {reason}"));
+        }
+        self.in_pod_cidr(address)
+    }
+
+    fn in_pod_cidr(&self, address: IpAddr) -> Option<String> {
+        let mut pods = self.pods.iter();
+        let (cidr, node) = pods.find(|(cidr, _)| cidr.contains(address))?;
+        Some(format!("it lies in the podCIDR {cidr} of Node {node}"))
+    }
+
     /// Why no Service may have this ClusterIP, if that is so.
     pub fn refuses_cluster_ip(&self, address: IpAddr) -> Option<String> {
         if !self.handwritten {
             return None;
+        }
+        if cidr::is_link_local(address) {
+            return Some(LINK_LOCAL.into());
         }
         match self.reserved.get(&address) {
             Some(Holder::Node(name)) => return Some(format!("it is the address of Node {name}")),
             Some(_) => return Some("it is the address of the API server".to_owned()),
             None => {}
         }
-        let mut pods = self.pods.iter();
-        let (cidr, node) = pods.find(|(cidr, _)| cidr.contains(address))?;
-        Some(format!("it lies in the podCIDR {cidr} of Node {node}"))
+        self.in_pod_cidr(address)
     }
 
     /// The flag by which the agent itself has this port of the node, if it has.
@@ -210,7 +232,25 @@ impl Externals {
             ))
         });
         let external_ips = self.refused_external_ips(service);
-        cluster_ips.chain(node_ports).chain(external_ips)
+        let balanced = self.refused_balanced(service);
+        let cluster_ips = cluster_ips.chain(node_ports);
+        cluster_ips.chain(external_ips).chain(balanced)
+    }
+
+    fn refused_balanced<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
+        let is_asked = service.kind == ServiceKind::LoadBalancer;
+        let vips = service.load_balancer_vips.iter().filter(move |_| is_asked);
+        vips.flat_map(move |address| {
+            let refused = service.ports.iter().filter_map(move |port| {
+                let why = self.refuses_balanced(*address, port.port)?;
+                Some(format!(
+                    "status.loadBalancer.ingress `{address}` is left out: {why}; have the load \
+                     balancer give another address"
+                ))
+            });
+            // What concerns all ports is said once.
+            refused.collect::<BTreeSet<_>>()
+        })
     }
 
     fn refused_external_ips<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
@@ -226,14 +266,6 @@ impl Externals {
                 "spec.externalIPs `{address}` is left out: {why}; take it out of the Service"
             ))
         })
-    }
-}
-
-/// The Service whose endpoints are the API servers.
-pub fn api_service() -> ObjectName {
-    ObjectName {
-        namespace: Arc::from("default"),
-        name: Arc::from("kubernetes"),
     }
 }
 
@@ -417,9 +449,41 @@ mod tests {
     }
 
     #[test]
+    fn a_load_balancer_gives_no_address_that_others_live_from_but_may_well_be_a_node() {
+        let externals = Externals::desired(&snapshot(), &ExternalIps::None, []);
+        let web = service(
+            "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 6443; port tcp 80; \
+             vip 172.18.0.4 172.18.0.5 169.254.169.254 10.10.2.7 192.0.2.1",
+        );
+        let left_out = |address, why| {
+            format!(
+                "status.loadBalancer.ingress `{address}` is left out: {why}; have the load balancer \
+                 give another address"
+            )
+        };
+        let expected = [
+            left_out("172.18.0.5", "the API server answers at port 6443 of it"),
+            left_out("169.254.169.254", LINK_LOCAL),
+            left_out(
+                "10.10.2.7",
+                "it lies in the podCIDR 10.10.2.0/24 of Node worker2",
+            ),
+        ];
+        let texts: BTreeSet<_> = warnings(&externals, &web).into_iter().collect();
+        assert_eq!(texts, expected.into_iter().collect());
+        let claims = claims(&web, IpFamily::V4, &externals);
+        let has = |address: &str, port| {
+            claims.contains(&Claim::Vip(address.parse().unwrap(), Protocol::Tcp, port))
+        };
+        assert!(has("172.18.0.4", 6443) && has("192.0.2.1", 6443));
+        assert!(has("172.18.0.5", 80) && !has("172.18.0.5", 6443));
+        assert!(!has("169.254.169.254", 80) && !has("10.10.2.7", 80));
+    }
+
+    #[test]
     fn ports_of_the_agent_and_in_manifests_addresses_of_nodes_and_pods_are_refused() {
         let web = service(
-            "kind NodePort; cluster-ip 172.18.0.4 172.18.0.5 10.10.2.9 10.200.1.9; \
+            "kind NodePort; cluster-ip 172.18.0.4 172.18.0.5 10.10.2.9 169.254.1.1 10.200.1.9; \
              port tcp 80 10249; port tcp 81 10256; port udp 82 10256; \
              port tcp 83 31000",
         );
@@ -437,8 +501,9 @@ mod tests {
         assert_eq!(warnings(&of_api, &web), ports[1..]);
         let written = Externals::of(&snapshot(), &test_config(&["--manifests=/m"]));
         let texts = warnings(&written, &web);
-        assert_eq!(texts[3..], ports);
-        for (text, why) in texts.iter().zip(["Node worker2", "API server", "podCIDR"]) {
+        assert_eq!(texts[4..], ports);
+        let reasons = ["Node worker2", "API server", "podCIDR", "link-local"];
+        for (text, why) in texts.iter().zip(reasons) {
             assert!(text.contains(why), "{text}");
         }
         let claims = claims(&web, IpFamily::V4, &written);
