@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::World;
-use crate::features::routes::{Claims, claims_that_hold, holder};
+use crate::pod_cidrs::{Claims, claims_that_hold, holder};
 use crate::report::{PodReport, Report};
 use crate::snapshot::{self, Direction, ObjectName, ServiceKind, Snapshot};
 

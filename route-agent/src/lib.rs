@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod notices;
 pub mod originals;
 pub mod ours;
+pub mod pod_cidrs;
 pub mod reconcile;
 pub mod report;
 pub mod ring;

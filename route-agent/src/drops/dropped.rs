@@ -14,7 +14,7 @@ use crate::drops::policy::{Court, Words};
 use crate::feature::World;
 use crate::features::parts::log::Reason;
 use crate::features::policies::desired::truth::{Traffic, Truth};
-use crate::features::routes::Claims;
+use crate::pod_cidrs::Claims;
 use crate::snapshot::{Direction, ObjectName, Protocol, Snapshot};
 use crate::text::protocol_name;
 use crate::why::{Decided, Facts, Pod, Refused};

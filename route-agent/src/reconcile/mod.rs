@@ -6,7 +6,6 @@
 //! source has listed everything once.
 
 mod pending;
-mod pod_cidrs;
 mod repairs;
 mod slot;
 
@@ -23,11 +22,10 @@ use slot::{FIRST_PAUSE, Slot};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::feature::{Event, Feature, KernelEvent, World};
-use crate::features::routes::Holders;
 use crate::health::SharedHealth;
 use crate::input::Input;
 use crate::metrics::Metrics;
-use crate::reconcile::pod_cidrs::HoldersBefore;
+use crate::pod_cidrs::{Before, PodCidrs};
 use crate::report::{Report, UplinkReport, WarningReport};
 use crate::snapshot::{Dirty, Snapshot};
 use crate::uplink::{self, FindError, Finder, Uplink};
@@ -62,9 +60,7 @@ pub struct Reconcile {
     /// When the last turn began.
     now: Instant,
     listed: bool,
-    /// Who has which podCIDR.
-    holders: Holders,
-    holders_before: Option<HoldersBefore>,
+    pod_cidrs: PodCidrs,
     /// Everything that pods need has succeeded once.
     was_ready: bool,
     /// The first sync has been logged.
@@ -93,8 +89,7 @@ impl Reconcile {
             pending: Pending::default(),
             now: Instant::now(),
             listed: false,
-            holders: Holders::new(),
-            holders_before: None,
+            pod_cidrs: PodCidrs::default(),
             was_ready: false,
             announced: false,
             stopping: false,
@@ -105,6 +100,12 @@ impl Reconcile {
     /// knew it.
     pub fn with_last_pod_cidrs(mut self, cidrs: &[IpNetwork]) -> Self {
         self.snapshot.remember_pod_cidrs(cidrs);
+        self
+    }
+
+    /// From `before` it is asked, once all is listed, who had which podCIDR when an agent ran last.
+    pub fn with_holders_before(mut self, before: Before) -> Self {
+        self.pod_cidrs = PodCidrs::after(before);
         self
     }
 
@@ -246,6 +247,12 @@ impl Reconcile {
             ready_for_pods,
         };
         (world, &mut self.slots, &mut self.warnings)
+    }
+
+    /// Decides who has which podCIDR. To be called before the features are shown what has changed.
+    fn settle_pod_cidrs(&mut self) {
+        let (own, uplink) = (&self.config.node_name, self.uplink.as_ref());
+        self.pod_cidrs.settle(&mut self.snapshot, own, uplink);
     }
 
     fn own_ips(&self) -> &[IpAddr] {

@@ -8,6 +8,7 @@ use podwire::policy::{Attachment, News};
 use crate::feature::{SyncError, Synced, Told, Warn};
 use crate::health::Health;
 use crate::ours::Removal;
+use crate::pod_cidrs::Holders;
 use crate::snapshot::{Change, EndpointSlice, Key, Node, Object, ObjectName, Service};
 
 fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
-use crate::features::routes::{Claims, holder};
+use crate::pod_cidrs::{Claims, holder};
 use crate::snapshot::{Node, ObjectName, Service, Snapshot};
 use crate::uplink::Uplink;
 use crate::why::Pod;

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::features::routes::{collision, gateway_of};
+use crate::features::routes::gateway_of;
 use crate::ours::REFUSED_TABLE as REFUSED;
+use crate::pod_cidrs::collision;
 use crate::snapshot::Node;
 use crate::why::facts::{Facts, Party};
 use crate::why::{End, Hop, MASQUERADED, Wanted};

@@ -8,10 +8,10 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::route::{Route, RouteKind};
 
 use crate::cidr;
-use crate::features::routes::claims::{Claims, claim};
 use crate::features::routes::services;
 use crate::features::routes::unlikely::Likely;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
+use crate::pod_cidrs::{Claims, Holders, claim, in_order};
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
@@ -148,9 +148,6 @@ pub struct Given<'a> {
     pub holders: &'a Holders,
 }
 
-/// Nodes by the podCIDR that they have.
-pub type Holders = BTreeMap<IpNetwork, Arc<str>>;
-
 /// What should be there.
 pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     let Given { snapshot, own, .. } = *given;
@@ -200,21 +197,6 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     Ok(desired)
 }
 
-/// The claims that hold, by the rules of [`desired`]. `holders` are who has which podCIDR now.
-pub fn claims_that_hold<'a>(
-    snapshot: &'a Snapshot,
-    own: &Arc<str>,
-    uplink: Option<&Uplink>,
-    holders: &Holders,
-) -> Claims<'a> {
-    let (mut claims, api_servers) = (Claims::new(), snapshot.api_servers());
-    for (node, network) in in_order(snapshot, own, holders) {
-        // Who is left out is named in a warning of the routes.
-        let _ = claim(network, node, uplink, &api_servers, &mut claims);
-    }
-    claims
-}
-
 /// Notes the peers that have an InternalIP of another. One that has ours gets no route and hears so.
 fn shared_addresses<'a>(given: &Given<'a>, faults: &mut BTreeMap<&'a Arc<str>, Vec<String>>) {
     let mut first: BTreeMap<IpAddr, &Arc<str>> = BTreeMap::new();
@@ -242,26 +224,6 @@ fn usable(uplink: &Uplink) -> Result<(), NoUplink> {
     };
     let warning = Warning::new(format!("uplink {}", uplink.name), text);
     Err(NoUplink::Unusable(warning))
-}
-
-/// Who asks for which podCIDR, those first who win where two overlap: ourselves, then the older
-/// Node, so that one that joins cannot take traffic away. A Node that does not say how old it is
-/// (a manifest need not) wins where it has the podCIDR already, and nowhere else.
-fn in_order<'a>(
-    snapshot: &'a Snapshot,
-    own: &Arc<str>,
-    holders: &Holders,
-) -> Vec<(&'a Node, IpNetwork)> {
-    let nodes = snapshot.nodes.values();
-    let mut all: Vec<(&Node, IpNetwork)> = nodes
-        .flat_map(|node| node.pod_cidrs.iter().map(move |network| (node, *network)))
-        .collect();
-    all.sort_by_key(|(node, network)| {
-        let has_it = holders.get(network) == Some(&node.name);
-        let age = node.created.unwrap_or(if has_it { 0 } else { u64::MAX });
-        (node.name != *own, age, !has_it)
-    });
-    all
 }
 
 fn no_pod_cidr(node: &Node, handwritten: bool) -> String {

@@ -7,7 +7,6 @@
 //! no pod, which would otherwise leave by the default route and come back. What goes to the pods of
 //! a Node that has gone is refused for a while (`refused`), so that its clients need not wait.
 
-mod claims;
 mod desired;
 mod diff;
 pub mod refused;
@@ -26,11 +25,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::RouteSocket;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind, TABLE_MAIN};
 
-pub use claims::{Claims, collision, holder};
-pub use desired::{
-    Desired, Given, Holders, METRIC, NoUplink, UNREACHABLE_METRIC, claims_that_hold, desired,
-    gateway_of,
-};
+pub use desired::{Desired, Given, METRIC, NoUplink, UNREACHABLE_METRIC, desired, gateway_of};
 pub use diff::diff;
 use podwire_kernel::IpFamily;
 use refused::{InUse, Refused};
@@ -42,6 +37,7 @@ use crate::feature::{Event, Feature, KernelEvent, SyncError, Synced, Warn, World
 use crate::features::parts::kept::{Held, Kept};
 use crate::features::parts::log::Logging;
 use crate::ours::{REFUSED_TABLE, ROUTE_PROTOCOL as PROTOCOL, Removal};
+use crate::pod_cidrs::Holders;
 use crate::report::{Report, RouteReport};
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::warnings::Warning;

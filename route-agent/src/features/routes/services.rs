@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use crate::cidr;
-use crate::features::routes::claims::{Claims, PodCidr, holder};
+use crate::pod_cidrs::{Claims, PodCidr, holder};
 use crate::snapshot::{ObjectName, Snapshot};
 
 /// What was found.

@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::config::{Config, test_config};
-use crate::features::routes::{Claims, Holders, claims_that_hold};
+use crate::pod_cidrs::{Claims, Holders, claims_that_hold};
 use crate::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Key, Node, Object, ObjectName,
     Protocol, Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
