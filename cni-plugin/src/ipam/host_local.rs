@@ -70,7 +70,7 @@ impl Location {
         Ok(())
     }
 
-    /// The addresses that are leased to `owner`.
+    /// The addresses that [`Location::release`] would release.
     pub fn addresses(&self, owner: &Owner) -> Result<Vec<IpAddr>, Error> {
         let Some(mut store) = Store::open(&self.directory)? else {
             return Ok(Vec::new());
@@ -200,7 +200,7 @@ impl HostLocal {
         taken: &mut Vec<(IpAddr, &'a Range)>,
     ) -> Result<(), Error> {
         let mut requested = self.requested.clone();
-        let before = store.addresses_of(owner)?;
+        let before = store.indexed_addresses_of(owner)?;
         for (number, set) in self.sets.iter().enumerate() {
             let wanted = requested
                 .iter()

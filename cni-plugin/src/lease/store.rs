@@ -28,6 +28,14 @@ enum Index {
     Unusable,
 }
 
+/// The leases of an owner.
+#[derive(Debug)]
+struct Theirs {
+    /// The owner as the index has it: of leases in the old format without an interface.
+    owner: Owner,
+    addresses: Vec<IpAddr>,
+}
+
 /// The leases of one network, locked as long as this value lives.
 ///
 /// A value that is dropped without [`Store::finish`] leaves the leases right and the index out of
@@ -113,8 +121,13 @@ impl Store {
         }
     }
 
-    /// The addresses leased to `owner`, in leases of both formats.
+    /// The addresses that [`Store::release`] would release.
     pub fn addresses_of(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
+        self.find(owner).map(|found| found.addresses)
+    }
+
+    /// The addresses that the index has for `owner`, in leases of both formats.
+    pub fn indexed_addresses_of(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         self.ensure_index()?;
         let mut addresses = self.leases_of(owner)?;
         addresses.extend(self.leases_of(&owner.in_old_format())?);
@@ -153,34 +166,21 @@ impl Store {
 
     /// Whether anything is leased to `owner`, in leases of either format.
     pub fn has_lease(&mut self, owner: &Owner) -> Result<bool, StoreError> {
-        if !self.addresses_of(owner)?.is_empty() {
-            return Ok(true);
-        }
-        let old = owner.in_old_format();
-        let leases = self.leases()?;
-        Ok(leases
-            .iter()
-            .any(|lease| lease.owner == *owner || lease.owner == old))
+        Ok(!self.indexed_addresses_of(owner)?.is_empty() || self.has_unindexed(owner)?)
     }
 
-    /// Releases what is leased to `owner`, and returns the addresses. Leases of the old format are
-    /// released if there are no others, as host-local does.
-    ///
-    /// The files decide. The index shows the way to them, and does not see one that was written
-    /// over in place; so if it knows of none, all are read, unless this owner's were released not
-    /// long ago: runtimes repeat their DEL.
+    /// Releases what is leased to `owner`, and returns the addresses; goes on after a failure. Leases
+    /// of the old format are released if there are no others, as host-local does.
     pub fn release(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        self.ensure_index()?;
-        let mut released = self.release_all(owner)?;
-        if released.is_empty() && owner.ifname.is_some() {
-            released = self.release_all(&owner.in_old_format())?;
+        let found = self.find(owner)?;
+        let mut released = self.release_all(&found.owner, &found.addresses);
+        if found.owner != *owner {
+            // Entries without a lease may be left of the other format.
+            released = released.and(self.release_all(owner, &[]));
         }
-        let known = self.rebuilt || self.released.contains(&owner.hash());
-        if released.is_empty() && !known && self.index == Index::Complete {
-            released = self.release_unindexed(owner)?;
-        }
+        released?;
         self.remember(owner);
-        Ok(released)
+        Ok(found.addresses)
     }
 
     /// Whether `lease` is still there as it was.
@@ -203,16 +203,16 @@ impl Store {
         if (renumbered.is_err() || !indexed) && self.index == Index::Complete {
             self.index = Index::Stale;
         }
-        renumbered.map(|()| true)
+        renumbered.map(|_| true)
     }
 
-    /// Makes the entries of an owner's leases again, which are numbered.
-    fn renumber(&self, owner: &Owner, leases: Vec<IpAddr>) -> Result<(), StoreError> {
-        index::remove_all(&self.directory, owner)?;
+    /// Makes the entries of an owner's leases again, which are numbered; says how many there were.
+    fn renumber(&self, owner: &Owner, leases: Vec<IpAddr>) -> Result<usize, StoreError> {
+        let count = index::remove_all(&self.directory, owner)?;
         for address in leases {
             index::add(&self.directory, owner, address, 0)?;
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Takes one address away from `owner` again, after a later step failed.
@@ -390,17 +390,65 @@ impl Store {
         Ok(leases)
     }
 
-    /// Releases what the index knows of exactly this owner.
-    fn release_all(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        let leases = self.leases_of(owner)?;
-        for address in &leases {
-            self.remove_lease(*address)?;
+    /// What is leased to `owner`.
+    ///
+    /// The files decide. The index shows the way to them, and does not see one that was written
+    /// over in place; so if it knows of none, all are read, unless this owner's were released not
+    /// long ago: runtimes repeat their DEL.
+    fn find(&mut self, owner: &Owner) -> Result<Theirs, StoreError> {
+        self.ensure_index()?;
+        let found = self.find_indexed(owner)?;
+        let known = self.rebuilt || self.released.contains(&owner.hash());
+        let sure = known || self.index == Index::Unusable || !found.addresses.is_empty();
+        if sure || !self.has_unindexed(owner)? {
+            return Ok(found);
         }
+        self.index = Index::Stale;
+        self.ensure_index()?;
+        self.find_indexed(owner)
+    }
+
+    /// What the index knows of `owner`, in the old format if there is nothing in the new one.
+    fn find_indexed(&self, owner: &Owner) -> Result<Theirs, StoreError> {
+        let mut owner = owner.clone();
+        let mut addresses = self.leases_of(&owner)?;
+        if addresses.is_empty() && owner.ifname.is_some() {
+            owner = owner.in_old_format();
+            addresses = self.leases_of(&owner)?;
+        }
+        Ok(Theirs { owner, addresses })
+    }
+
+    /// Whether any file says that it is a lease of `owner`, in either format.
+    fn has_unindexed(&self, owner: &Owner) -> Result<bool, StoreError> {
+        let old = owner.in_old_format();
+        let leases = self.leases()?;
+        let mut owners = leases.iter().map(|lease| &lease.owner);
+        Ok(owners.any(|one| one == owner || *one == old))
+    }
+
+    /// Releases these leases of exactly this owner, which are all that the index knows; goes on after
+    /// a failure.
+    fn release_all(&mut self, owner: &Owner, leases: &[IpAddr]) -> Result<(), StoreError> {
+        let mut kept = Vec::new();
+        let mut removed = Ok(());
+        for address in leases {
+            let outcome = self.remove_lease(*address);
+            if outcome.is_err() {
+                kept.push(*address);
+            }
+            removed = removed.and(outcome);
+        }
+        removed.and(self.keep_entries(owner, kept))
+    }
+
+    /// Leaves the index of all entries of exactly this owner those of these leases.
+    fn keep_entries(&mut self, owner: &Owner, leases: Vec<IpAddr>) -> Result<(), StoreError> {
         let mut others = false;
         for address in index::addresses(&self.directory, owner) {
-            others |= self.directory.lease(address)?.is_some();
+            others |= !leases.contains(&address) && self.directory.lease(address)?.is_some();
         }
-        if index::remove_all(&self.directory, owner)? > 0 {
+        if self.renumber(owner, leases)? > 0 {
             self.changed = true;
         }
         if others && self.index == Index::Complete {
@@ -408,27 +456,7 @@ impl Store {
             self.index = Index::Stale;
             self.ensure_index()?;
         }
-        Ok(leases)
-    }
-
-    /// Releases leases of `owner` of which the index knows nothing.
-    fn release_unindexed(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        let leases = self.leases()?;
-        let of = |owner: &Owner| leases.iter().filter(|one| one.owner == *owner).collect();
-        let mut theirs: Vec<&Lease> = of(owner);
-        if theirs.is_empty() {
-            theirs = of(&owner.in_old_format());
-        }
-        if theirs.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.tidy_names()?;
-        for lease in &theirs {
-            self.remove_lease(lease.address)?;
-        }
-        self.index = Index::Stale;
-        self.ensure_index()?;
-        Ok(theirs.iter().map(|lease| lease.address).collect())
+        Ok(())
     }
 
     /// Notes that `owner` has no lease any more.

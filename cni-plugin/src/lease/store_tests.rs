@@ -221,6 +221,24 @@ fn a_lease_of_the_old_format_is_released() {
 }
 
 #[test]
+fn what_would_be_released_is_known_before_also_where_only_the_files_say_it() {
+    for content in ["b\r\neth0", "b"] {
+        let fixture = Fixture::new(&["10.0.0.0/24"]);
+        fixture.add("a").unwrap();
+        // In place, so that nothing shows that the index knows less.
+        fixture.write("10.0.0.2", content);
+        assert!(fixture.is_indexed());
+        assert_eq!(fixture.addresses_of("b"), ["10.0.0.2"], "{content:?}");
+        assert_eq!(fixture.del("b"), 1);
+        assert_eq!(fixture.addresses_of("b"), Vec::<String>::new());
+    }
+    let fixture = Fixture::new(&["10.0.0.0/24"]);
+    fixture.write("10.0.0.8", "a");
+    fixture.write("10.0.0.9", "a\r\neth0");
+    assert_eq!(fixture.addresses_of("a"), ["10.0.0.9"]);
+}
+
+#[test]
 fn a_lease_of_the_old_format_stays_while_there_is_one_with_an_interface() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.write("10.0.0.8", "a");
@@ -378,6 +396,34 @@ fn a_lease_that_cannot_be_released_keeps_no_other_from_it() {
     nix::mount::umount(&busy).unwrap();
     assert!(fixture.is_indexed());
     assert_eq!(list(&fixture.path()).unwrap(), leases[..1]);
+}
+
+#[test]
+fn a_lease_of_a_container_that_cannot_be_removed_keeps_not_its_other_one() {
+    let fixture = Fixture::new(&["10.0.0.0/24", "fd00::/64"]);
+    let release = |owner| {
+        let mut store = Store::create(&fixture.path()).unwrap();
+        let released = store.release(&Owner::new(owner, "eth0"));
+        store.finish();
+        released
+    };
+    fixture.add("a").unwrap();
+    let busy = fixture.path().join("10.0.0.2");
+    keep_busy(&busy);
+    for _ in 0..2 {
+        assert_eq!(release("a").unwrap_err().path, busy);
+        assert_eq!(fixture.read("fd00::2"), None);
+        assert!(fixture.is_indexed());
+        assert_eq!(fixture.addresses_of("a"), ["10.0.0.2"]);
+    }
+    // The same where the index does not know of them.
+    fixture.add("b").unwrap();
+    fixture.write("10.0.0.2", "c\r\neth0");
+    fixture.write("fd00::3", "c\r\neth0");
+    assert_eq!(release("c").unwrap_err().path, busy);
+    assert_eq!(fixture.read("fd00::3"), None);
+    nix::mount::umount(&busy).unwrap();
+    assert_eq!(fixture.del("c"), 1);
 }
 
 #[test]
