@@ -1,10 +1,10 @@
 //! The lease directory of one network: the system calls on it, under its lock.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -64,8 +64,10 @@ impl Directory {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = match open(path, flags, Mode::empty()) {
             Ok(fd) => fd,
-            // No directory has a name that is too long.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => return Ok(None),
+            // No directory has a name that is too long, and none is behind a link to itself.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG | Errno::ELOOP) => {
+                return Ok(None);
+            }
             Err(errno) => return Err(error("open lease directory", path, errno)),
         };
         let lock = lock(&fd, kind).map_err(|errno| error("lock", &path.join("lock"), errno))?;
@@ -236,10 +238,9 @@ impl Directory {
         write_all(&file, content)
     }
 
-    /// The target of the symbolic link `name`, if there is one.
-    pub fn link_target(&self, name: &str) -> Option<String> {
-        let target = readlinkat(&self.fd, name).ok()?;
-        String::from_utf8(target.into_vec()).ok()
+    /// The target of the symbolic link `name`; of what is no link `EINVAL`.
+    pub fn link_target(&self, name: &str) -> Result<OsString, Errno> {
+        readlinkat(&self.fd, name)
     }
 
     /// Makes the symbolic link `name` that points to `target`; `false` if the name is taken.

@@ -7,7 +7,10 @@
 //! container ID. What a lease names is whatever someone wrote there: names that would not be plain
 //! ones of a file are hashed.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
+
+use nix::errno::Errno;
 
 use super::Owner;
 use super::directory::Directory;
@@ -44,12 +47,26 @@ pub fn is_entry(name: &str) -> bool {
     name.starts_with('.') && name.contains('~')
 }
 
+/// The numbers of the entries of `owner` with their targets, from 0 on. What has such a name and is no
+/// link is passed over: the number is taken, and [`add`] goes on behind it.
+fn targets(directory: &Directory, owner: &Owner) -> impl Iterator<Item = (usize, OsString)> {
+    let targets = (0..).map_while(
+        |number| match directory.link_target(&entry(owner, number)) {
+            Ok(target) => Some((number, Some(target))),
+            Err(Errno::EINVAL) => Some((number, None)),
+            Err(_) => None,
+        },
+    );
+    targets.filter_map(|(number, target)| Some((number, target?)))
+}
+
 /// The addresses that the index has for `owner`, in the order of their numbers. What a lease
 /// really says has to be asked of the lease.
 pub fn addresses(directory: &Directory, owner: &Owner) -> Vec<IpAddr> {
-    let targets = (0..).map(|number| directory.link_target(&entry(owner, number)));
-    let targets = targets.take_while(Option::is_some).flatten();
-    targets.filter_map(|target| address_of(&target)).collect()
+    let targets = targets(directory, owner).map(|(_, target)| target);
+    targets
+        .filter_map(|target| address_of(target.to_str()?))
+        .collect()
 }
 
 /// Adds an entry for `address` and returns its number, at least `number`.
@@ -72,13 +89,14 @@ pub fn remove(directory: &Directory, owner: &Owner, number: usize) -> Result<boo
 
 /// Removes all entries of `owner`; says how many there were.
 pub fn remove_all(directory: &Directory, owner: &Owner) -> Result<usize, StoreError> {
-    let exists = |number: &usize| directory.link_target(&entry(owner, *number)).is_some();
-    let count = (0..).take_while(exists).count();
+    let numbers: Vec<_> = targets(directory, owner)
+        .map(|(number, _)| number)
+        .collect();
     // From the last one back: an entry behind a gap would not be found any more.
-    for number in (0..count).rev() {
-        remove(directory, owner, number)?;
+    for number in numbers.iter().rev() {
+        remove(directory, owner, *number)?;
     }
-    Ok(count)
+    Ok(numbers.len())
 }
 
 #[cfg(test)]

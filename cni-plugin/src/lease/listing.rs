@@ -1,9 +1,10 @@
 //! The leases of a network, and the addresses whose owner cannot be told.
 
 use std::fs::File;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 use super::file::{Found, Holder, look};
 use super::{Lease, StoreError, address_of};
@@ -39,7 +40,10 @@ pub fn read_all(directory: &Path) -> Result<(Vec<Lease>, Vec<Unreadable>), Store
     let failed = |error| StoreError::new("list leases in", directory, &error);
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((leases, unreadable)),
+        // No directory is behind a link to itself.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP)) => {
+            return Ok((leases, unreadable));
+        }
         Err(error) => return Err(failed(error)),
     };
     let opened = File::open(directory).map_err(failed)?;

@@ -280,6 +280,26 @@ fn an_entry_that_a_crash_left_without_a_lease_does_no_harm() {
 }
 
 #[test]
+fn what_is_no_entry_and_has_the_name_of_one_hides_none_behind_it() {
+    let fixture = Fixture::new(&["10.0.0.0/24", "fd00::/64"]);
+    let entry = |number| fixture.path().join(format!(".a~eth0~{number}"));
+    for number in [0, 2] {
+        fs::create_dir_all(entry(number)).unwrap();
+    }
+    fixture.add("a").unwrap();
+    let mut store = Store::create(&fixture.path()).unwrap();
+    let found = store
+        .indexed_addresses_of(&Owner::new("a", "eth0"))
+        .unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    drop(store);
+    assert_eq!(fixture.del("a"), 2);
+    assert!(fixture.is_indexed());
+    // The directories stay.
+    assert_eq!(fixture.entries(), 2);
+}
+
+#[test]
 fn a_directory_of_leases_can_be_moved() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
@@ -432,6 +452,11 @@ fn listing_or_releasing_where_nothing_is_makes_nothing() {
     assert_eq!(list(&fixture.path()).unwrap(), []);
     assert_eq!(fixture.del("a"), 0);
     assert!(!fixture.path().exists());
+    // A link to itself leads nowhere either.
+    std::os::unix::fs::symlink("net", fixture.path()).unwrap();
+    assert_eq!(list(&fixture.path()).unwrap(), []);
+    assert_eq!(fixture.del("a"), 0);
+    Store::create(&fixture.path()).unwrap_err();
 }
 
 #[test]

@@ -111,6 +111,25 @@ fn del_takes_out_every_element_of_the_address_and_none_of_others() {
 }
 
 #[test]
+fn del_takes_out_what_is_of_an_address_that_only_the_files_know() {
+    on_a_node(|node| {
+        let config = config("podwire", &SUBNETS);
+        let (first, second) = (node.container("a"), node.container("b"));
+        let result = Call::new("podwire", "ADD", &first, &config).succeed();
+        assert_eq!(result["ips"][0]["address"], "10.1.2.2/32");
+        enforce(node);
+        fs::write("/run/ipam/net/10.1.2.2", "b\r\neth0").unwrap();
+        Call::new("podwire", "DEL", &second, &config).succeed();
+        assert_eq!(left_in("/run/ipam/net"), [".a~eth0~0", "fd00:1::2"]);
+        let ruleset = node.ruleset();
+        assert!(
+            !ruleset.contains("10.1.2.2 ") && ruleset.contains("10.1.2.99 }"),
+            "{ruleset}"
+        );
+    });
+}
+
+#[test]
 fn a_pod_of_a_namespace_with_policies_is_not_started_and_nothing_is_left() {
     on_a_node(|node| {
         enforce(node);
