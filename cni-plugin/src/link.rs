@@ -17,8 +17,9 @@ use podwire_kernel::netns::Netns;
 use podwire_kernel::route::{Route, RouteKind, TABLE_LOCAL};
 use podwire_kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
 
-use crate::attachment::{Alias, LINK_GROUP};
+use crate::attachment::{Alias, LINK_GROUP, host_link_name};
 use crate::error::Error;
+use crate::lease::Owner;
 use crate::mtu::{self, SMALLEST_IPV6};
 use crate::result::{self, Attached, Interface};
 use crate::streams;
@@ -126,16 +127,26 @@ pub fn delete_unclaimed(host_name: &str) -> Result<bool, Error> {
     }
 }
 
-/// Deletes the interface `ifname` in a container if it is the end of a veth pair whose other end
-/// is elsewhere: a link that the reference plugin made, with another name on the host.
-pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {
+/// Deletes the interface of an attachment in a container if it is the end of a veth pair whose other
+/// end is elsewhere: a link that the reference plugin made, with another name on the host. False if
+/// nothing was deleted.
+pub fn delete_in_container(netns: &Netns, owner: &Owner) -> Result<bool, Error> {
     let failed = Error::kernel("link in the container");
+    let ifname = owner.likely_ifname();
     let found = RouteSocket::open_in(netns).and_then(|mut socket| {
         let link = socket.link_by_name(ifname)?;
-        match link.filter(|link| link.kind.as_deref() == Some("veth")) {
-            Some(link) => socket.delete_link(link.index).map(|()| true),
-            None => Ok(false),
+        let Some(link) = link.filter(|link| link.kind.as_deref() == Some("veth")) else {
+            return Ok(false);
+        };
+        if let Some(host) = other_end(&link)?.filter(|host| is_of_another(host, owner)) {
+            streams::log(format_args!(
+                "{ifname} in CNI_NETNS is the other end of {}, which is another container's: the \
+                 namespace is not that of {owner} any more, and nothing is deleted there",
+                host.name
+            ));
+            return Ok(false);
         }
+        socket.delete_link(link.index).map(|()| true)
     });
     match found {
         Ok(deleted) => Ok(deleted),
@@ -146,11 +157,38 @@ pub fn delete_in_container(netns: &Netns, ifname: &str) -> Result<bool, Error> {
     }
 }
 
+/// The other end of a link in a container, if it is in the namespace of the plugin.
+fn other_end(link: &Link) -> podwire_kernel::Result<Option<Link>> {
+    let Some(peer) = link.peer else {
+        return Ok(None);
+    };
+    // The number may be one of another namespace.
+    let found = RouteSocket::open()?.link_by_index(peer)?;
+    Ok(found.filter(|host| host.peer == Some(link.index)))
+}
+
+/// Whether a host end is that of another attachment. The path of a namespace may be a process's, and
+/// its number another one's by now. What no plugin of ours made says nothing.
+fn is_of_another(host: &Link, owner: &Owner) -> bool {
+    let ifname = owner.likely_ifname();
+    match host.alias.as_deref().and_then(Alias::parse) {
+        Some(alias) => !alias.is_of(&owner.container_id, ifname),
+        None => {
+            host.group == LINK_GROUP && host.name != host_link_name(&owner.container_id, ifname)
+        }
+    }
+}
+
 /// The MTU for a link with these addresses that follows the one that leads out of the node, if there
-/// is one.
+/// is one; of two, one for each family, the smaller one.
 pub fn followed_mtu(addresses: &[IpAddr]) -> Option<u32> {
-    let uplink = uplink_mtu(addresses.iter().any(IpAddr::is_ipv4))?;
-    let followed = mtu::following(uplink, addresses.iter().any(IpAddr::is_ipv6));
+    let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+    let families = [true, false].into_iter();
+    let families = families.filter(|v4| addresses.iter().any(|one| one.is_ipv4() == *v4));
+    // What goes out by the one has to fit through the smaller other as well.
+    let uplinks = families.filter_map(uplink_mtu);
+    let uplink = uplinks.min_by_key(|uplink| mtu::following(*uplink, ipv6))?;
+    let followed = mtu::following(uplink, ipv6);
     if followed != uplink {
         streams::log(format_args!(
             "the uplink has an MTU of {uplink} bytes, which a container's link cannot follow; it \

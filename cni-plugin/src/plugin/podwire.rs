@@ -256,10 +256,9 @@ fn agent_of<'a>(config: &'a Config<'_>) -> policy::Agent<'a> {
 fn del_link(call: &Call) -> Result<(), Error> {
     let deleted = link::delete(&host_link_name(&call.container_id, &call.ifname))?;
     // If the namespace is gone, so is everything that was in it.
-    if let Some(netns) = sandbox::open_if_there(call)?
-        && !deleted
-    {
-        link::delete_in_container(&netns, &call.ifname)?;
+    if !deleted && let Some(netns) = sandbox::open_if_there(call)? {
+        let owner = Owner::new(&call.container_id, &call.ifname);
+        link::delete_in_container(&netns, &owner)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use podwire_kernel::netns::Netns;
 
 use crate::environment::Call;
 use crate::error::Error;
+use crate::streams;
 
 /// Opens the namespace of the container, which must not be that of the plugin.
 pub fn open(call: &Call) -> Result<Netns, Error> {
@@ -33,7 +34,8 @@ pub fn open_any(call: &Call) -> Result<Netns, Error> {
 }
 
 /// Opens the namespace of the container for DEL; `None` if it is gone, or something else has its
-/// place: a directory, a socket, a pipe that would wait for a writer.
+/// place: a directory, a socket, a pipe that would wait for a writer, or the namespace of the plugin,
+/// where a process with the number of the container's has come to be.
 pub fn open_if_there(call: &Call) -> Result<Option<Netns>, Error> {
     if call.netns.is_none() {
         return Ok(None);
@@ -43,7 +45,12 @@ pub fn open_if_there(call: &Call) -> Result<Option<Netns>, Error> {
         return Ok(None);
     };
     if is_own(call, &netns)? {
-        return Err(Error::OwnNetns);
+        streams::log(format_args!(
+            "CNI_NETNS ({}) is the network namespace of the plugin: that of the container is gone, \
+             and nothing is touched there",
+            call.sandbox()
+        ));
+        return Ok(None);
     }
     Ok(Some(netns))
 }

@@ -106,6 +106,26 @@ fn a_namespace_that_is_gone_is_deleted_and_cannot_be_added() {
 }
 
 #[test]
+fn the_namespace_of_the_plugin_itself_is_left_alone_and_del_succeeds() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let call = |verb| {
+            let call = Call::new("loopback", verb, &container, &config());
+            call.with("CNI_NETNS", "/proc/self/ns/net").run()
+        };
+        let answer = call("DEL");
+        assert!(
+            answer.success && answer.stderr.contains("is gone"),
+            "{answer:?}"
+        );
+        assert!(node.ask("ip", &["link", "show", "lo"]).contains(",UP"));
+        for verb in ["ADD", "CHECK"] {
+            assert_eq!(call(verb).stdout["code"], 8, "{verb}");
+        }
+    });
+}
+
+#[test]
 fn a_strange_address_on_lo_is_named() {
     on_a_node(|node| {
         let container = node.container("a");

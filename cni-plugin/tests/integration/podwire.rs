@@ -92,6 +92,40 @@ fn the_mtu_follows_the_uplink() {
 }
 
 #[test]
+fn the_mtu_is_that_of_the_smaller_uplink_of_the_families_that_a_pod_has() {
+    on_a_node(|node| {
+        let _outside = Outside::new(node);
+        let route = |arguments: &str| {
+            let words: Vec<_> = arguments.split(' ').collect();
+            node.ask("ip", &words);
+        };
+        route("link set uplink mtu 1450");
+        route("link add other type veth peer name end");
+        route("link set other up");
+        route("link set end up");
+        route("addr add 198.51.100.1/24 dev other");
+        let dual = ["10.1.2.0/24", "fd00:1::/64"];
+        for (change, subnets, expected) in [
+            ("route del default", &dual[..], 1450),
+            ("route add blackhole default", &dual, 1450),
+            ("route del blackhole default", &dual[..1], 1500),
+            ("route add default via 198.51.100.9", &dual, 1450),
+            ("route get 203.0.113.1", &dual[..1], 1500),
+            ("-6 route del default", &dual, 1500),
+        ] {
+            route(change);
+            let addresses = subnets.iter().map(|subnet| {
+                let (address, _) = subnet.split_once('/').unwrap();
+                address.parse().unwrap()
+            });
+            let addresses: Vec<std::net::IpAddr> = addresses.collect();
+            let followed = podwire::link::followed_mtu(&addresses).unwrap_or(1500);
+            assert_eq!(followed, expected, "{change} {subnets:?}");
+        }
+    });
+}
+
+#[test]
 fn an_uplink_with_an_mtu_that_a_link_cannot_follow_stops_no_pod_but_a_configured_one_does() {
     on_a_node(|node| {
         let _outside = Outside::new(node);

@@ -308,6 +308,63 @@ fn deleting_what_was_never_made_succeeds() {
 }
 
 #[test]
+fn del_with_the_namespace_of_another_container_takes_nothing_from_that_one() {
+    on_a_node(|node| {
+        let config = config("ptp", &["10.1.2.0/24"]);
+        let (a, b, c) = (
+            node.container("a"),
+            node.container("b"),
+            node.container("c"),
+        );
+        for container in [&a, &b] {
+            Call::new("ptp", "ADD", container, &config).succeed();
+        }
+        let older = in_version(&config, "1.0.0");
+        Call::new("ptp", "ADD", &c, &older).of_reference().succeed();
+        let del = |id: &super::node::Container, path: &str| {
+            let call = Call::new("ptp", "DEL", id, &config).with("CNI_NETNS", path);
+            let answer = call.run();
+            assert!(answer.success, "{answer:?}");
+            answer.stderr
+        };
+        let is_there = |path| {
+            node.ask("ip", &["-n", path, "-br", "link"])
+                .contains("eth0")
+        };
+        del(&a, &a.path);
+        assert!(del(&a, &b.path).contains("another container's"));
+        assert!(is_there("b"));
+        // Without its alias it is known by its group and name.
+        let host = podwire::attachment::host_link_name("b", "eth0");
+        node.ask("ip", &["link", "set", &host, "alias", ""]);
+        del(&a, &b.path);
+        assert!(is_there("b"));
+        assert!(del(&b, "/proc/self/ns/net").is_empty() && !is_there("b"));
+        // The other plugin's link says not whose it is, and goes as it did with that one.
+        assert!(is_there("c"));
+        del(&c, &c.path);
+        assert!(!is_there("c"));
+    });
+}
+
+#[test]
+fn del_whose_namespace_is_by_now_that_of_the_plugin_releases_the_rest() {
+    on_a_node(|node| {
+        for plugin in ["podwire", "ptp"] {
+            let config = config(plugin, &["10.1.2.0/24"]);
+            let container = node.container(plugin);
+            let call = |verb| Call::new(plugin, verb, &container, &config);
+            call("ADD").succeed();
+            for _ in 0..2 {
+                call("DEL").with("CNI_NETNS", "/proc/self/ns/net").succeed();
+                node.assert_clean();
+            }
+            call("ADD").with("CNI_NETNS", "/proc/self/ns/net").fail(8);
+        }
+    });
+}
+
+#[test]
 fn a_second_add_fails_and_leaves_the_first_one_alone() {
     on_a_node(|node| {
         let container = node.container("a");
