@@ -293,16 +293,8 @@ fn set_up_host(
     macs: (Mac, Mac),
     pairs: &[Pair],
 ) -> Result<(), Error> {
-    // A container that sends router advertisements must not change the routes of the node
-    // (CVE-2020-10749). Where IPv6 is switched off there is no such parameter.
-    let key = format!("net/ipv6/conf/{}/accept_ra", wanted.host_name);
-    if let Err(error) = sysctl::write(&key, "0")
-        && !error.is_not_found()
-    {
-        streams::log(format_args!(
-            "{error}; router advertisements of containers may be accepted"
-        ));
-    }
+    let failed = || Error::kernel("host end of the link");
+    set_up_host_ipv6(wanted.host_name, pairs).map_err(failed())?;
     let alias = wanted.alias.to_string();
     // Strict: a packet from the container with a source that is routed elsewhere is dropped.
     let mut conf = vec![(Ipv4Conf::RpFilter, 1)];
@@ -331,12 +323,30 @@ fn set_up_host(
         requests.replace_route(&route);
     }
     wanted.loopback.add_route(&mut requests, ends.index);
-    let failed = || Error::kernel("host end of the link");
     let outcomes = host.run_each(&mut requests).map_err(failed())?;
     // A link without IPv6, because the MTU is too small or the kernel has none, has no such mode.
     let needed = if has_ipv6(pairs) { 0 } else { 1 };
     let mut outcomes = outcomes.into_iter().skip(needed);
     outcomes.try_for_each(|outcome| outcome.map_err(failed()))
+}
+
+/// Sets what makes the host end a link with IPv6 that listens to no one.
+fn set_up_host_ipv6(host_name: &str, pairs: &[Pair]) -> podwire_kernel::Result<()> {
+    // A container that sends router advertisements must not change the routes of the node
+    // (CVE-2020-10749). Where the kernel has no IPv6 there is no such parameter.
+    let key = format!("net/ipv6/conf/{host_name}/accept_ra");
+    if let Err(error) = sysctl::write(&key, "0")
+        && !error.is_not_found()
+    {
+        streams::log(format_args!(
+            "{error}; router advertisements of containers may be accepted"
+        ));
+    }
+    if has_ipv6(pairs) {
+        // The node may have it switched off on new links (net.ipv6.conf.default.disable_ipv6).
+        sysctl::ensure(&format!("net/ipv6/conf/{host_name}/disable_ipv6"), "0")?;
+    }
+    Ok(())
 }
 
 impl Loopback {

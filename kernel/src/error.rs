@@ -4,9 +4,13 @@
 //! an [`Error`] is the whole sentence, so it has no `source()` and nothing is printed twice.
 
 use std::fmt;
+use std::fs;
 use std::io;
 
 use nix::errno::Errno;
+
+/// The bit of CAP_NET_ADMIN (linux/capability.h).
+const NET_ADMIN: u64 = 1 << 12;
 
 /// A result whose error names the operation, the object and the cause.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -139,10 +143,13 @@ impl fmt::Display for Cause {
                 if let Some(text) = explanation {
                     write!(f, " ({text})")?;
                 }
-                f.write_str(advice(*errno))
+                // The kernel explains what is wrong with a request, not who may make it.
+                let lacks_rights = || explanation.is_none() && lacks_net_admin();
+                f.write_str(advice(*errno, lacks_rights))
             }
             Self::System { errno } => {
-                write!(f, "{}{}", Errno::from_raw(*errno).desc(), advice(*errno))
+                f.write_str(Errno::from_raw(*errno).desc())?;
+                f.write_str(advice(*errno, lacks_net_admin))
             }
             Self::AnswerLost => f.write_str(
                 "the kernel's answer did not fit into the socket's receive buffer; raise \
@@ -159,12 +166,14 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What to do about an error number, where there is something to do; starts with its separator.
-fn advice(errno: i32) -> &'static str {
+/// What to do about an error number, where there is something to do; starts with its separator. The
+/// kernel refuses with the same number what a process has no right to and what no one may do.
+fn advice(errno: i32, lacks_rights: impl FnOnce() -> bool) -> &'static str {
     match errno {
-        libc::EPERM | libc::EACCES => {
-            "; run as root or with CAP_NET_ADMIN (and CAP_SYS_ADMIN to enter namespaces)"
-        }
+        libc::EPERM | libc::EACCES => match lacks_rights() {
+            true => "; run as root or with CAP_NET_ADMIN (and CAP_SYS_ADMIN to enter namespaces)",
+            false => "",
+        },
         libc::EAFNOSUPPORT => "; this address family is switched off in the kernel",
         libc::EPROTONOSUPPORT | libc::EOPNOTSUPP => {
             "; the kernel lacks this feature, or its module cannot be loaded"
@@ -174,6 +183,20 @@ fn advice(errno: i32) -> &'static str {
     }
 }
 
+/// Whether this thread is not known to have the capability CAP_NET_ADMIN.
+fn lacks_net_admin() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    effective(&status).is_none_or(|capabilities| capabilities & NET_ADMIN == 0)
+}
+
+/// The effective capabilities of a thread, whose `status` file this is (proc_pid_status(5)).
+fn effective(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,13 +204,13 @@ mod tests {
     #[test]
     fn an_error_is_one_sentence_with_operation_object_reason_and_advice() {
         let refused = Cause::Refused {
-            errno: libc::EPERM,
+            errno: libc::EAFNOSUPPORT,
             explanation: None,
         };
         assert_eq!(
-            refused.during("create veth", "veth0").to_string(),
-            "cannot create veth veth0: Operation not permitted; run as root or with \
-             CAP_NET_ADMIN (and CAP_SYS_ADMIN to enter namespaces)"
+            refused.during("add address", "fd00::1").to_string(),
+            "cannot add address fd00::1: Address family not supported by protocol; this address \
+             family is switched off in the kernel"
         );
         let explained = Cause::Refused {
             errno: libc::EOPNOTSUPP,
@@ -198,6 +221,29 @@ mod tests {
             "cannot create link d0: Operation not supported on transport endpoint (Unknown device \
              type); the kernel lacks this feature, or its module cannot be loaded"
         );
+    }
+
+    #[test]
+    fn who_has_the_rights_is_not_told_to_get_them() {
+        for errno in [libc::EPERM, libc::EACCES] {
+            assert_eq!(advice(errno, || false), "");
+            assert!(advice(errno, || true).starts_with("; run as root or with CAP_NET_ADMIN"));
+        }
+        let explained = Cause::Refused {
+            errno: libc::EACCES,
+            explanation: Some("IPv6 is disabled on this device".into()),
+        };
+        assert_eq!(
+            explained.to_string(),
+            "Permission denied (IPv6 is disabled on this device)"
+        );
+        let status =
+            |capabilities| format!("Name:\tx\nCapPrm:\t0\nCapEff:\t{capabilities}\nSeccomp:\t0\n");
+        let effective = |capabilities| effective(&status(capabilities)).map(|all| all & NET_ADMIN);
+        assert_eq!(effective("000001ffffffffff"), Some(NET_ADMIN));
+        assert_eq!(effective("0000000000001000"), Some(NET_ADMIN));
+        assert_eq!(effective("000001ffffffefff"), Some(0));
+        assert_eq!(effective("?"), None);
     }
 
     #[test]

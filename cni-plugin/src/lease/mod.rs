@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 
 pub use self::allocation::AllocationError;
 pub use self::listing::{Unreadable, list, read_all};
@@ -68,7 +69,10 @@ pub struct Lease {
 
 /// Something about the lease directory that did not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {action} {}: {}{}", path.display(), errno.desc(), advice(*errno))]
+#[error(
+    "cannot {action} {}: {}{}",
+    path.display(), errno.desc(), advice(*errno, geteuid().is_root())
+)]
 pub struct StoreError {
     /// What was attempted, as a verb phrase: `create lease`.
     pub action: &'static str,
@@ -195,12 +199,13 @@ impl StoreError {
     }
 }
 
-/// What to do about an error number; starts with its separator.
-fn advice(errno: Errno) -> &'static str {
+/// What to do about an error number; starts with its separator. Root is refused as well what no one
+/// may do, such as to remove a file that cannot be changed (chattr(1)).
+fn advice(errno: Errno, root: bool) -> &'static str {
     match errno {
         Errno::EROFS => "; make the file system writable, or set ipam.dataDir to one that is",
         Errno::ENOSPC | Errno::EDQUOT => "; free some space there",
-        Errno::EACCES | Errno::EPERM => "; run the plugin as root",
+        Errno::EACCES | Errno::EPERM if !root => "; run the plugin as root",
         Errno::ENOTDIR | Errno::ENAMETOOLONG | Errno::ELOOP => {
             "; set ipam.dataDir to a directory that can be made"
         }
@@ -253,5 +258,7 @@ mod tests {
         let text = "cannot create lease /run/x/10.0.0.1: No space left on device; free some space \
                     there";
         assert_eq!(error.to_string(), text);
+        assert_eq!(advice(Errno::EPERM, false), "; run the plugin as root");
+        assert_eq!(advice(Errno::EPERM, true), "");
     }
 }

@@ -520,6 +520,22 @@ fn ipv6_works_where_the_runtime_switched_it_off() {
 }
 
 #[test]
+fn ipv6_works_where_the_node_has_it_switched_off_on_new_links() {
+    on_a_node(|node| {
+        podwire_kernel::sysctl::write("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let container = node.container("a");
+        let config = config("ptp", &["10.1.2.0/24", "fd00:1::/64"]);
+        Call::new("ptp", "ADD", &container, &config).succeed();
+        serve(&container.netns, "web", "[fd00:1::2]:80", false);
+        assert_eq!(tcp("[fd00:1::2]:80").unwrap(), "web fd00:1::1");
+        // No address of the kernel's own, and none that is still being looked for.
+        let addresses = node.ask("ip", &["-6", "addr", "show", "dev", &node.host_link()]);
+        assert_eq!(addresses.matches("fe80::").count(), 1, "{addresses}");
+        assert!(!addresses.contains("tentative"), "{addresses}");
+    });
+}
+
+#[test]
 fn router_advertisements_are_ignored_and_sources_are_checked() {
     on_a_node(|node| {
         let container = node.container("a");
