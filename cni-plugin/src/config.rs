@@ -205,16 +205,21 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// The attachments that a GC keeps.
+    /// The attachments that a GC keeps: of two lists that differ, the later and the earlier text of the
+    /// specification, what is in either.
     pub fn valid_attachments(&self) -> Result<BTreeSet<Owner>, Error> {
         let mut valid = BTreeSet::new();
-        let mut keys = ATTACHMENTS.into_iter();
-        let Some(key) = keys.find(|key| self.fields.has(key)) else {
+        let mut keys = ATTACHMENTS.into_iter().filter(|key| self.fields.has(key));
+        let Some(first) = keys.next() else {
             // Without the list there is no word about what to keep, and everything would go. `null`
             // is a list: Go writes an empty one like that, and libcni 1.3 does.
             return Err(Error::config("GC needs the key cni.dev/valid-attachments"));
         };
-        for node in self.fields.list(key)? {
+        let mut listed = self.fields.list(first)?;
+        for key in keys {
+            listed.extend(self.fields.list(key)?);
+        }
+        for node in listed {
             let fields = node.object()?;
             let (id, ifname) = (fields.string("containerID")?, fields.string("ifname")?);
             // Without both it would name no attachment, and the one that is meant would go.

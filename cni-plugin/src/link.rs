@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::address::Address;
 use podwire_kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
 use podwire_kernel::netns::Netns;
-use podwire_kernel::route::{Route, RouteKind, TABLE_LOCAL};
+use podwire_kernel::route::{Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 use podwire_kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
 
 use crate::attachment::{Alias, LINK_GROUP, host_link_name};
@@ -312,8 +312,10 @@ fn set_up_host(
     });
     add_link_local(&mut requests, ends.index, macs.0, pairs, false);
     add_way_to_neighbour(&mut requests, ends.index, macs.1, pairs);
+    for gateway in distinct(pairs.iter().map(|pair| pair.gateway)) {
+        requests.add_address(&Address::new(ends.index, IpNetwork::from(gateway)));
+    }
     for pair in pairs {
-        requests.add_address(&Address::new(ends.index, IpNetwork::from(pair.gateway)));
         let mut route = Route::to(IpNetwork::from(pair.address.ip()));
         route.link = Some(ends.index);
         if pair.address.is_ipv4() {
@@ -419,12 +421,15 @@ fn set_up_container(
     for pair in pairs {
         add_address(&mut requests, wanted.prefix, index, pair);
     }
-    for pair in pairs {
-        add_gateway(&mut requests, wanted.prefix, index, pair, routes);
+    for route in gateway_routes(wanted.prefix, index, pairs, routes) {
+        requests.add_route(&route);
     }
-    for route in routes {
+    let routes = routes
+        .iter()
+        .map(|route| container_route(route, index, pairs));
+    for route in distinct(routes) {
         // Another interface of the container may have brought a default route of its own.
-        requests.add_route_beside(&container_route(route, index, pairs));
+        requests.add_route_beside(&route);
     }
     socket.run(&mut requests).map_err(failed())
 }
@@ -496,38 +501,66 @@ fn add_address(requests: &mut Requests, prefix: Prefix, index: u32, pair: &Pair)
     requests.add_address(&address);
 }
 
-/// The routes to the gateway, and through it to the subnet unless a route says so already.
-fn add_gateway(
-    requests: &mut Requests,
+/// The routes to the gateways, and through them to the subnets unless a route says so already. Of
+/// addresses with one gateway or one subnet the first is the source of what goes there.
+fn gateway_routes(
     prefix: Prefix,
     index: u32,
-    pair: &Pair,
+    pairs: &[Pair],
     routes: &[result::Route],
-) {
-    let mut route = Route::to(IpNetwork::from(pair.gateway));
-    route.link = Some(index);
-    route.source = Some(pair.address.ip());
-    if pair.address.is_ipv4() {
-        route.scope = Scope::Link;
+) -> Vec<Route> {
+    let to_gateway = |pair: &Pair| {
+        let mut route = Route::to(IpNetwork::from(pair.gateway));
+        route.link = Some(index);
+        route.source = Some(pair.address.ip());
+        if pair.address.is_ipv4() {
+            route.scope = Scope::Link;
+        }
+        route
+    };
+    let to_subnet = |pair: &Pair| {
+        let mut route = Route::to(pair.address);
+        route.link = Some(index);
+        route.gateway = Some(pair.gateway);
+        route.source = Some(pair.address.ip());
+        needs_subnet(prefix, pair, routes).then_some(route)
+    };
+    let mut made: Vec<Route> = Vec::new();
+    let wanted = pairs.iter().map(to_gateway);
+    for route in wanted.chain(pairs.iter().filter_map(to_subnet)) {
+        if made
+            .iter()
+            .all(|other| other.destination != route.destination)
+        {
+            made.push(route);
+        }
     }
-    requests.add_route(&route);
+    made
+}
 
+/// Whether the subnet of an address needs a route of its own.
+fn needs_subnet(prefix: Prefix, pair: &Pair, routes: &[result::Route]) -> bool {
     let covers = |route: &result::Route| {
         let (destination, subnet) = (route.destination, pair.address);
         destination.is_ipv4() == subnet.is_ipv4()
             && destination.prefix() <= subnet.prefix()
             && destination.contains(subnet.ip())
-            && route.table.is_none()
+            && route.table_number() == TABLE_MAIN
     };
     let full = IpNetwork::from(pair.address.ip()).prefix();
     let covered = prefix == Prefix::Full && routes.iter().any(covers);
-    if pair.address.prefix() < full && !covered {
-        let mut route = Route::to(pair.address);
-        route.link = Some(index);
-        route.gateway = Some(pair.gateway);
-        route.source = Some(pair.address.ip());
-        requests.add_route(&route);
+    pair.address.prefix() < full && !covered
+}
+
+/// Each value once, in the order in which they come: a configuration may say a thing twice.
+fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for value in values {
+        if !distinct.contains(&value) {
+            distinct.push(value);
+        }
     }
+    distinct
 }
 
 fn container_route(wanted: &result::Route, index: u32, pairs: &[Pair]) -> Route {
@@ -554,9 +587,7 @@ fn container_route(wanted: &result::Route, index: u32, pairs: &[Pair]) -> Route 
     if let Some(priority) = wanted.priority {
         route.metric = priority;
     }
-    if let Some(table) = wanted.table {
-        route.table = table;
-    }
+    route.table = wanted.table_number();
     if let Some(scope) = wanted.scope.and_then(|scope| u8::try_from(scope).ok())
         && v4
     {

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::route::TABLE_MAIN;
 use serde_json::{Map, Value, json};
 
 use crate::json::{Fields, Node, WrongType};
@@ -77,7 +78,7 @@ pub struct Route {
     pub advmss: Option<u32>,
     /// Its priority (metric): the smaller number wins.
     pub priority: Option<u32>,
-    /// The number of its table.
+    /// The number of its table; see [`Route::table_number`].
     pub table: Option<u32>,
     /// Its scope, as in `RT_SCOPE_*` of linux/rtnetlink.h.
     pub scope: Option<u32>,
@@ -293,6 +294,11 @@ impl Route {
         }
     }
 
+    /// The number of the table that it stands in: without one, and with 0, the main table.
+    pub fn table_number(&self) -> u32 {
+        self.table.filter(|table| *table != 0).unwrap_or(TABLE_MAIN)
+    }
+
     /// Understands a route of a result or of an IPAM configuration.
     pub fn read(node: &Node<'_>) -> Result<Self, WrongType> {
         let fields = node.object()?;
@@ -300,7 +306,10 @@ impl Route {
         let destination = destination.ok_or_else(|| missing_in(node, "dst"))?;
         Ok(Self {
             destination: destination.canonical_network()?,
-            gateway: fields.address("gw")?,
+            // Some write no gateway like that, as Go prints the address that means any.
+            gateway: fields
+                .address("gw")?
+                .filter(|gateway| !gateway.is_unspecified()),
             mtu: fields.small("mtu")?,
             advmss: fields.small("advmss")?,
             priority: fields.small("priority")?,

@@ -12,6 +12,7 @@ use crate::json::{Fields, Node};
 use crate::lease::{AllocationError, DEFAULT_DATA_DIR, Lease, Owner, Store};
 use crate::range::{Range, RangeSet};
 use crate::result::{Attached, Dns, Ip, Route};
+use crate::streams;
 use crate::version::Version;
 
 /// Where the leases of a network are.
@@ -183,13 +184,11 @@ impl HostLocal {
         })
     }
 
-    /// Fails if the leases cannot be read. That all addresses are in use is no failure: runtimes take
+    /// Fails if there can be no leases, because their directory cannot be made or read. That all addresses are in use is no failure: runtimes take
     /// one for a node without a network, whose pods lose their place in Services and then on the node. ADD
     /// says it for the pod that finds none.
     pub fn status(&self) -> Result<(), Error> {
-        if let Some(store) = Store::open(&self.location.directory)? {
-            store.finish();
-        }
+        Store::create(&self.location.directory)?.finish();
         Ok(())
     }
 
@@ -340,17 +339,24 @@ fn read_requests(fields: &Fields<'_>, arguments: &Arguments) -> Result<Vec<IpAdd
     Ok(requested)
 }
 
+/// Reads a route. The kernel takes no IPv4 network with host bits, and clears those of an IPv6 one,
+/// so with the reference plugin such a route of IPv6 is made.
 fn read_route(node: &Node<'_>) -> Result<Route, Error> {
-    let route = Route::read(node)?;
-    let destination = route.destination;
-    if destination.ip() != destination.network() {
-        return Err(Error::config(format!(
-            "{}.dst is {destination}, which has host bits set: the network is {}/{}",
-            node.place(),
-            destination.network(),
-            destination.prefix()
-        )));
+    let mut route = Route::read(node)?;
+    let given = route.destination;
+    route.destination = with_prefix(given.network(), given);
+    if route.destination == given {
+        return Ok(route);
     }
+    let text = format!(
+        "{}.dst is {given}, which has host bits set: the network is {}",
+        node.place(),
+        route.destination
+    );
+    if given.is_ipv4() {
+        return Err(Error::config(text));
+    }
+    streams::log(format_args!("{text}, and that is used"));
     Ok(route)
 }
 

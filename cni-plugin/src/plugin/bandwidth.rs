@@ -24,6 +24,10 @@ use crate::result::{Attached, Interface};
 /// How long a packet may wait in a token bucket, as with the reference plugin.
 const LATENCY: Duration = Duration::from_millis(25);
 
+/// Of a second. A burst that lasts for less than one is 0 to tc and to the reference plugin, which
+/// refuses it as well.
+const MICROSECONDS: u64 = 1_000_000;
+
 /// What each part needs of the kernel, for the error that says that it is missing.
 const FOR_IFB: &str = "egress limit (it needs the kernel feature CONFIG_IFB)";
 const FOR_BUCKET: &str = "limit (it needs the kernel feature CONFIG_NET_SCH_TBF)";
@@ -344,12 +348,39 @@ fn shaping(rate: u64, burst: u64) -> Result<Option<Shaping>, Error> {
         (0, _) => "if burst is set, rate must also be set",
         (..8, _) => "rate must be at least 8 bits per second",
         _ => match u32::try_from(burst / 8) {
-            Ok(bytes) if bytes > 0 && bytes < u32::MAX => {
+            Ok(0) => "burst must be at least 8 bits",
+            Ok(_) if burst.saturating_mul(MICROSECONDS) < rate => {
+                "burst must be at least what the rate sends in a microsecond"
+            }
+            Ok(bytes) if bytes < u32::MAX => {
                 return Ok(Some(Shaping::with_latency(rate / 8, bytes, LATENCY)));
             }
-            Ok(0) => "burst must be at least 8 bits",
             _ => "burst cannot be more than 4GB",
         },
     };
     Err(Error::config(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_that_would_be_none_at_its_rate_is_refused() {
+        for (rate, burst) in [
+            (40_000_000_000_000, 800),
+            (1_000_000_000_000, 80_000),
+            (u64::MAX, 2_147_483_647),
+        ] {
+            let error = shaping(rate, burst).unwrap_err().to_string();
+            assert!(
+                error.contains("in a microsecond"),
+                "{rate} {burst}: {error}"
+            );
+        }
+        // The most that Kubernetes takes, with the burst that it sets.
+        for (rate, burst) in [(1_000_000_000_000_000, 2_147_483_647), (8, 8)] {
+            assert!(shaping(rate, burst).unwrap().is_some(), "{rate} {burst}");
+        }
+    }
 }

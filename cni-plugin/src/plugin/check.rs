@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use podwire_kernel::netns::Netns;
-use podwire_kernel::route::{RouteFilter, TABLE_MAIN};
+use podwire_kernel::route::RouteFilter;
 use podwire_kernel::{RouteSocket, address::Address};
 
 use crate::attachment::host_link_name;
@@ -115,10 +115,11 @@ fn check_address(found: &[Address], expected: IpAddr, name: &str) -> Result<(), 
 }
 
 fn check_route(found: &[podwire_kernel::route::Route], expected: &Route) -> Result<(), Error> {
-    let table = expected.table.unwrap_or(TABLE_MAIN);
+    // The kernel has routes without host bits, which IPAM may give.
+    let made = podwire_kernel::route::Route::to(expected.destination);
     let matches = |route: &podwire_kernel::route::Route| {
-        route.destination == expected.destination
-            && route.table == table
+        route.destination == made.destination
+            && route.table == expected.table_number()
             && (expected.gateway.is_none() || route.gateway == expected.gateway)
     };
     if found.iter().any(matches) {

@@ -199,6 +199,85 @@ fn routes_have_the_properties_that_ipam_gives_them() {
 }
 
 #[test]
+fn what_ipam_says_twice_is_made_once() {
+    on_a_node(|node| {
+        let mut same = config("ptp", &[]);
+        same["ipam"]["ranges"] = json!([
+            [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.10", "rangeEnd": "10.1.2.20"}],
+            [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.30", "rangeEnd": "10.1.2.40"}],
+            [{"subnet": "fd01::/64", "rangeStart": "fd01::10", "rangeEnd": "fd01::20"}],
+            [{"subnet": "fd01::/64", "rangeStart": "fd01::30", "rangeEnd": "fd01::40"}],
+        ]);
+        same["ipam"]["routes"] = json!([
+            {"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0", "gw": "10.1.2.1"},
+            {"dst": "::/0"}, {"dst": "::/0"},
+        ]);
+        for plugin in ["ptp", "podwire"] {
+            let container = node.container(plugin);
+            same["type"] = plugin.into();
+            let result = Call::new(plugin, "ADD", &container, &same).succeed();
+            assert_eq!(result["ips"].as_array().unwrap().len(), 4);
+            for family in ["-4", "-6"] {
+                let routes = node.ask("ip", &["-n", plugin, family, "route"]);
+                assert_eq!(routes.matches("default").count(), 1, "{routes}");
+            }
+            serve(&container.netns, "web", "[::]:80", false);
+            let addresses = [["10.1.2.10", "10.1.2.30"], ["[fd01::10]", "[fd01::30]"]];
+            for address in addresses.concat() {
+                tcp(&format!("{address}:80")).unwrap();
+            }
+            let call = |verb| Call::new(plugin, verb, &container, &same).after(&result);
+            call("CHECK").succeed();
+            call("DEL").succeed();
+            node.remove(container);
+            fs::remove_dir_all("/run/ipam").unwrap();
+        }
+    });
+}
+
+#[test]
+fn check_finds_routes_again_however_ipam_writes_them() {
+    on_a_node(|node| {
+        for plugin in ["ptp", "podwire"] {
+            let mut config = config(plugin, &["10.1.2.0/24", "fd00:1::/64"]);
+            config["ipam"]["routes"] = json!([
+                {"dst": "0.0.0.0/0", "table": 0, "gw": "0.0.0.0"},
+                {"dst": "fd05::5/64", "gw": "::"},
+            ]);
+            let container = node.container(plugin);
+            let call = |verb| Call::new(plugin, verb, &container, &config);
+            let answer = call("ADD").run();
+            assert!(answer.success, "{answer:?}");
+            let expected = "ipam.routes[1].dst is fd05::5/64, which has host bits set: the \
+                            network is fd05::/64, and that is used";
+            assert!(answer.stderr.contains(expected), "{answer:?}");
+            let mut result = answer.stdout;
+            assert_eq!(result["routes"][1], json!({"dst": "fd05::/64"}));
+            let routes = node.ask("ip", &["-n", plugin, "-6", "route"]);
+            assert!(routes.contains("fd05::/64 via fd00:1::1"), "{routes}");
+            // The static plugin leaves host bits where they are.
+            result["routes"][1]["dst"] = "fd05::5/64".into();
+            call("CHECK").after(&result).succeed();
+            call("DEL").succeed();
+        }
+    });
+}
+
+#[test]
+fn status_fails_where_the_leases_have_no_place() {
+    on_a_node(|node| {
+        let config = config("ptp", &["10.1.2.0/24"]);
+        let container = node.container("a");
+        let status = Call::new("ptp", "STATUS", &container, &config);
+        fs::write("/run/ipam", "").unwrap();
+        let message = status.fail(5);
+        assert!(message.contains("/run/ipam/net"), "{message}");
+        fs::remove_file("/run/ipam").unwrap();
+        status.succeed();
+    });
+}
+
+#[test]
 fn the_mtu_holds_at_both_ends() {
     on_a_node(|node| {
         let container = node.container("a");

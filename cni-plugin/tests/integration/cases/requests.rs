@@ -59,6 +59,27 @@ fn gc_with_null_in_the_place_of_an_empty_list_keeps_nothing() {
     });
 }
 
+#[test]
+fn gc_with_two_lists_that_differ_keeps_what_is_in_either() {
+    on_a_node(|node| {
+        let mut config = config("podwire", &["10.1.2.0/24"]);
+        let containers = ["a", "b", "c"].map(|id| node.container(id));
+        for container in &containers {
+            Call::new("podwire", "ADD", container, &config).succeed();
+        }
+        let list = |id| json!([{"containerID": id, "ifname": "eth0"}]);
+        let leases = || left_in("/run/ipam/net");
+        config["cni.dev/valid-attachments"] = list("a");
+        config["cni.dev/attachments"] = list("b");
+        Call::new("podwire", "GC", &containers[0], &config).succeed();
+        let kept = [".a~eth0~0", ".b~eth0~0", "10.1.2.2", "10.1.2.3"];
+        assert_eq!(leases(), kept);
+        config["cni.dev/valid-attachments"] = Value::Null;
+        Call::new("podwire", "GC", &containers[0], &config).succeed();
+        assert_eq!(leases(), [".b~eth0~0", "10.1.2.3"]);
+    });
+}
+
 /// Whether ADD works, and what it answers, in a network of its own.
 fn answer_with(
     node: &mut Node,
