@@ -46,19 +46,6 @@ fn lo_comes_up_and_goes_down_whatever_interface_is_named() {
 }
 
 #[test]
-fn the_lo_of_the_node_itself_is_left_alone() {
-    on_a_node(|node| {
-        let container = node.container("a");
-        for verb in ["ADD", "DEL"] {
-            let call = Call::new("loopback", verb, &container, &config());
-            call.with("CNI_NETNS", "/proc/self/ns/net").fail(8);
-        }
-        let link = RouteSocket::open().unwrap().link_by_name("lo").unwrap();
-        assert!(link.unwrap().up, "without it nothing on the node works");
-    });
-}
-
-#[test]
 fn what_came_before_is_passed_on() {
     on_a_node(|node| {
         let container = node.container("a");

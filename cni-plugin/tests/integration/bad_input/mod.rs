@@ -384,7 +384,7 @@ fn del_never_touches_the_node_itself() {
         let container = node.container("a");
         let config = config("podwire", &SUBNETS);
         let call = Call::new("podwire", "DEL", &container, &config);
-        call.with("CNI_NETNS", "/proc/self/ns/net").fail(8);
+        call.with("CNI_NETNS", "/proc/self/ns/net").succeed();
         assert!(node.links().contains(&"eth0".to_owned()));
     });
 }
