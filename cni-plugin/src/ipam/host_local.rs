@@ -184,9 +184,9 @@ impl HostLocal {
         })
     }
 
-    /// Fails if there can be no leases, because their directory cannot be made or read. That all addresses are in use is no failure: runtimes take
-    /// one for a node without a network, whose pods lose their place in Services and then on the node. ADD
-    /// says it for the pod that finds none.
+    /// Fails if there can be no leases, because their directory cannot be made or read. That all
+    /// addresses are in use is no failure: runtimes take one for a node without a network, whose pods
+    /// lose their place in Services and then on the node. ADD says it for the pod that finds none.
     pub fn status(&self) -> Result<(), Error> {
         Store::create(&self.location.directory)?.finish();
         Ok(())
