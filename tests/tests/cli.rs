@@ -324,9 +324,10 @@ fn a_command_that_is_killed_leaves_nothing_that_the_next_one_cannot_take_away() 
 fn what_a_script_started_in_a_lab_outlives_its_ctrl_c() {
     let lab = Named::new("script");
     lab.good(&["up", "--empty"]);
-    let mut script = Command::new("sh");
+    // Who runs the tests in the background may ignore Ctrl-C, and what he starts would as well.
+    let mut script = Command::new("env");
     script
-        .arg("-c")
+        .args(["--default-signal=INT", "sh", "-c"])
         .arg("\"$0\" run worker mine && \"$0\" restart worker2 && exec sleep 300");
     script
         .arg(binaries::own().unwrap())
