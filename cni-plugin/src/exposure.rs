@@ -64,7 +64,7 @@ fn tell_of_idle_ports(record: &Record) {
         };
         let owner = record.comment();
         streams::log(format_args!(
-            "host port {host_port}/{protocol} of {owner} leads nowhere: there is no {family}address"
+            "host port {host_port}/{protocol} of {owner} leads nowhere: the container has no {family}address"
         ));
     }
 }
@@ -107,7 +107,7 @@ pub fn withdraw(
             // Others matter only to host ports, of which they may have the same.
             let others = match record.host_ports.is_empty() {
                 true => Vec::new(),
-                false => records.read_all()?.0,
+                false => records.read_all().unwrap_or_default().0,
             };
             take_back(records, &record, &others)
         }

@@ -115,15 +115,15 @@ pub fn delete(host_name: &str) -> Result<bool, Error> {
     }
 }
 
-/// Deletes the link `host_name` if it is there and its alias does not say whose it is: a container may
-/// have an interface of the same name in another network. False if nothing was deleted.
-pub fn delete_unclaimed(host_name: &str) -> Result<bool, Error> {
+/// Deletes the link `host_name` if it is there, unless its alias says that it is of another network than
+/// `network`: a container may have an interface of the same name there. False if nothing was deleted.
+pub fn delete_of(host_name: &str, network: &str) -> Result<bool, Error> {
     let failed = Error::kernel("link");
     let link = RouteSocket::open().and_then(|mut socket| socket.link_by_name(host_name));
     let alias = link.map_err(failed)?.and_then(|link| link.alias);
     match alias.as_deref().and_then(Alias::parse) {
-        Some(_) => Ok(false),
-        None => delete(host_name),
+        Some(alias) if alias.network != network => Ok(false),
+        _ => delete(host_name),
     }
 }
 
@@ -185,7 +185,7 @@ pub fn followed_mtu(addresses: &[IpAddr]) -> Option<u32> {
     let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
     let families = [true, false].into_iter();
     let families = families.filter(|v4| addresses.iter().any(|one| one.is_ipv4() == *v4));
-    // What goes out by the one has to fit through the smaller other as well.
+    // The link has one MTU for both families.
     let uplinks = families.filter_map(uplink_mtu);
     let uplink = uplinks.min_by_key(|uplink| mtu::following(*uplink, ipv6))?;
     let followed = mtu::following(uplink, ipv6);

@@ -60,14 +60,14 @@ pub fn collision(
     if let Some(uplink) = uplink
         && let Some(nodes) = uplink
             .networks()
-            .find(|nodes| cidr::overlap(**nodes, network))
+            .find(|nodes| cidr::overlap(**nodes, network) && !leads_to(uplink, **nodes, network))
     {
         return Some(format!(
             "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
             uplink.name
         ));
     }
-    // An agent that lost its way there would never hear that the podCIDR is another one by now.
+    // With a route for it, the agent could not reach the API server and would never hear of a correction.
     let range = network.network()..=network.broadcast();
     if let Some((address, _)) = api_servers.range(range).next() {
         return Some(format!(
@@ -82,6 +82,17 @@ pub fn collision(
             pod_cidr.network, pod_cidr.node
         )
     })
+}
+
+/// Whether this on-link network is no network of nodes but a way to the podCIDR that others made, as
+/// wg-quick does: no address of the uplink is in it.
+fn leads_to(uplink: &Uplink, on_link: IpNetwork, pod_cidr: IpNetwork) -> bool {
+    let (first, last) = (on_link.network(), on_link.broadcast());
+    let has_address = uplink
+        .addresses
+        .iter()
+        .any(|own| on_link.contains(own.ip()));
+    pod_cidr.contains(first) && pod_cidr.contains(last) && !has_address
 }
 
 /// Who has the podCIDR in which an address lies.
@@ -164,6 +175,9 @@ impl PodCidrs {
         });
         let left_out = all.filter(|(cidr, name)| holders.get(cidr) != Some(name));
         snapshot.leave_out(left_out.collect());
-        self.holders = holders;
+        // Without the uplink it is not known what its network takes away.
+        if uplink.is_some() {
+            self.holders = holders;
+        }
     }
 }

@@ -327,7 +327,8 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
     match location_of(request) {
         Ok(ipam) => {
             let keep = |owner: &Owner| is_valid(&valid, owner);
-            let mut part = |leases: &[Lease]| failures.extend(part(leases, agent_of(config)));
+            let mut part =
+                |leases: &[Lease]| failures.extend(part(leases, config.name, agent_of(config)));
             let collected = ipam.collect(call, stdin, &keep, &mut part);
             failures.extend(collected.err());
         }
@@ -338,11 +339,12 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
 }
 
 /// Removes what is left of attachments whose leases are about to go.
-fn part(leases: &[Lease], agent: policy::Agent<'_>) -> Vec<Error> {
+fn part(leases: &[Lease], network: &str, agent: policy::Agent<'_>) -> Vec<Error> {
     // A link whose alias was taken away is still known by its name.
     let owners: BTreeSet<&Owner> = leases.iter().map(|lease| &lease.owner).collect();
     let deleted = owners.into_iter().map(|owner| {
-        link::delete_unclaimed(&host_link_name(&owner.container_id, owner.likely_ifname()))
+        let host_name = host_link_name(&owner.container_id, owner.likely_ifname());
+        link::delete_of(&host_name, network)
     });
     let failures = deleted.filter_map(Result::err).collect();
     if policy::may_come(agent) {

@@ -273,7 +273,10 @@ impl Reader<'_, '_> {
                 };
                 let (what, guard) = match source {
                     IpAddr::V4(_) => ("127.0.0.0/8 is for this node alone", "127.0.0.0/8"),
-                    IpAddr::V6(_) => ("IPv4 in a packet of IPv6 is for no wire", "::ffff:0:0/96"),
+                    IpAddr::V6(_) => (
+                        "IPv4 in a packet of IPv6 never belongs on a network",
+                        "::ffff:0:0/96",
+                    ),
                 };
                 let because = format!("{what}, and the packet {way}.");
                 Decided::new(format!("the guard of {guard}"), because)

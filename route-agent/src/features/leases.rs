@@ -28,6 +28,7 @@ use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless}
 use crate::files;
 use crate::ours::{NETWORK, Removal};
 use crate::report::{PodReport, Report};
+use crate::snapshot::api_service;
 use crate::text::some_of;
 use crate::warnings::Warning;
 
@@ -57,11 +58,13 @@ impl Leases {
 
     /// Leases the addresses that pods of an earlier plugin have; the number of them.
     fn adopt(&mut self, world: &World<'_>, directory: &Path) -> Result<usize, SyncError> {
-        let own = world.own_node().filter(|own| !own.pod_cidrs.is_empty());
-        let Some(own) = own.filter(|_| !self.adopted) else {
+        let own = world.own_node();
+        let cidrs = own.map(|own| world.snapshot.pod_cidrs_of(own).collect::<Vec<_>>());
+        let cidrs = cidrs.filter(|cidrs| !cidrs.is_empty());
+        let Some(cidrs) = cidrs.filter(|_| !self.adopted) else {
             return Ok(0);
         };
-        let count = adopted::adopt(&mut self.socket, &own.pod_cidrs, directory)?;
+        let count = adopted::adopt(&mut self.socket, &cidrs, directory)?;
         self.adopted = true;
         Ok(count)
     }
@@ -102,7 +105,11 @@ impl Feature for Leases {
         match event {
             Event::Resync => true,
             // The podCIDR may be known now, or another one.
-            Event::Objects(dirty) => dirty.nodes.contains(world.own_name()),
+            Event::Objects(dirty) => {
+                dirty.nodes.contains(world.own_name()) || dirty.endpoints.contains(&api_service())
+            }
+            // It decides which of them count.
+            Event::Uplink => true,
             Event::Kernel(KernelEvent::Link { name, .. }) if name.starts_with("veth") => {
                 let soon = Instant::now() + CALM;
                 self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
@@ -209,8 +216,12 @@ fn warning(unreadable: &Unreadable) -> Warning {
 
 /// The pods of this node to which no other node has a route.
 fn outside<'a>(leases: impl Iterator<Item = &'a Lease>, world: &World<'_>) -> Option<Warning> {
-    let own = world.own_node().filter(|own| !own.pod_cidrs.is_empty())?;
+    let own = world.own_node().filter(|_| world.config.cni_conf)?;
     let cidrs = world.own_pod_cidrs();
+    // Where one is left out that is said, and the pods are not what is to be mended.
+    if own.pod_cidrs.is_empty() || cidrs.len() < own.pod_cidrs.len() {
+        return None;
+    }
     let is_outside = |address: &IpAddr| !cidrs.iter().any(|cidr| cidr.contains(*address));
     let addresses = leases.map(|lease| lease.address);
     let mut addresses: Vec<IpAddr> = addresses.filter(is_outside).collect();

@@ -165,12 +165,18 @@ pub fn desired(
 /// Networks with what they are.
 type Networks = BTreeMap<IpNetwork, String>;
 
-/// Every destination that sees the pod's own address. An address that a Node says it has, and that is not
-/// reached over the uplink, is none of the cluster's nodes'.
+/// Every destination that sees the pod's own address. An InternalIP that is not reached over the uplink
+/// without a gateway is not taken for a node of the cluster.
 fn inside(snapshot: &Snapshot, uplink: Option<&Uplink>, config: &Config) -> Networks {
     let uplink = uplink.filter(|uplink| !uplink.on_link.is_empty());
     let is_near = |ip: IpAddr| {
-        uplink.is_none_or(|uplink| uplink.on_link.iter().any(|network| network.contains(ip)))
+        uplink.is_none_or(|uplink| {
+            let networks = uplink.on_link.iter();
+            let mut of_family = networks
+                .filter(|one| one.is_ipv4() == ip.is_ipv4())
+                .peekable();
+            of_family.peek().is_none() || of_family.any(|network| network.contains(ip))
+        })
     };
     let mut all = Networks::new();
     for node in snapshot.nodes.values() {

@@ -103,7 +103,7 @@ impl Reconcile {
         self
     }
 
-    /// From `before` it is asked, once all is listed, who had which podCIDR when an agent ran last.
+    /// Asks `before`, at the first decision, who had which podCIDR when an agent ran last.
     pub fn with_holders_before(mut self, before: Before) -> Self {
         self.pod_cidrs = PodCidrs::after(before);
         self
@@ -290,6 +290,7 @@ impl Reconcile {
             }
             self.uplink = found;
             self.settle_pod_cidrs();
+            self.note_own_node();
         }
         // The kernel may have dropped routes even if the uplink looks as it did before.
         self.show(&Event::Uplink);

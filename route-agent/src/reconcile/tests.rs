@@ -104,6 +104,14 @@ fn who_asks_for_a_pod_cidr_in_vain_has_it_for_no_feature_until_it_is_free() {
     };
     let before = Box::new(move |_: &Snapshot| Holders::from([(cidr, "z".into())]));
     let mut it = reconcile(Vec::new()).with_holders_before(before);
+    it.uplink = Some(Uplink {
+        index: 2,
+        name: "eth0".into(),
+        mtu: 1500,
+        up: true,
+        addresses: vec!["172.18.0.2/16".parse().unwrap()],
+        on_link: vec!["172.18.0.0/16".parse().unwrap()],
+    });
     it.take(Input::Changes(vec![with("a"), with("z")]));
     it.take(Input::Listed);
     let holder = |it: &mut Reconcile| {

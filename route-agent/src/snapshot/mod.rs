@@ -467,20 +467,24 @@ impl Snapshot {
         })
     }
 
-    /// The addresses of the API servers and the ports at which they answer, as they publish them.
+    /// The addresses of the API servers and the ports at which they answer, as they publish them: the
+    /// EndpointSlice that they write themselves has the name of the Service, and no other one counts, as
+    /// others may be written by anyone who may write some in that namespace.
     pub fn api_servers(&self) -> BTreeMap<IpAddr, BTreeSet<u16>> {
         let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for slice in self.slices_of(&api_service()) {
-            for endpoint in slice.endpoints.iter() {
-                let ports = slice.ports.iter().map(|port| port.port);
-                all.entry(endpoint.address).or_default().extend(ports);
-            }
+        let slice = self.slices.get(&api_service());
+        for endpoint in slice.iter().flat_map(|slice| slice.endpoints.iter()) {
+            let ports = slice.iter().flat_map(|slice| slice.ports.iter());
+            let tcp = ports.filter(|port| port.protocol == Protocol::Tcp);
+            all.entry(endpoint.address)
+                .or_default()
+                .extend(tcp.map(|port| port.port));
         }
         all
     }
 
-    /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network, or one that
-    /// another Node keeps.
+    /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network or one that another
+    /// Node keeps, or have the API server in them.
     pub fn leave_out(&mut self, left_out: BTreeSet<(IpNetwork, Arc<str>)>) {
         self.left_out = left_out;
     }

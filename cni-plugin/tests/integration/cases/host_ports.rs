@@ -179,7 +179,8 @@ fn a_host_port_at_an_address_of_a_family_that_the_container_lacks_is_said() {
         let mut config = config("podwire", &["fd00:1::/64"]);
         config["runtimeConfig"] = json!({ "portMappings": ports });
         let answer = Call::new("podwire", "ADD", &container, &config).run();
-        let expected = "host port 8080/tcp of a/eth0 leads nowhere: there is no IPv4 address";
+        let expected =
+            "host port 8080/tcp of a/eth0 leads nowhere: the container has no IPv4 address";
         assert!(answer.success, "{answer:?}");
         assert!(answer.stderr.contains(expected), "{}", answer.stderr);
         assert!(!answer.stderr.contains("/udp"), "{}", answer.stderr);

@@ -56,7 +56,7 @@ pub fn end(logging: Logging) -> Chain {
 pub fn end_of_both(logging: Logging) -> Chain {
     dropped(
         logging,
-        "127.0.0.0/8 is for this node alone, ::ffff:0:0/96 for no wire",
+        "127.0.0.0/8 is for this node alone, ::ffff:0:0/96 for no network",
     )
 }
 

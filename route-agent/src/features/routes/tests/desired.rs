@@ -194,7 +194,7 @@ fn a_pod_cidr_with_the_api_server_in_it_is_left_out_and_named() {
     let liar = node("liar", &["172.18.0.90"], &["192.168.77.0/24"]);
     let mut snapshot = snapshot([own(), liar]);
     let ports = [("https", Protocol::Tcp, 6443)];
-    let slice = slice_of("kubernetes", "kubernetes-1", &ports, "192.168.77.5");
+    let slice = slice_of("kubernetes", "kubernetes", &ports, "192.168.77.5");
     let mut dirty = Dirty::default();
     snapshot.apply(Change::Set(Object::EndpointSlice(slice)), &mut dirty);
     assert!(dirty.concerns_pod_cidrs());
@@ -208,6 +208,34 @@ fn a_pod_cidr_with_the_api_server_in_it_is_left_out_and_named() {
              out"
         ]
     );
+}
+
+#[test]
+fn who_may_write_endpoint_slices_takes_no_pod_cidr_away() {
+    let peer = node("peer", &["172.18.0.3"], &["10.10.3.0/24"]);
+    let mut snapshot = snapshot([own(), peer]);
+    let ports = [("https", Protocol::Tcp, 6443)];
+    let slice = slice_of("kubernetes", "mine", &ports, "10.10.3.5 10.10.1.5");
+    snapshot.apply(
+        Change::Set(Object::EndpointSlice(slice)),
+        &mut Dirty::default(),
+    );
+    let found = of(&snapshot, Some(&uplink()), &Holders::new()).unwrap();
+    assert_eq!(found.routes.len(), 2);
+}
+
+#[test]
+fn a_way_to_a_pod_cidr_that_others_made_on_the_uplink_does_not_take_it_away() {
+    let peer = node("peer", &["172.18.0.3"], &["10.10.3.0/24"]);
+    let mut uplink = uplink();
+    // As wg-quick makes it, and beside it a network of nodes that is wider.
+    uplink.on_link.push("10.10.3.0/24".parse().unwrap());
+    let snapshot = snapshot([own(), peer]);
+    let found = of(&snapshot, Some(&uplink), &Holders::new()).unwrap();
+    assert!(found.wants("10.10.3.0/24".parse().unwrap()));
+    uplink.on_link.push("10.10.0.0/16".parse().unwrap());
+    let found = of(&snapshot, Some(&uplink), &Holders::new()).unwrap();
+    assert!(!found.wants("10.10.3.0/24".parse().unwrap()));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::cidr;
 use crate::config::Config;
 use crate::config::services::ExternalIps;
 use crate::features::services::desired::endpoints::unusable;
-use crate::snapshot::{Protocol, Service, ServiceKind, Snapshot};
+use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort, Snapshot, api_service};
 use crate::uplink::Uplink;
 
 /// Who may have which external IP.
@@ -78,14 +78,21 @@ impl Externals {
         for address in api_servers {
             reserved.entry(address).or_insert(Holder::ApiServerByFlag);
         }
-        let api_servers = snapshot.api_servers();
-        for address in api_servers.keys() {
-            reserved.insert(*address, Holder::ApiServer);
+        let service = api_service();
+        let slices = snapshot.slices_of(&service);
+        let published = slices.flat_map(|slice| {
+            let endpoints = slice.endpoints.iter();
+            endpoints
+                .map(|endpoint| endpoint.address)
+                .collect::<Vec<_>>()
+        });
+        for address in published {
+            reserved.insert(address, Holder::ApiServer);
         }
         Externals {
             allowed: allowed.clone(),
             reserved,
-            api_servers,
+            api_servers: snapshot.api_servers(),
             pods,
             ..Externals::default()
         }
@@ -166,20 +173,19 @@ impl Externals {
     }
 
     /// Why the load balancer of no Service may have this port of an address, if that is so. It may well be
-    /// an address of a Node.
-    pub fn refuses_balanced(&self, address: IpAddr, port: u16) -> Option<String> {
+    /// an address of a Node, and what a Node says that it has takes none away.
+    pub fn refuses_balanced(&self, address: IpAddr, port: &ServicePort) -> Option<String> {
         if cidr::is_link_local(address) {
             return Some(LINK_LOCAL.into());
         }
         let ports = self.api_servers.get(&address);
-        if ports.is_some_and(|ports| ports.contains(&port)) {
-            return Some(format!("the API server answers at port {port} of it"));
+        let is_asked = |ports: &BTreeSet<u16>| ports.contains(&port.port);
+        if port.protocol == Protocol::Tcp && ports.is_some_and(is_asked) {
+            return Some(format!("the API server answers at its port {}", port.port));
         }
         let uplink = self.uplink.as_ref();
-        if let Some(reason) = uplink.and_then(|uplink| uplink.no_host(address)) {
-            return Some(format!("it {reason}"));
-        }
-        self.in_pod_cidr(address)
+        let reason = uplink.and_then(|uplink| uplink.no_host(address))?;
+        Some(format!("it {reason}"))
     }
 
     fn in_pod_cidr(&self, address: IpAddr) -> Option<String> {
@@ -242,9 +248,19 @@ impl Externals {
         let vips = service.load_balancer_vips.iter().filter(move |_| is_asked);
         vips.flat_map(move |address| {
             let refused = service.ports.iter().filter_map(move |port| {
-                let why = self.refuses_balanced(*address, port.port)?;
+                let why = self.refuses_balanced(*address, port)?;
+                let of = match self.refuses_balanced(
+                    *address,
+                    &ServicePort {
+                        port: 0,
+                        ..port.clone()
+                    },
+                ) {
+                    Some(_) => String::new(),
+                    None => format!(" for port {}/{}", port.port, port.protocol.name()),
+                };
                 Some(format!(
-                    "status.loadBalancer.ingress `{address}` is left out: {why}; have the load \
+                    "status.loadBalancer.ingress `{address}` is left out{of}: {why}; have the load \
                      balancer give another address"
                 ))
             });
@@ -288,7 +304,7 @@ mod tests {
         };
         let api = slice_of(
             "kubernetes",
-            "kubernetes-1",
+            "kubernetes",
             &[("https", Protocol::Tcp, 6443)],
             "172.18.0.5",
         );
@@ -455,19 +471,18 @@ mod tests {
             "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 6443; port tcp 80; \
              vip 172.18.0.4 172.18.0.5 169.254.169.254 10.10.2.7 192.0.2.1",
         );
-        let left_out = |address, why| {
+        let left_out = |address: &str, why: &str| {
             format!(
-                "status.loadBalancer.ingress `{address}` is left out: {why}; have the load balancer \
-                 give another address"
+                "status.loadBalancer.ingress `{address}` is left out{why}; have the load balancer give \
+                 another address"
             )
         };
         let expected = [
-            left_out("172.18.0.5", "the API server answers at port 6443 of it"),
-            left_out("169.254.169.254", LINK_LOCAL),
             left_out(
-                "10.10.2.7",
-                "it lies in the podCIDR 10.10.2.0/24 of Node worker2",
+                "172.18.0.5",
+                " for port 6443/tcp: the API server answers at its port 6443",
             ),
+            left_out("169.254.169.254", &format!(": {LINK_LOCAL}")),
         ];
         let texts: BTreeSet<_> = warnings(&externals, &web).into_iter().collect();
         assert_eq!(texts, expected.into_iter().collect());
@@ -477,7 +492,7 @@ mod tests {
         };
         assert!(has("172.18.0.4", 6443) && has("192.0.2.1", 6443));
         assert!(has("172.18.0.5", 80) && !has("172.18.0.5", 6443));
-        assert!(!has("169.254.169.254", 80) && !has("10.10.2.7", 80));
+        assert!(!has("169.254.169.254", 80) && has("10.10.2.7", 80));
     }
 
     #[test]
