@@ -23,7 +23,6 @@ use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::files::{self, Durability, FileError};
 use crate::ours::{CONFLIST as FILE, NETWORK, Removal};
 use crate::report::{CniConfReport, Report};
-use crate::snapshot::api_service;
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
 
@@ -51,9 +50,7 @@ impl Feature for CniConf {
         let own = world.own_name();
         world.config.cni_conf
             && match event {
-                Event::Objects(dirty) => {
-                    dirty.nodes.contains(own) || dirty.endpoints.contains(&api_service())
-                }
+                Event::Objects(dirty) => dirty.concerns_own_pod_cidrs(own),
                 Event::Uplink | Event::Files | Event::Resync | Event::Ready => true,
                 Event::Kernel(_) | Event::Told(_) | Event::WhoHas(_) => false,
             }

@@ -28,7 +28,6 @@ use crate::features::parts::signs_of_life::{Attachment, CALM, Missing, lifeless}
 use crate::files;
 use crate::ours::{NETWORK, Removal};
 use crate::report::{PodReport, Report};
-use crate::snapshot::api_service;
 use crate::text::some_of;
 use crate::warnings::Warning;
 
@@ -105,9 +104,7 @@ impl Feature for Leases {
         match event {
             Event::Resync => true,
             // The podCIDR may be known now, or another one.
-            Event::Objects(dirty) => {
-                dirty.nodes.contains(world.own_name()) || dirty.endpoints.contains(&api_service())
-            }
+            Event::Objects(dirty) => dirty.concerns_own_pod_cidrs(world.own_name()),
             // It decides which of them count.
             Event::Uplink => true,
             Event::Kernel(KernelEvent::Link { name, .. }) if name.starts_with("veth") => {

@@ -220,6 +220,12 @@ impl Dirty {
             && self.cluster_policies.is_empty()
     }
 
+    /// True if this machine's Node, which has that name, may have other podCIDRs by now: beside the uplink
+    /// only the addresses of the API servers take one away from it.
+    pub fn concerns_own_pod_cidrs(&self, own: &Arc<str>) -> bool {
+        self.nodes.contains(own) || self.endpoints.contains(&api_service())
+    }
+
     /// True if it may be another Node by now that has a podCIDR, or none.
     pub fn concerns_pod_cidrs(&self) -> bool {
         !self.nodes.is_empty() || self.endpoints.contains(&api_service())

@@ -50,7 +50,7 @@ use crate::features::policies::waiting::Waiting;
 use crate::files;
 use crate::ours::{POLICY_TABLE as TABLE, Removal};
 use crate::report::Report;
-use crate::snapshot::{Dirty, Pod, PolicyName, api_service};
+use crate::snapshot::{Dirty, Pod, PolicyName};
 
 /// The feature.
 pub struct Policies {
@@ -235,9 +235,7 @@ impl Policies {
             changed.nodes.clear();
         }
         self.note_arrival();
-        // The own podCIDRs are those without the API server in them.
-        let own = dirty.nodes.contains(world.own_name());
-        !self.changed.is_empty() || own || dirty.endpoints.contains(&api_service())
+        !self.changed.is_empty() || dirty.concerns_own_pod_cidrs(world.own_name())
     }
 
     /// Answers whose addresses are, as the rules have it.

@@ -175,17 +175,23 @@ impl Externals {
     /// Why the load balancer of no Service may have this port of an address, if that is so. It may well be
     /// an address of a Node, and what a Node says that it has takes none away.
     pub fn refuses_balanced(&self, address: IpAddr, port: &ServicePort) -> Option<String> {
+        let of_address = self.refuses_all_balanced(address);
+        of_address.or_else(|| self.refuses_balanced_port(address, port))
+    }
+
+    fn refuses_all_balanced(&self, address: IpAddr) -> Option<String> {
         if cidr::is_link_local(address) {
             return Some(LINK_LOCAL.into());
-        }
-        let ports = self.api_servers.get(&address);
-        let is_asked = |ports: &BTreeSet<u16>| ports.contains(&port.port);
-        if port.protocol == Protocol::Tcp && ports.is_some_and(is_asked) {
-            return Some(format!("the API server answers at its port {}", port.port));
         }
         let uplink = self.uplink.as_ref();
         let reason = uplink.and_then(|uplink| uplink.no_host(address))?;
         Some(format!("it {reason}"))
+    }
+
+    fn refuses_balanced_port(&self, address: IpAddr, port: &ServicePort) -> Option<String> {
+        let ports = self.api_servers.get(&address)?;
+        let is_taken = port.protocol == Protocol::Tcp && ports.contains(&port.port);
+        is_taken.then(|| format!("the API server answers at its port {}", port.port))
     }
 
     fn in_pod_cidr(&self, address: IpAddr) -> Option<String> {
@@ -246,26 +252,22 @@ impl Externals {
     fn refused_balanced<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
         let is_asked = service.kind == ServiceKind::LoadBalancer;
         let vips = service.load_balancer_vips.iter().filter(move |_| is_asked);
-        vips.flat_map(move |address| {
-            let refused = service.ports.iter().filter_map(move |port| {
-                let why = self.refuses_balanced(*address, port)?;
-                let of = match self.refuses_balanced(
-                    *address,
-                    &ServicePort {
-                        port: 0,
-                        ..port.clone()
-                    },
-                ) {
-                    Some(_) => String::new(),
-                    None => format!(" for port {}/{}", port.port, port.protocol.name()),
-                };
-                Some(format!(
-                    "status.loadBalancer.ingress `{address}` is left out{of}: {why}; have the load \
-                     balancer give another address"
-                ))
-            });
-            // What concerns all ports is said once.
-            refused.collect::<BTreeSet<_>>()
+        let left_out = |address: &IpAddr, of: &str, why: &str| {
+            format!(
+                "status.loadBalancer.ingress `{address}` is left out{of}: {why}; have the load balancer \
+                 give another address"
+            )
+        };
+        vips.flat_map(move |address| match self.refuses_all_balanced(*address) {
+            Some(why) => vec![left_out(address, "", &why)],
+            None => {
+                let ports = service.ports.iter().filter_map(|port| {
+                    let why = self.refuses_balanced_port(*address, port)?;
+                    let of = format!(" for port {}/{}", port.port, port.protocol.name());
+                    Some(left_out(address, &of, &why))
+                });
+                ports.collect()
+            }
         })
     }
 
