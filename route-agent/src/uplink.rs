@@ -221,6 +221,20 @@ fn describe(machine: &Machine, link: &Link) -> Uplink {
     }
 }
 
+/// An uplink with one address, whose network is reachable over it: `172.18.0.2/16`.
+#[cfg(test)]
+pub fn test_uplink(address: &str) -> Uplink {
+    let own: IpNetwork = address.parse().unwrap();
+    Uplink {
+        index: 2,
+        name: "eth0".into(),
+        mtu: 1500,
+        up: true,
+        addresses: vec![own],
+        on_link: vec![IpNetwork::new(own.network(), own.prefix()).unwrap()],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

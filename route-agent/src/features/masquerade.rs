@@ -399,6 +399,7 @@ mod tests {
     use super::*;
     use crate::config::test_config;
     use crate::snapshot::Node;
+    use crate::uplink::test_uplink;
 
     fn config(flags: &[&str]) -> Config {
         test_config(&[&["--node-name=worker"], flags].concat())
@@ -496,14 +497,7 @@ mod tests {
         let mut snapshot = snapshot();
         let own = node("worker", &["192.0.2.2"], &["10.10.1.0/24", "172.18.0.0/16"]);
         let wide = node("wide", &["172.18.0.9", "203.0.113.9"], &["128.0.0.0/1"]);
-        let uplink = Uplink {
-            index: 2,
-            name: "eth0".into(),
-            mtu: 1500,
-            up: true,
-            addresses: vec!["172.18.0.2/16".parse().unwrap()],
-            on_link: vec!["172.18.0.0/16".parse().unwrap()],
-        };
+        let uplink = test_uplink("172.18.0.2/16");
         let in_vain = [("128.0.0.0/1", "wide"), ("172.18.0.0/16", "worker")];
         let in_vain = in_vain.map(|(cidr, node)| (cidr.parse().unwrap(), Arc::from(node)));
         snapshot.leave_out(in_vain.into());

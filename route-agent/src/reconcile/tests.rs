@@ -10,6 +10,7 @@ use crate::health::Health;
 use crate::ours::Removal;
 use crate::pod_cidrs::Holders;
 use crate::snapshot::{Change, EndpointSlice, Key, Node, Object, ObjectName, Service};
+use crate::uplink::test_uplink;
 
 fn reconcile(features: Vec<Box<dyn Feature>>) -> Reconcile {
     let health = SharedHealth::new(Health::new(Duration::from_secs(60)));
@@ -104,14 +105,7 @@ fn who_asks_for_a_pod_cidr_in_vain_has_it_for_no_feature_until_it_is_free() {
     };
     let before = Box::new(move |_: &Snapshot| Holders::from([(cidr, "z".into())]));
     let mut it = reconcile(Vec::new()).with_holders_before(before);
-    it.uplink = Some(Uplink {
-        index: 2,
-        name: "eth0".into(),
-        mtu: 1500,
-        up: true,
-        addresses: vec!["172.18.0.2/16".parse().unwrap()],
-        on_link: vec!["172.18.0.0/16".parse().unwrap()],
-    });
+    it.uplink = Some(test_uplink("172.18.0.2/16"));
     it.take(Input::Changes(vec![with("a"), with("z")]));
     it.take(Input::Listed);
     let holder = |it: &mut Reconcile| {

@@ -19,7 +19,7 @@ use crate::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Key, Node, Object, ObjectName,
     Protocol, Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
 };
-use crate::uplink::Uplink;
+use crate::uplink::{Uplink, test_uplink};
 
 /// The cluster as worker2 (172.18.0.4, 10.10.2.0/24) sees it.
 struct World {
@@ -123,14 +123,7 @@ impl World {
         let mut world = Self {
             snapshot: Snapshot::default(),
             config: test_config(&all),
-            uplink: Some(Uplink {
-                index: 2,
-                name: "eth0".into(),
-                mtu: 1500,
-                up: true,
-                addresses: vec!["172.18.0.4/16".parse().unwrap()],
-                on_link: vec!["172.18.0.0/16".parse().unwrap()],
-            }),
+            uplink: Some(test_uplink("172.18.0.4/16")),
             holders: Holders::new(),
             pods: vec![
                 pod("pod1", "10.10.2.3", "vethpod1"),
