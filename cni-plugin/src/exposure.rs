@@ -153,11 +153,10 @@ fn has_nftables(error: &Error) -> bool {
 fn take_back_unread(records: Option<&Records>, call: &Call) -> Result<Withdrawn, Error> {
     let mut socket = open().map_err(failed)?;
     let owner = attachment::owner(&call.container_id, &call.ifname);
-    let former = attachment::former_owner(&call.container_id, &call.ifname);
     // Of the same attachment, and of others whose elements an earlier version named alike.
     let all = records.map_or_else(|| Ok(Default::default()), Records::read_all);
     let (others, _) = all?;
-    let owners = [owner.clone(), former];
+    let owners = comments_of(&call.container_id, &call.ifname);
     // A runtime may repeat its DEL, and then there is nothing to tell.
     if attachment::remove_owned(&mut socket, owners, &others).map_err(failed)? {
         streams::log(format_args!(
@@ -185,25 +184,45 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     Error::collect(taken_back.filter_map(Result::err).collect())
 }
 
-/// Takes the tables away if there is no record, but for what `valid` attachments have in them, and for
-/// the guard of 127.0.0.0/8 as long as a link needs it. So it comes after the links of what is gone.
-pub fn remove_tables(valid: &BTreeSet<Owner>) -> Result<(), Error> {
+/// With what the comments of an attachment's elements end, in this version and in an earlier one.
+fn comments_of(container_id: &str, ifname: &str) -> [String; 2] {
+    [
+        attachment::owner(container_id, ifname),
+        attachment::former_owner(container_id, ifname),
+    ]
+}
+
+/// Takes back what attachments have that are `gone`, by what is written in nftables, but nothing of those
+/// that `live`: their records may be lost. An element does not say of which network it is, so those of
+/// which nothing is known stay. Then takes the tables away that no one needs: without records and
+/// elements, and the guard of 127.0.0.0/8 as long as a link needs it. So it comes after the links of what
+/// is gone.
+pub fn remove_unrecorded(gone: &BTreeSet<Owner>, live: &BTreeSet<Owner>) -> Result<(), Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(());
     };
-    if records.count()? > 0 {
+    let comments = |owners: &BTreeSet<Owner>| -> BTreeSet<String> {
+        let owners = owners.iter();
+        owners
+            .flat_map(|one| comments_of(&one.container_id, one.likely_ifname()))
+            .collect()
+    };
+    let owners = &comments(gone) - &comments(live);
+    let unrecorded = records.count()? == 0;
+    if owners.is_empty() && !unrecorded {
         return Ok(());
     }
-    let owners = valid.iter().flat_map(|one| {
-        let ifname = one.likely_ifname();
-        [
-            attachment::owner(&one.container_id, ifname),
-            attachment::former_owner(&one.container_id, ifname),
-        ]
+    let (kept, _) = records.read_all()?;
+    let removed = open().and_then(|mut socket| {
+        if !owners.is_empty() {
+            attachment::remove_owned(&mut socket, owners, &kept)?;
+        }
+        match unrecorded {
+            true => attachment::clear(&mut socket),
+            false => Ok(()),
+        }
     });
-    let owners = owners.collect();
-    let cleared = open().and_then(|mut socket| attachment::clear(&mut socket, owners));
-    cleared.map_err(failed)
+    removed.map_err(failed)
 }
 
 /// Takes back what `record` says, and the record. Of the host ports that it had, those that the records

@@ -1,5 +1,6 @@
 //! `portmap`: ports of the node that lead to a container whose link another plugin made.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwire_kernel::RouteSocket;
@@ -63,7 +64,8 @@ fn gc(config: &Config<'_>) -> Result<(), Error> {
         let owner = Owner::new(&record.container_id, &record.ifname);
         record.chained && record.network == config.name && !valid.contains(&owner)
     });
-    let removed = exposure::remove_tables(&valid);
+    // Whose links are gone only the plugin knows that made them.
+    let removed = exposure::remove_unrecorded(&BTreeSet::new(), &valid);
     Error::collect(
         [withdrawn, removed]
             .into_iter()
