@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use nix::errno::Errno;
 use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::nft::NftSocket;
 use podwire_kernel::{IpFamily, Protocol};
@@ -122,36 +121,18 @@ pub fn withdraw(
             if !has_more() {
                 return Ok(Withdrawn { _socket: None });
             }
-            match take_back_unread(records.as_ref(), call) {
-                Err(error) if !has_nftables(&error) => Ok(Withdrawn { _socket: None }),
-                withdrawn => withdrawn,
-            }
+            take_back_unread(records.as_ref(), call)
         }
     }
-}
-
-/// False if it failed because the kernel has no nftables (`nfnetlink_rcv_msg` and `nfnetlink_rcv_batch`,
-/// net/netfilter/nfnetlink.c): a pod whose ADD failed for that must go all the same.
-fn has_nftables(error: &Error) -> bool {
-    let Error::Nftables {
-        source: TableError::Read(error),
-        ..
-    } = error
-    else {
-        return true;
-    };
-    let errno = error.errno().map(Errno::from_raw);
-    !matches!(
-        errno,
-        Some(Errno::EPROTONOSUPPORT | Errno::EINVAL | Errno::EOPNOTSUPP)
-    )
 }
 
 /// Takes back what the attachment of `call` has in nftables by what is written there: its record
 /// cannot be read, or it is gone, perhaps with all others. The kernel may go on remembering UDP
 /// connections for a while.
 fn take_back_unread(records: Option<&Records>, call: &Call) -> Result<Withdrawn, Error> {
-    let mut socket = open().map_err(failed)?;
+    let Some(mut socket) = open_if_any()? else {
+        return Ok(Withdrawn { _socket: None });
+    };
     let owner = attachment::owner(&call.container_id, &call.ifname);
     // Of the same attachment, and of others whose elements an earlier version named alike.
     let all = records.map_or_else(|| Ok(Default::default()), Records::read_all);
@@ -213,16 +194,16 @@ pub fn remove_unrecorded(gone: &BTreeSet<Owner>, live: &BTreeSet<Owner>) -> Resu
         return Ok(());
     }
     let (kept, _) = records.read_all()?;
-    let removed = open().and_then(|mut socket| {
-        if !owners.is_empty() {
-            attachment::remove_owned(&mut socket, owners, &kept)?;
-        }
-        match unrecorded {
-            true => attachment::clear(&mut socket),
-            false => Ok(()),
-        }
-    });
-    removed.map_err(failed)
+    let Some(mut socket) = open_if_any()? else {
+        return Ok(());
+    };
+    if !owners.is_empty() {
+        attachment::remove_owned(&mut socket, owners, &kept).map_err(failed)?;
+    }
+    match unrecorded {
+        true => attachment::clear(&mut socket).map_err(failed),
+        false => Ok(()),
+    }
 }
 
 /// Takes back what `record` says, and the record. Of the host ports that it had, those that the records
@@ -232,18 +213,18 @@ pub fn take_back(
     record: &Record,
     others: &[Record],
 ) -> Result<Withdrawn, Error> {
-    let mut socket = open().map_err(failed)?;
-    let others: Vec<_> = others.iter().filter(|other| *other != record).collect();
-    attachment::remove(&mut socket, record, &others).map_err(failed)?;
-    forget(record, |port, address| Filter {
-        reply_source: Some(address),
-        reply_port: Some(port.container_port),
-        ..Filter::default()
-    });
+    let mut socket = open_if_any()?;
+    if let Some(socket) = &mut socket {
+        let others: Vec<_> = others.iter().filter(|other| *other != record).collect();
+        attachment::remove(socket, record, &others).map_err(failed)?;
+        forget(record, |port, address| Filter {
+            reply_source: Some(address),
+            reply_port: Some(port.container_port),
+            ..Filter::default()
+        });
+    }
     records.remove(&record.container_id, &record.ifname, record.chained)?;
-    Ok(Withdrawn {
-        _socket: Some(socket),
-    })
+    Ok(Withdrawn { _socket: socket })
 }
 
 /// What the attachment of `call` has on record; `None` if nothing, or nothing that can be read.
@@ -320,6 +301,11 @@ fn pairs<'a>(
 
 fn open() -> Result<NftSocket, TableError> {
     Ok(NftSocket::open()?)
+}
+
+/// A socket to take something back; `None` if the kernel has no nftables, where nothing is.
+fn open_if_any() -> Result<Option<NftSocket>, Error> {
+    NftSocket::open_if_any().map_err(|error| failed(error.into()))
 }
 
 fn failed(source: TableError) -> Error {
