@@ -200,16 +200,26 @@ pub fn followed_mtu(addresses: &[IpAddr]) -> Option<u32> {
 
 /// The MTU of the link that leads out of the node, if there is one.
 fn uplink_mtu(v4: bool) -> Option<u32> {
+    let mut socket = RouteSocket::open().ok()?;
+    let index = uplink(v4, &mut socket).ok()??;
+    let link = socket.link_by_index(index).ok()??;
+    (!link.loopback).then_some(link.mtu)
+}
+
+/// The number of the link that leads out of the node, if there is a default route.
+pub fn uplink(v4: bool, socket: &mut RouteSocket) -> podwire_kernel::Result<Option<u32>> {
     // Addresses for documentation (RFC 5737, RFC 3849): any that only a default route leads to.
     let outside: IpAddr = if v4 {
         IpAddr::from([203, 0, 113, 1])
     } else {
         IpAddr::from([0x2001, 0x0db8, 0xffff, 0xffff, 0, 0, 0, 1])
     };
-    let mut socket = RouteSocket::open().ok()?;
-    let index = socket.route_get(outside).ok()?.link?;
-    let link = socket.link_by_index(index).ok()??;
-    (!link.loopback).then_some(link.mtu)
+    match socket.route_get(outside) {
+        Ok(route) => Ok(route.link),
+        // There is none, or it says that packets go nowhere.
+        Err(error) if matches!(error.cause, Cause::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn pairs(attached: &Attached) -> Result<Vec<Pair>, Error> {
