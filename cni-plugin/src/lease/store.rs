@@ -121,9 +121,14 @@ impl Store {
         }
     }
 
-    /// The addresses that [`Store::release`] would release.
+    /// The addresses that [`Store::release`] would release. That there are none is remembered, so that the
+    /// release which follows need not read all leases again.
     pub fn addresses_of(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        self.find(owner).map(|found| found.addresses)
+        let addresses = self.find(owner)?.addresses;
+        if addresses.is_empty() {
+            self.remember(owner);
+        }
+        Ok(addresses)
     }
 
     /// The addresses that the index has for `owner`, in leases of both formats.
