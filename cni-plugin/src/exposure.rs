@@ -90,8 +90,9 @@ pub struct Withdrawn {
     _socket: Option<NftSocket>,
 }
 
-/// Takes back what the attachment of `call` has, if it has something. Without its record that is looked
-/// for only if `has_more` says that there was more than a link to its configuration.
+/// Takes back the host ports and hidden addresses of the attachment of `call`. The record says what they
+/// are. If it is gone, they are looked for in nftables, but only if `has_more` says that the
+/// configuration asks for some.
 pub fn withdraw(
     call: &Call,
     chained: bool,
@@ -280,7 +281,9 @@ fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
     if let Err(error) = forgotten {
         // The port works for each client that has not used it lately.
         streams::log(format_args!(
-            "{error}; clients with a connection may have to wait for its end"
+            "{error}; UDP clients that have just used the host ports of {} may not reach it until \
+             their connections have timed out",
+            record.comment()
         ));
     }
 }

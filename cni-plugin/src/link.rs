@@ -342,7 +342,8 @@ fn set_up_host(
     outcomes.try_for_each(|outcome| outcome.map_err(failed()))
 }
 
-/// Sets what makes the host end a link with IPv6 that listens to no one.
+/// Sets up IPv6 on the host end: it is on if the container has an IPv6 address, and never takes router
+/// advertisements.
 fn set_up_host_ipv6(host_name: &str, pairs: &[Pair]) -> podwire_kernel::Result<()> {
     // A container that sends router advertisements must not change the routes of the node
     // (CVE-2020-10749). Where the kernel has no IPv6 there is no such parameter.
@@ -351,7 +352,9 @@ fn set_up_host_ipv6(host_name: &str, pairs: &[Pair]) -> podwire_kernel::Result<(
         && !error.is_not_found()
     {
         streams::log(format_args!(
-            "{error}; router advertisements of containers may be accepted"
+            "{error}; the node may take routes from router advertisements that the container sends on \
+             {host_name}: set {} to 0",
+            key.replace('/', ".")
         ));
     }
     if has_ipv6(pairs) {

@@ -450,7 +450,7 @@ impl Store {
         removed.and(self.keep_entries(owner, kept))
     }
 
-    /// Leaves the index of all entries of exactly this owner those of these leases.
+    /// Removes all index entries of exactly this owner but those of `leases`, which it still has.
     fn keep_entries(&mut self, owner: &Owner, leases: Vec<IpAddr>) -> Result<(), StoreError> {
         let is_written_over = self.is_written_over(owner, &leases)?;
         if self.renumber(owner, leases)? > 0 {

@@ -246,7 +246,8 @@ fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
 fn agent_of<'a>(config: &'a Config<'_>) -> policy::Agent<'a> {
     config.agent().unwrap_or_else(|error| {
         streams::log(format_args!(
-            "where the agent is, is not understood, which stops nothing: {error}"
+            "where podwire-agent is, is not understood: {error}; it is looked for in its usual \
+             directory"
         ));
         policy::Agent::default()
     })

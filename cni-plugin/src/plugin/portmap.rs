@@ -76,7 +76,8 @@ fn gc(config: &Config<'_>) -> Result<(), Error> {
     )
 }
 
-/// Whether there are host ports; a DEL is not stopped by what is no mapping, and an ADD made none of it.
+/// Whether the configuration has port mappings. If they cannot be read, ADD has refused them and made
+/// nothing, so there are none for DEL.
 fn maps(config: &Config<'_>) -> bool {
     let ports = config.port_mappings();
     ports.is_ok_and(|ports| !ports.ports.is_empty())
