@@ -205,8 +205,8 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// The attachments that a GC keeps: of two lists that differ, the later and the earlier text of the
-    /// specification, what is in either.
+    /// The attachments that a GC keeps. The list has one key in the specification and another in an
+    /// earlier text of it; if the configuration has both, what is in either list is kept.
     pub fn valid_attachments(&self) -> Result<BTreeSet<Owner>, Error> {
         let mut valid = BTreeSet::new();
         let mut keys = ATTACHMENTS.into_iter().filter(|key| self.fields.has(key));

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
-use nix::errno::Errno;
 use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::nft::NftSocket;
 use podwire_kernel::{IpFamily, Protocol};
@@ -91,8 +90,9 @@ pub struct Withdrawn {
     _socket: Option<NftSocket>,
 }
 
-/// Takes back what the attachment of `call` has, if it has something. Without its record that is looked
-/// for only if `has_more` says that there was more than a link to its configuration.
+/// Takes back the host ports and hidden addresses of the attachment of `call`. The record says what they
+/// are. If it is gone, they are looked for in nftables, but only if `has_more` says that the
+/// configuration asks for some.
 pub fn withdraw(
     call: &Call,
     chained: bool,
@@ -122,42 +122,23 @@ pub fn withdraw(
             if !has_more() {
                 return Ok(Withdrawn { _socket: None });
             }
-            match take_back_unread(records.as_ref(), call) {
-                Err(error) if !has_nftables(&error) => Ok(Withdrawn { _socket: None }),
-                withdrawn => withdrawn,
-            }
+            take_back_unread(records.as_ref(), call)
         }
     }
-}
-
-/// False if it failed because the kernel has no nftables (`nfnetlink_rcv_msg` and `nfnetlink_rcv_batch`,
-/// net/netfilter/nfnetlink.c): a pod whose ADD failed for that must go all the same.
-fn has_nftables(error: &Error) -> bool {
-    let Error::Nftables {
-        source: TableError::Read(error),
-        ..
-    } = error
-    else {
-        return true;
-    };
-    let errno = error.errno().map(Errno::from_raw);
-    !matches!(
-        errno,
-        Some(Errno::EPROTONOSUPPORT | Errno::EINVAL | Errno::EOPNOTSUPP)
-    )
 }
 
 /// Takes back what the attachment of `call` has in nftables by what is written there: its record
 /// cannot be read, or it is gone, perhaps with all others. The kernel may go on remembering UDP
 /// connections for a while.
 fn take_back_unread(records: Option<&Records>, call: &Call) -> Result<Withdrawn, Error> {
-    let mut socket = open().map_err(failed)?;
+    let Some(mut socket) = open_if_any()? else {
+        return Ok(Withdrawn { _socket: None });
+    };
     let owner = attachment::owner(&call.container_id, &call.ifname);
-    let former = attachment::former_owner(&call.container_id, &call.ifname);
     // Of the same attachment, and of others whose elements an earlier version named alike.
     let all = records.map_or_else(|| Ok(Default::default()), Records::read_all);
     let (others, _) = all?;
-    let owners = [owner.clone(), former];
+    let owners = comments_of(&call.container_id, &call.ifname);
     // A runtime may repeat its DEL, and then there is nothing to tell.
     if attachment::remove_owned(&mut socket, owners, &others).map_err(failed)? {
         streams::log(format_args!(
@@ -185,25 +166,45 @@ pub fn withdraw_all(is_stale: &dyn Fn(&Record) -> bool) -> Result<(), Error> {
     Error::collect(taken_back.filter_map(Result::err).collect())
 }
 
-/// Takes the tables away if there is no record, but for what `valid` attachments have in them, and for
-/// the guard of 127.0.0.0/8 as long as a link needs it. So it comes after the links of what is gone.
-pub fn remove_tables(valid: &BTreeSet<Owner>) -> Result<(), Error> {
+/// With what the comments of an attachment's elements end, in this version and in an earlier one.
+fn comments_of(container_id: &str, ifname: &str) -> [String; 2] {
+    [
+        attachment::owner(container_id, ifname),
+        attachment::former_owner(container_id, ifname),
+    ]
+}
+
+/// Takes back what attachments have that are `gone`, by what is written in nftables, but nothing of those
+/// that `live`: their records may be lost. An element does not say of which network it is, so those of
+/// which nothing is known stay. Then takes the tables away that no one needs: without records and
+/// elements, and the guard of 127.0.0.0/8 as long as a link needs it. So it comes after the links of what
+/// is gone.
+pub fn remove_unrecorded(gone: &BTreeSet<Owner>, live: &BTreeSet<Owner>) -> Result<(), Error> {
     let Some(records) = Records::open(Path::new(DIRECTORY))? else {
         return Ok(());
     };
-    if records.count()? > 0 {
+    let comments = |owners: &BTreeSet<Owner>| -> BTreeSet<String> {
+        let owners = owners.iter();
+        owners
+            .flat_map(|one| comments_of(&one.container_id, one.likely_ifname()))
+            .collect()
+    };
+    let owners = &comments(gone) - &comments(live);
+    let unrecorded = records.count()? == 0;
+    if owners.is_empty() && !unrecorded {
         return Ok(());
     }
-    let owners = valid.iter().flat_map(|one| {
-        let ifname = one.likely_ifname();
-        [
-            attachment::owner(&one.container_id, ifname),
-            attachment::former_owner(&one.container_id, ifname),
-        ]
-    });
-    let owners = owners.collect();
-    let cleared = open().and_then(|mut socket| attachment::clear(&mut socket, owners));
-    cleared.map_err(failed)
+    let (kept, _) = records.read_all()?;
+    let Some(mut socket) = open_if_any()? else {
+        return Ok(());
+    };
+    if !owners.is_empty() {
+        attachment::remove_owned(&mut socket, owners, &kept).map_err(failed)?;
+    }
+    match unrecorded {
+        true => attachment::clear(&mut socket).map_err(failed),
+        false => Ok(()),
+    }
 }
 
 /// Takes back what `record` says, and the record. Of the host ports that it had, those that the records
@@ -213,18 +214,18 @@ pub fn take_back(
     record: &Record,
     others: &[Record],
 ) -> Result<Withdrawn, Error> {
-    let mut socket = open().map_err(failed)?;
-    let others: Vec<_> = others.iter().filter(|other| *other != record).collect();
-    attachment::remove(&mut socket, record, &others).map_err(failed)?;
-    forget(record, |port, address| Filter {
-        reply_source: Some(address),
-        reply_port: Some(port.container_port),
-        ..Filter::default()
-    });
+    let mut socket = open_if_any()?;
+    if let Some(socket) = &mut socket {
+        let others: Vec<_> = others.iter().filter(|other| *other != record).collect();
+        attachment::remove(socket, record, &others).map_err(failed)?;
+        forget(record, |port, address| Filter {
+            reply_source: Some(address),
+            reply_port: Some(port.container_port),
+            ..Filter::default()
+        });
+    }
     records.remove(&record.container_id, &record.ifname, record.chained)?;
-    Ok(Withdrawn {
-        _socket: Some(socket),
-    })
+    Ok(Withdrawn { _socket: socket })
 }
 
 /// What the attachment of `call` has on record; `None` if nothing, or nothing that can be read.
@@ -280,7 +281,9 @@ fn forget(record: &Record, filter: impl Fn(&HostPort, IpAddr) -> Filter) {
     if let Err(error) = forgotten {
         // The port works for each client that has not used it lately.
         streams::log(format_args!(
-            "{error}; clients with a connection may have to wait for its end"
+            "{error}; UDP clients that have just used the host ports of {} may not reach it until \
+             their connections have timed out",
+            record.comment()
         ));
     }
 }
@@ -301,6 +304,11 @@ fn pairs<'a>(
 
 fn open() -> Result<NftSocket, TableError> {
     Ok(NftSocket::open()?)
+}
+
+/// A socket to take something back; `None` if the kernel has no nftables, where nothing is.
+fn open_if_any() -> Result<Option<NftSocket>, Error> {
+    NftSocket::open_if_any().map_err(|error| failed(error.into()))
 }
 
 fn failed(source: TableError) -> Error {

@@ -200,16 +200,26 @@ pub fn followed_mtu(addresses: &[IpAddr]) -> Option<u32> {
 
 /// The MTU of the link that leads out of the node, if there is one.
 fn uplink_mtu(v4: bool) -> Option<u32> {
+    let mut socket = RouteSocket::open().ok()?;
+    let index = uplink(v4, &mut socket).ok()??;
+    let link = socket.link_by_index(index).ok()??;
+    (!link.loopback).then_some(link.mtu)
+}
+
+/// The number of the link that leads out of the node, if there is a default route.
+pub fn uplink(v4: bool, socket: &mut RouteSocket) -> podwire_kernel::Result<Option<u32>> {
     // Addresses for documentation (RFC 5737, RFC 3849): any that only a default route leads to.
     let outside: IpAddr = if v4 {
         IpAddr::from([203, 0, 113, 1])
     } else {
         IpAddr::from([0x2001, 0x0db8, 0xffff, 0xffff, 0, 0, 0, 1])
     };
-    let mut socket = RouteSocket::open().ok()?;
-    let index = socket.route_get(outside).ok()?.link?;
-    let link = socket.link_by_index(index).ok()??;
-    (!link.loopback).then_some(link.mtu)
+    match socket.route_get(outside) {
+        Ok(route) => Ok(route.link),
+        // There is none, or it says that packets go nowhere.
+        Err(error) if matches!(error.cause, Cause::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn pairs(attached: &Attached) -> Result<Vec<Pair>, Error> {
@@ -332,7 +342,8 @@ fn set_up_host(
     outcomes.try_for_each(|outcome| outcome.map_err(failed()))
 }
 
-/// Sets what makes the host end a link with IPv6 that listens to no one.
+/// Sets up IPv6 on the host end: it is on if the container has an IPv6 address, and never takes router
+/// advertisements.
 fn set_up_host_ipv6(host_name: &str, pairs: &[Pair]) -> podwire_kernel::Result<()> {
     // A container that sends router advertisements must not change the routes of the node
     // (CVE-2020-10749). Where the kernel has no IPv6 there is no such parameter.
@@ -341,7 +352,9 @@ fn set_up_host_ipv6(host_name: &str, pairs: &[Pair]) -> podwire_kernel::Result<(
         && !error.is_not_found()
     {
         streams::log(format_args!(
-            "{error}; router advertisements of containers may be accepted"
+            "{error}; the node may take routes from router advertisements that the container sends on \
+             {host_name}: set {} to 0",
+            key.replace('/', ".")
         ));
     }
     if has_ipv6(pairs) {

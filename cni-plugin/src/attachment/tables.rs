@@ -93,16 +93,16 @@ pub fn remove(
     Ok(())
 }
 
-/// Takes out what an attachment has of which only the comment says so, by one of `owners`
-/// ([`owner`](super::owner), [`former_owner`](super::former_owner)): its record is gone or cannot be
+/// Takes out what attachments have of which only the comments say so, by one of `owners`
+/// ([`owner`](super::owner), [`former_owner`](super::former_owner)): their records are gone or cannot be
 /// read. What one of the records says stays, and host ports pass on as in [`remove`]. Says whether there
 /// was anything.
 pub fn remove_owned(
     socket: &mut NftSocket,
-    owners: [String; 2],
+    owners: impl IntoIterator<Item = String>,
     kept: &[Record],
 ) -> Result<bool, TableError> {
-    let owners = owners.map(as_in_kernel);
+    let owners: Vec<_> = owners.into_iter().map(as_in_kernel).collect();
     let heirs = by_key(kept.iter().flat_map(hostports::elements));
     let kept: Vec<_> = kept.iter().flat_map(parts).collect();
     let kept: Vec<_> = kept.iter().flat_map(|part| &part.elements).collect();
@@ -134,14 +134,10 @@ fn remove_with(
     }
 }
 
-/// Takes both tables away when there is no record any more. What the `owners` have in a table stays, and
-/// so does the table: an attachment can be there without its record. Of the host ports the guard stays
-/// as well ([`hostports_guard`](super::hostports_guard)).
-pub fn clear(socket: &mut NftSocket, owners: Vec<String>) -> Result<(), TableError> {
-    let owners: Vec<_> = owners.into_iter().map(as_in_kernel).collect();
-    remove_with(socket, &empty_parts(), |part, socket, batch| {
-        part.clear(socket, batch, &owners)
-    })?;
+/// Takes the tables away in which there are no elements: the caller knows that there is no record either.
+/// Of the host ports the guard stays as well ([`hostports_guard`](super::hostports_guard)).
+pub fn clear(socket: &mut NftSocket) -> Result<(), TableError> {
+    remove_with(socket, &empty_parts(), Part::clear)?;
     Ok(())
 }
 
@@ -341,34 +337,19 @@ impl Part {
         Ok(())
     }
 
-    /// Deletes the table, or only the elements that are none of `owners` if something has to stay.
-    fn clear(
-        &self,
-        socket: &mut NftSocket,
-        batch: &mut Batch,
-        owners: &[Option<Comment>],
-    ) -> Result<(), TableError> {
+    /// Deletes the table unless it has elements, or its guard has to stay. An element can be an
+    /// attachment's whose record is lost.
+    fn clear(&self, socket: &mut NftSocket, batch: &mut Batch) -> Result<(), TableError> {
         let name = &self.skeleton.name;
         if !socket.has_table(FAMILY, name)? {
             return Ok(());
         }
         let mut stays = name == HOSTPORTS && hostports::hostports_guard()?.is_some();
-        let mut dead = Vec::new();
-        for (name, set) in self.skeleton.sets.iter() {
-            for (key, element) in self.read(socket, name)? {
-                match is_of(&element, owners) {
-                    true => stays = true,
-                    false => dead.push((name, set, key)),
-                }
-            }
+        for set in self.skeleton.sets.keys() {
+            stays = stays || !self.read(socket, set)?.is_empty();
         }
-        let mut table = batch.table(FAMILY, name);
         if !stays {
-            table.delete();
-            return Ok(());
-        }
-        for (name, set, key) in dead {
-            table.elements(name, set).delete(&key, None);
+            batch.table(FAMILY, name).delete();
         }
         Ok(())
     }

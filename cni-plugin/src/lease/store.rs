@@ -121,14 +121,23 @@ impl Store {
         }
     }
 
-    /// The addresses that [`Store::release`] would release.
+    /// The addresses that [`Store::release`] would release. That there are none is remembered, so that the
+    /// release which follows need not read all leases again.
     pub fn addresses_of(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
-        self.find(owner).map(|found| found.addresses)
+        let addresses = self.find(owner)?.addresses;
+        if addresses.is_empty() {
+            self.remember(owner);
+        }
+        Ok(addresses)
     }
 
     /// The addresses that the index has for `owner`, in leases of both formats.
     pub fn indexed_addresses_of(&mut self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         self.ensure_index()?;
+        let theirs = self.leases_of(owner)?;
+        if self.is_written_over(owner, &theirs)? {
+            self.remake_index()?;
+        }
         let mut addresses = self.leases_of(owner)?;
         addresses.extend(self.leases_of(&owner.in_old_format())?);
         Ok(addresses)
@@ -403,8 +412,7 @@ impl Store {
         if sure || !self.has_unindexed(owner)? {
             return Ok(found);
         }
-        self.index = Index::Stale;
-        self.ensure_index()?;
+        self.remake_index()?;
         self.find_indexed(owner)
     }
 
@@ -442,21 +450,31 @@ impl Store {
         removed.and(self.keep_entries(owner, kept))
     }
 
-    /// Leaves the index of all entries of exactly this owner those of these leases.
+    /// Removes all index entries of exactly this owner but those of `leases`, which it still has.
     fn keep_entries(&mut self, owner: &Owner, leases: Vec<IpAddr>) -> Result<(), StoreError> {
-        let mut others = false;
-        for address in index::addresses(&self.directory, owner) {
-            others |= !leases.contains(&address) && self.directory.lease(address)?.is_some();
-        }
+        let is_written_over = self.is_written_over(owner, &leases)?;
         if self.renumber(owner, leases)? > 0 {
             self.changed = true;
         }
-        if others && self.index == Index::Complete {
-            // A lease that was this owner's has been written over: its owner lacks an entry.
-            self.index = Index::Stale;
-            self.ensure_index()?;
+        match is_written_over {
+            true => self.remake_index(),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether a lease that was this owner's, who has these, is another's by now: it was written over in
+    /// place, and who has it lacks an entry.
+    fn is_written_over(&self, owner: &Owner, leases: &[IpAddr]) -> Result<bool, StoreError> {
+        let mut found = false;
+        for address in index::addresses(&self.directory, owner) {
+            found |= !leases.contains(&address) && self.directory.lease(address)?.is_some();
+        }
+        Ok(found && self.index == Index::Complete)
+    }
+
+    fn remake_index(&mut self) -> Result<(), StoreError> {
+        self.index = Index::Stale;
+        self.ensure_index()
     }
 
     /// Notes that `owner` has no lease any more.

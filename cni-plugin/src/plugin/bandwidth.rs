@@ -267,8 +267,13 @@ fn find_host(
     let host = socket
         .link_by_index(peer)
         .map_err(Error::kernel(FOR_LINK))?;
-    let host =
-        host.ok_or_else(|| changed(format!("veth peer with index {peer} is not in host ns")))?;
+    let host = host.ok_or_else(|| {
+        changed(format!(
+            "veth peer with index {peer} is not in host ns: limits are set on the other end of \
+             {ifname}, and there is no such link on the node; leave the bandwidth plugin out for \
+             this network"
+        ))
+    })?;
     let mut interfaces = attached.interfaces.iter();
     if interfaces.any(|one| one.sandbox.is_empty() && one.name == host.name) {
         return Ok(host);

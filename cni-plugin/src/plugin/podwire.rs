@@ -246,7 +246,8 @@ fn discharge(request: &Request<'_>, ipam: &Ipam) -> Result<(), Error> {
 fn agent_of<'a>(config: &'a Config<'_>) -> policy::Agent<'a> {
     config.agent().unwrap_or_else(|error| {
         streams::log(format_args!(
-            "where the agent is, is not understood, which stops nothing: {error}"
+            "where podwire-agent is, is not understood: {error}; it is looked for in its usual \
+             directory"
         ));
         policy::Agent::default()
     })
@@ -317,24 +318,35 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
             .any(|one| alias.is_of(&one.container_id, &name(&one.ifname)));
         ours && !listed
     };
-    match stale_links(&is_stale) {
-        Ok(names) => {
-            let deleted = names.iter().map(|name| link::delete(name));
-            failures.extend(deleted.filter_map(Result::err));
+    let (mut gone, mut live) = (BTreeSet::new(), valid.clone());
+    match aliases() {
+        Ok(aliases) => {
+            for (name, alias) in aliases {
+                let stale = is_stale(&alias);
+                let owner = Owner::new(&alias.container_id, &alias.ifname);
+                if stale {
+                    failures.extend(link::delete(&name).err());
+                }
+                if stale { &mut gone } else { &mut live }.insert(owner);
+            }
         }
         Err(error) => failures.push(error),
     }
     match location_of(request) {
         Ok(ipam) => {
             let keep = |owner: &Owner| is_valid(&valid, owner);
-            let mut part =
-                |leases: &[Lease]| failures.extend(part(leases, config.name, agent_of(config)));
+            let mut part = |leases: &[Lease]| {
+                // One without an interface may be about another than what has host ports.
+                let owners = leases.iter().map(|lease| &lease.owner);
+                gone.extend(owners.filter(|owner| owner.ifname.is_some()).cloned());
+                failures.extend(part(leases, config.name, agent_of(config)));
+            };
             let collected = ipam.collect(call, stdin, &keep, &mut part);
             failures.extend(collected.err());
         }
         Err(error) => failures.push(error),
     }
-    failures.extend(exposure::remove_tables(&valid).err());
+    failures.extend(exposure::remove_unrecorded(&gone, &live).err());
     Error::collect(failures)
 }
 
@@ -354,18 +366,18 @@ fn part(leases: &[Lease], network: &str, agent: policy::Agent<'_>) -> Vec<Error>
     failures
 }
 
-/// The host ends of links that are not wanted any more.
-fn stale_links(is_stale: &dyn Fn(&Alias) -> bool) -> Result<Vec<String>, Error> {
+/// The names of the host ends of links, with their aliases.
+fn aliases() -> Result<Vec<(String, Alias)>, Error> {
     let links = RouteSocket::open().and_then(|mut socket| socket.links());
     let links = links
         .map_err(Error::kernel("links of the node"))?
         .into_iter();
     let ours = links.filter(|link| link.group == LINK_GROUP);
-    let stale = ours.filter(|link| {
-        let alias = link.alias.as_deref().and_then(Alias::parse);
-        alias.is_some_and(|alias| is_stale(&alias))
+    let ours = ours.filter_map(|link| {
+        let alias = link.alias.as_deref().and_then(Alias::parse)?;
+        Some((link.name, alias))
     });
-    Ok(stale.map(|link| link.name).collect())
+    Ok(ours.collect())
 }
 
 /// Who gives addresses, as far as it matters to release them.

@@ -1,20 +1,23 @@
 //! `portmap`: ports of the node that lead to a container whose link another plugin made.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwire_kernel::RouteSocket;
+use podwire_kernel::link::Link;
 use podwire_kernel::route::RouteKind;
 use serde_json::Value;
 
 use super::request::Request;
+use super::sandbox;
 use crate::arguments::Arguments;
 use crate::attachment::Record;
 use crate::config::Config;
-use crate::environment::Verb;
+use crate::environment::{Call, Verb};
 use crate::error::Error;
 use crate::exposure;
 use crate::lease::Owner;
-use crate::link::Loopback;
+use crate::link::{Loopback, uplink};
 use crate::result::Attached;
 use crate::streams;
 
@@ -32,7 +35,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<Value>, Error> {
 }
 
 fn add(request: &Request<'_>) -> Result<Value, Error> {
-    let Request { config, .. } = request;
+    let Request { call, config, .. } = request;
     let Some(previous) = config.previous()? else {
         return Err(Error::config("must be called as chained plugin"));
     };
@@ -41,7 +44,7 @@ fn add(request: &Request<'_>) -> Result<Value, Error> {
     if !record.host_ports.is_empty() {
         exposure::expose(&record)?;
         // Behind the guard of 127.0.0.0/8.
-        open_loopback(&record);
+        open_loopback(call, &record);
     }
     Ok(printed)
 }
@@ -63,7 +66,8 @@ fn gc(config: &Config<'_>) -> Result<(), Error> {
         let owner = Owner::new(&record.container_id, &record.ifname);
         record.chained && record.network == config.name && !valid.contains(&owner)
     });
-    let removed = exposure::remove_tables(&valid);
+    // Whose links are gone only the plugin knows that made them.
+    let removed = exposure::remove_unrecorded(&BTreeSet::new(), &valid);
     Error::collect(
         [withdrawn, removed]
             .into_iter()
@@ -72,7 +76,8 @@ fn gc(config: &Config<'_>) -> Result<(), Error> {
     )
 }
 
-/// Whether there are host ports; a DEL is not stopped by what is no mapping, and an ADD made none of it.
+/// Whether the configuration has port mappings. If they cannot be read, ADD has refused them and made
+/// nothing, so there are none for DEL.
 fn maps(config: &Config<'_>) -> bool {
     let ports = config.port_mappings();
     ports.is_ok_and(|ports| !ports.ports.is_empty())
@@ -111,20 +116,20 @@ fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
 /// Opens the links that lead to the container for packets from the node's loopback. That is a
 /// convenience: where the node has no way to the container, or the link cannot be opened, the host
 /// ports work for all others, so it is left out and said.
-fn open_loopback(record: &Record) {
+fn open_loopback(call: &Call, record: &Record) {
     for v4 in [true, false] {
         let address = record.address(v4).filter(|_| record.reaches_loopback(v4));
         let Some(address) = address else { continue };
         let opened = RouteSocket::open().and_then(|mut socket| {
-            let Some(index) = link_to(address, &mut socket)? else {
-                return Ok(false);
-            };
-            Loopback { v4, v6: !v4 }.open(&mut socket, index)?;
-            Ok(true)
+            let found = link_to(address, call, &mut socket)?;
+            if let Ok(index) = found {
+                Loopback { v4, v6: !v4 }.open(&mut socket, index)?;
+            }
+            Ok(found.err())
         });
         let reason = match opened {
-            Ok(true) => continue,
-            Ok(false) => format!("no link leads straight to {address}"),
+            Ok(None) => continue,
+            Ok(Some(reason)) => reason,
             Err(error) => error.to_string(),
         };
         let loopback = if v4 { "127.0.0.1" } else { "::1" };
@@ -135,18 +140,72 @@ fn open_loopback(record: &Record) {
     }
 }
 
-/// The link on which the address is. None if there is a gateway on the way: the link would be the uplink,
-/// behind which is everyone else; or if the address is the node's own.
-fn link_to(address: IpAddr, socket: &mut RouteSocket) -> podwire_kernel::Result<Option<u32>> {
+/// The link on which the address is, or why none is to be opened. A link to other machines is not: it
+/// is one if a default route uses it, if it or one of its ports is hardware or stands for some, or if
+/// the container's own interface is, as that of a macvlan, which is in the network of the uplink.
+fn link_to(
+    address: IpAddr,
+    call: &Call,
+    socket: &mut RouteSocket,
+) -> podwire_kernel::Result<Result<u32, String>> {
     let route = socket.route_get(address)?;
-    if route.kind != RouteKind::Unicast || route.gateway.is_some() {
-        return Ok(None);
-    }
-    let Some(index) = route.link else {
-        return Ok(None);
+    let is_direct = match route.gateway {
+        None => true,
+        // Each link has its own of these: that the node has it says nothing of this one.
+        Some(gateway) if is_link_local(gateway) => false,
+        // The node itself: so Cilium hands packets to the programs at its own link.
+        Some(gateway) => socket.route_get(gateway)?.kind == RouteKind::Local,
     };
-    let link = socket.link_by_index(index)?;
-    Ok(link.filter(|link| !link.loopback).map(|link| link.index))
+    let index = route.link.filter(|_| route.kind == RouteKind::Unicast);
+    let links = socket.links()?;
+    let find = |index: Option<u32>| links.iter().find(|link| Some(link.index) == index);
+    let Some(link) = find(index).filter(|link| is_direct && !link.loopback) else {
+        return Ok(Err(format!("no link leads straight to {address}")));
+    };
+    // A bridge, or one behind a pair of links that are both on the node.
+    let far_end = find(link.peer).filter(|_| link.peer_netns.is_none());
+    let bridges = [Some(link.index), far_end.and_then(|end| end.master)];
+    let (mut inside, all) = (leads_to_node(call), links.iter());
+    for one in all.filter(|one| {
+        bridges.contains(&Some(one.index)) || one.master.is_some() && bridges.contains(&one.master)
+    }) {
+        inside = inside && is_virtual(one);
+    }
+    for v4 in [true, false] {
+        inside = inside && !uplink(v4, socket)?.is_some_and(|one| bridges.contains(&Some(one)));
+    }
+    Ok(match inside {
+        true => Ok(link.index),
+        false => Err(format!(
+            "{}, on which {address} is, leads to other machines",
+            link.name
+        )),
+    })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// Whether the interface of the container ends on the node, and not in the network of one of its links.
+fn leads_to_node(call: &Call) -> bool {
+    let link = sandbox::open_any(call).ok().and_then(|netns| {
+        let mut socket = RouteSocket::open_in(&netns).ok()?;
+        socket.link_by_name(&call.ifname).ok()?
+    });
+    link.is_some_and(|link| is_virtual(&link))
+}
+
+/// Whether packets on the link stay on this machine, as far as its kind says: hardware has none, and a
+/// macvlan, VLAN, bond or tunnel stands for hardware.
+fn is_virtual(link: &Link) -> bool {
+    let inside = ["veth", "netkit", "bridge", "openvswitch", "tun", "dummy"];
+    link.kind
+        .as_deref()
+        .is_some_and(|kind| inside.contains(&kind))
 }
 
 /// The words of the reference plugin around a mistake in the configuration.

@@ -33,9 +33,9 @@ pub fn open_any(call: &Call) -> Result<Netns, Error> {
     })
 }
 
-/// Opens the namespace of the container for DEL; `None` if it is gone, or something else has its
-/// place: a directory, a socket, a pipe that would wait for a writer, or the namespace of the plugin,
-/// where a process with the number of the container's has come to be.
+/// Opens the namespace of the container for DEL. `None` if it is gone, which is also so if its path leads
+/// to something else now: a directory, a socket, a pipe, or the namespace of the plugin (the path can
+/// have the number of a process in it, which another process has got since).
 pub fn open_if_there(call: &Call) -> Result<Option<Netns>, Error> {
     if call.netns.is_none() {
         return Ok(None);
@@ -46,8 +46,8 @@ pub fn open_if_there(call: &Call) -> Result<Option<Netns>, Error> {
     };
     if is_own(call, &netns)? {
         streams::log(format_args!(
-            "CNI_NETNS ({}) is the network namespace of the plugin: that of the container is gone, \
-             and nothing is touched there",
+            "CNI_NETNS ({}) leads to the network namespace of the node, so that of the container is \
+             gone; no interface is deleted there",
             call.sandbox()
         ));
         return Ok(None);

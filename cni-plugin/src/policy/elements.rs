@@ -25,7 +25,9 @@ impl Tables {
     }
 
     fn find(families: &[IpFamily]) -> Result<Option<Self>, TableError> {
-        let mut socket = NftSocket::open()?;
+        let Some(mut socket) = NftSocket::open_if_any()? else {
+            return Ok(None);
+        };
         let mut there = Vec::new();
         for family in families {
             if socket.has_table(Family::from(*family), TABLE)? {

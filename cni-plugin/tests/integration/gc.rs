@@ -78,6 +78,65 @@ fn a_pod_that_is_listed_keeps_its_host_port_without_its_record() {
 }
 
 #[test]
+fn pods_of_other_networks_keep_their_host_ports_without_their_records() {
+    for all_are_lost in [true, false] {
+        on_a_node(move |node| {
+            let with_port = |network, subnet: &str, port: u16| {
+                let mut config = with_everything(network);
+                config["ipam"]["ranges"] = json!([[{ "subnet": subnet }]]);
+                config["ipam"]["routes"] = json!([]);
+                config["runtimeConfig"]["portMappings"][0]["hostPort"] = port.into();
+                config
+            };
+            let one = with_port("one", "10.1.2.0/24", 8081);
+            let two = with_port("two", "10.5.0.0/24", 8082);
+            let mut chained = with_port("three", "10.9.9.0/24", 8083);
+            chained["type"] = "portmap".into();
+            let [a, b, c, d] = ["a", "b", "c", "d"].map(|id| node.container(id));
+            Call::new("podwire", "ADD", &a, &one).succeed();
+            Call::new("podwire", "ADD", &b, &two).succeed();
+            // Behind a plugin that leaves nothing of ours.
+            let previous = json!({
+                "cniVersion": "1.1.0",
+                "interfaces": [{"name": "eth0", "sandbox": c.path}],
+                "ips": [{"address": "10.9.9.2/24", "interface": 0}],
+            });
+            let ports = |verb| Call::new("portmap", verb, &c, &chained).after(&previous);
+            ports("ADD").succeed();
+            for name in left_in(RECORDS) {
+                std::fs::remove_file(format!("{RECORDS}/{name}")).unwrap();
+            }
+            if !all_are_lost {
+                let four = with_port("four", "10.6.0.0/24", 8084);
+                Call::new("podwire", "ADD", &d, &four).succeed();
+            }
+            let mapped = || {
+                let ruleset = node.ruleset();
+                let is_mapped = |low: &u8| ruleset.contains(&format!("tcp . 808{low}"));
+                [1, 2, 3].into_iter().filter(is_mapped).collect::<Vec<_>>()
+            };
+            Call::new("portmap", "GC", &a, &keeping(&chained, &["c"])).succeed();
+            assert_eq!(mapped(), [1, 2, 3]);
+            Call::new("podwire", "GC", &a, &keeping(&one, &[])).succeed();
+            assert_eq!(mapped(), [2, 3], "{}", node.ruleset());
+            assert!(node.ruleset().contains("10.5.0.2 comment"), "ipMasq");
+            assert!(!node.ruleset().contains("10.1.2.2"));
+            Call::new("podwire", "GC", &a, &keeping(&two, &["b"])).succeed();
+            assert_eq!(mapped(), [2, 3]);
+            Call::new("podwire", "GC", &a, &keeping(&two, &[])).succeed();
+            assert_eq!(mapped(), [3]);
+            ports("DEL").succeed();
+            assert_eq!(mapped(), [0; 0]);
+            for config in ["one", "four"].map(with_everything) {
+                Call::new("podwire", "GC", &a, &keeping(&config, &[])).succeed();
+            }
+            node.assert_clean();
+            assert_eq!(node.ruleset(), "");
+        });
+    }
+}
+
+#[test]
 fn the_guard_of_127_0_0_0_stays_as_long_as_a_link_is_open() {
     on_a_node(|node| {
         let container = node.container("a");

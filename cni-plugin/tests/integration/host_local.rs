@@ -298,6 +298,13 @@ fn a_directory_with_many_leases_is_looked_through_once() {
         assert!(first > 3000, "the index was not made: {first} system calls");
         let most = later.iter().max().unwrap();
         assert!(*most < 200, "{later:?} system calls with an index");
+        // Of a container of which nothing is known, nor of what policies say of it.
+        let (unknown, other) = (node.container("x"), node.container("y"));
+        let once = count(&Call::new("host-local", "DEL", &unknown, &config));
+        let mut with_policies = config.clone();
+        with_policies["networkPolicy"] = true.into();
+        let found = count(&Call::new("podwire", "DEL", &other, &with_policies));
+        assert!(once > 3000 && found < once + once / 2, "{once}, {found}");
     });
 }
 

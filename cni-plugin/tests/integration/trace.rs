@@ -66,6 +66,64 @@ pub fn kill_after(call: &Call, count: usize) -> bool {
     killed
 }
 
+/// What a kernel says that has no nftables.
+#[derive(Debug, Clone, Copy)]
+pub enum Missing {
+    /// There is no netlink for netfilter at all.
+    Netlink,
+    /// There is, but no one in it who understands nftables.
+    Subsystem,
+    /// They are there, and may not be asked.
+    Rights,
+}
+
+/// Runs the plugin as on a kernel that lacks something: its questions are changed on their way, and the
+/// kernel answers what it answers to what it does not know. Returns what the plugin printed.
+#[cfg(target_arch = "x86_64")]
+pub fn run_without(missing: Missing, call: &Call) -> String {
+    use std::io::Read;
+    const SOCKET: u64 = 41;
+    const SENDTO: u64 = 44;
+    /// `NETLINK_NETFILTER`, and a number that is no protocol's.
+    const NETFILTER: u64 = 12;
+    const NO_PROTOCOL: u64 = 31;
+    /// `NFNL_SUBSYS_NFTABLES`, and a number that is no subsystem's; the high byte of a type.
+    const NFTABLES: u8 = 10;
+    const NO_SUBSYSTEM: u8 = 0x7f;
+    let (mut child, pid) = start(call);
+    let mut entering = true;
+    while let Stop::Call(number) = next(pid) {
+        let mut registers = ptrace::getregs(pid).unwrap();
+        match (missing, number) {
+            (Missing::Netlink, SOCKET) if entering && registers.rdx == NETFILTER => {
+                registers.rdx = NO_PROTOCOL;
+                ptrace::setregs(pid, registers).unwrap();
+            }
+            (Missing::Rights, SOCKET) if !entering && registers.rdx == NETFILTER => {
+                registers.rax = u64::MAX; // -EPERM
+                ptrace::setregs(pid, registers).unwrap();
+            }
+            (Missing::Subsystem, SENDTO) if entering => {
+                let at = registers.rsi as ptrace::AddressType;
+                let mut word = ptrace::read(pid, at).unwrap().to_ne_bytes();
+                // Length (4 bytes), type (2): the type's high byte is the subsystem.
+                if word[5] == NFTABLES {
+                    word[5] = NO_SUBSYSTEM;
+                    let word = std::ffi::c_long::from_ne_bytes(word);
+                    ptrace::write(pid, at, word).unwrap();
+                }
+            }
+            _ => {}
+        }
+        entering = !entering;
+    }
+    let mut printed = String::new();
+    let mut output = child.stdout.take().unwrap();
+    output.read_to_string(&mut printed).unwrap();
+    bury(child);
+    printed
+}
+
 enum Stop {
     Call(u64),
     End,

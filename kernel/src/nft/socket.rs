@@ -111,6 +111,20 @@ impl NftSocket {
         })
     }
 
+    /// As [`NftSocket::open`]; `None` if this kernel has no nftables, and so no table: that is told by
+    /// a question that has no other reason to fail. What a process may not ask stays an error.
+    pub fn open_if_any() -> Result<Option<Self>, crate::Error> {
+        let opened = Self::open().and_then(|mut socket| {
+            let asked = socket.generation();
+            asked.map_err(|cause| cause.during("ask for the state of", "nftables"))?;
+            Ok(socket)
+        });
+        match opened {
+            Err(error) if means_none(&error.cause) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// How many batches were committed or refused. An empty batch is not sent.
     pub fn batches(&self) -> u64 {
         self.batches
@@ -267,6 +281,17 @@ impl NftSocket {
     }
 }
 
+/// Whether a kernel without nftables answers so: it has no such socket (`netlink_create`,
+/// net/netlink/af_netlink.c), or no one behind it who understands the question
+/// (`nfnetlink_rcv_msg`, net/netfilter/nfnetlink.c).
+fn means_none(cause: &Cause) -> bool {
+    use libc::{EAFNOSUPPORT, EINVAL, EOPNOTSUPP, EPROTONOSUPPORT};
+    matches!(
+        cause.errno(),
+        Some(EPROTONOSUPPORT | EAFNOSUPPORT | EINVAL | EOPNOTSUPP)
+    )
+}
+
 fn refused(messages: &netlink::Batch, refusals: Vec<Refusal>) -> Result<(), CommitError> {
     if refusals.is_empty() {
         return Ok(());
@@ -402,6 +427,21 @@ mod tests {
             .collect();
         assert_eq!(left, [port(1).finish()]);
         socket.commit(&mut batch).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_without_nftables_is_told_from_one_that_may_not_be_asked() {
+        let refused = |errno| Cause::Refused {
+            errno,
+            explanation: None,
+        };
+        let system = |errno| Cause::System { errno };
+        assert!(means_none(&system(libc::EPROTONOSUPPORT)) && means_none(&refused(libc::EINVAL)));
+        for errno in [libc::EPERM, libc::EACCES, libc::EMFILE, libc::ENOMEM] {
+            assert!(!means_none(&system(errno)) && !means_none(&refused(errno)));
+        }
+        assert!(!means_none(&Cause::NoAnswer) && !means_none(&Cause::AnswerLost));
+        in_netns(|| assert!(NftSocket::open_if_any().unwrap().is_some()));
     }
 
     #[test]

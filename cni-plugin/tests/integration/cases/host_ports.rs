@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{mapping, with_ports};
 use crate::net::{Outside, serve, tcp};
-use crate::node::{Call, config, on_a_node};
+use crate::node::{Call, Container, Node, config, on_a_node};
 
 /// Spellings of pairs of mappings that share a key in the kernel.
 const SAME: [[(&str, &str); 2]; 9] = [
@@ -168,6 +168,124 @@ fn portmap_opens_no_link_behind_which_the_container_is_not() {
             assert_eq!(node.ask("ip", &local).lines().count(), 1, "{v6}");
             call("DEL").succeed();
         }
+    });
+}
+
+/// What `portmap` says that is chained behind another plugin, and which of these links it opens.
+fn opened(node: &Node, container: &Container, address: &str, links: &[&str]) -> Vec<String> {
+    let mut config = with_ports(json!([mapping("", "tcp", 80)]));
+    config["cniVersion"] = "1.0.0".into();
+    let previous = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "eth0", "sandbox": container.path}],
+        "ips": [{"address": address, "interface": 0}],
+    });
+    let call = |verb| Call::new("portmap", verb, container, &config).after(&previous);
+    let answer = call("ADD").run();
+    assert!(answer.success, "{answer:?}");
+    let key = |link: &str| format!("net/ipv4/conf/{link}/route_localnet");
+    let is_open = |link: &&&str| podwire_kernel::sysctl::read(&key(link)).unwrap() == "1";
+    let opened: Vec<_> = links.iter().filter(is_open).collect();
+    let is_said = answer.stderr.contains("do not work from 127.0.0.1");
+    assert_eq!(is_said, opened.is_empty(), "{}", answer.stderr);
+    call("DEL").succeed();
+    node.assert_nothing_mapped();
+    opened.into_iter().map(|link| (*link).to_owned()).collect()
+}
+
+fn ip(node: &Node, words: &str) {
+    let words: Vec<_> = words.split(' ').collect();
+    node.ask("ip", &words);
+}
+
+#[test]
+fn portmap_opens_no_uplink_whose_network_the_container_is_in() {
+    on_a_node(|node| {
+        let _outside = Outside::new(node);
+        for (name, kind) in [("m", "macvlan mode bridge"), ("p", "macvlan mode private")] {
+            let container = node.container(name);
+            ip(
+                node,
+                &format!("link add link uplink name eth0 netns {name} type {kind}"),
+            );
+            for v4 in ["via 192.0.2.9", ""] {
+                // Without a default route as well: nothing at the link itself says then what it is.
+                ip(node, "route del default");
+                if !v4.is_empty() {
+                    ip(node, &format!("route add default {v4}"));
+                }
+                let found = opened(node, &container, "192.0.2.50/24", &["uplink"]);
+                assert_eq!(found, [""; 0], "{kind}");
+            }
+            ip(node, "route add default via 192.0.2.9");
+        }
+    });
+}
+
+#[test]
+fn portmap_opens_a_bridge_unless_it_leads_to_other_machines() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        ip(node, "link add br0 type bridge");
+        ip(node, "addr add 10.9.9.1/24 dev br0");
+        ip(node, "link add port0 type veth peer name eth0 netns a");
+        ip(node, "link set port0 master br0 up");
+        ip(node, "link set br0 up");
+        let found = || {
+            let found = opened(node, &container, "10.9.9.2/24", &["br0"]);
+            podwire_kernel::sysctl::write("net/ipv4/conf/br0/route_localnet", "0").unwrap();
+            found
+        };
+        assert_eq!(found(), ["br0"]);
+        ip(node, "route add default via 10.9.9.254");
+        assert_eq!(found(), [""; 0], "a default route");
+        ip(node, "route del default");
+        // What leads to other machines, as hardware, a VLAN or a tunnel does.
+        ip(node, "link add lower type veth peer name lower0");
+        ip(node, "link add lan type vxlan id 4 dstport 4789 dev lower");
+        ip(node, "link set lan master br0");
+        assert_eq!(found(), [""; 0], "a port");
+        // The same through a pair of links.
+        ip(node, "addr del 10.9.9.1/24 dev br0");
+        ip(node, "link add gate type veth peer name gate0");
+        ip(node, "addr add 10.9.9.1/24 dev gate");
+        ip(node, "link set gate up");
+        ip(node, "link set gate0 master br0 up");
+        assert_eq!(
+            opened(node, &container, "10.9.9.2/24", &["br0", "gate"]),
+            [""; 0]
+        );
+        ip(node, "link del lan");
+        assert_eq!(
+            opened(node, &container, "10.9.9.2/24", &["br0", "gate"]),
+            ["gate"]
+        );
+    });
+}
+
+#[test]
+fn portmap_opens_the_link_behind_a_gateway_that_is_the_node_itself() {
+    on_a_node(|node| {
+        let _outside = Outside::new(node);
+        let container = node.container("a");
+        // As Cilium has it without routes to endpoints.
+        ip(node, "link add cilium_host type veth peer name cilium_net");
+        ip(node, "link set cilium_net up");
+        ip(node, "link set cilium_host up");
+        // With the address first, the kernel itself takes the gateway for none.
+        ip(node, "route add 10.66.0.1 dev cilium_host scope link");
+        ip(node, "route add 10.66.0.0/24 via 10.66.0.1 dev cilium_host");
+        ip(node, "addr add 10.66.0.1/32 dev cilium_host");
+        let way = node.ask("ip", &["route", "get", "10.66.0.2"]);
+        assert!(way.contains("via 10.66.0.1 dev cilium_host"), "{way}");
+        ip(node, "link add lxc0 type veth peer name eth0 netns a");
+        let links = ["cilium_host", "uplink"];
+        let found = opened(node, &container, "10.66.0.2/32", &links);
+        assert_eq!(found, ["cilium_host"]);
+        podwire_kernel::sysctl::write("net/ipv4/conf/cilium_host/route_localnet", "0").unwrap();
+        // The uplink is none, whatever the gateway.
+        ip(node, "route replace 10.66.0.0/24 via 192.0.2.1 dev uplink");
+        assert_eq!(opened(node, &container, "10.66.0.2/32", &links), [""; 0]);
     });
 }
 

@@ -186,6 +186,28 @@ fn a_lease_that_was_given_to_another_container_in_place_is_that_one_s() {
     });
 }
 
+#[test]
+fn an_add_whose_lease_was_given_to_another_in_place_lets_that_one_have_no_second() {
+    on_a_node(|node| {
+        let (a, b) = (node.container("a"), node.container("b"));
+        let config = config("host-local", &["10.1.2.0/24"]);
+        let call = |verb, container| Call::new("host-local", verb, container, &config);
+        for content in ["b\r\neth0", "b"] {
+            let result = call("ADD", &a).succeed();
+            let address = result["ips"][0]["address"].as_str().unwrap();
+            let path = format!("{LEASES}/{}", address.trim_end_matches("/24"));
+            fs::write(&path, content).unwrap();
+            // As with the reference, the files say who has a lease and who has none.
+            call("ADD", &a).succeed();
+            let message = call("ADD", &b).fail(999);
+            assert!(message.contains("duplicate allocation"), "{message}");
+            call("DEL", &b).succeed();
+            call("DEL", &a).succeed();
+            assert_eq!(left_in(LEASES), Vec::<String>::new(), "{content:?}");
+        }
+    });
+}
+
 /// Adds and removes a name until the directory's time stamp is another one: kernels before 6.13
 /// count it in ticks.
 fn change_stamp() {

@@ -247,3 +247,57 @@ fn elements_that_are_gone_or_another_container_s_do_not_stop_a_removal() {
         node.assert_clean();
     });
 }
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn where_the_kernel_has_no_nftables_del_and_gc_find_nothing_to_take_back() {
+    use crate::trace::{Missing, run_without};
+    for plugin in ["podwire", "portmap"] {
+        for content in ["as written", "cut off", "gone"] {
+            on_a_node(move |node| {
+                let container = node.container("a");
+                let link = config("ptp", &["10.1.2.0/24"]);
+                let mut config =
+                    with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
+                config["ipMasq"] = (plugin == "podwire").into();
+                let mut gc = config.clone();
+                gc["cni.dev/valid-attachments"] = json!([]);
+                let add = Call::new(plugin, "ADD", &container, &config);
+                let del = Call::new(plugin, "DEL", &container, &config);
+                let gc = Call::new(plugin, "GC", &container, &gc);
+                for call in [&del, &gc] {
+                    for missing in [Missing::Rights, Missing::Netlink, Missing::Subsystem] {
+                        match plugin {
+                            "podwire" => add.succeed(),
+                            _ => {
+                                let previous = Call::new("ptp", "ADD", &container, &link).succeed();
+                                add.clone().after(&previous).succeed()
+                            }
+                        };
+                        let name = names(RECORDS).into_iter().find(|name| name != "lock");
+                        let record = format!("{RECORDS}/{}", name.unwrap());
+                        match content {
+                            "cut off" => fs::write(&record, "").unwrap(),
+                            "gone" => fs::remove_file(&record).unwrap(),
+                            _ => {}
+                        }
+                        let printed = run_without(missing, call);
+                        if matches!(missing, Missing::Rights) {
+                            // What may not be asked is not taken for nothing.
+                            let found = content == "as written" || call.verb == "DEL";
+                            assert!(!found || printed.contains("Operation not permitted"));
+                        } else {
+                            assert_eq!(printed, "", "{missing:?} {content} {}", call.verb);
+                            let left = call.verb == "DEL" || content == "as written";
+                            assert!(!left || !fs::exists(&record).unwrap(), "{missing:?}");
+                        }
+                        let _ = fs::remove_file(&record);
+                        Call::new("ptp", "DEL", &container, &link).succeed();
+                        node.ask("nft", &["flush", "ruleset"]);
+                        node.assert_clean();
+                    }
+                }
+            });
+        }
+    }
+}
