@@ -107,7 +107,7 @@ pub fn withdraw(
             // Others matter only to host ports, of which they may have the same.
             let others = match record.host_ports.is_empty() {
                 true => Vec::new(),
-                false => records.read_all().unwrap_or_default().0,
+                false => records.read_all()?.0,
             };
             take_back(records, &record, &others)
         }
