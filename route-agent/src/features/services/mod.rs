@@ -292,7 +292,7 @@ impl Feature for Services {
                     // Whether their ClusterIPs are in one.
                     self.dirty.extend(world.snapshot.services.keys().cloned());
                 }
-                self.externals_stale |= dirty.concerns_pod_cidrs() || dirty.api_server;
+                self.externals_stale |= dirty.concerns_pod_cidrs();
                 let networks = dirty.service_cidrs || dirty.concerns_pod_cidrs();
                 self.networks |= networks;
                 if self.dirty.len() > before {
@@ -301,7 +301,7 @@ impl Feature for Services {
                         world.metrics.proxy.queued(family, now);
                     }
                 }
-                networks || dirty.api_server || self.dirty.len() > before
+                networks || self.dirty.len() > before
             }
             Event::Kernel(KernelEvent::Nftables {
                 family,

@@ -20,7 +20,7 @@ fn an_external_ip_is_taken_back_once_the_api_server_is_used_there() {
     let is_served = || nft("list ruleset").contains("192.0.2.7");
     assert!(is_served());
     // A name of the server has another address now.
-    let used = ["192.0.2.7".parse().unwrap()];
+    let used = ["192.0.2.7:6443".parse().unwrap()];
     assert!(node.config.kubernetes.resolved.add(used.into_iter()));
     let dirty = Dirty {
         api_server: true,
