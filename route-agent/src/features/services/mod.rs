@@ -188,8 +188,8 @@ impl Services {
         };
     }
 
-    /// If other addresses may be had than before, Services with such are looked at again, and the
-    /// networks.
+    /// If other addresses may be had than before, Services that may have others are looked at again, and
+    /// the networks.
     fn look_at_externals(&mut self, world: &World<'_>, dirty: &mut BTreeSet<ObjectName>) {
         if !std::mem::take(&mut self.externals_stale) {
             return;
@@ -198,15 +198,9 @@ impl Services {
         if now != self.externals {
             let before = std::mem::replace(&mut self.externals, now);
             self.networks = true;
-            let differs = |address: &IpAddr| {
-                before.refuses_cluster_ip(*address) != self.externals.refuses_cluster_ip(*address)
-            };
-            let services = world.snapshot.services.iter().filter(|(_, service)| {
-                !service.external_ips.is_empty()
-                    || !service.load_balancer_vips.is_empty()
-                    || service.cluster_ips.iter().any(differs)
-            });
-            dirty.extend(services.map(|(name, _)| name.clone()));
+            let services = world.snapshot.services.iter();
+            let differs = services.filter(|(_, one)| self.externals.differ_for(one, &before));
+            dirty.extend(differs.map(|(name, _)| name.clone()));
         }
     }
 

@@ -226,6 +226,22 @@ impl Externals {
         own.filter(|_| protocol == Protocol::Tcp)
     }
 
+    /// True if of this Service something else is refused than it was, or for another reason.
+    pub fn differ_for(&self, service: &Service, before: &Externals) -> bool {
+        let cluster_ip =
+            |one: &IpAddr| self.refuses_cluster_ip(*one) != before.refuses_cluster_ip(*one);
+        let external_ip = |one: &IpAddr| self.refuses(*one) != before.refuses(*one);
+        let balanced = |one: &IpAddr| {
+            let mut ports = service.ports.iter();
+            ports.any(|port| {
+                self.refuses_balanced(*one, port) != before.refuses_balanced(*one, port)
+            })
+        };
+        service.cluster_ips.iter().any(cluster_ip)
+            || service.external_ips.iter().any(external_ip)
+            || service.load_balancer_vips.iter().any(balanced)
+    }
+
     /// What of a Service is refused, one sentence each, made one by one.
     pub fn warnings<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
         let cluster_ips = service.cluster_ips.iter().filter_map(|address| {
