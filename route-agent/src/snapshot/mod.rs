@@ -476,9 +476,12 @@ impl Snapshot {
     /// The podCIDRs of a Node, but for those that it asks for in vain.
     pub fn pod_cidrs_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = IpNetwork> {
         let all = node.pod_cidrs.iter().copied();
-        all.filter(|cidr| {
-            self.left_out.is_empty() || !self.left_out.contains(&(*cidr, node.name.clone()))
-        })
+        all.filter(|cidr| !self.is_left_out(node, *cidr))
+    }
+
+    /// True if a Node asks for this podCIDR in vain.
+    pub fn is_left_out(&self, node: &Node, cidr: IpNetwork) -> bool {
+        !self.left_out.is_empty() && self.left_out.contains(&(cidr, node.name.clone()))
     }
 
     /// The addresses of the API servers and the ports at which they answer, as they publish them and as
