@@ -8,7 +8,6 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::World;
-use crate::pod_cidrs::{Claims, claims_that_hold, holder};
 use crate::report::{PodReport, Report};
 use crate::snapshot::{self, Direction, ObjectName, ServiceKind, Snapshot};
 
@@ -133,20 +132,14 @@ pub struct Pod {
 }
 
 impl Cluster {
-    /// What is known of the cluster. The report has the pods of this node and its routes.
+    /// What is known of the cluster. The report has the pods of this node.
     pub fn of(world: &World<'_>, report: &Report) -> Self {
         let snapshot = world.snapshot;
         let owners = owners(snapshot);
-        let routes = report.routes.iter();
-        let holders = routes
-            .filter(|route| route.present && !route.refused)
-            .map(|route| (route.destination, route.node.as_str().into()));
-        let (own, holders) = (world.own_name(), holders.collect());
-        let claims = claims_that_hold(snapshot, own, world.uplink, &holders);
         Self {
             node: world.own_name().to_string(),
             nodes: (snapshot.nodes.values())
-                .map(|one| node(one, &claims))
+                .map(|one| node(one, snapshot))
                 .collect(),
             services: (snapshot.services.values())
                 .map(|one| service(one, snapshot, &owners))
@@ -168,11 +161,8 @@ fn owners(snapshot: &Snapshot) -> HashMap<IpAddr, &ObjectName> {
     .collect()
 }
 
-fn node(node: &snapshot::Node, claims: &Claims<'_>) -> Node {
-    let is_left_out = |cidr: &&IpNetwork| {
-        let kept = holder(claims, cidr.network());
-        kept.is_none_or(|kept| *kept.node != node.name || kept.network != **cidr)
-    };
+fn node(node: &snapshot::Node, snapshot: &Snapshot) -> Node {
+    let is_left_out = |cidr: &&IpNetwork| snapshot.is_left_out(node, **cidr);
     let is_bad = |taint: &std::sync::Arc<str>| NOT_READY.contains(&&**taint);
     Node {
         name: node.name.to_string(),
@@ -309,7 +299,7 @@ mod tests {
     use super::*;
     use crate::features::services::desired::samples;
     use crate::features::test_node::TestNode;
-    use crate::report::RouteReport;
+    use crate::pod_cidrs::PodCidrs;
     use crate::snapshot::{Change, Dirty, Labels, Object};
 
     fn set(node: &mut TestNode, object: Object) {
@@ -380,29 +370,22 @@ mod tests {
         };
         joins(&mut test, "aaa", Some(90));
         joins(&mut test, "zzz", Some(10));
-        let left_out = |test: &TestNode, report: &Report| {
-            let nodes = Cluster::of(&test.world(), report).nodes;
+        let left_out = |test: &mut TestNode, had: Option<&str>| {
+            let had = had.map(|name| (cidr, name.into()));
+            let had = had.into_iter().collect();
+            let own = test.config.node_name.clone();
+            PodCidrs::after(Box::new(|_| had)).settle(&mut test.snapshot, &own, None);
+            let nodes = Cluster::of(&test.world(), &Report::default()).nodes;
             nodes.into_iter().map(|node| node.left_out).collect()
         };
-        let mut report = Report::default();
-        let found: Vec<_> = left_out(&test, &report);
+        let found: Vec<_> = left_out(&mut test, None);
         assert_eq!(found, [vec![cidr], vec![]]);
-        // Those of one age have it by what the routes say.
+        // Those of one age have it by who had it.
         joins(&mut test, "aaa", None);
         joins(&mut test, "zzz", None);
-        report.routes = vec![RouteReport {
-            node: "zzz".into(),
-            destination: cidr,
-            gateway: None,
-            link: None,
-            unreachable: false,
-            refused: false,
-            present: true,
-        }];
-        let found: Vec<_> = left_out(&test, &report);
+        let found: Vec<_> = left_out(&mut test, Some("zzz"));
         assert_eq!(found, [vec![cidr], vec![]]);
-        report.routes[0].node = "aaa".into();
-        let found: Vec<_> = left_out(&test, &report);
+        let found: Vec<_> = left_out(&mut test, Some("aaa"));
         assert_eq!(found, [vec![], vec![cidr]]);
     }
 }

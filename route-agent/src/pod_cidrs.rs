@@ -28,7 +28,7 @@ pub type Claims<'a> = BTreeMap<(bool, u128), PodCidr<'a>>;
 pub type ApiServers = BTreeMap<IpAddr, BTreeSet<u16>>;
 
 /// Notes that a Node has a podCIDR, unless it collides.
-pub fn claim<'a>(
+fn claim<'a>(
     network: IpNetwork,
     node: &'a Node,
     uplink: Option<&Uplink>,
@@ -105,7 +105,7 @@ pub fn holder<'a, 'b>(claims: &'b Claims<'a>, address: IpAddr) -> Option<&'b Pod
 /// Who asks for which podCIDR, those first who win where two overlap: ourselves, then the older
 /// Node, so that one that joins cannot take traffic away. A Node that does not say how old it is
 /// (a manifest need not) wins where it has the podCIDR already, and nowhere else.
-pub fn in_order<'a>(
+fn in_order<'a>(
     snapshot: &'a Snapshot,
     own: &Arc<str>,
     holders: &Holders,
@@ -124,6 +124,17 @@ pub fn in_order<'a>(
 
 /// Nodes by the podCIDR that they have.
 pub type Holders = BTreeMap<IpNetwork, Arc<str>>;
+
+/// The claims that hold, as [`PodCidrs::settle`] has decided.
+pub fn settled(snapshot: &Snapshot) -> Claims<'_> {
+    let (mut claims, nowhere) = (Claims::new(), ApiServers::new());
+    for node in snapshot.nodes.values() {
+        for network in snapshot.pod_cidrs_of(node) {
+            let _ = claim(network, node, None, &nowhere, &mut claims);
+        }
+    }
+    claims
+}
 
 /// The claims that hold. `holders` are who has which podCIDR now.
 pub fn claims_that_hold<'a>(

@@ -1,7 +1,7 @@
 //! Where the API server is: flags of `podwire-agent run`.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,24 +44,33 @@ pub struct Options {
 }
 
 impl Options {
-    /// The addresses of the API server that are known without asking it: those that are named, and
-    /// those that it, or its names, had when it was connected to.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// Where the API server is known to answer without asking it: what is named, and what it, or its
+    /// names, had when it was connected to.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         let named = self.servers.iter().chain(&self.read);
         named.filter_map(address).chain(self.resolved.all())
     }
 }
 
-/// The address that a URL names, if it is not a name.
-pub fn address(server: &Uri) -> Option<IpAddr> {
+/// The address and port that a URL names, if it is not a name.
+pub fn address(server: &Uri) -> Option<SocketAddr> {
     let host = server.host()?;
     let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
-    Some(address.to_canonical())
+    Some(SocketAddr::new(address.to_canonical(), port(server)))
+}
+
+/// The port of a URL.
+pub fn port(server: &Uri) -> u16 {
+    let of_scheme = match server.scheme_str() {
+        Some("http") => 80,
+        _ => 443,
+    };
+    server.port_u16().unwrap_or(of_scheme)
 }
 
 /// The addresses of servers that were used. All clones have the same.
 #[derive(Debug, Clone, Default)]
-pub struct Resolved(Arc<Mutex<BTreeSet<IpAddr>>>);
+pub struct Resolved(Arc<Mutex<BTreeSet<SocketAddr>>>);
 
 impl Resolved {
     /// More than an API server has; a name server that has another answer each time fills no memory.
@@ -69,18 +78,18 @@ impl Resolved {
 
     /// A server, or its name, has these addresses now. Those that it had stay: a connection may last.
     /// True if one of them is new.
-    pub fn add(&self, addresses: impl Iterator<Item = IpAddr>) -> bool {
+    pub fn add(&self, addresses: impl Iterator<Item = SocketAddr>) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = all.len();
         for address in addresses {
             if all.len() < Self::MOST {
-                all.insert(address.to_canonical());
+                all.insert(SocketAddr::new(address.ip().to_canonical(), address.port()));
             }
         }
         all.len() > before
     }
 
-    fn all(&self) -> BTreeSet<IpAddr> {
+    fn all(&self) -> BTreeSet<SocketAddr> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.clone()
     }
@@ -113,18 +122,21 @@ mod tests {
             .into(),
             kubeconfig: None,
             kubelet_kubeconfig: PathBuf::new(),
-            read: Some(uri("https://10.0.0.100:6443")),
+            read: Some(uri("https://10.0.0.100")),
             resolved: Resolved::default(),
         };
         let found = || -> Vec<String> { options.addresses().map(|a| a.to_string()).collect() };
-        assert_eq!(found(), ["fd00::1", "10.0.0.1", "10.0.0.100"]);
+        assert_eq!(
+            found(),
+            ["[fd00::1]:6443", "10.0.0.1:6443", "10.0.0.100:443"]
+        );
         let known = options.resolved.clone();
         for is_new in [true, false] {
-            let again = ["172.18.0.100".parse().unwrap()];
+            let again = ["172.18.0.100:6443".parse().unwrap()];
             assert_eq!(known.add(again.into_iter()), is_new);
         }
-        known.add(["::ffff:172.18.0.101".parse().unwrap()].into_iter());
-        assert_eq!(found()[3..], ["172.18.0.100", "172.18.0.101"]);
+        known.add(["[::ffff:172.18.0.101]:80".parse().unwrap()].into_iter());
+        assert_eq!(found()[3..], ["172.18.0.100:6443", "172.18.0.101:80"]);
     }
 
     #[test]

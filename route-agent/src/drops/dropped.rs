@@ -321,7 +321,8 @@ impl Reader<'_, '_> {
 
 /// True if an address is in some Node's podCIDR.
 fn is_of_a_pod(snapshot: &Snapshot, address: IpAddr) -> bool {
-    let mut cidrs = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+    let nodes = snapshot.nodes.values();
+    let mut cidrs = nodes.flat_map(|node| snapshot.pod_cidrs_of(node));
     cidrs.any(|cidr| cidr.contains(address))
 }
 

@@ -161,7 +161,7 @@ impl<'a> Nodes<'a> {
         for node in world.snapshot.nodes.values() {
             let addresses = node.addresses().map(|address| (address, &node.name));
             all.addresses.extend(addresses);
-            for cidr in &node.pod_cidrs {
+            for cidr in world.snapshot.pod_cidrs_of(node) {
                 let same = all.pod_cidrs.entry(cidr.prefix()).or_default();
                 same.insert(cidr.network(), &node.name);
             }
@@ -252,6 +252,17 @@ mod tests {
                 .apply(Change::Set(object), &mut Dirty::default());
         }
         node
+    }
+
+    #[test]
+    fn a_pod_cidr_that_is_left_out_gives_its_node_no_address() {
+        let mut node = node_of_a_cluster();
+        let inside = address("10.244.2.9");
+        let cidr = node.snapshot.nodes["worker2"].pod_cidrs[0];
+        let name = |node: &TestNode| Nodes::of(&node.world()).of_address(inside).cloned();
+        assert_eq!(name(&node).as_deref(), Some("worker2"));
+        node.snapshot.leave_out([(cidr, "worker2".into())].into());
+        assert_eq!(name(&node), None);
     }
 
     #[test]

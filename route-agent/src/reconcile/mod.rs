@@ -252,6 +252,8 @@ impl Reconcile {
     /// Decides who has which podCIDR. To be called before the features are shown what has changed.
     fn settle_pod_cidrs(&mut self) {
         let (own, uplink) = (&self.config.node_name, self.uplink.as_ref());
+        let used = self.config.kubernetes.addresses();
+        self.snapshot.use_api_servers(used);
         self.pod_cidrs.settle(&mut self.snapshot, own, uplink);
     }
 

@@ -126,6 +126,38 @@ fn who_asks_for_a_pod_cidr_in_vain_has_it_for_no_feature_until_it_is_free() {
 }
 
 #[test]
+fn a_pod_cidr_with_an_address_at_which_the_api_server_is_used_is_left_out() {
+    let mut it = reconcile(Vec::new());
+    it.uplink = Some(test_uplink("172.18.0.2/16"));
+    let liar = Node {
+        pod_cidrs: vec!["192.168.77.0/24".parse().unwrap()],
+        ..Node::named("liar")
+    };
+    it.take(Input::Changes(vec![Change::Set(Object::Node(liar))]));
+    it.take(Input::Listed);
+    let has_it = |it: &mut Reconcile| {
+        it.turn(Instant::now());
+        let liar = &it.snapshot.nodes["liar"];
+        it.snapshot.pod_cidrs_of(liar).next().is_some()
+    };
+    assert!(has_it(&mut it));
+    // No API server publishes it: a load balancer has it.
+    let used = ["192.168.77.5:6443".parse().unwrap()];
+    assert!(it.config.kubernetes.resolved.add(used.into_iter()));
+    it.take(Input::ApiServerAddress);
+    assert!(!has_it(&mut it));
+    // To a ClusterIP no route is needed but that of what is behind it.
+    let kubernetes = Service {
+        cluster_ips: [used[0].ip()].into(),
+        ..Service::named(name("kubernetes"))
+    };
+    it.take(Input::Changes(vec![Change::Set(Object::Service(
+        kubernetes,
+    ))]));
+    assert!(has_it(&mut it));
+}
+
+#[test]
 fn the_own_pod_cidrs_outlast_the_node_and_a_restart() {
     let last = ["10.10.9.0/24".parse().unwrap()];
     let mut it = reconcile(Vec::new()).with_last_pod_cidrs(&last);

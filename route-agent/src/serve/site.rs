@@ -16,13 +16,12 @@ use crate::config::Config;
 use crate::drops::DropLog;
 use crate::feature::{WhoHas, World};
 use crate::features::policies::desired::reach::{NoAnswer, reach};
-use crate::features::routes::holders;
 use crate::features::services::health_checks::HealthPorts;
 use crate::flows::{self, FlowLog};
 use crate::health::{SharedHealth, Verdict};
 use crate::input::{Input, Question};
 use crate::metrics::{Metrics, TextFormat};
-use crate::pod_cidrs::claims_that_hold;
+use crate::pod_cidrs::settled;
 use crate::serve::connections::{Listener, listen};
 use crate::serve::health_ports::{self, nosniff};
 use crate::serve::http::{Request, Response, Server};
@@ -172,12 +171,12 @@ impl Site {
         let bad = |text: String| Response::text(StatusCode::BAD_REQUEST, text + "\n");
         let failed = |text: String| Response::text(StatusCode::INTERNAL_SERVER_ERROR, text + "\n");
         let question = asked(&request.query).map_err(bad)?;
-        let (mut live, pods, routes, node_addresses, gone_cidrs, host_ports) = on_thread(|| {
+        let (mut live, pods, node_addresses, gone_cidrs, host_ports) = on_thread(|| {
             let mut live = why::Live::open()?;
-            let (pods, routes) = (live.pods()?, live.pod_cidr_routes()?);
+            let pods = live.pods()?;
             let (node_addresses, gone_cidrs) = (live.node_addresses()?, live.gone_cidrs()?);
             let host_ports = live.host_ports()?;
-            let found = (live, pods, routes, node_addresses, gone_cidrs, host_ports);
+            let found = (live, pods, node_addresses, gone_cidrs, host_ports);
             Ok::<_, podwire_kernel::Error>(found)
         })
         .await
@@ -185,14 +184,12 @@ impl Site {
         .map_err(|error| failed(error.to_string()))?;
         let owners = self.owners(&pods).await;
         let walk = move |world: &World<'_>| {
-            let holders = holders(&routes, world.snapshot);
-            let (own, uplink) = (world.own_name(), world.uplink);
             let facts = why::Facts {
                 snapshot: world.snapshot,
                 config: world.config,
-                uplink,
+                uplink: world.uplink,
                 pods: &pods,
-                claims: &claims_that_hold(world.snapshot, own, uplink, &holders),
+                claims: &settled(world.snapshot),
                 node_addresses: &node_addresses,
                 gone_cidrs: &gone_cidrs,
                 host_ports: &host_ports,

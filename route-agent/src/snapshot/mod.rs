@@ -24,7 +24,7 @@ mod service;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -223,12 +223,18 @@ impl Dirty {
     /// True if this machine's Node, which has that name, may have other podCIDRs by now: beside the uplink
     /// only the addresses of the API servers take one away from it.
     pub fn concerns_own_pod_cidrs(&self, own: &Arc<str>) -> bool {
-        self.nodes.contains(own) || self.endpoints.contains(&api_service())
+        self.nodes.contains(own) || self.concerns_api_servers()
     }
 
     /// True if it may be another Node by now that has a podCIDR, or none.
     pub fn concerns_pod_cidrs(&self) -> bool {
-        !self.nodes.is_empty() || self.endpoints.contains(&api_service())
+        !self.nodes.is_empty() || self.concerns_api_servers()
+    }
+
+    /// True if the API servers may have other addresses by now.
+    fn concerns_api_servers(&self) -> bool {
+        let name = api_service();
+        self.api_server || self.endpoints.contains(&name) || self.services.contains(&name)
     }
 }
 
@@ -266,6 +272,8 @@ pub struct Snapshot {
     last_pod_cidrs: Box<[IpNetwork]>,
     /// PodCIDRs that their Nodes ask for in vain, and the Nodes' names.
     left_out: BTreeSet<(IpNetwork, Arc<str>)>,
+    /// Where this agent itself uses the API server.
+    api_servers_used: BTreeSet<SocketAddr>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
     by_service: BTreeSet<(ObjectName, ObjectName)>,
     arrivals: Arrivals,
@@ -468,14 +476,18 @@ impl Snapshot {
     /// The podCIDRs of a Node, but for those that it asks for in vain.
     pub fn pod_cidrs_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = IpNetwork> {
         let all = node.pod_cidrs.iter().copied();
-        all.filter(|cidr| {
-            self.left_out.is_empty() || !self.left_out.contains(&(*cidr, node.name.clone()))
-        })
+        all.filter(|cidr| !self.is_left_out(node, *cidr))
     }
 
-    /// The addresses of the API servers and the ports at which they answer, as they publish them: the
-    /// EndpointSlice that they write themselves has the name of the Service, and no other one counts, as
-    /// others may be written by anyone who may write some in that namespace.
+    /// True if a Node asks for this podCIDR in vain.
+    pub fn is_left_out(&self, node: &Node, cidr: IpNetwork) -> bool {
+        !self.left_out.is_empty() && self.left_out.contains(&(cidr, node.name.clone()))
+    }
+
+    /// The addresses of the API servers and the ports at which they answer, as they publish them and as
+    /// this agent uses them. The EndpointSlice that they write themselves has the name of the Service, and
+    /// no other one counts, as others may be written by anyone who may write some in that namespace. What
+    /// goes to the ClusterIP is on its way to them before any route matters.
     pub fn api_servers(&self) -> BTreeMap<IpAddr, BTreeSet<u16>> {
         let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         let slice = self.slices.get(&api_service());
@@ -486,7 +498,18 @@ impl Snapshot {
                 .or_default()
                 .extend(tcp.map(|port| port.port));
         }
+        let service = self.services.get(&api_service());
+        for used in &self.api_servers_used {
+            if service.is_none_or(|service| !service.cluster_ips.contains(&used.ip())) {
+                all.entry(used.ip()).or_default().insert(used.port());
+            }
+        }
         all
+    }
+
+    /// Notes where this agent itself uses the API server.
+    pub fn use_api_servers(&mut self, used: impl Iterator<Item = SocketAddr>) {
+        self.api_servers_used = used.collect();
     }
 
     /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network or one that another

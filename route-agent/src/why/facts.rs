@@ -97,8 +97,8 @@ impl<'a> Facts<'a> {
                 false => Party::PodOf(node, cidr),
             };
         }
-        if let Some(party) = self.without_claim(address) {
-            return party;
+        if let Some(cidr) = self.own_without_node(address) {
+            return Party::NoPod(cidr);
         }
         let gone = |(network, _): &&(IpNetwork, String)| network.contains(address);
         match self.gone_cidrs.iter().find(gone) {
@@ -114,22 +114,26 @@ impl<'a> Facts<'a> {
         Some((node, taken.network))
     }
 
-    /// Who would have an address that lies in podCIDRs without a claim alone: those of this node
-    /// while its Node is gone, and those that are left out.
-    fn without_claim(&self, address: IpAddr) -> Option<Party<'a>> {
+    fn is_near(&self, address: IpAddr) -> bool {
         let mut networks = self.uplink.into_iter().flat_map(Uplink::networks);
-        if networks.any(|network| network.contains(address)) {
-            return None;
-        }
-        let within = |cidrs: &[IpNetwork]| {
-            let mut cidrs = cidrs.iter();
-            cidrs.find(|cidr| cidr.contains(address)).copied()
+        networks.any(|network| network.contains(address))
+    }
+
+    /// The podCIDR of an address, if it is one of this node while its Node is gone.
+    fn own_without_node(&self, address: IpAddr) -> Option<IpNetwork> {
+        let mut own = self.own_pod_cidrs().into_iter();
+        own.find(|cidr| cidr.contains(address) && !self.is_near(address))
+    }
+
+    /// The Node that asks in vain for a podCIDR in which an address lies that no one has, and that
+    /// podCIDR.
+    pub(super) fn asks_in_vain(&self, address: IpAddr) -> Option<(&'a Node, IpNetwork)> {
+        let of = |node: &'a Node| {
+            let mut cidrs = node.pod_cidrs.iter();
+            Some((node, *cidrs.find(|cidr| cidr.contains(address))?))
         };
-        if let Some(cidr) = within(&self.own_pod_cidrs()) {
-            return Some(Party::NoPod(cidr));
-        }
         let mut nodes = self.snapshot.nodes.values();
-        nodes.find_map(|node| Some(Party::PodOf(node, within(&node.pod_cidrs)?)))
+        nodes.find_map(of).filter(|_| !self.is_near(address))
     }
 
     /// The gateway of a pod address: the first address of its podCIDR.

@@ -7,13 +7,13 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::foreign::{self, Chain};
 use podwire_kernel::link::Link;
 use podwire_kernel::nft::{Family, NftSocket, Value};
-use podwire_kernel::route::{Route, RouteFilter, RouteKind};
+use podwire_kernel::route::RouteKind;
 use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::features::parts::pod_links::{PodLink, pod_links};
 use crate::features::policies::layout::sets::Lookup;
 use crate::features::routes::refused;
-use crate::ours::{POLICY_TABLE, REFUSED_TABLE, ROUTE_PROTOCOL, SERVICES_TABLE as TABLE};
+use crate::ours::{POLICY_TABLE, REFUSED_TABLE, SERVICES_TABLE as TABLE};
 use crate::why::Pod;
 use crate::why::host_ports::{self, HostPort};
 use crate::why::kernel::{Entry, Kernel, Way};
@@ -66,15 +66,6 @@ impl Live {
             .into_iter()
             .map(|(network, owner, _)| (network, owner))
             .collect())
-    }
-
-    /// The routes to podCIDRs that this node has.
-    pub fn pod_cidr_routes(&mut self) -> Result<BTreeSet<Route>, podwire_kernel::Error> {
-        let ours = RouteFilter {
-            protocol: Some(ROUTE_PROTOCOL),
-            ..RouteFilter::default()
-        };
-        Ok(self.routes.routes(ours)?.into_iter().collect())
     }
 
     fn link_name(&self, index: Option<u32>) -> Option<String> {

@@ -78,7 +78,15 @@ impl NextHop {
                 End::Refused,
             ),
             Party::Outside => {
-                Self::new("outside the cluster".into(), Wanted::Somewhere, End::Leaves)
+                let asks = facts.asks_in_vain(to);
+                let why = asks
+                    .and_then(|(node, cidr)| Some((node, gateway(facts, node, cidr).err()?)))
+                    .map(|(node, why)| format!(": Node {} {why}", node.name));
+                Self::new(
+                    format!("outside the cluster{}", why.unwrap_or_default()),
+                    Wanted::Somewhere,
+                    End::Leaves,
+                )
             }
         }
     }

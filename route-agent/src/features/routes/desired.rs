@@ -11,7 +11,7 @@ use crate::cidr;
 use crate::features::routes::services;
 use crate::features::routes::unlikely::Likely;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
-use crate::pod_cidrs::{Claims, Holders, claim, in_order};
+use crate::pod_cidrs::{collision, settled};
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
@@ -67,13 +67,6 @@ impl Desired {
         // They do not overlap, so it is the last that does not begin behind the address.
         let (network, wanted) = self.routes.range(..=cidr::host(address)).next_back()?;
         network.contains(address).then_some(&wanted.node)
-    }
-
-    /// The Nodes that have a podCIDR here.
-    pub fn holders(&self) -> Holders {
-        let all = self.routes.iter();
-        all.map(|(network, wanted)| (*network, wanted.node.clone()))
-            .collect()
     }
 
     /// PodCIDRs of other Nodes that have a route here and none in `now`, with the Node's name.
@@ -144,8 +137,6 @@ pub struct Given<'a> {
     pub service_cidrs: &'a [IpNetwork],
     /// What podCIDRs are likely.
     pub likely: Likely<'a>,
-    /// Who has which podCIDR now.
-    pub holders: &'a Holders,
 }
 
 /// What should be there.
@@ -155,11 +146,21 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     usable(uplink)?;
     let mut desired = Desired::default();
     let mut faults: BTreeMap<&Arc<str>, Vec<String>> = BTreeMap::new();
-    let (mut claims, api_servers) = (Claims::new(), snapshot.api_servers());
-    for (node, network) in in_order(snapshot, own, given.holders) {
-        let route = claim(network, node, Some(uplink), &api_servers, &mut claims)
-            .and_then(|()| route(network, node, own, uplink, snapshot));
-        match route {
+    let (claims, api_servers) = (settled(snapshot), snapshot.api_servers());
+    let mut lacking = BTreeSet::new();
+    let nodes = snapshot.nodes.values();
+    let all = nodes.flat_map(|node| node.pod_cidrs.iter().map(move |network| (node, *network)));
+    for (node, network) in all {
+        if snapshot.is_left_out(node, network) {
+            let why = collision(network, Some(uplink), &api_servers, &claims);
+            faults.entry(&node.name).or_default().extend(why);
+            continue;
+        }
+        if node.name != *own && is_lacking(network, node, uplink) {
+            lacking.insert(family(network));
+            continue;
+        }
+        match route(network, node, own, uplink, snapshot) {
             Ok(route) => {
                 if let Some(doubts) = given.likely.doubts(network) {
                     faults.entry(&node.name).or_default().push(format!(
@@ -174,6 +175,13 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
         }
     }
     shared_addresses(given, &mut faults);
+    desired.warnings.extend(lacking.into_iter().map(|family| {
+        let text = format!(
+            "has no address of {family}: no podCIDR of {family} can be reached until it has one; give \
+             it one on the nodes' network, or name another interface with --uplink"
+        );
+        Warning::new(format!("uplink {}", uplink.name), text)
+    }));
     let mut amid_pods = services::amid_pods(&claims, snapshot, given.service_cidrs);
     desired.services_amid_pods = amid_pods.names;
     if !snapshot.nodes.contains_key(own) {
@@ -301,6 +309,17 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     METRIC + distance % METRICS
 }
 
+fn family(network: IpNetwork) -> &'static str {
+    if network.is_ipv6() { "IPv6" } else { "IPv4" }
+}
+
+/// True if a Node could be reached at this podCIDR, but for the uplink, which has no network of its family.
+fn is_lacking(network: IpNetwork, node: &Node, uplink: &Uplink) -> bool {
+    let v6 = network.is_ipv6();
+    node.internal_ips.iter().any(|ip| ip.is_ipv6() == v6)
+        && !uplink.on_link.iter().any(|on_link| on_link.is_ipv6() == v6)
+}
+
 /// The InternalIP of the podCIDR's family that is on the uplink's network, or why none can be it.
 pub fn gateway_of(
     network: IpNetwork,
@@ -308,7 +327,7 @@ pub fn gateway_of(
     uplink: &Uplink,
     own_ips: &[IpAddr],
 ) -> Result<IpAddr, String> {
-    let family = if network.is_ipv6() { "IPv6" } else { "IPv4" };
+    let family = family(network);
     let ips = node
         .internal_ips
         .iter()
@@ -335,6 +354,10 @@ pub fn gateway_of(
             "InternalIP {ip} is this node's own address; {network} cannot be reached"
         )),
         Some(ip) => Ok(*ip),
+        None if is_lacking(network, node, uplink) => Err(format!(
+            "cannot be reached at {network}: {} has no address of {family}",
+            uplink.name
+        )),
         None => {
             let networks = uplink
                 .on_link
@@ -345,11 +368,7 @@ pub fn gateway_of(
                 "InternalIP {first} is not on the network of {} ({}); {network} cannot be \
                  reached: all nodes must be on one L2 network",
                 uplink.name,
-                if networks.is_empty() {
-                    "no address".to_owned()
-                } else {
-                    networks.join(", ")
-                }
+                networks.join(", ")
             ))
         }
     }

@@ -130,21 +130,8 @@ impl Routes {
     }
 
     /// Computes the desired routes again if they may have changed, or says why it cannot.
-    fn decide(
-        &mut self,
-        world: &World<'_>,
-        ours: &BTreeSet<Route>,
-        now: Instant,
-    ) -> Result<(), NoUplink> {
+    fn decide(&mut self, world: &World<'_>, now: Instant) -> Result<(), NoUplink> {
         if self.stale {
-            let holders = match self.started {
-                true => self.desired.holders(),
-                // Those to whom an agent before this one has left routes.
-                false => {
-                    let kept = self.kept.observe(&world.config.run_dir);
-                    held_before(ours, world.snapshot, kept)
-                }
-            };
             let desired = desired(&Given {
                 snapshot: world.snapshot,
                 handwritten: world.config.manifests.is_some(),
@@ -152,7 +139,6 @@ impl Routes {
                 uplink: world.uplink,
                 service_cidrs: &world.config.services.service_cidrs,
                 likely: likely(world),
-                holders: &holders,
             })?;
             let left = self.desired.left_by(&desired);
             self.refuse(left, world, now);
@@ -202,7 +188,7 @@ impl Routes {
     fn refuse(&mut self, mut left: Vec<(IpNetwork, String)>, world: &World<'_>, now: Instant) {
         let likely = likely(world);
         left.retain(|(network, _)| {
-            !refused::has_node(world.snapshot, *network) && likely.doubts(*network).is_none()
+            !refused::is_taken(world.snapshot, *network) && likely.doubts(*network).is_none()
         });
         self.refused.add(left, now);
     }
@@ -330,7 +316,7 @@ impl Feature for Routes {
             Some(observed) => observed,
             None => self.observe()?,
         };
-        let decided = self.decide(world, &observed.ours, now);
+        let decided = self.decide(world, now);
         if let Err(why) = decided {
             let mut warnings = self.desired.warnings.clone();
             warnings.extend(why.warning());
@@ -457,7 +443,7 @@ fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
 
 /// Who has which podCIDR, as far as routes in the kernel say it: of several Nodes with one address
 /// it is the one that asks for the podCIDR.
-pub fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
+fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
     let claims = snapshot.nodes.values().flat_map(|node| {
         let cidrs = node.pod_cidrs.iter();
         cidrs.flat_map(move |cidr| node.internal_ips.iter().map(move |ip| ((*cidr, *ip), node)))

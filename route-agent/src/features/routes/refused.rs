@@ -251,17 +251,21 @@ impl InUse<'_> {
         let within = |route: &Route| {
             route.destination.prefix() >= network.prefix() && overlaps(&route.destination)
         };
-        has_node(self.snapshot, network)
+        is_taken(self.snapshot, network)
             || self.desired.routes.keys().any(overlaps)
             || self.networks.iter().any(overlaps)
             || self.foreign.iter().any(within)
     }
 }
 
-/// True if some of this network is a Node's podCIDR.
-pub fn has_node(snapshot: &Snapshot, network: IpNetwork) -> bool {
-    let mut cidrs = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
-    cidrs.any(|other| cidr::overlap(*other, network))
+/// True if some of this network is a Node's podCIDR, or the API server is in it.
+pub fn is_taken(snapshot: &Snapshot, network: IpNetwork) -> bool {
+    let mut nodes = snapshot.nodes.values();
+    let range = network.network()..=network.broadcast();
+    nodes.any(|node| {
+        let mut cidrs = snapshot.pod_cidrs_of(node);
+        cidrs.any(|other| cidr::overlap(other, network))
+    }) || snapshot.api_servers().range(range).next().is_some()
 }
 
 /// The table that refuses these podCIDRs.

@@ -12,6 +12,7 @@ use super::*;
 use crate::config::{Config, test_config};
 use crate::features::services::desired::samples::slice_of;
 use crate::metrics::Metrics;
+use crate::pod_cidrs::PodCidrs;
 use crate::snapshot::{Change, Dirty, Key, Node, Object, Protocol, Snapshot};
 use crate::uplink::{Finder, Uplink};
 use crate::warnings::Warnings;
@@ -66,6 +67,7 @@ struct Machine {
     warnings: Warnings,
     metrics: Metrics,
     uplink: Uplink,
+    pod_cidrs: PodCidrs,
     _run_dir: tempfile::TempDir,
 }
 
@@ -100,12 +102,24 @@ impl Machine {
             warnings: Warnings::default(),
             metrics: Metrics::default(),
             uplink,
+            pod_cidrs: PodCidrs::default(),
             _run_dir: run_dir,
         }
     }
 
+    /// Another agent, after this one.
+    fn start(&mut self) {
+        self.routes = Routes::open(Logging::On).unwrap();
+        let run_dir = self.config.run_dir.clone();
+        self.pod_cidrs =
+            PodCidrs::after(Box::new(move |snapshot| last_holders(snapshot, &run_dir)));
+    }
+
     /// What the feature is shown, and the feature.
     fn parts(&mut self) -> (World<'_>, &mut Routes, Warn<'_>) {
+        let own = &self.config.node_name;
+        self.pod_cidrs
+            .settle(&mut self.snapshot, own, Some(&self.uplink));
         let world = World {
             metrics: &self.metrics,
             config: &self.config,
@@ -185,7 +199,7 @@ fn a_restart_over_the_right_routes_writes_nothing() {
         ]
     );
     assert!(machine.warnings.is_empty(), "{:?}", machine.warnings);
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     assert_eq!(machine.sync(), 0);
 }
 
@@ -193,7 +207,7 @@ fn a_restart_over_the_right_routes_writes_nothing() {
 fn who_has_a_pod_cidr_keeps_it_over_a_restart() {
     let mut machine = Machine::new();
     machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     // By name it would come first.
     let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
     assert_eq!(machine.set(newcomer), 0);
@@ -205,7 +219,7 @@ fn who_has_a_pod_cidr_keeps_it_over_a_restart() {
 fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_another_node_has_the_same_address() {
     let mut machine = Machine::new();
     machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     let twin = node("z", &["172.18.0.4"], &["10.10.7.0/24"]);
     machine.snapshot.nodes.insert(twin.name.clone(), twin);
     let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
@@ -220,7 +234,7 @@ fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_its_address_changed_meanwhi
     machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
     // The newcomer may have taken the address that it had.
     for address in ["172.18.0.5", "172.18.0.4"] {
-        machine.routes = Routes::open(Logging::On).unwrap();
+        machine.start();
         for (name, address) in [("a", address), ("b", "172.18.0.9")] {
             let moved = node(name, &[address], &["10.10.2.0/24"]);
             machine.snapshot.nodes.insert(moved.name.clone(), moved);
@@ -230,10 +244,10 @@ fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_its_address_changed_meanwhi
         assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
     }
     // With it gone the other has it, and keeps it when it is back.
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     machine.snapshot.nodes.remove("b");
     machine.sync();
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     machine.set(node("b", &["172.18.0.9"], &["10.10.2.0/24"]));
     let kept = "10.10.2.0/24 via 172.18.0.4".to_owned();
     assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
@@ -251,7 +265,7 @@ fn an_own_ipv6_network_is_refused_and_found_right_again() {
         machine.kernel(),
         ["10.10.1.0/24 Unreachable", "fd00:1::/64 Unreachable"]
     );
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     assert_eq!(machine.sync(), 0);
 }
 
@@ -260,7 +274,7 @@ fn routes_of_nodes_that_went_while_the_agent_was_down_are_removed() {
     let mut machine = Machine::new();
     machine.set(node("a", &["172.18.0.4"], &["10.10.2.0/24"]));
     machine.set(node("b", &["172.18.0.5"], &["10.10.3.0/24"]));
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     machine.snapshot.nodes.remove("a");
     assert_eq!(machine.sync(), 1);
     assert_eq!(
@@ -468,6 +482,6 @@ fn five_thousand_nodes_are_routed_in_150_milliseconds_and_one_change_is_one_writ
         "one changed Node of 5,000 in {:?}, {took:?} of it work",
         start.0.elapsed()
     );
-    machine.routes = Routes::open(Logging::On).unwrap();
+    machine.start();
     assert_eq!(machine.sync(), 0);
 }

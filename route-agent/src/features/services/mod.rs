@@ -188,8 +188,8 @@ impl Services {
         };
     }
 
-    /// If other addresses may be had than before, Services with such are looked at again, and the
-    /// networks.
+    /// If other addresses may be had than before, Services that may have others are looked at again, and
+    /// the networks.
     fn look_at_externals(&mut self, world: &World<'_>, dirty: &mut BTreeSet<ObjectName>) {
         if !std::mem::take(&mut self.externals_stale) {
             return;
@@ -198,15 +198,9 @@ impl Services {
         if now != self.externals {
             let before = std::mem::replace(&mut self.externals, now);
             self.networks = true;
-            let differs = |address: &IpAddr| {
-                before.refuses_cluster_ip(*address) != self.externals.refuses_cluster_ip(*address)
-            };
-            let services = world.snapshot.services.iter().filter(|(_, service)| {
-                !service.external_ips.is_empty()
-                    || !service.load_balancer_vips.is_empty()
-                    || service.cluster_ips.iter().any(differs)
-            });
-            dirty.extend(services.map(|(name, _)| name.clone()));
+            let services = world.snapshot.services.iter();
+            let differs = services.filter(|(_, one)| self.externals.differ_for(one, &before));
+            dirty.extend(differs.map(|(name, _)| name.clone()));
         }
     }
 
@@ -292,7 +286,7 @@ impl Feature for Services {
                     // Whether their ClusterIPs are in one.
                     self.dirty.extend(world.snapshot.services.keys().cloned());
                 }
-                self.externals_stale |= dirty.concerns_pod_cidrs() || dirty.api_server;
+                self.externals_stale |= dirty.concerns_pod_cidrs();
                 let networks = dirty.service_cidrs || dirty.concerns_pod_cidrs();
                 self.networks |= networks;
                 if self.dirty.len() > before {
@@ -301,7 +295,7 @@ impl Feature for Services {
                         world.metrics.proxy.queued(family, now);
                     }
                 }
-                networks || dirty.api_server || self.dirty.len() > before
+                networks || self.dirty.len() > before
             }
             Event::Kernel(KernelEvent::Nftables {
                 family,

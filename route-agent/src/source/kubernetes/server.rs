@@ -383,11 +383,11 @@ async fn resolve(options: &Options, timing: &Timing, server: &Uri) -> bool {
     let Some(host) = server.host() else {
         return false;
     };
-    let port = server.port_u16().unwrap_or(443);
+    let port = apiserver::port(server);
     let found = tokio::time::timeout(timing.connect, tokio::net::lookup_host((host, port))).await;
     // Who cannot be found cannot be connected to either, and that is told.
     match found {
-        Ok(Ok(found)) => options.resolved.add(found.map(|one| one.ip())),
+        Ok(Ok(found)) => options.resolved.add(found),
         _ => false,
     }
 }
@@ -520,7 +520,7 @@ mod tests {
         let used = connect(&options, &Timing::default(), 0).await.unwrap().1;
         assert_eq!(used.host(), Some("192.0.2.5"));
         let reserved: Vec<String> = options.addresses().map(|one| one.to_string()).collect();
-        assert_eq!(reserved, ["192.0.2.5"]);
+        assert_eq!(reserved, ["192.0.2.5:6443"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What routes follow from the Nodes, and which of them are refused or named. No kernel.
 
 use super::*;
+use crate::pod_cidrs::Holders;
 
 /// What follows from these on the Node `worker`.
 fn of(
@@ -8,15 +9,13 @@ fn of(
     uplink: Option<&Uplink>,
     holders: &Holders,
 ) -> Result<Desired, NoUplink> {
-    desired(&given(snapshot, uplink, holders, &Arc::from("worker")))
+    let (mut snapshot, holders) = (snapshot.clone(), holders.clone());
+    let own = Arc::from("worker");
+    PodCidrs::after(Box::new(|_| holders)).settle(&mut snapshot, &own, uplink);
+    desired(&given(&snapshot, uplink, &own))
 }
 
-fn given<'a>(
-    snapshot: &'a Snapshot,
-    uplink: Option<&'a Uplink>,
-    holders: &'a Holders,
-    own: &'a Arc<str>,
-) -> Given<'a> {
+fn given<'a>(snapshot: &'a Snapshot, uplink: Option<&'a Uplink>, own: &'a Arc<str>) -> Given<'a> {
     Given {
         snapshot,
         handwritten: false,
@@ -27,7 +26,6 @@ fn given<'a>(
             own: snapshot.nodes.get("worker"),
             cluster_cidrs: &[],
         },
-        holders,
     }
 }
 
@@ -116,6 +114,37 @@ fn a_node_off_the_link_is_named() {
 }
 
 #[test]
+fn an_uplink_without_a_family_is_named_once_whatever_the_number_of_nodes() {
+    let mut uplink = uplink();
+    uplink.addresses.remove(0);
+    uplink.on_link.remove(0);
+    let peer = |number: u8| {
+        let (v4, v6) = (format!("172.18.0.{number}"), format!("fc00::{number}"));
+        let cidrs = [
+            format!("10.10.{number}.0/24"),
+            format!("fd00:{number}::/64"),
+        ];
+        let cidrs = cidrs.each_ref().map(String::as_str);
+        node(&format!("peer-{number}"), &[&v4, &v6], &cidrs)
+    };
+    // That one lacks an address itself.
+    let mute = node("mute", &["fc00::9"], &["10.10.9.0/24"]);
+    let nodes = snapshot((3..6).map(peer).chain([own(), mute]));
+    let found = of(&nodes, Some(&uplink), &Holders::new()).unwrap();
+    assert_eq!(found.routes.len(), 4, "{:?}", found.routes);
+    let said = found.warnings.iter();
+    let said: Vec<_> = said.map(|w| format!("{}: {}", w.object, w.text)).collect();
+    assert_eq!(
+        said,
+        [
+            "uplink eth0: has no address of IPv4: no podCIDR of IPv4 can be reached until it has one; \
+             give it one on the nodes' network, or name another interface with --uplink",
+            "Node mute: has no InternalIP of IPv4; 10.10.9.0/24 cannot be reached",
+        ]
+    );
+}
+
+#[test]
 fn a_second_internal_ip_on_the_link_will_do() {
     let (routes, warnings) = plan([
         own(),
@@ -132,10 +161,10 @@ fn a_node_without_pod_cidr_or_address_is_named() {
         snapshot([own(), node("new", &["172.18.0.4"], &[])]),
         uplink(),
     );
-    let (holders, own) = (Holders::new(), Arc::from("worker"));
+    let own = Arc::from("worker");
     let by_hand = Given {
         handwritten: true,
-        ..given(&snapshot, Some(&uplink), &holders, &own)
+        ..given(&snapshot, Some(&uplink), &own)
     };
     let text = &desired(&by_hand).unwrap().warnings[0].text;
     assert!(text.contains("into its spec.podCIDRs"), "{text}");
@@ -163,7 +192,7 @@ fn a_malformed_field_is_named_and_the_rest_of_the_node_is_used() {
 fn an_overlap_with_ours_or_anothers_is_named_and_the_older_node_keeps_it() {
     let warning = only_warning(node("thief", &["172.18.0.4"], &["10.10.0.0/16"]));
     assert!(
-        warning.contains("overlaps 10.10.1.0/24 of Node worker"),
+        warning.contains("overlaps 10.10.9.0/24 of Node z, which keeps it"),
         "{warning}"
     );
     let warning = only_warning(node("zz", &["172.18.0.4"], &["10.10.9.128/25"]));

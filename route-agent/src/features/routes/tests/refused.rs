@@ -12,7 +12,7 @@ impl Machine {
     }
 
     fn restart(&mut self) -> u64 {
-        self.routes = Routes::open(Logging::On).unwrap();
+        self.start();
         self.synced().writes
     }
 }
@@ -138,6 +138,28 @@ fn a_pod_cidr_that_was_hardly_meant_is_not_refused_after_its_node() {
     machine.restart();
     assert_eq!(machine.kernel(), ["10.10.1.0/24 Unreachable"]);
     assert_eq!(refused(), A_HAS_GONE[..1]);
+}
+
+#[test]
+fn what_a_node_asks_for_in_vain_keeps_nothing_from_being_refused_but_the_api_server_does() {
+    let mut machine = Machine::new();
+    machine.set(peer());
+    // It overlaps our own podCIDR as well, and is left out.
+    machine.set(node("liar", &["172.18.0.5"], &["10.10.0.0/16"]));
+    machine.lose("a");
+    assert_eq!(refused(), A_HAS_GONE);
+    machine.set(node("b", &["172.18.0.4"], &["10.20.2.0/24"]));
+    let used = ["10.20.2.9:6443".parse().unwrap()];
+    machine.snapshot.use_api_servers(used.into_iter());
+    let api_server = true;
+    let dirty = Dirty {
+        api_server,
+        ..Dirty::default()
+    };
+    assert!(machine.notice(&Event::Objects(&dirty)));
+    machine.sync();
+    assert_eq!(machine.kernel(), ["10.10.1.0/24 Unreachable"]);
+    assert_eq!(refused(), A_HAS_GONE);
 }
 
 #[test]

@@ -56,7 +56,11 @@ impl Externals {
         Externals {
             own_ports: own_ports.collect(),
             handwritten: config.manifests.is_some(),
-            ..Externals::desired(snapshot, allowed, config.kubernetes.addresses())
+            ..Externals::desired(
+                snapshot,
+                allowed,
+                config.kubernetes.addresses().map(|one| one.ip()),
+            )
         }
     }
 
@@ -220,6 +224,22 @@ impl Externals {
     pub fn has_node_port(&self, protocol: Protocol, port: u16) -> Option<&'static str> {
         let own = self.own_ports.get(&port).copied();
         own.filter(|_| protocol == Protocol::Tcp)
+    }
+
+    /// True if of this Service something else is refused than it was, or for another reason.
+    pub fn differ_for(&self, service: &Service, before: &Externals) -> bool {
+        let cluster_ip =
+            |one: &IpAddr| self.refuses_cluster_ip(*one) != before.refuses_cluster_ip(*one);
+        let external_ip = |one: &IpAddr| self.refuses(*one) != before.refuses(*one);
+        let balanced = |one: &IpAddr| {
+            let mut ports = service.ports.iter();
+            ports.any(|port| {
+                self.refuses_balanced(*one, port) != before.refuses_balanced(*one, port)
+            })
+        };
+        service.cluster_ips.iter().any(cluster_ip)
+            || service.external_ips.iter().any(external_ip)
+            || service.load_balancer_vips.iter().any(balanced)
     }
 
     /// What of a Service is refused, one sentence each, made one by one.
@@ -468,10 +488,14 @@ mod tests {
 
     #[test]
     fn a_load_balancer_gives_no_address_that_others_live_from_but_may_well_be_a_node() {
-        let externals = Externals::desired(&snapshot(), &ExternalIps::None, []);
+        let mut snapshot = snapshot();
+        // What agents use need not be what is published.
+        snapshot.use_api_servers(["203.0.113.5:443".parse().unwrap()].into_iter());
+        let externals = Externals::desired(&snapshot, &ExternalIps::None, []);
         let web = service(
             "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 6443; port tcp 80; \
-             vip 172.18.0.4 172.18.0.5 169.254.169.254 10.10.2.7 192.0.2.1",
+             port tcp 443; \
+             vip 172.18.0.4 172.18.0.5 169.254.169.254 10.10.2.7 192.0.2.1 203.0.113.5",
         );
         let left_out = |address: &str, why: &str| {
             format!(
@@ -484,6 +508,10 @@ mod tests {
                 "172.18.0.5",
                 " for port 6443/tcp: the API server answers at its port 6443",
             ),
+            left_out(
+                "203.0.113.5",
+                " for port 443/tcp: the API server answers at its port 443",
+            ),
             left_out("169.254.169.254", &format!(": {LINK_LOCAL}")),
         ];
         let texts: BTreeSet<_> = warnings(&externals, &web).into_iter().collect();
@@ -494,6 +522,7 @@ mod tests {
         };
         assert!(has("172.18.0.4", 6443) && has("192.0.2.1", 6443));
         assert!(has("172.18.0.5", 80) && !has("172.18.0.5", 6443));
+        assert!(has("203.0.113.5", 80) && !has("203.0.113.5", 443));
         assert!(!has("169.254.169.254", 80) && has("10.10.2.7", 80));
     }
 

@@ -140,6 +140,7 @@ async fn follow_within(
     assert!(finished.is_ok(), "only {lines:?} came within 20 s");
     let warnings = warnings
         .try_iter()
+        .filter(|input| !matches!(input, Input::ApiServerAddress))
         .map(|input| match input {
             Input::SourceWarnings(all) => all
                 .into_iter()
