@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnetwork::IpNetwork;
 use podwire::attachment::{Alias, LINK_GROUP, host_link_name};
 use podwire::lease::{self, Lease, Owner, Released, Unreadable};
 use podwire_kernel::RouteSocket;
@@ -57,13 +58,13 @@ impl Leases {
 
     /// Leases the addresses that pods of an earlier plugin have; the number of them.
     fn adopt(&mut self, world: &World<'_>, directory: &Path) -> Result<usize, SyncError> {
-        let own = world.own_node();
-        let cidrs = own.map(|own| world.snapshot.pod_cidrs_of(own).collect::<Vec<_>>());
+        // Also of one that is left out now: it may count later, and then its pods are not looked for again.
+        let cidrs = world.own_node().map(|own| own.pod_cidrs.as_slice());
         let cidrs = cidrs.filter(|cidrs| !cidrs.is_empty());
         let Some(cidrs) = cidrs.filter(|_| !self.adopted) else {
             return Ok(0);
         };
-        let count = adopted::adopt(&mut self.socket, &cidrs, directory)?;
+        let count = adopted::adopt(&mut self.socket, cidrs, directory)?;
         self.adopted = true;
         Ok(count)
     }
@@ -214,12 +215,16 @@ fn warning(unreadable: &Unreadable) -> Warning {
 /// The pods of this node to which no other node has a route.
 fn outside<'a>(leases: impl Iterator<Item = &'a Lease>, world: &World<'_>) -> Option<Warning> {
     let own = world.own_node().filter(|_| world.config.cni_conf)?;
-    let cidrs = world.own_pod_cidrs();
-    // Where one is left out that is said, and the pods are not what is to be mended.
-    if own.pod_cidrs.is_empty() || cidrs.len() < own.pod_cidrs.len() {
+    if own.pod_cidrs.is_empty() {
         return None;
     }
-    let is_outside = |address: &IpAddr| !cidrs.iter().any(|cidr| cidr.contains(*address));
+    let cidrs = world.own_pod_cidrs();
+    let left_out = own.pod_cidrs.iter().filter(|one| !cidrs.contains(one));
+    let left_out: Vec<bool> = left_out.map(IpNetwork::is_ipv6).collect();
+    // Of a family of which one is left out that is said, and the pods are not what is to be mended.
+    let is_outside = |address: &IpAddr| {
+        !left_out.contains(&address.is_ipv6()) && !cidrs.iter().any(|one| one.contains(*address))
+    };
     let addresses = leases.map(|lease| lease.address);
     let mut addresses: Vec<IpAddr> = addresses.filter(is_outside).collect();
     addresses.sort();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use podwire::lease::Store;
@@ -72,23 +73,36 @@ fn pods_that_outlive_a_pod_cidr_of_the_node_are_named_while_they_are_there() {
     make_pod_link("here");
     make_pod_link("there");
     node.config.lease_grace = Duration::ZERO;
+    let cidrs = ["10.10.1.0/24", "fd00:10:10:1::/64"].map(|cidr| cidr.parse().unwrap());
     let own = Node {
-        pod_cidrs: vec!["10.10.1.0/24".parse().unwrap()],
+        pod_cidrs: cidrs.into(),
         ..Node::named("worker")
     };
     let mut dirty = Dirty::default();
     let change = Change::Set(Object::Node(own));
     node.snapshot.apply(change, &mut dirty);
     assert!(leases.notice(&Event::Objects(&dirty), &node.world()));
-    node.writes(&mut leases);
-    assert_eq!(
-        node.warnings(),
-        [
-            "Node worker: pods of this node have addresses outside its podCIDRs (10.10.9.3): other \
-             nodes do not reach them; delete these pods, and what owns them makes them again with \
-             others"
-        ]
-    );
+    let named = "Node worker: pods of this node have addresses outside its podCIDRs (10.10.9.3): other \
+                 nodes do not reach them; delete these pods, and what owns them makes them again with \
+                 others";
+    // One of the other family that is left out has a warning of its own, and hides nothing.
+    for (left_out, expected) in [
+        (None, &[named][..]),
+        (Some(cidrs[1]), &[named]),
+        (Some(cidrs[0]), &[]),
+    ] {
+        let left_out = left_out.map(|cidr| (cidr, Arc::from("worker")));
+        node.snapshot.leave_out(left_out.into_iter().collect());
+        node.writes(&mut leases);
+        assert_eq!(node.warnings(), expected);
+    }
+    node.snapshot.leave_out([].into());
+    // Who has another plugin give the addresses knows better.
+    for (cni_conf, expected) in [(false, &[][..]), (true, &[named])] {
+        node.config.cni_conf = cni_conf;
+        node.writes(&mut leases);
+        assert_eq!(node.warnings(), expected);
+    }
     delete_pod_link("there");
     node.writes(&mut leases);
     assert_eq!(node.warnings(), [""; 0]);

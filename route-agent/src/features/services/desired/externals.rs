@@ -24,8 +24,8 @@ use crate::uplink::Uplink;
 pub struct Externals {
     allowed: ExternalIps,
     reserved: BTreeMap<IpAddr, Holder>,
-    /// Where pods are, and of which Node.
-    pods: Vec<(IpNetwork, Arc<str>)>,
+    /// Where pods are.
+    pods: Vec<Pods>,
     /// The interface to the other nodes.
     uplink: Option<Uplink>,
     /// Where the API servers answer.
@@ -38,6 +38,16 @@ pub struct Externals {
 }
 
 const LINK_LOCAL: &str = "it is a link-local address, which is another one on every link";
+
+/// A podCIDR that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pods {
+    cidr: IpNetwork,
+    node: Arc<str>,
+    /// Since when no load balancer may give an address of it: as long as there is the Node that says so,
+    /// in seconds since 1970, or 0 where it is not the Node's word alone.
+    since: u64,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Holder {
@@ -53,14 +63,18 @@ impl Externals {
         let allowed = &config.services.external_ips;
         let own_ports = config.own_addresses();
         let own_ports = own_ports.map(|(address, flag)| (address.port(), flag));
+        let api_servers = config.kubernetes.addresses().map(|one| one.ip());
+        let mut externals = Externals::desired(snapshot, allowed, api_servers);
+        for pods in &mut externals.pods {
+            let mut cluster = config.services.cluster_cidrs.iter();
+            if pods.node == config.node_name || cluster.any(|all| cidr::overlap(*all, pods.cidr)) {
+                pods.since = 0;
+            }
+        }
         Externals {
             own_ports: own_ports.collect(),
             handwritten: config.manifests.is_some(),
-            ..Externals::desired(
-                snapshot,
-                allowed,
-                config.kubernetes.addresses().map(|one| one.ip()),
-            )
+            ..externals
         }
     }
 
@@ -73,7 +87,11 @@ impl Externals {
         let mut reserved = BTreeMap::new();
         let mut pods = Vec::new();
         for node in snapshot.nodes.values() {
-            let of_node = |cidr| (cidr, node.name.clone());
+            let of_node = |cidr| Pods {
+                cidr,
+                node: node.name.clone(),
+                since: node.created.unwrap_or(u64::MAX),
+            };
             pods.extend(snapshot.pod_cidrs_of(node).map(of_node));
             for address in node.addresses() {
                 reserved.insert(address, Holder::Node(node.name.clone()));
@@ -82,21 +100,14 @@ impl Externals {
         for address in api_servers {
             reserved.entry(address).or_insert(Holder::ApiServerByFlag);
         }
-        let service = api_service();
-        let slices = snapshot.slices_of(&service);
-        let published = slices.flat_map(|slice| {
-            let endpoints = slice.endpoints.iter();
-            endpoints
-                .map(|endpoint| endpoint.address)
-                .collect::<Vec<_>>()
-        });
-        for address in published {
-            reserved.insert(address, Holder::ApiServer);
+        let api_servers = snapshot.api_servers();
+        for address in api_servers.keys() {
+            reserved.insert(*address, Holder::ApiServer);
         }
         Externals {
             allowed: allowed.clone(),
             reserved,
-            api_servers: snapshot.api_servers(),
+            api_servers,
             pods,
             ..Externals::default()
         }
@@ -140,8 +151,11 @@ impl Externals {
             });
         }
         let mut pods = self.pods.iter();
-        if let Some((cidr, node)) = pods.find(|(cidr, _)| cidr::overlap(*cidr, network)) {
-            return Some(format!("the podCIDR {cidr} of Node {node} overlaps it"));
+        if let Some(pods) = pods.find(|pods| cidr::overlap(pods.cidr, network)) {
+            return Some(format!(
+                "the podCIDR {} of Node {} overlaps it",
+                pods.cidr, pods.node
+            ));
         }
         let near = |one: &&IpNetwork| cidr::overlap(**one, network);
         let near = self.uplink.as_ref()?.networks().find(near)?;
@@ -165,8 +179,8 @@ impl Externals {
         if let Some(reason) = uplink.and_then(|uplink| uplink.no_host(address)) {
             return Some(format!("it {reason}"));
         }
-        if let Some(reason) = self.in_pod_cidr(address) {
-            return Some(reason);
+        if let Some(pods) = self.pods_at(address) {
+            return Some(pods.have_it());
         }
         let allowed = match &self.allowed {
             ExternalIps::All => true,
@@ -176,20 +190,29 @@ impl Externals {
         (!allowed).then(|| "--external-ips does not allow it".into())
     }
 
-    /// Why the load balancer of no Service may have this port of an address, if that is so. It may well be
-    /// an address of a Node, and what a Node says that it has takes none away.
-    pub fn refuses_balanced(&self, address: IpAddr, port: &ServicePort) -> Option<String> {
-        let of_address = self.refuses_all_balanced(address);
+    /// Why the load balancer of this Service may not have this port of an address, if that is so. It may
+    /// well be an address of a Node, and what a Node says that it has takes none away that was there first.
+    pub fn refuses_balanced(
+        &self,
+        address: IpAddr,
+        service: &Service,
+        port: &ServicePort,
+    ) -> Option<String> {
+        let of_address = self.refuses_all_balanced(address, service);
         of_address.or_else(|| self.refuses_balanced_port(address, port))
     }
 
-    fn refuses_all_balanced(&self, address: IpAddr) -> Option<String> {
+    fn refuses_all_balanced(&self, address: IpAddr, service: &Service) -> Option<String> {
         if cidr::is_link_local(address) {
             return Some(LINK_LOCAL.into());
         }
         let uplink = self.uplink.as_ref();
-        let reason = uplink.and_then(|uplink| uplink.no_host(address))?;
-        Some(format!("it {reason}"))
+        if let Some(reason) = uplink.and_then(|uplink| uplink.no_host(address)) {
+            return Some(format!("it {reason}"));
+        }
+        let pods = self.pods_at(address)?;
+        let is_older = pods.since <= service.created.unwrap_or(u64::MAX);
+        is_older.then(|| pods.have_it())
     }
 
     fn refuses_balanced_port(&self, address: IpAddr, port: &ServicePort) -> Option<String> {
@@ -198,10 +221,9 @@ impl Externals {
         is_taken.then(|| format!("the API server answers at its port {}", port.port))
     }
 
-    fn in_pod_cidr(&self, address: IpAddr) -> Option<String> {
+    fn pods_at(&self, address: IpAddr) -> Option<&Pods> {
         let mut pods = self.pods.iter();
-        let (cidr, node) = pods.find(|(cidr, _)| cidr.contains(address))?;
-        Some(format!("it lies in the podCIDR {cidr} of Node {node}"))
+        pods.find(|pods| pods.cidr.contains(address))
     }
 
     /// Why no Service may have this ClusterIP, if that is so.
@@ -217,7 +239,7 @@ impl Externals {
             Some(_) => return Some("it is the address of the API server".to_owned()),
             None => {}
         }
-        self.in_pod_cidr(address)
+        self.pods_at(address).map(Pods::have_it)
     }
 
     /// The flag by which the agent itself has this port of the node, if it has.
@@ -278,17 +300,19 @@ impl Externals {
                  give another address"
             )
         };
-        vips.flat_map(move |address| match self.refuses_all_balanced(*address) {
-            Some(why) => vec![left_out(address, "", &why)],
-            None => {
-                let ports = service.ports.iter().filter_map(|port| {
-                    let why = self.refuses_balanced_port(*address, port)?;
-                    let of = format!(" for port {}/{}", port.port, port.protocol.name());
-                    Some(left_out(address, &of, &why))
-                });
-                ports.collect()
-            }
-        })
+        vips.flat_map(
+            move |address| match self.refuses_all_balanced(*address, service) {
+                Some(why) => vec![left_out(address, "", &why)],
+                None => {
+                    let ports = service.ports.iter().filter_map(|port| {
+                        let why = self.refuses_balanced_port(*address, port)?;
+                        let of = format!(" for port {}/{}", port.port, port.protocol.name());
+                        Some(left_out(address, &of, &why))
+                    });
+                    ports.collect()
+                }
+            },
+        )
     }
 
     fn refused_external_ips<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> {
@@ -307,6 +331,12 @@ impl Externals {
     }
 }
 
+impl Pods {
+    fn have_it(&self) -> String {
+        format!("it lies in the podCIDR {} of Node {}", self.cidr, self.node)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use podwire_kernel::IpFamily;
@@ -322,6 +352,7 @@ mod tests {
             internal_ips: vec!["172.18.0.4".parse().unwrap(), "fc00::4".parse().unwrap()],
             other_ips: vec!["203.0.113.4".parse().unwrap()],
             pod_cidrs: vec!["10.10.2.0/24".parse().unwrap()],
+            created: Some(100),
             ..Node::named("worker2")
         };
         let api = slice_of(
@@ -493,8 +524,8 @@ mod tests {
         snapshot.use_api_servers(["203.0.113.5:443".parse().unwrap()].into_iter());
         let externals = Externals::desired(&snapshot, &ExternalIps::None, []);
         let web = service(
-            "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 6443; port tcp 80; \
-             port tcp 443; \
+            "created 99; kind LoadBalancer; cluster-ip 10.200.1.9; \
+             port tcp 6443; port tcp 80; port tcp 443; \
              vip 172.18.0.4 172.18.0.5 169.254.169.254 10.10.2.7 192.0.2.1 203.0.113.5",
         );
         let left_out = |address: &str, why: &str| {
@@ -524,6 +555,43 @@ mod tests {
         assert!(has("172.18.0.5", 80) && !has("172.18.0.5", 6443));
         assert!(has("203.0.113.5", 80) && !has("203.0.113.5", 443));
         assert!(!has("169.254.169.254", 80) && has("10.10.2.7", 80));
+    }
+
+    #[test]
+    fn a_load_balancer_gives_no_address_of_pods_that_were_there_first() {
+        let is_served = |created: &str, flags: &[&str]| {
+            let web = service(&format!(
+                "{created}; kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 80; vip 10.10.2.7"
+            ));
+            let externals = Externals::of(&snapshot(), &test_config(flags));
+            let vip = Claim::Vip("10.10.2.7".parse().unwrap(), Protocol::Tcp, 80);
+            let is_served = claims(&web, IpFamily::V4, &externals).contains(&vip);
+            assert_eq!(warnings(&externals, &web).is_empty(), is_served);
+            is_served
+        };
+        assert!(!is_served("created 100", &[]), "the Node was there");
+        // It may have made up its podCIDR.
+        assert!(is_served("created 99", &[]));
+        assert!(is_served("created 99", &["--cluster-cidr=10.20.0.0/16"]));
+        assert!(!is_served("created 99", &["--cluster-cidr=10.10.0.0/16"]));
+        assert!(!is_served("created 99", &["--node-name=worker2"]));
+    }
+
+    #[test]
+    fn who_may_write_endpoint_slices_reserves_no_address() {
+        let mut snapshot = snapshot();
+        let mine = slice_of(
+            "kubernetes",
+            "mine",
+            &[("https", Protocol::Tcp, 6443)],
+            "192.0.2.1",
+        );
+        let mine = Object::EndpointSlice(mine);
+        snapshot.apply(Change::Set(mine), &mut Dirty::default());
+        let externals = Externals::desired(&snapshot, &ExternalIps::All, []);
+        assert_eq!(externals.refuses("192.0.2.1".parse().unwrap()), None);
+        assert_eq!(externals.found_in("192.0.2.0/24".parse().unwrap()), None);
+        assert!(externals.refuses("172.18.0.5".parse().unwrap()).is_some());
     }
 
     #[test]

@@ -94,7 +94,9 @@ pub fn claims(service: &Service, family: IpFamily, externals: &Externals) -> BTr
         let refused = |front: &Frontend| match front {
             Frontend::ClusterIp(address) => externals.refuses_cluster_ip(*address).is_some(),
             Frontend::ExternalIp(address) => externals.refuses(*address).is_some(),
-            Frontend::LoadBalancer(address) => externals.refuses_balanced(*address, port).is_some(),
+            Frontend::LoadBalancer(address) => externals
+                .refuses_balanced(*address, service, port)
+                .is_some(),
             Frontend::NodePort(number) => externals.has_node_port(port.protocol, *number).is_some(),
         };
         claims.extend(
