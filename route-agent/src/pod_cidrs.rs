@@ -24,75 +24,96 @@ pub struct PodCidr<'a> {
 /// The claims that hold, by family and first address. They never overlap.
 pub type Claims<'a> = BTreeMap<(bool, u128), PodCidr<'a>>;
 
-/// Where the API servers answer: [`Snapshot::api_servers`].
-pub type ApiServers = BTreeMap<IpAddr, BTreeSet<u16>>;
+/// What no podCIDR may take in.
+pub struct Taken<'a> {
+    snapshot: &'a Snapshot,
+    uplink: Option<&'a Uplink>,
+    /// Where API servers answer.
+    api_servers: BTreeSet<IpAddr>,
+    /// Of those the ones that this agent uses.
+    used: BTreeSet<IpAddr>,
+}
 
-/// Notes that a Node has a podCIDR, unless it collides.
-fn claim<'a>(
-    network: IpNetwork,
-    node: &'a Node,
-    uplink: Option<&Uplink>,
-    api_servers: &ApiServers,
-    claims: &mut Claims<'a>,
-) -> Result<(), String> {
-    if let Some(why) = collision(network, uplink, api_servers, claims) {
-        return Err(why);
+impl<'a> Taken<'a> {
+    /// As the cluster and the uplink are now.
+    pub fn of(snapshot: &'a Snapshot, uplink: Option<&'a Uplink>) -> Self {
+        Self {
+            snapshot,
+            uplink,
+            api_servers: snapshot.api_servers().into_keys().collect(),
+            used: snapshot.api_servers_used().map(|used| used.ip()).collect(),
+        }
     }
+
+    /// Why a podCIDR is left out beside these claims, if it is. Who has it already (`held`) does not lose
+    /// it by what others say of themselves: other Nodes of their addresses, or whoever may write the slice
+    /// of the API servers.
+    pub fn collision(&self, network: IpNetwork, held: bool, claims: &Claims<'_>) -> Option<String> {
+        if let Some(uplink) = self.uplink
+            && let Some(nodes) = self.nodes_network(uplink, network, held)
+        {
+            return Some(format!(
+                "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
+                uplink.name
+            ));
+        }
+        // With a route for it, the agent could not reach the API server and would never hear of a
+        // correction.
+        let range = network.network()..=network.broadcast();
+        let api_servers = if held { &self.used } else { &self.api_servers };
+        if let Some(address) = api_servers.range(range).next() {
+            return Some(format!(
+                "podCIDR {network} contains {address}, the address of the API server; it is left out"
+            ));
+        }
+        let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
+        let (_, pod_cidr) = claims.range(..=(v6, last)).next_back()?;
+        (pod_cidr.network.is_ipv6() == v6 && pod_cidr.last >= first).then(|| {
+            format!(
+                "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
+                pod_cidr.network, pod_cidr.node
+            )
+        })
+    }
+
+    /// The nodes' own network of which a podCIDR has a part. A network within the podCIDR is none if it is
+    /// a way to it that others made, as wg-quick does: no node is in it.
+    fn nodes_network<'b>(
+        &self,
+        uplink: &'b Uplink,
+        pod_cidr: IpNetwork,
+        held: bool,
+    ) -> Option<&'b IpNetwork> {
+        let mut own = uplink.addresses.iter();
+        let has_own = own.any(|own| pod_cidr.contains(own.ip()));
+        let has_node = |network: &IpNetwork| {
+            let mut nodes = self.snapshot.nodes.values();
+            nodes.any(|node| node.internal_ips.iter().any(|ip| network.contains(*ip)))
+        };
+        let leads_to = |network: &IpNetwork| {
+            let (first, last) = (network.network(), network.broadcast());
+            // To a single address is how a gateway is reached.
+            let is_network = first != last;
+            let is_within = pod_cidr.contains(first) && pod_cidr.contains(last);
+            is_network && is_within && !has_own && (held || !has_node(network))
+        };
+        let mut networks = uplink.networks();
+        networks.find(|network| cidr::overlap(**network, pod_cidr) && !leads_to(network))
+    }
+}
+
+/// Notes that a Node has a podCIDR.
+fn claim<'a>(network: IpNetwork, node: &'a Node, claims: &mut Claims<'a>) {
     let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
+    let node = &node.name;
     claims.insert(
         (v6, first),
         PodCidr {
             last,
             network,
-            node: &node.name,
+            node,
         },
     );
-    Ok(())
-}
-
-/// Why a podCIDR is left out beside these claims, if it is.
-pub fn collision(
-    network: IpNetwork,
-    uplink: Option<&Uplink>,
-    api_servers: &ApiServers,
-    claims: &Claims<'_>,
-) -> Option<String> {
-    if let Some(uplink) = uplink
-        && let Some(nodes) = uplink
-            .networks()
-            .find(|nodes| cidr::overlap(**nodes, network) && !leads_to(uplink, **nodes, network))
-    {
-        return Some(format!(
-            "podCIDR {network} overlaps {nodes}, the nodes' own network on {}; it is left out",
-            uplink.name
-        ));
-    }
-    // With a route for it, the agent could not reach the API server and would never hear of a correction.
-    let range = network.network()..=network.broadcast();
-    if let Some((address, _)) = api_servers.range(range).next() {
-        return Some(format!(
-            "podCIDR {network} contains {address}, the address of the API server; it is left out"
-        ));
-    }
-    let (v6, (first, last)) = (network.is_ipv6(), cidr::bounds(network));
-    let (_, pod_cidr) = claims.range(..=(v6, last)).next_back()?;
-    (pod_cidr.network.is_ipv6() == v6 && pod_cidr.last >= first).then(|| {
-        format!(
-            "podCIDR {network} overlaps {} of Node {}, which keeps it; it is left out",
-            pod_cidr.network, pod_cidr.node
-        )
-    })
-}
-
-/// Whether this on-link network is no network of nodes but a way to the podCIDR that others made, as
-/// wg-quick does: no address of the uplink is in it.
-fn leads_to(uplink: &Uplink, on_link: IpNetwork, pod_cidr: IpNetwork) -> bool {
-    let (first, last) = (on_link.network(), on_link.broadcast());
-    let has_address = uplink
-        .addresses
-        .iter()
-        .any(|own| on_link.contains(own.ip()));
-    pod_cidr.contains(first) && pod_cidr.contains(last) && !has_address
 }
 
 /// Who has the podCIDR in which an address lies.
@@ -127,10 +148,10 @@ pub type Holders = BTreeMap<IpNetwork, Arc<str>>;
 
 /// The claims that hold, as [`PodCidrs::settle`] has decided.
 pub fn settled(snapshot: &Snapshot) -> Claims<'_> {
-    let (mut claims, nowhere) = (Claims::new(), ApiServers::new());
+    let mut claims = Claims::new();
     for node in snapshot.nodes.values() {
         for network in snapshot.pod_cidrs_of(node) {
-            let _ = claim(network, node, None, &nowhere, &mut claims);
+            claim(network, node, &mut claims);
         }
     }
     claims
@@ -143,10 +164,13 @@ pub fn claims_that_hold<'a>(
     uplink: Option<&Uplink>,
     holders: &Holders,
 ) -> Claims<'a> {
-    let (mut claims, api_servers) = (Claims::new(), snapshot.api_servers());
+    let (mut claims, taken) = (Claims::new(), Taken::of(snapshot, uplink));
     for (node, network) in in_order(snapshot, own, holders) {
+        let held = holders.get(&network) == Some(&node.name);
         // Who is left out is named in a warning of the routes.
-        let _ = claim(network, node, uplink, &api_servers, &mut claims);
+        if taken.collision(network, held, &claims).is_none() {
+            claim(network, node, &mut claims);
+        }
     }
     claims
 }

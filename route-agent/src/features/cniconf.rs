@@ -174,9 +174,7 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
         let mut networks = world.uplink.into_iter().flat_map(Uplink::networks);
         networks.find(|nodes| cidr::overlap(**nodes, *network))
     };
-    let usable = |network: &IpNetwork| nodes_network(network).is_none();
-    let networks = world.snapshot.pod_cidrs_of(own);
-    let networks: Vec<IpNetwork> = networks.filter(usable).collect();
+    let networks: Vec<IpNetwork> = world.snapshot.pod_cidrs_of(own).collect();
     if networks.is_empty() {
         let mut taken = own.pod_cidrs.iter();
         return Err(

@@ -498,13 +498,19 @@ impl Snapshot {
                 .or_default()
                 .extend(tcp.map(|port| port.port));
         }
-        let service = self.services.get(&api_service());
-        for used in &self.api_servers_used {
-            if service.is_none_or(|service| !service.cluster_ips.contains(&used.ip())) {
-                all.entry(used.ip()).or_default().insert(used.port());
-            }
+        for used in self.api_servers_used() {
+            all.entry(used.ip()).or_default().insert(used.port());
         }
         all
+    }
+
+    /// Where this agent itself uses the API server, but for the ClusterIP.
+    pub fn api_servers_used(&self) -> impl Iterator<Item = &SocketAddr> {
+        let service = self.services.get(&api_service());
+        let is_cluster_ip =
+            move |ip| service.is_some_and(|service| service.cluster_ips.contains(&ip));
+        let all = self.api_servers_used.iter();
+        all.filter(move |used| !is_cluster_ip(used.ip()))
     }
 
     /// Notes where this agent itself uses the API server.

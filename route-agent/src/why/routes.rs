@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::features::routes::gateway_of;
 use crate::ours::REFUSED_TABLE as REFUSED;
-use crate::pod_cidrs::collision;
+use crate::pod_cidrs::Taken;
 use crate::snapshot::Node;
 use crate::why::facts::{Facts, Party};
 use crate::why::{End, Hop, MASQUERADED, Wanted};
@@ -97,12 +97,8 @@ fn gateway(facts: &Facts<'_>, node: &Node, cidr: IpNetwork) -> Result<IpAddr, St
     let held = facts.holder(cidr.network());
     let holds = held.is_some_and(|(holder, of)| holder.name == node.name && of == cidr);
     if !holds
-        && let Some(why) = collision(
-            cidr,
-            facts.uplink,
-            &facts.snapshot.api_servers(),
-            facts.claims,
-        )
+        && let Some(why) =
+            Taken::of(facts.snapshot, facts.uplink).collision(cidr, false, facts.claims)
     {
         return Err(why);
     }

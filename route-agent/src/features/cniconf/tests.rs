@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::error::chain;
 use crate::features::test_node::TestNode;
+use crate::pod_cidrs::PodCidrs;
 use crate::snapshot::Node;
 use crate::uplink::Uplink;
 
@@ -56,6 +57,12 @@ fn the_networks_of_what_is_in_place_are_read_again() {
     assert!(networks_in_place(&node.config).is_empty());
 }
 
+/// Decides which podCIDRs count, as the loop does before features are asked.
+fn settle(node: &mut TestNode) {
+    let own = &node.config.node_name;
+    PodCidrs::default().settle(&mut node.snapshot, own, node.uplink.as_ref());
+}
+
 #[test]
 fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     let mut node = ready_node(&["10.10.2.0/24"]);
@@ -63,9 +70,11 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     *on_link = ["0.0.0.0/0", "128.0.0.0/1", "::/0"]
         .map(|network| network.parse().unwrap())
         .into();
+    settle(&mut node);
     assert_eq!(node.writes(&mut CniConf::default()), 1);
     // A network that nodes are in is another matter, and what is wrong is said as it is.
     let mut node = ready_node(&["172.18.4.0/24"]);
+    settle(&mut node);
     assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
@@ -274,6 +283,7 @@ fn competitors_that_are_no_files_or_whose_names_are_no_text_are_named_as_they_ar
 #[test]
 fn an_own_network_among_the_nodes_is_not_given_to_pods() {
     let mut node = ready_node(&["172.18.5.0/24"]);
+    settle(&mut node);
     node.writes(&mut CniConf::default());
     assert!(!file(&node).exists());
 }

@@ -11,7 +11,7 @@ use crate::cidr;
 use crate::features::routes::services;
 use crate::features::routes::unlikely::Likely;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
-use crate::pod_cidrs::{collision, settled};
+use crate::pod_cidrs::{Taken, settled};
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
@@ -146,13 +146,13 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     usable(uplink)?;
     let mut desired = Desired::default();
     let mut faults: BTreeMap<&Arc<str>, Vec<String>> = BTreeMap::new();
-    let (claims, api_servers) = (settled(snapshot), snapshot.api_servers());
+    let (claims, taken) = (settled(snapshot), Taken::of(snapshot, Some(uplink)));
     let mut lacking = BTreeSet::new();
     let nodes = snapshot.nodes.values();
     let all = nodes.flat_map(|node| node.pod_cidrs.iter().map(move |network| (node, *network)));
     for (node, network) in all {
         if snapshot.is_left_out(node, network) {
-            let why = collision(network, Some(uplink), &api_servers, &claims);
+            let why = taken.collision(network, false, &claims);
             faults.entry(&node.name).or_default().extend(why);
             continue;
         }

@@ -251,6 +251,19 @@ fn who_may_write_endpoint_slices_takes_no_pod_cidr_away() {
     );
     let found = of(&snapshot, Some(&uplink()), &Holders::new()).unwrap();
     assert_eq!(found.routes.len(), 2);
+    // Until an API server writes its own again, its slice is as others have left it: who has a podCIDR
+    // keeps it then.
+    let slice = slice_of("kubernetes", "kubernetes", &ports, "10.10.3.5 10.10.1.5");
+    snapshot.apply(
+        Change::Set(Object::EndpointSlice(slice)),
+        &mut Dirty::default(),
+    );
+    let holders = [("10.10.1.0/24", "worker"), ("10.10.3.0/24", "peer")];
+    let holders = holders.map(|(cidr, name)| (cidr.parse().unwrap(), Arc::from(name)));
+    let found = of(&snapshot, Some(&uplink()), &holders.into()).unwrap();
+    assert_eq!(found.routes.len(), 2);
+    let found = of(&snapshot, Some(&uplink()), &Holders::new()).unwrap();
+    assert_eq!(found.routes.len(), 0);
 }
 
 #[test]
@@ -265,6 +278,33 @@ fn a_way_to_a_pod_cidr_that_others_made_on_the_uplink_does_not_take_it_away() {
     uplink.on_link.push("10.10.0.0/16".parse().unwrap());
     let found = of(&snapshot, Some(&uplink), &Holders::new()).unwrap();
     assert!(!found.wants("10.10.3.0/24".parse().unwrap()));
+}
+
+#[test]
+fn a_network_on_the_uplink_in_which_nodes_are_is_no_way_to_a_pod_cidr() {
+    let wanted = |asked: &str, on_link: &str, nodes: &[Node], holder: Option<&str>| {
+        let asked: IpNetwork = asked.parse().unwrap();
+        let liar = Node {
+            pod_cidrs: vec![asked],
+            ..node("liar", &["172.18.0.9"], &[])
+        };
+        let mut uplink = uplink();
+        uplink.on_link.push(on_link.parse().unwrap());
+        let nodes = nodes.iter().cloned();
+        let snapshot = snapshot([own(), liar].into_iter().chain(nodes));
+        let holders = holder.map(|name| (asked, Arc::from(name)));
+        let holders = holders.into_iter().collect();
+        let found = of(&snapshot, Some(&uplink), &holders).unwrap();
+        found.wants(asked)
+    };
+    let there = [node("there", &["10.50.0.7"], &["10.10.7.0/24"])];
+    assert!(!wanted("10.50.0.0/16", "10.50.0.0/16", &there, None));
+    assert!(wanted("10.50.0.0/16", "10.50.0.0/16", &[], None));
+    // Who has it does not lose it to a Node that says that it is there.
+    assert!(wanted("10.50.0.0/16", "10.50.0.0/16", &there, Some("liar")));
+    // The way to a gateway, and the uplink's own address.
+    assert!(!wanted("10.50.0.0/16", "10.50.0.1/32", &[], Some("liar")));
+    assert!(!wanted("172.0.0.0/8", "172.30.0.0/24", &[], Some("liar")));
 }
 
 #[test]

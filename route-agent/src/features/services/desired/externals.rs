@@ -16,7 +16,7 @@ use crate::cidr;
 use crate::config::Config;
 use crate::config::services::ExternalIps;
 use crate::features::services::desired::endpoints::unusable;
-use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort, Snapshot, api_service};
+use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort, Snapshot};
 use crate::uplink::Uplink;
 
 /// Who may have which external IP.
@@ -199,7 +199,7 @@ impl Externals {
         port: &ServicePort,
     ) -> Option<String> {
         let of_address = self.refuses_all_balanced(address, service);
-        of_address.or_else(|| self.refuses_balanced_port(address, port))
+        of_address.or_else(|| self.refuses_balanced_port(address, service, port))
     }
 
     fn refuses_all_balanced(&self, address: IpAddr, service: &Service) -> Option<String> {
@@ -215,8 +215,16 @@ impl Externals {
         is_older.then(|| pods.have_it())
     }
 
-    fn refuses_balanced_port(&self, address: IpAddr, port: &ServicePort) -> Option<String> {
-        let ports = self.api_servers.get(&address)?;
+    /// A cluster may well reach its API servers through a Service of its own: it has that in the namespace
+    /// of what it lives from.
+    fn refuses_balanced_port(
+        &self,
+        address: IpAddr,
+        service: &Service,
+        port: &ServicePort,
+    ) -> Option<String> {
+        let others = Some(service).filter(|service| &*service.name.namespace != "kube-system");
+        let ports = others.and_then(|_| self.api_servers.get(&address))?;
         let is_taken = port.protocol == Protocol::Tcp && ports.contains(&port.port);
         is_taken.then(|| format!("the API server answers at its port {}", port.port))
     }
@@ -256,7 +264,8 @@ impl Externals {
         let balanced = |one: &IpAddr| {
             let mut ports = service.ports.iter();
             ports.any(|port| {
-                self.refuses_balanced(*one, port) != before.refuses_balanced(*one, port)
+                self.refuses_balanced(*one, service, port)
+                    != before.refuses_balanced(*one, service, port)
             })
         };
         service.cluster_ips.iter().any(cluster_ip)
@@ -305,7 +314,7 @@ impl Externals {
                 Some(why) => vec![left_out(address, "", &why)],
                 None => {
                     let ports = service.ports.iter().filter_map(|port| {
-                        let why = self.refuses_balanced_port(*address, port)?;
+                        let why = self.refuses_balanced_port(*address, service, port)?;
                         let of = format!(" for port {}/{}", port.port, port.protocol.name());
                         Some(left_out(address, &of, &why))
                     });
@@ -554,6 +563,10 @@ mod tests {
         assert!(has("172.18.0.4", 6443) && has("192.0.2.1", 6443));
         assert!(has("172.18.0.5", 80) && !has("172.18.0.5", 6443));
         assert!(has("203.0.113.5", 80) && !has("203.0.113.5", 443));
+        let mut of_cluster = web.clone();
+        of_cluster.name.namespace = "kube-system".into();
+        let refused: Vec<_> = externals.warnings(&of_cluster).collect();
+        assert_eq!(refused.len(), 1, "the link-local one: {refused:?}");
         assert!(!has("169.254.169.254", 80) && has("10.10.2.7", 80));
     }
 
