@@ -46,7 +46,7 @@ impl<'a> Taken<'a> {
     }
 
     /// Why a podCIDR is left out beside these claims, if it is. Who has it already (`held`) does not lose
-    /// it by what others say of themselves: other Nodes of their addresses, or whoever may write the slice
+    /// it by what others say: other Nodes of their addresses, or whoever may write the slice
     /// of the API servers.
     pub fn collision(&self, network: IpNetwork, held: bool, claims: &Claims<'_>) -> Option<String> {
         if let Some(uplink) = self.uplink
@@ -210,9 +210,15 @@ impl PodCidrs {
         });
         let left_out = all.filter(|(cidr, name)| holders.get(cidr) != Some(name));
         snapshot.leave_out(left_out.collect());
-        // Without the uplink it is not known what its network takes away.
-        if uplink.is_some() {
-            self.holders = holders;
-        }
+        // Without the uplink's network of a family it is not known what that takes away.
+        let is_known = |cidr: &IpNetwork| {
+            uplink.filter(|uplink| uplink.up).is_some_and(|uplink| {
+                let mut networks = uplink.on_link.iter();
+                networks.any(|network| network.is_ipv6() == cidr.is_ipv6())
+            })
+        };
+        self.holders.retain(|cidr, _| !is_known(cidr));
+        let now = holders.into_iter().filter(|(cidr, _)| is_known(cidr));
+        self.holders.extend(now);
     }
 }

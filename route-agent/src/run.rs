@@ -189,8 +189,8 @@ async fn start(config: Config, channels: Channels) -> Result<Started, RunError> 
     let reconcile = Reconcile::new(config.clone(), shared.clone(), finder, features)
         .with_last_pod_cidrs(&networks_in_place(&config))
         .with_holders_before({
-            let run_dir = config.run_dir.clone();
-            Box::new(move |snapshot| routes::last_holders(snapshot, &run_dir))
+            let (own, run_dir) = (config.node_name.clone(), config.run_dir.clone());
+            Box::new(move |snapshot| routes::last_holders(snapshot, &own, &run_dir))
         })
         .with_new_warnings_to(notices.clone().map(kubernetes::of_warnings));
     let (ended, loop_end) = oneshot::channel();

@@ -485,10 +485,19 @@ impl Snapshot {
     }
 
     /// The addresses of the API servers and the ports at which they answer, as they publish them and as
-    /// this agent uses them. The EndpointSlice that they write themselves has the name of the Service, and
-    /// no other one counts, as others may be written by anyone who may write some in that namespace. What
-    /// goes to the ClusterIP is on its way to them before any route matters.
+    /// this agent uses them. What goes to the ClusterIP is on its way to them before any route matters.
     pub fn api_servers(&self) -> BTreeMap<IpAddr, BTreeSet<u16>> {
+        let mut all = self.published_api_servers();
+        for used in self.api_servers_used() {
+            all.entry(used.ip()).or_default().insert(used.port());
+        }
+        all
+    }
+
+    /// The same as they publish them. The EndpointSlice that they write themselves has the name of the
+    /// Service, and no other one counts, as others may be written by anyone who may write some in that
+    /// namespace.
+    pub fn published_api_servers(&self) -> BTreeMap<IpAddr, BTreeSet<u16>> {
         let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         let slice = self.slices.get(&api_service());
         for endpoint in slice.iter().flat_map(|slice| slice.endpoints.iter()) {
@@ -497,9 +506,6 @@ impl Snapshot {
             all.entry(endpoint.address)
                 .or_default()
                 .extend(tcp.map(|port| port.port));
-        }
-        for used in self.api_servers_used() {
-            all.entry(used.ip()).or_default().insert(used.port());
         }
         all
     }

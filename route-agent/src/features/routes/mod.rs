@@ -442,33 +442,42 @@ fn count(ours: &BTreeSet<Route>, world: &World<'_>) {
 }
 
 /// Who has which podCIDR, as far as routes in the kernel say it: of several Nodes with one address
-/// it is the one that asks for the podCIDR.
-fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot) -> Holders {
+/// it is the one that asks for the podCIDR. Those of this node have no next hop.
+fn holders(ours: &BTreeSet<Route>, snapshot: &Snapshot, own: &Arc<str>) -> Holders {
     let claims = snapshot.nodes.values().flat_map(|node| {
         let cidrs = node.pod_cidrs.iter();
         cidrs.flat_map(move |cidr| node.internal_ips.iter().map(move |ip| ((*cidr, *ip), node)))
     });
     let claims: BTreeMap<(IpNetwork, IpAddr), &Node> = claims.collect();
+    let own = snapshot.nodes.get(own);
     let holder = |route: &Route| {
-        let node = claims.get(&(route.destination, route.gateway?))?;
-        Some((route.destination, Arc::clone(&node.name)))
+        let node = match route.gateway {
+            Some(gateway) => claims.get(&(route.destination, gateway)).copied(),
+            None => own.filter(|own| own.pod_cidrs.contains(&route.destination)),
+        };
+        Some((route.destination, Arc::clone(&node?.name)))
     };
     ours.iter().filter_map(holder).collect()
 }
 
 /// Who had which podCIDR when an agent ran last, as far as it can be found out.
-pub fn last_holders(snapshot: &Snapshot, run_dir: &Path) -> Holders {
+pub fn last_holders(snapshot: &Snapshot, own: &Arc<str>, run_dir: &Path) -> Holders {
     let routes = RouteSocket::open().and_then(|mut socket| socket.routes(RouteFilter::default()));
     let routes = routes.unwrap_or_default().into_iter().map(comparable);
     let ours = routes.filter(|route| route.protocol == PROTOCOL);
     let mut kept = KEPT;
-    held_before(&ours.collect(), snapshot, kept.observe(run_dir))
+    held_before(&ours.collect(), snapshot, own, kept.observe(run_dir))
 }
 
 /// Who had which podCIDR when an agent ran last: whom it wrote down if its route is still there,
 /// else who has the address to which the route leads.
-fn held_before(ours: &BTreeSet<Route>, snapshot: &Snapshot, kept: &Held) -> Holders {
-    let mut holders = holders(ours, snapshot);
+fn held_before(
+    ours: &BTreeSet<Route>,
+    snapshot: &Snapshot,
+    own: &Arc<str>,
+    kept: &Held,
+) -> Holders {
+    let mut holders = holders(ours, snapshot, own);
     for route in ours {
         let Some(owner) = kept.get(&route.destination.to_string()) else {
             continue;

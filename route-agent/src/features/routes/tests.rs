@@ -110,9 +110,9 @@ impl Machine {
     /// Another agent, after this one.
     fn start(&mut self) {
         self.routes = Routes::open(Logging::On).unwrap();
-        let run_dir = self.config.run_dir.clone();
-        self.pod_cidrs =
-            PodCidrs::after(Box::new(move |snapshot| last_holders(snapshot, &run_dir)));
+        let (own, run_dir) = (self.config.node_name.clone(), self.config.run_dir.clone());
+        let before = move |snapshot: &Snapshot| last_holders(snapshot, &own, &run_dir);
+        self.pod_cidrs = PodCidrs::after(Box::new(before));
     }
 
     /// What the feature is shown, and the feature.

@@ -308,6 +308,36 @@ fn a_network_on_the_uplink_in_which_nodes_are_is_no_way_to_a_pod_cidr() {
 }
 
 #[test]
+fn while_the_uplink_is_down_no_one_comes_to_have_a_pod_cidr() {
+    let asked: IpNetwork = "10.50.0.0/16".parse().unwrap();
+    let part: IpNetwork = "10.50.128.0/24".parse().unwrap();
+    let liar = Node {
+        created: Some(1),
+        ..node("liar", &["172.18.0.9"], &["10.50.0.0/16"])
+    };
+    let younger = Node {
+        created: Some(2),
+        ..node("younger", &["172.18.0.4"], &["10.50.128.0/24"])
+    };
+    let there = node("there", &["10.50.0.7"], &[]);
+    let mut snapshot = snapshot([own(), liar, younger, there]);
+    let mut up = uplink();
+    up.on_link.push("10.50.0.0/24".parse().unwrap());
+    let down = Uplink {
+        up: false,
+        on_link: Vec::new(),
+        ..up.clone()
+    };
+    let own = Arc::from("worker");
+    let mut pod_cidrs = PodCidrs::default();
+    for uplink in [&up, &down, &up] {
+        pod_cidrs.settle(&mut snapshot, &own, Some(uplink));
+    }
+    let found = desired(&given(&snapshot, Some(&up), &own)).unwrap();
+    assert!(found.wants(part) && !found.wants(asked));
+}
+
+#[test]
 fn a_default_route_without_a_gateway_collides_with_no_pod_cidr() {
     let uplink = Uplink {
         on_link: vec!["0.0.0.0/0".parse().unwrap()],

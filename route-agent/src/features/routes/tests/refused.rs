@@ -82,6 +82,19 @@ fn a_restart_goes_on_with_what_is_refused_and_writes_nothing() {
 }
 
 #[test]
+fn a_restart_keeps_all_pod_cidrs_whatever_is_written_in_the_slice_of_the_api_servers() {
+    let mut machine = Machine::new();
+    machine.set(peer());
+    let before = machine.kernel();
+    let ports = [("https", Protocol::Tcp, 6443)];
+    let forged = slice_of("kubernetes", "kubernetes", &ports, "10.10.1.5 10.10.2.5");
+    let forged = Change::Set(Object::EndpointSlice(forged));
+    machine.snapshot.apply(forged, &mut Dirty::default());
+    assert_eq!(machine.restart(), 0);
+    assert_eq!(machine.kernel(), before);
+}
+
+#[test]
 fn a_node_that_went_while_the_agent_was_down_is_refused_as_well() {
     let mut machine = Machine::new();
     machine.set(peer());
