@@ -11,6 +11,7 @@
 //! Only this node's own pods are masqueraded here: packets of other nodes' pods leave through
 //! their own node.
 
+mod sides;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use podwire_kernel::nft::{
 use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
+use crate::features::masquerade::sides::{SIDES, Side};
 use crate::features::parts::kept_table::KeptTable;
 use crate::features::parts::log::Logging;
 use crate::ours::{MASQUERADE_TABLE as TABLE, Removal};
@@ -201,35 +203,6 @@ fn inside(snapshot: &Snapshot, uplink: Option<&Uplink>, config: &Config) -> Netw
     all.retain(|network, _| widest.binary_search(network).is_ok());
     all
 }
-
-/// The names of one address family.
-struct Side {
-    family: Family,
-    source: Field,
-    destination: Field,
-    pods: &'static str,
-    cluster: &'static str,
-    chain: &'static str,
-}
-
-const SIDES: [Side; 2] = [
-    Side {
-        family: Family::Ip,
-        source: Field::IpSaddr,
-        destination: Field::IpDaddr,
-        pods: "pods-v4",
-        cluster: "cluster-v4",
-        chain: "from-pod-v4",
-    },
-    Side {
-        family: Family::Ip6,
-        source: Field::Ip6Saddr,
-        destination: Field::Ip6Daddr,
-        pods: "pods-v6",
-        cluster: "cluster-v6",
-        chain: "from-pod-v6",
-    },
-];
 
 impl Side {
     /// A set with those of the networks that are of this family.

@@ -10,7 +10,7 @@ use podwire_kernel::nft::{
     fib_type, priority,
 };
 
-use super::SIDES;
+use crate::features::masquerade::sides::SIDES;
 use crate::features::parts::log::{Logging, Reason};
 use crate::features::parts::loopback;
 use crate::ours::LINK_GROUP as POD_LINKS;
