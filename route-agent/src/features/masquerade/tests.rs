@@ -102,7 +102,11 @@ fn while_the_own_node_is_gone_its_pods_are_masqueraded_and_guarded_as_before() {
 fn what_is_left_out_and_addresses_that_no_node_can_have_are_not_of_the_cluster() {
     let mut snapshot = snapshot();
     let own = node("worker", &["192.0.2.2"], &["10.10.1.0/24", "172.18.0.0/16"]);
-    let wide = node("wide", &["172.18.0.9", "203.0.113.9"], &["128.0.0.0/1"]);
+    let wide = node(
+        "wide",
+        &["172.18.0.9", "203.0.113.9", "2001:db8::9"],
+        &["128.0.0.0/1"],
+    );
     let uplink = test_uplink("172.18.0.2/16");
     let in_vain = [("128.0.0.0/1", "wide"), ("172.18.0.0/16", "worker")];
     let in_vain = in_vain.map(|(cidr, node)| (cidr.parse().unwrap(), Arc::from(node)));
@@ -121,6 +125,12 @@ fn what_is_left_out_and_addresses_that_no_node_can_have_are_not_of_the_cluster()
             "172.18.0.9-172.18.0.9",
             "192.0.2.2-192.0.2.2",
         ]
+    );
+    // Of a family in which the uplink reaches nothing it is not known what is near.
+    let believed = keys(&table, "cluster-v6");
+    assert!(
+        believed.contains(&"2001:db8::9-2001:db8::9".to_owned()),
+        "{believed:?}"
     );
 }
 

@@ -330,8 +330,8 @@ fn while_the_uplink_is_down_no_one_comes_to_have_a_pod_cidr() {
     };
     let own = Arc::from("worker");
     let mut pod_cidrs = PodCidrs::default();
-    for uplink in [&up, &down, &up] {
-        pod_cidrs.settle(&mut snapshot, &own, Some(uplink));
+    for uplink in [Some(&up), Some(&down), None, Some(&up)] {
+        pod_cidrs.settle(&mut snapshot, &own, uplink);
     }
     let found = desired(&given(&snapshot, Some(&up), &own)).unwrap();
     assert!(found.wants(part) && !found.wants(asked));

@@ -537,7 +537,7 @@ mod tests {
         let externals = Externals::desired(&snapshot, &ExternalIps::None, []);
         let web = service(
             "created 99; kind LoadBalancer; cluster-ip 10.200.1.9; \
-             port tcp 6443; port tcp 80; port tcp 443; \
+             port tcp 6443; port udp 6443; port tcp 80; port tcp 443; \
              vip 172.18.0.4 172.18.0.5 169.254.169.254 10.10.2.7 192.0.2.1 203.0.113.5",
         );
         let left_out = |address: &str, why: &str| {
@@ -565,6 +565,8 @@ mod tests {
         };
         assert!(has("172.18.0.4", 6443) && has("192.0.2.1", 6443));
         assert!(has("172.18.0.5", 80) && !has("172.18.0.5", 6443));
+        let of_udp = Claim::Vip("172.18.0.5".parse().unwrap(), Protocol::Udp, 6443);
+        assert!(claims.contains(&of_udp));
         assert!(has("203.0.113.5", 80) && !has("203.0.113.5", 443));
         let mut of_cluster = web.clone();
         of_cluster.name.namespace = "kube-system".into();
