@@ -165,14 +165,13 @@ fn link_to(
     // A bridge, or one behind a pair of links that are both on the node.
     let far_end = find(link.peer).filter(|_| link.peer_netns.is_none());
     let bridges = [Some(link.index), far_end.and_then(|end| end.master)];
-    let (mut inside, all) = (leads_to_node(call), links.iter());
-    for one in all.filter(|one| {
-        bridges.contains(&Some(one.index)) || one.master.is_some() && bridges.contains(&one.master)
-    }) {
-        inside = inside && is_virtual(one);
-    }
+    let is_one = |index: Option<u32>| index.is_some() && bridges.contains(&index);
+    let mut theirs = links
+        .iter()
+        .filter(|one| is_one(Some(one.index)) || is_one(one.master));
+    let mut inside = leads_to_node(call) && theirs.all(is_virtual);
     for v4 in [true, false] {
-        inside = inside && !uplink(v4, socket)?.is_some_and(|one| bridges.contains(&Some(one)));
+        inside = inside && !is_one(uplink(v4, socket)?);
     }
     Ok(match inside {
         true => Ok(link.index),
