@@ -43,6 +43,13 @@ pub enum Input {
     Stop,
 }
 
+impl Input {
+    /// Whether it is answered as soon as it is taken in.
+    pub fn is_question(&self) -> bool {
+        matches!(self, Self::WhoHas(_) | Self::Report { .. } | Self::Ask(_))
+    }
+}
+
 /// A question that is answered on the loop's thread, where the world does not change meanwhile.
 pub struct Question(Box<dyn FnOnce(&World<'_>) + Send>);
 

@@ -9,6 +9,7 @@ mod pending;
 mod repairs;
 mod slot;
 
+use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -122,17 +123,23 @@ impl Reconcile {
                 || inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 |pause| inputs.recv_timeout(pause),
             ) {
-                Ok(first) => {
-                    self.take(first);
-                    inputs
-                        .try_iter()
-                        .take(DRAIN)
-                        .for_each(|input| self.take(input));
-                }
+                Ok(first) => self.take_all(first, inputs),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.turn(Instant::now());
+        }
+    }
+
+    /// Takes in what has happened, up to the next question: whoever is answered may ask again at
+    /// once, and would otherwise keep the features from their work.
+    fn take_all(&mut self, first: Input, inputs: &Receiver<Input>) {
+        for input in iter::once(first).chain(inputs.try_iter().take(DRAIN)) {
+            let is_question = input.is_question();
+            self.take(input);
+            if is_question {
+                return;
+            }
         }
     }
 

@@ -4,9 +4,11 @@ use std::sync::mpsc;
 use super::*;
 use crate::config::test_config;
 use podwire::policy::{Attachment, News};
+use tokio::sync::oneshot;
 
-use crate::feature::{SyncError, Synced, Told, Warn};
+use crate::feature::{SyncError, Synced, Told, Warn, WhoHas};
 use crate::health::Health;
+use crate::input::Question;
 use crate::ours::Removal;
 use crate::pod_cidrs::Holders;
 use crate::snapshot::{Change, EndpointSlice, Key, Node, Object, ObjectName, Service};
@@ -60,7 +62,7 @@ impl Feature for Fake {
         if let Event::Told(_) = event {
             self.nodes.fetch_add(1, Ordering::SeqCst);
         }
-        !matches!(event, Event::Ready)
+        !matches!(event, Event::WhoHas(_) | Event::Ready)
     }
 
     fn sync(&mut self, _: &World<'_>, warn: &mut Warn<'_>) -> Result<Synced, SyncError> {
@@ -184,6 +186,28 @@ fn the_own_pod_cidrs_outlast_the_node_and_a_restart() {
     ] {
         it.take(Input::Changes(vec![change]));
         assert_eq!(cidrs(&mut it), [expected]);
+    }
+}
+
+#[test]
+fn who_asks_again_as_soon_as_there_is_an_answer_keeps_no_feature_from_its_work() {
+    let report = || {
+        let (reply, _) = oneshot::channel();
+        Input::Report { wide: false, reply }
+    };
+    let ask = || Input::Ask(Question::new(|_| (), oneshot::channel().0));
+    let who_has = || Input::WhoHas(WhoHas::new([].into(), tokio::sync::mpsc::channel(1).0));
+    for question in [report, ask, who_has] {
+        let (fake, syncs, nodes) = Fake::new("fake", 0);
+        let (inputs, outputs) = mpsc::channel();
+        let changes = |name| Input::Changes(vec![node(name)]);
+        let all = [Input::Listed, question(), changes("a"), changes("b")];
+        // The channel is never empty, as when the answer wakes who asks before the loop goes on.
+        let all = all.into_iter().chain([question(), question(), Input::Stop]);
+        all.for_each(|input| inputs.send(input).unwrap());
+        reconcile(vec![Box::new(fake)]).run(&outputs);
+        let counts = [syncs, nodes].map(|count| count.load(Ordering::SeqCst));
+        assert_eq!(counts, [2, 2], "syncs, and Nodes that were seen");
     }
 }
 
