@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 
 use crate::cidr;
 use crate::snapshot::{Node, Snapshot};
@@ -212,10 +213,8 @@ impl PodCidrs {
         snapshot.leave_out(left_out.collect());
         // Without the uplink's network of a family it is not known what that takes away.
         let is_known = |cidr: &IpNetwork| {
-            uplink.filter(|uplink| uplink.up).is_some_and(|uplink| {
-                let mut networks = uplink.on_link.iter();
-                networks.any(|network| network.is_ipv6() == cidr.is_ipv6())
-            })
+            let family = IpFamily::of_network(*cidr);
+            uplink.is_some_and(|uplink| uplink.up && uplink.reaches(family))
         };
         self.holders.retain(|cidr, _| !is_known(cidr));
         let now = holders.into_iter().filter(|(cidr, _)| is_known(cidr));

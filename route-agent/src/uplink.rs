@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use podwire_kernel::RouteSocket;
+use podwire_kernel::{IpFamily, RouteSocket};
 use podwire_kernel::address::Address;
 use podwire_kernel::link::Link;
 use podwire_kernel::monitor::Event;
@@ -40,6 +40,12 @@ impl Uplink {
     /// who has it.
     pub fn networks(&self) -> impl Iterator<Item = &IpNetwork> {
         self.on_link.iter().filter(|network| network.prefix() > 1)
+    }
+
+    /// Whether it leads to other nodes in this family at all.
+    pub fn reaches(&self, family: IpFamily) -> bool {
+        let mut networks = self.on_link.iter();
+        networks.any(|network| IpFamily::of_network(*network) == family)
     }
 
     /// Why no machine can have an address, if it is the network address or the broadcast address of

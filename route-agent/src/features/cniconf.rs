@@ -17,12 +17,13 @@ use podwire::mtu;
 use podwire::policy::RUN_DIR;
 use serde::Serialize;
 
-use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::files::{self, Durability, FileError};
 use crate::ours::{CONFLIST as FILE, NETWORK, Removal};
+use crate::pod_cidrs::{Taken, settled};
 use crate::report::{CniConfReport, Report};
+use crate::snapshot::Node;
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
 
@@ -170,28 +171,9 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
         (None, Some(uplink)) => Mtu::Followed(uplink),
         (None, None) => return Err("waits for the uplink, whose MTU pods take".to_owned()),
     };
-    let nodes_network = |network: &IpNetwork| {
-        let mut networks = world.uplink.into_iter().flat_map(Uplink::networks);
-        networks.find(|nodes| cidr::overlap(**nodes, *network))
-    };
     let networks: Vec<IpNetwork> = world.snapshot.pod_cidrs_of(own).collect();
     if networks.is_empty() {
-        let mut taken = own.pod_cidrs.iter();
-        return Err(
-            match taken.find_map(|one| Some((one, nodes_network(one)?))) {
-                Some((cidr, nodes)) => format!(
-                    "cannot give addresses of podCIDR {cidr} of Node {name}: it overlaps {nodes}, the \
-                 nodes' own network; the cluster needs pod addresses that no machine has"
-                ),
-                None => match own.pod_cidrs.first() {
-                    Some(cidr) => format!(
-                        "cannot give addresses of podCIDR {cidr} of Node {name}, which is left out, as a \
-                         warning of its Node says"
-                    ),
-                    None => format!("waits for Node {name} to have a podCIDR"),
-                },
-            },
-        );
+        return Err(nothing_to_give(own, world));
     }
     let (mtu, warning) = mtu.of_pods(networks.iter().any(IpNetwork::is_ipv6));
     let lease_dir = world.config.lease_dir();
@@ -199,6 +181,20 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
     let mut text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
     text.push('\n');
     Ok(Desired { text, warning })
+}
+
+/// Why this node has no addresses for pods.
+fn nothing_to_give(own: &Node, world: &World<'_>) -> String {
+    let (claims, taken) = (settled(world.snapshot), Taken::of(world.snapshot, world.uplink));
+    let mut cidrs = own.pod_cidrs.iter();
+    match cidrs.find_map(|cidr| taken.collision(*cidr, false, &claims)) {
+        Some(why) => format!(
+            "cannot give addresses to pods of Node {}: {why}; the cluster needs pod addresses that \
+             nothing else has",
+            own.name
+        ),
+        None => format!("waits for Node {} to have a podCIDR", own.name),
+    }
 }
 
 /// Where the MTU of new pods comes from.

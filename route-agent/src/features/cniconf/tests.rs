@@ -79,6 +79,15 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     let warnings = node.warnings();
     let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
     assert!(warnings[0].contains(overlaps), "{warnings:?}");
+    // So is the API server's address.
+    let mut node = ready_node(&["192.168.7.0/24"]);
+    node.snapshot
+        .use_api_servers(["192.168.7.9:6443".parse().unwrap()].into_iter());
+    settle(&mut node);
+    assert_eq!(node.writes(&mut CniConf::default()), 0);
+    let warnings = node.warnings();
+    let contains = "contains 192.168.7.9, the address of the API server";
+    assert!(warnings[0].contains(contains), "{warnings:?}");
 }
 
 #[test]

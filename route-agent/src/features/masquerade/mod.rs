@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{
     Chain, ChainType, Element, Family, Field, Hook, Rule, Set, Table, nat_flag, priority,
 };
@@ -166,15 +167,9 @@ type Networks = BTreeMap<IpNetwork, String>;
 /// Every destination that sees the pod's own address. An InternalIP that is not reached over the uplink
 /// without a gateway is not taken for a node of the cluster.
 fn inside(snapshot: &Snapshot, uplink: Option<&Uplink>, config: &Config) -> Networks {
-    let uplink = uplink.filter(|uplink| !uplink.on_link.is_empty());
     let is_near = |ip: IpAddr| {
-        uplink.is_none_or(|uplink| {
-            let networks = uplink.on_link.iter();
-            let mut of_family = networks
-                .filter(|one| one.is_ipv4() == ip.is_ipv4())
-                .peekable();
-            of_family.peek().is_none() || of_family.any(|network| network.contains(ip))
-        })
+        let uplink = uplink.filter(|uplink| uplink.reaches(IpFamily::of(ip)));
+        uplink.is_none_or(|uplink| uplink.on_link.iter().any(|network| network.contains(ip)))
     };
     let mut all = Networks::new();
     for node in snapshot.nodes.values() {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use podwire_kernel::IpFamily;
 use podwire_kernel::route::{Route, RouteKind};
 
 use crate::cidr;
@@ -157,7 +158,7 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
             continue;
         }
         if node.name != *own && is_lacking(network, node, uplink) {
-            lacking.insert(family(network));
+            lacking.insert(IpFamily::of_network(network).name());
             continue;
         }
         match route(network, node, own, uplink, snapshot) {
@@ -309,15 +310,10 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
     METRIC + distance % METRICS
 }
 
-fn family(network: IpNetwork) -> &'static str {
-    if network.is_ipv6() { "IPv6" } else { "IPv4" }
-}
-
 /// True if a Node could be reached at this podCIDR, but for the uplink, which has no network of its family.
 fn is_lacking(network: IpNetwork, node: &Node, uplink: &Uplink) -> bool {
-    let v6 = network.is_ipv6();
-    node.internal_ips.iter().any(|ip| ip.is_ipv6() == v6)
-        && !uplink.on_link.iter().any(|on_link| on_link.is_ipv6() == v6)
+    let family = IpFamily::of_network(network);
+    node.internal_ips.iter().any(|ip| IpFamily::of(*ip) == family) && !uplink.reaches(family)
 }
 
 /// The InternalIP of the podCIDR's family that is on the uplink's network, or why none can be it.
@@ -327,7 +323,7 @@ pub fn gateway_of(
     uplink: &Uplink,
     own_ips: &[IpAddr],
 ) -> Result<IpAddr, String> {
-    let family = family(network);
+    let family = IpFamily::of_network(network).name();
     let ips = node
         .internal_ips
         .iter()
