@@ -300,6 +300,8 @@ impl Owner {
             .arg("--interactive")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            // What it says of the terminal. The list below shows whether it did what it was told.
+            .stderr(Stdio::null())
             .spawn();
         let mut owner = Self(child.unwrap());
         let table = "table ip podwire-services";
