@@ -166,10 +166,14 @@ pub fn claims_that_hold<'a>(
     holders: &Holders,
 ) -> Claims<'a> {
     let (mut claims, taken) = (Claims::new(), Taken::of(snapshot, uplink));
+    // Without an uplink it is not known what it takes away: who was left out stays it.
+    let is_down = uplink.is_none_or(|uplink| !uplink.up);
     for (node, network) in in_order(snapshot, own, holders) {
         let held = holders.get(&network) == Some(&node.name);
         // Who is left out is named in a warning of the routes.
-        if taken.collision(network, held, &claims).is_none() {
+        if !(is_down && snapshot.is_left_out(node, network))
+            && taken.collision(network, held, &claims).is_none()
+        {
             claim(network, node, &mut claims);
         }
     }
@@ -211,13 +215,13 @@ impl PodCidrs {
         });
         let left_out = all.filter(|(cidr, name)| holders.get(cidr) != Some(name));
         snapshot.leave_out(left_out.collect());
-        // Without the uplink's network of a family it is not known what that takes away.
-        let is_known = |cidr: &IpNetwork| {
+        // Nor is it without the uplink's network of the family. We ourselves come first in any case.
+        let lasts = |cidr: &IpNetwork, name: &Arc<str>| {
             let family = IpFamily::of_network(*cidr);
-            uplink.is_some_and(|uplink| uplink.up && uplink.reaches(family))
+            name == own || uplink.is_some_and(|uplink| uplink.reaches(family))
         };
-        self.holders.retain(|cidr, _| !is_known(cidr));
-        let now = holders.into_iter().filter(|(cidr, _)| is_known(cidr));
+        self.holders.retain(|cidr, name| !lasts(cidr, name));
+        let now = holders.into_iter().filter(|(cidr, name)| lasts(cidr, name));
         self.holders.extend(now);
     }
 }

@@ -8,11 +8,11 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use podwire_kernel::{IpFamily, RouteSocket};
 use podwire_kernel::address::Address;
 use podwire_kernel::link::Link;
 use podwire_kernel::monitor::Event;
 use podwire_kernel::route::{Route, RouteFilter, RouteKind, TABLE_MAIN};
+use podwire_kernel::{IpFamily, RouteSocket};
 
 use crate::cidr;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;

@@ -185,15 +185,19 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
 
 /// Why this node has no addresses for pods.
 fn nothing_to_give(own: &Node, world: &World<'_>) -> String {
-    let (claims, taken) = (settled(world.snapshot), Taken::of(world.snapshot, world.uplink));
-    let mut cidrs = own.pod_cidrs.iter();
-    match cidrs.find_map(|cidr| taken.collision(*cidr, false, &claims)) {
-        Some(why) => format!(
-            "cannot give addresses to pods of Node {}: {why}; the cluster needs pod addresses that \
-             nothing else has",
-            own.name
+    let claims = settled(world.snapshot);
+    let taken = Taken::of(world.snapshot, world.uplink);
+    let (name, mut cidrs) = (&own.name, own.pod_cidrs.iter());
+    let why = cidrs.find_map(|cidr| taken.collision(*cidr, false, &claims));
+    match (why, own.pod_cidrs.first()) {
+        (Some(why), _) => format!(
+            "cannot give addresses to pods of Node {name}: {why}; the cluster needs pod addresses that \
+             nothing else has"
         ),
-        None => format!("waits for Node {} to have a podCIDR", own.name),
+        (None, Some(cidr)) => format!(
+            "waits for the uplink to be up: podCIDR {cidr} of Node {name} was left out when it was"
+        ),
+        (None, None) => format!("waits for Node {name} to have a podCIDR"),
     }
 }
 

@@ -79,6 +79,13 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     let warnings = node.warnings();
     let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
     assert!(warnings[0].contains(overlaps), "{warnings:?}");
+    // It is theirs as well when the uplink is down and has no networks.
+    let uplink = node.uplink.as_mut().unwrap();
+    (uplink.up, uplink.on_link) = (false, Vec::new());
+    settle(&mut node);
+    assert_eq!(node.writes(&mut CniConf::default()), 0);
+    let warnings = node.warnings();
+    assert!(warnings[0].contains("waits for the uplink"), "{warnings:?}");
     // So is the API server's address.
     let mut node = ready_node(&["192.168.7.0/24"]);
     node.snapshot

@@ -313,7 +313,10 @@ fn metric(network: IpNetwork, own: Option<&Node>) -> u32 {
 /// True if a Node could be reached at this podCIDR, but for the uplink, which has no network of its family.
 fn is_lacking(network: IpNetwork, node: &Node, uplink: &Uplink) -> bool {
     let family = IpFamily::of_network(network);
-    node.internal_ips.iter().any(|ip| IpFamily::of(*ip) == family) && !uplink.reaches(family)
+    node.internal_ips
+        .iter()
+        .any(|ip| IpFamily::of(*ip) == family)
+        && !uplink.reaches(family)
 }
 
 /// The InternalIP of the podCIDR's family that is on the uplink's network, or why none can be it.

@@ -469,8 +469,8 @@ pub fn last_holders(snapshot: &Snapshot, own: &Arc<str>, run_dir: &Path) -> Hold
     held_before(&ours.collect(), snapshot, own, kept.observe(run_dir))
 }
 
-/// Who had which podCIDR when an agent ran last: whom it wrote down if its route is still there,
-/// else who has the address to which the route leads.
+/// Who had which podCIDR when an agent ran last: whom it wrote down unless the route leads elsewhere
+/// now, else who has the address to which the route leads.
 fn held_before(
     ours: &BTreeSet<Route>,
     snapshot: &Snapshot,
@@ -478,17 +478,19 @@ fn held_before(
     kept: &Held,
 ) -> Holders {
     let mut holders = holders(ours, snapshot, own);
-    for route in ours {
-        let Some(owner) = kept.get(&route.destination.to_string()) else {
+    let hops = ours
+        .iter()
+        .map(|route| (route.destination, next_hop(route)));
+    let hops: BTreeMap<IpNetwork, String> = hops.collect();
+    for (cidr, owner) in kept {
+        let (Ok(cidr), Some((name, hop))) = (cidr.parse(), owner.split_once(' ')) else {
             continue;
         };
-        // An agent that writes nothing down may have run since.
-        let Some((name, hop)) = owner.split_once(' ') else {
-            continue;
-        };
-        let node = snapshot.nodes.get_key_value(name);
-        if let Some((name, _)) = node.filter(|_| hop == next_hop(route)) {
-            holders.insert(route.destination, Arc::clone(name));
+        // An agent that writes nothing down may have run since. With an uplink that is down no route is
+        // there.
+        let is_so = hops.get(&cidr).is_none_or(|now| now == hop);
+        if let Some((name, _)) = snapshot.nodes.get_key_value(name).filter(|_| is_so) {
+            holders.insert(cidr, Arc::clone(name));
         }
     }
     holders

@@ -216,6 +216,26 @@ fn who_has_a_pod_cidr_keeps_it_over_a_restart() {
 }
 
 #[test]
+fn who_has_a_pod_cidr_keeps_it_over_a_restart_while_the_uplink_is_down() {
+    let mut machine = Machine::new();
+    machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));
+    let eth0 = machine.uplink.index;
+    machine.socket.set_down(eth0).unwrap();
+    assert_eq!(machine.kernel(), ["10.10.1.0/24 Unreachable"]);
+    machine.start();
+    let newcomer = node("a", &["172.18.0.5"], &["10.10.2.0/24"]);
+    machine
+        .snapshot
+        .nodes
+        .insert(newcomer.name.clone(), newcomer);
+    machine.parts();
+    machine.socket.set_up(eth0).unwrap();
+    machine.sync();
+    let kept = "10.10.2.0/24 via 172.18.0.4".to_owned();
+    assert!(machine.kernel().contains(&kept), "{:?}", machine.kernel());
+}
+
+#[test]
 fn who_has_a_pod_cidr_keeps_it_over_a_restart_though_another_node_has_the_same_address() {
     let mut machine = Machine::new();
     machine.set(node("b", &["172.18.0.4"], &["10.10.2.0/24"]));

@@ -332,9 +332,38 @@ fn while_the_uplink_is_down_no_one_comes_to_have_a_pod_cidr() {
     let mut pod_cidrs = PodCidrs::default();
     for uplink in [Some(&up), Some(&down), None, Some(&up)] {
         pod_cidrs.settle(&mut snapshot, &own, uplink);
+        let has = |name: &str| {
+            let mut cidrs = snapshot.pod_cidrs_of(&snapshot.nodes[name]);
+            cidrs.next().is_some()
+        };
+        assert!(has("younger") && !has("liar"), "{uplink:?}");
     }
     let found = desired(&given(&snapshot, Some(&up), &own)).unwrap();
     assert!(found.wants(part) && !found.wants(asked));
+}
+
+#[test]
+fn in_a_family_that_the_uplink_does_not_reach_no_other_node_comes_to_have_a_pod_cidr_but_we_do() {
+    let asked = ["10.50.0.0/16", "fd00:9::/64"];
+    let two = |name| node(name, &["172.18.0.4", "fc00::4"], &asked);
+    let us = node("worker", &["172.18.0.2"], &["10.10.1.0/24", "fd00:1::/64"]);
+    let own = Arc::from("worker");
+    let mut ipv4 = uplink();
+    ipv4.on_link.retain(IpNetwork::is_ipv4);
+    let mut pod_cidrs = PodCidrs::default();
+    pod_cidrs.settle(&mut snapshot([us.clone(), two("z")]), &own, Some(&ipv4));
+    let mut snapshot = snapshot([us, two("a"), two("z")]);
+    let ports = [("https", Protocol::Tcp, 6443)];
+    let forged = slice_of("kubernetes", "kubernetes", &ports, "fd00:1::5");
+    let forged = Change::Set(Object::EndpointSlice(forged));
+    snapshot.apply(forged, &mut Dirty::default());
+    pod_cidrs.settle(&mut snapshot, &own, Some(&ipv4));
+    let has = |name: &str, cidr: &str| {
+        let mut cidrs = snapshot.pod_cidrs_of(&snapshot.nodes[name]);
+        cidrs.any(|one| one == cidr.parse().unwrap())
+    };
+    assert!(has("worker", "fd00:1::/64"), "whatever others write");
+    assert_eq!(asked.map(|cidr| has("z", cidr)), [true, false]);
 }
 
 #[test]

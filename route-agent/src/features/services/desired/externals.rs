@@ -28,8 +28,10 @@ pub struct Externals {
     pods: Vec<Pods>,
     /// The interface to the other nodes.
     uplink: Option<Uplink>,
-    /// Where the API servers answer.
+    /// Where the API servers answer, as they publish it or as this agent uses them.
     api_servers: BTreeMap<IpAddr, BTreeSet<u16>>,
+    /// Of that what they publish.
+    published: BTreeMap<IpAddr, BTreeSet<u16>>,
     /// The ports at which this agent answers, and the flags that say so.
     own_ports: BTreeMap<u16, &'static str>,
     /// ClusterIPs are what people wrote. An API server takes them from networks of its own, and there a
@@ -100,13 +102,15 @@ impl Externals {
         for address in api_servers {
             reserved.entry(address).or_insert(Holder::ApiServerByFlag);
         }
-        for address in snapshot.published_api_servers().into_keys() {
-            reserved.insert(address, Holder::ApiServer);
+        let api_servers = snapshot.api_servers();
+        for address in api_servers.keys() {
+            reserved.insert(*address, Holder::ApiServer);
         }
         Externals {
             allowed: allowed.clone(),
             reserved,
-            api_servers: snapshot.api_servers(),
+            api_servers,
+            published: snapshot.published_api_servers(),
             pods,
             ..Externals::default()
         }
@@ -215,19 +219,17 @@ impl Externals {
     }
 
     /// A cluster may well reach its API servers through a Service of its own, in the namespace of what it
-    /// lives from; but not at the addresses at which they themselves answer.
+    /// lives from; but not at the addresses and ports at which they themselves answer.
     fn refuses_balanced_port(
         &self,
         address: IpAddr,
         service: &Service,
         port: &ServicePort,
     ) -> Option<String> {
-        let ports = self.api_servers.get(&address)?;
-        if self.reserved.get(&address) != Some(&Holder::ApiServer)
-            && &*service.name.namespace == "kube-system"
-        {
-            return None;
-        }
+        let ports = match &*service.name.namespace {
+            "kube-system" => self.published.get(&address)?,
+            _ => self.api_servers.get(&address)?,
+        };
         let is_taken = port.protocol == Protocol::Tcp && ports.contains(&port.port);
         is_taken.then(|| format!("the API server answers at its port {}", port.port))
     }
@@ -356,7 +358,7 @@ mod tests {
     use super::*;
     use crate::config::test_config;
     use crate::features::services::desired::frontends::{Claim, claims};
-    use crate::features::services::desired::samples::{service, slice_of};
+    use crate::features::services::desired::samples::{named_service, service, slice_of};
     use crate::snapshot::{Change, Dirty, Node, Object};
 
     fn snapshot() -> Snapshot {
@@ -575,6 +577,33 @@ mod tests {
         let mut all = expected.iter();
         assert!(all.all(|text| texts.contains(text) != is_way_of_its_own(text)));
         assert!(!has("169.254.169.254", 80) && has("10.10.2.7", 80));
+        // One address may be both, with one port each.
+        snapshot.use_api_servers(["172.18.0.5:80".parse().unwrap()].into_iter());
+        let externals = Externals::desired(&snapshot, &ExternalIps::None, []);
+        let ports_left_out = |service: &Service| {
+            let mut texts = warnings(&externals, service);
+            texts.retain(|text| text.contains("172.18.0.5"));
+            texts.len()
+        };
+        assert_eq!((ports_left_out(&web), ports_left_out(&of_cluster)), (2, 1));
+    }
+
+    #[test]
+    fn a_network_with_an_api_server_in_it_that_is_used_is_no_service_network() {
+        let mut snapshot = snapshot();
+        let used = "203.0.113.77:443".parse().unwrap();
+        snapshot.use_api_servers([used].into_iter());
+        let found = |snapshot: &Snapshot| {
+            let externals = Externals::desired(snapshot, &ExternalIps::All, [used.ip()]);
+            externals.found_in("203.0.113.64/28".parse().unwrap())
+        };
+        let expected = "203.0.113.77 is the address of the API server";
+        assert_eq!(found(&snapshot).as_deref(), Some(expected));
+        // What goes to a ClusterIP goes to what is behind it.
+        let kubernetes = named_service("default/kubernetes", "cluster-ip 203.0.113.77");
+        let kubernetes = Change::Set(Object::Service(kubernetes));
+        snapshot.apply(kubernetes, &mut Dirty::default());
+        assert_eq!(found(&snapshot), None);
     }
 
     #[test]
