@@ -1,9 +1,9 @@
 //! The reconcile loop: one thread that takes in everything that happens and calls the features.
 //!
-//! Each turn drains the channel, folds object changes into the snapshot, shows every feature what
-//! happened and then syncs those that have something to do. A feature that fails is tried again
-//! after a growing pause and never keeps another from its work. Nothing is synced before the
-//! source has listed everything once.
+//! Each turn drains the channel up to the next question, folds object changes into the snapshot,
+//! shows every feature what happened and then syncs those that have something to do. A feature that
+//! fails is tried again after a growing pause and never keeps another from its work. Nothing is
+//! synced before the source has listed everything once.
 
 mod pending;
 mod repairs;
