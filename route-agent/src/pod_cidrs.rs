@@ -166,14 +166,10 @@ pub fn claims_that_hold<'a>(
     holders: &Holders,
 ) -> Claims<'a> {
     let (mut claims, taken) = (Claims::new(), Taken::of(snapshot, uplink));
-    // Without an uplink it is not known what it takes away: who was left out stays it.
-    let is_down = uplink.is_none_or(|uplink| !uplink.up);
     for (node, network) in in_order(snapshot, own, holders) {
         let held = holders.get(&network) == Some(&node.name);
         // Who is left out is named in a warning of the routes.
-        if !(is_down && snapshot.is_left_out(node, network))
-            && taken.collision(network, held, &claims).is_none()
-        {
+        if taken.collision(network, held, &claims).is_none() {
             claim(network, node, &mut claims);
         }
     }
@@ -185,6 +181,9 @@ pub fn claims_that_hold<'a>(
 pub struct PodCidrs {
     holders: Holders,
     before: Option<Before>,
+    /// The uplink as it was when it was up last: who may be in its networks is there as well while it
+    /// is down.
+    uplink: Option<Uplink>,
 }
 
 /// Who had which podCIDR when an agent ran last.
@@ -194,8 +193,8 @@ impl PodCidrs {
     /// `before` is asked at the first decision.
     pub fn after(before: Before) -> Self {
         Self {
-            holders: Holders::new(),
             before: Some(before),
+            ..Self::default()
         }
     }
 
@@ -204,6 +203,10 @@ impl PodCidrs {
         if let Some(before) = self.before.take() {
             self.holders = before(snapshot);
         }
+        if let Some(uplink) = uplink.filter(|uplink| uplink.up) {
+            self.uplink = Some(uplink.clone());
+        }
+        let uplink = self.uplink.as_ref();
         let claims = claims_that_hold(snapshot, own, uplink, &self.holders);
         let claims = claims.values();
         let holders: Holders = claims
@@ -215,7 +218,8 @@ impl PodCidrs {
         });
         let left_out = all.filter(|(cidr, name)| holders.get(cidr) != Some(name));
         snapshot.leave_out(left_out.collect());
-        // Nor is it without the uplink's network of the family. We ourselves come first in any case.
+        // Without the uplink's network of a family it is not known what that takes away from others. We
+        // come first in any case.
         let lasts = |cidr: &IpNetwork, name: &Arc<str>| {
             let family = IpFamily::of_network(*cidr);
             name == own || uplink.is_some_and(|uplink| uplink.reaches(family))

@@ -74,7 +74,9 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     assert_eq!(node.writes(&mut CniConf::default()), 1);
     // A network that nodes are in is another matter, and what is wrong is said as it is.
     let mut node = ready_node(&["172.18.4.0/24"]);
-    settle(&mut node);
+    let mut pod_cidrs = PodCidrs::default();
+    let own = node.config.node_name.clone();
+    pod_cidrs.settle(&mut node.snapshot, &own, node.uplink.as_ref());
     assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
@@ -82,7 +84,7 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     // It is theirs as well when the uplink is down and has no networks.
     let uplink = node.uplink.as_mut().unwrap();
     (uplink.up, uplink.on_link) = (false, Vec::new());
-    settle(&mut node);
+    pod_cidrs.settle(&mut node.snapshot, &own, node.uplink.as_ref());
     assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     assert!(warnings[0].contains("waits for the uplink"), "{warnings:?}");
