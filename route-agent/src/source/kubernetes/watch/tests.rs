@@ -194,6 +194,11 @@ async fn play(
 
 /// Plays the script of a hostile server, then a good list, and returns the warnings before it.
 async fn after_hostility(script: Vec<Reply>) -> (Seen, Fake) {
+    after_hostility_within(small(), script).await
+}
+
+/// As [`after_hostility`], with these limits.
+async fn after_hostility_within(limits: Limits, script: Vec<Reply>) -> (Seen, Fake) {
     let good = [
         page(&["good"], 7, ""),
         Reply::Lines(vec![event("ADDED", &node("end", 8))], End::Silence),
@@ -203,7 +208,7 @@ async fn after_hostility(script: Vec<Reply>) -> (Seen, Fake) {
     let directory = tempfile::tempdir().unwrap();
     let options = options(&directory, &[fake.port]);
     let done = |lines: &[String]| lines.iter().any(|line| line == "+Node end");
-    let seen = follow_while(nodes(), options, done).await;
+    let seen = follow_within(limits, nodes(), options, done).await;
     (seen, fake)
 }
 

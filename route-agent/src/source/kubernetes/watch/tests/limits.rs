@@ -119,6 +119,28 @@ async fn a_list_that_drips_is_given_up_and_named() {
 }
 
 #[tokio::test]
+async fn a_list_whose_pages_take_too_long_together_is_given_up_and_named() {
+    let limits = Limits {
+        page_time: Duration::from_secs(60),
+        list_time: Duration::from_secs(2),
+        ..small()
+    };
+    let drip = Reply::Endless(vec![b' '], Duration::from_millis(20));
+    let script = vec![page(&["forged"], 7, "t"), drip];
+    let (seen, _) = after_hostility_within(limits, script).await;
+    let lines = [
+        "+Node forged",
+        "-Node forged",
+        "+Node good",
+        "listed",
+        "+Node end",
+    ];
+    assert_eq!(seen.lines, lines);
+    let why = "the list is not complete after 2 s";
+    assert!(seen.warnings[0][0].contains(why), "{:?}", seen.warnings);
+}
+
+#[tokio::test]
 async fn a_continue_token_that_comes_again_ends_the_list_and_what_it_brought_is_gone() {
     for tokens in [&["t", "t"][..], &["t", "u", "t"]] {
         let pages = tokens.iter().map(|token| page(&["forged"], 7, token));
