@@ -81,7 +81,7 @@ if [[ ! -e $folder/modules.squashfs ]]; then
     modules=$base/lib/modules/$version
     (cd "$modules" && tar --create modules.* kernel/{net,lib,crypto,arch} \
         "$(find kernel/drivers/net -maxdepth 1 -name 'veth.*')" \
-        $(cd "$modules" && ls -d kernel/drivers/net/{dummy,ifb,tun}.* 2>/dev/null)) |
+        $(cd "$modules" && ls -d kernel/drivers/net/{dummy,ifb,macvlan,tun,vxlan}.* kernel/drivers/net/vxlan 2>/dev/null)) |
         tar --extract --directory "$work/modules"
     disk "$work/modules" "$work/modules.squashfs"
     rm -rf "$work"/{tree,packages,modules} "$folder"
