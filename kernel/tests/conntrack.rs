@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use podwire_kernel::conntrack::{Conntrack, Filter};
+use podwire_kernel::conntrack::{Conntrack, Filter, Statistics};
 use podwire_kernel::nft::{
     Chain, ChainType, Family, Field, Hook, KeyBuf, NftSocket, Rule, Table, ct_state, diff, priority,
 };
@@ -60,6 +60,27 @@ fn send(to: impl Into<SocketAddr>) -> UdpSocket {
     let socket = UdpSocket::bind((any, 0)).unwrap();
     socket.send_to(b"x", to).unwrap();
     socket
+}
+
+#[test]
+fn statistics_are_those_that_conntrack_shows() {
+    in_netns(|| {
+        let output = std::process::Command::new("conntrack").arg("-S").output();
+        let shown = String::from_utf8(output.unwrap().stdout).unwrap();
+        let sum = |name: &str| -> u64 {
+            let words = shown.split_whitespace();
+            let numbers = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            let numbers: Vec<u64> = numbers.map(|number| number.parse().unwrap()).collect();
+            assert!(!numbers.is_empty(), "no {name}: {shown}");
+            numbers.iter().sum()
+        };
+        let shown = Statistics {
+            insert_failed: sum("insert_failed"),
+            drop: sum("drop"),
+            early_drop: sum("early_drop"),
+        };
+        assert_eq!(Conntrack::open().unwrap().statistics().unwrap(), shown);
+    });
 }
 
 const UDP: Filter = Filter {

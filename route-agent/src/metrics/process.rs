@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 
+use podwire_kernel::conntrack::{Conntrack, Statistics};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -15,11 +16,8 @@ pub(super) struct Kernel;
 impl Collector for Kernel {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let read = |path: &str| fs::read_to_string(path).ok();
-        if let Some(stat) = read("/proc/net/stat/nf_conntrack")
-            .as_deref()
-            .and_then(conntrack)
-        {
-            stat.encode(&mut encoder)?;
+        if let Ok(statistics) = Conntrack::open().and_then(|mut socket| socket.statistics()) {
+            encode_failures(statistics, &mut encoder)?;
         }
         for (name, help, path) in [
             (
@@ -56,60 +54,30 @@ fn gauge(
     gauge.encode(encoder)
 }
 
-/// Failures of connection tracking, of all CPUs together.
-#[derive(Debug, PartialEq, Eq)]
-struct Conntrack {
-    insert_failed: u64,
-    drop: u64,
-    early_drop: u64,
-}
-
-/// Adds up the table of `/proc/net/stat/nf_conntrack`: a header, then a line of hexadecimal
-/// numbers per CPU (`ct_cpu_seq_show`, net/netfilter/nf_conntrack_standalone.c).
-fn conntrack(table: &str) -> Option<Conntrack> {
-    let mut lines = table.lines();
-    let names: Vec<&str> = lines.next()?.split_whitespace().collect();
-    let sum = |name: &str| {
-        let column = names.iter().position(|found| *found == name)?;
-        let mut sum = 0u64;
-        for line in lines.clone() {
-            let number = line.split_whitespace().nth(column)?;
-            sum = sum.wrapping_add(u64::from_str_radix(number, 16).ok()?);
-        }
-        Some(sum)
-    };
-    Some(Conntrack {
-        insert_failed: sum("insert_failed")?,
-        drop: sum("drop")?,
-        early_drop: sum("early_drop")?,
-    })
-}
-
-impl Conntrack {
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (name, help, value) in [
-            (
-                "podwire_conntrack_insert_failed",
-                "Packets dropped because two connections wanted the same entry",
-                self.insert_failed,
-            ),
-            (
-                "podwire_conntrack_drop",
-                "Packets dropped because they could not be tracked (because the table is full, for example)",
-                self.drop,
-            ),
-            (
-                "podwire_conntrack_early_drop",
-                "Connections forgotten to make room for new ones",
-                self.early_drop,
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            let encoder = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-            counter.encode(encoder)?;
-        }
-        Ok(())
+/// Failures of connection tracking.
+fn encode_failures(of: Statistics, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    for (name, help, value) in [
+        (
+            "podwire_conntrack_insert_failed",
+            "Packets dropped because two connections wanted the same entry",
+            of.insert_failed,
+        ),
+        (
+            "podwire_conntrack_drop",
+            "Packets dropped because they could not be tracked (because the table is full, for example)",
+            of.drop,
+        ),
+        (
+            "podwire_conntrack_early_drop",
+            "Connections forgotten to make room for new ones",
+            of.early_drop,
+        ),
+    ] {
+        let counter = ConstCounter::new(value);
+        let encoder = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+        counter.encode(encoder)?;
     }
+    Ok(())
 }
 
 /// This process, under the names that every Prometheus client has.
@@ -167,25 +135,6 @@ fn page_size() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_table_of_conntrack_is_summed_over_cpus_by_name() {
-        let table = "entries  clashres found new invalid ignore delete chainlength insert \
-                     insert_failed drop early_drop icmp_error  expect_new expect_create\n\
-                     00000010  00000000 00000001 0 0 0 0 00000000 0 0000000a 00000001 0 0 0 0\n\
-                     00000010  00000000 00000001 0 0 0 0 00000000 0 00000010 00000000 2 0 0 0\n";
-        assert_eq!(
-            conntrack(table),
-            Some(Conntrack {
-                insert_failed: 26,
-                drop: 1,
-                early_drop: 2
-            })
-        );
-        assert_eq!(conntrack(""), None);
-        assert_eq!(conntrack("entries insert_failed drop\n0 0 0\n"), None);
-        assert_eq!(conntrack("insert_failed drop early_drop\nzz 0 0\n"), None);
-    }
 
     #[test]
     fn the_name_of_the_program_does_not_confuse_the_numbers() {

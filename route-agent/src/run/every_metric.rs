@@ -65,7 +65,7 @@ const EXCEPTIONS: [(&str, &str); 10] = [
     ),
 ];
 const KERNEL: &str = "the kernel counts it, and in good health never does; how it is read is tested \
-                      beside metrics::process";
+                      in podwire_kernel::conntrack";
 
 /// How long the agent may take for what the test waits for: far more than it takes on slow machines.
 const PATIENCE: Duration = Duration::from_secs(60);
