@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +18,13 @@ use crate::place::Place;
 use crate::registry::Process;
 use crate::runtime::{self, Attachment, PortMapping, Runtime, Sandbox};
 use crate::topology::{check_label, check_name};
-use crate::{binaries, wait};
+use crate::{binaries, serve, wait};
 
 /// The longest name of a pod, as for any object that becomes a host name (RFC 1123).
 const LONGEST_NAME: usize = 63;
+
+/// How long a pod's process may take until it serves, on a machine that has other work.
+const SERVERS_LIMIT: Duration = Duration::from_secs(30);
 
 /// How the name of the file ends that is there while a pod is being started.
 const BEGUN: &str = "begun";
@@ -195,18 +198,19 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
     node.inside(|| write(&begun, &text))??;
     let own = binaries::own()?.display().to_string();
     let servers = spec.servers.arguments();
-    let mut command = vec![
-        own,
-        if servers.is_empty() { "pause" } else { "serve" }.to_owned(),
-    ];
+    let serves = !servers.is_empty();
+    let mut command = vec![own, if serves { "serve" } else { "pause" }.to_owned()];
     command.extend(servers);
+    let log = PathBuf::from(format!("/var/log/pod-{}.log", spec.name));
+    // Pods of this name before it have written there, too.
+    let length = node.inside(|| fs::metadata(&log).map_or(0, |log| log.len()))?;
     let pid = node.launch(&Launch {
         room: Room::Pod {
             name: spec.name.clone(),
         },
         command,
         environment: vec![("PODWIRE_PLACE".into(), spec.name.clone())],
-        log: Some(format!("/var/log/pod-{}.log", spec.name).into()),
+        log: Some(log.clone()),
     });
     let forget_begun = || {
         let _ = node.inside(|| fs::remove_file(&begun));
@@ -222,6 +226,10 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
         .inside(|| Place::of_pid(pid, &spec.name))?
         .map_err(undo)?;
     let attachment = Runtime::new(node).add(&sandbox).map_err(undo)?;
+    if serves {
+        let answers = node.inside(|| await_servers(&spec.name, &log, length))?;
+        answers.map_err(undo)?;
+    }
     let record = Record {
         node: node.name().into(),
         pid,
@@ -233,6 +241,20 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
     node.inside(|| write(&path, &text))?.map_err(undo)?;
     forget_begun();
     Ok(Pod { record, place })
+}
+
+/// Waits until a pod's process has said behind this length of its log that its ports are open.
+fn await_servers(name: &str, log: &Path, length: u64) -> Result<()> {
+    let said = || -> io::Result<String> {
+        let mut file = fs::File::open(log)?;
+        file.seek(SeekFrom::Start(length))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let is_open = || said().is_ok_and(|text| text.lines().any(|line| line == serve::SERVING));
+    let what = format!("the opening of the ports of pod {name}");
+    wait::until(&what, SERVERS_LIMIT, is_open).map(drop)
 }
 
 /// Stops a pod in the way containerd does: DEL, the namespace goes, DEL twice more.

@@ -104,8 +104,9 @@ fn a_lab_is_raised_used_and_taken_down_by_hand() {
         let again = lab.good(&["restart", "worker2", "--signal", signal]);
         assert!(again.contains("is ready again"), "{again}");
     }
-    let kill = "kill -9 $(pgrep -f 'podwire-agent run --node-name worker2')";
-    lab.run(&["exec", "worker2", "sh", "-c", kill]);
+    let kill = "agent=$(pgrep -f '[p]odwire-agent run --node-name worker2') && kill -9 $agent && \
+                while kill -0 $agent 2>/dev/null; do sleep 0.1; done";
+    lab.good(&["exec", "worker2", "sh", "-c", kill]);
     let again = lab.good(&["restart", "worker2"]);
     assert!(again.contains("was not running"), "{again}");
     let beside = Named::new("beside");
