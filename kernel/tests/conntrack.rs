@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use podwire_kernel::conntrack::{Conntrack, Filter, Statistics};
+use podwire_kernel::conntrack::statistics::Statistics;
+use podwire_kernel::conntrack::{Conntrack, Filter};
 use podwire_kernel::nft::{
     Chain, ChainType, Family, Field, Hook, KeyBuf, NftSocket, Rule, Table, ct_state, diff, priority,
 };

@@ -1,4 +1,5 @@
-//! Connection tracking: listing entries and forgetting them; [`events`] tells of those that come and go.
+//! Connection tracking: listing entries and forgetting them; [`events`] tells of those that come and go,
+//! [`statistics`] of what was lost.
 //!
 //! The kernel keeps one entry per connection with its addresses in both directions. An entry of UDP
 //! outlives the endpoint behind it: as long as packets come, they go where the first one went. So
@@ -6,6 +7,7 @@
 
 #[cfg(feature = "monitor")]
 pub mod events;
+pub mod statistics;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,7 +21,6 @@ use crate::{Cause, Error, IpFamily, Protocol};
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = SUBSYSTEM << 8 | 1;
 const DELETE: u16 = SUBSYSTEM << 8 | 2;
-const GET_STATISTICS: u16 = SUBSYSTEM << 8 | 4;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -41,9 +42,6 @@ const IP_V6_DESTINATION: u16 = 4;
 const PROTO_NUMBER: u16 = 1;
 const PROTO_SOURCE_PORT: u16 = 2;
 const PROTO_DESTINATION_PORT: u16 = 3;
-const STATISTICS_INSERT_FAILED: u16 = 9;
-const STATISTICS_DROP: u16 = 10;
-const STATISTICS_EARLY_DROP: u16 = 11;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 
@@ -103,32 +101,6 @@ pub struct Entry {
     pub counts: Option<[Counts; 2]>,
     /// The original tuple as the kernel wrote it: what identifies the entry.
     identity: Box<[u8]>,
-}
-
-/// What went wrong in connection tracking so far, on all processors together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Packets dropped because two connections wanted the same entry.
-    pub insert_failed: u64,
-    /// Packets dropped because they could not be tracked, as the table was full, for example.
-    pub drop: u64,
-    /// Connections forgotten to make room for new ones.
-    pub early_drop: u64,
-}
-
-impl Statistics {
-    /// Adds what one processor has counted (`ctnetlink_ct_stat_cpu_fill_info`, nf_conntrack_netlink.c).
-    fn add(&mut self, message: Message<'_>) -> Result<(), Cause> {
-        let bytes = message.payload.get(4..).unwrap_or_default();
-        for (kind, sum) in [
-            (STATISTICS_INSERT_FAILED, &mut self.insert_failed),
-            (STATISTICS_DROP, &mut self.drop),
-            (STATISTICS_EARLY_DROP, &mut self.early_drop),
-        ] {
-            *sum += u64::from(find(bytes, kind).map_or(Ok(0), u32_of)?);
-        }
-        Ok(())
-    }
 }
 
 /// Which entries are meant. What is `None` does not matter.
@@ -347,22 +319,6 @@ impl Conntrack {
         };
         until_undisturbed(read, |cause| *cause == Cause::Unstable)
             .map_err(|cause: Cause| cause.during("count connections", filter))
-    }
-
-    /// What went wrong so far. `/proc/net/stat/nf_conntrack` says the same, but not every kernel has it:
-    /// Ubuntu's are built without `CONFIG_NF_CONNTRACK_PROCFS`.
-    pub fn statistics(&mut self) -> Result<Statistics, Error> {
-        let mut all = Statistics::default();
-        let mut batch = Batch::new();
-        batch.push(GET_STATISTICS, libc::NLM_F_DUMP as u16, |out| {
-            put_header(out, None, 0);
-        });
-        self.socket
-            .read_dump(&mut batch, &mut |message| all.add(message))
-            .map_err(|cause: Cause| {
-                cause.during("read the statistics of", "connection tracking")
-            })?;
-        Ok(all)
     }
 
     /// Forgets the entries that `filter` means. The kernel looks for them, if it can; else they are
@@ -593,40 +549,5 @@ impl fmt::Display for Filter {
         } else {
             Ok(())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_each_processor_has_counted_is_added_up() {
-        let mut all = Statistics::default();
-        let mut add = |numbers: &[(u16, &[u8])]| {
-            let mut payload = vec![0; 4];
-            for (kind, number) in numbers {
-                put(&mut payload, *kind, number);
-            }
-            let [kind, flags] = [GET_STATISTICS, 0];
-            all.add(Message {
-                kind,
-                flags,
-                sequence: 1,
-                port: 1,
-                payload: &payload,
-            })?;
-            Ok::<_, Cause>(all)
-        };
-        // Those that are found come first, and others behind.
-        add(&[(2, &[0, 0, 9, 9]), (9, &[0, 0, 1, 2]), (10, &[0, 0, 0, 1])]).unwrap();
-        let sum = add(&[(9, &[0, 1, 0, 0]), (11, &[0, 0, 0, 2]), (12, &[9; 4])]);
-        let expected = Statistics {
-            insert_failed: 0x1_0102,
-            drop: 1,
-            early_drop: 2,
-        };
-        assert_eq!(sum.unwrap(), expected);
-        assert!(add(&[(9, &[1, 2])]).is_err());
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::fs;
 
-use podwire_kernel::conntrack::{Conntrack, Statistics};
+use podwire_kernel::conntrack::Conntrack;
+use podwire_kernel::conntrack::statistics::Statistics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;

@@ -59,8 +59,13 @@ fn the_networks_of_what_is_in_place_are_read_again() {
 
 /// Decides which podCIDRs count, as the loop does before features are asked.
 fn settle(node: &mut TestNode) {
+    settle_again(node, &mut PodCidrs::default());
+}
+
+/// As [`settle`], by who decided before.
+fn settle_again(node: &mut TestNode, pod_cidrs: &mut PodCidrs) {
     let own = &node.config.node_name;
-    PodCidrs::default().settle(&mut node.snapshot, own, node.uplink.as_ref());
+    pod_cidrs.settle(&mut node.snapshot, own, node.uplink.as_ref());
 }
 
 #[test]
@@ -75,8 +80,7 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     // A network that nodes are in is another matter, and what is wrong is said as it is.
     let mut node = ready_node(&["172.18.4.0/24"]);
     let mut pod_cidrs = PodCidrs::default();
-    let own = node.config.node_name.clone();
-    pod_cidrs.settle(&mut node.snapshot, &own, node.uplink.as_ref());
+    settle_again(&mut node, &mut pod_cidrs);
     assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
@@ -84,7 +88,7 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
     // It is theirs as well when the uplink is down and has no networks.
     let uplink = node.uplink.as_mut().unwrap();
     (uplink.up, uplink.on_link) = (false, Vec::new());
-    pod_cidrs.settle(&mut node.snapshot, &own, node.uplink.as_ref());
+    settle_again(&mut node, &mut pod_cidrs);
     assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     assert!(warnings[0].contains("waits for the uplink"), "{warnings:?}");
