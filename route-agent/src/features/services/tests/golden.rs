@@ -6,17 +6,15 @@
 //! `UPDATE_GOLDEN=1` in the environment the files are written instead.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use podwire_kernel::IpFamily;
-use podwire_kernel::nft::{Element, Expr, Key, Rule, Set, Table};
+use podwire_kernel::nft::{Element, Key, Set};
 
 use crate::config::services::{BalancingFlag, Config, NodePortAddresses};
 use crate::features::services::tests::bench::{Bench, in_namespace, nft};
 use crate::features::services::tests::golden_cases::{CASES, CASES6, Case, WEB, case};
+use crate::features::services::tests::golden_load::{Loader, observe};
 use crate::features::services::tests::packet_walk::table_of;
-use crate::ours::SERVICES_TABLE as TABLE;
 use crate::snapshot::{Balancing, Object};
 
 #[test]
@@ -104,7 +102,7 @@ fn what_a_setting_changes_prints_and_loads() {
             let case = case(file, shows, WEB);
             fill(&mut bench, &case);
             compare(file, &(case.head("the whole table") + &list()));
-            loads_again(&mut bench, &[file]);
+            Loader::new(IpFamily::V4).loads_again(&mut bench, &[file]);
         });
     }
 }
@@ -162,14 +160,15 @@ fn check_all(family: IpFamily, base: &str, cases: &[Case]) {
     bench.sync_later();
     let empty = list();
     compare(base, &format!("# The table without Services.\n{empty}"));
-    loads_again(&mut bench, &[base]);
+    let loader = Loader::new(family);
+    loader.loads_again(&mut bench, &[base]);
     for case in cases {
         fill(&mut bench, case);
         as_value(&mut bench, case);
         let added = format!("what comes on top of {base}.nft");
         let text = on_top(&empty, &list());
         compare(case.file, &(case.head(&added) + &text));
-        loads_again(&mut bench, &[base, case.file]);
+        loader.loads_again(&mut bench, &[base, case.file]);
         for (name, ..) in case.services {
             bench.gone(name);
         }
@@ -218,12 +217,12 @@ fn as_value(bench: &mut Bench, case: &Case) {
 }
 
 /// What `nft` prints of everything, without numbers that move.
-fn list() -> String {
+pub fn list() -> String {
     nft("--stateless list ruleset")
 }
 
 /// The sets and chains of a listing, each with its lines.
-fn blocks(listing: &str) -> Vec<String> {
+pub fn blocks(listing: &str) -> Vec<String> {
     let mut blocks: Vec<String> = Vec::new();
     let mut inside = false;
     for line in listing.lines() {
@@ -253,82 +252,6 @@ fn on_top(empty: &str, listing: &str) -> String {
     format!("{table}\n{}}}\n", new.join("\n"))
 }
 
-/// Empties the kernel, has `nft` load the files, and finds what was there before: in nft's listing,
-/// and in what we read ourselves. An agent that starts over it changes nothing in the listing.
-#[track_caller]
-fn loads_again(bench: &mut Bench, files: &[&str]) {
-    let (listed, observed) = (list(), observe(bench));
-    nft("flush ruleset");
-    // In one go: nft 1.0.6 cannot add to maps of a table that is there.
-    let texts = files
-        .iter()
-        .map(|file| std::fs::read_to_string(path(file)).unwrap());
-    load(&texts.collect::<String>());
-    let sorted = |listing: &str| {
-        let mut blocks = blocks(listing);
-        blocks.sort_unstable();
-        blocks.concat()
-    };
-    assert_eq!(sorted(&list()), sorted(&listed), "{files:?} list otherwise");
-    let loaded = observe(bench);
-    for (name, set) in observed.sets.iter() {
-        assert_eq!(loaded.sets.get(name), Some(set), "{files:?}: set {name}");
-    }
-    // nft chooses other registers than we do for what a rule remembers or hashes; those rules are
-    // compared by the listing alone.
-    let differs = |rule: &Rule| {
-        rule.exprs
-            .iter()
-            .any(|expr| matches!(expr, Expr::Dynset { .. } | Expr::Hash { .. }))
-    };
-    for (name, chain) in observed.chains.iter() {
-        let there = loaded.chains.get(name).unwrap();
-        assert_eq!(there.base, chain.base, "{files:?}: chain {name}");
-        assert_eq!(
-            there.rules.len(),
-            chain.rules.len(),
-            "{files:?}: chain {name}"
-        );
-        for (there, rule) in there.rules.iter().zip(&chain.rules) {
-            let same = there == rule || differs(rule) && there.comment == rule.comment;
-            assert!(same, "{files:?}: chain {name} has {there:?}, not {rule:?}");
-        }
-    }
-    bench.restart();
-    assert_eq!(sorted(&list()), sorted(&listed), "{files:?} after a start");
-}
-
-/// The table as our own code reads it.
-fn observe(bench: &mut Bench) -> Table {
-    let family = podwire_kernel::nft::Family::from(bench.family());
-    let table = bench.kernel.socket.observe(family, TABLE).unwrap();
-    let mut table = table.unwrap().normalised();
-    // Where a set has ranges, nft turns the one byte of the protocol into network byte order, which
-    // we leave out because it does nothing.
-    let does_nothing =
-        |expr: &Expr| matches!(expr, Expr::Unknown { name, .. } if **name == *"byteorder");
-    for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
-        rule.exprs.retain(|expr| !does_nothing(expr));
-    }
-    table
-}
-
-/// Has `nft` load a text.
-fn load(text: &str) {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    assert!(child.wait().unwrap().success(), "nft does not load\n{text}");
-}
-
 /// Compares with the golden file, or writes it.
 #[track_caller]
 fn compare(file: &str, text: &str) {
@@ -344,7 +267,8 @@ fn compare(file: &str, text: &str) {
     );
 }
 
-fn path(file: &str) -> std::path::PathBuf {
+/// Where a golden file is.
+pub fn path(file: &str) -> std::path::PathBuf {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/features/services/golden");
     std::path::Path::new(folder).join(format!("{file}.nft"))
 }

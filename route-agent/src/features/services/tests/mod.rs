@@ -4,5 +4,6 @@ mod bench;
 mod flows;
 mod golden;
 mod golden_cases;
+mod golden_load;
 mod kernel;
 mod packet_walk;
