@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use podwire_kernel::conntrack::{Conntrack, Filter};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinError;
 
 use crate::clock::Moment;
 use crate::cluster::Cluster;
@@ -80,6 +81,20 @@ impl Site {
         }
     }
 
+    /// The same page. Metrics ask the kernel, which may make them wait, and then no one else waits
+    /// with them.
+    async fn answer(self, request: Request) -> Response {
+        if request.path != "/metrics" {
+            return self.public(&request);
+        }
+        let failed = |error: JoinError| {
+            Response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
+        };
+        on_thread(move || self.public(&request))
+            .await
+            .unwrap_or_else(failed)
+    }
+
     /// A page for the owner of the agent's socket.
     pub async fn private(self, request: Request) -> Response {
         match request.path.as_str() {
@@ -105,7 +120,7 @@ impl Site {
             "/reach" => match self.reach(&request).await {
                 Ok(response) | Err(response) => response,
             },
-            _ => self.public(&request),
+            _ => self.answer(request).await,
         }
     }
 
@@ -365,7 +380,7 @@ async fn serve_at(
         warn(origin, Vec::new());
     }
     let _server = Server::start(Listener::Tcp(listener), move |request| {
-        std::future::ready(site.public(&request))
+        site.clone().answer(request)
     });
     std::future::pending().await
 }
