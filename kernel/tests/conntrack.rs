@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use podwire_kernel::conntrack::statistics::Statistics;
 use podwire_kernel::conntrack::{Conntrack, Filter};
@@ -63,9 +64,28 @@ fn send(to: impl Into<SocketAddr>) -> UdpSocket {
     socket
 }
 
+/// Every connection to port 80 gets one and the same source: the kernel can insert the first alone.
+const ONE_SOURCE: &str = "table ip test {
+    chain source {
+        type nat hook postrouting priority srcnat;
+        tcp dport 80 snat to 127.0.0.9:7777
+    }
+    chain unanswered {
+        type filter hook input priority filter; policy drop;
+    }
+}";
+
 #[test]
 fn statistics_are_those_that_conntrack_shows() {
     in_netns(|| {
+        let mut nft = std::process::Command::new("nft");
+        let loaded = nft.arg(ONE_SOURCE).status().unwrap();
+        assert!(loaded.success());
+        for _ in 0..3 {
+            let soon = Duration::from_millis(20);
+            let to = (Ipv4Addr::LOCALHOST, 80).into();
+            TcpStream::connect_timeout(&to, soon).unwrap_err();
+        }
         let output = std::process::Command::new("conntrack").arg("-S").output();
         let shown = String::from_utf8(output.unwrap().stdout).unwrap();
         let sum = |name: &str| -> u64 {
@@ -80,6 +100,7 @@ fn statistics_are_those_that_conntrack_shows() {
             drop: sum("drop"),
             early_drop: sum("early_drop"),
         };
+        assert!(shown.insert_failed > 0 && shown.drop > 0, "{shown:?}");
         assert_eq!(Conntrack::open().unwrap().statistics().unwrap(), shown);
     });
 }
