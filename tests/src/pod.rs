@@ -225,10 +225,15 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
     let place = node
         .inside(|| Place::of_pid(pid, &spec.name))?
         .map_err(undo)?;
-    let attachment = Runtime::new(node).add(&sandbox).map_err(undo)?;
+    let runtime = Runtime::new(node);
+    let attachment = runtime.add(&sandbox).map_err(undo)?;
     if serves {
         let answers = node.inside(|| await_servers(&spec.name, &log, length))?;
-        answers.map_err(undo)?;
+        answers.map_err(|error| {
+            // What DEL says is of no interest beside the first error.
+            let _ = runtime.delete(&sandbox, Some(&attachment), || end_process(node, pid));
+            undo(error)
+        })?;
     }
     let record = Record {
         node: node.name().into(),
@@ -243,7 +248,8 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
     Ok(Pod { record, place })
 }
 
-/// Waits until a pod's process has said behind this length of its log that its ports are open.
+/// Waits until a pod's process has said behind this length of its log that its ports are open, or why
+/// they are not.
 fn await_servers(name: &str, log: &Path, length: u64) -> Result<()> {
     let said = || -> io::Result<String> {
         let mut file = fs::File::open(log)?;
@@ -252,9 +258,24 @@ fn await_servers(name: &str, log: &Path, length: u64) -> Result<()> {
         file.read_to_string(&mut text)?;
         Ok(text)
     };
-    let is_open = || said().is_ok_and(|text| text.lines().any(|line| line == serve::SERVING));
-    let what = format!("the opening of the ports of pod {name}");
-    wait::until(&what, SERVERS_LIMIT, is_open).map(drop)
+    // A line is whole when it ends.
+    let first = || {
+        said()
+            .ok()?
+            .split_once('\n')
+            .map(|(line, _)| line.to_owned())
+    };
+    let told = wait::until_some(SERVERS_LIMIT, first);
+    if told.as_deref() == Some(serve::SERVING) {
+        return Ok(());
+    }
+    let seconds = SERVERS_LIMIT.as_secs();
+    let why_not = told.unwrap_or_else(|| format!("it said nothing for {seconds} s"));
+    Err(Error::Start {
+        program: "the servers".into(),
+        place: format!("pod {name}"),
+        source: io::Error::other(why_not),
+    })
 }
 
 /// Stops a pod in the way containerd does: DEL, the namespace goes, DEL twice more.

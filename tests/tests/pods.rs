@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use podwire_lab::Lab;
+use podwire_lab::node::Node;
 use podwire_lab::pod::{Pod, PodSpec};
 use podwire_lab::topology::{Families, Topology};
 
@@ -156,21 +157,40 @@ fn a_pod_cannot_send_with_an_address_that_is_not_its_own() {
 fn nothing_of_a_pod_is_left_on_its_node() {
     let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
     let node = lab.machine("worker").unwrap();
-    let state = || {
-        let what = "ip -br addr; ip route; ip -6 route; ip netns; ip neigh show proxy; \
-                    find /run/podwire/attachments -type f 2>/dev/null; \
-                    ls /run/podwire/ipam/podwire 2>/dev/null | grep -E '^[0-9a-f]+[.:]'; true";
-        node.place().output(what).unwrap()
-    };
-    let before = state();
+    let before = kept(&node);
     let pod = node.run(&PodSpec::web("one")).unwrap();
-    assert_ne!(state(), before);
+    assert_ne!(kept(&node), before);
     node.remove(&pod).unwrap();
-    assert_eq!(state(), before);
+    assert_eq!(kept(&node), before);
+}
+
+#[test]
+fn nothing_is_left_of_a_pod_whose_ports_cannot_be_opened_and_the_reason_is_said() {
+    let lab = Lab::for_test(&Topology::pair(Families::V4)).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let before = kept(&node);
+    let mut spec = PodSpec::web("one");
+    spec.servers.tcp = vec![80];
+    let error = node.run(&spec).unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot start the servers in pod one: ") && error.contains("TCP port 80"),
+        "{error}"
+    );
+    assert_eq!(kept(&node), before);
+    assert!(lab.leftovers().unwrap().is_empty());
+    node.run(&PodSpec::web("one")).unwrap();
+}
+
+/// What a node keeps for pods.
+fn kept(node: &Node) -> String {
+    let what = "ip -br addr; ip route; ip -6 route; ip netns; ip neigh show proxy; \
+                find /run/podwire/attachments -type f 2>/dev/null; \
+                ls /run/podwire/ipam/podwire 2>/dev/null | grep -E '^[0-9a-f]+[.:]'; true";
+    node.place().output(what).unwrap()
 }
 
 /// A server on port 8000 of a machine that is no pod; it ends with the value.
-fn serve(machine: &podwire_lab::node::Node) -> podwire_lab::command::Capture {
+fn serve(machine: &Node) -> podwire_lab::command::Capture {
     let program = podwire_lab::binaries::own().unwrap();
     let line = format!("{} serve --http 8000", program.display());
     machine
