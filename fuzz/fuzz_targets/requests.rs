@@ -20,7 +20,7 @@ use podwire_agent::drops::DropLog;
 use podwire_agent::features::parts::log::Logging;
 use podwire_agent::flows::FlowLog;
 use podwire_agent::health::{Health, SharedHealth};
-use podwire_agent::pod_cidrs::claims_that_hold;
+use podwire_agent::pod_cidrs::{PodCidrs, settled};
 use podwire_agent::serve::http::{self, Request, Response};
 use podwire_agent::serve::site::{Site, asked};
 use podwire_agent::snapshot::Snapshot;
@@ -48,6 +48,8 @@ static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
     let objects = decode(CLUSTER, Scope::All, &mut Names::default()).expect("it is text");
     let (inputs, _) = mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread();
+    let mut snapshot = cluster::of(objects.objects);
+    PodCidrs::default().settle(&mut snapshot, &cluster::CONFIG.node_name, None);
     Arc::new(Node {
         runtime: { runtime }.enable_time().build().expect("it needs nothing"),
         // Without a loop, what is asked of it is refused at once.
@@ -58,7 +60,7 @@ static NODE: LazyLock<Arc<Node>> = LazyLock::new(|| {
             drops: DropLog::new(Logging::On),
             flows: FlowLog::new(false),
         },
-        snapshot: cluster::of(objects.objects),
+        snapshot,
         pods: vec![why::Pod {
             name: Some("default/pod1".into()),
             unnamed: false,
@@ -141,12 +143,7 @@ impl Node {
             config: &cluster::CONFIG,
             uplink: None,
             pods: &self.pods,
-            claims: &claims_that_hold(
-                &self.snapshot,
-                &cluster::CONFIG.node_name,
-                None,
-                &BTreeMap::new(),
-            ),
+            claims: &settled(&self.snapshot),
             node_addresses: &self.own,
             gone_cidrs: &[],
             host_ports: &[],

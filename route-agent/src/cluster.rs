@@ -162,7 +162,7 @@ fn owners(snapshot: &Snapshot) -> HashMap<IpAddr, &ObjectName> {
 }
 
 fn node(node: &snapshot::Node, snapshot: &Snapshot) -> Node {
-    let is_left_out = |cidr: &&IpNetwork| snapshot.is_left_out(node, **cidr);
+    let is_left_out = |cidr: &&IpNetwork| snapshot.why_left_out(node, **cidr).is_some();
     let is_bad = |taint: &std::sync::Arc<str>| NOT_READY.contains(&&**taint);
     Node {
         name: node.name.to_string(),

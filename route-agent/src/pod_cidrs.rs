@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::IpFamily;
 
 use crate::cidr;
-use crate::snapshot::{Node, Snapshot};
+use crate::snapshot::{LeftOut, Node, Snapshot};
 use crate::uplink::Uplink;
 
 /// A podCIDR that a Node has been given.
@@ -26,7 +26,7 @@ pub struct PodCidr<'a> {
 pub type Claims<'a> = BTreeMap<(bool, u128), PodCidr<'a>>;
 
 /// What no podCIDR may take in.
-pub struct Taken<'a> {
+struct Taken<'a> {
     snapshot: &'a Snapshot,
     uplink: Option<&'a Uplink>,
     /// Where API servers answer.
@@ -37,7 +37,7 @@ pub struct Taken<'a> {
 
 impl<'a> Taken<'a> {
     /// As the cluster and the uplink are now.
-    pub fn of(snapshot: &'a Snapshot, uplink: Option<&'a Uplink>) -> Self {
+    fn of(snapshot: &'a Snapshot, uplink: Option<&'a Uplink>) -> Self {
         Self {
             snapshot,
             uplink,
@@ -49,7 +49,7 @@ impl<'a> Taken<'a> {
     /// Why a podCIDR is left out beside these claims, if it is. Who has it already (`held`) does not lose
     /// it by what others say: other Nodes of their addresses, or whoever may write the slice
     /// of the API servers.
-    pub fn collision(&self, network: IpNetwork, held: bool, claims: &Claims<'_>) -> Option<String> {
+    fn collision(&self, network: IpNetwork, held: bool, claims: &Claims<'_>) -> Option<String> {
         if let Some(uplink) = self.uplink
             && let Some(nodes) = self.nodes_network(uplink, network, held)
         {
@@ -158,22 +158,23 @@ pub fn settled(snapshot: &Snapshot) -> Claims<'_> {
     claims
 }
 
-/// The claims that hold. `holders` are who has which podCIDR now.
-pub fn claims_that_hold<'a>(
+/// The claims that hold, and why the others do not. `holders` are who has which podCIDR now.
+fn decide<'a>(
     snapshot: &'a Snapshot,
     own: &Arc<str>,
     uplink: Option<&Uplink>,
     holders: &Holders,
-) -> Claims<'a> {
-    let (mut claims, taken) = (Claims::new(), Taken::of(snapshot, uplink));
+) -> (Claims<'a>, LeftOut) {
+    let (mut claims, mut left_out) = (Claims::new(), LeftOut::new());
+    let taken = Taken::of(snapshot, uplink);
     for (node, network) in in_order(snapshot, own, holders) {
         let held = holders.get(&network) == Some(&node.name);
-        // Who is left out is named in a warning of the routes.
-        if taken.collision(network, held, &claims).is_none() {
-            claim(network, node, &mut claims);
+        match taken.collision(network, held, &claims) {
+            None => claim(network, node, &mut claims),
+            Some(why) => _ = left_out.insert((network, node.name.clone()), why),
         }
     }
-    claims
+    (claims, left_out)
 }
 
 /// Who has which podCIDR, for all features alike.
@@ -181,8 +182,8 @@ pub fn claims_that_hold<'a>(
 pub struct PodCidrs {
     holders: Holders,
     before: Option<Before>,
-    /// The uplink as it was when it was up last: who may be in its networks is there as well while it
-    /// is down.
+    /// The uplink with the networks that it had last in each family: who may be in them is there as
+    /// well while it is down or has lost its addresses.
     uplink: Option<Uplink>,
 }
 
@@ -203,26 +204,23 @@ impl PodCidrs {
         if let Some(before) = self.before.take() {
             self.holders = before(snapshot);
         }
-        if let Some(uplink) = uplink.filter(|uplink| uplink.up) {
-            self.uplink = Some(uplink.clone());
+        if let Some(uplink) = uplink {
+            self.uplink = Some(uplink.as_it_was(self.uplink.take()));
         }
         let uplink = self.uplink.as_ref();
-        let claims = claims_that_hold(snapshot, own, uplink, &self.holders);
+        let (claims, left_out) = decide(snapshot, own, uplink, &self.holders);
         let claims = claims.values();
         let holders: Holders = claims
             .map(|claim| (claim.network, Arc::clone(claim.node)))
             .collect();
-        let all = snapshot.nodes.iter().flat_map(|(name, node)| {
-            let cidrs = node.pod_cidrs.iter();
-            cidrs.map(move |cidr| (*cidr, Arc::clone(name)))
-        });
-        let left_out = all.filter(|(cidr, name)| holders.get(cidr) != Some(name));
-        snapshot.leave_out(left_out.collect());
+        snapshot.leave_out(left_out);
         // Without the uplink's network of a family it is not known what that takes away from others. We
-        // come first in any case.
+        // come first in any case, as soon as there are networks at all.
         let lasts = |cidr: &IpNetwork, name: &Arc<str>| {
             let family = IpFamily::of_network(*cidr);
-            name == own || uplink.is_some_and(|uplink| uplink.reaches(family))
+            uplink.is_some_and(|uplink| {
+                uplink.reaches(family) || name == own && !uplink.on_link.is_empty()
+            })
         };
         self.holders.retain(|cidr, name| !lasts(cidr, name));
         let now = holders.into_iter().filter(|(cidr, name)| lasts(cidr, name));

@@ -48,6 +48,21 @@ impl Uplink {
         networks.any(|network| IpFamily::of_network(*network) == family)
     }
 
+    /// With the networks and addresses that it had `before` in each family of which it has no network
+    /// now.
+    pub fn as_it_was(&self, before: Option<Self>) -> Self {
+        let mut all = self.clone();
+        let has_gone = |network: &IpNetwork| !self.reaches(IpFamily::of_network(*network));
+        if let Some(before) = before.filter(|before| before.name == self.name) {
+            all.on_link
+                .extend(before.on_link.into_iter().filter(has_gone));
+            all.addresses.retain(|own| !has_gone(own));
+            let addresses = before.addresses.into_iter();
+            all.addresses.extend(addresses.filter(has_gone));
+        }
+        all
+    }
+
     /// Why no machine can have an address, if it is the network address or the broadcast address of
     /// one of its networks. A /31 has neither (RFC 3021), nor has IPv6.
     pub fn no_host(&self, ip: IpAddr) -> Option<&'static str> {

@@ -21,7 +21,6 @@ use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::files::{self, Durability, FileError};
 use crate::ours::{CONFLIST as FILE, NETWORK, Removal};
-use crate::pod_cidrs::{Taken, settled};
 use crate::report::{CniConfReport, Report};
 use crate::snapshot::Node;
 use crate::uplink::Uplink;
@@ -185,19 +184,13 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
 
 /// Why this node has no addresses for pods.
 fn nothing_to_give(own: &Node, world: &World<'_>) -> String {
-    let claims = settled(world.snapshot);
-    let taken = Taken::of(world.snapshot, world.uplink);
     let (name, mut cidrs) = (&own.name, own.pod_cidrs.iter());
-    let why = cidrs.find_map(|cidr| taken.collision(*cidr, false, &claims));
-    match (why, own.pod_cidrs.first()) {
-        (Some(why), _) => format!(
+    match cidrs.find_map(|cidr| world.snapshot.why_left_out(own, *cidr)) {
+        Some(why) => format!(
             "cannot give addresses to pods of Node {name}: {why}; the cluster needs pod addresses that \
              nothing else has"
         ),
-        (None, Some(cidr)) => format!(
-            "waits for the uplink to be up: podCIDR {cidr} of Node {name} was left out when it was"
-        ),
-        (None, None) => format!("waits for Node {name} to have a podCIDR"),
+        None => format!("waits for Node {name} to have a podCIDR"),
     }
 }
 

@@ -261,7 +261,8 @@ mod tests {
         let cidr = node.snapshot.nodes["worker2"].pod_cidrs[0];
         let name = |node: &TestNode| Nodes::of(&node.world()).of_address(inside).cloned();
         assert_eq!(name(&node).as_deref(), Some("worker2"));
-        node.snapshot.leave_out([(cidr, "worker2".into())].into());
+        node.snapshot
+            .leave_out([((cidr, "worker2".into()), String::new())].into());
         assert_eq!(name(&node), None);
     }
 

@@ -161,7 +161,8 @@ impl Reconcile {
                 self.listed = true;
                 self.snapshot.compact();
                 podwire_kernel::process::release_memory();
-                self.look = true;
+                // Who has which podCIDR depends on the networks of the uplink.
+                self.look_for_uplink();
                 self.settle_pod_cidrs();
                 self.note_own_node();
                 self.show(&Event::Resync);

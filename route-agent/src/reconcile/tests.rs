@@ -4,6 +4,9 @@ use std::sync::mpsc;
 use super::*;
 use crate::config::test_config;
 use podwire::policy::{Attachment, News};
+use podwire_kernel::RouteSocket;
+use podwire_kernel::netns::unshare_thread;
+use podwire_kernel::route::Route;
 use tokio::sync::oneshot;
 
 use crate::feature::{SyncError, Synced, Told, Warn, WhoHas};
@@ -157,6 +160,34 @@ fn a_pod_cidr_with_an_address_at_which_the_api_server_is_used_is_left_out() {
         kubernetes,
     ))]));
     assert!(has_it(&mut it));
+}
+
+#[test]
+fn the_uplink_is_known_before_it_is_decided_what_pod_cidrs_this_node_has() {
+    unshare_thread().expect("needs root: it makes a network namespace");
+    let mut socket = RouteSocket::open().unwrap();
+    let index = socket.index_of("lo").unwrap();
+    socket.set_up(index).unwrap();
+    let nodes = Route {
+        link: Some(index),
+        ..Route::to("172.18.0.0/16".parse().unwrap())
+    };
+    socket.add_route(&nodes).unwrap();
+    let mut it = reconcile(Vec::new());
+    it.config.uplink = Some("lo".into());
+    it.finder = Some(Finder::open().unwrap());
+    let own = it.config.node_name.clone();
+    it.take(Input::Changes(vec![Change::Set(Object::Node(Node {
+        pod_cidrs: vec!["172.18.4.0/24".parse().unwrap()],
+        ..Node::named(&own)
+    }))]));
+    it.take(Input::Listed);
+    let has = |it: &mut Reconcile| it.parts().0.own_pod_cidrs();
+    assert_eq!(has(&mut it), []);
+    // It did not have it last, either.
+    it.take(Input::Changes(vec![Change::Gone(Key::Node(own))]));
+    it.turn(Instant::now());
+    assert_eq!(has(&mut it), []);
 }
 
 #[test]

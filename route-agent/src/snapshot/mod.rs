@@ -246,6 +246,9 @@ pub fn api_service() -> ObjectName {
     }
 }
 
+/// Why podCIDRs count for no Node, each with the name of the Node that asks for it in vain.
+pub type LeftOut = BTreeMap<(IpNetwork, Arc<str>), String>;
+
 /// All cluster objects, sorted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
@@ -270,8 +273,7 @@ pub struct Snapshot {
     gone_nodes: Vec<Arc<str>>,
     /// The podCIDRs that this node had last.
     last_pod_cidrs: Box<[IpNetwork]>,
-    /// PodCIDRs that their Nodes ask for in vain, and the Nodes' names.
-    left_out: BTreeSet<(IpNetwork, Arc<str>)>,
+    left_out: LeftOut,
     /// Where this agent itself uses the API server.
     api_servers_used: BTreeSet<SocketAddr>,
     /// (Service, slice) names of everything in `slices`: finds the slices of one Service.
@@ -476,12 +478,13 @@ impl Snapshot {
     /// The podCIDRs of a Node, but for those that it asks for in vain.
     pub fn pod_cidrs_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = IpNetwork> {
         let all = node.pod_cidrs.iter().copied();
-        all.filter(|cidr| !self.is_left_out(node, *cidr))
+        all.filter(|cidr| self.why_left_out(node, *cidr).is_none())
     }
 
-    /// True if a Node asks for this podCIDR in vain.
-    pub fn is_left_out(&self, node: &Node, cidr: IpNetwork) -> bool {
-        !self.left_out.is_empty() && self.left_out.contains(&(cidr, node.name.clone()))
+    /// Why a Node asks for this podCIDR in vain, if it does.
+    pub fn why_left_out(&self, node: &Node, cidr: IpNetwork) -> Option<&str> {
+        let why = self.left_out.get(&(cidr, node.name.clone()))?;
+        Some(why)
     }
 
     /// The addresses of the API servers and the ports at which they answer, as they publish them and as
@@ -526,7 +529,7 @@ impl Snapshot {
 
     /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network or one that another
     /// Node keeps, or have the API server in them.
-    pub fn leave_out(&mut self, left_out: BTreeSet<(IpNetwork, Arc<str>)>) {
+    pub fn leave_out(&mut self, left_out: LeftOut) {
         self.left_out = left_out;
     }
 

@@ -7,7 +7,6 @@ use ipnetwork::IpNetwork;
 
 use crate::features::routes::gateway_of;
 use crate::ours::REFUSED_TABLE as REFUSED;
-use crate::pod_cidrs::Taken;
 use crate::snapshot::Node;
 use crate::why::facts::{Facts, Party};
 use crate::why::{End, Hop, MASQUERADED, Wanted};
@@ -94,13 +93,8 @@ impl NextHop {
 
 /// The next hop of the route to a Node's podCIDR, or why it has none.
 fn gateway(facts: &Facts<'_>, node: &Node, cidr: IpNetwork) -> Result<IpAddr, String> {
-    let held = facts.holder(cidr.network());
-    let holds = held.is_some_and(|(holder, of)| holder.name == node.name && of == cidr);
-    if !holds
-        && let Some(why) =
-            Taken::of(facts.snapshot, facts.uplink).collision(cidr, false, facts.claims)
-    {
-        return Err(why);
+    if let Some(why) = facts.snapshot.why_left_out(node, cidr) {
+        return Err(why.to_owned());
     }
     let own_ips = facts.own_node().map_or(&[][..], |own| &own.internal_ips);
     match facts.uplink {

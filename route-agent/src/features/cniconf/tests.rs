@@ -77,22 +77,82 @@ fn a_default_route_without_a_gateway_is_no_network_that_pods_collide_with() {
         .into();
     settle(&mut node);
     assert_eq!(node.writes(&mut CniConf::default()), 1);
-    // A network that nodes are in is another matter, and what is wrong is said as it is.
+}
+
+#[test]
+fn pods_get_no_addresses_of_the_nodes_network_while_the_uplink_has_lost_it_either() {
     let mut node = ready_node(&["172.18.4.0/24"]);
     let mut pod_cidrs = PodCidrs::default();
+    let uplink = node.uplink.clone().unwrap();
+    let without = |up, networks: &[&str]| Uplink {
+        up,
+        on_link: networks.iter().map(|one| one.parse().unwrap()).collect(),
+        ..uplink.clone()
+    };
+    for uplink in [
+        Some(uplink.clone()),
+        Some(without(false, &[])),
+        // Its address comes later, or that of the other family does.
+        Some(without(true, &[])),
+        Some(without(true, &["fc00::/64"])),
+        None,
+        Some(without(true, &[])),
+    ] {
+        // Without an uplink there is nothing whose MTU pods could take.
+        node.config.mtu = uplink.is_none().then_some(1450);
+        node.uplink = uplink;
+        settle_again(&mut node, &mut pod_cidrs);
+        assert_eq!(node.writes(&mut CniConf::default()), 0);
+        let warnings = node.warnings();
+        let overlaps =
+            "podCIDR 172.18.4.0/24 overlaps 172.18.0.0/16, the nodes' own network on eth0";
+        assert!(warnings[0].contains(overlaps), "{warnings:?}");
+    }
+    // What its network is now counts, and another interface has its own.
+    node.config.mtu = None;
+    for (name, network, is_free) in [
+        ("eth0", "192.0.2.0/24", true),
+        ("eth0", "172.18.0.0/16", false),
+        ("eth1", "192.0.2.0/24", true),
+    ] {
+        node.uplink = Some(Uplink {
+            name: name.into(),
+            ..without(true, &[network])
+        });
+        settle_again(&mut node, &mut pod_cidrs);
+        assert_eq!(desired(&node.world()).is_ok(), is_free, "{name} {network}");
+    }
+}
+
+#[test]
+fn an_own_pod_cidr_in_which_nodes_are_is_not_ours_because_the_uplink_was_not_known_yet() {
+    let mut node = ready_node(&["10.50.0.0/16"]);
+    let there = Node {
+        internal_ips: vec!["10.50.0.7".parse().unwrap()],
+        ..Node::named("there")
+    };
+    node.snapshot.nodes.insert(there.name.clone(), there);
+    let mut uplink = node.uplink.take().unwrap();
+    uplink.addresses = vec!["172.18.0.2/16".parse().unwrap()];
+    let mut pod_cidrs = PodCidrs::default();
     settle_again(&mut node, &mut pod_cidrs);
+    // Nor because it had no networks yet.
+    let networks = ["172.18.0.0/16", "10.50.0.0/24"].map(|one| one.parse().unwrap());
+    for on_link in [Vec::new(), networks.into()] {
+        uplink.on_link = on_link;
+        node.uplink = Some(uplink.clone());
+        settle_again(&mut node, &mut pod_cidrs);
+    }
     assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
-    let overlaps = "overlaps 172.18.0.0/16, the nodes' own network";
-    assert!(warnings[0].contains(overlaps), "{warnings:?}");
-    // It is theirs as well when the uplink is down and has no networks.
-    let uplink = node.uplink.as_mut().unwrap();
-    (uplink.up, uplink.on_link) = (false, Vec::new());
-    settle_again(&mut node, &mut pod_cidrs);
-    assert_eq!(node.writes(&mut CniConf::default()), 0);
-    let warnings = node.warnings();
-    assert!(warnings[0].contains("waits for the uplink"), "{warnings:?}");
-    // So is the API server's address.
+    assert!(
+        warnings[0].contains("overlaps 10.50.0.0/24"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_pod_cidr_with_the_api_server_in_it_is_not_given_to_pods() {
     let mut node = ready_node(&["192.168.7.0/24"]);
     node.snapshot
         .use_api_servers(["192.168.7.9:6443".parse().unwrap()].into_iter());

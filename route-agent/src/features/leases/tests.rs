@@ -91,7 +91,7 @@ fn pods_that_outlive_a_pod_cidr_of_the_node_are_named_while_they_are_there() {
         (Some(cidrs[1]), &[named]),
         (Some(cidrs[0]), &[]),
     ] {
-        let left_out = left_out.map(|cidr| (cidr, Arc::from("worker")));
+        let left_out = left_out.map(|cidr| ((cidr, Arc::from("worker")), String::new()));
         node.snapshot.leave_out(left_out.into_iter().collect());
         node.writes(&mut leases);
         assert_eq!(node.warnings(), expected);

@@ -109,7 +109,7 @@ fn what_is_left_out_and_addresses_that_no_node_can_have_are_not_of_the_cluster()
     );
     let uplink = test_uplink("172.18.0.2/16");
     let in_vain = [("128.0.0.0/1", "wide"), ("172.18.0.0/16", "worker")];
-    let in_vain = in_vain.map(|(cidr, node)| (cidr.parse().unwrap(), Arc::from(node)));
+    let in_vain = in_vain.map(|(cidr, node)| ((cidr.parse().unwrap(), node.into()), String::new()));
     snapshot.leave_out(in_vain.into());
     for node in [own, wide] {
         snapshot.nodes.insert(node.name.clone(), node);

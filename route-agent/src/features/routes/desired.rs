@@ -12,7 +12,7 @@ use crate::cidr;
 use crate::features::routes::services;
 use crate::features::routes::unlikely::Likely;
 use crate::ours::ROUTE_PROTOCOL as PROTOCOL;
-use crate::pod_cidrs::{Taken, settled};
+use crate::pod_cidrs::settled;
 use crate::snapshot::{Node, ObjectName, Snapshot};
 use crate::uplink::Uplink;
 use crate::warnings::Warning;
@@ -147,14 +147,12 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
     usable(uplink)?;
     let mut desired = Desired::default();
     let mut faults: BTreeMap<&Arc<str>, Vec<String>> = BTreeMap::new();
-    let (claims, taken) = (settled(snapshot), Taken::of(snapshot, Some(uplink)));
     let mut lacking = BTreeSet::new();
     let nodes = snapshot.nodes.values();
     let all = nodes.flat_map(|node| node.pod_cidrs.iter().map(move |network| (node, *network)));
     for (node, network) in all {
-        if snapshot.is_left_out(node, network) {
-            let why = taken.collision(network, false, &claims);
-            faults.entry(&node.name).or_default().extend(why);
+        if let Some(why) = snapshot.why_left_out(node, network) {
+            faults.entry(&node.name).or_default().push(why.to_owned());
             continue;
         }
         if node.name != *own && is_lacking(network, node, uplink) {
@@ -183,7 +181,7 @@ pub fn desired(given: &Given<'_>) -> Result<Desired, NoUplink> {
         );
         Warning::new(format!("uplink {}", uplink.name), text)
     }));
-    let mut amid_pods = services::amid_pods(&claims, snapshot, given.service_cidrs);
+    let mut amid_pods = services::amid_pods(&settled(snapshot), snapshot, given.service_cidrs);
     desired.services_amid_pods = amid_pods.names;
     if !snapshot.nodes.contains_key(own) {
         desired.warnings.push(Warning::new(

@@ -192,7 +192,7 @@ async fn answer(stream: &mut TcpStream, reply: Reply) -> bool {
     }
 }
 
-/// Small limits for tests. A list may take as long as it does on a machine that has other work.
+/// Small limits for tests. A whole list may take as long as it does on a machine that has other work.
 pub fn small() -> Limits {
     Limits {
         page_bytes: 10_000,

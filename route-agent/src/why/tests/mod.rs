@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::config::{Config, test_config};
-use crate::pod_cidrs::{Claims, Holders, claims_that_hold};
+use crate::pod_cidrs::{Holders, PodCidrs, settled};
 use crate::snapshot::{
     Change, Dirty, Endpoint, EndpointPort, EndpointSlice, Few, Key, Node, Object, ObjectName,
     Protocol, Service, ServiceCidr, ServiceKind, ServicePort, Snapshot, TrafficPolicy,
@@ -176,27 +176,27 @@ impl World {
         self
     }
 
-    fn claims(&self) -> Claims<'_> {
+    /// Asks something of the facts, once it is decided who has which podCIDR.
+    fn ask<T>(&self, question: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let (mut snapshot, holders) = (self.snapshot.clone(), self.holders.clone());
         let (own, uplink) = (&self.config.node_name, self.uplink.as_ref());
-        claims_that_hold(&self.snapshot, own, uplink, &self.holders)
-    }
-
-    fn facts<'a>(&'a self, claims: &'a Claims<'a>) -> Facts<'a> {
-        Facts {
-            snapshot: &self.snapshot,
+        PodCidrs::after(Box::new(|_| holders)).settle(&mut snapshot, own, uplink);
+        question(&Facts {
+            snapshot: &snapshot,
             config: &self.config,
-            uplink: self.uplink.as_ref(),
+            uplink,
             pods: &self.pods,
-            claims,
+            claims: &settled(&snapshot),
             node_addresses: &self.own,
             gone_cidrs: &self.gone,
             host_ports: &self.host_ports,
             owners: &self.owners,
-        }
+        })
     }
 
     fn try_walk(&self, from: &str, to: &str) -> Result<Trace, QuestionError> {
-        walk(&self.facts(&self.claims()), &Question::parse(from, to)?)
+        let question = Question::parse(from, to)?;
+        self.ask(|facts| walk(facts, &question))
     }
 
     fn walk(&self, from: &str, to: &str) -> Trace {

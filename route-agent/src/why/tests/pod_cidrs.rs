@@ -55,7 +55,7 @@ fn to_a_node_without_a_route_other_routes_lead_and_the_reason_is_told() {
             );
         }
         let question = Question::parse("pod1", "10.10.5.2").unwrap().as_answer();
-        let answer = walk(&world.facts(&world.claims()), &question).unwrap();
+        let answer = world.ask(|facts| walk(facts, &question)).unwrap();
         expect(&answer, End::Dropped, &[why, "=x It leaves ", ASTRAY, why]);
         let trace = world.walk("pod1", "10.200.1.217:9000");
         let none = "=x A packet to Service default/svc-nodeport reaches no endpoint. 10.10.5.2: ";

@@ -40,9 +40,8 @@ fn a_refusal_is_explained_in_the_words_of_the_walk() {
         ),
         (Reason::GoneNode, "10.10.7.4:80", "Node old, which is gone"),
     ] {
-        let decided = refused(reason, to)
-            .decided(&world.facts(&world.claims()))
-            .unwrap();
+        let refused = refused(reason, to);
+        let decided = world.ask(|facts| refused.decided(facts)).unwrap();
         assert_eq!(decided.by, by, "{to}");
         let walked = world.walk("10.10.2.3", to).to_string();
         let because = decided.because.trim_end_matches('.');
@@ -98,11 +97,11 @@ fn that_something_has_changed_since_is_said() {
             "Its podCIDR is not refused any longer.",
         ),
     ] {
-        let decided = refused(reason, to).decided(&world.facts(&world.claims()));
+        let decided = world.ask(|facts| refused(reason, to).decided(facts));
         assert_eq!(decided, Some(Decided::new(by, because)), "{to}");
     }
     assert_eq!(
-        refused(Reason::Spoofed, "10.10.3.4:80").decided(&world.facts(&world.claims())),
+        world.ask(|facts| refused(Reason::Spoofed, "10.10.3.4:80").decided(facts)),
         None
     );
 }

@@ -192,7 +192,7 @@ fn a_malformed_field_is_named_and_the_rest_of_the_node_is_used() {
 fn an_overlap_with_ours_or_anothers_is_named_and_the_older_node_keeps_it() {
     let warning = only_warning(node("thief", &["172.18.0.4"], &["10.10.0.0/16"]));
     assert!(
-        warning.contains("overlaps 10.10.9.0/24 of Node z, which keeps it"),
+        warning.contains("overlaps 10.10.1.0/24 of Node worker, which keeps it"),
         "{warning}"
     );
     let warning = only_warning(node("zz", &["172.18.0.4"], &["10.10.9.128/25"]));
@@ -323,14 +323,17 @@ fn while_the_uplink_is_down_no_one_comes_to_have_a_pod_cidr() {
     let mut snapshot = snapshot([own(), liar, younger, there]);
     let mut up = uplink();
     up.on_link.push("10.50.0.0/24".parse().unwrap());
-    let down = Uplink {
-        up: false,
+    let no_address = Uplink {
         on_link: Vec::new(),
         ..up.clone()
     };
+    let down = Uplink {
+        up: false,
+        ..no_address.clone()
+    };
     let own = Arc::from("worker");
     let mut pod_cidrs = PodCidrs::default();
-    for uplink in [Some(&up), Some(&down), None, Some(&up)] {
+    for uplink in [Some(&up), Some(&down), None, Some(&no_address), Some(&up)] {
         pod_cidrs.settle(&mut snapshot, &own, uplink);
         let has = |name: &str| {
             let mut cidrs = snapshot.pod_cidrs_of(&snapshot.nodes[name]);
@@ -343,7 +346,7 @@ fn while_the_uplink_is_down_no_one_comes_to_have_a_pod_cidr() {
 }
 
 #[test]
-fn in_a_family_that_the_uplink_does_not_reach_no_other_node_comes_to_have_a_pod_cidr_but_we_do() {
+fn in_a_family_that_the_uplink_does_not_reach_we_keep_a_pod_cidr_and_no_other_node_does() {
     let asked = ["10.50.0.0/16", "fd00:9::/64"];
     let two = |name| node(name, &["172.18.0.4", "fc00::4"], &asked);
     let us = node("worker", &["172.18.0.2"], &["10.10.1.0/24", "fd00:1::/64"]);

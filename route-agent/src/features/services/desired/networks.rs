@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn pod_cidrs_that_are_left_out_are_no_pods() {
         let mut snapshot = snapshot();
-        snapshot.leave_out([("10.10.2.0/24".parse().unwrap(), Arc::from("worker2"))].into());
+        let claim = ("10.10.2.0/24".parse().unwrap(), Arc::from("worker2"));
+        snapshot.leave_out([(claim, String::new())].into());
         let own = snapshot.nodes.get("worker");
         let externals = Externals::desired(&snapshot, &ExternalIps::All, []);
         let v4 = desired(&snapshot, own, &Config::default(), &externals, IpFamily::V4);
