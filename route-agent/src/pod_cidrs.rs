@@ -200,7 +200,13 @@ impl PodCidrs {
     }
 
     /// Decides it as the cluster and the uplink are now, and notes in the snapshot what is left out.
-    pub fn settle(&mut self, snapshot: &mut Snapshot, own: &Arc<str>, uplink: Option<&Uplink>) {
+    /// True if that is something else than before.
+    pub fn settle(
+        &mut self,
+        snapshot: &mut Snapshot,
+        own: &Arc<str>,
+        uplink: Option<&Uplink>,
+    ) -> bool {
         if let Some(before) = self.before.take() {
             self.holders = before(snapshot);
         }
@@ -213,7 +219,7 @@ impl PodCidrs {
         let holders: Holders = claims
             .map(|claim| (claim.network, Arc::clone(claim.node)))
             .collect();
-        snapshot.leave_out(left_out);
+        let is_new = snapshot.leave_out(left_out);
         // Without the uplink's network of a family it is not known what that takes away from others. We
         // come first in any case, as soon as there are networks at all.
         let lasts = |cidr: &IpNetwork, name: &Arc<str>| {
@@ -225,5 +231,6 @@ impl PodCidrs {
         self.holders.retain(|cidr, name| !lasts(cidr, name));
         let now = holders.into_iter().filter(|(cidr, name)| lasts(cidr, name));
         self.holders.extend(now);
+        is_new
     }
 }

@@ -49,11 +49,12 @@ impl Uplink {
     }
 
     /// With the networks and addresses that it had `before` in each family of which it has no network
-    /// now.
+    /// now. Another interface takes over those of the one before until it has some itself.
     pub fn as_it_was(&self, before: Option<Self>) -> Self {
         let mut all = self.clone();
+        let is_it = |before: &Self| before.name == self.name || self.on_link.is_empty();
         let has_gone = |network: &IpNetwork| !self.reaches(IpFamily::of_network(*network));
-        if let Some(before) = before.filter(|before| before.name == self.name) {
+        if let Some(before) = before.filter(is_it) {
             all.on_link
                 .extend(before.on_link.into_iter().filter(has_gone));
             all.addresses.retain(|own| !has_gone(own));

@@ -220,21 +220,15 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
         end_process(node, pid);
         let _ = node.inside(|| launch::forget(&spec.name));
         forget_begun();
-        error
+        // A process that has ended has said why, and what followed from that is of no interest.
+        let refusal = node.inside(|| refusal(&spec.name, &log, length));
+        refusal.ok().flatten().unwrap_or(error)
     };
     let place = node
         .inside(|| Place::of_pid(pid, &spec.name))?
         .map_err(undo)?;
     let runtime = Runtime::new(node);
     let attachment = runtime.add(&sandbox).map_err(undo)?;
-    if serves {
-        let answers = node.inside(|| await_servers(&spec.name, &log, length))?;
-        answers.map_err(|error| {
-            // What DEL says is of no interest beside the first error.
-            let _ = runtime.delete(&sandbox, Some(&attachment), || end_process(node, pid));
-            undo(error)
-        })?;
-    }
     let record = Record {
         node: node.name().into(),
         pid,
@@ -243,7 +237,18 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
     };
     let path = record_path(node.name(), &spec.name);
     let text = serde_json::to_vec_pretty(&record).expect("a Record is plain data");
-    node.inside(|| write(&path, &text))?.map_err(undo)?;
+    let finish = || {
+        if serves {
+            await_servers(&spec.name, &log, length)?;
+        }
+        write(&path, &text)
+    };
+    node.inside(finish)?.map_err(|error| {
+        let (sandbox, attachment) = (&record.sandbox, &record.attachment);
+        // What DEL says is of no interest beside the first error.
+        let _ = runtime.delete(sandbox, Some(attachment), || end_process(node, pid));
+        undo(error)
+    })?;
     forget_begun();
     Ok(Pod { record, place })
 }
@@ -251,31 +256,28 @@ pub(crate) fn run(node: &Place, spec: &PodSpec, mut sandbox: Sandbox) -> Result<
 /// Waits until a pod's process has said behind this length of its log that its ports are open, or why
 /// they are not.
 fn await_servers(name: &str, log: &Path, length: u64) -> Result<()> {
-    let said = || -> io::Result<String> {
-        let mut file = fs::File::open(log)?;
-        file.seek(SeekFrom::Start(length))?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        Ok(text)
-    };
-    // A line is whole when it ends.
-    let first = || {
-        said()
-            .ok()?
-            .split_once('\n')
-            .map(|(line, _)| line.to_owned())
-    };
-    let told = wait::until_some(SERVERS_LIMIT, first);
-    if told.as_deref() == Some(serve::SERVING) {
-        return Ok(());
-    }
-    let seconds = SERVERS_LIMIT.as_secs();
-    let why_not = told.unwrap_or_else(|| format!("it said nothing for {seconds} s"));
-    Err(Error::Start {
+    let what = format!("the opening of the ports of pod {name}");
+    wait::until(&what, SERVERS_LIMIT, || first_line(log, length).is_some())?;
+    refusal(name, log, length).map_or(Ok(()), Err)
+}
+
+/// Why a pod's process does not serve, if it has said so.
+fn refusal(name: &str, log: &Path, length: u64) -> Option<Error> {
+    let said = first_line(log, length).filter(|line| line != serve::SERVING)?;
+    Some(Error::Start {
         program: "the servers".into(),
         place: format!("pod {name}"),
-        source: io::Error::other(why_not),
+        source: io::Error::other(said),
     })
+}
+
+/// The first line behind this length of a log, once it is whole.
+fn first_line(log: &Path, length: u64) -> Option<String> {
+    let mut file = fs::File::open(log).ok()?;
+    file.seek(SeekFrom::Start(length)).ok()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.split_once('\n').map(|(line, _)| line.to_owned())
 }
 
 /// Stops a pod in the way containerd does: DEL, the namespace goes, DEL twice more.

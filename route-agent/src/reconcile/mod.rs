@@ -199,16 +199,16 @@ impl Reconcile {
             self.count();
             return;
         }
-        let dirty = std::mem::take(&mut self.dirty);
-        if dirty.concerns_pod_cidrs() {
-            self.settle_pod_cidrs();
-        }
-        if dirty.nodes.contains(&self.config.node_name) {
-            self.look = true;
-            self.note_own_node();
-        }
-        if self.look {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let is_own = dirty.nodes.contains(&self.config.node_name);
+        if self.look || is_own {
             self.look_for_uplink();
+        }
+        if dirty.concerns_pod_cidrs() {
+            dirty.left_out = self.settle_pod_cidrs();
+        }
+        if is_own || dirty.left_out {
+            self.note_own_node();
         }
         if !dirty.is_empty() {
             self.show(&Event::Objects(&dirty));
@@ -257,12 +257,13 @@ impl Reconcile {
         (world, &mut self.slots, &mut self.warnings)
     }
 
-    /// Decides who has which podCIDR. To be called before the features are shown what has changed.
-    fn settle_pod_cidrs(&mut self) {
+    /// Decides who has which podCIDR, by the uplink as it is known. To be called before the features are
+    /// shown what has changed. True if other podCIDRs are left out than before.
+    fn settle_pod_cidrs(&mut self) -> bool {
         let (own, uplink) = (&self.config.node_name, self.uplink.as_ref());
         let used = self.config.kubernetes.addresses();
         self.snapshot.use_api_servers(used);
-        self.pod_cidrs.settle(&mut self.snapshot, own, uplink);
+        self.pod_cidrs.settle(&mut self.snapshot, own, uplink)
     }
 
     fn own_ips(&self) -> &[IpAddr] {

@@ -10,6 +10,7 @@ use podwire_kernel::route::Route;
 use tokio::sync::oneshot;
 
 use crate::feature::{SyncError, Synced, Told, Warn, WhoHas};
+use crate::features::cniconf::CniConf;
 use crate::health::Health;
 use crate::input::Question;
 use crate::ours::Removal;
@@ -162,25 +163,43 @@ fn a_pod_cidr_with_an_address_at_which_the_api_server_is_used_is_left_out() {
     assert!(has_it(&mut it));
 }
 
-#[test]
-fn the_uplink_is_known_before_it_is_decided_what_pod_cidrs_this_node_has() {
+/// A namespace of its own in which these networks are reachable over `lo`, which is the uplink.
+fn with_networks(features: Vec<Box<dyn Feature>>, networks: &[&str]) -> Reconcile {
     unshare_thread().expect("needs root: it makes a network namespace");
     let mut socket = RouteSocket::open().unwrap();
     let index = socket.index_of("lo").unwrap();
     socket.set_up(index).unwrap();
-    let nodes = Route {
-        link: Some(index),
-        ..Route::to("172.18.0.0/16".parse().unwrap())
-    };
-    socket.add_route(&nodes).unwrap();
-    let mut it = reconcile(Vec::new());
+    for network in networks {
+        let route = Route {
+            link: Some(index),
+            ..Route::to(network.parse().unwrap())
+        };
+        socket.add_route(&route).unwrap();
+    }
+    let mut it = reconcile(features);
     it.config.uplink = Some("lo".into());
     it.finder = Some(Finder::open().unwrap());
+    it
+}
+
+/// A Node with a podCIDR or an InternalIP.
+fn node_with(name: &str, pod_cidr: Option<&str>, internal_ip: Option<&str>) -> Change {
+    Change::Set(Object::Node(Node {
+        pod_cidrs: pod_cidr.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        internal_ips: internal_ip.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ..Node::named(name)
+    }))
+}
+
+#[test]
+fn the_uplink_is_known_before_it_is_decided_what_pod_cidrs_this_node_has() {
+    let mut it = with_networks(Vec::new(), &["172.18.0.0/16"]);
     let own = it.config.node_name.clone();
-    it.take(Input::Changes(vec![Change::Set(Object::Node(Node {
-        pod_cidrs: vec!["172.18.4.0/24".parse().unwrap()],
-        ..Node::named(&own)
-    }))]));
+    it.take(Input::Changes(vec![node_with(
+        &own,
+        Some("172.18.4.0/24"),
+        None,
+    )]));
     it.take(Input::Listed);
     let has = |it: &mut Reconcile| it.parts().0.own_pod_cidrs();
     assert_eq!(has(&mut it), []);
@@ -188,6 +207,46 @@ fn the_uplink_is_known_before_it_is_decided_what_pod_cidrs_this_node_has() {
     it.take(Input::Changes(vec![Change::Gone(Key::Node(own))]));
     it.turn(Instant::now());
     assert_eq!(has(&mut it), []);
+}
+
+#[test]
+fn an_own_node_that_comes_later_has_its_own_uplink_before_its_pod_cidrs() {
+    let mut it = with_networks(Vec::new(), &["10.50.0.0/24"]);
+    let own = it.config.node_name.clone();
+    // Until the Node is there, another interface seems to be the uplink.
+    it.uplink = Some(test_uplink("172.18.0.2/16"));
+    it.listed = true;
+    it.look = false;
+    it.take(Input::Changes(vec![
+        node_with(&own, Some("10.50.0.0/16"), None),
+        node_with("there", None, Some("10.50.0.7")),
+    ]));
+    it.turn(Instant::now());
+    assert_eq!(it.parts().0.own_pod_cidrs(), []);
+}
+
+#[test]
+fn an_own_pod_cidr_is_given_to_pods_as_soon_as_it_is_free() {
+    let conf_dir = tempfile::tempdir().unwrap();
+    let mut it = with_networks(vec![Box::<CniConf>::default()], &["10.50.0.0/24"]);
+    it.config.cni_conf_dir = conf_dir.path().into();
+    it.config.mtu = Some(1450);
+    let own = it.config.node_name.clone();
+    it.take(Input::Changes(vec![
+        node_with(&own, Some("10.50.0.0/16"), None),
+        node_with("there", None, Some("10.50.0.7")),
+    ]));
+    it.take(Input::Listed);
+    it.turn(Instant::now());
+    let written = || conf_dir.path().read_dir().unwrap().count();
+    assert_eq!(written(), 0);
+    it.take(Input::Changes(vec![Change::Gone(Key::Node(
+        "there".into(),
+    ))]));
+    it.turn(Instant::now());
+    assert_eq!(written(), 1);
+    let warnings = it.report(false).warnings;
+    assert!(warnings.is_empty(), "{warnings:?}");
 }
 
 #[test]

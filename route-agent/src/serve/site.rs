@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use podwire_kernel::conntrack::{Conntrack, Filter};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinError;
 
 use crate::clock::Moment;
@@ -32,6 +32,9 @@ use crate::text::printable;
 use crate::warnings::Warning;
 use crate::why;
 
+/// Held by a scrape until it is over, though who asked for it may have gone: anyone may ask, and
+/// connections have places, but threads have none.
+static SCRAPE: Mutex<()> = Mutex::const_new(());
 /// How long the loop may take to answer: longer than a full sync.
 const LOOP_TIME: Duration = Duration::from_secs(20);
 /// How long who follows the drops waits for the next one, before it asks again.
@@ -81,8 +84,8 @@ impl Site {
         }
     }
 
-    /// The same page. Metrics ask the kernel, which may make them wait, and then no one else waits
-    /// with them.
+    /// The same page. Metrics ask the kernel, which may make them wait, and then no one waits with them
+    /// but who asks for them, too.
     async fn answer(self, request: Request) -> Response {
         if request.path != "/metrics" {
             return self.public(&request);
@@ -90,9 +93,12 @@ impl Site {
         let failed = |error: JoinError| {
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
         };
-        on_thread(move || self.public(&request))
-            .await
-            .unwrap_or_else(failed)
+        let turn = SCRAPE.lock().await;
+        let scrape = on_thread(move || {
+            let _turn = turn;
+            self.public(&request)
+        });
+        scrape.await.unwrap_or_else(failed)
     }
 
     /// A page for the owner of the agent's socket.
@@ -447,6 +453,21 @@ mod tests {
         ] {
             assert!(metrics.body.contains(line), "{}", metrics.body);
         }
+    }
+
+    #[tokio::test]
+    async fn scrapes_come_one_by_one_and_no_one_else_waits_for_them() {
+        let (site, _inputs) = site();
+        let another = SCRAPE.lock().await;
+        // Who asked goes again, and nothing of it stays.
+        for _ in 0..5 {
+            let scrape = site.clone().answer(page("/metrics"));
+            let answered = tokio::time::timeout(Duration::from_millis(100), scrape).await;
+            assert!(answered.is_err());
+        }
+        assert_eq!(site.clone().answer(page("/livez")).await.status, 200);
+        drop(another);
+        assert_eq!(site.answer(page("/metrics")).await.status, 200);
     }
 
     #[tokio::test]

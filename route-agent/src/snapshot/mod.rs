@@ -196,6 +196,8 @@ pub struct Dirty {
     pub service_cidrs: bool,
     /// True if the API server is used at an address that is new.
     pub api_server: bool,
+    /// True if other podCIDRs are left out than before, or for other reasons.
+    pub left_out: bool,
     /// Pods.
     pub pods: BTreeSet<ObjectName>,
     /// Namespaces, by name.
@@ -214,27 +216,25 @@ impl Dirty {
             && self.endpoints.is_empty()
             && !self.service_cidrs
             && !self.api_server
+            && !self.left_out
             && self.pods.is_empty()
             && self.namespaces.is_empty()
             && self.policies.is_empty()
             && self.cluster_policies.is_empty()
     }
 
-    /// True if this machine's Node, which has that name, may have other podCIDRs by now: beside the uplink
-    /// only the addresses of the API servers take one away from it.
+    /// True if this machine's Node, which has that name, may have other podCIDRs by now, or none for
+    /// another reason.
     pub fn concerns_own_pod_cidrs(&self, own: &Arc<str>) -> bool {
-        self.nodes.contains(own) || self.concerns_api_servers()
+        self.nodes.contains(own) || self.left_out
     }
 
     /// True if it may be another Node by now that has a podCIDR, or none.
     pub fn concerns_pod_cidrs(&self) -> bool {
-        !self.nodes.is_empty() || self.concerns_api_servers()
-    }
-
-    /// True if the API servers may have other addresses by now.
-    fn concerns_api_servers(&self) -> bool {
-        let name = api_service();
-        self.api_server || self.endpoints.contains(&name) || self.services.contains(&name)
+        // The API servers may have other addresses.
+        let api = api_service();
+        let servers = self.endpoints.contains(&api) || self.services.contains(&api);
+        !self.nodes.is_empty() || self.api_server || servers
     }
 }
 
@@ -529,8 +529,12 @@ impl Snapshot {
 
     /// Notes which podCIDRs count for no Node, as they overlap the nodes' own network or one that another
     /// Node keeps, or have the API server in them.
-    pub fn leave_out(&mut self, left_out: LeftOut) {
+    ///
+    /// True if that is something else than before.
+    pub fn leave_out(&mut self, left_out: LeftOut) -> bool {
+        let is_new = self.left_out != left_out;
         self.left_out = left_out;
+        is_new
     }
 
     /// Remembers the podCIDRs of this node for a time without its Node.
