@@ -8,6 +8,8 @@
 //! route to the container. The container has its address and a route to the gateway, through which
 //! everything else goes; so it never asks by ARP for any address but the gateway.
 
+mod running;
+
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -89,6 +91,7 @@ pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error>
         let _ = host.delete_link(ends.index);
         return Err(error);
     }
+    running::wait(&mut host, ends.index);
     complete(wanted, &veth, &pairs, attached);
     Ok(())
 }

@@ -39,7 +39,7 @@ fn a_veth_pair_is_made_across_two_namespaces() {
     assert_eq!((link.mtu, link.group), (1400, 112));
     assert_eq!(link.alias.as_deref(), Some("box/eth0"));
     assert_eq!(link.kind.as_deref(), Some("veth"));
-    assert!(link.up && link.carrier && !link.loopback);
+    assert!(link.up && link.running && !link.loopback);
     let peer = there.link_by_index(ends.peer_index).unwrap().unwrap();
     assert_eq!(
         (peer.name.as_str(), peer.mac, peer.mtu),

@@ -25,14 +25,20 @@ pub enum News {
     Gone(PathBuf),
 }
 
-/// The directory is gone or has another name, or events were missed: everything must be read again.
+/// The directory is gone or has another name, its name leads to another one, or events were missed:
+/// everything must be read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
+
+/// Device and inode.
+type Identity = (u64, u64);
 
 /// A directory that is watched, without those below it.
 #[derive(Debug)]
 pub struct Watch {
     directory: PathBuf,
+    /// What had this name when the watch began.
+    identity: Option<Identity>,
     events: Receiver<notify::Result<notify::Event>>,
     /// Ends with this value.
     _watcher: RecommendedWatcher,
@@ -46,6 +52,7 @@ impl Watch {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
         Ok(Self {
             directory: directory.to_owned(),
+            identity: identity(directory),
             events,
             _watcher: watcher,
         })
@@ -54,15 +61,21 @@ impl Watch {
     /// Waits for events, until `deadline` if there is one; returns all that have come by then, in
     /// their order. Empty if there were none, or none that says anything about a file.
     pub fn next(&self, deadline: Option<Instant>) -> Result<Vec<News>, Lost> {
-        let first = match deadline {
-            None => self.events.recv().map_err(|_| Lost)?,
-            Some(deadline) => {
-                let pause = deadline.saturating_duration_since(Instant::now());
-                match self.events.recv_timeout(pause) {
-                    Ok(first) => first,
-                    Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
-                    Err(RecvTimeoutError::Disconnected) => return Err(Lost),
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let first = loop {
+            let pause = left().map_or(PAUSE, |left| left.min(PAUSE));
+            match self.events.recv_timeout(pause) {
+                Ok(first) => break first,
+                Err(RecvTimeoutError::Disconnected) => return Err(Lost),
+                // The kernel says nothing of a link in the name that leads elsewhere, or of a directory
+                // above that was renamed.
+                Err(RecvTimeoutError::Timeout) if identity(&self.directory) != self.identity => {
+                    return Err(Lost);
                 }
+                Err(RecvTimeoutError::Timeout) if left() == Some(Duration::ZERO) => {
+                    return Ok(Vec::new());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
             }
         };
         let mut news = Vec::new();
@@ -81,6 +94,11 @@ impl Watch {
         }
         Ok(news)
     }
+}
+
+fn identity(directory: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(directory).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// True for an event of the directory itself after which its files are elsewhere.
@@ -187,6 +205,30 @@ mod tests {
         expect(&[News::Written(one.clone())]);
         fs::remove_file(&one).unwrap();
         expect(&[News::Gone(one)]);
+    }
+
+    #[test]
+    fn a_directory_whose_name_leads_elsewhere_is_lost() {
+        let (parent, directory, _watch) = watched();
+        let other = parent.path().join("other");
+        fs::create_dir(&other).unwrap();
+        let link = parent.path().join("link");
+        symlink(&directory, &link).unwrap();
+        let watch = Watch::open(&link).unwrap();
+        let soon = Instant::now() + PAUSE + Duration::from_millis(100);
+        assert_eq!(watch.next(Some(soon)), Ok(Vec::new()));
+        let new = parent.path().join("new");
+        symlink(&other, &new).unwrap();
+        fs::rename(&new, &link).unwrap();
+        assert_eq!(watch.next(None), Err(Lost));
+        // What is above it is renamed and made anew.
+        let above = parent.path().join("above");
+        let below = above.join("below");
+        fs::create_dir_all(&below).unwrap();
+        let watch = Watch::open(&below).unwrap();
+        fs::rename(&above, parent.path().join("elsewhere")).unwrap();
+        fs::create_dir_all(&below).unwrap();
+        assert_eq!(watch.next(None), Err(Lost));
     }
 
     #[test]

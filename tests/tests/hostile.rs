@@ -424,6 +424,23 @@ fn forged_neighbours_on_a_pods_link_become_no_entries_of_the_node_in_either_fami
 }
 
 #[test]
+fn what_has_no_source_yet_leaves_a_pod_for_all_on_the_link_alone() {
+    let lab = Lab::for_test(&Topology::pair(Families::V6)).unwrap();
+    let pod = lab.run("worker", &PodSpec::new("attacker")).unwrap();
+    let node = lab.machine("worker").unwrap();
+    let links = "ip -o link show group 112 | sed 's/^[0-9]*: //; s/@.*//'";
+    let link = node.place().output(links).unwrap().trim().to_owned();
+    count_sources(&node, "nowhere", &link, "::");
+    for target in ["fd00:10:10:1::1", "fc00:f853:ccd:e793::2", "ff05::2"] {
+        send_from(pod.place(), "::", target);
+    }
+    assert_eq!(counted_sources(&node, "nowhere"), (3, 0));
+    // Whoever looks whether an address is free has none yet.
+    send_from(pod.place(), "::", "ff02::2");
+    assert_eq!(counted_sources(&node, "nowhere"), (4, 1));
+}
+
+#[test]
 fn a_pod_at_its_limit_opens_no_more_connections_and_leaves_the_others_theirs() {
     let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
     let attacker = lab.run("worker", &PodSpec::new("attacker")).unwrap();

@@ -54,8 +54,10 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it was set up (IFF_UP).
     pub up: bool,
-    /// Whether packets can pass: up, and the other end is there and up (IFF_LOWER_UP).
-    pub carrier: bool,
+    /// Whether packets pass: up, the other end is there and up, and the kernel has taken notice
+    /// (IFF_RUNNING). A single link that is asked for takes notice at once from Linux 6.9 on
+    /// (`rtnl_getlink`, net/core/rtnetlink.c); a list says how it is.
+    pub running: bool,
     /// Whether it is the loopback.
     pub loopback: bool,
     /// The group; 0 is the default group.
@@ -81,7 +83,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: header.flags.contains(LinkFlags::Up),
-            carrier: header.flags.contains(LinkFlags::LowerUp),
+            running: header.flags.contains(LinkFlags::Running),
             loopback: header.flags.contains(LinkFlags::Loopback),
             group: 0,
             master: None,

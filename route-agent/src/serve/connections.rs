@@ -182,6 +182,9 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
+        // Who has said everything may close its sending side (`nc -N`) and is answered. Who follows
+        // without end and goes would not be noticed then.
+        .half_close(end.lifetime.is_some())
         .serve_connection(TokioIo::new(stream), answers);
     let mut connection = std::pin::pin!(connection);
     // A client that breaks the protocol or goes away is not an error of the server.

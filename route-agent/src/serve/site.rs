@@ -437,6 +437,28 @@ mod tests {
         text
     }
 
+    #[tokio::test]
+    async fn who_has_said_everything_and_closes_its_side_is_answered() {
+        let (site, _inputs) = site();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _server = Server::start(Listener::Tcp(listener), move |request| {
+            site.clone().answer(request)
+        });
+        for path in ["/livez", "/metrics"] {
+            for _ in 0..20 {
+                let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                let request =
+                    format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut text = String::new();
+                stream.read_to_string(&mut text).await.unwrap();
+                assert!(text.starts_with("HTTP/1.1 200"), "{path}: {text:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_public_pages_are_those_of_kube_proxy_and_count_their_answers() {
         let (site, _inputs) = site();

@@ -213,8 +213,8 @@ fn transport_protocol(text: Option<&str>, given: &str) -> Result<Protocol, Quest
 }
 
 fn host_of(text: &str) -> Result<Host, QuestionError> {
-    if let Ok(ip) = text.parse() {
-        return Ok(Host::Ip(ip));
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(Host::Ip(ip.to_canonical()));
     }
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-./".contains(c);
     if text.is_empty() || !text.chars().all(good) || text.matches('/').count() > 1 {
@@ -304,6 +304,7 @@ mod tests {
         let tcp = |port| Transport::Port(Protocol::Tcp, port);
         for (text, host, transport) in [
             ("10.200.1.63:9000", ip("10.200.1.63"), tcp(9000)),
+            ("::ffff:10.200.1.63", ip("10.200.1.63"), Transport::Ping),
             (
                 "10.200.1.63:53/udp",
                 ip("10.200.1.63"),

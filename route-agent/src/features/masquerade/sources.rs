@@ -74,12 +74,15 @@ fn elsewhere(logging: Logging) -> Chain {
 ///
 /// That holds for link-local sources as well, of which the plugin routes the pod's own one: each
 /// other would become a neighbour entry of the node. What has no source yet (`::`) belongs to
-/// neighbour discovery and becomes none.
+/// neighbour discovery and groups, goes to all on the link, and becomes none.
 fn pod_sources() -> Chain {
     let missing = |rule: Rule| rule.no_way_back().goto(SPOOFED);
     let unspecified = KeyBuf::new().address(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     let from_pod = |family| Rule::new().iifgroup(POD_LINKS).nfproto(family);
     let v6 = from_pod(Family::Ip6).is_not(Field::Ip6Saddr, &unspecified);
+    let nowhere = from_pod(Family::Ip6)
+        .is(Field::Ip6Saddr, &unspecified)
+        .within(Field::Ip6Daddr, Comparison::Neq, ALL_ON_LINK);
     // A kernel asks for routers and joins groups by itself, from an address that no one gave it. It is
     // not logged: no one forged anything.
     let by_itself = from_pod(Family::Ip6)
@@ -94,6 +97,7 @@ fn pod_sources() -> Chain {
             ),
         )
         .with_rule(missing(v6))
+        .with_rule(nowhere.goto(SPOOFED))
 }
 
 /// The guard against the others: what does not come out of a pod's link cannot come from a pod of

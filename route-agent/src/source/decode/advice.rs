@@ -49,6 +49,18 @@ fn of_service(service: &Service) -> Vec<&'static str> {
              of them, or leave the type out",
         );
     }
+    if service.has_idle_source_ranges() {
+        lacks.push(
+            "has loadBalancerSourceRanges and is not of type LoadBalancer: they keep no one away; write \
+             that type, or leave them out",
+        );
+    }
+    if service.has_idle_node_port() {
+        lacks.push(
+            "has a nodePort and is not of type NodePort or LoadBalancer: it does not answer there; write \
+             the type",
+        );
+    }
     lacks
 }
 

@@ -1,5 +1,7 @@
 //! The parsers, and what they have to say in words for who writes manifests.
 
+use std::borrow::Cow;
+
 use serde::de::DeserializeOwned;
 
 /// Parses one document of JSON.
@@ -7,11 +9,18 @@ pub fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
+/// The most bytes that are parsed again because of numbers that are text, whatever the size of the
+/// document.
+const MOST_AGAIN: usize = 256 << 20;
+
 /// Parses one YAML document whose first line has this number in its file.
+///
+/// As Kubernetes reads it (sigs.k8s.io/yaml, YAML 1.1): 0122 is 82, and what looks like a number and is
+/// too large for one (`7e89012`, the hash of a commit) is text. Booleans in words are text here, as
+/// names may be such words; where one is meant, they are read as what they mean.
 pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, String> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
-        // As Kubernetes reads it (sigs.k8s.io/yaml, YAML 1.1): 0122 is 82.
         legacy_octal_numbers: true,
         with_snippet: false,
         // A List of 5,000 Nodes as `kubectl get -o yaml` prints it is a fair manifest. Aliases
@@ -25,15 +34,41 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T
             max_total_replayed_events: 20_000,
         },
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+    let mut text = Cow::Borrowed(text);
+    let mut again = MOST_AGAIN;
+    loop {
+        let error = match serde_saphyr::from_str_with_options(&text, options.clone()) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let left = again.checked_sub(text.len());
+        if let (Some(left), Some(quoted)) = (left, with_quotes(&text, &error)) {
+            (text, again) = (quoted.into(), left);
+            continue;
+        }
         let line = error
             .location()
             .map_or(0, |location| location.line() as usize);
         let message = error.without_snippet().to_string();
         let message = message.lines().next().unwrap_or("cannot be parsed");
         let message = plain(without_place(message));
-        format!("line {}: {message}", first_line + line.saturating_sub(1))
-    })
+        return Err(format!(
+            "line {}: {message}",
+            first_line + line.saturating_sub(1)
+        ));
+    }
+}
+
+/// The same text with quotes around the number that is too large for one, if that is what is wrong.
+fn with_quotes(text: &str, error: &serde_saphyr::Error) -> Option<String> {
+    let serde_saphyr::Error::NonFiniteFloat { value, location } = error.without_snippet() else {
+        return None;
+    };
+    // The others are `.inf` and `.nan`, with or without a sign.
+    let is_number = value.contains(|c: char| c.is_ascii_digit());
+    let start = usize::try_from(location.span().byte_offset()?).ok()?;
+    let rest = text.get(start..)?.strip_prefix(&**value)?;
+    is_number.then(|| format!("{}'{value}'{rest}", &text[..start]))
 }
 
 /// A message of the parser in the words of who writes manifests, without advice for who calls it.

@@ -385,6 +385,63 @@ fn numbers_are_read_as_kubernetes_reads_yaml() {
 }
 
 #[test]
+fn what_is_too_large_for_a_number_is_text_as_kubernetes_reads_yaml() {
+    let text = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  annotations:\n    x: |\n      7e89012\n    \
+                y: 7e89012\n  labels: {b: -1e999, c: '7e89012', d: 7e89012, e: +2.5e400, f: é 7e89012}\n---\n\
+                apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: 10.200.1.9\n  \
+                ports: [{port: 8e999}, {name: b, port: 80}]\n";
+    let contents = read(text);
+    let [Object::Namespace(space), Object::Service(web)] = &contents.objects[..] else {
+        panic!("{contents:?}")
+    };
+    let labels = ["b", "c", "d", "e", "f"].map(|key| space.labels.get(key).unwrap());
+    assert_eq!(
+        labels,
+        ["-1e999", "7e89012", "7e89012", "+2.5e400", "é 7e89012"]
+    );
+    assert_eq!(web.ports.len(), 1);
+    assert_eq!(&*web.invalid[0].value, "8e999");
+    // These are numbers, and no text, there as well.
+    for bad in [".inf", "-.Inf", ".NaN"] {
+        let text =
+            format!("apiVersion: v1\nkind: Node\nmetadata: {{name: a, labels: {{x: {bad}}}}}\n");
+        assert!(read(&text).unreadable, "{bad}");
+    }
+}
+
+#[test]
+fn booleans_are_read_as_kubernetes_reads_yaml() {
+    let ready = |text: &str| {
+        let text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-1\n  \
+             labels: {{kubernetes.io/service-name: web, x: {text}}}\naddressType: IPv4\nendpoints:\n\
+             - addresses: [10.10.1.2]\n  conditions: {{ready: {text}}}\nports: [{{port: 80}}]\n"
+        );
+        let contents = read(&text);
+        let Object::EndpointSlice(slice) = &contents.objects[0] else {
+            panic!("{contents:?}")
+        };
+        let endpoint = slice.endpoints.iter().next().unwrap();
+        (
+            endpoint.ready,
+            slice
+                .invalid
+                .iter()
+                .filter(|one| one.to_string().contains("ready"))
+                .count(),
+        )
+    };
+    for no in ["no", "No", "n", "off", "OFF", "false"] {
+        assert_eq!(ready(no), (false, 0), "{no}");
+    }
+    for yes in ["yes", "Y", "on", "True"] {
+        assert_eq!(ready(yes), (true, 0), "{yes}");
+    }
+    let (taken_as, invalid) = ready("never");
+    assert!(taken_as && invalid == 1);
+}
+
+#[test]
 fn scalars_keep_their_spelling() {
     let text =
         "apiVersion: v1\nkind: Node\nmetadata: {name: on, labels: {kubernetes.io/hostname: 12}}\n";

@@ -149,10 +149,12 @@ impl Manifests<'_> {
             .collect();
         for path in due {
             self.away.remove(&path);
-            if fs::symlink_metadata(&path).is_ok() {
+            if fs::symlink_metadata(&path).is_err() {
+                self.remove(&path)?;
+            } else if stamp(&path).is_none_or(|now| self.stamps.get(&path) != Some(&now)) {
                 self.read_all([path].into())?;
             } else {
-                self.remove(&path)?;
+                self.look_again(&path);
             }
         }
         Ok(())
@@ -172,6 +174,7 @@ impl Manifests<'_> {
             }
         };
         self.away.clear();
+        paths.iter().for_each(|path| self.look_again(path));
         let changed = paths.iter().filter(|path| {
             let stamp = stamp(path);
             stamp.is_none() || stamp != self.stamps.get(*path).copied()
@@ -210,7 +213,15 @@ impl Manifests<'_> {
         Ok(())
     }
 
+    /// Looks at a link again in a while: the watch says nothing of what it leads to.
+    fn look_again(&mut self, path: &Path) {
+        if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+            self.away.insert(path.to_owned(), Instant::now() + PAUSE);
+        }
+    }
+
     fn read(&mut self, path: &Path) -> Result<BTreeSet<Arc<Path>>, Closed> {
+        self.look_again(path);
         let before = stamp(path);
         match load(path, self.scope, &mut self.names) {
             // `> file` and then a second write: the moment between them must not remove anything, nor that
@@ -236,7 +247,7 @@ impl Manifests<'_> {
                     self.catalogue
                         .fail(path, format!("cannot be read: {error}"));
                 }
-                // Of what a link leads to, and of rights, the watch says nothing.
+                // Of rights the watch says nothing either.
                 let denied = error.kind() == io::ErrorKind::PermissionDenied;
                 if gone || denied || before.is_none() {
                     let pause = if gone { AWAY } else { PAUSE };

@@ -31,8 +31,13 @@ impl Watched {
     }
 
     fn on(directory: TempDir) -> Self {
-        let (sender, inputs) = mpsc::channel();
         let path = directory.path().to_owned();
+        Self::at(directory, path)
+    }
+
+    /// Watches a path in a directory.
+    fn at(directory: TempDir, path: PathBuf) -> Self {
+        let (sender, inputs) = mpsc::channel();
         thread::spawn(move || run(&path, Scope::All, &sender));
         let (snapshot, warnings) = (Snapshot::default(), Vec::new());
         Self {
@@ -348,6 +353,51 @@ fn a_link_that_leads_nowhere_is_named_and_read_once_it_leads_somewhere() {
         watched.until("the end of the link", |now| now.nodes() == ["b=[10.0.0.2]"]);
         assert!(watched.warnings.is_empty());
     }
+}
+
+#[test]
+fn what_a_link_leads_to_is_read_when_it_changes_though_the_directory_does_not() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("target");
+    fs::write(&target, node("a", "10.0.0.1")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    symlink(&target, directory.path().join("early.yaml")).unwrap();
+    let mut watched = Watched::on(directory);
+    watched.until("the list", |now| now.nodes() == ["a=[10.0.0.1]"]);
+    // Written over in place, replaced, and again.
+    fs::write(&target, node("a", "10.0.0.22")).unwrap();
+    watched.until("the new text", |now| now.nodes() == ["a=[10.0.0.22]"]);
+    for address in ["10.0.0.33", "10.0.0.44"] {
+        let new = elsewhere.path().join("new");
+        fs::write(&new, node("a", address)).unwrap();
+        fs::rename(&new, &target).unwrap();
+        let expected = format!("a=[{address}]");
+        watched.until("the new file", |now| now.nodes() == [&*expected]);
+    }
+    fs::remove_file(&target).unwrap();
+    watched.until("the warning", |now| now.warnings.len() == 1);
+    assert_eq!(watched.nodes(), ["a=[10.0.0.44]"]);
+    fs::write(&target, node("a", "10.0.0.5")).unwrap();
+    watched.until("the file", |now| now.nodes() == ["a=[10.0.0.5]"]);
+}
+
+#[test]
+fn a_directory_that_is_a_link_is_read_again_when_it_leads_elsewhere() {
+    let releases = tempfile::tempdir().unwrap();
+    for (name, address) in [("one", "10.0.0.1"), ("two", "10.0.0.2")] {
+        let release = releases.path().join(name);
+        fs::create_dir(&release).unwrap();
+        fs::write(release.join("a.yaml"), node("a", address)).unwrap();
+    }
+    let link = releases.path().join("current");
+    symlink("one", &link).unwrap();
+    let mut watched = Watched::at(releases, link.clone());
+    watched.until("the list", |now| now.nodes() == ["a=[10.0.0.1]"]);
+    // As git-sync does it.
+    let new = link.with_file_name("new");
+    symlink("two", &new).unwrap();
+    fs::rename(&new, &link).unwrap();
+    watched.until("the other release", |now| now.nodes() == ["a=[10.0.0.2]"]);
 }
 
 #[test]

@@ -193,7 +193,12 @@ impl<'de> Deserialize<'de> for Flag {
             Any::Bool(value) => Flag::Of(value),
             Any::Integer(value) => Flag::Bad(value.to_string().into()),
             Any::Float(value) => Flag::Bad(written(value)),
-            Any::Other(text) => Flag::Bad(text),
+            // YAML 1.1, as Kubernetes reads it.
+            Any::Other(text) => match &*text.to_ascii_lowercase() {
+                "y" | "yes" | "on" | "true" => Flag::Of(true),
+                "n" | "no" | "off" | "false" => Flag::Of(false),
+                _ => Flag::Bad(text),
+            },
         })
     }
 }

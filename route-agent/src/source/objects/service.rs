@@ -154,6 +154,19 @@ impl Service {
             && self.spec.ports.iter().all(|port| port.node_port.is_unset())
     }
 
+    /// True if it has source ranges, which only count for load balancers, and is of another type.
+    pub fn has_idle_source_ranges(&self) -> bool {
+        let ranges = &self.spec.load_balancer_source_ranges;
+        !ranges.is_empty() && self.spec.kind.get() != Some("LoadBalancer")
+    }
+
+    /// True if it has a node port, and is of a type that has none.
+    pub fn has_idle_node_port(&self) -> bool {
+        let is_of_no_type = matches!(self.spec.kind.get(), None | Some("ClusterIP"));
+        let mut ports = self.spec.ports.iter();
+        is_of_no_type && ports.any(|port| !port.node_port.is_unset())
+    }
+
     /// The snapshot's value of this Service.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
         let name = self.metadata.object_name(names)?;

@@ -219,13 +219,22 @@ impl Externals {
     }
 
     /// A cluster may well reach its API servers through a Service of its own, in the namespace of what it
-    /// lives from; but not at the addresses and ports at which they themselves answer.
+    /// lives from; but not at the addresses and ports at which they themselves answer. Nor does any
+    /// Service get a port at which the agent is asked whether it lives.
     fn refuses_balanced_port(
         &self,
         address: IpAddr,
         service: &Service,
         port: &ServicePort,
     ) -> Option<String> {
+        if let Some(Holder::Node(_)) = self.reserved.get(&address)
+            && let Some(flag) = self.has_node_port(port.protocol, port.port)
+        {
+            return Some(format!(
+                "the agent itself answers at port {} of a Node ({flag})",
+                port.port
+            ));
+        }
         let ports = match &*service.name.namespace {
             "kube-system" => self.published.get(&address)?,
             _ => self.api_servers.get(&address)?,
@@ -624,6 +633,26 @@ mod tests {
         assert!(is_served("created 99", &["--cluster-cidr=10.20.0.0/16"]));
         assert!(!is_served("created 99", &["--cluster-cidr=10.10.0.0/16"]));
         assert!(!is_served("created 99", &["--node-name=worker2"]));
+    }
+
+    #[test]
+    fn a_load_balancer_at_the_address_of_a_node_leaves_the_agent_its_ports() {
+        let web = service(
+            "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 10256; port udp 10256; port tcp 80; \
+             vip 172.18.0.4 198.51.100.7",
+        );
+        let externals = Externals::of(&snapshot(), &test_config(&[]));
+        let reason = "the agent itself answers at port 10256 of a Node (--healthz-bind-address)";
+        let texts = warnings(&externals, &web);
+        assert!(texts.len() == 1 && texts[0].contains(reason), "{texts:?}");
+        let claims = claims(&web, IpFamily::V4, &externals);
+        let has = |address: &str, protocol, port| {
+            claims.contains(&Claim::Vip(address.parse().unwrap(), protocol, port))
+        };
+        assert!(!has("172.18.0.4", Protocol::Tcp, 10256));
+        assert!(has("172.18.0.4", Protocol::Udp, 10256));
+        assert!(has("172.18.0.4", Protocol::Tcp, 80));
+        assert!(has("198.51.100.7", Protocol::Tcp, 10256));
     }
 
     #[test]

@@ -52,6 +52,24 @@ fn what_only_an_api_server_completes_is_noted() {
                 .all(|note| note.contains("has no healthCheckNodePort"))
         );
     }
+    for (spec, said) in [
+        ("loadBalancerSourceRanges: [10.0.0.0/8]", "keep no one away"),
+        (
+            "type: NodePort, loadBalancerSourceRanges: [10.0.0.0/8]",
+            "keep no one away",
+        ),
+        (
+            "ports: [{port: 80, nodePort: 30080}]",
+            "does not answer there",
+        ),
+        (
+            "type: ClusterIP, ports: [{port: 80}, {port: 81, nodePort: 30080}]",
+            "does not answer there",
+        ),
+    ] {
+        let notes = read(&service(&format!("{{clusterIP: 10.0.0.1, {spec}}}"))).notes;
+        assert!(notes.len() == 1 && notes[0].contains(said), "{notes:?}");
+    }
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: FQDN\n\
         metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n";
     let notes = read(slice).notes;
