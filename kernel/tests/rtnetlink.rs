@@ -6,10 +6,24 @@ mod common;
 
 use common::{Pair, ip, net, netns, pair, run_in};
 use podwire_kernel::address::Address;
-use podwire_kernel::link::{Ipv4Conf, Ipv6AddressMode, LinkChange, Mac, Veth, broken_name_rule};
+use podwire_kernel::link::{
+    Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, broken_name_rule,
+};
 use podwire_kernel::neigh::Neighbour;
 use podwire_kernel::route::{Route, RouteChange, RouteFilter, RouteKind};
 use podwire_kernel::{Cause, IpFamily, Requests, RouteSocket, Scope};
+
+/// A link, once the kernel has taken notice that it is operational.
+fn operational(socket: &mut RouteSocket, name: &str) -> Link {
+    for _ in 0..500 {
+        let link = socket.link_by_name(name).unwrap().unwrap();
+        if link.operational {
+            return link;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("{name} does not become operational");
+}
 
 #[test]
 fn a_veth_pair_is_made_across_two_namespaces() {
@@ -31,7 +45,7 @@ fn a_veth_pair_is_made_across_two_namespaces() {
     here.change_link(&note).unwrap();
     there.set_up(ends.peer_index).unwrap();
 
-    let link = here.link_by_name("veth0").unwrap().unwrap();
+    let link = operational(&mut here, "veth0");
     assert_eq!(link.index, ends.index);
     assert_eq!(link.peer, Some(ends.peer_index));
     assert!(link.peer_netns.is_some());
@@ -39,7 +53,7 @@ fn a_veth_pair_is_made_across_two_namespaces() {
     assert_eq!((link.mtu, link.group), (1400, 112));
     assert_eq!(link.alias.as_deref(), Some("box/eth0"));
     assert_eq!(link.kind.as_deref(), Some("veth"));
-    assert!(link.up && link.running && !link.loopback);
+    assert!(link.up && link.operational && !link.loopback);
     let peer = there.link_by_index(ends.peer_index).unwrap().unwrap();
     assert_eq!(
         (peer.name.as_str(), peer.mac, peer.mtu),

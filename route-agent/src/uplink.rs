@@ -270,7 +270,7 @@ mod tests {
             mac: None,
             mtu: 1500,
             up: true,
-            running: true,
+            operational: true,
             loopback: name == "lo",
             group: 0,
             master: None,

@@ -17,7 +17,7 @@ pub use name::{NAME_MAX, broken_name_rule};
 
 use netlink_packet_core::{Emitable, ParseableParametrized};
 use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage, State,
 };
 
 use crate::netlink::Message;
@@ -26,7 +26,7 @@ use crate::{Cause, Error, Result, packet};
 
 /// The attributes of a link that are read. Most of an answer is counters and settings of address
 /// families, which nothing here asks for.
-const READ: [u16; 8] = [
+const READ: [u16; 9] = [
     libc::IFLA_ADDRESS,
     libc::IFLA_IFNAME,
     libc::IFLA_MTU,
@@ -35,6 +35,7 @@ const READ: [u16; 8] = [
     libc::IFLA_IFALIAS,
     libc::IFLA_GROUP,
     libc::IFLA_LINK_NETNSID,
+    libc::IFLA_OPERSTATE,
 ];
 
 /// A link as the kernel describes it.
@@ -55,9 +56,9 @@ pub struct Link {
     /// Whether it was set up (IFF_UP).
     pub up: bool,
     /// Whether packets pass: up, the other end is there and up, and the kernel has taken notice
-    /// (IFF_RUNNING). A single link that is asked for takes notice at once from Linux 6.9 on
-    /// (`rtnl_getlink`, net/core/rtnetlink.c); a list says how it is.
-    pub running: bool,
+    /// (IFLA_OPERSTATE). If it is asked for a single link it does so at once from Linux 6.9 on
+    /// (`rtnl_getlink`, net/core/rtnetlink.c). Not for links whose kind does not say so, as `lo`.
+    pub operational: bool,
     /// Whether it is the loopback.
     pub loopback: bool,
     /// The group; 0 is the default group.
@@ -83,7 +84,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: header.flags.contains(LinkFlags::Up),
-            running: header.flags.contains(LinkFlags::Running),
+            operational: false,
             loopback: header.flags.contains(LinkFlags::Loopback),
             group: 0,
             master: None,
@@ -123,6 +124,7 @@ impl Link {
             LinkAttribute::IfAlias(alias) => self.alias = Some(alias),
             LinkAttribute::Group(group) => self.group = group,
             LinkAttribute::LinkNetNsId(id) => self.peer_netns = Some(id),
+            LinkAttribute::OperState(state) => self.operational = state == State::Up,
             _ => {}
         }
     }

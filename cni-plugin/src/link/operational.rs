@@ -18,8 +18,8 @@ const LOOK_PAUSE: Duration = Duration::from_micros(200);
 /// neighbour again after a second: so long would the container's first packet take.
 pub(super) fn wait(socket: &mut RouteSocket, index: u32) {
     let deadline = Instant::now() + LONGEST_WAIT;
-    let is_running = |link: Option<Link>| link.is_none_or(|link| link.running);
-    while !socket.link_by_index(index).is_ok_and(is_running) && Instant::now() < deadline {
+    let is_operational = |link: Option<Link>| link.is_none_or(|link| link.operational);
+    while !socket.link_by_index(index).is_ok_and(is_operational) && Instant::now() < deadline {
         thread::sleep(LOOK_PAUSE);
     }
 }
@@ -43,11 +43,13 @@ mod tests {
         let start = Instant::now();
         wait(&mut socket, ends.index);
         assert!(start.elapsed() >= LONGEST_WAIT);
-        let is_running = |socket: &mut RouteSocket| {
+        let is_operational = |socket: &mut RouteSocket| {
             let links = socket.links().unwrap();
-            links.iter().any(|link| link.name == "one" && link.running)
+            links
+                .iter()
+                .any(|link| link.name == "one" && link.operational)
         };
-        assert!(!is_running(&mut socket));
+        assert!(!is_operational(&mut socket));
         thread::scope(|scope| {
             let mut beside = RouteSocket::open().unwrap();
             scope.spawn(move || {
@@ -57,6 +59,6 @@ mod tests {
             wait(&mut socket, ends.index);
         });
         // A list, as the kernel takes notice of a link that is asked for by itself.
-        assert!(is_running(&mut socket));
+        assert!(is_operational(&mut socket));
     }
 }
