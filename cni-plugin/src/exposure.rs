@@ -91,7 +91,7 @@ pub struct Withdrawn {
 }
 
 /// Takes back the host ports and hidden addresses of the attachment of `call`. The record says what they
-/// are. If it is gone, they are looked for in nftables, but only if `has_more` says that the
+/// are, and the comments in nftables. If it is gone, they are looked for in nftables, but only if `has_more` says that the
 /// configuration asks for some.
 pub fn withdraw(
     call: &Call,
@@ -104,11 +104,7 @@ pub fn withdraw(
     });
     match (&records, found) {
         (Some(records), Ok(Some(record))) => {
-            // Others matter only to host ports, of which they may have the same.
-            let others = match record.host_ports.is_empty() {
-                true => Vec::new(),
-                false => records.read_all()?.0,
-            };
+            let (others, _) = records.read_all()?;
             take_back(records, &record, &others)
         }
         (Some(records), Err(_)) => {

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use podwire_kernel::Protocol;
 use serde_json::{Map, Value, json};
 
-use super::comment::{comment, former_owner, owner};
+use super::comment::{comment, owner};
 use crate::json::{Fields, Node, WrongType};
 
 /// What every version has written into a record, were it empty.
@@ -88,14 +88,6 @@ impl Record {
     /// and whose they are, so that no one removes what another attachment has taken over.
     pub fn comment(&self) -> String {
         comment(self.pod.as_ref(), &owner(&self.container_id, &self.ifname))
-    }
-
-    /// What they had as their comment in an earlier version.
-    pub(super) fn former_comment(&self) -> String {
-        comment(
-            self.pod.as_ref(),
-            &former_owner(&self.container_id, &self.ifname),
-        )
     }
 
     /// As its file has it.

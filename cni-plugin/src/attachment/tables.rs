@@ -20,6 +20,7 @@ use podwire_kernel::nft::{
     Batch, Comment, CommitError, Element, Family, Key, NftSocket, Table, diff_into,
 };
 
+use super::comment::{former_owner, owner};
 use super::hostports::{self, HOSTPORTS};
 use super::ipmasq;
 use super::record::Record;
@@ -77,37 +78,44 @@ pub fn apply(socket: &mut NftSocket, record: &Record) -> Result<(), TableError> 
     Ok(written?)
 }
 
-/// Takes out what `record` has. What is gone already is no error. A host port that one of the records of
-/// `others` has as well, the oldest first, is that of the youngest of them now.
+/// Takes out what `record` has, and what else is the attachment's by its comment: the record may say less
+/// than was written. What is gone already is no error. What one of the records of `others` says stays, and a
+/// host port that one has as well, the oldest first, is that of the youngest of them now.
 pub fn remove(
     socket: &mut NftSocket,
     record: &Record,
     others: &[&Record],
 ) -> Result<(), TableError> {
-    let comments = [record.comment(), record.former_comment()].map(as_in_kernel);
-    let heirs = others.iter().copied().flat_map(hostports::elements);
-    let heirs = by_key(heirs);
-    remove_with(socket, &parts(record), |part, socket, batch| {
-        part.remove(socket, batch, &comments, &heirs)
-    })?;
+    let (id, ifname) = (&record.container_id, &record.ifname);
+    let owners = [owner(id, ifname), former_owner(id, ifname)];
+    take_out(socket, &elements([record]), owners, others.iter().copied())?;
     Ok(())
 }
 
 /// Takes out what attachments have of which only the comments say so, by one of `owners`
 /// ([`owner`](super::owner), [`former_owner`](super::former_owner)): their records are gone or cannot be
-/// read. What one of the records says stays, and host ports pass on as in [`remove`]. Says whether there
+/// read. What the records `kept` say stays, and host ports pass on as in [`remove`]. Says whether there
 /// was anything.
 pub fn remove_owned(
     socket: &mut NftSocket,
     owners: impl IntoIterator<Item = String>,
     kept: &[Record],
 ) -> Result<bool, TableError> {
+    take_out(socket, &Elements::new(), owners, kept)
+}
+
+/// Takes out `ours` and what is that of `owners`, but for what the records `kept` say; says whether there was
+/// anything.
+fn take_out<'a>(
+    socket: &mut NftSocket,
+    ours: &Elements,
+    owners: impl IntoIterator<Item = String>,
+    kept: impl IntoIterator<Item = &'a Record>,
+) -> Result<bool, TableError> {
     let owners: Vec<_> = owners.into_iter().map(as_in_kernel).collect();
-    let heirs = by_key(kept.iter().flat_map(hostports::elements));
-    let kept: Vec<_> = kept.iter().flat_map(parts).collect();
-    let kept: Vec<_> = kept.iter().flat_map(|part| &part.elements).collect();
+    let kept = elements(kept);
     remove_with(socket, &empty_parts(), |part, socket, batch| {
-        part.remove_owned(socket, batch, &owners, &kept, &heirs)
+        part.remove(socket, batch, ours, &owners, &kept)
     })
 }
 
@@ -199,6 +207,25 @@ fn parts(record: &Record) -> Vec<Part> {
     parts
 }
 
+/// What these records have in both tables, of which later ones win.
+fn elements<'a>(records: impl IntoIterator<Item = &'a Record>) -> Elements {
+    let of_one = |record| {
+        hostports::elements(record)
+            .into_iter()
+            .chain(ipmasq::elements(record))
+    };
+    by_key(records.into_iter().flat_map(of_one))
+}
+
+/// The element of this key in this set.
+fn get<'a>(
+    elements: &'a BTreeMap<(&'a str, Key), Element>,
+    set: &'a str,
+    key: &Key,
+) -> Option<&'a Element> {
+    elements.get(&(set, key.clone()))
+}
+
 /// Elements by their sets and keys, of which later ones win.
 fn by_key(elements: impl IntoIterator<Item = (&'static str, Key, Element)>) -> Elements {
     let elements = elements.into_iter();
@@ -268,68 +295,30 @@ impl Part {
         Ok(())
     }
 
-    /// Deletes the elements that still are those of the attachment, and writes those of `heirs` in their
-    /// place. An element that says what ours says is ours, whatever its comment.
+    /// Deletes the elements whose comment names an owner, and those that say what `ours` say, whatever
+    /// their comment; but none that `kept` says. Host ports of `kept` are written in their place.
     fn remove(
         &self,
         socket: &mut NftSocket,
         batch: &mut Batch,
-        comments: &[Option<Comment>],
-        heirs: &Elements,
-    ) -> Result<(), TableError> {
-        for (name, ours) in self.by_set() {
-            let found = self.read(socket, name)?;
-            let Some(set) = self.skeleton.sets.get(name) else {
-                continue;
-            };
-            let mut table = batch.table(FAMILY, &self.skeleton.name);
-            let mut elements = table.elements(name, set);
-            for (key, element) in ours {
-                let is_ours = |found: &Element| {
-                    comments.contains(&found.comment) || found.value == element.value
-                };
-                if !found.get(&key).is_some_and(is_ours) {
-                    continue;
-                }
-                elements.delete(&key, None);
-                if let Some(heir) = heirs.get(&(name, key.clone())) {
-                    elements.add(&heir.borrow(&key));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes the elements whose comment names an owner, but not those of `kept`, and writes those of
-    /// `heirs` in their place.
-    fn remove_owned(
-        &self,
-        socket: &mut NftSocket,
-        batch: &mut Batch,
+        ours: &Elements,
         owners: &[Option<Comment>],
-        kept: &[(&(&'static str, Key), &Element)],
-        heirs: &Elements,
+        kept: &Elements,
     ) -> Result<(), TableError> {
         for (name, set) in self.skeleton.sets.iter() {
             let found = self.read(socket, name)?;
             let mut table = batch.table(FAMILY, &self.skeleton.name);
             let mut elements = table.elements(name, set);
-            let heir = |key: &Key| {
-                let mut heirs = heirs.iter();
-                heirs.find(|((of, one), _)| *of == name && one == key)
-            };
-            let is_kept = |key: &Key, element: &Element| {
-                let mut kept = kept.iter();
-                kept.any(|((of, one), wanted)| {
-                    *of == name && one == key && wanted.value == element.value
-                })
-            };
             for (key, element) in &found {
-                if !is_of(element, owners) || is_kept(key, element) {
+                let says_the_same = |other: &Element| other.value == element.value;
+                let is_ours =
+                    is_of(element, owners) || get(ours, name, key).is_some_and(says_the_same);
+                let heir = get(kept, name, key);
+                if !is_ours || heir.is_some_and(says_the_same) {
                     continue;
                 }
                 elements.delete(key, None);
-                if let Some((_, heir)) = heir(key) {
+                if let Some(heir) = heir.filter(|_| self.skeleton.name == HOSTPORTS) {
                     elements.add(&heir.borrow(key));
                 }
             }

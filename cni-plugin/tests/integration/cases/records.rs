@@ -301,3 +301,20 @@ fn where_the_kernel_has_no_nftables_del_and_gc_find_nothing_to_take_back() {
         }
     }
 }
+
+#[test]
+fn a_record_that_says_less_than_the_kernel_has_leaves_nothing_of_its_attachment_there() {
+    let changes: [fn(&mut Value); 4] = [
+        |record| record["addresses"] = json!([]),
+        |record| record["hostPorts"] = json!([]),
+        |record| record["hostPorts"][0]["hostPort"] = 9090.into(),
+        |record| record["ipMasq"] = json!([]),
+    ];
+    for change in changes {
+        a_record_without_its_content_leaves_nothing(move |text| {
+            let mut record = serde_json::from_str(text).unwrap();
+            change(&mut record);
+            *text = record.to_string();
+        });
+    }
+}
