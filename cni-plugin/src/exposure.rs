@@ -16,23 +16,36 @@ use crate::error::Error;
 use crate::lease::Owner;
 use crate::streams;
 
-/// Brings about what `record` says. If that fails, it is as it was before.
-pub fn expose(record: &Record) -> Result<(), Error> {
-    let records = Records::create(Path::new(DIRECTORY))?;
+/// Brings about what `record` says of the attachment of `call`, in the place of what an earlier ADD of it
+/// did. If that fails, the record is as it was before, and so is nftables, but for what DEL finds there.
+pub fn expose(call: &Call, record: &Record) -> Result<(), Error> {
+    let Record {
+        container_id,
+        ifname,
+        chained,
+        ..
+    } = record;
+    let directory = Path::new(DIRECTORY);
+    if record.is_empty() {
+        return match Records::has(directory, container_id, ifname, *chained) {
+            true => withdraw(call, *chained, || false).map(drop),
+            false => Ok(()),
+        };
+    }
+    let records = Records::create(directory)?;
     // An attachment that is there twice, for a runtime may repeat its ADD.
-    let before = records.get(&record.container_id, &record.ifname, record.chained);
+    let before = records.find(container_id, ifname, *chained);
     let record = &younger_than_all(record, &records);
     records.write(record)?;
-    let exposed = open().and_then(|mut socket| attachment::apply(&mut socket, record));
-    if let Err(error) = exposed {
-        // Both tables are changed in one transaction or not at all, so only the record is there.
+    if let Err(error) = put_in_place(&records, record, before == Ok(None)) {
         let _ = match before {
-            Some(before) => records.write(&before),
-            None => records
-                .remove(&record.container_id, &record.ifname, record.chained)
-                .map(drop),
+            Ok(Some(before)) => records.write(&before),
+            _ => records.remove(container_id, ifname, *chained).map(drop),
         };
-        return Err(failed(error));
+        return Err(error);
+    }
+    if let Ok(Some(before)) = before {
+        forget_answers(&before);
     }
     forget(record, |port, address| Filter {
         original_destination: port.host_ip.filter(|one| !one.is_unspecified()),
@@ -41,6 +54,20 @@ pub fn expose(record: &Record) -> Result<(), Error> {
         ..Filter::default()
     });
     tell_of_idle_ports(record);
+    Ok(())
+}
+
+/// Writes what `record` says into nftables, and takes out what else the attachment has there unless it is
+/// new: other host ports, or another address. One transaction changes both tables, so if writing fails,
+/// nothing is changed.
+fn put_in_place(records: &Records, record: &Record, is_new: bool) -> Result<(), Error> {
+    let mut socket = open().map_err(failed)?;
+    attachment::apply(&mut socket, record).map_err(failed)?;
+    if !is_new {
+        let owners = comments_of(&record.container_id, &record.ifname);
+        let (all, _) = records.read_all()?;
+        attachment::remove_owned(&mut socket, owners, &all).map_err(failed)?;
+    }
     Ok(())
 }
 
@@ -214,11 +241,7 @@ pub fn take_back(
     if let Some(socket) = &mut socket {
         let others: Vec<_> = others.iter().filter(|other| *other != record).collect();
         attachment::remove(socket, record, &others).map_err(failed)?;
-        forget(record, |port, address| Filter {
-            reply_source: Some(address),
-            reply_port: Some(port.container_port),
-            ..Filter::default()
-        });
+        forget_answers(record);
     }
     records.remove(&record.container_id, &record.ifname, record.chained)?;
     Ok(Withdrawn { _socket: socket })
@@ -254,6 +277,15 @@ pub fn now() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     })
+}
+
+/// Makes the kernel forget the UDP connections that the container of `record` answers.
+fn forget_answers(record: &Record) {
+    forget(record, |port, address| Filter {
+        reply_source: Some(address),
+        reply_port: Some(port.container_port),
+        ..Filter::default()
+    });
 }
 
 /// Makes the kernel forget UDP connections through the host ports of `record`: as long as packets

@@ -121,6 +121,12 @@ impl Records {
         Ok((records, unreadable))
     }
 
+    /// Whether there is a record of this attachment in `directory`, readable or not.
+    pub fn has(directory: &Path, container_id: &str, ifname: &str, chained: bool) -> bool {
+        let path = directory.join(file_name(container_id, ifname, chained));
+        path.symlink_metadata().is_ok()
+    }
+
     /// How many records there are, readable or not. What is no file is none.
     pub fn count(&self) -> Result<usize, RecordError> {
         let wrong = |error| failed("list", &self.directory, &error);

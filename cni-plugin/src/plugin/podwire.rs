@@ -184,10 +184,7 @@ fn attach(
     }
     let subject = policy_subject(call, plan.pod.clone(), record.addresses.clone());
     let admitted = policy::admit(agent, &subject);
-    let exposed = admitted.and_then(|()| match record.is_empty() {
-        true => Ok(()),
-        false => exposure::expose(&record),
-    });
+    let exposed = admitted.and_then(|()| exposure::expose(call, &record));
     let printed = exposed.and_then(|()| Ok(attached.print(config.version)?));
     if printed.is_err() {
         // The error that stopped us is the one to tell.

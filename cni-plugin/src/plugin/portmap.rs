@@ -41,11 +41,9 @@ fn add(request: &Request<'_>) -> Result<Value, Error> {
     };
     let printed = previous.print(config.version)?;
     let record = record(request, &previous).map_err(in_reading)?;
-    if !record.host_ports.is_empty() {
-        exposure::expose(&record)?;
-        // Behind the guard of 127.0.0.0/8.
-        open_loopback(call, &record);
-    }
+    exposure::expose(call, &record)?;
+    // Behind the guard of 127.0.0.0/8.
+    open_loopback(call, &record);
     Ok(printed)
 }
 

@@ -303,6 +303,74 @@ fn where_the_kernel_has_no_nftables_del_and_gc_find_nothing_to_take_back() {
 }
 
 #[test]
+fn an_add_again_with_other_host_ports_takes_the_former_ones_out_of_the_kernel() {
+    let losses: [fn(&str); 2] = [|_| (), |record| fs::write(record, "").unwrap()];
+    for lose in losses {
+        on_a_node(move |node| {
+            let (a, b) = (node.container("a"), node.container("b"));
+            let link = config("ptp", &["10.1.2.0/24"]);
+            let previous = |container| Call::new("ptp", "ADD", container, &link).succeed();
+            let (first, of_b) = (previous(&a), previous(&b));
+            let mut second = first.clone();
+            second["ips"][0]["address"] = "10.1.2.9/24".into();
+            let port =
+                |port: u16| json!({"hostPort": port, "containerPort": 80, "protocol": "tcp"});
+            let call = |container, verb, ports: Value, result| {
+                let mut config = with_ports(ports);
+                config["type"] = "portmap".into();
+                Call::new("portmap", verb, container, &config).after(result)
+            };
+            let name = podwire::attachment::host_link_name("a", "eth0");
+            let record = format!("{RECORDS}/{name}.portmap.json");
+            call(&b, "ADD", json!([port(8080)]), &of_b).succeed();
+            call(&a, "ADD", json!([port(8080)]), &first).succeed();
+            assert!(node.ruleset().contains("10.1.2.2 . 80"));
+            for (ports, gone) in [(json!([port(8081)]), "10.1.2.2"), (json!([]), "10.1.2.9")] {
+                lose(&record);
+                call(&a, "ADD", ports, &second).succeed();
+                let ruleset = node.ruleset();
+                // The port of the first time is the other container's again.
+                assert!(ruleset.contains("10.1.2.3 . 80"), "{ruleset}");
+                assert!(!ruleset.contains(gone), "{ruleset}");
+            }
+            call(&b, "DEL", json!([]), &of_b).succeed();
+            node.assert_nothing_mapped();
+        });
+    }
+}
+
+#[test]
+fn an_add_with_another_address_after_a_lost_namespace_leaves_nothing_of_the_first_one() {
+    on_a_node(|node| {
+        let mut first = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));
+        first["ipMasq"] = true.into();
+        first["cniVersion"] = "1.0.0".into();
+        first["ipam"] = json!({"type": "static", "addresses": [{"address": "10.1.2.2/24", "gateway": "10.1.2.1"}]});
+        let mut second = with_ports(json!([]));
+        second["ipMasq"] = true.into();
+        second["cniVersion"] = "1.0.0".into();
+        second["ipam"] = json!({"type": "static", "addresses": [{"address": "10.1.2.3/24", "gateway": "10.1.2.1"}]});
+        let of_reference = |verb, container: &_, config: &_| {
+            let path = format!("{}:{}", crate::node::OURS, crate::node::REFERENCE);
+            Call::new("podwire", verb, container, config).with("CNI_PATH", path)
+        };
+        let a = node.container("a");
+        of_reference("ADD", &a, &first).succeed();
+        node.remove(a);
+        let name = podwire::attachment::host_link_name("a", "eth0");
+        // The kernel takes its time to remove a namespace.
+        node.ask("ip", &["link", "delete", &name]);
+        let a = node.container("a");
+        of_reference("ADD", &a, &second).succeed();
+        let ruleset = node.ruleset();
+        assert!(ruleset.contains("10.1.2.3 comment"), "{ruleset}");
+        assert!(!ruleset.contains("10.1.2.2"), "{ruleset}");
+        of_reference("DEL", &a, &second).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
 fn a_record_that_says_less_than_the_kernel_has_leaves_nothing_of_its_attachment_there() {
     let changes: [fn(&mut Value); 4] = [
         |record| record["addresses"] = json!([]),
