@@ -23,14 +23,19 @@ const LONGEST: usize = 235;
 
 /// The name of entry `number` of `owner`.
 fn entry(owner: &Owner, number: usize) -> String {
+    format!("{}{number}", stem(owner))
+}
+
+/// What comes before the number in the names of the entries of `owner`.
+fn stem(owner: &Owner) -> String {
     let ifname = owner.ifname.as_deref().unwrap_or_default();
     let name = format!(".{}~{ifname}~", owner.container_id);
     if name.len() <= LONGEST && is_plain(owner) {
-        format!("{name}{number}")
+        name
     } else {
         // Two hashes of one text, read in both directions.
         let (there, back) = (fnv1a(name.bytes()), fnv1a(name.bytes().rev()));
-        format!(".~{there:016x}{back:016x}~{number}")
+        format!(".~{there:016x}{back:016x}~")
     }
 }
 
@@ -69,14 +74,21 @@ pub fn addresses(directory: &Directory, owner: &Owner) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Adds an entry for `address` and returns its number, at least `number`.
-pub fn add(
-    directory: &Directory,
-    owner: &Owner,
-    address: IpAddr,
-    mut number: usize,
-) -> Result<usize, StoreError> {
-    while !directory.link(&address.to_string(), &entry(owner, number))? {
+/// The address that the entry `name` has.
+pub fn address(directory: &Directory, name: &str) -> Option<IpAddr> {
+    address_of(directory.link_target(name).ok()?.to_str()?)
+}
+
+/// Adds an entry for `address` and returns its number.
+pub fn add(directory: &Directory, owner: &Owner, address: IpAddr) -> Result<usize, StoreError> {
+    add_beside(directory, &stem(owner), address)
+}
+
+/// Adds an entry for `address`, of the owner who had the entry `name`, and returns its number.
+pub fn add_beside(directory: &Directory, name: &str, address: IpAddr) -> Result<usize, StoreError> {
+    let stem = name.rfind('~').map_or(name, |end| &name[..=end]);
+    let mut number = 0;
+    while !directory.link(&address.to_string(), &format!("{stem}{number}"))? {
         number += 1;
     }
     Ok(number)

@@ -50,6 +50,8 @@ pub struct Store {
     released: Vec<u64>,
     /// Whether all leases have been read to make the index, by this value.
     rebuilt: bool,
+    /// Whether the index was written since the machine started, as far as can be known.
+    same_boot: bool,
     /// Whether the state on disk is not that of the directory any more.
     changed: bool,
 }
@@ -81,6 +83,9 @@ impl Store {
         let file = StateFile::open(&directory);
         let state = file.as_ref().and_then(StateFile::read);
         let stamp = directory.stamp()?;
+        // On tmpfs, whose stamps have 0 for the boot, nothing is older.
+        let boot = state.as_ref().map_or(0, |state| state.stamp.boot);
+        let same_boot = boot == stamp.boot;
         let state = state.filter(|state| state.stamp == stamp);
         let index = if state.is_some() {
             Index::Complete
@@ -100,6 +105,7 @@ impl Store {
             index,
             released,
             rebuilt: false,
+            same_boot,
             changed: false,
         })
     }
@@ -219,7 +225,7 @@ impl Store {
     fn renumber(&self, owner: &Owner, leases: Vec<IpAddr>) -> Result<usize, StoreError> {
         let count = index::remove_all(&self.directory, owner)?;
         for address in leases {
-            index::add(&self.directory, owner, address, 0)?;
+            index::add(&self.directory, owner, address)?;
         }
         Ok(count)
     }
@@ -261,16 +267,23 @@ impl Store {
     }
 
     fn rebuild_index(&mut self) -> Result<(), StoreError> {
-        for address in self.tidy_names()? {
+        let (addresses, entries) = self.tidy_names()?;
+        for address in addresses {
             match self.directory.look(address)?.map(|found| found.holder) {
                 Some(Holder::Owner(owner)) => {
-                    index::add(&self.directory, &owner, address, 0)?;
+                    index::add(&self.directory, &owner, address)?;
                 }
-                // What a crash leaves. We hold the lock, so no process is about to write it. Where it
-                // cannot be removed, its address alone is lost.
-                Some(Holder::NoOne) => {
-                    let _ = self.directory.remove(&address.to_string());
-                }
+                // What a crash leaves, unless someone emptied it in place: then it is still whose it was.
+                // We hold the lock, so no process is about to write it. Where it cannot be removed, its
+                // address alone is lost.
+                Some(Holder::NoOne) => match entries.iter().find(|(of, _)| *of == address) {
+                    Some((_, entry)) if self.same_boot => {
+                        index::add_beside(&self.directory, entry, address)?;
+                    }
+                    _ => {
+                        let _ = self.directory.remove(&address.to_string());
+                    }
+                },
                 // Taken, as long as it is there.
                 Some(Holder::Unknown(_)) | None => {}
             }
@@ -308,9 +321,9 @@ impl Store {
     }
 
     /// Removes all index entries, and gives every lease the usual spelling of its address for a name;
-    /// returns the addresses.
-    fn tidy_names(&mut self) -> Result<BTreeSet<IpAddr>, StoreError> {
-        let mut addresses = BTreeSet::new();
+    /// returns the addresses, and those of the entries with their names.
+    fn tidy_names(&mut self) -> Result<(BTreeSet<IpAddr>, Vec<(IpAddr, String)>), StoreError> {
+        let (mut addresses, mut entries) = (BTreeSet::new(), Vec::new());
         let mut others = Vec::new();
         let mut result = Ok(());
         self.directory.names(|name| {
@@ -320,6 +333,8 @@ impl Store {
                     others.push((name.to_owned(), address));
                 }
             } else if index::is_entry(name) && result.is_ok() {
+                let address = index::address(&self.directory, name);
+                entries.extend(address.map(|address| (address, name.to_owned())));
                 result = self.directory.remove(name).map(drop);
             }
         })?;
@@ -329,7 +344,7 @@ impl Store {
                 self.file = None;
             }
         }
-        result.map(|()| addresses)
+        result.map(|()| (addresses, entries))
     }
 
     /// Gives the next free address to a prepared lease.
@@ -368,7 +383,7 @@ impl Store {
         address: IpAddr,
     ) -> Result<bool, StoreError> {
         self.changed = true;
-        let number = index::add(&self.directory, owner, address, 0)?;
+        let number = index::add(&self.directory, owner, address)?;
         let published = self.directory.publish(prepared, address);
         if published == Ok(true) {
             let hash = owner.hash();
@@ -380,8 +395,8 @@ impl Store {
     }
 
     /// The leases that the index has for exactly this owner, if they are this container's: one that
-    /// was written over in the old format does not say whose of its interfaces it is, but the index
-    /// does. Entries without a lease are left over from a call that was killed.
+    /// was written over in the old format does not say whose of its interfaces it is, and one that was
+    /// emptied in place says nothing, but the index does. Entries without a lease are left over from a call that was killed.
     fn leases_of(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         if self.index == Index::Unusable {
             let leases = self.leases()?.into_iter();
@@ -390,8 +405,11 @@ impl Store {
         }
         let mut leases = Vec::new();
         for address in index::addresses(&self.directory, owner) {
-            let found = self.directory.lease(address)?.map(|lease| lease.owner);
-            let theirs = found.is_some_and(|one| one == *owner || one == owner.in_old_format());
+            let theirs = match self.directory.look(address)?.map(|found| found.holder) {
+                Some(Holder::Owner(one)) => one == *owner || one == owner.in_old_format(),
+                Some(Holder::NoOne) => true,
+                Some(Holder::Unknown(_)) | None => false,
+            };
             if theirs && !leases.contains(&address) {
                 leases.push(address);
             }

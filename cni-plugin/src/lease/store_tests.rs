@@ -269,6 +269,48 @@ fn a_file_that_a_crash_left_empty_is_released() {
 }
 
 #[test]
+fn a_lease_that_was_emptied_in_place_is_its_owner_s_until_that_one_releases_it() {
+    let fixture = Fixture::new(&["10.0.0.0/29", "fd00::/125"]);
+    for content in ["", "\n", "\0\0\0\0"] {
+        for touched in [false, true] {
+            for emptied in [&[0][..], &[1], &[0, 1]] {
+                let leases = fixture.add("a").unwrap();
+                for number in emptied {
+                    fixture.write(&leases[*number], content);
+                }
+                if touched {
+                    fixture.write("x", "");
+                    fs::remove_file(fixture.path().join("x")).unwrap();
+                }
+                while let Some(others) = fixture.add("b") {
+                    assert!(!others.contains(&leases[0]) && !others.contains(&leases[1]));
+                }
+                fixture.del("b");
+                assert_eq!(fixture.addresses_of("a"), leases);
+                assert_eq!(fixture.del("a"), 2);
+                assert_eq!(fixture.entries(), 0);
+                assert!(leases.iter().all(|name| fixture.read(name).is_none()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_is_empty_after_a_boot_is_free_whatever_its_entry_says() {
+    let fixture = Fixture::new(&["10.0.0.0/30"]);
+    let leases = fixture.add("a").unwrap();
+    fixture.write(&leases[0], "");
+    let directory = Directory::open(&fixture.path()).unwrap().unwrap();
+    let file = StateFile::open(&directory).unwrap();
+    let mut state = file.read().unwrap();
+    state.stamp.boot = 3;
+    file.write(&state);
+    drop(directory);
+    assert_eq!(fixture.add("b").unwrap(), leases);
+    assert_eq!(fixture.addresses_of("a"), Vec::<String>::new());
+}
+
+#[test]
 fn an_entry_that_a_crash_left_without_a_lease_does_no_harm() {
     let fixture = Fixture::new(&["10.0.0.0/24"]);
     fixture.add("a").unwrap();
