@@ -41,12 +41,55 @@ pub struct Config<'a> {
 /// The part that `portMappings` need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortMappings {
-    /// The ports of the node that lead to the container.
+    /// The ports of the node that lead to the container, as they are written.
     pub ports: Vec<HostPort>,
     /// See [`crate::attachment::Record::snat`].
     pub snat: bool,
     /// See [`crate::attachment::Record::masquerade_all`].
     pub masquerade_all: bool,
+}
+
+impl PortMappings {
+    /// The ports for a container with these addresses. Leaves out mappings that others say already, and
+    /// refuses two that contradict each other. Both is decided by the keys that are written: no hostIP and
+    /// `0.0.0.0` are the same for IPv4, and of a family without an address there are none.
+    pub fn distinct(&self, addresses: &[IpAddr]) -> Result<Vec<HostPort>, Error> {
+        let mut owners = BTreeMap::new();
+        let mut distinct = Vec::new();
+        let mut ports = self.ports.clone();
+        // Those for all addresses come before those for one family.
+        ports.sort();
+        for port in ports {
+            let mut adds = false;
+            for v4 in [true, false] {
+                let Some(key) = attachment::key_of(&port, v4) else {
+                    continue;
+                };
+                let owner = owners.entry(key).or_insert_with(|| {
+                    adds = true;
+                    port
+                });
+                if owner.container_port == port.container_port {
+                    continue;
+                }
+                if addresses.iter().any(|address| address.is_ipv4() == v4) {
+                    return Err(contradiction(owner, &port));
+                }
+                adds = true;
+            }
+            if adds {
+                distinct.push(port);
+            }
+        }
+        Ok(distinct)
+    }
+}
+
+fn contradiction(one: &HostPort, other: &HostPort) -> Error {
+    Error::config(format!(
+        "runtimeConfig.portMappings maps {} port {} of the host to two ports of the container, {} and {}",
+        other.protocol, other.host_port, one.container_port, other.container_port
+    ))
 }
 
 /// Decodes standard input.
@@ -199,7 +242,7 @@ impl<'a> Config<'a> {
             }
         }
         Ok(PortMappings {
-            ports: distinct(ports)?,
+            ports,
             snat: fields.boolean("snat")?.unwrap_or(true),
             masquerade_all: fields.boolean("masqAll")?.unwrap_or_default(),
         })
@@ -250,35 +293,6 @@ fn check_mark(fields: &Fields<'_>) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// Leaves out mappings that others say already, and refuses two that contradict each other. Both
-/// is decided by the keys that are written: no hostIP and `0.0.0.0` are the same for IPv4.
-fn distinct(mut ports: Vec<HostPort>) -> Result<Vec<HostPort>, Error> {
-    let mut owners = BTreeMap::new();
-    let mut distinct = Vec::new();
-    // Those for all addresses come before those for one family.
-    ports.sort();
-    for port in ports {
-        let mut adds = false;
-        for key in attachment::keys(&port) {
-            let owner = owners.entry(key).or_insert_with(|| {
-                adds = true;
-                port
-            });
-            if owner.container_port != port.container_port {
-                return Err(Error::config(format!(
-                    "runtimeConfig.portMappings maps {} port {} of the host to two ports of the \
-                     container, {} and {}",
-                    port.protocol, port.host_port, owner.container_port, port.container_port
-                )));
-            }
-        }
-        if adds {
-            distinct.push(port);
-        }
-    }
-    Ok(distinct)
 }
 
 fn read_port(node: &Node<'_>) -> Result<HostPort, Error> {

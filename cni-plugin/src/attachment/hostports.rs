@@ -123,9 +123,16 @@ pub(super) fn elements(record: &Record) -> Vec<(&'static str, Key, Element)> {
 /// The keys that a mapping has in the maps of the table, each with its map. Two mappings that share
 /// one cannot lead to two ports, however they are written.
 pub fn keys(port: &HostPort) -> impl Iterator<Item = (&'static str, Key)> {
-    let halves = HALVES.iter();
-    let halves = halves.filter(|half| applies(port, half.family == Family::Ip));
-    halves.map(|half| key(half, port))
+    let families = [true, false].into_iter();
+    families.filter_map(|v4| key_of(port, v4))
+}
+
+/// The one of [`keys`] that is for the addresses of IPv4 or IPv6; `None` if the mapping is not.
+pub fn key_of(port: &HostPort, v4: bool) -> Option<(&'static str, Key)> {
+    let half = HALVES
+        .iter()
+        .find(|half| (half.family == Family::Ip) == v4)?;
+    applies(port, v4).then(|| key(half, port))
 }
 
 /// Whether a mapping is for the addresses of IPv4 or IPv6.

@@ -107,18 +107,20 @@ impl Plan {
     }
 
     /// What has to be in nftables for these addresses.
-    fn record(&self, attached: &Attached) -> Record {
+    fn record(&self, attached: &Attached) -> Result<Record, Error> {
         let ports = self.ports.as_ref();
         let networks = attached.ips.iter().map(|ip| ip.address);
-        Record {
+        let addresses: Vec<_> = networks.clone().map(|network| network.ip()).collect();
+        let host_ports = ports.map(|ports| ports.distinct(&addresses));
+        Ok(Record {
             container_id: self.alias.container_id.clone(),
             ifname: self.alias.ifname.clone(),
             network: self.alias.network.clone(),
             pod: self.alias.pod.clone(),
             since: exposure::now(),
             chained: false,
-            addresses: attached.ips.iter().map(|ip| ip.address.ip()).collect(),
-            host_ports: ports.map_or_else(Vec::new, |ports| ports.ports.clone()),
+            addresses,
+            host_ports: host_ports.transpose()?.unwrap_or_default(),
             snat: ports.is_some_and(|ports| ports.snat),
             masquerade_all: ports.is_some_and(|ports| ports.masquerade_all),
             ip_masq: if self.ip_masq {
@@ -126,7 +128,7 @@ impl Plan {
             } else {
                 Vec::new()
             },
-        }
+        })
     }
 }
 
@@ -163,7 +165,7 @@ fn attach(
     attached: &mut Attached,
 ) -> Result<Value, Error> {
     let Request { call, config, .. } = request;
-    let record = plan.record(attached);
+    let record = plan.record(attached)?;
     let wanted = Wanted {
         host_name: &plan.host_name,
         ifname: &call.ifname,

@@ -104,7 +104,7 @@ fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
         since: exposure::now(),
         chained: true,
         addresses: [first(true), first(false)].into_iter().flatten().collect(),
-        host_ports: ports.ports,
+        host_ports: ports.distinct(&addresses)?,
         snat: ports.snat,
         masquerade_all: ports.masquerade_all,
         ip_masq: Vec::new(),

@@ -1,6 +1,6 @@
 //! Host ports in spellings of all kinds, and where no way leads to the container.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{mapping, with_ports};
 use crate::net::{Outside, serve, tcp};
@@ -72,6 +72,52 @@ fn two_mappings_of_one_key_to_two_ports_are_refused_however_they_are_written() {
         Call::new("podwire", "ADD", &container, &config).succeed();
         Call::new("podwire", "DEL", &container, &config).succeed();
         node.assert_clean();
+    });
+}
+
+#[test]
+fn mappings_that_contradict_each_other_only_where_the_container_has_no_address_are_taken() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        for (subnet, lacking, target) in [
+            ("10.1.2.0/24", "::", "10.1.2."),
+            ("fd00:1::/64", "0.0.0.0", "fd00:1::"),
+        ] {
+            let mut both = with_ports(json!([mapping("", "", 80), mapping(lacking, "", 81)]));
+            both["ipam"] = config("podwire", &[subnet])["ipam"].clone();
+            let mut one_family = both.clone();
+            one_family["runtimeConfig"]["portMappings"] =
+                json!([mapping("", "", 80), mapping("", "", 81)]);
+            let call = |verb, config| Call::new("podwire", verb, &container, config);
+            let chained = |verb, config: &Value, previous| {
+                let mut config = config.clone();
+                config["type"] = "portmap".into();
+                Call::new("portmap", verb, &container, &config).after(previous)
+            };
+            let answer = call("ADD", &both).run();
+            assert!(answer.success, "{answer:?}");
+            assert!(answer.stderr.contains("leads nowhere"), "{answer:?}");
+            let ruleset = node.ruleset();
+            assert!(
+                ruleset.contains(target) && ruleset.contains(" . 80"),
+                "{ruleset}"
+            );
+            assert!(!ruleset.contains(" . 81"), "{ruleset}");
+            call("CHECK", &both).after(&answer.stdout).succeed();
+            call("DEL", &both).succeed();
+            node.assert_clean();
+            // What is written is refused as ever, once the addresses are known, and undone.
+            call("ADD", &one_family).fail(7);
+            node.assert_clean();
+            let link = config("ptp", &[subnet]);
+            let previous = Call::new("ptp", "ADD", &container, &link).succeed();
+            chained("ADD", &one_family, &previous).fail(7);
+            chained("ADD", &both, &previous).succeed();
+            chained("CHECK", &both, &previous).succeed();
+            chained("DEL", &both, &previous).succeed();
+            Call::new("ptp", "DEL", &container, &link).succeed();
+            node.assert_clean();
+        }
     });
 }
 
