@@ -107,11 +107,12 @@ pub struct NoShape {
 }
 
 impl Attached {
-    /// Understands a result of any version. Without a `cniVersion` of its own it is taken for one
-    /// of `version`, that of the network configuration around it.
+    /// Understands a result of any version. Without a `cniVersion` of its own, or with an empty one, it is
+    /// taken for one of `version`, that of the network configuration around it.
     pub fn read(node: &Node<'_>, version: Version) -> Result<Self, WrongType> {
         let fields = node.object()?;
-        let version = match fields.get("cniVersion") {
+        let own = fields.get("cniVersion");
+        let version = match own.filter(|own| own.value() != "") {
             None => version,
             Some(own) => {
                 let known = Version::parse(own.string()?);
@@ -119,6 +120,14 @@ impl Attached {
             }
         };
         if version < Version::V0_3_0 {
+            // Of a newer result nothing would be left.
+            if !fields.list("ips")?.is_empty() {
+                return Err(WrongType {
+                    place: format!("{}.cniVersion", node.place()),
+                    expected: "0.3.0 or newer in a result with ips",
+                    found: version.as_str().to_owned(),
+                });
+            }
             return Self::read_two_addresses(&fields);
         }
         let mut attached = Self {
@@ -551,6 +560,21 @@ mod tests {
         let node = Node::of_document(&value);
         let error = Attached::read(&node, Version::V1_0_0).unwrap_err();
         assert!(error.to_string().contains("\"9.9.9\""), "{error}");
+    }
+
+    #[test]
+    fn a_result_loses_nothing_to_a_version_that_is_empty_or_too_old_for_it() {
+        let mut value = full().print(Version::V1_0_0).unwrap();
+        value["cniVersion"] = "".into();
+        assert_eq!(read(&value, Version::V1_0_0).ips, full().ips);
+        for old in ["0.1.0", "0.2.0"] {
+            value["cniVersion"] = old.into();
+            let node = Node::of_document(&value);
+            let error = Attached::read(&node, Version::V1_0_0).unwrap_err();
+            assert!(error.to_string().contains("0.3.0 or newer"), "{error}");
+        }
+        value["ips"] = json!([]);
+        assert_eq!(read(&value, Version::V1_0_0).ips, []);
     }
 
     #[test]
