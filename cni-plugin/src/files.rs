@@ -122,8 +122,8 @@ pub fn create(path: &Path) -> io::Result<()> {
 
 /// Takes the exclusive lock of the file at `path`, which is made if there is none. A path that is not
 /// absolute starts at `directory`. The file is opened for reading, so that a directory on a read-only
-/// file system can be looked at. Where a socket has that name, which cannot be opened, the directory above
-/// it is locked.
+/// file system can be looked at. Where a socket has that name, which cannot be opened, or a link, which is
+/// not followed, the directory above it is locked.
 pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<File>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -134,7 +134,7 @@ pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<F
     let file = match openat(&directory, path, flags, mode) {
         // A directory of that name can be locked as well.
         Err(Errno::EISDIR) => open_directory(path),
-        Err(Errno::ENXIO) => {
+        Err(Errno::ENXIO | Errno::ELOOP) => {
             let above = path.parent().filter(|path| !path.as_os_str().is_empty());
             open_directory(above.unwrap_or(Path::new(".")))
         }
