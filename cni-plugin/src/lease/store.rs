@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use nix::errno::Errno;
-
-use super::directory::{Directory, Prepared};
+use super::directory::{Directory, Prepared, cannot_be_written};
 use super::file::Holder;
 use super::pool::{Broken, Pool, Queue, free, spell};
 use super::state::{State, StateFile};
@@ -24,7 +22,7 @@ enum Index {
     Complete,
     /// It may lack some.
     Stale,
-    /// It cannot be written, on a full disk for one: then all leases are read, as host-local does.
+    /// It cannot be written, on a full disk or in a directory that may not be changed: then all leases are read, as host-local does.
     Unusable,
 }
 
@@ -258,9 +256,7 @@ impl Store {
         self.pools.clear();
         self.index = match self.rebuild_index() {
             Ok(()) => Index::Complete,
-            Err(error) if matches!(error.errno, Errno::ENOSPC | Errno::EDQUOT | Errno::EROFS) => {
-                Index::Unusable
-            }
+            Err(error) if cannot_be_written(error.errno) => Index::Unusable,
             Err(error) => return Err(error),
         };
         Ok(())

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
@@ -438,6 +439,40 @@ fn an_empty_file_that_cannot_be_removed_takes_its_address_and_no_more() {
     assert_eq!(fixture.add("a").unwrap(), ["10.0.0.3"]);
     assert_eq!(fixture.del("a"), 1);
     nix::mount::umount(&busy).unwrap();
+}
+
+#[test]
+fn where_nothing_may_be_changed_the_leases_are_known_and_none_is_taken_for_released() {
+    let fixture = Fixture::new(&["10.0.0.0/24"]);
+    let leases = fixture.add("a").unwrap();
+    fixture.write("10.0.0.9", "c\r\neth0");
+    let set_mode = |path: PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for lock in [true, false] {
+        if !lock {
+            fs::remove_file(fixture.path().join("lock")).unwrap();
+        }
+        for entry in fs::read_dir(fixture.path()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                set_mode(entry.path(), 0o644);
+            }
+        }
+        set_mode(fixture.folder.path().to_owned(), 0o755);
+        set_mode(fixture.path(), 0o555);
+        // Of this thread alone.
+        nix::unistd::setfsuid(1000.into());
+        assert_eq!(fixture.addresses_of("a"), leases);
+        assert_eq!(fixture.addresses_of("c"), ["10.0.0.9"]);
+        assert_eq!(fixture.del("b"), 0);
+        let mut store = Store::open(&fixture.path()).unwrap().unwrap();
+        let error = store.release(&Owner::new("a", "eth0")).unwrap_err();
+        nix::unistd::setfsuid(0.into());
+        assert_eq!(error.errno, Errno::EACCES);
+        set_mode(fixture.path(), 0o755);
+    }
+    assert_eq!(fixture.del("a"), 1);
 }
 
 #[test]
