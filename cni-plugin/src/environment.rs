@@ -165,6 +165,10 @@ impl Call {
         if self.ifname.contains(|letter: char| letter.is_control()) {
             return Some("control characters would change what a terminal shows");
         }
+        // What is no text was read with this in the place of its bytes: another name.
+        if self.ifname.contains(char::REPLACEMENT_CHARACTER) {
+            return Some("it must be UTF-8");
+        }
         let is_of_settings = NAMES_OF_SETTINGS.contains(&self.ifname.as_str());
         broken_name_rule(&self.ifname).or(is_of_settings.then_some(
             "all and default stand for every interface in the kernel's settings, so none may \
@@ -375,6 +379,21 @@ mod tests {
             })
         });
         call.unwrap().unwrap().check().unwrap_err();
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused_but_deleted() {
+        for (verb, refused) in [("ADD", true), ("DEL", false)] {
+            let call = Call::read(|name| {
+                Some(match name {
+                    "CNI_COMMAND" => OsString::from(verb),
+                    "CNI_IFNAME" => OsString::from_vec(b"eth\xff".to_vec()),
+                    _ => OsString::from("c1"),
+                })
+            });
+            let checked = call.unwrap().unwrap().check();
+            assert_eq!(checked.is_err(), refused, "{checked:?}");
+        }
     }
 
     #[test]
