@@ -442,9 +442,16 @@ fn mistakes_are_told_in_the_words_of_the_reference_plugin() {
             7,
             "Cannot specify externalSetMarkChain and markMasqBit",
         );
+        check(
+            with("backend", json!("foo")),
+            7,
+            "unrecognized backend \"foo\"",
+        );
+        check(with("backend", json!("")), 7, "unrecognized backend \"\"");
         assert_eq!(node.ruleset(), "");
         // Keys of other backends are taken and mean nothing, and an empty list is no condition.
         let mut fine = with("externalSetMarkChain", json!("KUBE-MARK-MASQ"));
+        fine["backend"] = "iptables".into();
         fine["conditionsV4"] = json!([]);
         let add = Call::new("portmap", "ADD", &container, &fine);
         add.after(&previous).succeed();
