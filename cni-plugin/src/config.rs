@@ -326,16 +326,19 @@ fn read_port(node: &Node<'_>) -> Result<HostPort, Error> {
     })
 }
 
-/// The address of the node. Leading zeros mean nothing, as for Kubernetes: `010.0.0.1` is 10.0.0.1.
+/// The address of the node. Leading zeros mean nothing, as for Kubernetes: `010.0.0.1` is 10.0.0.1, also in
+/// IPv6 spelling, `::ffff:010.0.0.1`.
 fn read_host_ip(fields: &Fields<'_>) -> Result<Option<IpAddr>, Error> {
     let text = fields.string("hostIP")?;
     let part = |part: &str| match part.trim_start_matches('0') {
         "" if !part.is_empty() => "0".to_owned(),
         digits => digits.to_owned(),
     };
-    let parts: Vec<String> = text.split('.').map(part).collect();
-    if let ([_, _, _, _], Ok(address)) = (parts.as_slice(), parts.join(".").parse()) {
-        return Ok(Some(IpAddr::V4(address)));
+    let (start, dotted) = text.split_at(text.rfind(':').map_or(0, |colon| colon + 1));
+    let parts: Vec<String> = dotted.split('.').map(part).collect();
+    let spelled = format!("{start}{}", parts.join("."));
+    if let ([_, _, _, _], Ok(address)) = (parts.as_slice(), spelled.parse::<IpAddr>()) {
+        return Ok(Some(address.to_canonical()));
     }
     Ok(fields.address("hostIP")?)
 }

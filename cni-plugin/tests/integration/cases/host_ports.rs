@@ -7,7 +7,7 @@ use crate::net::{Outside, serve, tcp};
 use crate::node::{Call, Container, Node, config, on_a_node};
 
 /// Spellings of pairs of mappings that share a key in the kernel.
-const SAME: [[(&str, &str); 2]; 9] = [
+const SAME: [[(&str, &str); 2]; 10] = [
     [("", "tcp"), ("0.0.0.0", "tcp")],
     [("", "tcp"), ("::", "tcp")],
     [("0.0.0.0", "tcp"), ("::ffff:0.0.0.0", "tcp")],
@@ -15,6 +15,7 @@ const SAME: [[(&str, &str); 2]; 9] = [
     [("::", "tcp"), ("0:0::0", "tcp")],
     [("10.0.0.9", "tcp"), ("::ffff:10.0.0.9", "tcp")],
     [("10.0.0.9", "tcp"), ("010.000.000.009", "tcp")],
+    [("10.0.0.9", "tcp"), ("::FFFF:010.0.00.009", "tcp")],
     [("fd00::9", "UDP"), ("FD00:0::0009", "udp")],
     [("", ""), ("", "TCP")],
 ];
@@ -41,7 +42,7 @@ fn a_host_port_that_is_given_twice_in_two_spellings_is_one_and_is_taken_back() {
         }
         let config = with_ports(json!([mapping("", "", 80), mapping("0.0.0.0", "tcp", 80)]));
         Call::new("podwire", "ADD", &container, &config).succeed();
-        serve(&container.netns, "a", "10.1.2.20:80", false);
+        serve(&container.netns, "a", "10.1.2.22:80", false);
         assert_eq!(tcp("127.0.0.1:8080").unwrap(), "a 10.1.2.1");
     });
 }
