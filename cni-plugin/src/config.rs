@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::attachment::{self, HostPort};
 use crate::environment::{Verb, is_identifier};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::json::{Fields, Node};
 use crate::lease::Owner;
 use crate::mtu::{LARGEST, SMALLEST};
@@ -176,7 +176,8 @@ impl<'a> Config<'a> {
         let addresses: Vec<_> = ips.into_iter().flatten().filter_map(read).collect();
         streams::log(format_args!(
             "prevResult is not understood, which stops no DEL: {error}; policies forget the \
-             addresses that are in it, {addresses:?}"
+             addresses that are in it, {addresses:?}",
+            error = chain(&error)
         ));
         addresses
     }

@@ -19,7 +19,7 @@ use crate::arguments::Arguments;
 use crate::attachment::{Alias, LINK_GROUP, Record, host_link_name};
 use crate::config::{Config, PortMappings};
 use crate::environment::{Call, Verb};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exposure;
 use crate::files;
 use crate::ipam::Ipam;
@@ -246,7 +246,8 @@ fn agent_of<'a>(config: &'a Config<'_>) -> policy::Agent<'a> {
     config.agent().unwrap_or_else(|error| {
         streams::log(format_args!(
             "where podwire-agent is, is not understood: {error}; it is looked for in its usual \
-             directory"
+             directory",
+            error = chain(&error)
         ));
         policy::Agent::default()
     })

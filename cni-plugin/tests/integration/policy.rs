@@ -262,6 +262,7 @@ fn a_result_that_is_not_understood_stops_no_del_and_its_addresses_are_forgotten(
             let answer = Call::new("podwire", "DEL", &container, &broken).run();
             assert!(answer.success, "{change}: {answer:?}");
             assert!(answer.stderr.contains("not understood"), "{answer:?}");
+            assert_eq!(answer.stderr.matches(" must be ").count(), 1, "{answer:?}");
             let ruleset = node.ruleset();
             assert_eq!(
                 !ruleset.contains("10.1.2.2 : 1f12"),
