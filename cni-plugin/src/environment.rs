@@ -162,12 +162,13 @@ impl Call {
             let start = (0..=NAME_MAX).rev().find_map(|end| name.get(..end));
             return broken_name_rule(start.unwrap_or_default());
         }
-        if self.ifname.contains(|letter: char| letter.is_control()) {
-            return Some("control characters would change what a terminal shows");
-        }
-        // What is no text was read with this in the place of its bytes: another name.
-        if self.ifname.contains(char::REPLACEMENT_CHARACTER) {
-            return Some("it must be UTF-8");
+        // What is no text was read with the last one in the place of its bytes.
+        let is_wrong = |letter: char| letter.is_control() || letter == char::REPLACEMENT_CHARACTER;
+        if self.ifname.contains(is_wrong) {
+            return Some(
+                "control characters would change what a terminal shows, and what is not UTF-8 would \
+                 become another name",
+            );
         }
         let is_of_settings = NAMES_OF_SETTINGS.contains(&self.ifname.as_str());
         broken_name_rule(&self.ifname).or(is_of_settings.then_some(

@@ -37,7 +37,7 @@ pub fn expose(call: &Call, record: &Record) -> Result<(), Error> {
     let before = records.find(container_id, ifname, *chained);
     let record = &younger_than_all(record, &records);
     records.write(record)?;
-    if let Err(error) = put_in_place(&records, record, before == Ok(None)) {
+    if let Err(error) = put_in_place(&records, record, matches!(before, Ok(None))) {
         let _ = match before {
             Ok(Some(before)) => records.write(&before),
             _ => records.remove(container_id, ifname, *chained).map(drop),
@@ -66,7 +66,7 @@ fn put_in_place(records: &Records, record: &Record, is_new: bool) -> Result<(), 
     if !is_new {
         let owners = comments_of(&record.container_id, &record.ifname);
         let (all, _) = records.read_all()?;
-        attachment::remove_owned(&mut socket, owners, &all).map_err(failed)?;
+        attachment::remove_owned(&mut socket, &owners, &all).map_err(failed)?;
     }
     Ok(())
 }
@@ -163,7 +163,7 @@ fn take_back_unread(records: Option<&Records>, call: &Call) -> Result<Withdrawn,
     let (others, _) = all?;
     let owners = comments_of(&call.container_id, &call.ifname);
     // A runtime may repeat its DEL, and then there is nothing to tell.
-    if attachment::remove_owned(&mut socket, owners, &others).map_err(failed)? {
+    if attachment::remove_owned(&mut socket, &owners, &others).map_err(failed)? {
         streams::log(format_args!(
             "the attachment record of {owner} is gone or cannot be read; what nftables named as its \
              own is removed"
@@ -212,7 +212,7 @@ pub fn remove_unrecorded(gone: &BTreeSet<Owner>, live: &BTreeSet<Owner>) -> Resu
             .flat_map(|one| comments_of(&one.container_id, one.likely_ifname()))
             .collect()
     };
-    let owners = &comments(gone) - &comments(live);
+    let owners = Vec::from_iter(&comments(gone) - &comments(live));
     let unrecorded = records.count()? == 0;
     if owners.is_empty() && !unrecorded {
         return Ok(());
@@ -222,7 +222,7 @@ pub fn remove_unrecorded(gone: &BTreeSet<Owner>, live: &BTreeSet<Owner>) -> Resu
         return Ok(());
     };
     if !owners.is_empty() {
-        attachment::remove_owned(&mut socket, owners, &kept).map_err(failed)?;
+        attachment::remove_owned(&mut socket, &owners, &kept).map_err(failed)?;
     }
     match unrecorded {
         true => attachment::clear(&mut socket).map_err(failed),

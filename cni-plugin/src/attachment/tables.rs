@@ -88,7 +88,7 @@ pub fn remove(
 ) -> Result<(), TableError> {
     let (id, ifname) = (&record.container_id, &record.ifname);
     let owners = [owner(id, ifname), former_owner(id, ifname)];
-    take_out(socket, &elements([record]), owners, others.iter().copied())?;
+    take_out(socket, &elements(&[record]), &owners, others)?;
     Ok(())
 }
 
@@ -98,21 +98,22 @@ pub fn remove(
 /// was anything.
 pub fn remove_owned(
     socket: &mut NftSocket,
-    owners: impl IntoIterator<Item = String>,
+    owners: &[String],
     kept: &[Record],
 ) -> Result<bool, TableError> {
-    take_out(socket, &Elements::new(), owners, kept)
+    let kept: Vec<_> = kept.iter().collect();
+    take_out(socket, &Elements::new(), owners, &kept)
 }
 
 /// Takes out `ours` and what is that of `owners`, but for what the records `kept` say; says whether there was
 /// anything.
-fn take_out<'a>(
+fn take_out(
     socket: &mut NftSocket,
     ours: &Elements,
-    owners: impl IntoIterator<Item = String>,
-    kept: impl IntoIterator<Item = &'a Record>,
+    owners: &[String],
+    kept: &[&Record],
 ) -> Result<bool, TableError> {
-    let owners: Vec<_> = owners.into_iter().map(as_in_kernel).collect();
+    let owners: Vec<_> = owners.iter().map(|owner| as_in_kernel(owner)).collect();
     let kept = elements(kept);
     remove_with(socket, &empty_parts(), |part, socket, batch| {
         part.remove(socket, batch, ours, &owners, &kept)
@@ -169,8 +170,8 @@ pub fn has_all(socket: &mut NftSocket, record: &Record) -> Result<bool, TableErr
 }
 
 /// A comment as the kernel has it.
-fn as_in_kernel(comment: String) -> Option<Comment> {
-    Element::member().comment(&comment).comment
+fn as_in_kernel(comment: &str) -> Option<Comment> {
+    Element::member().comment(comment).comment
 }
 
 /// Both tables, of which nothing is wanted.
@@ -208,13 +209,13 @@ fn parts(record: &Record) -> Vec<Part> {
 }
 
 /// What these records have in both tables, of which later ones win.
-fn elements<'a>(records: impl IntoIterator<Item = &'a Record>) -> Elements {
-    let of_one = |record| {
-        hostports::elements(record)
-            .into_iter()
-            .chain(ipmasq::elements(record))
-    };
-    by_key(records.into_iter().flat_map(of_one))
+fn elements(records: &[&Record]) -> Elements {
+    let mut elements = Vec::new();
+    for record in records {
+        elements.extend(hostports::elements(record));
+        elements.extend(ipmasq::elements(record));
+    }
+    by_key(elements)
 }
 
 /// The element of this key in this set.
@@ -227,7 +228,7 @@ fn get<'a>(
 }
 
 /// Elements by their sets and keys, of which later ones win.
-fn by_key(elements: impl IntoIterator<Item = (&'static str, Key, Element)>) -> Elements {
+fn by_key(elements: Vec<(&'static str, Key, Element)>) -> Elements {
     let elements = elements.into_iter();
     elements
         .map(|(set, key, element)| ((set, key), element))

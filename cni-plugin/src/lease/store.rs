@@ -34,6 +34,9 @@ struct Theirs {
     addresses: Vec<IpAddr>,
 }
 
+/// Addresses with the names of the index entries that have them.
+type Entries = Vec<(IpAddr, String)>;
+
 /// The leases of one network, locked as long as this value lives.
 ///
 /// A value that is dropped without [`Store::finish`] leaves the leases right and the index out of
@@ -318,7 +321,7 @@ impl Store {
 
     /// Removes all index entries, and gives every lease the usual spelling of its address for a name;
     /// returns the addresses, and those of the entries with their names.
-    fn tidy_names(&mut self) -> Result<(BTreeSet<IpAddr>, Vec<(IpAddr, String)>), StoreError> {
+    fn tidy_names(&mut self) -> Result<(BTreeSet<IpAddr>, Entries), StoreError> {
         let (mut addresses, mut entries) = (BTreeSet::new(), Vec::new());
         let mut others = Vec::new();
         let mut result = Ok(());
