@@ -93,6 +93,12 @@ pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error>
         return Err(error);
     }
     operational::wait(&mut host, ends.index);
+    // Not before: a link that is not operational forgets its neighbours (`neigh_carrier_down`,
+    // net/core/neighbour.c). Without them, too, the container is reached, if not at once.
+    let mut requests = Requests::new();
+    let containers = pairs.iter().map(|pair| pair.address.ip());
+    add_neighbours(&mut requests, ends.index, veth.peer_mac, containers);
+    let _ = host.run(&mut requests);
     complete(wanted, &veth, &pairs, attached);
     Ok(())
 }
@@ -326,8 +332,6 @@ fn set_up_host(
     });
     add_link_local(&mut requests, ends.index, macs.0, pairs, false);
     add_way_to_neighbour(&mut requests, ends.index, macs.1, pairs);
-    let containers = pairs.iter().map(|pair| pair.address.ip());
-    add_neighbours(&mut requests, ends.index, macs.1, containers);
     for gateway in distinct(pairs.iter().map(|pair| pair.gateway)) {
         requests.add_address(&Address::new(ends.index, IpNetwork::from(gateway)));
     }
