@@ -15,7 +15,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use podwire_kernel::address::Address;
 use podwire_kernel::link::{Ipv4Conf, Ipv6AddressMode, Link, LinkChange, Mac, Veth, VethEnds};
-use podwire_kernel::neigh::Neighbour;
 use podwire_kernel::netns::Netns;
 use podwire_kernel::route::{Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 use podwire_kernel::{Cause, Requests, RouteSocket, Scope, sysctl};
@@ -86,19 +85,14 @@ pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error>
     let veth = veth(wanted)?;
     let ends = create_veth(&mut host, wanted, &veth)?;
     let built = set_up_host(&mut host, wanted, &ends, (veth.mac, veth.peer_mac), &pairs)
-        .and_then(|()| set_up_container(wanted, &ends, &veth, &pairs, &attached.routes));
+        .and_then(|()| set_up_container(wanted, &ends, veth.peer_mac, &pairs, &attached.routes));
     if let Err(error) = built {
         // The error that stopped us is the one to tell; DEL would remove the link as well.
         let _ = host.delete_link(ends.index);
         return Err(error);
     }
-    operational::wait(&mut host, ends.index);
-    // Not before: a link that is not operational forgets its neighbours (`neigh_carrier_down`,
-    // net/core/neighbour.c). Without them, too, the container is reached, if not at once.
-    let mut requests = Requests::new();
-    let containers = pairs.iter().map(|pair| pair.address.ip());
-    add_neighbours(&mut requests, ends.index, veth.peer_mac, containers);
-    let _ = host.run(&mut requests);
+    operational::await_link(&mut host, ends.index);
+    operational::await_addresses(&mut host, pairs.iter().map(|pair| pair.gateway));
     complete(wanted, &veth, &pairs, attached);
     Ok(())
 }
@@ -414,7 +408,7 @@ impl Loopback {
 fn set_up_container(
     wanted: &Wanted<'_>,
     ends: &VethEnds,
-    veth: &Veth<'_>,
+    mac: Mac,
     pairs: &[Pair],
     routes: &[result::Route],
 ) -> Result<(), Error> {
@@ -440,7 +434,7 @@ fn set_up_container(
         up: Some(true),
         ..LinkChange::of(index)
     });
-    add_link_local(&mut requests, index, veth.peer_mac, pairs, true);
+    add_link_local(&mut requests, index, mac, pairs, true);
     for pair in pairs {
         add_address(&mut requests, wanted.prefix, index, pair);
     }
@@ -454,9 +448,9 @@ fn set_up_container(
         // Another interface of the container may have brought a default route of its own.
         requests.add_route_beside(&route);
     }
-    let gateways = pairs.iter().map(|pair| pair.gateway);
-    add_neighbours(&mut requests, index, veth.mac, gateways);
-    socket.run(&mut requests).map_err(failed())
+    socket.run(&mut requests).map_err(failed())?;
+    operational::await_addresses(&mut socket, pairs.iter().map(|pair| pair.address.ip()));
+    Ok(())
 }
 
 /// The result tells the name that was asked for, so the link must have it.
@@ -502,26 +496,6 @@ fn add_link_local(
         let mut address = Address::new(index, network);
         address.prefix_route = prefix_route;
         requests.add_address(&address);
-    }
-}
-
-/// Tells one end of a link that the IPv6 addresses of the other one have its hardware address: the kernel
-/// joins the groups in which it hears questions for them on a thread of its own (`addrconf_dad_work`,
-/// net/ipv6/addrconf.c), and what is asked before that is asked again after a second. The kernel
-/// sees for itself later whether that is still so.
-fn add_neighbours(
-    requests: &mut Requests,
-    link: u32,
-    mac: Mac,
-    addresses: impl Iterator<Item = IpAddr>,
-) {
-    for address in distinct(addresses.filter(IpAddr::is_ipv6)) {
-        requests.replace_neighbour(&Neighbour {
-            link,
-            address,
-            mac: Some(mac),
-            permanent: false,
-        });
     }
 }
 
