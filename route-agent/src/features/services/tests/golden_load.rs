@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 
 use podwire_kernel::IpFamily;
 use podwire_kernel::nft::{Expr, Rule, Table};
@@ -14,6 +15,9 @@ use crate::ours::SERVICES_TABLE as TABLE;
 /// protocol is looked up.
 const ALLOWED_SOURCES: &str = "allowed-sources";
 
+/// That kernel is the same for all tests.
+static SAID: Once = Once::new();
+
 /// Loads golden files, as far as the kernel takes them of `nft`.
 pub struct Loader {
     /// Whether the kernel refuses the rule that looks up in [`ALLOWED_SOURCES`].
@@ -24,8 +28,8 @@ impl Loader {
     /// Asks the kernel of an empty namespace.
     ///
     /// For the one byte of a protocol that is looked up in a set with ranges, `nft` 1.0.6 writes
-    /// `byteorder hton`, size 2, length 1. Ubuntu's 6.8.0-151 and Debian's 7.3.4 answer that with
-    /// `EOPNOTSUPP`. The agent leaves the expression out, because it does nothing, so that the
+    /// `byteorder hton`, size 2, length 1. Ubuntu's 6.8.0-151 and Debian's 6.12.118 and 7.3.4 answer that
+    /// with `EOPNOTSUPP`. The agent leaves the expression out, because it does nothing, so that the
     /// agent's rule is taken everywhere.
     pub fn new(family: IpFamily) -> Self {
         let (name, addresses) = match family {
@@ -50,8 +54,10 @@ impl Loader {
             reason.contains("Operation not supported"),
             "nft does not load\n{probe}\n{reason}"
         );
-        let what = "the rule of source ranges loaded by nft";
-        let _ = writeln!(std::io::stderr(), "\nnot run: {what}: {reason}");
+        SAID.call_once(|| {
+            let what = "the rule of source ranges loaded by nft";
+            let _ = writeln!(std::io::stderr(), "\nnot run: {what}: {reason}");
+        });
         Self {
             refuses_source_ranges: true,
         }
