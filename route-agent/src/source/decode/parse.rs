@@ -19,7 +19,20 @@ const MOST_AGAIN: usize = 256 << 20;
 /// too large for one (`7e89012`, the hash of a commit) is text. Booleans in words are text here, as
 /// names may be such words; where one is meant, they are read as what they mean.
 pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T, String> {
-    let options = serde_saphyr::options! {
+    let mut text = Cow::Borrowed(text);
+    let mut again = MOST_AGAIN;
+    loop {
+        match serde_saphyr::from_str_with_options(&text, options()) {
+            Ok(value) => return Ok(value),
+            Err(error) => text = mended(&text, &error, first_line, &mut again)?.into(),
+        }
+    }
+}
+
+// There is a copy of the function above for each kind of object, but not of these.
+#[inline(never)]
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         strict_booleans: true,
         legacy_octal_numbers: true,
         with_snippet: false,
@@ -33,30 +46,32 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 20_000,
         },
-    };
-    let mut text = Cow::Borrowed(text);
-    let mut again = MOST_AGAIN;
-    loop {
-        let error = match serde_saphyr::from_str_with_options(&text, options.clone()) {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        let left = again.checked_sub(text.len());
-        if let (Some(left), Some(quoted)) = (left, with_quotes(&text, &error)) {
-            (text, again) = (quoted.into(), left);
-            continue;
-        }
-        let line = error
-            .location()
-            .map_or(0, |location| location.line() as usize);
-        let message = error.without_snippet().to_string();
-        let message = message.lines().next().unwrap_or("cannot be parsed");
-        let message = plain(without_place(message));
-        return Err(format!(
-            "line {}: {message}",
-            first_line + line.saturating_sub(1)
-        ));
     }
+}
+
+/// The text without what was wrong with it, if it is one that Kubernetes reads; else what is to be said.
+#[inline(never)]
+fn mended(
+    text: &str,
+    error: &serde_saphyr::Error,
+    first_line: usize,
+    again: &mut usize,
+) -> Result<String, String> {
+    let left = again.checked_sub(text.len());
+    if let (Some(left), Some(quoted)) = (left, with_quotes(text, error)) {
+        *again = left;
+        return Ok(quoted);
+    }
+    let line = error
+        .location()
+        .map_or(0, |location| location.line() as usize);
+    let message = error.without_snippet().to_string();
+    let message = message.lines().next().unwrap_or("cannot be parsed");
+    let message = plain(without_place(message));
+    Err(format!(
+        "line {}: {message}",
+        first_line + line.saturating_sub(1)
+    ))
 }
 
 /// The same text with quotes around the number that is too large for one, if that is what is wrong.
