@@ -24,7 +24,7 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, first_line: usize) -> Result<T
     loop {
         match serde_saphyr::from_str_with_options(&text, options()) {
             Ok(value) => return Ok(value),
-            Err(error) => text = mended(&text, &error, first_line, &mut again)?.into(),
+            Err(error) => text = fixed(&text, &error, first_line, &mut again)?.into(),
         }
     }
 }
@@ -51,7 +51,7 @@ fn options() -> serde_saphyr::Options {
 
 /// The text without what was wrong with it, if it is one that Kubernetes reads; else what is to be said.
 #[inline(never)]
-fn mended(
+fn fixed(
     text: &str,
     error: &serde_saphyr::Error,
     first_line: usize,
