@@ -92,7 +92,9 @@ pub fn create(wanted: &Wanted<'_>, attached: &mut Attached) -> Result<(), Error>
         return Err(error);
     }
     operational::await_link(&mut host, ends.index);
-    operational::await_addresses(&mut host, pairs.iter().map(|pair| pair.gateway));
+    // The gateways are on every link, and say nothing of this one.
+    let own = has_ipv6(&pairs).then(|| veth.mac.link_local().into());
+    operational::await_addresses(&mut host, own.into_iter());
     complete(wanted, &veth, &pairs, attached);
     Ok(())
 }
@@ -324,11 +326,12 @@ fn set_up_host(
         ipv4_conf: &conf,
         ..LinkChange::of(ends.index)
     });
-    add_link_local(&mut requests, ends.index, macs.0, pairs, false);
     add_way_to_neighbour(&mut requests, ends.index, macs.1, pairs);
     for gateway in distinct(pairs.iter().map(|pair| pair.gateway)) {
         requests.add_address(&Address::new(ends.index, IpNetwork::from(gateway)));
     }
+    // After the gateways, so that when the kernel has come to it, it has come to them, too.
+    add_link_local(&mut requests, ends.index, macs.0, pairs, false);
     for pair in pairs {
         let mut route = Route::to(IpNetwork::from(pair.address.ip()));
         route.link = Some(ends.index);

@@ -49,10 +49,12 @@ impl Watch {
     pub fn open(directory: &Path) -> notify::Result<Self> {
         let (sender, events) = mpsc::channel();
         let mut watcher = notify::recommended_watcher(sender)?;
+        // If it changes in between, the watch is lost and opened again.
+        let identity = identity(directory);
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
         Ok(Self {
             directory: directory.to_owned(),
-            identity: identity(directory),
+            identity,
             events,
             _watcher: watcher,
         })

@@ -47,6 +47,7 @@ pub fn run(directory: &Path, scope: Scope, output: &Sender<Input>) {
         catalogue: Catalogue::default(),
         stamps: BTreeMap::new(),
         away: BTreeMap::new(),
+        look: None,
         trouble: None,
         reported: Vec::new(),
         listed: false,
@@ -66,6 +67,8 @@ struct Manifests<'a> {
     stamps: BTreeMap<PathBuf, Stamp>,
     /// Files that are gone or out of reach, and when that is believed or they are looked for again.
     away: BTreeMap<PathBuf, Instant>,
+    /// When links are looked at again.
+    look: Option<Instant>,
     /// What is wrong with the directory itself.
     trouble: Option<String>,
     reported: Vec<Warning>,
@@ -216,7 +219,11 @@ impl Manifests<'_> {
     /// Looks at a link again in a while: the watch says nothing of what it leads to.
     fn look_again(&mut self, path: &Path) {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
-            self.away.insert(path.to_owned(), Instant::now() + PAUSE);
+            // All at one time: what is away for a moment holds back what is to be said.
+            let now = Instant::now();
+            let look = self.look.filter(|look| *look > now);
+            let look = *self.look.insert(look.unwrap_or(now + PAUSE));
+            self.away.insert(path.to_owned(), look);
         }
     }
 

@@ -227,7 +227,8 @@ impl Externals {
         service: &Service,
         port: &ServicePort,
     ) -> Option<String> {
-        if let Some(Holder::Node(_)) = self.reserved.get(&address)
+        // A control plane's Node has the address of an API server.
+        if self.reserved.contains_key(&address)
             && let Some(flag) = self.has_node_port(port.protocol, port.port)
         {
             return Some(format!(
@@ -639,17 +640,22 @@ mod tests {
     fn a_load_balancer_at_the_address_of_a_node_leaves_the_agent_its_ports() {
         let web = service(
             "kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 10256; port udp 10256; port tcp 80; \
-             vip 172.18.0.4 198.51.100.7",
+             vip 172.18.0.4 172.18.0.5 198.51.100.7",
         );
         let externals = Externals::of(&snapshot(), &test_config(&[]));
         let reason = "the agent itself answers at port 10256 of a Node (--healthz-bind-address)";
         let texts = warnings(&externals, &web);
-        assert!(texts.len() == 1 && texts[0].contains(reason), "{texts:?}");
+        let is_said = texts.iter().filter(|text| text.contains(reason)).count();
+        assert_eq!((texts.len(), is_said), (2, 2), "{texts:?}");
         let claims = claims(&web, IpFamily::V4, &externals);
         let has = |address: &str, protocol, port| {
             claims.contains(&Claim::Vip(address.parse().unwrap(), protocol, port))
         };
         assert!(!has("172.18.0.4", Protocol::Tcp, 10256));
+        assert!(
+            !has("172.18.0.5", Protocol::Tcp, 10256),
+            "an API server is there"
+        );
         assert!(has("172.18.0.4", Protocol::Udp, 10256));
         assert!(has("172.18.0.4", Protocol::Tcp, 80));
         assert!(has("198.51.100.7", Protocol::Tcp, 10256));
