@@ -118,8 +118,8 @@ pub struct Withdrawn {
 }
 
 /// Takes back the host ports and hidden addresses of the attachment of `call`. The record says what they
-/// are, and the comments in nftables. If it is gone, they are looked for in nftables, but only if `has_more` says that the
-/// configuration asks for some.
+/// are, and the comments in nftables. If it is gone, they are looked for in nftables, but only if
+/// `has_more` says that the configuration asks for some.
 pub fn withdraw(
     call: &Call,
     chained: bool,

@@ -388,8 +388,7 @@ fn forged_neighbours_on_a_pods_link_become_no_entries_of_the_node_in_either_fami
     let lab = Lab::for_test(&Topology::pair(Families::Dual)).unwrap();
     let pod = lab.run("worker", &PodSpec::new("attacker")).unwrap();
     let node = lab.machine("worker").unwrap();
-    let links = "ip -o link show group 112 | sed 's/^[0-9]*: //; s/@.*//'";
-    let link = node.place().output(links).unwrap().trim().to_owned();
+    let link = pod.host_link();
     let (gateway, own) = (
         link_local(node.place(), &link),
         link_local(pod.place(), "eth0"),
@@ -428,8 +427,7 @@ fn what_has_no_source_yet_leaves_a_pod_for_all_on_the_link_alone() {
     let lab = Lab::for_test(&Topology::pair(Families::V6)).unwrap();
     let pod = lab.run("worker", &PodSpec::new("attacker")).unwrap();
     let node = lab.machine("worker").unwrap();
-    let links = "ip -o link show group 112 | sed 's/^[0-9]*: //; s/@.*//'";
-    let link = node.place().output(links).unwrap().trim().to_owned();
+    let link = pod.host_link();
     count_sources(&node, "nowhere", &link, "::");
     for target in ["fd00:10:10:1::1", "fc00:f853:ccd:e793::2", "ff05::2"] {
         send_from(pod.place(), "::", target);

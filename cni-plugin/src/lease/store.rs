@@ -22,7 +22,8 @@ enum Index {
     Complete,
     /// It may lack some.
     Stale,
-    /// It cannot be written, on a full disk or in a directory that may not be changed: then all leases are read, as host-local does.
+    /// It cannot be written, on a full disk or in a directory that may not be changed: then all leases
+    /// are read, as host-local does.
     Unusable,
 }
 
@@ -395,7 +396,8 @@ impl Store {
 
     /// The leases that the index has for exactly this owner, if they are this container's: one that
     /// was written over in the old format does not say whose of its interfaces it is, and one that was
-    /// emptied in place says nothing, but the index does. Entries without a lease are left over from a call that was killed.
+    /// emptied in place says nothing, but the index does. Entries without a lease are left over from a
+    /// call that was killed.
     fn leases_of(&self, owner: &Owner) -> Result<Vec<IpAddr>, StoreError> {
         if self.index == Index::Unusable {
             let leases = self.leases()?.into_iter();
