@@ -15,6 +15,9 @@ use crate::json::{Fields, Node};
 use crate::result::Attached;
 use crate::version::Version;
 
+/// Set in the environment of the plugins that are called for addresses.
+const DELEGATED: &str = "PODWIRE_IPAM_DELEGATED";
+
 /// Another plugin, by its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delegate {
@@ -56,6 +59,14 @@ impl Delegate {
     }
 
     fn run_verb(&self, call: &Call, stdin: &[u8], verb: Verb) -> Result<Vec<u8>, Error> {
+        // By its own name, by another or through a script: each would call the next without end.
+        if std::env::var_os(DELEGATED).is_some() {
+            return Err(Error::config(format!(
+                "ipam.type is {:?}, which leads back to this plugin: name one that gives addresses, such \
+                 as host-local",
+                self.kind
+            )));
+        }
         let output = self.spawn(&self.find(call)?, stdin, verb)?;
         if output.status.success() {
             return Ok(output.stdout);
@@ -85,6 +96,7 @@ impl Delegate {
         };
         let mut command = Command::new(program);
         command.env("CNI_COMMAND", verb.to_string());
+        command.env(DELEGATED, "1");
         // A file in memory, not a pipe: the plugin may fill its output before it reads on.
         command.stdin(in_memory(stdin).map_err(failed)?);
         command.stderr(Stdio::inherit()).output().map_err(failed)

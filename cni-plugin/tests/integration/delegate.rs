@@ -141,6 +141,34 @@ fn a_plugin_that_gives_nonsense_is_named_and_undone() {
 }
 
 #[test]
+fn a_plugin_that_leads_back_to_this_one_is_refused() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        write_plugin("detour", r#"exec "$(dirname "$0")/podwire""#);
+        for (kind, verbs) in [("podwire", &["ADD", "DEL"][..]), ("detour", &["ADD"])] {
+            let mut config = config("podwire", &[]);
+            config["ipam"] = json!({"type": kind});
+            for verb in verbs {
+                let answer = Call::new("podwire", verb, &container, &config).run();
+                let message = answer.stdout["msg"].as_str().unwrap();
+                assert!(message.contains("leads back"), "{kind} {verb}: {message}");
+            }
+        }
+        // One that has addresses from the built-in host-local by a script of its own is not refused.
+        write_plugin(
+            "with-more",
+            r#"sed 's/with-more/host-local/' | "$(dirname "$0")/host-local""#,
+        );
+        let mut config = config("ptp", &["10.1.2.0/24"]);
+        config["ipam"]["type"] = json!("with-more");
+        let result = Call::new("ptp", "ADD", &container, &config).succeed();
+        assert_eq!(result["ips"][0]["address"], "10.1.2.2/24");
+        Call::new("ptp", "DEL", &container, &config).succeed();
+        node.assert_clean();
+    });
+}
+
+#[test]
 fn a_plugin_that_is_not_installed_is_named() {
     on_a_node(|node| {
         let mut config = config("ptp", &[]);

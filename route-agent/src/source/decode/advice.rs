@@ -61,6 +61,18 @@ fn of_service(service: &Service) -> Vec<&'static str> {
              the type",
         );
     }
+    if service.has_idle_health_check_port() {
+        lacks.push(
+            "has a healthCheckNodePort and is not of type LoadBalancer with externalTrafficPolicy Local: \
+             it does not answer there; write both",
+        );
+    }
+    if service.has_idle_affinity_timeout() {
+        lacks.push(
+            "has a sessionAffinityConfig and no sessionAffinity: clients do not stay with an endpoint; \
+             write sessionAffinity: ClientIP",
+        );
+    }
     lacks
 }
 

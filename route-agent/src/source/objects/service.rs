@@ -167,6 +167,21 @@ impl Service {
         is_of_no_type && ports.any(|port| !port.node_port.is_unset())
     }
 
+    /// True if it has a port for health checks, and none are answered: only a load balancer with
+    /// external traffic policy Local has them.
+    pub fn has_idle_health_check_port(&self) -> bool {
+        let spec = &self.spec;
+        let has_checks = spec.kind.get() == Some("LoadBalancer")
+            && spec.external_traffic_policy.get() == Some("Local");
+        !spec.health_check_node_port.is_unset() && !has_checks
+    }
+
+    /// True if it has a time-out of ClientIP, and no affinity.
+    pub fn has_idle_affinity_timeout(&self) -> bool {
+        let timeout = &self.spec.session_affinity_config.client_ip.timeout_seconds;
+        !timeout.is_unset() && self.spec.session_affinity.get() != Some("ClientIP")
+    }
+
     /// The snapshot's value of this Service.
     pub fn into_snapshot(self, names: &mut Names) -> Result<snapshot::Service, Unnamed> {
         let name = self.metadata.object_name(names)?;

@@ -28,6 +28,9 @@ fn what_only_an_api_server_completes_is_noted() {
          status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}",
         "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80, nodePort: 30080}]}",
         "{type: LoadBalancer, clusterIP: 10.0.0.1, externalIPs: [192.0.2.1], ports: [{port: 80}]}",
+        "{clusterIP: 10.0.0.1, healthCheckNodePort: 0}",
+        "{clusterIP: 10.0.0.1, sessionAffinity: ClientIP, \
+         sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}}",
     ] {
         assert_eq!(read(&service(spec)).notes, [""; 0], "{spec}");
     }
@@ -65,6 +68,20 @@ fn what_only_an_api_server_completes_is_noted() {
         (
             "type: ClusterIP, ports: [{port: 80}, {port: 81, nodePort: 30080}]",
             "does not answer there",
+        ),
+        ("healthCheckNodePort: 32000", "healthCheckNodePort and is"),
+        (
+            "type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}], \
+             healthCheckNodePort: 32000",
+            "healthCheckNodePort and is",
+        ),
+        (
+            "sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}",
+            "clients do not stay",
+        ),
+        (
+            "sessionAffinity: None, sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}",
+            "clients do not stay",
         ),
     ] {
         let notes = read(&service(&format!("{{clusterIP: 10.0.0.1, {spec}}}"))).notes;
