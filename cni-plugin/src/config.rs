@@ -200,6 +200,15 @@ impl<'a> Config<'a> {
         Ok(self.fields.boolean("ipMasq")?.unwrap_or_default())
     }
 
+    /// Checks a key that chooses the reference plugins' own rules, which has no other meaning here.
+    pub fn check_backend(&self, key: &str) -> Result<(), Error> {
+        let backend = self.fields.get(key);
+        match backend.map(|node| node.string()).transpose()? {
+            None | Some("iptables" | "nftables") => Ok(()),
+            Some(other) => Err(Error::config(format!("unrecognized {key} {other:?}"))),
+        }
+    }
+
     /// What the configuration itself says about names.
     pub fn dns(&self) -> Result<Dns, Error> {
         Ok(Dns::read_in(&self.fields)?)

@@ -40,11 +40,15 @@ pub fn expose(call: &Call, record: &Record) -> Result<(), Error> {
     if let Err(error) = put_in_place(&records, record, matches!(before, Ok(None))) {
         let _ = match before {
             Ok(Some(before)) => records.write(&before),
-            _ => records.remove(container_id, ifname, *chained).map(drop),
+            Ok(None) => records.remove(container_id, ifname, *chained).map(drop),
+            // With some record DEL looks for what the one before had made.
+            Err(_) => Ok(()),
         };
         return Err(error);
     }
-    if let Ok(Some(before)) = before {
+    let is_other =
+        |one: &Record| one.host_ports != record.host_ports || one.addresses != record.addresses;
+    if let Some(before) = before.ok().flatten().filter(is_other) {
         forget_answers(&before);
     }
     forget(record, |port, address| Filter {
@@ -63,7 +67,10 @@ pub fn expose(call: &Call, record: &Record) -> Result<(), Error> {
 fn put_in_place(records: &Records, record: &Record, is_new: bool) -> Result<(), Error> {
     let mut socket = open().map_err(failed)?;
     attachment::apply(&mut socket, record).map_err(failed)?;
-    if !is_new {
+    // The elements of the other plugin in its list have the same comments: without its record none can be
+    // told from those that were.
+    let of_other = records.find(&record.container_id, &record.ifname, !record.chained);
+    if !is_new && of_other.is_ok() {
         let owners = comments_of(&record.container_id, &record.ifname);
         let (all, _) = records.read_all()?;
         attachment::remove_owned(&mut socket, &owners, &all).map_err(failed)?;

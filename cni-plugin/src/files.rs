@@ -123,7 +123,8 @@ pub fn create(path: &Path) -> io::Result<()> {
 /// Takes the exclusive lock of the file at `path`, which is made if there is none. A path that is not
 /// absolute starts at `directory`. The file is opened for reading, so that a directory on a read-only
 /// file system can be looked at. Where a socket has that name, which cannot be opened, or a link, which is
-/// not followed, the directory above it is locked.
+/// not followed, the directory above it is locked. So it is where the file cannot be made: no process
+/// waits for it then.
 pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<File>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -134,7 +135,7 @@ pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<F
     let file = match openat(&directory, path, flags, mode) {
         // A directory of that name can be locked as well.
         Err(Errno::EISDIR) => open_directory(path),
-        Err(Errno::ENXIO | Errno::ELOOP) => {
+        Err(errno) if matches!(errno, Errno::ENXIO | Errno::ELOOP) || cannot_be_written(errno) => {
             let above = path.parent().filter(|path| !path.as_os_str().is_empty());
             open_directory(above.unwrap_or(Path::new(".")))
         }
@@ -143,8 +144,13 @@ pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<F
     lock_opened(File::from(file?), kind)
 }
 
-/// As [`lock`], of a file or directory that is open.
-pub fn lock_opened(mut file: File, kind: FlockArg) -> Result<Flock<File>, Errno> {
+/// Whether nothing can be written there now: there is no room, or it is not allowed (`chattr +i`).
+pub fn cannot_be_written(errno: Errno) -> bool {
+    use Errno::{EACCES, EDQUOT, ENOSPC, EPERM, EROFS};
+    matches!(errno, ENOSPC | EDQUOT | EROFS | EPERM | EACCES)
+}
+
+fn lock_opened(mut file: File, kind: FlockArg) -> Result<Flock<File>, Errno> {
     loop {
         match Flock::lock(file, kind) {
             Ok(lock) => return Ok(lock),
@@ -202,6 +208,20 @@ mod tests {
         chown(&path, Some(1000), None).unwrap();
         let error = create_own_directory(&path).unwrap_err().to_string();
         assert!(error.starts_with("it belongs to user 1000"), "{error}");
+    }
+
+    #[test]
+    fn where_the_file_of_a_lock_cannot_be_made_the_directory_above_it_is_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let take = || lock(nix::fcntl::AT_FDCWD, &path, FlockArg::LockExclusiveNonblock);
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        nix::unistd::setfsuid(1000.into());
+        let taken = take();
+        let again = take();
+        nix::unistd::setfsuid(0.into());
+        assert!(taken.is_ok() && !path.exists());
+        assert_eq!(again.unwrap_err(), Errno::EWOULDBLOCK);
     }
 
     #[test]

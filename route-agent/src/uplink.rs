@@ -2,8 +2,8 @@
 //!
 //! In: links, addresses and routes of this machine, the flag and this machine's Node. Out: the
 //! [`Uplink`], or why there is none. The flag decides; else the interface that holds its
-//! InternalIP, because the other nodes' InternalIPs are on its network; else, before its Node
-//! is known, the interface of the default route.
+//! InternalIP, because the other nodes' InternalIPs are on its network, or held it last; else,
+//! before its Node is known, the interface of the default route.
 
 use std::net::IpAddr;
 
@@ -52,7 +52,9 @@ impl Uplink {
     /// now. Another interface takes over those of the one before until it has some itself.
     pub fn as_it_was(&self, before: Option<Self>) -> Self {
         let mut all = self.clone();
-        let is_it = |before: &Self| before.name == self.name || self.on_link.is_empty();
+        let is_it = |before: &Self| {
+            before.index == self.index || before.name == self.name || self.on_link.is_empty()
+        };
         let has_gone = |network: &IpNetwork| !self.reaches(IpFamily::of_network(*network));
         if let Some(before) = before.filter(is_it) {
             all.on_link
@@ -101,6 +103,14 @@ pub enum FindError {
 #[derive(Debug)]
 pub struct Finder {
     socket: RouteSocket,
+    held: Option<Held>,
+}
+
+/// The interface that was found to hold an InternalIP last.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    internal_ips: Vec<IpAddr>,
+    name: String,
 }
 
 /// What the machine looks like.
@@ -119,10 +129,12 @@ impl Finder {
     pub fn open() -> podwire_kernel::Result<Self> {
         Ok(Self {
             socket: RouteSocket::open()?,
+            held: None,
         })
     }
 
-    /// Looks at the machine and chooses the uplink.
+    /// Looks at the machine and chooses the uplink. An address that is lost for a while makes no other
+    /// interface the uplink, nor does a Node that is deleted.
     pub fn find(
         &mut self,
         flag: Option<&str>,
@@ -137,24 +149,35 @@ impl Finder {
             addresses: self.socket.addresses(None)?,
             routes: self.socket.routes(main)?,
         };
-        choose(&machine, flag, internal_ips)
+        let is_it = |held: &&Held| internal_ips.is_empty() || held.internal_ips == internal_ips;
+        let last = self.held.as_ref().filter(is_it);
+        let last = last.map(|held| &*held.name);
+        let uplink = choose(&machine, flag, internal_ips, last)?;
+        let mut addresses = uplink.addresses.iter();
+        if addresses.any(|own| internal_ips.contains(&own.ip())) {
+            self.held = Some(Held {
+                internal_ips: internal_ips.to_vec(),
+                name: uplink.name.clone(),
+            });
+        }
+        Ok(uplink)
     }
 }
 
-/// Chooses the uplink; see the head of this file.
+/// Chooses the uplink; see the head of this file. `last` is the interface that held an InternalIP last.
 pub fn choose(
     machine: &Machine,
     flag: Option<&str>,
     internal_ips: &[IpAddr],
+    last: Option<&str>,
 ) -> Result<Uplink, FindError> {
+    let named = |name| machine.links.iter().find(|link| link.name == name);
     let link = match flag {
-        Some(name) => {
-            let named = machine.links.iter().find(|link| link.name == name);
-            named.ok_or_else(|| FindError::Missing {
-                name: name.to_owned(),
-            })?
-        }
+        Some(name) => named(name).ok_or_else(|| FindError::Missing {
+            name: name.to_owned(),
+        })?,
         None => holder(machine, internal_ips)
+            .or_else(|| last.and_then(named))
             .or_else(|| by_default_route(machine))
             .ok_or(FindError::Unknown)?,
     };
@@ -324,12 +347,13 @@ mod tests {
             name(choose(
                 &machine(),
                 Some("eth1"),
-                &["172.18.0.2".parse().unwrap()]
+                &["172.18.0.2".parse().unwrap()],
+                None
             )),
             "eth1"
         );
         assert!(
-            choose(&machine(), Some("eth9"), &[])
+            choose(&machine(), Some("eth9"), &[], None)
                 .unwrap_err()
                 .to_string()
                 .contains("eth9")
@@ -339,18 +363,43 @@ mod tests {
     #[test]
     fn the_holder_of_the_internal_ip_comes_before_the_default_route() {
         assert_eq!(
-            name(choose(&machine(), None, &["10.9.0.2".parse().unwrap()])),
+            name(choose(
+                &machine(),
+                None,
+                &["10.9.0.2".parse().unwrap()],
+                None
+            )),
             "eth1"
         );
         assert_eq!(
-            name(choose(&machine(), None, &["192.0.2.1".parse().unwrap()])),
+            name(choose(
+                &machine(),
+                None,
+                &["192.0.2.1".parse().unwrap()],
+                None
+            )),
             "eth0"
         );
         assert_eq!(
-            name(choose(&machine(), None, &["127.0.0.1".parse().unwrap()])),
+            name(choose(
+                &machine(),
+                None,
+                &["127.0.0.1".parse().unwrap()],
+                None
+            )),
             "eth0"
         );
-        assert_eq!(name(choose(&machine(), None, &[])), "eth0");
+        assert_eq!(name(choose(&machine(), None, &[], None)), "eth0");
+    }
+
+    #[test]
+    fn who_held_the_internal_ip_last_comes_before_the_default_route() {
+        let chosen = |own: &[IpAddr], last| name(choose(&machine(), None, own, last));
+        let (there, away) = ("172.18.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        assert_eq!(chosen(&[away], Some("eth1")), "eth1");
+        assert_eq!(chosen(&[], Some("eth1")), "eth1");
+        assert_eq!(chosen(&[there], Some("eth1")), "eth0");
+        assert_eq!(chosen(&[away], Some("eth7")), "eth0", "it is gone");
     }
 
     #[test]
@@ -359,18 +408,18 @@ mod tests {
         machine
             .routes
             .push(route("0.0.0.0/0", Some("10.9.0.1"), 3, 50));
-        assert_eq!(name(choose(&machine, None, &[])), "eth0");
+        assert_eq!(name(choose(&machine, None, &[], None)), "eth0");
         machine.routes[0].metric = 100;
-        assert_eq!(name(choose(&machine, None, &[])), "eth1");
+        assert_eq!(name(choose(&machine, None, &[], None)), "eth1");
         machine
             .routes
             .retain(|route| route.destination.prefix() != 0);
-        assert!(choose(&machine, None, &[]).is_err());
+        assert!(choose(&machine, None, &[], None).is_err());
     }
 
     #[test]
     fn what_is_on_the_link_are_its_networks_without_link_local_and_multicast() {
-        let uplink = choose(&machine(), None, &[]).unwrap();
+        let uplink = choose(&machine(), None, &[], None).unwrap();
         let on_link: Vec<String> = uplink.on_link.iter().map(ToString::to_string).collect();
         assert_eq!(on_link, ["172.18.0.0/16", "fc00::/64"]);
         assert_eq!(uplink.addresses.len(), 2);
@@ -379,7 +428,7 @@ mod tests {
 
     #[test]
     fn only_events_about_the_uplink_make_the_agent_look_again() {
-        let uplink = choose(&machine(), None, &[]).unwrap();
+        let uplink = choose(&machine(), None, &[], None).unwrap();
         let own: Vec<IpAddr> = vec!["172.18.0.2".parse().unwrap()];
         let up = |index, name: &str| Event::Link {
             index,

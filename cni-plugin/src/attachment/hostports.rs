@@ -120,14 +120,8 @@ pub(super) fn elements(record: &Record) -> Vec<(&'static str, Key, Element)> {
     elements
 }
 
-/// The keys that a mapping has in the maps of the table, each with its map. Two mappings that share
-/// one cannot lead to two ports, however they are written.
-pub fn keys(port: &HostPort) -> impl Iterator<Item = (&'static str, Key)> {
-    let families = [true, false].into_iter();
-    families.filter_map(|v4| key_of(port, v4))
-}
-
-/// The one of [`keys`] that is for the addresses of IPv4 or IPv6; `None` if the mapping is not.
+/// The key that a mapping has for the addresses of IPv4 or IPv6, with its map of the table; `None` if
+/// it is not for them. Two mappings that share one cannot lead to two ports, however they are written.
 pub fn key_of(port: &HostPort, v4: bool) -> Option<(&'static str, Key)> {
     let half = HALVES
         .iter()

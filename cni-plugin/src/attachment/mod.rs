@@ -14,7 +14,7 @@ mod tables;
 
 pub use self::alias::Alias;
 pub use self::comment::{former_owner, owner};
-pub use self::hostports::{HOSTPORTS, hostports_guard, hostports_table, key_of, keys};
+pub use self::hostports::{HOSTPORTS, hostports_guard, hostports_table, key_of};
 pub use self::ipmasq::{IPMASQ, ipmasq_table};
 pub use self::record::{HostPort, Record};
 pub use self::records::{RecordError, Records, Unreadable};

@@ -282,23 +282,9 @@ fn error(action: &'static str, path: &Path, errno: Errno) -> StoreError {
     }
 }
 
-/// Whether nothing can be written there now: there is no room, or it is not allowed (`chattr +i`).
-pub fn cannot_be_written(errno: Errno) -> bool {
-    use Errno::{EACCES, EDQUOT, ENOSPC, EPERM, EROFS};
-    matches!(errno, ENOSPC | EDQUOT | EROFS | EPERM | EACCES)
-}
-
 /// Takes the exclusive lock on `lock`, as host-local does.
 fn lock(directory: &OwnedFd, kind: FlockArg) -> Result<Flock<File>, Errno> {
-    match files::lock(directory, Path::new("lock"), kind) {
-        // Where the file cannot be made, no process waits for it: the directory itself will do.
-        Err(errno) if cannot_be_written(errno) => {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let itself = openat(directory, ".", flags, Mode::empty())?;
-            files::lock_opened(File::from(itself), kind)
-        }
-        locked => locked,
-    }
+    files::lock(directory, Path::new("lock"), kind)
 }
 
 fn write_all(file: &OwnedFd, mut content: &[u8]) -> Result<(), Errno> {

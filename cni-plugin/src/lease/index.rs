@@ -81,17 +81,29 @@ pub fn address(directory: &Directory, name: &str) -> Option<IpAddr> {
 
 /// Adds an entry for `address` and returns its number.
 pub fn add(directory: &Directory, owner: &Owner, address: IpAddr) -> Result<usize, StoreError> {
-    add_beside(directory, &stem(owner), address)
+    add_behind(directory, &stem(owner), address)
 }
 
-/// Adds an entry for `address`, of the owner who had the entry `name`, and returns its number.
-pub fn add_beside(directory: &Directory, name: &str, address: IpAddr) -> Result<usize, StoreError> {
-    let stem = name.rfind('~').map_or(name, |end| &name[..=end]);
+/// Adds an entry for `address` whose name starts with `stem`, and returns its number.
+fn add_behind(directory: &Directory, stem: &str, address: IpAddr) -> Result<usize, StoreError> {
     let mut number = 0;
     while !directory.link(&address.to_string(), &format!("{stem}{number}"))? {
         number += 1;
     }
     Ok(number)
+}
+
+/// Moves the entry `name`, which has `address`, to the first number that is free, unless that is a
+/// later one. At no time is it without an entry.
+pub fn close_up(directory: &Directory, name: &str, address: IpAddr) -> Result<(), StoreError> {
+    let (stem, number) = name.split_at(name.rfind('~').map_or(name.len(), |end| end + 1));
+    let free = add_behind(directory, stem, address)?;
+    let is_earlier = number.parse().is_ok_and(|number: usize| number < free);
+    let one_too_many = match is_earlier {
+        true => format!("{stem}{free}"),
+        false => name.to_owned(),
+    };
+    directory.remove(&one_too_many).map(drop)
 }
 
 /// Removes entry `number` of `owner`.

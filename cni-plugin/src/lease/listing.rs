@@ -64,19 +64,23 @@ pub fn read_all(directory: &Path) -> Result<(Vec<Lease>, Vec<Unreadable>), Store
         let Some(Found { holder, since }) = found else {
             continue;
         };
-        match holder {
-            Holder::Owner(owner) => leases.push(Lease {
-                address,
-                owner,
-                since,
-            }),
-            Holder::Unknown(reason) => unreadable.push(Unreadable {
-                path: directory.join(name),
-                address,
-                reason,
-            }),
-            Holder::NoOne => {}
-        }
+        let reason = match holder {
+            Holder::Owner(owner) => {
+                leases.push(Lease {
+                    address,
+                    owner,
+                    since,
+                });
+                continue;
+            }
+            Holder::Unknown(reason) => reason,
+            Holder::NoOne => "it is empty".to_owned(),
+        };
+        unreadable.push(Unreadable {
+            path: directory.join(name),
+            address,
+            reason,
+        });
     }
     leases.sort_by_key(|lease| lease.address);
     unreadable.sort_by_key(|one| one.address);

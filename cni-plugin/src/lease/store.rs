@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use super::directory::{Directory, Prepared, cannot_be_written};
+use nix::time::{ClockId, clock_gettime};
+
+use super::directory::{Directory, Prepared};
 use super::file::Holder;
 use super::pool::{Broken, Pool, Queue, free, spell};
 use super::state::{State, StateFile};
 use super::{Lease, Owner, StoreError, address_of, index, list};
+use crate::files::cannot_be_written;
 use crate::range::RangeSet;
 
 /// How many owners are remembered that have no lease any more: those of a node's pods that go at
@@ -25,6 +29,14 @@ enum Index {
     /// It cannot be written, on a full disk or in a directory that may not be changed: then all leases
     /// are read, as host-local does.
     Unusable,
+}
+
+/// When the machine started, by its clock as it is now.
+fn started() -> SystemTime {
+    let running = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    SystemTime::now()
+        .checked_sub(running)
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The leases of an owner.
@@ -277,12 +289,8 @@ impl Store {
                 // We hold the lock, so no process is about to write it. Where it cannot be removed, its
                 // address alone is lost.
                 Some(Holder::NoOne) => match entries.iter().find(|(of, _)| *of == address) {
-                    Some((_, entry)) if self.same_boot => {
-                        index::add_beside(&self.directory, entry, address)?;
-                    }
-                    _ => {
-                        let _ = self.directory.remove(&address.to_string());
-                    }
+                    Some((_, entry)) => index::close_up(&self.directory, entry, address)?,
+                    None => _ = self.directory.remove(&address.to_string()),
                 },
                 // Taken, as long as it is there.
                 Some(Holder::Unknown(_)) | None => {}
@@ -320,8 +328,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes all index entries, and gives every lease the usual spelling of its address for a name;
-    /// returns the addresses, and those of the entries with their names.
+    /// Removes the index entries, but for those of leases that were emptied in place, and gives every lease
+    /// the usual spelling of its address for a name; returns the addresses, and the entries that stay.
     fn tidy_names(&mut self) -> Result<(BTreeSet<IpAddr>, Entries), StoreError> {
         let (mut addresses, mut entries) = (BTreeSet::new(), Vec::new());
         let mut others = Vec::new();
@@ -333,9 +341,12 @@ impl Store {
                     others.push((name.to_owned(), address));
                 }
             } else if index::is_entry(name) && result.is_ok() {
-                let address = index::address(&self.directory, name);
-                entries.extend(address.map(|address| (address, name.to_owned())));
-                result = self.directory.remove(name).map(drop);
+                match index::address(&self.directory, name) {
+                    Some(address) if self.was_emptied(address) => {
+                        entries.push((address, name.to_owned()));
+                    }
+                    _ => result = self.directory.remove(name).map(drop),
+                }
             }
         })?;
         for (name, address) in others {
@@ -345,6 +356,15 @@ impl Store {
             }
         }
         result.map(|()| (addresses, entries))
+    }
+
+    /// Whether the lease of this address says nothing, and does so since the machine started: no crash
+    /// left it so.
+    fn was_emptied(&self, address: IpAddr) -> bool {
+        let found = self.directory.look(address).ok().flatten();
+        found.is_some_and(|found| {
+            found.holder == Holder::NoOne && (self.same_boot || found.since >= started())
+        })
     }
 
     /// Gives the next free address to a prepared lease.

@@ -307,8 +307,55 @@ fn a_lease_that_is_empty_after_a_boot_is_free_whatever_its_entry_says() {
     state.stamp.boot = 3;
     file.write(&state);
     drop(directory);
+    let lease = fs::File::open(fixture.path().join(&leases[0])).unwrap();
+    lease.set_modified(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(fixture.add("b").unwrap(), leases);
     assert_eq!(fixture.addresses_of("a"), Vec::<String>::new());
+}
+
+#[test]
+fn leases_that_were_emptied_with_all_files_beside_them_are_their_owner_s() {
+    let fixture = Fixture::new(&["10.0.0.0/29", "fd00::/125"]);
+    let leases = fixture.add("a").unwrap();
+    for entry in fs::read_dir(fixture.path()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            fs::write(entry.path(), "").unwrap();
+        }
+    }
+    while let Some(others) = fixture.add("b") {
+        assert!(!others.contains(&leases[0]) && !others.contains(&leases[1]));
+    }
+    assert_eq!(fixture.addresses_of("a"), leases);
+}
+
+#[test]
+fn a_call_that_is_killed_while_it_makes_the_index_takes_no_emptied_lease_from_its_owner() {
+    for named in [&[][..], &[0], &[1]] {
+        let fixture = Fixture::new(&["10.0.0.0/29", "fd00::/125"]);
+        let leases = fixture.add("a").unwrap();
+        for (number, name) in leases.iter().enumerate() {
+            if !named.contains(&number) {
+                fixture.write(name, "");
+            }
+        }
+        for _ in 0..2 {
+            let mut store = Store::create(&fixture.path()).unwrap();
+            store.tidy_names().unwrap();
+            drop(store);
+            fixture.write("x", "");
+            fs::remove_file(fixture.path().join("x")).unwrap();
+        }
+        while let Some(others) = fixture.add("b") {
+            assert!(!others.contains(&leases[0]) && !others.contains(&leases[1]));
+        }
+        let mut found = fixture.addresses_of("a");
+        found.sort();
+        assert_eq!(found, leases, "{named:?}");
+        fixture.del("b");
+        assert_eq!(fixture.del("a"), 2);
+        assert_eq!(fixture.entries(), 0);
+    }
 }
 
 #[test]

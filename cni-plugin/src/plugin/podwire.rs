@@ -73,6 +73,10 @@ impl Plan {
             Arguments::understood(&call.arguments)
         };
         let pod = arguments.pod();
+        let ip_masq = config.ip_masq()?;
+        if ip_masq {
+            config.check_backend("ipMasqBackend")?;
+        }
         Ok(Self {
             ipam: Ipam::read(
                 &config.fields,
@@ -96,7 +100,7 @@ impl Plan {
                 Mode::Podwire => Prefix::Full,
                 Mode::Ptp => Prefix::Subnet,
             },
-            ip_masq: config.ip_masq()?,
+            ip_masq,
             // The reference plugin leaves them to a later one in the list.
             ports: match mode {
                 Mode::Podwire => Some(config.port_mappings()?),

@@ -81,20 +81,11 @@ fn maps(config: &Config<'_>) -> bool {
     ports.is_ok_and(|ports| !ports.ports.is_empty())
 }
 
-/// Checks the key about the reference plugin's own rules, which has no other meaning here.
-fn check_backend(config: &Config<'_>) -> Result<(), Error> {
-    let backend = config.fields.get("backend");
-    match backend.map(|node| node.string()).transpose()? {
-        None | Some("iptables" | "nftables") => Ok(()),
-        Some(other) => Err(Error::config(format!("unrecognized backend {other:?}"))),
-    }
-}
-
 /// What has to be in nftables for the addresses of the previous result.
 fn record(request: &Request<'_>, previous: &Attached) -> Result<Record, Error> {
     let Request { call, config, .. } = request;
     let ports = config.port_mappings()?;
-    check_backend(config)?;
+    config.check_backend("backend")?;
     // They name the pod in comments. Who gives addresses may understand what we do not.
     let arguments = Arguments::understood(&call.arguments);
     let pod = arguments.pod();

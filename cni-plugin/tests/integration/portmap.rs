@@ -113,6 +113,34 @@ fn a_client_of_udp_that_goes_on_sending_reaches_the_second_container_on_the_port
 }
 
 #[test]
+fn an_add_again_ends_the_connections_of_udp_that_it_changes_and_no_others() {
+    on_a_node(|node| {
+        let outside = Outside::new(node);
+        outside.route_back();
+        let with =
+            |port| portmap(json!([{"hostPort": port, "containerPort": 53, "protocol": "udp"}]));
+        let ask = |to: &str| inside(&outside.netns, || udp(40001, to, TIMEOUT));
+        let a = node.container("a");
+        let previous = attach(ptp(&a));
+        serve(&a.netns, "a", "10.1.2.2:53", true);
+        let add = |port| {
+            let config = with(port);
+            let call = Call::new("portmap", "ADD", &a, &config);
+            call.after(&previous).succeed();
+        };
+        add(5353);
+        assert_eq!(ask("192.0.2.1:5353").unwrap(), "a 192.0.2.9");
+        assert_eq!(ask("10.1.2.2:53").unwrap(), "a 192.0.2.9");
+        let straight = || node.ask("conntrack", &["-L", "-p", "udp", "--orig-dst", "10.1.2.2"]);
+        add(5353);
+        assert!(straight().contains("dst=10.1.2.2"), "{}", straight());
+        add(5354);
+        assert!(ask("192.0.2.1:5353").is_err());
+        assert_eq!(ask("192.0.2.1:5354").unwrap(), "a 192.0.2.9");
+    });
+}
+
+#[test]
 fn of_two_containers_with_one_port_the_later_one_has_it_and_keeps_it() {
     on_a_node(|node| {
         let config = portmap(json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]));

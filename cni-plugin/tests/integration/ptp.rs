@@ -630,3 +630,30 @@ fn router_advertisements_are_ignored_and_sources_are_checked() {
         assert_eq!(inside_ra, "0");
     });
 }
+
+#[test]
+fn a_backend_of_masquerading_that_the_reference_plugin_refuses_is_refused() {
+    on_a_node(|node| {
+        let container = node.container("a");
+        let mut config = config("ptp", &["10.1.2.0/24"]);
+        for (masquerades, backend, is_refused) in [
+            (true, json!("foo"), true),
+            (true, json!(""), true),
+            (true, json!("nftables"), false),
+            (true, Value::Null, false),
+            (false, json!("foo"), false),
+        ] {
+            config["ipMasq"] = masquerades.into();
+            config["ipMasqBackend"] = backend;
+            let add = Call::new("ptp", "ADD", &container, &config);
+            if is_refused {
+                let message = add.fail(7);
+                assert!(message.contains("ipMasqBackend"), "{message}");
+            } else {
+                add.succeed();
+            }
+            Call::new("ptp", "DEL", &container, &config).succeed();
+        }
+        node.assert_clean();
+    });
+}

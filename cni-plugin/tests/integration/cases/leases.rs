@@ -53,7 +53,9 @@ fn what_cannot_be_read_in_the_place_of_a_lease_takes_its_address_and_nothing_els
         fs::write(at(12), "a\r\neth0").unwrap();
         let memory = format!("/proc/{}/mem", std::process::id());
         node.ask("mount", &["--bind", &memory, &at(12)]);
-        // What a crash left empty is free, and all else is taken.
+        // What a crash left empty is named until it is removed, as here, and all else is taken.
+        let empty = || podwire::lease::read_all(Path::new(LEASES)).unwrap().1;
+        assert!(empty().iter().any(|one| one.reason == "it is empty"));
         let strange = [2, 3, 4, 5, 6, 7, 8, 9, 12];
         for expected in [10, 13, 14] {
             call("STATUS").succeed();

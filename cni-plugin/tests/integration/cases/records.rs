@@ -340,6 +340,53 @@ fn an_add_again_with_other_host_ports_takes_the_former_ones_out_of_the_kernel() 
 }
 
 #[test]
+fn an_add_again_over_the_lost_record_of_the_other_plugin_takes_nothing_from_that_one() {
+    on_a_node(|node| {
+        let a = node.container("a");
+        let mut link = config("ptp", &["10.1.2.0/24"]);
+        link["ipMasq"] = true.into();
+        let first = Call::new("ptp", "ADD", &a, &link).succeed();
+        let mut ports = with_ports(json!([mapping("", "tcp", 80)]));
+        ports["type"] = "portmap".into();
+        let add = || {
+            Call::new("portmap", "ADD", &a, &ports)
+                .after(&first)
+                .succeed()
+        };
+        add();
+        let name = podwire::attachment::host_link_name("a", "eth0");
+        fs::write(format!("{RECORDS}/{name}.json"), "").unwrap();
+        let before = node.ruleset();
+        add();
+        assert_eq!(node.ruleset(), before);
+        Call::new("portmap", "DEL", &a, &ports)
+            .after(&first)
+            .succeed();
+        Call::new("ptp", "DEL", &a, &link).succeed();
+        node.assert_nothing_mapped();
+    });
+}
+
+#[test]
+fn where_no_lock_of_the_records_can_be_made_del_succeeds_all_the_same() {
+    on_a_node(|node| {
+        fs::create_dir_all(RECORDS).unwrap();
+        node.ask("mount", &["--bind", RECORDS, RECORDS]);
+        node.ask("mount", &["-o", "remount,bind,ro", RECORDS]);
+        let container = node.container("a");
+        let config = config("podwire", &["10.1.2.0/24"]);
+        for verb in ["ADD", "DEL", "DEL"] {
+            Call::new("podwire", verb, &container, &config).succeed();
+        }
+        let mut gc = config.clone();
+        gc["cni.dev/valid-attachments"] = json!([]);
+        Call::new("podwire", "GC", &container, &gc).succeed();
+        assert!(!fs::exists(format!("{RECORDS}/lock")).unwrap());
+        node.ask("umount", &[RECORDS]);
+    });
+}
+
+#[test]
 fn an_add_with_another_address_after_a_lost_namespace_leaves_nothing_of_the_first_one() {
     on_a_node(|node| {
         let mut first = with_ports(json!([mapping("", "tcp", 80), mapping("", "udp", 80)]));

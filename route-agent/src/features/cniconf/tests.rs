@@ -25,7 +25,7 @@ fn ready_node(pod_cidrs: &[&str]) -> TestNode {
         name: "eth0".into(),
         mtu: 1450,
         up: true,
-        addresses: Vec::new(),
+        addresses: vec!["172.18.0.2/16".parse().unwrap()],
         on_link: vec!["172.18.0.0/16".parse().unwrap()],
     });
     node
@@ -135,17 +135,21 @@ fn an_own_pod_cidr_in_which_nodes_are_is_not_ours_because_the_uplink_was_not_kno
     };
     node.snapshot.nodes.insert(there.name.clone(), there);
     let mut uplink = node.uplink.take().unwrap();
-    uplink.addresses = vec!["172.18.0.2/16".parse().unwrap()];
     let mut pod_cidrs = PodCidrs::default();
     settle_again(&mut node, &mut pod_cidrs);
-    // Nor because it had no networks yet.
-    let networks = ["172.18.0.0/16", "10.50.0.0/24"].map(|one| one.parse().unwrap());
-    for on_link in [Vec::new(), networks.into()] {
-        uplink.on_link = on_link;
+    // Nor because it had no networks yet, or only those that every link has.
+    let parsed = |networks: &[&str]| networks.iter().map(|one| one.parse().unwrap()).collect();
+    for (addresses, on_link) in [
+        (&[][..], &[][..]),
+        (&["fe80::2/64", "169.254.7.7/16"], &[]),
+        (&["172.18.0.2/16"], &["172.18.0.0/16", "10.50.0.0/24"]),
+    ] {
+        uplink.addresses = parsed(addresses);
+        uplink.on_link = parsed(on_link);
         node.uplink = Some(uplink.clone());
         settle_again(&mut node, &mut pod_cidrs);
+        assert_eq!(node.writes(&mut CniConf::default()), 0, "{addresses:?}");
     }
-    assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     assert!(
         warnings[0].contains("overlaps 10.50.0.0/24"),

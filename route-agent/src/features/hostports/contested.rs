@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use podwire::attachment::{HostPort, Record, keys};
+use podwire::attachment::{HostPort, Record, key_of};
 use podwire_kernel::Protocol;
 
 use crate::cidr::EVERYWHERE;
@@ -98,7 +98,9 @@ pub(super) fn given_twice(records: &[Record]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for record in records {
         for port in &record.host_ports {
-            for place in keys(port) {
+            let families = [true, false].into_iter();
+            let families = families.filter(|v4| record.address(*v4).is_some());
+            for place in families.filter_map(|v4| key_of(port, v4)) {
                 let Some(before) = given.insert(place, record) else {
                     continue;
                 };

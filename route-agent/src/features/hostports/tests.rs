@@ -316,6 +316,12 @@ fn a_host_port_that_two_pods_have_is_named() {
     let mut elsewhere = pod("new", 3, 8080);
     elsewhere.host_ports[0].host_ip = Some(IpAddr::from([127, 0, 0, 1]));
     assert_eq!(given_twice(&[pod("old", 2, 8080), elsewhere]), []);
+    // Each has it in a family of its own.
+    let mut of_v6 = pod("new", 3, 8080);
+    of_v6.addresses = vec!["fd00::3".parse().unwrap()];
+    let mut of_v4 = pod("old", 2, 8080);
+    of_v4.addresses = vec![IpAddr::from([10, 1, 2, 2])];
+    assert_eq!(given_twice(&[of_v4, of_v6]), []);
 }
 
 #[test]

@@ -51,8 +51,14 @@ fn of_service(service: &Service) -> Vec<&'static str> {
     }
     if service.has_idle_source_ranges() {
         lacks.push(
-            "has loadBalancerSourceRanges and is not of type LoadBalancer: they keep no one away; write \
-             that type, or leave them out",
+            "has loadBalancerSourceRanges and no address of a load balancer, to which alone they apply: \
+             they keep no one away; use a NetworkPolicy, or leave them out",
+        );
+    }
+    if service.has_idle_ingress() {
+        lacks.push(
+            "has addresses in status.loadBalancer.ingress and is not of type LoadBalancer: it does not \
+             answer at them; write the type",
         );
     }
     if service.has_idle_node_port() {

@@ -74,7 +74,8 @@ fn fixed(
     ))
 }
 
-/// The same text with quotes around the number that is too large for one, if that is what is wrong.
+/// The same text with quotes around the number that is too large for one, if that is what is wrong,
+/// there and in all equal lines: the objects of a list often have the same labels.
 fn with_quotes(text: &str, error: &serde_saphyr::Error) -> Option<String> {
     let serde_saphyr::Error::NonFiniteFloat { value, location } = error.without_snippet() else {
         return None;
@@ -83,7 +84,28 @@ fn with_quotes(text: &str, error: &serde_saphyr::Error) -> Option<String> {
     let is_number = value.contains(|c: char| c.is_ascii_digit());
     let start = usize::try_from(location.span().byte_offset()?).ok()?;
     let rest = text.get(start..)?.strip_prefix(&**value)?;
-    is_number.then(|| format!("{}'{value}'{rest}", &text[..start]))
+    if !is_number {
+        return None;
+    }
+    let before = &text[..start];
+    let first = before.rfind('\n').map_or(0, |end| end + 1);
+    let key = before[first..].trim_start();
+    let end = rest.find('\n').unwrap_or(rest.len());
+    let (rest_of_line, later) = rest.split_at(end);
+    let line = format!("{key}{value}{rest_of_line}");
+    let quoted = format!("{key}'{value}'{rest_of_line}");
+    let mut all = format!("{}{quoted}", &before[..before.len() - key.len()]);
+    for one in later.split_inclusive('\n') {
+        match one.trim_start().strip_prefix(&*line) {
+            Some(end) if !key.is_empty() && end.trim_end_matches('\n').is_empty() => {
+                all.push_str(&one[..one.len() - line.len() - end.len()]);
+                all.push_str(&quoted);
+                all.push_str(end);
+            }
+            _ => all.push_str(one),
+        }
+    }
+    Some(all)
 }
 
 /// A message of the parser in the words of who writes manifests, without advice for who calls it.

@@ -410,6 +410,25 @@ fn what_is_too_large_for_a_number_is_text_as_kubernetes_reads_yaml() {
 }
 
 #[test]
+fn a_list_whose_objects_all_have_a_number_that_is_text_is_read() {
+    // Parsed once more for each of them, it would be 300 MB.
+    let filler = "x".repeat(2000);
+    let item = |number: usize| {
+        format!(
+            "- apiVersion: v1\n  kind: Namespace\n  metadata:\n    name: a{number}\n    labels:\n      \
+             commit: 7e89012\n    annotations: {{a: {filler}}}\n"
+        )
+    };
+    let items: String = (0..400).map(item).collect();
+    let contents = read(&format!("apiVersion: v1\nkind: List\nitems:\n{items}"));
+    let labels = contents.objects.iter().map(|object| match object {
+        Object::Namespace(space) => space.labels.get("commit"),
+        other => panic!("{other:?}"),
+    });
+    assert!(labels.eq(std::iter::repeat_n(Some("7e89012"), 400)));
+}
+
+#[test]
 fn booleans_are_read_as_kubernetes_reads_yaml() {
     let ready = |text: &str| {
         let text = format!(

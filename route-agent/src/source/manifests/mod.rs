@@ -250,7 +250,13 @@ impl Manifests<'_> {
                 let nowhere = error.kind() == io::ErrorKind::NotFound;
                 let gone = nowhere && fs::symlink_metadata(path).is_err();
                 if !gone {
-                    self.stamps.remove(path);
+                    match before {
+                        // It is that as long as it is not written again.
+                        Some(stamp) if error.kind() == io::ErrorKind::InvalidData => {
+                            self.stamps.insert(path.to_owned(), stamp);
+                        }
+                        _ => _ = self.stamps.remove(path),
+                    }
                     self.catalogue
                         .fail(path, format!("cannot be read: {error}"));
                 }

@@ -382,6 +382,28 @@ fn what_a_link_leads_to_is_read_when_it_changes_though_the_directory_does_not() 
 }
 
 #[test]
+fn what_is_no_text_behind_a_link_is_read_again_only_once_it_is_written() {
+    let target = tempfile::NamedTempFile::new().unwrap();
+    let text = node("a", "172.18.0.7");
+    let is_written = SystemTime::now();
+    let write = |text: &[u8]| {
+        fs::write(target.path(), text).unwrap();
+        target.as_file().set_modified(is_written).unwrap();
+    };
+    write(&vec![0xff; text.len()]);
+    let directory = tempfile::tempdir().unwrap();
+    symlink(target.path(), directory.path().join("nodes.yaml")).unwrap();
+    let mut watched = Watched::on(directory);
+    watched.until("the warning", |now| now.listed && now.warnings.len() == 1);
+    // All that is looked at each second is as it was, so that what changed is not seen.
+    write(text.as_bytes());
+    thread::sleep(PAUSE * 2);
+    assert!(watched.inputs.try_recv().is_err());
+    target.as_file().set_modified(SystemTime::now()).unwrap();
+    watched.until("the node", |now| now.nodes().len() == 1);
+}
+
+#[test]
 fn a_directory_that_is_a_link_is_read_again_when_it_leads_elsewhere() {
     let releases = tempfile::tempdir().unwrap();
     for (name, address) in [("one", "10.0.0.1"), ("two", "10.0.0.2")] {

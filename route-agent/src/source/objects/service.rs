@@ -154,15 +154,23 @@ impl Service {
             && self.spec.ports.iter().all(|port| port.node_port.is_unset())
     }
 
-    /// True if it has source ranges, which only count for load balancers, and is of another type.
+    /// True if it has source ranges, which only count for a load balancer's addresses, and none of
+    /// these.
     pub fn has_idle_source_ranges(&self) -> bool {
-        let ranges = &self.spec.load_balancer_source_ranges;
-        !ranges.is_empty() && self.spec.kind.get() != Some("LoadBalancer")
+        let has_addresses = self.spec.kind.get() == Some("LoadBalancer")
+            && !self.status.load_balancer.ingress.is_empty();
+        !self.spec.load_balancer_source_ranges.is_empty() && !has_addresses
+    }
+
+    /// True if it has addresses of a load balancer, and is of a type that has none.
+    pub fn has_idle_ingress(&self) -> bool {
+        !self.status.load_balancer.ingress.is_empty()
+            && self.spec.kind.get() != Some("LoadBalancer")
     }
 
     /// True if it has a node port, and is of a type that has none.
     pub fn has_idle_node_port(&self) -> bool {
-        let is_of_no_type = matches!(self.spec.kind.get(), None | Some("ClusterIP"));
+        let is_of_no_type = matches!(self.spec.kind.get(), None | Some("" | "ClusterIP"));
         let mut ports = self.spec.ports.iter();
         is_of_no_type && ports.any(|port| !port.node_port.is_unset())
     }

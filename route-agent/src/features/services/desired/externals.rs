@@ -33,7 +33,7 @@ pub struct Externals {
     /// Of that what they publish.
     published: BTreeMap<IpAddr, BTreeSet<u16>>,
     /// The ports at which this agent answers, and the flags that say so.
-    own_ports: BTreeMap<u16, &'static str>,
+    own_ports: BTreeMap<u16, (IpAddr, &'static str)>,
     /// ClusterIPs are what people wrote. An API server takes them from networks of its own, and there a
     /// Node, which may say of itself what it likes, must not take one away.
     handwritten: bool,
@@ -64,7 +64,7 @@ impl Externals {
     pub fn of(snapshot: &Snapshot, config: &Config) -> Externals {
         let allowed = &config.services.external_ips;
         let own_ports = config.own_addresses();
-        let own_ports = own_ports.map(|(address, flag)| (address.port(), flag));
+        let own_ports = own_ports.map(|(address, flag)| (address.port(), (address.ip(), flag)));
         let api_servers = config.kubernetes.addresses().map(|one| one.ip());
         let mut externals = Externals::desired(snapshot, allowed, api_servers);
         for pods in &mut externals.pods {
@@ -229,7 +229,8 @@ impl Externals {
     ) -> Option<String> {
         // A control plane's Node has the address of an API server.
         if self.reserved.contains_key(&address)
-            && let Some(flag) = self.has_node_port(port.protocol, port.port)
+            && let Some((bound, flag)) = self.own_port(port.protocol, port.port)
+            && !bound.is_loopback()
         {
             return Some(format!(
                 "the agent itself answers at port {} of a Node ({flag})",
@@ -267,6 +268,10 @@ impl Externals {
 
     /// The flag by which the agent itself has this port of the node, if it has.
     pub fn has_node_port(&self, protocol: Protocol, port: u16) -> Option<&'static str> {
+        self.own_port(protocol, port).map(|(_, flag)| flag)
+    }
+
+    fn own_port(&self, protocol: Protocol, port: u16) -> Option<(IpAddr, &'static str)> {
         let own = self.own_ports.get(&port).copied();
         own.filter(|_| protocol == Protocol::Tcp)
     }
@@ -659,6 +664,15 @@ mod tests {
         assert!(has("172.18.0.4", Protocol::Udp, 10256));
         assert!(has("172.18.0.4", Protocol::Tcp, 80));
         assert!(has("198.51.100.7", Protocol::Tcp, 10256));
+        // At a Node's address no one answers what the agent answers at 127.0.0.1 alone.
+        let metrics =
+            service("kind LoadBalancer; cluster-ip 10.200.1.9; port tcp 10249; vip 172.18.0.4");
+        let is_refused = |flags: &[&str]| {
+            let externals = Externals::of(&snapshot(), &test_config(flags));
+            !warnings(&externals, &metrics).is_empty()
+        };
+        assert!(!is_refused(&[]));
+        assert!(is_refused(&["--metrics-bind-address=0.0.0.0:10249"]));
     }
 
     #[test]

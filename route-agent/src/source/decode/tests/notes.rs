@@ -26,6 +26,8 @@ fn what_only_an_api_server_completes_is_noted() {
         "{type: NodePort, clusterIP: 10.0.0.1, ports: [{port: 80, nodePort: 30080}]}",
         "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80}]}\n\
          status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}",
+        "{type: LoadBalancer, clusterIP: 10.0.0.1, loadBalancerSourceRanges: [10.0.0.0/8]}\n\
+         status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}",
         "{type: LoadBalancer, clusterIP: 10.0.0.1, ports: [{port: 80, nodePort: 30080}]}",
         "{type: LoadBalancer, clusterIP: 10.0.0.1, externalIPs: [192.0.2.1], ports: [{port: 80}]}",
         "{clusterIP: 10.0.0.1, healthCheckNodePort: 0}",
@@ -69,6 +71,16 @@ fn what_only_an_api_server_completes_is_noted() {
             "type: ClusterIP, ports: [{port: 80}, {port: 81, nodePort: 30080}]",
             "does not answer there",
         ),
+        (
+            "type: \"\", ports: [{port: 80, nodePort: 30080}]",
+            "does not answer there",
+        ),
+        // Of the addresses of a load balancer there is none that they could guard.
+        (
+            "type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8], \
+             ports: [{port: 80, nodePort: 30080}]",
+            "keep no one away",
+        ),
         ("healthCheckNodePort: 32000", "healthCheckNodePort and is"),
         (
             "type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, nodePort: 30080}], \
@@ -86,6 +98,15 @@ fn what_only_an_api_server_completes_is_noted() {
     ] {
         let notes = read(&service(&format!("{{clusterIP: 10.0.0.1, {spec}}}"))).notes;
         assert!(notes.len() == 1 && notes[0].contains(said), "{notes:?}");
+    }
+    for kind in ["", "type: NodePort, "] {
+        let spec = format!(
+            "{{{kind}clusterIP: 10.0.0.1, ports: [{{port: 80, nodePort: 0}}]}}\n\
+             status: {{loadBalancer: {{ingress: [{{ip: 192.0.2.1}}]}}}}"
+        );
+        let notes = read(&service(&spec)).notes;
+        let said = |note: &String| note.contains("does not answer at them");
+        assert!(notes.iter().any(said), "{notes:?}");
     }
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: FQDN\n\
         metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n";
