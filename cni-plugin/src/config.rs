@@ -58,7 +58,7 @@ impl PortMappings {
         let mut distinct = Vec::new();
         let mut ports = self.ports.clone();
         // Those for all addresses come before those for one family.
-        ports.sort();
+        ports.sort_unstable();
         for port in ports {
             let mut adds = false;
             for v4 in [true, false] {

@@ -252,10 +252,10 @@ fn describe(machine: &Machine, link: &Link) -> Uplink {
         })
         .map(|route| route.destination)
         .collect();
-    on_link.sort();
+    on_link.sort_unstable();
     on_link.dedup();
     let mut addresses: Vec<IpNetwork> = addresses.map(|address| address.network).collect();
-    addresses.sort();
+    addresses.sort_unstable();
     Uplink {
         index: link.index,
         name: link.name.clone(),

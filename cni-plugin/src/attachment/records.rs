@@ -117,7 +117,7 @@ impl Records {
                 Err(reason) => unreadable.push(Unreadable { path, reason }),
             }
         }
-        records.sort_by(|a, b| a.since.cmp(&b.since).then_with(|| a.cmp(b)));
+        records.sort_unstable_by(|a, b| a.since.cmp(&b.since).then_with(|| a.cmp(b)));
         Ok((records, unreadable))
     }
 

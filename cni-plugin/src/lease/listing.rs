@@ -82,7 +82,7 @@ pub fn read_all(directory: &Path) -> Result<(Vec<Lease>, Vec<Unreadable>), Store
             reason,
         });
     }
-    leases.sort_by_key(|lease| lease.address);
-    unreadable.sort_by_key(|one| one.address);
+    leases.sort_unstable_by_key(|lease| lease.address);
+    unreadable.sort_unstable_by_key(|one| one.address);
     Ok((leases, unreadable))
 }

@@ -178,7 +178,7 @@ pub(crate) fn element_of(bytes: &[u8]) -> Result<Listed, Cause> {
 /// key in bytes, as the kernel counts it.
 pub(crate) fn join_ranges(mut listed: Vec<Listed>, len: usize) -> Vec<Listed> {
     // Where one range ends and the next one starts, the end comes first.
-    listed.sort_by(|a, b| (&a.key, !a.end).cmp(&(&b.key, !b.end)));
+    listed.sort_unstable_by(|a, b| (&a.key, !a.end).cmp(&(&b.key, !b.end)));
     let mut ranges: Vec<Listed> = Vec::with_capacity(listed.len() / 2 + 1);
     let mut open = false;
     for entry in listed {

@@ -227,7 +227,7 @@ fn outside<'a>(leases: impl Iterator<Item = &'a Lease>, world: &World<'_>) -> Op
     };
     let addresses = leases.map(|lease| lease.address);
     let mut addresses: Vec<IpAddr> = addresses.filter(is_outside).collect();
-    addresses.sort();
+    addresses.sort_unstable();
     if addresses.is_empty() {
         return None;
     }
@@ -289,7 +289,7 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
         pod.addresses.push(lease.address);
     }
     let mut pods: Vec<_> = pods.into_values().collect();
-    pods.sort_by(|one, other| one.addresses.cmp(&other.addresses));
+    pods.sort_unstable_by(|one, other| one.addresses.cmp(&other.addresses));
     pods
 }
 

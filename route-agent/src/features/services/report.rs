@@ -47,7 +47,7 @@ pub fn report(table: &FamilyTable, kernel: &mut NftSocket, report: &mut Report) 
                 ports: ports(name, plan, &counters, report.wide).collect(),
             }),
     );
-    report.services.sort_by(|a, b| a.name.cmp(&b.name));
+    report.services.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 }
 
 fn ports<'a>(
