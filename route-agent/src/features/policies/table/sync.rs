@@ -269,7 +269,9 @@ fn set_by_set(
     mut list: Vec<(Lookup, Key, Element)>,
     write: fn(&mut ElementWriter<'_>, &Key, &Element),
 ) {
-    list.sort_unstable_by(|(one, key, _), (other, other_key, _)| (one, key).cmp(&(other, other_key)));
+    list.sort_unstable_by(|(one, key, _), (other, other_key, _)| {
+        (one, key).cmp(&(other, other_key))
+    });
     for of_set in list.chunk_by(|(one, ..), (other, ..)| one == other) {
         let lookup = of_set[0].0;
         let name = lookup.name();
