@@ -34,7 +34,7 @@ COMPLETIONS_FISH ?= $(PREFIX)/share/fish/vendor_completions.d
 help: ## List the targets
 	@echo "Podwire wires pods. These are the targets:"
 	echo
-	grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 14
+	grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 18
 
 .PHONY: demo
 demo: build ## Raise a cluster of network namespaces and show the walkthrough in it

@@ -67,8 +67,8 @@ pub fn expose(call: &Call, record: &Record) -> Result<(), Error> {
 fn put_in_place(records: &Records, record: &Record, is_new: bool) -> Result<(), Error> {
     let mut socket = open().map_err(failed)?;
     attachment::apply(&mut socket, record).map_err(failed)?;
-    // The elements of the other plugin in its list have the same comments: without its record none can be
-    // told from those that were.
+    // The elements of the other plugin in its list have the same comments: where its record cannot be
+    // read, none can be told from those that were.
     let of_other = records.find(&record.container_id, &record.ifname, !record.chained);
     if !is_new && of_other.is_ok() {
         let owners = comments_of(&record.container_id, &record.ifname);

@@ -123,8 +123,8 @@ pub fn create(path: &Path) -> io::Result<()> {
 /// Takes the exclusive lock of the file at `path`, which is made if there is none. A path that is not
 /// absolute starts at `directory`. The file is opened for reading, so that a directory on a read-only
 /// file system can be looked at. Where a socket has that name, which cannot be opened, or a link, which is
-/// not followed, the directory above it is locked. So it is where the file cannot be made: no process
-/// waits for it then.
+/// not followed, the directory above it is locked. So it is where there is no file, and it cannot be made:
+/// no process waits for it then.
 pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<File>, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | CAREFULLY;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -132,10 +132,15 @@ pub fn lock(directory: impl AsFd, path: &Path, kind: FlockArg) -> Result<Flock<F
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | CAREFULLY;
         openat(&directory, path, flags, Mode::empty())
     };
+    let is_missing =
+        || fstatat(&directory, path, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT);
     let file = match openat(&directory, path, flags, mode) {
         // A directory of that name can be locked as well.
         Err(Errno::EISDIR) => open_directory(path),
-        Err(errno) if matches!(errno, Errno::ENXIO | Errno::ELOOP) || cannot_be_written(errno) => {
+        Err(errno)
+            if matches!(errno, Errno::ENXIO | Errno::ELOOP)
+                || cannot_be_written(errno) && is_missing() =>
+        {
             let above = path.parent().filter(|path| !path.as_os_str().is_empty());
             open_directory(above.unwrap_or(Path::new(".")))
         }

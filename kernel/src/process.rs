@@ -53,22 +53,25 @@ pub unsafe fn program_name(count: c_int, arguments: *const *const c_char) -> OsS
 /// The pipe that [`note`] writes into.
 static SIGNALS: AtomicI32 = AtomicI32::new(-1);
 
-/// From now on SIGINT and SIGTERM do not end the process: for each, its number comes out of the
-/// returned pipe, as one byte. Programs that are started by `std::process` get the default back,
+/// From now on SIGINT, SIGTERM and SIGHUP do not end the process: for each, its number comes out of the
+/// returned pipe, as one byte. A SIGHUP that was ignored (as by nohup) stays so. Programs that are started by `std::process` get the default back,
 /// which they would not if the signals were blocked. Only one of this and
 /// [`catch_unless_ignored`] is to be called, once.
 pub fn catch_interrupts() -> Result<File> {
-    catch(&[Signal::SIGINT, Signal::SIGTERM], |_| false)
+    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    catch(&signals, |signal, before| {
+        signal == Signal::SIGHUP && matches!(before, SigHandler::SigIgn)
+    })
 }
 
 /// As [`catch_interrupts`], for these signals, but for those that the process was started to ignore
 /// (as by nohup): they stay ignored, also by the programs that it starts.
 pub fn catch_unless_ignored(signals: &[Signal]) -> Result<File> {
-    catch(signals, |before| matches!(before, SigHandler::SigIgn))
+    catch(signals, |_, before| matches!(before, SigHandler::SigIgn))
 }
 
 #[expect(unsafe_code, reason = "a signal handler is installed")]
-fn catch(signals: &[Signal], stays: impl Fn(SigHandler) -> bool) -> Result<File> {
+fn catch(signals: &[Signal], stays: impl Fn(Signal, SigHandler) -> bool) -> Result<File> {
     let failed = |errno: nix::Error| Cause::from(errno).during("catch", "signals");
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     SIGNALS.store(writer.into_raw_fd(), Ordering::SeqCst);
@@ -80,7 +83,7 @@ fn catch(signals: &[Signal], stays: impl Fn(SigHandler) -> bool) -> Result<File>
     for signal in signals {
         // SAFETY: the handler only does what signal-safety(7) allows: an atomic load and a write.
         let before = unsafe { sigaction(*signal, &action) }.map_err(failed)?;
-        if stays(before.handler()) {
+        if stays(*signal, before.handler()) {
             // SAFETY: it is what was there.
             unsafe { sigaction(*signal, &before) }.map_err(failed)?;
         }

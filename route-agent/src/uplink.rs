@@ -106,10 +106,14 @@ pub struct Finder {
     held: Option<Held>,
 }
 
-/// The interface that was found to hold an InternalIP last.
-#[derive(Debug, PartialEq, Eq)]
-struct Held {
+/// Which interface was found to hold an InternalIP last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The InternalIPs of the Node at that time.
     internal_ips: Vec<IpAddr>,
+    /// The one of them that decided.
+    by: IpAddr,
+    /// The interface.
     name: String,
 }
 
@@ -133,12 +137,13 @@ impl Finder {
         })
     }
 
-    /// Looks at the machine and chooses the uplink. An address that is lost for a while makes no other
-    /// interface the uplink, nor does a Node that is deleted.
+    /// Looks at the machine and chooses the uplink. `internal_ips` are those of the own Node, if there is
+    /// one. An address that is lost for a while makes no other interface the uplink, nor does a Node that
+    /// is deleted.
     pub fn find(
         &mut self,
         flag: Option<&str>,
-        internal_ips: &[IpAddr],
+        internal_ips: Option<&[IpAddr]>,
     ) -> Result<Uplink, FindError> {
         let main = RouteFilter {
             table: Some(TABLE_MAIN),
@@ -149,39 +154,50 @@ impl Finder {
             addresses: self.socket.addresses(None)?,
             routes: self.socket.routes(main)?,
         };
-        let is_it = |held: &&Held| internal_ips.is_empty() || held.internal_ips == internal_ips;
-        let last = self.held.as_ref().filter(is_it);
-        let last = last.map(|held| &*held.name);
-        let uplink = choose(&machine, flag, internal_ips, last)?;
-        let mut addresses = uplink.addresses.iter();
-        if addresses.any(|own| internal_ips.contains(&own.ip())) {
-            self.held = Some(Held {
-                internal_ips: internal_ips.to_vec(),
-                name: uplink.name.clone(),
-            });
-        }
-        Ok(uplink)
+        choose(&machine, flag, internal_ips, &mut self.held)
     }
 }
 
-/// Chooses the uplink; see the head of this file. `last` is the interface that held an InternalIP last.
+/// Chooses the uplink; see the head of this file. `held` is remembered from one choice to the next.
 pub fn choose(
     machine: &Machine,
     flag: Option<&str>,
-    internal_ips: &[IpAddr],
-    last: Option<&str>,
+    internal_ips: Option<&[IpAddr]>,
+    held: &mut Option<Held>,
 ) -> Result<Uplink, FindError> {
-    let named = |name| machine.links.iter().find(|link| link.name == name);
-    let link = match flag {
-        Some(name) => named(name).ok_or_else(|| FindError::Missing {
+    let named = |name: &str| machine.links.iter().find(|link| link.name == name);
+    if let Some(name) = flag {
+        let link = named(name).ok_or_else(|| FindError::Missing {
             name: name.to_owned(),
-        })?,
-        None => holder(machine, internal_ips)
-            .or_else(|| last.and_then(named))
-            .or_else(|| by_default_route(machine))
-            .ok_or(FindError::Unknown)?,
+        })?;
+        return Ok(describe(machine, link));
+    }
+    let ips = internal_ips.unwrap_or_default();
+    let is_same = |held: &&Held| internal_ips.is_none_or(|ips| held.internal_ips == ips);
+    let last = held.as_ref().filter(is_same);
+    // Who holds a later one of them was not the uplink, though it held that all the time.
+    let decided = last.and_then(|held| ips.iter().position(|ip| *ip == held.by));
+    let earlier = decided.map_or(ips, |position| &ips[..=position]);
+    // A link that was put into a bridge or a bond has its addresses there.
+    let stays = || {
+        last.and_then(|held| named(&held.name))
+            .filter(|link| link.master.is_none())
     };
-    Ok(describe(machine, link))
+    let link = holder(machine, earlier)
+        .or_else(stays)
+        .or_else(|| holder(machine, ips))
+        .or_else(|| by_default_route(machine))
+        .ok_or(FindError::Unknown)?;
+    let uplink = describe(machine, link);
+    let has = |ip: &&IpAddr| uplink.addresses.iter().any(|own| own.ip() == **ip);
+    if let Some(by) = ips.iter().find(has) {
+        *held = Some(Held {
+            internal_ips: ips.to_vec(),
+            by: *by,
+            name: uplink.name.clone(),
+        });
+    }
+    Ok(uplink)
 }
 
 /// True if the event may change the uplink.
@@ -347,13 +363,13 @@ mod tests {
             name(choose(
                 &machine(),
                 Some("eth1"),
-                &["172.18.0.2".parse().unwrap()],
-                None
+                Some(&["172.18.0.2".parse().unwrap()]),
+                &mut None
             )),
             "eth1"
         );
         assert!(
-            choose(&machine(), Some("eth9"), &[], None)
+            choose(&machine(), Some("eth9"), Some(&[]), &mut None)
                 .unwrap_err()
                 .to_string()
                 .contains("eth9")
@@ -366,8 +382,8 @@ mod tests {
             name(choose(
                 &machine(),
                 None,
-                &["10.9.0.2".parse().unwrap()],
-                None
+                Some(&["10.9.0.2".parse().unwrap()]),
+                &mut None
             )),
             "eth1"
         );
@@ -375,8 +391,8 @@ mod tests {
             name(choose(
                 &machine(),
                 None,
-                &["192.0.2.1".parse().unwrap()],
-                None
+                Some(&["192.0.2.1".parse().unwrap()]),
+                &mut None
             )),
             "eth0"
         );
@@ -384,22 +400,49 @@ mod tests {
             name(choose(
                 &machine(),
                 None,
-                &["127.0.0.1".parse().unwrap()],
-                None
+                Some(&["127.0.0.1".parse().unwrap()]),
+                &mut None
             )),
             "eth0"
         );
-        assert_eq!(name(choose(&machine(), None, &[], None)), "eth0");
+        assert_eq!(name(choose(&machine(), None, Some(&[]), &mut None)), "eth0");
     }
 
     #[test]
-    fn who_held_the_internal_ip_last_comes_before_the_default_route() {
-        let chosen = |own: &[IpAddr], last| name(choose(&machine(), None, own, last));
-        let (there, away) = ("172.18.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap());
-        assert_eq!(chosen(&[away], Some("eth1")), "eth1");
-        assert_eq!(chosen(&[], Some("eth1")), "eth1");
-        assert_eq!(chosen(&[there], Some("eth1")), "eth0");
-        assert_eq!(chosen(&[away], Some("eth7")), "eth0", "it is gone");
+    fn who_held_the_internal_ip_last_stays_the_uplink_while_it_is_away() {
+        let there = machine();
+        let mut away = machine();
+        away.addresses.retain(|one| one.link != 3);
+        let mut held = None;
+        let mut chosen = |machine: &Machine, own: Option<&[&str]>| {
+            let own: Option<Vec<IpAddr>> =
+                own.map(|own| own.iter().map(|ip| ip.parse().unwrap()).collect());
+            choose(machine, None, own.as_deref(), &mut held)
+                .unwrap()
+                .name
+        };
+        let both = Some(&["10.9.0.2", "fc00::2"][..]);
+        assert_eq!(chosen(&away, None), "eth0", "by the default route");
+        assert_eq!(chosen(&away, both), "eth0", "no one has held the first");
+        assert_eq!(chosen(&there, both), "eth1");
+        assert_eq!(chosen(&away, both), "eth1");
+        assert_eq!(chosen(&away, None), "eth1", "the Node is deleted");
+        assert_eq!(chosen(&away, both), "eth1");
+        let mut gone = away.clone();
+        gone.links.retain(|link| link.name != "eth1");
+        assert_eq!(chosen(&gone, both), "eth0", "it is gone");
+        assert_eq!(chosen(&there, both), "eth1");
+        let mut bridged = away.clone();
+        bridged.links[2].master = Some(9);
+        assert_eq!(
+            chosen(&bridged, both),
+            "eth0",
+            "its addresses are elsewhere"
+        );
+        assert_eq!(chosen(&there, both), "eth1");
+        assert_eq!(chosen(&away, Some(&["192.0.2.1"])), "eth0", "another Node");
+        assert_eq!(chosen(&there, both), "eth1");
+        assert_eq!(chosen(&away, Some(&[])), "eth0");
     }
 
     #[test]
@@ -408,18 +451,18 @@ mod tests {
         machine
             .routes
             .push(route("0.0.0.0/0", Some("10.9.0.1"), 3, 50));
-        assert_eq!(name(choose(&machine, None, &[], None)), "eth0");
+        assert_eq!(name(choose(&machine, None, Some(&[]), &mut None)), "eth0");
         machine.routes[0].metric = 100;
-        assert_eq!(name(choose(&machine, None, &[], None)), "eth1");
+        assert_eq!(name(choose(&machine, None, Some(&[]), &mut None)), "eth1");
         machine
             .routes
             .retain(|route| route.destination.prefix() != 0);
-        assert!(choose(&machine, None, &[], None).is_err());
+        assert!(choose(&machine, None, Some(&[]), &mut None).is_err());
     }
 
     #[test]
     fn what_is_on_the_link_are_its_networks_without_link_local_and_multicast() {
-        let uplink = choose(&machine(), None, &[], None).unwrap();
+        let uplink = choose(&machine(), None, Some(&[]), &mut None).unwrap();
         let on_link: Vec<String> = uplink.on_link.iter().map(ToString::to_string).collect();
         assert_eq!(on_link, ["172.18.0.0/16", "fc00::/64"]);
         assert_eq!(uplink.addresses.len(), 2);
@@ -428,7 +471,7 @@ mod tests {
 
     #[test]
     fn only_events_about_the_uplink_make_the_agent_look_again() {
-        let uplink = choose(&machine(), None, &[], None).unwrap();
+        let uplink = choose(&machine(), None, Some(&[]), &mut None).unwrap();
         let own: Vec<IpAddr> = vec!["172.18.0.2".parse().unwrap()];
         let up = |index, name: &str| Event::Link {
             index,

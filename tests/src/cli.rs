@@ -31,7 +31,12 @@ use crate::say::{mention, say, slowly};
 
 /// A cluster of network namespaces on this machine, with the real Podwire in it.
 #[derive(Parser)]
-#[command(name = "podwire-lab", version, max_term_width = 100)]
+#[command(
+    name = "podwire-lab",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 struct Cli {
     /// Which lab, if several are up.
     #[arg(long, global = true, env = "PODWIRE_LAB", value_name = "NAME")]

@@ -346,7 +346,10 @@ fn service_object(service: Service, portal: &Portal) -> Value {
     });
     spec["ipFamilies"] = json!(families.collect::<Vec<_>>());
     if let Some(port) = portal.node_port {
-        spec["ports"][0]["nodePort"] = json!(port);
+        // TCP and UDP.
+        for one in spec["ports"].as_array_mut().into_iter().flatten() {
+            one["nodePort"] = json!(port);
+        }
     }
     object
 }

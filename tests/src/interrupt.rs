@@ -12,7 +12,7 @@ use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
 use podwire_lab::walkthrough;
 
-/// From now on, SIGINT or SIGTERM takes the lab `name` down before this process ends.
+/// From now on, SIGINT, SIGTERM or SIGHUP takes the lab `name` down before this process ends.
 pub fn takes_down(name: &str) -> Result<()> {
     let name = name.to_owned();
     before_the_end(format!("lab {name} goes down again"), move || {
@@ -21,7 +21,7 @@ pub fn takes_down(name: &str) -> Result<()> {
     })
 }
 
-/// From now on, SIGINT or SIGTERM takes what the walkthrough left in the lab `name` away before this
+/// From now on, SIGINT, SIGTERM or SIGHUP takes what the walkthrough left in the lab `name` away before this
 /// process ends.
 pub fn restores(name: &str) -> Result<()> {
     let name = name.to_owned();
@@ -32,7 +32,7 @@ pub fn restores(name: &str) -> Result<()> {
     })
 }
 
-/// From now on, SIGINT or SIGTERM has `work` done and `what` said before this process ends.
+/// From now on, SIGINT, SIGTERM or SIGHUP has `work` done and `what` said before this process ends.
 fn before_the_end(
     what: String,
     work: impl FnOnce() -> Result<&'static str> + Send + 'static,

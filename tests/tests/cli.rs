@@ -381,20 +381,23 @@ fn without_root_the_first_word_is_of_root() {
 
 #[test]
 fn ctrl_c_gives_the_prompt_back_when_the_lab_is_gone() {
-    let lab = Named::new("interrupted");
-    let mut demo = lab
-        .command(&["demo"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(demo.stdout.take().unwrap()).lines();
-    let mut raised = said.by_ref().map(Result::unwrap);
-    assert!(raised.any(|line| line.contains("Raising the pods")));
-    kill(Pid::from_raw(demo.id().cast_signed()), Signal::SIGINT).unwrap();
-    let last = said.map(Result::unwrap).last();
-    assert_eq!(last.as_deref(), Some("Nothing of it is left."));
-    assert_eq!(demo.wait().unwrap().code(), Some(130), "as a shell has it");
-    assert!(lab.bad(&["pods"]).contains("no lab named"));
+    // As for a terminal that is closed.
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
+        let lab = Named::new("interrupted");
+        let mut demo = lab
+            .command(&["demo"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(demo.stdout.take().unwrap()).lines();
+        let mut raised = said.by_ref().map(Result::unwrap);
+        assert!(raised.any(|line| line.contains("Raising the pods")));
+        kill(Pid::from_raw(demo.id().cast_signed()), signal).unwrap();
+        let last = said.map(Result::unwrap).last();
+        assert_eq!(last.as_deref(), Some("Nothing of it is left."));
+        assert_eq!(demo.wait().unwrap().code(), Some(code), "as a shell has it");
+        assert!(lab.bad(&["pods"]).contains("no lab named"));
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::json::{Fields, Node};
 use crate::result::Attached;
 use crate::version::Version;
 
-/// Set in the environment of the plugins that are called for addresses.
+/// In the environment of the plugins that are called for addresses: for which container.
 const DELEGATED: &str = "PODWIRE_IPAM_DELEGATED";
 
 /// Another plugin, by its type.
@@ -59,15 +59,16 @@ impl Delegate {
     }
 
     fn run_verb(&self, call: &Call, stdin: &[u8], verb: Verb) -> Result<Vec<u8>, Error> {
-        // By its own name, by another or through a script: each would call the next without end.
-        if std::env::var_os(DELEGATED).is_some() {
+        // By its own name, by another or through a script: each would call the next without end. What a
+        // plugin started for another container may be a runtime.
+        if std::env::var_os(DELEGATED).is_some_and(|of| of == *call.container_id) {
             return Err(Error::config(format!(
                 "ipam.type is {:?}, which leads back to this plugin: name one that gives addresses, such \
                  as host-local",
                 self.kind
             )));
         }
-        let output = self.spawn(&self.find(call)?, stdin, verb)?;
+        let output = self.spawn(&self.find(call)?, call, stdin, verb)?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -88,7 +89,13 @@ impl Delegate {
         })
     }
 
-    fn spawn(&self, program: &PathBuf, stdin: &[u8], verb: Verb) -> Result<Output, Error> {
+    fn spawn(
+        &self,
+        program: &PathBuf,
+        call: &Call,
+        stdin: &[u8],
+        verb: Verb,
+    ) -> Result<Output, Error> {
         let failed = |error: std::io::Error| Error::Delegate {
             code: Code::OTHER,
             message: format!("cannot run IPAM plugin {}: {error}", program.display()),
@@ -96,7 +103,7 @@ impl Delegate {
         };
         let mut command = Command::new(program);
         command.env("CNI_COMMAND", verb.to_string());
-        command.env(DELEGATED, "1");
+        command.env(DELEGATED, &call.container_id);
         // A file in memory, not a pipe: the plugin may fill its output before it reads on.
         command.stdin(in_memory(stdin).map_err(failed)?);
         command.stderr(Stdio::inherit()).output().map_err(failed)

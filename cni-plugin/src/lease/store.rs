@@ -64,8 +64,8 @@ pub struct Store {
     released: Vec<u64>,
     /// Whether all leases have been read to make the index, by this value.
     rebuilt: bool,
-    /// Whether the index was written since the machine started, as far as can be known.
-    same_boot: bool,
+    /// Whether the index was written since the machine started; `None` if that cannot be known.
+    same_boot: Option<bool>,
     /// Whether the state on disk is not that of the directory any more.
     changed: bool,
 }
@@ -97,9 +97,10 @@ impl Store {
         let file = StateFile::open(&directory);
         let state = file.as_ref().and_then(StateFile::read);
         let stamp = directory.stamp()?;
+        let boot = state.as_ref().map(|state| state.stamp.boot);
         // On tmpfs, whose stamps have 0 for the boot, nothing is older.
-        let boot = state.as_ref().map_or(0, |state| state.stamp.boot);
-        let same_boot = boot == stamp.boot;
+        let boot = boot.or((stamp.boot == 0).then_some(0));
+        let same_boot = boot.map(|boot| boot == stamp.boot);
         let state = state.filter(|state| state.stamp == stamp);
         let index = if state.is_some() {
             Index::Complete
@@ -363,7 +364,8 @@ impl Store {
     fn was_emptied(&self, address: IpAddr) -> bool {
         let found = self.directory.look(address).ok().flatten();
         found.is_some_and(|found| {
-            found.holder == Holder::NoOne && (self.same_boot || found.since >= started())
+            let is_of_this_boot = || self.same_boot.unwrap_or_else(|| found.since >= started());
+            found.holder == Holder::NoOne && is_of_this_boot()
         })
     }
 

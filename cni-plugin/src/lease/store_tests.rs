@@ -307,10 +307,14 @@ fn a_lease_that_is_empty_after_a_boot_is_free_whatever_its_entry_says() {
     state.stamp.boot = 3;
     file.write(&state);
     drop(directory);
-    let lease = fs::File::open(fixture.path().join(&leases[0])).unwrap();
-    lease.set_modified(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(fixture.add("b").unwrap(), leases);
     assert_eq!(fixture.addresses_of("a"), Vec::<String>::new());
+    // Its own time says it where the file that names the boot is lost as well.
+    fixture.write(&leases[0], "");
+    let lease = fs::File::open(fixture.path().join(&leases[0])).unwrap();
+    lease.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    fixture.write(".podwire", "");
+    assert_eq!(fixture.add("c").unwrap(), leases);
 }
 
 #[test]

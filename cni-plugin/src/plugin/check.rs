@@ -74,6 +74,12 @@ fn find_interface<'a>(
             sandbox = &interface.sandbox;
         }
     }
+    if sandbox.is_empty() {
+        changed(format!(
+            "prevResult has no interface {} in a sandbox",
+            call.ifname
+        ))?;
+    }
     changed(format!(
         "Sandbox in prevResult {sandbox} doesn't match configured netns: {}",
         call.sandbox()

@@ -11,17 +11,48 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 pub async fn read(
     named: Option<&Path>,
     options: &KubeConfigOptions,
-) -> Result<Config, KubeconfigError> {
+) -> Result<Config, ConfigError> {
     let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
     let merged = match named {
-        Some(path) => Kubeconfig::read_from(path)?,
+        Some(path) => read_file(path)?,
         None => match present(&listed) {
             // What is missing is told by who looks for it.
-            files if files.is_empty() => return Config::from_kubeconfig(options).await,
+            files if files.is_empty() => return Ok(Config::from_kubeconfig(options).await?),
             files => merge(&files)?,
         },
     };
-    Config::from_custom_kubeconfig(merged, options).await
+    Ok(Config::from_custom_kubeconfig(merged, options).await?)
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file is no YAML of a kubeconfig.
+    #[error("{} is no kubeconfig: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The first line of what the parser says.
+        reason: String,
+    },
+    /// Another reason, which names the file.
+    #[error(transparent)]
+    Other(#[from] KubeconfigError),
+}
+
+fn read_file(path: &Path) -> Result<Kubeconfig, ConfigError> {
+    Kubeconfig::read_from(path).map_err(|error| match error {
+        // The lines after the first show the text.
+        KubeconfigError::Parse(error) => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            ConfigError::Malformed {
+                path: path.to_owned(),
+                reason: first.trim_start_matches("error: ").to_owned(),
+            }
+        }
+        error => error.into(),
+    })
 }
 
 /// The files of a list with colons that are there. kubectl passes over the others (`Load`,
@@ -32,11 +63,11 @@ fn present(listed: &OsStr) -> Vec<PathBuf> {
 }
 
 /// The files as one; of what several have, that of the first counts.
-fn merge(paths: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
+fn merge(paths: &[PathBuf]) -> Result<Kubeconfig, ConfigError> {
     paths
         .iter()
         .try_fold(Kubeconfig::default(), |merged, path| {
-            merged.merge(Kubeconfig::read_from(path)?)
+            Ok(merged.merge(read_file(path)?)?)
         })
 }
 
@@ -62,6 +93,16 @@ mod tests {
         let merged = merge(&present(&listed)).unwrap();
         assert_eq!(merged.current_context.as_deref(), Some("c"));
         assert!(present(OsStr::new("/not/there")).is_empty());
+        let broken = folder.join("broken");
+        std::fs::write(&broken, "garbage: [\n").unwrap();
+        let said = merge(std::slice::from_ref(&broken))
+            .unwrap_err()
+            .to_string();
+        let starts = format!("{} is no kubeconfig: line 1", broken.display());
+        assert!(
+            said.starts_with(&starts) && said.lines().count() == 1,
+            "{said}"
+        );
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

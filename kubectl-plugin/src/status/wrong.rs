@@ -180,6 +180,8 @@ impl Findings {
             );
         }
         match &report.uplink {
+            // It may be looked for when the own Node is known.
+            None if !report.listed => {}
             None => self.add(here, "the uplink", "is not found"),
             Some(uplink) if !uplink.up => {
                 self.add(here, format!("uplink {}", uplink.name), "is down")

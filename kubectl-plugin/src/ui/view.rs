@@ -511,11 +511,8 @@ mod tests {
             (Kind::Silent, "node a", "is late")
         );
         assert_eq!(silent.nodes, ["a"], "by name, for the picture");
-        // What `status` says is said here as well: this report has no uplink.
-        assert!(
-            found.iter().any(|one| one.object == "the uplink"),
-            "{found:?}"
-        );
+        // What `status` says is said here as well: this agent has listed nothing yet.
+        assert!(found.iter().any(|one| one.node == "node b"), "{found:?}");
     }
 
     #[test]

@@ -17,7 +17,6 @@ use podwire::mtu;
 use podwire::policy::RUN_DIR;
 use serde::Serialize;
 
-use crate::cidr;
 use crate::config::Config;
 use crate::feature::{Event, Feature, SyncError, Synced, Warn, World};
 use crate::files::{self, Durability, FileError};
@@ -176,18 +175,6 @@ pub fn desired(world: &World<'_>) -> Result<Desired, String> {
         (None, Some(uplink)) => Mtu::Followed(uplink),
         (None, None) => return Err("waits for the uplink, whose MTU pods take".to_owned()),
     };
-    // Which addresses are not for pods is known as soon as it has some itself.
-    if let Some(uplink) = world.uplink
-        && uplink
-            .addresses
-            .iter()
-            .all(|own| cidr::is_link_local(own.ip()))
-    {
-        return Err(format!(
-            "waits for the uplink {} to have an address",
-            uplink.name
-        ));
-    }
     let networks: Vec<IpNetwork> = world.snapshot.pod_cidrs_of(own).collect();
     if networks.is_empty() {
         return Err(nothing_to_give(own, world));

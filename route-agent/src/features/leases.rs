@@ -206,7 +206,8 @@ fn warning(unreadable: &Unreadable) -> Warning {
         reason,
     } = unreadable;
     let text = format!(
-        "{} is not a lease ({reason}), so no pod gets {address}; remove it if it is not needed",
+        "{} does not say who has {address} ({reason}), so no pod gets it; remove the file if no pod has \
+         the address",
         path.display()
     );
     Warning::new(format!("address {address}"), text)
@@ -289,7 +290,9 @@ fn pods(leases: &[Lease], links: &[Link]) -> Vec<PodReport> {
         pod.addresses.push(lease.address);
     }
     let mut pods: Vec<_> = pods.into_values().collect();
-    pods.sort_unstable_by(|one, other| one.addresses.cmp(&other.addresses));
+    pods.sort_unstable_by(|one, other| {
+        (&one.addresses, &one.link).cmp(&(&other.addresses, &other.link))
+    });
     pods
 }
 

@@ -276,7 +276,9 @@ impl Reconcile {
         let Some(mut finder) = self.finder.take() else {
             return;
         };
-        let found = finder.find(self.config.uplink.as_deref(), self.own_ips());
+        let own = self.snapshot.nodes.get(&self.config.node_name);
+        let internal_ips = own.map(|node| &*node.internal_ips);
+        let found = finder.find(self.config.uplink.as_deref(), internal_ips);
         self.finder = Some(finder);
         let (found, trouble) = match found {
             Ok(uplink) => (Some(uplink), None),
@@ -334,6 +336,10 @@ impl Reconcile {
         let (world, slots, _) = self.parts();
         for slot in slots {
             slot.report(&world, &mut report);
+        }
+        if !report.listed {
+            // What is wanted is not known yet, and what is there may well be it.
+            report.differences.clear();
         }
         report
             .warnings

@@ -89,7 +89,9 @@ impl Feature for Fake {
         self.programs_services
     }
 
-    fn report(&mut self, _: &World<'_>, _: &mut Report) {}
+    fn report(&mut self, _: &World<'_>, report: &mut Report) {
+        report.differences.push("it differs".to_owned());
+    }
 
     fn uninstall(&mut self, _: &Config, _: Removal) -> Result<Vec<String>, SyncError> {
         Ok(Vec::new())
@@ -161,6 +163,15 @@ fn a_pod_cidr_with_an_address_at_which_the_api_server_is_used_is_left_out() {
         kubernetes,
     ))]));
     assert!(has_it(&mut it));
+}
+
+#[test]
+fn nothing_differs_from_what_is_wanted_before_that_is_known() {
+    let (fake, ..) = Fake::new("fake", 0);
+    let mut it = reconcile(vec![Box::new(fake)]);
+    assert!(it.report(false).differences.is_empty());
+    it.take(Input::Listed);
+    assert_eq!(it.report(false).differences, ["it differs"]);
 }
 
 /// A namespace of its own in which these networks are reachable over `lo`, which is the uplink.

@@ -11,14 +11,25 @@ use crate::features::services::layout::names::{FixedChain, FixedMap};
 use crate::why::elements::policies;
 use crate::why::kernel::{Answer, Entry, Kernel, Way, counted};
 use crate::why::services::table;
-use crate::why::{Check, Trace, Wanted};
+use crate::why::{Check, End, Trace, Wanted};
 
-/// Asks everything that the walk wants to know and adds the answers to it.
+/// Asks everything that the walk wants to know and adds the answers to it. Where the kernel has no route
+/// the walk ends.
 pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
-    for hop in &mut trace.hops {
+    let mut end = None;
+    for (number, hop) in trace.hops.iter_mut().enumerate() {
+        let is_route = |check: &&Check| matches!(check, Check::Route { .. });
+        // Of several endpoints some may be reached.
+        let is_one = hop.checks.iter().filter(is_route).count() == 1;
+        let leads_there =
+            |wanted: &Wanted| matches!(wanted, Wanted::Somewhere | Wanted::Replaced | Wanted::Any);
         for question in std::mem::take(&mut hop.checks) {
             let answer = match question {
-                Check::Route { to, wanted } => route(kernel, to, &wanted),
+                Check::Route { to, wanted } => route(kernel, to, &wanted).inspect(|answer| {
+                    if answer.nowhere && is_one && leads_there(&wanted) {
+                        end = Some((number, to));
+                    }
+                }),
                 Check::Portal {
                     family,
                     map,
@@ -50,6 +61,14 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
                 Err(error) => hop.kernel.push(error),
             }
         }
+        if end.is_some() {
+            break;
+        }
+    }
+    if let Some((number, to)) = end {
+        trace.hops.truncate(number + 1);
+        trace.end = End::Refused;
+        trace.conclusion = format!("It is refused: node {} has no route to {to}.", trace.node);
     }
 }
 
@@ -57,14 +76,19 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
     let way = kernel.way(to)?;
     let text = format!("{to} {way}");
     let mut answer = Answer::of(text.clone());
+    answer.nowhere = way == Way::Unreachable;
     if !way.is(wanted) {
-        let wanted = match wanted {
-            Wanted::Any | Wanted::Unreachable => "unreachable".to_owned(),
-            Wanted::Somewhere | Wanted::Replaced => "any route".to_owned(),
-            Wanted::Link(link) => format!("dev {link}"),
-            Wanted::Gateway(gateway) => format!("via {gateway}"),
-        };
-        answer = answer.differs(format!("route: {text}, but wanted is {wanted}"));
+        let but = |wanted: &str| format!("route: {text}, but wanted is {wanted}");
+        answer = answer.differs(match wanted {
+            Wanted::Any | Wanted::Unreachable => but("unreachable"),
+            Wanted::Somewhere => format!("no route leads to {to}: give this node a default route"),
+            Wanted::Replaced => format!(
+                "no route leads to {to}: give this node a default route; what it sends needs one even \
+                 before the address of a Service is replaced"
+            ),
+            Wanted::Link(link) => but(&format!("dev {link}")),
+            Wanted::Gateway(gateway) => but(&format!("via {gateway}")),
+        });
     }
     if let Way::Link {
         gateway,

@@ -71,6 +71,8 @@ pub(super) struct Answer {
     pub differs: Vec<String>,
     /// What may stop a packet all the same.
     pub suspects: Vec<String>,
+    /// There is no route.
+    pub nowhere: bool,
 }
 
 impl Answer {

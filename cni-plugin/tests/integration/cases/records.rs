@@ -340,7 +340,7 @@ fn an_add_again_with_other_host_ports_takes_the_former_ones_out_of_the_kernel() 
 }
 
 #[test]
-fn an_add_again_over_the_lost_record_of_the_other_plugin_takes_nothing_from_that_one() {
+fn an_add_again_over_the_unreadable_record_of_the_other_plugin_takes_nothing_from_that_one() {
     on_a_node(|node| {
         let a = node.container("a");
         let mut link = config("ptp", &["10.1.2.0/24"]);

@@ -110,14 +110,18 @@ fn pods_get_no_addresses_of_the_nodes_network_while_the_uplink_has_lost_it_eithe
     }
     // What its network is now counts, and another interface has its own.
     node.config.mtu = None;
-    for (name, networks, is_free) in [
-        ("eth0", &["192.0.2.0/24"][..], true),
-        ("eth0", &["172.18.0.0/16"], false),
-        ("eth1", &[], false),
-        ("eth1", &["192.0.2.0/24"], true),
+    for (name, index, networks, is_free) in [
+        ("eth0", 2, &["192.0.2.0/24"][..], true),
+        ("eth0", 2, &["172.18.0.0/16"], false),
+        // The same one renamed, or made again.
+        ("wan0", 2, &["fc00::/64"], false),
+        ("wan0", 7, &["fc00::/64"], false),
+        ("eth1", 3, &[], false),
+        ("eth1", 3, &["192.0.2.0/24"], true),
     ] {
         node.uplink = Some(Uplink {
             name: name.into(),
+            index,
             ..without(true, networks)
         });
         settle_again(&mut node, &mut pod_cidrs);
@@ -137,19 +141,14 @@ fn an_own_pod_cidr_in_which_nodes_are_is_not_ours_because_the_uplink_was_not_kno
     let mut uplink = node.uplink.take().unwrap();
     let mut pod_cidrs = PodCidrs::default();
     settle_again(&mut node, &mut pod_cidrs);
-    // Nor because it had no networks yet, or only those that every link has.
-    let parsed = |networks: &[&str]| networks.iter().map(|one| one.parse().unwrap()).collect();
-    for (addresses, on_link) in [
-        (&[][..], &[][..]),
-        (&["fe80::2/64", "169.254.7.7/16"], &[]),
-        (&["172.18.0.2/16"], &["172.18.0.0/16", "10.50.0.0/24"]),
-    ] {
-        uplink.addresses = parsed(addresses);
-        uplink.on_link = parsed(on_link);
+    // Nor because it had no networks yet.
+    let networks = ["172.18.0.0/16", "10.50.0.0/24"].map(|one| one.parse().unwrap());
+    for on_link in [Vec::new(), networks.into()] {
+        uplink.on_link = on_link;
         node.uplink = Some(uplink.clone());
         settle_again(&mut node, &mut pod_cidrs);
-        assert_eq!(node.writes(&mut CniConf::default()), 0, "{addresses:?}");
     }
+    assert_eq!(node.writes(&mut CniConf::default()), 0);
     let warnings = node.warnings();
     assert!(
         warnings[0].contains("overlaps 10.50.0.0/24"),

@@ -143,7 +143,7 @@ fn an_address_that_is_taken_by_what_is_not_a_lease_is_named_and_the_others_are_k
         panic!("{warnings:?}");
     };
     assert!(
-        warning.contains("address 10.10.1.9") && warning.contains("is not a lease"),
+        warning.contains("address 10.10.1.9") && warning.contains("does not say who has 10.10.1.9"),
         "{warning}"
     );
     fs::remove_dir(directory(&node).join("10.10.1.9")).unwrap();

@@ -324,6 +324,12 @@ pub fn gateway_of(
     uplink: &Uplink,
     own_ips: &[IpAddr],
 ) -> Result<IpAddr, String> {
+    if !uplink.up {
+        return Err(format!(
+            "cannot be reached at {network}: {} is down",
+            uplink.name
+        ));
+    }
     let family = IpFamily::of_network(network).name();
     let ips = node
         .internal_ips

@@ -93,7 +93,7 @@ impl Machine {
         let run_dir = tempfile::tempdir().unwrap();
         let flag = format!("--run-dir={}", run_dir.path().display());
         let config = test_config(&["--node-name=worker", "--uplink=eth0", &flag]);
-        let uplink = Finder::open().unwrap().find(Some("eth0"), &[]).unwrap();
+        let uplink = Finder::open().unwrap().find(Some("eth0"), None).unwrap();
         Self {
             socket,
             routes: Routes::open(Logging::On).unwrap(),

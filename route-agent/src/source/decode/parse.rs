@@ -75,7 +75,8 @@ fn fixed(
 }
 
 /// The same text with quotes around the number that is too large for one, if that is what is wrong,
-/// there and in all equal lines: the objects of a list often have the same labels.
+/// there and in all equal lines: the objects of a list often have the same labels. In a text of several
+/// lines that changes nothing that is read here, but breaks one in single quotes.
 fn with_quotes(text: &str, error: &serde_saphyr::Error) -> Option<String> {
     let serde_saphyr::Error::NonFiniteFloat { value, location } = error.without_snippet() else {
         return None;

@@ -159,13 +159,16 @@ impl Service {
     pub fn has_idle_source_ranges(&self) -> bool {
         let has_addresses = self.spec.kind.get() == Some("LoadBalancer")
             && !self.status.load_balancer.ingress.is_empty();
-        !self.spec.load_balancer_source_ranges.is_empty() && !has_addresses
+        !self.spec.load_balancer_source_ranges.is_empty()
+            && !has_addresses
+            && !self.waits_for_load_balancer()
     }
 
     /// True if it has addresses of a load balancer, and is of a type that has none.
     pub fn has_idle_ingress(&self) -> bool {
-        !self.status.load_balancer.ingress.is_empty()
-            && self.spec.kind.get() != Some("LoadBalancer")
+        let mut ingress = self.status.load_balancer.ingress.iter();
+        self.spec.kind.get() != Some("LoadBalancer")
+            && ingress.any(|one| one.ip.get().is_some() && one.ip_mode.get() != Some("Proxy"))
     }
 
     /// True if it has a node port, and is of a type that has none.

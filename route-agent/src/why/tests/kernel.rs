@@ -226,8 +226,14 @@ fn a_node_without_a_route_is_wrong_about_what_is_outside_about_nodes_and_for_its
         kernel.ways.insert(ip(asked), Way::Unreachable);
         let mut trace = World::new(&[]).walk(from, to);
         check(&mut trace, &mut kernel);
-        let wrong = format!("route: {asked} unreachable, but wanted is any route");
-        assert_eq!(trace.hops[hop].differs, [wrong], "{from} {to} {trace}");
+        let wrong = format!("no route leads to {asked}: give this node a default route");
+        let [found] = &trace.hops[hop].differs[..] else {
+            panic!("{from} {to} {trace}")
+        };
+        assert!(found.starts_with(&wrong), "{found}");
+        let text = trace.to_string();
+        let end = format!("=x It is refused: node worker2 has no route to {asked}.");
+        assert!(trace.hops.len() == hop + 1 && text.contains(&end), "{text}");
     }
 }
 

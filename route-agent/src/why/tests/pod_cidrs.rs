@@ -26,6 +26,12 @@ fn to_a_node_without_a_route_other_routes_lead_and_the_reason_is_told() {
     joins(&mut alone, "w5", "172.18.0.9", "10.10.5.0/24", None);
     alone.set(slice("svc-nodeport", 8080, &[("10.10.5.2", "w5")]));
     alone.uplink = None;
+    let mut down = World::new(&[]);
+    joins(&mut down, "w5", "172.18.0.9", "10.10.5.0/24", None);
+    down.set(slice("svc-nodeport", 8080, &[("10.10.5.2", "w5")]));
+    let uplink = down.uplink.as_mut().unwrap();
+    // The kernel has taken its routes away.
+    (uplink.up, uplink.on_link) = (false, Vec::new());
     for (world, why) in [
         (
             &far,
@@ -34,6 +40,10 @@ fn to_a_node_without_a_route_other_routes_lead_and_the_reason_is_told() {
         ),
         (&bare, "Node w5 has no InternalIP of IPv4"),
         (&alone, "Node w5 cannot be reached, as there is no uplink"),
+        (
+            &down,
+            "Node w5 cannot be reached at 10.10.5.0/24: eth0 is down",
+        ),
     ] {
         for (from, to) in [
             ("pod1", "10.10.5.2:80"),

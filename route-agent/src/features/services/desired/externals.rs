@@ -63,8 +63,13 @@ impl Externals {
     /// As the cluster and the flags are now.
     pub fn of(snapshot: &Snapshot, config: &Config) -> Externals {
         let allowed = &config.services.external_ips;
-        let own_ports = config.own_addresses();
-        let own_ports = own_ports.map(|(address, flag)| (address.port(), (address.ip(), flag)));
+        let mut own_ports = BTreeMap::new();
+        for (address, flag) in config.own_addresses() {
+            let (ip, port) = (address.ip(), address.port());
+            if !ip.is_loopback() || !own_ports.contains_key(&port) {
+                own_ports.insert(port, (ip, flag));
+            }
+        }
         let api_servers = config.kubernetes.addresses().map(|one| one.ip());
         let mut externals = Externals::desired(snapshot, allowed, api_servers);
         for pods in &mut externals.pods {
@@ -74,7 +79,7 @@ impl Externals {
             }
         }
         Externals {
-            own_ports: own_ports.collect(),
+            own_ports,
             handwritten: config.manifests.is_some(),
             ..externals
         }
@@ -673,6 +678,11 @@ mod tests {
         };
         assert!(!is_refused(&[]));
         assert!(is_refused(&["--metrics-bind-address=0.0.0.0:10249"]));
+        let both = [
+            "--metrics-bind-address=172.18.0.4:10249",
+            "--healthz-bind-address=127.0.0.1:10249",
+        ];
+        assert!(is_refused(&both));
     }
 
     #[test]
