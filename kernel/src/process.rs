@@ -53,10 +53,10 @@ pub unsafe fn program_name(count: c_int, arguments: *const *const c_char) -> OsS
 /// The pipe that [`note`] writes into.
 static SIGNALS: AtomicI32 = AtomicI32::new(-1);
 
-/// From now on SIGINT, SIGTERM and SIGHUP do not end the process: for each, its number comes out of the
-/// returned pipe, as one byte. A SIGHUP that was ignored (as by nohup) stays so. Programs that are started by `std::process` get the default back,
-/// which they would not if the signals were blocked. Only one of this and
-/// [`catch_unless_ignored`] is to be called, once.
+/// From now on SIGINT, SIGTERM and SIGHUP do not end the process: for each, its number comes out of
+/// the returned pipe, as one byte. Programs that are started by `std::process` get the default back,
+/// which they would not if the signals were blocked. A SIGHUP that was ignored (as by nohup) stays
+/// so, for them as well. Only one of this and [`catch_unless_ignored`] is to be called, once.
 pub fn catch_interrupts() -> Result<File> {
     let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
     catch(&signals, |signal, before| {

@@ -173,7 +173,15 @@ pub fn choose(
         return Ok(describe(machine, link));
     }
     let ips = internal_ips.unwrap_or_default();
-    let is_same = |held: &&Held| internal_ips.is_none_or(|ips| held.internal_ips == ips);
+    let is_same = |held: &&Held| match internal_ips {
+        None => true,
+        // A Node that is made again may get them later.
+        Some([]) => {
+            let mut addresses = machine.addresses.iter();
+            addresses.any(|address| address.network.ip() == held.by)
+        }
+        Some(ips) => held.internal_ips == ips,
+    };
     let last = held.as_ref().filter(is_same);
     // Who holds a later one of them was not the uplink, though it held that all the time.
     let decided = last.and_then(|held| ips.iter().position(|ip| *ip == held.by));
@@ -442,6 +450,7 @@ mod tests {
         assert_eq!(chosen(&there, both), "eth1");
         assert_eq!(chosen(&away, Some(&["192.0.2.1"])), "eth0", "another Node");
         assert_eq!(chosen(&there, both), "eth1");
+        assert_eq!(chosen(&there, Some(&[])), "eth1", "they may come later");
         assert_eq!(chosen(&away, Some(&[])), "eth0");
     }
 

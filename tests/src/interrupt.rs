@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::process::exit;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use podwire_lab::error::{Error, Result};
 use podwire_lab::lab::{self, Lab};
 use podwire_lab::walkthrough;
@@ -47,7 +48,8 @@ fn before_the_end(
         // As a shell tells that a signal ended a program.
         let code = 128 + i32::from(signal);
         thread::spawn(move || end(&what, work, code));
-        if signals.next().is_some() {
+        // A terminal that closes may say so twice.
+        if signals.any(|again| i32::from(again) != Signal::SIGHUP as i32) {
             exit(code);
         }
     });

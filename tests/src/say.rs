@@ -7,6 +7,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 /// After how long it is told what is being done, and how often again.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -16,6 +18,8 @@ pub fn say(line: impl Display) {
     match write(line) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => exit(0),
+        // The terminal is closed, and a signal has come or comes.
+        Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {}
         Err(error) => {
             eprintln!("podwire-lab: cannot write to standard output: {error}");
             exit(1);

@@ -15,13 +15,24 @@ pub async fn read(
     let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
     let merged = match named {
         Some(path) => read_file(path)?,
-        None => match present(&listed) {
-            // What is missing is told by who looks for it.
-            files if files.is_empty() => return Ok(Config::from_kubeconfig(options).await?),
-            files => merge(&files)?,
-        },
+        None => {
+            let mut files = present(&listed);
+            if files.is_empty() {
+                files.extend(own().filter(|path| path.exists()));
+            }
+            if files.is_empty() {
+                // What is missing is told by who looks for it.
+                return Ok(Config::from_kubeconfig(options).await?);
+            }
+            merge(&files)?
+        }
     };
     Ok(Config::from_custom_kubeconfig(merged, options).await?)
+}
+
+/// The file of whoever is at home here, where kube looks for it.
+fn own() -> Option<PathBuf> {
+    Some(std::env::home_dir()?.join(".kube/config"))
 }
 
 /// Why there is no configuration.
@@ -35,7 +46,7 @@ pub enum ConfigError {
         /// The first line of what the parser says.
         reason: String,
     },
-    /// Another reason, which names the file.
+    /// Another reason.
     #[error(transparent)]
     Other(#[from] KubeconfigError),
 }

@@ -14,7 +14,7 @@ use crate::why::services::table;
 use crate::why::{Check, End, Trace, Wanted};
 
 /// Asks everything that the walk wants to know and adds the answers to it. Where the kernel has no route
-/// the walk ends.
+/// to the one address to which others' routes would lead, the walk ends.
 pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
     let mut end = None;
     for (number, hop) in trace.hops.iter_mut().enumerate() {
@@ -67,8 +67,15 @@ pub fn check(trace: &mut Trace, kernel: &mut impl Kernel) {
     }
     if let Some((number, to)) = end {
         trace.hops.truncate(number + 1);
-        trace.end = End::Refused;
-        trace.conclusion = format!("It is refused: node {} has no route to {to}.", trace.node);
+        // Otherwise it is said already why there is none.
+        if trace.end != End::Refused {
+            trace.end = End::Refused;
+            trace.conclusion = format!(
+                "It is refused: node {} has no route to {to}, unless a rule (`ip rule`) has one for who \
+                 sends it. {}.",
+                trace.node, trace.hops[number].what
+            );
+        }
     }
 }
 
@@ -81,10 +88,12 @@ fn route(kernel: &mut impl Kernel, to: IpAddr, wanted: &Wanted) -> Result<Answer
         let but = |wanted: &str| format!("route: {text}, but wanted is {wanted}");
         answer = answer.differs(match wanted {
             Wanted::Any | Wanted::Unreachable => but("unreachable"),
-            Wanted::Somewhere => format!("no route leads to {to}: give this node a default route"),
+            Wanted::Somewhere => format!(
+                "no route leads to {to}: see that the uplink is up and this node has a default route"
+            ),
             Wanted::Replaced => format!(
-                "no route leads to {to}: give this node a default route; what it sends needs one even \
-                 before the address of a Service is replaced"
+                "no route leads to {to}: see that the uplink is up and this node has a default route; \
+                 what it sends needs one even before the address of a Service is replaced"
             ),
             Wanted::Link(link) => but(&format!("dev {link}")),
             Wanted::Gateway(gateway) => but(&format!("via {gateway}")),

@@ -114,7 +114,8 @@ impl Kernel for Live {
             Err(error) => return Err(error.to_string()),
         };
         Ok(match route.kind {
-            RouteKind::Local => Way::Local,
+            // Where it goes besides is not what is asked.
+            RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast => Way::Local,
             RouteKind::Unicast => Way::Link {
                 link: self.link_name(route.link),
                 gateway: route.gateway,

@@ -226,15 +226,29 @@ fn a_node_without_a_route_is_wrong_about_what_is_outside_about_nodes_and_for_its
         kernel.ways.insert(ip(asked), Way::Unreachable);
         let mut trace = World::new(&[]).walk(from, to);
         check(&mut trace, &mut kernel);
-        let wrong = format!("no route leads to {asked}: give this node a default route");
+        let wrong = format!("no route leads to {asked}: see that the uplink is up");
         let [found] = &trace.hops[hop].differs[..] else {
             panic!("{from} {to} {trace}")
         };
         assert!(found.starts_with(&wrong), "{found}");
         let text = trace.to_string();
-        let end = format!("=x It is refused: node worker2 has no route to {asked}.");
+        let end = format!("=x It is refused: node worker2 has no route to {asked}, unless");
         assert!(trace.hops.len() == hop + 1 && text.contains(&end), "{text}");
     }
+}
+
+#[test]
+fn where_the_uplink_is_down_the_walk_ends_at_the_route_and_says_so() {
+    let mut world = World::new(&[]);
+    let uplink = world.uplink.as_mut().unwrap();
+    (uplink.up, uplink.on_link) = (false, Vec::new());
+    let mut kernel = right();
+    kernel.ways.insert(ip("10.10.1.3"), Way::Unreachable);
+    let mut trace = world.walk("pod1", "10.10.1.3:80");
+    check(&mut trace, &mut kernel);
+    let text = trace.to_string();
+    assert!(trace.end == End::Refused && trace.hops.len() == 2, "{text}");
+    assert!(trace.conclusion.contains("eth0 is down"), "{text}");
 }
 
 /// The packet gets another destination before it is sent.
