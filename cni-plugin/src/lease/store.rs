@@ -97,10 +97,8 @@ impl Store {
         let file = StateFile::open(&directory);
         let state = file.as_ref().and_then(StateFile::read);
         let stamp = directory.stamp()?;
-        let boot = state.as_ref().map(|state| state.stamp.boot);
         // On tmpfs, whose stamps have 0 for the boot, nothing is older.
-        let boot = boot.or((stamp.boot == 0).then_some(0));
-        let same_boot = boot.map(|boot| boot == stamp.boot);
+        let same_boot = state.as_ref().map(|state| state.stamp.boot == stamp.boot);
         let state = state.filter(|state| state.stamp == stamp);
         let index = if state.is_some() {
             Index::Complete
