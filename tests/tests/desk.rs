@@ -97,7 +97,7 @@ fn a_node_without_a_default_route_is_where_it_fails() {
         ("client", outside, "Route to 203.0.113.9"),
         ("worker", "web:80", "its ClusterIP"),
     ] {
-        stage.names(from, to, "worker", hop, "unreachable");
+        stage.names(from, to, "worker", hop, "No route leads to");
     }
     assert_eq!(
         stage.why("client", "web:80")["good"],
