@@ -69,8 +69,11 @@ fn put_in_place(records: &Records, record: &Record, is_new: bool) -> Result<(), 
     attachment::apply(&mut socket, record).map_err(failed)?;
     // The elements of the other plugin in its list have the same comments: where its record cannot be
     // read, none can be told from those that were.
-    let of_other = records.find(&record.container_id, &record.ifname, !record.chained);
-    if !is_new && of_other.is_ok() {
+    let knows_other = || {
+        let found = records.find(&record.container_id, &record.ifname, !record.chained);
+        found.is_ok()
+    };
+    if !is_new && knows_other() {
         let owners = comments_of(&record.container_id, &record.ifname);
         let (all, _) = records.read_all()?;
         attachment::remove_owned(&mut socket, &owners, &all).map_err(failed)?;

@@ -140,14 +140,21 @@ impl Service {
     /// True if it waits for the port from the API server at which a load balancer asks where its
     /// endpoints are.
     pub fn waits_for_health_check_port(&self) -> bool {
+        self.has_health_checks() && self.spec.health_check_node_port.is_unset()
+    }
+
+    /// True if load balancers ask where its endpoints are.
+    fn has_health_checks(&self) -> bool {
+        self.is_load_balancer() && self.spec.external_traffic_policy.get() == Some("Local")
+    }
+
+    fn is_load_balancer(&self) -> bool {
         self.spec.kind.get() == Some("LoadBalancer")
-            && self.spec.external_traffic_policy.get() == Some("Local")
-            && self.spec.health_check_node_port.is_unset()
     }
 
     /// True if it waits for a load balancer, and has a ClusterIP and nothing else meanwhile.
     pub fn waits_for_load_balancer(&self) -> bool {
-        self.spec.kind.get() == Some("LoadBalancer")
+        self.is_load_balancer()
             && !self.waits_for_cluster_ip()
             && self.status.load_balancer.ingress.is_empty()
             && self.spec.external_ips.is_empty()
@@ -157,8 +164,8 @@ impl Service {
     /// True if it has source ranges, which only count for a load balancer's addresses, and none of
     /// these.
     pub fn has_idle_source_ranges(&self) -> bool {
-        let has_addresses = self.spec.kind.get() == Some("LoadBalancer")
-            && !self.status.load_balancer.ingress.is_empty();
+        let has_addresses =
+            self.is_load_balancer() && !self.status.load_balancer.ingress.is_empty();
         !self.spec.load_balancer_source_ranges.is_empty()
             && !has_addresses
             && !self.waits_for_load_balancer()
@@ -167,7 +174,7 @@ impl Service {
     /// True if it has addresses of a load balancer, and is of a type that has none.
     pub fn has_idle_ingress(&self) -> bool {
         let mut ingress = self.status.load_balancer.ingress.iter();
-        self.spec.kind.get() != Some("LoadBalancer")
+        !self.is_load_balancer()
             && ingress.any(|one| one.ip.get().is_some() && one.ip_mode.get() != Some("Proxy"))
     }
 
@@ -181,10 +188,7 @@ impl Service {
     /// True if it has a port for health checks, and none are answered: only a load balancer with
     /// external traffic policy Local has them.
     pub fn has_idle_health_check_port(&self) -> bool {
-        let spec = &self.spec;
-        let has_checks = spec.kind.get() == Some("LoadBalancer")
-            && spec.external_traffic_policy.get() == Some("Local");
-        !spec.health_check_node_port.is_unset() && !has_checks
+        !self.spec.health_check_node_port.is_unset() && !self.has_health_checks()
     }
 
     /// True if it has a time-out of ClientIP, and no affinity.
